@@ -1,0 +1,227 @@
+//! Netlink messages written into a caller's buffer: nothing is allocated and nothing is written past the end.
+//!
+//! A [`Writer`] appends whole messages. Attributes are padded to four bytes as they are written; lengths of messages
+//! and nests are filled in when they end, so that a refused attribute never leaves a half-written length behind.
+//!
+//! ```
+//! use ctflow_parser::{uapi, write::Writer};
+//!
+//! let mut buffer = [0u8; 256];
+//! let mut writer = Writer::new(&mut buffer);
+//! writer.netfilter(uapi::NFNL_SUBSYS_CTNETLINK, uapi::IPCTNL_MSG_CT_GET, uapi::NLM_F_REQUEST, 7, uapi::AF_INET, 0, |message| {
+//!     message.be16(uapi::CTA_ZONE, 3)
+//! })?;
+//! assert_eq!(writer.bytes().len(), 16 + 4 + 8);
+//! # Ok::<(), ctflow_parser::write::Full>(())
+//! ```
+
+use thiserror::Error;
+
+use crate::uapi::NLA_F_NESTED;
+
+/// The caller's buffer has no room for what was to be written; what stood there before is whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("request buffer is full")]
+pub struct Full;
+
+const NLMSG_HEADER_BYTES: usize = 16;
+const NLA_HEADER_BYTES: usize = 4;
+
+/// Appends netlink messages to a caller's buffer.
+#[derive(Debug)]
+pub struct Writer<'b> {
+    buffer: &'b mut [u8],
+    length: usize,
+}
+
+impl<'b> Writer<'b> {
+    /// Starts at the front of `buffer`.
+    pub fn new(buffer: &'b mut [u8]) -> Self {
+        Self { buffer, length: 0 }
+    }
+
+    /// All that has been written, ready to send.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        self.buffer.get(..self.length).unwrap_or_default()
+    }
+
+    /// Appends a message of any netlink family: its header, then what `body` writes.
+    ///
+    /// # Errors
+    /// [`Full`] when the message does not fit; the buffer then holds what it held before.
+    pub fn message(
+        &mut self,
+        kind: u16,
+        flags: u16,
+        seq: u32,
+        body: impl FnOnce(&mut Self) -> Result<(), Full>,
+    ) -> Result<(), Full> {
+        let start = self.length;
+        let result = self.message_at(start, kind, flags, seq, body);
+        if result.is_err() {
+            self.length = start;
+        }
+        result
+    }
+
+    fn message_at(
+        &mut self,
+        start: usize,
+        kind: u16,
+        flags: u16,
+        seq: u32,
+        body: impl FnOnce(&mut Self) -> Result<(), Full>,
+    ) -> Result<(), Full> {
+        self.raw(&[0; NLMSG_HEADER_BYTES])?;
+        body(self)?;
+        let total = u32::try_from(self.length - start).map_err(|_| Full)?;
+        self.put(start, &total.to_ne_bytes())?;
+        self.put(start + 4, &kind.to_ne_bytes())?;
+        self.put(start + 6, &flags.to_ne_bytes())?;
+        self.put(start + 8, &seq.to_ne_bytes())
+    }
+
+    /// Appends a netfilter message: netlink header, `nfgenmsg` with `family` and `resource`, then what `body` writes.
+    ///
+    /// # Errors
+    /// [`Full`], as [`Writer::message`].
+    #[allow(clippy::too_many_arguments)] // one for each field of the two headers, in wire order
+    pub fn netfilter(
+        &mut self,
+        subsystem: u8,
+        kind: u8,
+        flags: u16,
+        seq: u32,
+        family: u8,
+        resource: u16,
+        body: impl FnOnce(&mut Self) -> Result<(), Full>,
+    ) -> Result<(), Full> {
+        self.message(u16::from_be_bytes([subsystem, kind]), flags, seq, |message| {
+            let [high, low] = resource.to_be_bytes();
+            message.raw(&[family, crate::uapi::NFNETLINK_V0, high, low])?;
+            body(message)
+        })
+    }
+
+    /// Appends bytes as they are, padded to four.
+    ///
+    /// # Errors
+    /// [`Full`] when they do not fit.
+    pub fn raw(&mut self, bytes: &[u8]) -> Result<(), Full> {
+        self.append(&[bytes])
+    }
+
+    /// Appends one attribute with `payload` as it is.
+    ///
+    /// # Errors
+    /// [`Full`] when it does not fit, or is longer than an attribute can be (65,531 bytes).
+    pub fn attr(&mut self, kind: u16, payload: &[u8]) -> Result<(), Full> {
+        let length = u16::try_from(NLA_HEADER_BYTES + payload.len()).map_err(|_| Full)?;
+        self.append(&[&length.to_ne_bytes(), &kind.to_ne_bytes(), payload])
+    }
+
+    /// Appends an attribute that holds what `body` writes, flagged as nested.
+    ///
+    /// # Errors
+    /// [`Full`] when it does not fit; nothing of it then remains.
+    pub fn nest(&mut self, kind: u16, body: impl FnOnce(&mut Self) -> Result<(), Full>) -> Result<(), Full> {
+        let start = self.length;
+        let result = self.attr(kind | NLA_F_NESTED, &[]).and_then(|()| body(self)).and_then(|()| {
+            let length = u16::try_from(self.length - start).map_err(|_| Full)?;
+            self.put(start, &length.to_ne_bytes())
+        });
+        if result.is_err() {
+            self.length = start;
+        }
+        result
+    }
+
+    /// Appends an 8-bit attribute.
+    ///
+    /// # Errors
+    /// [`Full`] when it does not fit.
+    pub fn u8(&mut self, kind: u16, value: u8) -> Result<(), Full> {
+        self.attr(kind, &[value])
+    }
+
+    /// Appends a 16-bit attribute in network order.
+    ///
+    /// # Errors
+    /// [`Full`] when it does not fit.
+    pub fn be16(&mut self, kind: u16, value: u16) -> Result<(), Full> {
+        self.attr(kind, &value.to_be_bytes())
+    }
+
+    /// Appends a 32-bit attribute in network order.
+    ///
+    /// # Errors
+    /// [`Full`] when it does not fit.
+    pub fn be32(&mut self, kind: u16, value: u32) -> Result<(), Full> {
+        self.attr(kind, &value.to_be_bytes())
+    }
+
+    /// Appends a 32-bit attribute in the machine's own order (CTA_FILTER's flags, rtnetlink's indices).
+    ///
+    /// # Errors
+    /// [`Full`] when it does not fit.
+    pub fn ne32(&mut self, kind: u16, value: u32) -> Result<(), Full> {
+        self.attr(kind, &value.to_ne_bytes())
+    }
+
+    /// Appends text with its terminating NUL.
+    ///
+    /// # Errors
+    /// [`Full`] when it does not fit.
+    pub fn text(&mut self, kind: u16, text: &str) -> Result<(), Full> {
+        let length = u16::try_from(NLA_HEADER_BYTES + text.len() + 1).map_err(|_| Full)?;
+        self.append(&[&length.to_ne_bytes(), &kind.to_ne_bytes(), text.as_bytes(), b"\0"])
+    }
+
+    /// Appends the parts one after the other, then pads to four: all of it or nothing.
+    fn append(&mut self, parts: &[&[u8]]) -> Result<(), Full> {
+        let length: usize = parts.iter().map(|part| part.len()).sum();
+        let free = self.buffer.get_mut(self.length..).ok_or(Full)?;
+        let mut room = free.get_mut(..length.next_multiple_of(4)).ok_or(Full)?;
+        for part in parts {
+            let (value, rest) = room.split_at_mut(part.len());
+            value.copy_from_slice(part);
+            room = rest;
+        }
+        room.fill(0);
+        self.length += length.next_multiple_of(4);
+        Ok(())
+    }
+
+    /// Overwrites bytes that were reserved earlier.
+    fn put(&mut self, at: usize, bytes: &[u8]) -> Result<(), Full> {
+        let place = self.buffer.get_mut(at..).and_then(|rest| rest.get_mut(..bytes.len()));
+        place.ok_or(Full)?.copy_from_slice(bytes);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_that_does_not_fit_leaves_the_earlier_ones_whole() {
+        let mut buffer = [0xff; 48];
+        let mut writer = Writer::new(&mut buffer);
+        writer.message(1, 0, 0, |message| message.be32(5, 9)).unwrap();
+        let before = writer.bytes().to_vec();
+        let refused = writer.message(1, 0, 0, |message| message.nest(1, |nest| nest.attr(2, &[0; 32])));
+        assert_eq!(refused, Err(Full));
+        assert_eq!(writer.bytes(), before);
+    }
+
+    #[test]
+    fn text_ends_in_a_nul_and_is_padded() {
+        let mut buffer = [0xff; 16];
+        let mut writer = Writer::new(&mut buffer);
+        writer.text(6, "ftp").unwrap();
+        writer.text(6, "tftp").unwrap_err();
+        assert_eq!(writer.bytes(), [&8u16.to_ne_bytes()[..], &6u16.to_ne_bytes(), b"ftp\0"].concat());
+    }
+}

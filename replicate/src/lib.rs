@@ -1,0 +1,2 @@
+//! The agreement between nodes.
+#![forbid(unsafe_code)]
