@@ -15,6 +15,8 @@
 //! # Ok::<(), ctflow_parser::write::Full>(())
 //! ```
 
+#![allow(clippy::arithmetic_side_effects)] // positions never pass the buffer's length, so small sums cannot overflow
+
 use thiserror::Error;
 
 use crate::uapi::NLA_F_NESTED;
@@ -159,6 +161,38 @@ impl<'b> Writer<'b> {
     /// [`Full`] when it does not fit.
     pub fn be32(&mut self, kind: u16, value: u32) -> Result<(), Full> {
         self.attr(kind, &value.to_be_bytes())
+    }
+
+    /// Appends an 8-bit attribute where there is a value, and nothing where there is none.
+    ///
+    /// # Errors
+    /// [`Full`] when it does not fit.
+    pub fn u8_opt(&mut self, kind: u16, value: Option<u8>) -> Result<(), Full> {
+        value.map_or(Ok(()), |value| self.u8(kind, value))
+    }
+
+    /// Appends a 16-bit attribute in network order where there is a value, and nothing where there is none.
+    ///
+    /// # Errors
+    /// [`Full`] when it does not fit.
+    pub fn be16_opt(&mut self, kind: u16, value: Option<u16>) -> Result<(), Full> {
+        value.map_or(Ok(()), |value| self.be16(kind, value))
+    }
+
+    /// Appends a 32-bit attribute in network order where there is a value, and nothing where there is none.
+    ///
+    /// # Errors
+    /// [`Full`] when it does not fit.
+    pub fn be32_opt(&mut self, kind: u16, value: Option<u32>) -> Result<(), Full> {
+        value.map_or(Ok(()), |value| self.be32(kind, value))
+    }
+
+    /// Appends a 64-bit attribute in network order where there is a value, and nothing where there is none.
+    ///
+    /// # Errors
+    /// [`Full`] when it does not fit.
+    pub fn be64_opt(&mut self, kind: u16, value: Option<u64>) -> Result<(), Full> {
+        value.map_or(Ok(()), |value| self.attr(kind, &value.to_be_bytes()))
     }
 
     /// Appends a 32-bit attribute in the machine's own order (CTA_FILTER's flags, rtnetlink's indices).

@@ -1,0 +1,198 @@
+//! The attribute walk: every length checked against its container, every width against its type.
+//!
+//! ```text
+//! 0        2        4                     nla_len        next multiple of 4
+//! +--------+--------+---------------------+--------------+
+//! | nla_len| type   | payload             | padding      |
+//! +--------+--------+---------------------+--------------+
+//!            ^ the two top bits say nested and network order; the kernel sets them as it likes, so both are ignored
+//! ```
+
+use crate::error::{ParseError, Reason};
+use crate::uapi::NLA_TYPE_MASK;
+
+const HEADER_BYTES: usize = 4;
+
+/// Walks the attributes of a message or a nest. After the first malformed one it ends: what follows a wrong length
+/// cannot be found.
+#[derive(Debug, Clone)]
+pub struct Attrs<'a> {
+    rest: &'a [u8],
+    /// Bytes from the start of the frame to the start of `rest`.
+    offset: usize,
+}
+
+impl<'a> Attrs<'a> {
+    /// Walks `bytes`, which begin `offset` bytes into their frame.
+    pub(crate) fn new(bytes: &'a [u8], offset: usize) -> Self {
+        Self { rest: bytes, offset }
+    }
+
+    /// The next attribute and what follows it; `None` when its length is impossible.
+    #[inline]
+    fn split(&self) -> Option<(Attr<'a>, &'a [u8])> {
+        let (&[l0, l1, k0, k1], _) = self.rest.split_first_chunk::<HEADER_BYTES>()?;
+        let length = usize::from(u16::from_ne_bytes([l0, l1]));
+        let payload = self.rest.get(HEADER_BYTES..length)?;
+        let kind = u16::from_ne_bytes([k0, k1]) & NLA_TYPE_MASK;
+        let attr = Attr { kind, payload, offset: self.offset.saturating_add(HEADER_BYTES) };
+        // The last attribute's padding may be missing: the message's length need not count it.
+        Some((attr, self.rest.get(length.next_multiple_of(4)..).unwrap_or_default()))
+    }
+}
+
+impl<'a> Iterator for Attrs<'a> {
+    type Item = Result<Attr<'a>, ParseError>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.rest.is_empty() {
+            return None;
+        }
+        let Some((attr, rest)) = self.split() else {
+            self.rest = &[];
+            return Some(Err(ParseError::new(self.offset, Reason::AttributeLength)));
+        };
+        self.offset = self.offset.saturating_add(self.rest.len().saturating_sub(rest.len()));
+        self.rest = rest;
+        Some(Ok(attr))
+    }
+}
+
+/// One attribute: its type without the flag bits, and its payload.
+#[derive(Debug, Clone, Copy)]
+pub struct Attr<'a> {
+    /// The attribute's type, numbered by the message or nest it stands in.
+    pub kind: u16,
+    /// The payload without padding.
+    pub payload: &'a [u8],
+    offset: usize,
+}
+
+impl<'a> Attr<'a> {
+    /// The attributes inside this one.
+    #[must_use]
+    pub fn nested(&self) -> Attrs<'a> {
+        Attrs::new(self.payload, self.offset)
+    }
+
+    /// The payload as exactly `N` bytes.
+    #[inline]
+    pub(crate) fn array<const N: usize>(&self) -> Result<[u8; N], ParseError> {
+        self.payload.try_into().map_err(|_| self.width(N))
+    }
+
+    /// An 8-bit number.
+    ///
+    /// # Errors
+    /// [`Reason::Width`] when the payload is not one byte; likewise for the wider ones.
+    #[inline]
+    pub fn u8(&self) -> Result<u8, ParseError> {
+        self.array().map(|[byte]| byte)
+    }
+
+    /// A 16-bit number in network order.
+    ///
+    /// # Errors
+    /// [`Reason::Width`].
+    #[inline]
+    pub fn be16(&self) -> Result<u16, ParseError> {
+        self.array().map(u16::from_be_bytes)
+    }
+
+    /// A 32-bit number in network order.
+    ///
+    /// # Errors
+    /// [`Reason::Width`].
+    #[inline]
+    pub fn be32(&self) -> Result<u32, ParseError> {
+        self.array().map(u32::from_be_bytes)
+    }
+
+    /// A 64-bit number in network order.
+    ///
+    /// # Errors
+    /// [`Reason::Width`].
+    #[inline]
+    pub fn be64(&self) -> Result<u64, ParseError> {
+        self.array().map(u64::from_be_bytes)
+    }
+
+    /// A 32-bit number in the machine's own order.
+    ///
+    /// # Errors
+    /// [`Reason::Width`].
+    pub fn ne32(&self) -> Result<u32, ParseError> {
+        self.array().map(u32::from_ne_bytes)
+    }
+
+    /// Text up to its terminating NUL, or the whole payload where the kernel sends none (security contexts).
+    ///
+    /// # Errors
+    /// [`Reason::Text`] when it is not UTF-8.
+    pub fn text(&self) -> Result<&'a str, ParseError> {
+        let end = self.payload.iter().position(|&byte| byte == 0).unwrap_or(self.payload.len());
+        let text = self.payload.get(..end).unwrap_or_default();
+        core::str::from_utf8(text).map_err(|_| self.error(Reason::Text(self.kind)))
+    }
+
+    /// An error about this attribute's payload.
+    pub(crate) fn error(&self, reason: Reason) -> ParseError {
+        ParseError::new(self.offset, reason)
+    }
+
+    #[cold]
+    fn width(&self, expected: usize) -> ParseError {
+        self.error(Reason::Width {
+            kind: self.kind,
+            expected: u8::try_from(expected).unwrap_or(u8::MAX),
+            found: u16::try_from(self.payload.len()).unwrap_or(u16::MAX),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::uapi::NLA_F_NESTED;
+    use std::vec::Vec;
+
+    fn attr(length: u16, kind: u16, payload: &[u8]) -> Vec<u8> {
+        [&length.to_ne_bytes()[..], &kind.to_ne_bytes(), payload].concat()
+    }
+
+    #[test]
+    fn flags_are_not_part_of_the_type_and_padding_not_of_the_payload() {
+        let bytes = [attr(6, 3 | NLA_F_NESTED, &[1, 2, 0, 0]), attr(4, 9, &[])].concat();
+        let found: Vec<_> = Attrs::new(&bytes, 20).map(|attr| attr.map(|attr| (attr.kind, attr.payload))).collect();
+        assert_eq!(found, [Ok((3, &[1u8, 2][..])), Ok((9, &[][..]))]);
+    }
+
+    #[test]
+    fn an_impossible_length_is_an_error_with_its_offset_and_ends_the_walk() {
+        for length in [0, 3, 9] {
+            let bytes = [attr(8, 1, &[0; 4]), attr(length, 2, &[0; 4])].concat();
+            let mut attrs = Attrs::new(&bytes, 20);
+            assert!(attrs.next().unwrap().is_ok());
+            assert_eq!(attrs.next().and_then(Result::err), Some(ParseError::new(28, Reason::AttributeLength)));
+            assert!(attrs.next().is_none());
+        }
+    }
+
+    #[test]
+    fn a_number_of_the_wrong_width_names_what_was_expected() {
+        let bytes = attr(6, 7, &[1, 2, 0, 0]);
+        let attr = Attrs::new(&bytes, 0).next().unwrap().unwrap();
+        assert_eq!(attr.be16(), Ok(0x0102));
+        assert_eq!(attr.be32(), Err(ParseError::new(4, Reason::Width { kind: 7, expected: 4, found: 2 })));
+    }
+
+    #[test]
+    fn text_ends_at_its_nul_or_at_the_payload() {
+        let with_nul = attr(8, 1, b"ftp\0");
+        let without = attr(7, 1, b"ftp\0");
+        for bytes in [with_nul, without] {
+            assert_eq!(Attrs::new(&bytes, 0).next().unwrap().unwrap().text(), Ok("ftp"));
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! A flow that outlives its datagram, as small as it gets: what a replica needs to go on with it.
+//!
+//! Generic over the address, so that the common family pays nothing for the other:
+//!
+//! ```text
+//!            orig src dst ports   reply src dst ports   mark status timeout id   zones   proto state wscales flags
+//! IPv4  52 B      4   4    4            4   4    4        4    4      4     4     2+2     1     1      1      2  (+1)
+//! IPv6 100 B     16  16    4           16  16    4        …
+//! ```
+//!
+//! An UPDATE event carries only what changed, so a compact flow is merged into ([`Flow::merge`]), never replaced.
+//! What few flows have (labels, helper, security context, sequence adjustment, SYN proxy, master) is not here: its
+//! keeper stores it beside the flow.
+
+use core::fmt::Debug;
+use core::hash::Hash;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::flow::FlowView;
+use crate::proto::{ProtoInfo, TcpFlags, TcpInfo};
+use crate::tuple::{FlowKey, L4, Tuple};
+use crate::uapi;
+
+/// An address of one family.
+pub trait Address: Copy + Eq + Hash + Debug + Default + Send + 'static {
+    /// `AF_INET` or `AF_INET6`.
+    const FAMILY: u8;
+    /// The address, if it is of this family.
+    fn of(address: IpAddr) -> Option<Self>;
+    /// The address as either family's.
+    fn any(self) -> IpAddr;
+}
+
+/// An IPv4 address as on the wire.
+pub type V4 = [u8; 4];
+/// An IPv6 address as on the wire.
+pub type V6 = [u8; 16];
+
+impl Address for V4 {
+    const FAMILY: u8 = uapi::AF_INET;
+
+    #[inline]
+    fn of(address: IpAddr) -> Option<Self> {
+        match address {
+            IpAddr::V4(address) => Some(address.octets()),
+            IpAddr::V6(_) => None,
+        }
+    }
+
+    fn any(self) -> IpAddr {
+        IpAddr::V4(Ipv4Addr::from(self))
+    }
+}
+
+impl Address for V6 {
+    const FAMILY: u8 = uapi::AF_INET6;
+
+    #[inline]
+    fn of(address: IpAddr) -> Option<Self> {
+        match address {
+            IpAddr::V4(_) => None,
+            IpAddr::V6(address) => Some(address.octets()),
+        }
+    }
+
+    fn any(self) -> IpAddr {
+        IpAddr::V6(Ipv6Addr::from(self))
+    }
+}
+
+/// One direction: addresses, and ports or keys. ICMP keeps its id as source port, type and code as destination port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[repr(C)]
+pub struct Ends<A> {
+    src: A,
+    dst: A,
+    src_port: u16,
+    dst_port: u16,
+}
+
+impl<A: Address> Ends<A> {
+    /// `None` where the tuple is of the other family.
+    #[inline]
+    fn of(tuple: &Tuple) -> Option<Self> {
+        let (src_port, dst_port) = match tuple.l4 {
+            L4::None => (0, 0),
+            L4::Ports { src, dst } => (src, dst),
+            L4::Icmp { kind, code, id } => (id, u16::from_be_bytes([kind, code])),
+        };
+        Some(Self { src: A::of(tuple.src)?, dst: A::of(tuple.dst)?, src_port, dst_port })
+    }
+
+    fn tuple(&self, proto: u8) -> Tuple {
+        let l4 = match proto {
+            uapi::IPPROTO_ICMP | uapi::IPPROTO_ICMPV6 => {
+                let [kind, code] = self.dst_port.to_be_bytes();
+                L4::Icmp { kind, code, id: self.src_port }
+            }
+            _ if self.src_port == 0 && self.dst_port == 0 => L4::None,
+            _ => L4::Ports { src: self.src_port, dst: self.dst_port },
+        };
+        Tuple { src: self.src.any(), dst: self.dst.any(), proto, l4, zone: None }
+    }
+}
+
+/// What tells one flow from all others: the original direction, protocol and zone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Key<A> {
+    orig: Ends<A>,
+    zone: u16,
+    proto: u8,
+}
+
+impl<A: Address> Key<A> {
+    /// `None` where the flow is of the other family.
+    #[inline]
+    #[must_use]
+    pub fn of(key: &FlowKey) -> Option<Self> {
+        Some(Self { orig: Ends::of(&key.orig)?, zone: key.zone, proto: key.orig.proto })
+    }
+}
+
+/// One flow, compact.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Flow<A> {
+    orig: Ends<A>,
+    reply: Ends<A>,
+    /// The connection mark.
+    pub mark: u32,
+    /// `IPS_*`.
+    pub status: u32,
+    /// Seconds until it expires, as of the last event.
+    pub timeout: u32,
+    /// The kernel's id.
+    pub id: u32,
+    zone: u16,
+    zone_reply: u16,
+    /// Layer-4 protocol number.
+    pub proto: u8,
+    /// The tracker's state, 0 where there is none.
+    pub state: u8,
+    /// Window scales, original direction in the high half.
+    wscales: u8,
+    flags_orig: u8,
+    flags_reply: u8,
+    /// Whether window scales and flags are known.
+    tcp_known: bool,
+}
+
+const _: () = assert!(size_of::<Flow<V4>>() == 52);
+const _: () = assert!(size_of::<Flow<V6>>() == 100);
+
+impl<A: Address> Flow<A> {
+    /// A flow first seen; `None` where the view lacks a tuple or is of the other family.
+    #[inline]
+    #[must_use]
+    pub fn new(view: &FlowView<'_>) -> Option<Self> {
+        let (orig, reply) = (view.orig?, view.reply?);
+        let zone = orig.zone.or(view.zone).unwrap_or(0);
+        let zone_reply = reply.zone.or(view.zone).unwrap_or(0);
+        let ends = (Ends::of(&orig)?, Ends::of(&reply)?);
+        let mut flow = Self { orig: ends.0, reply: ends.1, zone, zone_reply, proto: orig.proto, ..Self::default() };
+        flow.merge(view);
+        Some(flow)
+    }
+
+    /// Takes over what the view says and keeps what it does not; tells whether anything changed.
+    #[inline]
+    pub fn merge(&mut self, view: &FlowView<'_>) -> bool {
+        let before = *self;
+        self.mark = view.mark.unwrap_or(self.mark);
+        self.status = view.status.unwrap_or(self.status);
+        self.timeout = view.timeout.unwrap_or(self.timeout);
+        self.id = view.id.unwrap_or(self.id);
+        if let Some(reply) = view.reply.as_ref().and_then(Ends::of) {
+            self.reply = reply;
+        }
+        if let Some(proto) = &view.proto {
+            self.merge_proto(proto);
+        }
+        *self != before
+    }
+
+    #[inline]
+    fn merge_proto(&mut self, proto: &ProtoInfo) {
+        self.state = proto.state().unwrap_or(self.state);
+        let ProtoInfo::Tcp(tcp) = proto else { return };
+        if let (Some(orig), Some(reply)) = (tcp.wscale_orig, tcp.wscale_reply) {
+            self.wscales = orig << 4 | reply & 0x0f;
+        }
+        if let (Some(orig), Some(reply)) = (tcp.flags_orig, tcp.flags_reply) {
+            (self.flags_orig, self.flags_reply) = (orig.flags, reply.flags);
+            self.tcp_known = true;
+        }
+    }
+
+    /// Whether this is the flow that `key` names.
+    #[inline]
+    #[must_use]
+    pub fn is(&self, key: &Key<A>) -> bool {
+        self.orig == key.orig && self.zone == key.zone && self.proto == key.proto
+    }
+
+    /// The flow as a view, with everything that is kept here.
+    #[must_use]
+    pub fn view(&self) -> FlowView<'static> {
+        let one_zone = self.zone == self.zone_reply;
+        let direction_zone = |zone: u16| (!one_zone && zone != 0).then_some(zone);
+        let orig = Tuple { zone: direction_zone(self.zone), ..self.orig.tuple(self.proto) };
+        let reply = Tuple { zone: direction_zone(self.zone_reply), ..self.reply.tuple(self.proto) };
+        FlowView {
+            family: A::FAMILY,
+            orig: Some(orig),
+            reply: Some(reply),
+            status: Some(self.status),
+            timeout: Some(self.timeout),
+            mark: Some(self.mark),
+            id: Some(self.id),
+            zone: (one_zone && self.zone != 0).then_some(self.zone),
+            proto: self.proto_info(),
+            ..FlowView::default()
+        }
+    }
+
+    fn proto_info(&self) -> Option<ProtoInfo> {
+        match self.proto {
+            uapi::IPPROTO_TCP => {
+                let known = |flags| self.tcp_known.then_some(TcpFlags { flags, mask: 0 });
+                Some(ProtoInfo::Tcp(TcpInfo {
+                    state: Some(self.state),
+                    wscale_orig: self.tcp_known.then_some(self.wscales >> 4),
+                    wscale_reply: self.tcp_known.then_some(self.wscales & 0x0f),
+                    flags_orig: known(self.flags_orig),
+                    flags_reply: known(self.flags_reply),
+                }))
+            }
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! What a dump shall select, as far as the kernel can select it.
+//!
+//! | field | kernel | how an older one behaves |
+//! |---|---|---|
+//! | family | every | |
+//! | `mark` | 3.x | |
+//! | `status` | 5.15 | ignores it: the dump is unfiltered |
+//! | `zone` | 6.8 | ignores it |
+//! | `orig`, `reply` (CTA_FILTER) | 5.8 | ignores it |
+//!
+//! An ignored filter is not an error anywhere, so a dump filtered here is filtered by its reader again.
+
+use crate::tuple::{L4, Tuple};
+use crate::uapi;
+use crate::write::{Full, Writer};
+
+/// A number under a mask: an entry matches when `entry & mask == value`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Masked {
+    /// What must stand under the mask.
+    pub value: u32,
+    /// Which bits count.
+    pub mask: u32,
+}
+
+impl Masked {
+    /// Whether `number` is selected.
+    #[must_use]
+    pub fn matches(self, number: u32) -> bool {
+        number & self.mask == self.value
+    }
+}
+
+/// Which fields of a tuple must be equal: `CTA_FILTER_F_CTA_*`, with the tuple to compare with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TupleFilter {
+    /// The fields that count; the kernel refuses ports or ICMP fields without the protocol's number.
+    pub flags: u32,
+    /// Their values. Fields that do not count are not sent.
+    pub tuple: Tuple,
+}
+
+impl TupleFilter {
+    /// Whether `tuple` has the values of all fields that count.
+    #[must_use]
+    pub fn matches(&self, tuple: &Tuple) -> bool {
+        let equal = |flags: u32, same: bool| self.flags & flags == 0 || same;
+        let wanted = &self.tuple;
+        let (ports, wanted_ports) = (tuple.ports().unwrap_or_default(), wanted.ports().unwrap_or_default());
+        let (icmp, wanted_icmp) = (icmp_fields(tuple.l4), icmp_fields(wanted.l4));
+        equal(uapi::CTA_FILTER_F_CTA_IP_SRC, tuple.src == wanted.src)
+            && equal(uapi::CTA_FILTER_F_CTA_IP_DST, tuple.dst == wanted.dst)
+            && equal(uapi::CTA_FILTER_F_CTA_TUPLE_ZONE, tuple.zone == wanted.zone)
+            && equal(uapi::CTA_FILTER_F_CTA_PROTO_NUM, tuple.proto == wanted.proto)
+            && equal(uapi::CTA_FILTER_F_CTA_PROTO_SRC_PORT, ports.0 == wanted_ports.0)
+            && equal(uapi::CTA_FILTER_F_CTA_PROTO_DST_PORT, ports.1 == wanted_ports.1)
+            && equal(ICMP_TYPE, icmp.0 == wanted_icmp.0)
+            && equal(ICMP_CODE, icmp.1 == wanted_icmp.1)
+            && equal(ICMP_ID, icmp.2 == wanted_icmp.2)
+    }
+
+    /// The nest with the fields that count, and no other: the kernel compares what it is told to and refuses flags
+    /// whose attribute is missing.
+    fn write(&self, writer: &mut Writer<'_>, kind: u16) -> Result<(), Full> {
+        let bare = Tuple {
+            l4: if self.flags & PROTO_FIELDS == 0 { L4::None } else { self.tuple.l4 },
+            zone: self.tuple.zone.filter(|_| self.flags & uapi::CTA_FILTER_F_CTA_TUPLE_ZONE != 0),
+            ..self.tuple
+        };
+        bare.write(writer, kind)
+    }
+}
+
+const ICMP_TYPE: u32 = uapi::CTA_FILTER_F_CTA_PROTO_ICMP_TYPE | uapi::CTA_FILTER_F_CTA_PROTO_ICMPV6_TYPE;
+const ICMP_CODE: u32 = uapi::CTA_FILTER_F_CTA_PROTO_ICMP_CODE | uapi::CTA_FILTER_F_CTA_PROTO_ICMPV6_CODE;
+const ICMP_ID: u32 = uapi::CTA_FILTER_F_CTA_PROTO_ICMP_ID | uapi::CTA_FILTER_F_CTA_PROTO_ICMPV6_ID;
+
+/// The flags of ports and ICMP fields.
+const PROTO_FIELDS: u32 =
+    uapi::CTA_FILTER_F_CTA_PROTO_SRC_PORT | uapi::CTA_FILTER_F_CTA_PROTO_DST_PORT | ICMP_TYPE | ICMP_CODE | ICMP_ID;
+
+fn icmp_fields(l4: L4) -> (u8, u8, u16) {
+    match l4 {
+        L4::Icmp { kind, code, id } => (kind, code, id),
+        L4::Ports { .. } | L4::None => (0, 0, 0),
+    }
+}
+
+/// What a dump selects; the default selects everything.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DumpFilter {
+    /// `AF_UNSPEC` for both families.
+    pub family: u8,
+    /// By connection mark.
+    pub mark: Option<Masked>,
+    /// By `IPS_*`; an empty mask is refused by the kernel.
+    pub status: Option<Masked>,
+    /// By the zone of both directions.
+    pub zone: Option<u16>,
+    /// By fields of the original direction.
+    pub orig: Option<TupleFilter>,
+    /// By fields of the reply direction.
+    pub reply: Option<TupleFilter>,
+}
+
+impl DumpFilter {
+    pub(crate) fn write(&self, writer: &mut Writer<'_>) -> Result<(), Full> {
+        self.orig.map_or(Ok(()), |orig| orig.write(writer, uapi::CTA_TUPLE_ORIG))?;
+        self.reply.map_or(Ok(()), |reply| reply.write(writer, uapi::CTA_TUPLE_REPLY))?;
+        if let Some(status) = self.status {
+            writer.be32(uapi::CTA_STATUS, status.value)?;
+            writer.be32(uapi::CTA_STATUS_MASK, status.mask)?;
+        }
+        if let Some(mark) = self.mark {
+            writer.be32(uapi::CTA_MARK, mark.value)?;
+            writer.be32(uapi::CTA_MARK_MASK, mark.mask)?;
+        }
+        writer.be16_opt(uapi::CTA_ZONE, self.zone)?;
+        if self.orig.is_none() && self.reply.is_none() {
+            return Ok(());
+        }
+        writer.nest(uapi::CTA_FILTER, |nest| {
+            self.orig.map_or(Ok(()), |orig| nest.ne32(uapi::CTA_FILTER_ORIG_FLAGS, orig.flags))?;
+            self.reply.map_or(Ok(()), |reply| nest.ne32(uapi::CTA_FILTER_REPLY_FLAGS, reply.flags))
+        })
+    }
+}

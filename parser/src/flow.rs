@@ -1,0 +1,422 @@
+//! Everything ctnetlink says of one flow, in one walk over its attributes.
+//!
+//! A [`FlowView`] holds numbers by value and borrows text and blobs from the received frame. What the kernel did not
+//! send is `None`: a listing has nearly all fields, a NEW event little more than the tuples, an UPDATE what changed.
+
+use core::net::IpAddr;
+
+use crate::attr::{Attr, Attrs};
+use crate::error::{ParseError, Reason};
+use crate::proto::ProtoInfo;
+use crate::tuple::{FlowKey, Tuple};
+use crate::uapi;
+use crate::write::{Full, Writer};
+
+/// One flow as the kernel described it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct FlowView<'a> {
+    /// `AF_INET` or `AF_INET6`.
+    pub family: u8,
+    /// The direction of the first packet.
+    pub orig: Option<Tuple>,
+    /// What answers look like; differs from the mirrored `orig` under NAT.
+    pub reply: Option<Tuple>,
+    /// The original direction of the flow that this one was expected by.
+    pub master: Option<Tuple>,
+    /// `IPS_*`.
+    pub status: Option<u32>,
+    /// Seconds until it expires.
+    pub timeout: Option<u32>,
+    /// The connection mark.
+    pub mark: Option<u32>,
+    /// The kernel's id of the flow: a keyed hash, stable for its life.
+    pub id: Option<u32>,
+    /// References held in the kernel; in listings only.
+    pub use_count: Option<u32>,
+    /// The zone of both directions.
+    pub zone: Option<u16>,
+    /// The security mark; superseded by `secctx` in kernels of today.
+    pub secmark: Option<u32>,
+    /// What the protocol's tracker knows.
+    pub proto: Option<ProtoInfo>,
+    /// Traffic of the original direction, with `nf_conntrack_acct=1`.
+    pub counters_orig: Option<Counters>,
+    /// Traffic of the reply direction.
+    pub counters_reply: Option<Counters>,
+    /// Nanoseconds since the epoch at which the flow began, with `nf_conntrack_timestamp=1`.
+    pub start_ns: Option<u64>,
+    /// At which it ended; in destroy events.
+    pub stop_ns: Option<u64>,
+    /// At which the event happened; Linux 6.14 and later.
+    pub event_ns: Option<u64>,
+    /// The helper that reads its payload.
+    pub helper: Option<Helper<'a>>,
+    /// The security context of its first packet.
+    pub secctx: Option<&'a str>,
+    /// Its labels.
+    pub labels: Option<Labels>,
+    /// How NAT helpers shifted the TCP stream of the original direction.
+    pub seqadj_orig: Option<SeqAdj>,
+    /// Of the reply direction.
+    pub seqadj_reply: Option<SeqAdj>,
+    /// What the SYN proxy needs to translate.
+    pub synproxy: Option<Synproxy>,
+}
+
+/// Traffic of one direction.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes, network headers included.
+    pub bytes: u64,
+}
+
+/// CTA_HELP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Helper<'a> {
+    /// The helper's name, at most 15 bytes.
+    pub name: &'a str,
+    /// Its private data; the SIP and PPTP helpers have some.
+    pub info: &'a [u8],
+}
+
+/// A flow's 128 labels as bits.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct Labels(pub u128);
+
+impl Labels {
+    /// Reads the kernel's 32-bit words, first word lowest.
+    fn parse(attr: &Attr<'_>) -> Result<Self, ParseError> {
+        let refuse = || attr.error(Reason::Labels(u16::try_from(attr.payload.len()).unwrap_or(u16::MAX)));
+        let (words, rest) = attr.payload.as_chunks::<4>();
+        if !rest.is_empty() || words.len() > 4 {
+            return Err(refuse());
+        }
+        let bits = words.iter().rev().fold(0, |bits, word| bits << 32 | u128::from(u32::from_ne_bytes(*word)));
+        Ok(Self(bits))
+    }
+
+    /// Writes the kernel's four 32-bit words under `kind`: CTA_LABELS, CTA_LABELS_MASK.
+    pub(crate) fn write(self, writer: &mut Writer<'_>, kind: u16) -> Result<(), Full> {
+        let mut bytes = [0; 16];
+        let mut bits = self.0;
+        for word in bytes.as_chunks_mut::<4>().0 {
+            *word = low_word(bits).to_ne_bytes();
+            bits >>= 32;
+        }
+        writer.attr(kind, &bytes)
+    }
+
+    /// The numbers of the labels that are set, ascending.
+    pub fn iter(self) -> impl Iterator<Item = u8> {
+        (0..128).filter(move |bit| self.0 >> bit & 1 == 1)
+    }
+}
+
+#[allow(clippy::cast_possible_truncation)] // the low word is what is wanted
+fn low_word(bits: u128) -> u32 {
+    bits as u32
+}
+
+/// Sequence adjustment of one direction, `struct nf_ct_seqadj`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SeqAdj {
+    /// Sequence number from which the second offset holds.
+    pub correction_pos: u32,
+    /// Bytes added before it, two's complement.
+    pub offset_before: u32,
+    /// Bytes added from there on, two's complement.
+    pub offset_after: u32,
+}
+
+/// CTA_SYNPROXY.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Synproxy {
+    /// The initial sequence number given to the client.
+    pub isn: u32,
+    /// The initial time stamp given to the client.
+    pub its: u32,
+    /// The difference of the two sides' time stamps.
+    pub tsoff: u32,
+}
+
+impl<'a> FlowView<'a> {
+    /// Walks the attributes of a conntrack message once.
+    ///
+    /// # Errors
+    /// The first malformed attribute.
+    #[inline]
+    pub fn parse(family: u8, attrs: Attrs<'a>) -> Result<Self, ParseError> {
+        let mut view = Self { family, ..Self::default() };
+        for attr in attrs {
+            view.take(&attr?)?;
+        }
+        Ok(view)
+    }
+
+    #[inline]
+    fn take(&mut self, attr: &Attr<'a>) -> Result<(), ParseError> {
+        match attr.kind {
+            uapi::CTA_TUPLE_ORIG => self.orig = Some(Tuple::parse(attr)?),
+            uapi::CTA_TUPLE_REPLY => self.reply = Some(Tuple::parse(attr)?),
+            uapi::CTA_STATUS => self.status = Some(attr.be32()?),
+            uapi::CTA_PROTOINFO => self.proto = ProtoInfo::parse(attr.nested())?,
+            uapi::CTA_TIMEOUT => self.timeout = Some(attr.be32()?),
+            uapi::CTA_MARK => self.mark = Some(attr.be32()?),
+            uapi::CTA_USE => self.use_count = Some(attr.be32()?),
+            uapi::CTA_ID => self.id = Some(attr.be32()?),
+            uapi::CTA_ZONE => self.zone = Some(attr.be16()?),
+            uapi::CTA_COUNTERS_ORIG => self.counters_orig = Some(Counters::parse(attr.nested())?),
+            uapi::CTA_COUNTERS_REPLY => self.counters_reply = Some(Counters::parse(attr.nested())?),
+            uapi::CTA_TIMESTAMP => (self.start_ns, self.stop_ns) = parse_timestamp(attr.nested())?,
+            uapi::CTA_TIMESTAMP_EVENT => self.event_ns = Some(attr.be64()?),
+            _ => self.take_rare(attr)?,
+        }
+        Ok(())
+    }
+
+    /// What few flows have: kept out of line, so that the walk over the common attributes stays small.
+    fn take_rare(&mut self, attr: &Attr<'a>) -> Result<(), ParseError> {
+        match attr.kind {
+            uapi::CTA_TUPLE_MASTER => self.master = Some(Tuple::parse(attr)?),
+            uapi::CTA_HELP => self.helper = Helper::parse(attr.nested())?,
+            uapi::CTA_SECMARK => self.secmark = Some(attr.be32()?),
+            uapi::CTA_SECCTX => self.secctx = parse_secctx(attr.nested())?,
+            uapi::CTA_LABELS => self.labels = Some(Labels::parse(attr)?),
+            uapi::CTA_SEQ_ADJ_ORIG => self.seqadj_orig = Some(SeqAdj::parse(attr.nested())?),
+            uapi::CTA_SEQ_ADJ_REPLY => self.seqadj_reply = Some(SeqAdj::parse(attr.nested())?),
+            uapi::CTA_SYNPROXY => self.synproxy = Some(Synproxy::parse(attr.nested())?),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// What tells this flow from all others; `None` where the original tuple is missing.
+    #[must_use]
+    #[inline]
+    pub fn key(&self) -> Option<FlowKey> {
+        let orig = self.orig?;
+        let zone = orig.zone.or(self.zone).unwrap_or(0);
+        Some(FlowKey { orig: Tuple { zone: None, ..orig }, zone })
+    }
+
+    /// Whether all of `flags` (`IPS_*`) are set; a flow whose status was not sent has none.
+    #[must_use]
+    pub fn has_status(&self, flags: u32) -> bool {
+        self.status.unwrap_or(0) & flags == flags
+    }
+
+    /// Layer-4 protocol number, 0 where the original tuple is missing.
+    #[must_use]
+    pub fn protocol(&self) -> u8 {
+        self.orig.map_or(0, |orig| orig.proto)
+    }
+
+    /// The addresses of the original direction.
+    #[must_use]
+    pub fn addresses(&self) -> Option<(IpAddr, IpAddr)> {
+        self.orig.map(|orig| (orig.src, orig.dst))
+    }
+
+    /// Writes the attributes that [`FlowView::parse`] reads, in the order of their numbers.
+    ///
+    /// # Errors
+    /// [`Full`] when the buffer has no room.
+    pub fn write(&self, writer: &mut Writer<'_>) -> Result<(), Full> {
+        let optional = |tuple: Option<Tuple>, writer: &mut Writer<'_>, kind| {
+            tuple.map_or(Ok(()), |tuple: Tuple| tuple.write(writer, kind))
+        };
+        optional(self.orig, writer, uapi::CTA_TUPLE_ORIG)?;
+        optional(self.reply, writer, uapi::CTA_TUPLE_REPLY)?;
+        writer.be32_opt(uapi::CTA_STATUS, self.status)?;
+        self.proto.map_or(Ok(()), |proto| proto.write(writer))?;
+        self.helper.map_or(Ok(()), |helper| helper.write(writer))?;
+        writer.be32_opt(uapi::CTA_TIMEOUT, self.timeout)?;
+        writer.be32_opt(uapi::CTA_MARK, self.mark)?;
+        write_counters(writer, uapi::CTA_COUNTERS_ORIG, self.counters_orig)?;
+        write_counters(writer, uapi::CTA_COUNTERS_REPLY, self.counters_reply)?;
+        writer.be32_opt(uapi::CTA_USE, self.use_count)?;
+        writer.be32_opt(uapi::CTA_ID, self.id)?;
+        optional(self.master, writer, uapi::CTA_TUPLE_MASTER)?;
+        SeqAdj::write(self.seqadj_orig, writer, uapi::CTA_SEQ_ADJ_ORIG)?;
+        SeqAdj::write(self.seqadj_reply, writer, uapi::CTA_SEQ_ADJ_REPLY)?;
+        writer.be32_opt(uapi::CTA_SECMARK, self.secmark)?;
+        writer.be16_opt(uapi::CTA_ZONE, self.zone)?;
+        self.write_tail(writer)
+    }
+
+    fn write_tail(&self, writer: &mut Writer<'_>) -> Result<(), Full> {
+        if let Some(context) = self.secctx {
+            writer.nest(uapi::CTA_SECCTX, |nest| nest.text(uapi::CTA_SECCTX_NAME, context))?;
+        }
+        if self.start_ns.or(self.stop_ns).is_some() {
+            writer.nest(uapi::CTA_TIMESTAMP, |nest| {
+                nest.be64_opt(uapi::CTA_TIMESTAMP_START, self.start_ns)?;
+                nest.be64_opt(uapi::CTA_TIMESTAMP_STOP, self.stop_ns)
+            })?;
+        }
+        self.labels.map_or(Ok(()), |labels| labels.write(writer, uapi::CTA_LABELS))?;
+        self.synproxy.map_or(Ok(()), |synproxy| synproxy.write(writer))?;
+        writer.be64_opt(uapi::CTA_TIMESTAMP_EVENT, self.event_ns)
+    }
+}
+
+impl Counters {
+    #[inline]
+    fn parse(attrs: Attrs<'_>) -> Result<Self, ParseError> {
+        let mut counters = Self::default();
+        for attr in attrs {
+            let attr = attr?;
+            match attr.kind {
+                uapi::CTA_COUNTERS_PACKETS => counters.packets = attr.be64()?,
+                uapi::CTA_COUNTERS_BYTES => counters.bytes = attr.be64()?,
+                _ => {}
+            }
+        }
+        Ok(counters)
+    }
+}
+
+fn write_counters(writer: &mut Writer<'_>, kind: u16, counters: Option<Counters>) -> Result<(), Full> {
+    let Some(counters) = counters else { return Ok(()) };
+    writer.nest(kind, |nest| {
+        nest.be64_opt(uapi::CTA_COUNTERS_PACKETS, Some(counters.packets))?;
+        nest.be64_opt(uapi::CTA_COUNTERS_BYTES, Some(counters.bytes))
+    })
+}
+
+#[inline]
+fn parse_timestamp(attrs: Attrs<'_>) -> Result<(Option<u64>, Option<u64>), ParseError> {
+    let (mut start, mut stop) = (None, None);
+    for attr in attrs {
+        let attr = attr?;
+        match attr.kind {
+            uapi::CTA_TIMESTAMP_START => start = Some(attr.be64()?),
+            uapi::CTA_TIMESTAMP_STOP => stop = Some(attr.be64()?),
+            _ => {}
+        }
+    }
+    Ok((start, stop))
+}
+
+fn parse_secctx(attrs: Attrs<'_>) -> Result<Option<&str>, ParseError> {
+    let mut context = None;
+    for attr in attrs {
+        let attr = attr?;
+        if attr.kind == uapi::CTA_SECCTX_NAME {
+            context = Some(attr.text()?);
+        }
+    }
+    Ok(context)
+}
+
+impl<'a> Helper<'a> {
+    fn parse(attrs: Attrs<'a>) -> Result<Option<Self>, ParseError> {
+        let mut name = None;
+        let mut info = &[][..];
+        for attr in attrs {
+            let attr = attr?;
+            match attr.kind {
+                uapi::CTA_HELP_NAME => name = Some(attr.text()?),
+                uapi::CTA_HELP_INFO => info = attr.payload,
+                _ => {}
+            }
+        }
+        Ok(name.map(|name| Self { name, info }))
+    }
+
+    fn write(&self, writer: &mut Writer<'_>) -> Result<(), Full> {
+        writer.nest(uapi::CTA_HELP, |nest| {
+            nest.text(uapi::CTA_HELP_NAME, self.name)?;
+            if self.info.is_empty() { Ok(()) } else { nest.attr(uapi::CTA_HELP_INFO, self.info) }
+        })
+    }
+}
+
+impl SeqAdj {
+    fn parse(attrs: Attrs<'_>) -> Result<Self, ParseError> {
+        let mut adjust = Self::default();
+        for attr in attrs {
+            let attr = attr?;
+            match attr.kind {
+                uapi::CTA_SEQADJ_CORRECTION_POS => adjust.correction_pos = attr.be32()?,
+                uapi::CTA_SEQADJ_OFFSET_BEFORE => adjust.offset_before = attr.be32()?,
+                uapi::CTA_SEQADJ_OFFSET_AFTER => adjust.offset_after = attr.be32()?,
+                _ => {}
+            }
+        }
+        Ok(adjust)
+    }
+
+    fn write(adjust: Option<Self>, writer: &mut Writer<'_>, kind: u16) -> Result<(), Full> {
+        let Some(adjust) = adjust else { return Ok(()) };
+        writer.nest(kind, |nest| {
+            nest.be32(uapi::CTA_SEQADJ_CORRECTION_POS, adjust.correction_pos)?;
+            nest.be32(uapi::CTA_SEQADJ_OFFSET_BEFORE, adjust.offset_before)?;
+            nest.be32(uapi::CTA_SEQADJ_OFFSET_AFTER, adjust.offset_after)
+        })
+    }
+}
+
+impl Synproxy {
+    fn parse(attrs: Attrs<'_>) -> Result<Self, ParseError> {
+        let mut synproxy = Self::default();
+        for attr in attrs {
+            let attr = attr?;
+            match attr.kind {
+                uapi::CTA_SYNPROXY_ISN => synproxy.isn = attr.be32()?,
+                uapi::CTA_SYNPROXY_ITS => synproxy.its = attr.be32()?,
+                uapi::CTA_SYNPROXY_TSOFF => synproxy.tsoff = attr.be32()?,
+                _ => {}
+            }
+        }
+        Ok(synproxy)
+    }
+
+    fn write(&self, writer: &mut Writer<'_>) -> Result<(), Full> {
+        writer.nest(uapi::CTA_SYNPROXY, |nest| {
+            nest.be32(uapi::CTA_SYNPROXY_ISN, self.isn)?;
+            nest.be32(uapi::CTA_SYNPROXY_ITS, self.its)?;
+            nest.be32(uapi::CTA_SYNPROXY_TSOFF, self.tsoff)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::vec::Vec;
+
+    #[test]
+    fn labels_keep_their_numbers_through_the_kernels_words() {
+        let labels = Labels(1 << 0 | 1 << 33 | 1 << 127);
+        let mut buffer = [0; 32];
+        let mut writer = Writer::new(&mut buffer);
+        labels.write(&mut writer, uapi::CTA_LABELS).unwrap();
+        let view = FlowView::parse(uapi::AF_INET, Attrs::new(writer.bytes(), 0)).unwrap();
+        assert_eq!(view.labels.unwrap().iter().collect::<Vec<_>>(), [0, 33, 127]);
+    }
+
+    #[test]
+    fn labels_longer_than_the_kernels_are_refused() {
+        let mut buffer = [0; 32];
+        let mut writer = Writer::new(&mut buffer);
+        writer.attr(uapi::CTA_LABELS, &[0; 20]).unwrap();
+        let refused = FlowView::parse(uapi::AF_INET, Attrs::new(writer.bytes(), 0));
+        assert_eq!(refused, Err(ParseError::new(4, Reason::Labels(20))));
+    }
+
+    #[test]
+    fn a_zone_of_the_original_direction_is_part_of_the_key() {
+        let orig = Tuple {
+            src: IpAddr::from([10, 1, 1, 1]),
+            dst: IpAddr::from([10, 2, 2, 2]),
+            proto: uapi::IPPROTO_UDP,
+            l4: crate::tuple::L4::Ports { src: 1, dst: 2 },
+            zone: Some(3),
+        };
+        let view = FlowView { orig: Some(orig), ..FlowView::default() };
+        assert_eq!(view.key(), Some(FlowKey { orig: Tuple { zone: None, ..orig }, zone: 3 }));
+    }
+}

@@ -1,0 +1,223 @@
+//! What the TCP, SCTP and DCCP trackers know of a flow beyond its ports, and the names of their states.
+
+use crate::attr::{Attr, Attrs};
+use crate::error::ParseError;
+use crate::uapi;
+use crate::write::{Full, Writer};
+
+/// State names of TCP in the kernel's order (`enum tcp_conntrack` in nf_conntrack_tcp.h).
+pub const TCP_STATES: [&str; 10] = [
+    "NONE",
+    "SYN_SENT",
+    "SYN_RECV",
+    "ESTABLISHED",
+    "FIN_WAIT",
+    "CLOSE_WAIT",
+    "LAST_ACK",
+    "TIME_WAIT",
+    "CLOSE",
+    "SYN_SENT2",
+];
+
+/// State names of SCTP in the kernel's order (`enum sctp_conntrack` in nf_conntrack_sctp.h).
+pub const SCTP_STATES: [&str; 10] = [
+    "NONE",
+    "CLOSED",
+    "COOKIE_WAIT",
+    "COOKIE_ECHOED",
+    "ESTABLISHED",
+    "SHUTDOWN_SENT",
+    "SHUTDOWN_RECD",
+    "SHUTDOWN_ACK_SENT",
+    "HEARTBEAT_SENT",
+    "HEARTBEAT_ACKED",
+];
+
+/// State names of DCCP in the kernel's order (`enum ct_dccp_states`, Linux before 6.16).
+pub const DCCP_STATES: [&str; 10] =
+    ["NONE", "REQUEST", "RESPOND", "PARTOPEN", "OPEN", "CLOSEREQ", "CLOSING", "TIMEWAIT", "IGNORE", "INVALID"];
+
+/// One direction's TCP options and peculiarities, `struct nf_ct_tcp_flags`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TcpFlags {
+    /// `IP_CT_TCP_FLAG_*`.
+    pub flags: u8,
+    /// In a request, which of them to set; the kernel sends 0.
+    pub mask: u8,
+}
+
+/// The TCP tracker's state. A destroy event has the state alone, an old kernel's has nothing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TcpInfo {
+    /// Index into [`TCP_STATES`].
+    pub state: Option<u8>,
+    /// Window scale of each direction, 0..=14.
+    pub wscale_orig: Option<u8>,
+    /// Of the reply direction.
+    pub wscale_reply: Option<u8>,
+    /// Flags of each direction.
+    pub flags_orig: Option<TcpFlags>,
+    /// Of the reply direction.
+    pub flags_reply: Option<TcpFlags>,
+}
+
+/// The SCTP tracker's state.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SctpInfo {
+    /// Index into [`SCTP_STATES`].
+    pub state: Option<u8>,
+    /// Verification tag of the original direction.
+    pub vtag_orig: Option<u32>,
+    /// Of the reply direction.
+    pub vtag_reply: Option<u32>,
+}
+
+/// The DCCP tracker's state.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DccpInfo {
+    /// Index into [`DCCP_STATES`].
+    pub state: Option<u8>,
+    /// 0 when the original direction is the client's, 1 when it is the server's.
+    pub role: Option<u8>,
+    /// Sequence number of the handshake.
+    pub handshake_seq: Option<u64>,
+}
+
+/// CTA_PROTOINFO.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProtoInfo {
+    /// Of a TCP flow.
+    Tcp(TcpInfo),
+    /// Of an SCTP flow.
+    Sctp(SctpInfo),
+    /// Of a DCCP flow.
+    Dccp(DccpInfo),
+}
+
+impl ProtoInfo {
+    /// Reads CTA_PROTOINFO's nest; `None` where it holds no protocol that is known.
+    #[inline]
+    pub(crate) fn parse(attrs: Attrs<'_>) -> Result<Option<Self>, ParseError> {
+        let mut info = None;
+        for attr in attrs {
+            let attr = attr?;
+            match attr.kind {
+                uapi::CTA_PROTOINFO_TCP => info = Some(Self::Tcp(TcpInfo::parse(attr.nested())?)),
+                uapi::CTA_PROTOINFO_DCCP => info = Some(Self::Dccp(DccpInfo::parse(attr.nested())?)),
+                uapi::CTA_PROTOINFO_SCTP => info = Some(Self::Sctp(SctpInfo::parse(attr.nested())?)),
+                _ => {}
+            }
+        }
+        Ok(info)
+    }
+
+    pub(crate) fn write(&self, writer: &mut Writer<'_>) -> Result<(), Full> {
+        writer.nest(uapi::CTA_PROTOINFO, |info| match self {
+            Self::Tcp(tcp) => info.nest(uapi::CTA_PROTOINFO_TCP, |nest| tcp.write(nest)),
+            Self::Dccp(dccp) => info.nest(uapi::CTA_PROTOINFO_DCCP, |nest| dccp.write(nest)),
+            Self::Sctp(sctp) => info.nest(uapi::CTA_PROTOINFO_SCTP, |nest| sctp.write(nest)),
+        })
+    }
+
+    /// The tracker's state as its number.
+    #[must_use]
+    pub fn state(&self) -> Option<u8> {
+        match self {
+            Self::Tcp(tcp) => tcp.state,
+            Self::Sctp(sctp) => sctp.state,
+            Self::Dccp(dccp) => dccp.state,
+        }
+    }
+
+    /// The state's name; a number past the last name is the kernel's own business and reads as `NONE`.
+    #[must_use]
+    pub fn state_name(&self) -> Option<&'static str> {
+        let (names, state) = match self {
+            Self::Tcp(tcp) => (&TCP_STATES, tcp.state),
+            Self::Sctp(sctp) => (&SCTP_STATES, sctp.state),
+            Self::Dccp(dccp) => (&DCCP_STATES, dccp.state),
+        };
+        state.map(|state| names.get(usize::from(state)).copied().unwrap_or("NONE"))
+    }
+}
+
+impl TcpFlags {
+    fn parse(attr: &Attr<'_>) -> Result<Self, ParseError> {
+        attr.array().map(|[flags, mask]| Self { flags, mask })
+    }
+
+    fn write(flags: Option<Self>, writer: &mut Writer<'_>, kind: u16) -> Result<(), Full> {
+        flags.map_or(Ok(()), |Self { flags, mask }| writer.attr(kind, &[flags, mask]))
+    }
+}
+
+impl TcpInfo {
+    #[inline]
+    fn parse(attrs: Attrs<'_>) -> Result<Self, ParseError> {
+        let mut info = Self::default();
+        for attr in attrs {
+            let attr = attr?;
+            match attr.kind {
+                uapi::CTA_PROTOINFO_TCP_STATE => info.state = Some(attr.u8()?),
+                uapi::CTA_PROTOINFO_TCP_WSCALE_ORIGINAL => info.wscale_orig = Some(attr.u8()?),
+                uapi::CTA_PROTOINFO_TCP_WSCALE_REPLY => info.wscale_reply = Some(attr.u8()?),
+                uapi::CTA_PROTOINFO_TCP_FLAGS_ORIGINAL => info.flags_orig = Some(TcpFlags::parse(&attr)?),
+                uapi::CTA_PROTOINFO_TCP_FLAGS_REPLY => info.flags_reply = Some(TcpFlags::parse(&attr)?),
+                _ => {}
+            }
+        }
+        Ok(info)
+    }
+
+    fn write(&self, writer: &mut Writer<'_>) -> Result<(), Full> {
+        writer.u8_opt(uapi::CTA_PROTOINFO_TCP_STATE, self.state)?;
+        writer.u8_opt(uapi::CTA_PROTOINFO_TCP_WSCALE_ORIGINAL, self.wscale_orig)?;
+        writer.u8_opt(uapi::CTA_PROTOINFO_TCP_WSCALE_REPLY, self.wscale_reply)?;
+        TcpFlags::write(self.flags_orig, writer, uapi::CTA_PROTOINFO_TCP_FLAGS_ORIGINAL)?;
+        TcpFlags::write(self.flags_reply, writer, uapi::CTA_PROTOINFO_TCP_FLAGS_REPLY)
+    }
+}
+
+impl SctpInfo {
+    fn parse(attrs: Attrs<'_>) -> Result<Self, ParseError> {
+        let mut info = Self::default();
+        for attr in attrs {
+            let attr = attr?;
+            match attr.kind {
+                uapi::CTA_PROTOINFO_SCTP_STATE => info.state = Some(attr.u8()?),
+                uapi::CTA_PROTOINFO_SCTP_VTAG_ORIGINAL => info.vtag_orig = Some(attr.be32()?),
+                uapi::CTA_PROTOINFO_SCTP_VTAG_REPLY => info.vtag_reply = Some(attr.be32()?),
+                _ => {}
+            }
+        }
+        Ok(info)
+    }
+
+    fn write(&self, writer: &mut Writer<'_>) -> Result<(), Full> {
+        writer.u8_opt(uapi::CTA_PROTOINFO_SCTP_STATE, self.state)?;
+        writer.be32_opt(uapi::CTA_PROTOINFO_SCTP_VTAG_ORIGINAL, self.vtag_orig)?;
+        writer.be32_opt(uapi::CTA_PROTOINFO_SCTP_VTAG_REPLY, self.vtag_reply)
+    }
+}
+
+impl DccpInfo {
+    fn parse(attrs: Attrs<'_>) -> Result<Self, ParseError> {
+        let mut info = Self::default();
+        for attr in attrs {
+            let attr = attr?;
+            match attr.kind {
+                uapi::CTA_PROTOINFO_DCCP_STATE => info.state = Some(attr.u8()?),
+                uapi::CTA_PROTOINFO_DCCP_ROLE => info.role = Some(attr.u8()?),
+                uapi::CTA_PROTOINFO_DCCP_HANDSHAKE_SEQ => info.handshake_seq = Some(attr.be64()?),
+                _ => {}
+            }
+        }
+        Ok(info)
+    }
+
+    fn write(&self, writer: &mut Writer<'_>) -> Result<(), Full> {
+        writer.u8_opt(uapi::CTA_PROTOINFO_DCCP_STATE, self.state)?;
+        writer.u8_opt(uapi::CTA_PROTOINFO_DCCP_ROLE, self.role)?;
+        self.handshake_seq.map_or(Ok(()), |seq| writer.attr(uapi::CTA_PROTOINFO_DCCP_HANDSHAKE_SEQ, &seq.to_be_bytes()))
+    }
+}

@@ -1,0 +1,149 @@
+//! A netfilter message: which subsystem, which event, which family, and its attributes still to be walked.
+
+use crate::attr::Attrs;
+use crate::error::{ParseError, Reason};
+use crate::expect::ExpectView;
+use crate::flow::FlowView;
+use crate::frame::NlMsgHdr;
+use crate::stats::{CpuStats, GlobalStats};
+use crate::uapi;
+
+const FAMILY_HEADER_BYTES: usize = 4;
+
+/// What happened to the flow or expectation that a message is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Event {
+    /// It came to be.
+    New,
+    /// It changed, or, in a dump, it is there.
+    Update,
+    /// It is gone.
+    Destroy,
+}
+
+/// What a message describes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Subject {
+    /// One flow: [`Record::flow`].
+    Flow,
+    /// One expectation: [`Record::expect`].
+    Expect,
+    /// One CPU's counters of the conntrack table: [`Record::cpu_stats`].
+    FlowCpuStats,
+    /// The conntrack table's size: [`Record::global_stats`].
+    GlobalStats,
+    /// One CPU's counters of the expectation table: [`Record::cpu_stats`].
+    ExpectCpuStats,
+    /// Some other subsystem's message.
+    Foreign,
+}
+
+/// A borrowed netfilter message whose header has been checked.
+#[derive(Debug, Clone)]
+pub struct Record<'a> {
+    header: &'a NlMsgHdr,
+    family: u8,
+    resource: u16,
+    attrs: Attrs<'a>,
+}
+
+impl<'a> Record<'a> {
+    #[inline]
+    pub(crate) fn new(header: &'a NlMsgHdr, payload: &'a [u8], offset: usize) -> Result<Self, ParseError> {
+        let Some((&[family, _version, high, low], attrs)) = payload.split_first_chunk::<FAMILY_HEADER_BYTES>() else {
+            return Err(ParseError::new(offset, Reason::FamilyHeaderCut));
+        };
+        let attrs = Attrs::new(attrs, offset.saturating_add(FAMILY_HEADER_BYTES));
+        Ok(Self { header, family, resource: u16::from_be_bytes([high, low]), attrs })
+    }
+
+    /// What the message describes.
+    #[must_use]
+    #[inline]
+    pub fn subject(&self) -> Subject {
+        let [subsystem, kind] = self.header.kind.get().to_be_bytes();
+        match (subsystem, kind) {
+            (uapi::NFNL_SUBSYS_CTNETLINK, uapi::IPCTNL_MSG_CT_NEW | uapi::IPCTNL_MSG_CT_DELETE) => Subject::Flow,
+            (uapi::NFNL_SUBSYS_CTNETLINK, uapi::IPCTNL_MSG_CT_GET_STATS_CPU) => Subject::FlowCpuStats,
+            (uapi::NFNL_SUBSYS_CTNETLINK, uapi::IPCTNL_MSG_CT_GET_STATS) => Subject::GlobalStats,
+            (uapi::NFNL_SUBSYS_CTNETLINK_EXP, uapi::IPCTNL_MSG_EXP_NEW | uapi::IPCTNL_MSG_EXP_DELETE) => {
+                Subject::Expect
+            }
+            (uapi::NFNL_SUBSYS_CTNETLINK_EXP, uapi::IPCTNL_MSG_EXP_GET_STATS_CPU) => Subject::ExpectCpuStats,
+            _ => Subject::Foreign,
+        }
+    }
+
+    /// What happened, for flows and expectations. The kernel tells creation from change by the flags only
+    /// (`ctnetlink_conntrack_event` in nf_conntrack_netlink.c); both tables number "delete" alike.
+    #[must_use]
+    #[inline]
+    pub fn event(&self) -> Event {
+        const _: () = assert!(uapi::IPCTNL_MSG_CT_DELETE == uapi::IPCTNL_MSG_EXP_DELETE);
+        let [_, kind] = self.header.kind.get().to_be_bytes();
+        let flags = self.header.flags.get();
+        match kind {
+            uapi::IPCTNL_MSG_CT_DELETE => Event::Destroy,
+            _ if flags & (uapi::NLM_F_CREATE | uapi::NLM_F_EXCL) != 0 => Event::New,
+            _ => Event::Update,
+        }
+    }
+
+    /// `AF_INET`, `AF_INET6`, or `AF_UNSPEC`.
+    #[must_use]
+    pub fn family(&self) -> u8 {
+        self.family
+    }
+
+    /// Port id of the process whose request caused this event; `None` for packets and timers.
+    #[must_use]
+    pub fn requester(&self) -> Option<u32> {
+        match self.header.port_id.get() {
+            0 => None,
+            port_id => Some(port_id),
+        }
+    }
+
+    /// The sequence number of the request that this message answers.
+    #[must_use]
+    pub fn seq(&self) -> u32 {
+        self.header.seq.get()
+    }
+
+    /// The attributes, not yet walked.
+    #[must_use]
+    pub fn attrs(&self) -> Attrs<'a> {
+        self.attrs.clone()
+    }
+
+    /// The flow this message is about. Meaningful where [`Record::subject`] is [`Subject::Flow`].
+    ///
+    /// # Errors
+    /// The first malformed attribute.
+    #[inline]
+    pub fn flow(&self) -> Result<FlowView<'a>, ParseError> {
+        FlowView::parse(self.family, self.attrs())
+    }
+
+    /// The expectation this message is about. Meaningful where [`Record::subject`] is [`Subject::Expect`].
+    ///
+    /// # Errors
+    /// The first malformed attribute.
+    pub fn expect(&self) -> Result<ExpectView<'a>, ParseError> {
+        ExpectView::parse(self.family, self.attrs())
+    }
+
+    /// One CPU's counters, of either table.
+    #[must_use]
+    pub fn cpu_stats(&self) -> CpuStats<'a> {
+        CpuStats { cpu: self.resource, attrs: self.attrs() }
+    }
+
+    /// The conntrack table's size.
+    ///
+    /// # Errors
+    /// The first malformed attribute.
+    pub fn global_stats(&self) -> Result<GlobalStats, ParseError> {
+        GlobalStats::parse(self.attrs())
+    }
+}

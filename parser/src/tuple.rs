@@ -1,0 +1,184 @@
+//! One direction of a flow: its addresses, and the ports, keys or ICMP fields that tell it from others.
+
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::attr::{Attr, Attrs};
+use crate::error::{ParseError, Reason};
+use crate::uapi;
+use crate::write::{Full, Writer};
+
+/// What a layer-4 protocol adds to the addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum L4 {
+    /// A protocol without a tracker of its own.
+    #[default]
+    None,
+    /// TCP, UDP, UDPlite, SCTP, DCCP ports; GRE keys.
+    Ports {
+        /// Source port or key.
+        src: u16,
+        /// Destination port or key.
+        dst: u16,
+    },
+    /// ICMP and ICMPv6.
+    Icmp {
+        /// Message type.
+        kind: u8,
+        /// Message code.
+        code: u8,
+        /// Echo identifier.
+        id: u16,
+    },
+}
+
+/// One direction of a flow, or of an expectation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Tuple {
+    /// Source address; always of the same family as `dst`.
+    pub src: IpAddr,
+    /// Destination address.
+    pub dst: IpAddr,
+    /// Layer-4 protocol number.
+    pub proto: u8,
+    /// Ports, keys or ICMP fields.
+    pub l4: L4,
+    /// A zone that holds for this direction only.
+    pub zone: Option<u16>,
+}
+
+impl Tuple {
+    /// `AF_INET` or `AF_INET6`.
+    #[must_use]
+    pub fn family(&self) -> u8 {
+        match self.src {
+            IpAddr::V4(_) => uapi::AF_INET,
+            IpAddr::V6(_) => uapi::AF_INET6,
+        }
+    }
+
+    /// Source and destination port or key; `None` for protocols without.
+    #[must_use]
+    pub fn ports(&self) -> Option<(u16, u16)> {
+        match self.l4 {
+            L4::Ports { src, dst } => Some((src, dst)),
+            L4::Icmp { .. } | L4::None => None,
+        }
+    }
+
+    /// Reads the nest of `attr`: CTA_TUPLE_ORIG and its like.
+    ///
+    /// # Errors
+    /// A malformed attribute, or no complete pair of addresses.
+    #[inline]
+    pub fn parse(attr: &Attr<'_>) -> Result<Self, ParseError> {
+        let mut addresses = None;
+        let mut proto = (0, L4::None);
+        let mut zone = None;
+        for inner in attr.nested() {
+            let inner = inner?;
+            match inner.kind {
+                uapi::CTA_TUPLE_IP => addresses = parse_addresses(inner.nested())?,
+                uapi::CTA_TUPLE_PROTO => proto = parse_proto(inner.nested())?,
+                uapi::CTA_TUPLE_ZONE => zone = Some(inner.be16()?),
+                _ => {}
+            }
+        }
+        let (src, dst) = addresses.ok_or_else(|| attr.error(Reason::Addresses))?;
+        Ok(Self { src, dst, proto: proto.0, l4: proto.1, zone })
+    }
+
+    /// Writes the nest that [`Tuple::parse`] reads, under `kind`.
+    ///
+    /// # Errors
+    /// [`Full`] when the buffer has no room.
+    pub fn write(&self, writer: &mut Writer<'_>, kind: u16) -> Result<(), Full> {
+        writer.nest(kind, |tuple| {
+            tuple.nest(uapi::CTA_TUPLE_IP, |ip| {
+                write_address(ip, self.src, uapi::CTA_IP_V4_SRC, uapi::CTA_IP_V6_SRC)?;
+                write_address(ip, self.dst, uapi::CTA_IP_V4_DST, uapi::CTA_IP_V6_DST)
+            })?;
+            tuple.nest(uapi::CTA_TUPLE_PROTO, |proto| self.write_proto(proto))?;
+            tuple.be16_opt(uapi::CTA_TUPLE_ZONE, self.zone)
+        })
+    }
+
+    fn write_proto(&self, writer: &mut Writer<'_>) -> Result<(), Full> {
+        writer.u8(uapi::CTA_PROTO_NUM, self.proto)?;
+        match self.l4 {
+            L4::None => Ok(()),
+            L4::Ports { src, dst } => {
+                writer.be16(uapi::CTA_PROTO_SRC_PORT, src)?;
+                writer.be16(uapi::CTA_PROTO_DST_PORT, dst)
+            }
+            L4::Icmp { kind, code, id } => {
+                let [kind_attr, code_attr, id_attr] = if self.proto == uapi::IPPROTO_ICMPV6 {
+                    [uapi::CTA_PROTO_ICMPV6_TYPE, uapi::CTA_PROTO_ICMPV6_CODE, uapi::CTA_PROTO_ICMPV6_ID]
+                } else {
+                    [uapi::CTA_PROTO_ICMP_TYPE, uapi::CTA_PROTO_ICMP_CODE, uapi::CTA_PROTO_ICMP_ID]
+                };
+                writer.u8(kind_attr, kind)?;
+                writer.u8(code_attr, code)?;
+                writer.be16(id_attr, id)
+            }
+        }
+    }
+}
+
+fn write_address(writer: &mut Writer<'_>, address: IpAddr, v4: u16, v6: u16) -> Result<(), Full> {
+    match address {
+        IpAddr::V4(address) => writer.attr(v4, &address.octets()),
+        IpAddr::V6(address) => writer.attr(v6, &address.octets()),
+    }
+}
+
+/// A pair of one family, or `None` where a half is missing.
+#[inline]
+fn parse_addresses(attrs: Attrs<'_>) -> Result<Option<(IpAddr, IpAddr)>, ParseError> {
+    let (mut src, mut dst) = (None, None);
+    for attr in attrs {
+        let attr = attr?;
+        match attr.kind {
+            uapi::CTA_IP_V4_SRC => src = Some(IpAddr::V4(Ipv4Addr::from(attr.array::<4>()?))),
+            uapi::CTA_IP_V4_DST => dst = Some(IpAddr::V4(Ipv4Addr::from(attr.array::<4>()?))),
+            uapi::CTA_IP_V6_SRC => src = Some(IpAddr::V6(Ipv6Addr::from(attr.array::<16>()?))),
+            uapi::CTA_IP_V6_DST => dst = Some(IpAddr::V6(Ipv6Addr::from(attr.array::<16>()?))),
+            _ => {}
+        }
+    }
+    Ok(src.zip(dst).filter(|(src, dst)| src.is_ipv4() == dst.is_ipv4()))
+}
+
+/// The protocol's number and its fields; a field that is missing counts as 0, as the old tools print it.
+#[inline]
+fn parse_proto(attrs: Attrs<'_>) -> Result<(u8, L4), ParseError> {
+    let mut number = 0;
+    let mut ports = None;
+    let mut icmp = None;
+    for attr in attrs {
+        let attr = attr?;
+        match attr.kind {
+            uapi::CTA_PROTO_NUM => number = attr.u8()?,
+            uapi::CTA_PROTO_SRC_PORT => ports.get_or_insert((0, 0)).0 = attr.be16()?,
+            uapi::CTA_PROTO_DST_PORT => ports.get_or_insert((0, 0)).1 = attr.be16()?,
+            uapi::CTA_PROTO_ICMP_TYPE | uapi::CTA_PROTO_ICMPV6_TYPE => icmp.get_or_insert((0, 0, 0)).0 = attr.u8()?,
+            uapi::CTA_PROTO_ICMP_CODE | uapi::CTA_PROTO_ICMPV6_CODE => icmp.get_or_insert((0, 0, 0)).1 = attr.u8()?,
+            uapi::CTA_PROTO_ICMP_ID | uapi::CTA_PROTO_ICMPV6_ID => icmp.get_or_insert((0, 0, 0)).2 = attr.be16()?,
+            _ => {}
+        }
+    }
+    let l4 = match (ports, icmp) {
+        (Some((src, dst)), _) => L4::Ports { src, dst },
+        (None, Some((kind, code, id))) => L4::Icmp { kind, code, id },
+        (None, None) => L4::None,
+    };
+    Ok((number, l4))
+}
+
+/// What makes a flow the same flow: its original tuple and the zone of that direction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct FlowKey {
+    /// The original direction, its own zone moved into `zone`.
+    pub orig: Tuple,
+    /// The zone; 0 for none.
+    pub zone: u16,
+}
