@@ -1,1 +1,4 @@
 //! Threads, memory and the kernel.
+
+pub mod limits;
+pub mod shard;

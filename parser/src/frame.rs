@@ -47,15 +47,15 @@ impl<'a> Messages<'a> {
         Self { frame, offset: 0 }
     }
 
+    /// The message at the current offset, header and all.
     #[inline]
-    fn split(&self) -> Result<(&'a NlMsgHdr, &'a [u8], usize), ParseError> {
+    fn split(&self) -> Result<(&'a NlMsgHdr, &'a [u8]), ParseError> {
         let rest = self.frame.get(self.offset..).unwrap_or_default();
-        let (header, _) =
-            NlMsgHdr::ref_from_prefix(rest).map_err(|_| ParseError::new(self.offset, Reason::HeaderCut))?;
+        let refuse = |reason| ParseError::new(self.offset, reason);
+        let (header, _) = NlMsgHdr::ref_from_prefix(rest).map_err(|_| refuse(Reason::HeaderCut))?;
         let length = usize::try_from(header.length.get()).unwrap_or(usize::MAX);
-        let payload =
-            rest.get(HEADER_BYTES..length).ok_or_else(|| ParseError::new(self.offset, Reason::MessageLength))?;
-        Ok((header, payload, length))
+        let message = rest.get(..length).filter(|message| message.len() >= HEADER_BYTES);
+        Ok((header, message.ok_or_else(|| refuse(Reason::MessageLength))?))
     }
 }
 
@@ -68,10 +68,10 @@ impl<'a> Iterator for Messages<'a> {
             return None;
         }
         match self.split() {
-            Ok((header, payload, length)) => {
+            Ok((header, message)) => {
                 let at = self.offset.saturating_add(HEADER_BYTES);
-                self.offset = self.offset.saturating_add(length.checked_next_multiple_of(4).unwrap_or(usize::MAX));
-                Some(Message::new(header, payload, at))
+                self.offset = self.offset.saturating_add(message.len().next_multiple_of(4));
+                Some(Message::new(header, message, at))
             }
             Err(error) => {
                 self.offset = self.frame.len();
@@ -99,12 +99,13 @@ pub enum Message<'a> {
 
 impl<'a> Message<'a> {
     #[inline]
-    fn new(header: &'a NlMsgHdr, payload: &'a [u8], offset: usize) -> Result<Self, ParseError> {
+    fn new(header: &'a NlMsgHdr, message: &'a [u8], offset: usize) -> Result<Self, ParseError> {
+        let payload = message.get(HEADER_BYTES..).unwrap_or_default();
         match header.kind.get() {
             uapi::NLMSG_ERROR => Ack::new(header, payload, offset).map(Self::Ack),
             uapi::NLMSG_DONE => Ok(Self::Done { errno: leading_errno(payload).unwrap_or(0) }),
             kind if kind < uapi::NLMSG_MIN_TYPE => Ok(Self::Other),
-            _ => Record::new(header, payload, offset).map(Self::Record),
+            _ => Record::new(header, message, offset).map(Self::Record),
         }
     }
 }

@@ -42,6 +42,7 @@ pub enum Subject {
 #[derive(Debug, Clone)]
 pub struct Record<'a> {
     header: &'a NlMsgHdr,
+    message: &'a [u8],
     family: u8,
     resource: u16,
     attrs: Attrs<'a>,
@@ -49,12 +50,19 @@ pub struct Record<'a> {
 
 impl<'a> Record<'a> {
     #[inline]
-    pub(crate) fn new(header: &'a NlMsgHdr, payload: &'a [u8], offset: usize) -> Result<Self, ParseError> {
+    pub(crate) fn new(header: &'a NlMsgHdr, message: &'a [u8], offset: usize) -> Result<Self, ParseError> {
+        let payload = message.get(size_of::<NlMsgHdr>()..).unwrap_or_default();
         let Some((&[family, _version, high, low], attrs)) = payload.split_first_chunk::<FAMILY_HEADER_BYTES>() else {
             return Err(ParseError::new(offset, Reason::FamilyHeaderCut));
         };
         let attrs = Attrs::new(attrs, offset.saturating_add(FAMILY_HEADER_BYTES));
-        Ok(Self { header, family, resource: u16::from_be_bytes([high, low]), attrs })
+        Ok(Self { header, message, family, resource: u16::from_be_bytes([high, low]), attrs })
+    }
+
+    /// The whole message, header included, as it was received.
+    #[must_use]
+    pub fn bytes(&self) -> &'a [u8] {
+        self.message
     }
 
     /// What the message describes.

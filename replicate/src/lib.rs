@@ -1,2 +1,6 @@
-//! The agreement between nodes.
+//! The agreement between nodes: what changed, told once, in order.
+//!
+//! No I/O and no clock: bytes and time come in, messages go out. [`delta`] is its first word, the change to one flow.
 #![forbid(unsafe_code)]
+
+pub mod delta;

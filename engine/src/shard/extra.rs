@@ -1,0 +1,69 @@
+//! What few flows have, kept beside them: only flows that have any of it pay for it.
+
+use ctflow_parser::flow::{FlowView, Helper, Labels, SeqAdj, Synproxy};
+use ctflow_parser::proto::ProtoInfo;
+use ctflow_parser::tuple::Tuple;
+
+/// The rare part of a flow.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Extra {
+    labels: Option<Labels>,
+    helper: Option<(Box<str>, Box<[u8]>)>,
+    secctx: Option<Box<str>>,
+    seqadj_orig: Option<SeqAdj>,
+    seqadj_reply: Option<SeqAdj>,
+    synproxy: Option<Synproxy>,
+    master: Option<Tuple>,
+    /// What the SCTP or DCCP tracker knows beyond its state.
+    proto: Option<ProtoInfo>,
+}
+
+impl Extra {
+    /// Whether `view` says anything that belongs here.
+    #[inline]
+    pub(crate) fn is_in(view: &FlowView<'_>) -> bool {
+        view.labels.is_some()
+            || view.helper.is_some()
+            || view.secctx.is_some()
+            || view.seqadj_orig.is_some()
+            || view.seqadj_reply.is_some()
+            || view.synproxy.is_some()
+            || view.master.is_some()
+            || matches!(view.proto, Some(ProtoInfo::Sctp(_) | ProtoInfo::Dccp(_)))
+    }
+
+    /// Takes over what the view says and keeps what it does not; tells whether anything changed.
+    pub(crate) fn merge(&mut self, view: &FlowView<'_>) -> bool {
+        let before = self.clone();
+        self.labels = view.labels.or(self.labels);
+        if let Some(helper) = view.helper {
+            self.helper = Some((helper.name.into(), helper.info.into()));
+        }
+        if let Some(context) = view.secctx {
+            self.secctx = Some(context.into());
+        }
+        self.seqadj_orig = view.seqadj_orig.or(self.seqadj_orig);
+        self.seqadj_reply = view.seqadj_reply.or(self.seqadj_reply);
+        self.synproxy = view.synproxy.or(self.synproxy);
+        self.master = view.master.or(self.master);
+        if let Some(ProtoInfo::Sctp(_) | ProtoInfo::Dccp(_)) = view.proto {
+            self.proto = view.proto;
+        }
+        *self != before
+    }
+
+    /// Adds what is kept here to the view of the flow it belongs to.
+    pub(crate) fn complete<'a>(&'a self, view: FlowView<'a>) -> FlowView<'a> {
+        FlowView {
+            labels: self.labels,
+            helper: self.helper.as_ref().map(|(name, info)| Helper { name, info }),
+            secctx: self.secctx.as_deref(),
+            seqadj_orig: self.seqadj_orig,
+            seqadj_reply: self.seqadj_reply,
+            synproxy: self.synproxy,
+            master: self.master,
+            proto: self.proto.or(view.proto),
+            ..view
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! The flows one worker alone owns: looked up by the kernel's id, merged from events, reconciled with dumps.
+//!
+//! A shard is used by one thread and has no lock. [`table`] holds the flows of one family, [`resync`] says which dumped
+//! flows to believe, [`key`] which shard a flow belongs to.
+
+mod extra;
+mod key;
+mod resync;
+mod slab;
+mod table;
+
+use ctflow_parser::compact::{Address, Key, V4, V6};
+use ctflow_parser::flow::FlowView;
+use ctflow_parser::record::Event;
+use ctflow_parser::tuple::FlowKey;
+use ctflow_parser::uapi;
+use ctflow_replicate::delta::Change;
+
+pub use key::{shard_of, spread};
+use resync::Resync;
+use table::Table;
+
+/// A resync's number, wrapping: two are never under way at once, so neighbours are all that must differ.
+type Epoch = u8;
+
+/// Where a description of a flow comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    Event,
+    Dump,
+}
+
+/// What became of an event or a dumped flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Applied {
+    /// The flow is new here.
+    Created,
+    /// It was here and is different now.
+    Updated,
+    /// It was here, just so.
+    Unchanged,
+    /// It was here and is gone.
+    Destroyed,
+    /// It was not here; nothing to destroy.
+    Unknown,
+    /// Nothing was done: the shard holds as many flows as it may.
+    Full,
+    /// Nothing was done: the message has no tuple or no id, so it names no flow.
+    NotAFlow,
+}
+
+impl Applied {
+    /// The change to tell a replica, if there is any.
+    #[must_use]
+    pub fn change(self) -> Option<Change> {
+        match self {
+            Self::Created => Some(Change::Created),
+            Self::Updated => Some(Change::Updated),
+            Self::Destroyed => Some(Change::Destroyed),
+            Self::Unchanged | Self::Unknown | Self::Full | Self::NotAFlow => None,
+        }
+    }
+}
+
+/// How a slice of sweeping ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Swept {
+    /// There is more to look at.
+    More,
+    /// The resync is complete: the shard agrees with the kernel.
+    Done,
+    /// More flows ended during the dump than were kept in mind; another resync has to follow.
+    Again,
+}
+
+/// The flows of one worker.
+#[derive(Debug)]
+pub struct Shard {
+    v4: Table<V4>,
+    v6: Table<V6>,
+    epoch: Epoch,
+    resync: Resync,
+}
+
+impl Shard {
+    /// An empty shard that holds at most `flows_max` flows of each family.
+    #[must_use]
+    pub fn new(flows_max: u32) -> Self {
+        Self { v4: Table::new(flows_max), v6: Table::new(flows_max), epoch: 0, resync: Resync::Idle }
+    }
+
+    /// Flows held.
+    #[must_use]
+    pub fn len(&self) -> u32 {
+        self.v4.len() + self.v6.len()
+    }
+
+    /// Whether none are held.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Takes in one event.
+    #[inline]
+    pub fn apply(&mut self, event: Event, view: &FlowView<'_>) -> Applied {
+        let Some((key, id)) = view.key().zip(view.id) else { return Applied::NotAFlow };
+        match event {
+            Event::New | Event::Update => self.upsert(&key, id, view, Origin::Event),
+            Event::Destroy => self.destroy(&key, id),
+        }
+    }
+
+    #[inline]
+    fn upsert(&mut self, key: &FlowKey, id: u32, view: &FlowView<'_>, origin: Origin) -> Applied {
+        let epoch = self.epoch;
+        match key.orig.family() {
+            uapi::AF_INET => upsert_in(&mut self.v4, key, id, view, epoch, origin),
+            _ => upsert_in(&mut self.v6, key, id, view, epoch, origin),
+        }
+    }
+
+    fn destroy(&mut self, key: &FlowKey, id: u32) -> Applied {
+        self.resync.note_destroyed(key, id);
+        let removed = match key.orig.family() {
+            uapi::AF_INET => Key::of(key).is_some_and(|key| self.v4.remove(&key, id)),
+            _ => Key::of(key).is_some_and(|key| self.v6.remove(&key, id)),
+        };
+        if removed { Applied::Destroyed } else { Applied::Unknown }
+    }
+
+    /// The flow that `key` and the kernel's `id` name.
+    #[must_use]
+    pub fn get(&self, key: &FlowKey, id: u32) -> Option<FlowView<'_>> {
+        match key.orig.family() {
+            uapi::AF_INET => self.v4.get(key, id),
+            _ => self.v6.get(key, id),
+        }
+    }
+
+    /// All flows, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = FlowView<'_>> {
+        self.v4.iter().chain(self.v6.iter())
+    }
+
+    /// Begins a resync: from here on flows are marked as confirmed, by events and by [`Shard::apply_dumped`]. One that
+    /// is under way begins anew.
+    pub fn begin_resync(&mut self) {
+        self.epoch = self.epoch.wrapping_add(1);
+        self.resync = Resync::marking();
+    }
+
+    /// Takes in one flow of the dump that a resync reads.
+    pub fn apply_dumped(&mut self, view: &FlowView<'_>) -> Applied {
+        let Some((key, id)) = view.key().zip(view.id) else { return Applied::NotAFlow };
+        if self.resync.was_destroyed(&key, id) {
+            return Applied::Unknown;
+        }
+        self.upsert(&key, id, view, Origin::Dump)
+    }
+
+    /// The dump has been read to its end: [`Shard::sweep`] may begin.
+    pub fn end_dump(&mut self) {
+        self.resync.begin_sweep();
+    }
+
+    /// The dump broke off: the marks mean nothing, so nothing is purged.
+    pub fn abandon_resync(&mut self) {
+        self.resync = Resync::Idle;
+    }
+
+    /// Whether a dump has been read and unconfirmed flows are still to be purged.
+    #[must_use]
+    pub fn is_sweeping(&self) -> bool {
+        matches!(self.resync, Resync::Sweeping { .. })
+    }
+
+    /// Purges unconfirmed flows among the next `slice` places, each told to `purged`.
+    pub fn sweep(&mut self, slice: u32, purged: impl FnMut(FlowView<'_>)) -> Swept {
+        let Resync::Sweeping { v4_from, v6_from, again } = &mut self.resync else { return Swept::Done };
+        if let Some(from) = *v4_from {
+            *v4_from = self.v4.sweep(from, slice, self.epoch, purged);
+        } else if let Some(from) = *v6_from {
+            *v6_from = self.v6.sweep(from, slice, self.epoch, purged);
+        }
+        if v4_from.or(*v6_from).is_some() {
+            return Swept::More;
+        }
+        let done = if *again { Swept::Again } else { Swept::Done };
+        self.resync = Resync::Idle;
+        done
+    }
+}
+
+#[inline]
+fn upsert_in<A: Address>(
+    table: &mut Table<A>,
+    key: &FlowKey,
+    id: u32,
+    view: &FlowView<'_>,
+    epoch: Epoch,
+    origin: Origin,
+) -> Applied {
+    Key::of(key).map_or(Applied::NotAFlow, |key| table.upsert(&key, id, view, epoch, origin))
+}
+
+#[cfg(test)]
+mod tests;

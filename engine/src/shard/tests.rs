@@ -1,0 +1,212 @@
+//! The shard against a plain map that does the same, and the stories a resync has to get right.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use ctflow_parser::flow::{FlowView, Helper, Labels};
+use ctflow_parser::proto::{ProtoInfo, TcpInfo};
+use ctflow_parser::record::Event;
+use ctflow_parser::tuple::{FlowKey, L4, Tuple};
+use ctflow_parser::uapi;
+use proptest::prelude::*;
+
+use super::{Applied, Shard, Swept};
+
+/// A flow with number `n`; its id is `id`, as two flows may share one.
+fn flow(n: u16, id: u32, v6: bool) -> FlowView<'static> {
+    let [high, low] = n.to_be_bytes();
+    let address = |last: u8| match v6 {
+        false => IpAddr::from([10, high, low, last]),
+        true => IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, n, u16::from(last)]),
+    };
+    let tuple = |src, dst, ports: (u16, u16)| Tuple {
+        src,
+        dst,
+        proto: uapi::IPPROTO_TCP,
+        l4: L4::Ports { src: ports.0, dst: ports.1 },
+        zone: None,
+    };
+    FlowView {
+        family: if v6 { uapi::AF_INET6 } else { uapi::AF_INET },
+        orig: Some(tuple(address(1), address(2), (n, 80))),
+        reply: Some(tuple(address(2), address(1), (80, n))),
+        id: Some(id),
+        ..FlowView::default()
+    }
+}
+
+fn tcp_state(state: u8) -> Option<ProtoInfo> {
+    Some(ProtoInfo::Tcp(TcpInfo { state: Some(state), ..TcpInfo::default() }))
+}
+
+fn key(view: &FlowView<'_>) -> FlowKey {
+    view.key().unwrap()
+}
+
+fn sweep_all(shard: &mut Shard) -> (Vec<FlowKey>, Swept) {
+    let mut purged = Vec::new();
+    loop {
+        match shard.sweep(7, |flow| purged.push(key(&flow))) {
+            Swept::More => {}
+            end => return (purged, end),
+        }
+    }
+}
+
+#[test]
+fn an_update_keeps_what_it_does_not_mention() {
+    let mut shard = Shard::new(10);
+    let new = FlowView { mark: Some(7), status: Some(8), proto: tcp_state(1), ..flow(1, 5, false) };
+    assert_eq!(shard.apply(Event::New, &new), Applied::Created);
+    let update = FlowView { status: Some(14), proto: tcp_state(3), labels: Some(Labels(2)), ..flow(1, 5, false) };
+    assert_eq!(shard.apply(Event::Update, &update), Applied::Updated);
+    assert_eq!(shard.apply(Event::Update, &update), Applied::Unchanged);
+    let held = shard.get(&key(&new), 5).unwrap();
+    assert_eq!((held.mark, held.status, held.labels), (Some(7), Some(14), Some(Labels(2))));
+    assert_eq!(held.proto.and_then(|proto| proto.state_name()), Some("ESTABLISHED"));
+}
+
+#[test]
+fn two_flows_may_share_an_id_and_one_flow_its_key_with_its_predecessor() {
+    let mut shard = Shard::new(10);
+    for (n, id) in [(1, 5), (2, 5), (1, 6)] {
+        assert_eq!(shard.apply(Event::New, &flow(n, id, false)), Applied::Created);
+    }
+    assert_eq!(shard.apply(Event::Destroy, &flow(1, 5, false)), Applied::Destroyed);
+    assert_eq!(shard.len(), 2);
+    assert!(shard.get(&key(&flow(2, 5, false)), 5).is_some());
+    assert!(shard.get(&key(&flow(1, 6, false)), 6).is_some());
+}
+
+#[test]
+fn a_full_shard_says_so_and_takes_flows_again_when_some_have_gone() {
+    let mut shard = Shard::new(2);
+    for n in 0..2 {
+        shard.apply(Event::New, &flow(n, n.into(), false));
+    }
+    assert_eq!(shard.apply(Event::New, &flow(9, 9, false)), Applied::Full);
+    assert_eq!(shard.apply(Event::Update, &FlowView { mark: Some(1), ..flow(1, 1, false) }), Applied::Updated);
+    shard.apply(Event::Destroy, &flow(0, 0, false));
+    assert_eq!(shard.apply(Event::New, &flow(9, 9, false)), Applied::Created);
+}
+
+#[test]
+fn rare_attributes_leave_with_their_flow() {
+    let mut shard = Shard::new(10);
+    let helped = FlowView { helper: Some(Helper { name: "ftp", info: &[] }), ..flow(1, 5, false) };
+    shard.apply(Event::New, &helped);
+    assert_eq!(shard.get(&key(&helped), 5).unwrap().helper.unwrap().name, "ftp");
+    shard.apply(Event::Destroy, &helped);
+    shard.apply(Event::New, &flow(2, 6, false));
+    assert_eq!(shard.get(&key(&flow(2, 6, false)), 6).unwrap().helper, None);
+}
+
+#[test]
+fn a_resync_purges_what_neither_dump_nor_events_confirm() {
+    let mut shard = Shard::new(100);
+    for n in 0..20 {
+        shard.apply(Event::New, &flow(n, n.into(), n % 2 == 0));
+    }
+    shard.begin_resync();
+    shard.apply(Event::Update, &FlowView { status: Some(2), ..flow(3, 3, false) });
+    for n in 10..20 {
+        shard.apply_dumped(&flow(n, n.into(), n % 2 == 0));
+    }
+    shard.apply_dumped(&flow(30, 30, false));
+    shard.end_dump();
+    let (purged, end) = sweep_all(&mut shard);
+    assert_eq!((purged.len(), end, shard.len()), (9, Swept::Done, 12));
+    assert!(!purged.contains(&key(&flow(3, 3, false))));
+}
+
+#[test]
+fn a_flow_that_ended_while_the_dump_was_read_does_not_come_back() {
+    let mut shard = Shard::new(10);
+    shard.apply(Event::New, &flow(1, 5, false));
+    shard.begin_resync();
+    shard.apply(Event::Destroy, &flow(1, 5, false));
+    shard.apply_dumped(&flow(1, 5, false));
+    shard.end_dump();
+    assert_eq!(sweep_all(&mut shard).1, Swept::Done);
+    assert!(shard.is_empty());
+}
+
+#[test]
+fn an_older_dump_fills_in_but_rolls_nothing_back() {
+    let mut shard = Shard::new(10);
+    shard.apply(Event::New, &FlowView { proto: tcp_state(1), ..flow(1, 5, false) });
+    shard.begin_resync();
+    shard.apply(Event::Update, &FlowView { status: Some(14), proto: tcp_state(3), ..flow(1, 5, false) });
+    let dumped = FlowView { status: Some(8), mark: Some(9), proto: tcp_state(2), ..flow(1, 5, false) };
+    assert_eq!(shard.apply_dumped(&dumped), Applied::Updated);
+    let held = shard.get(&key(&dumped), 5).unwrap();
+    assert_eq!((held.status, held.mark), (Some(14), Some(9)));
+    assert_eq!(held.proto.and_then(|proto| proto.state_name()), Some("ESTABLISHED"));
+}
+
+#[test]
+fn a_dump_that_broke_off_purges_nothing() {
+    let mut shard = Shard::new(10);
+    shard.apply(Event::New, &flow(1, 5, false));
+    shard.begin_resync();
+    shard.abandon_resync();
+    assert_eq!(sweep_all(&mut shard), (Vec::new(), Swept::Done));
+    assert_eq!(shard.len(), 1);
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    Event(Event, u16, u32),
+    Resync,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let event = prop_oneof![Just(Event::New), Just(Event::Update), Just(Event::Destroy)];
+    let step = prop_oneof![
+        40 => (event, 0u16..40, any::<u32>()).prop_map(|(event, n, mark)| Step::Event(event, n, mark)),
+        1 => Just(Step::Resync),
+    ];
+    proptest::collection::vec(step, 0..400)
+}
+
+proptest! {
+    /// Any run of events and resyncs leaves the shard holding what a plain map holds. Flows share ids by fours.
+    #[test]
+    fn the_shard_holds_what_a_plain_map_holds(steps in steps()) {
+        let mut shard = Shard::new(1_000);
+        let mut oracle: HashMap<FlowKey, u32> = HashMap::new();
+        let view = |n: u16, mark: u32| FlowView { mark: Some(mark), ..flow(n, u32::from(n / 4), n % 3 == 0) };
+        for step in steps {
+            match step {
+                Step::Event(Event::Destroy, n, _) => {
+                    let applied = shard.apply(Event::Destroy, &view(n, 0));
+                    let there = oracle.remove(&key(&view(n, 0))).is_some();
+                    prop_assert_eq!(applied, if there { Applied::Destroyed } else { Applied::Unknown });
+                }
+                Step::Event(event, n, mark) => {
+                    let applied = shard.apply(event, &view(n, mark));
+                    let expected = match oracle.insert(key(&view(n, mark)), mark) {
+                        None => Applied::Created,
+                        Some(before) if before == mark => Applied::Unchanged,
+                        Some(_) => Applied::Updated,
+                    };
+                    prop_assert_eq!(applied, expected);
+                }
+                // The kernel forgot every second flow without saying so.
+                Step::Resync => {
+                    shard.begin_resync();
+                    oracle.retain(|_, mark| mark.is_multiple_of(2));
+                    for n in (0..40).filter(|n| oracle.contains_key(&key(&view(*n, 0)))) {
+                        shard.apply_dumped(&view(n, oracle[&key(&view(n, 0))]));
+                    }
+                    shard.end_dump();
+                    prop_assert_eq!(sweep_all(&mut shard).1, Swept::Done);
+                }
+            }
+            prop_assert_eq!(shard.len() as usize, oracle.len());
+        }
+        for flow in shard.iter() {
+            prop_assert_eq!(oracle.get(&key(&flow)).copied(), flow.mark);
+        }
+    }
+}
