@@ -1,1 +1,3 @@
 //! Threads, memory and the kernel.
+
+pub mod sys;
