@@ -1,3 +1,4 @@
 //! Threads, memory and the kernel.
 
+pub mod lab;
 pub mod sys;
