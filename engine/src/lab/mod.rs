@@ -1,10 +1,21 @@
 //! Private test networks on this very kernel: real namespaces, real packets, real NAT; without root, without programs.
 //!
 //! [`Lab::enter`] gives the calling thread a network of its own, in which it is root. There it builds links
-//! ([`link`]), rules ([`nft`]) and settings ([`sysctl`]), and starts [`Host`]s (threads that live in further namespaces). Everything is gone when its last thread and descriptor are. Nothing here ever touches the machine's own network.
+//! ([`link`]), rules ([`nft`]) and settings ([`sysctl`]), starts [`Host`]s (threads that live in further namespaces),
+//! and lets [`traffic`] flow. [`topology::Firewall`] puts these together: client, firewall, server. Everything is gone
+//! when its last thread and descriptor are. Nothing here ever touches the machine's own network.
 //!
 //! `ctflow demo`, the benches and the kernel tests of all crates run on it; the latter through
 //! [`isolated!`](crate::isolated).
+//!
+//! ```no_run
+//! use ctflow_engine::lab::{Lab, topology::{Firewall, SERVER}, traffic::tcp_exchange};
+//!
+//! let lab = Lab::enter()?; // first thing in `main`: an unprivileged process must still have a single thread
+//! let firewall = Firewall::build(&lab)?;
+//! firewall.client.run(|| tcp_exchange((SERVER, 443).into(), b"hello"))?;
+//! # Ok::<(), ctflow_engine::lab::LabError>(())
+//! ```
 
 mod error;
 pub mod isolated;
@@ -12,6 +23,8 @@ pub mod link;
 mod netlink;
 pub mod nft;
 pub mod sysctl;
+pub mod topology;
+pub mod traffic;
 mod uapi;
 
 use std::cell::Cell;
