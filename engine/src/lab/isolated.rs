@@ -1,0 +1,185 @@
+//! Kernel tests in namespaces of their own, under `cargo test` and `cargo nextest`, as root or not.
+//!
+//! A test runner's process has many threads, so it cannot enter a user namespace. The test therefore starts the test
+//! program once more, inside fresh namespaces, told to run this one test; there the body runs. A namespace of its own
+//! for each test also means that tests never see each other's flows, and may change any setting.
+//!
+//! ```ignore
+//! #[test]
+//! fn a_new_network_has_no_flows() {
+//!     ctflow_engine::isolated!({
+//!         assert_eq!(ctflow_engine::lab::sysctl::flow_count().unwrap(), 0);
+//!     });
+//! }
+//! ```
+#![allow(clippy::panic)] // what it has to say to a test runner, it can only say by panicking
+
+use std::fs::File;
+use std::io::{self, Read as _, Seek as _};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{MemfdFlags, memfd_create};
+
+use super::error::LabError;
+use crate::sys::namespace;
+
+/// Tells the second run which test it was started for.
+const VARIABLE: &str = "CTFLOW_ISOLATED_TEST";
+/// A test that takes longer hangs, and is killed.
+const LONGEST: Duration = Duration::from_secs(120);
+/// How often a running test is looked at.
+const TICK: Duration = Duration::from_millis(5);
+/// What is shown of a failed test's output, at its end.
+const SHOWN_BYTES: u64 = 64 * 1024;
+
+/// Runs the block inside namespaces of its own: `isolated!({ … })`, as the only statement of a test.
+///
+/// The name of the test is found by the compiler; see [`isolated`](crate::lab::isolated::isolated).
+#[macro_export]
+macro_rules! isolated {
+    ($body:block) => {{
+        fn here() {}
+        let test = $crate::lab::isolated::test_path(::std::any::type_name_of_val(&here));
+        $crate::lab::isolated::isolated(test, || $body);
+    }};
+}
+
+/// The name that the test runner gives a test, from the path of a function inside of it: without crate and function.
+#[must_use]
+pub fn test_path(inner: &str) -> &str {
+    let outer = inner.rsplit_once("::").map_or(inner, |(outer, _)| outer);
+    outer.split_once("::").map_or(outer, |(_, test)| test)
+}
+
+/// Runs `body` inside user and network namespaces of its own, as root there. `test` is the name that the test runner
+/// knows the calling test by; a wrong one fails.
+///
+/// Where namespaces are forbidden, the test is skipped with a line on standard error; with `CI` set, it fails.
+///
+/// # Panics
+/// When the test fails, does not run exactly once, hangs, or cannot be started.
+pub fn isolated(test: &str, body: impl FnOnce()) {
+    match std::env::var(VARIABLE) {
+        Ok(meant) => {
+            assert_eq!(meant, test, "started for another test: its name or its call of isolated! is wrong");
+            body();
+            println!("\n{}", done(test));
+        }
+        Err(_) => run_again(test),
+    }
+}
+
+/// The line that proves that the body of `test` ran to its end.
+fn done(test: &str) -> String {
+    format!("isolated {test}: done")
+}
+
+fn run_again(test: &str) {
+    match start(test) {
+        Ok((child, output)) => judge(test, child, output),
+        Err(error @ LabError::Forbidden(_)) => {
+            assert!(std::env::var_os("CI").is_none(), "{test} cannot run: {error}");
+            eprintln!("skipped: {test}: {error}");
+        }
+        Err(error) => panic!("{test} cannot run: {error}"),
+    }
+}
+
+/// Starts the second run. Both its outputs go to one file in memory, which neither blocks nor loses their order.
+fn start(test: &str) -> Result<(Child, File), LabError> {
+    let failed = |error| LabError::system("prepare the second run of the test program", error);
+    let program = std::env::current_exe().map_err(failed)?;
+    let output: File = memfd_create(c"isolated", MemfdFlags::CLOEXEC).map_err(|errno| failed(errno.into()))?.into();
+    let mut command = Command::new(program);
+    command
+        .args(["--exact", test, "--include-ignored", "--nocapture", "--test-threads=1"])
+        .env(VARIABLE, test)
+        .stdin(Stdio::null())
+        .stdout(output.try_clone().map_err(failed)?)
+        .stderr(output.try_clone().map_err(failed)?);
+    let child = namespace::start_in_private_network(&mut command).spawn().map_err(LabError::entering)?;
+    Ok((child, output))
+}
+
+fn judge(test: &str, mut child: Child, mut output: File) {
+    let status = wait(&mut child, LONGEST);
+    let text = tail(&mut output).unwrap_or_else(|error| format!("(its output cannot be read: {error})"));
+    print!("{text}"); // the runner shows it if the test fails
+    match status {
+        Ok(Some(status)) => assert!(status.success(), "{test} failed in its namespaces, see its output above"),
+        Ok(None) => panic!("{test} was killed: it took longer than {LONGEST:?}"),
+        Err(error) => panic!("{test} cannot be waited for: {error}"),
+    }
+    let once = text.lines().filter(|line| *line == done(test)).count() == 1;
+    assert!(once, "{test} did not run in its namespaces: the test program knows no test of this name");
+}
+
+/// `None` when the child hung and was killed.
+fn wait(child: &mut Child, longest: Duration) -> io::Result<Option<ExitStatus>> {
+    let started = Instant::now();
+    while started.elapsed() < longest {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        std::thread::sleep(TICK);
+    }
+    child.kill()?;
+    child.wait().map(|_| None)
+}
+
+fn tail(output: &mut File) -> io::Result<String> {
+    let length = output.metadata()?.len();
+    output.seek(io::SeekFrom::Start(length.saturating_sub(SHOWN_BYTES)))?;
+    let mut bytes = Vec::new();
+    output.take(SHOWN_BYTES).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::catch_unwind;
+
+    use super::*;
+
+    #[test]
+    fn the_runners_name_of_a_test_is_found() {
+        assert_eq!(test_path("ctflow_engine::lab::tests::works::here"), "lab::tests::works");
+        assert_eq!(test_path("integration::works::here"), "works");
+    }
+
+    #[test]
+    fn a_wrong_name_fails() {
+        if std::env::var_os("CI").is_none() && !namespaces_allowed() {
+            return; // the harness would skip it, wrong name or not
+        }
+        let panic = catch_unwind(|| isolated("lab::isolated::tests::no_such_test", || {})).unwrap_err();
+        let text = panic.downcast_ref::<String>().unwrap();
+        assert!(text.contains("knows no test of this name"), "{text}");
+    }
+
+    #[test]
+    fn a_failure_inside_fails_outside() {
+        const TEST: &str = "lab::isolated::tests::a_failure_inside_fails_outside";
+        if std::env::var_os(VARIABLE).is_some() {
+            return isolated(TEST, || panic!("inside"));
+        }
+        if std::env::var_os("CI").is_none() && !namespaces_allowed() {
+            return;
+        }
+        let panic = catch_unwind(|| isolated(TEST, || {})).unwrap_err();
+        let text = panic.downcast_ref::<String>().unwrap();
+        assert!(text.contains("failed in its namespaces"), "{text}");
+    }
+
+    #[test]
+    fn a_child_that_hangs_is_killed() {
+        let mut child = Command::new("/bin/sleep").arg("60").spawn().unwrap();
+        assert_eq!(wait(&mut child, Duration::from_millis(50)).unwrap(), None);
+        assert!(child.try_wait().unwrap().is_some(), "killed and waited for");
+    }
+
+    fn namespaces_allowed() -> bool {
+        namespace::start_in_private_network(&mut Command::new("/proc/self/exe")).arg("--list").output().is_ok()
+    }
+}

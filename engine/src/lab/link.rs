@@ -1,0 +1,186 @@
+//! Links, addresses, routes and neighbours, by rtnetlink.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use ctflow_parser::uapi::{
+    AF_INET, AF_INET6, AF_UNSPEC, NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST,
+};
+use ctflow_parser::write::{Full, Writer};
+use rustix::net::netdevice::name_to_index;
+use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType, socket_with};
+
+use super::error::LabError;
+use super::netlink::Requests;
+use super::uapi::*;
+
+/// rtnetlink's protocol number is 0, which rustix spells as none.
+const NETLINK_ROUTE: Option<Protocol> = None;
+/// One request; the longest, a pair of links, takes some 150 bytes.
+const REQUEST_BYTES: usize = 512;
+
+/// The links of the namespace of the thread that opened it.
+#[derive(Debug)]
+pub struct Links {
+    requests: Requests,
+}
+
+impl Links {
+    /// Opens the calling thread's namespace for changes.
+    ///
+    /// # Errors
+    /// [`LabError::System`] when the kernel or a seccomp filter allows no such socket.
+    pub fn open() -> Result<Self, LabError> {
+        Requests::open(NETLINK_ROUTE).map(|requests| Self { requests })
+    }
+
+    /// Creates a cable: one end called `name` here, the other called `peer` in the namespace that `to` refers to.
+    ///
+    /// # Errors
+    /// [`LabError::Refused`], most often since the name is taken.
+    pub fn veth(&self, name: &str, peer: &str, to: BorrowedFd<'_>) -> Result<(), LabError> {
+        let namespace = to.as_raw_fd().to_ne_bytes();
+        self.request(format!("create links {name} and {peer}"), RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, |message| {
+            link_header(message, 0)?;
+            message.text(IFLA_IFNAME, name)?;
+            message.nest(IFLA_LINKINFO, |info| {
+                info.text(IFLA_INFO_KIND, "veth")?;
+                info.nest(IFLA_INFO_DATA, |data| {
+                    data.nest(VETH_INFO_PEER, |end| {
+                        link_header(end, 0)?;
+                        end.text(IFLA_IFNAME, peer)?;
+                        end.attr(IFLA_NET_NS_FD, &namespace)
+                    })
+                })
+            })
+        })
+    }
+
+    /// Switches a link on.
+    ///
+    /// # Errors
+    /// [`LabError::Refused`] when there is no such link.
+    pub fn up(&self, name: &str) -> Result<(), LabError> {
+        self.request(format!("switch on link {name}"), RTM_NEWLINK, 0, |message| {
+            link_header(message, IFF_UP)?;
+            message.text(IFLA_IFNAME, name)
+        })
+    }
+
+    /// Gives a link an address, usable at once (an IPv6 address skips duplicate detection, which takes a second).
+    ///
+    /// # Errors
+    /// [`LabError::Refused`] when the link has it already.
+    pub fn address(&self, link: &str, address: IpAddr, prefix: u8) -> Result<(), LabError> {
+        let index = self.index(link)?;
+        let operation = format!("add address {address}/{prefix} to link {link}");
+        self.request(operation, RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, |message| {
+            let [a, b, c, d] = index.to_ne_bytes();
+            message.raw(&[family(address), prefix, IFA_F_NODAD, RT_SCOPE_UNIVERSE, a, b, c, d])?;
+            address_attr(message, IFA_LOCAL, address)?;
+            address_attr(message, IFA_ADDRESS, address)
+        })
+    }
+
+    /// Sends what goes to `network`/`prefix` by way of `gateway`; a prefix of 0 makes it the default route.
+    ///
+    /// # Errors
+    /// [`LabError::Refused`] when no link reaches the gateway.
+    pub fn route(&self, network: IpAddr, prefix: u8, gateway: IpAddr) -> Result<(), LabError> {
+        let operation = format!("add route to {network}/{prefix} via {gateway}");
+        self.request(operation, RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, |message| {
+            let family = family(gateway);
+            message.raw(&[family, prefix, 0, 0, RT_TABLE_MAIN, RTPROT_STATIC, RT_SCOPE_UNIVERSE, RTN_UNICAST])?;
+            message.raw(&0u32.to_ne_bytes())?;
+            if prefix > 0 {
+                address_attr(message, RTA_DST, network)?;
+            }
+            address_attr(message, RTA_GATEWAY, gateway)
+        })
+    }
+
+    /// Sends what goes to neighbour `address` to hardware address `hardware`, without ever asking who has it.
+    ///
+    /// # Errors
+    /// [`LabError::Refused`] when there is no such link.
+    pub fn neighbour(&self, link: &str, address: Ipv4Addr, hardware: [u8; 6]) -> Result<(), LabError> {
+        let index = self.index(link)?;
+        let operation = format!("add neighbour {address} to link {link}");
+        self.request(operation, RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE, |message| {
+            message.raw(&[AF_INET, 0, 0, 0])?;
+            message.raw(&index.to_ne_bytes())?;
+            let [low, high] = NUD_PERMANENT.to_ne_bytes();
+            message.raw(&[low, high, 0, 0])?;
+            message.attr(NDA_DST, &address.octets())?;
+            message.attr(NDA_LLADDR, &hardware)
+        })
+    }
+
+    fn request(
+        &self,
+        operation: String,
+        kind: u16,
+        flags: u16,
+        body: impl FnOnce(&mut Writer<'_>) -> Result<(), Full>,
+    ) -> Result<(), LabError> {
+        let mut buffer = [0; REQUEST_BYTES];
+        let mut writer = Writer::new(&mut buffer);
+        writer.message(kind, NLM_F_REQUEST | NLM_F_ACK | flags, 1, body).map_err(LabError::full(&operation))?;
+        let operations = [operation];
+        self.requests.perform(writer.bytes(), &operations, &operations[0])
+    }
+
+    fn index(&self, link: &str) -> Result<u32, LabError> {
+        let failed = |error| LabError::system(format!("find link {link}"), error);
+        let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None).map_err(failed)?;
+        name_to_index(socket, link).map_err(failed)
+    }
+}
+
+/// `ifinfomsg` of a link that is found by name; `flags` are switched on, the others left alone.
+fn link_header(message: &mut Writer<'_>, flags: u32) -> Result<(), Full> {
+    message.raw(&[AF_UNSPEC, 0, 0, 0])?;
+    message.raw(&0u32.to_ne_bytes())?;
+    message.raw(&flags.to_ne_bytes())?;
+    message.raw(&flags.to_ne_bytes())
+}
+
+fn family(address: IpAddr) -> u8 {
+    if address.is_ipv4() { AF_INET } else { AF_INET6 }
+}
+
+fn address_attr(message: &mut Writer<'_>, kind: u16, address: IpAddr) -> Result<(), Full> {
+    match address {
+        IpAddr::V4(address) => message.attr(kind, &address.octets()),
+        IpAddr::V6(address) => message.attr(kind, &address.octets()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lab::Lab;
+
+    #[test]
+    fn a_refused_route_is_reported_with_the_kernels_words() {
+        crate::isolated!({
+            let _lab = Lab::enter().unwrap();
+            let links = Links::open().unwrap();
+            let error = links.route([192, 0, 2, 0].into(), 24, [198, 51, 100, 1].into()).unwrap_err().to_string();
+            assert_eq!(
+                error,
+                "kernel refused to add route to 192.0.2.0/24 via 198.51.100.1: \
+                 Network is unreachable (os error 101): Nexthop has invalid gateway"
+            );
+        });
+    }
+
+    #[test]
+    fn a_link_that_is_not_there_is_named() {
+        crate::isolated!({
+            let _lab = Lab::enter().unwrap();
+            let error = Links::open().unwrap().address("wan9", [192, 0, 2, 1].into(), 24).unwrap_err();
+            assert_eq!(error.to_string(), "cannot find link wan9: No such device (os error 19)");
+        });
+    }
+}

@@ -1,0 +1,450 @@
+//! nftables rules, by nf_tables' own messages: enough to track, mark, translate and drop flows.
+//!
+//! A [`Ruleset`] is one table of the `inet` family and reaches the kernel as one batch: all of it or nothing. A rule is
+//! a list of expressions that load something into a register, compare it, and end in a verdict; each method of
+//! [`Rule`] appends the few that a statement of nft(8) stands for, whose words they use.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use ctflow_parser::uapi::{
+    AF_UNSPEC, NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END, NFNL_SUBSYS_NFTABLES, NLM_F_ACK, NLM_F_CREATE, NLM_F_REQUEST,
+};
+use ctflow_parser::write::{Full, Writer};
+
+use super::error::LabError;
+use super::netlink::Requests;
+use super::uapi::*;
+
+/// One batch: room for a few hundred rules. The kernel copies it at once, so it must fit the socket's send buffer too.
+const BATCH_BYTES: usize = 64 * 1024;
+
+/// A table and what is in it.
+#[derive(Debug, Clone)]
+pub struct Ruleset {
+    table: String,
+    chains: Vec<Chain>,
+}
+
+impl Ruleset {
+    /// An empty table of the `inet` family.
+    #[must_use]
+    pub fn new(table: &str) -> Self {
+        Self { table: table.to_owned(), chains: Vec::new() }
+    }
+
+    /// Adds a chain.
+    #[must_use]
+    pub fn chain(mut self, chain: Chain) -> Self {
+        self.chains.push(chain);
+        self
+    }
+
+    /// Adds it all to the calling thread's network namespace; a table that exists keeps what it has.
+    ///
+    /// # Errors
+    /// [`LabError::Refused`] naming the part that the kernel refused, after which nothing of it is there.
+    pub fn apply(&self) -> Result<(), LabError> {
+        let load = format!("load nftables table {}", self.table);
+        let mut buffer = vec![0; BATCH_BYTES];
+        let last = 1 + self.chains.iter().map(|chain| 1 + chain.rules.len()).sum::<usize>();
+        let mut batch = Batch { writer: Writer::new(&mut buffer), operations: Vec::new(), last };
+        self.write(&mut batch).map_err(LabError::full(&load))?;
+        Requests::open(Some(rustix::net::netlink::NETFILTER))?.perform(batch.writer.bytes(), &batch.operations, &load)
+    }
+
+    fn write(&self, batch: &mut Batch<'_>) -> Result<(), Full> {
+        batch.bracket(NFNL_MSG_BATCH_BEGIN)?;
+        batch.add(format!("add table {}", self.table), NFT_MSG_NEWTABLE, |message| {
+            message.text(NFTA_TABLE_NAME, &self.table)
+        })?;
+        self.chains.iter().try_for_each(|chain| chain.write(batch, &self.table))?;
+        batch.bracket(NFNL_MSG_BATCH_END)
+    }
+}
+
+/// Where packets pass a chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hook {
+    /// As they arrive, before it is known where they go.
+    Prerouting,
+    /// For this host.
+    Input,
+    /// From one link to another.
+    Forward,
+    /// From this host.
+    Output,
+    /// As they leave; a flow is in the table from then on.
+    Postrouting,
+}
+
+/// What a chain may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ChainType {
+    Filter,
+    Nat,
+}
+
+/// A chain on a hook; what no rule decides is accepted.
+#[derive(Debug, Clone)]
+pub struct Chain {
+    name: String,
+    kind: ChainType,
+    hook: Hook,
+    rules: Vec<Rule>,
+}
+
+impl Chain {
+    /// A chain that accepts, drops and marks; it sees every packet, after destinations are translated.
+    #[must_use]
+    pub fn filter(name: &str, hook: Hook) -> Self {
+        Self { name: name.to_owned(), kind: ChainType::Filter, hook, rules: Vec::new() }
+    }
+
+    /// A chain that translates addresses; it sees the first packet of each flow.
+    #[must_use]
+    pub fn nat(name: &str, hook: Hook) -> Self {
+        Self { name: name.to_owned(), kind: ChainType::Nat, hook, rules: Vec::new() }
+    }
+
+    /// Adds a rule.
+    #[must_use]
+    pub fn rule(mut self, rule: Rule) -> Self {
+        self.rules.push(rule);
+        self
+    }
+
+    fn write(&self, batch: &mut Batch<'_>, table: &str) -> Result<(), Full> {
+        batch.add(format!("add chain {table} {}", self.name), NFT_MSG_NEWCHAIN, |message| {
+            message.text(NFTA_CHAIN_TABLE, table)?;
+            message.text(NFTA_CHAIN_NAME, &self.name)?;
+            message.nest(NFTA_CHAIN_HOOK, |hook| {
+                hook.be32(NFTA_HOOK_HOOKNUM, self.hook.number())?;
+                hook.attr(NFTA_HOOK_PRIORITY, &self.priority().to_be_bytes())
+            })?;
+            message.text(NFTA_CHAIN_TYPE, if self.kind == ChainType::Nat { "nat" } else { "filter" })
+        })?;
+        for (index, rule) in self.rules.iter().enumerate() {
+            batch.add(
+                format!("add rule {} of chain {table} {}", index + 1, self.name),
+                NFT_MSG_NEWRULE,
+                |message| {
+                    message.text(NFTA_RULE_TABLE, table)?;
+                    message.text(NFTA_RULE_CHAIN, &self.name)?;
+                    message.nest(NFTA_RULE_EXPRESSIONS, |list| {
+                        rule.expressions.iter().try_for_each(|expression| expression.write(list))
+                    })
+                },
+            )?;
+        }
+        Ok(())
+    }
+
+    fn priority(&self) -> i32 {
+        match (self.kind, self.hook) {
+            (ChainType::Filter, _) => NF_IP_PRI_FILTER,
+            (ChainType::Nat, Hook::Prerouting | Hook::Output) => NF_IP_PRI_NAT_DST,
+            (ChainType::Nat, _) => NF_IP_PRI_NAT_SRC,
+        }
+    }
+}
+
+impl Hook {
+    fn number(self) -> u32 {
+        match self {
+            Self::Prerouting => NF_INET_PRE_ROUTING,
+            Self::Input => NF_INET_LOCAL_IN,
+            Self::Forward => NF_INET_FORWARD,
+            Self::Output => NF_INET_LOCAL_OUT,
+            Self::Postrouting => NF_INET_POST_ROUTING,
+        }
+    }
+}
+
+/// States of a packet's flow, as `ct state` names them; the bits are the kernel's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum State {
+    /// No valid part of any flow.
+    Invalid = 1,
+    /// Of a flow that was seen in both directions.
+    Established = 2,
+    /// Of a flow that another flow announced.
+    Related = 4,
+    /// The first direction of a flow.
+    New = 8,
+}
+
+/// One rule: conditions, then what to do.
+#[derive(Debug, Clone, Default)]
+pub struct Rule {
+    expressions: Vec<Expression>,
+}
+
+impl Rule {
+    /// A rule without conditions.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// `iifname <link>`
+    #[must_use]
+    pub fn input(self, link: &str) -> Self {
+        self.load(Expression::LoadMeta(NFT_META_IIFNAME)).equal(link_name(link))
+    }
+
+    /// `oifname <link>`
+    #[must_use]
+    pub fn output(self, link: &str) -> Self {
+        self.load(Expression::LoadMeta(NFT_META_OIFNAME)).equal(link_name(link))
+    }
+
+    /// `ip daddr <network>/<prefix>`
+    #[must_use]
+    pub fn destination(self, network: Ipv4Addr, prefix: u8) -> Self {
+        let mask = u32::MAX.checked_shl(32u32.saturating_sub(prefix.into())).unwrap_or(0);
+        self.family(ctflow_parser::uapi::AF_INET)
+            .load(Expression::LoadPayload { base: NFT_PAYLOAD_NETWORK_HEADER, offset: 16, bytes: 4 })
+            .load(Expression::Mask(mask.to_be_bytes()))
+            .equal((network.to_bits() & mask).to_be_bytes())
+    }
+
+    /// `meta l4proto <protocol> th dport <port>`
+    #[must_use]
+    pub fn destination_port(self, protocol: u8, port: u16) -> Self {
+        self.load(Expression::LoadMeta(NFT_META_L4PROTO))
+            .equal([protocol])
+            .load(Expression::LoadPayload { base: NFT_PAYLOAD_TRANSPORT_HEADER, offset: 2, bytes: 2 })
+            .equal(port.to_be_bytes())
+    }
+
+    /// `ct state <one of states>`; it also switches connection tracking on in the namespace.
+    #[must_use]
+    pub fn state(self, states: &[State]) -> Self {
+        let bits = states.iter().fold(0, |bits, state| bits | *state as u32);
+        self.load(Expression::LoadFlow(NFT_CT_STATE))
+            .load(Expression::Mask(bits.to_ne_bytes()))
+            .load(Expression::Compare { operator: NFT_CMP_NEQ, value: vec![0; 4] })
+    }
+
+    /// `ct mark <mark>`
+    #[must_use]
+    pub fn marked(self, mark: u32) -> Self {
+        self.load(Expression::LoadFlow(NFT_CT_MARK)).equal(mark.to_ne_bytes())
+    }
+
+    /// `ct mark set <mark>`
+    #[must_use]
+    pub fn set_mark(self, mark: u32) -> Self {
+        self.load(Expression::Value { register: NFT_REG_1, value: mark.to_ne_bytes().to_vec() })
+            .load(Expression::StoreFlow(NFT_CT_MARK))
+    }
+
+    /// `masquerade`: the source becomes the output link's address.
+    #[must_use]
+    pub fn masquerade(self) -> Self {
+        self.load(Expression::Masquerade)
+    }
+
+    /// `dnat ip to <address>:<port>`
+    #[must_use]
+    pub fn dnat(self, to: SocketAddrV4) -> Self {
+        self.load(Expression::Value { register: NFT_REG_1, value: to.ip().octets().to_vec() })
+            .load(Expression::Value { register: NFT_REG_2, value: to.port().to_be_bytes().to_vec() })
+            .load(Expression::TranslateDestination)
+    }
+
+    /// `accept`
+    #[must_use]
+    pub fn accept(self) -> Self {
+        self.load(Expression::Verdict(NF_ACCEPT))
+    }
+
+    /// `drop`
+    #[must_use]
+    pub fn drop(self) -> Self {
+        self.load(Expression::Verdict(NF_DROP))
+    }
+
+    fn family(self, family: u8) -> Self {
+        self.load(Expression::LoadMeta(NFT_META_NFPROTO)).equal([family])
+    }
+
+    fn equal(self, value: impl Into<Vec<u8>>) -> Self {
+        self.load(Expression::Compare { operator: NFT_CMP_EQ, value: value.into() })
+    }
+
+    fn load(mut self, expression: Expression) -> Self {
+        self.expressions.push(expression);
+        self
+    }
+}
+
+/// A link's name as the kernel compares it: filled up with zeros. Longer names match nothing, as no link has one.
+fn link_name(name: &str) -> [u8; IFNAMSIZ] {
+    let mut padded = [0; IFNAMSIZ];
+    padded.iter_mut().zip(name.bytes()).for_each(|(place, byte)| *place = byte);
+    padded
+}
+
+/// What the kernel's rule machine executes. Loads go to register 1, and conditions look there.
+#[derive(Debug, Clone)]
+enum Expression {
+    LoadMeta(u32),
+    LoadPayload {
+        base: u32,
+        offset: u32,
+        bytes: u32,
+    },
+    LoadFlow(u32),
+    StoreFlow(u32),
+    Mask([u8; 4]),
+    Compare {
+        operator: u32,
+        value: Vec<u8>,
+    },
+    Value {
+        register: u32,
+        value: Vec<u8>,
+    },
+    Verdict(u32),
+    Masquerade,
+    /// The address in register 1, the port in register 2.
+    TranslateDestination,
+}
+
+impl Expression {
+    fn write(&self, list: &mut Writer<'_>) -> Result<(), Full> {
+        list.nest(NFTA_LIST_ELEM, |element| {
+            element.text(NFTA_EXPR_NAME, self.name())?;
+            element.nest(NFTA_EXPR_DATA, |data| self.write_data(data))
+        })
+    }
+
+    fn name(&self) -> &'static str {
+        match self {
+            Self::LoadMeta(_) => "meta",
+            Self::LoadPayload { .. } => "payload",
+            Self::LoadFlow(_) | Self::StoreFlow(_) => "ct",
+            Self::Mask(_) => "bitwise",
+            Self::Compare { .. } => "cmp",
+            Self::Value { .. } | Self::Verdict(_) => "immediate",
+            Self::Masquerade => "masq",
+            Self::TranslateDestination => "nat",
+        }
+    }
+
+    fn write_data(&self, data: &mut Writer<'_>) -> Result<(), Full> {
+        match self {
+            Self::LoadMeta(key) => numbers(data, &[(NFTA_META_DREG, NFT_REG_1), (NFTA_META_KEY, *key)]),
+            Self::LoadPayload { base, offset, bytes } => numbers(
+                data,
+                &[
+                    (NFTA_PAYLOAD_DREG, NFT_REG_1),
+                    (NFTA_PAYLOAD_BASE, *base),
+                    (NFTA_PAYLOAD_OFFSET, *offset),
+                    (NFTA_PAYLOAD_LEN, *bytes),
+                ],
+            ),
+            Self::LoadFlow(key) => numbers(data, &[(NFTA_CT_DREG, NFT_REG_1), (NFTA_CT_KEY, *key)]),
+            Self::StoreFlow(key) => numbers(data, &[(NFTA_CT_SREG, NFT_REG_1), (NFTA_CT_KEY, *key)]),
+            Self::Mask(mask) => {
+                numbers(
+                    data,
+                    &[(NFTA_BITWISE_SREG, NFT_REG_1), (NFTA_BITWISE_DREG, NFT_REG_1), (NFTA_BITWISE_LEN, 4)],
+                )?;
+                value(data, NFTA_BITWISE_MASK, mask)?;
+                value(data, NFTA_BITWISE_XOR, &[0; 4])
+            }
+            Self::Compare { operator, value: against } => {
+                numbers(data, &[(NFTA_CMP_SREG, NFT_REG_1), (NFTA_CMP_OP, *operator)])?;
+                value(data, NFTA_CMP_DATA, against)
+            }
+            Self::Value { register, value: constant } => {
+                data.be32(NFTA_IMMEDIATE_DREG, *register)?;
+                value(data, NFTA_IMMEDIATE_DATA, constant)
+            }
+            Self::Verdict(verdict) => {
+                data.be32(NFTA_IMMEDIATE_DREG, NFT_REG_VERDICT)?;
+                data.nest(NFTA_IMMEDIATE_DATA, |immediate| {
+                    immediate.nest(NFTA_DATA_VERDICT, |code| code.be32(NFTA_VERDICT_CODE, *verdict))
+                })
+            }
+            Self::Masquerade => Ok(()),
+            Self::TranslateDestination => numbers(
+                data,
+                &[
+                    (NFTA_NAT_TYPE, NFT_NAT_DNAT),
+                    (NFTA_NAT_FAMILY, ctflow_parser::uapi::AF_INET.into()),
+                    (NFTA_NAT_REG_ADDR_MIN, NFT_REG_1),
+                    (NFTA_NAT_REG_PROTO_MIN, NFT_REG_2),
+                ],
+            ),
+        }
+    }
+}
+
+fn numbers(data: &mut Writer<'_>, attributes: &[(u16, u32)]) -> Result<(), Full> {
+    attributes.iter().try_for_each(|(kind, number)| data.be32(*kind, *number))
+}
+
+fn value(data: &mut Writer<'_>, kind: u16, bytes: &[u8]) -> Result<(), Full> {
+    data.nest(kind, |nest| nest.attr(NFTA_DATA_VALUE, bytes))
+}
+
+/// Messages between a begin and an end; those in between are numbered from 1, and the last is acknowledged.
+struct Batch<'b> {
+    writer: Writer<'b>,
+    operations: Vec<String>,
+    last: usize,
+}
+
+impl Batch<'_> {
+    fn bracket(&mut self, kind: u16) -> Result<(), Full> {
+        let [high, low] = kind.to_be_bytes();
+        self.writer.netfilter(high, low, NLM_F_REQUEST, 0, AF_UNSPEC, NFNL_SUBSYS_NFTABLES.into(), |_| Ok(()))
+    }
+
+    fn add(
+        &mut self,
+        operation: String,
+        kind: u8,
+        body: impl FnOnce(&mut Writer<'_>) -> Result<(), Full>,
+    ) -> Result<(), Full> {
+        self.operations.push(operation);
+        let seq = u32::try_from(self.operations.len()).map_err(|_| Full)?;
+        let ack = if self.operations.len() == self.last { NLM_F_ACK } else { 0 };
+        let flags = NLM_F_REQUEST | NLM_F_CREATE | ack;
+        self.writer.netfilter(NFNL_SUBSYS_NFTABLES, kind, flags, seq, NFPROTO_INET, 0, body)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lab::Lab;
+
+    #[test]
+    fn a_refused_rule_is_named_with_the_kernels_answer() {
+        crate::isolated!({
+            let _lab = Lab::enter().unwrap();
+            let chain = Chain::filter("forward", Hook::Forward)
+                .rule(Rule::new().state(&[State::Established]).accept())
+                .rule(Rule::new().masquerade())
+                .rule(Rule::new().accept());
+            let error = Ruleset::new("lab").chain(chain).apply().unwrap_err();
+            assert_eq!(
+                error.to_string(),
+                "kernel refused to add rule 2 of chain lab forward: Operation not supported (os error 95)"
+            );
+        });
+    }
+
+    #[test]
+    fn a_ruleset_past_the_batch_is_refused_before_it_is_sent() {
+        let rule = Rule::new().destination([192, 0, 2, 0].into(), 24).destination_port(6, 80).drop();
+        let chain = (0..500).fold(Chain::filter("long", Hook::Input), |chain, _| chain.rule(rule.clone()));
+        let error = Ruleset::new("lab").chain(chain).apply().unwrap_err();
+        assert!(matches!(error, LabError::TooLarge { .. }), "{error}");
+    }
+}

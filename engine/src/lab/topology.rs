@@ -1,0 +1,279 @@
+//! A client, a firewall and a server: three network namespaces in a row, with addresses from the documentation's ranges.
+//!
+//! ```text
+//!   client                          firewall (the calling thread)                       server
+//!   192.0.2.2       eth0 ── lan0    192.0.2.1      198.51.100.1     wan0 ── eth0    198.51.100.10
+//!   2001:db8:1::2                   2001:db8:1::1  2001:db8:2::1                    2001:db8:2::10
+//!                                   198.18.0.0/15 via 198.51.100.254 ──► a hardware address that nobody has
+//! ```
+//!
+//! The firewall tracks and forwards. It hides the client behind its own address towards the server's network
+//! (masquerade), and what arrives at 192.0.2.1:9000 by TCP goes to the server's port 443. IPv6 passes as it is.
+//!
+//! 198.18.0.0/15 is where a flood goes: packets for it leave by `wan0`, so that their flows are confirmed like any
+//! others, and end at the far end of the cable, whose link drops what is addressed to someone else. No host answers,
+//! so one packet is one flow and costs nothing but its way through the firewall. These flows are not translated.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
+
+use ctflow_parser::uapi::IPPROTO_TCP;
+
+use super::error::LabError;
+use super::link::Links;
+use super::nft::{Chain, Hook, Rule, Ruleset, State};
+use super::traffic::Echo;
+use super::{Host, Lab, sysctl};
+
+/// The client's address.
+pub const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2));
+/// The client's IPv6 address.
+pub const CLIENT6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 2));
+/// The firewall, seen from the client.
+pub const FIREWALL_INSIDE: IpAddr = IpAddr::V4(INSIDE_V4);
+/// The firewall, seen from the client by IPv6.
+pub const FIREWALL_INSIDE6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 1));
+/// The firewall, seen from the server: what the client's address becomes.
+pub const FIREWALL_OUTSIDE: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1));
+/// The firewall, seen from the server by IPv6.
+pub const FIREWALL_OUTSIDE6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 1));
+/// The server's address.
+pub const SERVER: IpAddr = IpAddr::V4(SERVER_V4);
+/// The server's IPv6 address.
+pub const SERVER6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 0x10));
+/// An address and port of the firewall behind which is the server's port 443.
+pub const REDIRECTED: SocketAddr = SocketAddr::new(FIREWALL_INSIDE, 9000);
+/// The firewall's link to the client.
+pub const INSIDE_LINK: &str = "lan0";
+/// The firewall's link to the server.
+pub const OUTSIDE_LINK: &str = "wan0";
+/// Ports on which the server echoes, by TCP and UDP, IPv4 and IPv6.
+pub const SERVER_PORTS: [u16; 3] = [53, 80, 443];
+
+const INSIDE_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+const SERVER_V4: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 10);
+const HOST_LINK: &str = "eth0";
+const PREFIX: u8 = 24;
+const PREFIX6: u8 = 64;
+/// Set aside for measuring (RFC 2544): the destinations of a flood.
+pub(super) const FLOOD_NETWORK: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 0);
+const FLOOD_PREFIX: u8 = 15;
+const NOBODY: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 254);
+/// Locally administered, and no link has it.
+const NOBODY_HARDWARE: [u8; 6] = [0x02, 0, 0, 0, 0, 0xfe];
+
+/// The network of this module's picture; the calling thread's namespace is the firewall.
+#[derive(Debug)]
+pub struct Firewall {
+    /// The host on the inside.
+    pub client: Host,
+    /// The host on the outside.
+    pub server: Host,
+    /// What answers on the server.
+    pub echo: Echo,
+}
+
+impl Firewall {
+    /// Builds it around the calling thread's namespace, with the server's ports open and tracking on, flows' counters and
+    /// timestamps included.
+    ///
+    /// # Errors
+    /// [`LabError`] naming the first step that failed.
+    pub fn build(lab: &Lab) -> Result<Self, LabError> {
+        let (client, server) = (lab.host("client")?, lab.host("server")?);
+        cable(INSIDE_LINK, &[(FIREWALL_INSIDE, PREFIX), (FIREWALL_INSIDE6, PREFIX6)], &client)?;
+        cable(OUTSIDE_LINK, &[(FIREWALL_OUTSIDE, PREFIX), (FIREWALL_OUTSIDE6, PREFIX6)], &server)?;
+        client.run(|| {
+            reuse_ports()?;
+            settle_host(&[(CLIENT, PREFIX), (CLIENT6, PREFIX6)], &[FIREWALL_INSIDE, FIREWALL_INSIDE6])
+        })?;
+        server.run(|| settle_host(&[(SERVER, PREFIX), (SERVER6, PREFIX6)], &[FIREWALL_OUTSIDE, FIREWALL_OUTSIDE6]))?;
+        sink_floods()?;
+        rules().apply()?; // before `track`: where tracking is a module, its settings appear with the first rule
+        track()?;
+        let echo = Echo::start(&server, &server_addresses())?;
+        Ok(Self { client, server, echo })
+    }
+}
+
+/// Every address and port on which the server echoes.
+#[must_use]
+pub fn server_addresses() -> Vec<SocketAddr> {
+    let on = |address| SERVER_PORTS.map(|port| SocketAddr::new(address, port));
+    [on(SERVER), on(SERVER6)].concat()
+}
+
+/// Has the calling thread's namespace forget ended and silent flows within seconds, so that a demonstration sees them go.
+///
+/// # Errors
+/// [`LabError::System`] when a setting cannot be written.
+pub fn shorten_timeouts() -> Result<(), LabError> {
+    let timeouts =
+        [("tcp_timeout_time_wait", "2"), ("tcp_timeout_close", "1"), ("udp_timeout", "2"), ("udp_timeout_stream", "3")];
+    timeouts
+        .iter()
+        .try_for_each(|(name, seconds)| sysctl::write(&format!("net/netfilter/nf_conntrack_{name}"), seconds))
+}
+
+/// Connects the firewall (the calling thread) to `host`, whose end it leaves without addresses.
+fn cable(link: &str, addresses: &[(IpAddr, u8)], host: &Host) -> Result<(), LabError> {
+    let links = Links::open()?;
+    links.veth(link, HOST_LINK, host.namespace())?;
+    links.up(link)?;
+    addresses.iter().try_for_each(|(address, prefix)| links.address(link, *address, *prefix))
+}
+
+/// On a host: its end of the cable, and the way to everything else.
+fn settle_host(addresses: &[(IpAddr, u8)], gateways: &[IpAddr]) -> Result<(), LabError> {
+    let links = Links::open()?;
+    links.up(HOST_LINK)?;
+    addresses.iter().try_for_each(|(address, prefix)| links.address(HOST_LINK, *address, *prefix))?;
+    gateways.iter().try_for_each(|gateway| match gateway {
+        IpAddr::V4(_) => links.route(Ipv4Addr::UNSPECIFIED.into(), 0, *gateway),
+        IpAddr::V6(_) => links.route(Ipv6Addr::UNSPECIFIED.into(), 0, *gateway),
+    })
+}
+
+/// On the client: thousands of connections a second would otherwise use up the ports, each held for a minute.
+fn reuse_ports() -> Result<(), LabError> {
+    sysctl::write("net/ipv4/ip_local_port_range", "1024 65535")?;
+    sysctl::write("net/ipv4/tcp_tw_reuse", "1")
+}
+
+/// On the firewall: the way to nobody.
+fn sink_floods() -> Result<(), LabError> {
+    let links = Links::open()?;
+    links.neighbour(OUTSIDE_LINK, NOBODY, NOBODY_HARDWARE)?;
+    links.route(FLOOD_NETWORK.into(), FLOOD_PREFIX, NOBODY.into())
+}
+
+/// On the firewall: forwarding, and all that connection tracking can record.
+fn track() -> Result<(), LabError> {
+    sysctl::write("net/ipv4/ip_forward", "1")?;
+    sysctl::write("net/ipv6/conf/all/forwarding", "1")?;
+    sysctl::write("net/netfilter/nf_conntrack_acct", "1")?;
+    sysctl::write("net/netfilter/nf_conntrack_timestamp", "1")
+}
+
+/// The firewall's rules. Asking for a flow's state is what has the kernel track flows in this namespace at all.
+fn rules() -> Ruleset {
+    let known = Rule::new().state(&[State::New, State::Established, State::Related]).accept();
+    let https = SocketAddrV4::new(SERVER_V4, 443);
+    let port = REDIRECTED.port();
+    Ruleset::new("ctflow-lab")
+        .chain(Chain::filter("input", Hook::Input).rule(known.clone()))
+        .chain(Chain::filter("output", Hook::Output).rule(known.clone()))
+        .chain(Chain::filter("forward", Hook::Forward).rule(known))
+        .chain(
+            Chain::nat("prerouting", Hook::Prerouting)
+                .rule(Rule::new().destination(INSIDE_V4, 32).destination_port(IPPROTO_TCP, port).dnat(https)),
+        )
+        .chain(
+            Chain::nat("postrouting", Hook::Postrouting)
+                .rule(Rule::new().output(OUTSIDE_LINK).destination(SERVER_V4, PREFIX).masquerade()),
+        )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::lab::traffic::{Flood, TCP_PAYLOAD_BYTES, Traffic, tcp_exchange, udp_exchange};
+
+    fn firewall() -> Firewall {
+        Firewall::build(&Lab::enter().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn packets_cross_the_firewall_by_every_way_and_are_tracked() {
+        crate::isolated!({
+            let firewall = firewall();
+            let exchanges = || {
+                tcp_exchange((SERVER, 443).into(), b"masqueraded")?;
+                tcp_exchange(REDIRECTED, &[7; TCP_PAYLOAD_BYTES])?;
+                tcp_exchange((SERVER6, 443).into(), b"as it is")?;
+                udp_exchange((SERVER, 53).into(), b"masqueraded")?;
+                udp_exchange((SERVER6, 53).into(), b"as it is")
+            };
+            assert_eq!(sysctl::flow_count().unwrap(), 0);
+            firewall.client.run(exchanges).unwrap();
+            let flows = sysctl::flow_count().unwrap();
+            assert!((5..=9).contains(&flows), "{flows} flows: five exchanges, and perhaps neighbour discovery");
+            assert_eq!(firewall.client.run(sysctl::flow_count).unwrap(), 0, "the client tracks nothing");
+        });
+    }
+
+    #[test]
+    fn the_server_sees_the_firewall_instead_of_the_client() {
+        crate::isolated!({
+            let firewall = firewall();
+            let server = firewall.server.run(|| UdpSocket::bind((SERVER, 7000))).unwrap();
+            server.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+            let client = firewall.client.run(|| UdpSocket::bind((CLIENT, 0))).unwrap();
+            client.send_to(b"who am I", (SERVER, 7000)).unwrap();
+            assert_eq!(server.recv_from(&mut [0; 8]).unwrap().1.ip(), FIREWALL_OUTSIDE);
+        });
+    }
+
+    #[test]
+    fn a_closed_port_fails_and_says_so() {
+        crate::isolated!({
+            let error = firewall().client.run(|| tcp_exchange((SERVER, 4444).into(), b"x")).unwrap_err();
+            let expected = "cannot exchange 1 bytes with 198.51.100.10:4444 by TCP: Connection refused (os error 111)";
+            assert_eq!(error.to_string(), expected);
+        });
+    }
+
+    #[test]
+    fn a_mark_set_on_the_first_packet_is_there_on_the_next() {
+        crate::isolated!({
+            let firewall = firewall();
+            let chain = Chain::filter("marks", Hook::Forward)
+                .rule(Rule::new().state(&[State::Established]).marked(7).drop())
+                .rule(Rule::new().destination_port(ctflow_parser::uapi::IPPROTO_UDP, 80).set_mark(7));
+            Ruleset::new("marks").chain(chain).apply().unwrap();
+            firewall.client.run(|| udp_exchange((SERVER, 53).into(), b"unmarked")).unwrap();
+            firewall.client.run(|| udp_exchange((SERVER, 80).into(), b"marked")).unwrap_err();
+        });
+    }
+
+    #[test]
+    fn a_flood_makes_exactly_as_many_flows_as_packets() {
+        crate::isolated!({
+            let firewall = firewall();
+            let mut flood = firewall.client.run(Flood::open).unwrap();
+            let paced = 1_000_000.try_into().unwrap();
+            let (flood, elapsed) = firewall.client.run(move || {
+                let elapsed = flood.send(20_000).and_then(|elapsed| Ok(elapsed + flood.send_paced(10_000, paced)?));
+                (flood, elapsed)
+            });
+            println!("{} flows in {:?}", flood.sent(), elapsed.unwrap());
+            assert_eq!(sysctl::flow_count().unwrap(), 30_000);
+        });
+    }
+
+    #[test]
+    fn traffic_keeps_its_pace_and_stops() {
+        crate::isolated!({
+            let firewall = firewall();
+            shorten_timeouts().unwrap();
+            let traffic = Traffic {
+                tcp: vec![(SERVER, 443).into(), (SERVER6, 80).into(), REDIRECTED],
+                udp: vec![(SERVER, 53).into(), (SERVER6, 53).into()],
+                tcp_per_second: 50,
+                udp_per_second: 100,
+                duration: Duration::from_secs(1),
+                payload_bytes: 100,
+            };
+            let running = traffic.clone().start(&firewall.client).unwrap();
+            assert!(!running.is_finished());
+            let progress = running.finish();
+            assert_eq!(progress.failed, 0, "{progress:?}");
+            assert!(progress.tcp + progress.skipped >= 45 && progress.tcp <= 51, "{progress:?}");
+            assert!(progress.udp + progress.skipped >= 90 && progress.udp <= 101, "{progress:?}");
+            let running = Traffic { duration: Duration::from_secs(3600), ..traffic }.start(&firewall.client).unwrap();
+            assert!(running.stop().tcp < 50);
+        });
+    }
+}

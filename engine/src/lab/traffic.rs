@@ -1,0 +1,73 @@
+//! Real traffic: servers that echo, clients that talk to them at a steady pace, and floods of one-packet flows.
+//!
+//! Everything runs in the namespace of the host it is started on. A paced [`Traffic`] has one thread for TCP and one for
+//! UDP; each makes one exchange after the other, every one a flow of its own, and falls behind visibly (`skipped`)
+//! rather than catching up in bursts. A [`Flood`] is for speed: hundreds of thousands of new flows a second.
+
+mod echo;
+mod flood;
+mod paced;
+
+pub use echo::Echo;
+pub use flood::Flood;
+pub use paced::{Progress, Running, Traffic};
+
+use std::io::{self, Read as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream, UdpSocket};
+use std::time::Duration;
+
+use super::error::LabError;
+
+/// Within one machine an answer takes microseconds; one that takes this long was lost.
+const ANSWER_WAIT: Duration = Duration::from_secs(2);
+
+/// The most that an exchange sends by TCP: it writes it all before it reads, so the way's buffers have to hold it.
+pub const TCP_PAYLOAD_BYTES: usize = 64 * 1024;
+/// The longest datagram that crosses the lab's links whole, by IPv4 and IPv6.
+pub const UDP_PAYLOAD_BYTES: usize = 1400;
+
+/// Connects from the calling thread's namespace, sends `payload`, awaits its echo, and closes.
+///
+/// # Errors
+/// [`LabError::System`] when the connection is refused or lost, echoes something else, or cannot hold `payload`
+/// ([`TCP_PAYLOAD_BYTES`]).
+pub fn tcp_exchange(server: SocketAddr, payload: &[u8]) -> Result<(), LabError> {
+    tcp(server, payload)
+        .map_err(|error| LabError::system(format!("exchange {} bytes with {server} by TCP", payload.len()), error))
+}
+
+/// Sends `payload` as one datagram from a port of its own, and awaits its echo.
+///
+/// # Errors
+/// [`LabError::System`] when nothing or something else comes back within two seconds.
+pub fn udp_exchange(server: SocketAddr, payload: &[u8]) -> Result<(), LabError> {
+    udp(server, payload)
+        .map_err(|error| LabError::system(format!("exchange {} bytes with {server} by UDP", payload.len()), error))
+}
+
+fn tcp(server: SocketAddr, payload: &[u8]) -> io::Result<()> {
+    let mut stream = TcpStream::connect_timeout(&server, ANSWER_WAIT)?;
+    stream.set_read_timeout(Some(ANSWER_WAIT))?;
+    stream.set_write_timeout(Some(ANSWER_WAIT))?;
+    stream.write_all(payload)?;
+    let mut echo = vec![0; payload.len()];
+    stream.read_exact(&mut echo)?;
+    stream.shutdown(Shutdown::Write)?;
+    let rest = stream.read(&mut [0])?; // until the server has closed as well: the flow has ended
+    same(&echo, payload, rest)
+}
+
+fn udp(server: SocketAddr, payload: &[u8]) -> io::Result<()> {
+    let any: IpAddr = if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0))?;
+    socket.connect(server)?;
+    socket.set_read_timeout(Some(ANSWER_WAIT))?;
+    socket.send(payload)?;
+    let mut echo = vec![0; payload.len() + 1];
+    let length = socket.recv(&mut echo)?;
+    same(echo.get(..length).unwrap_or_default(), payload, 0)
+}
+
+fn same(echo: &[u8], payload: &[u8], rest: usize) -> io::Result<()> {
+    if echo == payload && rest == 0 { Ok(()) } else { Err(io::Error::other("the echo differs from what was sent")) }
+}
