@@ -1,1 +1,5 @@
 //! Threads, memory and the kernel.
+
+pub mod limits;
+pub mod steer;
+pub mod sys;

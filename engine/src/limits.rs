@@ -1,0 +1,94 @@
+//! Every bound of the event path, and how it was derived.
+//!
+//! Bounds that depend on each other are checked against each other at compile time, at the end of this file: changing one
+//! of them either still adds up or does not build.
+
+use std::time::Duration;
+
+/// Bytes of socket buffer that one conntrack event takes: what the kernel charges for the packet buffer (a 1 KiB data
+/// block and 256 bytes of bookkeeping), whatever the message's own 100 to 300 bytes. Measured on Linux 6.18, x86-64.
+pub const EVENT_BUFFER_BYTES: usize = 1_280;
+
+/// Bytes of one receive buffer. An event with every optional attribute (labels, helper, security context, counters,
+/// sequence adjustment, IPv6 addresses) stays below 1 KiB and an expectation below 2 KiB; 8 KiB is the size up to which
+/// the kernel composes messages of its own (`NLMSG_GOODSIZE`), so that nothing it sends on a group can be cut.
+pub const DATAGRAM_BYTES: usize = 8 * 1_024;
+
+/// Bytes between the starts of two receive buffers. With a power of two every message would begin in the same few cache
+/// sets and they would evict each other; five cache lines more spread them, and hold the alignment of a line.
+pub const DATAGRAM_STRIDE_BYTES: usize = DATAGRAM_BYTES + 5 * 64;
+
+/// Buffers that one io_uring back end provides to the kernel; a power of two, as the kernel asks. It is what one wake-up
+/// can bring without a second system call, and 512 events in [`WAIT_MAX`] are half a million a second.
+pub const RING_BUFFERS: u16 = 512;
+
+/// Completions the ring holds: every buffer filled, and besides them one ending of the receive and one of each watch.
+pub const RING_COMPLETIONS: u32 = 2 * RING_BUFFERS as u32;
+
+/// Requests waiting to be submitted: the receive and each watched descriptor once, rounded up to a power of two.
+pub const RING_SUBMISSIONS: u32 = 16;
+
+/// Datagrams that one `recvmmsg` call asks for: past 64 the call's own cost is under 2 % of what it brings, and the
+/// buffers touched (64 × 5 cache lines) stay in the first-level cache.
+pub const RECVMMSG_BATCH: usize = 64;
+
+/// Datagrams after which one receive call returns even if more are queued, so that the caller gets to its other work:
+/// about 4 ms at 1 µs an event.
+pub const DATAGRAMS_PER_RECEIVE: usize = 4_096;
+
+/// Descriptors besides the socket that can wake a receive: shutdown, commands, standard output, signals, a timer, and
+/// as many again.
+pub const INTERRUPTS: usize = 8;
+
+/// Socket buffer asked for when nothing else is said, in bytes. The kernel doubles it: 13,107 events, which is 130 ms of
+/// 100,000 events a second.
+pub const SOCKET_BUFFER_BYTES: usize = 8 * 1_024 * 1_024;
+
+/// Where growing a socket buffer ends when nothing else is said, in bytes asked. Longest stall to ride out: 200 ms
+/// (a worker waiting for its core) at 1,000,000 events a second, which is rate × stall × 1,280 / 2 = 128 MB.
+pub const SOCKET_BUFFER_BYTES_CEILING: usize = 128 * 1_024 * 1_024;
+
+/// The most a socket buffer can be asked to be, in bytes: the kernel doubles it into a signed 32-bit number.
+pub const SOCKET_BUFFER_BYTES_MAX: usize = 1_024 * 1_024 * 1_024 - 1;
+
+/// The longest that events are left to pile up before a wake-up: the most that pacing may add to an event's latency.
+/// At a millisecond the wake-up's 5 µs are half a percent; longer buys nothing measurable.
+pub const WAIT_MAX: Duration = Duration::from_millis(1);
+
+/// The shortest wait worth asking for: the kernel's own timer slack. Below it the reader wakes with the next event.
+pub const WAIT_MIN: Duration = Duration::from_micros(50);
+
+/// Events within [`WAIT_MAX`] from which it pays to let them pile up. Below it at most 8,000 wake-ups a second are
+/// saved, some 3 % of a core, and latency is worth more.
+pub const BUSY_EVENTS: usize = 8;
+
+/// Events may pile up to this fraction (one in so many) of the socket buffer; the rest is for a stall of the reader.
+pub const PILE_UP_FRACTION: usize = 4;
+
+/// Layer-4 protocols a kernel-side filter can name. All there are with a tracker of their own is nine.
+pub const FILTER_PROTOCOLS: usize = 32;
+
+/// Port ids whose own changes can be filtered: a few sockets of this process commit, and each costs one comparison
+/// in the packet path.
+pub const FILTER_PORT_IDS: usize = 16;
+
+/// Workers that can share the events between them. Each socket costs the packet path 3 to 5 %.
+pub const WORKERS: u32 = 64;
+
+/// Instructions of the longest steering program: four a port id or protocol, and under a hundred for the rest.
+pub const STEER_INSTRUCTIONS: usize = 4 * (FILTER_PROTOCOLS + FILTER_PORT_IDS) + 100;
+
+/// The kernel's bound on a classic BPF program (`BPF_MAXINSNS`).
+const BPF_INSTRUCTIONS: usize = 4_096;
+
+const _: () = assert!(RING_BUFFERS.is_power_of_two() && RING_SUBMISSIONS.is_power_of_two());
+const _: () = assert!(RING_SUBMISSIONS as usize > INTERRUPTS);
+const _: () = assert!(RING_COMPLETIONS as usize > RING_BUFFERS as usize + 1 + INTERRUPTS);
+const _: () = assert!(DATAGRAM_STRIDE_BYTES > DATAGRAM_BYTES && DATAGRAM_STRIDE_BYTES.is_multiple_of(64));
+const _: () = assert!(DATAGRAMS_PER_RECEIVE >= RING_BUFFERS as usize && DATAGRAMS_PER_RECEIVE >= RECVMMSG_BATCH);
+const _: () = assert!(SOCKET_BUFFER_BYTES <= SOCKET_BUFFER_BYTES_CEILING);
+const _: () = assert!(SOCKET_BUFFER_BYTES_CEILING <= SOCKET_BUFFER_BYTES_MAX);
+const _: () = assert!(WAIT_MIN.as_nanos() < WAIT_MAX.as_nanos());
+const _: () = assert!(STEER_INSTRUCTIONS <= BPF_INSTRUCTIONS);
+// What may pile up must fit the default buffer's share many times over, or pacing would always be cut short.
+const _: () = assert!(BUSY_EVENTS * PILE_UP_FRACTION * EVENT_BUFFER_BYTES < SOCKET_BUFFER_BYTES);
