@@ -1,6 +1,8 @@
 //! Threads, memory and the kernel.
 
 pub mod limits;
+pub mod pace;
 pub mod receive;
+pub mod socket;
 pub mod steer;
 pub mod sys;
