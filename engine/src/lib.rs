@@ -2,5 +2,9 @@
 
 pub mod lab;
 pub mod limits;
+pub mod pace;
+pub mod receive;
 pub mod shard;
+pub mod socket;
+pub mod steer;
 pub mod sys;

@@ -78,6 +78,10 @@ pub const WORKERS: u32 = 64;
 /// Instructions of the longest steering program: four a port id or protocol, and under a hundred for the rest.
 pub const STEER_INSTRUCTIONS: usize = 4 * (FILTER_PROTOCOLS + FILTER_PORT_IDS) + 100;
 
+/// Workers when nothing else is said, at most: a quarter of the cores up to this. Each further socket costs the packet path
+/// 3 to 5 %.
+pub const WORKERS_DEFAULT_MAX: u32 = 8;
+
 /// Small tables in a shard, for each family. With a million flows in it a table indexes 4,000 of them, and its growth
 /// stops the worker for a few hundred microseconds at most.
 pub const TABLES_PER_SHARD: usize = 256;
@@ -93,6 +97,35 @@ pub const FLOWS_PER_SHARD: u32 = 4_194_304;
 /// Flows destroyed during a resync's dump that are kept in mind. A dump of a million flows takes about 3 s, in which a
 /// shard sees some 100,000 flows end; past the bound the resync is done again.
 pub const RESYNC_DESTROYED_MAX: usize = 262_144;
+
+/// Bytes of the buffer a dump is read with. The kernel composes as much as the last read had room for, up to 32 KiB.
+pub const DUMP_BUFFER_BYTES: usize = 32 * 1_024;
+
+/// Bytes of dumped messages from which they are sent to their shard: about 60 flows, 30 µs of a worker's time.
+pub const RESYNC_BATCH_BYTES: usize = 16 * 1_024;
+
+/// Commands that wait for one worker; past that the dump waits. With the batches' size: 400 KiB a worker.
+pub const COMMANDS_PER_WORKER: usize = 8;
+
+/// Commands that a worker carries out between two batches of events: 60 µs at most.
+pub const RESYNC_BATCHES_PER_ROUND: usize = 2;
+
+/// Reports of one worker that can be under way: a loss before and one after a resync began, the beginning and the end of
+/// that resync, and the end of the worker.
+pub const REPORTS_PER_WORKER: usize = 5;
+
+/// Parts of a dump that the control thread reads before it looks for reports again: 32 × 32 KiB, about 10 ms.
+pub const RESYNC_PARTS_PER_TURN: usize = 32;
+
+/// How soon the control thread tries again when a worker's channel was full.
+pub const RESYNC_RETRY: Duration = Duration::from_millis(1);
+
+/// The shortest time between the end of one resync and the beginning of the next. A firewall that loses events all the
+/// time would otherwise spend its time on dumps, and lose more.
+pub const RESYNC_INTERVAL_MIN: Duration = Duration::from_secs(1);
+
+/// Places that a sweep looks at between two batches of events: about 20 µs when nothing is purged, 1 ms when all is.
+pub const SWEEP_SLICE: u32 = 4_096;
 
 /// The kernel's bound on a classic BPF program (`BPF_MAXINSNS`).
 const BPF_INSTRUCTIONS: usize = 4_096;

@@ -1,5 +1,13 @@
-//! System calls that no safe wrapper covers; the one folder of the workspace where `unsafe` is allowed.
-#![allow(unsafe_code)] // everything else forbids it, so that a review of memory safety is a review of this folder
+//! The kernel's interfaces as safe Rust: the only place with `unsafe`, one operation to a block.
+//!
+//! The files rise in steps: memory (`pages`, `buffers`), one socket ([`netlink`]), many datagrams a call (`recvmmsg`),
+//! many datagrams a wake-up (`ring`). Apart from them, [`namespace`] makes private networks. Policy (what to fall back to, how long to wait) is above, in `receive` and `socket`.
+#![allow(unsafe_code)] // the kernel takes and gives raw pointers; everything else in the workspace denies it
 
+pub(crate) mod buffers;
 pub mod extended_ack;
 pub mod namespace;
+pub mod netlink;
+pub(crate) mod pages;
+pub(crate) mod recvmmsg;
+pub(crate) mod ring;

@@ -1,0 +1,234 @@
+//! Datagrams from the kernel, many at a time: three back ends behind one trait.
+//!
+//! A receive call has two steps. It **waits**, as long as its [`Wait`] says, for the socket or for one of the
+//! [`Interrupts`]; then it **takes** what is queued and hands each datagram to the caller's sink, up to
+//! [`DATAGRAMS_PER_RECEIVE`] so that other work gets its turn. How to wait is the caller's choice (see [`crate::pace`]);
+//! what a back end adds is only how cheaply it does the two:
+//!
+//! | back end | waits by | takes by | needs |
+//! |---|---|---|---|
+//! | `recvmmsg` | `poll` | 64 datagrams a call | Linux 2.6.33 |
+//! | `io_uring` | `io_uring_enter` | a multishot receive into provided buffers | Linux 6.1, and permission |
+//! | `recv` | `poll` | one datagram a call | any Linux |
+//!
+//! Nothing is lost between two calls: the socket's queue and the readiness of the interrupts are looked at anew each time.
+//!
+//! ```no_run
+//! use ctflow_engine::receive::{BackendKind, Interrupts, Receive, Wait, open};
+//! use ctflow_engine::sys::netlink::{NetlinkSocket, Protocol};
+//!
+//! let socket = NetlinkSocket::open(Protocol::Netfilter)?;
+//! let mut receive = open(BackendKind::Auto, &socket, Interrupts::new())?;
+//! let taken = receive.receive(Wait::UntilAny, &mut |datagram| println!("{} bytes", datagram.len()))?;
+//! assert!(taken.drained);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod interrupts;
+mod recv;
+mod recvmmsg;
+mod uring;
+
+use std::fmt;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::str::FromStr;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use thiserror::Error;
+
+pub use interrupts::{Interest, InterruptError, Interrupts};
+
+use self::recv::Recv;
+use self::recvmmsg::Recvmmsg;
+use self::uring::Uring;
+use crate::limits::DATAGRAMS_PER_RECEIVE;
+use crate::sys::netlink::NetlinkSocket;
+
+/// How long a receive call waits before it takes what is queued.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wait {
+    /// Until a datagram is there or an interrupt is ready.
+    UntilAny,
+    /// As [`Wait::UntilAny`], but no longer than this: for a caller with something to do at a certain time.
+    AnyWithin(Duration),
+    /// Let datagrams pile up for this long, then take them all. An interrupt may be seen only when the time is up, so
+    /// keep it short ([`crate::limits::WAIT_MAX`]).
+    AtMost(Duration),
+    /// Take what is there.
+    None,
+}
+
+/// What one receive call did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Taken {
+    /// Datagrams handed to the sink.
+    pub datagrams: usize,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Datagrams larger than a receive buffer: read and not handed on.
+    pub truncated: usize,
+    /// The socket said that it overran (which one with `NETLINK_NO_ENOBUFS` only counts): look at the loss now.
+    pub overrun: bool,
+    /// An interrupt is ready, or a signal came: the caller looks at its descriptors itself.
+    pub interrupted: bool,
+    /// Nothing more was queued when the call returned.
+    pub drained: bool,
+}
+
+impl Taken {
+    /// Counts a datagram and hands it on; `None` stands for one that did not fit its buffer.
+    fn hand_over(&mut self, datagram: Option<&[u8]>, sink: &mut dyn FnMut(&[u8])) {
+        let Some(bytes) = datagram else {
+            self.truncated += 1;
+            return;
+        };
+        self.datagrams += 1;
+        self.bytes += bytes.len() as u64;
+        sink(bytes);
+    }
+
+    /// Whether this call has taken as much as one may.
+    fn is_full(&self) -> bool {
+        self.datagrams + self.truncated >= DATAGRAMS_PER_RECEIVE
+    }
+}
+
+/// A way to get datagrams from one socket. Stays on the thread that opened it.
+pub trait Receive {
+    /// Waits as told, then hands what is queued to `sink`, each datagram once and in the order of the queue, at most
+    /// about [`DATAGRAMS_PER_RECEIVE`] of them.
+    ///
+    /// # Errors
+    /// When the socket or the ring cannot be used any more. An overrun, a signal and a datagram that was cut are none:
+    /// they are in [`Taken`].
+    fn receive(&mut self, wait: Wait, sink: &mut dyn FnMut(&[u8])) -> Result<Taken, ReceiveError>;
+
+    /// The back end's name, as [`BackendKind`] spells it.
+    fn name(&self) -> &'static str;
+}
+
+/// A receive that failed; the socket is of no use any more.
+#[derive(Debug, Error)]
+#[error("cannot receive kernel events by {backend}: {operation}: {source}; restart with another receive back end")]
+pub struct ReceiveError {
+    /// The back end's name.
+    pub backend: &'static str,
+    /// The system call.
+    pub operation: &'static str,
+    /// What the kernel said.
+    pub source: io::Error,
+}
+
+impl ReceiveError {
+    fn new(backend: &'static str, operation: &'static str, errno: Errno) -> Self {
+        Self { backend, operation, source: errno.into() }
+    }
+}
+
+/// Which back end to use.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum BackendKind {
+    /// The cheapest that is permitted here; see [`open`] for the order.
+    #[default]
+    Auto,
+    /// io_uring, or an error.
+    IoUring,
+    /// `recvmmsg`.
+    Recvmmsg,
+    /// `recv`, one call a datagram: the plainest, for comparison and for systems that forbid the rest.
+    Recv,
+}
+
+impl BackendKind {
+    /// Every kind, under the name that `FromStr` reads and `Display` writes.
+    pub const ALL: [(Self, &'static str); 4] =
+        [(Self::Auto, "auto"), (Self::IoUring, "io_uring"), (Self::Recvmmsg, "recvmmsg"), (Self::Recv, "recv")];
+
+    /// Its name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(kind, _)| *kind == self).map_or("auto", |(_, name)| name)
+    }
+}
+
+impl fmt::Display for BackendKind {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.pad(self.name())
+    }
+}
+
+/// A word that names no back end.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("no receive back end is called '{0}': use auto, io_uring, recvmmsg or recv")]
+pub struct UnknownBackend(String);
+
+impl FromStr for BackendKind {
+    type Err = UnknownBackend;
+
+    fn from_str(word: &str) -> Result<Self, Self::Err> {
+        let found = Self::ALL.iter().find(|(_, name)| *name == word);
+        found.map(|(kind, _)| *kind).ok_or_else(|| UnknownBackend(word.to_owned()))
+    }
+}
+
+/// A back end that could not be opened.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// The descriptor limit, as a rule.
+    #[error("cannot duplicate the event socket: {0}; raise the limit on open files (RLIMIT_NOFILE)")]
+    Duplicate(#[source] io::Error),
+    /// The kernel refused io_uring.
+    #[error("cannot set up io_uring: {source}; {hint}")]
+    IoUring {
+        /// What the kernel said.
+        source: io::Error,
+        /// What that usually means.
+        hint: &'static str,
+    },
+    /// No memory for the buffers.
+    #[error("cannot take the memory for receive buffers: {0}")]
+    Memory(#[source] io::Error),
+}
+
+/// Opens a back end on a second descriptor of `socket`, to be used on the calling thread only.
+///
+/// `Auto` takes io_uring first, and `recvmmsg` where it is refused, telling the log what was refused and why.
+///
+/// # Errors
+/// [`OpenError`]; with `Auto` only what concerns every back end: descriptors and memory.
+pub fn open(kind: BackendKind, socket: &NetlinkSocket, interrupts: Interrupts) -> Result<Box<dyn Receive>, OpenError> {
+    let socket = socket.duplicate().map_err(OpenError::Duplicate)?;
+    match kind {
+        BackendKind::Auto => open_cheapest(socket, interrupts),
+        BackendKind::IoUring => Ok(Box::new(Uring::new(uring::set_up()?, socket, interrupts))),
+        BackendKind::Recvmmsg => Ok(Box::new(Recvmmsg::open(socket, interrupts)?)),
+        BackendKind::Recv => Ok(Box::new(Recv::new(socket, interrupts))),
+    }
+}
+
+fn open_cheapest(socket: OwnedFd, interrupts: Interrupts) -> Result<Box<dyn Receive>, OpenError> {
+    match uring::set_up() {
+        Ok(foundation) => Ok(Box::new(Uring::new(foundation, socket, interrupts))),
+        Err(refusal) => {
+            tracing::warn!(reason = %refusal, "receiving by recvmmsg instead of io_uring");
+            Ok(Box::new(Recvmmsg::open(socket, interrupts)?))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_is_read_as_it_is_written() {
+        for (kind, name) in BackendKind::ALL {
+            assert_eq!(name.parse(), Ok(kind));
+            assert_eq!(kind.to_string(), name);
+        }
+        let refused = "epoll".parse::<BackendKind>().unwrap_err().to_string();
+        assert_eq!(refused, "no receive back end is called 'epoll': use auto, io_uring, recvmmsg or recv");
+    }
+}

@@ -1,0 +1,137 @@
+//! io_uring: one `enter` waits for the socket and the interrupts, reads everything queued and re-arms.
+//!
+//! The receive is multishot: it stays armed and gives a completion for each datagram until it runs out of buffers or the
+//! socket reports an error. Both say `-ENOBUFS`; the drop counter tells which it was. Either way it is armed again.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::io::Errno;
+
+use super::{Interrupts, OpenError, Receive, ReceiveError, Taken, Wait};
+use crate::limits::{DATAGRAMS_PER_RECEIVE, RING_COMPLETIONS};
+use crate::sys::netlink::memory_info;
+use crate::sys::ring::{Completion, Foundation, Ring};
+
+const NAME: &str = "io_uring";
+
+pub(super) struct Uring {
+    ring: Ring,
+    drops: u32,
+    watch_refused: bool,
+}
+
+/// Asks the kernel for all that it may refuse.
+pub(super) fn set_up() -> Result<Foundation, OpenError> {
+    Foundation::set_up().map_err(|errno| OpenError::IoUring { source: errno.into(), hint: hint(errno) })
+}
+
+/// What usually is behind a refusal, and what to do.
+fn hint(errno: Errno) -> &'static str {
+    match errno {
+        Errno::PERM | Errno::ACCESS => {
+            "allow it by sysctl kernel.io_uring_disabled=0 and in the container's seccomp profile"
+        }
+        Errno::NOSYS => "this kernel is built without it, or the container's seccomp profile hides it",
+        Errno::INVAL => "it takes Linux 6.1 or later",
+        Errno::MFILE | Errno::NFILE => "raise the limit on open files (RLIMIT_NOFILE)",
+        Errno::NOMEM => "raise the limit on locked memory (RLIMIT_MEMLOCK) or the container's memory",
+        _ => "use another receive back end",
+    }
+}
+
+impl Uring {
+    pub(super) fn new(foundation: Foundation, socket: OwnedFd, interrupts: Interrupts) -> Self {
+        let drops = memory_info(socket.as_fd()).map_or(0, |info| info.drops);
+        Self { ring: foundation.serve(socket, interrupts.into_watched()), drops, watch_refused: false }
+    }
+
+    /// Arms what has ended, then waits. Tells whether a signal came.
+    fn wait(&mut self, wait: Wait) -> Result<bool, Errno> {
+        self.ring.arm_receive()?;
+        self.ring.arm_watches()?;
+        if self.ring.has_unsubmitted() {
+            self.ring.run()?; // not together with the wait, whose EINTR the count of submissions would hide
+        }
+        let waited = match wait {
+            Wait::AtMost(time) => self.ring.wait(RING_COMPLETIONS, Some(time)),
+            _ if self.ring.has_completions() => Ok(()),
+            Wait::UntilAny => self.ring.wait(1, None),
+            Wait::AnyWithin(time) => self.ring.wait(1, Some(time)),
+            Wait::None if self.ring.has_pending() => self.ring.run(),
+            Wait::None => Ok(()),
+        };
+        match waited {
+            Err(Errno::INTR) => Ok(true),
+            waited => waited.map(|()| false),
+        }
+    }
+
+    /// Hands over what has completed.
+    fn take(&mut self, taken: &mut Taken, sink: &mut dyn FnMut(&[u8])) -> Result<(), Errno> {
+        while !taken.is_full() {
+            match self.ring.next() {
+                Some(Completion::Datagram { buffer, bytes }) => {
+                    taken.hand_over(self.ring.datagram(buffer, bytes), sink);
+                    self.ring.give_back(buffer);
+                }
+                Some(Completion::Ready) => taken.interrupted = true,
+                Some(Completion::ReceiveFailed(errno)) => self.receive_failed(errno, taken)?,
+                Some(Completion::WatchRefused) => self.watch_refused = true,
+                Some(Completion::Nothing) => {}
+                None => break,
+            }
+        }
+        Ok(())
+    }
+
+    /// Why the receive has ended: no buffer was left, the socket overran, or it is of no use any more.
+    fn receive_failed(&mut self, errno: Errno, taken: &mut Taken) -> Result<(), Errno> {
+        match errno {
+            Errno::NOBUFS => {
+                let drops = memory_info(self.ring.socket().as_fd())?.drops;
+                taken.overrun |= drops != self.drops;
+                self.drops = drops;
+                Ok(())
+            }
+            Errno::INTR | Errno::AGAIN => Ok(()),
+            other => Err(other),
+        }
+    }
+
+    /// Takes until the socket has nothing more, or as much as one call may. A turn brings at least one completion, so the
+    /// bound on turns is never met by a kernel that works.
+    fn drain(&mut self, taken: &mut Taken, sink: &mut dyn FnMut(&[u8])) -> Result<(), Errno> {
+        for _ in 0..DATAGRAMS_PER_RECEIVE {
+            self.take(taken, sink)?;
+            if taken.is_full() {
+                break;
+            }
+            if self.ring.has_pending() {
+                self.ring.arm_receive()?;
+                self.ring.run()?;
+            }
+            if !self.ring.has_completions() {
+                taken.drained = true;
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Receive for Uring {
+    fn receive(&mut self, wait: Wait, sink: &mut dyn FnMut(&[u8])) -> Result<Taken, ReceiveError> {
+        let failed = |errno| ReceiveError::new(NAME, "io_uring_enter", errno);
+        let mut taken = Taken::default();
+        taken.interrupted = self.wait(wait).map_err(failed)?;
+        self.drain(&mut taken, sink).map_err(failed)?;
+        if std::mem::take(&mut self.watch_refused) && !taken.interrupted && taken.datagrams == 0 {
+            return self.receive(wait, sink); // only that ended the wait, and only this once
+        }
+        Ok(taken)
+    }
+
+    fn name(&self) -> &'static str {
+        NAME
+    }
+}

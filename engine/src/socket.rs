@@ -1,0 +1,346 @@
+//! One worker's event socket: its share of the events, its buffer, and what did not fit.
+//!
+//! The order of opening matters. The buffer is sized and the steering program attached before any group is joined, so that
+//! no event arrives that is another worker's or has no room; and `NETLINK_NO_ENOBUFS` is set, without which the kernel drops
+//! everything after an overrun until the queue is empty. An overrun is then no error but a number: the drop counter of
+//! `SO_MEMINFO`, read by [`EventSocket::check_loss`]. Where the buffer may grow, [`EventSocket::grow`] doubles it before it
+//! comes to that.
+//!
+//! ```no_run
+//! use ctflow_engine::socket::{EventMask, EventSocket, Options};
+//!
+//! let options = Options { events: EventMask::NEW | EventMask::DESTROY, ..Options::default() };
+//! let mut socket = EventSocket::open(&options)?;
+//! println!("{}", socket.buffer());
+//! assert_eq!(socket.check_loss()?, 0);
+//! # Ok::<(), ctflow_engine::socket::SocketError>(())
+//! ```
+
+use std::fmt;
+use std::io;
+use std::ops::BitOr;
+
+use thiserror::Error;
+
+use crate::limits::{EVENT_BUFFER_BYTES, SOCKET_BUFFER_BYTES, SOCKET_BUFFER_BYTES_CEILING, SOCKET_BUFFER_BYTES_MAX};
+use crate::receive::Taken;
+use crate::steer::{Filter, Program, Share, SteerError};
+use crate::sys::netlink::{NetlinkSocket, Protocol};
+
+/// A set of event kinds: the multicast groups to join.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct EventMask(u8);
+
+impl EventMask {
+    /// Flows that begin.
+    pub const NEW: Self = Self::of(ctflow_parser::uapi::NFNLGRP_CONNTRACK_NEW);
+    /// Flows that change.
+    pub const UPDATE: Self = Self::of(ctflow_parser::uapi::NFNLGRP_CONNTRACK_UPDATE);
+    /// Flows that end.
+    pub const DESTROY: Self = Self::of(ctflow_parser::uapi::NFNLGRP_CONNTRACK_DESTROY);
+    /// Expectations that begin.
+    pub const EXPECT_NEW: Self = Self::of(ctflow_parser::uapi::NFNLGRP_CONNTRACK_EXP_NEW);
+    /// Expectations that change.
+    pub const EXPECT_UPDATE: Self = Self::of(ctflow_parser::uapi::NFNLGRP_CONNTRACK_EXP_UPDATE);
+    /// Expectations that end.
+    pub const EXPECT_DESTROY: Self = Self::of(ctflow_parser::uapi::NFNLGRP_CONNTRACK_EXP_DESTROY);
+    /// Everything about flows.
+    pub const FLOWS: Self = Self(Self::NEW.0 | Self::UPDATE.0 | Self::DESTROY.0);
+    /// Everything about expectations.
+    pub const EXPECTATIONS: Self = Self(Self::EXPECT_NEW.0 | Self::EXPECT_UPDATE.0 | Self::EXPECT_DESTROY.0);
+    /// Everything.
+    pub const ALL: Self = Self(Self::FLOWS.0 | Self::EXPECTATIONS.0);
+
+    const fn of(group: u32) -> Self {
+        Self(1 << group)
+    }
+
+    /// Whether all of `other` is in it.
+    #[must_use]
+    pub fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// The groups' numbers, lowest first.
+    pub fn groups(self) -> impl Iterator<Item = u32> {
+        (0..u8::BITS).filter(move |group| self.0 & (1 << group) != 0)
+    }
+}
+
+impl BitOr for EventMask {
+    type Output = Self;
+
+    fn bitor(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+/// How large the socket buffer is to be, in bytes asked; the kernel doubles them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BufferPlan {
+    /// This size and no other.
+    Fixed(usize),
+    /// This size to begin with, doubled under pressure up to a ceiling.
+    Growing {
+        /// To begin with.
+        start: usize,
+        /// No more than this.
+        ceiling: usize,
+    },
+}
+
+impl BufferPlan {
+    fn start(self) -> usize {
+        let (Self::Fixed(bytes) | Self::Growing { start: bytes, .. }) = self;
+        bytes.min(SOCKET_BUFFER_BYTES_MAX)
+    }
+
+    fn ceiling(self) -> usize {
+        let (Self::Fixed(bytes) | Self::Growing { ceiling: bytes, .. }) = self;
+        bytes.min(SOCKET_BUFFER_BYTES_MAX)
+    }
+}
+
+impl Default for BufferPlan {
+    fn default() -> Self {
+        Self::Growing { start: SOCKET_BUFFER_BYTES, ceiling: SOCKET_BUFFER_BYTES_CEILING }
+    }
+}
+
+/// What was asked of the kernel and what it gave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Buffer {
+    /// Bytes asked.
+    pub asked: usize,
+    /// Bytes that the kernel lets messages take: twice what was asked, if nothing limits it.
+    pub effective: usize,
+    /// Whether `net.core.rmem_max` held it down, for want of `CAP_NET_ADMIN` on the host.
+    pub limited: bool,
+}
+
+impl Buffer {
+    /// Events that fit.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.effective / EVENT_BUFFER_BYTES
+    }
+}
+
+impl fmt::Display for Buffer {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { asked, effective, limited } = self;
+        write!(formatter, "socket buffer of {effective} bytes for {} events ({asked} bytes asked", self.capacity())?;
+        if *limited {
+            formatter.write_str(", limited by net.core.rmem_max; raise it or grant CAP_NET_ADMIN on the host")?;
+        }
+        formatter.write_str(")")
+    }
+}
+
+/// What to open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// The events to get.
+    pub events: EventMask,
+    /// The buffer to hold them.
+    pub buffer: BufferPlan,
+    /// The part of them that is this socket's.
+    pub share: Share,
+    /// What the operator wants of them.
+    pub filter: Filter,
+    /// Have the kernel keep DESTROY events that did not fit and offer them again, holding on to the flows meanwhile
+    /// (`NETLINK_BROADCAST_ERROR`): for accounting, not for a firewall under load.
+    pub reliable: bool,
+}
+
+impl Default for Options {
+    /// Every event about flows, unfiltered, to one reader, with a buffer that grows.
+    fn default() -> Self {
+        Self {
+            events: EventMask::FLOWS,
+            buffer: BufferPlan::default(),
+            share: Share::ALL,
+            filter: Filter::default(),
+            reliable: false,
+        }
+    }
+}
+
+/// An event socket that cannot be opened or read. Each message is one line for the operator.
+#[derive(Debug, Error)]
+pub enum SocketError {
+    /// No netfilter in this kernel, or no descriptor left.
+    #[error("cannot open a netfilter netlink socket: {0}; {hint}", hint = open_hint(.0))]
+    Open(#[source] io::Error),
+    /// A share or a filter that does not compile.
+    #[error(transparent)]
+    Steer(#[from] SteerError),
+    /// The kernel refused the compiled program, as a rule for its size.
+    #[error("cannot attach the event filter to the socket: {0}; raise sysctl net.core.optmem_max or filter less")]
+    Attach(#[source] io::Error),
+    /// No permission to see events.
+    #[error("cannot listen to conntrack events (group {group}): {source}; {hint}", hint = join_hint(.source))]
+    Join {
+        /// The multicast group.
+        group: u32,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// An option that every kernel since 4.12 has.
+    #[error("cannot {operation} of the event socket: {source}; ctflow needs Linux 4.12 or later")]
+    Option {
+        /// What was attempted.
+        operation: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+impl SocketError {
+    fn option(operation: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Option { operation, source }
+    }
+}
+
+fn open_hint(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EPROTONOSUPPORT | libc::EAFNOSUPPORT) => "load the kernel modules: modprobe nf_conntrack_netlink",
+        Some(libc::EMFILE | libc::ENFILE) => "raise the limit on open files (RLIMIT_NOFILE)",
+        _ => "allow AF_NETLINK sockets in the sandbox this runs in",
+    }
+}
+
+fn join_hint(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES) => "run as root or grant CAP_NET_ADMIN",
+        _ => "load the kernel module: modprobe nf_conntrack_netlink",
+    }
+}
+
+/// A socket that receives its share of the events.
+#[derive(Debug)]
+pub struct EventSocket {
+    socket: NetlinkSocket,
+    plan: BufferPlan,
+    buffer: Buffer,
+    drops: u32,
+}
+
+impl EventSocket {
+    /// Opens a socket in the calling thread's network namespace; events queue from here on.
+    ///
+    /// # Errors
+    /// [`SocketError`], each saying what to do. A buffer smaller than asked is none: see [`EventSocket::buffer`].
+    pub fn open(options: &Options) -> Result<Self, SocketError> {
+        let program = Program::compile(options.share, &options.filter)?;
+        let socket = NetlinkSocket::open(Protocol::Netfilter).map_err(SocketError::Open)?;
+        let buffer = set_buffer(&socket, options.buffer.start())?;
+        if let Some(program) = program {
+            socket.attach_filter(&program).map_err(SocketError::Attach)?;
+        }
+        socket.set_no_enobufs().map_err(SocketError::option("turn off ENOBUFS"))?;
+        if options.reliable {
+            socket.set_broadcast_error().map_err(SocketError::option("turn on reliable delivery"))?;
+        }
+        for group in options.events.groups() {
+            socket.join(group).map_err(|source| SocketError::Join { group, source })?;
+        }
+        Ok(Self { socket, plan: options.buffer, buffer, drops: 0 })
+    }
+
+    /// The socket itself, for [`crate::receive::open`].
+    #[must_use]
+    pub fn netlink(&self) -> &NetlinkSocket {
+        &self.socket
+    }
+
+    /// The buffer as it is now; tells, displayed, what it is and what limits it.
+    #[must_use]
+    pub fn buffer(&self) -> Buffer {
+        self.buffer
+    }
+
+    /// Events that fit the buffer as it is now.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.buffer.capacity()
+    }
+
+    /// Events lost to a full buffer since the last call, or since opening.
+    ///
+    /// # Errors
+    /// [`SocketError::Option`] on a kernel without `SO_MEMINFO`.
+    pub fn check_loss(&mut self) -> Result<u64, SocketError> {
+        let info = self.socket.memory_info().map_err(SocketError::option("read the drop counter"))?;
+        let lost = info.drops.wrapping_sub(self.drops);
+        self.drops = info.drops;
+        Ok(u64::from(lost))
+    }
+
+    /// Doubles the buffer, up to the ceiling, if more than half of it was in use before the receive that took `taken`.
+    /// Gives the new buffer, for the log, when it was changed or just found to be limited. Costs a system call only under
+    /// pressure.
+    ///
+    /// # Errors
+    /// [`SocketError::Option`], as [`EventSocket::check_loss`].
+    pub fn grow(&mut self, taken: &Taken) -> Result<Option<Buffer>, SocketError> {
+        let (asked, ceiling) = (self.buffer.asked, self.plan.ceiling());
+        if asked >= ceiling || self.buffer.limited || !self.is_pressed(taken)? {
+            return Ok(None);
+        }
+        self.buffer = set_buffer(&self.socket, asked.saturating_mul(2).min(ceiling))?;
+        Ok(Some(self.buffer))
+    }
+
+    /// Whether what was taken and what is still queued came to more than half of the buffer.
+    fn is_pressed(&self, taken: &Taken) -> Result<bool, SocketError> {
+        let mut used = taken.datagrams * EVENT_BUFFER_BYTES;
+        if !taken.drained {
+            let info = self.socket.memory_info().map_err(SocketError::option("read the memory use"))?;
+            used += info.queued_bytes as usize;
+        }
+        Ok(used > self.buffer.effective / 2)
+    }
+}
+
+/// Asks for `asked` bytes, past `net.core.rmem_max` where that is permitted.
+fn set_buffer(socket: &NetlinkSocket, asked: usize) -> Result<Buffer, SocketError> {
+    let forced = socket.force_receive_buffer(asked);
+    if forced.is_err() {
+        socket.set_receive_buffer(asked).map_err(SocketError::option("set the buffer"))?;
+    }
+    let info = socket.memory_info().map_err(SocketError::option("read the buffer size"))?;
+    let effective = info.buffer_bytes as usize;
+    Ok(Buffer { asked, effective, limited: forced.is_err() && effective < 2 * asked })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mask_gives_the_kernels_group_numbers() {
+        assert_eq!(EventMask::ALL.groups().collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6]);
+        assert_eq!((EventMask::DESTROY | EventMask::EXPECT_NEW).groups().collect::<Vec<_>>(), [3, 4]);
+        assert!(EventMask::ALL.contains(EventMask::FLOWS) && !EventMask::NEW.contains(EventMask::FLOWS));
+    }
+
+    #[test]
+    fn refusals_say_what_to_do() {
+        let refused = |errno| io::Error::from_raw_os_error(errno);
+        let join = SocketError::Join { group: 1, source: refused(libc::EPERM) }.to_string();
+        assert!(join.ends_with("run as root or grant CAP_NET_ADMIN"), "{join}");
+        let open = SocketError::Open(refused(libc::EPROTONOSUPPORT)).to_string();
+        assert!(open.ends_with("modprobe nf_conntrack_netlink"), "{open}");
+    }
+
+    #[test]
+    fn a_limited_buffer_says_what_limits_it() {
+        let buffer = Buffer { asked: 8_388_608, effective: 425_984, limited: true };
+        assert_eq!(
+            buffer.to_string(),
+            "socket buffer of 425984 bytes for 332 events (8388608 bytes asked, \
+             limited by net.core.rmem_max; raise it or grant CAP_NET_ADMIN on the host)"
+        );
+    }
+}

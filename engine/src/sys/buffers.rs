@@ -1,0 +1,38 @@
+//! Receive buffers of one size, in one mapping, known by their index.
+
+use std::ptr::NonNull;
+
+use rustix::io::Errno;
+
+use super::pages::Pages;
+use crate::limits::{DATAGRAM_BYTES, DATAGRAM_STRIDE_BYTES};
+
+/// `count` buffers of [`DATAGRAM_BYTES`] each.
+#[derive(Debug)]
+pub(super) struct Buffers {
+    pages: Pages,
+}
+
+impl Buffers {
+    /// Takes the memory for `count` buffers.
+    pub(super) fn map(count: usize) -> Result<Self, Errno> {
+        Ok(Self { pages: Pages::map(count * DATAGRAM_STRIDE_BYTES)? })
+    }
+
+    /// Where buffer `index` begins, for the kernel; none when there is no such buffer.
+    pub(super) fn address(&self, index: usize) -> Option<NonNull<u8>> {
+        self.pages.at(index.checked_mul(DATAGRAM_STRIDE_BYTES)?, DATAGRAM_BYTES)
+    }
+
+    /// The first `length` bytes of buffer `index`; none when there is no such buffer or it is not that long.
+    ///
+    /// # Safety
+    /// The kernel has filled this buffer and is not told of it again while the slice lives.
+    pub(super) unsafe fn bytes(&self, index: usize, length: usize) -> Option<&[u8]> {
+        if length > DATAGRAM_BYTES {
+            return None;
+        }
+        // SAFETY: the caller keeps the kernel, the only other writer, away from this buffer.
+        unsafe { self.pages.slice(index.checked_mul(DATAGRAM_STRIDE_BYTES)?, length) }
+    }
+}

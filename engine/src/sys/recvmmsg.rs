@@ -1,0 +1,74 @@
+//! Many datagrams in one system call.
+//!
+//! The headers, vectors and buffers are laid out once; a call only reads the lengths that the kernel left in the headers.
+//!
+//! ```text
+//! headers[i] ──► vectors[i] ──► buffer i (8 KiB)
+//!    └ length, as the kernel wrote it
+//! ```
+
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::ptr;
+
+use rustix::io::Errno;
+
+use super::buffers::Buffers;
+use super::pages::last_errno;
+use crate::limits::{DATAGRAM_BYTES, RECVMMSG_BATCH};
+
+/// The memory for [`RECVMMSG_BATCH`] datagrams. It holds addresses of its own parts, none of which ever moves.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    headers: Box<[libc::mmsghdr]>,
+    _vectors: Box<[libc::iovec]>, // pointed to by `headers`
+    buffers: Buffers,
+    filled: usize,
+}
+
+impl Batch {
+    /// Takes all the memory it will ever use.
+    pub(crate) fn new() -> Result<Self, Errno> {
+        let buffers = Buffers::map(RECVMMSG_BATCH)?;
+        let vectors: Result<Box<[_]>, _> = (0..RECVMMSG_BATCH).map(|index| vector(&buffers, index)).collect();
+        let mut vectors = vectors?;
+        let first = vectors.as_mut_ptr();
+        let headers = (0..RECVMMSG_BATCH).map(|index| header(first.wrapping_add(index))).collect();
+        Ok(Self { headers, _vectors: vectors, buffers, filled: 0 })
+    }
+
+    /// Reads what is queued, without waiting, in place of what the last call read. Fewer than [`RECVMMSG_BATCH`] means
+    /// that nothing more was queued.
+    pub(crate) fn take(&mut self, socket: BorrowedFd<'_>) -> Result<usize, Errno> {
+        self.filled = 0;
+        let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC;
+        let headers = self.headers.as_mut_ptr();
+        let count = libc::c_uint::try_from(self.headers.len()).map_err(|_| Errno::INVAL)?;
+        // SAFETY: `new` made `count` headers, each of a vector and a buffer that live as long as `self`, which is borrowed
+        // mutably, so that no slice of a buffer is alive while the kernel writes.
+        let filled = unsafe { libc::recvmmsg(socket.as_raw_fd(), headers, count, flags as _, ptr::null_mut()) };
+        self.filled = usize::try_from(filled).map_err(|_| last_errno())?;
+        Ok(self.filled)
+    }
+
+    /// What the last call read, in order: the bytes of each datagram, or none for one that was cut.
+    pub(crate) fn datagrams(&self) -> impl Iterator<Item = Option<&[u8]>> {
+        let filled = self.headers.iter().take(self.filled).enumerate();
+        filled.map(|(index, header)| {
+            // SAFETY: the kernel only writes during `take`, which cannot run while `self` is borrowed here.
+            unsafe { self.buffers.bytes(index, header.msg_len as usize) }
+        })
+    }
+}
+
+fn vector(buffers: &Buffers, index: usize) -> Result<libc::iovec, Errno> {
+    let start = buffers.address(index).ok_or(Errno::INVAL)?;
+    Ok(libc::iovec { iov_base: start.as_ptr().cast(), iov_len: DATAGRAM_BYTES })
+}
+
+fn header(vector: *mut libc::iovec) -> libc::mmsghdr {
+    // SAFETY: a `mmsghdr` is integers and nullable pointers (and padding on some systems), for all of which zero is valid.
+    let mut header: libc::mmsghdr = unsafe { std::mem::zeroed() };
+    header.msg_hdr.msg_iov = vector;
+    header.msg_hdr.msg_iovlen = 1;
+    header
+}

@@ -1,0 +1,269 @@
+//! An io_uring that reads one socket into provided buffers and watches a few other descriptors.
+//!
+//! One receive request stays armed and completes once for every datagram ("multishot"). The kernel takes a buffer for each
+//! from a ring that this side fills:
+//!
+//! ```text
+//!            give_back(): entry = buffer 7, tail + 1
+//!  entries   [ 3 | 4 | 5 | 6 | 7 |  ...  ]        shared memory, a power of two
+//!              ▲ the kernel takes from its head, names the buffer in the completion
+//! ```
+//!
+//! `DEFER_TASKRUN` makes the kernel do all of this inside our own `enter`, never while we run: it neither interrupts the
+//! thread nor writes to a buffer behind its back. `SINGLE_ISSUER`, which that takes, ties the ring to the thread that made
+//! it; the type is therefore not `Send`. Least kernel: 6.1.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
+
+use io_uring::types::{BufRingEntry, Fd, SubmitArgs, Timespec};
+use io_uring::{IoUring, cqueue, opcode, squeue};
+use rustix::event::PollFlags;
+use rustix::io::Errno;
+
+use super::buffers::Buffers;
+use super::pages::Pages;
+use crate::limits::{DATAGRAM_BYTES, RING_BUFFERS, RING_COMPLETIONS, RING_SUBMISSIONS};
+
+/// The one group of provided buffers.
+const GROUP: u16 = 0;
+/// [`DATAGRAM_BYTES`] as an entry has it.
+#[allow(clippy::cast_possible_truncation)] // compared just below
+const BUFFER_BYTES: u32 = DATAGRAM_BYTES as u32;
+const _: () = assert!(BUFFER_BYTES as usize == DATAGRAM_BYTES);
+/// Marks the receive's completions; a watch has its index instead.
+const RECEIVE: u64 = u64::MAX;
+
+/// What the kernel finished.
+#[derive(Debug)]
+pub(crate) enum Completion {
+    /// A datagram of `bytes` stands in `buffer` (cut when `bytes` is more than a buffer holds): give it back when read.
+    Datagram { buffer: u16, bytes: usize },
+    /// The receive stopped with an error; it is no longer armed.
+    ReceiveFailed(Errno),
+    /// A watched descriptor is ready; it is no longer armed.
+    Ready,
+    /// A watched descriptor cannot be (a plain file, `/dev/null`): it will never be ready, and is not armed again.
+    WatchRefused,
+    /// An end of the receive without an error; it is no longer armed.
+    Nothing,
+}
+
+/// An io_uring with its buffers: all that the kernel may refuse, before any descriptor is given to it.
+pub(crate) struct Foundation {
+    ring: IoUring, // first, so that it is closed before the memory it knows of goes
+    group: Group,
+}
+
+impl Foundation {
+    /// Sets the ring up and takes all its memory.
+    pub(crate) fn set_up() -> Result<Self, Errno> {
+        let mut builder = IoUring::builder();
+        builder.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag().setup_cqsize(RING_COMPLETIONS);
+        let ring = builder.build(RING_SUBMISSIONS).map_err(errno)?;
+        let group = Group::register(&ring)?;
+        Ok(Self { ring, group })
+    }
+
+    /// Makes it read `socket` and watch `watched`. Nothing is armed yet.
+    pub(crate) fn serve(self, socket: OwnedFd, watched: Vec<(OwnedFd, PollFlags)>) -> Ring {
+        let watches = watched.into_iter().map(|(fd, events)| Watch { fd, events, state: WatchState::Idle }).collect();
+        let Self { ring, group } = self;
+        Ring { ring, group, socket, receiving: false, watches }
+    }
+}
+
+/// The ring, the buffers it fills and the descriptors it works on.
+pub(crate) struct Ring {
+    ring: IoUring, // first, so that it is closed before the memory and the descriptors it knows of go
+    group: Group,
+    socket: OwnedFd,
+    receiving: bool,
+    watches: Vec<Watch>,
+}
+
+/// A descriptor whose readiness ends a wait.
+struct Watch {
+    fd: OwnedFd,
+    events: PollFlags,
+    state: WatchState,
+}
+
+#[derive(PartialEq)]
+enum WatchState {
+    Idle,
+    Armed,
+    /// The kernel cannot watch it (a plain file, say): it will never be ready.
+    Refused,
+}
+
+impl Ring {
+    /// Arms the receive if it has ended.
+    pub(crate) fn arm_receive(&mut self) -> Result<(), Errno> {
+        if self.receiving {
+            return Ok(());
+        }
+        let receive = opcode::RecvMulti::new(Fd(self.socket.as_raw_fd()), GROUP).flags(libc::MSG_TRUNC);
+        self.receiving = true;
+        push(&mut self.ring, &receive.build().user_data(RECEIVE))
+    }
+
+    /// Arms every watch that has ended; one whose descriptor is ready by now completes at once.
+    pub(crate) fn arm_watches(&mut self) -> Result<(), Errno> {
+        for (index, watch) in (0u64..).zip(&mut self.watches) {
+            if watch.state == WatchState::Idle {
+                let poll = opcode::PollAdd::new(Fd(watch.fd.as_raw_fd()), u32::from(watch.events.bits()));
+                watch.state = WatchState::Armed;
+                push(&mut self.ring, &poll.build().user_data(index))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells the kernel what was armed and lets it work on what is pending, without waiting.
+    pub(crate) fn run(&mut self) -> Result<(), Errno> {
+        self.ring.submitter().submit().map(drop).or_else(|error| tolerate(errno(error)))
+    }
+
+    /// Waits until `completions` have come in or the time is up.
+    ///
+    /// # Errors
+    /// `EINTR` on a signal. Time being up is none.
+    pub(crate) fn wait(&mut self, completions: u32, at_most: Option<Duration>) -> Result<(), Errno> {
+        let time = Timespec::from(at_most.unwrap_or_default());
+        let arguments = match at_most {
+            Some(_) => SubmitArgs::new().timespec(&time),
+            None => SubmitArgs::new(),
+        };
+        let waited = self.ring.submitter().submit_with_args(completions as usize, &arguments);
+        waited.map(drop).or_else(|error| tolerate(errno(error)))
+    }
+
+    /// Whether something was armed that the kernel has not been told of.
+    pub(crate) fn has_unsubmitted(&mut self) -> bool {
+        !self.ring.submission().is_empty()
+    }
+
+    /// Whether completions are there to take.
+    pub(crate) fn has_completions(&mut self) -> bool {
+        !self.ring.completion().is_empty()
+    }
+
+    /// Whether the receive may have more to give: the kernel put work off until the next `enter`, or it has ended. It can
+    /// be wrong in saying so: the kernel raises its flag after queueing the work, which may have been done by then.
+    pub(crate) fn has_pending(&mut self) -> bool {
+        !self.receiving || self.ring.submission().taskrun()
+    }
+
+    /// Takes one completion.
+    pub(crate) fn next(&mut self) -> Option<Completion> {
+        let entry = self.ring.completion().next()?;
+        if entry.user_data() == RECEIVE {
+            return Some(self.received(&entry));
+        }
+        let index = usize::try_from(entry.user_data()).unwrap_or(usize::MAX);
+        let watch = self.watches.get_mut(index)?;
+        let (state, completion) = match entry.result() {
+            ..0 => (WatchState::Refused, Completion::WatchRefused),
+            _ => (WatchState::Idle, Completion::Ready),
+        };
+        watch.state = state;
+        Some(completion)
+    }
+
+    fn received(&mut self, entry: &cqueue::Entry) -> Completion {
+        self.receiving = cqueue::more(entry.flags());
+        match (usize::try_from(entry.result()), cqueue::buffer_select(entry.flags())) {
+            (Ok(bytes), Some(buffer)) => Completion::Datagram { buffer, bytes },
+            (Ok(_), None) => Completion::Nothing,
+            (Err(_), _) => Completion::ReceiveFailed(Errno::from_raw_os_error(-entry.result())),
+        }
+    }
+
+    /// The datagram in a buffer that a completion named, or none when it was cut.
+    pub(crate) fn datagram(&self, buffer: u16, bytes: usize) -> Option<&[u8]> {
+        // SAFETY: the kernel writes only during `enter` (DEFER_TASKRUN), which needs `self` mutably and so cannot run while
+        // the slice lives.
+        unsafe { self.group.buffers.bytes(usize::from(buffer), bytes) }
+    }
+
+    /// Lets the kernel fill this buffer again.
+    pub(crate) fn give_back(&mut self, buffer: u16) {
+        self.group.give_back(buffer);
+    }
+
+    /// The socket being read.
+    pub(crate) fn socket(&self) -> &OwnedFd {
+        &self.socket
+    }
+}
+
+/// Queues one request for the next submission.
+fn push(ring: &mut IoUring, entry: &squeue::Entry) -> Result<(), Errno> {
+    // SAFETY: the requests made here name descriptors and buffers owned by the `Ring`, which drops them after the ring.
+    let pushed = unsafe { ring.submission().push(entry) };
+    pushed.map_err(|_| Errno::NOBUFS) // cannot be: the queue has a place for each request there is (limits.rs)
+}
+
+/// Errors of `enter` that are none: time is up, or completions are to be taken before more is submitted.
+fn tolerate(error: Errno) -> Result<(), Errno> {
+    match error {
+        Errno::TIME | Errno::BUSY | Errno::AGAIN => Ok(()),
+        other => Err(other),
+    }
+}
+
+#[allow(clippy::needless_pass_by_value)] // the shape that `map_err` takes
+fn errno(error: std::io::Error) -> Errno {
+    Errno::from_io_error(&error).unwrap_or(Errno::IO)
+}
+
+/// The buffers, and the ring through which the kernel is told which of them are free.
+struct Group {
+    entries: Pages,
+    buffers: Buffers,
+    tail: u16,
+}
+
+impl Group {
+    /// Takes the memory, registers the ring of buffers and puts all of them into it.
+    fn register(ring: &IoUring) -> Result<Self, Errno> {
+        let entries = Pages::map(usize::from(RING_BUFFERS) * size_of::<BufRingEntry>())?;
+        let buffers = Buffers::map(usize::from(RING_BUFFERS))?;
+        let start = entries.at(0, 0).ok_or(Errno::INVAL)?.as_ptr() as u64;
+        // SAFETY: `start` is page-aligned memory for RING_BUFFERS entries, kept by the `Ring` until its io_uring is closed.
+        unsafe { ring.submitter().register_buf_ring_with_flags(start, RING_BUFFERS, GROUP, 0) }.map_err(errno)?;
+        let mut group = Self { entries, buffers, tail: 0 };
+        (0..RING_BUFFERS).for_each(|buffer| group.give_back(buffer));
+        Ok(group)
+    }
+
+    fn give_back(&mut self, buffer: u16) {
+        let Some(address) = self.buffers.address(usize::from(buffer)) else { return };
+        let Some(mut entry) = self.entry(self.tail % RING_BUFFERS) else { return };
+        // SAFETY: aligned memory of `self.entries`; the kernel does not read an entry at or past the tail.
+        let entry = unsafe { entry.as_mut() };
+        entry.set_addr(address.as_ptr() as u64);
+        entry.set_len(BUFFER_BYTES);
+        entry.set_bid(buffer);
+        self.publish(self.tail.wrapping_add(1));
+    }
+
+    /// Moves the tail, making the entries before it the kernel's.
+    fn publish(&mut self, tail: u16) {
+        self.tail = tail;
+        let Some(first) = self.entry(0) else { return };
+        // SAFETY: `first` is the ring's first entry, whose last field is the tail.
+        let shared = unsafe { BufRingEntry::tail(first.as_ptr()) };
+        // SAFETY: an aligned u16 of `self.entries`, shared with the kernel only, which reads it as atomically.
+        let shared = unsafe { AtomicU16::from_ptr(shared.cast_mut()) };
+        shared.store(tail, Ordering::Release); // the entry is written before the kernel sees it counted
+    }
+
+    fn entry(&self, index: u16) -> Option<NonNull<BufRingEntry>> {
+        let bytes = size_of::<BufRingEntry>();
+        Some(self.entries.at(usize::from(index) * bytes, bytes)?.cast())
+    }
+}
