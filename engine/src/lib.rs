@@ -1,10 +1,16 @@
 //! Threads, memory and the kernel.
 
+mod control;
+pub mod engine;
+pub mod kernel;
 pub mod lab;
 pub mod limits;
+pub mod listener;
+pub mod metrics;
 pub mod pace;
 pub mod receive;
 pub mod shard;
 pub mod socket;
 pub mod steer;
 pub mod sys;
+mod worker;

@@ -2,12 +2,13 @@
 //!
 //! Events come from flows that the tests create over ctnetlink itself, so that their number and order are known.
 
+#![allow(clippy::unwrap_used)] // a test fails by it, here in its helpers too
+
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write as _;
 use std::net::Ipv4Addr;
 use std::ops::Range;
-use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -22,22 +23,10 @@ use ctflow_parser::uapi;
 use ctflow_parser::write::{Full, Writer};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Runs a test in its own network (and, without root, user) namespace, by running this program again inside it.
-fn isolated(name: &str, body: fn()) {
-    if std::env::var_os("CTFLOW_TEST_ISOLATED").is_some() {
-        return body();
-    }
-    let namespaces = if rustix::process::geteuid().is_root() { "-n" } else { "-Urn" };
-    let program = std::env::current_exe().unwrap();
-    let mut command = Command::new("unshare");
-    command.arg(namespaces).arg(program).args(["--exact", name, "--nocapture"]).env("CTFLOW_TEST_ISOLATED", "1");
-    let output = command.output().unwrap();
-    let told = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && told.contains("1 passed"), "{told}");
-}
-
 macro_rules! isolated_tests {
-    ($($name:ident => $body:ident;)*) => { $(#[test] fn $name() { isolated(stringify!($name), $body); })* };
+    ($($name:ident => $body:ident;)*) => {
+        $(#[test] fn $name() { ctflow_engine::isolated!({ $body() }); })*
+    };
 }
 
 isolated_tests! {

@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::io;
-use std::time::Duration;
 
 use ctflow_parser::write::Full;
 use thiserror::Error;
@@ -52,14 +51,6 @@ pub enum LabError {
         asked: u64,
         /// The most there can be.
         most: u32,
-    },
-    /// Nothing arrived in time.
-    #[error("{operation}: nothing arrived within {waited:?}")]
-    Timeout {
-        /// What was waited for.
-        operation: String,
-        /// How long.
-        waited: Duration,
     },
 }
 

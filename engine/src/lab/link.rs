@@ -8,14 +8,13 @@ use ctflow_parser::uapi::{
 };
 use ctflow_parser::write::{Full, Writer};
 use rustix::net::netdevice::name_to_index;
-use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType, socket_with};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
 use super::error::LabError;
 use super::netlink::Requests;
 use super::uapi::*;
+use crate::sys::netlink::Protocol;
 
-/// rtnetlink's protocol number is 0, which rustix spells as none.
-const NETLINK_ROUTE: Option<Protocol> = None;
 /// One request; the longest, a pair of links, takes some 150 bytes.
 const REQUEST_BYTES: usize = 512;
 
@@ -31,7 +30,7 @@ impl Links {
     /// # Errors
     /// [`LabError::System`] when the kernel or a seccomp filter allows no such socket.
     pub fn open() -> Result<Self, LabError> {
-        Requests::open(NETLINK_ROUTE).map(|requests| Self { requests })
+        Requests::open(Protocol::Route).map(|requests| Self { requests })
     }
 
     /// Creates a cable: one end called `name` here, the other called `peer` in the namespace that `to` refers to.

@@ -14,6 +14,7 @@ use ctflow_parser::write::{Full, Writer};
 use super::error::LabError;
 use super::netlink::Requests;
 use super::uapi::*;
+use crate::sys::netlink::Protocol;
 
 /// One batch: room for a few hundred rules. The kernel copies it at once, so it must fit the socket's send buffer too.
 const BATCH_BYTES: usize = 64 * 1024;
@@ -49,7 +50,7 @@ impl Ruleset {
         let last = 1 + self.chains.iter().map(|chain| 1 + chain.rules.len()).sum::<usize>();
         let mut batch = Batch { writer: Writer::new(&mut buffer), operations: Vec::new(), last };
         self.write(&mut batch).map_err(LabError::full(&load))?;
-        Requests::open(Some(rustix::net::netlink::NETFILTER))?.perform(batch.writer.bytes(), &batch.operations, &load)
+        Requests::open(Protocol::Netfilter)?.perform(batch.writer.bytes(), &batch.operations, &load)
     }
 
     fn write(&self, batch: &mut Batch<'_>) -> Result<(), Full> {

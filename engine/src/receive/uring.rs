@@ -122,8 +122,7 @@ impl Uring {
 impl Receive for Uring {
     fn receive(&mut self, wait: Wait, sink: &mut dyn FnMut(&[u8])) -> Result<Taken, ReceiveError> {
         let failed = |errno| ReceiveError::new(NAME, "io_uring_enter", errno);
-        let mut taken = Taken::default();
-        taken.interrupted = self.wait(wait).map_err(failed)?;
+        let mut taken = Taken { interrupted: self.wait(wait).map_err(failed)?, ..Taken::default() };
         self.drain(&mut taken, sink).map_err(failed)?;
         if std::mem::take(&mut self.watch_refused) && !taken.interrupted && taken.datagrams == 0 {
             return self.receive(wait, sink); // only that ended the wait, and only this once

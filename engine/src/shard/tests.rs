@@ -175,7 +175,7 @@ proptest! {
     fn the_shard_holds_what_a_plain_map_holds(steps in steps()) {
         let mut shard = Shard::new(1_000);
         let mut oracle: HashMap<FlowKey, u32> = HashMap::new();
-        let view = |n: u16, mark: u32| FlowView { mark: Some(mark), ..flow(n, u32::from(n / 4), n % 3 == 0) };
+        let view = |n: u16, mark: u32| FlowView { mark: Some(mark), ..flow(n, u32::from(n / 4), n.is_multiple_of(3)) };
         for step in steps {
             match step {
                 Step::Event(Event::Destroy, n, _) => {

@@ -5,7 +5,6 @@
 #![allow(unsafe_code)] // the kernel takes and gives raw pointers; everything else in the workspace denies it
 
 pub(crate) mod buffers;
-pub mod extended_ack;
 pub mod namespace;
 pub mod netlink;
 pub(crate) mod pages;

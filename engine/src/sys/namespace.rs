@@ -6,14 +6,14 @@
 
 use std::ffi::CStr;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
 use rustix::process::{Signal, set_parent_process_death_signal};
-use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
+use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 /// Who the caller is outside, as the kernel wants it told: `0 <id> 1` maps it to root inside.
 #[derive(Debug)]
@@ -72,14 +72,6 @@ pub fn start_in_private_network(command: &mut Command) -> &mut Command {
     // SAFETY: only what is async-signal-safe may run between fork and exec; `enter` makes system calls on strings that
     // were built before, and neither allocates nor takes a lock (an `io::Error` made of an `Errno` holds a number).
     unsafe { command.pre_exec(enter) }
-}
-
-/// Moves the calling thread into the network namespace that `namespace` refers to.
-///
-/// # Errors
-/// `EPERM` without `CAP_SYS_ADMIN` here and there; `EINVAL` when it is no network namespace.
-pub fn join(namespace: impl AsFd) -> io::Result<()> {
-    Ok(move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?)
 }
 
 /// The calling thread's network namespace. It lives as long as the descriptor does.

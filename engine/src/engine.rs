@@ -1,0 +1,271 @@
+//! The whole capture pipeline: N workers with their shards, and the control thread that keeps them true to the kernel.
+//!
+//! ```no_run
+//! use ctflow_engine::engine::{Engine, Settings};
+//!
+//! let engine = Engine::start(&Settings::default())?;
+//! std::thread::sleep(std::time::Duration::from_secs(1));
+//! let totals = engine.stop()?;
+//! println!("{} events, {} lost, {} flows", totals.events(), totals.events_lost, totals.flows);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use mio::{Poll, Waker};
+use thiserror::Error;
+
+use crate::control::{Control, Lane, REPORTS};
+use crate::limits::{COMMANDS_PER_WORKER, FLOWS_PER_SHARD, REPORTS_PER_WORKER, WORKERS, WORKERS_DEFAULT_MAX};
+use crate::listener::{ListenError, Listener};
+use crate::metrics::{Counts, Published};
+use crate::receive::{BackendKind, Interest, InterruptError, Interrupts};
+use crate::shard::Shard;
+use crate::socket::{Buffer, EventSocket, Options, SocketError};
+use crate::steer::Share;
+use crate::worker::{Command, Report, Reporter, Worker};
+
+/// How to capture.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Workers, 1..=64; each takes its share of the events, and each costs the packet path 3 to 5 %.
+    pub workers: u32,
+    /// How the workers receive.
+    pub backend: BackendKind,
+    /// What each worker's socket is opened with; its share is set here.
+    pub socket: Options,
+    /// Flows of each family that a shard may hold.
+    pub flows_max: u32,
+    /// Whether worker n stays on the n-th core that this process may use.
+    pub pin: bool,
+}
+
+impl Default for Settings {
+    /// A quarter of the cores capture flows, pinned; the rest is for packets.
+    fn default() -> Self {
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        let workers = u32::try_from(cores / 4).unwrap_or(1).clamp(1, WORKERS_DEFAULT_MAX);
+        let backend = BackendKind::Auto;
+        Self { workers, backend, socket: Options::default(), flows_max: FLOWS_PER_SHARD, pin: true }
+    }
+}
+
+/// A capture that cannot start. Each message is one line for the operator.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// A number out of range.
+    #[error("{0} workers are out of range: use 1 to {WORKERS}")]
+    Workers(u32),
+    /// An event socket.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// Descriptors or threads, as a rule their limits.
+    #[error("cannot set up the {what}: {source}")]
+    System {
+        /// What was being set up.
+        what: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The descriptors that wake a worker.
+    #[error(transparent)]
+    Interrupts(#[from] InterruptError),
+}
+
+impl StartError {
+    fn system(what: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::System { what, source }
+    }
+}
+
+/// A capture under way. Dropping it stops it.
+pub struct Engine {
+    workers: Vec<JoinHandle<Result<(), ListenError>>>,
+    control: Option<JoinHandle<()>>,
+    published: Vec<Arc<Published>>,
+    buffers: Vec<Buffer>,
+    waker: Arc<Waker>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Engine {
+    /// Opens every socket in the calling thread's network namespace and starts the threads. Events queue from here on, and a
+    /// first resync brings in the flows that are there.
+    ///
+    /// # Errors
+    /// [`StartError`]. A receive back end that fails later ends its worker, which [`Engine::stop`] tells.
+    pub fn start(settings: &Settings) -> Result<Self, StartError> {
+        if !(1..=WORKERS).contains(&settings.workers) {
+            return Err(StartError::Workers(settings.workers));
+        }
+        let poll = Poll::new().map_err(StartError::system("control thread"))?;
+        let waker = Waker::new(poll.registry(), REPORTS).map_err(StartError::system("control thread"))?;
+        let mut assembly = Assembly::new(settings, waker);
+        for index in 0..settings.workers {
+            assembly.add(index)?;
+        }
+        assembly.start(poll)
+    }
+
+    /// What all workers have counted so far.
+    #[must_use]
+    pub fn totals(&self) -> Counts {
+        let mut totals = Counts::default();
+        self.published.iter().for_each(|published| totals += published.read());
+        totals
+    }
+
+    /// What each worker has counted so far.
+    #[must_use]
+    pub fn by_worker(&self) -> Vec<Counts> {
+        self.published.iter().map(|published| published.read()).collect()
+    }
+
+    /// The workers' socket buffers as they were opened.
+    #[must_use]
+    pub fn buffers(&self) -> &[Buffer] {
+        &self.buffers
+    }
+
+    /// Whether every worker has completed a resync.
+    #[must_use]
+    pub fn has_synced(&self) -> bool {
+        self.published.iter().all(|published| published.read().resyncs > 0)
+    }
+
+    /// Stops all threads and gives what they counted.
+    ///
+    /// # Errors
+    /// That of the first worker which ended before it was told to.
+    pub fn stop(mut self) -> Result<Counts, ListenError> {
+        self.shut_down()?;
+        Ok(self.totals())
+    }
+
+    fn shut_down(&mut self) -> Result<(), ListenError> {
+        self.stop.store(true, Ordering::Relaxed);
+        let _ = self.waker.wake();
+        // The control thread wakes the workers on its way out; a thread that panicked has said so on stderr.
+        self.control.take().map(JoinHandle::join);
+        let ends: Vec<_> = self.workers.drain(..).filter_map(|worker| worker.join().ok()).collect();
+        ends.into_iter().collect()
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        // What went wrong is in the log already.
+        let _ = self.shut_down();
+    }
+}
+
+/// An engine being put together: all that can fail for want of rights or descriptors happens before a thread starts.
+struct Assembly<'s> {
+    settings: &'s Settings,
+    seats: Vec<Seat>,
+    lanes: Vec<Lane>,
+    sender: Sender<Report>,
+    reports: Receiver<Report>,
+    waker: Arc<Waker>,
+    stop: Arc<AtomicBool>,
+}
+
+/// What one worker will be started with.
+struct Seat {
+    index: u32,
+    socket: EventSocket,
+    commands: Receiver<Command>,
+    wake: UnixStream,
+    interrupts: Interrupts,
+    published: Arc<Published>,
+}
+
+impl<'s> Assembly<'s> {
+    fn new(settings: &'s Settings, waker: Waker) -> Self {
+        let (sender, reports) = bounded(REPORTS_PER_WORKER * settings.workers as usize);
+        let (seats, lanes) = (Vec::new(), Vec::new());
+        Self { settings, seats, lanes, sender, reports, waker: Arc::new(waker), stop: Arc::default() }
+    }
+
+    fn add(&mut self, index: u32) -> Result<(), StartError> {
+        let share = Share { worker: index, workers: self.settings.workers };
+        let socket = EventSocket::open(&Options { share, ..self.settings.socket.clone() })?;
+        let (sender, commands) = bounded(COMMANDS_PER_WORKER);
+        let (wake, waker) = UnixStream::pair().map_err(StartError::system("worker's wake-up"))?;
+        for end in [&wake, &waker] {
+            end.set_nonblocking(true).map_err(StartError::system("worker's wake-up"))?;
+        }
+        let mut interrupts = Interrupts::new();
+        interrupts.watch(&wake, Interest::Readable)?;
+        self.lanes.push(Lane::new(sender, waker));
+        self.seats.push(Seat { index, socket, commands, wake, interrupts, published: Arc::default() });
+        Ok(())
+    }
+
+    fn start(self, poll: Poll) -> Result<Engine, StartError> {
+        let mut engine = Engine {
+            workers: Vec::new(),
+            control: None,
+            published: self.seats.iter().map(|seat| seat.published.clone()).collect(),
+            buffers: self.seats.iter().map(|seat| seat.socket.buffer()).collect(),
+            waker: self.waker.clone(),
+            stop: self.stop.clone(),
+        };
+        // From here on an early return drops the engine, which stops what has started.
+        let control = Control::new(poll, self.lanes, self.reports, self.stop.clone());
+        engine.control = Some(spawn("ctflow-control".to_owned(), move || control.run())?);
+        for seat in self.seats {
+            let reporter = Reporter { sender: self.sender.clone(), waker: self.waker.clone() };
+            let (settings, stop) = (self.settings.clone(), self.stop.clone());
+            let name = format!("ctflow-worker{}", seat.index);
+            engine.workers.push(spawn(name, move || seat.run(&settings, reporter, stop))?);
+        }
+        Ok(engine)
+    }
+}
+
+fn spawn<T: Send + 'static>(
+    name: String,
+    body: impl FnOnce() -> T + Send + 'static,
+) -> Result<JoinHandle<T>, StartError> {
+    thread::Builder::new().name(name).spawn(body).map_err(StartError::system("threads"))
+}
+
+impl Seat {
+    /// On the worker's own thread: where a ring has to be set up, and memory is taken close to its core.
+    fn run(self, settings: &Settings, reporter: Reporter, stop: Arc<AtomicBool>) -> Result<(), ListenError> {
+        if settings.pin {
+            pin(self.index);
+        }
+        let listener = Listener::new(self.socket, settings.backend, self.interrupts)
+            .inspect_err(|error| tracing::error!(worker = self.index, %error, "worker cannot start"))?;
+        tracing::info!(worker = self.index, backend = listener.backend(), "capturing: {}", listener.buffer());
+        let worker = Worker {
+            index: self.index,
+            listener,
+            shard: Shard::new(settings.flows_max),
+            commands: self.commands,
+            wake: self.wake,
+            reporter,
+            published: self.published,
+            stop,
+            counts: Counts::default(),
+            loss_reported: false,
+        };
+        worker.run()
+    }
+}
+
+/// Keeps the calling thread on the core that is worker `index`'s among those this process may use.
+fn pin(index: u32) {
+    let cores = core_affinity::get_core_ids().unwrap_or_default();
+    let core = cores.get(index as usize % cores.len().max(1));
+    if !core.is_some_and(|core| core_affinity::set_for_current(*core)) {
+        tracing::warn!(worker = index, "cannot pin the worker to a core: it runs where the scheduler puts it");
+    }
+}

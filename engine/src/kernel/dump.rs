@@ -1,0 +1,174 @@
+//! A kernel table listed in constant memory: one buffer, whatever the table's size.
+//!
+//! The kernel composes as much as the reader's buffer holds, up to 32 KiB, each time the reader has taken the last part;
+//! so a dump is read at the reader's pace and can be read in slices, between other work. It is no snapshot: flows come
+//! and go meanwhile.
+//!
+//! A kernel that cannot filter as asked either refuses ([`Dump`] then asks again for everything) or ignores the filter.
+//! Either way the caller filters what comes; the kernel's part is to make that cheap.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use ctflow_parser::filter::DumpFilter;
+use ctflow_parser::frame::{Message, Messages};
+use ctflow_parser::record::Record;
+use ctflow_parser::request::{self, REQUEST_BYTES, Table};
+use ctflow_parser::write::{Full, Writer};
+use rustix::io::Errno;
+
+use super::KernelError;
+use crate::limits::DUMP_BUFFER_BYTES;
+use crate::sys::netlink::{NetlinkSocket, Protocol};
+
+/// How far a dump has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// There is more to read.
+    More,
+    /// Nothing is ready to be read now; only [`Dump::try_read`] says so.
+    NotYet,
+    /// That was the last part.
+    Done,
+}
+
+/// One listing under way.
+#[derive(Debug)]
+pub struct Dump {
+    socket: NetlinkSocket,
+    buffer: Box<[u8]>,
+    operation: &'static str,
+    /// The filter to do without, should the kernel refuse it.
+    filtered: Option<(Table, DumpFilter, bool)>,
+}
+
+impl Dump {
+    /// Asks for `table`. With `zero` its counters are read and reset at once (conntrack only).
+    ///
+    /// # Errors
+    /// When there is no netfilter socket to be had. What the kernel thinks of the request comes with the first read.
+    pub fn start(table: Table, filter: &DumpFilter, zero: bool) -> Result<Self, KernelError> {
+        let operation = match table {
+            Table::Conntrack => "list the conntrack table",
+            Table::Expect => "list the expectation table",
+            Table::Dying => "list dying flows",
+            Table::Unconfirmed => "list unconfirmed flows",
+        };
+        let mut dump = Self::ask(operation, |writer| request::dump(writer, 0, table, filter, zero))?;
+        dump.filtered = Some((table, *filter, zero)).filter(|_| *filter != unfiltered(filter));
+        Ok(dump)
+    }
+
+    /// Asks for one record a CPU: the counters of `table`.
+    ///
+    /// # Errors
+    /// As [`Dump::start`].
+    pub fn cpu_stats(table: Table) -> Result<Self, KernelError> {
+        Self::ask("read the statistics", |writer| request::cpu_stats(writer, 0, table))
+    }
+
+    fn ask(
+        operation: &'static str,
+        write: impl FnOnce(&mut Writer<'_>) -> Result<(), Full>,
+    ) -> Result<Self, KernelError> {
+        let socket = NetlinkSocket::open(Protocol::Netfilter).map_err(KernelError::Open)?;
+        // Without these two an old kernel's refusals are merely less wordy.
+        let _ = socket.set_extended_ack().and_then(|()| socket.set_capped_ack());
+        let dump = Self { socket, buffer: vec![0; DUMP_BUFFER_BYTES].into_boxed_slice(), operation, filtered: None };
+        dump.send(write)?;
+        Ok(dump)
+    }
+
+    fn send(&self, write: impl FnOnce(&mut Writer<'_>) -> Result<(), Full>) -> Result<(), KernelError> {
+        let mut buffer = [0; REQUEST_BYTES];
+        let mut writer = Writer::new(&mut buffer);
+        write(&mut writer).map_err(|source| KernelError::TooLong { operation: self.operation, source })?;
+        self.socket.send(writer.bytes()).map_err(|source| self.transport(source))
+    }
+
+    /// Reads the next part, waiting for it, and hands its records to `each`.
+    ///
+    /// # Errors
+    /// The kernel's refusal, or bytes that do not parse.
+    pub fn read(&mut self, each: impl FnMut(&Record<'_>)) -> Result<Progress, KernelError> {
+        loop {
+            match self.socket.receive(&mut self.buffer) {
+                Ok(length) => return self.part(length, each),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(self.transport(error)),
+            }
+        }
+    }
+
+    /// Reads the next part if it is ready, as [`Dump::read`].
+    ///
+    /// # Errors
+    /// As [`Dump::read`].
+    pub fn try_read(&mut self, each: impl FnMut(&Record<'_>)) -> Result<Progress, KernelError> {
+        match self.socket.try_receive(&mut self.buffer) {
+            Ok(Some(length)) => self.part(length, each),
+            Ok(None) => Ok(Progress::NotYet),
+            Err(error) => Err(self.transport(error)),
+        }
+    }
+
+    /// Reads the rest, waiting for it.
+    ///
+    /// # Errors
+    /// As [`Dump::read`].
+    pub fn read_all(&mut self, mut each: impl FnMut(&Record<'_>)) -> Result<(), KernelError> {
+        while self.read(&mut each)? != Progress::Done {}
+        Ok(())
+    }
+
+    fn part(&mut self, length: usize, mut each: impl FnMut(&Record<'_>)) -> Result<Progress, KernelError> {
+        let operation = self.operation;
+        let frame = self.buffer.get(..length).ok_or(KernelError::Cut { operation, bytes: length })?;
+        let mut progress = Progress::More;
+        let mut refusal = None;
+        for message in Messages::new(frame) {
+            match message.map_err(|source| KernelError::Malformed { operation, source })? {
+                Message::Record(record) => each(&record),
+                Message::Done { errno: 0 } => progress = Progress::Done,
+                Message::Done { errno } => {
+                    let source = io::Error::from_raw_os_error(errno);
+                    refusal = Some(KernelError::Refused { operation, source, said: None });
+                }
+                Message::Ack(ack) if ack.errno != 0 => refusal = Some(KernelError::refused(operation, &ack)),
+                Message::Ack(_) | Message::Other => {}
+            }
+        }
+        match refusal {
+            Some(error) => self.without_filter(error),
+            None => {
+                self.filtered = None; // it has answered, so it takes the filter
+                Ok(progress)
+            }
+        }
+    }
+
+    /// After a refusal of a filtered dump: asks for everything of the family instead.
+    fn without_filter(&mut self, refusal: KernelError) -> Result<Progress, KernelError> {
+        let unsupported =
+            matches!(refusal.errno().map(Errno::from_raw_os_error), Some(Errno::INVAL | Errno::OPNOTSUPP));
+        let Some((table, filter, zero)) = self.filtered.take().filter(|_| unsupported) else { return Err(refusal) };
+        tracing::debug!("{refusal}: listing everything instead");
+        self.send(|writer| request::dump(writer, 0, table, &unfiltered(&filter), zero))?;
+        Ok(Progress::More)
+    }
+
+    fn transport(&self, source: io::Error) -> KernelError {
+        KernelError::Transport { operation: self.operation, source }
+    }
+}
+
+impl AsFd for Dump {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// What every kernel can select.
+fn unfiltered(filter: &DumpFilter) -> DumpFilter {
+    DumpFilter { family: filter.family, mark: filter.mark, ..DumpFilter::default() }
+}

@@ -1,0 +1,103 @@
+//! One event socket, drained: how long to wait, what was taken, what was lost, whether the buffer should grow.
+//!
+//! The light half of a worker, without a cache: what `ctflow -E` reads from, and what each worker reads from.
+
+use std::time::Instant;
+
+use thiserror::Error;
+
+use crate::pace::Pace;
+use crate::receive::{self, BackendKind, Interrupts, OpenError, Receive, ReceiveError, Taken, Wait};
+use crate::socket::{Buffer, EventSocket, Options, SocketError};
+
+/// A listener that cannot be opened, or not go on.
+#[derive(Debug, Error)]
+pub enum ListenError {
+    /// The event socket.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// The receive back end.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// A receive that failed.
+    #[error(transparent)]
+    Receive(#[from] ReceiveError),
+}
+
+/// Whether a round waits for events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Patience {
+    /// As long as the pace of events says.
+    Paced,
+    /// Not at all: there is other work.
+    None,
+}
+
+/// What one round brought.
+#[derive(Debug, Clone, Copy)]
+pub struct Round {
+    /// What was taken.
+    pub taken: Taken,
+    /// Events lost since the last round: to a full socket buffer, or too long for a receive buffer. They stood behind
+    /// what was queued then, so among or after what was taken now.
+    pub lost: u64,
+    /// The socket buffer, when this round changed it or found it limited.
+    pub buffer: Option<Buffer>,
+}
+
+/// An event socket and the back end that drains it. Stays on the thread that opened the back end.
+pub struct Listener {
+    socket: EventSocket,
+    receive: Box<dyn Receive>,
+    wait: Wait,
+    last: Instant,
+}
+
+impl Listener {
+    /// Drains `socket` with a back end of `kind`, woken by `interrupts` too.
+    ///
+    /// # Errors
+    /// [`ListenError::Open`].
+    pub fn new(socket: EventSocket, kind: BackendKind, interrupts: Interrupts) -> Result<Self, ListenError> {
+        let receive = receive::open(kind, socket.netlink(), interrupts)?;
+        Ok(Self { socket, receive, wait: Wait::UntilAny, last: Instant::now() })
+    }
+
+    /// Opens a socket and drains it, as [`Listener::new`].
+    ///
+    /// # Errors
+    /// [`ListenError`].
+    pub fn open(options: &Options, kind: BackendKind, interrupts: Interrupts) -> Result<Self, ListenError> {
+        Self::new(EventSocket::open(options)?, kind, interrupts)
+    }
+
+    /// The socket buffer as it is now.
+    #[must_use]
+    pub fn buffer(&self) -> Buffer {
+        self.socket.buffer()
+    }
+
+    /// The back end's name.
+    #[must_use]
+    pub fn backend(&self) -> &'static str {
+        self.receive.name()
+    }
+
+    /// Waits, takes a batch and hands each datagram to `sink`, then looks at what did not fit.
+    ///
+    /// # Errors
+    /// When the socket or the back end cannot be used any more. A loss is none.
+    pub fn round(&mut self, patience: Patience, sink: &mut dyn FnMut(&[u8])) -> Result<Round, ListenError> {
+        let wait = match patience {
+            Patience::Paced => self.wait,
+            Patience::None => Wait::None,
+        };
+        let taken = self.receive.receive(wait, sink)?;
+        let now = Instant::now();
+        self.wait = Pace::new(self.socket.capacity()).next(&taken, now.duration_since(self.last));
+        self.last = now;
+        let cut = u64::try_from(taken.truncated).unwrap_or(u64::MAX);
+        let lost = self.socket.check_loss()?.saturating_add(cut);
+        Ok(Round { taken, lost, buffer: self.socket.grow(&taken)? })
+    }
+}

@@ -1,0 +1,79 @@
+//! What the workers count. Each counts for itself and publishes after every batch; reading adds them up.
+//!
+//! A worker keeps plain numbers ([`Counts`]) and stores them into its own cache lines ([`Published`]) once a batch, so
+//! that counting costs an addition an event and readers cost the event path nothing.
+
+use std::ops::AddAssign;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+macro_rules! counters {
+    ($($(#[doc = $doc:literal])+ $name:ident),+ $(,)?) => {
+        /// What one worker has counted since it started, or all of them together.
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+        pub struct Counts {
+            $($(#[doc = $doc])+ pub $name: u64,)+
+        }
+
+        /// A worker's counts where others can read them, alone on their cache lines.
+        #[derive(Debug, Default)]
+        #[repr(align(128))]
+        pub(crate) struct Published {
+            $($name: AtomicU64,)+
+        }
+
+        impl Published {
+            /// Replaces what was published before.
+            pub(crate) fn publish(&self, counts: &Counts) {
+                $(self.$name.store(counts.$name, Ordering::Relaxed);)+
+            }
+
+            /// What was published last; a count may be one batch ahead of its neighbour.
+            pub(crate) fn read(&self) -> Counts {
+                Counts { $($name: self.$name.load(Ordering::Relaxed),)+ }
+            }
+        }
+
+        impl AddAssign for Counts {
+            fn add_assign(&mut self, other: Self) {
+                $(self.$name += other.$name;)+
+            }
+        }
+    };
+}
+
+counters! {
+    /// Events of flows that began.
+    events_new,
+    /// Events of flows that changed.
+    events_update,
+    /// Events of flows that ended.
+    events_destroy,
+    /// Events of expectations.
+    events_expect,
+    /// Bytes of all messages.
+    bytes,
+    /// Times the worker took events.
+    rounds,
+    /// Events that did not fit the socket buffer, or a receive buffer.
+    events_lost,
+    /// Messages that do not parse, or name no flow.
+    malformed,
+    /// Flows held now.
+    flows,
+    /// Flows refused because the shard is full.
+    flows_refused,
+    /// Resyncs completed.
+    resyncs,
+    /// Flows that a resync found in the kernel and not here.
+    resync_created,
+    /// Flows that a resync did not confirm.
+    purged,
+}
+
+impl Counts {
+    /// Events of flows, of all three kinds.
+    #[must_use]
+    pub fn events(&self) -> u64 {
+        self.events_new + self.events_update + self.events_destroy
+    }
+}

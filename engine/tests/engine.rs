@@ -1,0 +1,105 @@
+//! The whole pipeline on this kernel: real traffic, real losses, and the shards' agreement with the kernel's table.
+#![allow(clippy::unwrap_used)] // a test fails by it, here in its helpers too
+
+use std::time::{Duration, Instant};
+
+use ctflow_engine::engine::{Engine, Settings};
+use ctflow_engine::kernel::request::Requester;
+use ctflow_engine::lab::topology::{Firewall, REDIRECTED, SERVER, SERVER6};
+use ctflow_engine::lab::traffic::{Flood, tcp_exchange, udp_exchange};
+use ctflow_engine::lab::{Lab, sysctl};
+use ctflow_engine::metrics::Counts;
+use ctflow_engine::receive::BackendKind;
+use ctflow_engine::socket::{BufferPlan, Options};
+use ctflow_parser::request;
+
+/// Looks until the counts are as they should be; the test fails if they never are.
+fn until(engine: &Engine, what: &str, mut satisfied: impl FnMut(&Counts) -> bool) -> Counts {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let totals = engine.totals();
+        if satisfied(&totals) {
+            return totals;
+        }
+        assert!(Instant::now() < deadline, "never: {what}: {totals:?}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn settings(workers: u32) -> Settings {
+    Settings { workers, pin: false, ..Settings::default() }
+}
+
+fn flush() {
+    let mut requester = Requester::open().unwrap();
+    requester.ask("empty the table", |writer, seq| request::flush(writer, seq, 0), |_| {}).unwrap();
+}
+
+#[test]
+fn workers_share_the_flows_of_real_traffic_and_lose_none() {
+    ctflow_engine::isolated!({
+        let firewall = Firewall::build(&Lab::enter().unwrap()).unwrap();
+        let engine = Engine::start(&settings(3)).unwrap();
+        firewall.client.run(|| {
+            for _ in 0..30 {
+                tcp_exchange((SERVER, 80).into(), b"hello").unwrap();
+                tcp_exchange(REDIRECTED, b"hello").unwrap();
+                udp_exchange((SERVER6, 53).into(), b"hello").unwrap();
+            }
+        });
+        until(&engine, "every flow is held", |totals| {
+            totals.flows == sysctl::flow_count().unwrap() && totals.flows >= 90
+        });
+        assert!(engine.by_worker().iter().all(|counts| counts.events() > 0), "{:?}", engine.by_worker());
+        flush();
+        until(&engine, "every flow is gone", |totals| totals.flows == 0);
+        let totals = engine.stop().unwrap();
+        assert_eq!((totals.events_new, totals.events_destroy), (90, 90));
+        assert_eq!((totals.events_lost, totals.malformed, totals.purged), (0, 0, 0));
+    });
+}
+
+#[test]
+fn flows_older_than_the_capture_are_found_by_the_first_resync() {
+    ctflow_engine::isolated!({
+        let _firewall = Firewall::build(&Lab::enter().unwrap()).unwrap();
+        Flood::open().unwrap().send(5_000).unwrap();
+        let engine = Engine::start(&settings(2)).unwrap();
+        until(&engine, "the old flows are held", |totals| totals.flows == sysctl::flow_count().unwrap());
+        assert!(engine.totals().resync_created >= 5_000);
+        // The kernel never tells that they end (nf_conntrack_events=2), so only another resync can.
+    });
+}
+
+#[test]
+fn a_loss_is_counted_and_mended_by_a_resync() {
+    ctflow_engine::isolated!({
+        let _firewall = Firewall::build(&Lab::enter().unwrap()).unwrap();
+        for backend in [BackendKind::IoUring, BackendKind::Recvmmsg, BackendKind::Recv] {
+            lose_and_mend(backend);
+        }
+    });
+}
+
+fn lose_and_mend(backend: BackendKind) {
+    let socket = Options { buffer: BufferPlan::Fixed(8 * 1_280), ..Options::default() };
+    let engine = Engine::start(&Settings { backend, socket, ..settings(2) }).unwrap();
+    until(&engine, "the first resync", |totals| totals.resyncs >= 2);
+    let mut flood = Flood::open().unwrap();
+    while engine.totals().events_lost == 0 {
+        flood.send(5_000).unwrap();
+    }
+    flush();
+    flood.send(3_000).unwrap();
+    let count = sysctl::flow_count().unwrap();
+    let totals = until(&engine, "agreement after a loss", |totals| totals.flows == count && totals.resyncs >= 3);
+    assert!(totals.events_lost > 0);
+}
+
+#[test]
+fn wrong_worker_counts_are_refused_with_the_range() {
+    for workers in [0, 65] {
+        let refused = Engine::start(&settings(workers)).err().unwrap().to_string();
+        assert_eq!(refused, format!("{workers} workers are out of range: use 1 to 64"));
+    }
+}

@@ -1,0 +1,123 @@
+//! The fuzz targets as plain functions: the fuzzers call them, and `cargo test` replays every corpus through them.
+//!
+//! A target passes when it returns. What must hold is asserted here, so that the replay checks it too.
+
+use ctflow_parser::compact::{Flow, V4, V6};
+use ctflow_parser::filter::{DumpFilter, Masked, TupleFilter};
+use ctflow_parser::frame::{Message, Messages};
+use ctflow_parser::record::{Record, Subject};
+use ctflow_parser::request::{self, FlowChange, IfExists, REQUEST_BYTES, Selector, Table};
+use ctflow_parser::uapi;
+use ctflow_parser::write::Writer;
+
+/// A target by its name.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// All targets; each has a folder of its name in `corpus/`.
+pub const TARGETS: [Target; 3] = [("frame", frame), ("attributes", attributes), ("request", request)];
+
+/// Any bytes as a datagram: every message, as everything it could be.
+pub fn frame(bytes: &[u8]) {
+    let mut end = 0;
+    for message in Messages::new(bytes) {
+        match message {
+            Ok(Message::Record(record)) => {
+                end += record.bytes().len();
+                everything(&record);
+            }
+            Ok(message) => drop(format!("{message:?}")),
+            Err(error) => assert!(error.offset as usize <= bytes.len(), "{error} lies outside the frame"),
+        }
+    }
+    assert!(end <= bytes.len(), "messages reach past the frame");
+}
+
+/// Any bytes as the attributes of each kind of record; what reads as a flow or an expectation is written and read again.
+pub fn attributes(bytes: &[u8]) {
+    let kinds = [
+        (uapi::NFNL_SUBSYS_CTNETLINK, uapi::IPCTNL_MSG_CT_NEW),
+        (uapi::NFNL_SUBSYS_CTNETLINK, uapi::IPCTNL_MSG_CT_GET_STATS),
+        (uapi::NFNL_SUBSYS_CTNETLINK, uapi::IPCTNL_MSG_CT_GET_STATS_CPU),
+        (uapi::NFNL_SUBSYS_CTNETLINK_EXP, uapi::IPCTNL_MSG_EXP_NEW),
+    ];
+    for (subsystem, kind) in kinds {
+        let mut buffer = vec![0; bytes.len() + 64];
+        let mut writer = Writer::new(&mut buffer);
+        let written = writer.netfilter(subsystem, kind, 0, 1, uapi::AF_INET, 0, |message| message.raw(bytes));
+        assert!(written.is_ok(), "the buffer was made to fit");
+        let Some(Ok(Message::Record(record))) = Messages::new(writer.bytes()).next() else { continue };
+        everything(&record);
+        reread(&record);
+    }
+}
+
+/// Any bytes as a flow, sent back to the kernel in every request that can name it, into buffers of any size.
+pub fn request(bytes: &[u8]) {
+    let Some((&size, attributes)) = bytes.split_first() else { return };
+    let mut buffer = vec![0; attributes.len() + 64];
+    let mut writer = Writer::new(&mut buffer);
+    let _ = writer.netfilter(uapi::NFNL_SUBSYS_CTNETLINK, uapi::IPCTNL_MSG_CT_NEW, 0, 1, uapi::AF_INET, 0, |message| {
+        message.raw(attributes)
+    });
+    let Some(Ok(Message::Record(record))) = Messages::new(writer.bytes()).next() else { return };
+    let Ok(flow) = record.flow() else { return };
+    let Some(orig) = flow.orig else { return };
+    let mut small = vec![0; usize::from(size) * 4];
+    let mut writer = Writer::new(&mut small);
+    let change = FlowChange { flow, mark_mask: flow.mark, labels_mask: flow.labels, ..FlowChange::default() };
+    let field = TupleFilter { flags: flow.status.unwrap_or(0), tuple: orig };
+    let mark = flow.mark.map(|value| Masked { value, mask: value });
+    let filter = DumpFilter { mark, zone: flow.zone, orig: Some(field), ..DumpFilter::default() };
+    let results = [
+        request::dump(&mut writer, 1, Table::Conntrack, &filter, false),
+        request::create(&mut writer, 2, &change, IfExists::Refuse),
+        request::update(&mut writer, 3, &change),
+        request::get(&mut writer, 4, &Selector::Orig(orig), flow.zone),
+        request::delete(&mut writer, 5, &Selector::Reply(orig), flow.zone, flow.id),
+        request::delete_expect(&mut writer, 6, &orig, flow.zone),
+    ];
+    // What did not fit is not there at all; what is there is whole.
+    let written = Messages::new(writer.bytes()).filter(Result::is_ok).count();
+    assert_eq!(written, results.iter().filter(|result| result.is_ok()).count());
+    assert_eq!(written, Messages::new(writer.bytes()).count());
+}
+
+/// Every view of a record, printed: a view that cannot be printed cannot be used.
+fn everything(record: &Record<'_>) {
+    let flow = record.flow();
+    if let Ok(flow) = &flow {
+        let compact = (Flow::<V4>::new(flow).map(|flow| flow.view()), Flow::<V6>::new(flow).map(|flow| flow.view()));
+        drop(format!("{compact:?} {:?}", flow.key()));
+    }
+    let stats: Vec<_> = record.cpu_stats().counters().collect();
+    drop(format!("{flow:?} {:?} {:?} {stats:?}", record.expect(), record.global_stats()));
+    drop(format!("{:?} {:?} {:?}", record.subject(), record.event(), record.requester()));
+}
+
+fn reread(record: &Record<'_>) {
+    let mut buffer = [0; REQUEST_BYTES];
+    let mut writer = Writer::new(&mut buffer);
+    match record.subject() {
+        Subject::Flow => {
+            let Ok(flow) = record.flow() else { return };
+            let change = FlowChange { flow, ..FlowChange::default() };
+            if request::create(&mut writer, 1, &change, IfExists::Change).is_ok() {
+                assert_eq!(only(writer.bytes()).and_then(|record| record.flow().ok()), Some(flow));
+            }
+        }
+        Subject::Expect => {
+            let Ok(expect) = record.expect() else { return };
+            if request::create_expect(&mut writer, 1, &expect).is_ok() {
+                assert_eq!(only(writer.bytes()).and_then(|record| record.expect().ok()), Some(expect));
+            }
+        }
+        _ => {}
+    }
+}
+
+fn only(frame: &[u8]) -> Option<Record<'_>> {
+    match Messages::new(frame).next() {
+        Some(Ok(Message::Record(record))) => Some(record),
+        _ => None,
+    }
+}
