@@ -9,7 +9,7 @@ use ctflow_benches::{EVENTS, frames, records, report_allocations};
 fn parse(frames: &[&[u8]]) {
     for frame in frames {
         for record in records(frame) {
-            let _ = black_box((record.event(), record.flow()));
+            let _ = black_box((record.event(), &record.flow()));
         }
     }
 }

@@ -14,7 +14,7 @@ use ctflow_parser::record::Event;
 use ctflow_parser::tuple::Tuple;
 
 const FLOWS: u32 = 1_000_000;
-const BATCH: u32 = 10_000;
+const BATCH: u32 = 100_000;
 
 /// The first recorded IPv4 flow as if it were flow number `n`.
 fn flow(template: &FlowView<'static>, n: u32) -> FlowView<'static> {
@@ -39,6 +39,12 @@ fn fill(template: &FlowView<'static>, flows: u32) -> Shard {
     shard
 }
 
+fn apply(shard: &mut Shard, event: Event, flows: &[FlowView<'_>]) {
+    for flow in flows {
+        black_box(shard.apply(event, flow));
+    }
+}
+
 fn shard(criterion: &mut Criterion) {
     let Some(template) = template() else { return };
     let mut full = fill(&template, FLOWS);
@@ -46,24 +52,24 @@ fn shard(criterion: &mut Criterion) {
     let batch: Vec<_> = (0..BATCH).map(|n| flow(&template, n.wrapping_mul(7_919) % FLOWS)).collect();
     let fresh: Vec<_> = (0..BATCH).map(|n| flow(&template, FLOWS + n)).collect();
     report_allocations("shard update", batch.len(), || {
-        batch.iter().for_each(|flow| drop(full.apply(Event::Update, flow)));
+        apply(&mut full, Event::Update, &batch);
     });
     let mut group = criterion.benchmark_group("shard");
     group.throughput(Throughput::Elements(u64::from(BATCH)));
     group.bench_function("update among a million", |bencher| {
-        bencher.iter(|| batch.iter().for_each(|flow| drop(black_box(full.apply(Event::Update, flow)))));
+        bencher.iter(|| apply(&mut full, Event::Update, &batch));
     });
     group.bench_function("create and destroy among a million", |bencher| {
         bencher.iter(|| {
-            fresh.iter().for_each(|flow| drop(black_box(full.apply(Event::New, flow))));
-            fresh.iter().for_each(|flow| drop(black_box(full.apply(Event::Destroy, flow))));
+            apply(&mut full, Event::New, &fresh);
+            apply(&mut full, Event::Destroy, &fresh);
         });
     });
     group.bench_function("create in an empty shard", |bencher| {
         bencher.iter_batched(
             || Shard::new(FLOWS),
             |mut shard| {
-                batch.iter().for_each(|flow| drop(shard.apply(Event::New, flow)));
+                apply(&mut shard, Event::New, &batch);
                 shard
             },
             BatchSize::LargeInput,

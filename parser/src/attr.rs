@@ -18,26 +18,34 @@ const HEADER_BYTES: usize = 4;
 #[derive(Debug, Clone)]
 pub struct Attrs<'a> {
     rest: &'a [u8],
-    /// Bytes from the start of the frame to the start of `rest`.
-    offset: usize,
+    /// Bytes from the start of the frame to the end of `rest`: an offset that does not change as the walk goes on.
+    end: usize,
 }
 
 impl<'a> Attrs<'a> {
     /// Walks `bytes`, which begin `offset` bytes into their frame.
+    #[inline]
     pub(crate) fn new(bytes: &'a [u8], offset: usize) -> Self {
-        Self { rest: bytes, offset }
+        Self { rest: bytes, end: offset.saturating_add(bytes.len()) }
     }
 
-    /// The next attribute and what follows it; `None` when its length is impossible.
+    /// The next attribute, taken off; `None` when its length is impossible.
     #[inline]
-    fn split(&self) -> Option<(Attr<'a>, &'a [u8])> {
-        let (&[l0, l1, k0, k1], _) = self.rest.split_first_chunk::<HEADER_BYTES>()?;
-        let length = usize::from(u16::from_ne_bytes([l0, l1]));
-        let payload = self.rest.get(HEADER_BYTES..length)?;
-        let kind = u16::from_ne_bytes([k0, k1]) & NLA_TYPE_MASK;
-        let attr = Attr { kind, payload, offset: self.offset.saturating_add(HEADER_BYTES) };
+    fn take(&mut self) -> Option<Attr<'a>> {
+        let (&[l0, l1, k0, k1], body) = self.rest.split_first_chunk::<HEADER_BYTES>()?;
+        let length = usize::from(u16::from_ne_bytes([l0, l1])).checked_sub(HEADER_BYTES)?;
+        let payload = body.get(..length)?;
+        let offset = self.end.saturating_sub(body.len());
         // The last attribute's padding may be missing: the message's length need not count it.
-        Some((attr, self.rest.get(length.next_multiple_of(4)..).unwrap_or_default()))
+        self.rest = body.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some(Attr { kind: u16::from_ne_bytes([k0, k1]) & NLA_TYPE_MASK, payload, offset })
+    }
+
+    #[cold]
+    fn break_off(&mut self) -> ParseError {
+        let offset = self.end.saturating_sub(self.rest.len());
+        self.rest = &[];
+        ParseError::new(offset, Reason::AttributeLength)
     }
 }
 
@@ -49,13 +57,10 @@ impl<'a> Iterator for Attrs<'a> {
         if self.rest.is_empty() {
             return None;
         }
-        let Some((attr, rest)) = self.split() else {
-            self.rest = &[];
-            return Some(Err(ParseError::new(self.offset, Reason::AttributeLength)));
-        };
-        self.offset = self.offset.saturating_add(self.rest.len().saturating_sub(rest.len()));
-        self.rest = rest;
-        Some(Ok(attr))
+        Some(match self.take() {
+            Some(attr) => Ok(attr),
+            None => Err(self.break_off()),
+        })
     }
 }
 
@@ -72,6 +77,7 @@ pub struct Attr<'a> {
 impl<'a> Attr<'a> {
     /// The attributes inside this one.
     #[must_use]
+    #[inline]
     pub fn nested(&self) -> Attrs<'a> {
         Attrs::new(self.payload, self.offset)
     }

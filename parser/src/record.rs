@@ -77,7 +77,10 @@ impl<'a> Record<'a> {
             (uapi::NFNL_SUBSYS_CTNETLINK_EXP, uapi::IPCTNL_MSG_EXP_NEW | uapi::IPCTNL_MSG_EXP_DELETE) => {
                 Subject::Expect
             }
-            (uapi::NFNL_SUBSYS_CTNETLINK_EXP, uapi::IPCTNL_MSG_EXP_GET_STATS_CPU) => Subject::ExpectCpuStats,
+            // The kernel answers under the other table's name (`ctnetlink_exp_stat_fill_info`).
+            (uapi::NFNL_SUBSYS_CTNETLINK | uapi::NFNL_SUBSYS_CTNETLINK_EXP, uapi::IPCTNL_MSG_EXP_GET_STATS_CPU) => {
+                Subject::ExpectCpuStats
+            }
             _ => Subject::Foreign,
         }
     }

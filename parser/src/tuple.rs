@@ -71,6 +71,14 @@ impl Tuple {
     /// A malformed attribute, or no complete pair of addresses.
     #[inline]
     pub fn parse(attr: &Attr<'_>) -> Result<Self, ParseError> {
+        match usual::parse(attr.payload) {
+            Some(tuple) => Ok(tuple),
+            None => Self::walk(attr),
+        }
+    }
+
+    /// Reads any form: attributes in any order, with or without a zone.
+    fn walk(attr: &Attr<'_>) -> Result<Self, ParseError> {
         let mut addresses = None;
         let mut proto = (0, L4::None);
         let mut zone = None;
@@ -121,6 +129,53 @@ impl Tuple {
                 writer.be16(id_attr, id)
             }
         }
+    }
+}
+
+/// The form in which kernels write nearly every tuple: addresses, protocol, two ports, in this order and nothing else.
+/// Its headers are the same bytes each time, so one comparison takes the place of eight steps of the walk, which is a
+/// third of what parsing an event costs. Anything else is not refused here but walked.
+mod usual {
+    use super::{IpAddr, Ipv4Addr, Ipv6Addr, L4, Tuple};
+    use crate::uapi::*;
+
+    const fn header(length: u16, kind: u16) -> [u8; 4] {
+        let ([l0, l1], [k0, k1]) = (length.to_ne_bytes(), kind.to_ne_bytes());
+        [l0, l1, k0, k1]
+    }
+
+    const IP_V4: [u8; 4] = header(20, CTA_TUPLE_IP | NLA_F_NESTED);
+    const SRC_V4: [u8; 4] = header(8, CTA_IP_V4_SRC);
+    const DST_V4: [u8; 4] = header(8, CTA_IP_V4_DST);
+    const IP_V6: [u8; 4] = header(44, CTA_TUPLE_IP | NLA_F_NESTED);
+    const SRC_V6: [u8; 4] = header(20, CTA_IP_V6_SRC);
+    const DST_V6: [u8; 4] = header(20, CTA_IP_V6_DST);
+    const PROTO: [u8; 4] = header(28, CTA_TUPLE_PROTO | NLA_F_NESTED);
+    const NUM: [u8; 4] = header(5, CTA_PROTO_NUM);
+    const SRC_PORT: [u8; 4] = header(6, CTA_PROTO_SRC_PORT);
+    const DST_PORT: [u8; 4] = header(6, CTA_PROTO_DST_PORT);
+
+    #[inline]
+    pub(super) fn parse(payload: &[u8]) -> Option<Tuple> {
+        let (words, []) = payload.as_chunks::<4>() else { return None };
+        let (src, dst, rest) = match words {
+            [IP_V4, SRC_V4, src, DST_V4, dst, rest @ ..] => {
+                (IpAddr::V4(Ipv4Addr::from(*src)), IpAddr::V4(Ipv4Addr::from(*dst)), rest)
+            }
+            [IP_V6, SRC_V6, s0, s1, s2, s3, DST_V6, d0, d1, d2, d3, rest @ ..] => {
+                (v6([s0, s1, s2, s3]), v6([d0, d1, d2, d3]), rest)
+            }
+            _ => return None,
+        };
+        let [PROTO, NUM, [proto, ..], SRC_PORT, [s0, s1, ..], DST_PORT, [d0, d1, ..]] = rest else { return None };
+        let l4 = L4::Ports { src: u16::from_be_bytes([*s0, *s1]), dst: u16::from_be_bytes([*d0, *d1]) };
+        Some(Tuple { src, dst, proto: *proto, l4, zone: None })
+    }
+
+    fn v6(words: [&[u8; 4]; 4]) -> IpAddr {
+        IpAddr::V6(Ipv6Addr::from_bits(
+            words.iter().fold(0, |bits, word| bits << 32 | u128::from(u32::from_be_bytes(**word))),
+        ))
     }
 }
 
@@ -181,4 +236,38 @@ pub struct FlowKey {
     pub orig: Tuple,
     /// The zone; 0 for none.
     pub zone: u16,
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn only(bytes: &[u8]) -> Attr<'_> {
+        Attrs::new(bytes, 0).next().unwrap().unwrap()
+    }
+
+    proptest! {
+        /// The short way and the walk agree, on tuples of the usual form and on any damage to one.
+        #[test]
+        fn the_usual_form_reads_as_the_walk_reads_it(
+            src in any::<[u8; 16]>(), v6: bool, ports in any::<(u16, u16)>(), at in 4usize..94, value: u8,
+        ) {
+            let src = if v6 { IpAddr::from(src) } else { IpAddr::from([src[0], src[1], src[2], src[3]]) };
+            let l4 = L4::Ports { src: ports.0, dst: ports.1 };
+            let tuple = Tuple { src, dst: src, proto: uapi::IPPROTO_UDP, l4, zone: None };
+            let mut buffer = [0; 128];
+            let mut writer = Writer::new(&mut buffer);
+            tuple.write(&mut writer, uapi::CTA_TUPLE_ORIG).unwrap();
+            let mut bytes = writer.bytes().to_vec();
+            prop_assert_eq!(usual::parse(only(&bytes).payload), Some(tuple));
+            if let Some(byte) = bytes.get_mut(at) {
+                *byte = value;
+            }
+            if let Some(short) = usual::parse(only(&bytes).payload) {
+                prop_assert_eq!(Tuple::walk(&only(&bytes)), Ok(short));
+            }
+        }
+    }
 }
