@@ -158,30 +158,28 @@ fn put_ipv6(out: &mut Vec<u8>, address: Ipv6Addr) {
     let (start, length) = longest_zeros(&groups);
     let embeds_ipv4 = start == 0 && (length == 6 || length == 5 && groups[5] == 0xffff);
     let end = if embeds_ipv4 { 6 } else { groups.len() };
-    let mut index = 0;
-    while index < end {
-        if length > 0 && index == start {
-            out.literal(b"::");
-            index += length;
-            continue;
-        }
-        if index > 0 && index != start + length {
-            out.literal(b":");
-        }
-        out.hex(groups[index]);
-        index += 1;
+    let before = &groups[..start.min(end)];
+    let behind = groups.get(start + length..end).unwrap_or_default();
+    before.iter().for_each(|group| put_group(out, *group));
+    match (length, start) {
+        (0, _) => {}
+        (_, 0) => out.literal(b"::"),
+        _ => out.literal(b":"), // the first of the two stands behind the last group
     }
+    behind.iter().for_each(|group| put_group(out, *group));
     if embeds_ipv4 {
-        put_embedded(out, length, address);
+        let [.., a, b, c, d] = address.octets();
+        put_ipv4(out, Ipv4Addr::new(a, b, c, d));
+    } else if length == 0 || !behind.is_empty() {
+        out.truncate(out.len() - 1); // the last group's colon
     }
 }
 
-fn put_embedded(out: &mut Vec<u8>, zeros: usize, address: Ipv6Addr) {
-    if zeros == 5 {
-        out.literal(b":"); // behind ffff
-    }
-    let [.., a, b, c, d] = address.octets();
-    put_ipv4(out, Ipv4Addr::new(a, b, c, d));
+/// A group and the colon behind it.
+#[inline]
+fn put_group(out: &mut Vec<u8>, group: u16) {
+    let zeros = (group.leading_zeros() / 4).min(3);
+    cut(out, (u64::from(hex_digits(group)) | u64::from(b':') << 32) >> (8 * zeros), 5 - zeros);
 }
 
 /// Where the longest run of zero groups begins and how many it has; a length of 0 where no run has two.
