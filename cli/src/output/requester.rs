@@ -141,6 +141,9 @@ fn holds_open(process: &Path, link: &OsStr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::net::netlink::{self, SocketAddrNetlink};
+    use rustix::net::{self, AddressFamily, SocketType};
+    use std::os::fd::OwnedFd;
     use std::os::unix::fs::symlink;
 
     const SECOND: u64 = LIFE_NS;
@@ -223,6 +226,28 @@ mod tests {
         let mut found = |&(_, port_id, _): &(u8, u32, u32)| requesters.program(port_id, 5 * SECOND).is_some();
         assert_eq!(sockets.iter().filter(|socket| found(socket)).count(), 1);
         assert_eq!(requesters.program(3_000_000_000, 7 * SECOND), Some("many"));
+    }
+
+    /// Port ids of two sockets of ours: the first gets our process id, the second any number. They close on drop.
+    fn two_sockets() -> rustix::io::Result<[(OwnedFd, u32); 2]> {
+        let open = || {
+            let socket = net::socket(AddressFamily::NETLINK, SocketType::RAW, Some(netlink::NETFILTER))?;
+            net::bind(&socket, &SocketAddrNetlink::new(0, 0))?;
+            let port_id = SocketAddrNetlink::try_from(net::getsockname(&socket)?)?.pid();
+            Ok((socket, port_id))
+        };
+        Ok([open()?, open()?])
+    }
+
+    #[test]
+    fn the_kernels_own_tables_lead_to_us() {
+        let Ok(sockets) = two_sockets() else { return }; // a kernel without nfnetlink
+        let us = fs::read_to_string(format!("/proc/{}/comm", std::process::id())).unwrap();
+        let mut requesters = Requesters::default();
+        assert_ne!(sockets[0].1, sockets[1].1);
+        for (_, port_id) in &sockets {
+            assert_eq!(requesters.program(*port_id, SECOND), Some(us.trim_end()), "{port_id}");
+        }
     }
 
     #[test]
