@@ -1,1 +1,35 @@
-fn main() {}
+//! ctflow: connection tracking events, listing and replication for busy Linux firewalls.
+//!
+//! ```text
+//! argv ──► persona   which program we are called as
+//!      └─► flags     words to a Plan ──► command   carries it out ──► output   records to text
+//!                                            └──► failure   one line on stderr, an exit code
+//! ```
+#![allow(dead_code)] // the commands that read plans and print records come with the engine they stand on
+
+use std::env;
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+pub(crate) mod command;
+pub(crate) mod failure;
+pub(crate) mod flags;
+pub(crate) mod output;
+pub(crate) mod persona;
+pub(crate) mod protocol;
+
+use failure::Failure;
+use persona::Persona;
+
+fn main() -> ExitCode {
+    let mut args = env::args_os();
+    let persona = Persona::of(args.next().as_deref());
+    match run(persona, args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(persona),
+    }
+}
+
+fn run(persona: Persona, args: impl Iterator<Item = OsString>) -> Result<(), Failure> {
+    command::run(&flags::parse(persona, args)?)
+}

@@ -1,0 +1,24 @@
+//! `-V`, `-h` and `help`: the program on itself.
+
+use std::io::{self, Write};
+
+use crate::failure::Failure;
+use crate::flags::doc::{self, Topic};
+use crate::persona::Persona;
+
+/// Prints name and version.
+pub(super) fn version(persona: Persona) -> Result<(), Failure> {
+    print(&format!("{}\n", persona.banner()))
+}
+
+/// Prints the help text, or all there is to say of one flag or verb.
+pub(super) fn help(persona: Persona, topic: &Topic) -> Result<(), Failure> {
+    print(&doc::text(persona, topic))
+}
+
+/// `print!` panics when the pipe is closed.
+fn print(text: &str) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text.as_bytes())?;
+    Ok(stdout.flush()?)
+}

@@ -1,0 +1,118 @@
+//! The help text, made from the flags and the verbs themselves.
+
+use super::defs::{Argument, Effect, FLAGS, Flag};
+use super::verbs::{VERBS, Verb};
+use crate::persona::Persona;
+
+/// Where explanations begin.
+const COLUMN: usize = 36;
+/// How long a line of text may become.
+const WIDTH: usize = 78;
+
+/// What to explain.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Topic {
+    /// All commands, options and verbs, a line each.
+    Everything,
+    /// One command or option, in full.
+    Flag(&'static Flag),
+    /// One verb, in full.
+    Verb(&'static Verb),
+}
+
+/// The text on `topic`, for the program as it was called.
+pub(crate) fn text(persona: Persona, topic: &Topic) -> String {
+    match topic {
+        Topic::Everything => everything(persona),
+        Topic::Flag(flag) => in_full(&flag_head(flag), flag.man),
+        Topic::Verb(verb) => in_full(&verb_head(verb), verb.man),
+    }
+}
+
+fn everything(persona: Persona) -> String {
+    let (banner, name) = (persona.banner(), persona.name());
+    let commands = lines(|flag| matches!(flag.effect, Effect::Command { .. }));
+    let options = lines(|flag| matches!(flag.effect, Effect::Option { .. }));
+    let verbs: String = VERBS.iter().map(|verb| line(&verb_head(verb), verb.help)).collect();
+    let mut text = format!("{banner}: connection tracking, its table and its events\n");
+    text += &format!("Usage: {name} COMMAND [TABLE] [OPTION]...\n");
+    if persona == Persona::Ctflow {
+        text += &format!("       {name} VERB\n");
+    }
+    text +=
+        &format!("\nCommands:\n{commands}\nTables: conntrack (the default), expect; with -L also dying, unconfirmed\n");
+    text += &format!("\nOptions:\n{options}");
+    if persona == Persona::Ctflow {
+        text += &format!("\nVerbs:\n{verbs}");
+    }
+    text
+}
+
+fn lines(wanted: impl Fn(&Flag) -> bool) -> String {
+    FLAGS.into_iter().filter(|flag| wanted(flag)).map(|flag| line(&flag_head(flag), flag.help)).collect()
+}
+
+fn line(head: &str, help: &str) -> String {
+    format!("  {head:<width$}{help}\n", width = COLUMN - 2)
+}
+
+/// `-o, --output TYPE[,TYPE...]`; a flag without a letter is set as far in as one with.
+fn flag_head(flag: &Flag) -> String {
+    let short = flag.short.map_or_else(|| "    ".to_owned(), |letter| format!("-{letter}, "));
+    let names = flag.names().map(|name| format!("--{name}")).collect::<Vec<_>>().join(", ");
+    match flag.argument {
+        Argument::None => format!("{short}{names}"),
+        Argument::Table => format!("{short}{names} [TABLE]"),
+        Argument::Required(argument) => format!("{short}{names} {argument}"),
+    }
+}
+
+fn verb_head(verb: &Verb) -> String {
+    format!("{} {}", verb.name, verb.argument).trim_end().to_owned()
+}
+
+/// The head, and the text below it, set in and broken into lines.
+fn in_full(head: &str, man: &str) -> String {
+    const INDENT: &str = "\n    ";
+    let mut text = head.trim_start().to_owned();
+    let mut column = WIDTH;
+    for word in man.split_whitespace() {
+        if column + 1 + word.len() > WIDTH {
+            text.push_str(INDENT);
+            column = INDENT.len() - 1;
+        } else {
+            text.push(' ');
+            column += 1;
+        }
+        text.push_str(word);
+        column += word.len();
+    }
+    text.push('\n');
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_flag_and_verb_has_its_line_and_conntrack_no_verbs() {
+        let ours = text(Persona::Ctflow, &Topic::Everything);
+        let theirs = text(Persona::Conntrack, &Topic::Everything);
+        for flag in FLAGS {
+            assert!([&ours, &theirs].iter().all(|text| text.contains(&line(&flag_head(flag), flag.help))));
+        }
+        assert!(VERBS.iter().all(|verb| ours.contains(verb.help) && !theirs.contains(verb.help)));
+        assert!(ours.lines().all(|line| line.len() <= 100), "{ours}");
+    }
+
+    #[test]
+    fn a_topic_is_broken_into_lines() {
+        for flag in FLAGS {
+            let text = text(Persona::Ctflow, &Topic::Flag(flag));
+            assert!(text.lines().skip(1).all(|line| line.starts_with("    ") && line.len() <= WIDTH), "{text}");
+            let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+            assert!(words(&text).ends_with(&words(flag.man)));
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! The command line as typed: which command on which table, which options, and what each says by itself.
+//!
+//! GNU's rules: options in any order, `--name=value` or `--name value`, `-ovalue` or `-o value`, single letters
+//! joined, any beginning of a long name that no other shares. The table is the word behind the command, if that does
+//! not begin with a dash. Words left over are ignored.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+
+use ctflow_parser::request::Table;
+use lexopt::{Arg, Parser};
+
+use super::defs::{self, Argument, Effect, Flag};
+use super::plan::EventMask;
+use super::usage::Usage;
+use super::words;
+use crate::output::{Format, Subject};
+
+/// The commands of conntrack that there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Action {
+    /// `-L`.
+    List,
+    /// `-E`.
+    Event,
+    /// `-C`.
+    Count,
+    /// `-S`.
+    Stats,
+    /// `-V`.
+    Version,
+    /// `-h`.
+    Help,
+}
+
+/// The command that was typed.
+#[derive(Debug, Clone)]
+pub(crate) struct Chosen {
+    /// Which.
+    pub(crate) action: Action,
+    /// As typed, for messages.
+    pub(crate) typed: String,
+    /// On what; conntrack where no table was named.
+    pub(crate) table: Table,
+}
+
+impl Chosen {
+    /// What the table holds.
+    pub(crate) fn subject(&self) -> Subject {
+        subject_of(self.table)
+    }
+}
+
+/// What a table holds. The dying and the unconfirmed are flows, too.
+pub(super) fn subject_of(table: Table) -> Subject {
+    match table {
+        Table::Expect => Subject::Expectations,
+        Table::Conntrack | Table::Dying | Table::Unconfirmed => Subject::Flows,
+    }
+}
+
+/// All that was typed. Values have been read, combinations have not been looked at.
+#[derive(Debug, Default)]
+pub(crate) struct Raw {
+    /// The command.
+    pub(crate) command: Option<Chosen>,
+    /// The options, in the order typed, repeats included.
+    pub(crate) given: Vec<&'static Flag>,
+    /// `-o`, everything that was asked for.
+    pub(crate) format: Format,
+    /// `-e`, everything that was asked for.
+    pub(crate) events: Option<EventMask>,
+    /// `-b`, the last one.
+    pub(crate) buffer_bytes: Option<u32>,
+    /// `-p`, the last one.
+    pub(crate) protocol: Option<u8>,
+    /// `-f`, the last one.
+    pub(crate) family: Option<u8>,
+}
+
+/// An option's argument, and the option as it was typed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Word<'a> {
+    option: &'a str,
+    /// The argument.
+    pub(crate) value: &'a str,
+}
+
+impl Word<'_> {
+    /// Reads each item of a list separated by commas. An empty item is as wrong as an unknown one.
+    pub(crate) fn each<T: Copy>(&self, names: &[(&str, T)], mut take: impl FnMut(T)) -> Result<(), Usage> {
+        for item in self.value.split(',') {
+            let known = || words::series(names.iter().map(|(name, _)| *name));
+            take(words::choose(item, names).ok_or_else(|| self.refuse(item, known()))?);
+        }
+        Ok(())
+    }
+
+    /// Says that the argument is none, and what would be.
+    pub(crate) fn bad(&self, right: impl Into<String>) -> Usage {
+        self.refuse(self.value, right.into())
+    }
+
+    fn refuse(&self, value: &str, right: String) -> Usage {
+        Usage::BadValue { option: self.option.to_owned(), value: value.to_owned(), right }
+    }
+}
+
+/// Whether a word is an option, or several: a dash with something behind it.
+pub(super) fn is_option(word: &OsStr) -> bool {
+    word.len() > 1 && word.as_bytes().starts_with(b"-")
+}
+
+impl Raw {
+    /// Reads arguments left to right, up to the first that is wrong.
+    pub(super) fn read(args: impl IntoIterator<Item = OsString>) -> Result<Self, Usage> {
+        let mut parser = Parser::from_args(args);
+        parser.set_short_equals(false); // -o=xml is the value `=xml` to getopt, and wrong
+        let mut raw = Self::default();
+        while let Some((flag, typed)) = next_flag(&mut parser)? {
+            match flag.effect {
+                Effect::Command { action, tables } => {
+                    let table = take_table(&mut parser, &typed, tables)?;
+                    raw.choose(Chosen { action, typed, table })?;
+                }
+                Effect::Option { apply, .. } => {
+                    let value = take_value(&mut parser, flag, &typed)?;
+                    raw.given.push(flag);
+                    apply(&mut raw, Word { option: &typed, value: &value })?;
+                }
+            }
+        }
+        Ok(raw)
+    }
+
+    fn choose(&mut self, chosen: Chosen) -> Result<(), Usage> {
+        match &self.command {
+            Some(first) => Err(Usage::TwoCommands { first: first.typed.clone(), second: chosen.typed }),
+            None => {
+                self.command = Some(chosen);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// The next flag and how it was typed; words that are none are passed over.
+fn next_flag(parser: &mut Parser) -> Result<Option<(&'static Flag, String)>, Usage> {
+    loop {
+        return match parser.next().map_err(unexpected)? {
+            None => Ok(None),
+            Some(Arg::Value(_)) => continue,
+            Some(Arg::Short(letter)) => {
+                let typed = format!("-{letter}");
+                let flag = defs::FLAGS.into_iter().find(|flag| flag.short == Some(letter));
+                flag.map(|flag| Some((flag, typed.clone()))).ok_or(Usage::UnknownOption(typed))
+            }
+            Some(Arg::Long(name)) => long(name).map(|flag| Some((flag, format!("--{name}")))),
+        };
+    }
+}
+
+/// The flag with that long name, or the only one with a name that begins like it.
+pub(super) fn long(name: &str) -> Result<&'static Flag, Usage> {
+    let names = || defs::FLAGS.into_iter().flat_map(|flag| flag.names().map(move |name| (name, flag)));
+    if let Some((_, flag)) = names().find(|(known, _)| *known == name) {
+        return Ok(flag);
+    }
+    let found: Vec<_> = names().filter(|(known, _)| known.starts_with(name)).collect();
+    match found.split_first() {
+        None => Err(Usage::UnknownOption(format!("--{name}"))),
+        Some(((_, flag), others)) if others.iter().all(|(_, other)| other.long == flag.long) => Ok(flag),
+        Some(_) => Err(Usage::Ambiguous {
+            typed: format!("--{name}"),
+            candidates: words::series(found.iter().map(|(known, _)| *known)),
+        }),
+    }
+}
+
+/// The argument that an option needs; nothing for those that need none.
+fn take_value(parser: &mut Parser, flag: &Flag, typed: &str) -> Result<String, Usage> {
+    let Argument::Required(argument) = flag.argument else { return Ok(String::new()) };
+    let value = parser.value().map_err(|_| Usage::MissingArgument { option: typed.to_owned(), argument })?;
+    Ok(value.to_string_lossy().into_owned()) // a replacement character is in no name, so it is refused with the rest
+}
+
+/// The table behind a command: the next word, if it is no option, or what stands behind `--dump=`.
+fn take_table(parser: &mut Parser, command: &str, tables: &[Table]) -> Result<Table, Usage> {
+    let word = match parser.try_raw_args() {
+        Some(_) if tables.is_empty() => None,
+        Some(mut words) => words.next_if(|word| !matches!(word.as_bytes().first(), Some(b'-' | b'!'))),
+        None if command.starts_with("--") && !tables.is_empty() => parser.optional_value(),
+        None => None, // more letters behind the command's
+    };
+    let Some(word) = word else { return Ok(Table::Conntrack) };
+    let word = word.to_string_lossy();
+    let named = words::choose(&word, &defs::TABLES).filter(|table| tables.contains(table));
+    named.ok_or_else(|| Usage::UnknownTable {
+        command: command.to_owned(),
+        table: word.into_owned(),
+        tables: words::series(defs::TABLES.iter().filter(|(_, table)| tables.contains(table)).map(|(name, _)| *name)),
+    })
+}
+
+fn unexpected(error: lexopt::Error) -> Usage {
+    match error {
+        lexopt::Error::UnexpectedValue { option, value } => {
+            Usage::UnexpectedArgument { option, value: value.to_string_lossy().into_owned() }
+        }
+        other => Usage::UnknownOption(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::output::Encoding;
+
+    fn read(line: &str) -> Result<Raw, Usage> {
+        Raw::read(line.split_whitespace().map(OsString::from))
+    }
+
+    fn chosen(line: &str) -> (Action, Table) {
+        let command = read(line).unwrap().command.unwrap();
+        (command.action, command.table)
+    }
+
+    #[test]
+    fn any_order_joined_letters_and_attached_values() {
+        for line in ["-L -o xml -p udp", "-p udp -o xml -L", "-Loxml -pudp", "--output=xml stray -L --protonum 17 more"]
+        {
+            let raw = read(line).unwrap();
+            assert_eq!((raw.format.encoding, raw.protocol), (Encoding::Xml, Some(17)), "{line}");
+        }
+        assert!(read("-L -o=xml").is_err());
+    }
+
+    #[test]
+    fn long_names_may_be_cut_where_no_other_begins_so() {
+        assert_eq!(chosen("--count").0, Action::Count);
+        assert_eq!(chosen("--event").0, Action::Event, "a whole name, though --event-mask begins with it");
+        assert_eq!(read("-L --proto tcp").unwrap().protocol, Some(6));
+        let ambiguous = Usage::Ambiguous { typed: "--ev".into(), candidates: "event and event-mask".into() };
+        assert_eq!(read("--ev").unwrap_err(), ambiguous);
+        assert_eq!(read("--dumped").unwrap_err(), Usage::UnknownOption("--dumped".into()));
+    }
+
+    #[test]
+    fn the_table_is_the_word_behind_the_command() {
+        let lists = |table| (Action::List, table);
+        assert_eq!(chosen("-L"), lists(Table::Conntrack));
+        assert_eq!(chosen("-L e"), lists(Table::Expect));
+        assert_eq!(chosen("-L DYING -o id"), lists(Table::Dying));
+        assert_eq!(chosen("-L -o id expect"), lists(Table::Conntrack), "not behind the command");
+        assert_eq!(chosen("--dump=expect"), lists(Table::Expect));
+        assert_eq!(chosen("-L !x"), lists(Table::Conntrack));
+        assert_eq!(chosen("-V expect"), (Action::Version, Table::Conntrack), "it has none");
+        assert!(matches!(read("-L foo").unwrap_err(), Usage::UnknownTable { .. }));
+        assert!(matches!(read("-C dying").unwrap_err(), Usage::UnknownTable { .. }));
+        let letters = Usage::BadValue {
+            option: "-e".into(),
+            value: "xpect".into(),
+            right: "ALL, NEW, UPDATES and DESTROY".into(),
+        };
+        assert_eq!(read("-Lexpect").unwrap_err(), letters);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_as_typed() {
+        let missing = Usage::MissingArgument { option: "--proto".into(), argument: "PROTO" };
+        assert_eq!(read("-L --proto").unwrap_err(), missing);
+        let two = Usage::TwoCommands { first: "-L".into(), second: "--stats".into() };
+        assert_eq!(read("-L --stats").unwrap_err(), two);
+        let value = Usage::UnexpectedArgument { option: "--version".into(), value: "5".into() };
+        assert_eq!(read("--version=5").unwrap_err(), value);
+        assert_eq!(read("-LG").unwrap_err(), Usage::UnknownOption("-G".into()));
+    }
+}

@@ -1,0 +1,91 @@
+//! How the words behind options are read: abbreviations, lists, numbers in C's notations, protocols.
+
+use std::fs;
+
+use crate::protocol;
+
+/// The first of `names` that begins with `word`, whatever the case; conntrack's rule for tables, events and output
+/// types. An empty word begins nothing.
+pub(super) fn choose<T: Copy>(word: &str, names: &[(&str, T)]) -> Option<T> {
+    let begins = |name: &str| name.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word));
+    names.iter().find(|(name, _)| !word.is_empty() && begins(name)).map(|(_, meaning)| *meaning)
+}
+
+/// A number in decimal, hex behind `0x`, or octal behind `0`; digits only.
+pub(super) fn number(word: &str) -> Option<u32> {
+    let hex = word.strip_prefix("0x").or_else(|| word.strip_prefix("0X"));
+    let (digits, radix) = match (hex, word.strip_prefix('0')) {
+        (Some(digits), _) => (digits, 16),
+        (None, Some(digits)) if !digits.is_empty() => (digits, 8),
+        (None, _) => (word, 10),
+    };
+    let unsigned = !digits.starts_with(['+', '-']);
+    u32::from_str_radix(digits, radix).ok().filter(|_| unsigned)
+}
+
+/// A layer-4 protocol: one of ours by name, one of /etc/protocols by name or alias, or a number up to 255.
+pub(super) fn protocol(word: &str) -> Option<u8> {
+    let listed = || fs::read_to_string("/etc/protocols").ok().and_then(|list| protocol_in(&list, word));
+    let numbered = || number(word).and_then(|number| u8::try_from(number).ok());
+    protocol::number(word).or_else(numbered).or_else(listed)
+}
+
+/// `name number alias…` to a line, `#` opens a comment.
+fn protocol_in(list: &str, word: &str) -> Option<u8> {
+    list.lines().find_map(|line| {
+        let mut fields = line.split('#').next()?.split_whitespace();
+        let (name, number) = (fields.next()?, fields.next()?);
+        let named = name == word || fields.any(|alias| alias == word);
+        number.parse().ok().filter(|_| named)
+    })
+}
+
+/// `a, b and c`.
+pub(super) fn series<'a>(words: impl IntoIterator<Item = &'a str>) -> String {
+    let words: Vec<_> = words.into_iter().collect();
+    match words.split_last() {
+        Some((last, [])) => (*last).to_owned(),
+        Some((last, others)) => format!("{} and {last}", others.join(", ")),
+        None => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_beginning_chooses_the_first_name_it_begins() {
+        let names = [("extended", 1), ("xml", 2), ("Expect", 3)];
+        let chosen = ["e", "EX", "extended", "xM", "expect", "", "extendedx", "é"].map(|word| choose(word, &names));
+        assert_eq!(chosen, [Some(1), Some(1), Some(1), Some(2), Some(3), None, None, None]);
+    }
+
+    #[test]
+    fn numbers_are_written_as_in_c() {
+        let read = ["0", "10", "0x1F", "010", "4294967295"].map(number);
+        assert_eq!(read, [Some(0), Some(10), Some(31), Some(8), Some(u32::MAX)]);
+        for word in ["", "x", "0x", "08", "-1", "+1", "0x-1", "1k", "4294967296", " 1"] {
+            assert_eq!(number(word), None, "{word}");
+        }
+    }
+
+    #[test]
+    fn protocols_have_names_aliases_and_numbers() {
+        assert_eq!(
+            ["TCP", "gre", "0x84", "0", "255"].map(protocol),
+            [Some(6), Some(47), Some(132), Some(0), Some(255)]
+        );
+        assert_eq!(["256", "", "nonesuch"].map(protocol), [None; 3]);
+        let list = "# comment\nip\t0\tIP\t# internet protocol\n\nesp 50 IPSEC-ESP #x\nbroken\nbad x\n";
+        assert_eq!(
+            ["esp", "IPSEC-ESP", "IP", "comment", "x", "bad"].map(|word| protocol_in(list, word)),
+            [Some(50), Some(50), Some(0), None, None, None]
+        );
+    }
+
+    #[test]
+    fn a_series_reads_as_english() {
+        assert_eq!([series(["a"]), series(["a", "b"]), series(["a", "b", "c"])], ["a", "a and b", "a, b and c"]);
+    }
+}

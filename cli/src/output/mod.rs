@@ -1,0 +1,159 @@
+//! Flows, expectations and statistics as text: what goes to standard output.
+//!
+//! ```text
+//! Format     what `-o` asked for                 Occasion   what the record does not say itself: clock, event,
+//!    │                                              │       whose request it was
+//!    └──────────────► Printer ◄─────────────────────┘
+//!                        │  a view in, a line out, into the caller's reusable buffer
+//!              text.rs ◄─┴─► xml.rs                          put.rs: numbers and addresses
+//! ```
+//!
+//! Nothing here does I/O but [`requester`], and nothing allocates once the buffer has held its longest line. The
+//! clock arrives with each record.
+
+use ctflow_parser::expect::ExpectView;
+use ctflow_parser::flow::FlowView;
+use ctflow_parser::record::Event;
+use jiff::tz::TimeZone;
+
+mod put;
+pub(crate) mod requester;
+pub(crate) mod stats;
+mod text;
+mod when;
+mod xml;
+
+#[cfg(test)]
+mod captures;
+
+/// Nanoseconds of a second: kernel time stamps and our clock count in the former.
+const NS_PER_SECOND: u64 = 1_000_000_000;
+
+/// What a line looks like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Encoding {
+    /// conntrack's default line.
+    #[default]
+    Text,
+    /// One `<flow>` element to a line.
+    Xml,
+}
+
+/// What `-o` asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Format {
+    /// What a line looks like.
+    pub(crate) encoding: Encoding,
+    /// The family's name and number in front.
+    pub(crate) extended: bool,
+    /// The kernel's id behind; XML has it without being asked.
+    pub(crate) id: bool,
+    /// When it happened: in front of the line, or as `<when>`.
+    pub(crate) timestamp: bool,
+}
+
+/// What is being printed: names the XML root, and chooses the names of statistics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Subject {
+    /// The conntrack table, or events about it.
+    Flows,
+    /// The expectation table.
+    Expectations,
+}
+
+/// What a record does not say of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Occasion<'a> {
+    /// What happened; `None` in a listing.
+    pub(crate) event: Option<Event>,
+    /// The clock at reading, in nanoseconds since the epoch.
+    pub(crate) now_ns: u64,
+    /// Whose request caused the event; `None` for packets and timers.
+    pub(crate) requester: Option<Requester<'a>>,
+}
+
+/// The process whose request caused an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Requester<'a> {
+    /// Its netlink port id, from [`Record::requester`](ctflow_parser::record::Record::requester).
+    pub(crate) port_id: u32,
+    /// Its name, where [`requester::Requesters`] still found it.
+    pub(crate) program: Option<&'a str>,
+}
+
+/// Prints records one by one, with what must stand before the first and after the last.
+#[derive(Debug)]
+pub(crate) struct Printer {
+    format: Format,
+    subject: Subject,
+    /// For `<when>`, which is in local time.
+    zone: TimeZone,
+    /// Whether the XML root has been opened.
+    opened: bool,
+}
+
+impl Printer {
+    /// Prints records of `subject`, local times in `zone`.
+    pub(crate) fn new(format: Format, subject: Subject, zone: TimeZone) -> Self {
+        Self { format, subject, zone, opened: false }
+    }
+
+    /// Appends one flow's line.
+    #[inline]
+    pub(crate) fn flow(&mut self, out: &mut Vec<u8>, flow: &FlowView<'_>, occasion: &Occasion<'_>) {
+        match self.format.encoding {
+            Encoding::Text => text::flow(&self.format, out, flow, occasion),
+            Encoding::Xml => {
+                self.open(out);
+                // Listings have no `<when>`, as their lines have no time stamp in front.
+                let zone = (self.format.timestamp && occasion.event.is_some()).then_some(&self.zone);
+                xml::flow(out, flow, occasion, zone);
+            }
+        }
+    }
+
+    /// Appends one expectation's line.
+    pub(crate) fn expect(&mut self, out: &mut Vec<u8>, expect: &ExpectView<'_>, occasion: &Occasion<'_>) {
+        match self.format.encoding {
+            Encoding::Text => text::expect(&self.format, out, expect, occasion),
+            Encoding::Xml => {
+                self.open(out);
+                let zone = self.format.timestamp.then_some(&self.zone);
+                xml::expect(out, expect, occasion, zone);
+            }
+        }
+    }
+
+    /// Appends what must follow the last record. Where there was none, there is nothing to close.
+    pub(crate) fn finish(&mut self, out: &mut Vec<u8>) {
+        if self.opened {
+            xml::close(out, self.subject);
+            self.opened = false;
+        }
+    }
+
+    #[inline]
+    fn open(&mut self, out: &mut Vec<u8>) {
+        if !self.opened {
+            xml::open(out, self.subject);
+            self.opened = true;
+        }
+    }
+}
+
+/// When an event happened: by the kernel's clock where it says (Linux 6.14), else when we read it.
+#[inline]
+fn event_ns(flow: &FlowView<'_>, occasion: &Occasion<'_>) -> u64 {
+    flow.event_ns.unwrap_or(occasion.now_ns)
+}
+
+/// How long a flow lived, in seconds: until it ended, or until now. Both ends are cut to whole seconds before they
+/// are subtracted, as conntrack does: a flow from 4.8 s to 5.1 s lived 1 s.
+///
+/// A start of 0 is a flow that began before time stamps were switched on.
+#[inline]
+fn delta_seconds(flow: &FlowView<'_>, occasion: &Occasion<'_>) -> Option<u64> {
+    let start_ns = flow.start_ns.filter(|&start_ns| start_ns != 0)?;
+    let end_ns = flow.stop_ns.or(flow.event_ns).unwrap_or(occasion.now_ns);
+    Some((end_ns / NS_PER_SECOND).saturating_sub(start_ns / NS_PER_SECOND))
+}

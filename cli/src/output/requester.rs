@@ -1,0 +1,257 @@
+//! Which program a netlink port id belongs to.
+//!
+//! The kernel gives a process's first netlink socket the process's own id, and any further one a number out of thin
+//! air. So the id is first taken for a process's; else the socket is looked for:
+//!
+//! ```text
+//! port id ──► /proc/thread-self/net/netlink ──► inode ──► /proc/*/fd/*: socket:[inode] ──► /proc/PID/comm
+//! ```
+//!
+//! That walk reads a link per open file of the machine, so what it found is remembered for a second, nothing
+//! included, and there are at most [`WALKS_PER_SECOND`] of them whatever comes: under a flood from ever new sockets
+//! most names are left out, not events.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+/// How long an answer holds. Port ids are used again, so not much longer than a program needs for its requests.
+const LIFE_NS: u64 = 1_000_000_000;
+/// How often the open files of all processes are looked through.
+const WALKS_PER_SECOND: u64 = 20;
+/// Answers remembered, by the lowest bits of the port id; a newer one takes an older one's place.
+const SLOTS: usize = 64;
+/// `TASK_COMM_LEN` of the kernel: names are shorter by a NUL.
+const NAME_BYTES: usize = 16;
+/// `NETLINK_NETFILTER`, in the column `Eth`.
+const NETLINK_NETFILTER: &str = "12";
+
+/// Names of programs by port id, remembered for a second.
+#[derive(Debug)]
+pub(crate) struct Requesters {
+    proc: PathBuf,
+    slots: [Option<Answer>; SLOTS],
+    /// Before this there is no further walk.
+    next_walk_ns: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Answer {
+    port_id: u32,
+    found_ns: u64,
+    name: Option<Name>,
+}
+
+/// A program's name, kept in place.
+#[derive(Debug, Clone, Copy)]
+struct Name {
+    bytes: [u8; NAME_BYTES],
+    length: usize,
+}
+
+impl Default for Requesters {
+    fn default() -> Self {
+        Self::new(PathBuf::from("/proc"))
+    }
+}
+
+impl Requesters {
+    /// Looks below `proc`, where the proc file system is mounted.
+    pub(crate) fn new(proc: PathBuf) -> Self {
+        Self { proc, slots: [None; SLOTS], next_walk_ns: 0 }
+    }
+
+    /// The name of the program behind `port_id` at `now_ns`; `None` where it is gone, or not ours to see.
+    pub(crate) fn program(&mut self, port_id: u32, now_ns: u64) -> Option<&str> {
+        let slot = usize::try_from(port_id).unwrap_or(0) % SLOTS;
+        if !self.slots[slot].is_some_and(|answer| answer.holds(port_id, now_ns)) {
+            let name = self.look_up(port_id, now_ns);
+            self.slots[slot] = Some(Answer { port_id, found_ns: now_ns, name });
+        }
+        self.slots[slot].as_ref()?.name.as_ref()?.text()
+    }
+
+    fn look_up(&mut self, port_id: u32, now_ns: u64) -> Option<Name> {
+        let process = self.proc.join(port_id.to_string());
+        if let Some(name) = Name::read(&process) {
+            return Some(name);
+        }
+        let inode = self.socket_inode(port_id)?;
+        // A clock set back counts as time gone by, or it would end all walks until it has caught up.
+        let waited = now_ns >= self.next_walk_ns || self.next_walk_ns - now_ns > LIFE_NS;
+        if !waited {
+            return None;
+        }
+        self.next_walk_ns = now_ns.saturating_add(LIFE_NS / WALKS_PER_SECOND);
+        Name::read(&self.owner(&inode)?)
+    }
+
+    /// The inode of the netfilter socket with that port id, in our network namespace.
+    fn socket_inode(&self, port_id: u32) -> Option<String> {
+        let table = fs::read_to_string(self.proc.join("thread-self/net/netlink")).ok()?;
+        let port_id = port_id.to_string();
+        table.lines().find_map(|line| {
+            let mut columns = line.split_ascii_whitespace().skip(1); // the kernel's address of it
+            let ours = columns.next() == Some(NETLINK_NETFILTER) && columns.next() == Some(port_id.as_str());
+            columns.last().filter(|_| ours).map(str::to_owned)
+        })
+    }
+
+    /// The directory of the process that holds the socket open.
+    fn owner(&self, inode: &str) -> Option<PathBuf> {
+        let link = format!("socket:[{inode}]");
+        let mut processes = fs::read_dir(&self.proc).ok()?.flatten().filter(|entry| is_number(&entry.file_name()));
+        processes.find(|process| holds_open(&process.path(), link.as_ref())).map(|process| process.path())
+    }
+}
+
+impl Answer {
+    fn holds(&self, port_id: u32, now_ns: u64) -> bool {
+        self.port_id == port_id && (self.found_ns..self.found_ns.saturating_add(LIFE_NS)).contains(&now_ns)
+    }
+}
+
+impl Name {
+    /// Reads the process's `comm`. A process may call itself anything: what would break a line is replaced.
+    fn read(process: &Path) -> Option<Self> {
+        let comm = fs::read(process.join("comm")).ok()?;
+        let comm = comm.strip_suffix(b"\n").unwrap_or(&comm);
+        let mut name = Self { bytes: [0; NAME_BYTES], length: comm.len().min(NAME_BYTES) };
+        for (kept, byte) in name.bytes.iter_mut().zip(comm) {
+            *kept = if byte.is_ascii_graphic() || *byte == b' ' { *byte } else { b'?' };
+        }
+        Some(name)
+    }
+
+    fn text(&self) -> Option<&str> {
+        std::str::from_utf8(self.bytes.get(..self.length)?).ok()
+    }
+}
+
+fn is_number(name: &OsStr) -> bool {
+    name.as_bytes().iter().all(u8::is_ascii_digit)
+}
+
+fn holds_open(process: &Path, link: &OsStr) -> bool {
+    let Ok(files) = fs::read_dir(process.join("fd")) else { return false };
+    files.flatten().any(|file| fs::read_link(file.path()).is_ok_and(|target| target.as_os_str() == link))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::net::netlink::{self, SocketAddrNetlink};
+    use rustix::net::{self, AddressFamily, SocketType};
+    use std::os::fd::OwnedFd;
+    use std::os::unix::fs::symlink;
+
+    const SECOND: u64 = LIFE_NS;
+    /// As the kernel heads the table.
+    const HEADER: &str = "sk               Eth Pid        Groups   Rmem     Wmem     Dump  Locks    Drops    Inode\n";
+
+    /// A proc file system of our own, removed at the end.
+    struct Proc(PathBuf);
+
+    impl Proc {
+        fn new(test: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("ctflow-{test}-{}", std::process::id()));
+            fs::create_dir_all(path.join("thread-self/net")).unwrap();
+            Self(path)
+        }
+
+        fn process(&self, pid: u32, comm: &str, inode: u32) {
+            let process = self.0.join(pid.to_string());
+            fs::create_dir_all(process.join("fd")).unwrap();
+            fs::write(process.join("comm"), format!("{comm}\n")).unwrap();
+            symlink("/dev/null", process.join("fd/0")).unwrap();
+            symlink(format!("socket:[{inode}]"), process.join("fd/3")).unwrap();
+        }
+
+        fn sockets(&self, rows: &[(u8, u32, u32)]) {
+            let row = |(protocol, port_id, inode): &(u8, u32, u32)| {
+                format!("00000000c9693f48 {protocol:<3} {port_id:<10} 00000000 0 0 0 2 0 {inode}\n")
+            };
+            let table = rows.iter().map(row).collect::<String>();
+            fs::write(self.0.join("thread-self/net/netlink"), format!("{HEADER}{table}")).unwrap();
+        }
+
+        fn requesters(&self) -> Requesters {
+            Requesters::new(self.0.clone())
+        }
+    }
+
+    impl Drop for Proc {
+        fn drop(&mut self) {
+            fs::remove_dir_all(&self.0).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_port_id_is_a_process_or_leads_to_one_by_its_socket() {
+        let proc = Proc::new("found");
+        proc.process(41, "conntrack", 1001);
+        proc.process(42, "ct\u{1b}[sync d", 1002);
+        proc.sockets(&[(0, 3_026_142_343, 7), (12, 41, 1001), (12, 3_026_142_343, 1002), (12, 99, 1003)]);
+        let mut requesters = proc.requesters();
+        assert_eq!(requesters.program(41, SECOND), Some("conntrack"));
+        assert_eq!(requesters.program(3_026_142_343, SECOND), Some("ct?[sync d"));
+        assert_eq!(requesters.program(99, 2 * SECOND), None, "a socket that nobody holds");
+        assert_eq!(requesters.program(5, 3 * SECOND), None, "no socket");
+    }
+
+    #[test]
+    fn an_answer_holds_for_a_second_and_so_does_none() {
+        let proc = Proc::new("remembered");
+        proc.process(41, "before", 1001);
+        let mut requesters = proc.requesters();
+        assert_eq!(requesters.program(41, SECOND), Some("before"));
+        assert_eq!(requesters.program(43, SECOND), None);
+        fs::write(proc.0.join("41/comm"), "after\n").unwrap();
+        proc.process(43, "late", 1002);
+        assert_eq!(requesters.program(41, 2 * SECOND - 1), Some("before"));
+        assert_eq!(requesters.program(43, 2 * SECOND - 1), None);
+        assert_eq!(requesters.program(41, 2 * SECOND), Some("after"));
+        assert_eq!(requesters.program(43, 2 * SECOND), Some("late"));
+        assert_eq!(requesters.program(41, SECOND), Some("after"), "a clock set back");
+    }
+
+    #[test]
+    fn a_flood_of_new_sockets_walks_the_processes_now_and_then() {
+        let proc = Proc::new("flood");
+        proc.process(41, "many", 1001);
+        let sockets: Vec<_> = (0..100).map(|number| (12, 3_000_000_000 + number, 1001)).collect();
+        proc.sockets(&sockets);
+        let mut requesters = proc.requesters();
+        let mut found = |&(_, port_id, _): &(u8, u32, u32)| requesters.program(port_id, 5 * SECOND).is_some();
+        assert_eq!(sockets.iter().filter(|socket| found(socket)).count(), 1);
+        assert_eq!(requesters.program(3_000_000_000, 7 * SECOND), Some("many"));
+    }
+
+    /// Port ids of two sockets of ours: the first gets our process id, the second any number. They close on drop.
+    fn two_sockets() -> rustix::io::Result<[(OwnedFd, u32); 2]> {
+        let open = || {
+            let socket = net::socket(AddressFamily::NETLINK, SocketType::RAW, Some(netlink::NETFILTER))?;
+            net::bind(&socket, &SocketAddrNetlink::new(0, 0))?;
+            let port_id = SocketAddrNetlink::try_from(net::getsockname(&socket)?)?.pid();
+            Ok((socket, port_id))
+        };
+        Ok([open()?, open()?])
+    }
+
+    #[test]
+    fn the_kernels_own_tables_lead_to_us() {
+        let Ok(sockets) = two_sockets() else { return }; // a kernel without nfnetlink
+        let us = fs::read_to_string(format!("/proc/{}/comm", std::process::id())).unwrap();
+        let mut requesters = Requesters::default();
+        assert_ne!(sockets[0].1, sockets[1].1);
+        for (_, port_id) in &sockets {
+            assert_eq!(requesters.program(*port_id, SECOND), Some(us.trim_end()), "{port_id}");
+        }
+    }
+
+    #[test]
+    fn without_proc_nobody_has_a_name() {
+        assert_eq!(Requesters::new(PathBuf::from("/nonexistent")).program(1, SECOND), None);
+    }
+}

@@ -1,0 +1,151 @@
+//! What `-S` and `-C` print.
+
+use ctflow_parser::error::ParseError;
+use ctflow_parser::stats::CpuStats;
+
+use super::Subject;
+use super::put::Put;
+
+/// Counters of the conntrack table; the first is `CTA_STATS_SEARCHED`, 1.
+const FLOW_COUNTERS: [&str; 15] = [
+    "searched",
+    "found",
+    "new",
+    "invalid",
+    "ignore",
+    "delete",
+    "delete_list",
+    "insert",
+    "insert_failed",
+    "drop",
+    "early_drop",
+    "error",
+    "search_restart",
+    "clash_resolve",
+    "chaintoolong",
+];
+
+/// Counters of the expectation table; the first is `CTA_STATS_EXP_NEW`, 1.
+const EXPECT_COUNTERS: [&str; 3] = ["expect_new", "expect_create", "expect_delete"];
+
+/// Appends one CPU's line: the counters that the kernel sent, in its order. Kernels grow new ones; those are
+/// `unknown1` and so on, counted from the last that has a name here.
+///
+/// # Errors
+/// The first malformed counter; the line is then not there.
+pub(crate) fn cpu_line(out: &mut Vec<u8>, subject: Subject, stats: &CpuStats<'_>) -> Result<(), ParseError> {
+    let before = out.len();
+    begin_line(out, stats.cpu);
+    for counter in stats.counters() {
+        match counter {
+            Ok((kind, value)) => {
+                name(out, subject, kind);
+                value_of(out, value.into());
+            }
+            Err(error) => {
+                out.truncate(before);
+                return Err(error);
+            }
+        }
+    }
+    out.literal(b"\n");
+    Ok(())
+}
+
+/// Appends one CPU's line of counters that have names already, as /proc/net/stat/nf_conntrack has.
+pub(crate) fn named_line<'a>(out: &mut Vec<u8>, cpu: u16, counters: impl Iterator<Item = (&'a str, u64)>) {
+    begin_line(out, cpu);
+    for (name, value) in counters {
+        out.text(name);
+        value_of(out, value);
+    }
+    out.literal(b"\n");
+}
+
+/// Appends the number of entries.
+pub(crate) fn count_line(out: &mut Vec<u8>, entries: u32) {
+    out.decimal(entries.into());
+    out.literal(b"\n");
+}
+
+/// `cpu=N` padded to four digits, and a tab.
+fn begin_line(out: &mut Vec<u8>, cpu: u16) {
+    out.literal(b"cpu=");
+    let padded = out.len() + 4;
+    out.decimal(cpu.into());
+    out.resize(out.len().max(padded), b' ');
+    out.literal(b"\t");
+}
+
+fn name(out: &mut Vec<u8>, subject: Subject, kind: u16) {
+    let names: &[&str] = match subject {
+        Subject::Flows => &FLOW_COUNTERS,
+        Subject::Expectations => &EXPECT_COUNTERS,
+    };
+    let kind = usize::from(kind);
+    match kind.checked_sub(1).and_then(|index| names.get(index)) {
+        Some(name) => out.text(name),
+        None => {
+            out.text("unknown");
+            out.decimal(u64::try_from(kind.saturating_sub(names.len())).unwrap_or(u64::MAX));
+        }
+    }
+}
+
+/// Every value has a space behind it, the last as well.
+fn value_of(out: &mut Vec<u8>, value: u64) {
+    out.literal(b"=");
+    out.decimal(value);
+    out.literal(b" ");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ctflow_parser::frame::{Message, Messages};
+    use ctflow_parser::uapi;
+    use ctflow_parser::write::Writer;
+
+    fn line(subject: Subject, cpu: u16, counters: &[(u16, u32)]) -> String {
+        let (subsystem, kind) = match subject {
+            Subject::Flows => (uapi::NFNL_SUBSYS_CTNETLINK, uapi::IPCTNL_MSG_CT_GET_STATS_CPU),
+            Subject::Expectations => (uapi::NFNL_SUBSYS_CTNETLINK_EXP, uapi::IPCTNL_MSG_EXP_GET_STATS_CPU),
+        };
+        let mut buffer = [0; 512];
+        let mut writer = Writer::new(&mut buffer);
+        let body = |message: &mut Writer<'_>| counters.iter().try_for_each(|(kind, value)| message.be32(*kind, *value));
+        writer.netfilter(subsystem, kind, 0, 1, uapi::AF_UNSPEC, cpu, body).unwrap();
+        let Some(Ok(Message::Record(record))) = Messages::new(writer.bytes()).next() else { panic!("no record") };
+        let mut out = Vec::new();
+        cpu_line(&mut out, subject, &record.cpu_stats()).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn counters_of_flows_as_captured() {
+        let kinds = [2, 4, 8, 9, 10, 11, 12, 13, 14, 15];
+        let counters = kinds.map(|kind| (kind, if kind == uapi::CTA_STATS_INSERT { 31 } else { 0 }));
+        let captured = "cpu=1   \tfound=0 invalid=0 insert=31 insert_failed=0 drop=0 early_drop=0 error=0 \
+                        search_restart=0 clash_resolve=0 chaintoolong=0 \n";
+        assert_eq!(line(Subject::Flows, 1, &counters), captured);
+    }
+
+    #[test]
+    fn counters_of_expectations_as_captured() {
+        let captured = "cpu=0   \texpect_new=0 expect_create=1 expect_delete=0 \n";
+        assert_eq!(line(Subject::Expectations, 0, &[(1, 0), (2, 1), (3, 0)]), captured);
+    }
+
+    #[test]
+    fn counters_of_newer_kernels_are_numbered() {
+        assert_eq!(line(Subject::Flows, 12345, &[(16, 7), (17, 8)]), "cpu=12345\tunknown1=7 unknown2=8 \n");
+    }
+
+    #[test]
+    fn names_and_values_of_proc_as_captured() {
+        let mut out = Vec::new();
+        named_line(&mut out, 0, [("entries", 0), ("clashres", 0), ("insert", 3)].into_iter());
+        count_line(&mut out, 7);
+        assert_eq!(String::from_utf8(out).unwrap(), "cpu=0   \tentries=0 clashres=0 insert=3 \n7\n");
+    }
+}

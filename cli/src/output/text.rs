@@ -1,0 +1,291 @@
+//! conntrack's default line, for flows and expectations, in listings and as events.
+//!
+//! A line is its fields in a fixed order, each with a space behind it; a field that the kernel did not send is left
+//! out. The last space becomes the line's end.
+
+use ctflow_parser::expect::ExpectView;
+use ctflow_parser::flow::{Counters, FlowView};
+use ctflow_parser::record::Event;
+use ctflow_parser::tuple::{L4, Tuple};
+use ctflow_parser::uapi;
+
+use super::put::Put;
+use super::{Format, NS_PER_SECOND, Occasion, Requester};
+use crate::protocol::{self, Fields};
+
+/// More than all fields but the texts take. Reserved once a line, so that its pieces do not grow the buffer.
+const LINE_BYTES: usize = 1024;
+
+/// Appends one flow's line.
+pub(super) fn flow(format: &Format, out: &mut Vec<u8>, flow: &FlowView<'_>, occasion: &Occasion<'_>) {
+    out.reserve(LINE_BYTES);
+    if let Some(event) = occasion.event {
+        if format.timestamp {
+            timestamp(out, super::event_ns(flow, occasion));
+        }
+        tag(out, event);
+    }
+    if format.extended {
+        family(out, flow.family);
+    }
+    let number = flow.orig.or(flow.reply).map_or(0, |tuple| tuple.proto);
+    protocol(out, number);
+    timeout_and_state(out, flow);
+    directions(out, flow);
+    status(out, flow);
+    marks(out, flow);
+    flow_tail(format, out, flow, occasion);
+    end(out, occasion.requester);
+}
+
+/// Appends one expectation's line. The kernel stamps none of them, so the time is always the reader's.
+pub(super) fn expect(format: &Format, out: &mut Vec<u8>, expect: &ExpectView<'_>, occasion: &Occasion<'_>) {
+    out.reserve(LINE_BYTES);
+    if format.timestamp {
+        timestamp(out, occasion.now_ns);
+    }
+    if let Some(event) = occasion.event {
+        tag(out, event);
+    }
+    if let Some(timeout) = expect.timeout {
+        out.decimal(timeout.into());
+        out.literal(b" ");
+    }
+    expect_tuples(out, expect);
+    if let Some(zone) = expect.zone {
+        number(out, b"zone=", zone);
+    }
+    expect_flags(out, expect.flags.unwrap_or(0));
+    if let Some(class) = expect.class {
+        number(out, b"class=", class);
+    }
+    if let Some(helper) = expect.helper {
+        word(out, b"helper=", helper);
+    }
+    end(out, occasion.requester);
+}
+
+/// `[seconds.microseconds]` and a tab.
+fn timestamp(out: &mut Vec<u8>, ns: u64) {
+    out.literal(b"[");
+    out.decimal(ns / NS_PER_SECOND);
+    out.literal(b".");
+    out.six_digits(u32::try_from(ns % NS_PER_SECOND / 1_000).unwrap_or(0));
+    out.literal(b"]\t");
+}
+
+fn tag(out: &mut Vec<u8>, event: Event) {
+    out.literal(match event {
+        Event::New => b"    [NEW] ",
+        Event::Update => b" [UPDATE] ",
+        Event::Destroy => b"[DESTROY] ",
+    });
+}
+
+fn family(out: &mut Vec<u8>, family: u8) {
+    match family {
+        uapi::AF_INET => out.literal(b"ipv4     2 "),
+        uapi::AF_INET6 => out.literal(b"ipv6     10 "),
+        other => number(out, b"unknown  ", other),
+    }
+}
+
+/// The name padded to 8, and the number. Whole literals for those that fill most tables.
+fn protocol(out: &mut Vec<u8>, protocol: u8) {
+    match protocol {
+        uapi::IPPROTO_TCP => out.literal(b"tcp      6 "),
+        uapi::IPPROTO_UDP => out.literal(b"udp      17 "),
+        uapi::IPPROTO_ICMP => out.literal(b"icmp     1 "),
+        uapi::IPPROTO_ICMPV6 => out.literal(b"icmpv6   58 "),
+        other => {
+            let padded = out.len() + 8;
+            out.text(protocol::name(other));
+            out.resize(padded, b' ');
+            number(out, b" ", other);
+        }
+    }
+}
+
+fn timeout_and_state(out: &mut Vec<u8>, flow: &FlowView<'_>) {
+    if let Some(timeout) = flow.timeout {
+        out.decimal(timeout.into());
+        out.literal(b" ");
+    }
+    if let Some(state) = flow.proto.and_then(|proto| proto.state_name()) {
+        out.text(state);
+        out.literal(b" ");
+    }
+}
+
+fn directions(out: &mut Vec<u8>, flow: &FlowView<'_>) {
+    if let Some(orig) = &flow.orig {
+        tuple(out, orig);
+        orig.zone.into_iter().for_each(|zone| number(out, b"zone-orig=", zone));
+    }
+    counters(out, flow.counters_orig);
+    if flow.status.is_some() && !flow.has_status(uapi::IPS_SEEN_REPLY) {
+        out.literal(b"[UNREPLIED] ");
+    }
+    if let Some(reply) = &flow.reply {
+        tuple(out, reply);
+        reply.zone.into_iter().for_each(|zone| number(out, b"zone-reply=", zone));
+    }
+    counters(out, flow.counters_reply);
+}
+
+#[inline]
+fn tuple(out: &mut Vec<u8>, tuple: &Tuple) {
+    out.literal(b"src=");
+    out.address(tuple.src);
+    out.literal(b" dst=");
+    out.address(tuple.dst);
+    out.literal(b" ");
+    fields(out, tuple.proto, tuple.l4);
+}
+
+/// What the protocol adds. What the kernel should have sent and did not is 0: a DCCP flow without its tracker.
+#[inline]
+fn fields(out: &mut Vec<u8>, protocol: u8, l4: L4) {
+    let (src, dst) = if let L4::Ports { src, dst } = l4 { (src, dst) } else { (0, 0) };
+    match protocol::fields(protocol) {
+        Fields::Ports => {
+            number(out, b"sport=", src);
+            number(out, b"dport=", dst);
+        }
+        Fields::Keys => {
+            out.literal(b"srckey=0x");
+            out.hex(src);
+            out.literal(b" dstkey=0x");
+            out.hex(dst);
+            out.literal(b" ");
+        }
+        Fields::Icmp => {
+            let (kind, code, id) = if let L4::Icmp { kind, code, id } = l4 { (kind, code, id) } else { (0, 0, 0) };
+            number(out, b"type=", kind);
+            number(out, b"code=", code);
+            number(out, b"id=", id);
+        }
+        Fields::None => {}
+    }
+}
+
+#[inline]
+fn counters(out: &mut Vec<u8>, counters: Option<Counters>) {
+    if let Some(Counters { packets, bytes }) = counters {
+        number(out, b"packets=", packets);
+        number(out, b"bytes=", bytes);
+    }
+}
+
+/// One word only: an offloaded flow does not show that it is assured, too.
+#[inline]
+fn status(out: &mut Vec<u8>, flow: &FlowView<'_>) {
+    if flow.has_status(uapi::IPS_HW_OFFLOAD) {
+        out.literal(b"[HW_OFFLOAD] ");
+    } else if flow.has_status(uapi::IPS_OFFLOAD) {
+        out.literal(b"[OFFLOAD] ");
+    } else if flow.has_status(uapi::IPS_ASSURED) {
+        out.literal(b"[ASSURED] ");
+    }
+}
+
+#[inline]
+fn marks(out: &mut Vec<u8>, flow: &FlowView<'_>) {
+    if let Some(mark) = flow.mark {
+        number(out, b"mark=", mark);
+    }
+    if let Some(secmark) = flow.secmark {
+        number(out, b"secmark=", secmark);
+    }
+    if let Some(context) = flow.secctx {
+        word(out, b"secctx=", context);
+    }
+    if let Some(zone) = flow.zone {
+        number(out, b"zone=", zone);
+    }
+}
+
+#[inline]
+fn flow_tail(format: &Format, out: &mut Vec<u8>, flow: &FlowView<'_>, occasion: &Occasion<'_>) {
+    if let Some(seconds) = super::delta_seconds(flow, occasion) {
+        number(out, b"delta-time=", seconds);
+    }
+    if let Some(helper) = flow.helper {
+        word(out, b"helper=", helper.name);
+    }
+    if let Some(count) = flow.use_count {
+        number(out, b"use=", count);
+    }
+    if let Some(id) = flow.id.filter(|_| format.id) {
+        number(out, b"id=", id);
+    }
+}
+
+/// The awaited tuple, its mask and its master. The mask says what of the tuple counts, so it has the tuple's fields.
+fn expect_tuples(out: &mut Vec<u8>, expect: &ExpectView<'_>) {
+    let awaited = expect.tuple.map_or(0, |tuple| tuple.proto);
+    number(out, b"proto=", awaited);
+    if let Some(awaited) = &expect.tuple {
+        tuple(out, awaited);
+    }
+    if let Some(mask) = &expect.mask {
+        out.literal(b"mask-src=");
+        out.address(mask.src);
+        out.literal(b" mask-dst=");
+        out.address(mask.dst);
+        out.literal(b" ");
+        fields(out, awaited, mask.l4);
+    }
+    if let Some(master) = &expect.master {
+        out.literal(b"master-src=");
+        out.address(master.src);
+        out.literal(b" master-dst=");
+        out.address(master.dst);
+        out.literal(b" ");
+        fields(out, master.proto, master.l4);
+    }
+}
+
+fn expect_flags(out: &mut Vec<u8>, flags: u32) {
+    let names = [
+        (uapi::NF_CT_EXPECT_PERMANENT, "PERMANENT"),
+        (uapi::NF_CT_EXPECT_INACTIVE, "INACTIVE"),
+        (uapi::NF_CT_EXPECT_USERSPACE, "USERSPACE"),
+    ];
+    let mut first = true;
+    for (_, name) in names.into_iter().filter(|(flag, _)| flags & flag != 0) {
+        if !first {
+            out.literal(b",");
+        }
+        out.text(name);
+        first = false;
+    }
+    if !first {
+        out.literal(b" ");
+    }
+}
+
+#[inline]
+fn number<const N: usize>(out: &mut Vec<u8>, name: &[u8; N], value: impl Into<u64>) {
+    out.literal(name);
+    out.decimal(value.into());
+    out.literal(b" ");
+}
+
+fn word<const N: usize>(out: &mut Vec<u8>, name: &[u8; N], value: &str) {
+    out.literal(name);
+    out.text(value);
+    out.literal(b" ");
+}
+
+/// Says whose request it was, and turns the last field's space into the line's end.
+#[inline]
+fn end(out: &mut Vec<u8>, requester: Option<Requester<'_>>) {
+    if let Some(Requester { port_id, program }) = requester {
+        number(out, b"[USERSPACE] portid=", port_id);
+        program.into_iter().for_each(|program| word(out, b"progname=", program));
+    }
+    if let Some(last) = out.last_mut() {
+        *last = b'\n';
+    }
+}

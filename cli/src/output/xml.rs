@@ -1,0 +1,263 @@
+//! The XML of flows and expectations: one element to a line, in libnetfilter_conntrack's shape.
+//!
+//! Three things differ from it, because its documents were wrong there: SCTP and DCCP states have their own names,
+//! ICMP flows show `<type>`, `<code>` and `<id>`, and text is escaped. The root is [`super::Printer`]'s to open and
+//! to close.
+
+use ctflow_parser::expect::ExpectView;
+use ctflow_parser::flow::{Counters, FlowView};
+use ctflow_parser::record::Event;
+use ctflow_parser::tuple::{L4, Tuple};
+use ctflow_parser::uapi;
+use jiff::tz::TimeZone;
+
+use super::put::Put;
+use super::{Occasion, Subject, when};
+use crate::protocol::{self, Fields};
+
+/// More than a flow takes without its texts.
+const ELEMENT_BYTES: usize = 2048;
+
+/// Appends what stands before the first element.
+#[cold]
+pub(super) fn open(out: &mut Vec<u8>, subject: Subject) {
+    out.text("<?xml version=\"1.0\" encoding=\"utf-8\"?>\n");
+    out.text(match subject {
+        Subject::Flows => "<conntrack>\n",
+        Subject::Expectations => "<expect>\n",
+    });
+}
+
+/// Appends what stands behind the last element.
+pub(super) fn close(out: &mut Vec<u8>, subject: Subject) {
+    out.text(match subject {
+        Subject::Flows => "</conntrack>\n",
+        Subject::Expectations => "</expect>\n",
+    });
+}
+
+/// Appends one flow; with its time where `zone` is given.
+pub(super) fn flow(out: &mut Vec<u8>, flow: &FlowView<'_>, occasion: &Occasion<'_>, zone: Option<&TimeZone>) {
+    out.reserve(ELEMENT_BYTES);
+    start(out, occasion.event);
+    if let Some(orig) = &flow.orig {
+        out.literal(b"<meta direction=\"original\">");
+        direction(out, orig, flow.counters_orig);
+    }
+    if let Some(reply) = &flow.reply {
+        out.literal(b"<meta direction=\"reply\">");
+        direction(out, reply, flow.counters_reply);
+    }
+    independent(out, flow, occasion);
+    if let Some(zone) = zone {
+        when::element(out, zone, super::event_ns(flow, occasion));
+    }
+    if let Some(helper) = flow.helper {
+        word(out, "helper", helper.name);
+    }
+    out.literal(b"</flow>\n");
+}
+
+/// Appends one expectation; with the time of reading where `zone` is given.
+pub(super) fn expect(out: &mut Vec<u8>, expect: &ExpectView<'_>, occasion: &Occasion<'_>, zone: Option<&TimeZone>) {
+    out.reserve(ELEMENT_BYTES);
+    start(out, occasion.event);
+    let tuples = expect_tuples(expect);
+    if let Some(awaited) = expect.tuple {
+        layer3_start(out, &awaited);
+        for (name, tuple, _) in &tuples {
+            nest(out, name, tuple.as_ref(), addresses);
+        }
+        out.literal(b"</layer3>");
+        layer4_start(out, awaited.proto);
+        for (name, tuple, protocol) in tuples {
+            nest(out, name, tuple.as_ref(), |out, tuple| fields(out, protocol, tuple.l4));
+        }
+        out.literal(b"</layer4>");
+    }
+    expect_meta(out, expect, occasion, zone);
+    out.literal(b"</flow>\n");
+}
+
+fn start(out: &mut Vec<u8>, event: Option<Event>) {
+    out.text(match event {
+        None => "<flow>",
+        Some(Event::New) => "<flow type=\"new\">",
+        Some(Event::Update) => "<flow type=\"update\">",
+        Some(Event::Destroy) => "<flow type=\"destroy\">",
+    });
+}
+
+fn direction(out: &mut Vec<u8>, tuple: &Tuple, counters: Option<Counters>) {
+    layer3_start(out, tuple);
+    addresses(out, tuple);
+    out.literal(b"</layer3>");
+    layer4_start(out, tuple.proto);
+    fields(out, tuple.proto, tuple.l4);
+    out.literal(b"</layer4>");
+    number(out, "zone", tuple.zone);
+    if let Some(Counters { packets, bytes }) = counters {
+        out.literal(b"<counters>");
+        number(out, "packets", Some(packets));
+        number(out, "bytes", Some(bytes));
+        out.literal(b"</counters>");
+    }
+    out.literal(b"</meta>");
+}
+
+fn layer3_start(out: &mut Vec<u8>, tuple: &Tuple) {
+    if tuple.src.is_ipv4() {
+        out.literal(b"<layer3 protonum=\"2\" protoname=\"ipv4\">");
+    } else {
+        out.literal(b"<layer3 protonum=\"10\" protoname=\"ipv6\">");
+    }
+}
+
+fn layer4_start(out: &mut Vec<u8>, protocol: u8) {
+    out.literal(b"<layer4 protonum=\"");
+    out.decimal(protocol.into());
+    out.literal(b"\" protoname=\"");
+    out.text(protocol::name(protocol));
+    out.literal(b"\">");
+}
+
+fn addresses(out: &mut Vec<u8>, tuple: &Tuple) {
+    out.literal(b"<src>");
+    out.address(tuple.src);
+    out.literal(b"</src><dst>");
+    out.address(tuple.dst);
+    out.literal(b"</dst>");
+}
+
+/// What the protocol adds; what the kernel should have sent and did not is 0.
+fn fields(out: &mut Vec<u8>, protocol: u8, l4: L4) {
+    let (src, dst) = if let L4::Ports { src, dst } = l4 { (src, dst) } else { (0, 0) };
+    match protocol::fields(protocol) {
+        Fields::Ports => {
+            number(out, "sport", Some(src));
+            number(out, "dport", Some(dst));
+        }
+        Fields::Keys => {
+            out.literal(b"<srckey>0x");
+            out.hex(src);
+            out.literal(b"</srckey><dstkey>0x");
+            out.hex(dst);
+            out.literal(b"</dstkey>");
+        }
+        Fields::Icmp => {
+            let (kind, code, id) = if let L4::Icmp { kind, code, id } = l4 { (kind, code, id) } else { (0, 0, 0) };
+            number(out, "type", Some(kind));
+            number(out, "code", Some(code));
+            number(out, "id", Some(id));
+        }
+        Fields::None => {}
+    }
+}
+
+fn independent(out: &mut Vec<u8>, flow: &FlowView<'_>, occasion: &Occasion<'_>) {
+    out.literal(b"<meta direction=\"independent\">");
+    if let Some(state) = flow.proto.and_then(|proto| proto.state_name()) {
+        word(out, "state", state);
+    }
+    number(out, "timeout", flow.timeout);
+    number(out, "mark", flow.mark);
+    number(out, "secmark", flow.secmark);
+    if let Some(context) = flow.secctx {
+        word(out, "secctx", context);
+    }
+    number(out, "zone", flow.zone);
+    number(out, "use", flow.use_count);
+    number(out, "id", flow.id);
+    if flow.has_status(uapi::IPS_ASSURED) {
+        out.literal(b"<assured/>");
+    }
+    if flow.status.is_some() && !flow.has_status(uapi::IPS_SEEN_REPLY) {
+        out.literal(b"<unreplied/>");
+    }
+    number(out, "deltatime", super::delta_seconds(flow, occasion));
+    out.literal(b"</meta>");
+}
+
+/// The three tuples by their element, each with the protocol whose fields it has: the mask has those it masks.
+fn expect_tuples<'a>(expect: &ExpectView<'_>) -> [(&'a str, Option<Tuple>, u8); 3] {
+    let protocol = |tuple: Option<Tuple>| tuple.map_or(0, |tuple| tuple.proto);
+    let awaited = protocol(expect.tuple);
+    [
+        ("expected", expect.tuple, awaited),
+        ("mask", expect.mask, awaited),
+        ("master", expect.master, protocol(expect.master)),
+    ]
+}
+
+fn expect_meta(out: &mut Vec<u8>, expect: &ExpectView<'_>, occasion: &Occasion<'_>, zone: Option<&TimeZone>) {
+    out.literal(b"<meta>");
+    if let Some(helper) = expect.helper {
+        word(out, "helper-name", helper);
+    }
+    number(out, "timeout", expect.timeout);
+    number(out, "class", expect.class);
+    number(out, "zone", expect.zone);
+    if let Some(zone) = zone {
+        when::element(out, zone, occasion.now_ns);
+    }
+    let flags = [
+        (uapi::NF_CT_EXPECT_PERMANENT, "<permanent/>"),
+        (uapi::NF_CT_EXPECT_INACTIVE, "<inactive/>"),
+        (uapi::NF_CT_EXPECT_USERSPACE, "<userspace/>"),
+    ];
+    let set = expect.flags.unwrap_or(0);
+    flags.iter().filter(|(flag, _)| set & flag != 0).for_each(|(_, element)| out.text(element));
+    out.literal(b"</meta>");
+}
+
+/// `<name>`, what `body` appends of `tuple`, `</name>`; nothing where there is no tuple.
+fn nest(out: &mut Vec<u8>, name: &str, tuple: Option<&Tuple>, body: impl FnOnce(&mut Vec<u8>, &Tuple)) {
+    let Some(tuple) = tuple else { return };
+    element(out, name, |out| body(out, tuple));
+}
+
+fn element(out: &mut Vec<u8>, name: &str, body: impl FnOnce(&mut Vec<u8>)) {
+    out.literal(b"<");
+    out.text(name);
+    out.literal(b">");
+    body(out);
+    out.literal(b"</");
+    out.text(name);
+    out.literal(b">");
+}
+
+fn number<N: Into<u64>>(out: &mut Vec<u8>, name: &str, value: Option<N>) {
+    if let Some(value) = value {
+        element(out, name, |out| out.decimal(value.into()));
+    }
+}
+
+fn word(out: &mut Vec<u8>, name: &str, value: &str) {
+    element(out, name, |out| escape(out, value));
+}
+
+/// Markup as entities. What no XML document may hold, not even as an entity, becomes the replacement character.
+fn escape(out: &mut Vec<u8>, text: &str) {
+    for character in text.chars() {
+        match character {
+            '&' => out.literal(b"&amp;"),
+            '<' => out.literal(b"&lt;"),
+            '>' => out.literal(b"&gt;"),
+            '\t' | '\n' | ' '..='\u{fffd}' | '\u{10000}'.. => out.text(character.encode_utf8(&mut [0; 4])),
+            _ => out.text("\u{fffd}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_is_escaped_and_forbidden_characters_replaced() {
+        let mut out = Vec::new();
+        word(&mut out, "secctx", "a<b>&\"c\u{1}\u{ffff}é\r\u{1f600}");
+        let expected = "<secctx>a&lt;b&gt;&amp;\"c\u{fffd}\u{fffd}é\u{fffd}\u{1f600}</secctx>";
+        assert_eq!(String::from_utf8(out).unwrap(), expected);
+    }
+}

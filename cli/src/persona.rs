@@ -1,0 +1,60 @@
+//! Which program we are called as.
+//!
+//! Installed under a name ending in `conntrack` (a link, a container's entry point) the program behaves as that one:
+//! scripts that compare its summary lines or its usage go on working. Under its own name it also has verbs.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+/// The program that the user called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Persona {
+    /// By our own name.
+    Ctflow,
+    /// By conntrack's.
+    Conntrack,
+}
+
+impl Persona {
+    /// Tells it by the zeroth argument, whatever directory stands before the name.
+    pub(crate) fn of(program: Option<&OsStr>) -> Self {
+        let name = program.and_then(|program| Path::new(program).file_name()).unwrap_or_default();
+        if name.as_bytes().ends_with(b"conntrack") { Self::Conntrack } else { Self::Ctflow }
+    }
+
+    /// What to type to call it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Ctflow => "ctflow",
+            Self::Conntrack => "conntrack",
+        }
+    }
+
+    /// Name and version as they open summary and error lines. As conntrack, the version whose behaviour ours is.
+    pub(crate) fn banner(self) -> &'static str {
+        match self {
+            Self::Ctflow => concat!("ctflow v", env!("CARGO_PKG_VERSION")),
+            Self::Conntrack => "conntrack v1.4.9 (conntrack-tools)",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_name_that_ends_in_conntrack_is_conntrack() {
+        for (program, persona) in [
+            ("/usr/sbin/conntrack", Persona::Conntrack),
+            ("ct-conntrack", Persona::Conntrack),
+            ("/opt/conntrack/ctflow", Persona::Ctflow),
+            ("conntrackd", Persona::Ctflow),
+            ("", Persona::Ctflow),
+        ] {
+            assert_eq!(Persona::of(Some(program.as_ref())), persona, "{program}");
+        }
+        assert_eq!(Persona::of(None), Persona::Ctflow);
+    }
+}
