@@ -3,6 +3,12 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use ctflow_engine::engine::StartError;
+use ctflow_engine::kernel::KernelError;
+use ctflow_engine::lab::LabError;
+use ctflow_engine::listener::ListenError;
+use ctflow_engine::receive::InterruptError;
+use ctflow_parser::error::ParseError;
 use thiserror::Error;
 
 use crate::flags::usage::Usage;
@@ -14,24 +20,51 @@ pub(crate) enum Failure {
     /// The command line is wrong.
     #[error(transparent)]
     Usage(#[from] Usage),
-    /// Standard output refused what was printed; a closed pipe in most cases.
-    #[error("cannot write to standard output: {0}")]
+    /// Standard output refused what was printed: a full disk, or a reader that has gone.
+    #[error("cannot write to standard output: {0}; {hint}", hint = output_hint(.0))]
     Output(#[from] io::Error),
-    /// The command line asks for a command that this build has no code for.
-    #[error("{0} is not in this build")]
-    Absent(&'static str),
+    /// The kernel refused, or its answer makes no sense.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// Events cannot be listened to.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// What ends a wait cannot be watched.
+    #[error(transparent)]
+    Interrupts(#[from] InterruptError),
+    /// Signals cannot be caught.
+    #[error("cannot catch SIGINT and SIGTERM: {0}; raise the limit on open files (RLIMIT_NOFILE)")]
+    Signals(#[source] io::Error),
+    /// Some of the kernel's records do not parse; all others were printed.
+    #[error("{count} records of the kernel were not understood and are missing; the first: {first}")]
+    Malformed {
+        /// How many.
+        count: u64,
+        /// Why the first was not.
+        first: ParseError,
+    },
+    /// The demonstration's network cannot be made, or its traffic does not flow.
+    #[error(transparent)]
+    Lab(#[from] LabError),
+    /// The capture cannot start.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The demonstration ran, and did not show what it is for.
+    #[error("the demonstration failed: {0}")]
+    Demo(String),
+    /// Not all that is essential is there; the findings say what is not.
+    #[error("this machine is not ready")]
+    NotReady,
 }
 
 impl Failure {
     /// Says why on standard error, if that is still there, and gives the exit code.
     pub(crate) fn report(&self, persona: Persona) -> ExitCode {
-        if !self.is_reader_gone() {
-            let (banner, name) = (persona.banner(), persona.name());
-            let mut stderr = io::stderr().lock();
-            let _ = writeln!(stderr, "{banner}: {self}"); // nowhere is left to say that this failed
-            if let Self::Usage(_) = self {
-                let _ = writeln!(stderr, "Try `{name} --help' for more information.");
-            }
+        let (banner, name) = (persona.banner(), persona.name());
+        let mut stderr = io::stderr().lock();
+        let _ = writeln!(stderr, "{banner}: {self}"); // nowhere is left to say that this failed
+        if let Self::Usage(_) = self {
+            let _ = writeln!(stderr, "Try `{name} --help' for more information.");
         }
         ExitCode::from(self.code())
     }
@@ -39,12 +72,15 @@ impl Failure {
     fn code(&self) -> u8 {
         match self {
             Self::Usage(_) => 2,
-            Self::Output(_) | Self::Absent(_) => 1,
+            _ => 1,
         }
     }
+}
 
-    /// `ctflow -L | head` is no reason for a message: whoever read has seen enough.
-    fn is_reader_gone(&self) -> bool {
-        matches!(self, Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)
+fn output_hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::BrokenPipe => "its reader has gone, so nothing more is shown",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "make room, or write elsewhere",
+        _ => "what was to be shown is incomplete",
     }
 }

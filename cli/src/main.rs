@@ -5,7 +5,6 @@
 //!      └─► flags     words to a Plan ──► command   carries it out ──► output   records to text
 //!                                            └──► failure   one line on stderr, an exit code
 //! ```
-#![allow(dead_code)] // the commands that read plans and print records come with the engine they stand on
 
 use std::env;
 use std::ffi::OsString;

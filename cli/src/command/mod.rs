@@ -4,6 +4,11 @@ use crate::failure::Failure;
 use crate::flags::plan::{Command, Plan};
 
 mod about;
+mod clock;
+mod count;
+mod demo;
+mod event;
+mod list;
 pub(crate) mod summary;
 
 /// Carries out what the command line means.
@@ -11,10 +16,11 @@ pub(crate) fn run(plan: &Plan) -> Result<(), Failure> {
     match &plan.command {
         Command::Help(topic) => about::help(plan.persona, topic),
         Command::Version => about::version(plan.persona),
-        Command::List(_) => Err(Failure::Absent("listing")),
-        Command::Events(_) => Err(Failure::Absent("following events")),
-        Command::Count(_) | Command::Stats(_) => Err(Failure::Absent("counting")),
-        Command::Demo => Err(Failure::Absent("the demonstration")),
-        Command::Doctor(_) => Err(Failure::Absent("the examination")),
+        Command::List(list) => list::run(plan.persona, list),
+        Command::Events(events) => event::run(plan.persona, events),
+        Command::Count(count) => count::count(*count),
+        Command::Stats(subject) => count::statistics(*subject),
+        Command::Demo => demo::run(),
+        Command::Doctor(_) => Err(Failure::NotReady),
     }
 }

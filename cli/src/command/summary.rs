@@ -11,14 +11,25 @@ use crate::persona::Persona;
 pub(crate) enum Summary {
     /// `-L`: entries of a table.
     Listed(Subject, u64),
-    /// `-E`: events of a table.
-    Events(Subject, u64),
+    /// `-E`: events of a table, shown and lost.
+    Events(Subject, u64, u64),
 }
 
 impl Summary {
     /// Prints the line.
     pub(crate) fn print(self, persona: Persona) {
-        let _ = writeln!(io::stderr().lock(), "{}: {self}", persona.banner()); // a closed stderr wants no summary
+        let lost = self.lost(persona);
+        let _ = writeln!(io::stderr().lock(), "{}: {self}{lost}", persona.banner()); // a closed stderr wants no summary
+    }
+
+    /// What is missing. conntrack never says, so under its name it is said only where something is.
+    fn lost(self, persona: Persona) -> String {
+        match self {
+            Self::Events(_, _, lost) if lost > 0 || persona == Persona::Ctflow => {
+                format!(" {lost} events have been lost.")
+            }
+            _ => String::new(),
+        }
     }
 }
 
@@ -27,8 +38,8 @@ impl fmt::Display for Summary {
         let (count, what) = match self {
             Self::Listed(Subject::Flows, count) => (count, "flow entries"),
             Self::Listed(Subject::Expectations, count) => (count, "expectations"),
-            Self::Events(Subject::Flows, count) => (count, "flow events"),
-            Self::Events(Subject::Expectations, count) => (count, "expectation events"),
+            Self::Events(Subject::Flows, count, _) => (count, "flow events"),
+            Self::Events(Subject::Expectations, count, _) => (count, "expectation events"),
         };
         write!(out, "{count} {what} have been shown.")
     }
@@ -43,11 +54,19 @@ mod tests {
         let lines = [
             (Summary::Listed(Subject::Flows, 7), "7 flow entries have been shown."),
             (Summary::Listed(Subject::Expectations, 0), "0 expectations have been shown."),
-            (Summary::Events(Subject::Flows, 166), "166 flow events have been shown."),
-            (Summary::Events(Subject::Expectations, 1), "1 expectation events have been shown."),
+            (Summary::Events(Subject::Flows, 166, 0), "166 flow events have been shown."),
+            (Summary::Events(Subject::Expectations, 1, 0), "1 expectation events have been shown."),
         ];
         for (summary, line) in lines {
             assert_eq!(summary.to_string(), line);
         }
+    }
+    #[test]
+    fn a_loss_is_always_told_and_its_absence_only_under_our_own_name() {
+        let lost = |persona, lost| Summary::Events(Subject::Flows, 5, lost).lost(persona);
+        assert_eq!(lost(Persona::Ctflow, 0), " 0 events have been lost.");
+        assert_eq!(lost(Persona::Ctflow, 3), " 3 events have been lost.");
+        assert_eq!(lost(Persona::Conntrack, 0), "");
+        assert_eq!(lost(Persona::Conntrack, 3), " 3 events have been lost.");
     }
 }

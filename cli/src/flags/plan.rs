@@ -1,8 +1,11 @@
 //! The command line as meant: everything a command needs to know, with the defaults filled in.
 
-use ctflow_parser::filter::DumpFilter;
+use std::net::Ipv4Addr;
+
+use ctflow_parser::filter::{DumpFilter, TupleFilter};
 use ctflow_parser::flow::FlowView;
 use ctflow_parser::request::Table;
+use ctflow_parser::tuple::{L4, Tuple};
 use ctflow_parser::uapi;
 
 use super::defs::{self, Effect, Flag};
@@ -192,10 +195,17 @@ fn list(raw: &Raw, chosen: &Chosen) -> List {
     };
     List {
         table: chosen.table,
-        filter: DumpFilter { family, ..DumpFilter::default() },
+        filter: DumpFilter { family, orig: raw.protocol.map(of_protocol), ..DumpFilter::default() },
         selection: Selection { family, protocol: raw.protocol },
         format: raw.format,
     }
+}
+
+/// What the kernel compares to select a protocol; the addresses do not count, so they are of either family.
+fn of_protocol(proto: u8) -> TupleFilter {
+    let any = Ipv4Addr::UNSPECIFIED.into();
+    let tuple = Tuple { src: any, dst: any, proto, l4: L4::None, zone: None };
+    TupleFilter { flags: uapi::CTA_FILTER_F_CTA_PROTO_NUM, tuple }
 }
 
 fn events(raw: &Raw, chosen: &Chosen) -> Events {
@@ -218,9 +228,7 @@ fn count(chosen: &Chosen) -> Count {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ctflow_parser::tuple::{L4, Tuple};
     use std::ffi::OsString;
-    use std::net::Ipv4Addr;
 
     fn plan(line: &str) -> Result<Command, Usage> {
         command(&Raw::read(line.split_whitespace().map(OsString::from))?)
@@ -230,7 +238,7 @@ mod tests {
     fn a_listing_has_its_table_filter_and_format() {
         let Ok(Command::List(list)) = plan("-L dying -f ipv6 -p udp -o id") else { panic!("no listing") };
         assert_eq!((list.table, list.subject()), (Table::Dying, Subject::Flows));
-        assert_eq!(list.filter, DumpFilter { family: uapi::AF_INET6, ..DumpFilter::default() });
+        assert_eq!((list.filter.family, list.filter.orig), (uapi::AF_INET6, Some(of_protocol(17))));
         assert_eq!(list.selection, Selection { family: uapi::AF_INET6, protocol: Some(17) });
         assert!(list.format.id && !list.format.extended);
     }

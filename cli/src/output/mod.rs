@@ -18,6 +18,7 @@ use jiff::tz::TimeZone;
 
 mod put;
 pub(crate) mod requester;
+pub(crate) mod sink;
 pub(crate) mod stats;
 mod text;
 mod when;

@@ -1,0 +1,9 @@
+//! The wall clock, read once for a batch of records.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Nanoseconds since the epoch; 0 on a machine whose clock stands before it.
+pub(super) fn now_ns() -> u64 {
+    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,103 @@
+//! `-C` and `-S`: how many entries a table has, and what the kernel counts about it.
+//!
+//! Both need rights over netlink; without them the same numbers stand in `/proc`, for flows at least.
+
+use std::fs;
+
+use ctflow_engine::kernel::KernelError;
+use ctflow_engine::kernel::dump::Dump;
+use ctflow_engine::kernel::request::Requester;
+use ctflow_parser::filter::DumpFilter;
+use ctflow_parser::record::{Record, Subject as RecordSubject};
+use ctflow_parser::request::{self, Table};
+
+use crate::failure::Failure;
+use crate::flags::plan::Count;
+use crate::output::sink::Sink;
+use crate::output::{Subject, stats};
+
+const PROC_COUNT: &str = "/proc/sys/net/netfilter/nf_conntrack_count";
+const PROC_STATS: &str = "/proc/self/net/stat/nf_conntrack";
+
+/// Prints the number of entries.
+///
+/// # Errors
+/// The kernel's refusal, where `/proc` does not help either.
+pub(super) fn count(plan: Count) -> Result<(), Failure> {
+    let count = match plan.subject {
+        Subject::Flows => flows().or_else(|refusal| proc_count().ok_or(refusal))?,
+        Subject::Expectations => expectations(plan.family)?,
+    };
+    let mut sink = Sink::stdout()?;
+    stats::count_line(&mut sink.lines, count);
+    Ok(sink.flush()?)
+}
+
+fn flows() -> Result<u32, KernelError> {
+    let mut count = 0;
+    let take = |record: &Record<'_>| {
+        let stats = record.global_stats().unwrap_or_default();
+        count = stats.entries.unwrap_or(count);
+    };
+    Requester::open()?.ask("count the flows", request::global_stats, take)?;
+    Ok(count)
+}
+
+fn proc_count() -> Option<u32> {
+    fs::read_to_string(PROC_COUNT).ok()?.trim().parse().ok()
+}
+
+/// The kernel keeps no count of expectations, so they are listed.
+fn expectations(family: u8) -> Result<u32, KernelError> {
+    let mut count = 0;
+    let filter = DumpFilter { family, ..DumpFilter::default() };
+    let take = |record: &Record<'_>| count += u32::from(record.subject() == RecordSubject::Expect);
+    Dump::start(Table::Expect, &filter, false)?.read_all(take)?;
+    Ok(count)
+}
+
+/// Prints the kernel's counters, a line for each CPU.
+///
+/// # Errors
+/// The kernel's refusal, where `/proc` does not help either; counters that do not parse.
+pub(super) fn statistics(subject: Subject) -> Result<(), Failure> {
+    let mut sink = Sink::stdout()?;
+    if let Err(failure) = netlink_stats(subject, &mut sink.lines) {
+        let fallback = fs::read_to_string(PROC_STATS).ok().filter(|_| subject == Subject::Flows);
+        sink.lines.clear();
+        proc_stats(&fallback.ok_or(failure)?, &mut sink.lines);
+    }
+    Ok(sink.flush()?)
+}
+
+fn netlink_stats(subject: Subject, lines: &mut Vec<u8>) -> Result<(), Failure> {
+    let table = match subject {
+        Subject::Flows => Table::Conntrack,
+        Subject::Expectations => Table::Expect,
+    };
+    let mut malformed = None;
+    Dump::cpu_stats(table)?.read_all(|record| {
+        if let Err(error) = stats::cpu_line(lines, subject, &record.cpu_stats()) {
+            malformed = Some(error);
+        }
+    })?;
+    malformed.map_or(Ok(()), |first| Err(Failure::Malformed { count: 1, first }))
+}
+
+/// A header line of names, then a line of hexadecimal numbers for each CPU.
+fn proc_stats(text: &str, lines: &mut Vec<u8>) {
+    let mut rows = text.lines();
+    let names: Vec<_> = rows.next().unwrap_or_default().split_whitespace().collect();
+    for (cpu, row) in (0..).zip(rows) {
+        let values = row.split_whitespace().map(|value| u64::from_str_radix(value, 16).unwrap_or(0));
+        stats::named_line(lines, cpu, names.iter().copied().zip(values));
+    }
+}
+
+#[test]
+fn statistics_of_proc_are_told_by_name_and_in_decimal() {
+    let mut lines = Vec::new();
+    proc_stats("entries  found insert\n00000005  0000001f 00000000\n00000005  00000000 0000000a\n", &mut lines);
+    let expected = "cpu=0   \tentries=5 found=31 insert=0 \ncpu=1   \tentries=5 found=0 insert=10 \n";
+    assert_eq!(String::from_utf8(lines).unwrap(), expected);
+}

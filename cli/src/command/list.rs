@@ -1,0 +1,86 @@
+//! `-L`: a table's entries, streamed from the kernel's dump to standard output in constant memory.
+
+use std::io;
+
+use ctflow_engine::kernel::dump::{Dump, Progress};
+use ctflow_parser::error::ParseError;
+use ctflow_parser::record::{Record, Subject as RecordSubject};
+use jiff::tz::TimeZone;
+
+use super::clock;
+use super::summary::Summary;
+use crate::failure::Failure;
+use crate::flags::plan::List;
+use crate::output::sink::Sink;
+use crate::output::{Occasion, Printer};
+use crate::persona::Persona;
+
+/// Lists what `plan` names.
+///
+/// # Errors
+/// The kernel's refusal, a full disk, a reader that has gone; or entries that do not parse, after all others.
+pub(super) fn run(persona: Persona, plan: &List) -> Result<(), Failure> {
+    let mut listing = Listing::new(plan)?;
+    let mut dump = Dump::start(plan.table, &plan.filter, false)?;
+    let mut progress = Progress::More;
+    while progress != Progress::Done {
+        listing.now_ns = clock::now_ns();
+        progress = dump.read(|record| listing.take(record))?;
+        listing.sink.flush_if_large()?;
+    }
+    listing.finish(persona)
+}
+
+struct Listing<'p> {
+    plan: &'p List,
+    printer: Printer,
+    sink: Sink,
+    now_ns: u64,
+    shown: u64,
+    malformed: u64,
+    first_error: Option<ParseError>,
+}
+
+impl<'p> Listing<'p> {
+    fn new(plan: &'p List) -> io::Result<Self> {
+        let printer = Printer::new(plan.format, plan.subject(), TimeZone::system());
+        let sink = Sink::stdout()?;
+        Ok(Self { plan, printer, sink, now_ns: 0, shown: 0, malformed: 0, first_error: None })
+    }
+
+    fn take(&mut self, record: &Record<'_>) {
+        if let Err(error) = self.print(record) {
+            self.malformed += 1;
+            self.first_error.get_or_insert(error);
+        }
+    }
+
+    fn print(&mut self, record: &Record<'_>) -> Result<(), ParseError> {
+        let occasion = Occasion { now_ns: self.now_ns, ..Occasion::default() };
+        match record.subject() {
+            RecordSubject::Flow => {
+                let flow = record.flow()?;
+                if self.plan.selection.matches(&flow) {
+                    self.printer.flow(&mut self.sink.lines, &flow, &occasion);
+                    self.shown += 1;
+                }
+            }
+            RecordSubject::Expect => {
+                self.printer.expect(&mut self.sink.lines, &record.expect()?, &occasion);
+                self.shown += 1;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn finish(mut self, persona: Persona) -> Result<(), Failure> {
+        self.printer.finish(&mut self.sink.lines);
+        self.sink.flush()?;
+        Summary::Listed(self.plan.subject(), self.shown).print(persona);
+        match self.first_error {
+            Some(first) => Err(Failure::Malformed { count: self.malformed, first }),
+            None => Ok(()),
+        }
+    }
+}
