@@ -22,7 +22,7 @@ pub(super) struct Uring {
 
 /// Asks the kernel for all that it may refuse.
 pub(super) fn set_up() -> Result<Foundation, OpenError> {
-    Foundation::set_up().map_err(|errno| OpenError::IoUring { source: errno.into(), hint: hint(errno) })
+    Foundation::set_up().map_err(|errno| OpenError::Refused { backend: NAME, source: errno.into(), hint: hint(errno) })
 }
 
 /// What usually is behind a refusal, and what to do.
