@@ -1,5 +1,6 @@
 //! What the kernel tests share: running the program in the test's own network, and making flows there.
 
+use std::collections::HashSet;
 use std::io::{BufRead, BufReader, Read};
 use std::net::IpAddr;
 use std::process::{Child, Command, Output, Stdio};
@@ -87,7 +88,7 @@ impl Follower {
         let mut command = Command::new(program);
         let child = command.arg("-E").args(args).stdout(stdout).stderr(Stdio::piped()).spawn().unwrap();
         let follower = Self { child };
-        until("it listens", || listening() > before);
+        until("it listens", || !listening().is_subset(&before));
         follower
     }
 
@@ -133,14 +134,18 @@ impl Follower {
     }
 }
 
-/// Netfilter sockets in this network that have joined a group.
-fn listening() -> usize {
+/// The inodes of the netfilter sockets in this network that have joined a group. Those of programs that have just ended may
+/// still be among them.
+fn listening() -> HashSet<String> {
     let sockets = std::fs::read_to_string("/proc/thread-self/net/netlink").unwrap();
-    let listens = |line: &&str| {
+    let inode = |line: &str| {
         let fields: Vec<_> = line.split_whitespace().collect();
-        matches!(fields[..], [_, "12", _, groups, ..] if groups != "00000000")
+        match fields[..] {
+            [_, "12", _, groups, .., inode] if groups != "00000000" => Some(inode.to_owned()),
+            _ => None,
+        }
     };
-    sockets.lines().filter(listens).count()
+    sockets.lines().filter_map(inode).collect()
 }
 
 impl Drop for Follower {
