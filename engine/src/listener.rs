@@ -77,12 +77,6 @@ impl Listener {
         self.socket.buffer()
     }
 
-    /// The back end's name.
-    #[must_use]
-    pub fn backend(&self) -> &'static str {
-        self.receive.name()
-    }
-
     /// Waits, takes a batch and hands each datagram to `sink`, then looks at what did not fit.
     ///
     /// # Errors
