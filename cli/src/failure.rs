@@ -20,12 +20,15 @@ pub(crate) enum Failure {
     /// The command line asks for a command that this build has no code for.
     #[error("{0} is not in this build")]
     Absent(&'static str),
+    /// The machine lacks something essential; what, standard output says already.
+    #[error("this machine is not ready")]
+    Unready,
 }
 
 impl Failure {
     /// Says why on standard error, if that is still there, and gives the exit code.
     pub(crate) fn report(&self, persona: Persona) -> ExitCode {
-        if !self.is_reader_gone() {
+        if !self.is_told() {
             let (banner, name) = (persona.banner(), persona.name());
             let mut stderr = io::stderr().lock();
             let _ = writeln!(stderr, "{banner}: {self}"); // nowhere is left to say that this failed
@@ -39,12 +42,17 @@ impl Failure {
     fn code(&self) -> u8 {
         match self {
             Self::Usage(_) => 2,
-            Self::Output(_) | Self::Absent(_) => 1,
+            Self::Output(_) | Self::Absent(_) | Self::Unready => 1,
         }
     }
 
-    /// `ctflow -L | head` is no reason for a message: whoever read has seen enough.
-    fn is_reader_gone(&self) -> bool {
-        matches!(self, Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)
+    /// `ctflow -L | head` is no reason for a message: whoever read has seen enough. Nor are findings, whose last line
+    /// is the verdict.
+    fn is_told(&self) -> bool {
+        match self {
+            Self::Output(error) => error.kind() == io::ErrorKind::BrokenPipe,
+            Self::Unready => true,
+            Self::Usage(_) | Self::Absent(_) => false,
+        }
     }
 }

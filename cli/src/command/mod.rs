@@ -4,6 +4,7 @@ use crate::failure::Failure;
 use crate::flags::plan::{Command, Plan};
 
 mod about;
+mod doctor;
 pub(crate) mod summary;
 
 /// Carries out what the command line means.
@@ -15,6 +16,6 @@ pub(crate) fn run(plan: &Plan) -> Result<(), Failure> {
         Command::Events(_) => Err(Failure::Absent("following events")),
         Command::Count(_) | Command::Stats(_) => Err(Failure::Absent("counting")),
         Command::Demo => Err(Failure::Absent("the demonstration")),
-        Command::Doctor(_) => Err(Failure::Absent("the examination")),
+        Command::Doctor(plan) => doctor::run(*plan),
     }
 }
