@@ -52,9 +52,9 @@ pub(crate) enum Failure {
     /// The demonstration ran, and did not show what it is for.
     #[error("the demonstration failed: {0}")]
     Demo(String),
-    /// Not all that is essential is there; the findings say what is not.
+    /// The machine lacks something essential; what, standard output says already.
     #[error("this machine is not ready")]
-    NotReady,
+    Unready,
 }
 
 impl Failure {
@@ -62,7 +62,9 @@ impl Failure {
     pub(crate) fn report(&self, persona: Persona) -> ExitCode {
         let (banner, name) = (persona.banner(), persona.name());
         let mut stderr = io::stderr().lock();
-        let _ = writeln!(stderr, "{banner}: {self}"); // nowhere is left to say that this failed
+        if !matches!(self, Self::Unready) {
+            let _ = writeln!(stderr, "{banner}: {self}"); // nowhere is left to say that this failed
+        }
         if let Self::Usage(_) = self {
             let _ = writeln!(stderr, "Try `{name} --help' for more information.");
         }

@@ -8,6 +8,7 @@
 
 use std::env;
 use std::ffi::OsString;
+use std::io;
 use std::process::ExitCode;
 
 pub(crate) mod command;
@@ -17,10 +18,13 @@ pub(crate) mod output;
 pub(crate) mod persona;
 pub(crate) mod protocol;
 
+use tracing_subscriber::filter::LevelFilter;
+
 use failure::Failure;
 use persona::Persona;
 
 fn main() -> ExitCode {
+    start_log();
     let mut args = env::args_os();
     let persona = Persona::of(args.next().as_deref());
     match run(persona, args) {
@@ -31,4 +35,11 @@ fn main() -> ExitCode {
 
 fn run(persona: Persona, args: impl Iterator<Item = OsString>) -> Result<(), Failure> {
     command::run(&flags::parse(persona, args)?)
+}
+
+/// What the engine has to say beside its results goes to standard error: errors, and with `CTFLOW_LOG=warn`, `info` or
+/// `debug` more than that. Scripts that compare standard error see conntrack's lines only.
+fn start_log() {
+    let level = env::var("CTFLOW_LOG").ok().and_then(|level| level.parse().ok()).unwrap_or(LevelFilter::ERROR);
+    tracing_subscriber::fmt().with_writer(io::stderr).with_ansi(false).with_max_level(level).init();
 }

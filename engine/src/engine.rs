@@ -244,7 +244,6 @@ impl Seat {
         }
         let listener = Listener::new(self.socket, settings.backend, self.interrupts)
             .inspect_err(|error| tracing::error!(worker = self.index, %error, "worker cannot start"))?;
-        tracing::info!(worker = self.index, backend = listener.backend(), "capturing: {}", listener.buffer());
         let worker = Worker {
             index: self.index,
             listener,

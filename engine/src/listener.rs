@@ -1,4 +1,5 @@
-//! One event socket, drained: how long to wait, what was taken, what was lost, whether the buffer should grow.
+//! One event socket, drained: how long to wait, what was taken, what was lost, whether the buffer should grow. What the
+//! buffer is, and what limits it, is in the log, at the beginning and whenever it grows.
 //!
 //! The light half of a worker, without a cache: what `ctflow -E` reads from, and what each worker reads from.
 
@@ -41,8 +42,6 @@ pub struct Round {
     /// Events lost since the last round: to a full socket buffer, or too long for a receive buffer. They stood behind
     /// what was queued then, so among or after what was taken now.
     pub lost: u64,
-    /// The socket buffer, when this round changed it or found it limited.
-    pub buffer: Option<Buffer>,
 }
 
 /// An event socket and the back end that drains it. Stays on the thread that opened the back end.
@@ -60,6 +59,7 @@ impl Listener {
     /// [`ListenError::Open`].
     pub fn new(socket: EventSocket, kind: BackendKind, interrupts: Interrupts) -> Result<Self, ListenError> {
         let receive = receive::open(kind, socket.netlink(), interrupts)?;
+        tracing::info!(backend = receive.name(), "listening: {}", socket.buffer());
         Ok(Self { socket, receive, wait: Wait::UntilAny, last: Instant::now() })
     }
 
@@ -77,12 +77,6 @@ impl Listener {
         self.socket.buffer()
     }
 
-    /// The back end's name.
-    #[must_use]
-    pub fn backend(&self) -> &'static str {
-        self.receive.name()
-    }
-
     /// Waits, takes a batch and hands each datagram to `sink`, then looks at what did not fit.
     ///
     /// # Errors
@@ -98,6 +92,9 @@ impl Listener {
         self.last = now;
         let cut = u64::try_from(taken.truncated).unwrap_or(u64::MAX);
         let lost = self.socket.check_loss()?.saturating_add(cut);
-        Ok(Round { taken, lost, buffer: self.socket.grow(&taken)? })
+        if let Some(buffer) = self.socket.grow(&taken)? {
+            tracing::info!("under pressure: {buffer}");
+        }
+        Ok(Round { taken, lost })
     }
 }

@@ -1,6 +1,6 @@
 //! What the workers count. Each counts for itself and publishes after every batch; reading adds them up.
 //!
-//! A worker keeps plain numbers ([`Counts`]) and stores them into its own cache lines ([`Published`]) once a batch, so
+//! A worker keeps plain numbers ([`Counts`]) and stores them into its own cache lines (`Published`) once a batch, so
 //! that counting costs an addition an event and readers cost the event path nothing.
 
 use std::ops::AddAssign;

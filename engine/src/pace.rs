@@ -4,7 +4,7 @@
 //!
 //! ```text
 //!  nothing came ───────────────► until any         no one to save, and the first event is told at once
-//!  few came (under 8 a ms) ────► until any         a wake-up each, some 3 % of a core at most
+//!  few came (under 8 a ms) ────► until any         a wake-up each, some 4 % of a core at most
 //!  many came ──────────────────► pile up for 1 ms, or for as long as a quarter of the socket buffer takes to fill
 //!  so many that this is < 50 µs ► until any        a timer that short is late anyway
 //!  the batch left some behind ─► do not wait

@@ -120,9 +120,6 @@ impl Worker {
         if round.taken.interrupted {
             self.drain_wake();
         }
-        if let Some(buffer) = round.buffer {
-            tracing::info!(worker = self.index, "under pressure: {buffer}");
-        }
         Ok(round.lost)
     }
 

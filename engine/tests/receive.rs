@@ -3,6 +3,7 @@
 //! Events come from flows that the tests create over ctnetlink itself, so that their number and order are known.
 
 #![allow(clippy::unwrap_used)] // a test fails by it, here in its helpers too
+#![allow(clippy::cast_possible_truncation)] // flow numbers and bursts, all below 100,000
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -13,7 +14,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ctflow_engine::limits::DATAGRAM_BYTES;
+use ctflow_engine::limits::{DATAGRAM_BYTES, DATAGRAMS_PER_RECEIVE};
 use ctflow_engine::pace::Pace;
 use ctflow_engine::receive::{BackendKind, Interest, Interrupts, Receive, Taken, Wait, open};
 use ctflow_engine::socket::{BufferPlan, EventMask, EventSocket, Options};
@@ -33,6 +34,7 @@ isolated_tests! {
     every_back_end_hands_on_every_event_once_and_in_order => all_in_order;
     steered_sockets_share_the_events_out => steering;
     what_a_small_buffer_loses_is_counted_exactly => loss;
+    a_receive_leaves_the_caller_time_for_other_work => bounded;
     an_interrupt_wakes_a_blocked_receive => interrupts;
     a_reader_that_hangs_up_wakes_a_blocked_receive => hang_up;
     a_wait_ends_in_time_without_events => timed_waits;
@@ -40,7 +42,8 @@ isolated_tests! {
     own_changes_are_dropped_in_the_kernel => own_changes;
     a_buffer_under_pressure_grows_to_its_ceiling => growth;
     a_datagram_larger_than_a_buffer_is_counted_and_not_handed_on => truncation;
-    auto_falls_back_where_io_uring_is_refused => fallback;
+    a_refused_back_end_says_what_to_do => refusal;
+    auto_falls_back_to_what_is_permitted => fallback;
     expectations_belong_to_the_first_worker => expectations;
 }
 
@@ -265,6 +268,23 @@ fn loss() {
     }
 }
 
+/// Needs a buffer larger than one receive may take, which only root (or a large `net.core.rmem_max`) gets.
+fn bounded() {
+    const LEFT: u32 = 500;
+    let most = u32::try_from(DATAGRAMS_PER_RECEIVE).unwrap();
+    for kind in BACKENDS {
+        let (socket, mut receive) = open_both(kind, &small(8 * 1_024 * 1_024));
+        if socket.capacity() < DATAGRAMS_PER_RECEIVE + LEFT as usize {
+            return eprintln!("skipped: {}", socket.buffer());
+        }
+        Table::open().create_udp(0..most + LEFT);
+        let taken = receive.receive(Wait::UntilAny, &mut |_| ()).unwrap();
+        assert!(taken.datagrams == DATAGRAMS_PER_RECEIVE && !taken.drained, "{kind}: {taken:?}");
+        assert_eq!(drained_numbers(&mut *receive), (most..most + LEFT).collect::<Vec<_>>(), "{kind}");
+        Table::open().flush();
+    }
+}
+
 fn interrupts() {
     for kind in BACKENDS {
         let socket = EventSocket::open(&small(64 * 1_024)).unwrap();
@@ -412,17 +432,31 @@ fn truncation() {
 }
 
 /// Leaves a single descriptor free: enough to read the socket, not enough for a ring.
-fn fallback() {
+fn refusal() {
     let socket = EventSocket::open(&small(64 * 1_024)).unwrap();
-    let table = Table::open();
     let limit = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: Some(64), maximum: limit.maximum }).unwrap();
     let mut taken: Vec<File> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
     taken.pop().unwrap();
     let refused = open(BackendKind::IoUring, socket.netlink(), Interrupts::new()).err().unwrap().to_string();
     assert!(refused.contains("io_uring") && refused.contains("RLIMIT_NOFILE"), "{refused}");
+    assert_eq!(open(BackendKind::Auto, socket.netlink(), Interrupts::new()).unwrap().name(), "recvmmsg");
+}
+
+/// Leaves too little address space for the buffers of a batch or a ring, and enough for a single one.
+fn fallback() {
+    let (socket, table) = (EventSocket::open(&small(64 * 1_024)).unwrap(), Table::open());
+    let limit = getrlimit(Resource::As);
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let used_kib = status.lines().find_map(|line| line.strip_prefix("VmSize:")?.trim().strip_suffix(" kB")).unwrap();
+    let most = (used_kib.parse::<u64>().unwrap() + 256) * 1_024;
+    setrlimit(Resource::As, Rlimit { current: Some(most), maximum: limit.maximum }).unwrap();
+    for kind in [BackendKind::Recvmmsg, BackendKind::IoUring] {
+        let refused = open(kind, socket.netlink(), Interrupts::new()).err().unwrap().to_string();
+        assert!(refused.contains(kind.name()) && refused.contains("memory"), "{refused}");
+    }
     let mut receive = open(BackendKind::Auto, socket.netlink(), Interrupts::new()).unwrap();
-    assert_eq!(receive.name(), "recvmmsg");
+    assert_eq!(receive.name(), "recv");
     table.create_udp(0..10);
     assert_eq!(drained_numbers(&mut *receive).len(), 10);
 }

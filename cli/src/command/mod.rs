@@ -7,6 +7,7 @@ mod about;
 mod clock;
 mod count;
 mod demo;
+mod doctor;
 mod event;
 mod list;
 pub(crate) mod summary;
@@ -21,6 +22,6 @@ pub(crate) fn run(plan: &Plan) -> Result<(), Failure> {
         Command::Count(count) => count::count(*count),
         Command::Stats(subject) => count::statistics(*subject),
         Command::Demo => demo::run(),
-        Command::Doctor(_) => Err(Failure::NotReady),
+        Command::Doctor(plan) => doctor::run(*plan),
     }
 }

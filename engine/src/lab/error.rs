@@ -102,7 +102,9 @@ impl Forbidden {
         Self::SETTINGS.iter().find(forbids).map_or(Self::Unknown, |found| found.0)
     }
 
-    fn remedy(self) -> &'static str {
+    /// What allows them: a command, or where to look.
+    #[must_use]
+    pub fn remedy(self) -> &'static str {
         match self {
             Self::Clone => "sysctl kernel.unprivileged_userns_clone=1",
             Self::Limit => "sysctl user.max_user_namespaces=10000",

@@ -35,7 +35,7 @@ const SHOWN_BYTES: u64 = 64 * 1024;
 
 /// Runs the block inside namespaces of its own: `isolated!({ … })`, as the only statement of a test.
 ///
-/// The name of the test is found by the compiler; see [`isolated`](crate::lab::isolated::isolated).
+/// The name of the test is found by the compiler; see [`isolated`].
 #[macro_export]
 macro_rules! isolated {
     ($body:block) => {{

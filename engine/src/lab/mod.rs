@@ -31,6 +31,7 @@ use std::cell::Cell;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::process::Command;
 use std::thread::{self, JoinHandle};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -83,6 +84,20 @@ fn settle() -> Result<(), LabError> {
     // Without IPv6 there is no such setting and no such wait.
     let _ = sysctl::write("net/ipv6/conf/default/accept_dad", "0");
     link::Links::open()?.up("lo")
+}
+
+/// Whether [`Lab::enter`] would be granted, tried in a child process: the caller stays where it is, threads and all.
+///
+/// # Errors
+/// [`LabError::Forbidden`] where user namespaces are.
+pub fn probe() -> Result<(), LabError> {
+    // The child enters its namespaces before it becomes another program, and there is none below a file.
+    let mut command = Command::new("/proc/version/none");
+    match namespace::start_in_private_network(&mut command).spawn() {
+        Err(error) if error.raw_os_error() == Some(libc::ENOTDIR) => Ok(()),
+        Err(error) => Err(LabError::entering(error)),
+        Ok(mut child) => child.wait().map(drop).map_err(LabError::entering), // cannot be, and would be a yes as well
+    }
 }
 
 type Job = Box<dyn FnOnce() + Send>;
@@ -174,6 +189,16 @@ mod tests {
             let caught = catch_unwind(AssertUnwindSafe(|| host.run(|| panic!("as told"))));
             assert_eq!(caught.unwrap_err().downcast_ref(), Some(&"as told"));
             assert_eq!(host.run(|| 2), 2);
+        });
+    }
+
+    #[test]
+    fn probing_says_what_entering_would_and_stays_outside() {
+        crate::isolated!({
+            let here = || std::fs::read_link("/proc/thread-self/ns/net").unwrap();
+            let before = here();
+            probe().unwrap();
+            assert_eq!(here(), before);
         });
     }
 

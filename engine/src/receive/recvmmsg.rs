@@ -1,7 +1,9 @@
 //! `poll`, then `recvmmsg`: a batch of datagrams a call. Letting events pile up is a plain sleep during which the socket
 //! wakes nobody, which is why this is hard to beat.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::io::Errno;
 
 use super::{Interrupts, OpenError, Receive, ReceiveError, Taken, Wait};
 use crate::limits::RECVMMSG_BATCH;
@@ -15,10 +17,24 @@ pub(super) struct Recvmmsg {
     batch: Batch,
 }
 
+/// Takes the memory and asks whether the call is permitted here.
+pub(super) fn set_up(socket: BorrowedFd<'_>) -> Result<Batch, OpenError> {
+    let batch = Batch::new().and_then(|batch| batch.probe(socket).map(|()| batch));
+    batch.map_err(|errno| OpenError::Refused { backend: NAME, source: errno.into(), hint: hint(errno) })
+}
+
+/// What usually is behind a refusal, and what to do.
+fn hint(errno: Errno) -> &'static str {
+    match errno {
+        Errno::PERM | Errno::ACCESS | Errno::NOSYS => "allow it in the container's seccomp profile",
+        Errno::NOMEM => "give the process more memory (RLIMIT_AS, the container's limit)",
+        _ => "use another receive back end",
+    }
+}
+
 impl Recvmmsg {
-    pub(super) fn open(socket: OwnedFd, interrupts: Interrupts) -> Result<Self, OpenError> {
-        let batch = Batch::new().map_err(|errno| OpenError::Memory(errno.into()))?;
-        Ok(Self { socket, interrupts, batch })
+    pub(super) fn new(batch: Batch, socket: OwnedFd, interrupts: Interrupts) -> Self {
+        Self { socket, interrupts, batch }
     }
 }
 

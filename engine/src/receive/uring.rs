@@ -22,7 +22,7 @@ pub(super) struct Uring {
 
 /// Asks the kernel for all that it may refuse.
 pub(super) fn set_up() -> Result<Foundation, OpenError> {
-    Foundation::set_up().map_err(|errno| OpenError::IoUring { source: errno.into(), hint: hint(errno) })
+    Foundation::set_up().map_err(|errno| OpenError::Refused { backend: NAME, source: errno.into(), hint: hint(errno) })
 }
 
 /// What usually is behind a refusal, and what to do.
@@ -124,7 +124,8 @@ impl Receive for Uring {
         let failed = |errno| ReceiveError::new(NAME, "io_uring_enter", errno);
         let mut taken = Taken { interrupted: self.wait(wait).map_err(failed)?, ..Taken::default() };
         self.drain(&mut taken, sink).map_err(failed)?;
-        if std::mem::take(&mut self.watch_refused) && !taken.interrupted && taken.datagrams == 0 {
+        let nothing = Taken { drained: true, ..Taken::default() };
+        if std::mem::take(&mut self.watch_refused) && taken == nothing {
             return self.receive(wait, sink); // only that ended the wait, and only this once
         }
         Ok(taken)

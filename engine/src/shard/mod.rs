@@ -1,7 +1,7 @@
 //! The flows one worker alone owns: looked up by the kernel's id, merged from events, reconciled with dumps.
 //!
-//! A shard is used by one thread and has no lock. [`table`] holds the flows of one family, [`resync`] says which dumped
-//! flows to believe, [`key`] which shard a flow belongs to.
+//! A shard is used by one thread and has no lock. `table` holds the flows of one family, `resync` says which dumped
+//! flows to believe, `key` which shard a flow belongs to.
 
 mod extra;
 mod key;

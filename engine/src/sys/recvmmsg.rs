@@ -36,6 +36,14 @@ impl Batch {
         Ok(Self { headers, _vectors: vectors, buffers, filled: 0 })
     }
 
+    /// Asks for no datagrams, to learn whether the call is permitted.
+    pub(crate) fn probe(&self, socket: BorrowedFd<'_>) -> Result<(), Errno> {
+        let (none, flags) = (ptr::null_mut(), libc::MSG_DONTWAIT);
+        // SAFETY: of no headers, the kernel reads and writes none.
+        let result = unsafe { libc::recvmmsg(socket.as_raw_fd(), none, 0, flags as _, ptr::null_mut()) };
+        if result < 0 { Err(last_errno()) } else { Ok(()) }
+    }
+
     /// Reads what is queued, without waiting, in place of what the last call read. Fewer than [`RECVMMSG_BATCH`] means
     /// that nothing more was queued.
     pub(crate) fn take(&mut self, socket: BorrowedFd<'_>) -> Result<usize, Errno> {

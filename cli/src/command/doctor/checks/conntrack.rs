@@ -1,0 +1,230 @@
+//! Connection tracking itself: there, answering, and what it tells.
+
+use rustix::io::Errno;
+use serde_json::json;
+
+use super::MORE_DESCRIPTORS;
+use super::kernel::is_built_without_events;
+use crate::command::doctor::facts::{Facts, Refusal};
+use crate::command::doctor::finding::Finding;
+
+/// Whether connections are tracked at all. An old kernel hides the settings inside user namespaces, but answers.
+pub(super) fn tracker(facts: &Facts) -> Finding {
+    if facts.settings.table.count.is_some() || facts.stats.is_ok() {
+        return Finding::ok("conntrack", "present");
+    }
+    match &facts.stats {
+        Err(refusal) if refusal.is_about_descriptors() => {
+            Finding::note("conntrack", format!("unknown: {}", refusal.reason())).mend(MORE_DESCRIPTORS)
+        }
+        _ => {
+            Finding::missing("conntrack", "no nf_conntrack in this kernel, or not loaded").mend("modprobe nf_conntrack")
+        }
+    }
+}
+
+/// Whether its netlink part answers, which all of ctflow talks to.
+pub(super) fn netlink(facts: &Facts) -> Finding {
+    match (&facts.socket, &facts.stats) {
+        (Err(refusal), _) => no_socket(refusal),
+        (Ok(_), Ok(table)) => {
+            Finding::ok("netlink", "answers").value(json!({ "count": table.count, "max": table.max }))
+        }
+        (Ok(_), Err(refusal)) if refusal.is_about_rights() => Finding::note("netlink", "answers nobody without rights"),
+        (Ok(_), Err(refusal)) => no_answer(refusal),
+    }
+}
+
+fn no_socket(refusal: &Refusal) -> Finding {
+    let finding = Finding::missing("netlink", format!("no netfilter netlink socket: {}", refusal.reason()));
+    match refusal.errno {
+        _ if refusal.is_about_descriptors() => finding.mend(MORE_DESCRIPTORS),
+        Some(Errno::PROTONOSUPPORT) => finding.mend("modprobe nf_conntrack_netlink"),
+        _ => finding.mend("# allow AF_NETLINK sockets in the sandbox this runs in"),
+    }
+}
+
+/// nfnetlink says "invalid" of a part that nobody registered.
+fn no_answer(refusal: &Refusal) -> Finding {
+    let finding = Finding::missing("netlink", format!("does not answer: {}", refusal.reason()));
+    match refusal.errno {
+        _ if refusal.is_about_descriptors() => finding.mend(MORE_DESCRIPTORS),
+        Some(Errno::INVAL | Errno::OPNOTSUPP) => finding.mend("modprobe nf_conntrack_netlink"),
+        _ => finding,
+    }
+}
+
+/// Whether the kernel makes events, and for which flows.
+pub(super) fn events(facts: &Facts) -> Finding {
+    const ON: &str = "sysctl -w net.netfilter.nf_conntrack_events=1";
+    let finding = match facts.settings.events {
+        Some(0) => {
+            let found = "off (nf_conntrack_events=0), but for flows that a rule gives events (ct event set)";
+            Finding::missing("events", found).mend(ON)
+        }
+        Some(1) => Finding::ok("events", "on, for every flow (nf_conntrack_events=1)"),
+        Some(2) => {
+            let found = "on while somebody listens (nf_conntrack_events=2): flows begun before the first listener \
+                         never emit UPDATE or DESTROY";
+            Finding::note("events", found).mend(format!("{ON}  # if they must be seen"))
+        }
+        Some(other) => {
+            Finding::note("events", format!("nf_conntrack_events={other}, which this program does not know"))
+        }
+        None => unknown_events(facts),
+    };
+    finding.value(json!(facts.settings.events))
+}
+
+/// Without the setting there are no events either, unless only the setting is hidden.
+fn unknown_events(facts: &Facts) -> Finding {
+    let is_setting_hidden = facts.settings.table.count.is_none();
+    if is_setting_hidden || is_built_without_events(facts.build.as_ref()) {
+        return Finding::note("events", "unknown: there is no nf_conntrack_events here");
+    }
+    Finding::missing("events", "none: there is no nf_conntrack_events here")
+        .mend("# a kernel built with CONFIG_NF_CONNTRACK_EVENTS")
+}
+
+/// Whether flows are counted.
+pub(super) fn accounting(facts: &Facts) -> Finding {
+    let finding = match facts.settings.accounting {
+        Some(0) => Finding::note("accounting", "off (nf_conntrack_acct=0): flows have no packet and byte counters")
+            .mend("sysctl -w net.netfilter.nf_conntrack_acct=1  # for flows that begin from then on"),
+        Some(_) => Finding::ok("accounting", "on"),
+        None => Finding::note("accounting", "unknown: there is no nf_conntrack_acct here"),
+    };
+    finding.value(json!(facts.settings.accounting))
+}
+
+/// Whether flows and events carry times.
+pub(super) fn timestamps(facts: &Facts) -> Finding {
+    let finding = match facts.settings.timestamps {
+        Some(0) => {
+            let found = "off (nf_conntrack_timestamp=0): no delta-time of flows and no kernel times of events";
+            let mend = "sysctl -w net.netfilter.nf_conntrack_timestamp=1  # for flows that begin from then on";
+            Finding::note("timestamps", found).mend(mend)
+        }
+        Some(_) => Finding::ok("timestamps", "on"),
+        None => Finding::note("timestamps", "unknown: there is no nf_conntrack_timestamp here"),
+    };
+    finding.value(json!(facts.settings.timestamps))
+}
+
+/// The cheapest cut of load, wherever UPDATE events are not needed. Whether such a rule exists is not looked at.
+///
+/// The chain must come after conntrack's own (priority -200): in one at `raw` the rule finds no flow and does nothing.
+/// RELATED stands for NEW where a flow was expected, so leaving it out would hide those flows' beginnings.
+pub(super) fn event_mask(_: &Facts) -> Finding {
+    let found = "where only beginnings and ends matter (logs and accounts, not replication), a rule spares the kernel \
+                 all UPDATE events";
+    Finding::note("event_mask", found).mend(
+        "nft 'add table inet ctflow; add chain inet ctflow prerouting { type filter hook prerouting priority mangle; \
+         }; add rule inet ctflow prerouting ct event set new,related,destroy'  \
+         # or in a chain of your own, at a priority above -200",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::doctor::facts::{Build, Settings};
+    use crate::command::doctor::finding::Level;
+
+    #[test]
+    fn without_conntrack_modprobe_mends_it() {
+        let gone = || Err(Refusal::with(Errno::INVAL));
+        let facts = Facts { settings: Settings::default(), stats: gone(), ..Facts::healthy() };
+        let finding = tracker(&facts);
+        assert_eq!((finding.level, finding.mend.as_deref()), (Level::Missing, Some("modprobe nf_conntrack")));
+        let finding = netlink(&facts);
+        assert_eq!((finding.level, finding.mend.as_deref()), (Level::Missing, Some("modprobe nf_conntrack_netlink")));
+        let hidden = Facts { settings: Settings::default(), ..Facts::healthy() };
+        assert_eq!((tracker(&hidden).level, events(&hidden).level), (Level::Ok, Level::Note));
+    }
+
+    #[test]
+    fn netlink_refused_for_want_of_rights_is_not_absent() {
+        let facts = Facts { stats: Err(Refusal::with(Errno::PERM)), ..Facts::healthy() };
+        assert_eq!(netlink(&facts).level, Level::Note);
+    }
+
+    #[test]
+    fn a_socket_that_cannot_be_opened_says_what_stands_in_the_way() {
+        let mend = |errno| {
+            let finding = netlink(&Facts { socket: Err(Refusal::with(errno)), ..Facts::healthy() });
+            assert_eq!(finding.level, Level::Missing);
+            finding.mend.unwrap()
+        };
+        assert_eq!(mend(Errno::PROTONOSUPPORT), "modprobe nf_conntrack_netlink");
+        assert_eq!(mend(Errno::MFILE), "ulimit -n 4096");
+        assert_eq!(mend(Errno::PERM), "# allow AF_NETLINK sockets in the sandbox this runs in");
+    }
+
+    fn with(settings: Settings) -> Facts {
+        Facts { settings, ..Facts::healthy() }
+    }
+
+    fn with_events(events: Option<u64>) -> Facts {
+        with(Settings { events, ..Facts::healthy().settings })
+    }
+
+    #[test]
+    fn events_off_is_essential_and_has_its_command() {
+        let off = events(&with_events(Some(0)));
+        assert!(off.level == Level::Missing && off.found.starts_with("off (nf_conntrack_events=0)"), "{off:?}");
+        assert_eq!(off.mend.as_deref(), Some("sysctl -w net.netfilter.nf_conntrack_events=1"));
+        assert_eq!(off.value, json!(0));
+        assert_eq!(events(&with_events(Some(1))).mend, None);
+    }
+
+    #[test]
+    fn events_by_demand_say_what_they_hide() {
+        let finding = events(&with_events(Some(2)));
+        assert_eq!(finding.level, Level::Note);
+        assert!(finding.found.contains("before the first listener never emit UPDATE or DESTROY"), "{}", finding.found);
+        let mend = "sysctl -w net.netfilter.nf_conntrack_events=1  # if they must be seen";
+        assert_eq!(finding.mend.as_deref(), Some(mend));
+    }
+
+    #[test]
+    fn a_kernel_without_events_is_told_once() {
+        assert_eq!(events(&with_events(None)).level, Level::Missing);
+        let said_by_build = Facts { build: Some(Build::default()), ..with_events(None) };
+        assert_eq!(events(&said_by_build).level, Level::Note);
+    }
+
+    #[test]
+    fn what_flows_do_not_carry_has_its_command() {
+        let off = with(Settings { accounting: Some(0), timestamps: Some(0), ..Facts::healthy().settings });
+        let findings = [(accounting(&off), "acct"), (timestamps(&off), "timestamp")];
+        for (finding, name) in findings {
+            let command = format!("sysctl -w net.netfilter.nf_conntrack_{name}=1 ");
+            assert_eq!(finding.level, Level::Note);
+            assert!(finding.mend.unwrap().starts_with(&command));
+        }
+        let nowhere = with(Settings::default());
+        assert_eq!((accounting(&nowhere).mend, timestamps(&nowhere).mend), (None, None));
+    }
+
+    #[test]
+    fn a_descriptor_limit_is_not_taken_for_a_kernel_without_conntrack() {
+        let no = || Err(Refusal::with(Errno::MFILE));
+        let facts = Facts { settings: Settings::default(), stats: no(), ..Facts::healthy() };
+        let findings = [tracker(&facts), netlink(&facts)];
+        assert_eq!(findings.each_ref().map(|finding| finding.level), [Level::Note, Level::Missing]);
+        assert!(findings.iter().all(|finding| finding.mend.as_deref() == Some("ulimit -n 4096")));
+    }
+
+    #[test]
+    fn the_mask_is_advice_whatever_the_machine() {
+        let finding = event_mask(&with(Settings::default()));
+        assert_eq!(finding.level, Level::Note);
+        assert!(
+            finding
+                .mend
+                .unwrap()
+                .contains("priority mangle; }; add rule inet ctflow prerouting ct event set new,related,destroy")
+        );
+    }
+}

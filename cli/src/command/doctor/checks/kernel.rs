@@ -1,0 +1,173 @@
+//! The kernel: how old it is, and what it was built with.
+
+use serde_json::json;
+
+use crate::command::doctor::facts::{Build, Facts};
+use crate::command::doctor::finding::{Finding, Level};
+
+/// Major and minor version.
+type Version = (u32, u32);
+
+/// Without it sockets have no drop counter (`SO_MEMINFO`), and losses would go unseen.
+const LEAST: Version = (4, 12);
+
+/// What takes a newer kernel than that.
+const USES: [(&str, Version); 5] = [
+    ("dumps filtered in the kernel", (5, 8)),
+    ("dumps filtered by status", (5, 15)),
+    ("receiving by io_uring", (6, 1)),
+    ("dumps filtered by zone", (6, 8)),
+    ("kernel event timestamps", (6, 14)),
+];
+
+/// How new the kernel is. Distributions bring features to older kernels, so this is what to expect, not what is.
+pub(super) fn version(facts: &Facts) -> Finding {
+    let release = &facts.release;
+    let Some(version) = parse(release) else {
+        return Finding::note("kernel", format!("'{release}' tells no version: Linux 4.12 or later is needed"));
+    };
+    let lacks: Vec<_> = USES.into_iter().filter(|(_, since)| version < *since).collect();
+    let objects: Vec<_> = lacks.iter().map(|(what, since)| json!({ "what": what, "since": dotted(*since) })).collect();
+    judged(release, version, &lacks).value(json!({ "release": release, "lacks": objects }))
+}
+
+fn judged(release: &str, version: Version, lacks: &[(&str, Version)]) -> Finding {
+    if version < LEAST {
+        let found = format!("{release} is too old: Linux {} is the least", dotted(LEAST));
+        return Finding::missing("kernel", found).mend("# a kernel of 6.1 or later");
+    }
+    let Some((_, newest)) = lacks.last() else {
+        return Finding::ok("kernel", format!("{release} has all that ctflow can use"));
+    };
+    let names: Vec<_> = lacks.iter().map(|(what, since)| format!("{what} ({})", dotted(*since))).collect();
+    let found = format!("{release} is without {}, unless its distribution added them", names.join(", "));
+    Finding::note("kernel", found).mend(format!("# a kernel of {} or later", dotted(*newest)))
+}
+
+/// `6.18.44-amd64` begins with its version.
+fn parse(release: &str) -> Option<Version> {
+    let mut numbers = release.split(|letter: char| !letter.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+fn dotted((major, minor): Version) -> String {
+    format!("{major}.{minor}")
+}
+
+/// An option of the kernel's build.
+pub(in crate::command::doctor) struct BuildOption {
+    /// Its name without `CONFIG_`.
+    pub(in crate::command::doctor) name: &'static str,
+    gives: &'static str,
+    is_essential: bool,
+}
+
+impl BuildOption {
+    const fn essential(name: &'static str, gives: &'static str) -> Self {
+        Self { name, gives, is_essential: true }
+    }
+
+    const fn useful(name: &'static str, gives: &'static str) -> Self {
+        Self { name, gives, is_essential: false }
+    }
+}
+
+/// The options that matter here.
+pub(in crate::command::doctor) const OPTIONS: [BuildOption; 8] = [
+    BuildOption::essential("NF_CONNTRACK_EVENTS", "events"),
+    BuildOption::essential("NF_CT_NETLINK", "listing and events"),
+    BuildOption::useful("NF_CONNTRACK_ZONES", "zones"),
+    BuildOption::useful("NF_CONNTRACK_MARK", "marks"),
+    BuildOption::useful("NF_CONNTRACK_LABELS", "labels"),
+    BuildOption::useful("NF_CONNTRACK_TIMESTAMP", "timestamps"),
+    BuildOption::useful("NF_NAT", "address translation"),
+    BuildOption::useful("IO_URING", "io_uring"),
+];
+
+/// What the kernel was built with. That it does not say is no fault.
+pub(super) fn build(facts: &Facts) -> Finding {
+    let Some(build) = &facts.build else {
+        let found = format!("unknown: neither /boot/config-{} nor /proc/config.gz can be read", facts.release);
+        return Finding::note("build", found);
+    };
+    let lacks: Vec<_> = OPTIONS.into_iter().filter(|option| !build.has(option.name)).collect();
+    let names: Vec<_> = lacks.iter().map(|option| format!("CONFIG_{}", option.name)).collect();
+    let value = json!({ "lacks": names });
+    let Some(level) = lacks.iter().map(severity).max_by_key(|level| *level == Level::Missing) else {
+        return Finding::ok("build", "has every option that matters here").value(value);
+    };
+    let words: Vec<_> = lacks.iter().map(|option| format!("CONFIG_{} ({})", option.name, option.gives)).collect();
+    let mend = format!("# a kernel built with {}", names.join(", "));
+    Finding::new("build", level, format!("without {}", words.join(", "))).mend(mend).value(value)
+}
+
+fn severity(option: &BuildOption) -> Level {
+    if option.is_essential { Level::Missing } else { Level::Note }
+}
+
+/// Whether the kernel says of itself that it makes no events.
+pub(super) fn is_built_without_events(build: Option<&Build>) -> bool {
+    build.is_some_and(|build| !build.has("NF_CONNTRACK_EVENTS"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(release: &str) -> Finding {
+        version(&Facts { release: release.into(), ..Facts::healthy() })
+    }
+
+    #[test]
+    fn an_old_kernel_hears_what_it_lacks_and_from_when_on() {
+        let debian = of("5.10.0-28-amd64");
+        assert_eq!(debian.level, Level::Note);
+        assert_eq!(
+            debian.found,
+            "5.10.0-28-amd64 is without dumps filtered by status (5.15), receiving by io_uring (6.1), \
+             dumps filtered by zone (6.8), kernel event timestamps (6.14), unless its distribution added them"
+        );
+        assert_eq!(debian.mend.as_deref(), Some("# a kernel of 6.14 or later"));
+        assert_eq!(of("6.12.9").value["lacks"], json!([{"what": "kernel event timestamps", "since": "6.14"}]));
+    }
+
+    #[test]
+    fn the_newest_lacks_nothing_and_the_oldest_is_of_no_use() {
+        assert_eq!((of("6.14.0").level, of("7.0.0-rc1").level), (Level::Ok, Level::Ok));
+        let ancient = of("3.10.0-1160.el7.x86_64");
+        assert_eq!(ancient.level, Level::Missing);
+        assert_eq!(ancient.found, "3.10.0-1160.el7.x86_64 is too old: Linux 4.12 is the least");
+    }
+
+    #[test]
+    fn a_version_of_another_shape_is_only_noted() {
+        for release in ["", "six", "6", "99999999999.1"] {
+            assert_eq!(of(release).level, Level::Note, "{release}");
+        }
+    }
+
+    fn built(config: &str) -> Finding {
+        build(&Facts { build: Some(Build::parse(config)), ..Facts::healthy() })
+    }
+
+    #[test]
+    fn an_option_is_essential_or_useful() {
+        let all: String = OPTIONS.map(|option| format!("CONFIG_{}=m\n", option.name)).concat();
+        let finding = built(&all.replace("CONFIG_NF_CONNTRACK_LABELS=m", ""));
+        assert_eq!(
+            (finding.level, finding.found.as_str()),
+            (Level::Note, "without CONFIG_NF_CONNTRACK_LABELS (labels)")
+        );
+        assert_eq!(finding.mend.as_deref(), Some("# a kernel built with CONFIG_NF_CONNTRACK_LABELS"));
+        let finding = built(&all.replace("CONFIG_NF_CONNTRACK_EVENTS=m", "").replace("CONFIG_NF_NAT=m", ""));
+        assert_eq!(finding.level, Level::Missing);
+        assert_eq!(finding.value, json!({"lacks": ["CONFIG_NF_CONNTRACK_EVENTS", "CONFIG_NF_NAT"]}));
+    }
+
+    #[test]
+    fn a_kernel_that_does_not_tell_is_no_failure() {
+        let finding = build(&Facts { build: None, ..Facts::healthy() });
+        assert_eq!(finding.level, Level::Note);
+        assert!(finding.found.contains("/boot/config-6.18.44"), "{}", finding.found);
+    }
+}

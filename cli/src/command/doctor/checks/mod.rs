@@ -1,0 +1,114 @@
+//! What the facts mean: one function a finding, each from facts alone.
+
+mod buffer;
+mod conntrack;
+mod kernel;
+mod permits;
+mod table;
+
+use super::facts::Facts;
+use super::finding::Finding;
+
+#[cfg(test)]
+pub(super) use self::kernel::OPTIONS;
+
+/// What mends any refusal for want of descriptors.
+const MORE_DESCRIPTORS: &str = "ulimit -n 4096";
+
+/// Every check, from the kernel upwards; the order of the report.
+const CHECKS: [fn(&Facts) -> Finding; 15] = [
+    kernel::version,
+    kernel::build,
+    conntrack::tracker,
+    conntrack::netlink,
+    permits::listening,
+    conntrack::events,
+    conntrack::accounting,
+    conntrack::timestamps,
+    table::fill,
+    table::buckets,
+    buffer::size,
+    buffer::filter,
+    permits::io_uring,
+    permits::namespaces,
+    conntrack::event_mask,
+];
+
+/// The findings of all checks.
+pub(super) fn all(facts: &Facts) -> Vec<Finding> {
+    CHECKS.iter().map(|check| check(facts)).collect()
+}
+
+/// A number as people read it: `13,107`.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::doctor::facts::{Refusal, Settings, Withheld};
+    use crate::command::doctor::finding::{Level, missing};
+    use rustix::io::Errno;
+
+    #[test]
+    fn a_healthy_machine_is_all_ok_but_for_what_is_a_choice() {
+        let findings = all(&Facts::healthy());
+        let other: Vec<_> = findings.iter().filter(|finding| finding.level != Level::Ok).collect();
+        assert!(matches!(other[..], [finding] if finding.name == "event_mask"), "{other:?}");
+    }
+
+    #[test]
+    fn names_are_words_of_their_own() {
+        let mut names: Vec<_> = all(&Facts::healthy()).iter().map(|finding| finding.name).collect();
+        assert!(names.iter().all(|name| name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')));
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), CHECKS.len());
+    }
+
+    /// The same checks under the same names, whatever could not be found out.
+    #[test]
+    fn where_nothing_is_known_every_check_still_speaks() {
+        let no = Refusal { errno: None, said: "as it happens".into() };
+        let facts = Facts {
+            release: String::new(),
+            build: None,
+            socket: Err(no.clone()),
+            stats: Err(no.clone()),
+            listening: Err(no.clone()),
+            filter: Err(no.clone()),
+            ring: Err(no),
+            network: Err(Withheld::Failed("as it happens".into())),
+            settings: Settings::default(),
+            seccomp: false,
+        };
+        let findings = all(&facts);
+        assert!(findings.iter().all(|finding| !finding.found.is_empty()));
+        let essential: Vec<_> = findings.iter().filter(|finding| finding.level == Level::Missing).collect();
+        assert!(
+            matches!(essential[..], [tracker, netlink] if (tracker.name, netlink.name) == ("conntrack", "netlink"))
+        );
+    }
+
+    #[test]
+    fn want_of_rights_is_one_thing_missing_not_several() {
+        let no = || Refusal::with(Errno::PERM);
+        let facts = Facts { stats: Err(no()), listening: Err(no()), ring: Err(no()), ..Facts::healthy() };
+        assert_eq!(missing(&all(&facts)), 1);
+    }
+
+    #[test]
+    fn numbers_are_grouped_by_thousands() {
+        let numbers = [0, 999, 1_000, 13_107, 8_388_608];
+        assert_eq!(numbers.map(grouped), ["0", "999", "1,000", "13,107", "8,388,608"]);
+    }
+}

@@ -1,0 +1,158 @@
+//! What we may do: listen to events, use io_uring, make private networks.
+
+use ctflow_engine::lab::Forbidden;
+use rustix::io::Errno;
+use serde_json::json;
+
+use super::MORE_DESCRIPTORS;
+use crate::command::doctor::facts::{Facts, Refusal, Withheld};
+use crate::command::doctor::finding::Finding;
+
+/// Whether events may be listened to, and the socket buffer be made larger than others' may.
+pub(super) fn listening(facts: &Facts) -> Finding {
+    let may_force = facts.socket.as_ref().is_ok_and(|buffers| buffers.forced.is_some());
+    let finding = match (&facts.listening, may_force) {
+        (Ok(()), true) => {
+            Finding::ok("rights", "CAP_NET_ADMIN on the host: may listen, and size the socket buffer freely")
+        }
+        (Ok(()), false) => Finding::note(
+            "rights",
+            "may listen in this network, but not exceed net.core.rmem_max: not root on the host",
+        ),
+        (Err(refusal), _) => may_not_listen(facts, refusal),
+    };
+    finding.value(json!({ "listen": facts.listening.is_ok(), "force_buffer": may_force }))
+}
+
+fn may_not_listen(facts: &Facts, refusal: &Refusal) -> Finding {
+    if facts.socket.is_err() {
+        return Finding::note("rights", "not tried without a netfilter socket");
+    }
+    if refusal.is_about_descriptors() {
+        return Finding::missing("rights", refusal.reason()).mend(MORE_DESCRIPTORS);
+    }
+    if !refusal.is_about_rights() {
+        return Finding::missing("rights", refusal.said.clone());
+    }
+    Finding::missing("rights", "no CAP_NET_ADMIN: may neither listen to events nor list flows").mend(
+        "setcap cap_net_admin+ep \"$(command -v ctflow)\"  \
+         # or run as root, or with AmbientCapabilities=CAP_NET_ADMIN in its systemd unit",
+    )
+}
+
+/// Whether io_uring is permitted. recvmmsg does the same for a little more, so it is not essential.
+pub(super) fn io_uring(facts: &Facts) -> Finding {
+    let finding = match &facts.ring {
+        Ok(()) => Finding::ok("io_uring", "permitted"),
+        Err(refusal) => {
+            let found = format!("refused ({}): events are received by recvmmsg instead", refusal.reason());
+            Finding { mend: ring_mend(facts, refusal), ..Finding::note("io_uring", found) }
+        }
+    };
+    let disabled = facts.settings.io_uring_disabled;
+    finding.value(json!({ "permitted": facts.ring.is_ok(), "disabled": disabled, "seccomp": facts.seccomp }))
+}
+
+/// A sysctl says so where it is one; of the rest, a seccomp filter can feign any error number.
+fn ring_mend(facts: &Facts, refusal: &Refusal) -> Option<String> {
+    let mend = match (facts.settings.io_uring_disabled, refusal.errno?) {
+        (Some(1 | 2), Errno::PERM) => "sysctl -w kernel.io_uring_disabled=0",
+        (_, Errno::PERM | Errno::ACCESS | Errno::NOSYS) if facts.seccomp => {
+            "# allow io_uring_setup, io_uring_enter and io_uring_register in the seccomp profile"
+        }
+        (_, Errno::NOSYS) => "# a kernel built with CONFIG_IO_URING",
+        (_, Errno::INVAL) => "# a kernel of 6.1 or later",
+        (_, Errno::NOMEM) => "ulimit -l unlimited",
+        _ if refusal.is_about_descriptors() => MORE_DESCRIPTORS,
+        _ => return None,
+    };
+    Some(mend.into())
+}
+
+/// Whether private networks can be made, which the demonstration and the tests run in.
+pub(super) fn namespaces(facts: &Facts) -> Finding {
+    let finding = match &facts.network {
+        Ok(()) => Finding::ok("namespaces", "private networks may be made: the demonstration works"),
+        Err(Withheld::Forbidden(by)) => {
+            Finding::note("namespaces", format!("forbidden ({by}): no demonstration")).mend(allow(*by))
+        }
+        Err(Withheld::Failed(why)) => Finding::note("namespaces", format!("{why}: no demonstration")),
+    };
+    finding.value(json!({ "permitted": facts.network.is_ok() }))
+}
+
+fn allow(forbidden: Forbidden) -> String {
+    match forbidden {
+        Forbidden::Unknown => format!("# {}", forbidden.remedy()),
+        _ => forbidden.remedy().into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::doctor::facts::{Buffers, Settings};
+    use crate::command::doctor::finding::Level;
+
+    #[test]
+    fn without_rights_there_are_three_ways_to_get_them() {
+        let finding = listening(&Facts { listening: Err(Refusal::with(Errno::PERM)), ..Facts::healthy() });
+        assert_eq!(finding.level, Level::Missing);
+        let mend = finding.mend.unwrap();
+        for word in ["setcap cap_net_admin+ep ", "run as root", "AmbientCapabilities=CAP_NET_ADMIN"] {
+            assert!(mend.contains(word), "{mend}");
+        }
+        assert_eq!(finding.value["listen"], false);
+    }
+
+    #[test]
+    fn root_of_a_user_namespace_may_listen_but_not_force() {
+        let socket = Ok(Buffers { unforced: 425_984, forced: None });
+        let finding = listening(&Facts { socket, ..Facts::healthy() });
+        assert_eq!(finding.level, Level::Note);
+        assert_eq!(finding.value, json!({"listen": true, "force_buffer": false}));
+    }
+
+    #[test]
+    fn a_refusal_of_another_kind_is_told_in_full() {
+        let finding = listening(&Facts { listening: Err(Refusal::with(Errno::INVAL)), ..Facts::healthy() });
+        assert_eq!(finding.level, Level::Missing);
+        assert!(finding.found.starts_with("cannot do it: "), "{}", finding.found);
+    }
+
+    fn ring(errno: Errno, io_uring_disabled: u64, seccomp: bool) -> Finding {
+        let settings = Settings { io_uring_disabled: Some(io_uring_disabled), ..Facts::healthy().settings };
+        io_uring(&Facts { ring: Err(Refusal::with(errno)), settings, seccomp, ..Facts::healthy() })
+    }
+
+    #[test]
+    fn who_forbids_io_uring_is_who_can_allow_it() {
+        let mend = |errno, disabled, seccomp| ring(errno, disabled, seccomp).mend.unwrap_or_default();
+        assert_eq!(mend(Errno::PERM, 2, true), "sysctl -w kernel.io_uring_disabled=0");
+        assert!(mend(Errno::PERM, 0, true).ends_with("in the seccomp profile"));
+        assert!(mend(Errno::NOSYS, 0, true).ends_with("in the seccomp profile"));
+        assert_eq!(mend(Errno::NOSYS, 0, false), "# a kernel built with CONFIG_IO_URING");
+        assert_eq!(mend(Errno::INVAL, 0, false), "# a kernel of 6.1 or later");
+        assert_eq!(mend(Errno::PERM, 0, false), "");
+    }
+
+    #[test]
+    fn io_uring_refused_is_no_failure() {
+        let finding = ring(Errno::PERM, 2, false);
+        assert_eq!(finding.level, Level::Note);
+        let found = "refused (Operation not permitted (os error 1)): events are received by recvmmsg instead";
+        assert_eq!(finding.found, found);
+        assert_eq!(finding.value, json!({"permitted": false, "disabled": 2, "seccomp": false}));
+    }
+
+    #[test]
+    fn forbidden_namespaces_name_what_forbids_them() {
+        let mend = |by| {
+            let finding = namespaces(&Facts { network: Err(Withheld::Forbidden(by)), ..Facts::healthy() });
+            assert_eq!(finding.level, Level::Note);
+            finding.mend.unwrap()
+        };
+        assert_eq!(mend(Forbidden::Limit), "sysctl user.max_user_namespaces=10000");
+        assert!(mend(Forbidden::Unknown).starts_with("# in a container"));
+    }
+}

@@ -1,0 +1,120 @@
+//! The conntrack table: how full it is, and how long its chains may get.
+
+use serde_json::json;
+
+use super::grouped;
+use crate::command::doctor::facts::{Facts, Table};
+use crate::command::doctor::finding::Finding;
+
+/// Fuller than this, in percent, and a burst fills the table.
+const FULL_PERCENT: u64 = 80;
+/// Flows to a bucket when the table is full. Each flow is in two chains, so these get twice as long.
+const FLOWS_PER_BUCKET: u64 = 4;
+
+fn known(facts: &Facts) -> Table {
+    facts.settings.table.or(facts.stats.clone().unwrap_or_default())
+}
+
+/// How full the table is.
+pub(super) fn fill(facts: &Facts) -> Finding {
+    let Table { count, max } = known(facts);
+    let finding = match (count, max) {
+        (Some(0), _) => empty(),
+        (Some(count), Some(max)) if max > 0 => filled(count, max),
+        (Some(count), _) => Finding::ok("table", format!("{} flows", grouped(count))),
+        (None, _) => Finding::note("table", "unknown: neither /proc/sys nor netlink tells the number of flows"),
+    };
+    finding.value(json!({ "count": count, "max": max }))
+}
+
+/// Since Linux 4.10 a network is tracked only while a rule asks for it.
+fn empty() -> Finding {
+    let found = "empty: no traffic yet, or no rule in this network asks for tracking";
+    Finding::note("table", found).mend(
+        "nft 'add table inet track; add chain inet track prerouting { type filter hook prerouting priority filter; }; \
+         add rule inet track prerouting ct state new counter'  # if nothing is tracked",
+    )
+}
+
+fn filled(count: u64, max: u64) -> Finding {
+    let percent = count.saturating_mul(100) / max;
+    let found = format!("{} flows of {} ({percent} %)", grouped(count), grouped(max));
+    if percent <= FULL_PERCENT {
+        return Finding::ok("table", found);
+    }
+    Finding::warning("table", format!("{found}: when it is full, packets of new flows are dropped"))
+        .mend(format!("sysctl -w net.netfilter.nf_conntrack_max={}", max.saturating_mul(2)))
+}
+
+/// Whether a full table would still be quick to search.
+pub(super) fn buckets(facts: &Facts) -> Finding {
+    let (max, buckets) = (known(facts).max, facts.settings.buckets);
+    let finding = match (max, buckets) {
+        (Some(max), Some(buckets)) if buckets > 0 => chains(max, buckets),
+        _ => Finding::note("buckets", "unknown: there is no nf_conntrack_buckets here"),
+    };
+    finding.value(json!({ "buckets": buckets, "max": max }))
+}
+
+fn chains(max: u64, buckets: u64) -> Finding {
+    let found = format!("{} for {} flows at most", grouped(buckets), grouped(max));
+    if max <= buckets.saturating_mul(FLOWS_PER_BUCKET) {
+        return Finding::ok("buckets", found);
+    }
+    let entries = grouped(max.saturating_mul(2) / buckets);
+    Finding::warning("buckets", format!("{found}: {entries} entries to a chain when the table is full"))
+        .mend(format!("sysctl -w net.netfilter.nf_conntrack_buckets={max}  # on the host"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::doctor::facts::Settings;
+    use crate::command::doctor::finding::Level;
+
+    fn with(count: u64, max: u64, buckets: u64) -> Facts {
+        let table = Table { count: Some(count), max: Some(max) };
+        let settings = Settings { table, buckets: Some(buckets), ..Facts::healthy().settings };
+        Facts { settings, ..Facts::healthy() }
+    }
+
+    #[test]
+    fn a_table_nearly_full_is_doubled() {
+        let finding = fill(&with(240_000, 262_144, 262_144));
+        assert_eq!(finding.level, Level::Warning);
+        assert!(finding.found.starts_with("240,000 flows of 262,144 (91 %): when"), "{}", finding.found);
+        assert_eq!(finding.mend.as_deref(), Some("sysctl -w net.netfilter.nf_conntrack_max=524288"));
+        assert_eq!(finding.value, json!({"count": 240_000, "max": 262_144}));
+        assert_eq!(fill(&with(80, 100, 100)).level, Level::Ok);
+    }
+
+    #[test]
+    fn a_table_without_a_limit_is_never_full() {
+        assert_eq!(fill(&with(1_000_000, 0, 65_536)).found, "1,000,000 flows");
+        assert_eq!(buckets(&with(1_000_000, 0, 65_536)).level, Level::Ok);
+    }
+
+    #[test]
+    fn an_empty_table_may_have_nothing_that_fills_it() {
+        let finding = fill(&with(0, 262_144, 262_144));
+        assert_eq!(finding.level, Level::Note);
+        assert!(finding.mend.unwrap().contains("ct state new counter"));
+    }
+
+    #[test]
+    fn netlink_tells_what_is_hidden_in_proc() {
+        let facts = Facts { settings: Settings::default(), ..Facts::healthy() };
+        assert_eq!(fill(&facts).found, "12,345 flows of 262,144 (4 %)");
+        assert_eq!(buckets(&facts).level, Level::Note);
+    }
+
+    #[test]
+    fn long_chains_are_mended_by_more_buckets() {
+        let finding = buckets(&with(1, 1_048_576, 65_536));
+        assert_eq!(finding.level, Level::Warning);
+        assert_eq!(finding.found, "65,536 for 1,048,576 flows at most: 32 entries to a chain when the table is full");
+        let mend = "sysctl -w net.netfilter.nf_conntrack_buckets=1048576  # on the host";
+        assert_eq!(finding.mend.as_deref(), Some(mend));
+        assert_eq!(buckets(&with(1, 262_144, 65_536)).level, Level::Ok);
+    }
+}

@@ -1,0 +1,144 @@
+//! Reads the machine, mostly by doing what the other commands will do. Nothing is changed, except that on a kernel with
+//! modules the first question to netfilter loads those that answer it.
+
+use std::fs;
+use std::process::{Command, Stdio};
+
+use ctflow_engine::kernel::KernelError;
+use ctflow_engine::kernel::request::Requester;
+use ctflow_engine::lab::{self, LabError};
+use ctflow_engine::limits::{FILTER_PORT_IDS, FILTER_PROTOCOLS, SOCKET_BUFFER_BYTES};
+use ctflow_engine::receive::{self, BackendKind, Interrupts};
+use ctflow_engine::socket::{EventMask, EventSocket, Options};
+use ctflow_engine::steer::{Filter, Mark, Program, Share};
+use ctflow_engine::sys::netlink::{NetlinkSocket, Protocol};
+use ctflow_parser::request;
+
+use super::facts::{Buffers, Build, Facts, Refusal, Settings, Table, Withheld};
+
+/// Finds out everything.
+pub(super) fn examine() -> Facts {
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let opened = NetlinkSocket::open(Protocol::Netfilter).map_err(|error| Refusal::of(&error));
+    let stats = stats().map_err(|error| Refusal::of(&error));
+    Facts {
+        build: build(&release),
+        socket: on(&opened, buffers),
+        listening: listening(),
+        filter: on(&opened, attach_longest),
+        ring: on(&opened, ring),
+        network: network(),
+        settings: settings(), // after the questions: the modules they load bring their settings along
+        seccomp: has_seccomp(),
+        release,
+        stats,
+    }
+}
+
+/// Tries something on the socket, if there is one.
+fn on<T>(
+    opened: &Result<NetlinkSocket, Refusal>,
+    attempt: impl FnOnce(&NetlinkSocket) -> Result<T, Refusal>,
+) -> Result<T, Refusal> {
+    opened.as_ref().map_err(Clone::clone).and_then(attempt)
+}
+
+fn buffers(socket: &NetlinkSocket) -> Result<Buffers, Refusal> {
+    let measure = || socket.memory_info().map(|info| info.buffer_bytes as usize);
+    let unforced = socket.set_receive_buffer(SOCKET_BUFFER_BYTES).and_then(|()| measure());
+    let forced = socket.force_receive_buffer(SOCKET_BUFFER_BYTES).and_then(|()| measure());
+    Ok(Buffers { unforced: unforced.map_err(|error| Refusal::of(&error))?, forced: forced.ok() })
+}
+
+fn stats() -> Result<Table, KernelError> {
+    let mut table = Table::default();
+    Requester::open()?.ask("ask for the table's size", request::global_stats, |record| {
+        let stats = record.global_stats().unwrap_or_default(); // malformed is unknown
+        table = Table { count: stats.entries.map(u64::from), max: stats.max_entries.map(u64::from) };
+    })?;
+    Ok(table)
+}
+
+fn listening() -> Result<(), Refusal> {
+    let options = Options { events: EventMask::ALL, ..Options::default() };
+    EventSocket::open(&options).map(drop).map_err(|error| Refusal::of(&error))
+}
+
+/// Every condition that a filter can have, each list as long as it may be.
+fn attach_longest(socket: &NetlinkSocket) -> Result<usize, Refusal> {
+    let filter = Filter {
+        family: Some(0),
+        protocols: (0..).take(FILTER_PROTOCOLS).collect(),
+        mark: Some(Mark { value: 0, mask: 0 }),
+        ignored_port_ids: (1..).take(FILTER_PORT_IDS).collect(),
+    };
+    let program = Program::compile(Share { worker: 1, workers: 2 }, &filter).map_err(|error| Refusal::of(&error))?;
+    let Some(program) = program else { return Ok(0) };
+    socket.attach_filter(&program).map_err(|error| Refusal::of(&error))?;
+    Ok(program.instructions().len())
+}
+
+fn ring(socket: &NetlinkSocket) -> Result<(), Refusal> {
+    receive::open(BackendKind::IoUring, socket, Interrupts::new()).map(drop).map_err(|error| Refusal::of(&error))
+}
+
+fn network() -> Result<(), Withheld> {
+    lab::probe().map_err(|error| match error {
+        LabError::Forbidden(by) => Withheld::Forbidden(by),
+        other => Withheld::Failed(other.to_string()),
+    })
+}
+
+fn settings() -> Settings {
+    let netfilter = |name: &str| setting(&format!("net/netfilter/nf_conntrack_{name}"));
+    Settings {
+        events: netfilter("events"),
+        accounting: netfilter("acct"),
+        timestamps: netfilter("timestamp"),
+        table: Table { count: netfilter("count"), max: netfilter("max") },
+        buckets: netfilter("buckets"),
+        rmem_max: setting("net/core/rmem_max"),
+        optmem_max: setting("net/core/optmem_max"),
+        io_uring_disabled: setting("kernel/io_uring_disabled"),
+    }
+}
+
+fn setting(name: &str) -> Option<u64> {
+    lab::sysctl::read(name).ok()
+}
+
+/// What the running kernel was built with. `/boot` comes first because it needs no other program; it may hold other
+/// kernels' files, so only the one with the running kernel's name counts.
+fn build(release: &str) -> Option<Build> {
+    let text = fs::read_to_string(format!("/boot/config-{release}")).ok().or_else(unpack_config)?;
+    Some(Build::parse(&text))
+}
+
+/// The configuration that some kernels carry, unpacked by gzip(1): a decompressor of our own for this one file would be
+/// dearer than not knowing.
+fn unpack_config() -> Option<String> {
+    let config = fs::File::open("/proc/config.gz").ok()?;
+    let output = Command::new("gzip").arg("-dc").stdin(config).stderr(Stdio::null()).output().ok()?;
+    if output.status.success() { String::from_utf8(output.stdout).ok() } else { None }
+}
+
+fn has_seccomp() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mode = status.lines().find_map(|line| line.strip_prefix("Seccomp:"));
+    mode.is_some_and(|mode| mode.trim() != "0")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn examining_never_fails_and_knows_at_least_the_kernel() {
+        assert!(!examine().release.is_empty());
+    }
+
+    #[test]
+    fn a_setting_that_is_not_there_is_unknown() {
+        assert_eq!(setting("net/netfilter/no_such_setting"), None);
+    }
+}

@@ -1,0 +1,152 @@
+//! `ctflow doctor` on this very kernel, in networks of its own.
+#![allow(clippy::unwrap_used)] // clippy.toml allows it in test functions, not in what those share
+
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Output};
+
+use ctflow_engine::lab::{Lab, sysctl};
+use serde_json::Value;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_ctflow");
+const NOBODY: u32 = 65_534;
+
+fn doctor(args: &[&str]) -> (i32, String, String) {
+    read(Command::new(PROGRAM).arg("doctor").args(args).output().unwrap())
+}
+
+fn read(Output { status, stdout, stderr }: Output) -> (i32, String, String) {
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (status.code().unwrap(), text(stdout), text(stderr))
+}
+
+/// The finding of this name.
+fn finding(name: &str) -> Value {
+    let (_, stdout, _) = doctor(&["--json"]);
+    let report: Value = serde_json::from_str(&stdout).unwrap();
+    report["findings"].as_array().unwrap().iter().find(|finding| finding["name"] == name).unwrap().clone()
+}
+
+/// Does what a finding says, if this machine has the program for it.
+fn mend(finding: &Value) -> bool {
+    let command = finding["mend"].as_str().unwrap();
+    let program = command.split(' ').next().unwrap();
+    let is_there = Command::new(program).arg("--version").output().is_ok();
+    if !is_there {
+        eprintln!("skipped: no {program} here");
+        return false;
+    }
+    let (code, _, stderr) = read(Command::new("/bin/sh").args(["-c", command]).output().unwrap());
+    assert_eq!(code, 0, "{command}: {stderr}");
+    true
+}
+
+#[test]
+fn a_network_of_ones_own_is_ready() {
+    ctflow_engine::isolated!({
+        Lab::enter().unwrap();
+        let (code, stdout, stderr) = doctor(&[]);
+        assert_eq!((code, stderr.as_str()), (0, ""), "{stdout}");
+        assert_eq!(stdout.lines().last(), Some("ready"));
+        assert!(stdout.lines().any(|line| line.starts_with("ok       netlink ")), "{stdout}");
+    });
+}
+
+#[test]
+fn events_turned_off_make_it_unready_until_mended() {
+    ctflow_engine::isolated!({
+        Lab::enter().unwrap();
+        sysctl::write("net/netfilter/nf_conntrack_events", "0").unwrap();
+        let (code, stdout, stderr) = doctor(&[]);
+        assert_eq!((code, stderr.as_str()), (1, ""), "{stdout}");
+        assert_eq!(stdout.lines().last(), Some("not ready: 1 essential thing is missing"));
+        let after: Vec<_> = stdout.lines().skip_while(|line| !line.starts_with("MISSING  events ")).collect();
+        assert_eq!(after[1].trim_start(), "sysctl -w net.netfilter.nf_conntrack_events=1");
+        if mend(&finding("events")) {
+            assert_eq!(doctor(&[]).0, 0);
+        }
+    });
+}
+
+#[test]
+fn json_has_the_documented_keys() {
+    ctflow_engine::isolated!({
+        Lab::enter().unwrap();
+        let (code, stdout, _) = doctor(&["--json"]);
+        let report: Value = serde_json::from_str(&stdout).unwrap();
+        assert_eq!((code, &report["ready"]), (0, &Value::Bool(true)));
+        assert_eq!(report.as_object().unwrap().len(), 2);
+        let findings = report["findings"].as_array().unwrap();
+        for finding in findings {
+            let keys: Vec<_> = finding.as_object().unwrap().keys().map(String::as_str).collect();
+            assert_eq!(keys, ["found", "level", "mend", "name", "value"], "{finding}");
+            assert!(["ok", "note", "warning"].contains(&finding["level"].as_str().unwrap()), "{finding}");
+        }
+        let names: Vec<_> = findings.iter().map(|finding| finding["name"].as_str().unwrap()).collect();
+        assert_eq!(
+            names,
+            [
+                "kernel",
+                "build",
+                "conntrack",
+                "netlink",
+                "rights",
+                "events",
+                "accounting",
+                "timestamps",
+                "table",
+                "buckets",
+                "buffer",
+                "filter",
+                "io_uring",
+                "namespaces",
+                "event_mask"
+            ]
+        );
+    });
+}
+
+#[test]
+fn commands_that_mend_are_accepted_as_they_stand() {
+    ctflow_engine::isolated!({
+        Lab::enter().unwrap();
+        for name in ["accounting", "timestamps", "events"] {
+            sysctl::write(&format!("net/netfilter/nf_conntrack_{}", setting(name)), off(name)).unwrap();
+            if mend(&finding(name)) {
+                assert_eq!(finding(name)["level"], "ok", "{name}");
+            }
+        }
+        for name in ["table", "event_mask"] {
+            mend(&finding(name)); // a table is still empty then, and rules are not looked at
+        }
+    });
+}
+
+fn setting(finding: &str) -> &str {
+    match finding {
+        "accounting" => "acct",
+        "timestamps" => "timestamp",
+        other => other,
+    }
+}
+
+fn off(finding: &str) -> &str {
+    if finding == "events" { "2" } else { "0" }
+}
+
+/// Only root can become nobody, and nobody must be able to reach the program.
+#[test]
+fn without_rights_it_says_so_and_how_to_get_them() {
+    ctflow_engine::isolated!({
+        Lab::enter().unwrap();
+        let mut command = Command::new(PROGRAM);
+        let Ok(output) = command.arg("doctor").uid(NOBODY).gid(NOBODY).output() else {
+            eprintln!("skipped: cannot run as nobody");
+            return;
+        };
+        let (code, stdout, stderr) = read(output);
+        assert_eq!((code, stderr.as_str()), (1, ""), "{stdout}");
+        assert_eq!(stdout.lines().last(), Some("not ready: 1 essential thing is missing"), "{stdout}");
+        let after: Vec<_> = stdout.lines().skip_while(|line| !line.starts_with("MISSING  rights ")).collect();
+        assert!(after[1].trim_start().starts_with("setcap cap_net_admin+ep "), "{stdout}");
+    });
+}

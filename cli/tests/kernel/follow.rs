@@ -1,0 +1,145 @@
+//! `-E` on a real kernel: what it shows and when, how it ends, and what it says of what it lost.
+
+use std::fs::File;
+
+use super::support::{Follower, PROGRAM, create, flow, flush, ports, run};
+use ctflow_engine::lab::Lab;
+use ctflow_engine::lab::topology::Firewall;
+use ctflow_engine::lab::traffic::Flood;
+use ctflow_parser::uapi::{IPPROTO_TCP, IPPROTO_UDP};
+use rustix::process::Signal;
+
+const BANNER: &str = concat!("ctflow v", env!("CARGO_PKG_VERSION"), ": ");
+
+#[test]
+fn an_event_is_shown_at_once_on_a_quiet_firewall() {
+    ctflow_engine::isolated!({
+        let mut follower = Follower::start(PROGRAM, &["-o", "extended"]);
+        for port in 1..=3 {
+            create(flow("10.0.0.1", "10.0.0.2", IPPROTO_TCP, ports(port, 80)));
+            let start =
+                format!("    [NEW] ipv4     2 tcp      6 3000 ESTABLISHED src=10.0.0.1 dst=10.0.0.2 sport={port} ");
+            let line = follower.line(); // would wait for ever
+            assert!(line.starts_with(&start), "{line}");
+        }
+        let (code, stdout, stderr) = follower.interrupt();
+        assert_eq!((code, stdout.as_str()), (0, ""));
+        assert_eq!(stderr, format!("{BANNER}3 flow events have been shown. 0 events have been lost.\n"));
+    });
+}
+
+#[test]
+fn a_termination_ends_it_like_an_interrupt_and_closes_the_xml() {
+    ctflow_engine::isolated!({
+        let follower = Follower::start(PROGRAM, &["-o", "xml"]);
+        create(flow("10.0.0.1", "10.0.0.2", IPPROTO_UDP, ports(9, 53)));
+        flush();
+        let mut follower = follower;
+        let head = follower.line() + &follower.line() + &follower.line() + &follower.line();
+        follower.signal(Signal::TERM);
+        let (code, tail, _) = follower.end();
+        assert_eq!(code, 0);
+        assert!(head.contains("<flow type=\"new\">") && head.contains("<flow type=\"destroy\">"), "{head}");
+        assert_eq!(tail, "</conntrack>\n");
+    });
+}
+
+#[test]
+fn only_the_events_that_were_asked_for_are_shown() {
+    ctflow_engine::isolated!({
+        let kinds = Follower::start(PROGRAM, &["-e", "DESTROY"]);
+        let protocol = Follower::start(PROGRAM, &["-p", "udp", "-f", "ipv6"]);
+        create(flow("10.0.0.1", "10.0.0.2", IPPROTO_UDP, ports(9, 53)));
+        create(flow("2001:db8::1", "2001:db8::2", IPPROTO_TCP, ports(9, 53)));
+        create(flow("2001:db8::1", "2001:db8::2", IPPROTO_UDP, ports(9, 53)));
+        flush();
+        let (mut kinds, mut protocol) = (kinds, protocol);
+        let destroyed = [kinds.line(), kinds.line(), kinds.line()];
+        assert!(destroyed.iter().all(|line| line.starts_with("[DESTROY]")), "{destroyed:?}");
+        let of_protocol = [protocol.line(), protocol.line()];
+        assert!(of_protocol.iter().all(|line| line.contains(" udp      17 ") && line.contains("2001:db8::1")));
+        assert!(kinds.interrupt().2.contains("3 flow events") && protocol.interrupt().2.contains("2 flow events"));
+    });
+}
+
+#[test]
+fn a_reader_that_goes_away_ends_it_even_while_nothing_happens() {
+    ctflow_engine::isolated!({
+        let mut follower = Follower::start(PROGRAM, &[]);
+        create(flow("10.0.0.1", "10.0.0.2", IPPROTO_UDP, ports(9, 53)));
+        follower.line();
+        follower.close_stdout();
+        let (code, _, stderr) = follower.end();
+        assert_eq!(code, 1);
+        assert!(stderr.starts_with(&format!("{BANNER}1 flow events have been shown.")), "{stderr}");
+        assert!(stderr.contains("its reader has gone"), "{stderr}");
+    });
+}
+
+#[test]
+fn a_full_disk_ends_it_with_one_clear_line() {
+    ctflow_engine::isolated!({
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let follower = Follower::start_to(PROGRAM, &[], full.into());
+        create(flow("10.0.0.1", "10.0.0.2", IPPROTO_UDP, ports(9, 53)));
+        let (code, _, stderr) = follower.end();
+        assert_eq!(code, 1);
+        let why =
+            "cannot write to standard output: No space left on device (os error 28); make room, or write elsewhere";
+        assert!(stderr.contains(why), "{stderr}");
+    });
+}
+
+#[test]
+fn a_loss_is_told_where_it_happened_and_counted_to_the_event() {
+    ctflow_engine::isolated!({
+        let _firewall = Firewall::build(&Lab::enter().unwrap()).unwrap();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let args = ["-e", "NEW", "-b", "65536"];
+        let follower = Follower::start_to(PROGRAM, &args, file.reopen().unwrap().into());
+        follower.signal(Signal::STOP); // so that the loss is certain
+        Flood::open().unwrap().send(2_000).unwrap();
+        follower.signal(Signal::CONT);
+        super::support::until("what was kept is shown", || std::fs::read(file.path()).unwrap().len() > 1_000);
+        let (code, _, stderr) = follower.interrupt();
+        assert_eq!(code, 0);
+        assert!(stderr.starts_with("NOTICE: Netlink socket buffer size has been set to 131072 bytes.\n"), "{stderr}");
+        assert!(stderr.contains("events lost here") && stderr.contains("use -b"), "{stderr}");
+        let summary = stderr.lines().last().unwrap().strip_prefix(BANNER).unwrap();
+        let numbers: Vec<u64> = summary.split(' ').filter_map(|word| word.parse().ok()).collect();
+        let shown = std::fs::read_to_string(file.path()).unwrap().lines().count();
+        assert_eq!(numbers[0], u64::try_from(shown).unwrap());
+        assert_eq!(numbers.iter().sum::<u64>(), 2_000, "{summary}");
+    });
+}
+
+#[test]
+fn a_buffer_that_was_asked_for_holds_what_it_promises() {
+    ctflow_engine::isolated!({
+        let _firewall = Firewall::build(&Lab::enter().unwrap()).unwrap();
+        if !rustix::process::geteuid().is_root()
+            || std::fs::read_to_string("/proc/self/uid_map").unwrap().contains(" 1\n")
+        {
+            return; // past net.core.rmem_max only the host's root may go
+        }
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let follower = Follower::start_to(PROGRAM, &["-e", "NEW", "-b", "33554432"], file.reopen().unwrap().into());
+        follower.signal(Signal::STOP);
+        Flood::open().unwrap().send(40_000).unwrap();
+        follower.signal(Signal::CONT);
+        let lines = || std::fs::read_to_string(file.path()).unwrap().lines().count();
+        super::support::until("every event is shown", || lines() == 40_000);
+        assert!(follower.interrupt().2.ends_with("40000 flow events have been shown. 0 events have been lost.\n"));
+    });
+}
+
+#[test]
+fn without_rights_it_says_what_is_needed() {
+    // The test program's own user, outside of any namespace: root may listen there, others may not.
+    if rustix::process::geteuid().is_root() {
+        return;
+    }
+    let (code, stdout, stderr) = run(PROGRAM, &["-E"]);
+    assert_eq!((code, stdout.as_str(), stderr.lines().count()), (1, "", 1));
+    assert!(stderr.contains("CAP_NET_ADMIN"), "{stderr}");
+}
