@@ -45,6 +45,12 @@ impl Tally {
     pub(crate) fn events(&self) -> u64 {
         self.new + self.update + self.destroy
     }
+
+    /// Events that are in one of the two only, kind by kind: what is missing of one cannot hide behind another.
+    pub(crate) fn differing(&self, other: &Self) -> u64 {
+        let kinds = [(self.new, other.new), (self.update, other.update), (self.destroy, other.destroy)];
+        kinds.iter().map(|(here, there)| here.abs_diff(*there)).sum()
+    }
 }
 
 /// How two listings differ.
@@ -127,6 +133,7 @@ mod tests {
         let tally = Tally::of(output.as_bytes());
         assert_eq!(tally, Tally { new: 1, update: 1, destroy: 1, other: 1 });
         assert_eq!(tally.events(), 3);
+        assert_eq!(tally.differing(&Tally { new: 3, ..Tally::default() }), 4);
         assert_eq!(Tally::of(b""), Tally::default());
     }
 

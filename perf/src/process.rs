@@ -25,7 +25,8 @@ use crate::wait::Deadline;
 const MEMORY_SAMPLE: Timespec = Timespec { tv_sec: 0, tv_nsec: 2_000_000 };
 /// How often a listener is looked at.
 const TICK: Duration = Duration::from_millis(20);
-/// Output that has not grown for so long is complete; the programs hold nothing back for a tenth of this.
+/// Output that has not grown for so long is complete: ctflow writes after each round, which lasts a millisecond, and
+/// what a program did hold back would show as missing only if it were not printed at its end either.
 const QUIET: Duration = Duration::from_millis(700);
 /// Subscribing takes milliseconds, even on a busy machine.
 const READY_LONGEST: Duration = Duration::from_secs(10);

@@ -42,9 +42,7 @@ impl Deadline {
     /// # Errors
     /// [`Failure::TooLong`], [`Failure::Interrupted`].
     pub(crate) fn check(&self) -> Result<(), Failure> {
-        if INTERRUPTED.load(Ordering::Relaxed) {
-            return Err(Failure::Interrupted);
-        }
+        uninterrupted()?;
         if self.started.elapsed() < self.longest {
             return Ok(());
         }
@@ -60,12 +58,19 @@ impl Deadline {
         pause: Duration,
         mut ready: impl FnMut() -> Result<bool, Failure>,
     ) -> Result<(), Failure> {
-        while !ready()? {
+        loop {
+            uninterrupted()?; // first: a signal to the whole process group has ended what is waited for, too
+            if ready()? {
+                return Ok(());
+            }
             self.check()?;
             thread::sleep(pause);
         }
-        Ok(())
     }
+}
+
+fn uninterrupted() -> Result<(), Failure> {
+    if INTERRUPTED.load(Ordering::Relaxed) { Err(Failure::Interrupted) } else { Ok(()) }
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 use ctflow_engine::socket::{BufferPlan, EventSocket, Options as SocketOptions, SocketError};
 
 use crate::failure::Failure;
+use crate::lines::Tally;
 use crate::network::Network;
 use crate::options::Options;
 use crate::program::{Program, Programs};
@@ -39,10 +40,10 @@ pub(super) fn run(options: &Options, network: &Network, programs: &Programs) -> 
 }
 
 /// Every flow is two events: one as it comes, one as it goes.
-fn come_and_go(network: &Network, flows: u32) -> Result<u64, Failure> {
+fn come_and_go(network: &Network, flows: u32) -> Result<Tally, Failure> {
     let (_, made) = network.send(network.flood()?, flows, None)?;
     Network::flush()?;
-    Ok(2 * made)
+    Ok(Tally { new: made, destroy: made, ..Tally::default() })
 }
 
 fn rows(runs: &Runs<Following>) -> Vec<Row> {
@@ -64,5 +65,5 @@ fn buffer_note(flows: u32) -> Result<Option<String>, Failure> {
     let events = 2 * u64::from(flows);
     let short = u64::try_from(buffer.capacity()).is_ok_and(|capacity| capacity < events);
     let events = number(events as f64);
-    Ok(short.then(|| format!("Not all {events} events fit, start it as root for a larger buffer: {buffer}.")))
+    Ok(short.then(|| format!("The buffer does not hold {events} events, and root's would: {buffer}.")))
 }

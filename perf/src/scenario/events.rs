@@ -4,6 +4,7 @@
 //! the packets' side to make the event is not in it.
 
 use crate::failure::Failure;
+use crate::lines::Tally;
 use crate::network::Network;
 use crate::options::Options;
 use crate::program::{Program, Programs};
@@ -25,7 +26,10 @@ pub(super) fn run(options: &Options, network: &Network, programs: &Programs) -> 
     let (flows, note) = super::flows(options, FLOWS)?;
     let once = |program: &Program| {
         Network::flush()?;
-        Following::run(program, &ARGUMENTS, || Ok(network.send(network.flood()?, flows, Some(options.rate))?.1))
+        Following::run(program, &ARGUMENTS, || {
+            let (_, new) = network.send(network.flood()?, flows, Some(options.rate))?;
+            Ok(Tally { new, ..Tally::default() })
+        })
     };
     let runs = Runs::alternate("events", options.rounds, programs, once)?;
     Network::flush()?;

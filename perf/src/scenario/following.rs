@@ -12,20 +12,21 @@ use crate::program::Program;
 pub(super) struct Following {
     cpu: Duration,
     /// The events that happened.
-    happened: u64,
-    tally: Tally,
+    happened: Tally,
+    /// The events that it printed.
+    printed: Tally,
 }
 
 impl Following {
     /// Starts the program, has `cause` happen once it is subscribed, and waits until all is printed. `cause` returns
-    /// the number of events that it made.
+    /// the events that it made.
     ///
     /// # Errors
     /// When the program does not follow, or `cause` fails.
     pub(super) fn run(
         program: &Program,
         arguments: &[&str],
-        cause: impl FnOnce() -> Result<u64, Failure>,
+        cause: impl FnOnce() -> Result<Tally, Failure>,
     ) -> Result<Self, Failure> {
         let mut process = Process::start(program, arguments)?;
         process.await_subscription()?;
@@ -33,21 +34,21 @@ impl Following {
         let happened = cause()?;
         process.await_quiet()?;
         let cpu = process.cpu()?.saturating_sub(before);
-        Ok(Self { cpu, happened, tally: Tally::of(&process.end()?) })
+        Ok(Self { cpu, happened, printed: Tally::of(&process.end()?) })
     }
 
     /// CPU time for each event printed, in nanoseconds.
     pub(super) fn event_ns(&self) -> f64 {
-        self.cpu.as_nanos() as f64 / self.tally.events().max(1) as f64
+        self.cpu.as_nanos() as f64 / self.printed.events().max(1) as f64
     }
 
     /// Events printed.
     pub(super) fn printed(&self) -> f64 {
-        self.tally.events() as f64
+        self.printed.events() as f64
     }
 
     /// How far the printed events are from those that happened: lost, or printed twice.
     pub(super) fn missing(&self) -> f64 {
-        self.happened.abs_diff(self.tally.events()) as f64
+        self.happened.differing(&self.printed) as f64
     }
 }
