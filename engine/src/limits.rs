@@ -97,6 +97,9 @@ pub const RESYNC_DESTROYED_MAX: usize = 262_144;
 /// Bytes of the buffer a dump is read with. The kernel composes as much as the last read had room for, up to 32 KiB.
 pub const DUMP_BUFFER_BYTES: usize = 32 * 1_024;
 
+/// Parts of a dump that are read ahead of their user: 256 KiB, which a write to a slow disk or pipe may hold up.
+pub const DUMP_PARTS_AHEAD: usize = 8;
+
 /// Bytes of dumped messages from which they are sent to their shard: about 60 flows, 30 µs of a worker's time.
 pub const RESYNC_BATCH_BYTES: usize = 16 * 1_024;
 

@@ -1,9 +1,11 @@
 //! The whole pipeline on this kernel: real traffic, real losses, and the shards' agreement with the kernel's table.
 #![allow(clippy::unwrap_used)] // a test fails by it, here in its helpers too
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use ctflow_engine::engine::{Engine, Settings};
+use ctflow_engine::kernel::dump::{Dump, Progress};
 use ctflow_engine::kernel::request::Requester;
 use ctflow_engine::lab::topology::{Firewall, REDIRECTED, SERVER, SERVER6};
 use ctflow_engine::lab::traffic::{Flood, tcp_exchange, udp_exchange};
@@ -11,7 +13,10 @@ use ctflow_engine::lab::{Lab, sysctl};
 use ctflow_engine::metrics::Counts;
 use ctflow_engine::receive::BackendKind;
 use ctflow_engine::socket::{BufferPlan, Options};
-use ctflow_parser::request;
+use ctflow_parser::filter::{DumpFilter, TupleFilter};
+use ctflow_parser::request::{self, Table};
+use ctflow_parser::tuple::{L4, Tuple};
+use ctflow_parser::uapi::{AF_INET, AF_UNSPEC, CTA_FILTER_F_CTA_PROTO_NUM, IPPROTO_TCP, IPPROTO_UDP};
 
 /// Looks until the counts are as they should be; the test fails if they never are.
 fn until(engine: &Engine, what: &str, mut satisfied: impl FnMut(&Counts) -> bool) -> Counts {
@@ -102,4 +107,45 @@ fn wrong_worker_counts_are_refused_with_the_range() {
         let refused = Engine::start(&settings(workers)).err().unwrap().to_string();
         assert_eq!(refused, format!("{workers} workers are out of range: use 1 to 64"));
     }
+}
+
+#[test]
+fn a_listing_is_the_same_read_at_once_in_parts_or_ahead() {
+    ctflow_engine::isolated!({
+        let _firewall = Firewall::build(&Lab::enter().unwrap()).unwrap();
+        Flood::open().unwrap().send(3_000).unwrap();
+        let all = || Dump::start(Table::Conntrack, &DumpFilter::default(), false).unwrap();
+        let mut whole = Vec::new();
+        all().read_all(|record| whole.push(record.flow().unwrap().id)).unwrap();
+        assert!(whole.len() >= 3_000);
+        let mut ahead = all().ahead().unwrap();
+        let mut parts = Vec::new();
+        while ahead.read(|record| parts.push(record.flow().unwrap().id)).unwrap() != Progress::Done {}
+        assert_eq!(parts, whole);
+        drop(all().ahead().unwrap()); // a reader that is not interested any more holds nothing up
+    });
+}
+
+#[test]
+fn the_kernel_selects_a_protocol_and_what_it_cannot_select_is_listed_whole() {
+    ctflow_engine::isolated!({
+        let firewall = Firewall::build(&Lab::enter().unwrap()).unwrap();
+        firewall.client.run(|| {
+            tcp_exchange((SERVER, 80).into(), b"hello").unwrap();
+            udp_exchange((SERVER, 53).into(), b"hello").unwrap();
+        });
+        let protocols = |family| {
+            let any = SERVER;
+            let tuple = Tuple { src: any, dst: any, proto: IPPROTO_UDP, l4: L4::None, zone: None };
+            let orig = Some(TupleFilter { flags: CTA_FILTER_F_CTA_PROTO_NUM, tuple });
+            let filter = DumpFilter { family, orig, ..DumpFilter::default() };
+            let mut protocols = BTreeSet::new();
+            let mut dump = Dump::start(Table::Conntrack, &filter, false).unwrap();
+            dump.read_all(|record| protocols.extend([record.flow().unwrap().protocol()])).unwrap();
+            protocols.into_iter().collect::<Vec<_>>()
+        };
+        assert_eq!(protocols(AF_INET), [IPPROTO_UDP]);
+        // Of both families at once no kernel so far selects a protocol: it refuses, and is asked again.
+        assert!(protocols(AF_UNSPEC).contains(&IPPROTO_TCP));
+    });
 }

@@ -8,6 +8,8 @@
 //! | `zone` | 6.8 | ignores it |
 //! | `orig`, `reply` (CTA_FILTER) | 5.8 | ignores it |
 //!
+//! CTA_FILTER works within one family only: with `AF_UNSPEC` the kernel refuses it (EOPNOTSUPP, Linux 6.18).
+//!
 //! An ignored filter is not an error anywhere, so a dump filtered here is filtered by its reader again.
 
 use crate::tuple::{L4, Tuple};

@@ -195,17 +195,18 @@ fn list(raw: &Raw, chosen: &Chosen) -> List {
     };
     List {
         table: chosen.table,
-        filter: DumpFilter { family, orig: raw.protocol.map(of_protocol), ..DumpFilter::default() },
+        filter: DumpFilter { family, orig: kernel_side(family, raw.protocol), ..DumpFilter::default() },
         selection: Selection { family, protocol: raw.protocol },
         format: raw.format,
     }
 }
 
-/// What the kernel compares to select a protocol; the addresses do not count, so they are of either family.
-fn of_protocol(proto: u8) -> TupleFilter {
-    let any = Ipv4Addr::UNSPECIFIED.into();
+/// What the kernel compares to select a protocol. It does so for one family only: asked about both it refuses.
+fn kernel_side(family: u8, protocol: Option<u8>) -> Option<TupleFilter> {
+    let proto = protocol.filter(|_| family != uapi::AF_UNSPEC)?;
+    let any = Ipv4Addr::UNSPECIFIED.into(); // addresses do not count, so either family's will do
     let tuple = Tuple { src: any, dst: any, proto, l4: L4::None, zone: None };
-    TupleFilter { flags: uapi::CTA_FILTER_F_CTA_PROTO_NUM, tuple }
+    Some(TupleFilter { flags: uapi::CTA_FILTER_F_CTA_PROTO_NUM, tuple })
 }
 
 fn events(raw: &Raw, chosen: &Chosen) -> Events {
@@ -238,7 +239,10 @@ mod tests {
     fn a_listing_has_its_table_filter_and_format() {
         let Ok(Command::List(list)) = plan("-L dying -f ipv6 -p udp -o id") else { panic!("no listing") };
         assert_eq!((list.table, list.subject()), (Table::Dying, Subject::Flows));
-        assert_eq!((list.filter.family, list.filter.orig), (uapi::AF_INET6, Some(of_protocol(17))));
+        assert_eq!(list.filter.family, uapi::AF_INET6);
+        assert!(list.filter.orig.is_some_and(|orig| orig.tuple.proto == 17));
+        let Ok(Command::List(both)) = plan("-L -p udp") else { panic!("no listing") };
+        assert_eq!((both.filter.orig, both.selection.protocol), (None, Some(17)));
         assert_eq!(list.selection, Selection { family: uapi::AF_INET6, protocol: Some(17) });
         assert!(list.format.id && !list.format.extended);
     }

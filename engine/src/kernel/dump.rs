@@ -10,6 +10,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
+use crossbeam_channel::{Receiver, Sender, bounded};
 use ctflow_parser::filter::DumpFilter;
 use ctflow_parser::frame::{Message, Messages};
 use ctflow_parser::record::Record;
@@ -18,7 +19,7 @@ use ctflow_parser::write::{Full, Writer};
 use rustix::io::Errno;
 
 use super::KernelError;
-use crate::limits::DUMP_BUFFER_BYTES;
+use crate::limits::{DUMP_BUFFER_BYTES, DUMP_PARTS_AHEAD};
 use crate::sys::netlink::{NetlinkSocket, Protocol};
 
 /// How far a dump has come.
@@ -91,13 +92,9 @@ impl Dump {
     /// # Errors
     /// The kernel's refusal, or bytes that do not parse.
     pub fn read(&mut self, each: impl FnMut(&Record<'_>)) -> Result<Progress, KernelError> {
-        loop {
-            match self.socket.receive(&mut self.buffer) {
-                Ok(length) => return self.part(length, each),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(self.transport(error)),
-            }
-        }
+        let (length, progress) = self.receive()?;
+        self.hand_over(length, each)?;
+        Ok(progress)
     }
 
     /// Reads the next part if it is ready, as [`Dump::read`].
@@ -105,11 +102,12 @@ impl Dump {
     /// # Errors
     /// As [`Dump::read`].
     pub fn try_read(&mut self, each: impl FnMut(&Record<'_>)) -> Result<Progress, KernelError> {
-        match self.socket.try_receive(&mut self.buffer) {
-            Ok(Some(length)) => self.part(length, each),
-            Ok(None) => Ok(Progress::NotYet),
-            Err(error) => Err(self.transport(error)),
-        }
+        let Some(length) = self.socket.try_receive(&mut self.buffer).map_err(|error| self.transport(error))? else {
+            return Ok(Progress::NotYet);
+        };
+        let progress = self.inspect(length)?;
+        self.hand_over(length, each)?;
+        Ok(progress)
     }
 
     /// Reads the rest, waiting for it.
@@ -121,21 +119,40 @@ impl Dump {
         Ok(())
     }
 
-    fn part(&mut self, length: usize, mut each: impl FnMut(&Record<'_>)) -> Result<Progress, KernelError> {
+    /// Reads on a thread of its own, so that the kernel composes the next parts while the caller works on one.
+    ///
+    /// # Errors
+    /// [`KernelError::Transport`] when no thread can be started.
+    pub fn ahead(self) -> Result<ReadAhead, KernelError> {
+        ReadAhead::start(self)
+    }
+
+    /// Takes the next part into the buffer; gives its length, and whether it is the last.
+    fn receive(&mut self) -> Result<(usize, Progress), KernelError> {
+        loop {
+            match self.socket.receive(&mut self.buffer) {
+                Ok(length) => return self.inspect(length).map(|progress| (length, progress)),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(self.transport(error)),
+            }
+        }
+    }
+
+    /// Looks for the dump's end, and for a refusal, among the messages of the part in the buffer.
+    fn inspect(&mut self, length: usize) -> Result<Progress, KernelError> {
         let operation = self.operation;
         let frame = self.buffer.get(..length).ok_or(KernelError::Cut { operation, bytes: length })?;
         let mut progress = Progress::More;
         let mut refusal = None;
         for message in Messages::new(frame) {
             match message.map_err(|source| KernelError::Malformed { operation, source })? {
-                Message::Record(record) => each(&record),
                 Message::Done { errno: 0 } => progress = Progress::Done,
                 Message::Done { errno } => {
                     let source = io::Error::from_raw_os_error(errno);
                     refusal = Some(KernelError::Refused { operation, source, said: None });
                 }
                 Message::Ack(ack) if ack.errno != 0 => refusal = Some(KernelError::refused(operation, &ack)),
-                Message::Ack(_) | Message::Other => {}
+                Message::Record(_) | Message::Ack(_) | Message::Other => {}
             }
         }
         match refusal {
@@ -145,6 +162,10 @@ impl Dump {
                 Ok(progress)
             }
         }
+    }
+
+    fn hand_over(&self, length: usize, each: impl FnMut(&Record<'_>)) -> Result<(), KernelError> {
+        records(self.operation, self.buffer.get(..length).unwrap_or_default(), each)
     }
 
     /// After a refusal of a filtered dump: asks for everything of the family instead.
@@ -165,6 +186,78 @@ impl Dump {
 impl AsFd for Dump {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
+    }
+}
+
+/// Hands the records of one part to `each`.
+fn records(operation: &'static str, frame: &[u8], mut each: impl FnMut(&Record<'_>)) -> Result<(), KernelError> {
+    for message in Messages::new(frame) {
+        if let Message::Record(record) = message.map_err(|source| KernelError::Malformed { operation, source })? {
+            each(&record);
+        }
+    }
+    Ok(())
+}
+
+/// One part of a dump that has been read.
+#[derive(Debug)]
+struct Part {
+    buffer: Box<[u8]>,
+    length: usize,
+    progress: Progress,
+}
+
+/// A dump that a thread of its own reads, [`DUMP_PARTS_AHEAD`] parts ahead. Composing a part takes the kernel longer than
+/// parsing and printing take us, so what is done meanwhile costs no time.
+#[derive(Debug)]
+pub struct ReadAhead {
+    operation: &'static str,
+    parts: Receiver<Result<Part, KernelError>>,
+    /// Buffers that have been read, for the thread to fill again.
+    emptied: Sender<Box<[u8]>>,
+}
+
+impl ReadAhead {
+    fn start(dump: Dump) -> Result<Self, KernelError> {
+        let operation = dump.operation;
+        let (sender, parts) = bounded(DUMP_PARTS_AHEAD);
+        let (emptied, empty) = bounded(DUMP_PARTS_AHEAD);
+        for _ in 0..DUMP_PARTS_AHEAD {
+            // There is room: so many are what the channel was made for.
+            let _ = emptied.try_send(vec![0; DUMP_BUFFER_BYTES].into_boxed_slice());
+        }
+        let body = move || fill(dump, &empty, &sender);
+        // It ends with the dump, or when the reader is dropped: the kernel never keeps it waiting.
+        let thread = std::thread::Builder::new().name("ctflow-dump".to_owned()).spawn(body);
+        thread.map_err(|source| KernelError::Transport { operation, source })?;
+        Ok(Self { operation, parts, emptied })
+    }
+
+    /// Takes the next part, waiting for it, and hands its records to `each`.
+    ///
+    /// # Errors
+    /// As [`Dump::read`].
+    pub fn read(&mut self, each: impl FnMut(&Record<'_>)) -> Result<Progress, KernelError> {
+        let Ok(part) = self.parts.recv() else { return Ok(Progress::Done) };
+        let Part { buffer, length, progress } = part?;
+        records(self.operation, buffer.get(..length).unwrap_or_default(), each)?;
+        // Refused only when the thread has read its last part.
+        let _ = self.emptied.try_send(buffer);
+        Ok(progress)
+    }
+}
+
+/// The thread: a part into each empty buffer, until the last one.
+fn fill(mut dump: Dump, empty: &Receiver<Box<[u8]>>, parts: &Sender<Result<Part, KernelError>>) {
+    for buffer in empty {
+        let part = dump.receive().map(|(length, progress)| {
+            let buffer = std::mem::replace(&mut dump.buffer, buffer);
+            Part { buffer, length, progress }
+        });
+        let last = !matches!(part, Ok(Part { progress: Progress::More, .. }));
+        if parts.send(part).is_err() || last {
+            return;
+        }
     }
 }
 

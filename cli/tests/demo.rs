@@ -1,0 +1,31 @@
+//! `ctflow demo`, as the README has it. Alone in its test program, so that no other test takes its cores.
+#![allow(clippy::unwrap_used, clippy::panic)] // a test fails by it
+
+use std::process::Command;
+use std::time::Instant;
+
+use ctflow_engine::lab;
+
+#[test]
+fn the_demo_captures_every_event_of_real_traffic() {
+    if let Err(why) = lab::probe() {
+        assert!(std::env::var_os("CI").is_none(), "the demo cannot run: {why}");
+        eprintln!("skipped: {why}");
+        return;
+    }
+    let started = Instant::now();
+    let output = Command::new(env!("CARGO_BIN_EXE_ctflow")).arg("demo").output().unwrap();
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{stdout}{stderr}");
+    assert!(started.elapsed().as_secs() < 30, "{:?}", started.elapsed());
+    let number = |start: &str| {
+        let line =
+            stdout.lines().find_map(|line| line.strip_prefix(start)).unwrap_or_else(|| panic!("{start}: {stdout}"));
+        line.split(' ').next().unwrap().parse::<u64>().unwrap()
+    };
+    assert!(stdout.lines().any(|line| line == "lost: 0"), "{stdout}");
+    // At least a birth, a change and a death of each flow.
+    assert!(number("events captured: ") > 3 * number("flows: ") && number("flows: ") > 1_000, "{stdout}");
+    assert!(stdout.contains("[NEW] tcp      6 120 SYN_SENT src=192.0.2.2 dst=192.0.2.1 "), "{stdout}");
+}
