@@ -2,9 +2,11 @@
 //!
 //! Its output goes to a file in memory that has no name: nothing is written to a disk, nothing remains, and both programs
 //! pay the same for it. CPU time is read while the process, or what remains of it until it is waited for, is still
-//! there: `task/*/schedstat` is exact but knows only threads that live, `stat` knows them all but counts whole ticks of
-//! 10 ms. Both are lower bounds, so the larger one is taken.
+//! there: `task/*/schedstat` is exact but knows only threads that live, so each thread's last known value is kept; `stat`
+//! knows them all but counts whole ticks of 10 ms. Both are lower bounds, so the larger one is taken.
 
+use std::collections::HashMap;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
@@ -21,8 +23,9 @@ use crate::procfs;
 use crate::program::Program;
 use crate::wait::Deadline;
 
-/// How often the memory of a running process is looked at: it can have been higher for shorter, but not have stayed so.
-const MEMORY_SAMPLE: Timespec = Timespec { tv_sec: 0, tv_nsec: 2_000_000 };
+/// How often the memory and the threads of a running process are looked at: it can have had more memory for shorter, and
+/// a thread that ends can have worked so much longer than is known.
+const SAMPLE: Timespec = Timespec { tv_sec: 0, tv_nsec: 2_000_000 };
 /// How often a listener is looked at.
 const TICK: Duration = Duration::from_millis(20);
 /// Output that has not grown for so long is complete: ctflow writes after each round, which lasts a millisecond, and
@@ -47,6 +50,8 @@ pub(crate) struct Process {
     started: Instant,
     output: File,
     messages: File,
+    /// CPU time by thread id, of ended threads as well.
+    threads_ns: HashMap<OsString, u64>,
 }
 
 /// A process that has ended well.
@@ -80,7 +85,10 @@ impl Process {
             .spawn()
             .map_err(Failure::system(failed()))?;
         match watch(&child) {
-            Ok(end) => Ok(Self { command, child, end, started, output, messages }),
+            Ok(end) => {
+                let threads_ns = HashMap::new();
+                Ok(Self { command, child, end, started, output, messages, threads_ns })
+            }
             Err(errno) => {
                 let _ = child.kill().and_then(|()| child.wait());
                 Err(Failure::system(failed())(errno))
@@ -121,10 +129,11 @@ impl Process {
     ///
     /// # Errors
     /// When `/proc` does not say.
-    pub(crate) fn cpu(&self) -> Result<Duration, Failure> {
+    pub(crate) fn cpu(&mut self) -> Result<Duration, Failure> {
         let unreadable = || Failure::Unreadable(self.path("stat"));
         let ticks = procfs::stat_cpu_ns(&self.read("stat")?).ok_or_else(unreadable)?;
-        Ok(Duration::from_nanos(ticks.max(self.threads_cpu_ns()?)))
+        self.look_at_threads()?;
+        Ok(Duration::from_nanos(ticks.max(self.threads_ns.values().sum())))
     }
 
     /// Tells it to end, and returns all that it printed.
@@ -136,7 +145,7 @@ impl Process {
         let failed = format!("end {}", self.command);
         kill_process(pid, Signal::TERM).map_err(Failure::system(failed))?;
         let deadline = Deadline::new(format!("{} to end", self.command), END_LONGEST);
-        while !self.ends_within(MEMORY_SAMPLE)? {
+        while !self.ends_within(SAMPLE)? {
             deadline.check()?;
         }
         let _ = self.reap()?; // told to end: its status says nothing
@@ -150,8 +159,9 @@ impl Process {
     pub(crate) fn run_out(mut self, longest: Duration) -> Result<Ended, Failure> {
         let deadline = Deadline::new(format!("{} to end", self.command), longest);
         let mut peak_bytes = self.peak_bytes();
-        while !self.ends_within(MEMORY_SAMPLE)? {
+        while !self.ends_within(SAMPLE)? {
             peak_bytes = peak_bytes.max(self.peak_bytes());
+            self.look_at_threads()?;
             deadline.check()?;
         }
         let wall = self.started.elapsed();
@@ -188,16 +198,18 @@ impl Process {
         self.child.wait().map_err(Failure::system(format!("wait for {}", self.command)))
     }
 
-    fn threads_cpu_ns(&self) -> Result<u64, Failure> {
+    fn look_at_threads(&mut self) -> Result<(), Failure> {
         let folder = self.path("task");
         let failed = || Failure::system(format!("read {folder}"));
-        let mut sum = 0;
         for entry in fs::read_dir(&folder).map_err(failed())? {
-            let path = entry.map_err(failed())?.path().join("schedstat");
+            let thread = entry.map_err(failed())?;
             // A thread that has just ended, or a kernel without these statistics: `stat` has it.
-            sum += fs::read_to_string(path).ok().and_then(|text| procfs::schedstat_cpu_ns(&text)).unwrap_or(0);
+            let text = fs::read_to_string(thread.path().join("schedstat"));
+            if let Some(cpu_ns) = text.ok().and_then(|text| procfs::schedstat_cpu_ns(&text)) {
+                self.threads_ns.insert(thread.file_name(), cpu_ns);
+            }
         }
-        Ok(sum)
+        Ok(())
     }
 
     /// 0 once it has ended.
