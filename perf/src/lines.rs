@@ -1,0 +1,167 @@
+//! What the programs print: events counted by kind, listings compared.
+
+use std::cmp::Ordering;
+
+/// How far into a line its kind stands at most: behind the timestamp.
+const KIND_BYTES: usize = 64;
+/// `ipv4 2 udp 17 30 src=…`: the fifth word of an extended listing is the timeout, which runs between two listings.
+const TIMEOUT_WORD: usize = 5;
+/// Counts references to the flow, those of the listing itself included.
+const USE_PREFIX: &[u8] = b"use=";
+/// The flow's age in seconds, where the kernel stamps flows: like the timeout, it runs.
+const AGE_PREFIX: &[u8] = b"delta-time=";
+
+/// Printed events by kind.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Tally {
+    /// `[NEW]`.
+    pub(crate) new: u64,
+    /// `[UPDATE]`.
+    pub(crate) update: u64,
+    /// `[DESTROY]`.
+    pub(crate) destroy: u64,
+    /// Lines that are no events.
+    pub(crate) other: u64,
+}
+
+impl Tally {
+    /// Counts the lines of a program's output.
+    pub(crate) fn of(output: &[u8]) -> Self {
+        let mut tally = Self::default();
+        for line in lines(output) {
+            let head = line.get(..KIND_BYTES).unwrap_or(line);
+            let has = |kind: &[u8]| head.windows(kind.len()).any(|window| window == kind);
+            match () {
+                () if has(b"[NEW]") => tally.new += 1,
+                () if has(b"[UPDATE]") => tally.update += 1,
+                () if has(b"[DESTROY]") => tally.destroy += 1,
+                () => tally.other += 1,
+            }
+        }
+        tally
+    }
+
+    /// All events.
+    pub(crate) fn events(&self) -> u64 {
+        self.new + self.update + self.destroy
+    }
+
+    /// Events that are in one of the two only, kind by kind: what is missing of one cannot hide behind another.
+    pub(crate) fn differing(&self, other: &Self) -> u64 {
+        let kinds = [(self.new, other.new), (self.update, other.update), (self.destroy, other.destroy)];
+        kinds.iter().map(|(here, there)| here.abs_diff(*there)).sum()
+    }
+}
+
+/// How two listings differ.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Difference {
+    /// Lines that are in one of them only.
+    pub(crate) lines: u64,
+    /// The first that only the left one has, as it was compared.
+    pub(crate) left: Option<String>,
+    /// The first that only the right one has.
+    pub(crate) right: Option<String>,
+}
+
+/// Compares two listings in any order, timeouts, ages and `use=` apart. A line that is there twice must be there twice in both.
+pub(crate) fn difference(left: &[u8], right: &[u8]) -> Difference {
+    let (left, right) = (comparable(left), comparable(right));
+    let (mut left, mut right) = (left.iter().peekable(), right.iter().peekable());
+    let mut difference = Difference::default();
+    loop {
+        let side = match (left.peek(), right.peek()) {
+            (None, None) => return difference,
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (Some(left), Some(right)) => left.cmp(right),
+        };
+        let left = if side.is_le() { left.next() } else { None };
+        let right = if side.is_ge() { right.next() } else { None };
+        if side.is_ne() {
+            difference.lines += 1;
+            let text = |line: &Vec<u8>| String::from_utf8_lossy(line).into_owned();
+            difference.left = difference.left.or_else(|| left.map(text));
+            difference.right = difference.right.or_else(|| right.map(text));
+        }
+    }
+}
+
+fn comparable(output: &[u8]) -> Vec<Vec<u8>> {
+    let mut sorted: Vec<_> = lines(output).map(timeless).collect();
+    sorted.sort_unstable();
+    sorted
+}
+
+/// The line with a `-` for its timeout, without the value of its age and without `use=`; every blank stays, so that their number is compared, too.
+fn timeless(line: &[u8]) -> Vec<u8> {
+    let mut kept = Vec::with_capacity(line.len());
+    let mut word_number = 0;
+    for (index, word) in line.split(|byte| *byte == b' ').enumerate() {
+        if index > 0 {
+            kept.push(b' ');
+        }
+        word_number += usize::from(!word.is_empty()); // several blanks have empty words between them
+        if word_number == TIMEOUT_WORD && !word.is_empty() && word.iter().all(u8::is_ascii_digit) {
+            kept.push(b'-');
+        } else if word.starts_with(AGE_PREFIX) {
+            kept.extend_from_slice(AGE_PREFIX);
+        } else if !word.starts_with(USE_PREFIX) {
+            kept.extend_from_slice(word);
+        }
+    }
+    kept
+}
+
+fn lines(output: &[u8]) -> impl Iterator<Item = &[u8]> {
+    output.split(|byte| *byte == b'\n').filter(|line| !line.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FLOW: &str = "ipv4     2 udp      17 29 src=192.0.2.2 dst=198.18.0.1 sport=4 dport=5 packets=1 bytes=33 \
+                        [UNREPLIED] src=198.18.0.1 dst=192.0.2.2 sport=5 dport=4 mark=0 delta-time=1 use=1\n";
+
+    #[test]
+    fn events_are_counted_by_kind_and_nothing_else_is_one() {
+        let output = "[1700000000.123456]\t    [NEW] ipv4     2 udp      17 30 src=192.0.2.2 id=1\n\
+                      [1700000000.123457]\t [UPDATE] ipv4     2 udp      17 30 src=192.0.2.2 id=1\n\
+                      [1700000000.123458]\t[DESTROY] ipv4     2 udp      17 src=192.0.2.2 [UNREPLIED] id=1\n\
+                      12 events lost here\n\n";
+        let tally = Tally::of(output.as_bytes());
+        assert_eq!(tally, Tally { new: 1, update: 1, destroy: 1, other: 1 });
+        assert_eq!(tally.events(), 3);
+        assert_eq!(tally.differing(&Tally { new: 3, ..Tally::default() }), 4);
+        assert_eq!(Tally::of(b""), Tally::default());
+    }
+
+    fn differing(left: &str, right: &str) -> u64 {
+        difference(left.as_bytes(), right.as_bytes()).lines
+    }
+
+    #[test]
+    fn timeouts_ages_and_references_do_not_differ() {
+        let later = FLOW.replace(" 29 ", " 7 ").replace("time=1", "time=23").replace("use=1", "use=2");
+        assert_eq!(difference(FLOW.as_bytes(), later.as_bytes()), Difference::default());
+        let tcp = "ipv4     2 tcp      6 431999 ESTABLISHED src=192.0.2.2";
+        assert_eq!(timeless(tcp.as_bytes()), b"ipv4     2 tcp      6 - ESTABLISHED src=192.0.2.2");
+    }
+
+    #[test]
+    fn whatever_else_differs_is_counted() {
+        let other = FLOW.replace("mark=0", "mark=1");
+        assert_eq!(differing(FLOW, &other), 2);
+        assert_eq!(differing(FLOW, &FLOW.replace("     2", " 2")), 2, "blanks count");
+        assert_eq!(differing(&format!("{other}{FLOW}"), &format!("{FLOW}{other}")), 0, "in any order");
+        assert_eq!(differing(&format!("{other}{FLOW}"), FLOW), 1);
+        assert_eq!(differing(FLOW, &format!("{FLOW}{FLOW}")), 1, "twice is not once");
+    }
+
+    #[test]
+    fn a_difference_has_an_example() {
+        let expected = Difference { lines: 3, left: Some("a".into()), right: Some("c".into()) };
+        assert_eq!(difference(b"b\na\n", b"d\nb\nc\n"), expected);
+    }
+}

@@ -1,0 +1,64 @@
+//! Whole-system comparison: ctflow and the installed conntrack do the same work in turns, and what it cost is printed.
+//!
+//! ```text
+//! options ──► network   client, firewall, server: private namespaces, this process lives on the firewall
+//!         └─► program   the two programs, found and asked for their versions
+//!               └─► scenario/   events, burst, list ──► process   one measured run: CPU, memory, output
+//!                                      └─► report   min, median, max of both, ratio, goal
+//! ```
+//!
+//! Figures are told, never judged by the exit code: they depend on the machine. See `perf/README.md` for the method.
+
+use std::process::ExitCode;
+
+mod failure;
+mod lines;
+mod network;
+mod options;
+mod process;
+mod procfs;
+mod program;
+mod report;
+mod runs;
+mod scenario;
+mod statistics;
+mod wait;
+
+use failure::Failure;
+use network::Network;
+use options::{Asked, Options};
+use program::Programs;
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("ctflow-perf: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<(), Failure> {
+    let options = match options::parse(lexopt::Parser::from_env())? {
+        Asked::Help => {
+            print!("{}", options::HELP);
+            return Ok(());
+        }
+        Asked::Run(options) => options,
+    };
+    // First of all: an unprivileged process must still have a single thread, and later processes share the network.
+    let network = Network::build()?;
+    wait::heed_signals()?;
+    measure(&options, &network)
+}
+
+fn measure(options: &Options, network: &Network) -> Result<(), Failure> {
+    let programs = Programs::find(options.program.as_deref())?;
+    println!("{}", report::preamble(&programs)?);
+    for scenario in &options.scenarios {
+        println!("\n{}", scenario.run(options, network, &programs)?);
+    }
+    println!("\n{}", report::load()?);
+    Ok(())
+}

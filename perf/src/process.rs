@@ -1,0 +1,295 @@
+//! A measured process: what it prints, what it costs, when it is ready, how it ends.
+//!
+//! Its output goes to a file in memory that has no name: nothing is written to a disk, nothing remains, and both programs
+//! pay the same for it. CPU time is read while the process, or what remains of it until it is waited for, is still
+//! there: `task/*/schedstat` is exact but knows only threads that live, so each thread's last known value is kept; `stat`
+//! knows them all but counts whole ticks of 10 ms. Both are lower bounds, so the larger one is taken.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::io::Errno;
+use rustix::process::{PidfdFlags, Signal, kill_process, pidfd_open};
+
+use crate::failure::Failure;
+use crate::procfs;
+use crate::program::Program;
+use crate::wait::Deadline;
+
+/// How often the memory and the threads of a running process are looked at: it can have had more memory for shorter, and
+/// a thread that ends can have worked so much longer than is known.
+const SAMPLE: Timespec = Timespec { tv_sec: 0, tv_nsec: 2_000_000 };
+/// How often a listener is looked at.
+const TICK: Duration = Duration::from_millis(20);
+/// Output that has not grown for so long is complete: ctflow writes after each round, which lasts a millisecond, and
+/// what a program did hold back would show as missing only if it were not printed at its end either.
+const QUIET: Duration = Duration::from_millis(700);
+/// Subscribing takes milliseconds, even on a busy machine.
+const READY_LONGEST: Duration = Duration::from_secs(10);
+/// Printing 300,000 events takes seconds.
+const SETTLE_LONGEST: Duration = Duration::from_secs(120);
+/// Ending on SIGTERM takes milliseconds.
+const END_LONGEST: Duration = Duration::from_secs(10);
+/// What is shown of a failed program's standard error, at its end.
+const SHOWN_BYTES: usize = 500;
+
+/// A process that is being measured. It is killed when dropped.
+#[derive(Debug)]
+pub(crate) struct Process {
+    command: String,
+    child: Child,
+    /// Ready to read once the process has ended.
+    end: OwnedFd,
+    started: Instant,
+    output: File,
+    messages: File,
+    /// CPU time by thread id, of ended threads as well.
+    threads_ns: HashMap<OsString, u64>,
+}
+
+/// A process that has ended well.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    /// From its start to its end.
+    pub(crate) wall: Duration,
+    /// User and system time of all its threads.
+    pub(crate) cpu: Duration,
+    /// The most memory it was seen to have had resident.
+    pub(crate) peak_bytes: u64,
+    /// What it printed.
+    pub(crate) output: Vec<u8>,
+}
+
+impl Process {
+    /// Starts `program` in the calling thread's network namespace.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub(crate) fn start(program: &Program, arguments: &[&str]) -> Result<Self, Failure> {
+        let command = format!("{} {}", program.path.display(), arguments.join(" "));
+        let failed = || format!("start {command}");
+        let (output, messages) = (file_in_memory()?, file_in_memory()?);
+        let started = Instant::now();
+        let mut child = Command::new(&program.path)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().map_err(Failure::system(failed()))?)
+            .stderr(messages.try_clone().map_err(Failure::system(failed()))?)
+            .spawn()
+            .map_err(Failure::system(failed()))?;
+        match watch(&child) {
+            Ok(end) => {
+                let threads_ns = HashMap::new();
+                Ok(Self { command, child, end, started, output, messages, threads_ns })
+            }
+            Err(errno) => {
+                let _ = child.kill().and_then(|()| child.wait());
+                Err(Failure::system(failed())(errno))
+            }
+        }
+    }
+
+    /// Waits until its namespace, where nobody else listens, has a socket for all flow events.
+    ///
+    /// # Errors
+    /// When that does not come, or the process ends.
+    pub(crate) fn await_subscription(&mut self) -> Result<(), Failure> {
+        let deadline = Deadline::new(format!("{} to subscribe", self.command), READY_LONGEST);
+        deadline.poll(TICK, || {
+            self.must_live()?;
+            self.read("net/netlink").map(|text| procfs::netlink_has_listener(&text))
+        })
+    }
+
+    /// Waits until its output has stopped growing.
+    ///
+    /// # Errors
+    /// When it does not stop, or the process ends.
+    pub(crate) fn await_quiet(&mut self) -> Result<(), Failure> {
+        let deadline = Deadline::new(format!("{} to be done", self.command), SETTLE_LONGEST);
+        let (mut length, mut since) = (self.length()?, Instant::now());
+        deadline.poll(TICK, || {
+            self.must_live()?;
+            let now = self.length()?;
+            if now != length {
+                (length, since) = (now, Instant::now());
+            }
+            Ok(since.elapsed() >= QUIET)
+        })
+    }
+
+    /// CPU time so far.
+    ///
+    /// # Errors
+    /// When `/proc` does not say.
+    pub(crate) fn cpu(&mut self) -> Result<Duration, Failure> {
+        let unreadable = || Failure::Unreadable(self.path("stat"));
+        let ticks = procfs::stat_cpu_ns(&self.read("stat")?).ok_or_else(unreadable)?;
+        self.look_at_threads()?;
+        Ok(Duration::from_nanos(ticks.max(self.threads_ns.values().sum())))
+    }
+
+    /// Tells it to end, and returns all that it printed.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub(crate) fn end(mut self) -> Result<Vec<u8>, Failure> {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        let failed = format!("end {}", self.command);
+        kill_process(pid, Signal::TERM).map_err(Failure::system(failed))?;
+        let deadline = Deadline::new(format!("{} to end", self.command), END_LONGEST);
+        while !self.ends_within(SAMPLE)? {
+            deadline.check()?;
+        }
+        let _ = self.reap()?; // told to end: its status says nothing
+        contents(&self.output)
+    }
+
+    /// Waits for its own end, at most `longest`, looking at its memory meanwhile.
+    ///
+    /// # Errors
+    /// When it does not end, or not well.
+    pub(crate) fn run_out(mut self, longest: Duration) -> Result<Ended, Failure> {
+        let deadline = Deadline::new(format!("{} to end", self.command), longest);
+        let mut peak_bytes = self.peak_bytes();
+        while !self.ends_within(SAMPLE)? {
+            peak_bytes = peak_bytes.max(self.peak_bytes());
+            self.look_at_threads()?;
+            deadline.check()?;
+        }
+        let wall = self.started.elapsed();
+        let cpu = self.cpu()?; // before it is reaped, with which its figures go
+        let status = self.reap()?;
+        if !status.success() {
+            return Err(self.ended(status));
+        }
+        Ok(Ended { wall, cpu, peak_bytes, output: contents(&self.output)? })
+    }
+
+    fn must_live(&mut self) -> Result<(), Failure> {
+        let status = self.child.try_wait().map_err(Failure::system(format!("look at {}", self.command)))?;
+        status.map_or(Ok(()), |status| Err(self.ended(status)))
+    }
+
+    fn ended(&self, status: ExitStatus) -> Failure {
+        let text = contents(&self.messages).unwrap_or_default();
+        let shown = text.get(text.len().saturating_sub(SHOWN_BYTES)..).unwrap_or_default();
+        let said = String::from_utf8_lossy(shown).trim().to_owned();
+        Failure::Ended { command: self.command.clone(), status, said }
+    }
+
+    fn ends_within(&self, longest: Timespec) -> Result<bool, Failure> {
+        let mut watched = [PollFd::new(&self.end, PollFlags::IN)];
+        match poll(&mut watched, Some(&longest)) {
+            Ok(ready) => Ok(ready > 0),
+            Err(Errno::INTR) => Ok(false),
+            Err(errno) => Err(Failure::system(format!("wait for {}", self.command))(errno)),
+        }
+    }
+
+    fn reap(&mut self) -> Result<ExitStatus, Failure> {
+        self.child.wait().map_err(Failure::system(format!("wait for {}", self.command)))
+    }
+
+    fn look_at_threads(&mut self) -> Result<(), Failure> {
+        let folder = self.path("task");
+        let failed = || Failure::system(format!("read {folder}"));
+        for entry in fs::read_dir(&folder).map_err(failed())? {
+            let thread = entry.map_err(failed())?;
+            // A thread that has just ended, or a kernel without these statistics: `stat` has it.
+            let text = fs::read_to_string(thread.path().join("schedstat"));
+            if let Some(cpu_ns) = text.ok().and_then(|text| procfs::schedstat_cpu_ns(&text)) {
+                self.threads_ns.insert(thread.file_name(), cpu_ns);
+            }
+        }
+        Ok(())
+    }
+
+    /// 0 once it has ended.
+    fn peak_bytes(&self) -> u64 {
+        self.read("status").ok().and_then(|text| procfs::status_peak_bytes(&text)).unwrap_or(0)
+    }
+
+    fn length(&self) -> Result<u64, Failure> {
+        Ok(self.output.metadata().map_err(Failure::system("look at a program's output"))?.len())
+    }
+
+    fn path(&self, file: &str) -> String {
+        format!("/proc/{}/{file}", self.child.id())
+    }
+
+    fn read(&self, file: &str) -> Result<String, Failure> {
+        let path = self.path(file);
+        fs::read_to_string(&path).map_err(Failure::system(format!("read {path}")))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Does nothing to a process that was waited for: the standard library remembers.
+        let _ = self.child.kill().and_then(|()| self.child.wait());
+    }
+}
+
+fn watch(child: &Child) -> Result<OwnedFd, Errno> {
+    pidfd_open(rustix::process::Pid::from_child(child), PidfdFlags::empty())
+}
+
+fn file_in_memory() -> Result<File, Failure> {
+    let made = memfd_create(c"ctflow-perf", MemfdFlags::CLOEXEC);
+    Ok(made.map_err(Failure::system("make a file in memory"))?.into())
+}
+
+/// The whole file, wherever the process that writes it has its position, which this process shares.
+fn contents(file: &File) -> Result<Vec<u8>, Failure> {
+    let failed = || Failure::system("read a program's output");
+    let length = file.metadata().map_err(failed())?.len();
+    let mut bytes = vec![0; usize::try_from(length).unwrap_or(usize::MAX)];
+    file.read_exact_at(&mut bytes, 0).map_err(failed())?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str) -> Process {
+        let program = Program { name: "sh".into(), path: "/bin/sh".into() };
+        Process::start(&program, &["-c", script]).unwrap()
+    }
+
+    const LONGEST: Duration = Duration::from_secs(30);
+
+    #[test]
+    fn what_a_process_printed_and_cost_is_known_after_its_end() {
+        let busy = "i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done; echo done";
+        let ended = shell(busy).run_out(LONGEST).unwrap();
+        assert_eq!(ended.output, b"done\n");
+        assert!(ended.cpu > Duration::from_millis(5) && ended.cpu <= ended.wall, "{ended:?}");
+        assert!(ended.peak_bytes > 100_000, "{ended:?}");
+    }
+
+    #[test]
+    fn a_bad_end_is_told_with_what_was_said() {
+        let failure = shell("echo no such thing >&2; exit 3").run_out(LONGEST).unwrap_err();
+        assert!(failure.to_string().ends_with("ended with exit status: 3; it said: no such thing"), "{failure}");
+        let failure = shell("exit 4").await_quiet().unwrap_err();
+        assert!(failure.to_string().contains("exit status: 4"), "{failure}");
+    }
+
+    #[test]
+    fn a_process_ends_when_told_or_when_it_takes_too_long() {
+        let mut sleeper = shell("echo ready; exec sleep 60");
+        sleeper.await_quiet().unwrap();
+        assert_eq!(sleeper.end().unwrap(), b"ready\n");
+        let failure = shell("exec sleep 60").run_out(Duration::from_millis(10)).unwrap_err();
+        assert!(matches!(failure, Failure::TooLong { .. }), "{failure}");
+    }
+}

@@ -1,0 +1,96 @@
+//! The files of `/proc` that say what a process cost, taken apart. Formats: proc(5).
+
+use ctflow_parser::uapi::{NFNLGRP_CONNTRACK_DESTROY, NFNLGRP_CONNTRACK_NEW, NFNLGRP_CONNTRACK_UPDATE};
+
+/// Nanoseconds of one tick of `/proc/PID/stat`: the kernel shows every architecture's user space 100 ticks a second.
+const TICK_NS: u64 = 10_000_000;
+/// `NETLINK_NETFILTER`, the column `Eth` of `/proc/net/netlink`.
+const NETFILTER: &str = "12";
+/// The groups of all flow events, as bits of the column `Groups`.
+const FLOW_GROUPS: u32 =
+    group_bit(NFNLGRP_CONNTRACK_NEW) | group_bit(NFNLGRP_CONNTRACK_UPDATE) | group_bit(NFNLGRP_CONNTRACK_DESTROY);
+
+const fn group_bit(group: u32) -> u32 {
+    1 << (group - 1)
+}
+
+/// Time on a CPU in nanoseconds, of `/proc/PID/task/TID/schedstat`.
+pub(crate) fn schedstat_cpu_ns(text: &str) -> Option<u64> {
+    text.split_ascii_whitespace().next()?.parse().ok()
+}
+
+/// User and system time in nanoseconds, of `/proc/PID/stat`: all threads, those that have ended as well, in ticks.
+pub(crate) fn stat_cpu_ns(text: &str) -> Option<u64> {
+    // The name before it may hold blanks and parentheses; `state` is field 3, `utime` 14 and `stime` 15.
+    let mut fields = text.rsplit_once(')')?.1.split_ascii_whitespace().skip(11);
+    let (user, system): (u64, u64) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+    Some((user + system) * TICK_NS)
+}
+
+/// Most memory ever resident in bytes, of `/proc/PID/status`. A process that has ended has no such line any more.
+pub(crate) fn status_peak_bytes(text: &str) -> Option<u64> {
+    let value = text.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kib: u64 = value.trim().strip_suffix("kB")?.trim_end().parse().ok()?;
+    Some(kib * 1024)
+}
+
+/// Whether some socket of `/proc/PID/net/netlink`, which shows its network namespace, has joined all flow events.
+pub(crate) fn netlink_has_listener(text: &str) -> bool {
+    // sk Eth Pid Groups ...; the owner's column is the socket's address, which need not be a process id.
+    let listens = |line: &str| {
+        let mut columns = line.split_ascii_whitespace().skip(1);
+        let protocol = columns.next();
+        let groups = columns.nth(1).and_then(|groups| u32::from_str_radix(groups, 16).ok());
+        protocol == Some(NETFILTER) && groups.is_some_and(|groups| groups & FLOW_GROUPS == FLOW_GROUPS)
+    };
+    text.lines().any(listens)
+}
+
+/// The processor's name, of `/proc/cpuinfo`; some architectures have none.
+pub(crate) fn cpuinfo_model(text: &str) -> Option<&str> {
+    let line = text.lines().find(|line| line.starts_with("model name"))?;
+    Some(line.split_once(':')?.1.trim())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cpu_time_is_found_behind_any_name() {
+        assert_eq!(schedstat_cpu_ns("1234567890 42 7\n"), Some(1_234_567_890));
+        assert_eq!(schedstat_cpu_ns(""), None);
+        let stat = "18655 (a) b (c) S 1 18655 18655 0 -1 4194304 95 0 0 0 12 34 0 0 20 0 1 0 36 0 0";
+        assert_eq!(stat_cpu_ns(stat), Some(460_000_000));
+        assert_eq!(stat_cpu_ns("18655 (cut) S 1"), None);
+    }
+
+    #[test]
+    fn peak_memory_is_there_while_the_process_lives() {
+        let status = "Name:\tcat\nVmPeak:\t    5000 kB\nVmHWM:\t    1696 kB\nVmRSS:\t 1600 kB\n";
+        assert_eq!(status_peak_bytes(status), Some(1696 * 1024));
+        assert_eq!(status_peak_bytes("Name:\tcat\nState:\tZ (zombie)\n"), None);
+    }
+
+    #[test]
+    fn a_listener_has_joined_all_three_groups() {
+        let sockets = |groups| {
+            format!(
+                "sk               Eth Pid        Groups   Rmem     Wmem     Dump  Locks    Drops    Inode\n\
+                 00000000c5f17ec4 12  0          00000000 0        0        0     2        0        679364\n\
+                 00000000c5f17ec5 9   1          00000007 0        0        0     2        0        679365\n\
+                 000000006d7bed74 12  2911504540 {groups} 0        0        0     2        0        680035\n"
+            )
+        };
+        assert!(!netlink_has_listener(&sockets("00000000")));
+        assert!(!netlink_has_listener(&sockets("00000003")), "it is still joining");
+        assert!(netlink_has_listener(&sockets("00000007")));
+        assert!(netlink_has_listener(&sockets("0000001f")));
+    }
+
+    #[test]
+    fn the_processor_has_a_name() {
+        assert_eq!(cpuinfo_model("processor\t: 0\nmodel name\t: AMD EPYC\n"), Some("AMD EPYC"));
+        assert_eq!(cpuinfo_model("processor\t: 0\n"), None);
+    }
+}

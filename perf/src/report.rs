@@ -1,0 +1,211 @@
+//! What was measured, as plain text: a table a scenario.
+
+use std::fmt;
+use std::fs;
+use std::thread::available_parallelism;
+
+use crate::failure::Failure;
+use crate::procfs;
+use crate::program::Programs;
+use crate::statistics::Summary;
+
+/// Between two columns.
+const GAP: &str = "  ";
+/// Columns of words; the others hold numbers, which stand to the right.
+const FIGURE: usize = 0;
+const GOAL: usize = 8;
+
+/// The machine and the programs.
+///
+/// # Errors
+/// When a program does not say its version, or `/proc` is not there.
+pub(crate) fn preamble(programs: &Programs) -> Result<String, Failure> {
+    let cpuinfo = read("/proc/cpuinfo")?;
+    let model = procfs::cpuinfo_model(&cpuinfo).unwrap_or("processor of unknown name");
+    let cores = available_parallelism().map_or(1, usize::from);
+    let kernel = rustix::system::uname();
+    let kernel = kernel.release().to_string_lossy();
+    let mut text = format!("machine: {model}, {cores} cores, Linux {kernel}\n{}", load()?);
+    for program in [&programs.ours, &programs.peer] {
+        let (path, version) = (program.path.display(), program.version()?);
+        text.push_str(&format!("\n{}: {version}, {path}", program.name));
+    }
+    Ok(text)
+}
+
+/// How busy the machine is.
+///
+/// # Errors
+/// Without `/proc`.
+pub(crate) fn load() -> Result<String, Failure> {
+    let loadavg = read("/proc/loadavg")?;
+    let averages: Vec<&str> = loadavg.split_whitespace().take(3).collect();
+    Ok(format!("load over 1, 5 and 15 minutes: {}", averages.join(" ")))
+}
+
+fn read(path: &str) -> Result<String, Failure> {
+    fs::read_to_string(path).map_err(Failure::system(format!("read {path}")))
+}
+
+/// What ctflow is to reach.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Goal {
+    text: String,
+    met: bool,
+}
+
+impl Goal {
+    /// A goal in words, and whether it is met.
+    pub(crate) fn new(text: impl Into<String>, met: bool) -> Self {
+        Self { text: text.into(), met }
+    }
+
+    /// That the median is at most `limit`.
+    pub(crate) fn at_most(limit: f64, reached: &Summary) -> Self {
+        Self::new(format!("≤ {}", number(limit)), reached.median <= limit)
+    }
+
+    /// That no round has any.
+    pub(crate) fn none(reached: &Summary) -> Self {
+        Self::new("0", reached.max == 0.0)
+    }
+}
+
+impl fmt::Display for Goal {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}: {}", self.text, if self.met { "met" } else { "MISSED" })
+    }
+}
+
+/// One figure.
+#[derive(Debug, Clone)]
+pub(crate) struct Row {
+    figure: String,
+    ours: Summary,
+    peer: Option<Summary>,
+    goal: Option<Goal>,
+}
+
+impl Row {
+    /// A figure of both programs.
+    pub(crate) fn both(figure: impl Into<String>, [ours, peer]: [Summary; 2]) -> Self {
+        Self { figure: figure.into(), ours, peer: Some(peer), goal: None }
+    }
+
+    /// A figure that is no comparison.
+    pub(crate) fn single(figure: impl Into<String>, value: Summary) -> Self {
+        Self { figure: figure.into(), ours: value, peer: None, goal: None }
+    }
+
+    /// With a goal, told of what ctflow reached.
+    pub(crate) fn goal(mut self, goal: impl FnOnce(&Summary) -> Goal) -> Self {
+        self.goal = Some(goal(&self.ours));
+        self
+    }
+
+    fn cells(&self) -> Vec<String> {
+        let summary = |summary: &Summary| [summary.min, summary.median, summary.max].map(number);
+        let peer = self.peer.as_ref();
+        let ratio = peer.and_then(|peer| self.ours.ratio_to(peer));
+        let mut cells = vec![self.figure.clone()];
+        cells.extend(summary(&self.ours));
+        cells.extend(peer.map_or_else(Default::default, summary));
+        cells.push(ratio.map_or_else(String::new, |ratio| format!("{ratio:.2}")));
+        cells.push(self.goal.as_ref().map_or_else(String::new, Goal::to_string));
+        cells
+    }
+}
+
+/// A scenario's result.
+#[derive(Debug)]
+pub(crate) struct Table {
+    /// What was done.
+    pub(crate) title: String,
+    /// The names of the programs: ctflow, then its peer.
+    pub(crate) names: [String; 2],
+    /// The figures.
+    pub(crate) rows: Vec<Row>,
+    /// What a reader has to know besides.
+    pub(crate) notes: Vec<String>,
+}
+
+impl Table {
+    fn cells(&self) -> Vec<Vec<String>> {
+        let [ours, peer] = &self.names;
+        let head = ["figure", &format!("{ours} min"), "median", "max", &format!("{peer} min"), "median", "max"];
+        let head = head.into_iter().chain(["ratio", "goal"]).map(str::to_owned).collect();
+        [head].into_iter().chain(self.rows.iter().map(Row::cells)).collect()
+    }
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.title)?;
+        let cells = self.cells();
+        let width =
+            |column: usize| cells.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
+        let widths: Vec<usize> = (0..=GOAL).map(|column| width(column).unwrap_or(0)).collect();
+        for row in &cells {
+            let line: Vec<String> = row.iter().zip(&widths).enumerate().map(aligned).collect();
+            write!(formatter, "\n{}", line.join(GAP).trim_end())?;
+        }
+        self.notes.iter().try_for_each(|note| write!(formatter, "\n{note}"))
+    }
+}
+
+fn aligned((column, (cell, width)): (usize, (&String, &usize))) -> String {
+    if column == FIGURE || column == GOAL { format!("{cell:<width$}") } else { format!("{cell:>width$}") }
+}
+
+/// With commas between the thousands, and one decimal where it says something.
+pub(crate) fn number(value: f64) -> String {
+    let decimals = usize::from(value.abs() < 100.0 && value.fract() != 0.0);
+    let plain = format!("{value:.decimals$}");
+    let digits = plain.find('.').unwrap_or(plain.len());
+    let (whole, rest) = plain.split_at(digits);
+    let first = whole.starts_with('-');
+    let mut grouped = String::with_capacity(plain.len() + plain.len() / 3);
+    for (index, digit) in whole.chars().enumerate() {
+        if index > usize::from(first) && (whole.len() - index).is_multiple_of(3) {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    grouped + rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_grouped() {
+        assert_eq!(number(0.0), "0");
+        assert_eq!(number(99.46), "99.5");
+        assert_eq!(number(100.4), "100");
+        assert_eq!(number(1_234.0), "1,234");
+        assert_eq!(number(300_000.0), "300,000");
+        assert_eq!(number(-123_456.0), "-123,456");
+    }
+
+    #[test]
+    fn a_table_is_aligned_and_says_whether_goals_are_met() {
+        let of = |value: f64| Summary::of([value]);
+        let table = Table {
+            title: "events: 5 flows".into(),
+            names: ["ctflow".into(), "conntrack".into()],
+            rows: vec![
+                Row::both("CPU an event, ns", [of(2_000.0), of(10_000.0)]).goal(|ours| Goal::at_most(2_500.0, ours)),
+                Row::single("lines that differ", of(3.0)).goal(Goal::none),
+            ],
+            notes: vec!["a note".into()],
+        };
+        let expected = "\
+events: 5 flows
+figure             ctflow min  median    max  conntrack min  median     max  ratio  goal
+CPU an event, ns        2,000   2,000  2,000         10,000  10,000  10,000   0.20  ≤ 2,500: met
+lines that differ           3       3      3                                        0: MISSED
+a note";
+        assert_eq!(table.to_string(), expected);
+    }
+}

@@ -1,0 +1,69 @@
+//! `burst`: flows made as fast as packets go, then all flushed at once, followed with a socket buffer that holds them.
+//!
+//! Nobody can print as fast as that, so the question is whether the buffer that `-b` asks for is really there: each flow
+//! has to be printed twice, as it came and as it went.
+
+use ctflow_engine::socket::{BufferPlan, EventSocket, Options as SocketOptions, SocketError};
+
+use crate::failure::Failure;
+use crate::lines::Tally;
+use crate::network::Network;
+use crate::options::Options;
+use crate::program::{Program, Programs};
+use crate::report::{Goal, Row, Table, number};
+use crate::runs::Runs;
+
+use super::following::Following;
+
+const FLOWS: u32 = 150_000;
+const BUFFER_BYTES: usize = 268_435_456;
+const ARGUMENTS: [&str; 5] = ["-E", "-o", "extended,timestamp,id", "-b", "268435456"];
+
+/// Runs it.
+///
+/// # Errors
+/// When a program or the network fails.
+pub(super) fn run(options: &Options, network: &Network, programs: &Programs) -> Result<Table, Failure> {
+    let (flows, note) = super::flows(options, FLOWS)?;
+    let once = |program: &Program| {
+        Network::flush()?;
+        Following::run(program, &ARGUMENTS, || come_and_go(network, flows))
+    };
+    let notes = note.into_iter().chain(buffer_note(flows)?).collect();
+    let runs = Runs::alternate("burst", options.rounds, programs, once)?;
+    let (flows, words) = (super::count(flows), ARGUMENTS.join(" "));
+    let title = format!(
+        "burst: {flows} new flows at full speed, then flushed, followed with {words}, {} rounds",
+        options.rounds
+    );
+    Ok(Table { title, names: super::names(programs), rows: rows(&runs), notes })
+}
+
+/// Every flow is two events: one as it comes, one as it goes.
+fn come_and_go(network: &Network, flows: u32) -> Result<Tally, Failure> {
+    let (_, made) = network.send(network.flood()?, flows, None)?;
+    Network::flush()?;
+    Ok(Tally { new: made, destroy: made, ..Tally::default() })
+}
+
+fn rows(runs: &Runs<Following>) -> Vec<Row> {
+    vec![
+        Row::both("events printed", runs.summaries(Following::printed)),
+        Row::both("events missing", runs.summaries(Following::missing)).goal(Goal::none),
+        Row::both("CPU an event, ns", runs.summaries(Following::event_ns)),
+    ]
+}
+
+/// Asks for the same buffer: without root on the host, and not just in a namespace, the kernel gives less.
+fn buffer_note(flows: u32) -> Result<Option<String>, Failure> {
+    let options = SocketOptions { buffer: BufferPlan::Fixed(BUFFER_BYTES), ..SocketOptions::default() };
+    let socket = EventSocket::open(&options).map_err(|error: SocketError| Failure::System {
+        operation: "open an event socket".into(),
+        source: std::io::Error::other(error),
+    })?;
+    let buffer = socket.buffer();
+    let events = 2 * u64::from(flows);
+    let short = u64::try_from(buffer.capacity()).is_ok_and(|capacity| capacity < events);
+    let events = number(events as f64);
+    Ok(short.then(|| format!("The buffer does not hold {events} events, and root's would: {buffer}.")))
+}

@@ -1,0 +1,125 @@
+//! `list`: the table listed to a file, small and full: time, memory, and whether both print the same.
+//!
+//! The floor is the kernel's own dump, read by this process and thrown away: no listing can be faster.
+
+use std::time::{Duration, Instant};
+
+use ctflow_engine::kernel::dump::Dump;
+use ctflow_engine::lab::traffic::Flood;
+use ctflow_parser::filter::DumpFilter;
+use ctflow_parser::request::Table as KernelTable;
+
+use crate::failure::Failure;
+use crate::lines::{self, Difference};
+use crate::network::Network;
+use crate::options::Options;
+use crate::process::{Ended, Process};
+use crate::program::{Program, Programs};
+use crate::report::{Goal, Row, Table, number};
+use crate::runs::Runs;
+use crate::statistics::Summary;
+
+const FLOWS: u32 = 300_000;
+/// A table that memory is compared at.
+const FEW: u32 = 25_000;
+const ARGUMENTS: [&str; 3] = ["-L", "-o", "extended"];
+/// Of the kernel's own time.
+const OVER_FLOOR: f64 = 1.15;
+/// The same memory for any table; pages touched by chance differ by less than this.
+const GROWTH_BYTES: f64 = 256.0 * 1024.0;
+const LONGEST: Duration = Duration::from_secs(120);
+const KIB: f64 = 1024.0;
+
+/// Runs it.
+///
+/// # Errors
+/// When a program or the network fails.
+pub(super) fn run(options: &Options, network: &Network, programs: &Programs) -> Result<Table, Failure> {
+    let (flows, note) = super::flows(options, FLOWS)?;
+    let few = FEW.min(flows);
+    Network::flush()?;
+    let (flood, small) = filled(options, network, programs, network.flood()?, few)?;
+    let (_, full) = filled(options, network, programs, flood, flows - few)?;
+    Network::flush()?;
+    let words = ARGUMENTS.join(" ");
+    let title = format!("list: {} flows to a file with {words}, {} rounds", super::count(flows), options.rounds);
+    let rows = rows(&small, &full, [few, flows].map(super::count));
+    let notes = note.into_iter().chain(examples(&full.difference, programs)).collect();
+    Ok(Table { title, names: super::names(programs), rows, notes })
+}
+
+/// The first line that only one of them printed, of each.
+fn examples(difference: &Difference, programs: &Programs) -> impl Iterator<Item = String> {
+    let sides = [(&programs.ours, &difference.left), (&programs.peer, &difference.right)];
+    let example = |(program, line): (&Program, &Option<String>)| {
+        line.as_ref().map(|line| format!("Only {} has: {line}", program.name))
+    };
+    sides.map(example).into_iter().flatten()
+}
+
+/// What was measured of one size of the table.
+#[derive(Debug)]
+struct Filled {
+    runs: Runs<Listing>,
+    floor: Summary,
+    /// Of one listing of each.
+    difference: Difference,
+}
+
+/// What was measured of one run, its text apart: hundreds of megabytes.
+#[derive(Debug)]
+struct Listing {
+    wall: Duration,
+    cpu: Duration,
+    peak_bytes: u64,
+}
+
+/// Adds flows to the table, then has it listed.
+fn filled(
+    options: &Options,
+    network: &Network,
+    programs: &Programs,
+    flood: Flood,
+    more: u32,
+) -> Result<(Flood, Filled), Failure> {
+    let (flood, flows) = network.send(flood, more, None)?;
+    let what = format!("list of {}", number(flows as f64));
+    let mut floors = Vec::with_capacity(2 * options.rounds);
+    let once = |program: &Program| {
+        floors.push(floor()?.as_secs_f64());
+        let Ended { wall, cpu, peak_bytes, .. } = listed(program)?;
+        Ok(Listing { wall, cpu, peak_bytes })
+    };
+    let runs = Runs::alternate(&what, options.rounds, programs, once)?;
+    let difference = lines::difference(&listed(&programs.ours)?.output, &listed(&programs.peer)?.output);
+    Ok((flood, Filled { runs, floor: Summary::of(floors), difference }))
+}
+
+fn listed(program: &Program) -> Result<Ended, Failure> {
+    Process::start(program, &ARGUMENTS)?.run_out(LONGEST)
+}
+
+fn floor() -> Result<Duration, Failure> {
+    let started = Instant::now();
+    Dump::start(KernelTable::Conntrack, &DumpFilter::default(), false)?.read_all(|_| ())?;
+    Ok(started.elapsed())
+}
+
+fn rows(small: &Filled, full: &Filled, [few, flows]: [String; 2]) -> Vec<Row> {
+    let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
+    let memory = |filled: &Filled| filled.runs.summaries(|run| run.peak_bytes as f64 / KIB);
+    let [small_memory, _] = memory(small);
+    let Summary { min, median, max } = full.floor;
+    let floor = Summary { min: min * 1e3, median: median * 1e3, max: max * 1e3 };
+    vec![
+        Row::both("wall, ms", full.runs.summaries(|run| milliseconds(run.wall)))
+            .goal(|ours| Goal::at_most(floor.median * OVER_FLOOR, ours)),
+        Row::single("kernel's dump alone, wall, ms", floor),
+        Row::both("CPU, ms", full.runs.summaries(|run| milliseconds(run.cpu))),
+        Row::both(format!("peak memory at {few}, KiB"), memory(small)),
+        Row::both(format!("peak memory at {flows}, KiB"), memory(full))
+            .goal(|ours| Goal::at_most(small_memory.median + GROWTH_BYTES / KIB, ours)),
+        Row::single("lines that differ", Summary::of([(small.difference.lines + full.difference.lines) as f64]))
+            .goal(Goal::none),
+    ]
+}
