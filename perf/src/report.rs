@@ -60,7 +60,7 @@ impl Goal {
         Self { text: text.into(), met }
     }
 
-    /// That the median is at most `limit`.
+    /// That our median is at most `limit`.
     pub(crate) fn at_most(limit: f64, reached: &Summary) -> Self {
         Self::new(format!("≤ {}", number(limit)), reached.median <= limit)
     }
@@ -100,6 +100,13 @@ impl Row {
     /// With a goal, told of what ctflow reached.
     pub(crate) fn goal(mut self, goal: impl FnOnce(&Summary) -> Goal) -> Self {
         self.goal = Some(goal(&self.ours));
+        self
+    }
+
+    /// With the goal that the median is at most `share` of the peer's.
+    pub(crate) fn goal_of_peer(mut self, share: f64) -> Self {
+        let ratio = self.peer.as_ref().and_then(|peer| self.ours.ratio_to(peer));
+        self.goal = ratio.map(|ratio| Goal::new(format!("ratio ≤ {share}"), ratio <= share));
         self
     }
 

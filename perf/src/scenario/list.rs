@@ -23,8 +23,10 @@ const FLOWS: u32 = 300_000;
 /// A table that memory is compared at.
 const FEW: u32 = 25_000;
 const ARGUMENTS: [&str; 3] = ["-L", "-o", "extended"];
-/// Of the kernel's own time.
-const OVER_FLOOR: f64 = 1.15;
+/// Of conntrack's time.
+const SHARE: f64 = 0.5;
+/// Percent of the kernel's own time.
+const OVER_FLOOR: f64 = 115.0;
 /// The same memory for any table; pages touched by chance differ by less than this.
 const GROWTH_BYTES: f64 = 256.0 * 1024.0;
 const LONGEST: Duration = Duration::from_secs(120);
@@ -111,10 +113,13 @@ fn rows(small: &Filled, full: &Filled, [few, flows]: [String; 2]) -> Vec<Row> {
     let [small_memory, _] = memory(small);
     let Summary { min, median, max } = full.floor;
     let floor = Summary { min: min * 1e3, median: median * 1e3, max: max * 1e3 };
+    let [our_wall, peer_wall] = full.runs.summaries(|run| milliseconds(run.wall));
+    let over_floor = Summary::of([100.0 * our_wall.median / floor.median]);
     vec![
-        Row::both("wall, ms", full.runs.summaries(|run| milliseconds(run.wall)))
-            .goal(|ours| Goal::at_most(floor.median * OVER_FLOOR, ours)),
-        Row::single("kernel's dump alone, wall, ms", floor),
+        Row::both("wall, ms", full.runs.summaries(|run| milliseconds(run.wall))).goal_of_peer(SHARE),
+        // The kernel composes one dump on one core: where this ratio is above the goal, no listing reaches it.
+        Row::both("kernel's dump alone, wall, ms", [floor, peer_wall]).goal_of_peer(SHARE),
+        Row::single("wall, % of the kernel's dump alone", over_floor).goal(|ours| Goal::at_most(OVER_FLOOR, ours)),
         Row::both("CPU, ms", full.runs.summaries(|run| milliseconds(run.cpu))),
         Row::both(format!("peak memory at {few}, KiB"), memory(small)),
         Row::both(format!("peak memory at {flows}, KiB"), memory(full))
