@@ -6,13 +6,19 @@
 //! last one was taken, so nothing piles up.
 //!
 //! ```text
-//! a shard:   Wanted ── begin ──► Beginning ── its word ──► Marking ── dump read ──► Sweeping ── Resynced ──► InSync
-//!              ▲                                              │ dump failed             │ again               │ Lost
-//!              └──────────────────────────────────────────────┴─────────────────────────┴─────────────────────┘
+//! a shard:  Idle ── wanted: begin ──► Beginning ── its word ──► Marking ── dump read ──► Sweeping ── its word ──► Idle
+//!            ▲                                                    │ dump failed: wanted again                     ▲
+//!            └────────────────────────────────────────────────────┘                                               │
+//!           wanted: at the start; by a loss, whenever it comes; when a resync has to be done again; by disagreement
 //! ```
 //!
-//! The dump begins only when every such worker has said that it marks: a flow that one took in before, and that the dump
-//! was too early for, would be purged.
+//! The dump begins only when every worker concerned has said that it marks: a flow that one took in before, and that the
+//! dump was too early for, would be purged. Resyncs are numbered, so that the end of one is not taken for that of the
+//! next. A loss during a resync does not stop it: what it does not confirm is gone all the same; another one follows.
+//!
+//! Flows that the kernel tells nothing about (`nf_conntrack_events` was 0 when they began, say) end in silence. So the
+//! number of flows held is compared with the kernel's own now and then, and everything resynchronised when more are held
+//! than there are, or a long time has passed.
 
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd};
@@ -24,14 +30,19 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 use ctflow_parser::filter::DumpFilter;
 use ctflow_parser::record::{Record, Subject};
-use ctflow_parser::request::Table;
+use ctflow_parser::request::{self, Table};
 use ctflow_parser::uapi;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
 use crate::kernel::KernelError;
 use crate::kernel::dump::{Dump, Progress};
-use crate::limits::{RESYNC_BATCH_BYTES, RESYNC_INTERVAL_MIN, RESYNC_PARTS_PER_TURN, RESYNC_RETRY};
+use crate::kernel::request::Requester;
+use crate::limits::{
+    RECONCILE_CHECK, RECONCILE_CHECKS, RECONCILE_INTERVAL, RECONCILE_SLACK, RESYNC_BATCH_BYTES, RESYNC_INTERVAL_MIN,
+    RESYNC_PARTS_PER_TURN, RESYNC_RETRY,
+};
+use crate::metrics::Published;
 use crate::shard::shard_of;
 use crate::worker::{Command, Report};
 
@@ -43,12 +54,11 @@ const DUMP: Token = Token(1);
 /// Where a shard's resync stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Standing {
-    Wanted,
+    Idle,
     /// Told to mark, and yet to say that it does.
     Beginning,
     Marking,
     Sweeping,
-    InSync,
     /// Its worker has ended.
     Gone,
 }
@@ -58,29 +68,38 @@ enum Standing {
 pub(crate) struct Lane {
     commands: Sender<Command>,
     wake: UnixStream,
+    published: Arc<Published>,
     standing: Standing,
+    /// A resync has to begin, as soon as none is under way here.
+    wanted: bool,
+    /// The number of the last resync that began.
+    resync: u32,
     /// Messages of the dump that are not sent yet.
     batch: Vec<u8>,
 }
 
 impl Lane {
-    pub(crate) fn new(commands: Sender<Command>, wake: UnixStream) -> Self {
-        Self { commands, wake, standing: Standing::Wanted, batch: Vec::new() }
+    pub(crate) fn new(commands: Sender<Command>, wake: UnixStream, published: Arc<Published>) -> Self {
+        Self { commands, wake, published, standing: Standing::Idle, wanted: true, resync: 0, batch: Vec::new() }
     }
 
     /// Wakes the worker, whether for a command or to see that it is time to stop.
-    pub(crate) fn wake(&self) {
+    fn wake(&self) {
         // A full pipe means that it has been woken already.
         let _ = (&self.wake).write(&[0]);
     }
 
-    /// Sends `command` if there is room; gives it back if not. To a worker that has ended nothing needs to be sent.
-    fn try_send(&self, command: Command) -> Result<(), Command> {
+    /// Sends `command` if there is room, and gives it back if not. A worker that has ended is noted, and needs nothing.
+    fn try_send(&mut self, command: Command) -> Result<(), Command> {
         let result = self.commands.try_send(command);
         self.wake();
         match result {
-            Ok(()) | Err(TrySendError::Disconnected(_)) => Ok(()),
+            Ok(()) => Ok(()),
             Err(TrySendError::Full(command)) => Err(command),
+            Err(TrySendError::Disconnected(_)) => {
+                self.standing = Standing::Gone;
+                Ok(())
+            }
         }
     }
 
@@ -98,49 +117,114 @@ impl Lane {
             _ => true,
         }
     }
+
+    fn hear(&mut self, report: &Report) {
+        match *report {
+            Report::Ended(_) => self.standing = Standing::Gone,
+            Report::Wanted(_) => self.wanted = true,
+            Report::Marking { resync, .. } if self.standing == Standing::Beginning && resync == self.resync => {
+                self.standing = Standing::Marking;
+            }
+            Report::Resynced { resync, again, .. } if self.standing == Standing::Sweeping && resync == self.resync => {
+                self.standing = Standing::Idle;
+                self.wanted |= again;
+            }
+            Report::Marking { .. } | Report::Resynced { .. } => {} // of a resync that was overtaken
+        }
+    }
+
+    /// Begins a resync; where the channel is full, a later turn does.
+    fn begin(&mut self) {
+        let resync = self.resync.wrapping_add(1);
+        self.batch.clear();
+        if self.try_send(Command::BeginResync(resync)).is_ok() && self.standing == Standing::Idle {
+            (self.standing, self.resync, self.wanted) = (Standing::Beginning, resync, false);
+        }
+    }
+
+    /// The dump is read and sent: lets the worker purge. Where the channel is full, a later turn does.
+    fn end_dump(&mut self) {
+        if self.try_send(Command::EndDump).is_ok() && self.standing == Standing::Marking {
+            self.standing = Standing::Sweeping;
+        }
+    }
+
+    /// The dump broke off.
+    fn abandon(&mut self) {
+        self.batch.clear();
+        // Where the command has no room, the beginning of the next resync does the same.
+        let _ = self.try_send(Command::AbandonResync);
+        if self.standing == Standing::Marking {
+            (self.standing, self.wanted) = (Standing::Idle, true);
+        }
+    }
 }
 
-/// The control thread's state.
+/// The dump that a resync reads.
+#[derive(Debug)]
+enum Dumping {
+    No,
+    Reading(Dump),
+    /// It has been read; the last batches and the word of its end are still to be sent.
+    Ending,
+}
+
+/// The control thread's state. When it goes, for whatever reason, the workers are told to stop: nobody would
+/// resynchronise them.
 pub(crate) struct Control {
     poll: Poll,
     lanes: Vec<Lane>,
     reports: Receiver<Report>,
     stop: Arc<AtomicBool>,
-    dump: Option<Dump>,
-    /// The dump's last part has been read.
-    dump_read: bool,
+    dumping: Dumping,
     /// When the next dump may begin.
     not_before: Instant,
+    reconcile: Reconcile,
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.lanes.iter().for_each(Lane::wake);
+    }
 }
 
 impl Control {
     pub(crate) fn new(poll: Poll, lanes: Vec<Lane>, reports: Receiver<Report>, stop: Arc<AtomicBool>) -> Self {
-        Self { poll, lanes, reports, stop, dump: None, dump_read: false, not_before: Instant::now() }
+        let now = Instant::now();
+        Self { poll, lanes, reports, stop, dumping: Dumping::No, not_before: now, reconcile: Reconcile::new(now) }
     }
 
-    /// Runs until told to stop, then sees the workers stop.
+    /// Runs until told to stop.
     pub(crate) fn run(mut self) {
         let mut events = Events::with_capacity(16);
         while !self.stop.load(Ordering::Relaxed) {
             self.hear();
-            self.begin_if_wanted();
-            self.dump_if_marking();
+            self.look();
+            self.begin();
+            self.start_dump_if_marking();
             let again = self.pump();
-            match self.poll.poll(&mut events, self.patience(again)) {
+            match self.poll.poll(&mut events, Some(self.patience(again))) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => {
-                    tracing::error!(%error, "the control thread cannot wait for events and ends");
-                    break;
+                    tracing::error!(%error, "the control thread cannot wait for events: the capture ends");
+                    return;
                 }
                 Ok(()) | Err(_) => {}
             }
         }
-        self.lanes.iter().for_each(Lane::wake);
     }
 
     /// How long to wait for a report or a part of the dump.
-    fn patience(&self, again: Option<Duration>) -> Option<Duration> {
-        let wanted = self.dump.is_none() && self.is_any(Standing::Wanted);
-        again.or_else(|| wanted.then(|| self.not_before.saturating_duration_since(Instant::now()).max(RESYNC_RETRY)))
+    fn patience(&self, again: Option<Duration>) -> Duration {
+        let now = Instant::now();
+        let wanted = self.is_idle() && self.lanes.iter().any(|lane| lane.wanted && lane.standing == Standing::Idle);
+        let begin = wanted.then(|| self.not_before.saturating_duration_since(now).max(RESYNC_RETRY));
+        let look = self.reconcile.next.saturating_duration_since(now);
+        again.or(begin).map_or(look, |time| time.min(look))
+    }
+
+    fn is_idle(&self) -> bool {
+        matches!(self.dumping, Dumping::No)
     }
 
     fn is_any(&self, standing: Standing) -> bool {
@@ -149,45 +233,41 @@ impl Control {
 
     fn hear(&mut self) {
         for report in self.reports.try_iter() {
-            let (worker, standing) = match report {
-                Report::Lost(worker) => (worker, Standing::Wanted),
-                Report::Marking(worker) => (worker, Standing::Marking),
-                Report::Resynced { worker, again: true } => (worker, Standing::Wanted),
-                Report::Resynced { worker, again: false } => (worker, Standing::InSync),
-                Report::Ended(worker) => (worker, Standing::Gone),
-            };
-            let Some(lane) = self.lanes.get_mut(worker as usize) else { continue };
-            // A loss during its resync is not mended by that resync.
-            let overtaken = lane.standing == Standing::Wanted && standing != Standing::Gone;
-            if lane.standing != Standing::Gone && !overtaken {
-                lane.standing = standing;
+            let (Report::Wanted(worker)
+            | Report::Ended(worker)
+            | Report::Marking { worker, .. }
+            | Report::Resynced { worker, .. }) = report;
+            if let Some(lane) = self.lanes.get_mut(worker as usize) {
+                lane.hear(&report);
             }
         }
     }
 
-    fn begin_if_wanted(&mut self) {
-        if self.dump.is_some() || Instant::now() < self.not_before {
-            return;
-        }
-        let wanted = self.lanes.iter_mut().filter(|lane| lane.standing == Standing::Wanted);
-        for lane in wanted {
-            // A worker that still has its channel full of the last resync waits for the next turn.
-            if lane.try_send(Command::BeginResync).is_ok() {
-                lane.standing = Standing::Beginning;
+    /// Looks now and then whether what is held agrees with what there is.
+    fn look(&mut self) {
+        let settled = self.lanes.iter().all(|lane| !lane.wanted && lane.standing == Standing::Idle);
+        if self.reconcile.is_due(Instant::now()) && settled {
+            let held = self.lanes.iter().map(|lane| lane.published.read().flows).sum();
+            if self.reconcile.disagrees(held) {
+                self.lanes.iter_mut().for_each(|lane| lane.wanted = true);
             }
+        }
+    }
+
+    fn begin(&mut self) {
+        if self.is_idle() && !self.is_any(Standing::Beginning) && Instant::now() >= self.not_before {
+            let wanted = self.lanes.iter_mut().filter(|lane| lane.wanted && lane.standing == Standing::Idle);
+            wanted.for_each(Lane::begin);
         }
     }
 
     /// Starts the dump once all who shall be resynchronised by it are marking.
-    fn dump_if_marking(&mut self) {
-        if self.dump.is_some() || self.is_any(Standing::Beginning) || !self.is_any(Standing::Marking) {
+    fn start_dump_if_marking(&mut self) {
+        if !self.is_idle() || self.is_any(Standing::Beginning) || !self.is_any(Standing::Marking) {
             return;
         }
         match self.start_dump() {
-            Ok(dump) => {
-                self.dump = Some(dump);
-                self.dump_read = false;
-            }
+            Ok(dump) => self.dumping = Dumping::Reading(dump),
             Err(error) => self.abandon(&error),
         }
     }
@@ -195,79 +275,78 @@ impl Control {
     fn start_dump(&self) -> Result<Dump, KernelError> {
         let dump = Dump::start(Table::Conntrack, &DumpFilter::default(), false)?;
         let fd = dump.as_fd().as_raw_fd();
-        self.poll
-            .registry()
-            .register(&mut SourceFd(&fd), DUMP, Interest::READABLE)
-            .map_err(|source| KernelError::Transport { operation: "wait for the dump", source })?;
+        let registered = self.poll.registry().register(&mut SourceFd(&fd), DUMP, Interest::READABLE);
+        registered.map_err(|source| KernelError::Transport { operation: "wait for the dump", source })?;
         Ok(dump)
     }
 
-    /// Reads on in the dump; gives how soon to come back where that is not up to the dump's socket.
+    /// Goes on with the dump; gives how soon to come back where that is not up to the dump's socket.
     fn pump(&mut self) -> Option<Duration> {
-        let mut dump = self.dump.take()?;
-        match self.pump_from(&mut dump) {
-            Ok(again) => {
-                if self.dump_read && self.flush() {
-                    self.finish();
-                } else {
-                    self.dump = Some(dump);
+        match &mut self.dumping {
+            Dumping::No => None,
+            Dumping::Reading(dump) => match pump_from(dump, &mut self.lanes) {
+                Ok(Pumped::Later(time)) => time,
+                Ok(Pumped::Read) => {
+                    self.dumping = Dumping::Ending;
+                    self.end()
                 }
-                again
-            }
-            Err(error) => {
-                self.abandon(&error);
-                None
-            }
+                Err(error) => {
+                    self.abandon(&error);
+                    None
+                }
+            },
+            Dumping::Ending => self.end(),
         }
     }
 
-    fn pump_from(&mut self, dump: &mut Dump) -> Result<Option<Duration>, KernelError> {
-        for _ in 0..RESYNC_PARTS_PER_TURN {
-            if !self.flush_large() {
-                return Ok(Some(RESYNC_RETRY));
-            }
-            if self.dump_read {
-                return Ok(if self.flush() { None } else { Some(RESYNC_RETRY) });
-            }
-            let lanes = &mut self.lanes;
-            match dump.try_read(|record| route(lanes, record))? {
-                Progress::More => {}
-                Progress::NotYet => return Ok(None),
-                Progress::Done => self.dump_read = true,
-            }
-        }
-        Ok(Some(Duration::ZERO))
-    }
-
-    /// Sends the batches that are large enough; whether all had room.
-    fn flush_large(&mut self) -> bool {
-        self.lanes.iter_mut().filter(|lane| lane.batch.len() >= RESYNC_BATCH_BYTES).all(Lane::try_flush)
-    }
-
-    /// Sends what is left; whether all of it had room.
-    fn flush(&mut self) -> bool {
-        self.lanes.iter_mut().all(Lane::try_flush)
-    }
-
-    /// The dump is read and sent: let the workers purge. One whose channel is full gets another resync.
-    fn finish(&mut self) {
+    /// Sends what is left of the dump and the word of its end; how soon to try again where there was no room.
+    fn end(&mut self) -> Option<Duration> {
         for lane in self.lanes.iter_mut().filter(|lane| lane.standing == Standing::Marking) {
-            let sent = lane.try_send(Command::EndDump).is_ok();
-            lane.standing = if sent { Standing::Sweeping } else { Standing::Wanted };
+            if lane.try_flush() {
+                lane.end_dump();
+            }
         }
+        if self.is_any(Standing::Marking) {
+            return Some(RESYNC_RETRY);
+        }
+        self.dumping = Dumping::No;
         self.not_before = Instant::now() + RESYNC_INTERVAL_MIN;
+        self.reconcile.resynced(Instant::now());
+        None
     }
 
     fn abandon(&mut self, error: &KernelError) {
         tracing::error!(%error, retry = ?RESYNC_INTERVAL_MIN, "the resync with the kernel's table broke off");
-        for lane in self.lanes.iter_mut().filter(|lane| lane.standing == Standing::Marking) {
-            lane.batch.clear();
-            // Where the command has no room, the next resync's beginning does the same.
-            let _ = lane.try_send(Command::AbandonResync);
-            lane.standing = Standing::Wanted;
-        }
+        self.lanes.iter_mut().filter(|lane| lane.standing == Standing::Marking).for_each(Lane::abandon);
+        self.dumping = Dumping::No;
         self.not_before = Instant::now() + RESYNC_INTERVAL_MIN;
     }
+}
+
+/// How far a turn of reading came.
+enum Pumped {
+    /// To be continued: when the dump's socket is readable, or so soon.
+    Later(Option<Duration>),
+    /// To the end.
+    Read,
+}
+
+/// Reads parts of the dump into the lanes' batches while these have room.
+fn pump_from(dump: &mut Dump, lanes: &mut [Lane]) -> Result<Pumped, KernelError> {
+    for _ in 0..RESYNC_PARTS_PER_TURN {
+        if !lanes.iter().any(|lane| lane.standing == Standing::Marking) {
+            return Ok(Pumped::Read); // nobody is left to read for
+        }
+        if !lanes.iter_mut().filter(|lane| lane.batch.len() >= RESYNC_BATCH_BYTES).all(Lane::try_flush) {
+            return Ok(Pumped::Later(Some(RESYNC_RETRY)));
+        }
+        match dump.try_read(|record| route(lanes, record))? {
+            Progress::More => {}
+            Progress::NotYet => return Ok(Pumped::Later(None)),
+            Progress::Done => return Ok(Pumped::Read),
+        }
+    }
+    Ok(Pumped::Later(Some(Duration::ZERO)))
 }
 
 /// Puts a message of the dump into the batch of the shard that owns its flow.
@@ -282,4 +361,50 @@ fn route(lanes: &mut [Lane], record: &Record<'_>) {
         lane.batch.extend_from_slice(record.bytes());
         lane.batch.resize(lane.batch.len().next_multiple_of(4), 0);
     }
+}
+
+/// When to look for disagreement, and what was found.
+#[derive(Debug)]
+struct Reconcile {
+    next: Instant,
+    /// When everything is resynchronised whatever the numbers say.
+    at_latest: Instant,
+    /// Looks in a row that found more flows held than there are.
+    excesses: u32,
+}
+
+impl Reconcile {
+    fn new(now: Instant) -> Self {
+        Self { next: now + RECONCILE_CHECK, at_latest: now + RECONCILE_INTERVAL, excesses: 0 }
+    }
+
+    fn is_due(&mut self, now: Instant) -> bool {
+        let due = now >= self.next;
+        if due {
+            self.next = now + RECONCILE_CHECK;
+        }
+        due
+    }
+
+    /// Whether `held` flows are too many too often, or it is time anyway. A moment's excess is events on their way.
+    fn disagrees(&mut self, held: u64) -> bool {
+        if Instant::now() >= self.at_latest {
+            return true;
+        }
+        let excess = flow_count().is_ok_and(|count| held > count + (count / RECONCILE_SLACK).max(RECONCILE_SLACK));
+        self.excesses = if excess { self.excesses + 1 } else { 0 };
+        self.excesses >= RECONCILE_CHECKS
+    }
+
+    fn resynced(&mut self, now: Instant) {
+        *self = Self::new(now);
+    }
+}
+
+/// The kernel's own count.
+fn flow_count() -> Result<u64, KernelError> {
+    let mut entries = None;
+    let take = |record: &Record<'_>| entries = record.global_stats().ok().and_then(|stats| stats.entries);
+    Requester::open()?.ask("count the flows", request::global_stats, take)?;
+    Ok(u64::from(entries.unwrap_or(u32::MAX)))
 }

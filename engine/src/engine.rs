@@ -12,6 +12,7 @@
 
 use std::io;
 use std::os::unix::net::UnixStream;
+use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
@@ -75,6 +76,9 @@ pub enum StartError {
     /// The descriptors that wake a worker.
     #[error(transparent)]
     Interrupts(#[from] InterruptError),
+    /// A worker could not begin to receive.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
 }
 
 impl StartError {
@@ -98,7 +102,7 @@ impl Engine {
     /// first resync brings in the flows that are there.
     ///
     /// # Errors
-    /// [`StartError`]. A receive back end that fails later ends its worker, which [`Engine::stop`] tells.
+    /// [`StartError`]. A worker that fails later ends, which [`Engine::stop`] tells.
     pub fn start(settings: &Settings) -> Result<Self, StartError> {
         if !(1..=WORKERS).contains(&settings.workers) {
             return Err(StartError::Workers(settings.workers));
@@ -132,35 +136,32 @@ impl Engine {
         &self.buffers
     }
 
-    /// Whether every worker has completed a resync.
-    #[must_use]
-    pub fn has_synced(&self) -> bool {
-        self.published.iter().all(|published| published.read().resyncs > 0)
-    }
-
-    /// Stops all threads and gives what they counted.
+    /// Stops all threads, each after it has taken what is queued, and gives what they counted.
     ///
     /// # Errors
     /// That of the first worker which ended before it was told to.
+    ///
+    /// # Panics
+    /// When a worker did.
     pub fn stop(mut self) -> Result<Counts, ListenError> {
-        self.shut_down()?;
+        for end in self.shut_down() {
+            end.unwrap_or_else(|panic| resume_unwind(panic))?;
+        }
         Ok(self.totals())
     }
 
-    fn shut_down(&mut self) -> Result<(), ListenError> {
+    fn shut_down(&mut self) -> Vec<thread::Result<Result<(), ListenError>>> {
         self.stop.store(true, Ordering::Relaxed);
         let _ = self.waker.wake();
-        // The control thread wakes the workers on its way out; a thread that panicked has said so on stderr.
+        // The control thread wakes the workers on its way out.
         self.control.take().map(JoinHandle::join);
-        let ends: Vec<_> = self.workers.drain(..).filter_map(|worker| worker.join().ok()).collect();
-        ends.into_iter().collect()
+        self.workers.drain(..).map(JoinHandle::join).collect()
     }
 }
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        // What went wrong is in the log already.
-        let _ = self.shut_down();
+        self.shut_down(); // what went wrong is in the log already
     }
 }
 
@@ -202,8 +203,9 @@ impl<'s> Assembly<'s> {
         }
         let mut interrupts = Interrupts::new();
         interrupts.watch(&wake, Interest::Readable)?;
-        self.lanes.push(Lane::new(sender, waker));
-        self.seats.push(Seat { index, socket, commands, wake, interrupts, published: Arc::default() });
+        let published = Arc::<Published>::default();
+        self.lanes.push(Lane::new(sender, waker, published.clone()));
+        self.seats.push(Seat { index, socket, commands, wake, interrupts, published });
         Ok(())
     }
 
@@ -219,12 +221,16 @@ impl<'s> Assembly<'s> {
         // From here on an early return drops the engine, which stops what has started.
         let control = Control::new(poll, self.lanes, self.reports, self.stop.clone());
         engine.control = Some(spawn("ctflow-control".to_owned(), move || control.run())?);
+        let count = self.seats.len();
+        let (begun, beginnings) = bounded(count);
         for seat in self.seats {
             let reporter = Reporter { sender: self.sender.clone(), waker: self.waker.clone() };
-            let (settings, stop) = (self.settings.clone(), self.stop.clone());
+            let (settings, stop, begun) = (self.settings.clone(), self.stop.clone(), begun.clone());
             let name = format!("ctflow-worker{}", seat.index);
-            engine.workers.push(spawn(name, move || seat.run(&settings, reporter, stop))?);
+            engine.workers.push(spawn(name, move || seat.run(&settings, reporter, stop, &begun))?);
         }
+        drop(begun);
+        beginnings.iter().take(count).collect::<Result<(), _>>()?;
         Ok(engine)
     }
 }
@@ -238,12 +244,28 @@ fn spawn<T: Send + 'static>(
 
 impl Seat {
     /// On the worker's own thread: where a ring has to be set up, and memory is taken close to its core.
-    fn run(self, settings: &Settings, reporter: Reporter, stop: Arc<AtomicBool>) -> Result<(), ListenError> {
+    fn run(
+        self,
+        settings: &Settings,
+        reporter: Reporter,
+        stop: Arc<AtomicBool>,
+        begun: &Sender<Result<(), ListenError>>,
+    ) -> Result<(), ListenError> {
+        let _farewell = Farewell { index: self.index, reporter: reporter.clone() };
         if settings.pin {
             pin(self.index);
         }
-        let listener = Listener::new(self.socket, settings.backend, self.interrupts)
-            .inspect_err(|error| tracing::error!(worker = self.index, %error, "worker cannot start"))?;
+        // There is room for one word of each worker.
+        let listener = match Listener::new(self.socket, settings.backend, self.interrupts) {
+            Ok(listener) => {
+                let _ = begun.try_send(Ok(()));
+                listener
+            }
+            Err(error) => {
+                let _ = begun.try_send(Err(error));
+                return Ok(());
+            }
+        };
         let worker = Worker {
             index: self.index,
             listener,
@@ -254,9 +276,25 @@ impl Seat {
             published: self.published,
             stop,
             counts: Counts::default(),
-            loss_reported: false,
+            resync: 0,
+            wish_reported: false,
+            malformed: None,
+            full: false,
+            refused_before: 0,
         };
         worker.run()
+    }
+}
+
+/// Tells the control thread that the worker has ended, however it ends.
+struct Farewell {
+    index: u32,
+    reporter: Reporter,
+}
+
+impl Drop for Farewell {
+    fn drop(&mut self) {
+        self.reporter.tell(Report::Ended(self.index));
     }
 }
 

@@ -109,9 +109,23 @@ pub const COMMANDS_PER_WORKER: usize = 8;
 /// Commands that a worker carries out between two batches of events: 60 µs at most.
 pub const RESYNC_BATCHES_PER_ROUND: usize = 2;
 
-/// Reports of one worker that can be under way: a loss before and one after a resync began, the beginning and the end of
+/// Reports of one worker that can be under way: a wish before and one after a resync began, the beginning and the end of
 /// that resync, and the end of the worker.
 pub const REPORTS_PER_WORKER: usize = 5;
+
+/// How often the number of flows held is compared with the kernel's: one request each time, 10 µs.
+pub const RECONCILE_CHECK: Duration = Duration::from_secs(5);
+
+/// Comparisons in a row that must find too many flows held before everything is resynchronised: events on their way are
+/// milliseconds old, not ten seconds.
+pub const RECONCILE_CHECKS: u32 = 2;
+
+/// How many flows too many are none: one in so many of the kernel's, and at least as many. On a busy firewall the two
+/// counts are never taken at the same instant.
+pub const RECONCILE_SLACK: u64 = 64;
+
+/// The longest without a resync. A dump of a million flows takes the kernel 2 s of one core: 0.3 % of ten minutes.
+pub const RECONCILE_INTERVAL: Duration = Duration::from_secs(600);
 
 /// Parts of a dump that the control thread reads before it looks for reports again: 32 × 32 KiB, about 10 ms.
 pub const RESYNC_PARTS_PER_TURN: usize = 32;

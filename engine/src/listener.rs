@@ -77,6 +77,22 @@ impl Listener {
         self.socket.buffer()
     }
 
+    /// Stops listening: no more events arrive, and those that have are still there to take.
+    ///
+    /// # Errors
+    /// [`ListenError::Socket`] when the kernel does not let go of a group.
+    pub fn leave(&mut self) -> Result<(), ListenError> {
+        Ok(self.socket.leave()?)
+    }
+
+    /// About how many events are queued and not yet taken.
+    ///
+    /// # Errors
+    /// [`ListenError::Socket`] on a kernel without `SO_MEMINFO`.
+    pub fn queued(&self) -> Result<u64, ListenError> {
+        Ok(self.socket.queued()?)
+    }
+
     /// Waits, takes a batch and hands each datagram to `sink`, then looks at what did not fit.
     ///
     /// # Errors

@@ -60,6 +60,12 @@ counters! {
     malformed,
     /// Flows held now.
     flows,
+    /// Changes of the shard, by events and resyncs: flows that came to be in it.
+    flows_created,
+    /// Flows in it that changed.
+    flows_updated,
+    /// Flows that left it because the kernel said so.
+    flows_destroyed,
     /// Flows refused because the shard is full.
     flows_refused,
     /// Resyncs completed.

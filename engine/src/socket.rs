@@ -221,6 +221,7 @@ fn join_hint(error: &io::Error) -> &'static str {
 #[derive(Debug)]
 pub struct EventSocket {
     socket: NetlinkSocket,
+    events: EventMask,
     plan: BufferPlan,
     buffer: Buffer,
     drops: u32,
@@ -245,7 +246,7 @@ impl EventSocket {
         for group in options.events.groups() {
             socket.join(group).map_err(|source| SocketError::Join { group, source })?;
         }
-        Ok(Self { socket, plan: options.buffer, buffer, drops: 0 })
+        Ok(Self { socket, events: options.events, plan: options.buffer, buffer, drops: 0 })
     }
 
     /// The socket itself, for [`crate::receive::open`].
@@ -264,6 +265,26 @@ impl EventSocket {
     #[must_use]
     pub fn capacity(&self) -> usize {
         self.buffer.capacity()
+    }
+
+    /// Leaves the groups: no more events arrive. What is queued stays.
+    ///
+    /// # Errors
+    /// [`SocketError::Option`]; none in practice.
+    pub fn leave(&self) -> Result<(), SocketError> {
+        for group in self.events.groups() {
+            self.socket.leave(group).map_err(SocketError::option("leave a group"))?;
+        }
+        Ok(())
+    }
+
+    /// About how many events are queued.
+    ///
+    /// # Errors
+    /// [`SocketError::Option`], as [`EventSocket::check_loss`].
+    pub fn queued(&self) -> Result<u64, SocketError> {
+        let info = self.socket.memory_info().map_err(SocketError::option("read the memory use"))?;
+        Ok((info.queued_bytes as usize / EVENT_BUFFER_BYTES) as u64)
     }
 
     /// Events lost to a full buffer since the last call, or since opening.

@@ -17,6 +17,7 @@
 
 use thiserror::Error;
 
+use ctflow_parser::filter::Masked;
 use ctflow_parser::uapi::{
     CTA_EXPECT_TUPLE, CTA_ID, CTA_MARK, CTA_PROTO_NUM, CTA_TUPLE_ORIG, CTA_TUPLE_PROTO, NFNL_SUBSYS_CTNETLINK,
     NFNL_SUBSYS_CTNETLINK_EXP,
@@ -52,18 +53,9 @@ pub struct Filter {
     /// Only flows and expectations of one of these layer-4 protocols; empty for all.
     pub protocols: Vec<u8>,
     /// Only flows whose mark, masked, is this. Expectations have no mark and pass.
-    pub mark: Option<Mark>,
+    pub mark: Option<Masked>,
     /// Not the changes that requests from these netlink port ids cause: this node's own.
     pub ignored_port_ids: Vec<u32>,
-}
-
-/// A mark to compare with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Mark {
-    /// What the masked mark must be; bits outside the mask do not count.
-    pub value: u32,
-    /// Which bits count.
-    pub mask: u32,
 }
 
 /// What cannot be compiled.
@@ -263,8 +255,8 @@ impl Assembler {
         }
     }
 
-    fn mark(&mut self, mark: Option<Mark>) {
-        let Some(Mark { value, mask }) = mark else { return };
+    fn mark(&mut self, mark: Option<Masked>) {
+        let Some(Masked { value, mask }) = mark else { return };
         self.find(CTA_MARK);
         self.skip_if_equal(0, |code| {
             code.emit(COPY_TO_X, 0);
@@ -338,7 +330,7 @@ mod tests {
         Filter {
             family: Some(2),
             protocols: (0..).take(FILTER_PROTOCOLS).collect(),
-            mark: Some(Mark { value: 1, mask: 1 }),
+            mark: Some(Masked { value: 1, mask: 1 }),
             ignored_port_ids: (1..).take(FILTER_PORT_IDS).collect(),
         }
     }

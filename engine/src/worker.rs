@@ -15,19 +15,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_channel::{Receiver, Sender};
+use ctflow_parser::error::ParseError;
 use ctflow_parser::frame::{Message, Messages};
 use ctflow_parser::record::{Event, Record, Subject};
+use ctflow_replicate::delta::Change;
 
 use crate::limits::{RESYNC_BATCHES_PER_ROUND, SWEEP_SLICE};
-use crate::listener::{ListenError, Listener, Patience};
+use crate::listener::{ListenError, Listener, Patience, Round};
 use crate::metrics::{Counts, Published};
 use crate::shard::{Applied, Shard, Swept};
 
 /// What the control thread asks of a worker.
 #[derive(Debug)]
 pub(crate) enum Command {
-    /// A dump begins: mark what it and the events confirm.
-    BeginResync,
+    /// Mark what events and the dump confirm from here on, and say so. The number tells this resync from others.
+    BeginResync(u32),
     /// Messages of the dump that are this shard's, one after the other, each padded to four bytes.
     Dumped(Vec<u8>),
     /// The dump has been read to its end: purge what was not confirmed.
@@ -37,21 +39,28 @@ pub(crate) enum Command {
 }
 
 /// What a worker tells the control thread. Each is told once a resync at most, so few are under way at once: see
-/// [`crate::limits::REPORTS_PER_WORKER`].
+/// [`REPORTS_PER_WORKER`](crate::limits::REPORTS_PER_WORKER).
 #[derive(Debug)]
 pub(crate) enum Report {
-    /// Events were lost: the shard has to be resynchronised.
-    Lost(u32),
+    /// Events were lost or not understood, or flows refused: the shard has to be resynchronised.
+    Wanted(u32),
     /// From here on what events confirm is marked: the dump may begin.
-    Marking(u32),
+    Marking {
+        /// The worker.
+        worker: u32,
+        /// The resync's number.
+        resync: u32,
+    },
     /// A resync is complete, or, with `again`, has to be done once more.
     Resynced {
         /// The worker.
         worker: u32,
+        /// The resync's number.
+        resync: u32,
         /// Too much happened during the dump.
         again: bool,
     },
-    /// The worker has ended; its error is in the log.
+    /// The worker has ended, or could not begin; its error is in the log.
     Ended(u32),
 }
 
@@ -63,7 +72,7 @@ pub(crate) struct Reporter {
 }
 
 impl Reporter {
-    fn tell(&self, report: Report) {
+    pub(crate) fn tell(&self, report: Report) {
         // Neither can fail while the control thread runs, and when it has ended there is no one to tell.
         let _ = self.sender.try_send(report);
         let _ = self.waker.wake();
@@ -82,19 +91,26 @@ pub(crate) struct Worker {
     pub(crate) published: Arc<Published>,
     pub(crate) stop: Arc<AtomicBool>,
     pub(crate) counts: Counts,
-    /// A loss has been reported and no resync has begun since.
-    pub(crate) loss_reported: bool,
+    /// The number of the resync under way, or of the last one.
+    pub(crate) resync: u32,
+    /// That a resync is wanted has been reported, and none has begun since.
+    pub(crate) wish_reported: bool,
+    /// Why the first message of this round was not understood.
+    pub(crate) malformed: Option<ParseError>,
+    /// Flows have been refused and there has been no room since.
+    pub(crate) full: bool,
+    /// Flows refused before this round.
+    pub(crate) refused_before: u64,
 }
 
 impl Worker {
-    /// Runs until told to stop, or until the socket fails.
+    /// Runs until told to stop, or until the socket fails. What is queued when the stop comes is still taken.
     pub(crate) fn run(mut self) -> Result<(), ListenError> {
-        let result = self.work();
+        let result = self.work().and_then(|()| self.finish());
         if let Err(error) = &result {
             tracing::error!(worker = self.index, %error, "worker ended");
         }
         self.publish();
-        self.reporter.tell(Report::Ended(self.index));
         result
     }
 
@@ -109,47 +125,98 @@ impl Worker {
         Ok(())
     }
 
+    fn finish(&mut self) -> Result<(), ListenError> {
+        self.listener.leave()?;
+        loop {
+            let round = self.round(Patience::None)?;
+            self.counts.events_lost += round.lost;
+            if round.taken.drained {
+                return Ok(());
+            }
+        }
+    }
+
     /// Takes a batch of events into the shard; gives how many were lost.
     fn take(&mut self) -> Result<u64, ListenError> {
         let busy = self.shard.is_sweeping() || !self.commands.is_empty();
         let patience = if busy { Patience::None } else { Patience::Paced };
-        let (shard, counts) = (&mut self.shard, &mut self.counts);
-        let round = self.listener.round(patience, &mut |frame| apply_frame(shard, counts, frame))?;
-        counts.rounds += 1;
-        counts.bytes += round.taken.bytes;
+        let round = self.round(patience)?;
         if round.taken.interrupted {
             self.drain_wake();
         }
         Ok(round.lost)
     }
 
-    /// Takes the bytes that woke this worker; what they are for shows in the channel and the flag.
-    fn drain_wake(&self) {
-        let mut bytes = [0; 64];
-        while (&self.wake).read(&mut bytes).is_ok_and(|count| count > 0) {}
+    fn round(&mut self, patience: Patience) -> Result<Round, ListenError> {
+        let (shard, counts, malformed) = (&mut self.shard, &mut self.counts, &mut self.malformed);
+        let mut sink = |frame: &[u8]| {
+            if let Err(error) = apply_frame(shard, counts, frame) {
+                malformed.get_or_insert(error);
+            }
+        };
+        let round = self.listener.round(patience, &mut sink)?;
+        self.counts.rounds += 1;
+        self.counts.bytes += round.taken.bytes;
+        Ok(round)
     }
 
-    fn settle(&mut self, lost: u64) {
-        if lost == 0 {
-            return;
+    /// Takes the bytes that woke this worker; what they are for shows in the channel and the flag. An end of the stream
+    /// means that the control thread is gone: nobody else will say stop.
+    fn drain_wake(&self) {
+        let mut bytes = [0; 64];
+        loop {
+            match (&self.wake).read(&mut bytes) {
+                Ok(0) => return self.stop.store(true, Ordering::Relaxed),
+                Ok(_) => {}
+                Err(_) => return, // nothing more to take
+            }
         }
-        self.counts.events_lost += lost;
-        let after = self.counts.events();
-        let buffer = self.listener.buffer();
-        tracing::warn!(worker = self.index, lost, after, "events lost, resynchronising: {buffer}");
-        if !self.loss_reported {
-            self.loss_reported = true;
-            self.reporter.tell(Report::Lost(self.index));
+    }
+
+    /// Whatever did not make it into the shard is counted, told, and mended by a resync.
+    fn settle(&mut self, lost: u64) {
+        let worker = self.index;
+        if lost > 0 {
+            self.counts.events_lost += lost;
+            let (after, buffer) = (self.counts.events(), self.listener.buffer());
+            tracing::warn!(worker, lost, after, "events lost, resynchronising: {buffer}");
+            self.wish_resync();
+        }
+        if let Some(error) = self.malformed.take() {
+            tracing::warn!(worker, %error, "events not understood, resynchronising");
+            self.wish_resync();
+        }
+        self.settle_refused();
+    }
+
+    /// A full shard is told when it begins to refuse, and resynchronised when there is room again.
+    fn settle_refused(&mut self) {
+        let room = self.shard.has_room();
+        if self.full && room {
+            self.full = false;
+            self.wish_resync();
+        } else if !self.full && !room && self.counts.flows_refused > self.refused_before {
+            self.full = true;
+            tracing::warn!(worker = self.index, "the shard is full and refuses new flows: raise its bound");
+        }
+        self.refused_before = self.counts.flows_refused;
+    }
+
+    fn wish_resync(&mut self) {
+        if !self.wish_reported {
+            self.wish_reported = true;
+            self.reporter.tell(Report::Wanted(self.index));
         }
     }
 
     fn obey(&mut self) {
         for command in self.commands.try_iter().take(RESYNC_BATCHES_PER_ROUND) {
             match command {
-                Command::BeginResync => {
-                    self.loss_reported = false;
+                Command::BeginResync(resync) => {
+                    self.wish_reported = false;
+                    self.resync = resync;
                     self.shard.begin_resync();
-                    self.reporter.tell(Report::Marking(self.index));
+                    self.reporter.tell(Report::Marking { worker: self.index, resync });
                 }
                 Command::Dumped(messages) => apply_dumped(&mut self.shard, &mut self.counts, &messages),
                 Command::EndDump => self.shard.end_dump(),
@@ -169,7 +236,7 @@ impl Worker {
             Swept::Again => true,
         };
         self.counts.resyncs += 1;
-        self.reporter.tell(Report::Resynced { worker: self.index, again });
+        self.reporter.tell(Report::Resynced { worker: self.index, resync: self.resync, again });
     }
 
     fn publish(&mut self) {
@@ -178,27 +245,33 @@ impl Worker {
     }
 }
 
-/// Takes in every message of one datagram.
+/// Takes in every message of one datagram; gives the first reason why one was not understood.
 #[inline]
-fn apply_frame(shard: &mut Shard, counts: &mut Counts, frame: &[u8]) {
+fn apply_frame(shard: &mut Shard, counts: &mut Counts, frame: &[u8]) -> Result<(), ParseError> {
+    let mut result = Ok(());
     for message in Messages::new(frame) {
-        match message {
+        let applied = match message {
             Ok(Message::Record(record)) => apply_record(shard, counts, &record),
-            Ok(Message::Ack(_) | Message::Done { .. } | Message::Other) => {}
-            Err(_) => counts.malformed += 1,
+            Ok(Message::Ack(_) | Message::Done { .. } | Message::Other) => Ok(()),
+            Err(error) => Err(error),
+        };
+        if applied.is_err() {
+            counts.malformed += 1;
+            result = result.and(applied);
         }
     }
+    result
 }
 
 #[inline]
-fn apply_record(shard: &mut Shard, counts: &mut Counts, record: &Record<'_>) {
+fn apply_record(shard: &mut Shard, counts: &mut Counts, record: &Record<'_>) -> Result<(), ParseError> {
     match record.subject() {
         Subject::Flow => {}
         Subject::Expect => {
             counts.events_expect += 1;
-            return;
+            return Ok(());
         }
-        _ => return,
+        _ => return Ok(()),
     }
     let event = record.event();
     match event {
@@ -206,8 +279,8 @@ fn apply_record(shard: &mut Shard, counts: &mut Counts, record: &Record<'_>) {
         Event::Update => counts.events_update += 1,
         Event::Destroy => counts.events_destroy += 1,
     }
-    let applied = record.flow().map_or(Applied::NotAFlow, |flow| shard.apply(event, &flow));
-    note(counts, applied);
+    note(counts, shard.apply(event, &record.flow()?));
+    Ok(())
 }
 
 fn apply_dumped(shard: &mut Shard, counts: &mut Counts, messages: &[u8]) {
@@ -221,6 +294,12 @@ fn apply_dumped(shard: &mut Shard, counts: &mut Counts, messages: &[u8]) {
 
 #[inline]
 fn note(counts: &mut Counts, applied: Applied) {
+    match applied.change() {
+        Some(Change::Created) => counts.flows_created += 1,
+        Some(Change::Updated) => counts.flows_updated += 1,
+        Some(Change::Destroyed) => counts.flows_destroyed += 1,
+        None => {}
+    }
     match applied {
         Applied::Full => counts.flows_refused += 1,
         Applied::NotAFlow => counts.malformed += 1,

@@ -102,6 +102,76 @@ fn lose_and_mend(backend: BackendKind) {
 }
 
 #[test]
+fn while_losses_go_on_resyncs_still_end_and_dead_flows_do_not_pile_up() {
+    ctflow_engine::isolated!({
+        let _firewall = Firewall::build(&Lab::enter().unwrap()).unwrap();
+        let socket = Options { buffer: BufferPlan::Fixed(8 * 1_280), ..Options::default() };
+        let engine = Engine::start(&Settings { socket, ..settings(2) }).unwrap();
+        let mut flood = Flood::open().unwrap();
+        let purged = |engine: &Engine| engine.totals().purged;
+        let started = Instant::now();
+        while purged(&engine) < 10_000 {
+            flood.send(2_000).unwrap();
+            if flood.sent().is_multiple_of(20_000) {
+                flush();
+            }
+            assert!(started.elapsed() < Duration::from_secs(30), "never purged: {:?}", engine.totals());
+        }
+        let count = sysctl::flow_count().unwrap();
+        until(&engine, "agreement once the losses end", |totals| totals.flows == count);
+    });
+}
+
+#[test]
+fn flows_that_end_in_silence_are_noticed_by_their_number() {
+    ctflow_engine::isolated!({
+        let _firewall = Firewall::build(&Lab::enter().unwrap()).unwrap();
+        sysctl::write("net/netfilter/nf_conntrack_events", "0").unwrap();
+        Flood::open().unwrap().send(2_000).unwrap();
+        sysctl::write("net/netfilter/nf_conntrack_events", "2").unwrap();
+        let engine = Engine::start(&settings(2)).unwrap();
+        until(&engine, "the silent flows are held", |totals| totals.flows >= 2_000);
+        flush();
+        let totals = until(&engine, "they are purged", |totals| totals.flows == 0);
+        assert!(totals.purged >= 2_000 && totals.events_destroy == 0, "{totals:?}");
+    });
+}
+
+#[test]
+fn a_worker_that_cannot_begin_fails_the_start() {
+    ctflow_engine::isolated!({
+        use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+        let limit = getrlimit(Resource::Nofile);
+        let settings = Settings { backend: BackendKind::IoUring, ..settings(3) };
+        let started = (1..200).find_map(|few| {
+            setrlimit(Resource::Nofile, Rlimit { current: Some(few), ..limit }).unwrap();
+            Engine::start(&settings).ok() // with too few descriptors it fails, at whatever step
+        });
+        setrlimit(Resource::Nofile, limit).unwrap();
+        // The first that started has every worker at work.
+        let engine = started.unwrap();
+        let all_synced = || engine.by_worker().iter().all(|counts| counts.resyncs > 0);
+        until(&engine, "every worker resyncs", |_| all_synced());
+        engine.stop().unwrap();
+    });
+}
+
+#[test]
+fn what_is_queued_when_the_stop_comes_is_still_taken() {
+    ctflow_engine::isolated!({
+        let _firewall = Firewall::build(&Lab::enter().unwrap()).unwrap();
+        for _ in 0..20 {
+            let engine = Engine::start(&settings(2)).unwrap();
+            until(&engine, "the first resync", |totals| totals.resyncs >= 2);
+            Flood::open().unwrap().send(100).unwrap();
+            let totals = engine.stop().unwrap();
+            assert_eq!((totals.events_new, totals.events_lost), (100, 0));
+            flush();
+        }
+    });
+}
+
+#[test]
 fn wrong_worker_counts_are_refused_with_the_range() {
     for workers in [0, 65] {
         let refused = Engine::start(&settings(workers)).err().unwrap().to_string();

@@ -18,8 +18,9 @@ use ctflow_engine::limits::{DATAGRAM_BYTES, DATAGRAMS_PER_RECEIVE};
 use ctflow_engine::pace::Pace;
 use ctflow_engine::receive::{BackendKind, Interest, Interrupts, Receive, Taken, Wait, open};
 use ctflow_engine::socket::{BufferPlan, EventMask, EventSocket, Options};
-use ctflow_engine::steer::{Filter, Mark, Share};
+use ctflow_engine::steer::{Filter, Share};
 use ctflow_engine::sys::netlink::{NetlinkSocket, Protocol};
+use ctflow_parser::filter::Masked;
 use ctflow_parser::uapi;
 use ctflow_parser::write::{Full, Writer};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -370,7 +371,7 @@ fn passing(filter: Filter) -> Vec<u32> {
 
 fn filters() {
     let protocols = |list: &[u8]| Filter { protocols: list.to_vec(), ..Filter::default() };
-    let mark = |value, mask| Filter { mark: Some(Mark { value, mask }), ..Filter::default() };
+    let mark = |value, mask| Filter { mark: Some(Masked { value, mask }), ..Filter::default() };
     assert_eq!(passing(Filter::default()), [1, 2, 3, 4]);
     assert_eq!(passing(Filter { family: Some(uapi::AF_INET6), ..Filter::default() }), [4]);
     assert_eq!(passing(Filter { family: Some(uapi::AF_INET), ..Filter::default() }), [1, 2, 3]);

@@ -68,7 +68,7 @@ impl Address for V6 {
     }
 }
 
-/// One direction: addresses, and ports or keys. ICMP keeps its id as source port, type and code as destination port.
+/// One direction: addresses, and the ports or keys of the protocols that have them. ICMP keeps its id as source port, type and code as destination port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[repr(C)]
 pub struct Ends<A> {
@@ -96,8 +96,14 @@ impl<A: Address> Ends<A> {
                 let [kind, code] = self.dst_port.to_be_bytes();
                 L4::Icmp { kind, code, id: self.src_port }
             }
-            _ if self.src_port == 0 && self.dst_port == 0 => L4::None,
-            _ => L4::Ports { src: self.src_port, dst: self.dst_port },
+            // Of a protocol without a tracker nothing is kept; of any other, 0 is a port, or a key, like others.
+            uapi::IPPROTO_TCP
+            | uapi::IPPROTO_UDP
+            | uapi::IPPROTO_UDPLITE
+            | uapi::IPPROTO_SCTP
+            | uapi::IPPROTO_DCCP
+            | uapi::IPPROTO_GRE => L4::Ports { src: self.src_port, dst: self.dst_port },
+            _ => L4::None,
         };
         Tuple { src: self.src.any(), dst: self.dst.any(), proto, l4, zone: None }
     }

@@ -25,14 +25,6 @@ pub struct Masked {
     pub mask: u32,
 }
 
-impl Masked {
-    /// Whether `number` is selected.
-    #[must_use]
-    pub fn matches(self, number: u32) -> bool {
-        number & self.mask == self.value
-    }
-}
-
 /// Which fields of a tuple must be equal: `CTA_FILTER_F_CTA_*`, with the tuple to compare with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TupleFilter {
@@ -43,24 +35,6 @@ pub struct TupleFilter {
 }
 
 impl TupleFilter {
-    /// Whether `tuple` has the values of all fields that count.
-    #[must_use]
-    pub fn matches(&self, tuple: &Tuple) -> bool {
-        let equal = |flags: u32, same: bool| self.flags & flags == 0 || same;
-        let wanted = &self.tuple;
-        let (ports, wanted_ports) = (tuple.ports().unwrap_or_default(), wanted.ports().unwrap_or_default());
-        let (icmp, wanted_icmp) = (icmp_fields(tuple.l4), icmp_fields(wanted.l4));
-        equal(uapi::CTA_FILTER_F_CTA_IP_SRC, tuple.src == wanted.src)
-            && equal(uapi::CTA_FILTER_F_CTA_IP_DST, tuple.dst == wanted.dst)
-            && equal(uapi::CTA_FILTER_F_CTA_TUPLE_ZONE, tuple.zone == wanted.zone)
-            && equal(uapi::CTA_FILTER_F_CTA_PROTO_NUM, tuple.proto == wanted.proto)
-            && equal(uapi::CTA_FILTER_F_CTA_PROTO_SRC_PORT, ports.0 == wanted_ports.0)
-            && equal(uapi::CTA_FILTER_F_CTA_PROTO_DST_PORT, ports.1 == wanted_ports.1)
-            && equal(ICMP_TYPE, icmp.0 == wanted_icmp.0)
-            && equal(ICMP_CODE, icmp.1 == wanted_icmp.1)
-            && equal(ICMP_ID, icmp.2 == wanted_icmp.2)
-    }
-
     /// The nest with the fields that count, and no other: the kernel compares what it is told to and refuses flags
     /// whose attribute is missing.
     fn write(&self, writer: &mut Writer<'_>, kind: u16) -> Result<(), Full> {
@@ -80,13 +54,6 @@ const ICMP_ID: u32 = uapi::CTA_FILTER_F_CTA_PROTO_ICMP_ID | uapi::CTA_FILTER_F_C
 /// The flags of ports and ICMP fields.
 const PROTO_FIELDS: u32 =
     uapi::CTA_FILTER_F_CTA_PROTO_SRC_PORT | uapi::CTA_FILTER_F_CTA_PROTO_DST_PORT | ICMP_TYPE | ICMP_CODE | ICMP_ID;
-
-fn icmp_fields(l4: L4) -> (u8, u8, u16) {
-    match l4 {
-        L4::Icmp { kind, code, id } => (kind, code, id),
-        L4::Ports { .. } | L4::None => (0, 0, 0),
-    }
-}
 
 /// What a dump selects; the default selects everything.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -168,6 +168,8 @@ proptest! {
             prop_assert_eq!(view.key(), expected_key);
             prop_assert_eq!(view.mark, Some(flow.mark.unwrap_or(0)));
             prop_assert_eq!(view.status, Some(flow.status.unwrap_or(0)));
+            let bare = |tuple: Tuple| (tuple.src, tuple.dst, tuple.l4);
+            prop_assert_eq!(view.orig.map(bare), flow.orig.map(bare));
             prop_assert_eq!(view.reply.map(|tuple| (tuple.src, tuple.dst)), flow.reply.map(|tuple| (tuple.src, tuple.dst)));
         }
     }

@@ -238,7 +238,11 @@ impl ReadAhead {
     /// # Errors
     /// As [`Dump::read`].
     pub fn read(&mut self, each: impl FnMut(&Record<'_>)) -> Result<Progress, KernelError> {
-        let Ok(part) = self.parts.recv() else { return Ok(Progress::Done) };
+        let died = || KernelError::Transport {
+            operation: self.operation,
+            source: io::Error::other("the thread that reads it has died"),
+        };
+        let part = self.parts.recv().map_err(|_| died())?;
         let Part { buffer, length, progress } = part?;
         records(self.operation, buffer.get(..length).unwrap_or_default(), each)?;
         // Refused only when the thread has read its last part.

@@ -32,31 +32,35 @@ impl Extra {
             || matches!(view.proto, Some(ProtoInfo::Sctp(_) | ProtoInfo::Dccp(_)))
     }
 
-    /// Takes over what the view says and keeps what it does not; tells whether anything changed.
+    /// Takes over what the view says and keeps what it does not; tells whether anything changed. What is the same as
+    /// before, as in nearly every event of a flow with a helper, costs a comparison.
     pub(crate) fn merge(&mut self, view: &FlowView<'_>) -> bool {
-        let before = self.clone();
-        self.labels = view.labels.or(self.labels);
-        if let Some(helper) = view.helper {
+        let mut changed = replace(&mut self.labels, view.labels)
+            | replace(&mut self.seqadj_orig, view.seqadj_orig)
+            | replace(&mut self.seqadj_reply, view.seqadj_reply)
+            | replace(&mut self.synproxy, view.synproxy)
+            | replace(&mut self.master, view.master)
+            | replace(&mut self.proto, view.proto.filter(|proto| !matches!(proto, ProtoInfo::Tcp(_))));
+        if let Some(helper) = view.helper.filter(|helper| self.helper() != Some(*helper)) {
             self.helper = Some((helper.name.into(), helper.info.into()));
+            changed = true;
         }
-        if let Some(context) = view.secctx {
+        if let Some(context) = view.secctx.filter(|context| self.secctx.as_deref() != Some(context)) {
             self.secctx = Some(context.into());
+            changed = true;
         }
-        self.seqadj_orig = view.seqadj_orig.or(self.seqadj_orig);
-        self.seqadj_reply = view.seqadj_reply.or(self.seqadj_reply);
-        self.synproxy = view.synproxy.or(self.synproxy);
-        self.master = view.master.or(self.master);
-        if let Some(ProtoInfo::Sctp(_) | ProtoInfo::Dccp(_)) = view.proto {
-            self.proto = view.proto;
-        }
-        *self != before
+        changed
+    }
+
+    fn helper(&self) -> Option<Helper<'_>> {
+        self.helper.as_ref().map(|(name, info)| Helper { name, info })
     }
 
     /// Adds what is kept here to the view of the flow it belongs to.
     pub(crate) fn complete<'a>(&'a self, view: FlowView<'a>) -> FlowView<'a> {
         FlowView {
             labels: self.labels,
-            helper: self.helper.as_ref().map(|(name, info)| Helper { name, info }),
+            helper: self.helper(),
             secctx: self.secctx.as_deref(),
             seqadj_orig: self.seqadj_orig,
             seqadj_reply: self.seqadj_reply,
@@ -66,4 +70,13 @@ impl Extra {
             ..view
         }
     }
+}
+
+/// Puts in what is told, if anything; tells whether it is different.
+fn replace<T: PartialEq>(kept: &mut Option<T>, told: Option<T>) -> bool {
+    let changed = told.is_some() && *kept != told;
+    if changed {
+        *kept = told;
+    }
+    changed
 }

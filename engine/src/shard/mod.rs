@@ -101,6 +101,12 @@ impl Shard {
         self.len() == 0
     }
 
+    /// Whether a tenth of either family's bound is free again: what a full shard waits for before it is resynchronised.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.v4.has_room() && self.v6.has_room()
+    }
+
     /// Takes in one event.
     #[inline]
     pub fn apply(&mut self, event: Event, view: &FlowView<'_>) -> Applied {

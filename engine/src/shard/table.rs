@@ -88,6 +88,11 @@ impl<A: Address> Table<A> {
         self.count
     }
 
+    /// Whether a tenth of the bound is free.
+    pub(crate) fn has_room(&self) -> bool {
+        self.count <= self.bound - self.bound / 10
+    }
+
     #[inline]
     fn find(&self, id: u32, key: &Key<A>) -> Option<u32> {
         let same = |index: &u32| self.slab.get(*index).is_some_and(|slot| slot.flow.id == id && slot.flow.is(key));

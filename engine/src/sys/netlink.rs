@@ -133,6 +133,14 @@ impl NetlinkSocket {
         self.set_option(libc::SOL_NETLINK, libc::NETLINK_ADD_MEMBERSHIP, &group)
     }
 
+    /// Leaves a multicast group.
+    ///
+    /// # Errors
+    /// `EINVAL` when the subsystem has no such group.
+    pub fn leave(&self, group: u32) -> io::Result<()> {
+        self.set_option(libc::SOL_NETLINK, libc::NETLINK_DROP_MEMBERSHIP, &group)
+    }
+
     /// Turns off reporting an overrun as `ENOBUFS`, and with it the kernel's dropping of everything until the queue is
     /// empty. Drops are then only counted.
     ///
