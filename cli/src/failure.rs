@@ -43,6 +43,9 @@ pub(crate) enum Failure {
         /// Why the first was not.
         first: ParseError,
     },
+    /// The kernel's answer has no number of entries.
+    #[error("the kernel does not say how many flows there are")]
+    NoCount,
     /// The demonstration's network cannot be made, or its traffic does not flow.
     #[error(transparent)]
     Lab(#[from] LabError),

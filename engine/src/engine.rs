@@ -277,6 +277,7 @@ impl Seat {
             stop,
             counts: Counts::default(),
             resync: 0,
+            backlog: None,
             wish_reported: false,
             malformed: None,
             full: false,

@@ -9,6 +9,9 @@ use std::time::Duration;
 /// block and 256 bytes of bookkeeping), whatever the message's own 100 to 300 bytes. Measured on Linux 6.18, x86-64.
 pub const EVENT_BUFFER_BYTES: usize = 1_280;
 
+/// The least that any packet buffer is charged for: its bookkeeping (`struct sk_buff` and `skb_shared_info`), without data.
+pub const EVENT_BUFFER_BYTES_MIN: u32 = 512;
+
 /// Bytes of one receive buffer. Events are 100 to 300 bytes as a rule; labels, a helper, a security context, counters and
 /// sequence adjustment add some hundreds. 8 KiB leave room for what kernels to come may add, and what is larger all the
 /// same is counted.

@@ -85,12 +85,12 @@ impl Listener {
         Ok(self.socket.leave()?)
     }
 
-    /// About how many events are queued and not yet taken.
+    /// How many events are queued and not yet taken, at most.
     ///
     /// # Errors
     /// [`ListenError::Socket`] on a kernel without `SO_MEMINFO`.
-    pub fn queued(&self) -> Result<u64, ListenError> {
-        Ok(self.socket.queued()?)
+    pub fn queued_at_most(&self) -> Result<u64, ListenError> {
+        Ok(self.socket.queued_at_most()?)
     }
 
     /// Waits, takes a batch and hands each datagram to `sink`, then looks at what did not fit.

@@ -22,7 +22,10 @@ use std::ops::BitOr;
 
 use thiserror::Error;
 
-use crate::limits::{EVENT_BUFFER_BYTES, SOCKET_BUFFER_BYTES, SOCKET_BUFFER_BYTES_CEILING, SOCKET_BUFFER_BYTES_MAX};
+use crate::limits::{
+    EVENT_BUFFER_BYTES, EVENT_BUFFER_BYTES_MIN, SOCKET_BUFFER_BYTES, SOCKET_BUFFER_BYTES_CEILING,
+    SOCKET_BUFFER_BYTES_MAX,
+};
 use crate::receive::Taken;
 use crate::steer::{Filter, Program, Share, SteerError};
 use crate::sys::netlink::{NetlinkSocket, Protocol};
@@ -278,13 +281,13 @@ impl EventSocket {
         Ok(())
     }
 
-    /// About how many events are queued.
+    /// How many events are queued, at most: counted by the least that a packet buffer takes.
     ///
     /// # Errors
     /// [`SocketError::Option`], as [`EventSocket::check_loss`].
-    pub fn queued(&self) -> Result<u64, SocketError> {
+    pub fn queued_at_most(&self) -> Result<u64, SocketError> {
         let info = self.socket.memory_info().map_err(SocketError::option("read the memory use"))?;
-        Ok((info.queued_bytes as usize / EVENT_BUFFER_BYTES) as u64)
+        Ok(info.queued_bytes.div_ceil(EVENT_BUFFER_BYTES_MIN).into())
     }
 
     /// Events lost to a full buffer since the last call, or since opening.

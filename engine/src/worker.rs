@@ -1,9 +1,9 @@
 //! One pinned thread that owns a shard: it takes events, applies them, and obeys the control thread between batches.
 //!
 //! ```text
-//! loop:  take ──► settle ──► obey ──► sweep ──► publish
-//!        events   losses     resync   purge a   counts
-//!        to shard noticed    commands slice
+//! loop:  take ──► settle ──► obey ──► mark ──► sweep ──► publish
+//!        events   losses     resync   begin a  purge a   counts
+//!        to shard noticed    commands resync   slice
 //! ```
 //!
 //! Nothing here waits for another thread: commands come through a bounded channel that the control thread fills, and
@@ -93,6 +93,8 @@ pub(crate) struct Worker {
     pub(crate) counts: Counts,
     /// The number of the resync under way, or of the last one.
     pub(crate) resync: u32,
+    /// A resync has been asked for, and so many events at most are still to be taken before it begins.
+    pub(crate) backlog: Option<u64>,
     /// That a resync is wanted has been reported, and none has begun since.
     pub(crate) wish_reported: bool,
     /// Why the first message of this round was not understood.
@@ -119,6 +121,7 @@ impl Worker {
             let lost = self.take()?;
             self.settle(lost);
             self.obey();
+            self.mark();
             self.sweep();
             self.publish();
         }
@@ -138,7 +141,7 @@ impl Worker {
 
     /// Takes a batch of events into the shard; gives how many were lost.
     fn take(&mut self) -> Result<u64, ListenError> {
-        let busy = self.shard.is_sweeping() || !self.commands.is_empty();
+        let busy = self.shard.is_sweeping() || self.backlog.is_some() || !self.commands.is_empty();
         let patience = if busy { Patience::None } else { Patience::Paced };
         let round = self.round(patience)?;
         if round.taken.interrupted {
@@ -157,6 +160,10 @@ impl Worker {
         let round = self.listener.round(patience, &mut sink)?;
         self.counts.rounds += 1;
         self.counts.bytes += round.taken.bytes;
+        if let Some(backlog) = &mut self.backlog {
+            let taken = u64::try_from(round.taken.datagrams + round.taken.truncated).unwrap_or(u64::MAX);
+            *backlog = if round.taken.drained { 0 } else { backlog.saturating_sub(taken) };
+        }
         Ok(round)
     }
 
@@ -202,6 +209,16 @@ impl Worker {
         self.refused_before = self.counts.flows_refused;
     }
 
+    /// Begins to mark once all is taken that was queued when the resync was asked for. What is queued may be older than a
+    /// loss: a flow that it says began may have ended among what was lost, and must not be taken for confirmed.
+    fn mark(&mut self) {
+        if self.backlog == Some(0) {
+            self.backlog = None;
+            self.shard.begin_resync();
+            self.reporter.tell(Report::Marking { worker: self.index, resync: self.resync });
+        }
+    }
+
     fn wish_resync(&mut self) {
         if !self.wish_reported {
             self.wish_reported = true;
@@ -215,8 +232,7 @@ impl Worker {
                 Command::BeginResync(resync) => {
                     self.wish_reported = false;
                     self.resync = resync;
-                    self.shard.begin_resync();
-                    self.reporter.tell(Report::Marking { worker: self.index, resync });
+                    self.backlog = Some(self.listener.queued_at_most().unwrap_or(u64::MAX));
                 }
                 Command::Dumped(messages) => apply_dumped(&mut self.shard, &mut self.counts, &messages),
                 Command::EndDump => self.shard.end_dump(),

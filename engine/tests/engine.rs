@@ -17,6 +17,7 @@ use ctflow_parser::filter::{DumpFilter, TupleFilter};
 use ctflow_parser::request::{self, Table};
 use ctflow_parser::tuple::{L4, Tuple};
 use ctflow_parser::uapi::{AF_INET, AF_UNSPEC, CTA_FILTER_F_CTA_PROTO_NUM, IPPROTO_TCP, IPPROTO_UDP};
+use ctflow_parser::write::Writer;
 
 /// Looks until the counts are as they should be; the test fails if they never are.
 fn until(engine: &Engine, what: &str, mut satisfied: impl FnMut(&Counts) -> bool) -> Counts {
@@ -167,6 +168,24 @@ fn what_is_queued_when_the_stop_comes_is_still_taken() {
             let totals = engine.stop().unwrap();
             assert_eq!((totals.events_new, totals.events_lost), (100, 0));
             flush();
+        }
+    });
+}
+
+#[test]
+fn a_flush_of_one_family_leaves_the_other() {
+    ctflow_engine::isolated!({
+        let firewall = Firewall::build(&Lab::enter().unwrap()).unwrap();
+        firewall.client.run(|| {
+            udp_exchange((SERVER, 53).into(), b"hello").unwrap();
+            udp_exchange((SERVER6, 53).into(), b"hello").unwrap();
+        });
+        let before = sysctl::flow_count().unwrap();
+        let mut requester = Requester::open().unwrap();
+        for (family, left) in [(AF_INET, before - 1), (AF_UNSPEC, 0)] {
+            let write = |writer: &mut Writer<'_>, seq| request::flush(writer, seq, family);
+            requester.ask("empty the table", write, |_| {}).unwrap();
+            assert_eq!(sysctl::flow_count().unwrap(), left);
         }
     });
 }

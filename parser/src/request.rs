@@ -161,7 +161,11 @@ pub fn delete(
 /// # Errors
 /// [`Full`].
 pub fn flush(writer: &mut Writer<'_>, seq: u32, family: u8) -> Result<(), Full> {
-    conntrack(writer, uapi::IPCTNL_MSG_CT_DELETE, 0, seq, family, |_| Ok(()))
+    let kind = u16::from_be_bytes([uapi::NFNL_SUBSYS_CTNETLINK, uapi::IPCTNL_MSG_CT_DELETE]);
+    // Version 0 empties both families, whatever the family says: so old programs expect it.
+    writer.message(kind, uapi::NLM_F_REQUEST | uapi::NLM_F_ACK, seq, |message| {
+        message.family_header(family, uapi::NFNETLINK_V1, 0)
+    })
 }
 
 /// Asks for the expectation that awaits exactly `tuple`.

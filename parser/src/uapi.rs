@@ -48,6 +48,8 @@ pub const NLA_TYPE_MASK: u16 = !(NLA_F_NESTED | NLA_F_NET_BYTEORDER);
 
 // nfnetlink.h
 pub const NFNETLINK_V0: u8 = 0;
+/// With it a flush heeds the family (`ctnetlink_del_conntrack` in nf_conntrack_netlink.c); no header names it.
+pub const NFNETLINK_V1: u8 = 1;
 pub const NFNL_SUBSYS_CTNETLINK: u8 = 1;
 pub const NFNL_SUBSYS_CTNETLINK_EXP: u8 = 2;
 pub const NFNL_SUBSYS_NFTABLES: u8 = 10;

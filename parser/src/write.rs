@@ -100,10 +100,15 @@ impl<'b> Writer<'b> {
         body: impl FnOnce(&mut Self) -> Result<(), Full>,
     ) -> Result<(), Full> {
         self.message(u16::from_be_bytes([subsystem, kind]), flags, seq, |message| {
-            let [high, low] = resource.to_be_bytes();
-            message.raw(&[family, crate::uapi::NFNETLINK_V0, high, low])?;
+            message.family_header(family, crate::uapi::NFNETLINK_V0, resource)?;
             body(message)
         })
+    }
+
+    /// Appends `nfgenmsg`.
+    pub(crate) fn family_header(&mut self, family: u8, version: u8, resource: u16) -> Result<(), Full> {
+        let [high, low] = resource.to_be_bytes();
+        self.raw(&[family, version, high, low])
     }
 
     /// Appends bytes as they are, padded to four.

@@ -25,7 +25,10 @@ const PROC_STATS: &str = "/proc/self/net/stat/nf_conntrack";
 /// The kernel's refusal, where `/proc` does not help either.
 pub(super) fn count(plan: Count) -> Result<(), Failure> {
     let count = match plan.subject {
-        Subject::Flows => flows().or_else(|refusal| proc_count().ok_or(refusal))?,
+        Subject::Flows => match flows() {
+            Err(Failure::Kernel(refusal)) => proc_count().ok_or(refusal)?,
+            result => result?,
+        },
         Subject::Expectations => expectations(plan.family)?,
     };
     let mut sink = Sink::stdout()?;
@@ -33,14 +36,12 @@ pub(super) fn count(plan: Count) -> Result<(), Failure> {
     Ok(sink.flush()?)
 }
 
-fn flows() -> Result<u32, KernelError> {
-    let mut count = 0;
-    let take = |record: &Record<'_>| {
-        let stats = record.global_stats().unwrap_or_default();
-        count = stats.entries.unwrap_or(count);
-    };
+fn flows() -> Result<u32, Failure> {
+    let mut entries = Ok(None);
+    let take = |record: &Record<'_>| entries = record.global_stats().map(|stats| stats.entries);
     Requester::open()?.ask("count the flows", request::global_stats, take)?;
-    Ok(count)
+    let count = entries.map_err(|first| Failure::Malformed { count: 1, first })?;
+    count.ok_or(Failure::NoCount)
 }
 
 fn proc_count() -> Option<u32> {
@@ -62,10 +63,12 @@ fn expectations(family: u8) -> Result<u32, KernelError> {
 /// The kernel's refusal, where `/proc` does not help either; counters that do not parse.
 pub(super) fn statistics(subject: Subject) -> Result<(), Failure> {
     let mut sink = Sink::stdout()?;
-    if let Err(failure) = netlink_stats(subject, &mut sink.lines) {
-        let fallback = fs::read_to_string(PROC_STATS).ok().filter(|_| subject == Subject::Flows);
-        sink.lines.clear();
-        proc_stats(&fallback.ok_or(failure)?, &mut sink.lines);
+    match netlink_stats(subject, &mut sink.lines) {
+        Err(Failure::Kernel(refusal)) => {
+            let fallback = fs::read_to_string(PROC_STATS).ok().filter(|_| subject == Subject::Flows);
+            proc_stats(&fallback.ok_or(refusal)?, &mut sink.lines);
+        }
+        result => result?,
     }
     Ok(sink.flush()?)
 }

@@ -3,9 +3,15 @@
 //! One listener, drained on this thread: so the lines keep the kernel's order. What a round brought is written when it
 //! ends, at once on a quiet firewall and in large writes on a busy one; a loss is told on standard error where it
 //! happened, with its count, and goes into the count at the end.
+//!
+//! The first signal ends the listening: what is queued is still shown, if the reader goes on reading. A second signal, or
+//! two seconds in which it takes nothing, ends at once. Either way every event is counted, as shown or as lost.
 
+use std::fs;
 use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use ctflow_engine::listener::{Listener, Patience, Round};
 use ctflow_engine::receive::{BackendKind, Interest, Interrupts};
@@ -24,9 +30,14 @@ use super::summary::Summary;
 use crate::failure::Failure;
 use crate::flags::plan::{self, Events};
 use crate::output::requester::Requesters;
-use crate::output::sink::Sink;
+use crate::output::sink::{Offered, Sink};
 use crate::output::{Occasion, Printer, Requester, Subject};
 use crate::persona::Persona;
+
+/// 0 means that no event is ever told.
+const PROC_EVENTS: &str = "/proc/sys/net/netfilter/nf_conntrack_events";
+/// How long a reader may take nothing once we have been told to end.
+const LAST_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Follows what `plan` names.
 ///
@@ -34,10 +45,11 @@ use crate::persona::Persona;
 /// No rights, no connection tracking, a full disk, a reader that has gone.
 pub(super) fn run(persona: Persona, plan: &Events) -> Result<(), Failure> {
     let mut follower = Follower::new(persona, plan)?;
-    let result = follower.follow();
-    let last = follower.finish();
-    Summary::Events(plan.subject, follower.shown, follower.lost).print(persona);
-    result.and(last)
+    let result = follower.follow().and_then(|()| follower.finish());
+    let unread = follower.count_unread();
+    let (shown, lost) = follower.counts();
+    Summary::Events(plan.subject, shown, lost).print(persona);
+    result.and(unread)
 }
 
 struct Follower<'p> {
@@ -45,7 +57,6 @@ struct Follower<'p> {
     listener: Listener,
     signals: UnixStream,
     lines: Lines<'p>,
-    shown: u64,
     lost: u64,
 }
 
@@ -57,8 +68,9 @@ struct Lines<'p> {
     requesters: Requesters,
     /// The clock at the first event of the round.
     now_ns: Option<u64>,
-    shown: u64,
-    /// The first write that failed; lines after it are not kept.
+    /// Events that became lines, written or not.
+    printed: u64,
+    /// The first write that failed; nothing more is written.
     failed: Option<io::Error>,
     /// Messages that did not parse in this round, and the first reason.
     malformed: u64,
@@ -75,44 +87,53 @@ impl<'p> Follower<'p> {
             interrupts.watch(&sink, Interest::HangUp)?;
         }
         let listener = Listener::open(&options(plan), BackendKind::Auto, interrupts)?;
+        let follower = Self { persona, listener, signals, lines: Lines::new(plan, sink), lost: 0 };
+        follower.say_what_to_expect(plan);
+        Ok(follower)
+    }
+
+    fn say_what_to_expect(&self, plan: &Events) {
+        let (banner, buffer) = (self.persona.banner(), self.listener.buffer());
         if plan.buffer_bytes.is_some() {
-            let effective = listener.buffer().effective;
-            tell(&format!("NOTICE: Netlink socket buffer size has been set to {effective} bytes."));
-            if listener.buffer().limited {
-                tell(&format!("{}: {}", persona.banner(), listener.buffer()));
+            tell(&format!("NOTICE: Netlink socket buffer size has been set to {} bytes.", buffer.effective));
+            if buffer.limited {
+                tell(&format!("{banner}: {buffer}"));
             }
         }
-        Ok(Self { persona, listener, signals, lines: Lines::new(plan, sink), shown: 0, lost: 0 })
+        if fs::read_to_string(PROC_EVENTS).is_ok_and(|setting| setting.trim() == "0") {
+            let mend = "sysctl -w net.netfilter.nf_conntrack_events=1";
+            tell(&format!("{banner}: the kernel is set to tell no events (nf_conntrack_events=0); {mend}"));
+        }
     }
 
     /// Until a signal comes or writing fails.
     fn follow(&mut self) -> Result<(), Failure> {
         loop {
-            let lines = &mut self.lines;
-            lines.now_ns = None;
-            let round = self.listener.round(Patience::Paced, &mut |frame| lines.take(frame))?;
-            self.settle(&round)?;
+            let round = self.round(Patience::Paced)?;
+            self.lines.write(self.signals.as_fd(), None)?;
             if round.taken.interrupted && self.is_over()? {
                 return Ok(());
             }
         }
     }
 
-    /// The end of a round: writes its lines, then tells what is missing among them.
-    fn settle(&mut self, round: &Round) -> Result<(), Failure> {
-        self.shown = self.lines.shown;
-        self.lines.flush()?;
+    /// One round: its lines, and what is missing among them.
+    fn round(&mut self, patience: Patience) -> Result<Round, Failure> {
+        let Self { listener, lines, signals, .. } = self;
+        lines.now_ns = None;
+        let round = listener.round(patience, &mut |frame| lines.take(frame, signals.as_fd()))?;
+        let banner = self.persona.banner();
         if round.lost > 0 {
             self.lost += round.lost;
-            let (banner, lost, buffer) = (self.persona.banner(), round.lost, self.listener.buffer());
+            let (lost, buffer) = (round.lost, self.listener.buffer());
             tell(&format!("{banner}: {lost} events lost here, the reader was slower than they came: {buffer}; use -b"));
         }
         if let Some(error) = self.lines.first_error.take() {
             let count = std::mem::take(&mut self.lines.malformed);
             self.lost += count;
-            tell(&format!("{}: {count} events not understood here: {error}", self.persona.banner()));
+            tell(&format!("{banner}: {count} events not understood here: {error}"));
         }
-        Ok(())
+        Ok(round)
     }
 
     /// Whether what woke us is an end: a signal, or the reader's going.
@@ -129,10 +150,39 @@ impl<'p> Follower<'p> {
         Ok(false)
     }
 
-    /// What must follow the last line.
+    /// No more events, but those that are queued; until they are shown, or the reader takes no more.
     fn finish(&mut self) -> Result<(), Failure> {
+        self.listener.leave()?;
+        let mut drained = false;
+        while !drained {
+            if self.lines.write(self.signals.as_fd(), Some(LAST_PATIENCE))? == Offered::Left {
+                return Ok(());
+            }
+            drained = self.round(Patience::None)?.taken.drained;
+        }
         self.lines.printer.finish(&mut self.lines.sink.lines);
-        Ok(self.lines.sink.flush()?)
+        self.lines.write(self.signals.as_fd(), Some(LAST_PATIENCE))?;
+        Ok(())
+    }
+
+    /// Counts what is still queued as lost: nothing, but after a failure or an impatient end.
+    fn count_unread(&mut self) -> Result<(), Failure> {
+        self.listener.leave()?;
+        loop {
+            let mut unread = 0;
+            let round = self.listener.round(Patience::None, &mut |_| unread += 1)?;
+            self.lost += unread + round.lost;
+            if round.taken.drained {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Events shown, and events lost. Lines that were never written are not shown.
+    fn counts(&self) -> (u64, u64) {
+        let unwritten = self.lines.sink.lines.iter().filter(|&&byte| byte == b'\n').count();
+        let unwritten = u64::try_from(unwritten).unwrap_or(u64::MAX).min(self.lines.printed);
+        (self.lines.printed - unwritten, self.lost + unwritten)
     }
 }
 
@@ -140,11 +190,12 @@ impl<'p> Lines<'p> {
     fn new(plan: &'p Events, sink: Sink) -> Self {
         let printer = Printer::new(plan.format, plan.subject, TimeZone::system());
         let requesters = Requesters::default();
-        Self { plan, printer, sink, requesters, now_ns: None, shown: 0, failed: None, malformed: 0, first_error: None }
+        let (now_ns, failed, first_error) = (None, None, None);
+        Self { plan, printer, sink, requesters, now_ns, printed: 0, failed, malformed: 0, first_error }
     }
 
     /// Takes in one datagram.
-    fn take(&mut self, frame: &[u8]) {
+    fn take(&mut self, frame: &[u8], bell: BorrowedFd<'_>) {
         for message in Messages::new(frame) {
             let printed = match message {
                 Ok(Message::Record(record)) => self.print(&record),
@@ -156,8 +207,17 @@ impl<'p> Lines<'p> {
                 self.first_error.get_or_insert(error);
             }
         }
-        if self.failed.is_none() {
-            self.failed = self.sink.flush_if_large().err();
+        // When the bell has rung the lines of the round gather: they are few thousand at most.
+        if self.sink.is_large() && self.failed.is_none() {
+            self.failed = self.sink.offer(bell, None).err();
+        }
+    }
+
+    /// Writes what there is, or says what went wrong before.
+    fn write(&mut self, bell: BorrowedFd<'_>, patience: Option<Duration>) -> io::Result<Offered> {
+        match self.failed.take() {
+            Some(error) => Err(error),
+            None => self.sink.offer(bell, patience),
         }
     }
 
@@ -182,16 +242,8 @@ impl<'p> Lines<'p> {
             }
             _ => return Ok(()),
         }
-        self.shown += 1;
+        self.printed += 1;
         Ok(())
-    }
-
-    /// Writes what there is, or says what went wrong before.
-    fn flush(&mut self) -> io::Result<()> {
-        match self.failed.take() {
-            Some(error) => Err(error),
-            None => self.sink.flush(),
-        }
     }
 }
 

@@ -73,11 +73,13 @@ impl Requesters {
     }
 
     fn look_up(&mut self, port_id: u32, now_ns: u64) -> Option<Name> {
-        let process = self.proc.join(port_id.to_string());
-        if let Some(name) = Name::read(&process) {
-            return Some(name);
-        }
         let inode = self.socket_inode(port_id)?;
+        // The first socket of a process has its id as port id. But so may one of another pid namespace, or of a process
+        // that is gone and whose id is in use again.
+        let process = self.proc.join(port_id.to_string());
+        if holds_open(&process, format!("socket:[{inode}]").as_ref()) {
+            return Name::read(&process);
+        }
         // A clock set back counts as time gone by, or it would end all walks until it has caught up.
         let waited = now_ns >= self.next_walk_ns || self.next_walk_ns - now_ns > LIFE_NS;
         if !waited {
@@ -200,10 +202,21 @@ mod tests {
         assert_eq!(requesters.program(5, 3 * SECOND), None, "no socket");
     }
 
+    /// Its socket is another's: of a process in another pid namespace, or of one that is gone and whose id was used again.
+    #[test]
+    fn a_process_that_only_has_the_number_is_not_named() {
+        let proc = Proc::new("number");
+        proc.process(41, "innocent", 1001);
+        proc.process(77, "conntrack", 1002);
+        proc.sockets(&[(12, 41, 1002)]);
+        assert_eq!(proc.requesters().program(41, SECOND), Some("conntrack"));
+    }
+
     #[test]
     fn an_answer_holds_for_a_second_and_so_does_none() {
         let proc = Proc::new("remembered");
         proc.process(41, "before", 1001);
+        proc.sockets(&[(12, 41, 1001), (12, 43, 1002)]);
         let mut requesters = proc.requesters();
         assert_eq!(requesters.program(41, SECOND), Some("before"));
         assert_eq!(requesters.program(43, SECOND), None);

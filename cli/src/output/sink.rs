@@ -1,13 +1,36 @@
 //! Standard output in large writes: lines gather in one buffer, which is written when it is large or the caller is idle.
+//!
+//! A reader may be slow, or stuck, and a signal has to be heard all the same: so [`Sink::offer`] writes to a pipe only what
+//! fits it at once, and waits for room and for the signal together.
 
 use std::fs::File;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::FileType;
+use rustix::io::Errno;
 
 /// From this many bytes on the buffer is written. A pipe takes 64 KiB at once; larger writes to files gain nothing.
 const LARGE_BYTES: usize = 64 * 1024;
+/// What a pipe that has room at all takes without blocking: `PIPE_BUF` of Linux.
+const CERTAIN_BYTES: usize = 4096;
+
+/// What became of an offer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Offered {
+    /// Everything is written.
+    All,
+    /// The bell rang or the reader was too slow; something is left.
+    Left,
+}
+
+enum Wrote {
+    All,
+    Some(usize),
+    Nothing,
+}
 
 /// Gathers lines for standard output.
 #[derive(Debug)]
@@ -15,16 +38,18 @@ pub(crate) struct Sink {
     /// Where lines are appended.
     pub(crate) lines: Vec<u8>,
     stdout: File,
+    has_reader: bool,
 }
 
 impl Sink {
     /// Writes past the standard library's own buffer, which would look for line ends in every write.
     ///
     /// # Errors
-    /// When standard output was closed before the program began.
+    /// When no descriptor is left.
     pub(crate) fn stdout() -> io::Result<Self> {
         let stdout = File::from(io::stdout().as_fd().try_clone_to_owned()?);
-        Ok(Self { lines: Vec::with_capacity(2 * LARGE_BYTES), stdout })
+        let has_reader = has_reader(&stdout);
+        Ok(Self { lines: Vec::with_capacity(2 * LARGE_BYTES), stdout, has_reader })
     }
 
     /// Writes the lines if there are many.
@@ -36,22 +61,102 @@ impl Sink {
         if self.lines.len() < LARGE_BYTES { Ok(()) } else { self.flush() }
     }
 
-    /// Writes the lines.
+    /// Writes the lines, waiting for as long as the reader takes.
     ///
     /// # Errors
     /// As [`Sink::flush_if_large`].
     pub(crate) fn flush(&mut self) -> io::Result<()> {
-        let result = self.stdout.write_all(&self.lines);
+        let mut written = 0;
+        let result = loop {
+            match self.write_some(written, None, None) {
+                Ok(Wrote::All) => break Ok(()),
+                Ok(Wrote::Some(bytes)) => written += bytes,
+                Ok(Wrote::Nothing) => {} // without a bound and a bell the wait goes on
+                Err(error) => break Err(error),
+            }
+        };
         self.lines.clear();
         result
+    }
+
+    /// Writes the lines until all are, `bell` is readable, or the reader has taken nothing for `patience`; what is not
+    /// written stays.
+    ///
+    /// # Errors
+    /// That of the write; what was not written stays.
+    pub(crate) fn offer(&mut self, bell: BorrowedFd<'_>, patience: Option<Duration>) -> io::Result<Offered> {
+        let mut written = 0;
+        let result = loop {
+            match self.write_some(written, Some(bell), patience) {
+                Ok(Wrote::All) => break Ok(Offered::All),
+                Ok(Wrote::Some(bytes)) => written += bytes,
+                Ok(Wrote::Nothing) => break Ok(Offered::Left),
+                Err(error) => break Err(error),
+            }
+        };
+        let whole = matches!(result, Ok(Offered::All));
+        self.lines.drain(..if whole { self.lines.len() } else { written });
+        result
+    }
+
+    /// Whether there is enough to write.
+    #[inline]
+    pub(crate) fn is_large(&self) -> bool {
+        self.lines.len() >= LARGE_BYTES
+    }
+
+    /// Writes some of what follows the first `written` bytes.
+    fn write_some(
+        &self,
+        written: usize,
+        bell: Option<BorrowedFd<'_>>,
+        patience: Option<Duration>,
+    ) -> io::Result<Wrote> {
+        let rest = self.lines.get(written..).unwrap_or_default();
+        if rest.is_empty() {
+            return Ok(Wrote::All);
+        }
+        let chunk = if self.has_reader() {
+            if !self.wait(bell, patience)? {
+                return Ok(Wrote::Nothing);
+            }
+            rest.get(..CERTAIN_BYTES).unwrap_or(rest)
+        } else {
+            rest
+        };
+        match rustix::io::write(&self.stdout, chunk) {
+            Ok(0) => Err(io::ErrorKind::WriteZero.into()),
+            Ok(bytes) => Ok(Wrote::Some(bytes)),
+            Err(Errno::INTR | Errno::AGAIN) => Ok(Wrote::Some(0)),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// Waits for room; false when the bell rang or the time was up first.
+    fn wait(&self, bell: Option<BorrowedFd<'_>>, patience: Option<Duration>) -> io::Result<bool> {
+        let stdout = PollFd::new(&self.stdout, PollFlags::OUT);
+        let bell = bell.map(|bell| PollFd::from_borrowed_fd(bell, PollFlags::IN));
+        let mut fds: Vec<_> = [stdout].into_iter().chain(bell).collect();
+        let patience = patience.and_then(|time| Timespec::try_from(time).ok());
+        loop {
+            match poll(&mut fds, patience.as_ref()) {
+                Err(Errno::INTR) => {} // the bell says whether the signal was for us
+                Err(errno) => return Err(errno.into()),
+                Ok(_) => return Ok(fds.first().is_some_and(|stdout| !stdout.revents().is_empty())),
+            }
+        }
     }
 
     /// Whether someone reads the other end and may go away: a pipe or a socket. A file is always there, and a terminal
     /// that goes away sends SIGHUP.
     pub(crate) fn has_reader(&self) -> bool {
-        let kind = rustix::fs::fstat(&self.stdout).map(|stat| FileType::from_raw_mode(stat.st_mode));
-        matches!(kind, Ok(FileType::Fifo | FileType::Socket)) && !self.stdout.is_terminal()
+        self.has_reader
     }
+}
+
+fn has_reader(stdout: &File) -> bool {
+    let kind = rustix::fs::fstat(stdout).map(|stat| FileType::from_raw_mode(stat.st_mode));
+    matches!(kind, Ok(FileType::Fifo | FileType::Socket)) && !stdout.is_terminal()
 }
 
 impl AsFd for Sink {

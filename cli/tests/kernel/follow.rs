@@ -3,9 +3,12 @@
 use std::fs::File;
 
 use super::support::{Follower, PROGRAM, create, flow, flush, ports, run};
-use ctflow_engine::lab::Lab;
+use std::num::NonZeroU32;
+use std::time::Duration;
+
 use ctflow_engine::lab::topology::Firewall;
 use ctflow_engine::lab::traffic::Flood;
+use ctflow_engine::lab::{Lab, sysctl};
 use ctflow_parser::uapi::{IPPROTO_TCP, IPPROTO_UDP};
 use rustix::process::Signal;
 
@@ -87,6 +90,54 @@ fn a_full_disk_ends_it_with_one_clear_line() {
         let why =
             "cannot write to standard output: No space left on device (os error 28); make room, or write elsewhere";
         assert!(stderr.contains(why), "{stderr}");
+    });
+}
+
+#[test]
+fn what_is_queued_at_the_signal_is_still_shown() {
+    ctflow_engine::isolated!({
+        let _firewall = Firewall::build(&Lab::enter().unwrap()).unwrap();
+        let follower = Follower::start(PROGRAM, &["-e", "NEW"]);
+        follower.signal(Signal::STOP);
+        Flood::open().unwrap().send(150).unwrap(); // what an unprivileged socket holds, and a pipe's 64 KiB
+        follower.signal(Signal::INT);
+        follower.signal(Signal::CONT);
+        let (code, stdout, stderr) = follower.end();
+        assert_eq!((code, stdout.lines().count()), (0, 150));
+        assert_eq!(stderr, format!("{BANNER}150 flow events have been shown. 0 events have been lost.\n"));
+    });
+}
+
+#[test]
+fn a_reader_that_is_stuck_does_not_keep_it_alive_and_every_event_is_counted() {
+    ctflow_engine::isolated!({
+        let _firewall = Firewall::build(&Lab::enter().unwrap()).unwrap();
+        for signals in [1, 2] {
+            let follower = Follower::start(PROGRAM, &["-e", "NEW"]);
+            Flood::open().unwrap().send_paced(2_000, NonZeroU32::new(20_000).unwrap()).unwrap(); // fills the pipe
+            for _ in 0..signals {
+                follower.signal(Signal::TERM);
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            let (_, stdout, stderr) = follower.end();
+            let numbers: Vec<u64> =
+                stderr.lines().last().unwrap().split(' ').filter_map(|word| word.parse().ok()).collect();
+            assert_eq!(numbers.iter().sum::<u64>(), 2_000, "{stderr}");
+            assert!(numbers[1] > 0, "{stderr}");
+            let whole = stdout.matches('\n').count(); // the last line may have been cut
+            assert_eq!(numbers[0], u64::try_from(whole).unwrap(), "{stderr}");
+            flush();
+        }
+    });
+}
+
+#[test]
+fn a_kernel_that_tells_no_events_is_told_of() {
+    ctflow_engine::isolated!({
+        sysctl::write("net/netfilter/nf_conntrack_events", "0").unwrap();
+        let (code, _, stderr) = Follower::start(PROGRAM, &[]).interrupt();
+        assert_eq!(code, 0);
+        assert!(stderr.contains("sysctl -w net.netfilter.nf_conntrack_events=1"), "{stderr}");
     });
 }
 

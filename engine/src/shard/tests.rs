@@ -1,6 +1,6 @@
 //! The shard against a plain map that does the same, and the stories a resync has to get right.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 
 use ctflow_parser::flow::{FlowView, Helper, Labels};
@@ -208,5 +208,156 @@ proptest! {
         for flow in shard.iter() {
             prop_assert_eq!(oracle.get(&key(&flow)).copied(), flow.mark);
         }
+    }
+}
+
+/// What happens in a kernel and to the shard that follows it.
+#[derive(Debug, Clone, Copy)]
+enum Act {
+    /// The flow with this number begins, or, if it is there, gets this mark.
+    Touch(u16, u32),
+    End(u16),
+    /// From now on events are lost, or not.
+    Lose(bool),
+    /// The worker takes some of the queued events.
+    Take(usize),
+    Begin,
+    Slice,
+    EndDump,
+    Sweep,
+    Abandon,
+}
+
+fn acts() -> impl Strategy<Value = Vec<Act>> {
+    let act = prop_oneof![
+        10 => (0u16..32, 1u32..9).prop_map(|(n, mark)| Act::Touch(n, mark)),
+        6 => (0u16..32).prop_map(Act::End),
+        1 => any::<bool>().prop_map(Act::Lose),
+        8 => (0usize..6).prop_map(Act::Take),
+        2 => Just(Act::Begin),
+        6 => Just(Act::Slice),
+        2 => Just(Act::EndDump),
+        4 => Just(Act::Sweep),
+        1 => Just(Act::Abandon),
+    ];
+    proptest::collection::vec(act, 0..300)
+}
+
+/// A kernel's table, its events on their way, and a dump of it that is composed one part ahead of its reader.
+#[derive(Default)]
+struct Kernel {
+    flows: HashMap<u16, FlowView<'static>>,
+    births: u32,
+    queue: VecDeque<(Event, FlowView<'static>)>,
+    losing: bool,
+    composed: VecDeque<FlowView<'static>>,
+    dumped_to: u16,
+}
+
+const SLICE: u16 = 5;
+
+impl Kernel {
+    fn tell(&mut self, event: Event, flow: FlowView<'static>) {
+        if !self.losing {
+            self.queue.push_back((event, flow));
+        }
+    }
+
+    fn touch(&mut self, n: u16, mark: u32) {
+        if let Some(flow) = self.flows.get_mut(&n) {
+            flow.mark = Some(mark);
+            let told = *flow;
+            return self.tell(Event::Update, told);
+        }
+        self.births += 1;
+        let born = FlowView { mark: Some(mark), ..flow(n, self.births, n.is_multiple_of(3)) };
+        self.flows.insert(n, born);
+        self.tell(Event::New, born);
+    }
+
+    fn end(&mut self, n: u16) {
+        if let Some(flow) = self.flows.remove(&n) {
+            self.tell(Event::Destroy, FlowView { mark: None, ..flow });
+        }
+    }
+
+    fn start_dump(&mut self) {
+        self.dumped_to = 0;
+        self.compose();
+    }
+
+    fn compose(&mut self) {
+        let to = self.dumped_to + SLICE;
+        self.composed = (self.dumped_to..to).filter_map(|n| self.flows.get(&n).copied()).collect();
+        self.dumped_to = to;
+    }
+
+    /// The part composed last; the next is composed now.
+    fn slice(&mut self) -> VecDeque<FlowView<'static>> {
+        let part = std::mem::take(&mut self.composed);
+        self.compose();
+        part
+    }
+
+    fn take(&mut self, count: usize, shard: &mut Shard) {
+        for (event, flow) in self.queue.drain(..count.min(self.queue.len())) {
+            shard.apply(event, &flow);
+        }
+    }
+}
+
+proptest! {
+    /// Whatever was lost, and however dumps and events were interleaved or broken off: one resync after the losses end,
+    /// while the kernel goes on changing, makes the shard hold what the kernel holds.
+    #[test]
+    fn one_resync_after_the_losses_end_mends_everything(before in acts(), during in acts()) {
+        let mut kernel = Kernel::default();
+        let mut shard = Shard::new(1_000);
+        for act in before {
+            match act {
+                Act::Touch(n, mark) => kernel.touch(n, mark),
+                Act::End(n) => kernel.end(n),
+                Act::Lose(losing) => kernel.losing = losing,
+                Act::Take(count) => kernel.take(count, &mut shard),
+                Act::Begin => {
+                    shard.begin_resync();
+                    kernel.start_dump();
+                }
+                Act::Slice => for flow in kernel.slice() {
+                    shard.apply_dumped(&flow);
+                },
+                Act::EndDump => shard.end_dump(),
+                Act::Sweep => {
+                    shard.sweep(7, |_| {});
+                }
+                Act::Abandon => shard.abandon_resync(),
+            }
+        }
+        kernel.losing = false;
+        kernel.take(usize::MAX, &mut shard); // the worker sees to it that what is older than the loss is taken first
+        shard.begin_resync();
+        kernel.start_dump();
+        for act in during {
+            match act {
+                Act::Touch(n, mark) => kernel.touch(n, mark),
+                Act::End(n) => kernel.end(n),
+                Act::Take(count) => kernel.take(count, &mut shard),
+                Act::Slice => for flow in kernel.slice() {
+                    shard.apply_dumped(&flow);
+                },
+                _ => {}
+            }
+        }
+        while kernel.dumped_to < 32 + 2 * SLICE {
+            for flow in kernel.slice() {
+                shard.apply_dumped(&flow);
+            }
+        }
+        shard.end_dump();
+        prop_assert_eq!(sweep_all(&mut shard).1, Swept::Done);
+        kernel.take(usize::MAX, &mut shard);
+        let held: HashMap<_, _> = shard.iter().map(|flow| ((key(&flow), flow.id), flow.mark)).collect();
+        let there: HashMap<_, _> = kernel.flows.values().map(|flow| ((key(flow), flow.id), flow.mark)).collect();
+        prop_assert_eq!(held, there);
     }
 }

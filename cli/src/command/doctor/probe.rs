@@ -10,8 +10,9 @@ use ctflow_engine::lab::{self, LabError};
 use ctflow_engine::limits::{FILTER_PORT_IDS, FILTER_PROTOCOLS, SOCKET_BUFFER_BYTES};
 use ctflow_engine::receive::{self, BackendKind, Interrupts};
 use ctflow_engine::socket::{EventMask, EventSocket, Options};
-use ctflow_engine::steer::{Filter, Mark, Program, Share};
+use ctflow_engine::steer::{Filter, Program, Share};
 use ctflow_engine::sys::netlink::{NetlinkSocket, Protocol};
+use ctflow_parser::filter::Masked;
 use ctflow_parser::request;
 
 use super::facts::{Buffers, Build, Facts, Refusal, Settings, Table, Withheld};
@@ -69,7 +70,7 @@ fn attach_longest(socket: &NetlinkSocket) -> Result<usize, Refusal> {
     let filter = Filter {
         family: Some(0),
         protocols: (0..).take(FILTER_PROTOCOLS).collect(),
-        mark: Some(Mark { value: 0, mask: 0 }),
+        mark: Some(Masked { value: 0, mask: 0 }),
         ignored_port_ids: (1..).take(FILTER_PORT_IDS).collect(),
     };
     let program = Program::compile(Share { worker: 1, workers: 2 }, &filter).map_err(|error| Refusal::of(&error))?;

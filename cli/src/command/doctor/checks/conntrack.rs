@@ -65,7 +65,7 @@ pub(super) fn events(facts: &Facts) -> Finding {
         Some(1) => Finding::ok("events", "on, for every flow (nf_conntrack_events=1)"),
         Some(2) => {
             let found = "on while somebody listens (nf_conntrack_events=2): flows begun before the first listener \
-                         never emit UPDATE or DESTROY";
+                         may never emit UPDATE or DESTROY";
             Finding::note("events", found).mend(format!("{ON}  # if they must be seen"))
         }
         Some(other) => {
@@ -182,7 +182,11 @@ mod tests {
     fn events_by_demand_say_what_they_hide() {
         let finding = events(&with_events(Some(2)));
         assert_eq!(finding.level, Level::Note);
-        assert!(finding.found.contains("before the first listener never emit UPDATE or DESTROY"), "{}", finding.found);
+        assert!(
+            finding.found.contains("before the first listener may never emit UPDATE or DESTROY"),
+            "{}",
+            finding.found
+        );
         let mend = "sysctl -w net.netfilter.nf_conntrack_events=1  # if they must be seen";
         assert_eq!(finding.mend.as_deref(), Some(mend));
     }
