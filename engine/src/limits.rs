@@ -99,12 +99,12 @@ pub const RESYNC_DESTROYED_MAX: usize = 262_144;
 /// Bytes of the buffer a dump is read with. The kernel composes as much as the last read had room for, up to 32 KiB.
 pub const DUMP_BUFFER_BYTES: usize = 32 * 1_024;
 
-/// Requests sent together. The cost of a system call is 1/32 of nothing to speak of beside the request's own: from 32 on
-/// creating flows gets no faster. More would only need more room for the answers should all be refused.
+/// Requests sent together. From 32 on, creating flows gets no faster: the kernel's own work on them is what is left. More
+/// would only need more room for the answers, should all be refused.
 pub const BATCH_REQUESTS: usize = 64;
 
-/// Bytes of requests sent together: 64 of the longest usual ones (440 bytes, of which 64 KiB are no faster) and one of the
-/// longest possible. It is far below the send buffer that a kernel gives unasked, 208 KiB.
+/// Bytes of requests sent together: 64 of 448 bytes, where the usual ones have 130 to 300, and room for one of the longest
+/// there are. A send buffer holds 208 KiB unless somebody changed `net.core.wmem_default`.
 pub const BATCH_BYTES: usize = 32 * 1_024;
 
 /// Receive buffer asked for so that every request sent together can be refused, in bytes. A refusal is short, and charged
