@@ -5,9 +5,9 @@
 //!                                                            answers: refusal of 2, refusal of 17, ACK of 64
 //! ```
 //!
-//! The kernel works on the datagram within the sending call, so when that returns every answer is queued and reading never
-//! waits; there is nothing to gain from sending ahead. A refused request does not keep the later ones from being carried
-//! out. Without `CAP_NET_ADMIN` the kernel looks at the first request only.
+//! The kernel works on the datagram within the sending call, so when that returns every answer is queued and reading
+//! never waits; there is nothing to gain from sending ahead. A refused request does not keep the later ones from being
+//! carried out. Without `CAP_NET_ADMIN` the kernel looks at the first request only.
 
 use std::io;
 
@@ -99,8 +99,8 @@ impl Batch {
         })
     }
 
-    /// Adds the one request that `write` writes under the sequence number it is given. When that makes the batch full, it
-    /// is sent, and what the kernel refused of it goes to `refused`, in the order of the requests; so does a request
+    /// Adds the one request that `write` writes under the sequence number it is given. When that makes the batch full,
+    /// it is sent, and what the kernel refused of it goes to `refused`, in the order of the requests; so does a request
     /// that is too long.
     ///
     /// # Errors
