@@ -11,6 +11,8 @@ use std::ffi::OsString;
 use std::io;
 use std::process::ExitCode;
 
+#[allow(dead_code)] // until an option names a file
+pub(crate) mod capture;
 pub(crate) mod command;
 pub(crate) mod failure;
 pub(crate) mod flags;
