@@ -14,6 +14,7 @@ use std::process::ExitCode;
 pub(crate) mod command;
 pub(crate) mod failure;
 pub(crate) mod flags;
+pub(crate) mod labels;
 pub(crate) mod output;
 pub(crate) mod persona;
 pub(crate) mod protocol;
