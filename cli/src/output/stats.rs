@@ -3,8 +3,8 @@
 use ctflow_parser::error::ParseError;
 use ctflow_parser::stats::CpuStats;
 
-use super::Subject;
 use super::put::Put;
+use super::{Subject, json};
 
 /// Counters of the conntrack table; the first is `CTA_STATS_SEARCHED`, 1.
 const FLOW_COUNTERS: [&str; 15] = [
@@ -66,6 +66,60 @@ pub(crate) fn named_line<'a>(out: &mut Vec<u8>, cpu: u16, counters: impl Iterato
 pub(crate) fn count_line(out: &mut Vec<u8>, entries: u32) {
     out.decimal(entries.into());
     out.literal(b"\n");
+}
+
+/// Appends one CPU's counters as a JSON object, names as in its line.
+///
+/// # Errors
+/// As [`cpu_line`].
+#[allow(dead_code)] // until `-S` takes `-o`
+pub(crate) fn cpu_object(out: &mut Vec<u8>, subject: Subject, stats: &CpuStats<'_>) -> Result<(), ParseError> {
+    let before = out.len();
+    begin_object(out, stats.cpu);
+    for counter in stats.counters() {
+        match counter {
+            Ok((kind, value)) => {
+                out.literal(b"\"");
+                name(out, subject, kind);
+                out.literal(b"\":");
+                out.decimal(value.into());
+                out.literal(b",");
+            }
+            Err(error) => {
+                out.truncate(before);
+                return Err(error);
+            }
+        }
+    }
+    json::end(out);
+    Ok(())
+}
+
+/// Appends one CPU's counters that have names already as a JSON object.
+#[allow(dead_code)] // until `-S` takes `-o`
+pub(crate) fn named_object<'a>(out: &mut Vec<u8>, cpu: u16, counters: impl Iterator<Item = (&'a str, u64)>) {
+    begin_object(out, cpu);
+    for (name, value) in counters {
+        json::string(out, name);
+        out.literal(b":");
+        out.decimal(value);
+        out.literal(b",");
+    }
+    json::end(out);
+}
+
+/// Appends the number of entries as a JSON object.
+#[allow(dead_code)] // until `-C` takes `-o`
+pub(crate) fn count_object(out: &mut Vec<u8>, entries: u32) {
+    out.literal(b"{\"entries\":");
+    out.decimal(entries.into());
+    out.literal(b"}\n");
+}
+
+fn begin_object(out: &mut Vec<u8>, cpu: u16) {
+    out.literal(b"{\"cpu\":");
+    out.decimal(cpu.into());
+    out.literal(b",");
 }
 
 /// `cpu=N` padded to four digits, and a tab.
