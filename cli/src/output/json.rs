@@ -469,3 +469,193 @@ fn close_with(out: &mut Vec<u8>, closing: &[u8; 2]) {
     }
     out.literal(closing);
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::super::captures::{LISTED, NOW_NS, TEXT, ftp_expectation, ports, print, print_expect, tuple};
+    use super::super::{Encoding, Format};
+    use super::*;
+
+    const JSON: Format = Format { encoding: Encoding::Json, ..TEXT };
+
+    fn parsed(text: &str) -> Value {
+        assert!(text.ends_with("}\n") && text.matches('\n').count() == 1, "{text}");
+        serde_json::from_str(text).unwrap()
+    }
+
+    fn tcp(orig: bool) -> Tuple {
+        let zone = Some(if orig { 3 } else { 4 });
+        let (src, dst) = if orig { ("192.0.2.2", "198.51.100.10") } else { ("198.51.100.10", "198.51.100.1") };
+        let l4 = if orig { ports(41002, 8080) } else { ports(8080, 41002) };
+        Tuple { zone, ..tuple(uapi::IPPROTO_TCP, src, dst, l4) }
+    }
+
+    /// A flow with a value for everything that a TCP flow can have.
+    fn full() -> FlowView<'static> {
+        let seqadj =
+            |offset: i32| Some(SeqAdj { correction_pos: 9, offset_before: offset.cast_unsigned(), offset_after: 11 });
+        FlowView {
+            family: uapi::AF_INET,
+            orig: Some(tcp(true)),
+            reply: Some(tcp(false)),
+            master: Some(tuple(uapi::IPPROTO_UDP, "192.0.2.2", "198.51.100.10", ports(36150, 5060))),
+            status: Some(0b1_0000_0000_0000_1110),
+            timeout: Some(119),
+            mark: Some(42),
+            id: Some(250_147_308),
+            use_count: Some(2),
+            zone: Some(7),
+            secmark: Some(5),
+            proto: Some(ProtoInfo::Tcp(TcpInfo {
+                state: Some(7),
+                wscale_orig: Some(7),
+                wscale_reply: Some(14),
+                flags_orig: Some(TcpFlags { flags: 0x23, mask: 0 }),
+                flags_reply: Some(TcpFlags { flags: 1, mask: 10 }),
+            })),
+            counters_orig: Some(Counters { packets: 7, bytes: u64::MAX }),
+            counters_reply: Some(Counters { packets: 5, bytes: 272 }),
+            start_ns: Some(1_795_197_495_756_137_333),
+            stop_ns: Some(NOW_NS),
+            event_ns: Some(NOW_NS + 1),
+            helper: Some(Helper { name: "sip", info: &[0, 0xff, 0x1a] }),
+            secctx: Some("a\"b\\c\n\u{1}é"),
+            labels: Some(Labels(1 << 127 | 1 << 9 | 1)),
+            seqadj_orig: seqadj(-3),
+            seqadj_reply: seqadj(3),
+            synproxy: Some(Synproxy { isn: 1, its: 2, tsoff: u32::MAX }),
+        }
+    }
+
+    #[test]
+    fn every_key_of_a_flow() {
+        let requester = Some(Requester { port_id: 375, program: Some("conntrack") });
+        let occasion = Occasion { event: Some(Event::Destroy), now_ns: NOW_NS, requester };
+        let expected = json!({
+            "event": "destroy", "event_ns": NOW_NS + 1, "event_clock": "kernel",
+            "requester": {"port_id": 375, "program": "conntrack"},
+            "family": "ipv4", "protocol": "tcp", "protocol_number": 6, "timeout": 119, "state": "TIME_WAIT",
+            "orig": {
+                "src": "192.0.2.2", "dst": "198.51.100.10", "sport": 41002, "dport": 8080, "zone": 3,
+                "packets": 7, "bytes": u64::MAX, "tcp_wscale": 7, "tcp_flags": 35,
+                "seqadj": {"correction_pos": 9, "offset_before": -3, "offset_after": 11},
+            },
+            "reply": {
+                "src": "198.51.100.10", "dst": "198.51.100.1", "sport": 8080, "dport": 41002, "zone": 4,
+                "packets": 5, "bytes": 272, "tcp_wscale": 14, "tcp_flags": 1, "tcp_flags_mask": 10,
+                "seqadj": {"correction_pos": 9, "offset_before": 3, "offset_after": 11},
+            },
+            "status": 65550, "status_flags": ["SEEN_REPLY", "ASSURED", "CONFIRMED"],
+            "mark": 42, "zone": 7, "start_ns": 1_795_197_495_756_137_333_u64, "stop_ns": NOW_NS, "use": 2,
+            "id": 250_147_308, "secmark": 5, "secctx": "a\"b\\c\n\u{1}é",
+            "labels": [0, 9, 127], "label_names": ["vpn", null, "big"],
+            "helper": "sip", "helper_info": "00ff1a",
+            "master": {
+                "protocol": "udp", "protocol_number": 17,
+                "src": "192.0.2.2", "dst": "198.51.100.10", "sport": 36150, "dport": 5060,
+            },
+            "synproxy": {"isn": 1, "its": 2, "tsoff": u32::MAX},
+        });
+        assert_eq!(parsed(&print(JSON, &full(), &occasion)), expected);
+    }
+
+    #[test]
+    fn other_trackers_and_protocols() {
+        let of = |proto| parsed(&print(JSON, &FlowView { proto: Some(proto), ..full() }, &LISTED));
+        let sctp = of(ProtoInfo::Sctp(SctpInfo { state: Some(4), vtag_orig: Some(1), vtag_reply: Some(2) }));
+        assert_eq!(
+            [&sctp["state"], &sctp["orig"]["vtag"], &sctp["reply"]["vtag"]],
+            [&json!("ESTABLISHED"), &json!(1), &json!(2)]
+        );
+        let dccp = of(ProtoInfo::Dccp(DccpInfo { state: Some(3), role: Some(1), handshake_seq: Some(8) }));
+        assert_eq!(
+            [&dccp["state"], &dccp["role"], &dccp["handshake_seq"]],
+            [&json!("PARTOPEN"), &json!("server"), &json!(8)]
+        );
+        let orig = |proto, l4| {
+            let orig = Some(tuple(proto, "2001:db8::1", "2001:db8::2", l4));
+            print(JSON, &FlowView { family: uapi::AF_INET6, orig, ..FlowView::default() }, &LISTED)
+        };
+        let expected = r#"{"family":"ipv6","protocol":"gre","protocol_number":47,"orig":{"src":"2001:db8::1","dst":"2001:db8::2","src_key":1,"dst_key":2}}"#;
+        assert_eq!(orig(uapi::IPPROTO_GRE, ports(1, 2)).trim_end(), expected);
+        let expected = r#"{"family":"ipv6","protocol":"icmpv6","protocol_number":58,"orig":{"src":"2001:db8::1","dst":"2001:db8::2","icmp_type":128,"icmp_code":0,"icmp_id":9}}"#;
+        let ping = L4::Icmp { kind: 128, code: 0, id: 9 };
+        assert_eq!(orig(uapi::IPPROTO_ICMPV6, ping).trim_end(), expected);
+        let unknown = parsed(&orig(200, L4::None));
+        assert_eq!([&unknown["protocol"], &unknown["protocol_number"]], [&json!("unknown"), &json!(200)]);
+    }
+
+    #[test]
+    fn what_was_not_sent_is_not_there() {
+        let empty = FlowView::default();
+        assert_eq!(
+            print(JSON, &empty, &LISTED),
+            "{\"family\":\"unknown\",\"protocol\":\"unknown\",\"protocol_number\":0}\n"
+        );
+        let occasion = Occasion { event: Some(Event::New), now_ns: 5, requester: None };
+        let event = parsed(&print(JSON, &FlowView { status: Some(0), ..empty }, &occasion));
+        assert_eq!(
+            [&event["event"], &event["event_ns"], &event["event_clock"]],
+            [&json!("new"), &json!(5), &json!("reader")]
+        );
+        assert_eq!([&event["status"], &event["status_flags"]], [&json!(0), &json!([])]);
+        assert_eq!(event.as_object().unwrap().len(), 8);
+    }
+
+    #[test]
+    fn every_status_flag_by_name() {
+        let all = parsed(&print(JSON, &FlowView { status: Some(u32::MAX), ..FlowView::default() }, &LISTED));
+        let names = [
+            "EXPECTED",
+            "SEEN_REPLY",
+            "ASSURED",
+            "CONFIRMED",
+            "SRC_NAT",
+            "DST_NAT",
+            "SEQ_ADJUST",
+            "SRC_NAT_DONE",
+            "DST_NAT_DONE",
+            "DYING",
+            "FIXED_TIMEOUT",
+            "TEMPLATE",
+            "UNTRACKED",
+            "HELPER",
+            "OFFLOAD",
+            "HW_OFFLOAD",
+        ];
+        assert_eq!((&all["status"], &all["status_flags"]), (&json!(u32::MAX), &json!(names)));
+    }
+
+    #[test]
+    fn every_key_of_an_expectation() {
+        let nat = ctflow_parser::expect::ExpectNat { direction: 1, tuple: tcp(false) };
+        let expect = ExpectView {
+            id: Some(6),
+            zone: Some(3),
+            flags: Some(7),
+            nat: Some(nat),
+            function: Some("nat-follow-master"),
+            ..ftp_expectation()
+        };
+        let occasion = Occasion { event: Some(Event::New), now_ns: 5, requester: None };
+        let expected = json!({
+            "event": "new", "event_ns": 5, "event_clock": "reader",
+            "family": "ipv4", "protocol": "tcp", "protocol_number": 6, "timeout": 299,
+            "tuple": {"src": "192.0.2.2", "dst": "198.51.100.10", "sport": 0, "dport": 41739},
+            "mask": {"src": "255.255.255.255", "dst": "255.255.255.255", "sport": 0, "dport": 65535},
+            "master": {
+                "protocol": "tcp", "protocol_number": 6,
+                "src": "192.0.2.2", "dst": "198.51.100.10", "sport": 36150, "dport": 21,
+            },
+            "zone": 3, "flags": 7, "flag_names": ["PERMANENT", "INACTIVE", "USERSPACE"], "class": 0, "id": 6,
+            "helper": "ftp", "function": "nat-follow-master",
+            "nat": {
+                "direction": "reply", "protocol": "tcp", "protocol_number": 6, "src": "198.51.100.10",
+                "dst": "198.51.100.1", "sport": 8080, "dport": 41002, "zone": 4,
+            },
+        });
+        assert_eq!(parsed(&print_expect(JSON, &expect, &occasion)), expected);
+    }
+}

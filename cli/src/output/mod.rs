@@ -32,6 +32,8 @@ mod xml;
 
 #[cfg(test)]
 mod captures;
+#[cfg(test)]
+mod properties;
 
 /// Nanoseconds of a second: kernel time stamps and our clock count in the former.
 const NS_PER_SECOND: u64 = 1_000_000_000;
