@@ -116,7 +116,7 @@ pub(super) fn expect(out: &mut Vec<u8>, expect: &ExpectView<'_>, occasion: &Occa
     end(out);
 }
 
-#[cold]
+#[inline(never)]
 fn happened(out: &mut Vec<u8>, event: Event, kernel_ns: Option<u64>, occasion: &Occasion<'_>) {
     out.text(match event {
         Event::New => "\"event\":\"new\",",
