@@ -1,8 +1,9 @@
 //! Flows as the commands that make them again, one to a line, for `--load-file`.
 //!
 //! The old tool's line is kept as it is, so that either tool loads what the other saved. What it forgot stands behind:
-//! the mark, the labels, and the helper, of which the old tool knows nothing and refuses the file. Labels are an option
-//! each, as it takes only the first name of a list.
+//! the mark, the labels, and the helper. With a helper it refuses the file, as it has no such option. Labels are an
+//! option each, as it takes only the first name of a list; even so conntrack 1.4.7 crashes on a file of several lines
+//! where one has labels, and may leave lines undone. Without a map of labels, none are saved.
 //!
 //! A translated address is saved bare, as its port is among the reply's. Where the port alone was translated, that
 //! would make a flow that is not translated at all; there `-A` has `ADDR:PORT`, and the reply's port is the one from
@@ -434,7 +435,7 @@ mod tests {
         assert!(!print(SAVE, &as_event(in_zone_7()), &occasion).contains(" -m "));
     }
 
-    /// Tried on Linux 6.18 with conntrack 1.4.9: loaded so, the port is translated again.
+    /// Tried with conntrack 1.4.7: loaded so, the port is translated again.
     #[test]
     fn a_port_translated_alone_is_saved_with_its_address() {
         let status = TRANSLATED | uapi::IPS_SRC_NAT | uapi::IPS_DST_NAT;
