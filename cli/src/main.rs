@@ -16,6 +16,7 @@ pub(crate) mod capture;
 pub(crate) mod command;
 pub(crate) mod failure;
 pub(crate) mod flags;
+pub(crate) mod labels;
 pub(crate) mod output;
 pub(crate) mod persona;
 pub(crate) mod protocol;
