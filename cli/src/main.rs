@@ -11,12 +11,14 @@ use std::ffi::OsString;
 use std::io;
 use std::process::ExitCode;
 
+pub(crate) mod change;
 pub(crate) mod command;
 pub(crate) mod failure;
 pub(crate) mod flags;
 pub(crate) mod output;
 pub(crate) mod persona;
 pub(crate) mod protocol;
+pub(crate) mod selection;
 
 use tracing_subscriber::filter::LevelFilter;
 

@@ -12,7 +12,8 @@ use jiff::tz::TimeZone;
 
 use super::{Encoding, Format, NS_PER_SECOND, Occasion, Printer, Requester, Subject};
 
-const TEXT: Format = Format { encoding: Encoding::Text, extended: false, id: false, timestamp: false };
+const TEXT: Format =
+    Format { encoding: Encoding::Text, extended: false, id: false, timestamp: false, ktimestamp: false, labels: false };
 const XML: Format = Format { encoding: Encoding::Xml, ..TEXT };
 const LISTED: Occasion<'static> = Occasion { event: None, now_ns: NOW_NS, requester: None };
 /// When the captured listings were made, give or take.

@@ -38,6 +38,10 @@ pub(crate) enum Encoding {
     Text,
     /// One `<flow>` element to a line.
     Xml,
+    /// The command line that makes the entry, for `-R`.
+    Save,
+    /// One object to a line.
+    Json,
 }
 
 /// What `-o` asked for.
@@ -51,6 +55,10 @@ pub(crate) struct Format {
     pub(crate) id: bool,
     /// When it happened: in front of the line, or as `<when>`.
     pub(crate) timestamp: bool,
+    /// When the flow began and ended, by the kernel's clock.
+    pub(crate) ktimestamp: bool,
+    /// The names of its labels.
+    pub(crate) labels: bool,
 }
 
 /// What is being printed: names the XML root, and chooses the names of statistics.
@@ -103,7 +111,7 @@ impl Printer {
     #[inline]
     pub(crate) fn flow(&mut self, out: &mut Vec<u8>, flow: &FlowView<'_>, occasion: &Occasion<'_>) {
         match self.format.encoding {
-            Encoding::Text => text::flow(&self.format, out, flow, occasion),
+            Encoding::Text | Encoding::Save | Encoding::Json => text::flow(&self.format, out, flow, occasion),
             Encoding::Xml => {
                 self.open(out);
                 // Listings have no `<when>`, as their lines have no time stamp in front.
@@ -116,7 +124,7 @@ impl Printer {
     /// Appends one expectation's line.
     pub(crate) fn expect(&mut self, out: &mut Vec<u8>, expect: &ExpectView<'_>, occasion: &Occasion<'_>) {
         match self.format.encoding {
-            Encoding::Text => text::expect(&self.format, out, expect, occasion),
+            Encoding::Text | Encoding::Save | Encoding::Json => text::expect(&self.format, out, expect, occasion),
             Encoding::Xml => {
                 self.open(out);
                 let zone = self.format.timestamp.then_some(&self.zone);
