@@ -2,6 +2,7 @@
 //!
 //! A [`Creation`] is a whole flow; an [`Update`] is what shall be different, and becomes a request for each flow that
 //! it is applied to, or none where all is so already.
+#![allow(dead_code)] // until the commands that use it are carried out
 
 use std::net::IpAddr;
 

@@ -152,7 +152,7 @@ fn all_ones(address: IpAddr) -> u128 {
 
 /// Whether nothing is wanted, or what is there.
 #[inline]
-fn fits<T: PartialEq>(wanted: Option<T>, found: Option<T>) -> bool {
+fn fits<T: PartialEq + Copy>(wanted: Option<T>, found: Option<T>) -> bool {
     wanted.is_none() || wanted == found
 }
 
@@ -196,13 +196,14 @@ impl Selection {
             mark: self.mark,
             status: self.status.kernel_side(),
             zone: self.zone.filter(|zone| *zone != 0), // asked for zone 0 kernels give all
-            orig: self.tuple_filter(&self.orig, self.icmp),
-            reply: self.tuple_filter(&self.reply, Icmp::default()),
+            // One direction's protocol is the other's, too.
+            orig: self.tuple_filter(&self.orig, self.icmp, flag(self.protocol, uapi::CTA_FILTER_F_CTA_PROTO_NUM)),
+            reply: self.tuple_filter(&self.reply, Icmp::default(), 0),
         }
     }
 
     /// One direction's share. The kernel compares tuples within one family only: asked about both it refuses.
-    fn tuple_filter(&self, side: &Side, icmp: Icmp) -> Option<TupleFilter> {
+    fn tuple_filter(&self, side: &Side, icmp: Icmp, protocol: u32) -> Option<TupleFilter> {
         let none: IpAddr = match self.family {
             uapi::AF_INET => Ipv4Addr::UNSPECIFIED.into(),
             uapi::AF_INET6 => Ipv6Addr::UNSPECIFIED.into(),
@@ -211,11 +212,10 @@ impl Selection {
         let single = |network: Option<Network>| network.and_then(|network| network.single());
         let (src, dst) = (single(side.src), single(side.dst));
         let (fields, l4) = self.l4_filter(side, icmp);
-        let flags = flag(src, uapi::CTA_FILTER_F_CTA_IP_SRC) | flag(dst, uapi::CTA_FILTER_F_CTA_IP_DST) | fields;
-        // The protocol goes with the original direction, and wherever fields of it are compared.
-        let is_orig = std::ptr::eq(side, &raw const self.orig);
-        let protocol = self.protocol.filter(|_| is_orig || fields != 0);
-        let flags = flags | flag(protocol, uapi::CTA_FILTER_F_CTA_PROTO_NUM);
+        let addresses = flag(src, uapi::CTA_FILTER_F_CTA_IP_SRC) | flag(dst, uapi::CTA_FILTER_F_CTA_IP_DST);
+        // The kernel refuses to compare a protocol's fields without its number.
+        let number = if fields == 0 { protocol } else { uapi::CTA_FILTER_F_CTA_PROTO_NUM };
+        let flags = addresses | number | fields;
         let (src, dst) = (src.unwrap_or(none), dst.unwrap_or(none));
         let tuple = Tuple { src, dst, proto: self.protocol.unwrap_or(0), l4, zone: None };
         (flags != 0).then_some(TupleFilter { flags, tuple })
@@ -258,7 +258,7 @@ const ICMPV6_FLAGS: [u32; 3] = [
     uapi::CTA_FILTER_F_CTA_PROTO_ICMPV6_ID,
 ];
 
-fn flag<T>(wanted: Option<T>, flag: u32) -> u32 {
+fn flag<T: Copy>(wanted: Option<T>, flag: u32) -> u32 {
     if wanted.is_some() { flag } else { 0 }
 }
 
@@ -292,7 +292,7 @@ impl Status {
     #[inline]
     fn matches(self, status: Option<u32>) -> bool {
         match status {
-            Some(status) => status & (self.set | self.clear) == self.set,
+            Some(status) => status & self.set == self.set && status & self.clear == 0,
             None => self == Self::default(),
         }
     }

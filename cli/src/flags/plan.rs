@@ -1,4 +1,5 @@
 //! The command line as meant: everything a command needs to know, with the defaults filled in.
+#![allow(dead_code)] // until the commands that use it are carried out
 
 use std::net::IpAddr;
 use std::path::PathBuf;

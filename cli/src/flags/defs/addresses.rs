@@ -30,7 +30,6 @@ pub(super) static ORIG_SRC: Flag = Flag {
         (raw.orig.src, raw.prefix.src) = (Some(address), mask);
         Ok(())
     }),
-    ..OPTION
 };
 
 #[test]
@@ -56,7 +55,6 @@ pub(super) static ORIG_DST: Flag = Flag {
         (raw.orig.dst, raw.prefix.dst) = (Some(address), mask);
         Ok(())
     }),
-    ..OPTION
 };
 
 #[test]

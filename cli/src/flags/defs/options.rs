@@ -300,7 +300,7 @@ pub(super) static OUTPUT: Flag = Flag {
     short: Some('o'),
     long: "output",
     argument: Argument::Required("TYPE[,TYPE...]"),
-    help: "how entries are shown: xml, extended, timestamp, id, ...",
+    help: "how entries are shown: xml, json, save, extended and more",
     man: "Changes what is printed of each entry; types may be cut short and given together. extended: the layer-3 \
           family in front. id: the kernel's id behind. timestamp: the time of each event in front, as \
           [seconds.microseconds]; the kernel's own where it is known (Linux 6.14 with \
