@@ -209,7 +209,9 @@ impl Selection {
             uapi::AF_INET6 => Ipv6Addr::UNSPECIFIED.into(),
             _ => return None,
         };
-        let single = |network: Option<Network>| network.and_then(|network| network.single());
+        // Asked for an IPv6 address, the kernel leaves out the very flow that has it (seen on Linux 6.18).
+        let comparable = self.family == uapi::AF_INET;
+        let single = |network: Option<Network>| network.filter(|_| comparable).and_then(|network| network.single());
         let (src, dst) = (single(side.src), single(side.dst));
         let (fields, l4) = self.l4_filter(side, icmp);
         let addresses = flag(src, uapi::CTA_FILTER_F_CTA_IP_SRC) | flag(dst, uapi::CTA_FILTER_F_CTA_IP_DST);
@@ -545,6 +547,10 @@ mod tests {
         selection.reply.src_port = Some(80);
         let reply = selection.kernel_side().reply.unwrap();
         assert_eq!(reply.flags, uapi::CTA_FILTER_F_CTA_PROTO_NUM | uapi::CTA_FILTER_F_CTA_PROTO_SRC_PORT);
+        selection.family = uapi::AF_INET6;
+        selection.orig.src = Some(Network::one(ip("2001:db8::1")));
+        let flags = uapi::CTA_FILTER_F_CTA_PROTO_NUM | uapi::CTA_FILTER_F_CTA_PROTO_DST_PORT;
+        assert_eq!(selection.kernel_side().orig.unwrap().flags, flags, "no IPv6 address");
         selection.family = uapi::AF_UNSPEC;
         assert_eq!((selection.kernel_side().orig, selection.kernel_side().reply), (None, None));
         selection.zone = Some(0);
