@@ -14,7 +14,7 @@ use thiserror::Error;
 use crate::flags::usage::Usage;
 use crate::persona::Persona;
 
-/// What ends the program. 2 is for the command line, as in conntrack, 1 for everything else.
+/// What ends the program. 2 is for the command line, mostly ([`Usage::code`]), as in conntrack, 1 for everything else.
 #[derive(Debug, Error)]
 pub(crate) enum Failure {
     /// The command line is wrong.
@@ -55,6 +55,9 @@ pub(crate) enum Failure {
     /// The demonstration ran, and did not show what it is for.
     #[error("the demonstration failed: {0}")]
     Demo(String),
+    /// A command that the command line knows and nothing carries out.
+    #[error("{0} is not carried out yet")]
+    Absent(&'static str),
     /// The machine lacks something essential; what, standard output says already.
     #[error("this machine is not ready")]
     Unready,
@@ -68,7 +71,9 @@ impl Failure {
         if !matches!(self, Self::Unready) {
             let _ = writeln!(stderr, "{banner}: {self}"); // nowhere is left to say that this failed
         }
-        if let Self::Usage(_) = self {
+        if let Self::Usage(usage) = self
+            && usage.wants_help()
+        {
             let _ = writeln!(stderr, "Try `{name} --help' for more information.");
         }
         ExitCode::from(self.code())
@@ -76,7 +81,7 @@ impl Failure {
 
     fn code(&self) -> u8 {
         match self {
-            Self::Usage(_) => 2,
+            Self::Usage(usage) => usage.code(),
             _ => 1,
         }
     }

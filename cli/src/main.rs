@@ -11,8 +11,8 @@ use std::ffi::OsString;
 use std::io;
 use std::process::ExitCode;
 
-#[allow(dead_code)] // until an option names a file
 pub(crate) mod capture;
+pub(crate) mod change;
 pub(crate) mod command;
 pub(crate) mod failure;
 pub(crate) mod flags;
@@ -20,6 +20,7 @@ pub(crate) mod labels;
 pub(crate) mod output;
 pub(crate) mod persona;
 pub(crate) mod protocol;
+pub(crate) mod selection;
 
 use tracing_subscriber::filter::LevelFilter;
 

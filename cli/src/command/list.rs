@@ -21,7 +21,7 @@ use crate::persona::Persona;
 /// The kernel's refusal, a full disk, a reader that has gone; or entries that do not parse, after all others.
 pub(super) fn run(persona: Persona, plan: &List) -> Result<(), Failure> {
     let mut listing = Listing::new(plan)?;
-    let mut dump = Dump::start(plan.table, &plan.filter, false)?.ahead()?;
+    let mut dump = Dump::start(plan.table, &plan.filter, plan.zero)?.ahead()?;
     let mut progress = Progress::More;
     while progress != Progress::Done {
         listing.now_ns = clock::now_ns();

@@ -1,5 +1,7 @@
 //! The commands, one to a file.
 
+use std::io::{self, Write};
+
 use crate::failure::Failure;
 use crate::flags::plan::{Command, Plan};
 
@@ -14,6 +16,9 @@ pub(crate) mod summary;
 
 /// Carries out what the command line means.
 pub(crate) fn run(plan: &Plan) -> Result<(), Failure> {
+    for warning in &plan.warnings {
+        let _ = writeln!(io::stderr().lock(), "{warning}"); // a closed stderr wants no warnings
+    }
     match &plan.command {
         Command::Help(topic) => about::help(plan.persona, topic),
         Command::Version => about::version(plan.persona),
@@ -23,5 +28,11 @@ pub(crate) fn run(plan: &Plan) -> Result<(), Failure> {
         Command::Stats(subject) => count::statistics(*subject),
         Command::Demo => demo::run(),
         Command::Doctor(plan) => doctor::run(*plan),
+        Command::Get(_) | Command::GetExpect(_) => Err(Failure::Absent("-G")),
+        Command::Delete(_) | Command::DeleteExpect(_) => Err(Failure::Absent("-D")),
+        Command::Create(_) | Command::CreateExpect(_) => Err(Failure::Absent("creating entries")),
+        Command::Update(_) => Err(Failure::Absent("-U")),
+        Command::Flush(_) => Err(Failure::Absent("-F")),
+        Command::Load(_) => Err(Failure::Absent("-R")),
     }
 }
