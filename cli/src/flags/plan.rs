@@ -394,9 +394,7 @@ fn get(raw: &Raw) -> Result<Get, Usage> {
     let (orig, reply) = both_ways(raw)?;
     let by_orig = raw.orig.src.is_some() && raw.orig.dst.is_some();
     let which = if by_orig { Selector::Orig(orig) } else { Selector::Reply(reply) };
-    // Zones say where to look: one of a direction has no place in what is compared afterwards.
-    let selection = Selection { icmp: Default::default(), ..selection(raw) };
-    Ok(Get { which, zone: raw.zone, selection, format: raw.format })
+    Ok(Get { which, zone: raw.zone, selection: selection(raw), format: raw.format })
 }
 
 fn tracker(raw: &Raw) -> Tracker {
