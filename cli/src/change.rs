@@ -2,13 +2,12 @@
 //!
 //! A [`Creation`] is a whole flow; an [`Update`] is what shall be different, and becomes a request for each flow that
 //! it is applied to, or none where all is so already.
-#![allow(dead_code)] // until the commands that use it are carried out
 
 use std::net::IpAddr;
 
 use ctflow_parser::expect::ExpectView;
 use ctflow_parser::filter::Masked;
-use ctflow_parser::flow::{FlowView, Labels};
+use ctflow_parser::flow::{FlowView, Helper, Labels};
 use ctflow_parser::proto::{DccpInfo, ProtoInfo, SctpInfo, TcpFlags, TcpInfo};
 use ctflow_parser::request::{FlowChange, NatRange};
 use ctflow_parser::tuple::Tuple;
@@ -39,11 +38,13 @@ pub(crate) struct Creation {
     pub(crate) labels: Vec<String>,
     /// Labels by number.
     pub(crate) label_bits: u128,
+    /// The helper that is to read its payload.
+    pub(crate) helper: Option<String>,
 }
 
 impl Creation {
     /// The request.
-    pub(crate) fn change(&self) -> FlowChange<'static> {
+    pub(crate) fn change(&self) -> FlowChange<'_> {
         let labels = Some(Labels(self.label_bits)).filter(|labels| labels.0 != 0);
         FlowChange {
             flow: FlowView {
@@ -56,6 +57,7 @@ impl Creation {
                 zone: self.zone,
                 proto: self.proto.info(self.orig.proto),
                 labels,
+                helper: self.helper.as_deref().map(|name| Helper { name, info: &[] }),
                 ..FlowView::default()
             },
             labels_mask: labels,

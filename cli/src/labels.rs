@@ -10,8 +10,6 @@
 //! Numbers are in any of C's notations, 0 to 1023; names are of ASCII letters, digits, spaces and `-`. A line that is
 //! not so, or that says a number or name again, is passed over without a word, as the old library does.
 
-#![allow(dead_code)] // until the flags read maps and look labels up
-
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 

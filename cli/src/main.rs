@@ -38,7 +38,7 @@ fn main() -> ExitCode {
 }
 
 fn run(persona: Persona, args: impl Iterator<Item = OsString>) -> Result<(), Failure> {
-    command::run(&flags::parse(persona, args)?)
+    command::run(flags::parse(persona, args)?)
 }
 
 /// What the engine has to say beside its results goes to standard error: errors, and with `CTFLOW_LOG=warn`, `info` or

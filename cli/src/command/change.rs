@@ -46,8 +46,8 @@ pub(super) fn delete(persona: Persona, plan: &Delete) -> Result<(), Failure> {
 pub(super) fn delete_with(plan: &Delete, mass: &mut Mass) -> Result<(), Failure> {
     each(&plan.filter, &plan.selection, |flow, occasion| {
         let Some(orig) = flow.orig else { return Ok(()) };
-        let write = |writer: &mut _, seq| request::delete(writer, seq, &Selector::Orig(orig), flow.zone, flow.id);
-        mass.add(0, Some((flow, occasion)), write)
+        let which = Selector::Orig(orig);
+        mass.add(0, Some((flow, occasion)), |writer, seq| request::delete(writer, seq, &which, flow.zone, flow.id))
     })
 }
 
@@ -93,7 +93,8 @@ fn after<'a>(flow: &FlowView<'a>, change: &FlowChange<'a>) -> FlowView<'a> {
 /// The kernel's refusal.
 pub(super) fn create(persona: Persona, plan: &Create) -> Result<(), Failure> {
     let change = plan.creation.change();
-    let write = |writer: &mut ctflow_parser::write::Writer<'_>, seq| request::create(writer, seq, &change, plan.existing);
+    let write =
+        |writer: &mut ctflow_parser::write::Writer<'_>, seq| request::create(writer, seq, &change, plan.existing);
     Requester::open()?.ask("create a flow", write, |_| {}).map_err(Failure::Operation)?;
     let summary = match plan.existing {
         request::IfExists::Refuse => Summary::Created(1),

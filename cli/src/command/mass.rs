@@ -109,6 +109,11 @@ impl Mass {
         Ok(Outcome { done: std::mem::take(&mut self.done), failed: std::mem::take(&mut self.failed) })
     }
 
+    /// What has failed so far and was not told of.
+    pub(super) fn take_failed(&mut self) -> Vec<Refused> {
+        std::mem::take(&mut self.failed)
+    }
+
     /// The end of the output.
     pub(super) fn finish(mut self) -> io::Result<()> {
         self.printer.finish(&mut self.sink.lines);
@@ -117,6 +122,6 @@ impl Mass {
 }
 
 /// Whether the kernel says that there is no such entry: deleted, expired, or about to be.
-fn is_absence(error: &KernelError) -> bool {
+pub(super) fn is_absence(error: &KernelError) -> bool {
     matches!(error.errno().map(Errno::from_raw_os_error), Some(Errno::NOENT | Errno::TIME))
 }

@@ -42,7 +42,7 @@ fn prints(command: &Command) -> bool {
     format.labels || matches!(format.encoding, crate::output::Encoding::Save | crate::output::Encoding::Json)
 }
 
-fn names_any(command: &Command) -> bool {
+pub(super) fn names_any(command: &Command) -> bool {
     match command {
         Command::List(list) => !list.selection.labels.is_empty(),
         Command::Get(get) => !get.selection.labels.is_empty(),

@@ -6,7 +6,7 @@ use super::defs::{self, Effect, Flag};
 use super::matrix::Need;
 use super::raw::{Action, Chosen, Ends, LabelsDel, Raw};
 use super::usage::Usage;
-use crate::output::Subject;
+use crate::output::{Encoding, Subject};
 use crate::protocol;
 
 /// Refuses the first thing, in the order of the help text, that does not fit.
@@ -30,8 +30,11 @@ fn legal(raw: &Raw, wanted: (Action, Subject)) -> Result<(), Usage> {
         if !is_given(raw, flag) {
             continue;
         }
-        if legal.need(wanted) == Need::Illegal {
-            let commands: Vec<_> = legal.commands().map(spelled).collect();
+        // Counts and statistics have one form besides their line.
+        let numbers = matches!(wanted.0, Action::Count | Action::Stats) && raw.format.encoding != Encoding::Json;
+        if legal.need(wanted) == Need::Illegal || numbers {
+            let forms = |(action, _): &(Action, Subject)| !matches!(action, Action::Count | Action::Stats);
+            let commands: Vec<_> = legal.commands().filter(forms).map(spelled).collect();
             return Err(Usage::Illegal { option: flag.long, command: spelled(wanted), commands: commands.join(", ") });
         }
         let protocol = raw.protocol.unwrap_or(0);

@@ -112,7 +112,7 @@ const fn field(
 
 /// All flags, in the order of the help text; where several options are illegal, the first here is complained of.
 #[rustfmt::skip]
-pub(crate) static FLAGS: [&Flag; 71] = [
+pub(crate) static FLAGS: [&Flag; 72] = [
     &LIST,
     &GET,
     &DELETE,
@@ -145,6 +145,7 @@ pub(crate) static FLAGS: [&Flag; 71] = [
     &REPLY_ZONE,
     &LABEL,
     &LABEL_ADD,
+    &HELPER,
     &LABEL_DEL,
     &LABELMAP,
     &OUTPUT,

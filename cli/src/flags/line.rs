@@ -3,7 +3,6 @@
 //! Blanks part words; double quotes keep blanks in, a backslash inside them takes the next byte as it is. Empty lines
 //! and those that begin with `#` say nothing. The bounds are conntrack's, so that a file that one reads the other
 //! reads.
-#![allow(dead_code)] // until the commands that use it are carried out
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;

@@ -58,7 +58,6 @@ fn load(option: &OsStr, rest: &[OsString]) -> Result<Command, Usage> {
 ///
 /// # Errors
 /// What is wrong with it; or a command that is not for files.
-#[allow(dead_code)] // until -R is carried out
 pub(crate) fn parse_line(persona: Persona, words: Vec<OsString>) -> Result<Plan, Usage> {
     let raw = Raw::read(words)?;
     if let Some(chosen) = &raw.command {

@@ -1,10 +1,10 @@
 //! The command line as meant: everything a command needs to know, with the defaults filled in.
-#![allow(dead_code)] // until the commands that use it are carried out
 
 use std::net::IpAddr;
 use std::path::PathBuf;
 
 use ctflow_parser::filter::DumpFilter;
+use ctflow_parser::record::Event;
 use ctflow_parser::request::{IfExists, Selector, Table};
 use ctflow_parser::tuple::{L4, Tuple};
 use ctflow_parser::uapi;
@@ -15,7 +15,7 @@ use super::doc::Topic;
 use super::raw::{Action, Chosen, Ends, LabelsDel, Raw, subject_of};
 use super::usage::Usage;
 use crate::change::{self, Creation, Expected, Tracker};
-use crate::output::{Format, Subject};
+use crate::output::{Encoding, Format, Subject};
 use crate::persona::Persona;
 use crate::protocol;
 use crate::selection::{Network, Selection, Side, Status};
@@ -64,8 +64,8 @@ pub(crate) enum Command {
     Events(Events),
     /// `-C`.
     Count(Count),
-    /// `-S`, of which table.
-    Stats(Subject),
+    /// `-S`.
+    Stats(Stats),
     /// `demo`.
     Demo,
     /// `doctor`.
@@ -185,6 +185,17 @@ pub(crate) struct Count {
     /// Of which family: `AF_UNSPEC` for flows, which the kernel counts itself; `AF_INET` for expectations, which
     /// must be listed to be counted.
     pub(crate) family: u8,
+    /// As JSON.
+    pub(crate) json: bool,
+}
+
+/// `-S`: which numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stats {
+    /// Of which table.
+    pub(crate) subject: Subject,
+    /// As JSON.
+    pub(crate) json: bool,
 }
 
 /// `doctor`.
@@ -210,6 +221,15 @@ impl EventMask {
     pub(crate) const NONE: Self = Self { new: false, update: false, destroy: false };
     /// Every event.
     pub(crate) const ALL: Self = Self { new: true, update: true, destroy: true };
+
+    /// Whether `event` is one of them.
+    pub(crate) fn has(self, event: Event) -> bool {
+        match event {
+            Event::New => self.new,
+            Event::Update => self.update,
+            Event::Destroy => self.destroy,
+        }
+    }
 
     /// The events of both.
     pub(crate) fn or(self, other: Self) -> Self {
@@ -239,8 +259,8 @@ fn command(raw: &Raw) -> Result<Command, Usage> {
         Action::Update => Command::Update(update(raw)),
         Action::Flush => Command::Flush(Flush { subject: chosen.subject(), family: raw.family.unwrap_or(0) }),
         Action::Event => Command::Events(events(raw, chosen)),
-        Action::Count => Command::Count(count(chosen)),
-        Action::Stats => Command::Stats(chosen.subject()),
+        Action::Count => Command::Count(count(raw, chosen)),
+        Action::Stats => Command::Stats(Stats { subject: chosen.subject(), json: is_json(raw) }),
         Action::Version => Command::Version,
         Action::Help => Command::Help(Topic::Everything),
     })
@@ -416,6 +436,7 @@ fn creation(raw: &Raw) -> Result<Creation, Usage> {
         nat_src: range(raw.nat.src),
         nat_dst: range(raw.nat.dst),
         labels: raw.labels_add.clone(),
+        helper: raw.helper.clone(),
         label_bits: 0,
     })
 }
@@ -437,10 +458,14 @@ fn events(raw: &Raw, chosen: &Chosen) -> Events {
     }
 }
 
-fn count(chosen: &Chosen) -> Count {
+fn is_json(raw: &Raw) -> bool {
+    raw.format.encoding == Encoding::Json
+}
+
+fn count(raw: &Raw, chosen: &Chosen) -> Count {
     let subject = chosen.subject();
     let family = if subject == Subject::Expectations { uapi::AF_INET } else { uapi::AF_UNSPEC };
-    Count { subject, family }
+    Count { subject, family, json: is_json(raw) }
 }
 
 #[cfg(test)]

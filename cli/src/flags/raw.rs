@@ -141,6 +141,8 @@ pub(crate) struct Raw {
     pub(crate) labels: Vec<String>,
     /// `--label-add`, all of them.
     pub(crate) labels_add: Vec<String>,
+    /// `--helper`.
+    pub(crate) helper: Option<String>,
     /// `--label-del`, all of them.
     pub(crate) labels_del: LabelsDel,
     /// `--labelmap`.

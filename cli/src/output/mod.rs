@@ -40,7 +40,6 @@ const NS_PER_SECOND: u64 = 1_000_000_000;
 
 /// What a line looks like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[allow(dead_code)] // until `-o` knows the last two
 pub(crate) enum Encoding {
     /// conntrack's default line.
     #[default]
@@ -121,13 +120,11 @@ impl Printer {
     }
 
     /// With names for labels. An empty map counts as none, as to conntrack.
-    #[allow(dead_code)] // until the flags read a map
     pub(crate) fn with_labels(self, labels: Option<Arc<LabelMap>>) -> Self {
         Self { labels: labels.filter(|labels| !labels.is_empty()), ..self }
     }
 
     /// For what `-D` prints: not an event, so its text has no tag; but saved, it is a `-D` line.
-    #[allow(dead_code)] // until there is a `-D`
     pub(crate) fn of_deleted(self) -> Self {
         Self { deleted: true, ..self }
     }

@@ -231,7 +231,7 @@ fn beyond(out: &mut Vec<u8>, flow: &FlowView<'_>, verb: Verb, names: Option<&Lab
         label_names(out, labels, names);
     }
     if let Some(helper) = flow.helper.filter(|_| verb == Verb::Add) {
-        word(out, b"--helper ", helper.name);
+        word(out, b"--ct-helper ", helper.name);
     }
 }
 
@@ -386,13 +386,13 @@ mod tests {
         let helper = Some(Helper { name: "ftp", info: b"x" });
         let labels = Some(Labels(1 << 3 | 1 << 5 | 1));
         let known = FlowView { mark: Some(42), labels, helper, secmark: Some(9), ..in_zone_7() };
-        saved(&known, &format!("{IN_ZONE} -m 42 --label-add vpn --label-add \"a b\" --helper ftp"));
+        saved(&known, &format!("{IN_ZONE} -m 42 --label-add vpn --label-add \"a b\" --ct-helper ftp"));
         let odd = Helper { name: "a \"\\b", info: &[] };
-        saved(&FlowView { helper: Some(odd), ..in_zone_7() }, &format!("{IN_ZONE} --helper \"a \\\"\\\\b\""));
+        saved(&FlowView { helper: Some(odd), ..in_zone_7() }, &format!("{IN_ZONE} --ct-helper \"a \\\"\\\\b\""));
         let broken = Helper { name: "a\n-F", info: &[] };
         saved(&FlowView { helper: Some(broken), ..in_zone_7() }, IN_ZONE);
         let nameless = Printer::new(SAVE, Subject::Flows, TimeZone::UTC);
-        let expected = format!("{IN_ZONE} -m 42 --helper ftp\n");
+        let expected = format!("{IN_ZONE} -m 42 --ct-helper ftp\n");
         assert_eq!(print_with(nameless, &known, &LISTED), expected, "labels without names are not saved");
     }
 

@@ -72,7 +72,6 @@ pub(crate) fn count_line(out: &mut Vec<u8>, entries: u32) {
 ///
 /// # Errors
 /// As [`cpu_line`].
-#[allow(dead_code)] // until `-S` takes `-o`
 pub(crate) fn cpu_object(out: &mut Vec<u8>, subject: Subject, stats: &CpuStats<'_>) -> Result<(), ParseError> {
     let before = out.len();
     begin_object(out, stats.cpu);
@@ -96,7 +95,6 @@ pub(crate) fn cpu_object(out: &mut Vec<u8>, subject: Subject, stats: &CpuStats<'
 }
 
 /// Appends one CPU's counters that have names already as a JSON object.
-#[allow(dead_code)] // until `-S` takes `-o`
 pub(crate) fn named_object<'a>(out: &mut Vec<u8>, cpu: u16, counters: impl Iterator<Item = (&'a str, u64)>) {
     begin_object(out, cpu);
     for (name, value) in counters {
@@ -109,7 +107,6 @@ pub(crate) fn named_object<'a>(out: &mut Vec<u8>, cpu: u16, counters: impl Itera
 }
 
 /// Appends the number of entries as a JSON object.
-#[allow(dead_code)] // until `-C` takes `-o`
 pub(crate) fn count_object(out: &mut Vec<u8>, entries: u32) {
     out.literal(b"{\"entries\":");
     out.decimal(entries.into());

@@ -210,6 +210,24 @@ fn label_add_takes_names() {
     assert_eq!(tests::read("-U --label-add big,eth0-in").unwrap().labels_add, ["big", "eth0-in"]);
 }
 
+pub(super) static HELPER: Flag = Flag {
+    long: "ct-helper",
+    argument: Argument::Required("NAME"),
+    help: "the helper that reads its payload",
+    man: "Attaches a connection tracking helper, such as ftp, to the flow that is made. conntrack has no such option; \
+          lines that -o save prints of flows with a helper use it.",
+    effect: option("--oo---- ----- -", |raw, word| {
+        raw.helper = Some(word.value.to_owned());
+        Ok(())
+    }),
+    ..OPTION
+};
+
+#[test]
+fn ct_helper_takes_a_name() {
+    assert_eq!(tests::read("-I --ct-helper ftp").unwrap().helper.as_deref(), Some("ftp"));
+}
+
 pub(super) static LABEL_DEL: Flag = Flag {
     long: "label-del",
     argument: Argument::Optional("NAME[,NAME...]"),
@@ -308,7 +326,7 @@ pub(super) static OUTPUT: Flag = Flag {
           labels: the names of its labels. xml: one element to an entry, with the id; with timestamp, local times in \
           events. save: the command line that makes the entry, for -R; goes with no other type. json: one object to a \
           line, with all that is known. userspace means nothing any more.",
-    effect: option("oo--ooo- o---o -", output),
+    effect: option("oo--ooo- o---o - oooo", output),
     ..OPTION
 };
 
