@@ -51,7 +51,7 @@ impl Creation {
                 family: self.orig.family(),
                 orig: Some(self.orig),
                 reply: Some(self.reply),
-                status: Some(self.status),
+                status: Some(self.status | uapi::IPS_CONFIRMED), // what enters the table is; without, the kernel refuses
                 timeout: self.timeout,
                 mark: self.mark,
                 zone: self.zone,

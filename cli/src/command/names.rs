@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::failure::Failure;
 use crate::flags::plan::{Command, Plan};
 use crate::labels::LabelMap;
+use crate::output::Encoding;
 use crate::persona::Persona;
 
 /// Reads the names if the command prints or was given any, and puts in what those it was given stand for.
@@ -15,12 +16,15 @@ use crate::persona::Persona;
 /// A name that no line of the file has.
 pub(super) fn resolve(plan: &mut Plan) -> Result<Option<Arc<LabelMap>>, Failure> {
     let prints = prints(&plan.command);
-    if !prints && !names_any(&plan.command) {
+    let map = if names_any(&plan.command) || prints == Prints::Names || plan.labelmap.is_some() {
+        read(plan.persona, plan.labelmap.as_deref())
+    } else if prints == Prints::NamesIfAny {
+        LabelMap::read(None).unwrap_or_default()
+    } else {
         return Ok(None);
-    }
-    let map = read(plan.persona, plan.labelmap.as_deref());
+    };
     put_in(&mut plan.command, &map)?;
-    Ok(Some(Arc::new(map)).filter(|_| prints))
+    Ok(Some(Arc::new(map)).filter(|_| prints != Prints::Nothing))
 }
 
 /// The names in `path`, or in the system's file; a file that cannot be read is told, and has none.
@@ -31,15 +35,29 @@ pub(super) fn read(persona: Persona, path: Option<&Path>) -> LabelMap {
     })
 }
 
-fn prints(command: &Command) -> bool {
+/// What a command prints of labels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Prints {
+    Nothing,
+    /// Their names, as it was asked to.
+    Names,
+    /// Their names where there are any; without it prints numbers, or leaves them out.
+    NamesIfAny,
+}
+
+fn prints(command: &Command) -> Prints {
     let format = match command {
         Command::List(list) => list.format,
         Command::Get(get) => get.format,
         Command::Update(update) => update.format,
         Command::Events(events) => events.format,
-        _ => return false,
+        _ => return Prints::Nothing,
     };
-    format.labels || matches!(format.encoding, crate::output::Encoding::Save | crate::output::Encoding::Json)
+    match format.encoding {
+        _ if format.labels => Prints::Names,
+        Encoding::Save | Encoding::Json => Prints::NamesIfAny,
+        Encoding::Text | Encoding::Xml => Prints::Nothing,
+    }
 }
 
 pub(super) fn names_any(command: &Command) -> bool {
