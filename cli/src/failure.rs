@@ -9,12 +9,16 @@ use ctflow_engine::lab::LabError;
 use ctflow_engine::listener::ListenError;
 use ctflow_engine::receive::InterruptError;
 use ctflow_parser::error::ParseError;
+use rustix::io::Errno;
 use thiserror::Error;
 
+use crate::capture::CaptureError;
+use crate::flags::line::LineError;
 use crate::flags::usage::Usage;
+use crate::labels::LabelError;
 use crate::persona::Persona;
 
-/// What ends the program. 2 is for the command line, as in conntrack, 1 for everything else.
+/// What ends the program. 2 is for the command line, mostly ([`Usage::code`]), as in conntrack, 1 for everything else.
 #[derive(Debug, Error)]
 pub(crate) enum Failure {
     /// The command line is wrong.
@@ -55,6 +59,67 @@ pub(crate) enum Failure {
     /// The demonstration ran, and did not show what it is for.
     #[error("the demonstration failed: {0}")]
     Demo(String),
+    /// The kernel refused the one thing to do; in conntrack's words where it has any.
+    #[error("Operation failed: {}", operation_words(.0))]
+    Operation(#[source] KernelError),
+    /// Nothing was found to do anything with, as the summary says.
+    #[error("nothing was done")]
+    Nothing,
+    /// A label that was named and has no number.
+    #[error(transparent)]
+    Label(#[from] LabelError),
+    /// A file of commands, or of events, cannot be read.
+    #[error("cannot read {name}: {source}")]
+    Load {
+        /// The file.
+        name: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A capture file.
+    #[error(transparent)]
+    Capture(#[from] CaptureError),
+    /// A line of a file of commands is no list of words. Nothing was done.
+    #[error("{name}, line {number}: {source}; nothing was done")]
+    Words {
+        /// The file.
+        name: String,
+        /// The line.
+        number: u64,
+        /// Why not.
+        source: LineError,
+    },
+    /// A line of a file of commands is wrong. Nothing was done.
+    #[error("{name}, line {number}: {usage}; nothing was done")]
+    Line {
+        /// The file.
+        name: String,
+        /// The line.
+        number: u64,
+        /// What is wrong with it.
+        usage: Box<Usage>,
+    },
+    /// Two lines of a file name a label file. Nothing was done.
+    #[error("{name}, line {number}: option `--labelmap' may be given once in a file; nothing was done")]
+    SecondLabelmap {
+        /// The file.
+        name: String,
+        /// The second line.
+        number: u64,
+    },
+    /// The kernel refused lines of a file of commands.
+    #[error("{name}, line {number}: {}{}; lines before it are carried out", operation_words(.error), others(.more))]
+    LineRefused {
+        /// The file.
+        name: String,
+        /// The first line that was refused.
+        number: u64,
+        /// Why.
+        #[source]
+        error: KernelError,
+        /// Other lines that were refused with it.
+        more: Vec<u64>,
+    },
     /// The machine lacks something essential; what, standard output says already.
     #[error("this machine is not ready")]
     Unready,
@@ -65,10 +130,12 @@ impl Failure {
     pub(crate) fn report(&self, persona: Persona) -> ExitCode {
         let (banner, name) = (persona.banner(), persona.name());
         let mut stderr = io::stderr().lock();
-        if !matches!(self, Self::Unready) {
+        if !matches!(self, Self::Unready | Self::Nothing) {
             let _ = writeln!(stderr, "{banner}: {self}"); // nowhere is left to say that this failed
         }
-        if let Self::Usage(_) = self {
+        if let Self::Usage(usage) = self
+            && usage.wants_help()
+        {
             let _ = writeln!(stderr, "Try `{name} --help' for more information.");
         }
         ExitCode::from(self.code())
@@ -76,9 +143,36 @@ impl Failure {
 
     fn code(&self) -> u8 {
         match self {
-            Self::Usage(_) => 2,
+            Self::Usage(usage) => usage.code(),
+            Self::Line { usage, .. } => usage.code(),
+            Self::Words { .. } | Self::SecondLabelmap { .. } | Self::Label(_) => 2,
             _ => 1,
         }
+    }
+}
+
+/// conntrack's words for what a kernel refuses, where it has any; scripts look for them.
+fn operation_words(error: &KernelError) -> String {
+    let known = match error.errno().map(Errno::from_raw_os_error) {
+        Some(Errno::EXIST) => "Such conntrack exists, try -U to update",
+        Some(Errno::NOENT) => "such conntrack doesn't exist",
+        Some(Errno::INVAL) => "invalid parameters",
+        Some(Errno::NOMEM) => "not enough memory",
+        Some(Errno::TIME) => "conntrack has expired",
+        Some(Errno::PERM) => "sorry, you must be root or get CAP_NET_ADMIN capability to do this",
+        _ => return error.to_string(),
+    };
+    match error {
+        KernelError::Refused { said: Some((text, _)), .. } => format!("{known} ({text})"),
+        _ => known.to_owned(),
+    }
+}
+
+fn others(more: &[u64]) -> String {
+    match more {
+        [] => String::new(),
+        [one] => format!("; line {one} was refused too"),
+        [first, ..] => format!("; {} more were refused, from line {first} on", more.len()),
     }
 }
 

@@ -11,12 +11,16 @@ use std::ffi::OsString;
 use std::io;
 use std::process::ExitCode;
 
+pub(crate) mod capture;
+pub(crate) mod change;
 pub(crate) mod command;
 pub(crate) mod failure;
 pub(crate) mod flags;
+pub(crate) mod labels;
 pub(crate) mod output;
 pub(crate) mod persona;
 pub(crate) mod protocol;
+pub(crate) mod selection;
 
 use tracing_subscriber::filter::LevelFilter;
 
@@ -34,7 +38,7 @@ fn main() -> ExitCode {
 }
 
 fn run(persona: Persona, args: impl Iterator<Item = OsString>) -> Result<(), Failure> {
-    command::run(&flags::parse(persona, args)?)
+    command::run(flags::parse(persona, args)?)
 }
 
 /// What the engine has to say beside its results goes to standard error: errors, and with `CTFLOW_LOG=warn`, `info` or

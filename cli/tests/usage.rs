@@ -34,9 +34,8 @@ fn refused(args: &[&str], words: &[&str]) {
 fn unknown_options_and_commands() {
     refused(&["-X"], &["unknown option `-X'"]);
     refused(&["-L", "--frobnicate"], &["unknown option `--frobnicate'"]);
-    for command in ["-G", "-D", "-I", "-A", "-U", "-F", "-R", "--get", "--load-file"] {
-        refused(&[command, "-p", "tcp"], &[&format!("unknown option `{command}'")]);
-    }
+    refused(&["-L", "-R", "x"], &["unknown option `-R' here", "first argument"]);
+    refused(&["-L", "--sport", "10"], &["unknown option `--sport' here", "-p tcp, udp"]);
 }
 
 #[test]
@@ -53,7 +52,7 @@ fn a_missing_argument_is_described() {
 
 #[test]
 fn bad_values_say_what_would_be_right() {
-    refused(&["-L", "-o", "id,foo"], &["`-o' does not take `foo'", "xml, extended, timestamp and id"]);
+    refused(&["-L", "-o", "id,foo"], &["`-o' does not take `foo'", "xml, extended, timestamp, id, ktimestamp"]);
     refused(&["-E", "-e", "NEW,"], &["`-e' does not take `'", "ALL, NEW, UPDATES and DESTROY"]);
     refused(&["-E", "-b", "lots"], &["`-b' does not take `lots'", "number of bytes"]);
     refused(&["-L", "--proto", "foo"], &["`--proto' does not take `foo'", "/etc/protocols", "0 to 255"]);
@@ -71,7 +70,7 @@ fn unknown_tables_name_those_of_the_command() {
 fn combinations_that_mean_nothing() {
     refused(&["-L", "--event"], &["`-L' and `--event'"]);
     refused(&["-L", "-h"], &["`-L' and `-h'"]);
-    refused(&["-o", "xml"], &["no command", "-L, -E"]);
+    refused(&["-o", "xml"], &["no command", "-L, -G"]);
     refused(&["-L", "-e", "NEW"], &["`--event-mask' does not go with `-L': it goes with -E"]);
     refused(&["-V", "-o", "id"], &["`--output' does not go with `-V'"]);
     refused(&["-E", "expect", "-e", "NEW"], &["`--event-mask' does not go with `-E expect'"]);
@@ -81,7 +80,7 @@ fn combinations_that_mean_nothing() {
 fn unknown_verbs_name_those_that_there_are() {
     refused(&["list"], &["unknown verb `list'", "demo, doctor and help"]);
     refused(&["doctor", "--jsn"], &["`doctor' does not take `--jsn'", "--json"]);
-    refused(&["help", "--get"], &["`help' does not take `--get'"]);
+    refused(&["help", "--got"], &["`help' does not take `--got'"]);
 }
 
 #[test]
@@ -101,6 +100,172 @@ fn the_version_is_one_line() {
     let line = concat!("ctflow v", env!("CARGO_PKG_VERSION"), "\n");
     for option in ["-V", "--version", "--ver"] {
         assert_eq!(run(&[option]), (0, line.to_owned(), String::new()));
+    }
+}
+
+/// Command lines that conntrack refuses, with its exit code; and a word that our message must have, so that it names
+/// what is wrong.
+const WRONG: &[(&str, i32, &str)] = &[
+    // Invocation.
+    ("-L -D", 2, "-D"),
+    ("-L -L", 2, "-L"),
+    ("-X", 2, "-X"),
+    ("--nosuch", 2, "--nosuch"),
+    ("-L --reply", 2, "reply-src"),
+    ("-p tcp", 2, "no command"),
+    ("-L foo", 2, "foo"),
+    ("-R", 2, "-R"),
+    ("-L -R x", 2, "first argument"),
+    ("--load x", 2, "--load"),
+    ("--load-file=x", 2, "--load-file"),
+    ("-V -o xml", 2, "--output"),
+    ("-h -s 1.1.1.1", 2, "--src"),
+    ("-h -p foo", 2, "foo"),
+    ("-C -f ipv4", 2, "--family"),
+    ("-S -o id", 2, "--output"),
+    // Tables.
+    ("-U expect", 2, "expect"),
+    ("-A expect", 2, "expect"),
+    ("-D dying", 2, "dying"),
+    ("-G unconfirmed", 2, "unconfirmed"),
+    ("-F dying", 2, "dying"),
+    ("-E dying", 2, "dying"),
+    ("-C dying", 2, "dying"),
+    ("-F expect -f ipv4", 2, "--family"),
+    ("-C expect -f ipv6", 2, "--family"),
+    // The matrix.
+    ("-L -t 5", 2, "--timeout"),
+    ("-L -e NEW", 2, "--event-mask"),
+    ("-L -i 5", 2, "--id"),
+    ("-L -b 9", 2, "--buffer-size"),
+    ("-L --label-add x", 2, "--label-add"),
+    ("-L --label-del", 2, "--label-del"),
+    ("-E -z", 2, "--zero"),
+    ("-E -u ASSURED", 2, "--status"),
+    ("-E expect -e NEW", 2, "--event-mask"),
+    ("-F -s 1.1.1.1", 2, "--src"),
+    ("-D -j", 2, "--any-nat"),
+    ("-U -j", 2, "--any-nat"),
+    ("-D -z", 2, "--zero"),
+    ("-D -c 1", 2, "--secmark"),
+    ("-G -f ipv4 -p udp", 2, "--family"),
+    ("-I -f ipv4 -p udp -t 5", 2, "--family"),
+    ("-I -o xml", 2, "--output"),
+    ("-L expect -p tcp", 2, "--protonum"),
+    ("-D expect -w 1", 2, "--zone"),
+    ("-L --tuple-src 1.1.1.1", 2, "--tuple-src"),
+    ("-I -s 1.1.1.0/24 -d 2.2.2.2 -p tcp --sport 1 --dport 2 -t 5 --state NONE", 2, "--mask-src"),
+    ("-n", 2, "no command"),
+    // What is missing.
+    ("-L -p", 2, "-p"),
+    ("-L -o", 2, "-o"),
+    ("-L -d", 2, "-d"),
+    ("-L -w", 2, "-w"),
+    ("-L -a", 2, "-a"),
+    ("-D -i", 2, "-i"),
+    ("-L -p tcp --state", 2, "--state"),
+    ("-G", 2, "--protonum"),
+    ("-I", 2, "--protonum"),
+    ("-I -p udp -s 1.1.1.1 -d 2.2.2.2 --sport 1 --dport 2", 2, "--timeout"),
+    ("-I -p tcp -s 1.1.1.1 -d 2.2.2.2 --sport 1 --dport 2 -t 5", 2, "--state"),
+    ("-A -p icmp -s 1.1.1.1 -d 2.2.2.2 -t 5 --icmp-type 8", 2, "--icmp-code"),
+    ("-G -p icmp -s 1.1.1.1 -d 2.2.2.2", 2, "--icmp-type"),
+    ("-G -p tcp -s 1.1.1.1", 2, "`--src' and `--dst'"),
+    ("-G -p tcp --reply-src 1.1.1.1", 2, "`--reply-src' and `--reply-dst'"),
+    ("-G -p tcp -s 1.1.1.1 -d 2.2.2.2 --sport 3", 2, "`--sport' and `--dport'"),
+    ("-G -p tcp -s 1.1.1.1 -d 2.2.2.2 --reply-port-src 3", 2, "`--reply-port-src' and `--reply-port-dst'"),
+    ("-I expect", 2, "--src"),
+    ("-D expect -s 1.1.1.1", 2, "--dst"),
+    ("-L --mask-src 255.0.0.0", 2, "--src"),
+    ("-D --mask-dst 255.0.0.0", 2, "--dst"),
+    // What excludes one another.
+    ("-L -j -n", 2, "--any-nat"),
+    ("-L -j -g 1.1.1.1", 2, "--any-nat"),
+    ("-L -z -s 1.1.1.1", 2, "--zero"),
+    ("-L -z -p tcp", 2, "--zero"),
+    ("-L -z -m 1", 2, "--zero"),
+    ("-U --label-add a --label-del b", 1, "--label-del"),
+    ("-L -o save,xml", 1, "save"),
+    ("-L -o id,save", 1, "save"),
+    ("-L -o save -o xml", 1, "save"),
+    // Protocols and their options.
+    ("-L -p 256", 2, "256"),
+    ("-L -p -1", 2, "-1"),
+    ("-L --sport 10 -p tcp", 2, "--sport"),
+    ("-L -p icmp --sport 3", 2, "--sport"),
+    ("-L -p 200 --sport 1", 2, "--sport"),
+    ("-L -p udp --state NONE", 2, "--state"),
+    ("-L -p tcp --s 10", 2, "--s"),
+    ("-L -p tcp --state none", 2, "SYN_SENT"),
+    ("-L -p dccp --state LISTEN", 2, "PARTOPEN"),
+    ("-L -p dccp --role cl", 2, "--role"),
+    ("-I -p dccp --role x", 2, "client or server"),
+    ("-L -p tcp --tuple-port-src 1", 2, "--tuple-port-src"),
+    ("-L -p sctp --orig-vtag 1", 2, "--orig-vtag"),
+    // Addresses.
+    ("-L -s localhost", 2, "localhost"),
+    ("-L -s 1.1.1.1/33", 2, "0 to 32"),
+    ("-L -s ::1/129", 2, "0 to 128"),
+    ("-L -s 1.1.1.1/x", 2, "1.1.1.1/x"),
+    ("-L -r 1.1.1.1/24", 2, "without a prefix"),
+    ("-L -s [::1]", 2, "[::1]"),
+    ("-L -s 1.1.1.1 -f ipv6", 2, "IPv6"),
+    ("-L -s ::1 -d 1.1.1.1", 2, "IPv4"),
+    ("-L -s 1.1.1.1 --mask-src ::1", 2, "--mask-src"),
+    ("-L -f IPv4", 2, "ipv4 or ipv6"),
+    ("-L -n :80", 2, ":80"),
+    ("-L -n 1.1.1.1:", 2, "ADDR:PORT"),
+    ("-L -n 1.1.1.1:x", 2, "1.1.1.1:x"),
+    ("-L -n 1.1.1.1:65536", 2, "65535"),
+    ("-L -n [::1]", 2, "[ADDR6]:PORT"),
+    ("-L -g foo", 2, "foo"),
+    // Numbers and lists.
+    ("-L -w 70000", 1, "unexpected value '70000' with -w option"),
+    ("-L --orig-zone x", 1, "--orig-zone"),
+    ("-L -m x", 1, "-m"),
+    ("-L -m 1/2/3", 1, "VALUE/MASK"),
+    ("-L -c 99999999999", 1, "-c"),
+    ("-D -i 99999999999", 1, "-i"),
+    ("-L -u foo", 2, "SEEN_REPLY"),
+    ("-L -u ASSURED,", 2, "-u"),
+    ("-L -u unreplied", 2, "UNREPLIED"),
+    ("-L -u !", 2, "-u"),
+    ("-L -u SRC_NAT", 1, "--src-nat"),
+    ("-E -e FOO", 2, "FOO"),
+    ("-L -o foo", 2, "foo"),
+];
+
+#[test]
+fn wrong_command_lines_end_with_conntracks_exit_codes() {
+    for (line, expected, word) in WRONG {
+        let args: Vec<_> = line.split(' ').collect();
+        let (code, stdout, stderr) = run(&args);
+        assert_eq!((code, stdout.as_str()), (*expected, ""), "{line}: {stderr}");
+        let message = stderr.lines().find(|line| line.starts_with("ctflow v")).unwrap_or_default();
+        assert!(message.contains(word), "{line}: no {word} in {stderr}");
+        assert_eq!(stderr.contains("Try `ctflow --help'"), code == 2, "{line}: {stderr}");
+    }
+}
+
+/// Command lines that conntrack takes to mean something else than was typed.
+#[test]
+fn numbers_that_conntrack_wraps_are_refused() {
+    for line in [
+        "-L -p tcp --dport 70000",
+        "-L -p tcp --sport 10:20",
+        "-U -t x",
+        "-D -t -5",
+        "-L -p icmp --icmp-type 300",
+        "-L -p gre --srckey 65536",
+        "-U -p sctp --orig-vtag 4294967296",
+        "-L -p sctp --state UNKNOWN",
+        "-L -p tcp --sport 1 -p icmp",
+        "-L -s 1.1.1.1/",
+        "-D -u SRC_NAT",
+    ] {
+        let args: Vec<_> = line.split(' ').collect();
+        let (code, stdout, stderr) = run(&args);
+        assert!([1, 2].contains(&code) && stdout.is_empty() && !stderr.is_empty(), "{line}: {code} {stderr}");
     }
 }
 

@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use ctflow_parser::request::REQUEST_BYTES;
+
 /// Bytes of socket buffer that one conntrack event takes: what the kernel charges for the packet buffer (a 1 KiB data
 /// block and 256 bytes of bookkeeping), whatever the message's own 100 to 300 bytes. Measured on Linux 6.18, x86-64.
 pub const EVENT_BUFFER_BYTES: usize = 1_280;
@@ -100,6 +102,18 @@ pub const RESYNC_DESTROYED_MAX: usize = 262_144;
 /// Bytes of the buffer a dump is read with. The kernel composes as much as the last read had room for, up to 32 KiB.
 pub const DUMP_BUFFER_BYTES: usize = 32 * 1_024;
 
+/// Requests sent together. From 32 on, creating flows gets no faster: the kernel's own work on them is what is left. More
+/// would only need more room for the answers, should all be refused.
+pub const BATCH_REQUESTS: usize = 64;
+
+/// Bytes of requests sent together: 64 of 448 bytes, where the usual ones have 130 to 300, and room for one of the longest
+/// there are. A send buffer holds 208 KiB unless somebody changed `net.core.wmem_default`.
+pub const BATCH_BYTES: usize = 32 * 1_024;
+
+/// Receive buffer asked for so that every request sent together can be refused, in bytes. A refusal is short, and charged
+/// as any short message. The kernel doubles it, which is the margin.
+pub const BATCH_ANSWERS_BYTES: usize = BATCH_REQUESTS * EVENT_BUFFER_BYTES;
+
 /// Parts of a dump that are read ahead of their user: 256 KiB, which a write to a slow disk or pipe may hold up.
 pub const DUMP_PARTS_AHEAD: usize = 8;
 
@@ -143,6 +157,9 @@ pub const RESYNC_INTERVAL_MIN: Duration = Duration::from_secs(1);
 /// Places that a sweep looks at between two batches of events: about 20 µs when nothing is purged, 1 ms when all is.
 pub const SWEEP_SLICE: u32 = 4_096;
 
+/// What `net.core.rmem_max` is unless somebody changed it, in bytes.
+const RMEM_MAX_DEFAULT: usize = 212_992;
+
 /// The kernel's bound on a classic BPF program (`BPF_MAXINSNS`).
 const BPF_INSTRUCTIONS: usize = 4_096;
 
@@ -154,6 +171,8 @@ const _: () = assert!(DATAGRAMS_PER_RECEIVE.is_multiple_of(RECVMMSG_BATCH)); // 
 const _: () = assert!(SOCKET_BUFFER_BYTES <= SOCKET_BUFFER_BYTES_CEILING);
 const _: () = assert!(SOCKET_BUFFER_BYTES_CEILING <= SOCKET_BUFFER_BYTES_MAX);
 const _: () = assert!(WAIT_MIN.as_nanos() < WAIT_MAX.as_nanos());
+const _: () = assert!(BATCH_BYTES >= 2 * REQUEST_BYTES); // the next request always has room, sent or not
+const _: () = assert!(BATCH_ANSWERS_BYTES <= RMEM_MAX_DEFAULT); // what any kernel grants
 const _: () = assert!(STEER_INSTRUCTIONS <= BPF_INSTRUCTIONS);
 // What may pile up must fit the default buffer's share many times over, or pacing would always be cut short.
 const _: () = assert!(BUSY_EVENTS * PILE_UP_FRACTION * EVENT_BUFFER_BYTES < SOCKET_BUFFER_BYTES);

@@ -25,6 +25,14 @@ pub struct Masked {
     pub mask: u32,
 }
 
+impl Masked {
+    /// Whether `number` is selected, as the kernel selects: a value with bits outside the mask selects nothing.
+    #[must_use]
+    pub fn matches(self, number: u32) -> bool {
+        number & self.mask == self.value
+    }
+}
+
 /// Which fields of a tuple must be equal: `CTA_FILTER_F_CTA_*`, with the tuple to compare with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TupleFilter {

@@ -7,7 +7,7 @@
 //! ```
 
 use zerocopy::byteorder::native_endian::{U16, U32};
-use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::attr::Attrs;
 use crate::error::{ParseError, Reason};
@@ -15,7 +15,7 @@ use crate::record::Record;
 use crate::uapi;
 
 /// `struct nlmsghdr` of netlink.h, in the machine's byte order.
-#[derive(Debug, Clone, Copy, FromBytes, Immutable, KnownLayout, Unaligned)]
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct NlMsgHdr {
     /// Bytes of the message, this header included.

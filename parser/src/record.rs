@@ -115,6 +115,12 @@ impl<'a> Record<'a> {
         }
     }
 
+    /// Whether this is what somebody asked of the kernel, not what the kernel told; captures of netlink have both.
+    #[must_use]
+    pub fn is_request(&self) -> bool {
+        self.header.flags.get() & uapi::NLM_F_REQUEST != 0
+    }
+
     /// The sequence number of the request that this message answers.
     #[must_use]
     pub fn seq(&self) -> u32 {

@@ -18,8 +18,10 @@
 #![allow(clippy::arithmetic_side_effects)] // positions never pass the buffer's length, so small sums cannot overflow
 
 use thiserror::Error;
+use zerocopy::FromBytes;
 
-use crate::uapi::NLA_F_NESTED;
+use crate::frame::NlMsgHdr;
+use crate::uapi::{NLA_F_NESTED, NLM_F_ACK};
 
 /// The caller's buffer has no room for what was to be written; what stood there before is whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -240,9 +242,23 @@ impl<'b> Writer<'b> {
     }
 }
 
+/// Leaves only the last of `messages` asking for an acknowledgement, so that a datagram of many is answered once, and
+/// besides for each message that is refused: the kernel answers those whether they ask or not.
+pub fn acknowledge_last(mut messages: &mut [u8]) {
+    while let Ok((header, rest)) = NlMsgHdr::mut_from_prefix(messages) {
+        let length = usize::try_from(header.length.get()).unwrap_or(usize::MAX);
+        let body = length.saturating_sub(NLMSG_HEADER_BYTES).checked_next_multiple_of(4).unwrap_or(usize::MAX);
+        let others = header.flags.get() & !NLM_F_ACK;
+        header.flags.set(if body >= rest.len() { others | NLM_F_ACK } else { others });
+        messages = rest.get_mut(body..).unwrap_or_default();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::uapi::NLM_F_REQUEST;
+    use std::vec::Vec;
 
     #[test]
     fn a_message_that_does_not_fit_leaves_the_earlier_ones_whole() {
@@ -262,5 +278,35 @@ mod tests {
         writer.text(6, "ftp").unwrap();
         writer.text(6, "tftp").unwrap_err();
         assert_eq!(writer.bytes(), [&8u16.to_ne_bytes()[..], &6u16.to_ne_bytes(), b"ftp\0"].concat());
+    }
+
+    #[test]
+    fn only_the_last_message_is_left_asking_for_an_acknowledgement() {
+        for count in 0..4u16 {
+            let mut buffer = [0; 256];
+            let mut writer = Writer::new(&mut buffer);
+            for seq in 0..count {
+                let flags = if seq == 1 { NLM_F_REQUEST } else { NLM_F_REQUEST | NLM_F_ACK };
+                writer.message(256, flags, seq.into(), |message| message.u8(1, 2)).unwrap();
+            }
+            let length = writer.bytes().len();
+            let mut messages = buffer.get_mut(..length).unwrap();
+            acknowledge_last(messages);
+            let mut asking = Vec::new();
+            while let Ok((header, _)) = NlMsgHdr::mut_from_prefix(messages) {
+                let (bytes, flags) = (header.length.get() as usize, header.flags.get());
+                assert_eq!(flags & NLM_F_REQUEST, NLM_F_REQUEST);
+                asking.push(flags & NLM_F_ACK != 0);
+                messages = messages.get_mut(bytes..).unwrap();
+            }
+            assert_eq!(asking, (1..=count).map(|nth| nth == count).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_no_messages_are_walked_to_their_end() {
+        for byte in [0, 1, 17, 0xff] {
+            acknowledge_last(&mut [byte; 50]);
+        }
     }
 }

@@ -12,7 +12,7 @@ use ctflow_parser::record::{Record, Subject as RecordSubject};
 use ctflow_parser::request::{self, Table};
 
 use crate::failure::Failure;
-use crate::flags::plan::Count;
+use crate::flags::plan::{Count, Stats};
 use crate::output::sink::Sink;
 use crate::output::{Subject, stats};
 
@@ -32,7 +32,11 @@ pub(super) fn count(plan: Count) -> Result<(), Failure> {
         Subject::Expectations => expectations(plan.family)?,
     };
     let mut sink = Sink::stdout()?;
-    stats::count_line(&mut sink.lines, count);
+    if plan.json {
+        stats::count_object(&mut sink.lines, count);
+    } else {
+        stats::count_line(&mut sink.lines, count);
+    }
     Ok(sink.flush()?)
 }
 
@@ -61,26 +65,27 @@ fn expectations(family: u8) -> Result<u32, KernelError> {
 ///
 /// # Errors
 /// The kernel's refusal, where `/proc` does not help either; counters that do not parse.
-pub(super) fn statistics(subject: Subject) -> Result<(), Failure> {
+pub(super) fn statistics(plan: Stats) -> Result<(), Failure> {
     let mut sink = Sink::stdout()?;
-    match netlink_stats(subject, &mut sink.lines) {
+    match netlink_stats(plan, &mut sink.lines) {
         Err(Failure::Kernel(refusal)) => {
-            let fallback = fs::read_to_string(PROC_STATS).ok().filter(|_| subject == Subject::Flows);
-            proc_stats(&fallback.ok_or(refusal)?, &mut sink.lines);
+            let fallback = fs::read_to_string(PROC_STATS).ok().filter(|_| plan.subject == Subject::Flows);
+            proc_stats(&fallback.ok_or(refusal)?, plan.json, &mut sink.lines);
         }
         result => result?,
     }
     Ok(sink.flush()?)
 }
 
-fn netlink_stats(subject: Subject, lines: &mut Vec<u8>) -> Result<(), Failure> {
-    let table = match subject {
+fn netlink_stats(plan: Stats, lines: &mut Vec<u8>) -> Result<(), Failure> {
+    let table = match plan.subject {
         Subject::Flows => Table::Conntrack,
         Subject::Expectations => Table::Expect,
     };
     let mut malformed = None;
     Dump::cpu_stats(table)?.read_all(|record| {
-        if let Err(error) = stats::cpu_line(lines, subject, &record.cpu_stats()) {
+        let print = if plan.json { stats::cpu_object } else { stats::cpu_line };
+        if let Err(error) = print(lines, plan.subject, &record.cpu_stats()) {
             malformed = Some(error);
         }
     })?;
@@ -88,19 +93,20 @@ fn netlink_stats(subject: Subject, lines: &mut Vec<u8>) -> Result<(), Failure> {
 }
 
 /// A header line of names, then a line of hexadecimal numbers for each CPU.
-fn proc_stats(text: &str, lines: &mut Vec<u8>) {
+fn proc_stats(text: &str, json: bool, lines: &mut Vec<u8>) {
     let mut rows = text.lines();
     let names: Vec<_> = rows.next().unwrap_or_default().split_whitespace().collect();
     for (cpu, row) in (0..).zip(rows) {
         let values = row.split_whitespace().map(|value| u64::from_str_radix(value, 16).unwrap_or(0));
-        stats::named_line(lines, cpu, names.iter().copied().zip(values));
+        let counters = names.iter().copied().zip(values);
+        if json { stats::named_object(lines, cpu, counters) } else { stats::named_line(lines, cpu, counters) }
     }
 }
 
 #[test]
 fn statistics_of_proc_are_told_by_name_and_in_decimal() {
     let mut lines = Vec::new();
-    proc_stats("entries  found insert\n00000005  0000001f 00000000\n00000005  00000000 0000000a\n", &mut lines);
+    proc_stats("entries  found insert\n00000005  0000001f 00000000\n00000005  00000000 0000000a\n", false, &mut lines);
     let expected = "cpu=0   \tentries=5 found=31 insert=0 \ncpu=1   \tentries=5 found=0 insert=10 \n";
     assert_eq!(String::from_utf8(lines).unwrap(), expected);
 }

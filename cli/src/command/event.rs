@@ -11,6 +11,8 @@ use std::fs;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ctflow_engine::listener::{Listener, Patience, Round};
@@ -27,8 +29,10 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::clock;
 use super::summary::Summary;
+use crate::capture::{Reader, Writer};
 use crate::failure::Failure;
 use crate::flags::plan::{self, Events};
+use crate::labels::LabelMap;
 use crate::output::requester::Requesters;
 use crate::output::sink::{Offered, Sink};
 use crate::output::{Occasion, Printer, Requester, Subject};
@@ -43,13 +47,37 @@ const LAST_PATIENCE: Duration = Duration::from_secs(2);
 ///
 /// # Errors
 /// No rights, no connection tracking, a full disk, a reader that has gone.
-pub(super) fn run(persona: Persona, plan: &Events) -> Result<(), Failure> {
-    let mut follower = Follower::new(persona, plan)?;
+pub(super) fn run(persona: Persona, plan: &Events, labels: Option<Arc<LabelMap>>) -> Result<(), Failure> {
+    if let Some(path) = &plan.read {
+        return replay(persona, plan, path, labels);
+    }
+    let mut follower = Follower::new(persona, plan, labels)?;
     let result = follower.follow().and_then(|()| follower.finish());
     let unread = follower.count_unread();
     let (shown, lost) = follower.counts();
     Summary::Events(plan.subject, shown, lost).print(persona);
     result.and(unread)
+}
+
+/// Shows the events of a capture file, ours or one of an `nlmon` interface, at the times that it has. Needs no rights.
+fn replay(persona: Persona, plan: &Events, path: &Path, labels: Option<Arc<LabelMap>>) -> Result<(), Failure> {
+    let mut reader = Reader::open(path)?;
+    let mut lines = Lines::new(plan, Sink::stdout()?, labels)?;
+    let result = loop {
+        match reader.read() {
+            Ok(Some(packet)) => {
+                lines.now_ns = Some(packet.time_ns);
+                lines.take_all(packet.frame);
+                lines.sink.flush_if_large()?;
+            }
+            Ok(None) => break Ok(()),
+            Err(error) => break Err(error), // what stands before it is shown
+        }
+    };
+    lines.end()?;
+    Summary::Events(plan.subject, lines.printed, 0).print(persona);
+    result?;
+    lines.first_error.map_or(Ok(()), |first| Err(Failure::Malformed { count: lines.malformed, first }))
 }
 
 struct Follower<'p> {
@@ -65,20 +93,22 @@ struct Lines<'p> {
     plan: &'p Events,
     printer: Printer,
     sink: Sink,
+    /// Where events go in place of standard output.
+    capture: Option<Writer>,
     requesters: Requesters,
     /// The clock at the first event of the round.
     now_ns: Option<u64>,
     /// Events that became lines, written or not.
     printed: u64,
     /// The first write that failed; nothing more is written.
-    failed: Option<io::Error>,
+    failed: Option<Failure>,
     /// Messages that did not parse in this round, and the first reason.
     malformed: u64,
     first_error: Option<ParseError>,
 }
 
 impl<'p> Follower<'p> {
-    fn new(persona: Persona, plan: &'p Events) -> Result<Self, Failure> {
+    fn new(persona: Persona, plan: &'p Events, labels: Option<Arc<LabelMap>>) -> Result<Self, Failure> {
         let sink = Sink::stdout()?;
         let signals = signals().map_err(Failure::Signals)?;
         let mut interrupts = Interrupts::new();
@@ -87,7 +117,7 @@ impl<'p> Follower<'p> {
             interrupts.watch(&sink, Interest::HangUp)?;
         }
         let listener = Listener::open(&options(plan), BackendKind::Auto, interrupts)?;
-        let follower = Self { persona, listener, signals, lines: Lines::new(plan, sink), lost: 0 };
+        let follower = Self { persona, listener, signals, lines: Lines::new(plan, sink, labels)?, lost: 0 };
         follower.say_what_to_expect(plan);
         Ok(follower)
     }
@@ -187,15 +217,24 @@ impl<'p> Follower<'p> {
 }
 
 impl<'p> Lines<'p> {
-    fn new(plan: &'p Events, sink: Sink) -> Self {
-        let printer = Printer::new(plan.format, plan.subject, TimeZone::system());
-        let requesters = Requesters::default();
-        let (now_ns, failed, first_error) = (None, None, None);
-        Self { plan, printer, sink, requesters, now_ns, printed: 0, failed, malformed: 0, first_error }
+    fn new(plan: &'p Events, sink: Sink, labels: Option<Arc<LabelMap>>) -> Result<Self, Failure> {
+        let printer = Printer::new(plan.format, plan.subject, TimeZone::system()).with_labels(labels);
+        let capture = plan.write.as_deref().map(Writer::create).transpose()?;
+        let (requesters, now_ns, failed, first_error) = (Requesters::default(), None, None, None);
+        Ok(Self { plan, printer, sink, capture, requesters, now_ns, printed: 0, failed, malformed: 0, first_error })
     }
 
-    /// Takes in one datagram.
+    /// Takes in one datagram, and writes when there is much.
     fn take(&mut self, frame: &[u8], bell: BorrowedFd<'_>) {
+        self.take_all(frame);
+        // When the bell has rung the lines of the round gather: they are few thousand at most.
+        if self.sink.is_large() && self.failed.is_none() {
+            self.failed = self.sink.offer(bell, None).err().map(Failure::from);
+        }
+    }
+
+    /// Takes in every message of a datagram.
+    fn take_all(&mut self, frame: &[u8]) {
         for message in Messages::new(frame) {
             let printed = match message {
                 Ok(Message::Record(record)) => self.print(&record),
@@ -207,43 +246,65 @@ impl<'p> Lines<'p> {
                 self.first_error.get_or_insert(error);
             }
         }
-        // When the bell has rung the lines of the round gather: they are few thousand at most.
-        if self.sink.is_large() && self.failed.is_none() {
-            self.failed = self.sink.offer(bell, None).err();
-        }
     }
 
     /// Writes what there is, or says what went wrong before.
-    fn write(&mut self, bell: BorrowedFd<'_>, patience: Option<Duration>) -> io::Result<Offered> {
-        match self.failed.take() {
-            Some(error) => Err(error),
-            None => self.sink.offer(bell, patience),
+    fn write(&mut self, bell: BorrowedFd<'_>, patience: Option<Duration>) -> Result<Offered, Failure> {
+        if let Some(failure) = self.failed.take() {
+            return Err(failure);
         }
+        if let Some(capture) = &mut self.capture {
+            capture.flush()?;
+        }
+        Ok(self.sink.offer(bell, patience)?)
+    }
+
+    /// What must follow the last line, written.
+    fn end(&mut self) -> Result<(), Failure> {
+        self.printer.finish(&mut self.sink.lines);
+        if let Some(capture) = &mut self.capture {
+            capture.flush()?;
+        }
+        Ok(self.sink.flush()?)
     }
 
     fn print(&mut self, record: &Record<'_>) -> Result<(), ParseError> {
-        let now_ns = *self.now_ns.get_or_insert_with(clock::now_ns);
-        let requesters = &mut self.requesters;
-        let requester = record.requester().map(|port_id| {
-            let program = requesters.program(port_id, now_ns);
-            Requester { port_id, program }
-        });
-        let occasion = Occasion { event: Some(record.event()), now_ns, requester };
+        if record.is_request() || !self.plan.mask.has(record.event()) {
+            return Ok(()); // only files have these
+        }
         match (record.subject(), self.plan.subject) {
             (RecordSubject::Flow, Subject::Flows) => {
                 let flow = record.flow()?;
-                if !self.plan.selection.matches(&flow) {
-                    return Ok(());
+                if self.plan.selection.matches(&flow) {
+                    self.show(record, |printer, lines, occasion| printer.flow(lines, &flow, occasion));
                 }
-                self.printer.flow(&mut self.sink.lines, &flow, &occasion);
             }
             (RecordSubject::Expect, Subject::Expectations) => {
-                self.printer.expect(&mut self.sink.lines, &record.expect()?, &occasion);
+                let expect = record.expect()?;
+                self.show(record, |printer, lines, occasion| printer.expect(lines, &expect, occasion));
             }
-            _ => return Ok(()),
+            _ => {}
         }
-        self.printed += 1;
         Ok(())
+    }
+
+    /// Prints one event, or puts it into the capture as it came.
+    fn show(&mut self, record: &Record<'_>, print: impl FnOnce(&mut Printer, &mut Vec<u8>, &Occasion<'_>)) {
+        let now_ns = *self.now_ns.get_or_insert_with(clock::now_ns);
+        self.printed += 1;
+        if let Some(capture) = &mut self.capture {
+            if self.failed.is_none() {
+                self.failed = capture.packet(now_ns, record.bytes()).err().map(Failure::from);
+            }
+            return;
+        }
+        let (requesters, live) = (&mut self.requesters, self.plan.read.is_none());
+        let requester = record.requester().map(|port_id| {
+            // Who asked long ago is not who has the number now.
+            let program = if live { requesters.program(port_id, now_ns) } else { None };
+            Requester { port_id, program }
+        });
+        print(&mut self.printer, &mut self.sink.lines, &Occasion { event: Some(record.event()), now_ns, requester });
     }
 }
 

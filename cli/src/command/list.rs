@@ -1,6 +1,7 @@
 //! `-L`: a table's entries, streamed from the kernel's dump to standard output in constant memory.
 
 use std::io;
+use std::sync::Arc;
 
 use ctflow_engine::kernel::dump::{Dump, Progress};
 use ctflow_parser::error::ParseError;
@@ -11,6 +12,7 @@ use super::clock;
 use super::summary::Summary;
 use crate::failure::Failure;
 use crate::flags::plan::List;
+use crate::labels::LabelMap;
 use crate::output::sink::Sink;
 use crate::output::{Occasion, Printer};
 use crate::persona::Persona;
@@ -19,9 +21,9 @@ use crate::persona::Persona;
 ///
 /// # Errors
 /// The kernel's refusal, a full disk, a reader that has gone; or entries that do not parse, after all others.
-pub(super) fn run(persona: Persona, plan: &List) -> Result<(), Failure> {
-    let mut listing = Listing::new(plan)?;
-    let mut dump = Dump::start(plan.table, &plan.filter, false)?.ahead()?;
+pub(super) fn run(persona: Persona, plan: &List, labels: Option<Arc<LabelMap>>) -> Result<(), Failure> {
+    let mut listing = Listing::new(plan, labels)?;
+    let mut dump = Dump::start(plan.table, &plan.filter, plan.zero)?.ahead()?;
     let mut progress = Progress::More;
     while progress != Progress::Done {
         listing.now_ns = clock::now_ns();
@@ -42,8 +44,8 @@ struct Listing<'p> {
 }
 
 impl<'p> Listing<'p> {
-    fn new(plan: &'p List) -> io::Result<Self> {
-        let printer = Printer::new(plan.format, plan.subject(), TimeZone::system());
+    fn new(plan: &'p List, labels: Option<Arc<LabelMap>>) -> io::Result<Self> {
+        let printer = Printer::new(plan.format, plan.subject(), TimeZone::system()).with_labels(labels);
         let sink = Sink::stdout()?;
         Ok(Self { plan, printer, sink, now_ns: 0, shown: 0, malformed: 0, first_error: None })
     }

@@ -1,26 +1,56 @@
 //! The commands, one to a file.
 
+use std::io::{self, Write};
+
 use crate::failure::Failure;
 use crate::flags::plan::{Command, Plan};
+use crate::output::{Format, Printer, Subject};
+use jiff::tz::TimeZone;
 
 mod about;
+mod change;
 mod clock;
 mod count;
 mod demo;
 mod doctor;
 mod event;
+mod get;
 mod list;
+mod load;
+mod mass;
+mod names;
 pub(crate) mod summary;
 
 /// Carries out what the command line means.
-pub(crate) fn run(plan: &Plan) -> Result<(), Failure> {
+pub(crate) fn run(mut plan: Plan) -> Result<(), Failure> {
+    for warning in &plan.warnings {
+        let _ = writeln!(io::stderr().lock(), "{warning}"); // a closed stderr wants no warnings
+    }
+    let labels = names::resolve(&mut plan)?;
+    let printer = |format: Format| Printer::new(format, Subject::Flows, TimeZone::system()).with_labels(labels.clone());
+    let persona = plan.persona;
     match &plan.command {
-        Command::Help(topic) => about::help(plan.persona, topic),
-        Command::Version => about::version(plan.persona),
-        Command::List(list) => list::run(plan.persona, list),
-        Command::Events(events) => event::run(plan.persona, events),
+        Command::Help(topic) => about::help(persona, topic),
+        Command::Version => about::version(persona),
+        Command::List(list) => list::run(persona, list, labels),
+        Command::Get(get) => get::flow(persona, get, printer(get.format)),
+        Command::GetExpect(tuple) => get::expectation(tuple),
+        Command::Delete(delete) => change::delete(persona, delete),
+        Command::DeleteExpect(tuple) => change::delete_expect(persona, tuple),
+        Command::Create(create) => change::create(persona, create),
+        Command::CreateExpect(expected) => change::create_expect(expected),
+        Command::Update(update) => {
+            change::update(persona, update, printer(Format { ktimestamp: false, ..update.format }))
+        }
+        Command::Flush(flush) => {
+            change::flush(*flush).map_err(Failure::Operation)?;
+            summary::Summary::Emptied(flush.subject).print(persona);
+            Ok(())
+        }
+        Command::Load(load) => load::run(persona, load),
+        Command::Events(events) => event::run(persona, events, labels),
         Command::Count(count) => count::count(*count),
-        Command::Stats(subject) => count::statistics(*subject),
+        Command::Stats(stats) => count::statistics(*stats),
         Command::Demo => demo::run(),
         Command::Doctor(plan) => doctor::run(*plan),
     }

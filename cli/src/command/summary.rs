@@ -11,6 +11,18 @@ use crate::persona::Persona;
 pub(crate) enum Summary {
     /// `-L`: entries of a table.
     Listed(Subject, u64),
+    /// `-I`: flows made.
+    Created(u64),
+    /// `-A`: flows made or changed.
+    Added(u64),
+    /// `-U`: flows changed.
+    Updated(u64),
+    /// `-D`: flows deleted.
+    Deleted(u64),
+    /// `-D expect`: expectations deleted.
+    ExpectationsDeleted(u64),
+    /// `-F`: the table is empty.
+    Emptied(Subject),
     /// `-E`: events of a table, shown and lost.
     Events(Subject, u64, u64),
 }
@@ -35,13 +47,21 @@ impl Summary {
 
 impl fmt::Display for Summary {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (count, what) = match self {
-            Self::Listed(Subject::Flows, count) => (count, "flow entries"),
-            Self::Listed(Subject::Expectations, count) => (count, "expectations"),
-            Self::Events(Subject::Flows, count, _) => (count, "flow events"),
-            Self::Events(Subject::Expectations, count, _) => (count, "expectation events"),
-        };
-        write!(out, "{count} {what} have been shown.")
+        match self {
+            Self::Listed(Subject::Flows, count) => write!(out, "{count} flow entries have been shown."),
+            Self::Listed(Subject::Expectations, count) => write!(out, "{count} expectations have been shown."),
+            Self::Events(Subject::Flows, count, _) => write!(out, "{count} flow events have been shown."),
+            Self::Events(Subject::Expectations, count, _) => {
+                write!(out, "{count} expectation events have been shown.")
+            }
+            Self::Created(count) => write!(out, "{count} flow entries have been created."),
+            Self::Added(count) => write!(out, "{count} flow entries have been added."),
+            Self::Updated(count) => write!(out, "{count} flow entries have been updated."),
+            Self::Deleted(count) => write!(out, "{count} flow entries have been deleted."),
+            Self::ExpectationsDeleted(count) => write!(out, "{count} expectations have been deleted."),
+            Self::Emptied(Subject::Flows) => write!(out, "connection tracking table has been emptied."),
+            Self::Emptied(Subject::Expectations) => write!(out, "expectation table has been emptied."),
+        }
     }
 }
 

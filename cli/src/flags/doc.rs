@@ -31,8 +31,10 @@ pub(crate) fn text(persona: Persona, topic: &Topic) -> String {
 
 fn everything(persona: Persona) -> String {
     let (banner, name) = (persona.banner(), persona.name());
-    let commands = lines(|flag| matches!(flag.effect, Effect::Command { .. }));
-    let options = lines(|flag| matches!(flag.effect, Effect::Option { .. }));
+    let commands = lines(|flag| matches!(flag.effect, Effect::Command { .. } | Effect::File));
+    let is_option = |flag: &Flag| matches!(flag.effect, Effect::Option { .. } | Effect::Ignored(_));
+    let options = lines(|flag| is_option(flag) && flag.protocols().is_empty());
+    let fields = lines(|flag| !flag.protocols().is_empty());
     let verbs: String = VERBS.iter().map(|verb| line(&verb_head(verb), verb.help)).collect();
     let mut text = format!("{banner}: connection tracking, its table and its events\n");
     text += &format!("Usage: {name} COMMAND [TABLE] [OPTION]...\n");
@@ -42,6 +44,7 @@ fn everything(persona: Persona) -> String {
     text +=
         &format!("\nCommands:\n{commands}\nTables: conntrack (the default), expect; with -L also dying, unconfirmed\n");
     text += &format!("\nOptions:\n{options}");
+    text += &format!("\nOptions behind the -p of their protocol:\n{fields}");
     if persona == Persona::Ctflow {
         text += &format!("\nVerbs:\n{verbs}");
     }
@@ -64,6 +67,7 @@ fn flag_head(flag: &Flag) -> String {
         Argument::None => format!("{short}{names}"),
         Argument::Table => format!("{short}{names} [TABLE]"),
         Argument::Required(argument) => format!("{short}{names} {argument}"),
+        Argument::Optional(argument) => format!("{short}{names} [{argument}]"),
     }
 }
 

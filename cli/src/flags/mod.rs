@@ -6,25 +6,31 @@
 //!   ▼ ▼
 //! raw     as typed: which command, which options, their values read one by one
 //!   ▼
+//! checks  as allowed: which option goes with which command (`matrix`), what needs what
+//!   ▼
 //! plan    as meant: what a command needs to know, defaults filled in, nonsense refused
 //! ```
 //!
-//! `verbs` reads command lines that begin with a word; [`usage`] has everything that can be wrong with one.
+//! `verbs` reads command lines that begin with a word, `line` takes those of a load file apart; [`usage`] has everything that can be wrong with one.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 
+use crate::output::Subject;
 use crate::persona::Persona;
 
+mod checks;
 pub(crate) mod defs;
 pub(crate) mod doc;
+pub(crate) mod line;
+mod matrix;
 pub(crate) mod plan;
 pub(crate) mod raw;
 pub(crate) mod usage;
 pub(crate) mod verbs;
 mod words;
 
-use plan::Plan;
-use raw::Raw;
+use plan::{Command, Load, Plan};
+use raw::{Action, Raw};
 use usage::Usage;
 
 /// Reads the arguments behind the program's name.
@@ -33,9 +39,67 @@ use usage::Usage;
 /// The first thing that is wrong with them, left to right; combinations after single words.
 pub(crate) fn parse(persona: Persona, args: impl Iterator<Item = OsString>) -> Result<Plan, Usage> {
     let args: Vec<_> = args.collect();
-    let command = match (persona, args.split_first()) {
-        (Persona::Ctflow, Some((word, rest))) if !raw::is_option(word) => verbs::read(word, rest)?,
-        _ => plan::command(&Raw::read(args)?)?,
-    };
-    Ok(Plan { persona, command })
+    let alone = |command| Plan { persona, command, labelmap: None, warnings: Vec::new() };
+    match (persona, args.split_first()) {
+        (Persona::Ctflow, Some((word, rest))) if !raw::is_option(word) => verbs::read(word, rest).map(alone),
+        (_, Some((word, rest))) if word == "-R" || word == "--load-file" => load(word, rest).map(alone),
+        _ => plan::plan(persona, Raw::read(args)?),
+    }
+}
+
+/// `-R FILE`, which stands in front of everything; what follows is ignored, as conntrack does.
+fn load(option: &OsStr, rest: &[OsString]) -> Result<Command, Usage> {
+    let missing = || Usage::MissingArgument { option: option.to_string_lossy().into_owned(), argument: "FILE" };
+    let file = rest.first().ok_or_else(missing)?;
+    Ok(Command::Load(if file == "-" { Load::Stdin } else { Load::File(file.into()) }))
+}
+
+/// Reads one line of a load file, its words as [`line::words`] gives them.
+///
+/// # Errors
+/// What is wrong with it; or a command that is not for files.
+pub(crate) fn parse_line(persona: Persona, words: Vec<OsString>) -> Result<Plan, Usage> {
+    let raw = Raw::read(words)?;
+    if let Some(chosen) = &raw.command {
+        let changes =
+            matches!(chosen.action, Action::Create | Action::Add | Action::Update | Action::Delete | Action::Flush);
+        if !changes || chosen.subject() != Subject::Flows {
+            return Err(Usage::NotInFile(chosen.typed.clone()));
+        }
+    } else {
+        return Err(Usage::NoCommand { commands: "-I, -A, -U, -D, -F".to_owned() });
+    }
+    plan::plan(persona, raw)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn load_file_stands_first_and_has_its_file() {
+        let load = |args: &[&str]| match parse(Persona::Conntrack, args.iter().map(OsString::from)) {
+            Ok(Plan { command: Command::Load(load), .. }) => Some(load),
+            _ => None,
+        };
+        assert_eq!(load(&["-R", "-"]), Some(Load::Stdin));
+        assert_eq!(load(&["--load-file", "x", "-L"]), Some(Load::File("x".into())));
+        for args in [&["-R"][..], &["-L", "-R", "x"], &["--load-file=x"], &["--load", "x"], &["-Rx"]] {
+            assert_eq!(load(args), None, "{args:?}");
+        }
+    }
+
+    #[test]
+    fn a_line_changes_flows_and_does_nothing_else() {
+        let read = |line: &str| parse_line(Persona::Conntrack, line::words(line.as_bytes()).unwrap());
+        for line in ["-D", "-F -f ipv6", "-U -m 5", "-A -p 50 -t 5 -s ::1 -d ::2", "--delete -p tcp"] {
+            assert!(read(line).is_ok(), "{line}");
+        }
+        for line in ["-L", "-E", "-C", "-h", "-V", "-G", "-D expect", "-I expect", "-F expect"] {
+            assert!(matches!(read(line), Err(Usage::NotInFile(_))), "{line}");
+        }
+        assert!(matches!(read("-R x"), Err(Usage::NotFirst(_))));
+        assert!(matches!(read("-p tcp"), Err(Usage::NoCommand { .. })));
+        assert!(matches!(read("word"), Err(Usage::NoCommand { .. })));
+    }
 }

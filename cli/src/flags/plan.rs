@@ -1,19 +1,24 @@
 //! The command line as meant: everything a command needs to know, with the defaults filled in.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
+use std::path::PathBuf;
 
-use ctflow_parser::filter::{DumpFilter, TupleFilter};
-use ctflow_parser::flow::FlowView;
-use ctflow_parser::request::Table;
+use ctflow_parser::filter::DumpFilter;
+use ctflow_parser::record::Event;
+use ctflow_parser::request::{IfExists, Selector, Table};
 use ctflow_parser::tuple::{L4, Tuple};
 use ctflow_parser::uapi;
 
+use super::checks;
 use super::defs::{self, Effect, Flag};
 use super::doc::Topic;
-use super::raw::{Action, Chosen, Raw, subject_of};
+use super::raw::{Action, Chosen, Ends, LabelsDel, Raw, subject_of};
 use super::usage::Usage;
-use crate::output::{Format, Subject};
+use crate::change::{self, Creation, Expected, Tracker};
+use crate::output::{Encoding, Format, Subject};
 use crate::persona::Persona;
+use crate::protocol;
+use crate::selection::{Network, Selection, Side, Status};
 
 /// What to do, and as whom.
 #[derive(Debug)]
@@ -22,6 +27,10 @@ pub(crate) struct Plan {
     pub(crate) persona: Persona,
     /// What to do.
     pub(crate) command: Command,
+    /// Where labels have their names; `None` for the system's file.
+    pub(crate) labelmap: Option<PathBuf>,
+    /// What is to be told on standard error first.
+    pub(crate) warnings: Vec<&'static str>,
 }
 
 /// What to do.
@@ -33,20 +42,102 @@ pub(crate) enum Command {
     Version,
     /// `-L`.
     List(List),
+    /// `-G`.
+    Get(Get),
+    /// `-G expect`: the expectation that awaits exactly this.
+    GetExpect(Tuple),
+    /// `-D`.
+    Delete(Delete),
+    /// `-D expect`: the expectation that awaits exactly this.
+    DeleteExpect(Tuple),
+    /// `-I`, `-A`.
+    Create(Create),
+    /// `-I expect`.
+    CreateExpect(Expected),
+    /// `-U`.
+    Update(Update),
+    /// `-F`.
+    Flush(Flush),
+    /// `-R`.
+    Load(Load),
     /// `-E`.
     Events(Events),
     /// `-C`.
     Count(Count),
-    /// `-S`, of which table.
-    Stats(Subject),
+    /// `-S`.
+    Stats(Stats),
     /// `demo`.
     Demo,
     /// `doctor`.
     Doctor(Doctor),
 }
 
-/// `-L`: which entries, and how to print them.
+/// `-G`: which one flow, and how to print it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Get {
+    /// By which direction the kernel finds it.
+    pub(crate) which: Selector,
+    /// The zone of both directions.
+    pub(crate) zone: Option<u16>,
+    /// What the flow that is found must be like besides: id, labels, state, mark.
+    pub(crate) selection: Selection,
+    /// How to print it.
+    pub(crate) format: Format,
+}
+
+/// `-D`: which flows, and how to print each.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Delete {
+    /// What the kernel can select.
+    pub(crate) filter: DumpFilter,
+    /// What is to be selected.
+    pub(crate) selection: Selection,
+    /// How to print each.
+    pub(crate) format: Format,
+}
+
+/// `-I`, `-A`: the flow, and what to do where there is one already.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Create {
+    /// The flow.
+    pub(crate) creation: Creation,
+    /// `Refuse` for `-I`, `Change` for `-A`.
+    pub(crate) existing: IfExists,
+}
+
+/// `-U`: which flows, what to change in them, and how to print each.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Update {
+    /// What the kernel can select.
+    pub(crate) filter: DumpFilter,
+    /// What is to be selected.
+    pub(crate) selection: Selection,
+    /// What to change.
+    pub(crate) update: change::Update,
+    /// How to print each.
+    pub(crate) format: Format,
+}
+
+/// `-F`: which table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Flush {
+    /// Which.
+    pub(crate) subject: Subject,
+    /// `AF_UNSPEC` for both families.
+    pub(crate) family: u8,
+}
+
+/// `-R`: commands from where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Load {
+    /// `-`.
+    Stdin,
+    /// A file.
+    File(PathBuf),
+}
+
+/// `-L`: which entries, and how to print them.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct List {
     /// What to list.
     pub(crate) table: Table,
@@ -56,6 +147,8 @@ pub(crate) struct List {
     pub(crate) selection: Selection,
     /// How to print each.
     pub(crate) format: Format,
+    /// Whether counters are set to 0 as they are read.
+    pub(crate) zero: bool,
 }
 
 impl List {
@@ -66,7 +159,7 @@ impl List {
 }
 
 /// `-E`: which events, and how to print them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Events {
     /// Of which table.
     pub(crate) subject: Subject,
@@ -78,6 +171,10 @@ pub(crate) struct Events {
     pub(crate) format: Format,
     /// The socket's receive buffer; `None` leaves it to the program.
     pub(crate) buffer_bytes: Option<u32>,
+    /// A file to write events to, in place of printing them.
+    pub(crate) write: Option<PathBuf>,
+    /// A file to read events from, in place of the kernel.
+    pub(crate) read: Option<PathBuf>,
 }
 
 /// `-C`: which entries.
@@ -88,6 +185,17 @@ pub(crate) struct Count {
     /// Of which family: `AF_UNSPEC` for flows, which the kernel counts itself; `AF_INET` for expectations, which
     /// must be listed to be counted.
     pub(crate) family: u8,
+    /// As JSON.
+    pub(crate) json: bool,
+}
+
+/// `-S`: which numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stats {
+    /// Of which table.
+    pub(crate) subject: Subject,
+    /// As JSON.
+    pub(crate) json: bool,
 }
 
 /// `doctor`.
@@ -114,39 +222,45 @@ impl EventMask {
     /// Every event.
     pub(crate) const ALL: Self = Self { new: true, update: true, destroy: true };
 
+    /// Whether `event` is one of them.
+    pub(crate) fn has(self, event: Event) -> bool {
+        match event {
+            Event::New => self.new,
+            Event::Update => self.update,
+            Event::Destroy => self.destroy,
+        }
+    }
+
     /// The events of both.
     pub(crate) fn or(self, other: Self) -> Self {
         Self { new: self.new || other.new, update: self.update || other.update, destroy: self.destroy || other.destroy }
     }
 }
 
-/// Which flows are wanted; the default takes all.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Selection {
-    /// `AF_UNSPEC` for both families.
-    pub(crate) family: u8,
-    /// The layer-4 protocol.
-    pub(crate) protocol: Option<u8>,
-}
-
-impl Selection {
-    /// Whether a flow is wanted.
-    #[inline]
-    pub(crate) fn matches(&self, flow: &FlowView<'_>) -> bool {
-        (self.family == uapi::AF_UNSPEC || self.family == flow.family)
-            && self.protocol.is_none_or(|protocol| protocol == flow.protocol())
-    }
-}
-
 /// What was typed, as what is meant.
-pub(super) fn command(raw: &Raw) -> Result<Command, Usage> {
+pub(super) fn plan(persona: Persona, raw: Raw) -> Result<Plan, Usage> {
+    let command = command(&raw)?;
+    Ok(Plan { persona, command, labelmap: raw.labelmap, warnings: raw.warnings })
+}
+
+fn command(raw: &Raw) -> Result<Command, Usage> {
     let Some(chosen) = &raw.command else { return without_command(raw) };
-    check_legal(raw, chosen)?;
+    checks::check(raw, chosen)?;
+    let expect = chosen.subject() == Subject::Expectations;
     Ok(match chosen.action {
         Action::List => Command::List(list(raw, chosen)),
+        Action::Get if expect => Command::GetExpect(one_way(raw, &raw.orig)?),
+        Action::Get => Command::Get(get(raw)?),
+        Action::Delete if expect => Command::DeleteExpect(one_way(raw, &raw.orig)?),
+        Action::Delete => Command::Delete(delete(raw)),
+        Action::Create if expect => Command::CreateExpect(expected(raw)?),
+        Action::Create => Command::Create(Create { creation: creation(raw)?, existing: IfExists::Refuse }),
+        Action::Add => Command::Create(Create { creation: creation(raw)?, existing: IfExists::Change }),
+        Action::Update => Command::Update(update(raw)),
+        Action::Flush => Command::Flush(Flush { subject: chosen.subject(), family: raw.family.unwrap_or(0) }),
         Action::Event => Command::Events(events(raw, chosen)),
-        Action::Count => Command::Count(count(chosen)),
-        Action::Stats => Command::Stats(chosen.subject()),
+        Action::Count => Command::Count(count(raw, chosen)),
+        Action::Stats => Command::Stats(Stats { subject: chosen.subject(), json: is_json(raw) }),
         Action::Version => Command::Version,
         Action::Help => Command::Help(Topic::Everything),
     })
@@ -163,67 +277,195 @@ fn without_command(raw: &Raw) -> Result<Command, Usage> {
     Err(Usage::NoCommand { commands })
 }
 
-/// Refuses the first option, in the order of the help text, that says nothing to the command.
-fn check_legal(raw: &Raw, chosen: &Chosen) -> Result<(), Usage> {
-    let wanted = (chosen.action, chosen.subject());
-    for flag in defs::FLAGS {
-        let Effect::Option { legal, .. } = flag.effect else { continue };
-        let given = raw.given.iter().any(|given| given.long == flag.long);
-        if given && !legal.contains(&wanted) {
-            let command = spelled(chosen.action, chosen.subject());
-            let commands = legal.iter().map(|(action, subject)| spelled(*action, *subject)).collect::<Vec<_>>();
-            return Err(Usage::Illegal { option: flag.long, command, commands: commands.join(", ") });
-        }
-    }
-    Ok(())
-}
-
-/// A command as one would type it.
-fn spelled(wanted: Action, subject: Subject) -> String {
-    let is_wanted = |flag: &&&Flag| matches!(flag.effect, Effect::Command { action, .. } if action == wanted);
-    let letter = defs::FLAGS.iter().find(is_wanted).and_then(|flag| flag.short).unwrap_or('?');
-    match subject {
-        Subject::Flows => format!("-{letter}"),
-        Subject::Expectations => format!("-{letter} expect"),
-    }
-}
-
 fn list(raw: &Raw, chosen: &Chosen) -> List {
     let family = match chosen.subject() {
         Subject::Flows => raw.family.unwrap_or(uapi::AF_UNSPEC),
         Subject::Expectations => raw.family.unwrap_or(uapi::AF_INET), // so does conntrack, and so does `-C expect`
     };
-    List {
-        table: chosen.table,
-        filter: DumpFilter { family, orig: kernel_side(family, raw.protocol), ..DumpFilter::default() },
-        selection: Selection { family, protocol: raw.protocol },
-        format: raw.format,
+    let selection = Selection { family, status: status_filter(raw).unwrap_or_default(), ..selection(raw) };
+    List { table: chosen.table, filter: selection.kernel_side(), selection, format: raw.format, zero: raw.zero }
+}
+
+fn delete(raw: &Raw) -> Delete {
+    let status = status_filter(raw).unwrap_or_default();
+    let selection = Selection { status, timeout: raw.timeout, ..selection(raw) };
+    Delete { filter: selection.kernel_side(), selection, format: raw.format }
+}
+
+/// State, mark, status and timeout are what to change, so they do not select.
+fn update(raw: &Raw) -> Update {
+    let selection = Selection { state: None, mark: None, ..selection(raw) };
+    let (labels_del, del_bits) = match &raw.labels_del {
+        LabelsDel::All => (Vec::new(), u128::MAX),
+        LabelsDel::Named(names) => (names.clone(), 0),
+    };
+    let update = change::Update {
+        timeout: raw.timeout,
+        status: raw.status.set,
+        mark: raw.mark,
+        proto: tracker(raw),
+        labels_add: raw.labels_add.clone(),
+        add_bits: 0,
+        labels_del,
+        del_bits,
+    };
+    Update { filter: selection.kernel_side(), selection, update, format: raw.format }
+}
+
+/// What the options select that mean the same to all commands.
+fn selection(raw: &Raw) -> Selection {
+    Selection {
+        family: raw.family.unwrap_or(uapi::AF_UNSPEC),
+        protocol: raw.protocol,
+        orig: side(&raw.orig, [raw.mask.src.or(raw.prefix.src), raw.mask.dst.or(raw.prefix.dst)]),
+        reply: side(&raw.reply, [None, None]),
+        icmp: raw.icmp,
+        state: raw.state.map(|(_, state)| state),
+        mark: raw.mark,
+        secmark: raw.secmark,
+        zone: raw.zone,
+        orig_zone: raw.orig_zone,
+        reply_zone: raw.reply_zone,
+        nat: raw.nat,
+        labels: raw.labels.clone(),
+        id: raw.id,
+        ..Selection::default()
     }
 }
 
-/// What the kernel compares to select a protocol. It does so for one family only: asked about both it refuses.
-fn kernel_side(family: u8, protocol: Option<u8>) -> Option<TupleFilter> {
-    let proto = protocol.filter(|_| family != uapi::AF_UNSPEC)?;
-    let any = Ipv4Addr::UNSPECIFIED.into(); // addresses do not count, so either family's will do
-    let tuple = Tuple { src: any, dst: any, proto, l4: L4::None, zone: None };
-    Some(TupleFilter { flags: uapi::CTA_FILTER_F_CTA_PROTO_NUM, tuple })
+fn side(ends: &Ends, [src_mask, dst_mask]: [Option<IpAddr>; 2]) -> Side {
+    let network = |address, mask: Option<_>| mask.map_or(Network::one(address), |mask| Network::masked(address, mask));
+    Side {
+        src: ends.src.map(|address| network(address, src_mask)),
+        dst: ends.dst.map(|address| network(address, dst_mask)),
+        src_port: ends.src_port,
+        dst_port: ends.dst_port,
+    }
+}
+
+/// The status to select by; nothing where none was named. `UNSET` alone is what a saved line means by it.
+pub(super) fn status_filter(raw: &Raw) -> Option<Status> {
+    match (raw.status, raw.status_unset) {
+        (Status { set: 0, clear: 0 }, true) => Some(Status { set: 0, clear: checks::UNSET }),
+        (Status { set: 0, clear: 0 }, false) => None,
+        (status, _) => Some(status),
+    }
+}
+
+/// One direction and its answer; what is not given is the other's mirror image.
+fn both_ways(raw: &Raw) -> Result<(Tuple, Tuple), Usage> {
+    let (orig, reply) = (&raw.orig, &raw.reply);
+    let there = Ends {
+        src: orig.src.or(reply.dst),
+        dst: orig.dst.or(reply.src),
+        src_port: orig.src_port.or(reply.dst_port),
+        dst_port: orig.dst_port.or(reply.src_port),
+    };
+    let back = Ends {
+        src: reply.src.or(there.dst),
+        dst: reply.dst.or(there.src),
+        src_port: reply.src_port.or(there.dst_port),
+        dst_port: reply.dst_port.or(there.src_port),
+    };
+    let (mut orig, mut reply) = (one_way(raw, &there)?, one_way(raw, &back)?);
+    (orig.zone, reply.zone) = (raw.orig_zone, raw.reply_zone);
+    if let L4::Icmp { kind, .. } = &mut reply.l4 {
+        *kind = answer(reply.proto, *kind);
+    }
+    Ok((orig, reply))
+}
+
+/// The ICMP type that answers `kind`.
+fn answer(protocol: u8, kind: u8) -> u8 {
+    let pairs: &[(u8, u8)] = if protocol == uapi::IPPROTO_ICMP {
+        &[(8, 0), (13, 14), (15, 16), (17, 18)]
+    } else {
+        &[(128, 129), (139, 140)]
+    };
+    let other = |&(request, reply)| match kind {
+        kind if kind == request => Some(reply),
+        kind if kind == reply => Some(request),
+        _ => None,
+    };
+    pairs.iter().find_map(other).unwrap_or(kind)
+}
+
+/// The tuple with those ends. That they are there has been checked.
+fn one_way(raw: &Raw, ends: &Ends) -> Result<Tuple, Usage> {
+    let (Some(src), Some(dst)) = (ends.src, ends.dst) else {
+        let command = raw.command.as_ref().map(|chosen| chosen.typed.clone()).unwrap_or_default();
+        return Err(Usage::HalfPair { first: "src", second: "dst", command });
+    };
+    let proto = raw.protocol.unwrap_or(0);
+    let icmp = raw.icmp;
+    let l4 = match protocol::fields(proto) {
+        protocol::Fields::Ports | protocol::Fields::Keys => {
+            L4::Ports { src: ends.src_port.unwrap_or(0), dst: ends.dst_port.unwrap_or(0) }
+        }
+        protocol::Fields::Icmp => {
+            L4::Icmp { kind: icmp.kind.unwrap_or(0), code: icmp.code.unwrap_or(0), id: icmp.id.unwrap_or(0) }
+        }
+        protocol::Fields::None => L4::None,
+    };
+    Ok(Tuple { src, dst, proto, l4, zone: None })
+}
+
+fn get(raw: &Raw) -> Result<Get, Usage> {
+    let (orig, reply) = both_ways(raw)?;
+    let by_orig = raw.orig.src.is_some() && raw.orig.dst.is_some();
+    let which = if by_orig { Selector::Orig(orig) } else { Selector::Reply(reply) };
+    Ok(Get { which, zone: raw.zone, selection: selection(raw), format: raw.format })
+}
+
+fn tracker(raw: &Raw) -> Tracker {
+    let (vtag_orig, vtag_reply) = raw.vtags;
+    Tracker { state: raw.state.map(|(_, state)| state), vtag_orig, vtag_reply, role: raw.role }
+}
+
+fn creation(raw: &Raw) -> Result<Creation, Usage> {
+    let (orig, reply) = both_ways(raw)?;
+    let range = |nat: Option<crate::selection::Translated>| nat.and_then(|to| change::nat_range(to.address, to.port));
+    Ok(Creation {
+        orig,
+        reply,
+        timeout: raw.timeout,
+        status: raw.status.set,
+        mark: raw.mark.map(|mark| mark.value),
+        zone: raw.zone,
+        proto: tracker(raw),
+        nat_src: range(raw.nat.src),
+        nat_dst: range(raw.nat.dst),
+        labels: raw.labels_add.clone(),
+        helper: raw.helper.clone(),
+        label_bits: 0,
+    })
+}
+
+fn expected(raw: &Raw) -> Result<Expected, Usage> {
+    let (tuple, mask) = (one_way(raw, &raw.expected)?, one_way(raw, &raw.mask)?);
+    Ok(Expected { tuple, mask, master: one_way(raw, &raw.orig)?, timeout: raw.timeout })
 }
 
 fn events(raw: &Raw, chosen: &Chosen) -> Events {
-    let family = raw.family.unwrap_or(uapi::AF_UNSPEC);
     Events {
         subject: chosen.subject(),
         mask: raw.events.unwrap_or(EventMask::ALL),
-        selection: Selection { family, protocol: raw.protocol },
+        selection: selection(raw),
         format: raw.format,
         buffer_bytes: raw.buffer_bytes,
+        write: raw.write.clone(),
+        read: raw.read.clone(),
     }
 }
 
-fn count(chosen: &Chosen) -> Count {
+fn is_json(raw: &Raw) -> bool {
+    raw.format.encoding == Encoding::Json
+}
+
+fn count(raw: &Raw, chosen: &Chosen) -> Count {
     let subject = chosen.subject();
     let family = if subject == Subject::Expectations { uapi::AF_INET } else { uapi::AF_UNSPEC };
-    Count { subject, family }
+    Count { subject, family, json: is_json(raw) }
 }
 
 #[cfg(test)]
@@ -243,7 +485,7 @@ mod tests {
         assert!(list.filter.orig.is_some_and(|orig| orig.tuple.proto == 17));
         let Ok(Command::List(both)) = plan("-L -p udp") else { panic!("no listing") };
         assert_eq!((both.filter.orig, both.selection.protocol), (None, Some(17)));
-        assert_eq!(list.selection, Selection { family: uapi::AF_INET6, protocol: Some(17) });
+        assert_eq!(list.selection, Selection { family: uapi::AF_INET6, protocol: Some(17), ..Selection::default() });
         assert!(list.format.id && !list.format.extended);
     }
 
@@ -272,24 +514,187 @@ mod tests {
     fn nothing_is_a_question_and_options_alone_a_mistake() {
         assert!(matches!(plan(""), Ok(Command::Help(Topic::Everything))));
         assert!(matches!(plan("word -- -L"), Ok(Command::Help(Topic::Everything))));
-        let commands = "-L, -E, -C, -S, -V, -h".to_owned();
+        let commands = "-L, -G, -D, -I, -A, -U, -F, -E, -C, -S, -V, -h".to_owned();
         assert_eq!(plan("-o xml").unwrap_err(), Usage::NoCommand { commands });
     }
 
+    const COMMANDS: [&str; 14] = [
+        "-L",
+        "-G",
+        "-I",
+        "-A",
+        "-U",
+        "-D",
+        "-E",
+        "-F",
+        "-L expect",
+        "-G expect",
+        "-I expect",
+        "-D expect",
+        "-E expect",
+        "-h",
+    ];
+
+    /// The reference's table: each option with each command, by what the first complaint is about.
     #[test]
     fn the_matrix_of_commands_and_options() {
-        let commands = ["-L", "-L expect", "-E", "-E expect", "-C", "-S", "-S expect", "-V", "-h"];
-        let matrix = [
-            ("-p tcp", [true, false, true, false, false, false, false, false, true]),
-            ("-f ipv4", [true, true, true, false, false, false, false, false, false]),
-            ("-o id", [true, true, true, true, false, false, false, false, false]),
-            ("-e ALL", [false, false, true, false, false, false, false, false, false]),
-            ("-b 9", [false, false, true, false, false, false, false, false, false]),
+        let table = [
+            ("-s 1.1.1.1", "ooooooo- -ooo- -"),
+            ("-r 1.1.1.1", "ooooooo- -ooo- -"),
+            ("-p udp", "ooooooo- -ooo- o"),
+            ("-t 5", "--oooo-- --o-- -"),
+            ("-u ASSURED", "o-oooo-- --o-- -"),
+            ("-z", "o------- ----- -"),
+            ("-e NEW", "------o- ----- -"),
+            ("--mask-src 1.1.1.1", "o---ooo- --o-- -"),
+            ("-m 1", "o-ooooo- ----- -"),
+            ("-i 1", "-o--oo-- ----- -"),
+            ("-f ipv4", "o---oooo o---- -"),
+            ("-n", "o-ooooo- ----- -"),
+            ("-g", "o-ooooo- ----- -"),
+            ("-j", "o-----o- ----- -"),
+            ("-o id", "oo--ooo- o---o -"),
+            ("-c 1", "o-----o- ----- -"),
+            ("-b 9", "------o- ----- -"),
+            ("-w 1", "ooooooo- ----- -"),
+            ("--orig-zone 1", "ooooooo- ----- -"),
+            ("-l a", "oo--ooo- ----- -"),
+            ("--label-add a", "--ooo--- ----- -"),
+            ("--label-del", "----o--- ----- -"),
+            ("--labelmap x", "o-ooooo- ----- -"),
+            ("-a x", "oooooooo ooooo o"),
+            ("--tuple-src 1.1.1.1", "-------- --o-- -"),
+            ("-p tcp --sport 1", "ooooooo- -ooo- -"),
+            ("-p tcp --reply-port-src 1", "ooooooo- -o-o- -"),
+            ("-p gre --reply-key-src 1", "ooooooo- -ooo- -"),
+            ("-p tcp --mask-port-src 1", "-------- --o-- -"),
+            ("-p tcp --state NONE", "ooooooo- ----- -"),
+            ("-p sctp --orig-vtag 1", "-oooo--- --o-- -"),
+            ("-p dccp --role client", "--oo---- --o-- -"),
+            ("-p icmp --icmp-type 8", "ooooooo- ----- -"),
+            ("-p icmp --icmp-id 8", "ooooooo- ----- -"),
         ];
-        for (option, legal) in matrix {
-            let found = commands.map(|command| plan(&format!("{command} {option}")).is_ok());
-            assert_eq!(found, legal, "{option}");
+        for (option, row) in table {
+            let letters = row.chars().filter(|letter| *letter != ' ');
+            for (command, letter) in COMMANDS.into_iter().zip(letters) {
+                let illegal = matches!(plan(&format!("{command} {option}")), Err(Usage::Illegal { .. }));
+                assert_eq!(illegal, letter == '-', "{command} {option}");
+            }
         }
+        for command in ["-C", "-S", "-C expect", "-S expect", "-F expect", "-V"] {
+            assert!(plan(&format!("{command} -a x")).is_ok());
+            assert!(matches!(plan(&format!("{command} -f ipv4")), Err(Usage::Illegal { .. })), "{command}");
+        }
+    }
+
+    #[test]
+    fn what_a_command_needs_is_asked_for() {
+        let needed = |line: &str| match plan(line).unwrap_err() {
+            Usage::Needed { option, .. } => option,
+            Usage::HalfPair { first, .. } => first,
+            other => panic!("{line}: {other}"),
+        };
+        let table = [
+            ("-I -s 1.1.1.1 -d 1.1.1.2", "protonum"),
+            ("-G -s 1.1.1.1 -d 1.1.1.2", "protonum"),
+            ("-A -p udp", "timeout"),
+            ("-I -p tcp -t 1", "state"),
+            ("-I -p icmp -t 1 --icmp-type 8", "icmp-code"),
+            ("-G -p icmp", "icmp-type"),
+            ("-I -p sctp -t 1 --state NONE", "orig-vtag"),
+            ("-G -p udp", "src"),
+            ("-G -p udp -s 1.1.1.1", "src"),
+            ("-G -p udp -s 1.1.1.1 -r 1.1.1.1", "src"),
+            ("-G -p udp -r 1.1.1.1", "reply-src"),
+            ("-G -p udp -s 1.1.1.1 -d 1.1.1.1", "sport"),
+            ("-G -p udp -s 1.1.1.1 -d 1.1.1.1 --reply-port-src 1", "reply-port-src"),
+            ("-G -p gre -s 1.1.1.1 -d 1.1.1.1 --srckey 1", "srckey"),
+            ("-I expect", "src"),
+            ("-D expect -s 1.1.1.1 -d 1.1.1.1 -p tcp --sport 1 --dport 1", "reply-port-src"),
+        ];
+        for (line, option) in table {
+            assert_eq!(needed(line), option, "{line}");
+        }
+        assert!(plan("-G -p udp -r 1.1.1.1 -q 1.1.1.2 -s 9.9.9.9 --sport 1 --dport 2").is_ok(), "a half beside a pair");
+    }
+
+    #[test]
+    fn a_missing_direction_is_the_mirror_image() {
+        let creation = |line| match plan(line) {
+            Ok(Command::Create(create)) => create.creation,
+            other => panic!("{other:?}"),
+        };
+        let whole = "-I -p udp -t 9 -s 10.0.0.1 -d 10.0.0.2 -r 10.0.0.2 -q 10.0.0.1 --sport 1 --dport 2 \
+                     --reply-port-src 2 --reply-port-dst 1";
+        for line in [
+            "-I -p udp -t 9 -s 10.0.0.1 -d 10.0.0.2 --sport 1 --dport 2",
+            "-I -p udp -t 9 -r 10.0.0.2 -q 10.0.0.1 --reply-port-src 2 --reply-port-dst 1",
+            "-I -p udp -t 9 -s 10.0.0.1 -d 10.0.0.2 --reply-port-src 2 --reply-port-dst 1",
+        ] {
+            assert_eq!(creation(line), creation(whole), "{line}");
+        }
+        let saved = "-A -t 29 -u SEEN_REPLY -s 192.0.2.2 -d 198.51.100.10 -r 198.51.100.10 -n 198.51.100.1:7 -p udp \
+                     --sport 40005 --dport 5300 --reply-port-src 5300 --reply-port-dst 50009 -m 5/1 --orig-zone 3";
+        let creation = creation(saved);
+        assert_eq!((creation.reply.ports(), creation.orig.zone), (Some((5300, 50009)), Some(3)));
+        assert_eq!(creation.reply.dst, IpAddr::from([192, 0, 2, 2]));
+        assert_eq!(creation.nat_src.map(|nat| nat.port), Some(Some(7)));
+        assert_eq!((creation.mark, creation.status, creation.nat_dst), (Some(5), uapi::IPS_SEEN_REPLY, None));
+    }
+
+    #[test]
+    fn an_icmp_question_is_answered_by_its_type() {
+        let line = "-I -p icmp -t 9 -s 10.0.0.1 -d 10.0.0.2 --icmp-type 8 --icmp-code 0 --icmp-id 7";
+        let Ok(Command::Create(create)) = plan(line) else { panic!("no creation") };
+        assert_eq!(create.creation.reply.l4, L4::Icmp { kind: 0, code: 0, id: 7 });
+        assert_eq!((answer(58, 129), answer(58, 1), answer(1, 13)), (128, 1, 14));
+    }
+
+    #[test]
+    fn a_flow_is_got_by_either_direction_and_in_its_zone() {
+        let get = |line| match plan(line) {
+            Ok(Command::Get(get)) => get,
+            other => panic!("{other:?}"),
+        };
+        let by_orig = get("-G -p udp -s 1.1.1.1 -d 1.1.1.2 --sport 1 --dport 2 -w 7");
+        assert!(matches!(by_orig.which, Selector::Orig(tuple) if tuple.ports() == Some((1, 2))));
+        assert_eq!(by_orig.zone, Some(7));
+        let by_reply = get("-G -p udp -r 1.1.1.1 -q 1.1.1.2 --sport 1 --dport 2");
+        assert!(matches!(by_reply.which, Selector::Reply(tuple) if tuple.ports() == Some((2, 1))));
+    }
+
+    #[test]
+    fn a_negated_status_selects_what_is_deleted() {
+        let delete = |line| match plan(line) {
+            Ok(Command::Delete(delete)) => (delete.selection.status, delete.filter.status.map(|status| status.mask)),
+            other => panic!("{other:?}"),
+        };
+        let (assured, seen) = (uapi::IPS_ASSURED, uapi::IPS_SEEN_REPLY);
+        assert_eq!(delete("-D -u !ASSURED"), (Status { set: 0, clear: assured }, Some(assured)));
+        assert_eq!(delete("-D -u a,UNREPLIED"), (Status { set: assured, clear: seen }, Some(assured | seen)));
+        assert_eq!(delete("-D -u UNSET"), (Status { set: 0, clear: checks::UNSET }, Some(checks::UNSET)));
+        assert_eq!(plan("-D -u SRC_NAT").unwrap_err(), Usage::NoStatus, "conntrack deletes everything");
+    }
+
+    #[test]
+    fn an_update_selects_by_what_it_does_not_change() {
+        let line = "-U -s 10.0.0.0/8 -p tcp --state CLOSE -m 1/3 -u ASSURED -t 4 --label-del -w 7";
+        let Ok(Command::Update(plan)) = plan(line) else { panic!("no update") };
+        let (selection, update) = (plan.selection, plan.update);
+        assert_eq!((selection.state, selection.mark, selection.timeout), (None, None, None));
+        assert_eq!((selection.status, selection.zone), (Status::default(), Some(7)));
+        assert_eq!((update.proto.state, update.timeout, update.status), (Some(8), Some(4), uapi::IPS_ASSURED));
+        assert_eq!((update.mark.map(|mark| mark.mask), update.del_bits), (Some(3), u128::MAX));
+    }
+
+    #[test]
+    fn expected_ports_are_ports_whatever_the_protocol() {
+        let line = "-I expect -s 1.1.1.1 -d 1.1.1.2 -p sctp --sport 1 --dport 2 --tuple-src 2.2.2.2 --tuple-dst 2.2.2.3 \
+                    --mask-src 255.255.255.255 --mask-dst 255.0.0.0 --tuple-port-src 3 --tuple-port-dst 4 \
+                    --mask-port-src 65535 --mask-port-dst 0 -t 9 --orig-vtag 1 --reply-vtag 1";
+        let Ok(Command::CreateExpect(expected)) = plan(line) else { panic!("no expectation") };
+        assert_eq!((expected.tuple.proto, expected.tuple.ports()), (132, Some((3, 4))));
+        assert_eq!((expected.mask.ports(), expected.master.ports()), (Some((65535, 0)), Some((1, 2))));
     }
 
     #[test]
@@ -298,18 +703,8 @@ mod tests {
         let expected = Usage::Illegal {
             option: "output",
             command: "-C expect".into(),
-            commands: "-L, -L expect, -E, -E expect".into(),
+            commands: "-L, -G, -U, -D, -E, -L expect, -E expect".into(),
         };
         assert_eq!(refused, expected);
-    }
-
-    #[test]
-    fn a_selection_takes_what_has_its_family_and_protocol() {
-        let address = Ipv4Addr::LOCALHOST.into();
-        let orig = Tuple { src: address, dst: address, proto: 6, l4: L4::None, zone: None };
-        let flow = FlowView { family: uapi::AF_INET, orig: Some(orig), ..FlowView::default() };
-        let takes = |family, protocol| Selection { family, protocol }.matches(&flow);
-        assert!(takes(0, None) && takes(uapi::AF_INET, Some(6)));
-        assert!(!takes(uapi::AF_INET6, None) && !takes(0, Some(17)));
     }
 }

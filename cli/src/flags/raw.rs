@@ -1,13 +1,18 @@
 //! The command line as typed: which command on which table, which options, and what each says by itself.
 //!
 //! GNU's rules: options in any order, `--name=value` or `--name value`, `-ovalue` or `-o value`, single letters
-//! joined, any beginning of a long name that no other shares. The table is the word behind the command, if that does
+//! joined, any beginning of a long name that no other shares. The options of a protocol exist behind its `-p` only, and
+//! only there do they stand in the way of others' beginnings. The table is the word behind the command, if that does
 //! not begin with a dash. Words left over are ignored.
 
 use std::ffi::{OsStr, OsString};
+use std::net::IpAddr;
 use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 
+use ctflow_parser::filter::Masked;
 use ctflow_parser::request::Table;
+use ctflow_parser::uapi;
 use lexopt::{Arg, Parser};
 
 use super::defs::{self, Argument, Effect, Flag};
@@ -15,12 +20,26 @@ use super::plan::EventMask;
 use super::usage::Usage;
 use super::words;
 use crate::output::{Format, Subject};
+use crate::protocol;
+use crate::selection::{Icmp, Nat, Status};
 
 /// The commands of conntrack that there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Action {
     /// `-L`.
     List,
+    /// `-G`.
+    Get,
+    /// `-D`.
+    Delete,
+    /// `-I`.
+    Create,
+    /// `-A`.
+    Add,
+    /// `-U`.
+    Update,
+    /// `-F`.
+    Flush,
     /// `-E`.
     Event,
     /// `-C`.
@@ -66,16 +85,111 @@ pub(crate) struct Raw {
     pub(crate) command: Option<Chosen>,
     /// The options, in the order typed, repeats included.
     pub(crate) given: Vec<&'static Flag>,
+    /// What is to be told on standard error whatever happens.
+    pub(crate) warnings: Vec<&'static str>,
     /// `-o`, everything that was asked for.
     pub(crate) format: Format,
+    /// `-o`, whether types that exclude each other were.
+    pub(crate) output_types: OutputTypes,
     /// `-e`, everything that was asked for.
     pub(crate) events: Option<EventMask>,
-    /// `-b`, the last one.
+    /// `-b`, the last one; likewise for all that follow.
     pub(crate) buffer_bytes: Option<u32>,
-    /// `-p`, the last one.
+    /// `-p`.
     pub(crate) protocol: Option<u8>,
-    /// `-f`, the last one.
+    /// The family of `-f` and of all addresses.
     pub(crate) family: Option<u8>,
+    /// `-s`, `-d`, and ports or keys.
+    pub(crate) orig: Ends,
+    /// `-r`, `-q`, and ports or keys.
+    pub(crate) reply: Ends,
+    /// What an expectation awaits: `--tuple-*`.
+    pub(crate) expected: Ends,
+    /// `--mask-*`.
+    pub(crate) mask: Ends,
+    /// The prefixes of `-s` and `-d`, as masks.
+    pub(crate) prefix: Ends,
+    /// `--icmp-*` and `--icmpv6-*`.
+    pub(crate) icmp: Icmp,
+    /// `--state`, and of which protocol.
+    pub(crate) state: Option<(u8, u8)>,
+    /// `--orig-vtag`, `--reply-vtag`.
+    pub(crate) vtags: (Option<u32>, Option<u32>),
+    /// `--role`.
+    pub(crate) role: Option<u8>,
+    /// `-t`.
+    pub(crate) timeout: Option<u32>,
+    /// `-u`, all of them.
+    pub(crate) status: Status,
+    /// `-u UNSET`.
+    pub(crate) status_unset: bool,
+    /// `-m`.
+    pub(crate) mark: Option<Masked>,
+    /// `-c`.
+    pub(crate) secmark: Option<u32>,
+    /// `-i`.
+    pub(crate) id: Option<u32>,
+    /// `-n`, `-g`, `-j`.
+    pub(crate) nat: Nat,
+    /// `-w`.
+    pub(crate) zone: Option<u16>,
+    /// `--orig-zone`.
+    pub(crate) orig_zone: Option<u16>,
+    /// `--reply-zone`.
+    pub(crate) reply_zone: Option<u16>,
+    /// `-l`, all of them.
+    pub(crate) labels: Vec<String>,
+    /// `--label-add`, all of them.
+    pub(crate) labels_add: Vec<String>,
+    /// `--helper`.
+    pub(crate) helper: Option<String>,
+    /// `--label-del`, all of them.
+    pub(crate) labels_del: LabelsDel,
+    /// `--labelmap`.
+    pub(crate) labelmap: Option<PathBuf>,
+    /// `-z`.
+    pub(crate) zero: bool,
+    /// `--write`.
+    pub(crate) write: Option<PathBuf>,
+    /// `--read`.
+    pub(crate) read: Option<PathBuf>,
+}
+
+/// Addresses and ports or keys of one direction, as far as they were given.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Ends {
+    /// Source address.
+    pub(crate) src: Option<IpAddr>,
+    /// Destination address.
+    pub(crate) dst: Option<IpAddr>,
+    /// Source port or key.
+    pub(crate) src_port: Option<u16>,
+    /// Destination port or key.
+    pub(crate) dst_port: Option<u16>,
+}
+
+/// Types of `-o` that exclude each other.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct OutputTypes {
+    /// `save`.
+    pub(crate) save: bool,
+    /// Any other.
+    pub(crate) others: bool,
+}
+
+/// Which labels to remove; none of them without being asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum LabelsDel {
+    /// All that there are.
+    All,
+    /// These.
+    Named(Vec<String>),
+}
+
+impl Default for LabelsDel {
+    fn default() -> Self {
+        Self::Named(Vec::new())
+    }
 }
 
 /// An option's argument, and the option as it was typed.
@@ -101,7 +215,58 @@ impl Word<'_> {
         self.refuse(self.value, right.into())
     }
 
-    fn refuse(&self, value: &str, right: String) -> Usage {
+    /// A port: decimal digits, which is how conntrack reads it.
+    pub(crate) fn port(&self) -> Result<u16, Usage> {
+        let port = words::decimal(self.value).and_then(|port| u16::try_from(port).ok());
+        port.ok_or_else(|| self.bad("one number, 0 to 65535"))
+    }
+
+    /// A GRE key.
+    pub(crate) fn key(&self) -> Result<u16, Usage> {
+        let key = words::number(self.value).and_then(|key| u16::try_from(key).ok());
+        key.ok_or_else(|| self.bad("a number, 0 to 65535, in hex behind 0x"))
+    }
+
+    /// An ICMP type or code.
+    pub(crate) fn byte(&self) -> Result<u8, Usage> {
+        let byte = words::decimal(self.value).and_then(|byte| u8::try_from(byte).ok());
+        byte.ok_or_else(|| self.bad("a number, 0 to 255"))
+    }
+
+    /// An SCTP verification tag.
+    pub(crate) fn tag(&self) -> Result<u32, Usage> {
+        words::number(self.value).ok_or_else(|| self.bad("a number, 0 to 4294967295"))
+    }
+
+    /// A zone.
+    pub(crate) fn zone(&self) -> Result<u16, Usage> {
+        let zone = words::number(self.value).and_then(|zone| u16::try_from(zone).ok());
+        zone.ok_or_else(|| self.number("0 to 65535"))
+    }
+
+    /// Any number of 32 bits.
+    pub(crate) fn number_32(&self) -> Result<u32, Usage> {
+        words::number(self.value).ok_or_else(|| self.number("0 to 4294967295"))
+    }
+
+    /// Adds the names of a list.
+    pub(crate) fn names(&self, names: &mut Vec<String>) -> Result<(), Usage> {
+        for name in self.value.split(',') {
+            if name.is_empty() {
+                return Err(self.bad("names of labels, parted by commas"));
+            }
+            names.push(name.to_owned());
+        }
+        Ok(())
+    }
+
+    /// Says that the argument is no such number; to conntrack that is another kind of error.
+    pub(crate) fn number(&self, right: &'static str) -> Usage {
+        Usage::BadNumber { option: self.option.to_owned(), value: self.value.to_owned(), right }
+    }
+
+    /// Says that an item of the argument is none, and what would be.
+    pub(crate) fn refuse(&self, value: &str, right: String) -> Usage {
         Usage::BadValue { option: self.option.to_owned(), value: value.to_owned(), right }
     }
 }
@@ -117,7 +282,7 @@ impl Raw {
         let mut parser = Parser::from_args(args);
         parser.set_short_equals(false); // -o=xml is the value `=xml` to getopt, and wrong
         let mut raw = Self::default();
-        while let Some((flag, typed)) = next_flag(&mut parser)? {
+        while let Some((flag, typed)) = next_flag(&mut parser, raw.protocol)? {
             match flag.effect {
                 Effect::Command { action, tables } => {
                     let table = take_table(&mut parser, &typed, tables)?;
@@ -128,9 +293,25 @@ impl Raw {
                     raw.given.push(flag);
                     apply(&mut raw, Word { option: &typed, value: &value })?;
                 }
+                Effect::Ignored(warning) => {
+                    take_value(&mut parser, flag, &typed)?;
+                    raw.given.push(flag);
+                    raw.warnings.push(warning);
+                }
+                Effect::File => return Err(Usage::NotFirst(typed)),
             }
         }
         Ok(raw)
+    }
+
+    /// Notes the family of an address or of `-f`; the first one holds for the whole command.
+    pub(super) fn set_family(&mut self, word: Word<'_>, family: u8) -> Result<(), Usage> {
+        let name = |family| if family == uapi::AF_INET { "IPv4" } else { "IPv6" };
+        let first = *self.family.get_or_insert(family);
+        if first == family {
+            return Ok(());
+        }
+        Err(Usage::MixedFamilies { option: word.option.to_owned(), first: name(first), second: name(family) })
     }
 
     fn choose(&mut self, chosen: Chosen) -> Result<(), Usage> {
@@ -145,7 +326,7 @@ impl Raw {
 }
 
 /// The next flag and how it was typed; words that are none are passed over.
-fn next_flag(parser: &mut Parser) -> Result<Option<(&'static Flag, String)>, Usage> {
+fn next_flag(parser: &mut Parser, protocol: Option<u8>) -> Result<Option<(&'static Flag, String)>, Usage> {
     loop {
         return match parser.next().map_err(unexpected)? {
             None => Ok(None),
@@ -155,14 +336,40 @@ fn next_flag(parser: &mut Parser) -> Result<Option<(&'static Flag, String)>, Usa
                 let flag = defs::FLAGS.into_iter().find(|flag| flag.short == Some(letter));
                 flag.map(|flag| Some((flag, typed.clone()))).ok_or(Usage::UnknownOption(typed))
             }
-            Some(Arg::Long(name)) => long(name).map(|flag| Some((flag, format!("--{name}")))),
+            Some(Arg::Long(name)) => {
+                let exists = |flag: &Flag| exists_behind(flag, protocol);
+                let flag = named(name, exists).map_err(|error| explain(error, name))?;
+                Ok(Some((flag, format!("--{name}"))))
+            }
         };
     }
 }
 
-/// The flag with that long name, or the only one with a name that begins like it.
+/// Whether a flag exists where the last `-p` was `protocol`.
+fn exists_behind(flag: &Flag, protocol: Option<u8>) -> bool {
+    let protocols = flag.protocols();
+    protocols.is_empty() || protocol.is_some_and(|protocol| protocols.contains(&protocol))
+}
+
+/// An unknown name that would be known behind another `-p`.
+fn explain(error: Usage, name: &str) -> Usage {
+    match (&error, long(name)) {
+        (Usage::UnknownOption(option), Ok(flag)) => Usage::NeedsProtocol {
+            option: option.clone(),
+            protocols: words::series(flag.protocols().iter().map(|protocol| protocol::name(*protocol))),
+        },
+        _ => error,
+    }
+}
+
+/// The flag with that long name, or the only one with a name that begins like it, behind whatever `-p`.
 pub(super) fn long(name: &str) -> Result<&'static Flag, Usage> {
-    let names = || defs::FLAGS.into_iter().flat_map(|flag| flag.names().map(move |name| (name, flag)));
+    named(name, |_| true)
+}
+
+fn named(name: &str, exists: impl Fn(&Flag) -> bool) -> Result<&'static Flag, Usage> {
+    let existing = || defs::FLAGS.into_iter().filter(|flag| exists(flag));
+    let names = || existing().flat_map(|flag| flag.names().map(move |name| (name, flag)));
     if let Some((_, flag)) = names().find(|(known, _)| *known == name) {
         return Ok(flag);
     }
@@ -177,18 +384,32 @@ pub(super) fn long(name: &str) -> Result<&'static Flag, Usage> {
     }
 }
 
-/// The argument that an option needs; nothing for those that need none.
+/// The argument that an option needs, or may have; nothing for those that take none.
 fn take_value(parser: &mut Parser, flag: &Flag, typed: &str) -> Result<String, Usage> {
-    let Argument::Required(argument) = flag.argument else { return Ok(String::new()) };
-    let value = parser.value().map_err(|_| Usage::MissingArgument { option: typed.to_owned(), argument })?;
+    let value = match flag.argument {
+        Argument::None | Argument::Table => return Ok(String::new()),
+        Argument::Required(argument) => {
+            parser.value().map_err(|_| Usage::MissingArgument { option: typed.to_owned(), argument })?
+        }
+        Argument::Optional(_) => {
+            let attached = parser.optional_value();
+            let next = |parser: &mut Parser| parser.try_raw_args()?.next_if(|word| !begins_otherwise(word));
+            attached.or_else(|| next(parser)).unwrap_or_default()
+        }
+    };
     Ok(value.to_string_lossy().into_owned()) // a replacement character is in no name, so it is refused with the rest
+}
+
+/// Whether a word can be neither a table nor an argument that may be left out.
+fn begins_otherwise(word: &OsStr) -> bool {
+    matches!(word.as_bytes().first(), Some(b'-' | b'!'))
 }
 
 /// The table behind a command: the next word, if it is no option, or what stands behind `--dump=`.
 fn take_table(parser: &mut Parser, command: &str, tables: &[Table]) -> Result<Table, Usage> {
     let word = match parser.try_raw_args() {
         Some(_) if tables.is_empty() => None,
-        Some(mut words) => words.next_if(|word| !matches!(word.as_bytes().first(), Some(b'-' | b'!'))),
+        Some(mut words) => words.next_if(|word| !begins_otherwise(word)),
         None if command.starts_with("--") && !tables.is_empty() => parser.optional_value(),
         None => None, // more letters behind the command's
     };
@@ -273,6 +494,6 @@ mod tests {
         assert_eq!(read("-L --stats").unwrap_err(), two);
         let value = Usage::UnexpectedArgument { option: "--version".into(), value: "5".into() };
         assert_eq!(read("--version=5").unwrap_err(), value);
-        assert_eq!(read("-LG").unwrap_err(), Usage::UnknownOption("-G".into()));
+        assert_eq!(read("-LX").unwrap_err(), Usage::UnknownOption("-X".into()));
     }
 }

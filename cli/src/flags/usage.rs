@@ -94,4 +94,112 @@ pub(crate) enum Usage {
         /// What would be right.
         right: &'static str,
     },
+    /// A number that is none, or too large.
+    #[error("unexpected value '{value}' with {option} option: it takes {right}")]
+    BadNumber {
+        /// As typed.
+        option: String,
+        /// As typed.
+        value: String,
+        /// What would be right.
+        right: &'static str,
+    },
+    /// Addresses, or an address and `-f`, of two families.
+    #[error("mismatched address family: `{option}' names one of {second}, but {first} was named before")]
+    MixedFamilies {
+        /// As typed.
+        option: String,
+        /// Named before.
+        first: &'static str,
+        /// Named now.
+        second: &'static str,
+    },
+    /// `-p tcp --sport 1 -p icmp`.
+    #[error("option `{option}' says nothing of protocol {protocol}: only the last -p counts, and it must come first")]
+    OtherProtocol {
+        /// Its full name.
+        option: &'static str,
+        /// The protocol that holds.
+        protocol: u8,
+    },
+    /// An option of a protocol without the protocol before it.
+    #[error("unknown option `{option}' here: it belongs behind -p {protocols}")]
+    NeedsProtocol {
+        /// As typed.
+        option: String,
+        /// Those that it belongs to.
+        protocols: String,
+    },
+    /// An option that the command cannot do without.
+    #[error("you need to supply the `--{option}' option for `{command}'")]
+    Needed {
+        /// Its full name.
+        option: &'static str,
+        /// As it would be typed.
+        command: String,
+    },
+    /// Half a direction does not name a flow.
+    #[error("you have to specify `--{first}' and `--{second}' for `{command}'")]
+    HalfPair {
+        /// Its full name.
+        first: &'static str,
+        /// Its full name.
+        second: &'static str,
+        /// As it would be typed.
+        command: String,
+    },
+    /// Two options that exclude each other.
+    #[error("cannot use `--{first}' with `--{second}': {hint}")]
+    Together {
+        /// Its full name.
+        first: &'static str,
+        /// Its full name.
+        second: &'static str,
+        /// What would be right.
+        hint: &'static str,
+    },
+    /// `--label-add` beside `--label-del`.
+    #[error("cannot use `--label-add' with `--label-del': add in one command, delete in another")]
+    BothLabels,
+    /// A mask and nothing to put it on.
+    #[error("can't use `--{mask}' without `--{address}'")]
+    LoneMask {
+        /// Its full name.
+        mask: &'static str,
+        /// Its full name.
+        address: &'static str,
+    },
+    /// `-o save,id`.
+    #[error("cannot combine save output with any other output type, use -o save only")]
+    SaveAlone,
+    /// `-u SRC_NAT` as a filter: nothing would be left of it, and everything be selected.
+    #[error("option `--status' names no status to select by: use --src-nat or --dst-nat for translated flows")]
+    NoStatus,
+    /// An option that holds once.
+    #[error("option `--{0}' may be given once only")]
+    Repeated(&'static str),
+    /// `-R` behind something else.
+    #[error("unknown option `{0}' here: it must be the first argument, with its file behind it, or -")]
+    NotFirst(String),
+    /// A line of a load file with a command that is not for it.
+    #[error("Cannot use command `{0}' with --load-file: it takes -I, -A, -U, -D and -F of conntrack")]
+    NotInFile(String),
+    /// A line of a load file that is no list of words.
+    #[error("{0}")]
+    Line(#[from] super::line::LineError),
+}
+
+impl Usage {
+    /// The exit code: 2 for the command line, but 1 where conntrack says 1.
+    pub(crate) fn code(&self) -> u8 {
+        match self {
+            Self::BadNumber { .. } | Self::SaveAlone | Self::BothLabels | Self::NoStatus => 1,
+            _ => 2,
+        }
+    }
+
+    /// Whether a look at the help text would help: conntrack points there when it ends with 2.
+    pub(crate) fn wants_help(&self) -> bool {
+        self.code() == 2
+    }
 }

@@ -1,6 +1,7 @@
 //! How the words behind options are read: abbreviations, lists, numbers in C's notations, protocols.
 
 use std::fs;
+use std::net::{IpAddr, Ipv4Addr};
 
 use crate::protocol;
 
@@ -21,6 +22,45 @@ pub(super) fn number(word: &str) -> Option<u32> {
     };
     let unsigned = !digits.starts_with(['+', '-']);
     u32::from_str_radix(digits, radix).ok().filter(|_| unsigned)
+}
+
+/// A number in decimal, digits only.
+pub(super) fn decimal(word: &str) -> Option<u32> {
+    word.parse().ok().filter(|_| word.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+/// An address: IPv6, or IPv4 in any of the notations of `inet_aton`.
+pub(super) fn address(word: &str) -> Option<IpAddr> {
+    let v6 = || word.parse().ok().map(IpAddr::V6);
+    aton(word).map(IpAddr::V4).or_else(v6)
+}
+
+/// One to four numbers between dots; the last one fills the bytes that are left.
+fn aton(word: &str) -> Option<Ipv4Addr> {
+    let mut parts = [0; 4];
+    let mut count = 0;
+    for part in word.split('.') {
+        *parts.get_mut(count)? = number(part)?;
+        count += 1;
+    }
+    let (last, bytes) = parts.get(..count)?.split_last()?;
+    let mut bits = 0;
+    for (byte, shift) in bytes.iter().zip([24, 16, 8]) {
+        bits |= u32::from(u8::try_from(*byte).ok()?) << shift;
+    }
+    let free = 32 - 8 * u32::try_from(bytes.len()).ok()?;
+    (u64::from(*last) >> free == 0).then(|| Ipv4Addr::from_bits(bits | last))
+}
+
+/// The mask with `length` leading ones in the family of `address`.
+pub(super) fn mask(address: IpAddr, length: u32) -> Option<IpAddr> {
+    let (ones, width) = (!u128::MAX.checked_shr(length).unwrap_or(0), if address.is_ipv4() { 32 } else { 128 });
+    let leading = ones.to_be_bytes();
+    let mask = match address {
+        IpAddr::V4(_) => IpAddr::from([leading[0], leading[1], leading[2], leading[3]]),
+        IpAddr::V6(_) => IpAddr::from(leading),
+    };
+    (length <= width).then_some(mask)
 }
 
 /// A layer-4 protocol: one of ours by name, one of /etc/protocols by name or alias, or a number up to 255.
@@ -68,6 +108,40 @@ mod tests {
         for word in ["", "x", "0x", "08", "-1", "+1", "0x-1", "1k", "4294967296", " 1"] {
             assert_eq!(number(word), None, "{word}");
         }
+    }
+
+    #[test]
+    fn addresses_are_written_as_inet_aton_reads_them() {
+        let table = [
+            ("10.1.1", "10.1.0.1"),
+            ("0x0a010101", "10.1.1.1"),
+            ("127.1", "127.0.0.1"),
+            ("1.2.3.4", "1.2.3.4"),
+            ("010.0.0.1", "8.0.0.1"),
+            ("4294967295", "255.255.255.255"),
+            ("2001:db8::1", "2001:db8::1"),
+            ("::ffff:1.2.3.4", "::ffff:1.2.3.4"),
+        ];
+        for (word, expected) in table {
+            assert_eq!(address(word), expected.parse().ok(), "{word}");
+        }
+        for word in
+            ["", "localhost", "1.2.3.4.5", "256.1.1.1", "1.2.3.256", "1..2", "1.2.65536", "::g", "[::1]", "1.1/8"]
+        {
+            assert_eq!(address(word), None, "{word}");
+        }
+    }
+
+    #[test]
+    fn masks_have_so_many_ones() {
+        let v4 = Ipv4Addr::UNSPECIFIED.into();
+        let masks = [0, 8, 23, 32].map(|length| mask(v4, length).unwrap().to_string());
+        assert_eq!(masks, ["0.0.0.0", "255.0.0.0", "255.255.254.0", "255.255.255.255"]);
+        let v6 = std::net::Ipv6Addr::UNSPECIFIED.into();
+        let masks = [0, 33, 128].map(|length| mask(v6, length).unwrap().to_string());
+        assert_eq!(masks, ["::", "ffff:ffff:8000::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"]);
+        assert_eq!((mask(v4, 33), mask(v6, 129)), (None, None));
+        assert_eq!((decimal("010"), decimal("0x1"), decimal("+1"), decimal("")), (Some(10), None, None, None));
     }
 
     #[test]

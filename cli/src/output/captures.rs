@@ -1,42 +1,47 @@
 //! Every line that was captured from conntrack, printed again byte for byte; and what a line costs.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ctflow_parser::expect::ExpectView;
-use ctflow_parser::flow::{Counters, FlowView, Helper};
-use ctflow_parser::proto::{DccpInfo, ProtoInfo, SctpInfo, TcpInfo};
+use ctflow_parser::flow::{Counters, FlowView, Helper, Labels};
+use ctflow_parser::proto::{DccpInfo, ProtoInfo, SctpInfo, TcpFlags, TcpInfo};
 use ctflow_parser::record::Event;
 use ctflow_parser::tuple::{L4, Tuple};
 use ctflow_parser::uapi;
 use jiff::tz::TimeZone;
 
 use super::{Encoding, Format, NS_PER_SECOND, Occasion, Printer, Requester, Subject};
+use crate::labels::LabelMap;
 
-const TEXT: Format = Format { encoding: Encoding::Text, extended: false, id: false, timestamp: false };
-const XML: Format = Format { encoding: Encoding::Xml, ..TEXT };
-const LISTED: Occasion<'static> = Occasion { event: None, now_ns: NOW_NS, requester: None };
+pub(super) const TEXT: Format =
+    Format { encoding: Encoding::Text, extended: false, id: false, timestamp: false, ktimestamp: false, labels: false };
+pub(super) const XML: Format = Format { encoding: Encoding::Xml, ..TEXT };
+const SAVE: Format = Format { encoding: Encoding::Save, ..TEXT };
+const JSON: Format = Format { encoding: Encoding::Json, ..TEXT };
+pub(super) const LISTED: Occasion<'static> = Occasion { event: None, now_ns: NOW_NS, requester: None };
 /// When the captured listings were made, give or take.
-const NOW_NS: u64 = 1_795_197_497 * NS_PER_SECOND;
-const START_NS: u64 = 1_795_197_495_756_137_333;
+pub(super) const NOW_NS: u64 = 1_795_197_497 * NS_PER_SECOND;
+pub(super) const START_NS: u64 = 1_795_197_495_756_137_333;
 
-const SEEN: u32 = uapi::IPS_SEEN_REPLY;
-const ASSURED: u32 = uapi::IPS_SEEN_REPLY | uapi::IPS_ASSURED;
+pub(super) const SEEN: u32 = uapi::IPS_SEEN_REPLY;
+pub(super) const ASSURED: u32 = uapi::IPS_SEEN_REPLY | uapi::IPS_ASSURED;
 const SYN_SENT: u8 = 1;
-const SYN_RECV: u8 = 2;
-const ESTABLISHED: u8 = 3;
-const TIME_WAIT: u8 = 7;
+pub(super) const SYN_RECV: u8 = 2;
+pub(super) const ESTABLISHED: u8 = 3;
+pub(super) const TIME_WAIT: u8 = 7;
 
-fn tuple(proto: u8, src: &str, dst: &str, l4: L4) -> Tuple {
+pub(super) fn tuple(proto: u8, src: &str, dst: &str, l4: L4) -> Tuple {
     let address = |text: &str| text.parse::<IpAddr>().unwrap();
     Tuple { src: address(src), dst: address(dst), proto, l4, zone: None }
 }
 
-fn ports(src: u16, dst: u16) -> L4 {
+pub(super) fn ports(src: u16, dst: u16) -> L4 {
     L4::Ports { src, dst }
 }
 
 /// A flow whose reply mirrors its original direction, with what every listing says.
-fn flow(proto: u8, src: &str, dst: &str, l4: L4, status: u32, timeout: u32) -> FlowView<'static> {
+pub(super) fn flow(proto: u8, src: &str, dst: &str, l4: L4, status: u32, timeout: u32) -> FlowView<'static> {
     let mirrored = match l4 {
         L4::Ports { src, dst } => ports(dst, src),
         L4::Icmp { kind, code, id } => L4::Icmp { kind: if kind == 128 { 129 } else { 0 }, code, id },
@@ -55,7 +60,7 @@ fn flow(proto: u8, src: &str, dst: &str, l4: L4, status: u32, timeout: u32) -> F
     }
 }
 
-fn in_zone(mut flow: FlowView<'_>, orig: Option<u16>, reply: Option<u16>) -> FlowView<'_> {
+pub(super) fn in_zone(mut flow: FlowView<'_>, orig: Option<u16>, reply: Option<u16>) -> FlowView<'_> {
     flow.orig = flow.orig.map(|tuple| Tuple { zone: orig, ..tuple });
     flow.reply = flow.reply.map(|tuple| Tuple { zone: reply, ..tuple });
     flow
@@ -65,31 +70,47 @@ fn tcp_state(state: u8) -> Option<ProtoInfo> {
     Some(ProtoInfo::Tcp(TcpInfo { state: Some(state), ..TcpInfo::default() }))
 }
 
-fn tcp(client: &str, server: &str, from: (u16, u16), state: u8, status: u32, timeout: u32) -> FlowView<'static> {
+pub(super) fn tcp(
+    client: &str,
+    server: &str,
+    from: (u16, u16),
+    state: u8,
+    status: u32,
+    timeout: u32,
+) -> FlowView<'static> {
     let flow = flow(uapi::IPPROTO_TCP, client, server, ports(from.0, from.1), status, timeout);
     FlowView { proto: tcp_state(state), ..flow }
 }
 
-fn counted(flow: FlowView<'_>, orig: (u64, u64), reply: (u64, u64)) -> FlowView<'_> {
+pub(super) fn counted(flow: FlowView<'_>, orig: (u64, u64), reply: (u64, u64)) -> FlowView<'_> {
     let counters = |(packets, bytes)| Some(Counters { packets, bytes });
     FlowView { counters_orig: counters(orig), counters_reply: counters(reply), ..flow }
 }
 
 /// What an event says: no count of references, a mark only where there is one.
-fn as_event(flow: FlowView<'_>) -> FlowView<'_> {
+pub(super) fn as_event(flow: FlowView<'_>) -> FlowView<'_> {
     FlowView { use_count: None, mark: flow.mark.filter(|mark| *mark != 0), ..flow }
 }
 
 /// The flow with source and destination translation of the first captured XML.
-fn translated() -> FlowView<'static> {
+pub(super) fn translated() -> FlowView<'static> {
     let flow = counted(tcp("192.0.2.2", "198.51.100.10", (41002, 8080), TIME_WAIT, ASSURED, 119), (7, 373), (5, 272));
     let reply = tuple(uapi::IPPROTO_TCP, "198.51.100.10", "198.51.100.1", ports(8080, 41002));
     FlowView { reply: Some(reply), mark: Some(42), start_ns: Some(START_NS), id: Some(250_147_308), ..flow }
 }
 
-fn print(format: Format, flow: &FlowView<'_>, occasion: &Occasion<'_>) -> String {
+/// The file of label names that the captures were made with.
+pub(super) fn label_map() -> Option<Arc<LabelMap>> {
+    Some(Arc::new(LabelMap::parse("0 vpn\n1 web\n5 a b\n127 big\n")))
+}
+
+pub(super) fn print(format: Format, flow: &FlowView<'_>, occasion: &Occasion<'_>) -> String {
+    print_with(Printer::new(format, Subject::Flows, TimeZone::UTC).with_labels(label_map()), flow, occasion)
+}
+
+pub(super) fn print_with(mut printer: Printer, flow: &FlowView<'_>, occasion: &Occasion<'_>) -> String {
     let mut out = Vec::new();
-    Printer::new(format, Subject::Flows, TimeZone::UTC).flow(&mut out, flow, occasion);
+    printer.flow(&mut out, flow, occasion);
     String::from_utf8(out).unwrap()
 }
 
@@ -238,6 +259,60 @@ fn one_word_of_status_and_the_rest_of_the_fields_in_order() {
 }
 
 #[test]
+fn kernel_time_stamps_in_local_time() {
+    let format = Format { ktimestamp: true, ..TEXT };
+    let listed = FlowView { start_ns: Some(START_NS), ..translated() };
+    let occasion = Occasion { now_ns: NOW_NS - NS_PER_SECOND, ..LISTED };
+    assert_eq!(
+        print(format, &listed, &occasion),
+        "tcp      6 119 TIME_WAIT src=192.0.2.2 dst=198.51.100.10 sport=41002 dport=8080 packets=7 bytes=373 src=198.51.100.10 dst=198.51.100.1 sport=8080 dport=41002 packets=5 bytes=272 [ASSURED] mark=42 delta-time=1 [start=Fri Nov 20 17:58:15 2026] use=1\n"
+    );
+    let stopped = FlowView { stop_ns: Some(NOW_NS), ..listed };
+    let shown = "delta-time=2 [start=Fri Nov 20 17:58:15 2026] [stop=Fri Nov 20 17:58:17 2026] use=1\n";
+    assert!(print(format, &stopped, &occasion).ends_with(shown));
+    let offset = Printer::new(format, Subject::Flows, TimeZone::fixed(jiff::tz::offset(9)));
+    assert!(print_with(offset, &listed, &occasion).contains("[start=Sat Nov 21 02:58:15 2026]"));
+    for never in [FlowView { start_ns: None, ..listed }, FlowView { start_ns: Some(0), ..listed }] {
+        assert!(!print(format, &never, &occasion).contains("start="));
+    }
+}
+
+#[test]
+fn labels_by_name_in_the_order_of_their_numbers() {
+    let format = Format { labels: true, ..TEXT };
+    let https = tcp("192.0.2.2", "198.51.100.10", (42001, 443), TIME_WAIT, ASSURED, 119);
+    let https = FlowView { start_ns: Some(NOW_NS - 1), ..counted(https, (7, 373), (5, 272)) };
+    let labelled = |bits| FlowView { labels: Some(Labels(bits)), ..https };
+    assert_eq!(
+        print(format, &labelled(1 << 127 | 0b11), &LISTED),
+        "tcp      6 119 TIME_WAIT src=192.0.2.2 dst=198.51.100.10 sport=42001 dport=443 packets=7 bytes=373 src=198.51.100.10 dst=192.0.2.2 sport=443 dport=42001 packets=5 bytes=272 [ASSURED] mark=0 delta-time=1 use=1 labels=vpn,web,big\n"
+    );
+    let shown = |bits| print(format, &labelled(bits), &LISTED).split_off(print(format, &https, &LISTED).len() - 1);
+    let captured = [(0b10_0010, " labels=web,a b\n"), (0b101, " labels=vpn\n"), (0b1100, " labels\n")];
+    captured.iter().for_each(|(bits, expected)| assert_eq!(shown(*bits), *expected));
+    let id = Format { id: true, ..format };
+    let numbered = FlowView { id: Some(84_109_206), ..labelled(0b10) };
+    assert!(print(id, &numbered, &LISTED).ends_with(" use=1 id=84109206 labels=web\n"));
+    assert!(!print(TEXT, &labelled(1), &LISTED).contains("labels"), "they were not asked for");
+    for map in [None, Some(Arc::new(LabelMap::default()))] {
+        let nameless = Printer::new(format, Subject::Flows, TimeZone::UTC).with_labels(map);
+        assert!(!print_with(nameless, &labelled(1), &LISTED).contains("labels"), "without a map there is nothing");
+    }
+}
+
+#[test]
+fn events_with_labels() {
+    let udp = flow(uapi::IPPROTO_UDP, "192.0.2.2", "198.51.100.10", ports(42004, 53), SEEN, 29);
+    let udp = FlowView { use_count: None, labels: Some(Labels(1)), ..udp };
+    let requester = Some(Requester { port_id: 4_094_818_347, program: Some("conntrack") });
+    let occasion = Occasion { event: Some(Event::Update), now_ns: NOW_NS, requester };
+    assert_eq!(
+        print(Format { labels: true, ..TEXT }, &udp, &occasion),
+        " [UPDATE] udp      17 29 src=192.0.2.2 dst=198.51.100.10 sport=42004 dport=53 src=198.51.100.10 dst=192.0.2.2 sport=53 dport=42004 mark=0 labels=vpn [USERSPACE] portid=4094818347 progname=conntrack\n"
+    );
+}
+
+#[test]
 fn events_with_the_kernels_time_and_without() {
     let format = Format { timestamp: true, ..TEXT };
     let https = |state, status, timeout, event_ns| {
@@ -336,6 +411,21 @@ fn xml_has_a_root_around_what_there_is_and_is_empty_without() {
     assert_eq!(String::from_utf8(out).unwrap(), expected);
 }
 
+#[test]
+fn xml_with_labels_and_kernel_time_stamps() {
+    let format = Format { ktimestamp: true, labels: true, ..XML };
+    let occasion = Occasion { now_ns: NOW_NS - NS_PER_SECOND, ..LISTED };
+    let captured = TRANSLATED_XML
+        .replace("<deltatime>2<", "<timestamp><start>1795197495756137333</start></timestamp><deltatime>1<");
+    assert_eq!(print(format, &translated(), &occasion), format!("{XML_HEAD}{captured}"));
+    let shown = |bits| print(format, &FlowView { labels: Some(Labels(bits)), ..translated() }, &LISTED);
+    let labelled = "<mark>42</mark><labels><label>web</label><label>a b</label></labels><use>1</use>";
+    assert!(shown(0b10_0010).contains(labelled));
+    assert!(shown(0b1000).contains("<mark>42</mark><labels></labels><use>1</use>"));
+    let stopped = FlowView { stop_ns: Some(NOW_NS), ..translated() };
+    assert!(print(format, &stopped, &LISTED).contains("333</start><stop>1795197497000000000</stop></timestamp>"));
+}
+
 #[track_caller]
 fn xml(flow: &FlowView<'_>, occasion: &Occasion<'_>, expected: &str) {
     let format = Format { timestamp: true, ..XML };
@@ -390,7 +480,7 @@ fn xml_events_have_type_time_and_helper_in_this_order() {
     xml(&helped, &occasion, &captured.replace("</flow>", "<helper>&lt;sip&gt;</helper></flow>"));
 }
 
-fn ftp_expectation() -> ExpectView<'static> {
+pub(super) fn ftp_expectation() -> ExpectView<'static> {
     ExpectView {
         family: uapi::AF_INET,
         tuple: Some(tuple(uapi::IPPROTO_TCP, "192.0.2.2", "198.51.100.10", ports(0, 41739))),
@@ -406,7 +496,7 @@ fn ftp_expectation() -> ExpectView<'static> {
 
 const FTP_EXPECTATION: &str = "299 proto=6 src=192.0.2.2 dst=198.51.100.10 sport=0 dport=41739 mask-src=255.255.255.255 mask-dst=255.255.255.255 sport=0 dport=65535 master-src=192.0.2.2 master-dst=198.51.100.10 sport=36150 dport=21 class=0 helper=ftp\n";
 
-fn print_expect(format: Format, expect: &ExpectView<'_>, occasion: &Occasion<'_>) -> String {
+pub(super) fn print_expect(format: Format, expect: &ExpectView<'_>, occasion: &Occasion<'_>) -> String {
     let mut out = Vec::new();
     let mut printer = Printer::new(format, Subject::Expectations, TimeZone::UTC);
     printer.expect(&mut out, expect, occasion);
@@ -454,9 +544,39 @@ fn line_cost() {
     let full = FlowView { event_ns: Some(START_NS), use_count: None, ..translated() };
     let ipv6 = tcp("2001:db8:1::2", "2001:db8:2::10", (40001, 443), ESTABLISHED, ASSURED, 432_000);
     let ipv6 = FlowView { id: Some(250_147_308), event_ns: Some(START_NS), ..as_event(ipv6) };
-    let cases = [("ipv4", TEXT, plain), ("ipv4 counters", TEXT, full), ("ipv6", TEXT, ipv6), ("ipv4 xml", XML, full)];
+    let flags = TcpFlags { flags: 0x23, mask: 0 };
+    let tracked = TcpInfo {
+        state: Some(ESTABLISHED),
+        wscale_orig: Some(7),
+        wscale_reply: Some(7),
+        flags_orig: Some(flags),
+        flags_reply: Some(flags),
+    };
+    let status = Some(ASSURED | uapi::IPS_CONFIRMED | uapi::IPS_SRC_NAT_DONE | uapi::IPS_DST_NAT_DONE);
+    let whole = FlowView { proto: Some(ProtoInfo::Tcp(tracked)), status, event_ns: None, use_count: Some(1), ..full };
+    let listed = FlowView { start_ns: None, counters_orig: None, counters_reply: None, ..whole };
+    let ktimestamp = Format { ktimestamp: true, ..TEXT };
+    let cases = [
+        ("ipv4", TEXT, plain),
+        ("ipv4 counters", TEXT, full),
+        ("ipv4 ktimestamp", ktimestamp, full),
+        ("ipv6", TEXT, ipv6),
+        ("ipv4 xml", XML, full),
+        ("ipv4 save", SAVE, full),
+        ("ipv6 save", SAVE, ipv6),
+        ("ipv4 json", JSON, full),
+        ("-L extended", TEXT, listed),
+        ("-L json", JSON, listed),
+        ("-L all extended", TEXT, whole),
+        ("-L all json", JSON, whole),
+        ("-L all xml", XML, whole),
+        ("-L all save", SAVE, whole),
+    ];
     for (name, encoding, flow) in cases {
-        let format = Format { encoding: encoding.encoding, ..format };
+        let listed = name.starts_with("-L");
+        let format = Format { encoding: encoding.encoding, ktimestamp: encoding.ktimestamp, ..format };
+        let format = if listed { Format { id: false, timestamp: false, ..format } } else { format };
+        let occasion = if listed { LISTED } else { occasion };
         let mut printer = Printer::new(format, Subject::Flows, TimeZone::UTC);
         let mut out = Vec::with_capacity(1 << 16);
         let start = std::time::Instant::now();
@@ -469,6 +589,6 @@ fn line_cost() {
             printer.flow(&mut out, std::hint::black_box(&flow), std::hint::black_box(&occasion));
         }
         let ns = start.elapsed().as_secs_f64() * 1e9 / f64::from(LINES);
-        println!("{name:14} {ns:6.1} ns/line  {:4} bytes/line", (bytes + out.len()) / usize::try_from(LINES).unwrap());
+        println!("{name:15} {ns:6.1} ns/line  {:4} bytes/line", (bytes + out.len()) / usize::try_from(LINES).unwrap());
     }
 }

@@ -5,19 +5,25 @@
 //!    │                                              │       whose request it was
 //!    └──────────────► Printer ◄─────────────────────┘
 //!                        │  a view in, a line out, into the caller's reusable buffer
-//!              text.rs ◄─┴─► xml.rs                          put.rs: numbers and addresses
+//!    text.rs   xml.rs ◄──┴──► save.rs   json.rs              put.rs: numbers and addresses
 //! ```
 //!
 //! Nothing here does I/O but [`requester`], and nothing allocates once the buffer has held its longest line. The
 //! clock arrives with each record.
 
+use std::sync::Arc;
+
 use ctflow_parser::expect::ExpectView;
-use ctflow_parser::flow::FlowView;
+use ctflow_parser::flow::{FlowView, Labels};
 use ctflow_parser::record::Event;
 use jiff::tz::TimeZone;
 
+use crate::labels::LabelMap;
+
+mod json;
 mod put;
 pub(crate) mod requester;
+mod save;
 pub(crate) mod sink;
 pub(crate) mod stats;
 mod text;
@@ -26,6 +32,8 @@ mod xml;
 
 #[cfg(test)]
 mod captures;
+#[cfg(test)]
+mod properties;
 
 /// Nanoseconds of a second: kernel time stamps and our clock count in the former.
 const NS_PER_SECOND: u64 = 1_000_000_000;
@@ -38,6 +46,10 @@ pub(crate) enum Encoding {
     Text,
     /// One `<flow>` element to a line.
     Xml,
+    /// One command to a line, for `--load-file`; expectations are printed as text.
+    Save,
+    /// One JSON object to a line, with all that the kernel said, whatever else was asked for.
+    Json,
 }
 
 /// What `-o` asked for.
@@ -51,6 +63,10 @@ pub(crate) struct Format {
     pub(crate) id: bool,
     /// When it happened: in front of the line, or as `<when>`.
     pub(crate) timestamp: bool,
+    /// When the flow began and ended. For `-L`, `-G` and `-E`; the others leave it out.
+    pub(crate) ktimestamp: bool,
+    /// The names of its labels. For all but `-D`.
+    pub(crate) labels: bool,
 }
 
 /// What is being printed: names the XML root, and chooses the names of statistics.
@@ -87,8 +103,12 @@ pub(crate) struct Requester<'a> {
 pub(crate) struct Printer {
     format: Format,
     subject: Subject,
-    /// For `<when>`, which is in local time.
+    /// For `<when>` and `[start=…]`, which are in local time.
     zone: TimeZone,
+    /// The names of labels; none where there is no file, or nothing in it.
+    labels: Option<Arc<LabelMap>>,
+    /// Whether what is printed has been deleted by us: its saved lines delete it elsewhere, too.
+    deleted: bool,
     /// Whether the XML root has been opened.
     opened: bool,
 }
@@ -96,32 +116,46 @@ pub(crate) struct Printer {
 impl Printer {
     /// Prints records of `subject`, local times in `zone`.
     pub(crate) fn new(format: Format, subject: Subject, zone: TimeZone) -> Self {
-        Self { format, subject, zone, opened: false }
+        Self { format, subject, zone, labels: None, deleted: false, opened: false }
+    }
+
+    /// With names for labels. An empty map counts as none, as to conntrack.
+    pub(crate) fn with_labels(self, labels: Option<Arc<LabelMap>>) -> Self {
+        Self { labels: labels.filter(|labels| !labels.is_empty()), ..self }
+    }
+
+    /// For what `-D` prints: not an event, so its text has no tag; but saved, it is a `-D` line.
+    pub(crate) fn of_deleted(self) -> Self {
+        Self { deleted: true, ..self }
     }
 
     /// Appends one flow's line.
     #[inline]
     pub(crate) fn flow(&mut self, out: &mut Vec<u8>, flow: &FlowView<'_>, occasion: &Occasion<'_>) {
         match self.format.encoding {
-            Encoding::Text => text::flow(&self.format, out, flow, occasion),
+            Encoding::Text => text::flow(self, out, flow, occasion),
             Encoding::Xml => {
                 self.open(out);
-                // Listings have no `<when>`, as their lines have no time stamp in front.
-                let zone = (self.format.timestamp && occasion.event.is_some()).then_some(&self.zone);
-                xml::flow(out, flow, occasion, zone);
+                xml::flow(self, out, flow, occasion);
             }
+            Encoding::Save => {
+                let deleted = self.deleted.then_some(Event::Destroy);
+                save::flow(out, flow, occasion.event.or(deleted), self.labels.as_deref());
+            }
+            Encoding::Json => json::flow(out, flow, occasion, self.labels.as_deref()),
         }
     }
 
     /// Appends one expectation's line.
     pub(crate) fn expect(&mut self, out: &mut Vec<u8>, expect: &ExpectView<'_>, occasion: &Occasion<'_>) {
         match self.format.encoding {
-            Encoding::Text => text::expect(&self.format, out, expect, occasion),
+            Encoding::Text | Encoding::Save => text::expect(&self.format, out, expect, occasion),
             Encoding::Xml => {
                 self.open(out);
                 let zone = self.format.timestamp.then_some(&self.zone);
                 xml::expect(out, expect, occasion, zone);
             }
+            Encoding::Json => json::expect(out, expect, occasion),
         }
     }
 
@@ -131,6 +165,12 @@ impl Printer {
             xml::close(out, self.subject);
             self.opened = false;
         }
+    }
+
+    /// The labels to name and the names, where they were asked for and both are there.
+    #[inline]
+    fn named_labels(&self, flow: &FlowView<'_>) -> Option<(Labels, &LabelMap)> {
+        flow.labels.filter(|_| self.format.labels).zip(self.labels.as_deref())
     }
 
     #[inline]
@@ -150,11 +190,15 @@ fn event_ns(flow: &FlowView<'_>, occasion: &Occasion<'_>) -> u64 {
 
 /// How long a flow lived, in seconds: until it ended, or until now. Both ends are cut to whole seconds before they
 /// are subtracted, as conntrack does: a flow from 4.8 s to 5.1 s lived 1 s.
-///
-/// A start of 0 is a flow that began before time stamps were switched on.
 #[inline]
 fn delta_seconds(flow: &FlowView<'_>, occasion: &Occasion<'_>) -> Option<u64> {
-    let start_ns = flow.start_ns.filter(|&start_ns| start_ns != 0)?;
+    let start_ns = start_ns(flow)?;
     let end_ns = flow.stop_ns.or(flow.event_ns).unwrap_or(occasion.now_ns);
     Some((end_ns / NS_PER_SECOND).saturating_sub(start_ns / NS_PER_SECOND))
+}
+
+/// When a flow began. A start of 0 is a flow that began before time stamps were switched on.
+#[inline]
+fn start_ns(flow: &FlowView<'_>) -> Option<u64> {
+    flow.start_ns.filter(|&start_ns| start_ns != 0)
 }

@@ -3,8 +3,8 @@
 use ctflow_parser::error::ParseError;
 use ctflow_parser::stats::CpuStats;
 
-use super::Subject;
 use super::put::Put;
+use super::{Subject, json};
 
 /// Counters of the conntrack table; the first is `CTA_STATS_SEARCHED`, 1.
 const FLOW_COUNTERS: [&str; 15] = [
@@ -68,6 +68,57 @@ pub(crate) fn count_line(out: &mut Vec<u8>, entries: u32) {
     out.literal(b"\n");
 }
 
+/// Appends one CPU's counters as a JSON object, names as in its line.
+///
+/// # Errors
+/// As [`cpu_line`].
+pub(crate) fn cpu_object(out: &mut Vec<u8>, subject: Subject, stats: &CpuStats<'_>) -> Result<(), ParseError> {
+    let before = out.len();
+    begin_object(out, stats.cpu);
+    for counter in stats.counters() {
+        match counter {
+            Ok((kind, value)) => {
+                out.literal(b"\"");
+                name(out, subject, kind);
+                out.literal(b"\":");
+                out.decimal(value.into());
+                out.literal(b",");
+            }
+            Err(error) => {
+                out.truncate(before);
+                return Err(error);
+            }
+        }
+    }
+    json::end(out);
+    Ok(())
+}
+
+/// Appends one CPU's counters that have names already as a JSON object.
+pub(crate) fn named_object<'a>(out: &mut Vec<u8>, cpu: u16, counters: impl Iterator<Item = (&'a str, u64)>) {
+    begin_object(out, cpu);
+    for (name, value) in counters {
+        json::string(out, name);
+        out.literal(b":");
+        out.decimal(value);
+        out.literal(b",");
+    }
+    json::end(out);
+}
+
+/// Appends the number of entries as a JSON object.
+pub(crate) fn count_object(out: &mut Vec<u8>, entries: u32) {
+    out.literal(b"{\"entries\":");
+    out.decimal(entries.into());
+    out.literal(b"}\n");
+}
+
+fn begin_object(out: &mut Vec<u8>, cpu: u16) {
+    out.literal(b"{\"cpu\":");
+    out.decimal(cpu.into());
+    out.literal(b",");
+}
+
 /// `cpu=N` padded to four digits, and a tab.
 fn begin_line(out: &mut Vec<u8>, cpu: u16) {
     out.literal(b"cpu=");
@@ -107,6 +158,12 @@ mod tests {
     use ctflow_parser::write::Writer;
 
     fn line(subject: Subject, cpu: u16, counters: &[(u16, u32)]) -> String {
+        print(subject, cpu, counters, cpu_line)
+    }
+
+    type PrintCpu = fn(&mut Vec<u8>, Subject, &CpuStats<'_>) -> Result<(), ParseError>;
+
+    fn print(subject: Subject, cpu: u16, counters: &[(u16, u32)], print_cpu: PrintCpu) -> String {
         let (subsystem, kind) = match subject {
             Subject::Flows => (uapi::NFNL_SUBSYS_CTNETLINK, uapi::IPCTNL_MSG_CT_GET_STATS_CPU),
             Subject::Expectations => (uapi::NFNL_SUBSYS_CTNETLINK_EXP, uapi::IPCTNL_MSG_EXP_GET_STATS_CPU),
@@ -117,7 +174,7 @@ mod tests {
         writer.netfilter(subsystem, kind, 0, 1, uapi::AF_UNSPEC, cpu, body).unwrap();
         let Some(Ok(Message::Record(record))) = Messages::new(writer.bytes()).next() else { panic!("no record") };
         let mut out = Vec::new();
-        cpu_line(&mut out, subject, &record.cpu_stats()).unwrap();
+        print_cpu(&mut out, subject, &record.cpu_stats()).unwrap();
         String::from_utf8(out).unwrap()
     }
 
@@ -147,5 +204,18 @@ mod tests {
         named_line(&mut out, 0, [("entries", 0), ("clashres", 0), ("insert", 3)].into_iter());
         count_line(&mut out, 7);
         assert_eq!(String::from_utf8(out).unwrap(), "cpu=0   \tentries=0 clashres=0 insert=3 \n7\n");
+    }
+
+    #[test]
+    fn objects_have_the_lines_names() {
+        let cpu = print(Subject::Flows, 1, &[(2, 3), (uapi::CTA_STATS_INSERT, u32::MAX), (16, 7)], cpu_object);
+        assert_eq!(cpu, "{\"cpu\":1,\"found\":3,\"insert\":4294967295,\"unknown1\":7}\n");
+        let expect = print(Subject::Expectations, 0, &[(2, 1)], cpu_object);
+        assert_eq!(expect, "{\"cpu\":0,\"expect_create\":1}\n");
+        let mut out = Vec::new();
+        named_object(&mut out, 2, [("entries", 0), ("a\"b", 3)].into_iter());
+        count_object(&mut out, 7);
+        let expected = "{\"cpu\":2,\"entries\":0,\"a\\\"b\":3}\n{\"entries\":7}\n";
+        assert_eq!(String::from_utf8(out).unwrap(), expected);
     }
 }

@@ -4,20 +4,23 @@
 //! out. The last space becomes the line's end.
 
 use ctflow_parser::expect::ExpectView;
-use ctflow_parser::flow::{Counters, FlowView};
+use ctflow_parser::flow::{Counters, FlowView, Labels};
 use ctflow_parser::record::Event;
 use ctflow_parser::tuple::{L4, Tuple};
 use ctflow_parser::uapi;
+use jiff::tz::TimeZone;
 
 use super::put::Put;
-use super::{Format, NS_PER_SECOND, Occasion, Requester};
+use super::{Format, NS_PER_SECOND, Occasion, Printer, Requester, when};
+use crate::labels::LabelMap;
 use crate::protocol::{self, Fields};
 
 /// More than all fields but the texts take. Reserved once a line, so that its pieces do not grow the buffer.
 const LINE_BYTES: usize = 1024;
 
 /// Appends one flow's line.
-pub(super) fn flow(format: &Format, out: &mut Vec<u8>, flow: &FlowView<'_>, occasion: &Occasion<'_>) {
+pub(super) fn flow(printer: &Printer, out: &mut Vec<u8>, flow: &FlowView<'_>, occasion: &Occasion<'_>) {
+    let format = &printer.format;
     out.reserve(LINE_BYTES);
     if let Some(event) = occasion.event {
         if format.timestamp {
@@ -34,7 +37,7 @@ pub(super) fn flow(format: &Format, out: &mut Vec<u8>, flow: &FlowView<'_>, occa
     directions(out, flow);
     status(out, flow);
     marks(out, flow);
-    flow_tail(format, out, flow, occasion);
+    flow_tail(printer, out, flow, occasion);
     end(out, occasion.requester);
 }
 
@@ -206,9 +209,12 @@ fn marks(out: &mut Vec<u8>, flow: &FlowView<'_>) {
 }
 
 #[inline]
-fn flow_tail(format: &Format, out: &mut Vec<u8>, flow: &FlowView<'_>, occasion: &Occasion<'_>) {
+fn flow_tail(printer: &Printer, out: &mut Vec<u8>, flow: &FlowView<'_>, occasion: &Occasion<'_>) {
     if let Some(seconds) = super::delta_seconds(flow, occasion) {
         number(out, b"delta-time=", seconds);
+    }
+    if printer.format.ktimestamp {
+        life(out, &printer.zone, flow);
     }
     if let Some(helper) = flow.helper {
         word(out, b"helper=", helper.name);
@@ -216,9 +222,38 @@ fn flow_tail(format: &Format, out: &mut Vec<u8>, flow: &FlowView<'_>, occasion: 
     if let Some(count) = flow.use_count {
         number(out, b"use=", count);
     }
-    if let Some(id) = flow.id.filter(|_| format.id) {
+    if let Some(id) = flow.id.filter(|_| printer.format.id) {
         number(out, b"id=", id);
     }
+    if let Some((labels, names)) = printer.named_labels(flow) {
+        label_names(out, labels, names);
+    }
+}
+
+/// When it began, and, in destroy events, ended; in local time.
+fn life(out: &mut Vec<u8>, zone: &TimeZone, flow: &FlowView<'_>) {
+    if let Some(ns) = super::start_ns(flow) {
+        out.literal(b"[start=");
+        when::ctime(out, zone, ns);
+        out.literal(b"] ");
+    }
+    if let Some(ns) = flow.stop_ns {
+        out.literal(b"[stop=");
+        when::ctime(out, zone, ns);
+        out.literal(b"] ");
+    }
+}
+
+/// `labels=a,b` in the order of their numbers. Those without a name are passed over; where none has one, the bare
+/// word says that there are some.
+fn label_names(out: &mut Vec<u8>, labels: Labels, names: &LabelMap) {
+    out.literal(b"labels");
+    let bare = out.len();
+    for name in labels.iter().filter_map(|number| names.name(number)) {
+        out.literal(if out.len() == bare { b"=" } else { b"," });
+        out.text(name);
+    }
+    out.literal(b" ");
 }
 
 /// The awaited tuple, its mask and its master. The mask says what of the tuple counts, so it has the tuple's fields.

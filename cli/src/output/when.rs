@@ -1,6 +1,7 @@
-//! `<when>`: the local time of an event, in XML.
+//! Local times: `<when>` of XML events, and `ctime`'s layout of kernel time stamps.
 
 use jiff::Timestamp;
+use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 
 use super::NS_PER_SECOND;
@@ -8,9 +9,7 @@ use super::put::Put;
 
 /// Appends the element for `ns` nanoseconds since the epoch. Past what a calendar holds, there is none.
 pub(super) fn element(out: &mut Vec<u8>, zone: &TimeZone, ns: u64) {
-    let seconds = i64::try_from(ns / NS_PER_SECOND).unwrap_or(i64::MAX);
-    let Ok(timestamp) = Timestamp::from_second(seconds) else { return };
-    let local = zone.to_datetime(timestamp);
+    let Some(local) = local(zone, ns) else { return };
     out.literal(b"<when><hour>");
     put(out, local.hour());
     out.literal(b"</hour><min>");
@@ -28,7 +27,39 @@ pub(super) fn element(out: &mut Vec<u8>, zone: &TimeZone, ns: u64) {
     out.literal(b"</year></when>");
 }
 
-/// Minutes and seconds are padded, hours are not: so did libnetfilter_conntrack.
+/// Appends `Fri Nov  6 07:58:15 2026`, as C's `ctime` without its line end. Past what a calendar holds, there is
+/// nothing.
+pub(super) fn ctime(out: &mut Vec<u8>, zone: &TimeZone, ns: u64) {
+    const DAYS: [&[u8; 4]; 7] = [b"Sun ", b"Mon ", b"Tue ", b"Wed ", b"Thu ", b"Fri ", b"Sat "];
+    const MONTHS: [&[u8; 4]; 12] =
+        [b"Jan ", b"Feb ", b"Mar ", b"Apr ", b"May ", b"Jun ", b"Jul ", b"Aug ", b"Sep ", b"Oct ", b"Nov ", b"Dec "];
+    let Some(local) = local(zone, ns) else { return };
+    named(out, &DAYS, local.weekday().to_sunday_zero_offset());
+    named(out, &MONTHS, local.month() - 1);
+    if local.day() < 10 {
+        out.literal(b" ");
+    }
+    put(out, local.day());
+    for (before, number) in [(b" ", local.hour()), (b":", local.minute()), (b":", local.second())] {
+        out.literal(before);
+        two_digits(out, number);
+    }
+    out.literal(b" ");
+    put(out, local.year());
+}
+
+fn local(zone: &TimeZone, ns: u64) -> Option<DateTime> {
+    let timestamp = Timestamp::from_second(i64::try_from(ns / NS_PER_SECOND).ok()?).ok()?;
+    Some(zone.to_datetime(timestamp))
+}
+
+fn named(out: &mut Vec<u8>, names: &[&[u8; 4]], index: i8) {
+    if let Some(name) = usize::try_from(index).ok().and_then(|index| names.get(index)) {
+        out.literal(name);
+    }
+}
+
+/// In `<when>` minutes and seconds are padded, hours are not: so did libnetfilter_conntrack.
 fn two_digits(out: &mut Vec<u8>, number: i8) {
     if number < 10 {
         out.literal(b"0");
@@ -64,5 +95,17 @@ mod tests {
     fn a_time_past_the_calendar_is_left_out() {
         assert!(when(&TimeZone::UTC, 1_795_202_464).contains("<hour>19</hour>"));
         assert_eq!(when(&TimeZone::UTC, u64::MAX).len(), when(&TimeZone::UTC, u64::MAX / NS_PER_SECOND).len());
+    }
+
+    #[test]
+    fn ctime_pads_the_day_with_a_blank_and_the_time_with_zeros() {
+        let shown = |zone: &TimeZone, seconds: u64| {
+            let mut out = Vec::new();
+            ctime(&mut out, zone, seconds * NS_PER_SECOND);
+            String::from_utf8(out).unwrap()
+        };
+        assert_eq!(shown(&TimeZone::UTC, 1_795_197_495), "Fri Nov 20 17:58:15 2026");
+        assert_eq!(shown(&TimeZone::UTC, 1_793_955_600), "Fri Nov  6 09:00:00 2026");
+        assert_eq!(shown(&TimeZone::fixed(jiff::tz::offset(-9)), 1_793_955_600), "Fri Nov  6 00:00:00 2026");
     }
 }

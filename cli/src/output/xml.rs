@@ -5,14 +5,15 @@
 //! to close.
 
 use ctflow_parser::expect::ExpectView;
-use ctflow_parser::flow::{Counters, FlowView};
+use ctflow_parser::flow::{Counters, FlowView, Labels};
 use ctflow_parser::record::Event;
 use ctflow_parser::tuple::{L4, Tuple};
 use ctflow_parser::uapi;
 use jiff::tz::TimeZone;
 
 use super::put::Put;
-use super::{Occasion, Subject, when};
+use super::{Occasion, Printer, Subject, when};
+use crate::labels::LabelMap;
 use crate::protocol::{self, Fields};
 
 /// More than a flow takes without its texts.
@@ -36,8 +37,8 @@ pub(super) fn close(out: &mut Vec<u8>, subject: Subject) {
     });
 }
 
-/// Appends one flow; with its time where `zone` is given.
-pub(super) fn flow(out: &mut Vec<u8>, flow: &FlowView<'_>, occasion: &Occasion<'_>, zone: Option<&TimeZone>) {
+/// Appends one flow.
+pub(super) fn flow(printer: &Printer, out: &mut Vec<u8>, flow: &FlowView<'_>, occasion: &Occasion<'_>) {
     out.reserve(ELEMENT_BYTES);
     start(out, occasion.event);
     if let Some(orig) = &flow.orig {
@@ -48,9 +49,10 @@ pub(super) fn flow(out: &mut Vec<u8>, flow: &FlowView<'_>, occasion: &Occasion<'
         out.literal(b"<meta direction=\"reply\">");
         direction(out, reply, flow.counters_reply);
     }
-    independent(out, flow, occasion);
-    if let Some(zone) = zone {
-        when::element(out, zone, super::event_ns(flow, occasion));
+    independent(printer, out, flow, occasion);
+    // Listings have no `<when>`, as their lines have no time stamp in front.
+    if printer.format.timestamp && occasion.event.is_some() {
+        when::element(out, &printer.zone, super::event_ns(flow, occasion));
     }
     if let Some(helper) = flow.helper {
         word(out, "helper", helper.name);
@@ -154,13 +156,16 @@ fn fields(out: &mut Vec<u8>, protocol: u8, l4: L4) {
     }
 }
 
-fn independent(out: &mut Vec<u8>, flow: &FlowView<'_>, occasion: &Occasion<'_>) {
+fn independent(printer: &Printer, out: &mut Vec<u8>, flow: &FlowView<'_>, occasion: &Occasion<'_>) {
     out.literal(b"<meta direction=\"independent\">");
     if let Some(state) = flow.proto.and_then(|proto| proto.state_name()) {
         word(out, "state", state);
     }
     number(out, "timeout", flow.timeout);
     number(out, "mark", flow.mark);
+    if let Some((labels, names)) = printer.named_labels(flow) {
+        element(out, "labels", |out| label_names(out, labels, names));
+    }
     number(out, "secmark", flow.secmark);
     if let Some(context) = flow.secctx {
         word(out, "secctx", context);
@@ -174,8 +179,27 @@ fn independent(out: &mut Vec<u8>, flow: &FlowView<'_>, occasion: &Occasion<'_>) 
     if flow.status.is_some() && !flow.has_status(uapi::IPS_SEEN_REPLY) {
         out.literal(b"<unreplied/>");
     }
+    if printer.format.ktimestamp {
+        life(out, flow);
+    }
     number(out, "deltatime", super::delta_seconds(flow, occasion));
     out.literal(b"</meta>");
+}
+
+/// Those without a name are passed over, as in the line.
+fn label_names(out: &mut Vec<u8>, labels: Labels, names: &LabelMap) {
+    labels.iter().filter_map(|number| names.name(number)).for_each(|name| word(out, "label", name));
+}
+
+/// When it began, and, in destroy events, ended, in nanoseconds since the epoch.
+fn life(out: &mut Vec<u8>, flow: &FlowView<'_>) {
+    let start_ns = super::start_ns(flow);
+    if start_ns.or(flow.stop_ns).is_some() {
+        element(out, "timestamp", |out| {
+            number(out, "start", start_ns);
+            number(out, "stop", flow.stop_ns);
+        });
+    }
 }
 
 /// The three tuples by their element, each with the protocol whose fields it has: the mask has those it masks.

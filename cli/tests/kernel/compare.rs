@@ -15,7 +15,7 @@ use ctflow_parser::tuple::{L4, Tuple};
 use ctflow_parser::uapi::*;
 
 /// Debian's package; where it is missing the comparison is left out, but not in CI.
-fn conntrack() -> Option<&'static str> {
+pub(crate) fn conntrack() -> Option<&'static str> {
     let found = ["/usr/sbin/conntrack", "/sbin/conntrack"].into_iter().find(|path| std::fs::exists(path).unwrap());
     assert!(found.is_some() || std::env::var_os("CI").is_none(), "conntrack is not installed");
     if found.is_none() {
@@ -25,13 +25,13 @@ fn conntrack() -> Option<&'static str> {
 }
 
 /// Ourselves under conntrack's name.
-struct Ours {
+pub(crate) struct Ours {
     _folder: tempfile::TempDir,
-    path: String,
+    pub(crate) path: String,
 }
 
 impl Ours {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("conntrack");
         symlink(PROGRAM, &path).unwrap();
@@ -39,7 +39,7 @@ impl Ours {
     }
 }
 
-fn as_1_4_9((code, stdout, stderr): Ran) -> Ran {
+pub(crate) fn as_1_4_9((code, stdout, stderr): Ran) -> Ran {
     (code, stdout, stderr.replace("conntrack v1.4.7", "conntrack v1.4.9"))
 }
 

@@ -56,6 +56,17 @@ pub enum KernelError {
         /// The writer's word.
         source: Full,
     },
+    /// Answers to some of the requests that were sent together are missing, so nobody knows how those fared.
+    #[error(
+        "cannot {operation}: of {requests} requests sent together the kernel's answers to some were lost; \
+         look at what was done, and raise net.core.rmem_max"
+    )]
+    Unanswered {
+        /// What was being done, as a verb phrase.
+        operation: &'static str,
+        /// How many requests were sent together.
+        requests: usize,
+    },
 }
 
 impl KernelError {
@@ -69,7 +80,7 @@ impl KernelError {
     pub fn errno(&self) -> Option<i32> {
         match self {
             Self::Refused { source, .. } | Self::Open(source) | Self::Transport { source, .. } => source.raw_os_error(),
-            Self::Malformed { .. } | Self::Cut { .. } | Self::TooLong { .. } => None,
+            Self::Malformed { .. } | Self::Cut { .. } | Self::TooLong { .. } | Self::Unanswered { .. } => None,
         }
     }
 }

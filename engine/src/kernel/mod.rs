@@ -1,5 +1,6 @@
-//! Work against the kernel's tables: listing them in constant memory, and single requests.
+//! Work against the kernel's tables: listing them in constant memory, single requests, and requests by the thousand.
 
+pub mod batch;
 pub mod dump;
 mod error;
 pub mod request;

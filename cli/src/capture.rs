@@ -1,0 +1,805 @@
+//! Netlink messages as capture files: written as pcapng, and read from pcapng and pcap, ours or those of an `nlmon`
+//! device.
+//!
+//! ```text
+//! file    | section header | interface: link type 253, nanoseconds | packet | packet | …
+//! packet  | packet type 2 | ARPHRD_NETLINK 2 | unused 10 | netlink family 2 | frame |
+//!           `------------------- big endian ------------------------------´  the machine's byte order
+//! ```
+//!
+//! Blocks are taken apart by `pcap-parser` (MIT or Apache-2.0): it knows both formats in both byte orders, and brings a
+//! few small crates and no procedural macro. `pcap-file` brings two generations of syn, and its next version is a
+//! candidate still; `pcapng` and `pcarp` know one of the formats. Writing takes three kinds of block and no crate.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Read, Write};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use pcap_parser::nom::{self, Offset};
+use pcap_parser::traits::PcapNGPacketBlock;
+use pcap_parser::{
+    Block, InterfaceDescriptionBlock, LegacyPcapBlock, OptionCode, PcapError, PcapHeader, parse_block_be,
+    parse_block_le, parse_pcap_frame, parse_pcap_frame_be, parse_pcap_frame_modified, parse_pcap_header,
+};
+use thiserror::Error;
+
+/// `LINKTYPE_NETLINK`.
+const LINKTYPE_NETLINK: u16 = 253;
+/// `ARPHRD_NETLINK` of linux/if_arp.h.
+const ARPHRD_NETLINK: u16 = 824;
+/// `NETLINK_NETFILTER` of linux/netlink.h.
+const NETLINK_NETFILTER: u16 = 12;
+/// `PACKET_USER` of linux/if_packet.h: on its way from the kernel to a process.
+const PACKET_USER: u16 = 6;
+/// Bytes before the netlink messages of a packet.
+const COOKED_BYTES: usize = 16;
+
+const SECTION_HEADER: u32 = 0x0a0d_0d0a;
+const BYTE_ORDER_MAGIC: u32 = 0x1a2b_3c4d;
+const INTERFACE_DESCRIPTION: u32 = 1;
+const ENHANCED_PACKET: u32 = 6;
+/// `if_tsresol`, one byte: the power of ten, 9 for nanoseconds. It ends the options' list too, with code and length 0.
+const NANOSECONDS: [u16; 2] = [9, 1];
+
+const NS_PER_SECOND: u64 = 1_000_000_000;
+/// Bytes read at once, at least.
+const READ_BYTES: usize = 64 * 1024;
+/// The longest block worth reading. A packet of netlink is 64 KiB at most as a rule; tools attach no block this long.
+const BLOCK_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Interfaces a section may describe; a capture has a handful.
+const INTERFACES_MAX: usize = 4096;
+
+/// A capture file that cannot be written, or read any further.
+#[derive(Debug, Error)]
+pub(crate) enum CaptureError {
+    /// Usually a missing directory, or one that belongs to somebody else.
+    #[error("cannot create {}: {source}; name a file in a directory that you may write to", path.display())]
+    Create {
+        /// The file.
+        path: PathBuf,
+        /// The system's error.
+        source: io::Error,
+    },
+    /// Usually a full disk.
+    #[error("cannot write to {}: {source}; what was captured from here on is missing in it", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// The system's error.
+        source: io::Error,
+    },
+    /// The file is not there, or cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The system's error.
+        source: io::Error,
+    },
+    /// It begins as no capture does.
+    #[error("{} is no capture file: give one in pcapng or pcap format", path.display())]
+    NoCapture {
+        /// The file.
+        path: PathBuf,
+    },
+    /// It was captured elsewhere, on an Ethernet device for example.
+    #[error("{} has packets of link type {found}, not netlink's 253: capture on an nlmon device", path.display())]
+    LinkType {
+        /// The file.
+        path: PathBuf,
+        /// The link type it has.
+        found: i32,
+    },
+    /// The file ends within a block: it was copied while being written, or the disk was full.
+    #[error("{} is cut off after {packets} packets; those are all that can be read of it", path.display())]
+    Cut {
+        /// The file.
+        path: PathBuf,
+        /// Whole packets before the cut.
+        packets: u64,
+    },
+    /// A block makes no sense.
+    #[error(
+        "{} is damaged at byte {offset}, after {packets} packets; those are all that can be read of it",
+        path.display()
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Where the block begins.
+        offset: u64,
+        /// Whole packets before it.
+        packets: u64,
+    },
+}
+
+/// Writes netlink frames to a file. What is still buffered is lost unless it is flushed.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    path: PathBuf,
+    file: BufWriter<File>,
+}
+
+impl Writer {
+    /// Creates the file, or empties it.
+    ///
+    /// # Errors
+    /// [`CaptureError::Create`] and [`CaptureError::Write`].
+    pub(crate) fn create(path: &Path) -> Result<Self, CaptureError> {
+        let path = path.to_owned();
+        let file = match File::create(&path) {
+            Ok(file) => BufWriter::with_capacity(READ_BYTES, file),
+            Err(source) => return Err(CaptureError::Create { path, source }),
+        };
+        let mut writer = Self { path, file };
+        writer.attempt(write_head)?;
+        Ok(writer)
+    }
+
+    /// Appends one frame, as it was received at `now_ns` (nanoseconds since 1970). Of a frame of several messages
+    /// Wireshark (4.0) only understands the first; the kernel sends every event in a frame of its own.
+    ///
+    /// # Errors
+    /// [`CaptureError::Write`].
+    pub(crate) fn packet(&mut self, now_ns: u64, frame: &[u8]) -> Result<(), CaptureError> {
+        self.attempt(|file| write_packet(file, now_ns, frame))
+    }
+
+    /// Writes what is buffered.
+    ///
+    /// # Errors
+    /// [`CaptureError::Write`].
+    pub(crate) fn flush(&mut self) -> Result<(), CaptureError> {
+        self.attempt(Write::flush)
+    }
+
+    fn attempt(&mut self, write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>) -> Result<(), CaptureError> {
+        write(&mut self.file).map_err(|source| CaptureError::Write { path: self.path.clone(), source })
+    }
+}
+
+/// In the machine's byte order, which the file tells: readers take the netlink messages to be in it too.
+fn write_head(file: &mut impl Write) -> io::Result<()> {
+    let [major, minor] = [1u16, 0].map(u16::to_ne_bytes);
+    let whole_file = u64::MAX.to_ne_bytes(); // the section's length is not known
+    write_block(file, SECTION_HEADER, &[&BYTE_ORDER_MAGIC.to_ne_bytes(), &major, &minor, &whole_file])?;
+    let [code, length] = NANOSECONDS.map(u16::to_ne_bytes);
+    let options = [&code[..], &length, &[9, 0, 0, 0], &[0; 4]].concat();
+    let unlimited = [0; 4];
+    write_block(file, INTERFACE_DESCRIPTION, &[&LINKTYPE_NETLINK.to_ne_bytes(), &[0; 2], &unlimited, &options])
+}
+
+fn write_packet(file: &mut impl Write, now_ns: u64, frame: &[u8]) -> io::Result<()> {
+    let too_long = |_| io::Error::from(io::ErrorKind::InvalidInput);
+    let bytes = u32::try_from(frame.len().saturating_add(COOKED_BYTES)).map_err(too_long)?.to_ne_bytes();
+    let time = [now_ns >> 32, now_ns & u64::from(u32::MAX)].map(|half| u32::try_from(half).unwrap_or(0).to_ne_bytes());
+    let [high, low] = time;
+    let interface = [0; 4];
+    write_block(file, ENHANCED_PACKET, &[&interface, &high, &low, &bytes, &bytes, &cooked(), frame])
+}
+
+/// What stands before the netlink messages: `struct sockaddr_ll` as captures hold it.
+fn cooked() -> [u8; COOKED_BYTES] {
+    let mut header = [0; COOKED_BYTES];
+    let fields = [PACKET_USER.to_be_bytes(), ARPHRD_NETLINK.to_be_bytes(), [0; 2], [0; 2], [0; 2], [0; 2], [0; 2]];
+    let fields = fields.into_iter().chain([NETLINK_NETFILTER.to_be_bytes()]);
+    for (place, field) in header.chunks_exact_mut(2).zip(fields) {
+        place.copy_from_slice(&field);
+    }
+    header
+}
+
+/// A block of any kind: its type, its length on both ends, and the body padded to four bytes.
+fn write_block(file: &mut impl Write, kind: u32, body: &[&[u8]]) -> io::Result<()> {
+    let body_bytes: usize = body.iter().map(|part| part.len()).sum();
+    let padded = body_bytes.next_multiple_of(4);
+    let too_long = |_| io::Error::from(io::ErrorKind::InvalidInput);
+    let length = u32::try_from(padded.saturating_add(12)).map_err(too_long)?.to_ne_bytes();
+    file.write_all(&kind.to_ne_bytes())?;
+    file.write_all(&length)?;
+    for part in body {
+        file.write_all(part)?;
+    }
+    file.write_all([0; 3].get(..padded - body_bytes).unwrap_or_default())?;
+    file.write_all(&length)
+}
+
+/// One frame of a capture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Packet<'a> {
+    /// When it was captured, in nanoseconds since 1970; 0 where the file does not say.
+    pub(crate) time_ns: u64,
+    /// The netlink messages.
+    pub(crate) frame: &'a [u8],
+}
+
+/// Reads the netfilter frames of a capture file; packets of other netlink families and interfaces are passed over.
+///
+/// The messages are taken to be in this machine's byte order.
+#[derive(Debug)]
+pub(crate) struct Reader<R = File> {
+    blocks: Blocks<R>,
+    format: Format,
+    packets: u64,
+    /// It has come to the end, or said why it cannot.
+    over: bool,
+}
+
+/// What the blocks look like, and what they have told so far.
+#[derive(Debug)]
+enum Format {
+    Pcap(PcapHeader),
+    Pcapng { order: Order, interfaces: Vec<Interface> },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Order {
+    Little,
+    Big,
+}
+
+impl Order {
+    fn u32(self, bytes: [u8; 4]) -> u32 {
+        match self {
+            Self::Little => u32::from_le_bytes(bytes),
+            Self::Big => u32::from_be_bytes(bytes),
+        }
+    }
+}
+
+/// How an interface of a pcapng section counts time.
+#[derive(Debug, Clone, Copy)]
+struct Interface {
+    link_type: i32,
+    units_per_second: u128,
+    offset_seconds: i64,
+}
+
+/// What a block turned out to be.
+enum Found {
+    /// A packet: its time, and where in the block the captured bytes are.
+    Packet { link_type: i32, time_ns: u64, data: Range<usize> },
+    /// Nothing to hand out.
+    Other,
+}
+
+/// The block cannot be what it says it is.
+struct Nonsense;
+
+impl Reader {
+    /// Opens a file and looks at its beginning.
+    ///
+    /// # Errors
+    /// [`CaptureError::Read`] and [`CaptureError::NoCapture`]; in a pcap file [`CaptureError::LinkType`] too.
+    pub(crate) fn open(path: &Path) -> Result<Self, CaptureError> {
+        match File::open(path) {
+            Ok(file) => Self::new(path, file),
+            Err(source) => Err(CaptureError::Read { path: path.to_owned(), source }),
+        }
+    }
+}
+
+impl<R: Read> Reader<R> {
+    /// Reads from `source`, which the errors call `path`.
+    ///
+    /// # Errors
+    /// As [`Reader::open`].
+    pub(crate) fn new(path: &Path, source: R) -> Result<Self, CaptureError> {
+        let mut blocks = Blocks { path: path.to_owned(), source, buffer: Vec::new(), start: 0, offset: 0 };
+        let no_capture = || CaptureError::NoCapture { path: path.to_owned() };
+        let head = blocks.head::<24>()?.ok_or_else(no_capture)?;
+        let format = match head {
+            [0x0a, 0x0d, 0x0d, 0x0a, ..] => Format::Pcapng { order: Order::Little, interfaces: Vec::new() },
+            _ => {
+                let (_, header) = parse_pcap_header(&head).map_err(|_| no_capture())?;
+                blocks.pass(head.len());
+                Format::Pcap(header)
+            }
+        };
+        let reader = Self { blocks, format, packets: 0, over: false };
+        match &reader.format {
+            Format::Pcap(header) => reader.check_link_type(header.network.0).map(|_| reader),
+            Format::Pcapng { .. } => Ok(reader),
+        }
+    }
+
+    /// The next frame; none at the end of the file, or after an error.
+    ///
+    /// # Errors
+    /// [`CaptureError::Cut`] and [`CaptureError::Damaged`] after the last whole packet, [`CaptureError::LinkType`]
+    /// where there is no netlink at all, and [`CaptureError::Read`].
+    pub(crate) fn read(&mut self) -> Result<Option<Packet<'_>>, CaptureError> {
+        if self.over {
+            return Ok(None);
+        }
+        let found = self.find();
+        self.over = !matches!(found, Ok(Some(_)));
+        let Some((time_ns, frame)) = found? else { return Ok(None) };
+        Ok(self.blocks.buffer.get(frame).map(|frame| Packet { time_ns, frame }))
+    }
+
+    /// Finds the next netfilter packet, and gives its time and its place in the buffer.
+    fn find(&mut self) -> Result<Option<(u64, Range<usize>)>, CaptureError> {
+        while let Some(length) = self.block()? {
+            let offset = self.blocks.offset;
+            let found = self.format.look(self.blocks.peek(length)).map_err(|Nonsense| self.damaged(offset))?;
+            let start = self.blocks.start;
+            self.blocks.pass(length);
+            let Found::Packet { link_type, time_ns, data } = found else { continue };
+            self.packets = self.packets.saturating_add(1);
+            let data = start.saturating_add(data.start)..start.saturating_add(data.end);
+            let captured = self.blocks.buffer.get(data.clone()).unwrap_or_default();
+            if self.check_link_type(link_type)? && is_netfilter(captured) {
+                return Ok(Some((time_ns, data.start.saturating_add(COOKED_BYTES)..data.end)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Has the next block whole in the buffer, and gives its length; none at the end of the file.
+    fn block(&mut self) -> Result<Option<usize>, CaptureError> {
+        let offset = self.blocks.offset;
+        let length = match &mut self.format {
+            Format::Pcap(header) => self.blocks.pcap_length(header),
+            Format::Pcapng { order, .. } => self.blocks.pcapng_length(order),
+        };
+        let length = match length? {
+            Some(length) if length <= BLOCK_BYTES_MAX => length,
+            Some(_) => return Err(self.damaged(offset)),
+            None if self.blocks.is_empty() => return Ok(None),
+            None => return Err(self.cut()),
+        };
+        if self.blocks.fill(length)? { Ok(Some(length)) } else { Err(self.cut()) }
+    }
+
+    /// Whether packets of this link type are wanted. Other interfaces than netlink's are no error beside one of netlink.
+    fn check_link_type(&self, found: i32) -> Result<bool, CaptureError> {
+        let netlink = i32::from(LINKTYPE_NETLINK);
+        let beside = match &self.format {
+            Format::Pcap(_) => false,
+            Format::Pcapng { interfaces, .. } => interfaces.iter().any(|other| other.link_type == netlink),
+        };
+        if found == netlink || beside {
+            return Ok(found == netlink);
+        }
+        Err(CaptureError::LinkType { path: self.blocks.path.clone(), found })
+    }
+
+    fn cut(&self) -> CaptureError {
+        CaptureError::Cut { path: self.blocks.path.clone(), packets: self.packets }
+    }
+
+    fn damaged(&self, offset: u64) -> CaptureError {
+        CaptureError::Damaged { path: self.blocks.path.clone(), offset, packets: self.packets }
+    }
+}
+
+/// Whether a captured packet is one of netfilter's family, by its cooked header.
+fn is_netfilter(captured: &[u8]) -> bool {
+    let field = |index| captured.as_chunks::<2>().0.get(index).map(|field| u16::from_be_bytes(*field));
+    field(1) == Some(ARPHRD_NETLINK) && field(7) == Some(NETLINK_NETFILTER)
+}
+
+impl Format {
+    /// Takes one whole block apart.
+    fn look(&mut self, block: &[u8]) -> Result<Found, Nonsense> {
+        match self {
+            Self::Pcap(header) => look_at_frame(header, block),
+            Self::Pcapng { order, interfaces } => {
+                let parse = if *order == Order::Big { parse_block_be } else { parse_block_le };
+                look_at_block(interfaces, block, &whole(parse(block))?)
+            }
+        }
+    }
+}
+
+/// A block that is there whole and yet asks for more lies about its length.
+fn whole<T>(result: nom::IResult<&[u8], T, PcapError<&[u8]>>) -> Result<T, Nonsense> {
+    result.map(|(_, parsed)| parsed).map_err(|_| Nonsense)
+}
+
+fn look_at_frame(header: &PcapHeader, block: &[u8]) -> Result<Found, Nonsense> {
+    let parse = match () {
+        () if header.is_modified_format() => parse_pcap_frame_modified,
+        () if header.is_bigendian() => parse_pcap_frame_be,
+        () => parse_pcap_frame,
+    };
+    let LegacyPcapBlock { ts_sec, ts_usec, data, .. } = whole(parse(block))?;
+    let unit_ns = if header.is_nanosecond_precision() { 1 } else { 1_000 };
+    let time_ns = u64::from(ts_sec) * NS_PER_SECOND + u64::from(ts_usec) * unit_ns;
+    Ok(Found::Packet { link_type: header.network.0, time_ns, data: place(block, data) })
+}
+
+fn look_at_block(interfaces: &mut Vec<Interface>, bytes: &[u8], block: &Block<'_>) -> Result<Found, Nonsense> {
+    match block {
+        Block::SectionHeader(_) => interfaces.clear(),
+        Block::InterfaceDescription(_) if interfaces.len() >= INTERFACES_MAX => return Err(Nonsense),
+        Block::InterfaceDescription(description) => interfaces.push(Interface::new(description)?),
+        Block::EnhancedPacket(packet) => {
+            let index = usize::try_from(packet.if_id).map_err(|_| Nonsense)?;
+            let interface = interfaces.get(index).ok_or(Nonsense)?;
+            let time_ns = interface.time_ns(u64::from(packet.ts_high) << 32 | u64::from(packet.ts_low));
+            let data = place(bytes, packet.packet_data());
+            return Ok(Found::Packet { link_type: interface.link_type, time_ns, data });
+        }
+        Block::SimplePacket(packet) => {
+            let interface = interfaces.first().ok_or(Nonsense)?;
+            let data = place(bytes, packet.packet_data());
+            return Ok(Found::Packet { link_type: interface.link_type, time_ns: 0, data });
+        }
+        _ => {}
+    }
+    Ok(Found::Other)
+}
+
+/// Where in `block` the bytes `part` are.
+fn place(block: &[u8], part: &[u8]) -> Range<usize> {
+    let start = block.offset(part);
+    start..start.saturating_add(part.len())
+}
+
+impl Interface {
+    fn new(description: &InterfaceDescriptionBlock<'_>) -> Result<Self, Nonsense> {
+        // The crate reads neither powers of two nor, in big endian, the offset.
+        let power = u32::from(description.if_tsresol & 0x7f);
+        let base = if description.if_tsresol & 0x80 == 0 { 10u128 } else { 2 };
+        let units_per_second = base.checked_pow(power).ok_or(Nonsense)?;
+        let offset = description.options.iter().find(|option| option.code == OptionCode::IfTsoffset);
+        let offset = offset.and_then(|option| option.value().first_chunk().copied());
+        let big_endian = description.block_type != INTERFACE_DESCRIPTION;
+        let seconds = if big_endian { i64::from_be_bytes } else { i64::from_le_bytes };
+        let link_type = description.linktype.0;
+        Ok(Self { link_type, units_per_second, offset_seconds: offset.map_or(0, seconds) })
+    }
+
+    /// A time in nanoseconds; the nearest there is where it leaves the range.
+    fn time_ns(&self, units: u64) -> u64 {
+        let nanoseconds = u128::from(units) * u128::from(NS_PER_SECOND) / self.units_per_second;
+        let offset = i128::from(self.offset_seconds) * i128::from(NS_PER_SECOND);
+        let sum = i128::try_from(nanoseconds).unwrap_or(i128::MAX).saturating_add(offset);
+        u64::try_from(sum.max(0)).unwrap_or(u64::MAX)
+    }
+}
+
+/// The file's bytes, a block at a time.
+#[derive(Debug)]
+struct Blocks<R> {
+    path: PathBuf,
+    source: R,
+    buffer: Vec<u8>,
+    /// Where in the buffer the next block begins.
+    start: usize,
+    /// Where in the file it begins.
+    offset: u64,
+}
+
+impl<R: Read> Blocks<R> {
+    /// The length of the next packet of a pcap file, as it says itself.
+    fn pcap_length(&mut self, header: &PcapHeader) -> Result<Option<usize>, CaptureError> {
+        let header_bytes = if header.is_modified_format() { 24 } else { 16 };
+        let order = if header.is_bigendian() { Order::Big } else { Order::Little };
+        let Some([_, _, captured, _]) = self.words()? else { return Ok(None) };
+        Ok(Some(length(order.u32(captured)).saturating_add(header_bytes)))
+    }
+
+    /// The length of the next block of a pcapng file, as it says itself. A section header changes the byte order.
+    fn pcapng_length(&mut self, order: &mut Order) -> Result<Option<usize>, CaptureError> {
+        let Some([kind, bytes, magic]) = self.words()? else { return Ok(None) };
+        if kind == SECTION_HEADER.to_be_bytes() {
+            *order = if magic == BYTE_ORDER_MAGIC.to_be_bytes() { Order::Big } else { Order::Little };
+        }
+        Ok(Some(length(order.u32(bytes))))
+    }
+
+    /// The first words of the next block; none when the file ends before.
+    fn words<const N: usize>(&mut self) -> Result<Option<[[u8; 4]; N]>, CaptureError> {
+        let there = self.fill(N.saturating_mul(4))?;
+        Ok(self.peek(N.saturating_mul(4)).as_chunks::<4>().0.first_chunk().copied().filter(|_| there))
+    }
+
+    /// The first bytes of the next block; none when the file ends before.
+    fn head<const N: usize>(&mut self) -> Result<Option<[u8; N]>, CaptureError> {
+        let there = self.fill(N)?;
+        Ok(self.peek(N).first_chunk().copied().filter(|_| there))
+    }
+
+    /// Reads until `bytes` are in the buffer; false when the file ends before.
+    fn fill(&mut self, bytes: usize) -> Result<bool, CaptureError> {
+        let missing = bytes.saturating_sub(self.buffer.len().saturating_sub(self.start));
+        if missing == 0 {
+            return Ok(true);
+        }
+        self.buffer.drain(..self.start);
+        self.start = 0;
+        let most = u64::try_from(missing.max(READ_BYTES)).unwrap_or(u64::MAX);
+        let read = self.source.by_ref().take(most).read_to_end(&mut self.buffer);
+        let read = read.map_err(|source| CaptureError::Read { path: self.path.clone(), source })?;
+        Ok(read >= missing)
+    }
+
+    /// The next `bytes`, or what is in the buffer of them.
+    fn peek(&self, bytes: usize) -> &[u8] {
+        let rest = self.buffer.get(self.start..).unwrap_or_default();
+        rest.get(..bytes).unwrap_or(rest)
+    }
+
+    /// Goes on behind `bytes` that are in the buffer.
+    fn pass(&mut self, bytes: usize) {
+        self.start = self.start.saturating_add(bytes).min(self.buffer.len());
+        self.offset = self.offset.saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX));
+    }
+
+    fn is_empty(&self) -> bool {
+        self.start >= self.buffer.len()
+    }
+}
+
+fn length(bytes: u32) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use ctflow_parser::frame::{Message, Messages};
+    use proptest::collection::vec;
+    use proptest::prelude::{any, proptest};
+
+    use super::*;
+
+    const EVENTS: &[u8] = include_bytes!("../../parser/fixtures/events.nl");
+    const NOW_NS: u64 = 1_795_197_497_123_456_789;
+
+    type Frames = Vec<(u64, Vec<u8>)>;
+
+    /// The recorded events, one after the other and then all in one frame, a microsecond apart.
+    fn events() -> Frames {
+        let record = |message| match message {
+            Ok(Message::Record(record)) => record.bytes(),
+            other => panic!("a record, not {other:?}"),
+        };
+        let frames = Messages::new(EVENTS).map(record).chain([EVENTS]);
+        frames.enumerate().map(|(index, frame)| (NOW_NS + 1_000 * index as u64, frame.to_vec())).collect()
+    }
+
+    fn write(path: &Path, frames: &Frames) {
+        let mut writer = Writer::create(path).unwrap();
+        for (time_ns, frame) in frames {
+            writer.packet(*time_ns, frame).unwrap();
+        }
+        writer.flush().unwrap();
+    }
+
+    /// What can be read, and how it ends.
+    fn read(file: &[u8]) -> (Frames, Result<(), String>) {
+        let mut frames = Vec::new();
+        let ending = Reader::new(Path::new("x.pcapng"), file).and_then(|mut reader| {
+            while let Some(Packet { time_ns, frame }) = reader.read()? {
+                frames.push((time_ns, frame.to_vec()));
+            }
+            assert_eq!(reader.read().unwrap(), None);
+            Ok(())
+        });
+        (frames, ending.map_err(|error| error.to_string()))
+    }
+
+    fn written(frames: &Frames) -> Vec<u8> {
+        let mut file = Vec::new();
+        write_head(&mut file).unwrap();
+        for (time_ns, frame) in frames {
+            write_packet(&mut file, *time_ns, frame).unwrap();
+        }
+        file
+    }
+
+    fn cooked_frame(family: u16, frame: &[u8]) -> Vec<u8> {
+        [&4u16.to_be_bytes()[..], &ARPHRD_NETLINK.to_be_bytes(), &[0; 10], &family.to_be_bytes(), frame].concat()
+    }
+
+    /// A pcap file as other tools write it, of either byte order.
+    fn pcap(magic: u32, word: fn(u32) -> [u8; 4], link_type: u32, packets: &[(u32, u32, Vec<u8>)]) -> Vec<u8> {
+        let version = word(0x0004_0002); // two halves; nobody looks at them
+        let mut file = [word(magic), version, [0; 4], [0; 4], word(65_535), word(link_type)].concat();
+        for (seconds, fraction, data) in packets {
+            let bytes = word(u32::try_from(data.len()).unwrap());
+            file.extend([word(*seconds), word(*fraction), bytes, bytes].concat());
+            file.extend(data);
+        }
+        file
+    }
+
+    fn block(word: fn(u32) -> [u8; 4], kind: u32, body: &[u8]) -> Vec<u8> {
+        let padding = vec![0; body.len().next_multiple_of(4) - body.len()];
+        let bytes = word(u32::try_from(12 + body.len() + padding.len()).unwrap());
+        [&word(kind)[..], &bytes, body, &padding, &bytes].concat()
+    }
+
+    fn section(word: fn(u32) -> [u8; 4]) -> Vec<u8> {
+        block(word, SECTION_HEADER, &[word(BYTE_ORDER_MAGIC), word(1), [0xff; 4], [0xff; 4]].concat())
+    }
+
+    /// An interface with the option `if_tsresol`, where it has one.
+    fn interface(word: fn(u32) -> [u8; 4], link_type: u8, resolution: Option<u8>) -> Vec<u8> {
+        let half = |value| if word(1) == [1, 0, 0, 0] { [value, 0] } else { [0, value] };
+        let option = |value| [half(9), half(1), [value, 0], [0, 0], [0, 0], [0, 0]].concat();
+        let options = resolution.map(option).unwrap_or_default();
+        block(word, INTERFACE_DESCRIPTION, &[&half(link_type)[..], &[0; 2], &[0; 4], &options].concat())
+    }
+
+    fn enhanced(word: fn(u32) -> [u8; 4], index: u32, units: u64, data: &[u8]) -> Vec<u8> {
+        let [low, high] = [units & 0xffff_ffff, units >> 32].map(|half| word(u32::try_from(half).unwrap()));
+        let bytes = word(u32::try_from(data.len()).unwrap());
+        block(word, ENHANCED_PACKET, &[&word(index)[..], &high, &low, &bytes, &bytes, data].concat())
+    }
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("events.pcapng");
+        write(&path, &events());
+        let mut reader = Reader::open(&path).unwrap();
+        for (time_ns, frame) in events() {
+            assert_eq!(reader.read().unwrap(), Some(Packet { time_ns, frame: &frame }));
+        }
+        assert_eq!(reader.read().unwrap(), None);
+    }
+
+    #[test]
+    fn wireshark_sees_the_flows() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("events.pcapng");
+        let mut single = events();
+        single.pop(); // that one is all of them in one frame
+        write(&path, &single);
+        let Ok(output) = Command::new("tshark").args(["-V", "-r"]).arg(&path).output() else {
+            return eprintln!("skipped: wireshark_sees_the_flows: there is no tshark");
+        };
+        let text = String::from_utf8_lossy(&output.stdout);
+        // As Wireshark 4.0 puts it.
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        for expected in [
+            "Encapsulation type: Linux Netlink (158)",
+            "Family: Netfilter (0x000c)",
+            "Subsystem: Conntrack (1)",
+            "Attribute: Original IP tuple",
+            "IPv4 source address",
+            "Port: 80",
+        ] {
+            assert!(text.contains(expected), "no {expected:?} in:\n{}", text.get(..6_000).unwrap_or(&text));
+        }
+        assert!(!text.contains("Malformed"));
+    }
+
+    #[test]
+    fn pcap_files_are_read_in_either_order_and_resolution() {
+        let packets = [
+            (3, 7, cooked_frame(NETLINK_NETFILTER, b"one")),
+            (4, 8, cooked_frame(0, b"a route")), // another family
+            (5, 9, b"short".to_vec()),
+            (6, 999, cooked_frame(NETLINK_NETFILTER, b"")),
+        ];
+        for word in [u32::to_le_bytes, u32::to_be_bytes] {
+            for (magic, unit) in [(0xa1b2_c3d4, 1_000), (0xa1b2_3c4d, 1)] {
+                let expected =
+                    vec![(3 * NS_PER_SECOND + 7 * unit, b"one".to_vec()), (6 * NS_PER_SECOND + 999 * unit, Vec::new())];
+                assert_eq!(read(&pcap(magic, word, 253, &packets)), (expected, Ok(())));
+            }
+        }
+    }
+
+    #[test]
+    fn pcapng_files_are_read_with_sections_and_interfaces_of_every_kind() {
+        let data = cooked_frame(NETLINK_NETFILTER, b"frame");
+        let mut file = Vec::new();
+        let mut expected = Vec::new();
+        for word in [u32::to_be_bytes, u32::to_le_bytes] {
+            file.extend(section(word));
+            for (index, (resolution, units, time_ns)) in [
+                (None, 5_000_001, 5_000_001_000), // microseconds
+                (Some(9), NOW_NS, NOW_NS),
+                (Some(0x80 | 10), 3 * 512, 1_500_000_000), // 1/1,024 s
+            ]
+            .into_iter()
+            .enumerate()
+            {
+                file.extend(interface(word, 253, resolution));
+                file.extend(enhanced(word, u32::try_from(index).unwrap(), units, &data));
+                expected.push((time_ns, b"frame".to_vec()));
+            }
+            file.extend(interface(word, 1, None));
+            file.extend(enhanced(word, 3, 1, &[0; 60])); // Ethernet beside netlink is passed over
+            file.extend(block(word, 0x0bad, b"a block of the future"));
+        }
+        assert_eq!(read(&file), (expected, Ok(())));
+    }
+
+    #[test]
+    fn a_cut_file_is_read_up_to_the_cut_wherever_that_is() {
+        let frames: Frames = events().into_iter().take(3).collect();
+        let whole = written(&frames);
+        let ends: Vec<usize> =
+            (0..=3).map(|count| written(&frames.iter().take(count).cloned().collect()).len()).collect();
+        for length in 24..whole.len() {
+            let (got, ending) = read(&whole[..length]);
+            let packets = ends.iter().skip(1).filter(|end| **end <= length).count();
+            assert_eq!(got, frames[..packets]);
+            let section_only = length == section(u32::to_le_bytes).len();
+            if ends.contains(&length) || section_only {
+                assert_eq!(ending, Ok(()), "{length}");
+            } else {
+                let said = format!("x.pcapng is cut off after {packets} packets; those are all that can be read of it");
+                assert_eq!(ending, Err(said));
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_netlink_capture_is_refused_in_one_line() {
+        let ethernet = pcap(0xa1b2_c3d4, u32::to_le_bytes, 1, &[]);
+        let ethernet_ng = [
+            section(u32::to_le_bytes),
+            interface(u32::to_le_bytes, 1, None),
+            enhanced(u32::to_le_bytes, 0, 1, &[0; 60]),
+        ]
+        .concat();
+        let link_type = "x.pcapng has packets of link type 1, not netlink's 253: capture on an nlmon device";
+        let no_capture = "x.pcapng is no capture file: give one in pcapng or pcap format";
+        for (file, said) in [
+            (&ethernet[..], link_type),
+            (&ethernet_ng, link_type),
+            (b"", no_capture),
+            (b"flow", no_capture),
+            (&[b'x'; 100], no_capture),
+        ] {
+            assert_eq!(read(file), (vec![], Err(said.to_owned())));
+        }
+        let lying =
+            [section(u32::to_le_bytes), 6u32.to_le_bytes().to_vec(), u32::MAX.to_le_bytes().to_vec(), vec![0; 8]];
+        let said = "x.pcapng is damaged at byte 28, after 0 packets; those are all that can be read of it";
+        assert_eq!(read(&lying.concat()).1, Err(said.to_owned()));
+        let missing = Reader::open(Path::new("/nonexistent/x.pcapng")).unwrap_err().to_string();
+        assert_eq!(missing, "cannot read /nonexistent/x.pcapng: No such file or directory (os error 2)");
+        let nowhere = Writer::create(Path::new("/nonexistent/x.pcapng")).unwrap_err().to_string();
+        assert!(nowhere.starts_with("cannot create /nonexistent/x.pcapng: No such file"), "{nowhere}");
+    }
+
+    #[test]
+    fn a_full_disk_is_told_of() {
+        let mut writer = Writer::create(Path::new("/dev/full")).unwrap();
+        writer.packet(1, b"frame").unwrap();
+        let error = writer.flush().unwrap_err().to_string();
+        assert!(error.starts_with("cannot write to /dev/full: No space left on device"), "{error}");
+        std::mem::forget(writer); // it would try once more
+    }
+
+    proptest! {
+        #[test]
+        fn any_frames_come_back(frames in vec((any::<u64>(), vec(any::<u8>(), 0..300)), 0..20)) {
+            assert_eq!(read(&written(&frames)), (frames, Ok(())));
+        }
+
+        #[test]
+        fn damage_ends_the_reading_and_nothing_else(
+            at in 0..4_000usize, byte in any::<u8>(), tail in vec(any::<u8>(), 0..100)
+        ) {
+            let mut file = written(&events().into_iter().take(15).collect());
+            let at = at % file.len();
+            file[at] = byte;
+            file.extend(&tail);
+            let (frames, _) = read(&file);
+            assert!(frames.len() <= file.len() / 32);
+        }
+
+        #[test]
+        fn blocks_of_any_kind_and_content_are_survived(
+            blocks in vec((0..14u32, vec(any::<u8>(), 0..80)), 0..8), big in any::<bool>()
+        ) {
+            let word = if big { u32::to_be_bytes } else { u32::to_le_bytes };
+            let mut file = [section(word), interface(word, 253, Some(9))].concat();
+            blocks.iter().for_each(|(kind, body)| file.extend(block(word, *kind, body)));
+            let _ = read(&file);
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! `-I`, `-A`, `-U`, `-D`, `-F`: entries made, changed and deleted, alone or by the thousand.
+//!
+//! What a listing selects is changed while it is read: requests go to the kernel in batches over a socket of their own.
+
+use std::ops::ControlFlow;
+
+use ctflow_engine::kernel::KernelError;
+use ctflow_engine::kernel::dump::{Dump, Progress};
+use ctflow_engine::kernel::request::Requester;
+use ctflow_parser::filter::DumpFilter;
+use ctflow_parser::flow::FlowView;
+use ctflow_parser::request::{self, FlowChange, Selector, Table};
+use ctflow_parser::tuple::Tuple;
+use jiff::tz::TimeZone;
+
+use super::clock;
+use super::mass::{Mass, Outcome, Vanished};
+use super::summary::Summary;
+use crate::change::Expected;
+use crate::failure::Failure;
+use crate::flags::plan::{Create, Delete, Flush, Update};
+use crate::output::{Format, Occasion, Printer, Subject};
+use crate::persona::Persona;
+use crate::selection::Selection;
+
+/// Requests of a command that prints like this.
+pub(super) fn mass(operation: &'static str, format: Format, vanished: Vanished) -> Result<Mass, Failure> {
+    // What was changed has no times of its own; conntrack prints none either.
+    let format = Format { ktimestamp: false, ..format };
+    Mass::open(operation, Printer::new(format, Subject::Flows, TimeZone::system()), vanished)
+}
+
+/// `-D`.
+///
+/// # Errors
+/// The kernel's refusal; nothing deleted.
+pub(super) fn delete(persona: Persona, plan: &Delete) -> Result<(), Failure> {
+    let format = Format { ktimestamp: false, labels: false, ..plan.format };
+    let printer = Printer::new(format, Subject::Flows, TimeZone::system()).of_deleted();
+    let mut mass = Mass::open("delete a flow", printer, Vanished::Fine)?;
+    let result = delete_with(plan, &mut mass);
+    conclude(persona, mass, result, Summary::Deleted)
+}
+
+/// Deletes what `plan` selects.
+pub(super) fn delete_with(plan: &Delete, mass: &mut Mass) -> Result<(), Failure> {
+    each(&plan.filter, &plan.selection, |flow, occasion| {
+        let Some(orig) = flow.orig else { return Ok(()) };
+        let which = Selector::Orig(orig);
+        mass.add(0, Some((flow, occasion)), |writer, seq| request::delete(writer, seq, &which, flow.zone, flow.id))
+    })
+}
+
+/// `-U`.
+///
+/// # Errors
+/// The kernel's refusal; nothing changed.
+pub(super) fn update(persona: Persona, plan: &Update, printer: Printer) -> Result<(), Failure> {
+    let mut mass = Mass::open("change a flow", printer, Vanished::Fine)?;
+    let result = update_with(plan, &mut mass);
+    conclude(persona, mass, result, Summary::Updated)
+}
+
+/// Changes what `plan` selects, where there is anything to change.
+pub(super) fn update_with(plan: &Update, mass: &mut Mass) -> Result<(), Failure> {
+    each(&plan.filter, &plan.selection, |flow, occasion| {
+        let Some(change) = plan.update.change_of(flow) else { return Ok(()) };
+        let after = after(flow, &change);
+        mass.add(0, Some((&after, occasion)), |writer, seq| request::update(writer, seq, &change))
+    })
+}
+
+/// The flow as it is once the change is made. conntrack asks the kernel for it, one by one, and so holds a reference
+/// that it prints.
+fn after<'a>(flow: &FlowView<'a>, change: &FlowChange<'a>) -> FlowView<'a> {
+    let told = &change.flow;
+    let mask = change.mark_mask.unwrap_or(u32::MAX);
+    let mark = told.mark.map(|mark| flow.mark.unwrap_or(0) & !mask | mark & mask);
+    FlowView {
+        timeout: told.timeout.or(flow.timeout),
+        mark: mark.or(flow.mark),
+        status: told.status.map(|status| status | flow.status.unwrap_or(0)).or(flow.status),
+        proto: told.proto.or(flow.proto),
+        labels: told.labels.or(flow.labels),
+        use_count: flow.use_count.map(|count| count.saturating_add(1)),
+        ..*flow
+    }
+}
+
+/// `-I`, `-A`.
+///
+/// # Errors
+/// The kernel's refusal.
+pub(super) fn create(persona: Persona, plan: &Create) -> Result<(), Failure> {
+    let change = plan.creation.change();
+    let write =
+        |writer: &mut ctflow_parser::write::Writer<'_>, seq| request::create(writer, seq, &change, plan.existing);
+    Requester::open()?.ask("create a flow", write, |_| {}).map_err(Failure::Operation)?;
+    let summary = match plan.existing {
+        request::IfExists::Refuse => Summary::Created(1),
+        request::IfExists::Change => Summary::Added(1),
+    };
+    summary.print(persona);
+    Ok(())
+}
+
+/// `-I expect`.
+///
+/// # Errors
+/// The kernel's refusal.
+pub(super) fn create_expect(plan: &Expected) -> Result<(), Failure> {
+    let view = plan.view();
+    let write = |writer: &mut ctflow_parser::write::Writer<'_>, seq| request::create_expect(writer, seq, &view);
+    Requester::open()?.ask("create an expectation", write, |_| {}).map_err(Failure::Operation)
+}
+
+/// `-D expect`.
+///
+/// # Errors
+/// The kernel's refusal.
+pub(super) fn delete_expect(persona: Persona, tuple: &Tuple) -> Result<(), Failure> {
+    let write = |writer: &mut ctflow_parser::write::Writer<'_>, seq| request::delete_expect(writer, seq, tuple, None);
+    Requester::open()?.ask("delete an expectation", write, |_| {}).map_err(Failure::Operation)?;
+    Summary::ExpectationsDeleted(1).print(persona);
+    Ok(())
+}
+
+/// `-F`.
+///
+/// # Errors
+/// The kernel's refusal.
+pub(super) fn flush(plan: Flush) -> Result<(), KernelError> {
+    let write = |writer: &mut ctflow_parser::write::Writer<'_>, seq| match plan.subject {
+        Subject::Flows => request::flush(writer, seq, plan.family),
+        Subject::Expectations => request::flush_expect(writer, seq),
+    };
+    Requester::open()?.ask("empty the table", write, |_| {})
+}
+
+/// Hands each flow that is selected to `work`, until it fails.
+fn each(
+    filter: &DumpFilter,
+    selection: &Selection,
+    mut work: impl FnMut(&FlowView<'_>, &Occasion<'_>) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let mut dump = Dump::start(Table::Conntrack, filter, false)?.ahead()?;
+    let mut state = ControlFlow::Continue(());
+    let mut progress = Progress::More;
+    while progress != Progress::Done {
+        let occasion = Occasion { now_ns: clock::now_ns(), ..Occasion::default() };
+        progress = dump.read(|record| {
+            let flow = record.flow().ok().filter(|flow| selection.matches(flow));
+            if let (ControlFlow::Continue(()), Some(flow)) = (&state, flow) {
+                state = work(&flow, &occasion).map_or_else(ControlFlow::Break, ControlFlow::Continue);
+            }
+        })?;
+        if let ControlFlow::Break(failure) = state {
+            return Err(failure);
+        }
+    }
+    Ok(())
+}
+
+/// Prints what was done, however it ended.
+fn conclude(
+    persona: Persona,
+    mut mass: Mass,
+    result: Result<(), Failure>,
+    summary: fn(u64) -> Summary,
+) -> Result<(), Failure> {
+    let Outcome { done, failed } = mass.outcome()?;
+    mass.finish()?;
+    summary(done).print(persona);
+    result?;
+    match failed.into_iter().next() {
+        Some(first) => Err(Failure::Operation(first.error)),
+        None if done == 0 => Err(Failure::Nothing),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,62 @@
+//! `-G`: one entry by its exact tuple.
+
+use ctflow_engine::kernel::request::Requester;
+use ctflow_parser::record::{Record, Subject as RecordSubject};
+use ctflow_parser::request;
+use ctflow_parser::tuple::Tuple;
+use ctflow_parser::write::Writer;
+use jiff::tz::TimeZone;
+
+use super::clock;
+use super::summary::Summary;
+use crate::failure::Failure;
+use crate::flags::plan::Get;
+use crate::output::sink::Sink;
+use crate::output::{Format, Occasion, Printer, Subject};
+use crate::persona::Persona;
+
+/// Prints the flow that `plan` names.
+///
+/// # Errors
+/// There is none, or none like that.
+pub(super) fn flow(persona: Persona, plan: &Get, mut printer: Printer) -> Result<(), Failure> {
+    let (mut sink, mut shown, mut malformed) = (Sink::stdout()?, 0, None);
+    let take = |record: &Record<'_>| match record.flow() {
+        Ok(flow) if record.subject() == RecordSubject::Flow && plan.selection.matches(&flow) => {
+            printer.flow(&mut sink.lines, &flow, &occasion());
+            shown += 1;
+        }
+        Ok(_) => {}
+        Err(error) => malformed = Some(error),
+    };
+    let write = |writer: &mut Writer<'_>, seq| request::get(writer, seq, &plan.which, plan.zone);
+    Requester::open()?.ask("find the flow", write, take).map_err(Failure::Operation)?;
+    printer.finish(&mut sink.lines);
+    sink.flush()?;
+    if let Some(first) = malformed {
+        return Err(Failure::Malformed { count: 1, first });
+    }
+    Summary::Listed(Subject::Flows, shown).print(persona);
+    if shown == 0 { Err(Failure::Nothing) } else { Ok(()) }
+}
+
+/// Prints the expectation that awaits `tuple`.
+///
+/// # Errors
+/// There is none.
+pub(super) fn expectation(tuple: &Tuple) -> Result<(), Failure> {
+    let mut printer = Printer::new(Format::default(), Subject::Expectations, TimeZone::system());
+    let (mut sink, mut malformed) = (Sink::stdout()?, None);
+    let take = |record: &Record<'_>| match record.expect() {
+        Ok(expect) => printer.expect(&mut sink.lines, &expect, &occasion()),
+        Err(error) => malformed = Some(error),
+    };
+    let write = |writer: &mut Writer<'_>, seq| request::get_expect(writer, seq, tuple, None);
+    Requester::open()?.ask("find the expectation", write, take).map_err(Failure::Operation)?;
+    sink.flush()?;
+    malformed.map_or(Ok(()), |first| Err(Failure::Malformed { count: 1, first }))
+}
+
+fn occasion() -> Occasion<'static> {
+    Occasion { now_ns: clock::now_ns(), ..Occasion::default() }
+}

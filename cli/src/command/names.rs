@@ -1,0 +1,100 @@
+//! Names of labels: the file that has them, and what they stand for in what was typed.
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::failure::Failure;
+use crate::flags::plan::{Command, Plan};
+use crate::labels::LabelMap;
+use crate::output::Encoding;
+use crate::persona::Persona;
+
+/// Reads the names if the command prints or was given any, and puts in what those it was given stand for.
+///
+/// # Errors
+/// A name that no line of the file has.
+pub(super) fn resolve(plan: &mut Plan) -> Result<Option<Arc<LabelMap>>, Failure> {
+    let prints = prints(&plan.command);
+    let map = if names_any(&plan.command) || prints == Prints::Names || plan.labelmap.is_some() {
+        read(plan.persona, plan.labelmap.as_deref())
+    } else if prints == Prints::NamesIfAny {
+        LabelMap::read(None).unwrap_or_default()
+    } else {
+        return Ok(None);
+    };
+    put_in(&mut plan.command, &map)?;
+    Ok(Some(Arc::new(map)).filter(|_| prints != Prints::Nothing))
+}
+
+/// The names in `path`, or in the system's file; a file that cannot be read is told, and has none.
+pub(super) fn read(persona: Persona, path: Option<&Path>) -> LabelMap {
+    LabelMap::read(path).unwrap_or_else(|error| {
+        let _ = writeln!(io::stderr().lock(), "{}: {error}", persona.banner()); // a closed stderr wants no warning
+        LabelMap::default()
+    })
+}
+
+/// What a command prints of labels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Prints {
+    Nothing,
+    /// Their names, as it was asked to.
+    Names,
+    /// Their names where there are any; without it prints numbers, or leaves them out.
+    NamesIfAny,
+}
+
+fn prints(command: &Command) -> Prints {
+    let format = match command {
+        Command::List(list) => list.format,
+        Command::Get(get) => get.format,
+        Command::Update(update) => update.format,
+        Command::Events(events) => events.format,
+        _ => return Prints::Nothing,
+    };
+    match format.encoding {
+        _ if format.labels => Prints::Names,
+        Encoding::Save | Encoding::Json => Prints::NamesIfAny,
+        Encoding::Text | Encoding::Xml => Prints::Nothing,
+    }
+}
+
+pub(super) fn names_any(command: &Command) -> bool {
+    match command {
+        Command::List(list) => !list.selection.labels.is_empty(),
+        Command::Get(get) => !get.selection.labels.is_empty(),
+        Command::Delete(delete) => !delete.selection.labels.is_empty(),
+        Command::Events(events) => !events.selection.labels.is_empty(),
+        Command::Create(create) => !create.creation.labels.is_empty(),
+        Command::Update(update) => {
+            let (selection, update) = (&update.selection, &update.update);
+            [&selection.labels, &update.labels_add, &update.labels_del].iter().any(|names| !names.is_empty())
+        }
+        _ => false,
+    }
+}
+
+/// Puts the bits in that the names in `command` stand for.
+///
+/// # Errors
+/// The first name that is not known.
+pub(super) fn put_in(command: &mut Command, map: &LabelMap) -> Result<(), Failure> {
+    let bits = |names: &[String]| -> Result<u128, Failure> {
+        if names.is_empty() { Ok(0) } else { Ok(map.labels(&names.join(","))?.0) }
+    };
+    match command {
+        Command::List(list) => list.selection.label_bits = bits(&list.selection.labels)?,
+        Command::Get(get) => get.selection.label_bits = bits(&get.selection.labels)?,
+        Command::Delete(delete) => delete.selection.label_bits = bits(&delete.selection.labels)?,
+        Command::Events(events) => events.selection.label_bits = bits(&events.selection.labels)?,
+        Command::Create(create) => create.creation.label_bits = bits(&create.creation.labels)?,
+        Command::Update(update) => {
+            update.selection.label_bits = bits(&update.selection.labels)?;
+            update.update.add_bits = bits(&update.update.labels_add)?;
+            update.update.del_bits |= bits(&update.update.labels_del)?;
+        }
+        _ => {}
+    }
+    Ok(())
+}

@@ -1,0 +1,497 @@
+//! The options that say what entries must be like, what shall become of them, and how they are shown.
+
+use std::path::PathBuf;
+
+use ctflow_parser::filter::Masked;
+use ctflow_parser::uapi;
+
+use super::{Argument, Effect, Flag, OPTION, option};
+use crate::flags::plan::EventMask;
+use crate::flags::raw::{LabelsDel, Raw, Word};
+use crate::flags::usage::Usage;
+use crate::flags::words;
+use crate::output::Encoding;
+
+#[cfg(test)]
+use super::tests;
+
+pub(super) static TIMEOUT: Flag = Flag {
+    short: Some('t'),
+    long: "timeout",
+    argument: Argument::Required("SECONDS"),
+    help: "seconds until it expires",
+    man: "With -I, -A and -U, the seconds after which the flow expires if no packet comes. With -D, selects the \
+          flows with exactly so many seconds left.",
+    effect: option("--RRoo-- --R-- -", |raw, word| {
+        let seconds = words::decimal(word.value).ok_or_else(|| word.bad("a number of seconds, 0 to 4294967295"))?;
+        raw.timeout = Some(seconds);
+        Ok(())
+    }),
+    ..OPTION
+};
+
+#[test]
+fn timeout_is_a_number_of_seconds() {
+    assert_eq!(tests::read("-U -t 0100").unwrap().timeout, Some(100));
+    for value in ["x", "-1", "4294967296", "1m"] {
+        assert!(matches!(tests::read(&format!("-U -t {value}")), Err(Usage::BadValue { .. })), "{value}");
+    }
+}
+
+pub(super) static STATUS: Flag = Flag {
+    short: Some('u'),
+    long: "status",
+    argument: Argument::Required("[!]FLAG[,[!]FLAG...]"),
+    help: "status flags, with ! those that are clear",
+    man: "Selects flows that have all these flags, and none of those behind a !: ASSURED, SEEN_REPLY, UNSET, \
+          FIXED_TIMEOUT, EXPECTED, OFFLOAD, HW_OFFLOAD; UNREPLIED is !SEEN_REPLY. Names may be cut short. UNSET alone \
+          selects flows that are none of assured, replied to, of fixed timeout and expected. With -I, -A and -U the \
+          flags to set. Negated flags count with every command that selects, with -D too, and beside others.",
+    effect: option("o-oooo-- --o-- -", status),
+    ..OPTION
+};
+
+/// In the order that decides what an abbreviation means.
+const STATUS_NAMES: [(&str, u32); 7] = [
+    ("ASSURED", uapi::IPS_ASSURED),
+    ("SEEN_REPLY", uapi::IPS_SEEN_REPLY),
+    ("UNSET", 0),
+    ("FIXED_TIMEOUT", uapi::IPS_FIXED_TIMEOUT),
+    ("EXPECTED", uapi::IPS_EXPECTED),
+    ("OFFLOAD", uapi::IPS_OFFLOAD),
+    ("HW_OFFLOAD", uapi::IPS_HW_OFFLOAD),
+];
+
+fn status(raw: &mut Raw, word: Word<'_>) -> Result<(), Usage> {
+    for item in word.value.split(',') {
+        let name = item.strip_prefix('!');
+        if item.starts_with("UNREPLIED") {
+            raw.status.clear |= uapi::IPS_SEEN_REPLY;
+        } else if let Some(translation) = words::choose(name.unwrap_or(item), &TRANSLATIONS) {
+            raw.warnings.push(translation);
+        } else {
+            let known = || format!("{}, and UNREPLIED", words::series(STATUS_NAMES.iter().map(|(name, _)| *name)));
+            let flag = words::choose(name.unwrap_or(item), &STATUS_NAMES);
+            let flag = flag.ok_or_else(|| word.refuse(item, known()))?;
+            match (name, flag) {
+                (Some(_), flag) => raw.status.clear |= flag,
+                (None, 0) => raw.status_unset = true,
+                (None, flag) => raw.status.set |= flag,
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What conntrack ignores here, and any beginning of it.
+const TRANSLATIONS: [(&str, &str); 2] = [
+    ("SRC_NAT", "WARNING: ignoring SRC_NAT, use --src-nat instead"),
+    ("DST_NAT", "WARNING: ignoring DST_NAT, use --dst-nat instead"),
+];
+
+#[test]
+fn status_is_a_list_of_flags_set_or_clear() {
+    let read = |list| tests::read(&format!("-L -u {list}")).map(|raw| (raw.status.set, raw.status.clear));
+    let (assured, seen) = (uapi::IPS_ASSURED, uapi::IPS_SEEN_REPLY);
+    let table = [
+        ("ASSURED", assured, 0),
+        ("a,SEEN", assured | seen, 0),
+        ("!assured", 0, assured),
+        ("UNREPLIED", 0, seen),
+        ("SEEN_REPLY,!ASSURED", seen, assured),
+        ("HW_OFFLOAD,off", uapi::IPS_HW_OFFLOAD | uapi::IPS_OFFLOAD, 0),
+        ("UNSET", 0, 0),
+        ("S", 0, 0),
+    ];
+    for (list, set, clear) in table {
+        assert_eq!(read(list), Ok((set, clear)), "{list}");
+    }
+    for list in ["", "a,", "!", "foo", "unreplied", "ASSUREDX", "UNR"] {
+        assert!(matches!(read(list), Err(Usage::BadValue { .. })), "{list}");
+    }
+    assert_eq!(tests::read("-L -u D,SR").unwrap().warnings.len(), 2);
+    assert!(tests::read("-L -u UNSET").unwrap().status_unset);
+}
+
+pub(super) static MARK: Flag = Flag {
+    short: Some('m'),
+    long: "mark",
+    argument: Argument::Required("VALUE[/MASK]"),
+    help: "the mark, under a mask; with -I, -A, -U set it",
+    man: "Selects flows whose mark, under the mask, is the value. With -I and -A, the mark. With -U the bits of the \
+          mask are cleared and then those of the value turned over: without a mask, the new mark. Decimal, hex behind \
+          0x, octal behind 0.",
+    effect: option("o-ooooo- ----- -", |raw, word| {
+        let (value, mask) = word.value.split_once('/').map_or((word.value, None), |(v, m)| (v, Some(m)));
+        let read = |text| words::number(text).ok_or_else(|| word.number("VALUE or VALUE/MASK, each 0 to 4294967295"));
+        let mask = mask.map(|mask| if mask.is_empty() { Ok(0) } else { read(mask) }).transpose()?;
+        raw.mark = Some(Masked { value: read(value)?, mask: mask.unwrap_or(u32::MAX) });
+        Ok(())
+    }),
+    ..OPTION
+};
+
+#[test]
+fn mark_may_have_a_mask() {
+    let mark = |value| tests::read(&format!("-L -m {value}")).map(|raw| raw.mark.unwrap());
+    assert_eq!(mark("0x10"), Ok(Masked { value: 16, mask: u32::MAX }));
+    assert_eq!(mark("1/0xff"), Ok(Masked { value: 1, mask: 255 }));
+    assert_eq!(mark("1/"), Ok(Masked { value: 1, mask: 0 }));
+    for value in ["x", "/1", "1/2/3", "4294967296", "1/x"] {
+        assert!(matches!(mark(value), Err(Usage::BadNumber { .. })), "{value}");
+    }
+}
+
+pub(super) static SECMARK: Flag = Flag {
+    short: Some('c'),
+    long: "secmark",
+    argument: Argument::Required("VALUE"),
+    help: "flows with this security mark",
+    man: "Selects flows by security mark. conntrack takes the option and selects nothing by it.",
+    effect: option("o-----o- ----- -", |raw, word| {
+        raw.secmark = Some(word.number_32()?);
+        Ok(())
+    }),
+    ..OPTION
+};
+
+#[test]
+fn secmark_is_a_number_of_32_bits() {
+    assert_eq!(tests::read("-L -c 9").unwrap().secmark, Some(9));
+    assert_eq!(tests::read("-L -c 4294967296").unwrap_err().code(), 1);
+}
+
+pub(super) static ID: Flag = Flag {
+    short: Some('i'),
+    long: "id",
+    argument: Argument::Required("ID"),
+    help: "the flow with this id of the kernel",
+    man: "Selects the flow with this id, as -o id prints it.",
+    effect: option("-o--oo-- ----- -", |raw, word| {
+        raw.id = Some(word.number_32()?);
+        Ok(())
+    }),
+    ..OPTION
+};
+
+#[test]
+fn id_is_a_number_of_32_bits() {
+    assert_eq!(tests::read("-D -i 4071944128").unwrap().id, Some(4_071_944_128));
+    assert!(matches!(tests::read("-D -i x"), Err(Usage::BadNumber { .. })));
+}
+
+pub(super) static LABEL: Flag = Flag {
+    short: Some('l'),
+    long: "label",
+    argument: Argument::Required("NAME[,NAME...]"),
+    help: "flows that have all these labels",
+    man: "Selects flows that have all labels that are named, in one list or over several.",
+    effect: option("oo--ooo- ----- -", |raw, word| word.names(&mut raw.labels)),
+    ..OPTION
+};
+
+#[test]
+fn labels_add_up() {
+    assert_eq!(tests::read("-L -l web,vpn -l x").unwrap().labels, ["web", "vpn", "x"]);
+    assert!(matches!(tests::read("-L -l web,"), Err(Usage::BadValue { .. })));
+}
+
+pub(super) static LABEL_ADD: Flag = Flag {
+    long: "label-add",
+    argument: Argument::Required("NAME[,NAME...]"),
+    help: "add these labels",
+    man: "Gives the flow all labels that are named. The ruleset must use labels, else the kernel refuses.",
+    effect: option("--ooo--- ----- -", |raw, word| word.names(&mut raw.labels_add)),
+    ..OPTION
+};
+
+#[test]
+fn label_add_takes_names() {
+    assert_eq!(tests::read("-U --label-add big,eth0-in").unwrap().labels_add, ["big", "eth0-in"]);
+}
+
+pub(super) static HELPER: Flag = Flag {
+    long: "ct-helper",
+    argument: Argument::Required("NAME"),
+    help: "the helper that reads its payload",
+    man: "Attaches a connection tracking helper, such as ftp, to the flow that is made. conntrack has no such option; \
+          lines that -o save prints of flows with a helper use it.",
+    effect: option("--oo---- ----- -", |raw, word| {
+        raw.helper = Some(word.value.to_owned());
+        Ok(())
+    }),
+    ..OPTION
+};
+
+#[test]
+fn ct_helper_takes_a_name() {
+    assert_eq!(tests::read("-I --ct-helper ftp").unwrap().helper.as_deref(), Some("ftp"));
+}
+
+pub(super) static LABEL_DEL: Flag = Flag {
+    long: "label-del",
+    argument: Argument::Optional("NAME[,NAME...]"),
+    help: "remove these labels, or all",
+    man: "Takes from the flow the labels that are named, or all of them if none is.",
+    effect: option("----o--- ----- -", |raw, word| {
+        if word.value.is_empty() {
+            raw.labels_del = LabelsDel::All;
+            return Ok(());
+        }
+        let mut names = Vec::new();
+        word.names(&mut names)?;
+        match &mut raw.labels_del {
+            LabelsDel::All => {}
+            LabelsDel::Named(known) => known.append(&mut names),
+        }
+        Ok(())
+    }),
+    ..OPTION
+};
+
+#[test]
+fn label_del_takes_names_or_all() {
+    let removed = |line| tests::read(line).unwrap().labels_del;
+    assert_eq!(removed("-U --label-del -t 5"), LabelsDel::All);
+    assert_eq!(removed("-U --label-del a,b"), LabelsDel::Named(vec!["a".into(), "b".into()]));
+    assert_eq!(removed("-U --label-del --label-del a"), LabelsDel::All);
+}
+
+pub(super) static LABELMAP: Flag = Flag {
+    long: "labelmap",
+    argument: Argument::Required("FILE"),
+    help: "where labels have their names",
+    man: "The file that names labels, a number and a name to a line; without it /etc/xtables/connlabel.conf. Unlike \
+          in conntrack it also goes with -I and -A.",
+    effect: option("o-ooooo- ----- -", |raw, word| {
+        if raw.labelmap.is_some() {
+            return Err(Usage::Repeated("labelmap"));
+        }
+        raw.labelmap = Some(PathBuf::from(word.value));
+        Ok(())
+    }),
+    ..OPTION
+};
+
+#[test]
+fn labelmap_is_named_once() {
+    assert_eq!(tests::read("-L --labelmap /x").unwrap().labelmap, Some("/x".into()));
+    assert_eq!(tests::read("-L --labelmap x --labelmap x").unwrap_err(), Usage::Repeated("labelmap"));
+}
+
+pub(super) static ZERO: Flag = Flag {
+    short: Some('z'),
+    long: "zero",
+    argument: Argument::None,
+    help: "set counters to 0 as they are listed",
+    man: "Reads the counters and sets them to 0 at once. The kernel does so for the whole table, or for the family of \
+          -f; so it does not go with what selects flows.",
+    effect: option("o------- ----- -", |raw, _| {
+        raw.zero = true;
+        Ok(())
+    }),
+    ..OPTION
+};
+
+#[test]
+fn zero_has_no_value() {
+    assert!(tests::read("-L -z").unwrap().zero && !tests::read("-L").unwrap().zero);
+}
+
+pub(super) static NAT_RANGE: Flag = Flag {
+    short: Some('a'),
+    long: "nat-range",
+    argument: Argument::Required("ANY"),
+    help: "ignored",
+    man: "Ignored, with a warning: it has meant nothing for a long time.",
+    effect: Effect::Ignored("WARNING: ignoring -a, deprecated option."),
+    ..OPTION
+};
+
+#[test]
+fn nat_range_is_ignored_with_a_warning() {
+    assert_eq!(tests::read("-C -a x").unwrap().warnings, ["WARNING: ignoring -a, deprecated option."]);
+    assert!(matches!(tests::read("-C -a"), Err(Usage::MissingArgument { .. })));
+}
+
+pub(super) static OUTPUT: Flag = Flag {
+    short: Some('o'),
+    long: "output",
+    argument: Argument::Required("TYPE[,TYPE...]"),
+    help: "how entries are shown: xml, json, save, extended and more",
+    man: "Changes what is printed of each entry; types may be cut short and given together. extended: the layer-3 \
+          family in front. id: the kernel's id behind. timestamp: the time of each event in front, as \
+          [seconds.microseconds]; the kernel's own where it is known (Linux 6.14 with \
+          net.netfilter.nf_conntrack_timestamp=1), else that of reading. ktimestamp: when the flow began and ended. \
+          labels: the names of its labels. xml: one element to an entry, with the id; with timestamp, local times in \
+          events. save: the command line that makes the entry, for -R; goes with no other type. json: one object to a \
+          line, with all that is known. userspace means nothing any more.",
+    effect: option("oo--ooo- o---o - oooo", output),
+    ..OPTION
+};
+
+#[derive(Clone, Copy)]
+enum OutputType {
+    Xml,
+    Extended,
+    Timestamp,
+    Id,
+    Ktimestamp,
+    Labels,
+    Userspace,
+    Save,
+    Json,
+}
+
+/// In the order that decides what an abbreviation means.
+const OUTPUT_TYPES: [(&str, OutputType); 9] = [
+    ("xml", OutputType::Xml),
+    ("extended", OutputType::Extended),
+    ("timestamp", OutputType::Timestamp),
+    ("id", OutputType::Id),
+    ("ktimestamp", OutputType::Ktimestamp),
+    ("labels", OutputType::Labels),
+    ("userspace", OutputType::Userspace),
+    ("save", OutputType::Save),
+    ("json", OutputType::Json),
+];
+
+fn output(raw: &mut Raw, word: Word<'_>) -> Result<(), Usage> {
+    let (format, types) = (&mut raw.format, &mut raw.output_types);
+    word.each(&OUTPUT_TYPES, |name| {
+        types.save |= matches!(name, OutputType::Save);
+        types.others |= !matches!(name, OutputType::Save);
+        match name {
+            OutputType::Xml => format.encoding = Encoding::Xml,
+            OutputType::Save => format.encoding = Encoding::Save,
+            OutputType::Json => format.encoding = Encoding::Json,
+            OutputType::Extended => format.extended = true,
+            OutputType::Timestamp => format.timestamp = true,
+            OutputType::Id => format.id = true,
+            OutputType::Ktimestamp => format.ktimestamp = true,
+            OutputType::Labels => format.labels = true,
+            OutputType::Userspace => {}
+        }
+    })?;
+    if types.save && types.others { Err(Usage::SaveAlone) } else { Ok(()) }
+}
+
+#[test]
+fn output_types_add_up_over_lists_and_repeats() {
+    let format = tests::read("-E -o ext,I -o TIME").unwrap().format;
+    assert!(format.extended && format.id && format.timestamp && format.encoding == Encoding::Text);
+    let format = tests::read("-L -ox").unwrap().format;
+    assert!(!format.extended && !format.id && !format.timestamp && format.encoding == Encoding::Xml);
+    let format = tests::read("-L -o k,l,u").unwrap().format;
+    assert!(format.ktimestamp && format.labels && format.encoding == Encoding::Text);
+    for (line, item) in [("-L -o foo", "foo"), ("-L -o id,", ""), ("-L -o ,", ""), ("-L -o id,xmlx", "xmlx")] {
+        assert!(matches!(tests::read(line), Err(Usage::BadValue { value, .. }) if value == item), "{line}");
+    }
+}
+
+#[test]
+fn save_stands_alone() {
+    for line in ["-L -o save", "-L -o s", "-L -o save -o SA,save"] {
+        assert_eq!(tests::read(line).unwrap().format.encoding, Encoding::Save, "{line}");
+    }
+    for line in ["-L -o save,xml", "-L -o id,save", "-L -o save -o userspace"] {
+        assert_eq!(tests::read(line).unwrap_err(), Usage::SaveAlone, "{line}");
+    }
+}
+
+pub(super) static EVENT_MASK: Flag = Flag {
+    short: Some('e'),
+    long: "event-mask",
+    argument: Argument::Required("EVENT[,EVENT...]"),
+    help: "only these events: ALL, NEW, UPDATES, DESTROY",
+    man: "Subscribes to some kinds of event only: NEW, UPDATES, DESTROY, or ALL, which is what happens without. Names \
+          may be cut short; several add up. The kernel then does not send the others.",
+    effect: option("------o- ----- -", event_mask),
+    ..OPTION
+};
+
+fn event_mask(raw: &mut Raw, word: Word<'_>) -> Result<(), Usage> {
+    let none = EventMask::NONE;
+    let names = [
+        ("ALL", EventMask::ALL),
+        ("NEW", EventMask { new: true, ..none }),
+        ("UPDATES", EventMask { update: true, ..none }),
+        ("DESTROY", EventMask { destroy: true, ..none }),
+    ];
+    let mut mask = raw.events.unwrap_or(none);
+    word.each(&names, |event| mask = mask.or(event))?;
+    raw.events = Some(mask);
+    Ok(())
+}
+
+#[test]
+fn event_mask_adds_up_over_lists_and_repeats() {
+    let mask = |line| tests::read(line).unwrap().events;
+    assert_eq!(mask("-E"), None);
+    assert_eq!(mask("-E -e all"), Some(EventMask::ALL));
+    assert_eq!(mask("-E -e NEW -e d"), Some(EventMask { update: false, ..EventMask::ALL }));
+    assert_eq!(mask("-E --event-mask=upd"), Some(EventMask { update: true, ..EventMask::NONE }));
+    assert!(matches!(tests::read("-E -e NEW,,ALL"), Err(Usage::BadValue { value, .. }) if value.is_empty()));
+}
+
+pub(super) static BUFFER_SIZE: Flag = Flag {
+    short: Some('b'),
+    long: "buffer-size",
+    argument: Argument::Required("BYTES"),
+    help: "receive buffer of the event socket",
+    man: "Asks the kernel for a receive buffer of that many bytes for events: the more, the longer a burst it holds \
+          before events are lost. The kernel doubles the number for its own needs.",
+    effect: option("------o- ----- -", buffer_size),
+    ..OPTION
+};
+
+fn buffer_size(raw: &mut Raw, word: Word<'_>) -> Result<(), Usage> {
+    let bytes = words::number(word.value).filter(|bytes| *bytes > 0);
+    raw.buffer_bytes = Some(bytes.ok_or_else(|| word.bad("a number of bytes, 1 to 4294967295"))?);
+    Ok(())
+}
+
+#[test]
+fn buffer_size_is_a_number_of_bytes() {
+    assert_eq!(tests::read("-E -b 20000000").unwrap().buffer_bytes, Some(20_000_000));
+    assert_eq!(tests::read("-E --buffer 0x100000").unwrap().buffer_bytes, Some(1 << 20));
+    for line in ["-E -b 0", "-E -b x", "-E -b 20M", "-E -b 4294967296"] {
+        assert!(matches!(tests::read(line), Err(Usage::BadValue { .. })), "{line}");
+    }
+}
+
+pub(super) static WRITE: Flag = Flag {
+    long: "write",
+    argument: Argument::Required("FILE"),
+    help: "write events to this file, as pcapng",
+    man: "Writes the events to a file in place of printing them: pcapng of link type netlink, which wireshark and \
+          --read read.",
+    effect: option("------o- ----o -", |raw, word| {
+        raw.write = Some(PathBuf::from(word.value));
+        Ok(())
+    }),
+    ..OPTION
+};
+
+#[test]
+fn write_names_a_file() {
+    assert_eq!(tests::read("-E --write x").unwrap().write, Some("x".into()));
+}
+
+pub(super) static READ: Flag = Flag {
+    long: "read",
+    argument: Argument::Required("FILE"),
+    help: "events of this file, in place of the kernel's",
+    man: "Reads events from a pcap or pcapng file of link type netlink, made with --write or on an nlmon device, and \
+          shows them as if they happened now. Needs no privileges.",
+    effect: option("------o- ----o -", |raw, word| {
+        raw.read = Some(PathBuf::from(word.value));
+        Ok(())
+    }),
+    ..OPTION
+};
+
+#[test]
+fn read_names_a_file() {
+    assert_eq!(tests::read("-E --read x").unwrap().read, Some("x".into()));
+}

@@ -1,0 +1,112 @@
+//! A line of a load file as words.
+//!
+//! Blanks part words; double quotes keep blanks in, a backslash inside them takes the next byte as it is. Empty lines
+//! and those that begin with `#` say nothing. The bounds are conntrack's, so that a file that one reads the other
+//! reads.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+
+use thiserror::Error;
+
+/// The longest line, its end not counted.
+const LINE_BYTES_MAX: usize = 10_239;
+/// The most words of a line.
+const WORDS_MAX: usize = 253;
+/// The longest word.
+const WORD_BYTES_MAX: usize = 1_023;
+
+/// Why a line is no list of words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub(crate) enum LineError {
+    /// Too long.
+    #[error("the line has {0} bytes: {LINE_BYTES_MAX} are the limit")]
+    Long(usize),
+    /// A word too long.
+    #[error("a word of the line is longer than {WORD_BYTES_MAX} bytes")]
+    LongWord,
+    /// Too many words.
+    #[error("the line has more than {WORDS_MAX} words")]
+    ManyWords,
+    /// It ends between quotes.
+    #[error("a double quote is open at the end of the line: close it")]
+    OpenQuote,
+}
+
+/// The words of `line`; none for a line that says nothing.
+pub(crate) fn words(line: &[u8]) -> Result<Vec<OsString>, LineError> {
+    let line = line.trim_ascii_end();
+    if line.len() > LINE_BYTES_MAX {
+        return Err(LineError::Long(line.len()));
+    }
+    let mut rest = line.trim_ascii_start();
+    let mut words = Vec::new();
+    if rest.starts_with(b"#") {
+        return Ok(words);
+    }
+    while !rest.is_empty() {
+        let word;
+        (word, rest) = first_word(rest)?;
+        if word.len() > WORD_BYTES_MAX {
+            return Err(LineError::LongWord);
+        }
+        if words.len() == WORDS_MAX {
+            return Err(LineError::ManyWords);
+        }
+        words.push(OsString::from_vec(word));
+        rest = rest.trim_ascii_start();
+    }
+    Ok(words)
+}
+
+/// The first word, and what follows it. The line begins with it.
+fn first_word(line: &[u8]) -> Result<(Vec<u8>, &[u8]), LineError> {
+    let mut word = Vec::new();
+    let mut quoted = false;
+    let mut rest = line;
+    while let [byte, after @ ..] = rest {
+        match (byte, after) {
+            (b'"', _) => quoted = !quoted,
+            (b'\\', [escaped, further @ ..]) if quoted => {
+                word.push(*escaped);
+                rest = further;
+                continue;
+            }
+            (byte, _) if byte.is_ascii_whitespace() && !quoted => break,
+            (byte, _) => word.push(*byte),
+        }
+        rest = after;
+    }
+    if quoted { Err(LineError::OpenQuote) } else { Ok((word, rest)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn split(line: &str) -> Vec<String> {
+        words(line.as_bytes()).unwrap().into_iter().map(|word| word.into_string().unwrap()).collect()
+    }
+
+    #[test]
+    fn blanks_part_words_and_quotes_keep_them_together() {
+        assert_eq!(split("  -D\t-s  1.1.1.1 \r\n"), ["-D", "-s", "1.1.1.1"]);
+        assert_eq!(split(r#"-U --label-add "a b" x"y z"w"#), ["-U", "--label-add", "a b", "xy zw"]);
+        assert_eq!(split(r#""a\"b\\c" d\e """#), [r#"a"b\c"#, r"d\e", ""]);
+        for line in ["", "   ", "# -D", "\t# comment", "\n"] {
+            assert!(split(line).is_empty(), "{line:?}");
+        }
+        assert_eq!(split("-F #"), ["-F", "#"], "a comment is a whole line");
+    }
+
+    #[test]
+    fn bounds_are_kept() {
+        assert_eq!(words(b"-D \"x"), Err(LineError::OpenQuote));
+        assert_eq!(words(b"-D \"x\\"), Err(LineError::OpenQuote));
+        assert_eq!(words(&b"a".repeat(WORD_BYTES_MAX + 1)), Err(LineError::LongWord));
+        assert_eq!(words(&b"a".repeat(WORD_BYTES_MAX)).unwrap().len(), 1);
+        assert_eq!(words(&b"a ".repeat(WORDS_MAX)).unwrap().len(), WORDS_MAX);
+        assert_eq!(words(&b"a ".repeat(WORDS_MAX + 1)), Err(LineError::ManyWords));
+        assert_eq!(words(&b"#".repeat(LINE_BYTES_MAX + 1)), Err(LineError::Long(LINE_BYTES_MAX + 1)));
+    }
+}

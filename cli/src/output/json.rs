@@ -1,0 +1,661 @@
+//! JSON: one object to a line, with everything that the kernel said, whatever else `-o` asked for.
+//!
+//! A key is there where the kernel sent the value. Keys do not change their meaning; new ones may come, in any place.
+//! Numbers are whole; counters and time stamps may take all of 64 bits.
+//!
+//! | object | key | value |
+//! |---|---|---|
+//! | flow, expectation | `event` | in events: `"new"`, `"update"` or `"destroy"` |
+//! | | `event_ns` | in events: when, in ns since the epoch |
+//! | | `event_clock` | in events: whose `event_ns` is, `"kernel"` (Linux 6.14) or `"reader"`, ours at reading |
+//! | | `requester` | in events that a request caused: `{"port_id", "program"}`, the latter where it was found |
+//! | | `family` | `"ipv4"`, `"ipv6"` or `"unknown"` |
+//! | | `protocol`, `protocol_number` | `"tcp"` and its like, else `"unknown"`; the number |
+//! | | `timeout` | seconds until it expires |
+//! | | `zone` | of both directions |
+//! | | `id` | the kernel's |
+//! | | `master` | a tuple with its protocol: the flow it belongs to |
+//! | flow | `state` | TCP, SCTP or DCCP state by name |
+//! | | `role`, `handshake_seq` | DCCP: `"client"` or `"server"`; the number |
+//! | | `orig`, `reply` | directions |
+//! | | `status`, `status_flags` | the number; names of its bits: `["SEEN_REPLY","ASSURED"]` |
+//! | | `mark`, `secmark`, `secctx`, `use` | as in the line |
+//! | | `labels` | numbers, ascending: `[0,127]` |
+//! | | `label_names` | with a map of labels: a name or `null` for each of `labels` |
+//! | | `start_ns`, `stop_ns` | when it began and ended, in ns since the epoch |
+//! | | `helper`, `helper_info` | its name; its private data in hex |
+//! | | `synproxy` | `{"isn", "its", "tsoff"}` |
+//! | tuple, direction | `src`, `dst` | addresses |
+//! | | `sport`, `dport` | ports |
+//! | | `src_key`, `dst_key` | GRE, in place of ports |
+//! | | `icmp_type`, `icmp_code`, `icmp_id` | ICMP and ICMPv6 |
+//! | | `zone` | of this direction alone |
+//! | direction | `packets`, `bytes` | with accounting |
+//! | | `tcp_wscale`, `tcp_flags`, `tcp_flags_mask` | the window scale; `IP_CT_TCP_FLAG_*`; the mask, if not 0 |
+//! | | `vtag` | SCTP's verification tag |
+//! | | `seqadj` | `{"correction_pos", "offset_before", "offset_after"}`, the offsets signed |
+//! | expectation | `tuple`, `mask` | tuples: what is awaited, and which of its bits count |
+//! | | `flags`, `flag_names` | the number; `["PERMANENT","INACTIVE","USERSPACE"]` |
+//! | | `class`, `helper`, `function` | as the kernel has them |
+//! | | `nat` | a tuple with its protocol and `direction`, `"orig"` or `"reply"` |
+//! | count (`-C`) | `entries` | how many |
+//! | statistics (`-S`) | `cpu` | its number; one object for each CPU |
+//! | | *counter* | as the line names it: `found`, `insert_failed`, `expect_new`, … |
+
+use ctflow_parser::expect::ExpectView;
+use ctflow_parser::flow::{Counters, FlowView, Helper, Labels, SeqAdj, Synproxy};
+use ctflow_parser::proto::{DccpInfo, ProtoInfo, SctpInfo, TcpFlags, TcpInfo};
+use ctflow_parser::record::Event;
+use ctflow_parser::tuple::{L4, Tuple};
+use ctflow_parser::uapi;
+
+use super::put::Put;
+use super::{Occasion, Requester};
+use crate::labels::LabelMap;
+use crate::protocol::{self, Fields};
+
+/// More than all values but the texts take. Reserved once a line, so that its pieces do not grow the buffer.
+const OBJECT_BYTES: usize = 2048;
+
+/// Appends one flow's object.
+pub(super) fn flow(out: &mut Vec<u8>, flow: &FlowView<'_>, occasion: &Occasion<'_>, names: Option<&LabelMap>) {
+    out.reserve(OBJECT_BYTES);
+    out.literal(b"{");
+    if let Some(event) = occasion.event {
+        happened(out, event, flow.event_ns, occasion);
+    }
+    family(out, flow.family);
+    protocol(out, flow.orig.or(flow.reply).map_or(0, |tuple| tuple.proto));
+    number(out, b"\"timeout\":", flow.timeout);
+    state(out, flow.proto.as_ref());
+    let [orig, reply] = trackers(flow.proto.as_ref());
+    direction(out, b"\"orig\":{", flow.orig.as_ref(), flow.counters_orig, orig, flow.seqadj_orig);
+    direction(out, b"\"reply\":{", flow.reply.as_ref(), flow.counters_reply, reply, flow.seqadj_reply);
+    if let Some(set) = flow.status {
+        status(out, set);
+    }
+    number(out, b"\"mark\":", flow.mark);
+    number(out, b"\"zone\":", flow.zone);
+    number(out, b"\"start_ns\":", flow.start_ns);
+    number(out, b"\"stop_ns\":", flow.stop_ns);
+    number(out, b"\"use\":", flow.use_count);
+    number(out, b"\"id\":", flow.id);
+    rare(out, flow, names);
+    end(out);
+}
+
+/// Appends one expectation's object.
+pub(super) fn expect(out: &mut Vec<u8>, expect: &ExpectView<'_>, occasion: &Occasion<'_>) {
+    out.reserve(OBJECT_BYTES);
+    out.literal(b"{");
+    if let Some(event) = occasion.event {
+        happened(out, event, None, occasion);
+    }
+    family(out, expect.family);
+    let awaited = expect.tuple.map_or(0, |tuple| tuple.proto);
+    protocol(out, awaited);
+    number(out, b"\"timeout\":", expect.timeout);
+    tuple_object(out, b"\"tuple\":{", expect.tuple.as_ref(), awaited);
+    tuple_object(out, b"\"mask\":{", expect.mask.as_ref(), awaited);
+    whole_tuple(out, b"\"master\":{", expect.master.as_ref());
+    number(out, b"\"zone\":", expect.zone);
+    if let Some(set) = expect.flags {
+        expect_flags(out, set);
+    }
+    number(out, b"\"class\":", expect.class);
+    number(out, b"\"id\":", expect.id);
+    word(out, b"\"helper\":", expect.helper);
+    word(out, b"\"function\":", expect.function);
+    if let Some(nat) = expect.nat {
+        let from_orig = nat.direction == 0;
+        out.text(if from_orig { "\"nat\":{\"direction\":\"orig\"," } else { "\"nat\":{\"direction\":\"reply\"," });
+        protocol(out, nat.tuple.proto);
+        tuple(out, &nat.tuple, nat.tuple.proto);
+        close(out);
+    }
+    end(out);
+}
+
+#[inline(never)]
+fn happened(out: &mut Vec<u8>, event: Event, kernel_ns: Option<u64>, occasion: &Occasion<'_>) {
+    out.text(match event {
+        Event::New => "\"event\":\"new\",",
+        Event::Update => "\"event\":\"update\",",
+        Event::Destroy => "\"event\":\"destroy\",",
+    });
+    number(out, b"\"event_ns\":", Some(kernel_ns.unwrap_or(occasion.now_ns)));
+    out.text(if kernel_ns.is_some() { "\"event_clock\":\"kernel\"," } else { "\"event_clock\":\"reader\"," });
+    if let Some(Requester { port_id, program }) = occasion.requester {
+        out.literal(b"\"requester\":{");
+        number(out, b"\"port_id\":", Some(port_id));
+        word(out, b"\"program\":", program);
+        close(out);
+    }
+}
+
+#[inline]
+fn family(out: &mut Vec<u8>, family: u8) {
+    match family {
+        uapi::AF_INET => out.literal(b"\"family\":\"ipv4\","),
+        uapi::AF_INET6 => out.literal(b"\"family\":\"ipv6\","),
+        _ => out.literal(b"\"family\":\"unknown\","),
+    }
+}
+
+/// Whole literals for those that fill most tables.
+#[inline]
+fn protocol(out: &mut Vec<u8>, protocol: u8) {
+    match protocol {
+        uapi::IPPROTO_TCP => out.literal(b"\"protocol\":\"tcp\",\"protocol_number\":6,"),
+        uapi::IPPROTO_UDP => out.literal(b"\"protocol\":\"udp\",\"protocol_number\":17,"),
+        other => {
+            out.literal(b"\"protocol\":\"");
+            out.text(protocol::name(other));
+            number(out, b"\",\"protocol_number\":", Some(other));
+        }
+    }
+}
+
+#[inline]
+fn state(out: &mut Vec<u8>, proto: Option<&ProtoInfo>) {
+    let Some(proto) = proto else { return };
+    if let Some(state) = proto.state_name() {
+        out.literal(b"\"state\":\"");
+        out.text(state);
+        out.literal(b"\",");
+    }
+    if let ProtoInfo::Dccp(DccpInfo { role, handshake_seq, .. }) = proto {
+        if let Some(role) = role {
+            out.text(if *role == 0 { "\"role\":\"client\"," } else { "\"role\":\"server\"," });
+        }
+        number(out, b"\"handshake_seq\":", *handshake_seq);
+    }
+}
+
+/// What a tracker knows of one direction.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+struct Tracker {
+    wscale: Option<u8>,
+    flags: Option<TcpFlags>,
+    vtag: Option<u32>,
+}
+
+/// The original direction's, and the reply's.
+#[inline]
+fn trackers(proto: Option<&ProtoInfo>) -> [Tracker; 2] {
+    let none = Tracker::default();
+    match proto {
+        Some(ProtoInfo::Tcp(TcpInfo { wscale_orig, wscale_reply, flags_orig, flags_reply, .. })) => [
+            Tracker { wscale: *wscale_orig, flags: *flags_orig, ..none },
+            Tracker { wscale: *wscale_reply, flags: *flags_reply, ..none },
+        ],
+        Some(ProtoInfo::Sctp(SctpInfo { vtag_orig, vtag_reply, .. })) => {
+            [Tracker { vtag: *vtag_orig, ..none }, Tracker { vtag: *vtag_reply, ..none }]
+        }
+        Some(ProtoInfo::Dccp(_)) | None => [none; 2],
+    }
+}
+
+#[inline]
+fn direction<const N: usize>(
+    out: &mut Vec<u8>,
+    key: &[u8; N],
+    side: Option<&Tuple>,
+    counters: Option<Counters>,
+    tracker: Tracker,
+    seqadj: Option<SeqAdj>,
+) {
+    if side.is_none() && counters.is_none() && seqadj.is_none() && tracker == Tracker::default() {
+        return;
+    }
+    out.literal(key);
+    if let Some(side) = side {
+        tuple(out, side, side.proto);
+    }
+    if let Some(Counters { packets, bytes }) = counters {
+        number(out, b"\"packets\":", Some(packets));
+        number(out, b"\"bytes\":", Some(bytes));
+    }
+    number(out, b"\"tcp_wscale\":", tracker.wscale);
+    number(out, b"\"tcp_flags\":", tracker.flags.map(|flags| flags.flags));
+    number(out, b"\"tcp_flags_mask\":", tracker.flags.map(|flags| flags.mask).filter(|mask| *mask != 0));
+    number(out, b"\"vtag\":", tracker.vtag);
+    if let Some(seqadj) = seqadj {
+        sequence_adjustment(out, seqadj);
+    }
+    close(out);
+}
+
+fn sequence_adjustment(out: &mut Vec<u8>, seqadj: SeqAdj) {
+    out.literal(b"\"seqadj\":{");
+    number(out, b"\"correction_pos\":", Some(seqadj.correction_pos));
+    signed(out, b"\"offset_before\":", seqadj.offset_before);
+    signed(out, b"\"offset_after\":", seqadj.offset_after);
+    close(out);
+}
+
+#[inline]
+fn tuple(out: &mut Vec<u8>, tuple: &Tuple, protocol: u8) {
+    out.literal(b"\"src\":\"");
+    out.address(tuple.src);
+    out.literal(b"\",\"dst\":\"");
+    out.address(tuple.dst);
+    out.literal(b"\",");
+    match tuple.l4 {
+        L4::None => {}
+        L4::Ports { src, dst } if protocol::fields(protocol) == Fields::Keys => {
+            number(out, b"\"src_key\":", Some(src));
+            number(out, b"\"dst_key\":", Some(dst));
+        }
+        L4::Ports { src, dst } => {
+            number(out, b"\"sport\":", Some(src));
+            number(out, b"\"dport\":", Some(dst));
+        }
+        L4::Icmp { kind, code, id } => {
+            number(out, b"\"icmp_type\":", Some(kind));
+            number(out, b"\"icmp_code\":", Some(code));
+            number(out, b"\"icmp_id\":", Some(id));
+        }
+    }
+    number(out, b"\"zone\":", tuple.zone);
+}
+
+/// A tuple that has the fields of `protocol`.
+fn tuple_object<const N: usize>(out: &mut Vec<u8>, key: &[u8; N], shown: Option<&Tuple>, protocol: u8) {
+    if let Some(shown) = shown {
+        out.literal(key);
+        tuple(out, shown, protocol);
+        close(out);
+    }
+}
+
+/// A tuple that says its own protocol.
+fn whole_tuple<const N: usize>(out: &mut Vec<u8>, key: &[u8; N], shown: Option<&Tuple>) {
+    if let Some(shown) = shown {
+        out.literal(key);
+        protocol(out, shown.proto);
+        tuple(out, shown, shown.proto);
+        close(out);
+    }
+}
+
+/// Names of status bits, from bit 0 on, as they stand in the array: each in quotes and with a comma, and how long that
+/// is. A name is copied in the width of the longest and cut, as [`super::put`] does.
+static STATUS_FLAGS: [([u8; 16], u8); 16] = [
+    padded(b"\"EXPECTED\","),
+    padded(b"\"SEEN_REPLY\","),
+    padded(b"\"ASSURED\","),
+    padded(b"\"CONFIRMED\","),
+    padded(b"\"SRC_NAT\","),
+    padded(b"\"DST_NAT\","),
+    padded(b"\"SEQ_ADJUST\","),
+    padded(b"\"SRC_NAT_DONE\","),
+    padded(b"\"DST_NAT_DONE\","),
+    padded(b"\"DYING\","),
+    padded(b"\"FIXED_TIMEOUT\","),
+    padded(b"\"TEMPLATE\","),
+    padded(b"\"UNTRACKED\","),
+    padded(b"\"HELPER\","),
+    padded(b"\"OFFLOAD\","),
+    padded(b"\"HW_OFFLOAD\","),
+];
+
+const fn padded<const N: usize>(text: &[u8; N]) -> ([u8; 16], u8) {
+    let mut bytes = [b' '; 16];
+    let mut length = 0u8;
+    while (length as usize) < N {
+        bytes[length as usize] = text[length as usize];
+        length += 1;
+    }
+    (bytes, length)
+}
+
+/// The number, and the names of its bits; bits that have none are in the number only.
+#[inline]
+fn status(out: &mut Vec<u8>, set: u32) {
+    number(out, b"\"status\":", Some(set));
+    out.literal(b"\"status_flags\":[");
+    let mut rest = set & 0xffff;
+    while rest != 0 {
+        let Some((name, length)) = STATUS_FLAGS.get(rest.trailing_zeros() as usize) else { break };
+        let end = out.len() + usize::from(*length);
+        out.literal(name);
+        out.truncate(end);
+        rest &= rest - 1;
+    }
+    close_array(out);
+}
+
+/// What few flows have: kept out of line, so that the rest stays small.
+#[inline(never)]
+fn rare(out: &mut Vec<u8>, flow: &FlowView<'_>, names: Option<&LabelMap>) {
+    number(out, b"\"secmark\":", flow.secmark);
+    word(out, b"\"secctx\":", flow.secctx);
+    if let Some(set) = flow.labels {
+        labels(out, set, names);
+    }
+    if let Some(Helper { name, info }) = flow.helper {
+        word(out, b"\"helper\":", Some(name));
+        helper_info(out, info);
+    }
+    whole_tuple(out, b"\"master\":{", flow.master.as_ref());
+    if let Some(Synproxy { isn, its, tsoff }) = flow.synproxy {
+        out.literal(b"\"synproxy\":{");
+        number(out, b"\"isn\":", Some(isn));
+        number(out, b"\"its\":", Some(its));
+        number(out, b"\"tsoff\":", Some(tsoff));
+        close(out);
+    }
+}
+
+fn labels(out: &mut Vec<u8>, set: Labels, names: Option<&LabelMap>) {
+    out.literal(b"\"labels\":[");
+    for number in set.iter() {
+        out.decimal(number.into());
+        out.literal(b",");
+    }
+    close_array(out);
+    let Some(names) = names else { return };
+    out.literal(b"\"label_names\":[");
+    for number in set.iter() {
+        match names.name(number) {
+            Some(name) => string(out, name),
+            None => out.literal(b"null"),
+        }
+        out.literal(b",");
+    }
+    close_array(out);
+}
+
+fn helper_info(out: &mut Vec<u8>, info: &[u8]) {
+    if info.is_empty() {
+        return;
+    }
+    out.literal(b"\"helper_info\":\"");
+    info.iter().for_each(|byte| hex_byte(out, *byte));
+    out.literal(b"\",");
+}
+
+fn expect_flags(out: &mut Vec<u8>, set: u32) {
+    number(out, b"\"flags\":", Some(set));
+    out.literal(b"\"flag_names\":[");
+    let names = [
+        (uapi::NF_CT_EXPECT_PERMANENT, "\"PERMANENT\","),
+        (uapi::NF_CT_EXPECT_INACTIVE, "\"INACTIVE\","),
+        (uapi::NF_CT_EXPECT_USERSPACE, "\"USERSPACE\","),
+    ];
+    names.iter().filter(|(flag, _)| set & flag != 0).for_each(|(_, name)| out.text(name));
+    close_array(out);
+}
+
+/// A key with its colon, and a number, where there is one.
+#[inline]
+fn number<const N: usize, V: Into<u64>>(out: &mut Vec<u8>, key: &[u8; N], value: Option<V>) {
+    if let Some(value) = value {
+        out.literal(key);
+        out.decimal(value.into());
+        out.literal(b",");
+    }
+}
+
+/// A key with its colon, and a number in two's complement.
+fn signed<const N: usize>(out: &mut Vec<u8>, key: &[u8; N], value: u32) {
+    let value = value.cast_signed();
+    out.literal(key);
+    if value < 0 {
+        out.literal(b"-");
+    }
+    out.decimal(value.unsigned_abs().into());
+    out.literal(b",");
+}
+
+/// A key with its colon, and a text, where there is one.
+fn word<const N: usize>(out: &mut Vec<u8>, key: &[u8; N], value: Option<&str>) {
+    if let Some(value) = value {
+        out.literal(key);
+        string(out, value);
+        out.literal(b",");
+    }
+}
+
+/// A text in quotes. What may not stand in one as it is becomes an escape.
+pub(super) fn string(out: &mut Vec<u8>, text: &str) {
+    let plain = |byte: u8| byte >= b' ' && byte != b'"' && byte != b'\\';
+    out.literal(b"\"");
+    if text.bytes().all(plain) {
+        out.text(text);
+    } else {
+        text.bytes().for_each(|byte| if plain(byte) { out.push(byte) } else { escaped(out, byte) });
+    }
+    out.literal(b"\"");
+}
+
+fn escaped(out: &mut Vec<u8>, byte: u8) {
+    if let b'"' | b'\\' = byte {
+        out.literal(&[b'\\', byte]);
+    } else {
+        out.literal(b"\\u00");
+        hex_byte(out, byte);
+    }
+}
+
+fn hex_byte(out: &mut Vec<u8>, byte: u8) {
+    out.hex(u16::from(byte >> 4));
+    out.hex(u16::from(byte & 0xf));
+}
+
+/// The last member's comma becomes the array's end, with a comma behind.
+#[inline]
+fn close_array(out: &mut Vec<u8>) {
+    close_with(out, b"],");
+}
+
+/// The last member's comma becomes the object's end, with a comma behind.
+#[inline]
+fn close(out: &mut Vec<u8>) {
+    close_with(out, b"},");
+}
+
+/// The last member's comma becomes the line's end.
+#[inline]
+pub(super) fn end(out: &mut Vec<u8>) {
+    close_with(out, b"}\n");
+}
+
+#[inline]
+fn close_with(out: &mut Vec<u8>, closing: &[u8; 2]) {
+    if out.last() == Some(&b',') {
+        out.truncate(out.len() - 1);
+    }
+    out.literal(closing);
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::super::captures::{LISTED, NOW_NS, TEXT, ftp_expectation, ports, print, print_expect, tuple};
+    use super::super::{Encoding, Format};
+    use super::*;
+
+    const JSON: Format = Format { encoding: Encoding::Json, ..TEXT };
+
+    fn parsed(text: &str) -> Value {
+        assert!(text.ends_with("}\n") && text.matches('\n').count() == 1, "{text}");
+        serde_json::from_str(text).unwrap()
+    }
+
+    fn tcp(orig: bool) -> Tuple {
+        let zone = Some(if orig { 3 } else { 4 });
+        let (src, dst) = if orig { ("192.0.2.2", "198.51.100.10") } else { ("198.51.100.10", "198.51.100.1") };
+        let l4 = if orig { ports(41002, 8080) } else { ports(8080, 41002) };
+        Tuple { zone, ..tuple(uapi::IPPROTO_TCP, src, dst, l4) }
+    }
+
+    /// A flow with a value for everything that a TCP flow can have.
+    fn full() -> FlowView<'static> {
+        let seqadj =
+            |offset: i32| Some(SeqAdj { correction_pos: 9, offset_before: offset.cast_unsigned(), offset_after: 11 });
+        FlowView {
+            family: uapi::AF_INET,
+            orig: Some(tcp(true)),
+            reply: Some(tcp(false)),
+            master: Some(tuple(uapi::IPPROTO_UDP, "192.0.2.2", "198.51.100.10", ports(36150, 5060))),
+            status: Some(0b1_0000_0000_0000_1110),
+            timeout: Some(119),
+            mark: Some(42),
+            id: Some(250_147_308),
+            use_count: Some(2),
+            zone: Some(7),
+            secmark: Some(5),
+            proto: Some(ProtoInfo::Tcp(TcpInfo {
+                state: Some(7),
+                wscale_orig: Some(7),
+                wscale_reply: Some(14),
+                flags_orig: Some(TcpFlags { flags: 0x23, mask: 0 }),
+                flags_reply: Some(TcpFlags { flags: 1, mask: 10 }),
+            })),
+            counters_orig: Some(Counters { packets: 7, bytes: u64::MAX }),
+            counters_reply: Some(Counters { packets: 5, bytes: 272 }),
+            start_ns: Some(1_795_197_495_756_137_333),
+            stop_ns: Some(NOW_NS),
+            event_ns: Some(NOW_NS + 1),
+            helper: Some(Helper { name: "sip", info: &[0, 0xff, 0x1a] }),
+            secctx: Some("a\"b\\c\n\u{1}é"),
+            labels: Some(Labels(1 << 127 | 1 << 9 | 1)),
+            seqadj_orig: seqadj(-3),
+            seqadj_reply: seqadj(3),
+            synproxy: Some(Synproxy { isn: 1, its: 2, tsoff: u32::MAX }),
+        }
+    }
+
+    #[test]
+    fn every_key_of_a_flow() {
+        let requester = Some(Requester { port_id: 375, program: Some("conntrack") });
+        let occasion = Occasion { event: Some(Event::Destroy), now_ns: NOW_NS, requester };
+        let expected = json!({
+            "event": "destroy", "event_ns": NOW_NS + 1, "event_clock": "kernel",
+            "requester": {"port_id": 375, "program": "conntrack"},
+            "family": "ipv4", "protocol": "tcp", "protocol_number": 6, "timeout": 119, "state": "TIME_WAIT",
+            "orig": {
+                "src": "192.0.2.2", "dst": "198.51.100.10", "sport": 41002, "dport": 8080, "zone": 3,
+                "packets": 7, "bytes": u64::MAX, "tcp_wscale": 7, "tcp_flags": 35,
+                "seqadj": {"correction_pos": 9, "offset_before": -3, "offset_after": 11},
+            },
+            "reply": {
+                "src": "198.51.100.10", "dst": "198.51.100.1", "sport": 8080, "dport": 41002, "zone": 4,
+                "packets": 5, "bytes": 272, "tcp_wscale": 14, "tcp_flags": 1, "tcp_flags_mask": 10,
+                "seqadj": {"correction_pos": 9, "offset_before": 3, "offset_after": 11},
+            },
+            "status": 65550, "status_flags": ["SEEN_REPLY", "ASSURED", "CONFIRMED"],
+            "mark": 42, "zone": 7, "start_ns": 1_795_197_495_756_137_333_u64, "stop_ns": NOW_NS, "use": 2,
+            "id": 250_147_308, "secmark": 5, "secctx": "a\"b\\c\n\u{1}é",
+            "labels": [0, 9, 127], "label_names": ["vpn", null, "big"],
+            "helper": "sip", "helper_info": "00ff1a",
+            "master": {
+                "protocol": "udp", "protocol_number": 17,
+                "src": "192.0.2.2", "dst": "198.51.100.10", "sport": 36150, "dport": 5060,
+            },
+            "synproxy": {"isn": 1, "its": 2, "tsoff": u32::MAX},
+        });
+        assert_eq!(parsed(&print(JSON, &full(), &occasion)), expected);
+    }
+
+    #[test]
+    fn other_trackers_and_protocols() {
+        let of = |proto| parsed(&print(JSON, &FlowView { proto: Some(proto), ..full() }, &LISTED));
+        let sctp = of(ProtoInfo::Sctp(SctpInfo { state: Some(4), vtag_orig: Some(1), vtag_reply: Some(2) }));
+        assert_eq!(
+            [&sctp["state"], &sctp["orig"]["vtag"], &sctp["reply"]["vtag"]],
+            [&json!("ESTABLISHED"), &json!(1), &json!(2)]
+        );
+        let dccp = of(ProtoInfo::Dccp(DccpInfo { state: Some(3), role: Some(1), handshake_seq: Some(8) }));
+        assert_eq!(
+            [&dccp["state"], &dccp["role"], &dccp["handshake_seq"]],
+            [&json!("PARTOPEN"), &json!("server"), &json!(8)]
+        );
+        let orig = |proto, l4| {
+            let orig = Some(tuple(proto, "2001:db8::1", "2001:db8::2", l4));
+            print(JSON, &FlowView { family: uapi::AF_INET6, orig, ..FlowView::default() }, &LISTED)
+        };
+        let expected = r#"{"family":"ipv6","protocol":"gre","protocol_number":47,"orig":{"src":"2001:db8::1","dst":"2001:db8::2","src_key":1,"dst_key":2}}"#;
+        assert_eq!(orig(uapi::IPPROTO_GRE, ports(1, 2)).trim_end(), expected);
+        let expected = r#"{"family":"ipv6","protocol":"icmpv6","protocol_number":58,"orig":{"src":"2001:db8::1","dst":"2001:db8::2","icmp_type":128,"icmp_code":0,"icmp_id":9}}"#;
+        let ping = L4::Icmp { kind: 128, code: 0, id: 9 };
+        assert_eq!(orig(uapi::IPPROTO_ICMPV6, ping).trim_end(), expected);
+        let unknown = parsed(&orig(200, L4::None));
+        assert_eq!([&unknown["protocol"], &unknown["protocol_number"]], [&json!("unknown"), &json!(200)]);
+    }
+
+    #[test]
+    fn what_was_not_sent_is_not_there() {
+        let empty = FlowView::default();
+        assert_eq!(
+            print(JSON, &empty, &LISTED),
+            "{\"family\":\"unknown\",\"protocol\":\"unknown\",\"protocol_number\":0}\n"
+        );
+        let occasion = Occasion { event: Some(Event::New), now_ns: 5, requester: None };
+        let event = parsed(&print(JSON, &FlowView { status: Some(0), ..empty }, &occasion));
+        assert_eq!(
+            [&event["event"], &event["event_ns"], &event["event_clock"]],
+            [&json!("new"), &json!(5), &json!("reader")]
+        );
+        assert_eq!([&event["status"], &event["status_flags"]], [&json!(0), &json!([])]);
+        assert_eq!(event.as_object().unwrap().len(), 8);
+    }
+
+    #[test]
+    fn every_status_flag_by_name() {
+        let all = parsed(&print(JSON, &FlowView { status: Some(u32::MAX), ..FlowView::default() }, &LISTED));
+        let names = [
+            "EXPECTED",
+            "SEEN_REPLY",
+            "ASSURED",
+            "CONFIRMED",
+            "SRC_NAT",
+            "DST_NAT",
+            "SEQ_ADJUST",
+            "SRC_NAT_DONE",
+            "DST_NAT_DONE",
+            "DYING",
+            "FIXED_TIMEOUT",
+            "TEMPLATE",
+            "UNTRACKED",
+            "HELPER",
+            "OFFLOAD",
+            "HW_OFFLOAD",
+        ];
+        assert_eq!((&all["status"], &all["status_flags"]), (&json!(u32::MAX), &json!(names)));
+    }
+
+    #[test]
+    fn every_key_of_an_expectation() {
+        let nat = ctflow_parser::expect::ExpectNat { direction: 1, tuple: tcp(false) };
+        let expect = ExpectView {
+            id: Some(6),
+            zone: Some(3),
+            flags: Some(7),
+            nat: Some(nat),
+            function: Some("nat-follow-master"),
+            ..ftp_expectation()
+        };
+        let occasion = Occasion { event: Some(Event::New), now_ns: 5, requester: None };
+        let expected = json!({
+            "event": "new", "event_ns": 5, "event_clock": "reader",
+            "family": "ipv4", "protocol": "tcp", "protocol_number": 6, "timeout": 299,
+            "tuple": {"src": "192.0.2.2", "dst": "198.51.100.10", "sport": 0, "dport": 41739},
+            "mask": {"src": "255.255.255.255", "dst": "255.255.255.255", "sport": 0, "dport": 65535},
+            "master": {
+                "protocol": "tcp", "protocol_number": 6,
+                "src": "192.0.2.2", "dst": "198.51.100.10", "sport": 36150, "dport": 21,
+            },
+            "zone": 3, "flags": 7, "flag_names": ["PERMANENT", "INACTIVE", "USERSPACE"], "class": 0, "id": 6,
+            "helper": "ftp", "function": "nat-follow-master",
+            "nat": {
+                "direction": "reply", "protocol": "tcp", "protocol_number": 6, "src": "198.51.100.10",
+                "dst": "198.51.100.1", "sport": 8080, "dport": 41002, "zone": 4,
+            },
+        });
+        assert_eq!(parsed(&print_expect(JSON, &expect, &occasion)), expected);
+    }
+}

@@ -1,0 +1,202 @@
+//! Entries made, changed, deleted, saved and loaded, beside the installed conntrack where that says more than a literal.
+
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+
+use ctflow_engine::lab::Lab;
+use ctflow_engine::lab::topology::Firewall;
+use ctflow_engine::lab::traffic::Flood;
+use ctflow_parser::flow::FlowView;
+use ctflow_parser::uapi::{IPPROTO_TCP, IPPROTO_UDP};
+
+use super::compare::{Ours, as_1_4_9, conntrack};
+use super::support::{Follower, PROGRAM, Ran, create, flow, flush, ports, run};
+
+/// The same table before each command line.
+fn fill() {
+    flush();
+    let tcp = flow("10.0.0.1", "10.0.0.2", IPPROTO_TCP, ports(100, 80));
+    create(FlowView { mark: Some(7), ..tcp });
+    create(flow("10.0.0.1", "10.0.0.3", IPPROTO_UDP, ports(100, 53)));
+    create(FlowView { mark: Some(9), ..flow("10.0.0.5", "10.0.0.3", IPPROTO_UDP, ports(101, 53)) });
+    create(flow("2001:db8::1", "2001:db8::2", IPPROTO_TCP, ports(100, 80)));
+}
+
+fn args(line: &str) -> Vec<&str> {
+    line.split_whitespace().collect()
+}
+
+/// Lines in no order, without what counts down or is new each time.
+fn lines(text: &str) -> Vec<String> {
+    let still =
+        |line: &str| (2_990..3_000).fold(line.to_owned(), |line, left| line.replace(&format!(" {left} "), " 3000 "));
+    let mut lines: Vec<_> = text.lines().map(still).collect();
+    lines.sort();
+    lines
+}
+
+fn effect(program: &str, line: &str) -> (i32, Vec<String>, String, Vec<String>) {
+    fill();
+    let (code, stdout, stderr) = as_1_4_9(run(program, &args(line)));
+    let (_, table, _) = run(program, &["-L", "-o", "extended"]);
+    (code, lines(&stdout), stderr, lines(&table))
+}
+
+#[test]
+fn changes_have_the_same_effect_and_words() {
+    let Some(theirs) = conntrack() else { return };
+    ctflow_engine::isolated!({
+        let ours = Ours::new();
+        for line in [
+            "-D -s 10.0.0.1",
+            "-D -p udp",
+            "-D -d 10.0.0.0/30",
+            "-D -m 7",
+            "-D -s 9.9.9.9",
+            "-D -f ipv6 -o extended",
+            "-D",
+            "-U -m 5 -s 10.0.0.5 -f ipv4",
+            "-U -m 9 -s 10.0.0.5 -f ipv4",
+            "-U -m 1/1 -f ipv6",
+            "-I -p udp -s 10.0.0.1 -d 10.0.0.3 --sport 107 --dport 53 -t 3000",
+            "-I -p udp -s 10.0.0.1 -d 10.0.0.3 --sport 100 --dport 53 -t 3000",
+            "-I -p tcp -s 10.0.7.1 -d 10.0.0.3 --sport 107 --dport 53 -t 3000 --state SYN_SENT -n 1.2.3.4",
+            "-G -p udp -s 10.0.0.1 -d 10.0.0.3 --sport 100 --dport 53",
+            "-G -p udp -s 10.0.0.1 -d 10.0.0.3 --sport 100 --dport 54",
+            "-F",
+            "-F expect",
+            "-L -m 9",
+            "-L -n",
+        ] {
+            assert_eq!(effect(&ours.path, line), effect(theirs, line), "{line}");
+        }
+    });
+}
+
+#[test]
+fn what_the_old_tool_does_wrong_is_right() {
+    ctflow_engine::isolated!({
+        let left = |line: &str| {
+            let (code, ..) = run(PROGRAM, &args(line));
+            let (_, table, _) = run(PROGRAM, &["-L"]);
+            (code, table.lines().count())
+        };
+        fill();
+        assert_eq!(left("-D -u !ASSURED -p tcp -f ipv4"), (0, 3), "a negated status deletes what it names");
+        fill();
+        assert_eq!(left("-D -u SEEN_REPLY"), (1, 4));
+        create(FlowView { zone: Some(7), ..flow("10.0.0.9", "10.0.0.2", IPPROTO_UDP, ports(1, 53)) });
+        let (code, stdout, _) = run(PROGRAM, &args("-U -s 10.0.0.9 -m 3"));
+        assert!(code == 0 && stdout.contains("mark=3 zone=7"), "a zoned flow is updated: {stdout}");
+        let get = "-G -p udp -s 10.0.0.9 -d 10.0.0.2 --sport 1 --dport 53 -w 7";
+        assert!(run(PROGRAM, &args(get)).1.contains("mark=3 zone=7"), "a zoned flow is found");
+        assert_eq!(left("-F -f ipv4"), (0, 1), "a flush of one family leaves the other");
+    });
+}
+
+fn load(text: &str) -> Ran {
+    let mut child = Command::new(PROGRAM)
+        .args(["-R", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn what_is_saved_can_be_loaded_marks_and_zones_included() {
+    ctflow_engine::isolated!({
+        fill();
+        create(FlowView { zone: Some(7), ..flow("10.0.0.9", "10.0.0.2", IPPROTO_UDP, ports(1, 53)) });
+        let table = || lines(&run(PROGRAM, &["-L", "-o", "extended"]).1);
+        let before = table();
+        let (_, saved, _) = run(PROGRAM, &["-L", "-o", "save"]);
+        flush();
+        assert_eq!(load(&saved), (0, String::new(), String::new()));
+        assert_eq!(table(), before);
+    });
+}
+
+#[test]
+fn a_wrong_line_anywhere_means_that_nothing_is_done() {
+    ctflow_engine::isolated!({
+        let good = "-A -p udp -s 10.0.0.1 -d 10.0.0.2 --sport 1 --dport 2 -t 100\n";
+        let (code, _, stderr) = load(&format!("# comment\n{good}\n-A -p udp --sport x\n"));
+        assert!(code != 0 && stderr.contains("standard input, line 4: "), "{stderr}");
+        let (code, _, stderr) = load(&format!("{good}-L\n"));
+        assert!(code == 2 && stderr.contains("line 2: ") && stderr.contains("-L"), "{stderr}");
+        assert_eq!(run(PROGRAM, &["-C"]).1, "0\n");
+    });
+}
+
+#[test]
+fn a_refused_line_is_told_with_its_number() {
+    ctflow_engine::isolated!({
+        let line = |port| format!("-I -p udp -s 10.0.0.1 -d 10.0.0.2 --sport {port} --dport 2 -t 100\n");
+        let (code, _, stderr) = load(&(line(1) + &line(2) + &line(1) + &line(3)));
+        assert_eq!(code, 1);
+        assert!(stderr.contains("standard input, line 3: Such conntrack exists, try -U to update"), "{stderr}");
+        let (code, stdout, stderr) = load(&(line(8) + "-D -p udp --sport 1\n" + &line(1)));
+        assert_eq!((code, stdout.lines().count(), stderr.as_str()), (0, 1, ""));
+    });
+}
+
+#[test]
+fn mass_work_reaches_every_flow() {
+    ctflow_engine::isolated!({
+        let _firewall = Firewall::build(&Lab::enter().unwrap()).unwrap();
+        Flood::open().unwrap().send(10_000).unwrap();
+        let (code, stdout, stderr) = run(PROGRAM, &args("-U -p udp -m 0x10/0x10"));
+        assert!(code == 0 && stderr.contains("10000 flow entries have been updated."), "{stderr}");
+        assert!(stdout.lines().all(|line| line.contains(" mark=16 ")));
+        let (code, stdout, stderr) = run(PROGRAM, &args("-D -m 0x10/0x10"));
+        assert!(code == 0 && stderr.contains("10000 flow entries have been deleted."), "{stderr}");
+        assert_eq!(stdout.lines().count(), 10_000);
+    });
+}
+
+#[test]
+fn json_has_every_flow_as_an_object_of_its_own() {
+    ctflow_engine::isolated!({
+        fill();
+        let (_, stdout, _) = run(PROGRAM, &["-L", "-o", "json"]);
+        let objects: Vec<serde_json::Value> = stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(objects.len(), 4);
+        let count: serde_json::Value = serde_json::from_str(&run(PROGRAM, &["-C", "-o", "json"]).1).unwrap();
+        assert_eq!(count["entries"], 4);
+        let (_, stats, _) = run(PROGRAM, &["-S", "-o", "json"]);
+        assert!(stats.lines().all(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["cpu"].is_u64()));
+        assert_eq!(run(PROGRAM, &["-C", "-o", "id"]).0, 2);
+    });
+}
+
+#[test]
+fn a_capture_file_shows_what_was_followed() {
+    ctflow_engine::isolated!({
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("events.pcapng");
+        let file = file.to_str().unwrap();
+        let plain = Follower::start(PROGRAM, &["-o", "id"]);
+        let capture = Follower::start(PROGRAM, &["-w", file]);
+        fill();
+        flush();
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        let (_, live, _) = plain.interrupt();
+        let (code, stdout, stderr) = capture.interrupt();
+        assert!(code == 0 && stdout.is_empty() && stderr.contains("8 flow events"), "{stderr}");
+        let (code, read, _) = run(PROGRAM, &["-E", "-r", file, "-o", "id"]);
+        // Who asked is looked up while it is there only.
+        let bare = |text: &str| {
+            text.lines().map(|line| line.split(" [USERSPACE]").next().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!((code, bare(&read)), (0, bare(&live)));
+        assert_eq!(run(PROGRAM, &["-E", "-r", file, "-e", "DESTROY", "-p", "tcp"]).1.lines().count(), 2);
+        let (code, _, stderr) = run(PROGRAM, &["-E", "--read", "/dev/null"]);
+        assert!(code == 1 && stderr.contains("/dev/null"), "{stderr}");
+    });
+}

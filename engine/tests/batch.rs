@@ -1,0 +1,192 @@
+//! Requests sent together, on this kernel: what is refused, which of them it was, and what happens to the others.
+#![allow(clippy::unwrap_used)] // a test fails by it, here in its helpers too
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+use std::time::Instant;
+
+use ctflow_engine::kernel::KernelError;
+use ctflow_engine::kernel::batch::{Batch, Done, Refused};
+use ctflow_engine::kernel::dump::Dump;
+use ctflow_engine::kernel::request::Requester;
+use ctflow_engine::lab::{Lab, sysctl};
+use ctflow_parser::filter::DumpFilter;
+use ctflow_parser::flow::{FlowView, Helper};
+use ctflow_parser::request::{self, FlowChange, IfExists, Selector, Table};
+use ctflow_parser::tuple::{L4, Tuple};
+use ctflow_parser::uapi::{AF_INET, IPPROTO_UDP};
+use ctflow_parser::write::{Full, Writer};
+use rustix::io::Errno;
+
+const EEXIST: i32 = Errno::EXIST.raw_os_error();
+const ENOENT: i32 = Errno::NOENT.raw_os_error();
+
+/// The original direction of the flow number `index`: no two are the same.
+fn orig(index: u32) -> Tuple {
+    let [_, high, middle, low] = index.to_be_bytes();
+    let l4 = L4::Ports { src: 1000, dst: 2000 };
+    let address = |first| Ipv4Addr::new(first, high, middle, low).into();
+    Tuple { src: address(10), dst: address(11), proto: IPPROTO_UDP, l4, zone: None }
+}
+
+fn create(writer: &mut Writer<'_>, seq: u32, index: u32) -> Result<(), Full> {
+    let orig = orig(index);
+    let l4 = L4::Ports { src: 2000, dst: 1000 };
+    let reply = Tuple { src: orig.dst, dst: orig.src, l4, ..orig };
+    let flow = FlowView {
+        family: AF_INET,
+        orig: Some(orig),
+        reply: Some(reply),
+        timeout: Some(600),
+        mark: Some(index),
+        ..FlowView::default()
+    };
+    request::create(writer, seq, &FlowChange { flow, ..FlowChange::default() }, IfExists::Refuse)
+}
+
+fn delete(writer: &mut Writer<'_>, seq: u32, index: u32) -> Result<(), Full> {
+    request::delete(writer, seq, &Selector::Orig(orig(index)), None, None)
+}
+
+type Write = fn(&mut Writer<'_>, u32, u32) -> Result<(), Full>;
+
+/// Makes a request of each index, which is its tag too; gives the refused ones with their errno.
+fn all(operation: &'static str, write: Write, indices: impl Iterator<Item = u32>) -> (Done, Vec<(u64, i32)>) {
+    let mut batch = Batch::open(operation).unwrap();
+    let mut refusals = Vec::new();
+    let mut refused = |refused: Refused| refusals.push((refused.tag, refused.error.errno().unwrap()));
+    for index in indices {
+        batch.add(index.into(), |writer, seq| write(writer, seq, index), &mut refused).unwrap();
+    }
+    let done = batch.finish(&mut refused).unwrap();
+    (done, refusals)
+}
+
+/// The marks of the flows that the kernel has: each flow's is its index.
+fn present() -> BTreeSet<u32> {
+    let mut marks = BTreeSet::new();
+    let mut dump = Dump::start(Table::Conntrack, &DumpFilter::default(), false).unwrap();
+    dump.read_all(|record| marks.extend(record.flow().unwrap().mark)).unwrap();
+    marks
+}
+
+/// A private network whose table takes `flows`.
+fn network(flows: u64) -> Lab {
+    let lab = Lab::enter().unwrap();
+    assert!(sysctl::read("net/netfilter/nf_conntrack_max").unwrap() >= flows, "the table is too small here");
+    lab
+}
+
+#[test]
+fn every_one_of_many_requests_is_carried_out() {
+    ctflow_engine::isolated!({
+        let _lab = network(20_000);
+        let expected = Done { requests: 20_000, refused: 0 };
+        assert_eq!(all("create flows", create, 0..20_000), (expected, vec![]));
+        assert_eq!(present(), (0..20_000).collect());
+        assert_eq!(all("delete flows", delete, 0..20_000), (expected, vec![]));
+        assert_eq!(present(), BTreeSet::new());
+    });
+}
+
+#[test]
+fn a_refused_request_is_named_and_keeps_no_other_from_being_carried_out() {
+    ctflow_engine::isolated!({
+        let _lab = network(1_000);
+        let thirds = || (0..1_000).filter(|index| index % 3 == 0);
+        let refusals = |errno| thirds().map(|index| (u64::from(index), errno)).collect::<Vec<_>>();
+        assert_eq!(all("create flows", create, thirds()).1, []);
+        let done = Done { requests: 1_000, refused: 334 };
+        assert_eq!(done.carried_out(), 666);
+        assert_eq!(all("create flows", create, 0..1_000), (done, refusals(EEXIST)));
+        assert_eq!(present(), (0..1_000).collect());
+
+        assert_eq!(all("delete flows", delete, thirds()).1, []);
+        assert_eq!(all("delete flows", delete, 0..1_000), (done, refusals(ENOENT)));
+        assert_eq!(present(), BTreeSet::new());
+    });
+}
+
+#[test]
+fn a_batch_of_refusals_loses_no_answer() {
+    ctflow_engine::isolated!({
+        let _lab = network(0);
+        let (done, refusals) = all("delete flows", delete, 0..10_000);
+        assert_eq!(done, Done { requests: 10_000, refused: 10_000 });
+        assert_eq!(refusals, (0..10_000).map(|index| (index, ENOENT)).collect::<Vec<_>>());
+    });
+}
+
+#[test]
+fn a_request_that_is_too_long_is_told_of_in_its_turn() {
+    ctflow_engine::isolated!({
+        let _lab = network(3);
+        let mut batch = Batch::open("create flows").unwrap();
+        let mut tags = Vec::new();
+        let mut refused = |refused: Refused| tags.push((refused.tag, refused.error.to_string()));
+        batch.add(1, |writer, seq| create(writer, seq, 1), &mut refused).unwrap();
+        batch.add(2, |writer, seq| create(writer, seq, 1), &mut refused).unwrap();
+        let long = [0; 5_000];
+        let helper = Some(Helper { name: "ftp", info: &long });
+        let flow = FlowView { family: AF_INET, orig: Some(orig(2)), helper, ..FlowView::default() };
+        let change = FlowChange { flow, ..FlowChange::default() };
+        let too_long = |writer: &mut Writer<'_>, seq| request::create(writer, seq, &change, IfExists::Refuse);
+        batch.add(3, too_long, &mut refused).unwrap();
+        batch.add(4, |writer, seq| create(writer, seq, 4), &mut refused).unwrap();
+        let done = batch.finish(&mut refused).unwrap();
+        assert_eq!((done.requests, done.refused, done.carried_out()), (4, 2, 2));
+        let [(2, exists), (3, long)] = &tags[..] else { panic!("{tags:?}") };
+        assert!(exists.starts_with("the kernel refused to create flows: File exists"), "{exists}");
+        assert_eq!(long, "cannot create flows: request buffer is full");
+        assert_eq!(present(), [1, 4].into());
+        assert_eq!(batch.finish(&mut |_| {}).unwrap(), Done::default());
+    });
+}
+
+#[test]
+fn what_is_not_permitted_ends_the_batch_instead_of_refusing_its_first_request() {
+    ctflow_engine::isolated!({
+        let _lab = network(3);
+        let mut batch = Batch::open("create flows").unwrap();
+        let mut capabilities = rustix::thread::capabilities(None).unwrap();
+        capabilities.effective.remove(rustix::thread::CapabilitySet::NET_ADMIN);
+        rustix::thread::set_capabilities(None, capabilities).unwrap();
+        let mut refused = |refused: Refused| panic!("{refused:?}");
+        for index in 0..3 {
+            batch.add(index.into(), |writer, seq| create(writer, seq, index), &mut refused).unwrap();
+        }
+        let error = batch.finish(&mut refused).unwrap_err();
+        assert!(matches!(error, KernelError::Refused { .. }) && error.to_string().contains("CAP_NET_ADMIN"), "{error}");
+    });
+}
+
+/// `cargo test --release -p ctflow-engine --test batch -- --ignored --nocapture` prints what a request costs.
+#[test]
+#[ignore = "a measurement, for a quiet machine"]
+fn measured_one_by_one_and_together() {
+    const FLOWS: u32 = 200_000;
+    ctflow_engine::isolated!({
+        let _lab = network(FLOWS.into());
+        for round in 0..3 {
+            for (name, write) in [("create", create as Write), ("delete", delete)] {
+                let started = Instant::now();
+                let mut requester = Requester::open().unwrap();
+                for index in 0..FLOWS {
+                    requester.ask(name, |writer, seq| write(writer, seq, index), |_| {}).unwrap();
+                }
+                report(round, name, "one by one", FLOWS, started);
+            }
+            for (name, write) in [("create", create as Write), ("delete", delete), ("delete absent", delete)] {
+                let started = Instant::now();
+                let (done, _) = all(name, write, 0..FLOWS);
+                assert_eq!(done.requests, FLOWS.into());
+                report(round, name, "together", FLOWS, started);
+            }
+        }
+    });
+}
+
+fn report(round: u32, name: &str, how: &str, flows: u32, started: Instant) {
+    let seconds = started.elapsed().as_secs_f64();
+    println!("round {round}: {name} {how}: {seconds:.3} s, {:.0} k/s", f64::from(flows) / seconds / 1e3);
+}
