@@ -13,9 +13,9 @@ use ctflow_parser::request::{self, FlowChange, Selector, Table};
 use ctflow_parser::tuple::Tuple;
 use jiff::tz::TimeZone;
 
-use super::clock;
 use super::mass::{Mass, Outcome, Vanished};
 use super::summary::Summary;
+use super::{clock, count, progress};
 use crate::change::Expected;
 use crate::failure::Failure;
 use crate::flags::plan::{Create, Delete, Flush, Update};
@@ -144,16 +144,20 @@ fn each(
     mut work: impl FnMut(&FlowView<'_>, &Occasion<'_>) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let mut dump = Dump::start(Table::Conntrack, filter, false)?.ahead()?;
+    let mut bar = progress::Progress::of(count::flows().unwrap_or(0).into(), "flows");
     let mut state = ControlFlow::Continue(());
     let mut progress = Progress::More;
     while progress != Progress::Done {
         let occasion = Occasion { now_ns: clock::now_ns(), ..Occasion::default() };
+        let mut seen = 0;
         progress = dump.read(|record| {
+            seen += 1;
             let flow = record.flow().ok().filter(|flow| selection.matches(flow));
             if let (ControlFlow::Continue(()), Some(flow)) = (&state, flow) {
                 state = work(&flow, &occasion).map_or_else(ControlFlow::Break, ControlFlow::Continue);
             }
         })?;
+        bar.add(seen);
         if let ControlFlow::Break(failure) = state {
             return Err(failure);
         }

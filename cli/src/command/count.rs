@@ -40,7 +40,8 @@ pub(super) fn count(plan: Count) -> Result<(), Failure> {
     Ok(sink.flush()?)
 }
 
-fn flows() -> Result<u32, Failure> {
+/// How many flows there are.
+pub(super) fn flows() -> Result<u32, Failure> {
     let mut entries = Ok(None);
     let take = |record: &Record<'_>| entries = record.global_stats().map(|stats| stats.entries);
     Requester::open()?.ask("count the flows", request::global_stats, take)?;

@@ -15,6 +15,7 @@ use ctflow_parser::request;
 use rustix::fs::{MemfdFlags, memfd_create};
 
 use super::mass::{Mass, Outcome, Vanished};
+use super::progress::Progress;
 use super::{change, names};
 use crate::failure::Failure;
 use crate::flags::plan::{Command, Load, Plan};
@@ -31,13 +32,15 @@ use crate::persona::Persona;
 pub(super) fn run(persona: Persona, plan: &Load) -> Result<(), Failure> {
     let (name, mut file) = open(plan)?;
     let failed = |source| Failure::Load { name: name.clone(), source };
-    let labelmap = check(persona, &name, &file)?;
+    let (labelmap, total) = check(persona, &name, &file)?;
+    let mut bar = Progress::of(total, "lines");
     file.rewind().map_err(failed)?;
     let mut loader = Loader::open(persona, labelmap.as_deref())?;
     let mut lines = Lines::new(&file);
     while let Some((number, words)) = lines.next(&name)? {
         let plan = parse_line(persona, words).map_err(|usage| wrong(&name, number, usage))?;
         loader.carry_out(number, plan, &name)?;
+        bar.add(1);
     }
     loader.settle(&name)?;
     Ok(loader.mass.finish()?)
@@ -63,9 +66,9 @@ fn copied(mut source: impl Read) -> io::Result<File> {
     Ok(copy)
 }
 
-/// Reads every line; gives the label file that one of them names.
-fn check(persona: Persona, name: &str, file: &File) -> Result<Option<PathBuf>, Failure> {
-    let mut labelmap = None;
+/// Reads every line; gives the label file that one of them names, and their number.
+fn check(persona: Persona, name: &str, file: &File) -> Result<(Option<PathBuf>, u64), Failure> {
+    let (mut labelmap, mut count) = (None, 0);
     let mut lines = Lines::new(file);
     while let Some((number, words)) = lines.next(name)? {
         let plan = parse_line(persona, words).map_err(|usage| wrong(name, number, usage))?;
@@ -73,8 +76,9 @@ fn check(persona: Persona, name: &str, file: &File) -> Result<Option<PathBuf>, F
             return Err(Failure::SecondLabelmap { name: name.to_owned(), number });
         }
         labelmap = labelmap.or(plan.labelmap);
+        count += 1;
     }
-    Ok(labelmap)
+    Ok((labelmap, count))
 }
 
 fn wrong(name: &str, number: u64, usage: Usage) -> Failure {

@@ -19,6 +19,7 @@ mod list;
 mod load;
 mod mass;
 mod names;
+mod progress;
 pub(crate) mod summary;
 
 /// Carries out what the command line means.
