@@ -15,6 +15,8 @@ use std::{fs, io};
 
 use ctflow_parser::flow::Labels;
 
+use crate::flags;
+
 /// Read where no other file is named.
 pub(crate) const DEFAULT_PATH: &str = "/etc/xtables/connlabel.conf";
 /// Numbers that a file may give a name to.
@@ -138,15 +140,8 @@ fn is_space(character: char) -> bool {
 
 /// A number as `strtoul` reads it with base 0, a plus sign included.
 fn number(word: &str) -> Option<usize> {
-    let word = word.strip_prefix('+').unwrap_or(word);
-    let hex = word.strip_prefix("0x").or_else(|| word.strip_prefix("0X"));
-    let (digits, radix) = match (hex, word.strip_prefix('0')) {
-        (Some(digits), _) => (digits, 16),
-        (None, Some(digits)) if !digits.is_empty() => (digits, 8),
-        (None, _) => (word, 10),
-    };
-    let unsigned = !digits.starts_with(['+', '-']);
-    usize::from_str_radix(digits, radix).ok().filter(|_| unsigned)
+    let number = flags::number(word.strip_prefix('+').unwrap_or(word))?;
+    usize::try_from(number).ok()
 }
 
 /// The system's text alone, without the number that the standard library appends.

@@ -107,7 +107,7 @@ pub fn cpu_stats(writer: &mut Writer<'_>, seq: u32, table: Table) -> Result<(), 
 /// # Errors
 /// [`Full`].
 pub fn global_stats(writer: &mut Writer<'_>, seq: u32) -> Result<(), Full> {
-    conntrack(writer, uapi::IPCTNL_MSG_CT_GET_STATS, 0, seq, uapi::AF_UNSPEC, |_| Ok(()))
+    ask(writer, uapi::NFNL_SUBSYS_CTNETLINK, uapi::IPCTNL_MSG_CT_GET_STATS, 0, seq, uapi::AF_UNSPEC, |_| Ok(()))
 }
 
 /// Asks for one flow.
@@ -115,7 +115,9 @@ pub fn global_stats(writer: &mut Writer<'_>, seq: u32) -> Result<(), Full> {
 /// # Errors
 /// [`Full`].
 pub fn get(writer: &mut Writer<'_>, seq: u32, which: &Selector, zone: Option<u16>) -> Result<(), Full> {
-    conntrack(writer, uapi::IPCTNL_MSG_CT_GET, 0, seq, which.family(), |message| which.write(message, zone))
+    ask(writer, uapi::NFNL_SUBSYS_CTNETLINK, uapi::IPCTNL_MSG_CT_GET, 0, seq, which.family(), |message| {
+        which.write(message, zone)
+    })
 }
 
 /// Creates a flow.
@@ -128,7 +130,9 @@ pub fn create(writer: &mut Writer<'_>, seq: u32, change: &FlowChange<'_>, existi
             IfExists::Refuse => uapi::NLM_F_EXCL,
             IfExists::Change => 0,
         };
-    conntrack(writer, uapi::IPCTNL_MSG_CT_NEW, flags, seq, change.flow.family, |message| change.write(message))
+    ask(writer, uapi::NFNL_SUBSYS_CTNETLINK, uapi::IPCTNL_MSG_CT_NEW, flags, seq, change.flow.family, |message| {
+        change.write(message)
+    })
 }
 
 /// Changes a flow that must be there.
@@ -136,7 +140,9 @@ pub fn create(writer: &mut Writer<'_>, seq: u32, change: &FlowChange<'_>, existi
 /// # Errors
 /// [`Full`].
 pub fn update(writer: &mut Writer<'_>, seq: u32, change: &FlowChange<'_>) -> Result<(), Full> {
-    conntrack(writer, uapi::IPCTNL_MSG_CT_NEW, 0, seq, change.flow.family, |message| change.write(message))
+    ask(writer, uapi::NFNL_SUBSYS_CTNETLINK, uapi::IPCTNL_MSG_CT_NEW, 0, seq, change.flow.family, |message| {
+        change.write(message)
+    })
 }
 
 /// Deletes one flow; where `id` is given, only if the flow still has it.
@@ -150,7 +156,7 @@ pub fn delete(
     zone: Option<u16>,
     id: Option<u32>,
 ) -> Result<(), Full> {
-    conntrack(writer, uapi::IPCTNL_MSG_CT_DELETE, 0, seq, which.family(), |message| {
+    ask(writer, uapi::NFNL_SUBSYS_CTNETLINK, uapi::IPCTNL_MSG_CT_DELETE, 0, seq, which.family(), |message| {
         which.write(message, zone)?;
         message.be32_opt(uapi::CTA_ID, id)
     })
@@ -174,7 +180,9 @@ pub fn flush(writer: &mut Writer<'_>, seq: u32, family: u8) -> Result<(), Full> 
 /// [`Full`].
 pub fn get_expect(writer: &mut Writer<'_>, seq: u32, tuple: &Tuple, zone: Option<u16>) -> Result<(), Full> {
     let which = ExpectView { tuple: Some(*tuple), zone, ..ExpectView::default() };
-    expect(writer, uapi::IPCTNL_MSG_EXP_GET, 0, seq, tuple.family(), |message| which.write(message))
+    ask(writer, uapi::NFNL_SUBSYS_CTNETLINK_EXP, uapi::IPCTNL_MSG_EXP_GET, 0, seq, tuple.family(), |message| {
+        which.write(message)
+    })
 }
 
 /// Creates an expectation; the kernel needs its tuple, mask and master.
@@ -183,7 +191,9 @@ pub fn get_expect(writer: &mut Writer<'_>, seq: u32, tuple: &Tuple, zone: Option
 /// [`Full`].
 pub fn create_expect(writer: &mut Writer<'_>, seq: u32, view: &ExpectView<'_>) -> Result<(), Full> {
     let flags = uapi::NLM_F_CREATE | uapi::NLM_F_EXCL;
-    expect(writer, uapi::IPCTNL_MSG_EXP_NEW, flags, seq, view.family, |message| view.write(message))
+    ask(writer, uapi::NFNL_SUBSYS_CTNETLINK_EXP, uapi::IPCTNL_MSG_EXP_NEW, flags, seq, view.family, |message| {
+        view.write(message)
+    })
 }
 
 /// Changes an expectation that must be there; the kernel takes a new timeout, class, or flags.
@@ -191,7 +201,9 @@ pub fn create_expect(writer: &mut Writer<'_>, seq: u32, view: &ExpectView<'_>) -
 /// # Errors
 /// [`Full`].
 pub fn update_expect(writer: &mut Writer<'_>, seq: u32, view: &ExpectView<'_>) -> Result<(), Full> {
-    expect(writer, uapi::IPCTNL_MSG_EXP_NEW, 0, seq, view.family, |message| view.write(message))
+    ask(writer, uapi::NFNL_SUBSYS_CTNETLINK_EXP, uapi::IPCTNL_MSG_EXP_NEW, 0, seq, view.family, |message| {
+        view.write(message)
+    })
 }
 
 /// Deletes the expectation that awaits exactly `tuple`.
@@ -200,7 +212,9 @@ pub fn update_expect(writer: &mut Writer<'_>, seq: u32, view: &ExpectView<'_>) -
 /// [`Full`].
 pub fn delete_expect(writer: &mut Writer<'_>, seq: u32, tuple: &Tuple, zone: Option<u16>) -> Result<(), Full> {
     let which = ExpectView { tuple: Some(*tuple), zone, ..ExpectView::default() };
-    expect(writer, uapi::IPCTNL_MSG_EXP_DELETE, 0, seq, tuple.family(), |message| which.write(message))
+    ask(writer, uapi::NFNL_SUBSYS_CTNETLINK_EXP, uapi::IPCTNL_MSG_EXP_DELETE, 0, seq, tuple.family(), |message| {
+        which.write(message)
+    })
 }
 
 /// Empties the expectation table.
@@ -208,11 +222,13 @@ pub fn delete_expect(writer: &mut Writer<'_>, seq: u32, tuple: &Tuple, zone: Opt
 /// # Errors
 /// [`Full`].
 pub fn flush_expect(writer: &mut Writer<'_>, seq: u32) -> Result<(), Full> {
-    expect(writer, uapi::IPCTNL_MSG_EXP_DELETE, 0, seq, uapi::AF_UNSPEC, |_| Ok(()))
+    ask(writer, uapi::NFNL_SUBSYS_CTNETLINK_EXP, uapi::IPCTNL_MSG_EXP_DELETE, 0, seq, uapi::AF_UNSPEC, |_| Ok(()))
 }
 
-fn conntrack(
+/// A request to one of the two tables' subsystems, to be acknowledged.
+fn ask(
     writer: &mut Writer<'_>,
+    subsystem: u8,
     kind: u8,
     flags: u16,
     seq: u32,
@@ -220,19 +236,7 @@ fn conntrack(
     body: impl FnOnce(&mut Writer<'_>) -> Result<(), Full>,
 ) -> Result<(), Full> {
     let flags = flags | uapi::NLM_F_REQUEST | uapi::NLM_F_ACK;
-    writer.netfilter(uapi::NFNL_SUBSYS_CTNETLINK, kind, flags, seq, family, 0, body)
-}
-
-fn expect(
-    writer: &mut Writer<'_>,
-    kind: u8,
-    flags: u16,
-    seq: u32,
-    family: u8,
-    body: impl FnOnce(&mut Writer<'_>) -> Result<(), Full>,
-) -> Result<(), Full> {
-    let flags = flags | uapi::NLM_F_REQUEST | uapi::NLM_F_ACK;
-    writer.netfilter(uapi::NFNL_SUBSYS_CTNETLINK_EXP, kind, flags, seq, family, 0, body)
+    writer.netfilter(subsystem, kind, flags, seq, family, 0, body)
 }
 
 impl Selector {

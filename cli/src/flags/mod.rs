@@ -32,6 +32,7 @@ mod words;
 use plan::{Command, Load, Plan};
 use raw::{Action, Raw};
 use usage::Usage;
+pub(crate) use words::number;
 
 /// Reads the arguments behind the program's name.
 ///

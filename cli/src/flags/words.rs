@@ -13,7 +13,7 @@ pub(super) fn choose<T: Copy>(word: &str, names: &[(&str, T)]) -> Option<T> {
 }
 
 /// A number in decimal, hex behind `0x`, or octal behind `0`; digits only.
-pub(super) fn number(word: &str) -> Option<u32> {
+pub(crate) fn number(word: &str) -> Option<u32> {
     let hex = word.strip_prefix("0x").or_else(|| word.strip_prefix("0X"));
     let (digits, radix) = match (hex, word.strip_prefix('0')) {
         (Some(digits), _) => (digits, 16),
