@@ -53,5 +53,7 @@ pub(crate) fn run(mut plan: Plan) -> Result<(), Failure> {
         Command::Stats(stats) => count::statistics(*stats),
         Command::Demo => demo::run(),
         Command::Doctor(plan) => doctor::run(*plan),
+        Command::Completions(shell) => about::completions(*shell),
+        Command::Man => about::man(),
     }
 }
