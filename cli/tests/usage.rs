@@ -150,6 +150,7 @@ fn bash_completes_options_values_and_verbs() {
         ("ctflow doctor --j", "--json"),
         ("ctflow completions z", "zsh"),
         ("ctflow -D --labelm", "--labelmap"),
+        ("ctflow -R /proc/self/statu", "/proc/self/status"),
     ] {
         assert_eq!(offered(&script, words), right, "{words}");
     }
@@ -357,7 +358,7 @@ fn called_conntrack_it_behaves_as_conntrack() {
     assert_eq!(run(&["-V"]), (0, "conntrack v1.4.9 (conntrack-tools)\n".into(), String::new()));
     let (code, help, _) = run(&[]);
     assert!(code == 0 && help.contains("Usage: conntrack") && !help.contains("doctor"), "{help}");
-    for words in [&["doctor"][..], &["demo", "--", "-L"], &["help", "me"]] {
+    for words in [&["doctor"][..], &["demo", "--", "-L"], &["help", "me"], &["man"], &["completions", "bash"]] {
         assert_eq!(run(words), (0, help.clone(), String::new()), "words are no verbs");
     }
     let (code, stdout, stderr) = run(&["-L", "foo"]);

@@ -79,10 +79,10 @@ fn quoted(text: &str) -> String {
 }
 
 /// Bash cuts `--output=id` at the equals sign, which the lines before the first `case` put right; what stands before
-/// the last comma of a list is kept as it is.
+/// the last comma of a list is kept as it is. Names of files may have blanks, so a line is one candidate.
 const BASH_START: &str = r#"# bash completion for ctflow
 _ctflow() {
-    local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD-1]} words= list= kept=
+    local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD-1]} words= list= kept= files=
     if [[ $current == = ]]; then
         current=
     elif [[ $previous == = ]]; then
@@ -93,6 +93,11 @@ _ctflow() {
 "#;
 
 const BASH_MIDDLE: &str = r#"    esac
+    if [[ $files ]]; then
+        compopt -o filenames 2>/dev/null # refused outside of a completion, as in a test
+        mapfile -t COMPREPLY < <(compgen -f -- "$current")
+        return
+    fi
     if [[ $current == -* ]]; then
         list=
 "#;
@@ -102,7 +107,7 @@ const BASH_END: &str = r#"    fi
         kept=${current%,*},
         current=${current##*,}
     fi
-    COMPREPLY=($(compgen -P "$kept" -W "$words" -- "$current"))
+    mapfile -t COMPREPLY < <(compgen -P "$kept" -W "$words" -- "$current")
 }
 complete -F _ctflow ctflow
 "#;
@@ -130,7 +135,7 @@ fn bash_case(script: &mut String, names: &str, values: &Values) {
             writeln!(script, "        {names}) words=\"{}\" ;;", words.join(" "))
         }
         Values::Several(words) => writeln!(script, "        {names}) words=\"{}\" list=yes ;;", words.join(" ")),
-        Values::File => writeln!(script, "        {names}) COMPREPLY=($(compgen -f -- \"$current\")); return ;;"),
+        Values::File => writeln!(script, "        {names}) files=yes ;;"),
         Values::One(_) | Values::Unknown => Ok(()),
     };
 }

@@ -31,8 +31,8 @@ const LOG: &str = "What to say on standard error besides errors: warn, info or d
 
 /// What a user of conntrack finds otherwise here.
 const DIFFERENCES: [&str; 19] = [
-    "A negated status with -D (-u !ASSURED, -u UNREPLIED) deletes the flows that it names; conntrack deletes all.",
-    "Plain and negated status flags can stand together: -L -u SEEN_REPLY,!ASSURED.",
+    "A negated status with -D (-u '!ASSURED', -u UNREPLIED) deletes the flows that it names; conntrack deletes all.",
+    "Plain and negated status flags can stand together: -L -u 'SEEN_REPLY,!ASSURED'.",
     "-b sizes the socket that receives the events.",
     "-E counts the events that were lost, and says so.",
     "-U and -G reach flows of zones; -w is legal with both.",
@@ -75,7 +75,8 @@ pub(crate) fn page() -> String {
         ".\\\" Made by `ctflow man' from the flags' definitions: cargo run -p ctflow -- man > packaging/ctflow.1\n",
     );
     let _ = writeln!(page, ".TH CTFLOW 1 \"\" \"{}\" \"User Commands\"", escaped(Persona::Ctflow.banner()));
-    page += ".SH NAME\nctflow \\- connection tracking, its table and its events\n.SH SYNOPSIS\n";
+    // A hyphen that troff adds looks like one of an option's name.
+    page += ".nh\n.ad l\n.SH NAME\nctflow \\- connection tracking, its table and its events\n.SH SYNOPSIS\n";
     page += ".B ctflow\n.I COMMAND\n[\\fITABLE\\fR] [\\fIOPTION\\fR]...\n.br\n.B ctflow\n.I VERB\n[\\fIARGUMENT\\fR]\n";
     page += &section("DESCRIPTION", &prose(ABOUT));
     page += &section("COMMANDS", &flags(|flag| matches!(flag.effect, Effect::Command { .. } | Effect::File)));
