@@ -78,7 +78,7 @@ fn combinations_that_mean_nothing() {
 
 #[test]
 fn unknown_verbs_name_those_that_there_are() {
-    refused(&["list"], &["unknown verb `list'", "demo, doctor and help"]);
+    refused(&["list"], &["unknown verb `list'", "demo, doctor, completions, man and help"]);
     refused(&["doctor", "--jsn"], &["`doctor' does not take `--jsn'", "--json"]);
     refused(&["help", "--got"], &["`help' does not take `--got'"]);
 }
@@ -100,6 +100,70 @@ fn the_version_is_one_line() {
     let line = concat!("ctflow v", env!("CARGO_PKG_VERSION"), "\n");
     for option in ["-V", "--version", "--ver"] {
         assert_eq!(run(&[option]), (0, line.to_owned(), String::new()));
+    }
+}
+
+#[test]
+fn the_manual_page_is_up_to_date() {
+    let committed = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../packaging/ctflow.1")).unwrap();
+    let (code, page, _) = run(&["man"]);
+    let advice = "packaging/ctflow.1 is out of date: cargo run -p ctflow -- man > packaging/ctflow.1";
+    assert!(code == 0 && page == committed, "{advice}");
+}
+
+/// Where groff is installed, it finds nothing to warn of.
+#[test]
+fn the_manual_page_is_good_troff() {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../packaging/ctflow.1");
+    let Ok(done) = Command::new("groff").args(["-man", "-ww", "-z", "-Tutf8", page]).output() else { return };
+    assert!(done.status.success() && done.stderr.is_empty(), "{}", String::from_utf8_lossy(&done.stderr));
+}
+
+/// What bash offers for the last of `words`, by our script.
+fn offered(script: &str, words: &str) -> String {
+    let last = words.split(' ').count() - 1;
+    let line =
+        format!("set -u; {script}\nCOMP_WORDS=({words} ); COMP_CWORD={last}; _ctflow; echo \"${{COMPREPLY[*]-}}\"");
+    let done = Command::new("bash").args(["-c", &line]).output().unwrap();
+    assert!(done.stderr.is_empty(), "{words}: {}", String::from_utf8_lossy(&done.stderr));
+    String::from_utf8(done.stdout).unwrap().trim_end().to_owned()
+}
+
+#[test]
+fn bash_completes_options_values_and_verbs() {
+    let (code, script, _) = run(&["completions", "bash"]);
+    assert_eq!(code, 0);
+    for (words, right) in [
+        ("ctflow -E --event-m", "--event-mask"),
+        ("ctflow -L -o xm", "xml"),
+        ("ctflow -L -o id,js", "id,json"),
+        ("ctflow -L --output = ex", "extended"),
+        ("ctflow -L --output =", "xml extended timestamp id ktimestamp labels userspace save json"),
+        ("ctflow -L dy", "dying"),
+        ("ctflow -E dy", ""),
+        ("ctflow --dump e", "expect"),
+        ("ctflow -E -e N", "NEW"),
+        ("ctflow -L -f ''", "ipv4 ipv6"),
+        ("ctflow -L -p udpl", "udplite"),
+        ("ctflow -L -p tcp --state SYN_R", "SYN_RECV"),
+        ("ctflow do", "doctor"),
+        ("ctflow doctor --j", "--json"),
+        ("ctflow completions z", "zsh"),
+        ("ctflow -D --labelm", "--labelmap"),
+        ("ctflow -R /proc/self/statu", "/proc/self/status"),
+    ] {
+        assert_eq!(offered(&script, words), right, "{words}");
+    }
+}
+
+/// Every shell that is installed can read its script.
+#[test]
+fn completion_scripts_have_no_syntax_errors() {
+    for shell in ["bash", "zsh", "fish"] {
+        let (code, script, _) = run(&["completions", shell]);
+        assert_eq!(code, 0, "{shell}");
+        let Ok(done) = Command::new(shell).args(["-n", "-c", &script]).output() else { continue };
+        assert!(done.status.success() && done.stderr.is_empty(), "{shell}: {}", String::from_utf8_lossy(&done.stderr));
     }
 }
 
@@ -294,7 +358,7 @@ fn called_conntrack_it_behaves_as_conntrack() {
     assert_eq!(run(&["-V"]), (0, "conntrack v1.4.9 (conntrack-tools)\n".into(), String::new()));
     let (code, help, _) = run(&[]);
     assert!(code == 0 && help.contains("Usage: conntrack") && !help.contains("doctor"), "{help}");
-    for words in [&["doctor"][..], &["demo", "--", "-L"], &["help", "me"]] {
+    for words in [&["doctor"][..], &["demo", "--", "-L"], &["help", "me"], &["man"], &["completions", "bash"]] {
         assert_eq!(run(words), (0, help.clone(), String::new()), "words are no verbs");
     }
     let (code, stdout, stderr) = run(&["-L", "foo"]);

@@ -1,9 +1,11 @@
-//! `-V`, `-h` and `help`: the program on itself.
+//! `-V`, `-h`, `help`, `man` and `completions`: the program on itself.
 
 use std::io::{self, Write};
 
 use crate::failure::Failure;
+use crate::flags::completions::{self, Shell};
 use crate::flags::doc::{self, Topic};
+use crate::flags::man;
 use crate::persona::Persona;
 
 /// Prints name and version.
@@ -14,6 +16,16 @@ pub(super) fn version(persona: Persona) -> Result<(), Failure> {
 /// Prints the help text, or all there is to say of one flag or verb.
 pub(super) fn help(persona: Persona, topic: &Topic) -> Result<(), Failure> {
     print(&doc::text(persona, topic))
+}
+
+/// Prints the manual page.
+pub(super) fn man() -> Result<(), Failure> {
+    print(&man::page())
+}
+
+/// Prints the completion script of a shell.
+pub(super) fn completions(shell: Shell) -> Result<(), Failure> {
+    print(&completions::script(shell))
 }
 
 /// `print!` panics when the pipe is closed.

@@ -54,5 +54,7 @@ pub(crate) fn run(mut plan: Plan) -> Result<(), Failure> {
         Command::Stats(stats) => count::statistics(*stats),
         Command::Demo => demo::run(),
         Command::Doctor(plan) => doctor::run(*plan),
+        Command::Completions(shell) => about::completions(*shell),
+        Command::Man => about::man(),
     }
 }

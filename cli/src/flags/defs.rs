@@ -195,6 +195,16 @@ pub(crate) const TABLES: [(&str, Table); 4] = [
     ("unconfirmed", Table::Unconfirmed),
 ];
 
+/// What `-o` takes.
+pub(super) fn output_types() -> impl Iterator<Item = &'static str> {
+    OUTPUT_TYPES.iter().map(|(name, _)| *name)
+}
+
+/// What `-e` takes.
+pub(super) fn event_names() -> impl Iterator<Item = &'static str> {
+    EVENTS.iter().map(|(name, _)| *name)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

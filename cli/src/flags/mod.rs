@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! defs    one item per flag: names, argument, help, where it is legal, what it does
-//!   │ ├──► doc    the help text
+//!   │ ├──► doc    the help text; `man` the manual page, `completions` the scripts for shells
 //!   ▼ ▼
 //! raw     as typed: which command, which options, their values read one by one
 //!   ▼
@@ -19,9 +19,11 @@ use crate::output::Subject;
 use crate::persona::Persona;
 
 mod checks;
+pub(crate) mod completions;
 pub(crate) mod defs;
 pub(crate) mod doc;
 pub(crate) mod line;
+pub(crate) mod man;
 mod matrix;
 pub(crate) mod plan;
 pub(crate) mod raw;

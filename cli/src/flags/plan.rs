@@ -10,6 +10,7 @@ use ctflow_parser::tuple::{L4, Tuple};
 use ctflow_parser::uapi;
 
 use super::checks;
+use super::completions::Shell;
 use super::defs::{self, Effect, Flag};
 use super::doc::Topic;
 use super::raw::{Action, Chosen, Ends, LabelsDel, Raw, subject_of};
@@ -70,6 +71,10 @@ pub(crate) enum Command {
     Demo,
     /// `doctor`.
     Doctor(Doctor),
+    /// `completions`.
+    Completions(Shell),
+    /// `man`.
+    Man,
 }
 
 /// `-G`: which one flow, and how to print it.

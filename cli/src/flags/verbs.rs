@@ -2,6 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 
+use super::completions::{SHELLS, Shell};
 use super::doc::Topic;
 use super::plan::{Command, Doctor};
 use super::usage::Usage;
@@ -14,6 +15,8 @@ pub(crate) struct Verb {
     pub(crate) name: &'static str,
     /// What may follow, as in the help text.
     pub(crate) argument: &'static str,
+    /// The words that may follow, as far as they can be told.
+    pub(crate) values: &'static [&'static str],
     /// What it is for, in a line.
     pub(crate) help: &'static str,
     /// All there is to say.
@@ -23,7 +26,7 @@ pub(crate) struct Verb {
 }
 
 /// All verbs, in the order of the help text.
-pub(crate) static VERBS: [&Verb; 3] = [&DEMO, &DOCTOR, &HELP];
+pub(crate) static VERBS: [&Verb; 5] = [&DEMO, &DOCTOR, &COMPLETIONS, &MAN, &HELP];
 
 /// Reads a command line that begins with `word`.
 pub(super) fn read(word: &OsStr, rest: &[OsString]) -> Result<Command, Usage> {
@@ -40,6 +43,7 @@ pub(super) fn read(word: &OsStr, rest: &[OsString]) -> Result<Command, Usage> {
 static DEMO: Verb = Verb {
     name: "demo",
     argument: "",
+    values: &[],
     help: "show the program at work on connections of its own",
     man: "Makes connections of its own and shows what the program has to say of them. Nothing outside is touched.",
     read: demo,
@@ -58,6 +62,7 @@ fn demo_takes_nothing() {
 static DOCTOR: Verb = Verb {
     name: "doctor",
     argument: "[--json]",
+    values: &["--json"],
     help: "examine this machine: what works, what is missing",
     man: "Examines the kernel, its settings and our privileges, and says what works, what does not, and what to do \
           about it. With --json the findings are JSON.",
@@ -77,9 +82,62 @@ fn doctor_may_answer_in_json() {
     assert!(matches!(tests::read(&["doctor", "--json", "-x"]), Err(Usage::VerbArgument { word, .. }) if word == "-x"));
 }
 
+static COMPLETIONS: Verb = Verb {
+    name: "completions",
+    argument: "SHELL",
+    values: &["bash", "zsh", "fish"],
+    help: "print what makes bash, zsh or fish complete our command lines",
+    man: "Prints the completion script for bash, zsh or fish: `ctflow completions bash > \
+          /usr/share/bash-completion/completions/ctflow', or `eval \"$(ctflow completions bash)\"' for this shell only.",
+    read: completions,
+};
+
+fn completions(verb: &'static Verb, rest: &[OsString]) -> Result<Command, Usage> {
+    const RIGHT: &str = "one of bash, zsh and fish";
+    let (shell, others) = rest.split_first().map_or((OsStr::new(""), rest), |(word, others)| (word, others));
+    let known: Option<Shell> = SHELLS.iter().find(|(name, _)| *name == shell).map(|(_, shell)| *shell);
+    match (known, others.first()) {
+        (Some(known), None) => Ok(Command::Completions(known)),
+        (None, _) => refuse(verb, shell, RIGHT),
+        (_, Some(word)) => refuse(verb, word, RIGHT),
+    }
+}
+
+#[test]
+fn completions_are_for_one_shell_that_we_know() {
+    for (name, shell) in SHELLS {
+        assert!(matches!(tests::read(&["completions", name]), Ok(Command::Completions(read)) if read == shell));
+    }
+    assert!(SHELLS.iter().map(|(name, _)| name).eq(COMPLETIONS.values));
+    for words in [&["completions"][..], &["completions", "csh"], &["completions", "bash", "zsh"]] {
+        assert!(matches!(tests::read(words), Err(Usage::VerbArgument { .. })), "{words:?}");
+    }
+}
+
+static MAN: Verb = Verb {
+    name: "man",
+    argument: "",
+    values: &[],
+    help: "print the manual page, in troff",
+    man: "Prints the manual page in troff: `ctflow man > /usr/share/man/man1/ctflow.1' installs it, `ctflow man | man \
+          -l -' shows it.",
+    read: man,
+};
+
+fn man(verb: &'static Verb, rest: &[OsString]) -> Result<Command, Usage> {
+    rest.first().map_or(Ok(Command::Man), |word| refuse(verb, word, "nothing"))
+}
+
+#[test]
+fn man_takes_nothing() {
+    assert!(matches!(tests::read(&["man"]), Ok(Command::Man)));
+    assert!(matches!(tests::read(&["man", "x"]), Err(Usage::VerbArgument { .. })));
+}
+
 static HELP: Verb = Verb {
     name: "help",
     argument: "[TOPIC]",
+    values: &[],
     help: "explain everything, or one option, command or verb",
     man: "Prints the help text; with a topic, all there is to say of that option, command or verb: `help -o', `help \
           output', `help doctor'.",
@@ -136,7 +194,8 @@ mod tests {
 
     #[test]
     fn an_unknown_verb_hears_which_there_are() {
-        let unknown = Usage::UnknownVerb { word: "list".into(), verbs: "demo, doctor and help".into() };
+        let unknown =
+            Usage::UnknownVerb { word: "list".into(), verbs: "demo, doctor, completions, man and help".into() };
         assert_eq!(read(&["list"]).unwrap_err(), unknown);
     }
 }

@@ -331,7 +331,7 @@ pub(super) static OUTPUT: Flag = Flag {
 };
 
 #[derive(Clone, Copy)]
-enum OutputType {
+pub(super) enum OutputType {
     Xml,
     Extended,
     Timestamp,
@@ -344,7 +344,7 @@ enum OutputType {
 }
 
 /// In the order that decides what an abbreviation means.
-const OUTPUT_TYPES: [(&str, OutputType); 9] = [
+pub(super) const OUTPUT_TYPES: [(&str, OutputType); 9] = [
     ("xml", OutputType::Xml),
     ("extended", OutputType::Extended),
     ("timestamp", OutputType::Timestamp),
@@ -410,16 +410,17 @@ pub(super) static EVENT_MASK: Flag = Flag {
     ..OPTION
 };
 
+/// In the order that decides what an abbreviation means.
+pub(super) const EVENTS: [(&str, EventMask); 4] = [
+    ("ALL", EventMask::ALL),
+    ("NEW", EventMask { new: true, ..EventMask::NONE }),
+    ("UPDATES", EventMask { update: true, ..EventMask::NONE }),
+    ("DESTROY", EventMask { destroy: true, ..EventMask::NONE }),
+];
+
 fn event_mask(raw: &mut Raw, word: Word<'_>) -> Result<(), Usage> {
-    let none = EventMask::NONE;
-    let names = [
-        ("ALL", EventMask::ALL),
-        ("NEW", EventMask { new: true, ..none }),
-        ("UPDATES", EventMask { update: true, ..none }),
-        ("DESTROY", EventMask { destroy: true, ..none }),
-    ];
-    let mut mask = raw.events.unwrap_or(none);
-    word.each(&names, |event| mask = mask.or(event))?;
+    let mut mask = raw.events.unwrap_or(EventMask::NONE);
+    word.each(&EVENTS, |event| mask = mask.or(event))?;
     raw.events = Some(mask);
     Ok(())
 }

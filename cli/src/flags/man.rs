@@ -1,0 +1,245 @@
+//! The manual page, in troff, made from the flags and the verbs themselves.
+
+use std::fmt::Write;
+
+use super::checks;
+use super::defs::{Argument, Effect, FLAGS, Flag, TABLES};
+use super::matrix::{Need, Row};
+use super::raw::Action;
+use super::verbs::{VERBS, Verb};
+use super::words;
+use crate::persona::Persona;
+use crate::protocol;
+
+/// Without a date, so that the page changes only when what it says does.
+const ABOUT: &str = "Lists, changes and follows the connections that the Linux kernel tracks. The command line is that \
+                     of conntrack(8); installed under a name that ends in conntrack, the program also prints what \
+                     that one prints, and has no verbs. The first word is a verb if it has no dash; else exactly one \
+                     command is given, and options in any order. Long options may be cut short as long as they are \
+                     unambiguous.";
+
+const TABLE_TEXT: &str = "A command works on the table conntrack, the flows, unless another is named behind it: expect, \
+                          the expectations; with -L also dying and unconfirmed. Names may be cut short.";
+
+const EXITS: [(&str, &str); 3] = [
+    ("0", "What was asked for was done."),
+    ("1", "It could not be done, or there was nothing to do it with; standard error says why."),
+    ("2", "The command line is wrong, and nothing was done. Some wrong values exit with 1, as in conntrack."),
+];
+
+const LOG: &str = "What to say on standard error besides errors: warn, info or debug. Without it, errors only.";
+
+/// What a user of conntrack finds otherwise here.
+const DIFFERENCES: [&str; 19] = [
+    "A negated status with -D (-u '!ASSURED', -u UNREPLIED) deletes the flows that it names; conntrack deletes all.",
+    "Plain and negated status flags can stand together: -L -u 'SEEN_REPLY,!ASSURED'.",
+    "-b sizes the socket that receives the events.",
+    "-E counts the events that were lost, and says so.",
+    "-U and -G reach flows of zones; -w is legal with both.",
+    "Several labels mean all of them, in one list or over several options.",
+    "--labelmap also goes with -I and -A.",
+    "-c selects by security mark.",
+    "-n, -g and -j with an IPv6 address select by that address.",
+    "A mistyped SCTP state is an error that names the right ones.",
+    "-D expect exits with 0 when the expectation was deleted.",
+    "XML is well formed, has the right states of SCTP and DCCP, and the fields of ICMP.",
+    "-o save keeps marks, labels and helpers (--ct-helper).",
+    "-F -f FAMILY deletes the flows of that family only.",
+    "-C and -S exit with 0 without privileges when the answer is right.",
+    "Numbers are checked: a port of 70000 is refused, not wrapped.",
+    "-R names the line that is wrong, and then does nothing at all.",
+    "--dump=expect and its like take the table.",
+    "-o json prints one object to a line; --write and --read keep events as pcapng.",
+];
+
+/// What to type, and what for.
+const EXAMPLES: [(&str, &str); 10] = [
+    ("ctflow -E -p udp --dport 53 -o timestamp", "Follow DNS queries as they happen."),
+    ("ctflow -L -j", "List all flows whose addresses or ports are translated."),
+    ("ctflow -D -s 192.0.2.7", "Delete all flows that a host opened."),
+    ("ctflow -D -p tcp -u UNREPLIED", "Delete the TCP flows that were never answered."),
+    ("ctflow -L -o save > flows.txt", "Save the table as commands."),
+    ("ctflow -R flows.txt", "Load it again, here or elsewhere."),
+    ("ctflow -E --write flows.pcapng", "Capture events to a file, until interrupted."),
+    ("ctflow -E --read flows.pcapng -o timestamp", "Read that file back, without privileges."),
+    (
+        "ctflow -L -o json | jq -r 'select(.orig.dport == 443) | .orig.src' | sort | uniq -c",
+        "Count the HTTPS flows of each host.",
+    ),
+    ("ctflow -C", "Print the number of flows."),
+];
+
+/// The whole page.
+pub(crate) fn page() -> String {
+    let mut page = String::from(
+        ".\\\" Made by `ctflow man' from the flags' definitions: cargo run -p ctflow -- man > packaging/ctflow.1\n",
+    );
+    let _ = writeln!(page, ".TH CTFLOW 1 \"\" \"{}\" \"User Commands\"", escaped(Persona::Ctflow.banner()));
+    // A hyphen that troff adds looks like one of an option's name.
+    page += ".nh\n.ad l\n.SH NAME\nctflow \\- connection tracking, its table and its events\n.SH SYNOPSIS\n";
+    page += ".B ctflow\n.I COMMAND\n[\\fITABLE\\fR] [\\fIOPTION\\fR]...\n.br\n.B ctflow\n.I VERB\n[\\fIARGUMENT\\fR]\n";
+    page += &section("DESCRIPTION", &prose(ABOUT));
+    page += &section("COMMANDS", &flags(|flag| matches!(flag.effect, Effect::Command { .. } | Effect::File)));
+    page += &section("TABLES", &prose(TABLE_TEXT));
+    page += &section("OPTIONS", &flags(|flag| is_option(flag) && flag.protocols().is_empty()));
+    let fields = flags(|flag| !flag.protocols().is_empty());
+    page += &section("OPTIONS OF PROTOCOLS", &(prose("These exist behind the -p of their protocol only.") + &fields));
+    page += &section("VERBS", &VERBS.into_iter().map(verb_item).collect::<String>());
+    page += &section("ENVIRONMENT", &item("\\fBCTFLOW_LOG\\fR", LOG));
+    page + &last_sections()
+}
+
+fn last_sections() -> String {
+    let exits: String = EXITS.iter().map(|(code, text)| item(&format!("\\fB{code}\\fR"), text)).collect();
+    let differences: String = DIFFERENCES.iter().map(|text| format!(".IP \\(bu 2\n{}", prose(text))).collect();
+    let examples: String = EXAMPLES.iter().map(example).collect();
+    section("EXIT STATUS", &exits)
+        + &section("DIFFERENCES FROM CONNTRACK", &differences)
+        + &section("EXAMPLES", &examples)
+        + ".SH SEE ALSO\n.BR conntrack (8),\n.BR nft (8),\n.BR jq (1),\n.BR wireshark (1)\n"
+}
+
+fn is_option(flag: &Flag) -> bool {
+    matches!(flag.effect, Effect::Option { .. } | Effect::Ignored(_))
+}
+
+fn section(name: &str, body: &str) -> String {
+    format!(".SH {name}\n{body}")
+}
+
+fn flags(wanted: impl Fn(&Flag) -> bool) -> String {
+    FLAGS.into_iter().filter(|flag| wanted(flag)).map(flag_item).collect()
+}
+
+fn flag_item(flag: &Flag) -> String {
+    let company = match flag.effect {
+        Effect::Command { tables, .. } if !tables.is_empty() => {
+            let names = TABLES.iter().filter(|(_, table)| tables.contains(table)).map(|(name, _)| *name);
+            format!(" Tables: {}.", words::series(names))
+        }
+        Effect::Option { legal, protocols, .. } => company(legal, protocols),
+        _ => String::new(),
+    };
+    item(&flag_head(flag), &format!("{}{company}", flag.man))
+}
+
+/// With which commands an option goes, behind which protocols.
+fn company(legal: Row, protocols: &[u8]) -> String {
+    let spelled = |wanted: &dyn Fn(Action, Need) -> bool| {
+        let commands = legal.commands().filter(|command| wanted(command.0, legal.need(*command)));
+        commands.map(checks::spelled).collect::<Vec<_>>().join(", ")
+    };
+    // Help takes -p and does nothing with it; counts and statistics have one form besides their line.
+    let others = [Action::Help, Action::Count, Action::Stats];
+    let mut text = format!(" Goes with {}.", spelled(&|action, _| !others.contains(&action)));
+    if legal.commands().any(|(action, _)| action == Action::Count) {
+        text += " With -C and -S, only json.";
+    }
+    let needed = spelled(&|_, need| need == Need::Required);
+    if !needed.is_empty() {
+        let _ = write!(text, " Needed with {needed}.");
+    }
+    if !protocols.is_empty() {
+        let names = protocols.iter().map(|number| protocol::name(*number));
+        let _ = write!(text, " Protocols: {}.", words::series(names));
+    }
+    text
+}
+
+fn flag_head(flag: &Flag) -> String {
+    let short = flag.short.map(|letter| format!("-{letter}"));
+    let names = short.into_iter().chain(flag.names().map(|name| format!("--{name}")));
+    let names = names.map(|name| format!("\\fB{}\\fR", escaped(&name))).collect::<Vec<_>>().join(", ");
+    match flag.argument {
+        Argument::None => names,
+        Argument::Table => format!("{names} [\\fITABLE\\fR]"),
+        Argument::Required(argument) => format!("{names} \\fI{}\\fR", escaped(argument)),
+        Argument::Optional(argument) => format!("{names} [\\fI{}\\fR]", escaped(argument)),
+    }
+}
+
+fn verb_item(verb: &Verb) -> String {
+    item(format!("\\fB{}\\fR {}", escaped(verb.name), escaped(verb.argument)).trim_end(), verb.man)
+}
+
+fn item(head: &str, text: &str) -> String {
+    format!(".TP\n{head}\n{}", prose(text))
+}
+
+fn example((command, text): &(&str, &str)) -> String {
+    format!(".TP\n{}.EX\n{}\n.EE\n", prose(text), line(command))
+}
+
+/// A sentence to a line: troff fills them, and a change shows as the sentence that changed.
+fn prose(text: &str) -> String {
+    let mut rest = text;
+    let mut lines = String::new();
+    while let Some((sentence, others)) = rest.split_once(". ") {
+        let _ = writeln!(lines, "{}.", line(sentence));
+        rest = others;
+    }
+    lines + &line(rest) + "\n"
+}
+
+/// What begins with a dot or a quote would be a request to troff.
+fn line(text: &str) -> String {
+    let guard = if text.starts_with(['.', '\'']) { "\\&" } else { "" };
+    format!("{guard}{}", escaped(text))
+}
+
+/// As it stands, copied from a terminal too: no typographic dashes, quotes, carets and tildes.
+fn escaped(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for letter in text.chars() {
+        match letter {
+            '\\' => escaped += "\\e",
+            '-' => escaped += "\\-",
+            '\'' => escaped += "\\(aq",
+            '`' => escaped += "\\(ga",
+            '^' => escaped += "\\(ha",
+            '~' => escaped += "\\(ti",
+            '"' => escaped += "\\(dq",
+            _ => escaped.push(letter),
+        }
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::ffi::OsString;
+
+    #[test]
+    fn nothing_of_the_text_speaks_to_troff() {
+        assert_eq!(line(".TH -x"), "\\&.TH \\-x");
+        assert_eq!(line("'a\\b'"), "\\&\\(aqa\\eb\\(aq");
+        assert_eq!(prose("One. .Two, e.g.two."), "One.\n\\&.Two, e.g.two.\n");
+        assert!(page().is_ascii());
+    }
+
+    #[test]
+    fn every_flag_and_verb_has_its_item() {
+        let page = page();
+        assert!(FLAGS.into_iter().all(|flag| page.contains(&flag_item(flag))));
+        assert!(VERBS.into_iter().all(|verb| page.contains(&verb_item(verb))));
+        assert!(flag_item(FLAGS[0]).starts_with(".TP\n\\fB\\-L\\fR, \\fB\\-\\-dump\\fR [\\fITABLE\\fR]\n"));
+    }
+
+    #[test]
+    fn an_option_says_what_it_goes_with() {
+        let text = |name| FLAGS.into_iter().find(|flag| flag.long == name).map(flag_item).unwrap();
+        assert!(text("event-mask").contains("Goes with \\-E.\n"), "{}", text("event-mask"));
+        assert!(text("state").contains("Needed with \\-I, \\-A.\nProtocols: tcp, sctp and dccp.\n"));
+        assert!(text("output").contains("With \\-C and \\-S, only json.\n"));
+    }
+
+    #[test]
+    fn the_examples_are_command_lines() {
+        for (command, _) in EXAMPLES {
+            let ours = command.split(['|', '>']).next().unwrap();
+            let words = ours.split_whitespace().skip(1).map(OsString::from);
+            assert!(crate::flags::parse(Persona::Ctflow, words).is_ok(), "{command}");
+        }
+    }
+}
