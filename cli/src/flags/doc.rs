@@ -56,7 +56,11 @@ fn lines(wanted: impl Fn(&Flag) -> bool) -> String {
 }
 
 fn line(head: &str, help: &str) -> String {
-    format!("  {head:<width$}{help}\n", width = COLUMN - 2)
+    let width = COLUMN - 2;
+    match head.len() {
+        fits if fits < width => format!("  {head:<width$}{help}\n"),
+        _ => format!("  {head}\n  {:width$}{help}\n", ""),
+    }
 }
 
 /// `-o, --output TYPE[,TYPE...]`; a flag without a letter is set as far in as one with.
