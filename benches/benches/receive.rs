@@ -6,41 +6,24 @@
 #![allow(clippy::expect_used)] // a bench that cannot be set up says why and ends
 
 use std::hint::black_box;
-use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use ctflow_benches::udp_flow;
 use ctflow_engine::kernel::KernelError;
 use ctflow_engine::kernel::request::Requester;
 use ctflow_engine::lab::Lab;
 use ctflow_engine::receive::{self, BackendKind, Interrupts, Receive, Wait};
 use ctflow_engine::socket::{EventSocket, Options};
-use ctflow_parser::flow::FlowView;
 use ctflow_parser::request::{self, FlowChange, IfExists};
-use ctflow_parser::tuple::{L4, Tuple};
 use ctflow_parser::uapi;
 
 /// Fewer than an unprivileged socket holds (332).
 const FLOWS: u16 = 256;
 
-fn flow(port: u16) -> FlowView<'static> {
-    let (src, dst) = (IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)), IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2)));
-    let tuple = |src, dst, (from, to)| {
-        let l4 = L4::Ports { src: from, dst: to };
-        Some(Tuple { src, dst, proto: uapi::IPPROTO_UDP, l4, zone: None })
-    };
-    FlowView {
-        family: uapi::AF_INET,
-        orig: tuple(src, dst, (port, 53)),
-        reply: tuple(dst, src, (53, port)),
-        timeout: Some(600),
-        ..FlowView::default()
-    }
-}
-
 fn create(requester: &mut Requester) -> Result<(), KernelError> {
     (1..=FLOWS).try_for_each(|port| {
-        let change = FlowChange { flow: flow(port), ..FlowChange::default() };
+        let change = FlowChange { flow: udp_flow(port), ..FlowChange::default() };
         requester.ask("create", |writer, seq| request::create(writer, seq, &change, IfExists::Refuse), |_| {})
     })
 }

@@ -3,12 +3,10 @@
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
-use std::time::Instant;
 
 use ctflow_engine::kernel::KernelError;
 use ctflow_engine::kernel::batch::{Batch, Done, Refused};
 use ctflow_engine::kernel::dump::Dump;
-use ctflow_engine::kernel::request::Requester;
 use ctflow_engine::lab::{Lab, sysctl};
 use ctflow_parser::filter::DumpFilter;
 use ctflow_parser::flow::{FlowView, Helper};
@@ -158,35 +156,4 @@ fn what_is_not_permitted_ends_the_batch_instead_of_refusing_its_first_request() 
         let error = batch.finish(&mut refused).unwrap_err();
         assert!(matches!(error, KernelError::Refused { .. }) && error.to_string().contains("CAP_NET_ADMIN"), "{error}");
     });
-}
-
-/// `cargo test --release -p ctflow-engine --test batch -- --ignored --nocapture` prints what a request costs.
-#[test]
-#[ignore = "a measurement, for a quiet machine"]
-fn measured_one_by_one_and_together() {
-    const FLOWS: u32 = 200_000;
-    ctflow_engine::isolated!({
-        let _lab = network(FLOWS.into());
-        for round in 0..3 {
-            for (name, write) in [("create", create as Write), ("delete", delete)] {
-                let started = Instant::now();
-                let mut requester = Requester::open().unwrap();
-                for index in 0..FLOWS {
-                    requester.ask(name, |writer, seq| write(writer, seq, index), |_| {}).unwrap();
-                }
-                report(round, name, "one by one", FLOWS, started);
-            }
-            for (name, write) in [("create", create as Write), ("delete", delete), ("delete absent", delete)] {
-                let started = Instant::now();
-                let (done, _) = all(name, write, 0..FLOWS);
-                assert_eq!(done.requests, FLOWS.into());
-                report(round, name, "together", FLOWS, started);
-            }
-        }
-    });
-}
-
-fn report(round: u32, name: &str, how: &str, flows: u32, started: Instant) {
-    let seconds = started.elapsed().as_secs_f64();
-    println!("round {round}: {name} {how}: {seconds:.3} s, {:.0} k/s", f64::from(flows) / seconds / 1e3);
 }
