@@ -27,7 +27,7 @@ use crate::listener::{ListenError, Listener};
 use crate::metrics::{Counts, Published};
 use crate::receive::{BackendKind, Interest, InterruptError, Interrupts};
 use crate::shard::Shard;
-use crate::socket::{Buffer, EventSocket, Options, SocketError};
+use crate::socket::{EventSocket, Options, SocketError};
 use crate::steer::Share;
 use crate::worker::{Command, Report, Reporter, Worker};
 
@@ -92,7 +92,6 @@ pub struct Engine {
     workers: Vec<JoinHandle<Result<(), ListenError>>>,
     control: Option<JoinHandle<()>>,
     published: Vec<Arc<Published>>,
-    buffers: Vec<Buffer>,
     waker: Arc<Waker>,
     stop: Arc<AtomicBool>,
 }
@@ -128,12 +127,6 @@ impl Engine {
     #[must_use]
     pub fn by_worker(&self) -> Vec<Counts> {
         self.published.iter().map(|published| published.read()).collect()
-    }
-
-    /// The workers' socket buffers as they were opened.
-    #[must_use]
-    pub fn buffers(&self) -> &[Buffer] {
-        &self.buffers
     }
 
     /// Stops all threads, each after it has taken what is queued, and gives what they counted.
@@ -214,7 +207,6 @@ impl<'s> Assembly<'s> {
             workers: Vec::new(),
             control: None,
             published: self.seats.iter().map(|seat| seat.published.clone()).collect(),
-            buffers: self.seats.iter().map(|seat| seat.socket.buffer()).collect(),
             waker: self.waker.clone(),
             stop: self.stop.clone(),
         };

@@ -3,8 +3,6 @@
 //! A [`FlowView`] holds numbers by value and borrows text and blobs from the received frame. What the kernel did not
 //! send is `None`: a listing has nearly all fields, a NEW event little more than the tuples, an UPDATE what changed.
 
-use core::net::IpAddr;
-
 use crate::attr::{Attr, Attrs};
 use crate::error::{ParseError, Reason};
 use crate::proto::ProtoInfo;
@@ -213,12 +211,6 @@ impl<'a> FlowView<'a> {
         self.orig.map_or(0, |orig| orig.proto)
     }
 
-    /// The addresses of the original direction.
-    #[must_use]
-    pub fn addresses(&self) -> Option<(IpAddr, IpAddr)> {
-        self.orig.map(|orig| (orig.src, orig.dst))
-    }
-
     /// Writes the attributes that [`FlowView::parse`] reads, in the order of their numbers.
     ///
     /// # Errors
@@ -385,6 +377,8 @@ impl Synproxy {
 
 #[cfg(test)]
 mod tests {
+    use core::net::IpAddr;
+
     use super::*;
     use std::vec::Vec;
 

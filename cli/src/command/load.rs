@@ -139,16 +139,16 @@ impl Loader {
             Command::Delete(delete) => {
                 self.settle(name)?;
                 change::delete_with(delete, &mut self.mass)?;
-                self.settle_changes()
+                self.settle_changes(number, name)
             }
             Command::Update(update) => {
                 self.settle(name)?;
                 change::update_with(update, &mut self.mass)?;
-                self.settle_changes()
+                self.settle_changes(number, name)
             }
             Command::Flush(flush) => {
                 self.settle(name)?;
-                change::flush(*flush).map_err(Failure::Operation)
+                change::flush(*flush).or_else(|error| refuse(name, vec![Refused { tag: number, error }]))
             }
             _ => Ok(()), // no other command is for files
         }
@@ -173,12 +173,10 @@ impl Loader {
     }
 
     /// Of a line that selects, what vanished meanwhile is no failure.
-    fn settle_changes(&mut self) -> Result<(), Failure> {
+    fn settle_changes(&mut self, number: u64, name: &str) -> Result<(), Failure> {
         let Outcome { failed, .. } = self.mass.outcome()?;
-        match failed.into_iter().find(|one| !super::mass::is_absence(&one.error)) {
-            Some(one) => Err(Failure::Operation(one.error)),
-            None => Ok(()),
-        }
+        let first = failed.into_iter().find(|one| !super::mass::is_absence(&one.error));
+        refuse(name, first.into_iter().map(|one| Refused { tag: number, ..one }).collect())
     }
 }
 
