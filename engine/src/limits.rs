@@ -110,6 +110,10 @@ pub const BATCH_REQUESTS: usize = 64;
 /// there are. A send buffer holds 208 KiB unless somebody changed `net.core.wmem_default`.
 pub const BATCH_BYTES: usize = 32 * 1_024;
 
+/// Bytes that a load file's checked lines are kept in, as requests of 150 to 300 bytes, until all lines are checked: what
+/// fills the kernel's default table of 262,144 flows. Lines past it are read from the file again.
+pub const LOAD_PREPARED_BYTES: usize = 64 * 1_024 * 1_024;
+
 /// Receive buffer asked for so that every request sent together can be refused, in bytes. A refusal is short, and charged
 /// as any short message. The kernel doubles it, which is the margin.
 pub const BATCH_ANSWERS_BYTES: usize = BATCH_REQUESTS * EVENT_BUFFER_BYTES;

@@ -50,6 +50,13 @@ impl<'b> Writer<'b> {
         self.buffer.get(..self.length).unwrap_or_default()
     }
 
+    /// All that has been written, for as long as the buffer lives.
+    #[must_use]
+    pub fn into_bytes(self) -> &'b [u8] {
+        let Self { buffer, length } = self;
+        buffer.get(..length).unwrap_or_default()
+    }
+
     /// Appends a message of any netlink family: its header, then what `body` writes.
     ///
     /// # Errors
@@ -105,6 +112,19 @@ impl<'b> Writer<'b> {
             message.family_header(family, crate::uapi::NFNETLINK_V0, resource)?;
             body(message)
         })
+    }
+
+    /// Appends a message that was written earlier, under another sequence number.
+    ///
+    /// # Errors
+    /// [`Full`] when it does not fit, or is none.
+    pub fn again(&mut self, message: &[u8], seq: u32) -> Result<(), Full> {
+        if message.len() < NLMSG_HEADER_BYTES {
+            return Err(Full);
+        }
+        let start = self.length;
+        self.raw(message)?;
+        self.put(start + 8, &seq.to_ne_bytes())
     }
 
     /// Appends `nfgenmsg`.
@@ -301,6 +321,19 @@ mod tests {
             }
             assert_eq!(asking, (1..=count).map(|nth| nth == count).collect::<Vec<_>>());
         }
+    }
+
+    #[test]
+    fn a_message_again_differs_in_its_number_only() {
+        let write = |writer: &mut Writer<'_>, seq| writer.message(1, 2, seq, |message| message.be32(5, 9));
+        let (mut first, mut second, mut expected) = ([0; 64], [0; 64], [0; 64]);
+        let (mut first, mut expected) = (Writer::new(&mut first), Writer::new(&mut expected));
+        write(&mut first, 7).unwrap();
+        write(&mut expected, 7).and_then(|()| write(&mut expected, 8)).unwrap();
+        let mut writer = Writer::new(&mut second);
+        writer.again(first.bytes(), 7).and_then(|()| writer.again(first.bytes(), 8)).unwrap();
+        assert_eq!(writer.bytes(), expected.bytes());
+        assert_eq!(writer.again(&[0; 15], 9), Err(Full));
     }
 
     #[test]

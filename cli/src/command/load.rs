@@ -1,20 +1,24 @@
-//! `-R`: a file of commands, read twice: once to see that every line is right, once to carry them out.
+//! `-R`: a file of commands, looked at twice: once to see that every line is right, once to carry them out.
 //!
-//! So a mistake anywhere means that nothing was done, and yet no more than a line is kept in mind. What cannot be read
-//! twice (standard input, a pipe) is copied to a file without a name first. Lines that create flows go to the kernel in
-//! batches; a line that does anything else waits for those before it. The first refusal ends the work after its batch,
-//! and each refused line is told with its number.
+//! So a mistake anywhere means that nothing was done. What a checked line asks of the kernel is kept [`Prepared`] until all
+//! are checked, and past a bound read from the file again: a file of any size takes no more memory than that. What cannot
+//! be read twice (standard input, a pipe) is copied to a file without a name first.
+//!
+//! Lines that create flows go to the kernel in batches; a line that does anything else waits for those before it. The
+//! first refusal ends the work after its batch, and each refused line is told with its number.
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read, Seek};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use ctflow_engine::kernel::batch::Refused;
+use ctflow_engine::limits::LOAD_PREPARED_BYTES;
 use ctflow_parser::request;
 use rustix::fs::{MemfdFlags, memfd_create};
 
 use super::mass::{Mass, Outcome, Vanished};
+use super::prepared::{Prepared, Step};
 use super::progress::Progress;
 use super::{change, names};
 use crate::failure::Failure;
@@ -30,19 +34,24 @@ use crate::persona::Persona;
 /// # Errors
 /// A file that cannot be read, a line that is wrong (nothing was done then), or one that the kernel refused.
 pub(super) fn run(persona: Persona, plan: &Load) -> Result<(), Failure> {
-    let (name, mut file) = open(plan)?;
-    let failed = |source| Failure::Load { name: name.clone(), source };
-    let (labelmap, total) = check(persona, &name, &file)?;
-    let mut bar = Progress::of(total, "lines");
-    file.rewind().map_err(failed)?;
-    let mut loader = Loader::open(persona, labelmap.as_deref())?;
-    let mut lines = Lines::new(&file);
-    while let Some((number, words)) = lines.next(&name)? {
-        let plan = parse_line(persona, words).map_err(|usage| wrong(&name, number, usage))?;
-        loader.carry_out(number, plan, &name)?;
+    let (name, file) = open(plan)?;
+    let Checked { labelmap, prepared, rest, count } = check(persona, &name, &file, LOAD_PREPARED_BYTES)?;
+    let mut bar = Progress::of(count, "lines");
+    let mut loader = Loader::open(persona, &name, labelmap.as_deref())?;
+    for (number, step) in prepared.steps() {
+        match step {
+            Step::Request(request) => loader.send(number, request)?,
+            Step::Line(line) => loader.line(number, words(&name, number, line)?)?,
+        }
         bar.add(1);
     }
-    loader.settle(&name)?;
+    drop(prepared);
+    let mut lines = Lines::from(&name, &file, rest)?;
+    while let Some((number, words)) = lines.next()? {
+        loader.line(number, words)?;
+        bar.add(1);
+    }
+    loader.settle()?;
     Ok(loader.mass.finish()?)
 }
 
@@ -66,89 +75,130 @@ fn copied(mut source: impl Read) -> io::Result<File> {
     Ok(copy)
 }
 
-/// Reads every line; gives the label file that one of them names, and their number.
-fn check(persona: Persona, name: &str, file: &File) -> Result<(Option<PathBuf>, u64), Failure> {
-    let (mut labelmap, mut count) = (None, 0);
-    let mut lines = Lines::new(file);
-    while let Some((number, words)) = lines.next(name)? {
+/// A file whose lines are all right.
+struct Checked {
+    /// The label file that one of them names.
+    labelmap: Option<PathBuf>,
+    /// The first of them.
+    prepared: Prepared,
+    /// Where the others begin.
+    rest: Place,
+    /// How many there are.
+    count: u64,
+}
+
+fn check(persona: Persona, name: &str, file: &File, prepared_bytes: usize) -> Result<Checked, Failure> {
+    let mut lines = Lines::from(name, file, Place::default())?;
+    let prepared = Prepared::new(prepared_bytes);
+    let mut checked = Checked { labelmap: None, prepared, rest: Place::default(), count: 0 };
+    while let Some((number, words)) = lines.next()? {
         let plan = parse_line(persona, words).map_err(|usage| wrong(name, number, usage))?;
-        if let (Some(_), Some(_)) = (&labelmap, &plan.labelmap) {
+        if !checked.prepared.is_full() {
+            checked.prepared.keep(number, &plan, &lines.line);
+            checked.rest = lines.place;
+        }
+        if let (Some(_), Some(_)) = (&checked.labelmap, &plan.labelmap) {
             return Err(Failure::SecondLabelmap { name: name.to_owned(), number });
         }
-        labelmap = labelmap.or(plan.labelmap);
-        count += 1;
+        checked.labelmap = checked.labelmap.or(plan.labelmap);
+        checked.count += 1;
     }
-    Ok((labelmap, count))
+    Ok(checked)
 }
 
 fn wrong(name: &str, number: u64, usage: Usage) -> Failure {
     Failure::Line { name: name.to_owned(), number, usage: Box::new(usage) }
 }
 
+fn words(name: &str, number: u64, line: &[u8]) -> Result<Vec<OsString>, Failure> {
+    line::words(line).map_err(|source| Failure::Words { name: name.to_owned(), number, source })
+}
+
+/// A place between two lines.
+#[derive(Debug, Clone, Copy, Default)]
+struct Place {
+    /// Bytes before it.
+    offset: u64,
+    /// Lines before it.
+    lines: u64,
+}
+
 /// The lines that say something, as words, with their numbers from 1.
 struct Lines<'f> {
+    name: &'f str,
     file: BufReader<&'f File>,
-    number: u64,
+    /// Behind the line that was read last.
+    place: Place,
     line: Vec<u8>,
 }
 
 impl<'f> Lines<'f> {
-    fn new(file: &'f File) -> Self {
-        Self { file: BufReader::with_capacity(64 * 1024, file), number: 0, line: Vec::new() }
+    fn from(name: &'f str, mut file: &'f File, place: Place) -> Result<Self, Failure> {
+        file.seek(SeekFrom::Start(place.offset)).map_err(|source| Failure::Load { name: name.to_owned(), source })?;
+        Ok(Self { name, file: BufReader::with_capacity(64 * 1024, file), place, line: Vec::new() })
     }
 
-    fn next(&mut self, name: &str) -> Result<Option<(u64, Vec<OsString>)>, Failure> {
+    fn next(&mut self) -> Result<Option<(u64, Vec<OsString>)>, Failure> {
         loop {
             self.line.clear();
             let read = self.file.read_until(b'\n', &mut self.line);
-            if read.map_err(|source| Failure::Load { name: name.to_owned(), source })? == 0 {
+            let bytes = read.map_err(|source| Failure::Load { name: self.name.to_owned(), source })?;
+            if bytes == 0 {
                 return Ok(None);
             }
-            self.number += 1;
-            let words = line::words(&self.line);
-            let words =
-                words.map_err(|source| Failure::Words { name: name.to_owned(), number: self.number, source })?;
+            self.place.offset += bytes as u64;
+            self.place.lines += 1;
+            let words = words(self.name, self.place.lines, &self.line)?;
             if !words.is_empty() {
-                return Ok(Some((self.number, words)));
+                return Ok(Some((self.place.lines, words)));
             }
         }
     }
 }
 
 /// What carries the lines out.
-struct Loader {
+struct Loader<'n> {
+    persona: Persona,
+    name: &'n str,
     labels: Option<LabelMap>,
     mass: Mass,
 }
 
-impl Loader {
-    fn open(persona: Persona, labelmap: Option<&Path>) -> Result<Self, Failure> {
+impl<'n> Loader<'n> {
+    fn open(persona: Persona, name: &'n str, labelmap: Option<&Path>) -> Result<Self, Failure> {
         let labels = labelmap.map(|path| names::read(persona, Some(path)));
         let mass = change::mass("carry out a line", Format::default(), Vanished::Failure)?;
-        Ok(Self { labels, mass })
+        Ok(Self { persona, name, labels, mass })
     }
 
-    fn carry_out(&mut self, number: u64, mut plan: Plan, name: &str) -> Result<(), Failure> {
+    /// Sends a request that was written when its line was checked.
+    fn send(&mut self, number: u64, request: &[u8]) -> Result<(), Failure> {
+        self.mass.add(number, None, |writer, seq| writer.again(request, seq))?;
+        self.refuse_failed()
+    }
+
+    fn line(&mut self, number: u64, words: Vec<OsString>) -> Result<(), Failure> {
+        let mut plan = parse_line(self.persona, words).map_err(|usage| wrong(self.name, number, usage))?;
         self.name_labels(&mut plan)?;
         match &plan.command {
             Command::Create(create) => {
                 let change = create.creation.change();
                 self.mass.add(number, None, |writer, seq| request::create(writer, seq, &change, create.existing))?;
-                self.refuse_failed(name)
+                self.refuse_failed()
             }
             Command::Delete(delete) => {
-                self.settle(name)?;
+                self.settle()?;
                 change::delete_with(delete, &mut self.mass)?;
-                self.settle_changes(number, name)
+                self.settle_changes(number)
             }
             Command::Update(update) => {
-                self.settle(name)?;
+                self.settle()?;
                 change::update_with(update, &mut self.mass)?;
-                self.settle_changes(number, name)
+                self.settle_changes(number)
             }
             Command::Flush(flush) => {
-                self.settle(name)?;
-                change::flush(*flush).or_else(|error| refuse(name, vec![Refused { tag: number, error }]))
+                self.settle()?;
+                change::flush(*flush).or_else(|error| refuse(self.name, vec![Refused { tag: number, error }]))
             }
             _ => Ok(()), // no other command is for files
         }
@@ -162,21 +212,21 @@ impl Loader {
     }
 
     /// Has the lines so far answered.
-    fn settle(&mut self, name: &str) -> Result<(), Failure> {
+    fn settle(&mut self) -> Result<(), Failure> {
         let Outcome { failed, .. } = self.mass.outcome()?;
-        refuse(name, failed)
+        refuse(self.name, failed)
     }
 
-    fn refuse_failed(&mut self, name: &str) -> Result<(), Failure> {
+    fn refuse_failed(&mut self) -> Result<(), Failure> {
         let failed = self.mass.take_failed();
-        refuse(name, failed)
+        refuse(self.name, failed)
     }
 
     /// Of a line that selects, what vanished meanwhile is no failure.
-    fn settle_changes(&mut self, number: u64, name: &str) -> Result<(), Failure> {
+    fn settle_changes(&mut self, number: u64) -> Result<(), Failure> {
         let Outcome { failed, .. } = self.mass.outcome()?;
         let first = failed.into_iter().find(|one| !super::mass::is_absence(&one.error));
-        refuse(name, first.into_iter().map(|one| Refused { tag: number, ..one }).collect())
+        refuse(self.name, first.into_iter().map(|one| Refused { tag: number, ..one }).collect())
     }
 }
 
@@ -186,5 +236,30 @@ fn refuse(name: &str, failed: Vec<Refused>) -> Result<(), Failure> {
     match failed.into_iter().next() {
         Some(Refused { tag, error }) => Err(Failure::LineRefused { name: name.to_owned(), number: tag, error, more }),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    #[test]
+    fn every_line_is_prepared_or_left_for_later_whatever_the_bound() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(b"# saved\n-A -p 50 -t 5 -s ::1 -d ::2\n\n-D -p tcp\n-A -p 51 -t 5 -s ::1 -d ::2\n  \n-F")
+            .unwrap();
+        let mut prepared_lines = Vec::new();
+        for bytes in [0, 1, 100, 250, 10_000] {
+            let Checked { prepared, rest, count, .. } = check(Persona::Ctflow, "x", &file, bytes).unwrap();
+            let mut numbers: Vec<_> = prepared.steps().map(|(number, _)| number).collect();
+            prepared_lines.push(numbers.len());
+            let mut lines = Lines::from("x", &file, rest).unwrap();
+            while let Some((number, _)) = lines.next().unwrap() {
+                numbers.push(number);
+            }
+            assert_eq!((numbers, count), (vec![2, 4, 5, 7], 4), "{bytes}");
+        }
+        assert_eq!(prepared_lines, [0, 1, 1, 3, 4], "each bound leaves other lines");
     }
 }

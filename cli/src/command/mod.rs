@@ -19,6 +19,7 @@ mod list;
 mod load;
 mod mass;
 mod names;
+mod prepared;
 mod progress;
 pub(crate) mod summary;
 

@@ -1,9 +1,11 @@
 //! What options say together: which go with which command, which need one another, which exclude one another.
 
+use std::sync::LazyLock;
+
 use ctflow_parser::uapi;
 
 use super::defs::{self, Effect, Flag};
-use super::matrix::Need;
+use super::matrix::{self, Need};
 use super::raw::{Action, Chosen, Ends, LabelsDel, Raw};
 use super::usage::Usage;
 use crate::output::{Encoding, Subject};
@@ -25,22 +27,11 @@ fn is_given(raw: &Raw, flag: &Flag) -> bool {
 }
 
 fn legal(raw: &Raw, wanted: (Action, Subject)) -> Result<(), Usage> {
-    for flag in defs::FLAGS {
-        let Effect::Option { protocols, legal, .. } = flag.effect else { continue };
-        if !is_given(raw, flag) {
-            continue;
-        }
-        // Counts and statistics have one form besides their line.
-        let numbers = matches!(wanted.0, Action::Count | Action::Stats) && raw.format.encoding != Encoding::Json;
-        if legal.need(wanted) == Need::Illegal || numbers {
-            let forms = |(action, _): &(Action, Subject)| !matches!(action, Action::Count | Action::Stats);
-            let commands: Vec<_> = legal.commands().filter(forms).map(spelled).collect();
-            return Err(Usage::Illegal { option: flag.long, command: spelled(wanted), commands: commands.join(", ") });
-        }
-        let protocol = raw.protocol.unwrap_or(0);
-        if !protocols.is_empty() && !protocols.contains(&protocol) {
-            return Err(Usage::OtherProtocol { option: flag.long, protocol });
-        }
+    let column = matrix::column(wanted);
+    // A load file has many lines and few mistakes: only where something is wrong do all flags count, for their order.
+    if !raw.given.iter().all(|flag| fits(raw, flag, wanted, column).is_ok()) {
+        let mut given = defs::FLAGS.into_iter().filter(|flag| is_given(raw, flag));
+        return given.try_for_each(|flag| fits(raw, flag, wanted, column));
     }
     match (raw.state, raw.protocol) {
         (Some((of, _)), Some(protocol)) if of != protocol => Err(Usage::OtherProtocol { option: "state", protocol }),
@@ -48,11 +39,38 @@ fn legal(raw: &Raw, wanted: (Action, Subject)) -> Result<(), Usage> {
     }
 }
 
+/// Whether a given option goes with the command, which has that `column`, and with the protocol.
+fn fits(raw: &Raw, flag: &Flag, wanted: (Action, Subject), column: Option<usize>) -> Result<(), Usage> {
+    let Effect::Option { protocols, ref legal, .. } = flag.effect else { return Ok(()) };
+    // Counts and statistics have one form besides their line.
+    let numbers = matches!(wanted.0, Action::Count | Action::Stats) && raw.format.encoding != Encoding::Json;
+    if legal.at(column) == Need::Illegal || numbers {
+        let forms = |(action, _): &(Action, Subject)| !matches!(action, Action::Count | Action::Stats);
+        let commands: Vec<_> = legal.commands().filter(forms).map(spelled).collect();
+        return Err(Usage::Illegal { option: flag.long, command: spelled(wanted), commands: commands.join(", ") });
+    }
+    let protocol = raw.protocol.unwrap_or(0);
+    if !protocols.is_empty() && !protocols.contains(&protocol) {
+        return Err(Usage::OtherProtocol { option: flag.long, protocol });
+    }
+    Ok(())
+}
+
+/// The flags that some command needs.
+static NEEDED: LazyLock<Vec<&Flag>> = LazyLock::new(|| {
+    let needed = |flag: &&Flag| match flag.effect {
+        Effect::Option { ref legal, .. } => legal.commands().any(|command| legal.need(command) == Need::Required),
+        _ => false,
+    };
+    defs::FLAGS.into_iter().filter(needed).collect()
+});
+
 fn required(raw: &Raw, wanted: (Action, Subject)) -> Result<(), Usage> {
-    for flag in defs::FLAGS {
-        let Effect::Option { protocols, legal, .. } = flag.effect else { continue };
+    let column = matrix::column(wanted);
+    for flag in NEEDED.iter() {
+        let Effect::Option { protocols, ref legal, .. } = flag.effect else { continue };
         let exists = protocols.is_empty() || raw.protocol.is_some_and(|protocol| protocols.contains(&protocol));
-        if exists && legal.need(wanted) == Need::Required && !is_given(raw, flag) {
+        if exists && legal.at(column) == Need::Required && !is_given(raw, flag) {
             return Err(Usage::Needed { option: flag.long, command: spelled(wanted) });
         }
     }

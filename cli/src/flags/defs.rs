@@ -98,7 +98,7 @@ const OPTION: Flag =
 
 /// An option, legal as its row says.
 const fn option(legal: &'static str, apply: fn(&mut Raw, Word<'_>) -> Result<(), Usage>) -> Effect {
-    Effect::Option { protocols: &[], legal: Row(legal), apply }
+    Effect::Option { protocols: &[], legal: Row::of(legal), apply }
 }
 
 /// An option of some protocols, legal as its row says.
@@ -107,7 +107,7 @@ const fn field(
     legal: &'static str,
     apply: fn(&mut Raw, Word<'_>) -> Result<(), Usage>,
 ) -> Effect {
-    Effect::Option { protocols, legal: Row(legal), apply }
+    Effect::Option { protocols, legal: Row::of(legal), apply }
 }
 
 /// All flags, in the order of the help text; where several options are illegal, the first here is complained of.

@@ -11,6 +11,8 @@ use thiserror::Error;
 
 /// The longest line, its end not counted.
 const LINE_BYTES_MAX: usize = 10_239;
+/// Words that a saved line has at most, as a rule.
+const WORDS_USUAL: usize = 32;
 /// The most words of a line.
 const WORDS_MAX: usize = 253;
 /// The longest word.
@@ -40,7 +42,7 @@ pub(crate) fn words(line: &[u8]) -> Result<Vec<OsString>, LineError> {
         return Err(LineError::Long(line.len()));
     }
     let mut rest = line.trim_ascii_start();
-    let mut words = Vec::new();
+    let mut words = Vec::with_capacity(WORDS_USUAL);
     if rest.starts_with(b"#") {
         return Ok(words);
     }
@@ -61,9 +63,10 @@ pub(crate) fn words(line: &[u8]) -> Result<Vec<OsString>, LineError> {
 
 /// The first word, and what follows it. The line begins with it.
 fn first_word(line: &[u8]) -> Result<(Vec<u8>, &[u8]), LineError> {
-    let mut word = Vec::new();
+    let plain = line.iter().position(|byte| *byte == b'"' || byte.is_ascii_whitespace()).unwrap_or(line.len());
+    let (plain, mut rest) = line.split_at(plain);
+    let mut word = plain.to_vec();
     let mut quoted = false;
-    let mut rest = line;
     while let [byte, after @ ..] = rest {
         match (byte, after) {
             (b'"', _) => quoted = !quoted,

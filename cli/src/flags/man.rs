@@ -117,14 +117,14 @@ fn flag_item(flag: &Flag) -> String {
             let names = TABLES.iter().filter(|(_, table)| tables.contains(table)).map(|(name, _)| *name);
             format!(" Tables: {}.", words::series(names))
         }
-        Effect::Option { legal, protocols, .. } => company(legal, protocols),
+        Effect::Option { ref legal, protocols, .. } => company(legal, protocols),
         _ => String::new(),
     };
     item(&flag_head(flag), &format!("{}{company}", flag.man))
 }
 
 /// With which commands an option goes, behind which protocols.
-fn company(legal: Row, protocols: &[u8]) -> String {
+fn company(legal: &Row, protocols: &[u8]) -> String {
     let spelled = |wanted: &dyn Fn(Action, Need) -> bool| {
         let commands = legal.commands().filter(|command| wanted(command.0, legal.need(*command)));
         commands.map(checks::spelled).collect::<Vec<_>>().join(", ")

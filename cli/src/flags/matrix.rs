@@ -16,9 +16,9 @@ pub(crate) enum Need {
     Pair,
 }
 
-/// An option's row: a letter for each of [`COLUMNS`], blanks for the eye.
+/// An option's row: what each of [`COLUMNS`] has to do with it.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Row(pub(super) &'static str);
+pub(crate) struct Row([Need; COLUMNS.len()]);
 
 /// The commands that take options, in the order of a row: `LGIAUDEF LGIDE h CSCS`. The last four are ours: to conntrack
 /// they take none, so most rows end before them.
@@ -43,38 +43,50 @@ pub(super) const COLUMNS: [(Action, Subject); 18] = [
     (Action::Stats, Subject::Expectations),
 ];
 
+/// The place of a command in every row; nothing for those that take no options.
+pub(super) fn column(command: (Action, Subject)) -> Option<usize> {
+    COLUMNS.iter().position(|column| *column == command)
+}
+
 impl Row {
-    /// What a command has to do with the option. Commands without a column take no options.
-    pub(super) fn need(self, command: (Action, Subject)) -> Need {
-        let found = self.cells().find(|(column, _)| *column == command);
-        found.map_or(Need::Illegal, |(_, need)| need)
+    /// A letter for each column, blanks for the eye. What is left out at the end is illegal.
+    pub(super) const fn of(letters: &str) -> Self {
+        let letters = letters.as_bytes();
+        let mut row = [Need::Illegal; COLUMNS.len()];
+        let (mut column, mut place) = (0, 0);
+        while place < letters.len() {
+            let need = match letters[place] {
+                b' ' => None,
+                b'-' => Some(Need::Illegal),
+                b'o' => Some(Need::Optional),
+                b'R' => Some(Need::Required),
+                letter => {
+                    assert!(letter == b'c', "a letter of a row is one of oRc-");
+                    Some(Need::Pair)
+                }
+            };
+            if let Some(need) = need {
+                row[column] = need;
+                column += 1;
+            }
+            place += 1;
+        }
+        assert!(column == 14 || column == COLUMNS.len(), "a row ends behind help or behind the last column");
+        Self(row)
+    }
+
+    /// What the command of that [`column`] has to do with the option.
+    pub(super) fn at(&self, column: Option<usize>) -> Need {
+        column.and_then(|column| self.0.get(column)).copied().unwrap_or(Need::Illegal)
+    }
+
+    /// What a command has to do with the option.
+    pub(super) fn need(&self, command: (Action, Subject)) -> Need {
+        self.at(column(command))
     }
 
     /// The commands that the option goes with.
-    pub(super) fn commands(self) -> impl Iterator<Item = (Action, Subject)> {
-        self.cells().filter(|(_, need)| *need != Need::Illegal).map(|(column, _)| column)
-    }
-
-    fn cells(self) -> impl Iterator<Item = ((Action, Subject), Need)> {
-        let letters = self.0.bytes().filter(|letter| *letter != b' ');
-        COLUMNS.into_iter().zip(letters).map(|(column, letter)| {
-            let need = match letter {
-                b'o' => Need::Optional,
-                b'R' => Need::Required,
-                b'c' => Need::Pair,
-                _ => Need::Illegal,
-            };
-            (column, need)
-        })
-    }
-}
-
-#[test]
-fn every_row_has_a_letter_for_every_column() {
-    for flag in super::defs::FLAGS {
-        let super::defs::Effect::Option { legal, .. } = flag.effect else { continue };
-        let letters: Vec<_> = legal.0.bytes().filter(|letter| *letter != b' ').collect();
-        assert!([14, COLUMNS.len()].contains(&letters.len()), "{}", flag.long);
-        assert!(letters.iter().all(|letter| b"oRc-".contains(letter)), "{}", flag.long);
+    pub(super) fn commands(&self) -> impl Iterator<Item = (Action, Subject)> {
+        COLUMNS.into_iter().zip(self.0).filter(|(_, need)| *need != Need::Illegal).map(|(column, _)| column)
     }
 }

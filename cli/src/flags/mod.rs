@@ -67,7 +67,7 @@ pub(crate) fn parse_line(persona: Persona, words: Vec<OsString>) -> Result<Plan,
         let changes =
             matches!(chosen.action, Action::Create | Action::Add | Action::Update | Action::Delete | Action::Flush);
         if !changes || chosen.subject() != Subject::Flows {
-            return Err(Usage::NotInFile(chosen.typed.clone()));
+            return Err(Usage::NotInFile(chosen.typed.to_string()));
         }
     } else {
         return Err(Usage::NoCommand { commands: "-I, -A, -U, -D, -F".to_owned() });

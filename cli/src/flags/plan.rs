@@ -398,7 +398,7 @@ fn answer(protocol: u8, kind: u8) -> u8 {
 /// The tuple with those ends. That they are there has been checked.
 fn one_way(raw: &Raw, ends: &Ends) -> Result<Tuple, Usage> {
     let (Some(src), Some(dst)) = (ends.src, ends.dst) else {
-        let command = raw.command.as_ref().map(|chosen| chosen.typed.clone()).unwrap_or_default();
+        let command = raw.command.as_ref().map(|chosen| chosen.typed.to_string()).unwrap_or_default();
         return Err(Usage::HalfPair { first: "src", second: "dst", command });
     };
     let proto = raw.protocol.unwrap_or(0);

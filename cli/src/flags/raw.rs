@@ -5,14 +5,18 @@
 //! only there do they stand in the way of others' beginnings. The table is the word behind the command, if that does
 //! not begin with a dash. Words left over are ignored.
 
+use std::borrow::Cow;
 use std::ffi::{OsStr, OsString};
+use std::fmt;
 use std::net::IpAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
+use std::sync::LazyLock;
 
 use ctflow_parser::filter::Masked;
 use ctflow_parser::request::Table;
 use ctflow_parser::uapi;
+use hashbrown::HashMap;
 use lexopt::{Arg, Parser};
 
 use super::defs::{self, Argument, Effect, Flag};
@@ -52,13 +56,31 @@ pub(crate) enum Action {
     Help,
 }
 
+/// A flag as it was typed, for messages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Typed {
+    /// Its letter.
+    Letter(char),
+    /// Its name, or the beginning of it.
+    Name(Cow<'static, str>),
+}
+
+impl fmt::Display for Typed {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Letter(letter) => write!(out, "-{letter}"),
+            Self::Name(name) => write!(out, "--{name}"),
+        }
+    }
+}
+
 /// The command that was typed.
 #[derive(Debug, Clone)]
 pub(crate) struct Chosen {
     /// Which.
     pub(crate) action: Action,
-    /// As typed, for messages.
-    pub(crate) typed: String,
+    /// As typed.
+    pub(crate) typed: Typed,
     /// On what; conntrack where no table was named.
     pub(crate) table: Table,
 }
@@ -195,7 +217,7 @@ impl Default for LabelsDel {
 /// An option's argument, and the option as it was typed.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Word<'a> {
-    option: &'a str,
+    option: &'a Typed,
     /// The argument.
     pub(crate) value: &'a str,
 }
@@ -262,12 +284,12 @@ impl Word<'_> {
 
     /// Says that the argument is no such number; to conntrack that is another kind of error.
     pub(crate) fn number(&self, right: &'static str) -> Usage {
-        Usage::BadNumber { option: self.option.to_owned(), value: self.value.to_owned(), right }
+        Usage::BadNumber { option: self.option.to_string(), value: self.value.to_owned(), right }
     }
 
     /// Says that an item of the argument is none, and what would be.
     pub(crate) fn refuse(&self, value: &str, right: String) -> Usage {
-        Usage::BadValue { option: self.option.to_owned(), value: value.to_owned(), right }
+        Usage::BadValue { option: self.option.to_string(), value: value.to_owned(), right }
     }
 }
 
@@ -298,7 +320,7 @@ impl Raw {
                     raw.given.push(flag);
                     raw.warnings.push(warning);
                 }
-                Effect::File => return Err(Usage::NotFirst(typed)),
+                Effect::File => return Err(Usage::NotFirst(typed.to_string())),
             }
         }
         Ok(raw)
@@ -311,12 +333,12 @@ impl Raw {
         if first == family {
             return Ok(());
         }
-        Err(Usage::MixedFamilies { option: word.option.to_owned(), first: name(first), second: name(family) })
+        Err(Usage::MixedFamilies { option: word.option.to_string(), first: name(first), second: name(family) })
     }
 
     fn choose(&mut self, chosen: Chosen) -> Result<(), Usage> {
         match &self.command {
-            Some(first) => Err(Usage::TwoCommands { first: first.typed.clone(), second: chosen.typed }),
+            Some(first) => Err(Usage::TwoCommands { first: first.typed.to_string(), second: chosen.typed.to_string() }),
             None => {
                 self.command = Some(chosen);
                 Ok(())
@@ -326,20 +348,22 @@ impl Raw {
 }
 
 /// The next flag and how it was typed; words that are none are passed over.
-fn next_flag(parser: &mut Parser, protocol: Option<u8>) -> Result<Option<(&'static Flag, String)>, Usage> {
+fn next_flag(parser: &mut Parser, protocol: Option<u8>) -> Result<Option<(&'static Flag, Typed)>, Usage> {
     loop {
         return match parser.next().map_err(unexpected)? {
             None => Ok(None),
             Some(Arg::Value(_)) => continue,
             Some(Arg::Short(letter)) => {
-                let typed = format!("-{letter}");
-                let flag = defs::FLAGS.into_iter().find(|flag| flag.short == Some(letter));
-                flag.map(|flag| Some((flag, typed.clone()))).ok_or(Usage::UnknownOption(typed))
+                let typed = Typed::Letter(letter);
+                match LOOKUP.letters.get(&letter) {
+                    Some(flag) => Ok(Some((*flag, typed))),
+                    None => Err(Usage::UnknownOption(typed.to_string())),
+                }
             }
             Some(Arg::Long(name)) => {
                 let exists = |flag: &Flag| exists_behind(flag, protocol);
-                let flag = named(name, exists).map_err(|error| explain(error, name))?;
-                Ok(Some((flag, format!("--{name}"))))
+                let (flag, name) = named(name, exists).map_err(|error| explain(error, name))?;
+                Ok(Some((flag, Typed::Name(name))))
             }
         };
     }
@@ -364,19 +388,37 @@ fn explain(error: Usage, name: &str) -> Usage {
 
 /// The flag with that long name, or the only one with a name that begins like it, behind whatever `-p`.
 pub(super) fn long(name: &str) -> Result<&'static Flag, Usage> {
-    named(name, |_| true)
+    named(name, |_| true).map(|(flag, _)| flag)
 }
 
-fn named(name: &str, exists: impl Fn(&Flag) -> bool) -> Result<&'static Flag, Usage> {
-    let existing = || defs::FLAGS.into_iter().filter(|flag| exists(flag));
-    let names = || existing().flat_map(|flag| flag.names().map(move |name| (name, flag)));
-    if let Some((_, flag)) = names().find(|(known, _)| *known == name) {
-        return Ok(flag);
+/// The flags by what is typed of them: load files have many.
+struct Lookup {
+    letters: HashMap<char, &'static Flag>,
+    names: HashMap<&'static str, &'static Flag>,
+}
+
+static LOOKUP: LazyLock<Lookup> = LazyLock::new(|| {
+    let flags = defs::FLAGS.into_iter();
+    Lookup {
+        letters: flags.clone().filter_map(|flag| Some((flag.short?, flag))).collect(),
+        names: flags.flat_map(|flag| flag.names().map(move |name| (name, flag))).collect(),
     }
-    let found: Vec<_> = names().filter(|(known, _)| known.starts_with(name)).collect();
+});
+
+/// The flag that `name` or its beginning means, and the name.
+fn named(name: &str, exists: impl Fn(&Flag) -> bool) -> Result<(&'static Flag, Cow<'static, str>), Usage> {
+    match LOOKUP.names.get_key_value(name) {
+        Some((name, flag)) if exists(flag) => return Ok((flag, Cow::Borrowed(name))),
+        _ => {}
+    }
+    let existing = defs::FLAGS.into_iter().filter(|flag| exists(flag));
+    let names = existing.flat_map(|flag| flag.names().map(move |name| (name, flag)));
+    let found: Vec<_> = names.filter(|(known, _)| known.starts_with(name)).collect();
     match found.split_first() {
         None => Err(Usage::UnknownOption(format!("--{name}"))),
-        Some(((_, flag), others)) if others.iter().all(|(_, other)| other.long == flag.long) => Ok(flag),
+        Some(((_, flag), others)) if others.iter().all(|(_, other)| other.long == flag.long) => {
+            Ok((*flag, Cow::Owned(name.to_owned())))
+        }
         Some(_) => Err(Usage::Ambiguous {
             typed: format!("--{name}"),
             candidates: words::series(found.iter().map(|(known, _)| *known)),
@@ -385,11 +427,11 @@ fn named(name: &str, exists: impl Fn(&Flag) -> bool) -> Result<&'static Flag, Us
 }
 
 /// The argument that an option needs, or may have; nothing for those that take none.
-fn take_value(parser: &mut Parser, flag: &Flag, typed: &str) -> Result<String, Usage> {
+fn take_value(parser: &mut Parser, flag: &Flag, typed: &Typed) -> Result<String, Usage> {
     let value = match flag.argument {
         Argument::None | Argument::Table => return Ok(String::new()),
         Argument::Required(argument) => {
-            parser.value().map_err(|_| Usage::MissingArgument { option: typed.to_owned(), argument })?
+            parser.value().map_err(|_| Usage::MissingArgument { option: typed.to_string(), argument })?
         }
         Argument::Optional(_) => {
             let attached = parser.optional_value();
@@ -397,7 +439,8 @@ fn take_value(parser: &mut Parser, flag: &Flag, typed: &str) -> Result<String, U
             attached.or_else(|| next(parser)).unwrap_or_default()
         }
     };
-    Ok(value.to_string_lossy().into_owned()) // a replacement character is in no name, so it is refused with the rest
+    // A replacement character is in no name, so it is refused with the rest.
+    Ok(value.into_string().unwrap_or_else(|value| value.to_string_lossy().into_owned()))
 }
 
 /// Whether a word can be neither a table nor an argument that may be left out.
@@ -406,18 +449,18 @@ fn begins_otherwise(word: &OsStr) -> bool {
 }
 
 /// The table behind a command: the next word, if it is no option, or what stands behind `--dump=`.
-fn take_table(parser: &mut Parser, command: &str, tables: &[Table]) -> Result<Table, Usage> {
+fn take_table(parser: &mut Parser, command: &Typed, tables: &[Table]) -> Result<Table, Usage> {
     let word = match parser.try_raw_args() {
         Some(_) if tables.is_empty() => None,
         Some(mut words) => words.next_if(|word| !begins_otherwise(word)),
-        None if command.starts_with("--") && !tables.is_empty() => parser.optional_value(),
+        None if matches!(command, Typed::Name(_)) && !tables.is_empty() => parser.optional_value(),
         None => None, // more letters behind the command's
     };
     let Some(word) = word else { return Ok(Table::Conntrack) };
     let word = word.to_string_lossy();
     let named = words::choose(&word, &defs::TABLES).filter(|table| tables.contains(table));
     named.ok_or_else(|| Usage::UnknownTable {
-        command: command.to_owned(),
+        command: command.to_string(),
         table: word.into_owned(),
         tables: words::series(defs::TABLES.iter().filter(|(_, table)| tables.contains(table)).map(|(name, _)| *name)),
     })

@@ -31,8 +31,8 @@ pub(super) fn decimal(word: &str) -> Option<u32> {
 
 /// An address: IPv6, or IPv4 in any of the notations of `inet_aton`.
 pub(super) fn address(word: &str) -> Option<IpAddr> {
-    let v6 = || word.parse().ok().map(IpAddr::V6);
-    aton(word).map(IpAddr::V4).or_else(v6)
+    // What the standard library takes for IPv4, `aton` reads alike, and slower.
+    word.parse().ok().or_else(|| aton(word).map(IpAddr::V4))
 }
 
 /// One to four numbers between dots; the last one fills the bytes that are left.

@@ -1,0 +1,96 @@
+//! The checked lines of a load file, as what they ask of the kernel, until all are checked.
+
+use ctflow_parser::request::{self, REQUEST_BYTES};
+use ctflow_parser::write::Writer;
+
+use super::names;
+use crate::flags::plan::{Command, Plan};
+
+/// Lines, one behind the other. When it [is full](Self::is_full), keep no more.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    limit: usize,
+    bytes: Vec<u8>,
+    entries: Vec<Entry>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    /// The line's number.
+    number: u64,
+    /// Where its bytes end.
+    end: usize,
+    is_request: bool,
+}
+
+/// What is to be done for a line.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Step<'p> {
+    /// Send this request.
+    Request(&'p [u8]),
+    /// Read the line again: it asks for more than one request, or its labels have to be looked up.
+    Line(&'p [u8]),
+}
+
+impl Prepared {
+    /// No line yet, and room for `limit` bytes.
+    pub(super) fn new(limit: usize) -> Self {
+        Self { limit, bytes: Vec::new(), entries: Vec::new() }
+    }
+
+    /// Whether the bound is reached. A line more than it, at most, is kept.
+    pub(super) fn is_full(&self) -> bool {
+        let entries = self.entries.len().saturating_mul(size_of::<Entry>());
+        self.bytes.len().saturating_add(entries) >= self.limit
+    }
+
+    /// Keeps `line`, which means `plan`.
+    pub(super) fn keep(&mut self, number: u64, plan: &Plan, line: &[u8]) {
+        let mut buffer = [0; REQUEST_BYTES];
+        let request = written(plan, &mut buffer);
+        self.bytes.extend_from_slice(request.unwrap_or(line));
+        self.entries.push(Entry { number, end: self.bytes.len(), is_request: request.is_some() });
+    }
+
+    /// What was kept, with the numbers of the lines.
+    pub(super) fn steps(&self) -> impl Iterator<Item = (u64, Step<'_>)> {
+        let mut start = 0;
+        self.entries.iter().map(move |entry| {
+            let bytes = self.bytes.get(start..entry.end).unwrap_or_default();
+            start = entry.end;
+            (entry.number, if entry.is_request { Step::Request(bytes) } else { Step::Line(bytes) })
+        })
+    }
+}
+
+/// The one request that `plan` is, if it is one and depends on nothing else.
+fn written<'b>(plan: &Plan, buffer: &'b mut [u8]) -> Option<&'b [u8]> {
+    let Command::Create(create) = &plan.command else { return None };
+    if names::names_any(&plan.command) {
+        return None;
+    }
+    let mut writer = Writer::new(buffer);
+    request::create(&mut writer, 0, &create.creation.change(), create.existing).ok()?;
+    Some(writer.into_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flags::{line, parse_line};
+    use crate::persona::Persona;
+
+    #[test]
+    fn lines_that_create_are_kept_as_requests_and_others_as_they_stand() {
+        let create = "-A -p 50 -t 5 -s 10.0.0.1 -d 10.0.0.2";
+        let lines = [create, "-D -p tcp", &format!("{create} --label-add x"), create];
+        let mut prepared = Prepared::new(0);
+        for (number, text) in (3..).zip(lines) {
+            let plan = parse_line(Persona::Ctflow, line::words(text.as_bytes()).unwrap()).unwrap();
+            prepared.keep(number, &plan, text.as_bytes());
+        }
+        let steps: Vec<_> = prepared.steps().collect();
+        assert!(matches!(steps[..], [(3, Step::Request(one)), _, _, (6, Step::Request(two))] if one == two));
+        assert_eq!(steps[1..3], [(4, Step::Line(b"-D -p tcp")), (5, Step::Line(lines[2].as_bytes()))]);
+    }
+}
