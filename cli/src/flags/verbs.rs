@@ -88,8 +88,11 @@ static COMPLETIONS: Verb = Verb {
     argument: "SHELL",
     values: &["bash", "zsh", "fish"],
     help: "print what makes bash, zsh or fish complete our command lines",
-    man: "Prints the completion script for bash, zsh or fish: `ctflow completions bash > \
-          /usr/share/bash-completion/completions/ctflow', or `eval \"$(ctflow completions bash)\"' for this shell only.",
+    man: "Prints the completion script for bash, zsh or fish. For this shell only: `source <(ctflow completions bash)', \
+          zsh likewise behind compinit, `ctflow completions fish | source'. For all users: write it to \
+          /usr/share/bash-completion/completions/ctflow, /usr/local/share/zsh/site-functions/_ctflow or \
+          /usr/share/fish/vendor_completions.d/ctflow.fish. It also completes conntrack, for where that is a link to \
+          this program; bash and fish look for a file of that name.",
     read: completions,
 };
 
