@@ -39,6 +39,12 @@ fn unknown_options_and_commands() {
 }
 
 #[test]
+fn a_mistyped_option_is_guessed() {
+    refused(&["-L", "--ouput", "json"], &["unknown option `--ouput', did you mean `--output'?"]);
+    refused(&["-L", "-p", "tcp", "--dprot=80"], &["unknown option `--dprot', did you mean `--dport'?"]);
+}
+
+#[test]
 fn an_ambiguous_prefix_names_what_it_could_be() {
     refused(&["--e"], &["`--e' is ambiguous", "event and event-mask"]);
 }
@@ -81,6 +87,9 @@ fn unknown_verbs_name_those_that_there_are() {
     refused(&["list"], &["unknown verb `list'", "demo, doctor, completions, man and help"]);
     refused(&["doctor", "--jsn"], &["`doctor' does not take `--jsn'", "--json"]);
     refused(&["help", "--got"], &["`help' does not take `--got'"]);
+    refused(&["demo", "extra"], &["`demo' does not take `extra'", "nothing"]);
+    refused(&["completions", "tcsh"], &["`completions' does not take `tcsh'", "bash, zsh and fish"]);
+    refused(&["completions"], &["`completions' needs an argument", "bash, zsh and fish"]);
 }
 
 #[test]

@@ -46,7 +46,7 @@ fn everything(persona: Persona) -> String {
     let mut text = format!("{banner}: connection tracking, its table and its events\n");
     text += &format!("Usage: {name} COMMAND [TABLE] [OPTION]...\n");
     if persona == Persona::Ctflow {
-        text += &format!("       {name} VERB\n");
+        text += &format!("       {name} VERB [ARGUMENT]\n");
     }
     text +=
         &format!("\nCommands:\n{commands}\nTables: conntrack (the default), expect; with -L also dying, unconfirmed\n");

@@ -98,7 +98,9 @@ static COMPLETIONS: Verb = Verb {
 
 fn completions(verb: &'static Verb, rest: &[OsString]) -> Result<Command, Usage> {
     const RIGHT: &str = "one of bash, zsh and fish";
-    let (shell, others) = rest.split_first().map_or((OsStr::new(""), rest), |(word, others)| (word, others));
+    let Some((shell, others)) = rest.split_first() else {
+        return Err(Usage::VerbAlone { verb: verb.name, right: RIGHT });
+    };
     let known: Option<Shell> = SHELLS.iter().find(|(name, _)| *name == shell).map(|(_, shell)| *shell);
     match (known, others.first()) {
         (Some(known), None) => Ok(Command::Completions(known)),
@@ -113,7 +115,8 @@ fn completions_are_for_one_shell_that_we_know() {
         assert!(matches!(tests::read(&["completions", name]), Ok(Command::Completions(read)) if read == shell));
     }
     assert!(SHELLS.iter().map(|(name, _)| name).eq(COMPLETIONS.values));
-    for words in [&["completions"][..], &["completions", "csh"], &["completions", "bash", "zsh"]] {
+    assert!(matches!(tests::read(&["completions"]), Err(Usage::VerbAlone { .. })));
+    for words in [&["completions", "csh"][..], &["completions", "bash", "zsh"]] {
         assert!(matches!(tests::read(words), Err(Usage::VerbArgument { .. })), "{words:?}");
     }
 }
