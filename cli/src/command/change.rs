@@ -144,7 +144,7 @@ fn each(
     mut work: impl FnMut(&FlowView<'_>, &Occasion<'_>) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let mut dump = Dump::start(Table::Conntrack, filter, false)?.ahead()?;
-    let mut bar = progress::Progress::of(count::flows().unwrap_or(0).into(), "flows");
+    let mut bar = progress::Progress::beside_lines(count::flows().unwrap_or(0).into(), "flows");
     let mut state = ControlFlow::Continue(());
     let mut progress = Progress::More;
     while progress != Progress::Done {

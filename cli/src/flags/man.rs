@@ -129,8 +129,8 @@ fn company(legal: &Row, protocols: &[u8]) -> String {
         let commands = legal.commands().filter(|command| wanted(command.0, legal.need(*command)));
         commands.map(checks::spelled).collect::<Vec<_>>().join(", ")
     };
-    // Help takes -p and does nothing with it; counts and statistics have one form besides their line.
-    let others = [Action::Help, Action::Count, Action::Stats];
+    // Counts and statistics have one form besides their line.
+    let others = [Action::Count, Action::Stats];
     let mut text = format!(" Goes with {}.", spelled(&|action, _| !others.contains(&action)));
     if legal.commands().any(|(action, _)| action == Action::Count) {
         text += " With -C and -S, only json.";

@@ -52,7 +52,7 @@ pub(super) static STATUS: Flag = Flag {
 };
 
 /// In the order that decides what an abbreviation means.
-const STATUS_NAMES: [(&str, u32); 7] = [
+pub(super) const STATUS_NAMES: [(&str, u32); 7] = [
     ("ASSURED", uapi::IPS_ASSURED),
     ("SEEN_REPLY", uapi::IPS_SEEN_REPLY),
     ("UNSET", 0),
