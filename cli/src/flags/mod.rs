@@ -31,7 +31,6 @@ pub(crate) mod usage;
 pub(crate) mod verbs;
 mod words;
 
-use doc::Topic;
 use plan::{Command, Load, Plan};
 use raw::{Action, Raw};
 use usage::Usage;
@@ -47,18 +46,8 @@ pub(crate) fn parse(persona: Persona, args: impl Iterator<Item = OsString>) -> R
     match (persona, args.split_first()) {
         (Persona::Ctflow, Some((word, rest))) if !raw::is_option(word) => verbs::read(word, rest).map(alone),
         (_, Some((word, rest))) if word == "-R" || word == "--load-file" => load(word, rest).map(alone),
-        _ => options(persona, args),
+        _ => plan::plan(persona, Raw::read(args)?),
     }
-}
-
-fn options(persona: Persona, args: Vec<OsString>) -> Result<Plan, Usage> {
-    let raw = Raw::read(args)?;
-    let protocol = raw.protocol;
-    let mut plan = plan::plan(persona, raw)?;
-    if let (Command::Help(topic), Some(protocol)) = (&mut plan.command, protocol) {
-        *topic = Topic::EverythingBehind(protocol);
-    }
-    Ok(plan)
 }
 
 /// `-R FILE`, which stands in front of everything; what follows is ignored, as conntrack does.

@@ -267,7 +267,7 @@ fn command(raw: &Raw) -> Result<Command, Usage> {
         Action::Count => Command::Count(count(raw, chosen)),
         Action::Stats => Command::Stats(Stats { subject: chosen.subject(), json: is_json(raw) }),
         Action::Version => Command::Version,
-        Action::Help => Command::Help(Topic::Everything),
+        Action::Help => Command::Help(raw.protocol.map_or(Topic::Everything, Topic::EverythingBehind)),
     })
 }
 
