@@ -77,12 +77,13 @@ compadd() {
     fi
     builtin compadd "$@"
 }'
-zpty -w shell "source ${(q)1}; echo REA''DY"
-read_to READY
+zpty -w shell "source ${(q)1}; PS1='type''> '"
+read_to 'type> '
 for line in "${@[2,-1]}"; do
     zpty -w -n shell "$line"$'\t\x15'"echo DO''NE"$'\n'
     read_to DONE
     print -r -- ${${REPLY//$'\r'/}//$'\n'/}
+    read_to 'type> ' # before that the terminal itself would take the keys
 done
 zpty -d shell
 "#;
