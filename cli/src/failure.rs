@@ -133,9 +133,11 @@ impl Failure {
         if !matches!(self, Self::Unready | Self::Nothing) {
             let _ = writeln!(stderr, "{banner}: {self}"); // nowhere is left to say that this failed
         }
-        if let Self::Usage(usage) = self
-            && usage.wants_help()
-        {
+        let wants_help = match self {
+            Self::Usage(usage) => usage.wants_help(),
+            other => matches!(other, Self::Label(_)),
+        };
+        if wants_help {
             let _ = writeln!(stderr, "Try `{name} --help' for more information.");
         }
         ExitCode::from(self.code())

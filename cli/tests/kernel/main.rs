@@ -4,4 +4,5 @@
 mod change;
 mod compare;
 mod follow;
+mod kinds;
 mod support;
