@@ -70,12 +70,12 @@ struct Mended {
     undo: fn(theirs: &mut String, ours: &mut String),
 }
 
-const MENDED: [Mended; 10] = [
+const MENDED: [Mended; 11] = [
     Mended {
         why: "XML has the names of SCTP states, not TCP's of the same number",
         applies: is_xml,
         undo: |_, ours| {
-            *ours = each_line(ours, |line| if line.contains("\"sctp\"") { sctp_as_tcp(line) } else { line })
+            *ours = each_line(ours, |line| sctp_as_tcp(&line));
         },
     },
     Mended {
@@ -134,6 +134,15 @@ const MENDED: [Mended; 10] = [
         undo: |_, ours| *ours = each_line(ours, |line| untranslated(&untranslated(&line, SOURCE), DESTINATION)),
     },
     Mended {
+        why: "saved lines of DCCP can be loaded, too, where the kernel has no tracker for it",
+        applies: is_save,
+        undo: |theirs, ours| {
+            let nothing = " --sport 0 --dport 0 --reply-port-src 0 --reply-port-dst 0 --state NONE --role client";
+            *ours = ours.replace(nothing, "");
+            *theirs = theirs.replace(" --sport 0 --dport 0 --reply-port-src 0 --reply-port-dst 0", "");
+        },
+    },
+    Mended {
         why: "saved lines name every state of SCTP",
         applies: is_save,
         undo: |theirs, _| *theirs = theirs.replace("--state (null) ", "--state HEARTBEAT_SENT "),
@@ -160,7 +169,7 @@ fn each_line(text: &str, change: impl Fn(String) -> String) -> String {
 }
 
 /// The number of an SCTP state is that of another one of TCP.
-fn sctp_as_tcp(line: String) -> String {
+fn sctp_as_tcp(line: &str) -> String {
     let names = [
         ("NONE", "NONE"),
         ("CLOSED", "SYN_SENT"),
@@ -174,8 +183,9 @@ fn sctp_as_tcp(line: String) -> String {
         ("HEARTBEAT_ACKED", "SYN_SENT2"),
     ];
     let state = |name: &str| format!("<state>{name}</state>");
-    let found = names.into_iter().find(|(sctp, _)| line.contains(&state(sctp)));
-    found.map_or_else(|| line.clone(), |(sctp, tcp)| line.replace(&state(sctp), &state(tcp)))
+    let is_sctp = |line: &str| line.contains("\"sctp\"");
+    let found = names.into_iter().find(|(sctp, _)| is_sctp(line) && line.contains(&state(sctp)));
+    found.map_or_else(|| line.to_owned(), |(sctp, tcp)| line.replace(&state(sctp), &state(tcp)))
 }
 
 /// A line without the elements `name` of its layer 4.
@@ -325,7 +335,7 @@ const OUTPUTS: [&str; 4] = ["", "extended,id,ktimestamp", "xml", "save"];
 /// `-m` before `-u`; `-j` with an address and `-p`; a translation to a port that was the port before. Nor is what
 /// conntrack selects wrongly by its own account of it: several labels in one list, IPv6 addresses and ICMP translated,
 /// plain status flags beside negated ones.
-const FILTERS: &[&str] = &[
+pub(crate) const FILTERS: &[&str] = &[
     "-f ipv4",
     "-f ipv6",
     "-p tcp",
