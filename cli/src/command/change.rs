@@ -11,6 +11,7 @@ use ctflow_parser::filter::DumpFilter;
 use ctflow_parser::flow::{FlowView, Labels};
 use ctflow_parser::request::{self, FlowChange, Selector, Table};
 use ctflow_parser::tuple::Tuple;
+use ctflow_parser::uapi;
 use jiff::tz::TimeZone;
 
 use super::mass::{Mass, Outcome, Vanished};
@@ -70,6 +71,9 @@ pub(super) fn update_with(plan: &Update, mass: &mut Mass) -> Result<(), Failure>
     })
 }
 
+/// What a request may ask for, and the kernel passes over: it alone knows what is offloaded.
+const OFFLOADED: u32 = uapi::IPS_OFFLOAD | uapi::IPS_HW_OFFLOAD;
+
 /// The flow as it is once the change is made. conntrack asks the kernel for it, one by one, and so holds a reference
 /// that it prints.
 fn after<'a>(flow: &FlowView<'a>, change: &FlowChange<'a>) -> FlowView<'a> {
@@ -82,7 +86,7 @@ fn after<'a>(flow: &FlowView<'a>, change: &FlowChange<'a>) -> FlowView<'a> {
     FlowView {
         timeout: told.timeout.or(flow.timeout),
         mark: mark.or(flow.mark),
-        status: told.status.map(|status| status | flow.status.unwrap_or(0)).or(flow.status),
+        status: told.status.map(|status| status & !OFFLOADED | flow.status.unwrap_or(0)).or(flow.status),
         proto: told.proto.or(flow.proto),
         labels: labels.or(flow.labels),
         use_count: flow.use_count.map(|count| count.saturating_add(1)),

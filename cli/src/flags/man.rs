@@ -34,8 +34,8 @@ const DIFFERENCES: [&str; 29] = [
     "A negated status with -D (-u '!ASSURED', -u UNREPLIED) deletes the flows that it names; conntrack deletes all.",
     "Plain and negated status flags can stand together: -L -u 'SEEN_REPLY,!ASSURED'. -u UNSET selects the flows that \
      have none of the flags that -o save names.",
-    "Options that select do so in any order and company; conntrack's 1.4.7 shows nothing for -m before -u, and for -j \
-     with an address beside -p.",
+    "Options may stand in any order and company: conntrack's 1.4.7 takes the status for the mark where -m stands before \
+     -u, and shows nothing for -j with an address beside -p.",
     "-b sizes the socket that receives the events.",
     "-E counts the events that were lost, and says so.",
     "-U and -G reach flows of zones; -w is legal with both.",
@@ -48,7 +48,7 @@ const DIFFERENCES: [&str; 29] = [
     "ICMP flows count as translated only where their addresses or ids are.",
     "A mistyped SCTP state is an error that names the right ones; HEARTBEAT_SENT and HEARTBEAT_ACKED can be given, too.",
     "SCTP tags are the numbers that the packets have, whatever the machine's byte order.",
-    "-I expect -p sctp and -p dccp put the awaited port where it belongs.",
+    "-I expect awaits the protocol that it is told; conntrack writes the awaited port over it, 1.4.7 for all protocols.",
     "-D expect exits with 0 when the expectation was deleted, and says how many were.",
     "XML is well formed everywhere, a document also where there is nothing to show, has the right states of SCTP and \
      DCCP, and the fields of ICMP.",

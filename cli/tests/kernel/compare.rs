@@ -332,7 +332,7 @@ const TYPES: [&str; 5] = ["extended", "id", "timestamp", "ktimestamp", "xml"];
 const OUTPUTS: [&str; 4] = ["", "extended,id,ktimestamp", "xml", "save"];
 
 /// Every option that selects, alone and with others. Not here, as 1.4.7 shows nothing then and we what was asked for:
-/// `-m` before `-u`; `-j` with an address and `-p`; a translation to a port that was the port before. Nor is what
+/// `-m` before `-u`, whose flags it takes for the mark; `-j` with an address and `-p`; a translation to a port that was the port before. Nor is what
 /// conntrack selects wrongly by its own account of it: several labels in one list, IPv6 addresses and ICMP translated,
 /// plain status flags beside negated ones.
 pub(crate) const FILTERS: &[&str] = &[
