@@ -133,9 +133,11 @@ impl Failure {
         if !matches!(self, Self::Unready | Self::Nothing) {
             let _ = writeln!(stderr, "{banner}: {self}"); // nowhere is left to say that this failed
         }
-        if let Self::Usage(usage) = self
-            && usage.wants_help()
-        {
+        let wants_help = match self {
+            Self::Usage(usage) => usage.wants_help(),
+            other => matches!(other, Self::Label(_)),
+        };
+        if wants_help {
             let _ = writeln!(stderr, "Try `{name} --help' for more information.");
         }
         ExitCode::from(self.code())
@@ -151,21 +153,44 @@ impl Failure {
     }
 }
 
-/// conntrack's words for what a kernel refuses, where it has any; scripts look for them.
+/// conntrack's words for what a kernel refuses, where it has any, else the system's; scripts look for them.
 fn operation_words(error: &KernelError) -> String {
-    let known = match error.errno().map(Errno::from_raw_os_error) {
-        Some(Errno::EXIST) => "Such conntrack exists, try -U to update",
-        Some(Errno::NOENT) => "such conntrack doesn't exist",
-        Some(Errno::INVAL) => "invalid parameters",
-        Some(Errno::NOMEM) => "not enough memory",
-        Some(Errno::TIME) => "conntrack has expired",
-        Some(Errno::PERM) => "sorry, you must be root or get CAP_NET_ADMIN capability to do this",
-        _ => return error.to_string(),
+    let errno = error.errno().map(Errno::from_raw_os_error);
+    let known = match (errno, expectation_words(error)) {
+        (_, Some(words)) => words.to_owned(),
+        (Some(Errno::EXIST), _) => "Such conntrack exists, try -U to update".to_owned(),
+        (Some(Errno::NOENT), _) => "such conntrack doesn't exist".to_owned(),
+        (Some(Errno::INVAL), _) => "invalid parameters".to_owned(),
+        (Some(Errno::NOMEM), _) => "not enough memory".to_owned(),
+        (Some(Errno::TIME), _) => "conntrack has expired".to_owned(),
+        (Some(Errno::PERM), _) => "sorry, you must be root or get CAP_NET_ADMIN capability to do this".to_owned(),
+        _ => match error {
+            KernelError::Refused { source, .. } => system_words(source),
+            other => return other.to_string(),
+        },
     };
     match error {
         KernelError::Refused { said: Some((text, _)), .. } => format!("{known} ({text})"),
-        _ => known.to_owned(),
+        _ => known,
     }
+}
+
+/// Of an expectation it may be the flow that is not there; what else is said of flows does not fit it.
+fn expectation_words(error: &KernelError) -> Option<&'static str> {
+    let KernelError::Refused { operation, .. } = error else { return None };
+    let errno = error.errno().map(Errno::from_raw_os_error);
+    match (*operation, errno?) {
+        ("create an expectation", Errno::NOENT) => Some("master conntrack not found"),
+        (operation, Errno::NOENT) if operation.ends_with("expectation") => Some("No such file or directory"),
+        (operation, Errno::EXIST) if operation.ends_with("expectation") => Some("File exists"),
+        _ => None,
+    }
+}
+
+/// The system's text alone, without the number that the standard library appends.
+pub(crate) fn system_words(error: &io::Error) -> String {
+    let text = error.to_string();
+    text.split_once(" (os error").map_or(text.clone(), |(words, _)| words.to_owned())
 }
 
 fn others(more: &[u64]) -> String {
@@ -181,5 +206,30 @@ fn output_hint(error: &io::Error) -> &'static str {
         io::ErrorKind::BrokenPipe => "its reader has gone, so nothing more is shown",
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "make room, or write elsewhere",
         _ => "what was to be shown is incomplete",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_kernel_refuses_is_told_in_conntracks_words() {
+        let words = |operation, errno: Errno| {
+            let source = io::Error::from_raw_os_error(errno.raw_os_error());
+            operation_words(&KernelError::Refused { operation, source, said: None })
+        };
+        let table = [
+            ("create a flow", Errno::EXIST, "Such conntrack exists, try -U to update"),
+            ("create a flow", Errno::BUSY, "Device or resource busy"),
+            ("find the flow", Errno::NOENT, "such conntrack doesn't exist"),
+            ("create an expectation", Errno::NOENT, "master conntrack not found"),
+            ("create an expectation", Errno::EXIST, "File exists"),
+            ("find the expectation", Errno::NOENT, "No such file or directory"),
+            ("delete an expectation", Errno::OPNOTSUPP, "Operation not supported"),
+        ];
+        for (operation, errno, expected) in table {
+            assert_eq!(words(operation, errno), expected, "{operation}");
+        }
     }
 }

@@ -15,6 +15,7 @@ use std::{fs, io};
 
 use ctflow_parser::flow::Labels;
 
+use crate::failure::system_words;
 use crate::flags;
 
 /// Read where no other file is named.
@@ -33,7 +34,7 @@ pub(crate) struct LabelMap {
 
 /// The file of label names cannot be read. conntrack says so and lists on, without labels.
 #[derive(Debug, thiserror::Error)]
-#[error("label names in {}: {}", path.display(), reason(source))]
+#[error("label names in {}: {}", path.display(), system_words(source))]
 pub(crate) struct UnreadableMap {
     /// The file.
     pub(crate) path: PathBuf,
@@ -142,12 +143,6 @@ fn is_space(character: char) -> bool {
 fn number(word: &str) -> Option<usize> {
     let number = flags::number(word.strip_prefix('+').unwrap_or(word))?;
     usize::try_from(number).ok()
-}
-
-/// The system's text alone, without the number that the standard library appends.
-fn reason(error: &io::Error) -> String {
-    let text = error.to_string();
-    text.split_once(" (os error").map_or(text.clone(), |(reason, _)| reason.to_owned())
 }
 
 #[cfg(test)]

@@ -190,7 +190,7 @@ impl<'p> Follower<'p> {
             }
             drained = self.round(Patience::None)?.taken.drained;
         }
-        self.lines.printer.finish(&mut self.lines.sink.lines);
+        self.lines.close();
         self.lines.write(self.signals.as_fd(), Some(LAST_PATIENCE))?;
         Ok(())
     }
@@ -259,9 +259,16 @@ impl<'p> Lines<'p> {
         Ok(self.sink.offer(bell, patience)?)
     }
 
+    /// What must follow the last line; nothing is printed beside a capture.
+    fn close(&mut self) {
+        if self.plan.write.is_none() {
+            self.printer.finish(&mut self.sink.lines);
+        }
+    }
+
     /// What must follow the last line, written.
     fn end(&mut self) -> Result<(), Failure> {
-        self.printer.finish(&mut self.sink.lines);
+        self.close();
         if let Some(capture) = &mut self.capture {
             capture.flush()?;
         }

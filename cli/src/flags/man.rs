@@ -30,23 +30,39 @@ const EXITS: [(&str, &str); 3] = [
 const LOG: &str = "What to say on standard error besides errors: warn, info or debug. Without it, errors only.";
 
 /// What a user of conntrack finds otherwise here.
-const DIFFERENCES: [&str; 19] = [
+const DIFFERENCES: [&str; 29] = [
     "A negated status with -D (-u '!ASSURED', -u UNREPLIED) deletes the flows that it names; conntrack deletes all.",
-    "Plain and negated status flags can stand together: -L -u 'SEEN_REPLY,!ASSURED'.",
+    "Plain and negated status flags can stand together: -L -u 'SEEN_REPLY,!ASSURED'. -u UNSET selects the flows that \
+     have none of the flags that -o save names.",
+    "Options may stand in any order and company: conntrack's 1.4.7 takes the status for the mark where -m stands before \
+     -u, and shows nothing for -j with an address beside -p.",
     "-b sizes the socket that receives the events.",
     "-E counts the events that were lost, and says so.",
     "-U and -G reach flows of zones; -w is legal with both.",
+    "-A changes a flow that is there, -U needs no -f, and prints every flow that it changes, unlike conntrack's 1.4.7.",
     "Several labels mean all of them, in one list or over several options.",
     "--labelmap also goes with -I and -A.",
-    "-c selects by security mark.",
-    "-n, -g and -j with an IPv6 address select by that address.",
-    "A mistyped SCTP state is an error that names the right ones.",
-    "-D expect exits with 0 when the expectation was deleted.",
-    "XML is well formed, has the right states of SCTP and DCCP, and the fields of ICMP.",
-    "-o save keeps marks, labels and helpers (--ct-helper).",
+    "-c selects by security mark. Today's kernels tell none, only security contexts, so that it selects nothing; \
+     conntrack selects everything.",
+    "-n, -g and -j with an IPv6 address select by that address, and with a port also where it is the port from before.",
+    "ICMP flows count as translated only where their addresses or ids are.",
+    "A mistyped SCTP state is an error that names the right ones; HEARTBEAT_SENT and HEARTBEAT_ACKED can be given, too.",
+    "SCTP tags are the numbers that the packets have, whatever the machine's byte order.",
+    "-I expect awaits the protocol that it is told; conntrack writes the awaited port over it, 1.4.7 for all protocols.",
+    "-D expect exits with 0 when the expectation was deleted, and says how many were.",
+    "XML is well formed everywhere, a document also where there is nothing to show, has the right states of SCTP and \
+     DCCP, and the fields of ICMP.",
+    "-o save keeps marks, labels that have names, helpers (--ct-helper), and ports translated alone; leaves out \
+     EXPECTED, which the kernel lets nobody set, and whose request an event was; and is complete for protocols without a \
+     tracker. So what is saved can be loaded.",
+    "-R keeps the ports of flows that are translated at both ends.",
     "-F -f FAMILY deletes the flows of that family only.",
     "-C and -S exit with 0 without privileges when the answer is right.",
     "Numbers are checked: a port of 70000 is refused, not wrapped.",
+    "Addresses may be joined to -n, -g and -j (-n192.0.2.1, --src-nat=192.0.2.1); conntrack drops them in silence.",
+    "A status of -D, -L that says nothing (-u SRC_NAT) is an error; conntrack deletes everything.",
+    "Which file of labels cannot be read is said.",
+    "Lines are never cut, however long.",
     "-R names the line that is wrong, and then does nothing at all.",
     "--dump=expect and its like take the table.",
     "-o json prints one object to a line; --write and --read keep events as pcapng.",
