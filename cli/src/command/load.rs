@@ -35,8 +35,9 @@ use crate::persona::Persona;
 /// A file that cannot be read, a line that is wrong (nothing was done then), or one that the kernel refused.
 pub(super) fn run(persona: Persona, plan: &Load) -> Result<(), Failure> {
     let (name, file) = open(plan)?;
-    let Checked { labelmap, prepared, rest, count } = check(persona, &name, &file, LOAD_PREPARED_BYTES)?;
-    let mut bar = Progress::of(count, "lines");
+    let Checked { labelmap, prepared, rest, count, only_creates } = check(persona, &name, &file, LOAD_PREPARED_BYTES)?;
+    // Lines that go through the table print, and have a bar each.
+    let mut bar = if only_creates { Progress::of(count, "lines") } else { Progress::none() };
     let mut loader = Loader::open(persona, &name, labelmap.as_deref())?;
     for (number, step) in prepared.steps() {
         match step {
@@ -85,12 +86,14 @@ struct Checked {
     rest: Place,
     /// How many there are.
     count: u64,
+    /// Whether all of them create a flow.
+    only_creates: bool,
 }
 
 fn check(persona: Persona, name: &str, file: &File, prepared_bytes: usize) -> Result<Checked, Failure> {
     let mut lines = Lines::from(name, file, Place::default())?;
     let prepared = Prepared::new(prepared_bytes);
-    let mut checked = Checked { labelmap: None, prepared, rest: Place::default(), count: 0 };
+    let mut checked = Checked { labelmap: None, prepared, rest: Place::default(), count: 0, only_creates: true };
     while let Some((number, words)) = lines.next()? {
         let plan = parse_line(persona, words).map_err(|usage| wrong(name, number, usage))?;
         if !checked.prepared.is_full() {
@@ -102,6 +105,7 @@ fn check(persona: Persona, name: &str, file: &File, prepared_bytes: usize) -> Re
         }
         checked.labelmap = checked.labelmap.or(plan.labelmap);
         checked.count += 1;
+        checked.only_creates &= matches!(plan.command, Command::Create(_));
     }
     Ok(checked)
 }

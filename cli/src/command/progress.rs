@@ -28,6 +28,11 @@ impl Progress {
         Self { bar, due }
     }
 
+    /// No bar, however long it takes.
+    pub(super) fn none() -> Self {
+        Self { bar: ProgressBar::hidden(), due: None }
+    }
+
     /// Of work that prints a line a step: on a terminal they tell as much, and a bar would stand in their midst.
     pub(super) fn beside_lines(total: u64, unit: &'static str) -> Self {
         let mut progress = Self::of(total, unit);
