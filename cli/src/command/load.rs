@@ -22,9 +22,10 @@ use super::prepared::{Prepared, Step};
 use super::progress::Progress;
 use super::{change, names};
 use crate::failure::Failure;
+use crate::flags::line::{self, LineError, READ_BYTES_MAX};
+use crate::flags::parse_line;
 use crate::flags::plan::{Command, Load, Plan};
 use crate::flags::usage::Usage;
-use crate::flags::{line, parse_line};
 use crate::labels::LabelMap;
 use crate::output::Format;
 use crate::persona::Persona;
@@ -145,13 +146,17 @@ impl<'f> Lines<'f> {
     fn next(&mut self) -> Result<Option<(u64, Vec<OsString>)>, Failure> {
         loop {
             self.line.clear();
-            let read = self.file.read_until(b'\n', &mut self.line);
+            let read = self.file.by_ref().take(READ_BYTES_MAX).read_until(b'\n', &mut self.line);
             let bytes = read.map_err(|source| Failure::Load { name: self.name.to_owned(), source })?;
             if bytes == 0 {
                 return Ok(None);
             }
             self.place.offset += bytes as u64;
             self.place.lines += 1;
+            if bytes as u64 == READ_BYTES_MAX && !self.line.ends_with(b"\n") {
+                let (name, number) = (self.name.to_owned(), self.place.lines);
+                return Err(Failure::Words { name, number, source: LineError::Long });
+            }
             let words = words(self.name, self.place.lines, &self.line)?;
             if !words.is_empty() {
                 return Ok(Some((self.place.lines, words)));
@@ -247,6 +252,16 @@ fn refuse(name: &str, failed: Vec<Refused>) -> Result<(), Failure> {
 mod tests {
     use super::*;
     use std::io::Write;
+
+    #[test]
+    fn a_line_that_never_ends_is_not_read_to_its_end() {
+        let endless = File::open("/dev/zero").unwrap();
+        let refused = check(Persona::Ctflow, "x", &endless, 0).err().map(|failure| failure.to_string());
+        assert_eq!(refused.as_deref(), Some("x, line 1: the line has more than 10239 bytes; nothing was done"));
+        let mut blanks = tempfile::tempfile().unwrap();
+        blanks.write_all(&[&b"-F"[..], &b" ".repeat(60_000), b"\n-D"].concat()).unwrap();
+        assert_eq!(check(Persona::Ctflow, "x", &blanks, 0).map(|checked| checked.count).ok(), Some(2));
+    }
 
     #[test]
     fn every_line_is_prepared_or_left_for_later_whatever_the_bound() {
