@@ -2,7 +2,7 @@
 //!
 //! So a mistake anywhere means that nothing was done. What a checked line asks of the kernel is kept [`Prepared`] until all
 //! are checked, and past a bound read from the file again: a file of any size takes no more memory than that. What cannot
-//! be read twice (standard input, a pipe) is copied to a file without a name first.
+//! be read twice (standard input, a pipe) is copied first, to memory, and refused where it is larger than [`COPIED_BYTES_MAX`].
 //!
 //! Lines that create flows go to the kernel in batches; a line that does anything else waits for those before it. The
 //! first refusal ends the work after its batch, and each refused line is told with its number.
@@ -29,6 +29,9 @@ use crate::flags::usage::Usage;
 use crate::labels::LabelMap;
 use crate::output::Format;
 use crate::persona::Persona;
+
+/// The most bytes of standard input or a pipe: about five million lines.
+const COPIED_BYTES_MAX: u64 = 1_024 * 1_024 * 1_024;
 
 /// Carries out the file that `plan` names.
 ///
@@ -60,19 +63,21 @@ pub(super) fn run(persona: Persona, plan: &Load) -> Result<(), Failure> {
 /// The file, where it can be read twice.
 fn open(plan: &Load) -> Result<(String, File), Failure> {
     let (name, opened) = match plan {
-        Load::Stdin => ("standard input".to_owned(), copied(io::stdin().lock())),
+        Load::Stdin => ("standard input".to_owned(), copied(io::stdin().lock(), COPIED_BYTES_MAX)),
         Load::File(path) => (path.display().to_string(), File::open(path).and_then(seekable)),
     };
     opened.map_err(|source| Failure::Load { name: name.clone(), source }).map(|file| (name, file))
 }
 
 fn seekable(mut file: File) -> io::Result<File> {
-    if file.stream_position().is_ok() { Ok(file) } else { copied(file) }
+    if file.stream_position().is_ok() { Ok(file) } else { copied(file, COPIED_BYTES_MAX) }
 }
 
-fn copied(mut source: impl Read) -> io::Result<File> {
+fn copied(source: impl Read, bytes_max: u64) -> io::Result<File> {
     let mut copy = File::from(memfd_create(c"ctflow-load", MemfdFlags::CLOEXEC)?);
-    io::copy(&mut source, &mut copy)?;
+    if io::copy(&mut source.take(bytes_max + 1), &mut copy)? > bytes_max {
+        return Err(io::Error::other(format!("it has more than {bytes_max} bytes: save it to a file, and load that")));
+    }
     copy.rewind()?;
     Ok(copy)
 }
@@ -261,6 +266,12 @@ mod tests {
         let mut blanks = tempfile::tempfile().unwrap();
         blanks.write_all(&[&b"-F"[..], &b" ".repeat(60_000), b"\n-D"].concat()).unwrap();
         assert_eq!(check(Persona::Ctflow, "x", &blanks, 0).map(|checked| checked.count).ok(), Some(2));
+    }
+
+    #[test]
+    fn what_cannot_be_read_twice_is_copied_up_to_a_bound() {
+        assert_eq!(copied(&b"-F\n"[..], 3).unwrap().metadata().unwrap().len(), 3);
+        assert!(copied(io::repeat(b'x'), 3).unwrap_err().to_string().starts_with("it has more than 3 bytes"));
     }
 
     #[test]
