@@ -68,7 +68,7 @@ pub(crate) enum Failure {
     /// A label that was named and has no number.
     #[error(transparent)]
     Label(#[from] LabelError),
-    /// A file of commands, or of events, cannot be read.
+    /// A file of commands cannot be read. Nothing was done.
     #[error("cannot read {name}: {source}")]
     Load {
         /// The file.
@@ -135,7 +135,7 @@ impl Failure {
         }
         let wants_help = match self {
             Self::Usage(usage) => usage.wants_help(),
-            other => matches!(other, Self::Label(_)),
+            other => matches!(other, Self::Label(_) | Self::Load { .. }),
         };
         if wants_help {
             let _ = writeln!(stderr, "Try `{name} --help' for more information.");
@@ -147,7 +147,7 @@ impl Failure {
         match self {
             Self::Usage(usage) => usage.code(),
             Self::Line { usage, .. } => usage.code(),
-            Self::Words { .. } | Self::SecondLabelmap { .. } | Self::Label(_) => 2,
+            Self::Words { .. } | Self::SecondLabelmap { .. } | Self::Label(_) | Self::Load { .. } => 2,
             _ => 1,
         }
     }
