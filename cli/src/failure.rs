@@ -108,7 +108,7 @@ pub(crate) enum Failure {
         number: u64,
     },
     /// The kernel refused lines of a file of commands.
-    #[error("{name}, line {number}: {}{}; lines before it are carried out", operation_words(.error), others(.more))]
+    #[error("{name}, line {number}: {}{}; {}", operation_words(.error), others(.more), reached(*.number, *.last))]
     LineRefused {
         /// The file.
         name: String,
@@ -119,6 +119,8 @@ pub(crate) enum Failure {
         error: KernelError,
         /// Other lines that were refused with it.
         more: Vec<u64>,
+        /// The last line that was sent.
+        last: u64,
     },
     /// The machine lacks something essential; what, standard output says already.
     #[error("this machine is not ready")]
@@ -198,6 +200,15 @@ fn others(more: &[u64]) -> String {
         [] => String::new(),
         [one] => format!("; line {one} was refused too"),
         [first, ..] => format!("; {} more were refused, from line {first} on", more.len()),
+    }
+}
+
+/// What has been done of a file when a line of it is refused: the kernel looks at the whole batch.
+fn reached(refused: u64, last: u64) -> String {
+    if last <= refused {
+        "lines before it are carried out".to_owned()
+    } else {
+        format!("the others up to line {last} are carried out")
     }
 }
 

@@ -5,7 +5,7 @@
 //! be read twice (standard input, a pipe) is copied first, to memory, and refused where it is larger than [`COPIED_BYTES_MAX`].
 //!
 //! Lines that create flows go to the kernel in batches; a line that does anything else waits for those before it. The
-//! first refusal ends the work after its batch, and each refused line is told with its number.
+//! first refusal ends the work after its batch, and each refused line is told with its number, and how far the batch went.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -20,6 +20,7 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use super::mass::{Mass, Outcome, Vanished};
 use super::prepared::{Prepared, Step};
 use super::progress::Progress;
+use super::summary::Summary;
 use super::{change, names};
 use crate::failure::Failure;
 use crate::flags::line::{self, LineError, READ_BYTES_MAX};
@@ -176,17 +177,20 @@ struct Loader<'n> {
     name: &'n str,
     labels: Option<LabelMap>,
     mass: Mass,
+    /// The last line that was sent, or waits in the batch.
+    last: u64,
 }
 
 impl<'n> Loader<'n> {
     fn open(persona: Persona, name: &'n str, labelmap: Option<&Path>) -> Result<Self, Failure> {
         let labels = labelmap.map(|path| names::read(persona, Some(path)));
         let mass = change::mass("carry out a line", Format::default(), Vanished::Failure)?;
-        Ok(Self { persona, name, labels, mass })
+        Ok(Self { persona, name, labels, mass, last: 0 })
     }
 
     /// Sends a request that was written when its line was checked.
     fn send(&mut self, number: u64, request: &[u8]) -> Result<(), Failure> {
+        self.last = number;
         self.mass.add(number, None, |writer, seq| writer.again(request, seq))?;
         self.refuse_failed()
     }
@@ -197,6 +201,7 @@ impl<'n> Loader<'n> {
         match &plan.command {
             Command::Create(create) => {
                 let change = create.creation.change();
+                self.last = number;
                 self.mass.add(number, None, |writer, seq| request::create(writer, seq, &change, create.existing))?;
                 self.refuse_failed()
             }
@@ -212,7 +217,10 @@ impl<'n> Loader<'n> {
             }
             Command::Flush(flush) => {
                 self.settle()?;
-                change::flush(*flush).or_else(|error| refuse(self.name, vec![Refused { tag: number, error }]))
+                self.last = number;
+                change::flush(*flush).or_else(|error| self.refuse(vec![Refused { tag: number, error }]))?;
+                Summary::Emptied(flush.subject).print(self.persona);
+                Ok(())
             }
             _ => Ok(()), // no other command is for files
         }
@@ -228,28 +236,30 @@ impl<'n> Loader<'n> {
     /// Has the lines so far answered.
     fn settle(&mut self) -> Result<(), Failure> {
         let Outcome { failed, .. } = self.mass.outcome()?;
-        refuse(self.name, failed)
+        self.refuse(failed)
     }
 
     fn refuse_failed(&mut self) -> Result<(), Failure> {
         let failed = self.mass.take_failed();
-        refuse(self.name, failed)
+        self.refuse(failed)
     }
 
     /// Of a line that selects, what vanished meanwhile is no failure.
     fn settle_changes(&mut self, number: u64) -> Result<(), Failure> {
         let Outcome { failed, .. } = self.mass.outcome()?;
         let first = failed.into_iter().find(|one| !super::mass::is_absence(&one.error));
-        refuse(self.name, first.into_iter().map(|one| Refused { tag: number, ..one }).collect())
+        self.last = number;
+        self.refuse(first.into_iter().map(|one| Refused { tag: number, ..one }).collect())
     }
-}
 
-/// The first of the refused lines as a failure that has all their numbers.
-fn refuse(name: &str, failed: Vec<Refused>) -> Result<(), Failure> {
-    let more = failed.iter().skip(1).map(|one| one.tag).collect();
-    match failed.into_iter().next() {
-        Some(Refused { tag, error }) => Err(Failure::LineRefused { name: name.to_owned(), number: tag, error, more }),
-        None => Ok(()),
+    /// The first of the refused lines as a failure that has all their numbers.
+    fn refuse(&self, failed: Vec<Refused>) -> Result<(), Failure> {
+        let more = failed.iter().skip(1).map(|one| one.tag).collect();
+        let (name, last) = (self.name.to_owned(), self.last);
+        match failed.into_iter().next() {
+            Some(Refused { tag, error }) => Err(Failure::LineRefused { name, number: tag, error, more, last }),
+            None => Ok(()),
+        }
     }
 }
 

@@ -63,7 +63,8 @@ const DIFFERENCES: [&str; 29] = [
     "A status of -D, -L that says nothing (-u SRC_NAT) is an error; conntrack deletes everything.",
     "Which file of labels cannot be read is said.",
     "Lines are never cut, however long.",
-    "-R names the line that is wrong, and then does nothing at all.",
+    "-R names the line that is wrong, and then does nothing at all. It sends lines that make flows together: where the \
+     kernel refuses one, some behind it may be carried out, and up to which line is said.",
     "--dump=expect and its like take the table.",
     "-o json prints one object to a line; --write and --read keep events as pcapng.",
 ];

@@ -169,9 +169,14 @@ fn a_refused_line_is_told_with_its_number() {
         let line = |port| format!("-I -p udp -s 10.0.0.1 -d 10.0.0.2 --sport {port} --dport 2 -t 100\n");
         let (code, _, stderr) = load(&(line(1) + &line(2) + &line(1) + &line(3)));
         assert_eq!(code, 1);
-        assert!(stderr.contains("standard input, line 3: Such conntrack exists, try -U to update"), "{stderr}");
+        let said = "standard input, line 3: Such conntrack exists, try -U to update; the others up to line 4 are carried out\n";
+        assert!(stderr.ends_with(said), "{stderr}");
+        assert_eq!(run(PROGRAM, &["-C"]).1, "3\n");
         let (code, stdout, stderr) = load(&(line(8) + "-D -p udp --sport 1\n" + &line(1)));
         assert_eq!((code, stdout.lines().count(), stderr.as_str()), (0, 1, ""));
+        let (code, _, stderr) = load(&("-F\n".to_owned() + &line(5) + &line(5)));
+        assert!(code == 1 && stderr.contains("table has been emptied.\n"), "as conntrack says of -F: {stderr}");
+        assert!(stderr.ends_with("; lines before it are carried out\n"), "{stderr}");
     });
 }
 
