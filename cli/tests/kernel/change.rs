@@ -224,6 +224,15 @@ fn a_capture_file_shows_what_was_followed() {
         let (code, stdout, stderr) = capture.interrupt();
         assert!(code == 0 && stdout.is_empty() && stderr.contains("8 flow events"), "{stderr}");
         let (code, read, _) = run(PROGRAM, &["-E", "-r", file, "-o", "id"]);
+        let chosen = folder.path().join("chosen.pcapng");
+        let chosen = chosen.to_str().unwrap();
+        assert_eq!(run(PROGRAM, &["-E", "-r", file, "-e", "NEW", "-w", chosen]).0, 0);
+        assert_eq!(run(PROGRAM, &["-E", "-r", chosen]).1.matches("[NEW]").count(), 4, "a part of it");
+        let refused = run(PROGRAM, &["-E", "-r", chosen, "-w", chosen]);
+        assert!(refused.0 == 1 && refused.2.contains("name another file"), "{refused:?}");
+        assert_eq!(run(PROGRAM, &["-E", "-r", chosen]).1.lines().count(), 4, "it is not emptied");
+        let full = run(PROGRAM, &["-E", "-r", chosen, "-w", "/dev/full"]);
+        assert!(full.0 == 1 && full.2.contains("cannot write to /dev/full"), "{full:?}");
         // Who asked is looked up while it is there only.
         let bare = |text: &str| {
             text.lines().map(|line| line.split(" [USERSPACE]").next().unwrap().to_owned()).collect::<Vec<_>>()

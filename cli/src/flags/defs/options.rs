@@ -484,7 +484,8 @@ pub(super) static READ: Flag = Flag {
     argument: Argument::Required("FILE"),
     help: "events of this file, in place of the kernel's",
     man: "Reads events from a pcap or pcapng file of link type netlink, made with --write or on an nlmon device, and \
-          shows them as if they happened now. Needs no privileges.",
+          shows them, at the times that the file has, as it shows those that happen. With --write, those that are \
+          selected go to another file. Needs no privileges.",
     effect: option("------o- ----o -", |raw, word| {
         raw.read = Some(PathBuf::from(word.value));
         Ok(())
