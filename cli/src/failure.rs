@@ -133,7 +133,8 @@ impl Failure {
         let (banner, name) = (persona.banner(), persona.name());
         let mut stderr = io::stderr().lock();
         if !matches!(self, Self::Unready | Self::Nothing) {
-            let _ = writeln!(stderr, "{banner}: {self}"); // nowhere is left to say that this failed
+            let said = self.said_by(persona);
+            let _ = writeln!(stderr, "{banner}: {said}"); // nowhere is left to say that this failed
         }
         let wants_help = match self {
             Self::Usage(usage) => usage.wants_help(),
@@ -143,6 +144,16 @@ impl Failure {
             let _ = writeln!(stderr, "Try `{name} --help' for more information.");
         }
         ExitCode::from(self.code())
+    }
+
+    /// The message. As conntrack, all that the kernel refuses is told in its words.
+    fn said_by(&self, persona: Persona) -> String {
+        match (persona, self) {
+            (Persona::Conntrack, Self::Kernel(error @ KernelError::Refused { .. })) => {
+                format!("Operation failed: {}", operation_words(error))
+            }
+            _ => self.to_string(),
+        }
     }
 
     fn code(&self) -> u8 {
@@ -242,5 +253,11 @@ mod tests {
         for (operation, errno, expected) in table {
             assert_eq!(words(operation, errno), expected, "{operation}");
         }
+        let source = io::Error::from_raw_os_error(Errno::PERM.raw_os_error());
+        let refused =
+            Failure::Kernel(KernelError::Refused { operation: "list the conntrack table", source, said: None });
+        let theirs = "Operation failed: sorry, you must be root or get CAP_NET_ADMIN capability to do this";
+        assert_eq!(refused.said_by(Persona::Conntrack), theirs);
+        assert!(refused.said_by(Persona::Ctflow).contains("list the conntrack table"));
     }
 }

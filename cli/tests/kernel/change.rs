@@ -113,6 +113,40 @@ fn load(text: &str) -> Ran {
     load_by(PROGRAM, text)
 }
 
+#[test]
+fn what_was_done_is_told_where_it_cannot_be_printed() {
+    ctflow_engine::isolated!({
+        fill();
+        let full = || std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let to_full =
+            |line| super::support::ran(Command::new(PROGRAM).args(args(line)).stdout(full()).output().unwrap());
+        let (code, _, stderr) = to_full("-U -m 77");
+        assert!(code == 1 && stderr.contains(": 4 flow entries have been updated.\n"), "{stderr}");
+        let (code, _, stderr) = to_full("-D");
+        assert!(code == 1 && stderr.contains(": 4 flow entries have been deleted.\n"), "{stderr}");
+        assert!(stderr.contains("No space left on device"), "{stderr}");
+    });
+}
+
+/// A user namespace of its own is nobody to the network's.
+#[test]
+fn what_a_kernel_refuses_to_list_is_told_as_conntrack_does() {
+    let Some(theirs) = conntrack() else { return };
+    ctflow_engine::isolated!({
+        let ours = Ours::new();
+        fill();
+        for line in ["-L", "-L expect", "-L dying", "-D", "-U -f ipv4 -m 1", "-I -p 50 -s 1.1.1.1 -d 1.1.1.2 -t 9"] {
+            let unprivileged = |program: &str| {
+                let (code, stdout, stderr) = super::support::ran(
+                    Command::new("unshare").args(["-U", program]).args(args(line)).output().unwrap(),
+                );
+                (code, stdout, stderr.split_once("): ").map(|(_, said)| said.to_owned()))
+            };
+            assert_eq!(unprivileged(&ours.path), unprivileged(theirs), "{line}");
+        }
+    });
+}
+
 /// What conntrack deletes wrongly (by negated status) is among [`super::edges`]; `-j` does not go with `-D`.
 #[test]
 fn deletions_by_every_filter_have_the_same_effect() {
