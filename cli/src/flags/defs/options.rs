@@ -325,7 +325,7 @@ pub(super) static OUTPUT: Flag = Flag {
           net.netfilter.nf_conntrack_timestamp=1), else that of reading. ktimestamp: when the flow began and ended. \
           labels: the names of its labels. xml: one element to an entry, with the id; with timestamp, local times in \
           events. save: the command line that makes the entry, for -R; goes with no other type. json: one object to a \
-          line, with all that is known. userspace means nothing any more.",
+          line, with all that is known, as the manual page explains. userspace means nothing any more.",
     effect: option("oo--ooo- o---o - oooo", output),
     ..OPTION
 };
