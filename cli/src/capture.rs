@@ -77,6 +77,12 @@ pub(crate) enum CaptureError {
         /// The system's error.
         source: io::Error,
     },
+    /// It is to be read and written at once.
+    #[error("{} is what is read: name another file to write to", path.display())]
+    Itself {
+        /// The file.
+        path: PathBuf,
+    },
     /// It begins as no capture does.
     #[error("{} is no capture file: give one in pcapng or pcap format", path.display())]
     NoCapture {

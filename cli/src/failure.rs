@@ -68,7 +68,7 @@ pub(crate) enum Failure {
     /// A label that was named and has no number.
     #[error(transparent)]
     Label(#[from] LabelError),
-    /// A file of commands, or of events, cannot be read.
+    /// A file of commands cannot be read. Nothing was done.
     #[error("cannot read {name}: {source}")]
     Load {
         /// The file.
@@ -108,7 +108,7 @@ pub(crate) enum Failure {
         number: u64,
     },
     /// The kernel refused lines of a file of commands.
-    #[error("{name}, line {number}: {}{}; lines before it are carried out", operation_words(.error), others(.more))]
+    #[error("{name}, line {number}: {}{}; {}", operation_words(.error), others(.more), reached(*.number, *.last))]
     LineRefused {
         /// The file.
         name: String,
@@ -119,6 +119,8 @@ pub(crate) enum Failure {
         error: KernelError,
         /// Other lines that were refused with it.
         more: Vec<u64>,
+        /// The last line that was sent.
+        last: u64,
     },
     /// The machine lacks something essential; what, standard output says already.
     #[error("this machine is not ready")]
@@ -131,11 +133,12 @@ impl Failure {
         let (banner, name) = (persona.banner(), persona.name());
         let mut stderr = io::stderr().lock();
         if !matches!(self, Self::Unready | Self::Nothing) {
-            let _ = writeln!(stderr, "{banner}: {self}"); // nowhere is left to say that this failed
+            let said = self.said_by(persona);
+            let _ = writeln!(stderr, "{banner}: {said}"); // nowhere is left to say that this failed
         }
         let wants_help = match self {
             Self::Usage(usage) => usage.wants_help(),
-            other => matches!(other, Self::Label(_)),
+            other => matches!(other, Self::Label(_) | Self::Load { .. }),
         };
         if wants_help {
             let _ = writeln!(stderr, "Try `{name} --help' for more information.");
@@ -143,11 +146,21 @@ impl Failure {
         ExitCode::from(self.code())
     }
 
+    /// The message. As conntrack, all that the kernel refuses is told in its words.
+    fn said_by(&self, persona: Persona) -> String {
+        match (persona, self) {
+            (Persona::Conntrack, Self::Kernel(error @ KernelError::Refused { .. })) => {
+                format!("Operation failed: {}", operation_words(error))
+            }
+            _ => self.to_string(),
+        }
+    }
+
     fn code(&self) -> u8 {
         match self {
             Self::Usage(usage) => usage.code(),
             Self::Line { usage, .. } => usage.code(),
-            Self::Words { .. } | Self::SecondLabelmap { .. } | Self::Label(_) => 2,
+            Self::Words { .. } | Self::SecondLabelmap { .. } | Self::Label(_) | Self::Load { .. } => 2,
             _ => 1,
         }
     }
@@ -201,6 +214,15 @@ fn others(more: &[u64]) -> String {
     }
 }
 
+/// What has been done of a file when a line of it is refused: the kernel looks at the whole batch.
+fn reached(refused: u64, last: u64) -> String {
+    if last <= refused {
+        "lines before it are carried out".to_owned()
+    } else {
+        format!("the others up to line {last} are carried out")
+    }
+}
+
 fn output_hint(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::BrokenPipe => "its reader has gone, so nothing more is shown",
@@ -231,5 +253,11 @@ mod tests {
         for (operation, errno, expected) in table {
             assert_eq!(words(operation, errno), expected, "{operation}");
         }
+        let source = io::Error::from_raw_os_error(Errno::PERM.raw_os_error());
+        let refused =
+            Failure::Kernel(KernelError::Refused { operation: "list the conntrack table", source, said: None });
+        let theirs = "Operation failed: sorry, you must be root or get CAP_NET_ADMIN capability to do this";
+        assert_eq!(refused.said_by(Persona::Conntrack), theirs);
+        assert!(refused.said_by(Persona::Ctflow).contains("list the conntrack table"));
     }
 }

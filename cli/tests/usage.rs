@@ -204,6 +204,7 @@ const WRONG: &[(&str, i32, &str)] = &[
     ("-L foo", 2, "foo"),
     ("-R", 2, "-R"),
     ("-L -R x", 2, "first argument"),
+    ("-R /nonexistent/x", 2, "/nonexistent/x"),
     ("--load x", 2, "--load"),
     ("--load-file=x", 2, "--load-file"),
     ("-V -o xml", 2, "--output"),

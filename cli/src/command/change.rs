@@ -179,10 +179,14 @@ fn conclude(
     result: Result<(), Failure>,
     summary: fn(u64) -> Summary,
 ) -> Result<(), Failure> {
-    let Outcome { done, failed } = mass.outcome()?;
-    mass.finish()?;
-    summary(done).print(persona);
-    result?;
+    let outcome = mass.outcome();
+    let done = outcome.as_ref().map_or_else(|_| mass.done(), |outcome| outcome.done);
+    let finished = mass.finish();
+    if done > 0 || result.is_ok() {
+        summary(done).print(persona);
+    }
+    let Outcome { failed, .. } = result.and(outcome)?;
+    finished?;
     match failed.into_iter().next() {
         Some(first) => Err(Failure::Operation(first.error)),
         None if done == 0 => Err(Failure::Nothing),

@@ -109,6 +109,11 @@ impl Mass {
         Ok(Outcome { done: std::mem::take(&mut self.done), failed: std::mem::take(&mut self.failed) })
     }
 
+    /// Requests carried out since the last call of [`Self::outcome`] that succeeded.
+    pub(super) fn done(&self) -> u64 {
+        self.done
+    }
+
     /// What has failed so far and was not told of.
     pub(super) fn take_failed(&mut self) -> Vec<Refused> {
         std::mem::take(&mut self.failed)

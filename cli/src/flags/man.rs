@@ -63,9 +63,49 @@ const DIFFERENCES: [&str; 29] = [
     "A status of -D, -L that says nothing (-u SRC_NAT) is an error; conntrack deletes everything.",
     "Which file of labels cannot be read is said.",
     "Lines are never cut, however long.",
-    "-R names the line that is wrong, and then does nothing at all.",
+    "-R names the line that is wrong, and then does nothing at all. It sends lines that make flows together: where the \
+     kernel refuses one, some behind it may be carried out, and up to which line is said.",
     "--dump=expect and its like take the table.",
     "-o json prints one object to a line; --write and --read keep events as pcapng.",
+];
+
+const JSON_TEXT: &str = "With -o json each line is an object. A key is there where the kernel sent the value; keys do \
+                         not change their meaning, new ones may come, in any place. Numbers are whole, and counters \
+                         and times may take all of 64 bits.";
+
+/// What objects have which keys; `output::json` has the same table beside the code.
+const JSON: [(&str, &str); 17] = [
+    (
+        "event, event_ns, event_clock, requester",
+        "In events: new, update or destroy; when, in ns since the epoch; whose clock that is, kernel or reader; who asked \
+         for it: port_id, and program where it was found.",
+    ),
+    ("family, protocol, protocol_number", "ipv4 or ipv6; tcp and its like, else unknown; the number."),
+    ("timeout, zone, id", "Seconds until it expires; the zone of both directions; the kernel's id."),
+    ("master", "The flow that it belongs to: a tuple with its protocol."),
+    ("orig, reply", "Directions of a flow: tuples, and what is known of each."),
+    ("state, role, handshake_seq", "Of TCP, SCTP and DCCP by name; of DCCP also client or server, and a number."),
+    ("status, status_flags", "The number, and the names of its bits."),
+    ("mark, secmark, secctx, use", "As in the line."),
+    ("labels, label_names", "Numbers; with a file of labels a name or null for each."),
+    ("start_ns, stop_ns", "When a flow began and ended, in ns since the epoch."),
+    ("helper, helper_info", "Its name; its private data in hex."),
+    ("synproxy", "The numbers isn, its and tsoff."),
+    (
+        "src, dst, sport, dport, src_key, dst_key, icmp_type, icmp_code, icmp_id, zone",
+        "Of a tuple: addresses; ports, or keys of GRE, or the fields of ICMP and ICMPv6; the zone of this direction alone.",
+    ),
+    (
+        "packets, bytes, tcp_wscale, tcp_flags, tcp_flags_mask, vtag, seqadj",
+        "Of a direction: counters; what TCP and SCTP know; correction_pos, offset_before and offset_after.",
+    ),
+    (
+        "tuple, mask, flags, flag_names, class, function, nat",
+        "Of an expectation: what it awaits, and which bits of it count; its flags as a number and by name; as the kernel \
+         has them; a tuple with its protocol and direction, orig or reply.",
+    ),
+    ("entries", "Of -C: how many."),
+    ("cpu", "Of -S, an object to a CPU: its number, beside the counters under the names that their line has."),
 ];
 
 /// What to type, and what for.
@@ -101,6 +141,8 @@ pub(crate) fn page() -> String {
     let fields = flags(|flag| !flag.protocols().is_empty());
     page += &section("OPTIONS OF PROTOCOLS", &(prose("These exist behind the -p of their protocol only.") + &fields));
     page += &section("VERBS", &VERBS.into_iter().map(verb_item).collect::<String>());
+    let keys: String = JSON.iter().map(|(keys, text)| item(&format!("\\fB{}\\fR", escaped(keys)), text)).collect();
+    page += &section("JSON", &(prose(JSON_TEXT) + &keys));
     page += &section("ENVIRONMENT", &item("\\fBCTFLOW_LOG\\fR", LOG));
     page + &last_sections()
 }
@@ -248,6 +290,22 @@ mod tests {
         assert!(text("event-mask").contains("Goes with \\-E.\n"), "{}", text("event-mask"));
         assert!(text("state").contains("Needed with \\-I, \\-A.\nProtocols: tcp, sctp and dccp.\n"));
         assert!(text("output").contains("With \\-C and \\-S, only json.\n"));
+    }
+
+    /// The keys as the writer spells them, in its source.
+    #[test]
+    fn every_key_of_json_is_explained() {
+        let words: Vec<_> = JSON
+            .iter()
+            .flat_map(|(keys, text)| [keys, text])
+            .flat_map(|text| text.split([' ', ',', '.', ';', ':']))
+            .collect();
+        let (writer, _) = include_str!("../output/json.rs").split_once("#[cfg(test)]").unwrap();
+        let pieces: Vec<_> = writer.split("\\\"").collect();
+        let keys = pieces.windows(2).filter(|pair| pair[1].starts_with(':')).map(|pair| pair[0]);
+        let keys: Vec<_> = keys.filter(|key| !key.is_empty()).collect();
+        assert!(keys.len() > 60, "{}", keys.len());
+        keys.iter().for_each(|key| assert!(words.contains(key), "{key}"));
     }
 
     #[test]

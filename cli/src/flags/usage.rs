@@ -194,9 +194,6 @@ pub(crate) enum Usage {
     /// A line of a load file with a command that is not for it.
     #[error("Cannot use command `{0}' with --load-file: it takes -I, -A, -U, -D and -F of conntrack")]
     NotInFile(String),
-    /// A line of a load file that is no list of words.
-    #[error("{0}")]
-    Line(#[from] super::line::LineError),
 }
 
 /// The long option that a mistyped one is nearly.

@@ -113,6 +113,40 @@ fn load(text: &str) -> Ran {
     load_by(PROGRAM, text)
 }
 
+#[test]
+fn what_was_done_is_told_where_it_cannot_be_printed() {
+    ctflow_engine::isolated!({
+        fill();
+        let full = || std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let to_full =
+            |line| super::support::ran(Command::new(PROGRAM).args(args(line)).stdout(full()).output().unwrap());
+        let (code, _, stderr) = to_full("-U -m 77");
+        assert!(code == 1 && stderr.contains(": 4 flow entries have been updated.\n"), "{stderr}");
+        let (code, _, stderr) = to_full("-D");
+        assert!(code == 1 && stderr.contains(": 4 flow entries have been deleted.\n"), "{stderr}");
+        assert!(stderr.contains("No space left on device"), "{stderr}");
+    });
+}
+
+/// A user namespace of its own is nobody to the network's.
+#[test]
+fn what_a_kernel_refuses_to_list_is_told_as_conntrack_does() {
+    let Some(theirs) = conntrack() else { return };
+    ctflow_engine::isolated!({
+        let ours = Ours::new();
+        fill();
+        for line in ["-L", "-L expect", "-L dying", "-D", "-U -f ipv4 -m 1", "-I -p 50 -s 1.1.1.1 -d 1.1.1.2 -t 9"] {
+            let unprivileged = |program: &str| {
+                let (code, stdout, stderr) = super::support::ran(
+                    Command::new("unshare").args(["-U", program]).args(args(line)).output().unwrap(),
+                );
+                (code, stdout, stderr.split_once("): ").map(|(_, said)| said.to_owned()))
+            };
+            assert_eq!(unprivileged(&ours.path), unprivileged(theirs), "{line}");
+        }
+    });
+}
+
 /// What conntrack deletes wrongly (by negated status) is among [`super::edges`]; `-j` does not go with `-D`.
 #[test]
 fn deletions_by_every_filter_have_the_same_effect() {
@@ -169,9 +203,14 @@ fn a_refused_line_is_told_with_its_number() {
         let line = |port| format!("-I -p udp -s 10.0.0.1 -d 10.0.0.2 --sport {port} --dport 2 -t 100\n");
         let (code, _, stderr) = load(&(line(1) + &line(2) + &line(1) + &line(3)));
         assert_eq!(code, 1);
-        assert!(stderr.contains("standard input, line 3: Such conntrack exists, try -U to update"), "{stderr}");
+        let said = "standard input, line 3: Such conntrack exists, try -U to update; the others up to line 4 are carried out\n";
+        assert!(stderr.ends_with(said), "{stderr}");
+        assert_eq!(run(PROGRAM, &["-C"]).1, "3\n");
         let (code, stdout, stderr) = load(&(line(8) + "-D -p udp --sport 1\n" + &line(1)));
         assert_eq!((code, stdout.lines().count(), stderr.as_str()), (0, 1, ""));
+        let (code, _, stderr) = load(&("-F\n".to_owned() + &line(5) + &line(5)));
+        assert!(code == 1 && stderr.contains("table has been emptied.\n"), "as conntrack says of -F: {stderr}");
+        assert!(stderr.ends_with("; lines before it are carried out\n"), "{stderr}");
     });
 }
 
@@ -219,6 +258,15 @@ fn a_capture_file_shows_what_was_followed() {
         let (code, stdout, stderr) = capture.interrupt();
         assert!(code == 0 && stdout.is_empty() && stderr.contains("8 flow events"), "{stderr}");
         let (code, read, _) = run(PROGRAM, &["-E", "-r", file, "-o", "id"]);
+        let chosen = folder.path().join("chosen.pcapng");
+        let chosen = chosen.to_str().unwrap();
+        assert_eq!(run(PROGRAM, &["-E", "-r", file, "-e", "NEW", "-w", chosen]).0, 0);
+        assert_eq!(run(PROGRAM, &["-E", "-r", chosen]).1.matches("[NEW]").count(), 4, "a part of it");
+        let refused = run(PROGRAM, &["-E", "-r", chosen, "-w", chosen]);
+        assert!(refused.0 == 1 && refused.2.contains("name another file"), "{refused:?}");
+        assert_eq!(run(PROGRAM, &["-E", "-r", chosen]).1.lines().count(), 4, "it is not emptied");
+        let full = run(PROGRAM, &["-E", "-r", chosen, "-w", "/dev/full"]);
+        assert!(full.0 == 1 && full.2.contains("cannot write to /dev/full"), "{full:?}");
         // Who asked is looked up while it is there only.
         let bare = |text: &str| {
             text.lines().map(|line| line.split(" [USERSPACE]").next().unwrap().to_owned()).collect::<Vec<_>>()
