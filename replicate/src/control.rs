@@ -7,7 +7,7 @@
 use crate::buckets::BucketSet;
 use crate::cursor::{Malformed, Put, Reader};
 use crate::limits::{GAPS_PER_ACK, NAME_BYTES_MAX};
-use crate::mode::{Mode, Role};
+use crate::mode::Role;
 use crate::seal::TAG_BYTES;
 use crate::time::Epoch;
 use crate::wire::HEADER_BYTES;
@@ -376,11 +376,6 @@ impl Message {
 
 fn expectations_flag(buckets: &BucketSet) -> u16 {
     if buckets.has_expectations() { FLAG_EXPECTATIONS } else { 0 }
-}
-
-/// What a hello says of a mode that is spoken here.
-pub(crate) fn hello_mode(hello: &Hello<'_>) -> Option<Mode> {
-    Mode::of(hello.mode)
 }
 
 #[cfg(test)]
