@@ -14,6 +14,8 @@ use std::process::ExitCode;
 pub(crate) mod capture;
 pub(crate) mod change;
 pub(crate) mod command;
+pub(crate) mod config;
+pub(crate) mod control;
 pub(crate) mod failure;
 pub(crate) mod flags;
 pub(crate) mod labels;
@@ -21,6 +23,7 @@ pub(crate) mod output;
 pub(crate) mod persona;
 pub(crate) mod protocol;
 pub(crate) mod selection;
+pub(crate) mod troff;
 
 use tracing_subscriber::filter::LevelFilter;
 
