@@ -3,9 +3,8 @@
 //! ```
 //! use ctflow_engine::publish::{Choice, Listed, Rule};
 //!
-//! let mut choice = Choice::default();
-//! choice.protocols = Some(Rule { listed: Listed::Ignored, of: vec![17] });
-//! choice.set_least_age(17, 250);
+//! let no_udp = Some(Rule { listed: Listed::Ignored, of: vec![17] });
+//! let choice = Choice { protocols: no_udp, least_ages: vec![(17, 250)], ..Choice::default() };
 //! assert_eq!((choice.least_age_ms(17), choice.least_age_ms(6)), (250, 0));
 //! ```
 
@@ -79,22 +78,13 @@ pub struct Choice {
     pub zones: Option<Rule<u16>>,
     /// The mark, under a mask.
     pub mark: Option<Masked>,
-    least_age_ms: u32,
-    least_ages: Vec<(u8, u32)>,
+    /// The age in milliseconds that a flow must reach to be told of.
+    pub least_age_ms: u32,
+    /// Likewise for protocols of their own.
+    pub least_ages: Vec<(u8, u32)>,
 }
 
 impl Choice {
-    /// Sets the age in milliseconds below which flows of no protocol are told of; [`Choice::set_least_age`] excepts some.
-    pub fn set_least_ages(&mut self, milliseconds: u32) {
-        self.least_age_ms = milliseconds;
-    }
-
-    /// Sets the age in milliseconds below which flows of a protocol are not told of.
-    pub fn set_least_age(&mut self, protocol: u8, milliseconds: u32) {
-        self.least_ages.retain(|(known, _)| *known != protocol);
-        self.least_ages.push((protocol, milliseconds));
-    }
-
     /// The age in milliseconds that a flow of `protocol` must reach to be told of.
     #[inline]
     #[must_use]

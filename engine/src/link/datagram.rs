@@ -14,9 +14,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::address::Addresses;
 use super::{LinkSettings, Traffic, Transport};
-use crate::limits::{
-    LINK_BUFFER_BYTES, LINK_DATAGRAM_MIN, LINK_DATAGRAMS_PER_TURN, LINK_QUEUE_BYTES, LINK_SEND_BATCH,
-};
+use crate::limits::{LINK_BUFFER_BYTES, LINK_DATAGRAM_MIN, LINK_DATAGRAMS_PER_TURN, LINK_QUEUE_BYTES, LINK_SEND_BATCH};
 
 /// The longest datagram there is.
 const DATAGRAM_BYTES_MAX: usize = 65_000;
@@ -178,7 +176,6 @@ fn join(socket: &Socket, settings: &LinkSettings, group: IpAddr) -> io::Result<(
     match group {
         IpAddr::V4(group) => {
             socket.join_multicast_v4_n(&group, &socket2::InterfaceIndexOrAddress::Index(index))?;
-            let index = i32::try_from(index).unwrap_or(0);
             sockopt::set_ip_multicast_if_with_ifindex(socket, &group, &Ipv4Addr::UNSPECIFIED, index)?;
             socket.set_multicast_loop_v4(false)?;
             socket.set_multicast_ttl_v4(1)

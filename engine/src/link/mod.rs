@@ -235,9 +235,7 @@ impl Links {
         };
         let taken = match &mut link.carrier {
             Carrier::Datagrams(datagrams) => datagrams.receive(&mut link.addresses, &mut hand_over),
-            Carrier::Streams(streams) => {
-                streams.receive(part, registry, now, &mut link.addresses, &mut hand_over)
-            }
+            Carrier::Streams(streams) => streams.receive(part, registry, now, &mut link.addresses, &mut hand_over),
         };
         taken.unwrap_or_else(|_| {
             link.traffic.receive_errors += 1; // the next turn tries again: a link that stays broken is not heard over

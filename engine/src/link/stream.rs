@@ -80,7 +80,8 @@ impl Streams {
             dialled: None,
         };
         // Peers past the tokens are not dialled: the settings bound them.
-        let dialled = settings.peers.iter().take(LINK_TOKENS - 1 - LINK_ACCEPTED_MAX).enumerate().map(dialled).collect();
+        let dialled =
+            settings.peers.iter().take(LINK_TOKENS - 1 - LINK_ACCEPTED_MAX).enumerate().map(dialled).collect();
         let accepted = (0..LINK_ACCEPTED_MAX).map(|_| None).collect();
         Ok(Self { listener, first_token: token, dialled, accepted, interface: settings.interface.clone() })
     }
@@ -260,7 +261,8 @@ impl Accepted {
     /// Hands over every whole datagram in the buffer, and keeps what follows.
     fn hand_over(&mut self, sink: &mut impl FnMut(&mut [u8]) -> bool) {
         let mut start = 0;
-        while let Some((length, rest)) = self.buffer.get_mut(start..).and_then(|rest| rest.split_first_chunk_mut::<2>()) {
+        while let Some((length, rest)) = self.buffer.get_mut(start..).and_then(|rest| rest.split_first_chunk_mut::<2>())
+        {
             let length = usize::from(u16::from_be_bytes(*length));
             let Some(datagram) = rest.get_mut(..length) else { break };
             self.proven |= sink(datagram);

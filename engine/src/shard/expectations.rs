@@ -155,9 +155,9 @@ impl Expectations {
         self.held.extract_if(|_, one| one.mark != mark).for_each(|(_, one)| purged(one.check));
     }
 
-    /// All of them, encoded, with the time since which each is here.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (&[u8], Stamp)> {
-        self.held.values().map(|one| (&*one.bytes, one.since))
+    /// All of them, encoded, with the time since which each is here, and when it changed.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&[u8], Stamp, Stamp)> {
+        self.held.values().map(|one| (&*one.bytes, one.since, one.changed))
     }
 
     /// Forgets all of them, and tells nobody.

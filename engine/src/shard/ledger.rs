@@ -49,6 +49,7 @@ struct End {
 /// The bookkeeping of one shard.
 #[derive(Debug)]
 pub(super) struct Ledger {
+    stream: u16,
     choice: Arc<Choice>,
     clock: Clock,
     dirty: [Vec<u32>; 2],
@@ -65,8 +66,9 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
-    pub(super) fn new(choice: Arc<Choice>, clock: Clock) -> Self {
+    pub(super) fn new(stream: u16, choice: Arc<Choice>, clock: Clock) -> Self {
         Self {
+            stream,
             choice,
             clock,
             dirty: [Vec::new(), Vec::new()],
@@ -147,6 +149,15 @@ impl Ledger {
         if let Some(digest) = self.digests.get_mut(usize::from(bucket_of(id))) {
             *digest = digest.wrapping_sub(spread(check));
         }
+    }
+
+    /// The shard is empty: whatever replicas hold is to be purged.
+    pub(super) fn cleared(&mut self) {
+        self.dirty.iter_mut().for_each(Vec::clear);
+        self.young.clear();
+        self.ends.clear();
+        self.digests.fill(0);
+        self.stale = BucketSet::all_of(self.stream);
     }
 
     /// When the next flow is old enough.

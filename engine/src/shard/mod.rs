@@ -12,6 +12,7 @@ mod ledger;
 mod outbox;
 pub mod replica;
 mod resync;
+mod show;
 mod slab;
 mod stamp;
 mod table;
@@ -24,7 +25,7 @@ use ctflow_parser::flow::FlowView;
 use ctflow_parser::record::Event;
 use ctflow_parser::tuple::FlowKey;
 use ctflow_parser::uapi;
-use ctflow_replicate::buckets::BucketSet;
+use ctflow_replicate::buckets::{BucketSet, EXPECTATIONS};
 use ctflow_replicate::delta::Change;
 
 use expectations::Expectations;
@@ -32,6 +33,7 @@ pub use key::{shard_of, spread};
 use ledger::Ledger;
 pub use outbox::Outbox;
 use resync::Resync;
+use show::Show;
 pub use stamp::{Clock, Stamp};
 use table::{Heard, Table};
 
@@ -121,10 +123,10 @@ impl Shard {
         }
     }
 
-    /// An empty shard that keeps what `choice` selects for replicas: [`Shard::drain`] tells it.
+    /// An empty shard that tells replicas what `choice` selects, in `stream`, by [`Shard::drain`].
     #[must_use]
-    pub fn replicated(flows_max: u32, choice: Arc<Choice>, clock: Clock) -> Self {
-        let ledger = Some(Ledger::new(choice, clock));
+    pub fn replicated(flows_max: u32, stream: u16, choice: Arc<Choice>, clock: Clock) -> Self {
+        let ledger = Some(Ledger::new(stream, choice, clock));
         Self { clock, now: clock.stamp(0), ledger, ..Self::new(flows_max) }
     }
 
@@ -221,6 +223,31 @@ impl Shard {
         }
     }
 
+    /// Writes the entries of `bucket`, which are told in `stream`, in the form of the control socket.
+    pub fn show(&self, bucket: u16, stream: u16, out: &mut Vec<u8>) {
+        let mut show = Show { stream, clock: self.clock, out };
+        if bucket == EXPECTATIONS {
+            show.expectations(&self.expectations);
+        } else {
+            show.flows(&self.v4, bucket);
+            show.flows(&self.v6, bucket);
+        }
+    }
+
+    /// Forgets everything, and has replicas told so bucket by bucket.
+    pub fn clear(&mut self) {
+        let flows_max = self.v4.bound();
+        (self.v4, self.v6) = (Table::new(flows_max), Table::new(flows_max));
+        self.expectations.clear();
+        self.ledger.iter_mut().for_each(Ledger::cleared);
+    }
+
+    /// Expectations held.
+    #[must_use]
+    pub fn expectations(&self) -> usize {
+        self.expectations.len()
+    }
+
     /// All flows, in no order.
     pub fn iter(&self) -> impl Iterator<Item = FlowView<'_>> {
         self.v4.iter().chain(self.v6.iter())
@@ -315,3 +342,5 @@ fn destroy_in<A: Address>(
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod told;

@@ -146,6 +146,11 @@ impl<A: Address> Table<A> {
         self.count
     }
 
+    /// Flows that it may hold.
+    pub(crate) fn bound(&self) -> u32 {
+        self.bound
+    }
+
     /// Whether a tenth of the bound is free.
     pub(crate) fn has_room(&self) -> bool {
         self.count <= self.bound - self.bound / 10
