@@ -110,6 +110,15 @@ pub const LEDGER_ENDS_MAX: usize = 262_144;
 /// told later, as it is then.
 pub const OUTBOX_BATCHES: usize = 256;
 
+/// Batches on their way from a worker to the replication stage: 90 KB a worker, a millisecond at 100,000 events a second.
+pub const STAGE_BATCHES: usize = 64;
+
+/// What a worker can be asked for before whoever asks has to wait.
+pub const ASKS_PER_WORKER: usize = 8;
+
+/// What a worker does of it between two batches of events: a bucket each at most, a millisecond with four million flows.
+pub const ASKS_PER_ROUND: usize = 1;
+
 /// Expectations that a shard or a replica holds: 16 times the kernel's default bound for all of them on a large machine.
 pub const EXPECTATIONS_MAX: usize = 65_536;
 
@@ -203,8 +212,23 @@ pub const LINK_QUEUE_BYTES: usize = 1_024 * 1_024;
 /// Datagrams sent with one call. Past 32 the call itself is no part of the cost any more.
 pub const LINK_SEND_BATCH: usize = 64;
 
-/// Datagrams received from a link before other work gets its turn: 10 ms of applying them.
-pub const LINK_DATAGRAMS_PER_TURN: usize = 512;
+/// Datagrams received from a link before other work gets its turn: 5 ms of applying them.
+pub const LINK_DATAGRAMS_PER_TURN: usize = 256;
+
+/// The longest datagram there is, in bytes: see PROTOCOL.md.
+pub const LINK_DATAGRAM_MAX: usize = 65_000;
+
+/// How often the active link is chosen anew, and connections looked after.
+pub const LINK_TICK: Duration = Duration::from_millis(100);
+
+/// Batches that the replication stage takes from a worker before it looks at other work: 2 ms of sealing and sending.
+pub const TURN_BATCHES: usize = 256;
+
+/// What can be wanted of the replication stage before whoever wants has to wait.
+pub const STAGE_REQUESTS: usize = 16;
+
+/// How soon the replication stage asks a worker again whose channel was full.
+pub const STAGE_RETRY: Duration = Duration::from_millis(1);
 
 /// The shortest datagram that a link must carry: the IPv6 minimum MTU less headers. Where the MTU is not known it is what is sent.
 pub const LINK_DATAGRAM_MIN: usize = 1_280 - 48;

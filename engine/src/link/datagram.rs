@@ -14,17 +14,13 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::address::Addresses;
 use super::{LinkSettings, Traffic, Transport};
-use crate::limits::{LINK_BUFFER_BYTES, LINK_DATAGRAM_MIN, LINK_DATAGRAMS_PER_TURN, LINK_QUEUE_BYTES, LINK_SEND_BATCH};
-
-/// The longest datagram there is.
-const DATAGRAM_BYTES_MAX: usize = 65_000;
+use crate::limits::{LINK_BUFFER_BYTES, LINK_DATAGRAM_MAX, LINK_DATAGRAM_MIN, LINK_QUEUE_BYTES, LINK_SEND_BATCH};
 
 /// A socket, and what is to leave through it.
 #[derive(Debug)]
 pub(super) struct Datagrams {
     socket: UdpSocket,
     datagram_bytes: usize,
-    buffer: Box<[u8]>,
     queue: Vec<u8>,
     /// The end in `queue`, and the receiver, of each datagram.
     queued: Vec<(usize, SocketAddr)>,
@@ -41,8 +37,7 @@ impl Datagrams {
         registry
             .register(&mut SourceFd(&socket.as_raw_fd()), Token(token), Interest::READABLE)
             .map_err(|error| ("wait for it", error))?;
-        let buffer = vec![0; DATAGRAM_BYTES_MAX].into_boxed_slice();
-        Ok(Self { socket, datagram_bytes, buffer, queue: Vec::new(), queued: Vec::new() })
+        Ok(Self { socket, datagram_bytes, queue: Vec::new(), queued: Vec::new() })
     }
 
     pub(super) fn datagram_bytes(&self) -> usize {
@@ -123,26 +118,18 @@ impl Datagrams {
         Ok(sendmmsg(&self.socket, &mut messages, SendFlags::DONTWAIT)?)
     }
 
-    /// Whether there may be more.
-    pub(super) fn receive(
-        &mut self,
-        addresses: &mut Addresses,
-        sink: &mut dyn FnMut(u16, &mut [u8]) -> bool,
-    ) -> io::Result<bool> {
-        for _ in 0..LINK_DATAGRAMS_PER_TURN {
-            match self.socket.recv_from(&mut self.buffer) {
-                Ok((bytes, from)) => {
-                    let number = addresses.number(from);
-                    sink(number, self.buffer.get_mut(..bytes).unwrap_or_default());
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+    /// The next datagram: its sender's number, and its length.
+    pub(super) fn next(&mut self, addresses: &mut Addresses, buffer: &mut [u8]) -> io::Result<Option<(u16, usize)>> {
+        loop {
+            match self.socket.recv_from(buffer) {
+                Ok((bytes, from)) => return Ok(Some((addresses.number(from), bytes))),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // What an earlier datagram met at a peer that does not listen.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
                 Err(error) => return Err(error),
             }
         }
-        Ok(true)
     }
 }
 
@@ -193,7 +180,7 @@ fn join(socket: &Socket, settings: &LinkSettings, group: IpAddr) -> io::Result<(
 fn datagram_bytes(settings: &LinkSettings) -> usize {
     let headers = if settings.local.is_ipv4() { 20 + 8 } else { 40 + 8 };
     let fits = settings.peers.iter().map(|peer| mtu(settings, *peer).map_or(0, |mtu| mtu.saturating_sub(headers)));
-    fits.min().unwrap_or(0).clamp(LINK_DATAGRAM_MIN, DATAGRAM_BYTES_MAX)
+    fits.min().unwrap_or(0).clamp(LINK_DATAGRAM_MIN, LINK_DATAGRAM_MAX)
 }
 
 fn mtu(settings: &LinkSettings, peer: SocketAddr) -> io::Result<usize> {

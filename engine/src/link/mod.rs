@@ -209,45 +209,51 @@ impl Links {
         (self.first_token..self.first_token + self.links.len() * LINK_TOKENS).contains(&token.0)
     }
 
-    /// Takes what came to the link of `token`, each datagram handed to `sink`, which says whether it was genuine.
-    /// Stops after [`crate::limits::LINK_DATAGRAMS_PER_TURN`]; whether there may be more.
-    pub fn receive(
+    /// Takes the next datagram that came to the link of `token` into `buffer`; gives where it is from and its length, or
+    /// `None` when there is none for now. Tell [`Links::heard`] if it was genuine.
+    pub fn next(
         &mut self,
         token: Token,
         registry: &Registry,
         now: Instant,
-        mut sink: impl FnMut(Origin, &mut [u8]) -> bool,
-    ) -> bool {
+        buffer: &mut [u8],
+    ) -> Option<(Origin, usize)> {
         let place = token.0.saturating_sub(self.first_token);
         let (index, part) = (place / LINK_TOKENS, place % LINK_TOKENS);
-        let Some(link) = self.links.get_mut(index) else { return false };
-        let (traffic, heard) = (&mut link.traffic, &mut link.heard);
-        let number = u8::try_from(index).unwrap_or(u8::MAX);
-        let mut hand_over = |address: u16, datagram: &mut [u8]| {
-            traffic.received += 1;
-            traffic.received_bytes += datagram.len() as u64;
-            let genuine = sink(Origin { link: number, address }, datagram);
-            if genuine {
-                let since = heard.filter(|(last, _)| now.duration_since(*last) < LINK_SILENCE_MAX);
-                *heard = Some((now, since.map_or(now, |(_, since)| since)));
-            }
-            genuine
-        };
+        let link = self.links.get_mut(index)?;
         let taken = match &mut link.carrier {
-            Carrier::Datagrams(datagrams) => datagrams.receive(&mut link.addresses, &mut hand_over),
-            Carrier::Streams(streams) => streams.receive(part, registry, now, &mut link.addresses, &mut hand_over),
+            Carrier::Datagrams(datagrams) => datagrams.next(&mut link.addresses, buffer),
+            Carrier::Streams(streams) => streams.next(part, registry, now, &mut link.addresses, buffer),
         };
-        taken.unwrap_or_else(|_| {
-            link.traffic.receive_errors += 1; // the next turn tries again: a link that stays broken is not heard over
-            false
-        })
+        match taken {
+            Ok(Some((address, bytes))) => {
+                link.traffic.received += 1;
+                link.traffic.received_bytes += bytes as u64;
+                Some((Origin { link: u8::try_from(index).unwrap_or(u8::MAX), address }, bytes))
+            }
+            Ok(None) => None,
+            Err(_) => {
+                link.traffic.receive_errors += 1; // a link that stays broken is not heard over
+                None
+            }
+        }
+    }
+
+    /// What came from `origin` was genuine.
+    pub fn heard(&mut self, origin: Origin, now: Instant) {
+        let Some(link) = self.links.get_mut(usize::from(origin.link)) else { return };
+        let since = link.heard.filter(|(last, _)| now.duration_since(*last) < LINK_SILENCE_MAX);
+        link.heard = Some((now, since.map_or(now, |(_, since)| since)));
+        if let (Carrier::Streams(streams), Some(address)) = (&mut link.carrier, link.addresses.get(origin.address)) {
+            streams.heard(address);
+        }
     }
 
     /// Chooses the active link anew, and has broken connections dialled again; gives the link that has become active.
     pub fn tick(&mut self, registry: &Registry, now: Instant) -> Option<&LinkSettings> {
         for link in &mut self.links {
             if let Carrier::Streams(streams) = &mut link.carrier {
-                streams.tick(registry, now, &link.settings.peers);
+                streams.tick(registry, now);
             }
         }
         let healthy = |index: usize| self.links.get(index).is_some_and(|link| link.is_healthy(now));

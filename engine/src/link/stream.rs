@@ -13,13 +13,13 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::address::Addresses;
 use super::{LinkSettings, Traffic};
 use crate::limits::{
-    LINK_ACCEPTED_MAX, LINK_DATAGRAMS_PER_TURN, LINK_DIAL_INTERVAL, LINK_QUEUE_BYTES, LINK_TOKENS, LINK_UNPROVEN_MAX,
+    LINK_ACCEPTED_MAX, LINK_DATAGRAM_MAX, LINK_DIAL_INTERVAL, LINK_QUEUE_BYTES, LINK_TOKENS, LINK_UNPROVEN_MAX,
 };
 
 /// The longest datagram sent: what fills a few segments, so that one that is lost delays little.
 pub(super) const DATAGRAM_BYTES: usize = 8 * 1_024;
 /// The longest datagram read, and the bytes kept of a connection.
-const READ_BYTES: usize = 2 * (2 + 65_535);
+const READ_BYTES: usize = 2 * (2 + LINK_DATAGRAM_MAX);
 /// Within a link's tokens: the listener's, then the connections'.
 const LISTENER: usize = 0;
 
@@ -42,6 +42,8 @@ struct Accepted {
     stream: TcpStream,
     from: SocketAddr,
     buffer: Vec<u8>,
+    /// What of it was handed over.
+    taken: usize,
     since: Instant,
     /// Something genuine came over it.
     proven: bool,
@@ -104,7 +106,7 @@ impl Streams {
     }
 
     /// Dials what does not stand, and closes connections that have proven nothing.
-    pub(super) fn tick(&mut self, registry: &Registry, now: Instant, _: &[SocketAddr]) {
+    pub(super) fn tick(&mut self, registry: &Registry, now: Instant) {
         let interface = self.interface.as_deref();
         for one in self.dialled.iter_mut().filter(|one| one.stream.is_none()) {
             if one.dialled.is_none_or(|last| now.duration_since(last) >= LINK_DIAL_INTERVAL) {
@@ -120,32 +122,36 @@ impl Streams {
         }
     }
 
-    /// Whether there may be more.
-    pub(super) fn receive(
+    /// The next datagram of the connection that `part` of the link's tokens is: its sender's number, and its length.
+    pub(super) fn next(
         &mut self,
         part: usize,
         registry: &Registry,
         now: Instant,
         addresses: &mut Addresses,
-        sink: &mut dyn FnMut(u16, &mut [u8]) -> bool,
-    ) -> io::Result<bool> {
-        if part == LISTENER {
-            self.accept(registry, now)?;
-            return Ok(false);
-        }
-        if let Some(place) = self.accepted.get_mut(part - 1) {
-            let Some(one) = place else { return Ok(false) };
+        buffer: &mut [u8],
+    ) -> io::Result<Option<(u16, usize)>> {
+        let Some(connection) = part.checked_sub(1) else {
+            return self.accept(registry, now).map(|()| None);
+        };
+        if let Some(place) = self.accepted.get_mut(connection) {
+            let Some(one) = place else { return Ok(None) };
+            let taken = one.next(buffer);
             let number = addresses.number(one.from);
-            let result = one.read(|datagram| sink(number, datagram));
-            if !matches!(result, Ok(true | false)) {
+            if taken.is_err() {
                 *place = None;
             }
-            return result;
+            return taken.map(|bytes| bytes.map(|bytes| (number, bytes)));
         }
-        if let Some(one) = self.dialled.get_mut(part - 1 - LINK_ACCEPTED_MAX) {
+        if let Some(one) = self.dialled.get_mut(connection - LINK_ACCEPTED_MAX) {
             one.look();
         }
-        Ok(false)
+        Ok(None)
+    }
+
+    /// Something genuine came over the connection from `address`.
+    pub(super) fn heard(&mut self, address: SocketAddr) {
+        self.accepted.iter_mut().flatten().filter(|one| one.from == address).for_each(|one| one.proven = true);
     }
 
     fn accept(&mut self, registry: &Registry, now: Instant) -> io::Result<()> {
@@ -162,7 +168,7 @@ impl Streams {
             if let Some(slot) = self.accepted.get_mut(place) {
                 *slot = None; // closes it, and gives its token back
                 registry.register(&mut stream, Token(self.first_token + 1 + place), Interest::READABLE)?;
-                *slot = Some(Accepted { stream, from, buffer: Vec::new(), since: now, proven: false });
+                *slot = Some(Accepted { stream, from, buffer: Vec::new(), taken: 0, since: now, proven: false });
             }
         }
     }
@@ -240,35 +246,37 @@ impl Dialled {
 }
 
 impl Accepted {
-    /// Whether there may be more.
-    fn read(&mut self, mut sink: impl FnMut(&mut [u8]) -> bool) -> io::Result<bool> {
-        for _ in 0..LINK_DATAGRAMS_PER_TURN / 8 {
+    /// Takes the next datagram into `out`; `None` when it has not come whole.
+    fn next(&mut self, out: &mut [u8]) -> io::Result<Option<usize>> {
+        loop {
+            if let Some(bytes) = self.take(out)? {
+                return Ok(Some(bytes));
+            }
+            self.buffer.drain(..self.taken);
+            self.taken = 0;
             let held = self.buffer.len();
             self.buffer.resize(READ_BYTES, 0);
             let result = self.stream.read(self.buffer.get_mut(held..).unwrap_or_default());
             self.buffer.truncate(held + result.as_ref().map_or(0, |bytes| *bytes));
             match result {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(_) => self.hand_over(&mut sink),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
-        Ok(true)
     }
 
-    /// Hands over every whole datagram in the buffer, and keeps what follows.
-    fn hand_over(&mut self, sink: &mut impl FnMut(&mut [u8]) -> bool) {
-        let mut start = 0;
-        while let Some((length, rest)) = self.buffer.get_mut(start..).and_then(|rest| rest.split_first_chunk_mut::<2>())
-        {
-            let length = usize::from(u16::from_be_bytes(*length));
-            let Some(datagram) = rest.get_mut(..length) else { break };
-            self.proven |= sink(datagram);
-            start += 2 + length;
-        }
-        self.buffer.drain(..start);
+    fn take(&mut self, out: &mut [u8]) -> io::Result<Option<usize>> {
+        let rest = self.buffer.get(self.taken..).unwrap_or_default();
+        let Some((length, rest)) = rest.split_first_chunk::<2>() else { return Ok(None) };
+        let length = usize::from(u16::from_be_bytes(*length));
+        let Some(datagram) = rest.get(..length) else { return Ok(None) };
+        let place = out.get_mut(..length).ok_or(io::ErrorKind::InvalidData)?;
+        place.copy_from_slice(datagram);
+        self.taken += 2 + length;
+        Ok(Some(length))
     }
 }
 

@@ -10,7 +10,7 @@ use hashbrown::HashMap;
 
 use super::key::spread;
 use super::outbox::Outbox;
-use super::stamp::{Clock, Stamp};
+use super::stamp::Seconds;
 use super::table::Told;
 use super::{Applied, Epoch};
 use crate::limits::EXPECTATIONS_MAX;
@@ -20,8 +20,8 @@ struct Expectation {
     bytes: Box<[u8]>,
     check: u32,
     mark: Epoch,
-    since: Stamp,
-    changed: Stamp,
+    since: Seconds,
+    changed_ms: u64,
     /// Replicas have not been told of it as it is.
     news: bool,
     /// Replicas know it.
@@ -33,7 +33,7 @@ struct Expectation {
 pub(crate) struct Expectations {
     held: HashMap<u32, Expectation>,
     /// Those that are gone and that replicas hold.
-    ended: HashMap<u32, Stamp>,
+    ended: HashMap<u32, u64>,
     /// The digest of those that are gone and that replicas hold.
     withdrawn: u64,
     /// Anything is to be told.
@@ -48,10 +48,10 @@ impl Expectations {
     }
 
     /// Takes in an event, or an expectation that a dump shows.
-    pub(super) fn apply(&mut self, event: Event, view: &ExpectView<'_>, mark: Epoch, now: Stamp) -> Applied {
+    pub(super) fn apply(&mut self, event: Event, view: &ExpectView<'_>, mark: Epoch, now_ms: u64) -> Applied {
         let Some(id) = view.id else { return Applied::NotAFlow };
         if event == Event::Destroy {
-            return self.destroy(id, now);
+            return self.destroy(id, now_ms);
         }
         let mut bytes = Vec::new();
         if entry::encode_expect(view, &mut bytes).is_err() {
@@ -63,27 +63,34 @@ impl Expectations {
             if held.check == check {
                 return Applied::Unchanged;
             }
-            (held.bytes, held.check, held.changed, held.news) = (bytes.into(), check, now, true);
+            (held.bytes, held.check, held.changed_ms, held.news) = (bytes.into(), check, now_ms, true);
             self.news = true;
             return Applied::Updated;
         }
         if self.held.len() >= EXPECTATIONS_MAX {
             return Applied::Full;
         }
-        let published = None;
-        let new = Expectation { bytes: bytes.into(), check, mark, since: now, changed: now, news: true, published };
+        let new = Expectation {
+            bytes: bytes.into(),
+            check,
+            mark,
+            since: Seconds::of(now_ms),
+            changed_ms: now_ms,
+            news: true,
+            published: None,
+        };
         self.held.insert(id, new);
         self.news = true;
         Applied::Created
     }
 
-    fn destroy(&mut self, id: u32, now: Stamp) -> Applied {
+    fn destroy(&mut self, id: u32, now_ms: u64) -> Applied {
         let Some(gone) = self.held.remove(&id) else { return Applied::Unknown };
         if let Some(told) = gone.published {
             self.withdrawn = self.withdrawn.wrapping_add(spread(told));
             self.news = true;
             if self.ended.len() < EXPECTATIONS_MAX {
-                self.ended.insert(id, now);
+                self.ended.insert(id, now_ms);
             } else {
                 self.stale = true;
             }
@@ -91,13 +98,12 @@ impl Expectations {
         Applied::Destroyed
     }
 
-    /// Removes what `mark` does not confirm; gives how many.
-    pub(super) fn purge(&mut self, mark: Epoch, now: Stamp) -> u64 {
+    /// Removes what `mark` does not confirm.
+    pub(super) fn purge(&mut self, mark: Epoch, now_ms: u64) {
         let gone: Vec<_> = self.held.iter().filter(|(_, one)| one.mark != mark).map(|(id, _)| *id).collect();
-        gone.iter().for_each(|id| {
-            self.destroy(*id, now);
-        });
-        gone.len() as u64
+        for id in gone {
+            self.destroy(id, now_ms);
+        }
     }
 
     /// Whether replicas are to be told anything.
@@ -111,22 +117,22 @@ impl Expectations {
     }
 
     /// Tells what has changed since the last time, and brings their digest up to it.
-    pub(super) fn tell(&mut self, digest: &mut u64, clock: Clock, outbox: &mut Outbox) {
+    pub(super) fn tell(&mut self, digest: &mut u64, outbox: &mut Outbox) {
         if !std::mem::take(&mut self.news) {
             return;
         }
         *digest = digest.wrapping_sub(std::mem::take(&mut self.withdrawn));
-        for (id, changed) in self.ended.drain() {
-            outbox.expect_end(id, clock.time_ms(changed));
+        for (id, changed_ms) in self.ended.drain() {
+            outbox.expect_end(id, changed_ms);
         }
         for one in self.held.values_mut().filter(|one| one.news) {
-            one.tell(digest, clock, outbox);
+            one.tell(digest, outbox);
         }
     }
 
     /// Tells all of them.
-    pub(super) fn tell_all(&mut self, digest: &mut u64, clock: Clock, outbox: &mut Outbox) {
-        self.held.values_mut().for_each(|one| one.tell(digest, clock, outbox));
+    pub(super) fn tell_all(&mut self, digest: &mut u64, outbox: &mut Outbox) {
+        self.held.values_mut().for_each(|one| one.tell(digest, outbox));
     }
 
     /// In a replica: puts an expectation in, in place of what was here of it; gives the check of that.
@@ -134,13 +140,13 @@ impl Expectations {
     /// # Errors
     /// [`Applied::Full`].
     pub(crate) fn put(&mut self, id: u32, bytes: &[u8], told: Told) -> Result<Option<u32>, Applied> {
-        let Told { check, mark, now, changed } = told;
+        let Told { check, mark, now_ms, changed_ms } = told;
         let before = self.held.get(&id).map(|one| (one.check, one.since));
         if before.is_none() && self.held.len() >= EXPECTATIONS_MAX {
             return Err(Applied::Full);
         }
-        let since = before.map_or(now, |(_, since)| since);
-        let new = Expectation { bytes: bytes.into(), check, mark, since, changed, news: false, published: None };
+        let since = before.map_or(Seconds::of(now_ms), |(_, since)| since);
+        let new = Expectation { bytes: bytes.into(), check, mark, since, changed_ms, news: false, published: None };
         self.held.insert(id, new);
         Ok(before.map(|(check, _)| check))
     }
@@ -156,8 +162,8 @@ impl Expectations {
     }
 
     /// All of them, encoded, with the time since which each is here, and when it changed.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&[u8], Stamp, Stamp)> {
-        self.held.values().map(|one| (&*one.bytes, one.since, one.changed))
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&[u8], Seconds, u64)> {
+        self.held.values().map(|one| (&*one.bytes, one.since, one.changed_ms))
     }
 
     /// Forgets all of them, and tells nobody.
@@ -167,10 +173,10 @@ impl Expectations {
 }
 
 impl Expectation {
-    fn tell(&mut self, digest: &mut u64, clock: Clock, outbox: &mut Outbox) {
+    fn tell(&mut self, digest: &mut u64, outbox: &mut Outbox) {
         let told = self.published.map_or(0, spread);
         *digest = digest.wrapping_sub(told).wrapping_add(spread(self.check));
         (self.news, self.published) = (false, Some(self.check));
-        outbox.expect(&self.bytes, clock.time_ms(self.changed));
+        outbox.expect(&self.bytes, self.changed_ms);
     }
 }

@@ -24,7 +24,6 @@ use ctflow_replicate::entry;
 use super::expectations::Expectations;
 use super::key::spread;
 use super::outbox::Outbox;
-use super::stamp::{Clock, Stamp};
 use super::table::{DIRTY, PUBLISHED, Slot, Table, YOUNG};
 use crate::limits::{LEDGER_DIRTY_MAX, LEDGER_ENDS_MAX, LEDGER_YOUNG_MAX};
 use crate::publish::Choice;
@@ -32,7 +31,7 @@ use crate::publish::Choice;
 /// A flow that waits for its least age.
 #[derive(Debug, Clone, Copy)]
 struct Young {
-    due: Stamp,
+    due_ms: u64,
     index: u32,
     id: u32,
     v6: bool,
@@ -43,7 +42,7 @@ struct Young {
 struct End {
     key: FlowKey,
     id: u32,
-    changed: Stamp,
+    changed_ms: u64,
 }
 
 /// The bookkeeping of one shard.
@@ -51,7 +50,6 @@ struct End {
 pub(super) struct Ledger {
     stream: u16,
     choice: Arc<Choice>,
-    clock: Clock,
     dirty: [Vec<u32>; 2],
     /// By least age, each in the order of its flows' coming.
     young: Vec<(u32, VecDeque<Young>)>,
@@ -66,11 +64,10 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
-    pub(super) fn new(stream: u16, choice: Arc<Choice>, clock: Clock) -> Self {
+    pub(super) fn new(stream: u16, choice: Arc<Choice>) -> Self {
         Self {
             stream,
             choice,
-            clock,
             dirty: [Vec::new(), Vec::new()],
             young: Vec::new(),
             ends: Vec::new(),
@@ -94,13 +91,13 @@ impl Ledger {
 
     /// The flow at `index` is new, or has changed.
     #[inline]
-    pub(super) fn changed<A: Address>(&mut self, table: &mut Table<A>, index: u32, now: Stamp) {
+    pub(super) fn changed<A: Address>(&mut self, table: &mut Table<A>, index: u32, now_ms: u64) {
         let Some(slot) = table.slot_mut(index) else { return };
         if slot.has(DIRTY | YOUNG) {
             return;
         }
         let least = self.choice.least_age_ms(slot.flow.proto);
-        if least > 0 && !slot.has(PUBLISHED) && self.wait::<A>(least, index, slot.flow.id, now) {
+        if least > 0 && !slot.has(PUBLISHED) && self.wait::<A>(least, index, slot.flow.id, now_ms) {
             return slot.set(YOUNG);
         }
         self.mark_dirty(slot, index);
@@ -118,7 +115,7 @@ impl Ledger {
     }
 
     /// Has a flow wait; whether there is room for it.
-    fn wait<A: Address>(&mut self, least_ms: u32, index: u32, id: u32, now: Stamp) -> bool {
+    fn wait<A: Address>(&mut self, least_ms: u32, index: u32, id: u32, now_ms: u64) -> bool {
         let place = self.young.iter().position(|(age, _)| *age == least_ms).unwrap_or_else(|| {
             self.young.push((least_ms, VecDeque::new()));
             self.young.len() - 1
@@ -126,21 +123,21 @@ impl Ledger {
         let Some((_, queue)) = self.young.get_mut(place) else { return false };
         let room = queue.len() < LEDGER_YOUNG_MAX;
         if room {
-            queue.push_back(Young { due: now.plus_ms(least_ms), index, id, v6: family::<A>() == 1 });
+            queue.push_back(Young { due_ms: now_ms.saturating_add(least_ms.into()), index, id, v6: family::<A>() == 1 });
         }
         room
     }
 
     /// The flow that `slot` was is gone.
     #[inline]
-    pub(super) fn ended<A: Address>(&mut self, slot: &Slot<A>, now: Stamp) {
+    pub(super) fn ended<A: Address>(&mut self, slot: &Slot<A>, now_ms: u64) {
         if !slot.has(PUBLISHED) {
             return;
         }
         let id = slot.flow.id;
         self.withdraw(id, slot.check);
         match slot.flow.view().key().filter(|_| self.ends.len() < LEDGER_ENDS_MAX) {
-            Some(key) => self.ends.push(End { key, id, changed: now }),
+            Some(key) => self.ends.push(End { key, id, changed_ms: now_ms }),
             None => self.stale.insert(bucket_of(id)),
         }
     }
@@ -160,18 +157,18 @@ impl Ledger {
         self.stale = BucketSet::all_of(self.stream);
     }
 
-    /// When the next flow is old enough.
-    pub(super) fn next_due(&self) -> Option<Stamp> {
-        self.young.iter().filter_map(|(_, queue)| queue.front()).map(|young| young.due).min()
+    /// When the next flow is old enough, in milliseconds since 1970.
+    pub(super) fn next_due_ms(&self) -> Option<u64> {
+        self.young.iter().filter_map(|(_, queue)| queue.front()).map(|young| young.due_ms).min()
     }
 
     /// Whether a drain would tell anything.
-    pub(super) fn has_news(&self, now: Stamp) -> bool {
+    pub(super) fn has_news(&self, now_ms: u64) -> bool {
         self.dirty.iter().any(|dirty| !dirty.is_empty())
             || !self.ends.is_empty()
             || self.digests_wanted.is_some()
             || !self.stale.is_empty()
-            || self.next_due().is_some_and(|due| due <= now)
+            || self.next_due_ms().is_some_and(|due_ms| due_ms <= now_ms)
     }
 
     /// Tells what there is to tell, as far as the outbox has room for it: changes, then one stale bucket, then digests.
@@ -180,15 +177,15 @@ impl Ledger {
         v4: &mut Table<V4>,
         v6: &mut Table<V6>,
         expectations: &mut Expectations,
-        now: Stamp,
+        now_ms: u64,
         outbox: &mut Outbox,
     ) {
-        self.grow_up(v4, v6, now);
+        self.grow_up(v4, v6, now_ms);
         self.tell_ends(outbox);
         self.tell_dirty(v4, outbox);
         self.tell_dirty(v6, outbox);
         if let Some(digest) = self.digests.get_mut(usize::from(EXPECTATIONS)) {
-            expectations.tell(digest, self.clock, outbox);
+            expectations.tell(digest, outbox);
         }
         if expectations.take_stale() {
             self.stale.insert(EXPECTATIONS);
@@ -206,10 +203,10 @@ impl Ledger {
     }
 
     /// Flows that have reached their least age become dirty.
-    fn grow_up(&mut self, v4: &mut Table<V4>, v6: &mut Table<V6>, now: Stamp) {
+    fn grow_up(&mut self, v4: &mut Table<V4>, v6: &mut Table<V6>, now_ms: u64) {
         let mut young = std::mem::take(&mut self.young);
         for (_, queue) in &mut young {
-            while let Some(one) = queue.pop_front_if(|one| one.due <= now) {
+            while let Some(one) = queue.pop_front_if(|one| one.due_ms <= now_ms) {
                 if one.v6 { self.grown(v6, &one) } else { self.grown(v4, &one) }
             }
         }
@@ -229,7 +226,7 @@ impl Ledger {
 
     fn tell_ends(&mut self, outbox: &mut Outbox) {
         for end in self.ends.drain(..) {
-            outbox.flow_end(&end.key, end.id, self.clock.time_ms(end.changed));
+            outbox.flow_end(&end.key, end.id, end.changed_ms);
         }
     }
 
@@ -254,7 +251,7 @@ impl Ledger {
         outbox.begin(bucket);
         if bucket == EXPECTATIONS {
             let digest = self.digests.get_mut(usize::from(bucket));
-            digest.into_iter().for_each(|digest| expectations.tell_all(digest, self.clock, outbox));
+            digest.into_iter().for_each(|digest| expectations.tell_all(digest, outbox));
         } else {
             self.tell_bucket_of(bucket, v4, outbox);
             self.tell_bucket_of(bucket, v6, outbox);
@@ -293,7 +290,7 @@ impl Ledger {
         if let Some(digest) = self.digests.get_mut(usize::from(bucket_of(id))) {
             *digest = digest.wrapping_sub(known.map_or(0, spread)).wrapping_add(spread(check));
         }
-        outbox.flow(A::FAMILY, &self.scratch, self.clock.time_ms(changed));
+        outbox.flow(A::FAMILY, &self.scratch, changed.time_ms(outbox.now_ms()));
     }
 
     fn retract<A: Address>(&mut self, table: &mut Table<A>, index: u32, outbox: &mut Outbox) {
@@ -305,7 +302,7 @@ impl Ledger {
         slot.clear(PUBLISHED);
         let (key, id, check, changed) = (slot.flow.view().key(), slot.flow.id, slot.check, slot.changed);
         self.withdraw(id, check);
-        key.iter().for_each(|key| outbox.flow_end(key, id, self.clock.time_ms(changed)));
+        key.iter().for_each(|key| outbox.flow_end(key, id, changed.time_ms(outbox.now_ms())));
     }
 }
 

@@ -34,7 +34,6 @@ use ledger::Ledger;
 pub use outbox::Outbox;
 use resync::Resync;
 use show::Show;
-pub use stamp::{Clock, Stamp};
 use table::{Heard, Table};
 
 use crate::publish::Choice;
@@ -100,8 +99,7 @@ pub struct Shard {
     expectations: Expectations,
     epoch: Epoch,
     resync: Resync,
-    clock: Clock,
-    now: Stamp,
+    now_ms: u64,
     /// Where there are replicas.
     ledger: Option<Ledger>,
 }
@@ -110,29 +108,27 @@ impl Shard {
     /// An empty shard that holds at most `flows_max` flows of each family.
     #[must_use]
     pub fn new(flows_max: u32) -> Self {
-        let clock = Clock::starting_at(0);
         Self {
             v4: Table::new(flows_max),
             v6: Table::new(flows_max),
             expectations: Expectations::default(),
             epoch: 0,
             resync: Resync::Idle,
-            clock,
-            now: clock.stamp(0),
+            now_ms: 0,
             ledger: None,
         }
     }
 
     /// An empty shard that tells replicas what `choice` selects, in `stream`, by [`Shard::drain`].
     #[must_use]
-    pub fn replicated(flows_max: u32, stream: u16, choice: Arc<Choice>, clock: Clock) -> Self {
-        let ledger = Some(Ledger::new(stream, choice, clock));
-        Self { clock, now: clock.stamp(0), ledger, ..Self::new(flows_max) }
+    pub fn replicated(flows_max: u32, stream: u16, choice: Arc<Choice>) -> Self {
+        let ledger = Some(Ledger::new(stream, choice));
+        Self { ledger, ..Self::new(flows_max) }
     }
 
     /// What is taken in from here on happened at `now_ms`, milliseconds since 1970.
     pub fn set_time(&mut self, now_ms: u64) {
-        self.now = self.clock.stamp(now_ms);
+        self.now_ms = now_ms;
     }
 
     /// Flows held.
@@ -165,12 +161,23 @@ impl Shard {
 
     /// Takes in one event of an expectation.
     pub fn apply_expectation(&mut self, event: Event, view: &ExpectView<'_>) -> Applied {
-        self.expectations.apply(event, view, self.epoch, self.now)
+        if let (Event::Destroy, Some(id)) = (event, view.id) {
+            self.resync.note_fulfilled(id);
+        }
+        self.expectations.apply(event, view, self.epoch, self.now_ms)
+    }
+
+    /// Takes in one expectation of the dump that a resync reads.
+    pub fn apply_dumped_expectation(&mut self, view: &ExpectView<'_>) -> Applied {
+        if view.id.is_some_and(|id| self.resync.was_fulfilled(id)) {
+            return Applied::Unknown;
+        }
+        self.expectations.apply(Event::New, view, self.epoch, self.now_ms)
     }
 
     #[inline]
     fn upsert(&mut self, key: &FlowKey, id: u32, view: &FlowView<'_>, origin: Origin) -> Applied {
-        let heard = Heard { epoch: self.epoch, origin, now: self.now };
+        let heard = Heard { epoch: self.epoch, origin, now_ms: self.now_ms };
         match key.orig.family() {
             uapi::AF_INET => upsert_in(&mut self.v4, key, id, view, heard, self.ledger.as_mut()),
             _ => upsert_in(&mut self.v6, key, id, view, heard, self.ledger.as_mut()),
@@ -180,8 +187,8 @@ impl Shard {
     fn destroy(&mut self, key: &FlowKey, id: u32) -> Applied {
         self.resync.note_destroyed(key, id);
         let removed = match key.orig.family() {
-            uapi::AF_INET => destroy_in(&mut self.v4, key, id, self.now, self.ledger.as_mut()),
-            _ => destroy_in(&mut self.v6, key, id, self.now, self.ledger.as_mut()),
+            uapi::AF_INET => destroy_in(&mut self.v4, key, id, self.now_ms, self.ledger.as_mut()),
+            _ => destroy_in(&mut self.v6, key, id, self.now_ms, self.ledger.as_mut()),
         };
         if removed { Applied::Destroyed } else { Applied::Unknown }
     }
@@ -199,19 +206,19 @@ impl Shard {
     /// Whether [`Shard::drain`] would tell anything.
     #[must_use]
     pub fn has_news(&self) -> bool {
-        self.ledger.as_ref().is_some_and(|ledger| ledger.has_news(self.now)) || self.expectations.has_news()
+        self.ledger.as_ref().is_some_and(|ledger| ledger.has_news(self.now_ms)) || self.expectations.has_news()
     }
 
     /// How long until a flow is old enough to be told, in milliseconds; 0 when one is.
     #[must_use]
     pub fn news_in_ms(&self) -> Option<u64> {
-        self.ledger.as_ref()?.next_due().map(|due| due.since_ms(self.now))
+        self.ledger.as_ref()?.next_due_ms().map(|due_ms| due_ms.saturating_sub(self.now_ms))
     }
 
     /// Tells what replicas do not know yet. What the outbox has no room for is told by a later call.
     pub fn drain(&mut self, outbox: &mut Outbox) {
         let Some(ledger) = &mut self.ledger else { return };
-        ledger.drain(&mut self.v4, &mut self.v6, &mut self.expectations, self.now, outbox);
+        ledger.drain(&mut self.v4, &mut self.v6, &mut self.expectations, self.now_ms, outbox);
     }
 
     /// The flow that `key` and the kernel's `id` name.
@@ -225,7 +232,7 @@ impl Shard {
 
     /// Writes the entries of `bucket`, which are told in `stream`, in the form of the control socket.
     pub fn show(&self, bucket: u16, stream: u16, out: &mut Vec<u8>) {
-        let mut show = Show { stream, clock: self.clock, out };
+        let mut show = Show { stream, now_ms: self.now_ms, out };
         if bucket == EXPECTATIONS {
             show.expectations(&self.expectations);
         } else {
@@ -289,22 +296,23 @@ impl Shard {
     /// expectations.
     pub fn sweep(&mut self, slice: u32, mut purged: impl FnMut(FlowView<'_>)) -> Swept {
         let Resync::Sweeping { v4_from, v6_from, again } = &mut self.resync else { return Swept::Done };
-        let (ledger, now) = (&mut self.ledger, self.now);
+        let (ledger, now_ms) = (&mut self.ledger, self.now_ms);
         if let Some(from) = *v4_from {
             *v4_from = self.v4.sweep(from, slice, self.epoch, |slot| {
                 purged(slot.flow.view());
-                ledger.iter_mut().for_each(|ledger| ledger.ended(slot, now));
+                ledger.iter_mut().for_each(|ledger| ledger.ended(slot, now_ms));
             });
         } else if let Some(from) = *v6_from {
             *v6_from = self.v6.sweep(from, slice, self.epoch, |slot| {
                 purged(slot.flow.view());
-                ledger.iter_mut().for_each(|ledger| ledger.ended(slot, now));
+                ledger.iter_mut().for_each(|ledger| ledger.ended(slot, now_ms));
             });
         }
         if v4_from.or(*v6_from).is_some() {
             return Swept::More;
         }
         let done = if *again { Swept::Again } else { Swept::Done };
+        self.expectations.purge(self.epoch, now_ms);
         self.resync = Resync::Idle;
         done
     }
@@ -322,7 +330,7 @@ fn upsert_in<A: Address>(
     let Some(key) = Key::of(key) else { return Applied::NotAFlow };
     let (applied, index) = table.upsert(&key, id, view, heard);
     if let (Some(ledger), Some(index), Applied::Created | Applied::Updated) = (ledger, index, applied) {
-        ledger.changed(table, index, heard.now);
+        ledger.changed(table, index, heard.now_ms);
     }
     applied
 }
@@ -332,11 +340,11 @@ fn destroy_in<A: Address>(
     table: &mut Table<A>,
     key: &FlowKey,
     id: u32,
-    now: Stamp,
+    now_ms: u64,
     ledger: Option<&mut Ledger>,
 ) -> bool {
     let Some(slot) = Key::of(key).and_then(|key| table.remove(&key, id)) else { return false };
-    ledger.into_iter().for_each(|ledger| ledger.ended(&slot, now));
+    ledger.into_iter().for_each(|ledger| ledger.ended(&slot, now_ms));
     true
 }
 

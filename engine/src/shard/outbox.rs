@@ -35,6 +35,11 @@ impl Outbox {
         self.now_ms = now_ms;
     }
 
+    /// The time that batches are as of.
+    pub(super) fn now_ms(&self) -> u64 {
+        self.now_ms
+    }
+
     /// Whether more may be told now.
     #[must_use]
     pub fn has_room(&self) -> bool {

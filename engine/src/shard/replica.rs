@@ -5,14 +5,14 @@ use ctflow_parser::expect::ExpectView;
 use ctflow_parser::flow::FlowView;
 use ctflow_parser::tuple::FlowKey;
 use ctflow_parser::uapi;
-use ctflow_replicate::buckets::{BUCKETS, EXPECTATIONS, spread};
+use ctflow_replicate::buckets::{BUCKETS, BucketSet, EXPECTATIONS, spread};
 use ctflow_replicate::host::{Entry, Full};
 
 use super::Epoch;
 use super::expectations::Expectations;
 use super::show::Show;
-use super::stamp::{Clock, Stamp};
 use super::table::{Table, Told};
+use crate::replication::{Lag, LagSummary};
 
 /// The flows and expectations of one stream of a peer.
 #[derive(Debug)]
@@ -22,30 +22,39 @@ pub struct Replica {
     expectations: Expectations,
     /// By bucket: what confirms an entry since the bucket's last begin.
     marks: Box<[Epoch]>,
+    /// Buckets between their begin and their end.
+    resyncing: BucketSet,
     digests: Box<[u64]>,
-    clock: Clock,
-    now: Stamp,
+    now_ms: u64,
+    lag: Lag,
 }
 
 impl Replica {
     /// An empty replica that holds at most `flows_max` flows of each family.
     #[must_use]
-    pub fn new(flows_max: u32, clock: Clock) -> Self {
+    pub fn new(flows_max: u32) -> Self {
         let buckets = usize::from(BUCKETS) + 1;
         Self {
             v4: Table::new(flows_max),
             v6: Table::new(flows_max),
             expectations: Expectations::default(),
             marks: vec![0; buckets].into_boxed_slice(),
+            resyncing: BucketSet::EMPTY,
             digests: vec![0; buckets].into_boxed_slice(),
-            clock,
-            now: clock.stamp(0),
+            now_ms: 0,
+            lag: Lag::default(),
         }
     }
 
     /// What is put in from here on came at `now_ms`, milliseconds since 1970.
     pub fn set_time(&mut self, now_ms: u64) {
-        self.now = self.clock.stamp(now_ms);
+        self.now_ms = now_ms;
+    }
+
+    /// How long changes took from their source to here, but for those that a resync told.
+    #[must_use]
+    pub fn lag(&self) -> LagSummary {
+        self.lag.summary()
     }
 
     /// Flows held, and expectations.
@@ -56,7 +65,7 @@ impl Replica {
 
     /// Writes the entries of `bucket`, which are told in `stream`, in the form of the control socket.
     pub fn show(&self, bucket: u16, stream: u16, out: &mut Vec<u8>) {
-        let mut show = Show { stream, clock: self.clock, out };
+        let mut show = Show { stream, now_ms: self.now_ms, out };
         if bucket == EXPECTATIONS {
             show.expectations(&self.expectations);
         } else {
@@ -67,7 +76,7 @@ impl Replica {
 
     fn told(&self, entry: &Entry<'_>) -> Told {
         let mark = self.marks.get(usize::from(entry.bucket)).copied().unwrap_or_default();
-        Told { check: entry.check, mark, now: self.now, changed: self.clock.stamp(entry.version_ms) }
+        Told { check: entry.check, mark, now_ms: self.now_ms, changed_ms: entry.version_ms }
     }
 
     /// Brings the digest up to an entry that was put in, in place of one with the check `before`.
@@ -92,6 +101,9 @@ impl ctflow_replicate::host::Replica for Replica {
             _ => self.v6.put(flow, told),
         };
         self.replaced(entry, before.map_err(|_| Full)?);
+        if !self.resyncing.contains(entry.bucket) {
+            self.lag.add(self.now_ms.saturating_sub(entry.version_ms));
+        }
         Ok(())
     }
 
@@ -119,9 +131,11 @@ impl ctflow_replicate::host::Replica for Replica {
         if let Some(mark) = self.marks.get_mut(usize::from(bucket)) {
             *mark = mark.wrapping_add(1);
         }
+        self.resyncing.insert(bucket);
     }
 
     fn end(&mut self, bucket: u16) -> u64 {
+        self.resyncing.remove(bucket);
         let mark = self.marks.get(usize::from(bucket)).copied().unwrap_or_default();
         let (mut purged, mut checks) = (0, 0u64);
         let mut count = |check| {

@@ -21,7 +21,7 @@ use hashbrown::{HashMap, HashTable};
 use super::extra::Extra;
 use super::key::spread;
 use super::slab::Slab;
-use super::stamp::Stamp;
+use super::stamp::{Seconds, Stamp};
 use super::{Applied, Epoch, Origin};
 use crate::limits::TABLES_PER_SHARD;
 
@@ -35,7 +35,7 @@ pub(super) struct Slot<A> {
     /// Of what was last told of the flow to replicas, or in a replica, of what was told.
     pub(super) check: u32,
     /// When it came here.
-    pub(super) since: Stamp,
+    pub(super) since: Seconds,
     /// When it last changed, on its source.
     pub(super) changed: Stamp,
 }
@@ -109,7 +109,7 @@ impl<A: Address> Slot<A> {
 pub(crate) struct Heard {
     pub(crate) epoch: Epoch,
     pub(crate) origin: Origin,
-    pub(crate) now: Stamp,
+    pub(crate) now_ms: u64,
 }
 
 /// How a source told of a flow.
@@ -118,10 +118,10 @@ pub(crate) struct Told {
     pub(crate) check: u32,
     /// The mark of the flow's bucket.
     pub(crate) mark: Epoch,
-    /// When it was told.
-    pub(crate) now: Stamp,
-    /// When it changed.
-    pub(crate) changed: Stamp,
+    /// When it was told, in milliseconds since 1970.
+    pub(crate) now_ms: u64,
+    /// When it changed, likewise.
+    pub(crate) changed_ms: u64,
 }
 
 /// The flows of one family.
@@ -195,13 +195,13 @@ impl<A: Address> Table<A> {
         if !changed {
             return (Applied::Unchanged, Some(index));
         }
-        slot.changed = heard.now;
+        slot.changed = Stamp::of(heard.now_ms);
         (Applied::Updated, Some(index))
     }
 
     fn create(&mut self, id: u32, view: &FlowView<'_>, heard: Heard) -> (Applied, Option<u32>) {
         let Some(flow) = Flow::new(view) else { return (Applied::NotAFlow, None) };
-        let mut slot = Slot { flow, epoch: heard.epoch, since: heard.now, changed: heard.now, ..Slot::default() };
+        let mut slot = Slot { flow, epoch: heard.epoch, since: Seconds::of(heard.now_ms), changed: Stamp::of(heard.now_ms), ..Slot::default() };
         slot.hear(view, heard.epoch, heard.origin);
         match self.insert(id, slot, view) {
             Some(index) => (Applied::Created, Some(index)),
@@ -235,8 +235,8 @@ impl<A: Address> Table<A> {
         let (key, id) = view.key().zip(view.id).ok_or(Applied::NotAFlow)?;
         let key = Key::of(&key).ok_or(Applied::NotAFlow)?;
         let flow = Flow::new(view).ok_or(Applied::NotAFlow)?;
-        let Told { check, mark, now, changed } = told;
-        let new = Slot { flow, epoch: mark, check, since: now, changed, ..Slot::default() };
+        let (since, changed) = (Seconds::of(told.now_ms), Stamp::of(told.changed_ms));
+        let new = Slot { flow, epoch: told.mark, check: told.check, since, changed, ..Slot::default() };
         let Some(index) = self.find(id, &key) else {
             return self.insert(id, new, view).map(|_| None).ok_or(Applied::Full);
         };

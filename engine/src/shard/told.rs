@@ -16,7 +16,7 @@ use ctflow_replicate::wire::HEADER_BYTES;
 use proptest::prelude::*;
 
 use super::replica::Replica;
-use super::{Clock, Outbox, Shard};
+use super::{Outbox, Shard};
 use crate::publish::{Choice, Listed, Rule};
 
 const START_MS: u64 = 1_800_000_000_000;
@@ -105,10 +105,9 @@ fn expectation(n: u8) -> ExpectView<'static> {
 }
 
 fn shard(choice: Choice) -> (Shard, Outbox, Replica) {
-    let clock = Clock::starting_at(START_MS);
-    let mut shard = Shard::replicated(1_000, 0, Arc::new(choice), clock);
+    let mut shard = Shard::replicated(1_000, 0, Arc::new(choice));
     shard.set_time(START_MS);
-    (shard, Outbox::new(0, 1_400), Replica::new(1_000, clock))
+    (shard, Outbox::new(0, 1_400), Replica::new(1_000))
 }
 
 #[derive(Debug, Clone)]
