@@ -92,7 +92,7 @@ impl Replica for SimReplica {
     }
 
     fn has_room(&self) -> bool {
-        self.entries() <= (self.room - self.room / 10) as u64
+        self.entries() < (self.room - self.room / 10) as u64
     }
 
     fn clear(&mut self) {

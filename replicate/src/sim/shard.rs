@@ -42,7 +42,8 @@ fn orig(number: u32) -> Tuple {
     } else {
         IpAddr::from([10, a, b, c])
     };
-    let dst = if src.is_ipv4() { IpAddr::from([192, 0, 2, 1]) } else { IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]) };
+    let dst =
+        if src.is_ipv4() { IpAddr::from([192, 0, 2, 1]) } else { IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]) };
     Tuple { src, dst, proto: IPPROTO_TCP, l4: L4::Ports { src: 1_024, dst: 443 }, zone: None }
 }
 
