@@ -148,11 +148,11 @@ impl BatchWriter {
         bytes.put_u8(kind);
         bytes.put_varint(age);
         match u8::try_from(length) {
-            Ok(length @ ..255) => bytes.put_u8(length),
-            _ => {
-                bytes.put_u8(255);
+            Ok(u8::MAX) | Err(_) => {
+                bytes.put_u8(u8::MAX);
                 bytes.put_u16(length);
             }
+            Ok(length) => bytes.put_u8(length),
         }
         bytes.put(body);
         self.payload.buckets.insert(bucket);

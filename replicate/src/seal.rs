@@ -91,11 +91,6 @@ impl Sealer {
         if self.secret.is_some() { Cipher::Sealed } else { Cipher::Clear }
     }
 
-    /// Bytes that sealing adds.
-    pub(crate) fn tag_bytes(&self) -> usize {
-        if self.secret.is_some() { TAG_BYTES } else { 0 }
-    }
-
     /// Writes `header` to the datagram's first 32 bytes and seals what is behind it. `None`, and nothing to send, only
     /// where the datagram has no room for a header or the library fails.
     pub(crate) fn seal(&mut self, header: &Header, datagram: &mut Vec<u8>) -> Option<()> {

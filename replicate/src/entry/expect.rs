@@ -1,7 +1,6 @@
 //! An expectation as it is told.
 
 use ctflow_parser::expect::{ExpectNat, ExpectView};
-use ctflow_parser::tuple::Tuple;
 
 use super::{NotEncodable, ends, put_short, text};
 use crate::cursor::{Malformed, Put, Reader};
