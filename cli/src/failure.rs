@@ -62,13 +62,22 @@ pub(crate) enum Failure {
     /// The kernel refused the one thing to do; in conntrack's words where it has any.
     #[error("Operation failed: {}", operation_words(.0))]
     Operation(#[source] KernelError),
+    /// It refused some of many.
+    #[error("Operation failed: {}: so the first of {count} flows that were refused", operation_words(.first))]
+    Operations {
+        /// The first refusal.
+        #[source]
+        first: KernelError,
+        /// How many there were.
+        count: u64,
+    },
     /// Nothing was found to do anything with, as the summary says.
     #[error("nothing was done")]
     Nothing,
     /// A label that was named and has no number.
     #[error(transparent)]
     Label(#[from] LabelError),
-    /// A file of commands, or of events, cannot be read.
+    /// A file of commands cannot be read. Nothing was done.
     #[error("cannot read {name}: {source}")]
     Load {
         /// The file.
@@ -108,7 +117,7 @@ pub(crate) enum Failure {
         number: u64,
     },
     /// The kernel refused lines of a file of commands.
-    #[error("{name}, line {number}: {}{}; lines before it are carried out", operation_words(.error), others(.more))]
+    #[error("{name}, line {number}: {}{}; {}", operation_words(.error), others(.more), reached(*.number, *.last))]
     LineRefused {
         /// The file.
         name: String,
@@ -119,6 +128,8 @@ pub(crate) enum Failure {
         error: KernelError,
         /// Other lines that were refused with it.
         more: Vec<u64>,
+        /// The last line that was sent.
+        last: u64,
     },
     /// The machine lacks something essential; what, standard output says already.
     #[error("this machine is not ready")]
@@ -131,41 +142,77 @@ impl Failure {
         let (banner, name) = (persona.banner(), persona.name());
         let mut stderr = io::stderr().lock();
         if !matches!(self, Self::Unready | Self::Nothing) {
-            let _ = writeln!(stderr, "{banner}: {self}"); // nowhere is left to say that this failed
+            let said = self.said_by(persona);
+            let _ = writeln!(stderr, "{banner}: {said}"); // nowhere is left to say that this failed
         }
-        if let Self::Usage(usage) = self
-            && usage.wants_help()
-        {
+        let wants_help = match self {
+            Self::Usage(usage) => usage.wants_help(),
+            other => matches!(other, Self::Label(_) | Self::Load { .. }),
+        };
+        if wants_help {
             let _ = writeln!(stderr, "Try `{name} --help' for more information.");
         }
         ExitCode::from(self.code())
+    }
+
+    /// The message. As conntrack, all that the kernel refuses is told in its words.
+    fn said_by(&self, persona: Persona) -> String {
+        match (persona, self) {
+            (Persona::Conntrack, Self::Kernel(error @ KernelError::Refused { .. })) => {
+                format!("Operation failed: {}", operation_words(error))
+            }
+            _ => self.to_string(),
+        }
     }
 
     fn code(&self) -> u8 {
         match self {
             Self::Usage(usage) => usage.code(),
             Self::Line { usage, .. } => usage.code(),
-            Self::Words { .. } | Self::SecondLabelmap { .. } | Self::Label(_) => 2,
+            Self::Words { .. } | Self::SecondLabelmap { .. } | Self::Label(_) | Self::Load { .. } => 2,
             _ => 1,
         }
     }
 }
 
-/// conntrack's words for what a kernel refuses, where it has any; scripts look for them.
+/// conntrack's words for what a kernel refuses, where it has any, else the system's; scripts look for them.
 fn operation_words(error: &KernelError) -> String {
-    let known = match error.errno().map(Errno::from_raw_os_error) {
-        Some(Errno::EXIST) => "Such conntrack exists, try -U to update",
-        Some(Errno::NOENT) => "such conntrack doesn't exist",
-        Some(Errno::INVAL) => "invalid parameters",
-        Some(Errno::NOMEM) => "not enough memory",
-        Some(Errno::TIME) => "conntrack has expired",
-        Some(Errno::PERM) => "sorry, you must be root or get CAP_NET_ADMIN capability to do this",
-        _ => return error.to_string(),
+    let errno = error.errno().map(Errno::from_raw_os_error);
+    let known = match (errno, expectation_words(error)) {
+        (_, Some(words)) => words.to_owned(),
+        (Some(Errno::EXIST), _) => "Such conntrack exists, try -U to update".to_owned(),
+        (Some(Errno::NOENT), _) => "such conntrack doesn't exist".to_owned(),
+        (Some(Errno::INVAL), _) => "invalid parameters".to_owned(),
+        (Some(Errno::NOMEM), _) => "not enough memory".to_owned(),
+        (Some(Errno::TIME), _) => "conntrack has expired".to_owned(),
+        (Some(Errno::PERM), _) => "sorry, you must be root or get CAP_NET_ADMIN capability to do this".to_owned(),
+        _ => match error {
+            KernelError::Refused { source, .. } => system_words(source),
+            other => return other.to_string(),
+        },
     };
     match error {
         KernelError::Refused { said: Some((text, _)), .. } => format!("{known} ({text})"),
-        _ => known.to_owned(),
+        _ => known,
     }
+}
+
+/// Of an expectation it may be the flow that is not there; what else is said of flows does not fit it.
+fn expectation_words(error: &KernelError) -> Option<&'static str> {
+    let KernelError::Refused { operation, .. } = error else { return None };
+    let errno = error.errno().map(Errno::from_raw_os_error);
+    match (*operation, errno?) {
+        ("create an expectation", Errno::NOENT) => Some("master conntrack not found"),
+        (operation, Errno::NOENT) if operation.ends_with("expectation") => Some("No such file or directory"),
+        (operation, Errno::EXIST) if operation.ends_with("expectation") => Some("File exists"),
+        _ => None,
+    }
+}
+
+/// The system's text alone, without the number that the standard library appends.
+pub(crate) fn system_words(error: &io::Error) -> String {
+    let text = error.to_string();
+    text.split_once(" (os error").map_or(text.clone(), |(words, _)| words.to_owned())
 }
 
 fn others(more: &[u64]) -> String {
@@ -176,10 +223,50 @@ fn others(more: &[u64]) -> String {
     }
 }
 
+/// What has been done of a file when a line of it is refused: the kernel looks at the whole batch.
+fn reached(refused: u64, last: u64) -> String {
+    if last <= refused {
+        "lines before it are carried out".to_owned()
+    } else {
+        format!("the others up to line {last} are carried out")
+    }
+}
+
 fn output_hint(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::BrokenPipe => "its reader has gone, so nothing more is shown",
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "make room, or write elsewhere",
         _ => "what was to be shown is incomplete",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_kernel_refuses_is_told_in_conntracks_words() {
+        let words = |operation, errno: Errno| {
+            let source = io::Error::from_raw_os_error(errno.raw_os_error());
+            operation_words(&KernelError::Refused { operation, source, said: None })
+        };
+        let table = [
+            ("create a flow", Errno::EXIST, "Such conntrack exists, try -U to update"),
+            ("create a flow", Errno::BUSY, "Device or resource busy"),
+            ("find the flow", Errno::NOENT, "such conntrack doesn't exist"),
+            ("create an expectation", Errno::NOENT, "master conntrack not found"),
+            ("create an expectation", Errno::EXIST, "File exists"),
+            ("find the expectation", Errno::NOENT, "No such file or directory"),
+            ("delete an expectation", Errno::OPNOTSUPP, "Operation not supported"),
+        ];
+        for (operation, errno, expected) in table {
+            assert_eq!(words(operation, errno), expected, "{operation}");
+        }
+        let source = io::Error::from_raw_os_error(Errno::PERM.raw_os_error());
+        let refused =
+            Failure::Kernel(KernelError::Refused { operation: "list the conntrack table", source, said: None });
+        let theirs = "Operation failed: sorry, you must be root or get CAP_NET_ADMIN capability to do this";
+        assert_eq!(refused.said_by(Persona::Conntrack), theirs);
+        assert!(refused.said_by(Persona::Ctflow).contains("list the conntrack table"));
     }
 }

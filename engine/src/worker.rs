@@ -149,10 +149,8 @@ impl Worker {
 
     /// Takes a batch of events into the shard; gives how many were lost.
     fn take(&mut self) -> Result<u64, ListenError> {
-        let busy = self.shard.is_sweeping()
-            || self.backlog.is_some()
-            || !self.commands.is_empty()
-            || !self.asks.is_empty();
+        let busy =
+            self.shard.is_sweeping() || self.backlog.is_some() || !self.commands.is_empty() || !self.asks.is_empty();
         let patience = match self.shard.news_in_ms() {
             _ if busy => Patience::None,
             Some(milliseconds) => Patience::PacedWithin(Duration::from_millis(milliseconds)),

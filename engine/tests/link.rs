@@ -35,11 +35,14 @@ impl End {
         self.poll.poll(&mut events, Some(Duration::from_millis(5))).unwrap();
         for event in &events {
             assert!(self.links.is_token(event.token()));
-            let came = &mut self.came;
-            self.links.receive(event.token(), self.poll.registry(), now, |origin, datagram| {
-                came.push((origin, datagram.to_vec()));
-                !deaf.contains(&origin.link)
-            });
+            let mut buffer = [0; 2_000];
+            let registry = self.poll.registry();
+            while let Some((origin, bytes)) = self.links.next(event.token(), registry, now, &mut buffer) {
+                self.came.push((origin, buffer[..bytes].to_vec()));
+                if !deaf.contains(&origin.link) {
+                    self.links.heard(origin, now);
+                }
+            }
         }
         self.links.flush();
     }

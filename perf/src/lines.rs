@@ -113,6 +113,11 @@ fn timeless(line: &[u8]) -> Vec<u8> {
     kept
 }
 
+/// How many lines there are.
+pub(crate) fn count(output: &[u8]) -> u64 {
+    lines(output).count() as u64
+}
+
 fn lines(output: &[u8]) -> impl Iterator<Item = &[u8]> {
     output.split(|byte| *byte == b'\n').filter(|line| !line.is_empty())
 }

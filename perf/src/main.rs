@@ -3,7 +3,7 @@
 //! ```text
 //! options ──► network   client, firewall, server: private namespaces, this process lives on the firewall
 //!         └─► program   the two programs, found and asked for their versions
-//!               └─► scenario/   events, burst, list ──► process   one measured run: CPU, memory, output
+//!               └─► scenario/   events, list, load … ──► process   one measured run: CPU, memory, output
 //!                                      └─► report   min, median, max of both, ratio, goal
 //! ```
 //!
@@ -20,6 +20,7 @@ mod procfs;
 mod program;
 mod report;
 mod runs;
+mod saved;
 mod scenario;
 mod statistics;
 mod wait;

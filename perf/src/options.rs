@@ -12,7 +12,7 @@ use crate::scenario::Scenario;
 pub(crate) const HELP: &str = "\
 Compares ctflow with the installed conntrack on the same work, in turns, in private network namespaces.
 
-usage: ctflow-perf [--rounds N] [--flows N] [--rate N] [--program PATH] [events] [burst] [list]
+usage: ctflow-perf [--rounds N] [--flows N] [--rate N] [--program PATH] [SCENARIO]...
 
   --rounds N      runs of each program in each scenario (default 5)
   --flows N       flows instead of each scenario's own number
@@ -21,8 +21,11 @@ usage: ctflow-perf [--rounds N] [--flows N] [--rate N] [--program PATH] [events]
   events          CPU time for each event followed, at a rate that both can hold
   burst           events followed of flows that come as fast as packets go, then are flushed
   list            time, memory and text of a listing
+  json            time and memory of a listing as JSON, beside our own text
+  delete          time of deleting four flows of five, each printed
+  load            time of loading a file of flows
 
-All scenarios are run unless some are named. Needs no root but for the socket buffer of burst.
+All of these scenarios are run unless some are named. Needs no root but for the socket buffer of burst.
 ";
 
 /// A command line's meaning.
@@ -97,7 +100,7 @@ mod tests {
     fn all_scenarios_run_unless_some_are_named() {
         assert_eq!(parsed("").unwrap().scenarios, Scenario::ALL);
         assert_eq!(parsed("list events").unwrap().scenarios, [Scenario::List, Scenario::Events]);
-        assert!(parsed("lists").unwrap_err().contains("events, burst or list"));
+        assert!(parsed("lists").unwrap_err().contains("events, burst, list, json, delete, load"));
     }
 
     #[test]

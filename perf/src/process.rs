@@ -35,6 +35,8 @@ const QUIET: Duration = Duration::from_millis(700);
 const READY_LONGEST: Duration = Duration::from_secs(10);
 /// Printing 300,000 events takes seconds.
 const SETTLE_LONGEST: Duration = Duration::from_secs(120);
+/// Any command takes seconds; this is for one that hangs.
+pub(crate) const RUN_LONGEST: Duration = Duration::from_secs(120);
 /// Ending on SIGTERM takes milliseconds.
 const END_LONGEST: Duration = Duration::from_secs(10);
 /// What is shown of a failed program's standard error, at its end.
@@ -242,7 +244,11 @@ fn watch(child: &Child) -> Result<OwnedFd, Errno> {
     pidfd_open(rustix::process::Pid::from_child(child), PidfdFlags::empty())
 }
 
-fn file_in_memory() -> Result<File, Failure> {
+/// Makes a file that has no name.
+///
+/// # Errors
+/// When the system has no memory for one.
+pub(crate) fn file_in_memory() -> Result<File, Failure> {
     let made = memfd_create(c"ctflow-perf", MemfdFlags::CLOEXEC);
     Ok(made.map_err(Failure::system("make a file in memory"))?.into())
 }

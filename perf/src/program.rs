@@ -62,6 +62,11 @@ impl Programs {
         let peer = installed(PEER).ok_or(Failure::NoPeer(PEER))?;
         Ok(Self { ours: Program::at(path), peer: Program::at(peer) })
     }
+
+    /// ctflow, then the peer.
+    pub(crate) fn both(&self) -> [&Program; 2] {
+        [&self.ours, &self.peer]
+    }
 }
 
 /// Cargo puts the programs of a workspace into one directory.

@@ -26,7 +26,7 @@ pub(crate) fn preamble(programs: &Programs) -> Result<String, Failure> {
     let kernel = rustix::system::uname();
     let kernel = kernel.release().to_string_lossy();
     let mut text = format!("machine: {model}, {cores} cores, Linux {kernel}\n{}", load()?);
-    for program in [&programs.ours, &programs.peer] {
+    for program in programs.both() {
         let (path, version) = (program.path.display(), program.version()?);
         text.push_str(&format!("\n{}: {version}, {path}", program.name));
     }

@@ -1,34 +1,33 @@
-//! The two programs in turns, so that what else the machine does meets both alike.
+//! Two contestants in turns, so that what else the machine does meets both alike.
 
 use crate::failure::Failure;
-use crate::program::{Program, Programs};
 use crate::statistics::Summary;
 
-/// What was measured of each program, a value a round.
+/// What was measured of each contestant, a value a round.
 #[derive(Debug)]
 pub(crate) struct Runs<T> {
     /// Of ctflow.
     pub(crate) ours: Vec<T>,
-    /// Of the peer.
+    /// Of what it is compared with.
     pub(crate) peer: Vec<T>,
 }
 
 impl<T> Runs<T> {
-    /// Measures ctflow, the peer, ctflow, the peer …, `rounds` times each.
+    /// Measures the one, the other, the one, the other …, `rounds` times each.
     ///
     /// # Errors
     /// The first that `run` fails with.
-    pub(crate) fn alternate(
+    pub(crate) fn alternate<C: ?Sized>(
         what: &str,
         rounds: usize,
-        programs: &Programs,
-        mut run: impl FnMut(&Program) -> Result<T, Failure>,
+        [ours, peer]: [&C; 2],
+        mut run: impl FnMut(&C) -> Result<T, Failure>,
     ) -> Result<Self, Failure> {
         let mut runs = Self { ours: Vec::with_capacity(rounds), peer: Vec::with_capacity(rounds) };
         for round in 1..=rounds {
             eprintln!("{what}: round {round} of {rounds}");
-            runs.ours.push(run(&programs.ours)?);
-            runs.peer.push(run(&programs.peer)?);
+            runs.ours.push(run(ours)?);
+            runs.peer.push(run(peer)?);
         }
         Ok(runs)
     }

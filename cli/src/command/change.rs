@@ -8,9 +8,10 @@ use ctflow_engine::kernel::KernelError;
 use ctflow_engine::kernel::dump::{Dump, Progress};
 use ctflow_engine::kernel::request::Requester;
 use ctflow_parser::filter::DumpFilter;
-use ctflow_parser::flow::FlowView;
+use ctflow_parser::flow::{FlowView, Labels};
 use ctflow_parser::request::{self, FlowChange, Selector, Table};
 use ctflow_parser::tuple::Tuple;
+use ctflow_parser::uapi;
 use jiff::tz::TimeZone;
 
 use super::mass::{Mass, Outcome, Vanished};
@@ -70,18 +71,24 @@ pub(super) fn update_with(plan: &Update, mass: &mut Mass) -> Result<(), Failure>
     })
 }
 
+/// What a request may ask for, and the kernel passes over: it alone knows what is offloaded.
+const OFFLOADED: u32 = uapi::IPS_OFFLOAD | uapi::IPS_HW_OFFLOAD;
+
 /// The flow as it is once the change is made. conntrack asks the kernel for it, one by one, and so holds a reference
 /// that it prints.
 fn after<'a>(flow: &FlowView<'a>, change: &FlowChange<'a>) -> FlowView<'a> {
     let told = &change.flow;
     let mask = change.mark_mask.unwrap_or(u32::MAX);
-    let mark = told.mark.map(|mark| flow.mark.unwrap_or(0) & !mask | mark & mask);
+    let mark = told.mark.map(|mark| (flow.mark.unwrap_or(0) & !mask) ^ mark);
+    let labels_mask = change.labels_mask.map_or(u128::MAX, |labels| labels.0);
+    let labels =
+        told.labels.map(|labels| Labels(flow.labels.unwrap_or_default().0 & !labels_mask | labels.0 & labels_mask));
     FlowView {
         timeout: told.timeout.or(flow.timeout),
         mark: mark.or(flow.mark),
-        status: told.status.map(|status| status | flow.status.unwrap_or(0)).or(flow.status),
+        status: told.status.map(|status| status & !OFFLOADED | flow.status.unwrap_or(0)).or(flow.status),
         proto: told.proto.or(flow.proto),
-        labels: told.labels.or(flow.labels),
+        labels: labels.or(flow.labels),
         use_count: flow.use_count.map(|count| count.saturating_add(1)),
         ..*flow
     }
@@ -144,7 +151,7 @@ fn each(
     mut work: impl FnMut(&FlowView<'_>, &Occasion<'_>) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let mut dump = Dump::start(Table::Conntrack, filter, false)?.ahead()?;
-    let mut bar = progress::Progress::of(count::flows().unwrap_or(0).into(), "flows");
+    let mut bar = progress::Progress::beside_lines(count::flows().unwrap_or(0).into(), "flows");
     let mut state = ControlFlow::Continue(());
     let mut progress = Progress::More;
     while progress != Progress::Done {
@@ -172,11 +179,16 @@ fn conclude(
     result: Result<(), Failure>,
     summary: fn(u64) -> Summary,
 ) -> Result<(), Failure> {
-    let Outcome { done, failed } = mass.outcome()?;
-    mass.finish()?;
-    summary(done).print(persona);
-    result?;
+    let outcome = mass.outcome();
+    let done = outcome.as_ref().map_or_else(|_| mass.done(), |outcome| outcome.done);
+    let finished = mass.finish();
+    if done > 0 || result.is_ok() {
+        summary(done).print(persona);
+    }
+    let Outcome { failed, failed_count, .. } = result.and(outcome)?;
+    finished?;
     match failed.into_iter().next() {
+        Some(first) if failed_count > 1 => Err(Failure::Operations { first: first.error, count: failed_count }),
         Some(first) => Err(Failure::Operation(first.error)),
         None if done == 0 => Err(Failure::Nothing),
         None => Ok(()),

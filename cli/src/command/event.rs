@@ -10,6 +10,7 @@
 use std::fs;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
@@ -29,7 +30,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::clock;
 use super::summary::Summary;
-use crate::capture::{Reader, Writer};
+use crate::capture::{CaptureError, Reader, Writer};
 use crate::failure::Failure;
 use crate::flags::plan::{self, Events};
 use crate::labels::LabelMap;
@@ -61,6 +62,9 @@ pub(super) fn run(persona: Persona, plan: &Events, labels: Option<Arc<LabelMap>>
 
 /// Shows the events of a capture file, ours or one of an `nlmon` interface, at the times that it has. Needs no rights.
 fn replay(persona: Persona, plan: &Events, path: &Path, labels: Option<Arc<LabelMap>>) -> Result<(), Failure> {
+    if let Some(write) = plan.write.as_deref().filter(|write| is_same_file(path, write)) {
+        return Err(CaptureError::Itself { path: write.to_owned() }.into()); // it would be emptied first
+    }
     let mut reader = Reader::open(path)?;
     let mut lines = Lines::new(plan, Sink::stdout()?, labels)?;
     let result = loop {
@@ -68,6 +72,7 @@ fn replay(persona: Persona, plan: &Events, path: &Path, labels: Option<Arc<Label
             Ok(Some(packet)) => {
                 lines.now_ns = Some(packet.time_ns);
                 lines.take_all(packet.frame);
+                lines.failed.take().map_or(Ok(()), Err)?;
                 lines.sink.flush_if_large()?;
             }
             Ok(None) => break Ok(()),
@@ -78,6 +83,15 @@ fn replay(persona: Persona, plan: &Events, path: &Path, labels: Option<Arc<Label
     Summary::Events(plan.subject, lines.printed, 0).print(persona);
     result?;
     lines.first_error.map_or(Ok(()), |first| Err(Failure::Malformed { count: lines.malformed, first }))
+}
+
+/// Whether both names are of one regular file.
+fn is_same_file(one: &Path, other: &Path) -> bool {
+    let identity = |path: &Path| {
+        let file = fs::metadata(path).ok().filter(fs::Metadata::is_file);
+        file.map(|file| (file.dev(), file.ino()))
+    };
+    identity(one).is_some_and(|one| identity(other) == Some(one))
 }
 
 struct Follower<'p> {
@@ -190,7 +204,7 @@ impl<'p> Follower<'p> {
             }
             drained = self.round(Patience::None)?.taken.drained;
         }
-        self.lines.printer.finish(&mut self.lines.sink.lines);
+        self.lines.close();
         self.lines.write(self.signals.as_fd(), Some(LAST_PATIENCE))?;
         Ok(())
     }
@@ -259,9 +273,16 @@ impl<'p> Lines<'p> {
         Ok(self.sink.offer(bell, patience)?)
     }
 
+    /// What must follow the last line; nothing is printed beside a capture.
+    fn close(&mut self) {
+        if self.plan.write.is_none() {
+            self.printer.finish(&mut self.sink.lines);
+        }
+    }
+
     /// What must follow the last line, written.
     fn end(&mut self) -> Result<(), Failure> {
-        self.printer.finish(&mut self.sink.lines);
+        self.close();
         if let Some(capture) = &mut self.capture {
             capture.flush()?;
         }

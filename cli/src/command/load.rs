@@ -2,10 +2,10 @@
 //!
 //! So a mistake anywhere means that nothing was done. What a checked line asks of the kernel is kept [`Prepared`] until all
 //! are checked, and past a bound read from the file again: a file of any size takes no more memory than that. What cannot
-//! be read twice (standard input, a pipe) is copied to a file without a name first.
+//! be read twice (standard input, a pipe) is copied first, to memory, and refused where it is larger than [`COPIED_BYTES_MAX`].
 //!
 //! Lines that create flows go to the kernel in batches; a line that does anything else waits for those before it. The
-//! first refusal ends the work after its batch, and each refused line is told with its number.
+//! first refusal ends the work after its batch, and each refused line is told with its number, and how far the batch went.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -20,14 +20,19 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use super::mass::{Mass, Outcome, Vanished};
 use super::prepared::{Prepared, Step};
 use super::progress::Progress;
+use super::summary::Summary;
 use super::{change, names};
 use crate::failure::Failure;
+use crate::flags::line::{self, LineError, READ_BYTES_MAX};
+use crate::flags::parse_line;
 use crate::flags::plan::{Command, Load, Plan};
 use crate::flags::usage::Usage;
-use crate::flags::{line, parse_line};
 use crate::labels::LabelMap;
 use crate::output::Format;
 use crate::persona::Persona;
+
+/// The most bytes of standard input or a pipe: about five million lines.
+const COPIED_BYTES_MAX: u64 = 1_024 * 1_024 * 1_024;
 
 /// Carries out the file that `plan` names.
 ///
@@ -35,8 +40,9 @@ use crate::persona::Persona;
 /// A file that cannot be read, a line that is wrong (nothing was done then), or one that the kernel refused.
 pub(super) fn run(persona: Persona, plan: &Load) -> Result<(), Failure> {
     let (name, file) = open(plan)?;
-    let Checked { labelmap, prepared, rest, count } = check(persona, &name, &file, LOAD_PREPARED_BYTES)?;
-    let mut bar = Progress::of(count, "lines");
+    let Checked { labelmap, prepared, rest, count, only_creates } = check(persona, &name, &file, LOAD_PREPARED_BYTES)?;
+    // Lines that go through the table print, and have a bar each.
+    let mut bar = if only_creates { Progress::of(count, "lines") } else { Progress::none() };
     let mut loader = Loader::open(persona, &name, labelmap.as_deref())?;
     for (number, step) in prepared.steps() {
         match step {
@@ -58,19 +64,21 @@ pub(super) fn run(persona: Persona, plan: &Load) -> Result<(), Failure> {
 /// The file, where it can be read twice.
 fn open(plan: &Load) -> Result<(String, File), Failure> {
     let (name, opened) = match plan {
-        Load::Stdin => ("standard input".to_owned(), copied(io::stdin().lock())),
+        Load::Stdin => ("standard input".to_owned(), copied(io::stdin().lock(), COPIED_BYTES_MAX)),
         Load::File(path) => (path.display().to_string(), File::open(path).and_then(seekable)),
     };
     opened.map_err(|source| Failure::Load { name: name.clone(), source }).map(|file| (name, file))
 }
 
 fn seekable(mut file: File) -> io::Result<File> {
-    if file.stream_position().is_ok() { Ok(file) } else { copied(file) }
+    if file.stream_position().is_ok() { Ok(file) } else { copied(file, COPIED_BYTES_MAX) }
 }
 
-fn copied(mut source: impl Read) -> io::Result<File> {
+fn copied(source: impl Read, bytes_max: u64) -> io::Result<File> {
     let mut copy = File::from(memfd_create(c"ctflow-load", MemfdFlags::CLOEXEC)?);
-    io::copy(&mut source, &mut copy)?;
+    if io::copy(&mut source.take(bytes_max + 1), &mut copy)? > bytes_max {
+        return Err(io::Error::other(format!("it has more than {bytes_max} bytes: save it to a file, and load that")));
+    }
     copy.rewind()?;
     Ok(copy)
 }
@@ -85,12 +93,14 @@ struct Checked {
     rest: Place,
     /// How many there are.
     count: u64,
+    /// Whether all of them create a flow.
+    only_creates: bool,
 }
 
 fn check(persona: Persona, name: &str, file: &File, prepared_bytes: usize) -> Result<Checked, Failure> {
     let mut lines = Lines::from(name, file, Place::default())?;
     let prepared = Prepared::new(prepared_bytes);
-    let mut checked = Checked { labelmap: None, prepared, rest: Place::default(), count: 0 };
+    let mut checked = Checked { labelmap: None, prepared, rest: Place::default(), count: 0, only_creates: true };
     while let Some((number, words)) = lines.next()? {
         let plan = parse_line(persona, words).map_err(|usage| wrong(name, number, usage))?;
         if !checked.prepared.is_full() {
@@ -102,6 +112,7 @@ fn check(persona: Persona, name: &str, file: &File, prepared_bytes: usize) -> Re
         }
         checked.labelmap = checked.labelmap.or(plan.labelmap);
         checked.count += 1;
+        checked.only_creates &= matches!(plan.command, Command::Create(_));
     }
     Ok(checked)
 }
@@ -141,13 +152,17 @@ impl<'f> Lines<'f> {
     fn next(&mut self) -> Result<Option<(u64, Vec<OsString>)>, Failure> {
         loop {
             self.line.clear();
-            let read = self.file.read_until(b'\n', &mut self.line);
+            let read = self.file.by_ref().take(READ_BYTES_MAX).read_until(b'\n', &mut self.line);
             let bytes = read.map_err(|source| Failure::Load { name: self.name.to_owned(), source })?;
             if bytes == 0 {
                 return Ok(None);
             }
             self.place.offset += bytes as u64;
             self.place.lines += 1;
+            if bytes as u64 == READ_BYTES_MAX && !self.line.ends_with(b"\n") {
+                let (name, number) = (self.name.to_owned(), self.place.lines);
+                return Err(Failure::Words { name, number, source: LineError::Long });
+            }
             let words = words(self.name, self.place.lines, &self.line)?;
             if !words.is_empty() {
                 return Ok(Some((self.place.lines, words)));
@@ -162,17 +177,20 @@ struct Loader<'n> {
     name: &'n str,
     labels: Option<LabelMap>,
     mass: Mass,
+    /// The last line that was sent, or waits in the batch.
+    last: u64,
 }
 
 impl<'n> Loader<'n> {
     fn open(persona: Persona, name: &'n str, labelmap: Option<&Path>) -> Result<Self, Failure> {
         let labels = labelmap.map(|path| names::read(persona, Some(path)));
         let mass = change::mass("carry out a line", Format::default(), Vanished::Failure)?;
-        Ok(Self { persona, name, labels, mass })
+        Ok(Self { persona, name, labels, mass, last: 0 })
     }
 
     /// Sends a request that was written when its line was checked.
     fn send(&mut self, number: u64, request: &[u8]) -> Result<(), Failure> {
+        self.last = number;
         self.mass.add(number, None, |writer, seq| writer.again(request, seq))?;
         self.refuse_failed()
     }
@@ -183,6 +201,7 @@ impl<'n> Loader<'n> {
         match &plan.command {
             Command::Create(create) => {
                 let change = create.creation.change();
+                self.last = number;
                 self.mass.add(number, None, |writer, seq| request::create(writer, seq, &change, create.existing))?;
                 self.refuse_failed()
             }
@@ -198,7 +217,10 @@ impl<'n> Loader<'n> {
             }
             Command::Flush(flush) => {
                 self.settle()?;
-                change::flush(*flush).or_else(|error| refuse(self.name, vec![Refused { tag: number, error }]))
+                self.last = number;
+                change::flush(*flush).or_else(|error| self.refuse(vec![Refused { tag: number, error }]))?;
+                Summary::Emptied(flush.subject).print(self.persona);
+                Ok(())
             }
             _ => Ok(()), // no other command is for files
         }
@@ -214,28 +236,30 @@ impl<'n> Loader<'n> {
     /// Has the lines so far answered.
     fn settle(&mut self) -> Result<(), Failure> {
         let Outcome { failed, .. } = self.mass.outcome()?;
-        refuse(self.name, failed)
+        self.refuse(failed)
     }
 
     fn refuse_failed(&mut self) -> Result<(), Failure> {
         let failed = self.mass.take_failed();
-        refuse(self.name, failed)
+        self.refuse(failed)
     }
 
     /// Of a line that selects, what vanished meanwhile is no failure.
     fn settle_changes(&mut self, number: u64) -> Result<(), Failure> {
         let Outcome { failed, .. } = self.mass.outcome()?;
         let first = failed.into_iter().find(|one| !super::mass::is_absence(&one.error));
-        refuse(self.name, first.into_iter().map(|one| Refused { tag: number, ..one }).collect())
+        self.last = number;
+        self.refuse(first.into_iter().map(|one| Refused { tag: number, ..one }).collect())
     }
-}
 
-/// The first of the refused lines as a failure that has all their numbers.
-fn refuse(name: &str, failed: Vec<Refused>) -> Result<(), Failure> {
-    let more = failed.iter().skip(1).map(|one| one.tag).collect();
-    match failed.into_iter().next() {
-        Some(Refused { tag, error }) => Err(Failure::LineRefused { name: name.to_owned(), number: tag, error, more }),
-        None => Ok(()),
+    /// The first of the refused lines as a failure that has all their numbers.
+    fn refuse(&self, failed: Vec<Refused>) -> Result<(), Failure> {
+        let more = failed.iter().skip(1).map(|one| one.tag).collect();
+        let (name, last) = (self.name.to_owned(), self.last);
+        match failed.into_iter().next() {
+            Some(Refused { tag, error }) => Err(Failure::LineRefused { name, number: tag, error, more, last }),
+            None => Ok(()),
+        }
     }
 }
 
@@ -243,6 +267,22 @@ fn refuse(name: &str, failed: Vec<Refused>) -> Result<(), Failure> {
 mod tests {
     use super::*;
     use std::io::Write;
+
+    #[test]
+    fn a_line_that_never_ends_is_not_read_to_its_end() {
+        let endless = File::open("/dev/zero").unwrap();
+        let refused = check(Persona::Ctflow, "x", &endless, 0).err().map(|failure| failure.to_string());
+        assert_eq!(refused.as_deref(), Some("x, line 1: the line has more than 10239 bytes; nothing was done"));
+        let mut blanks = tempfile::tempfile().unwrap();
+        blanks.write_all(&[&b"-F"[..], &b" ".repeat(60_000), b"\n-D"].concat()).unwrap();
+        assert_eq!(check(Persona::Ctflow, "x", &blanks, 0).map(|checked| checked.count).ok(), Some(2));
+    }
+
+    #[test]
+    fn what_cannot_be_read_twice_is_copied_up_to_a_bound() {
+        assert_eq!(copied(&b"-F\n"[..], 3).unwrap().metadata().unwrap().len(), 3);
+        assert!(copied(io::repeat(b'x'), 3).unwrap_err().to_string().starts_with("it has more than 3 bytes"));
+    }
 
     #[test]
     fn every_line_is_prepared_or_left_for_later_whatever_the_bound() {

@@ -1,5 +1,7 @@
 //! A progress bar on standard error for work that takes longer than a second: on a terminal, never in a pipe.
 
+use std::env;
+use std::io::{self, IsTerminal};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -10,26 +12,47 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// How far some work is.
 pub(super) struct Progress {
     bar: ProgressBar,
-    started: Instant,
+    /// When the bar is to appear; never, or no more, if nothing.
+    due: Option<Instant>,
 }
 
 impl Progress {
     /// Of work with about `total` steps; `unit` is what is counted.
     pub(super) fn of(total: u64, unit: &'static str) -> Self {
-        let template = format!("{{bar:30}} {{pos}} of {{len}} {unit}, {{eta}} left");
+        let template = format!("[{{bar:30}}] {{pos}} of {{len}} {unit}, {{eta}} left");
         let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        let style = style.progress_chars("=> "); // a console may have no others
         let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::hidden()).with_style(style);
-        Self { bar, started: Instant::now() }
+        // Asked once: a step is much less work than asking.
+        let due = can_redraw().then(|| Instant::now() + PATIENCE);
+        Self { bar, due }
+    }
+
+    /// No bar, however long it takes.
+    pub(super) fn none() -> Self {
+        Self { bar: ProgressBar::hidden(), due: None }
+    }
+
+    /// Of work that prints a line a step: on a terminal they tell as much, and a bar would stand in their midst.
+    pub(super) fn beside_lines(total: u64, unit: &'static str) -> Self {
+        let mut progress = Self::of(total, unit);
+        progress.due.take_if(|_| io::stdout().is_terminal());
+        progress
     }
 
     /// Some more steps are done.
     pub(super) fn add(&mut self, steps: u64) {
         self.bar.inc(steps);
-        if self.bar.is_hidden() && self.started.elapsed() > PATIENCE {
-            // Draws nothing where standard error is no terminal.
+        if self.due.is_some_and(|due| Instant::now() > due) {
+            self.due = None;
             self.bar.set_draw_target(ProgressDrawTarget::stderr());
         }
     }
+}
+
+/// Whether there is somebody to draw for, and what was drawn can be drawn over.
+fn can_redraw() -> bool {
+    io::stderr().is_terminal() && env::var_os("TERM").is_some_and(|kind| kind != "dumb")
 }
 
 impl Drop for Progress {

@@ -200,6 +200,11 @@ pub(super) fn output_types() -> impl Iterator<Item = &'static str> {
     OUTPUT_TYPES.iter().map(|(name, _)| *name)
 }
 
+/// What `-u` takes.
+pub(super) fn status_names() -> impl Iterator<Item = &'static str> {
+    STATUS_NAMES.iter().map(|(name, _)| *name).chain(["UNREPLIED"])
+}
+
 /// What `-e` takes.
 pub(super) fn event_names() -> impl Iterator<Item = &'static str> {
     EVENTS.iter().map(|(name, _)| *name)

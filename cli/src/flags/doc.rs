@@ -3,6 +3,7 @@
 use super::defs::{Argument, Effect, FLAGS, Flag};
 use super::verbs::{VERBS, Verb};
 use crate::persona::Persona;
+use crate::protocol;
 
 /// Where explanations begin.
 const COLUMN: usize = 36;
@@ -14,6 +15,10 @@ const WIDTH: usize = 78;
 pub(crate) enum Topic {
     /// All commands, options and verbs, a line each.
     Everything,
+    /// The same, but of the protocols' options those of this one only: the last thing on the screen.
+    EverythingBehind(u8),
+    /// The options of one protocol, a line each.
+    Protocol(u8),
     /// One command or option, in full.
     Flag(&'static Flag),
     /// One verb, in full.
@@ -22,8 +27,11 @@ pub(crate) enum Topic {
 
 /// The text on `topic`, for the program as it was called.
 pub(crate) fn text(persona: Persona, topic: &Topic) -> String {
+    let fields = |flag: &Flag| !flag.protocols().is_empty();
     match topic {
-        Topic::Everything => everything(persona),
+        Topic::Everything => everything(persona) + &lines_behind("the -p of their protocol", fields),
+        Topic::EverythingBehind(number) => everything(persona) + &lines_of_protocol(*number),
+        Topic::Protocol(number) => lines_of_protocol(*number).trim_start().to_owned(),
         Topic::Flag(flag) => in_full(&flag_head(flag), flag.man),
         Topic::Verb(verb) => in_full(&verb_head(verb), verb.man),
     }
@@ -34,21 +42,33 @@ fn everything(persona: Persona) -> String {
     let commands = lines(|flag| matches!(flag.effect, Effect::Command { .. } | Effect::File));
     let is_option = |flag: &Flag| matches!(flag.effect, Effect::Option { .. } | Effect::Ignored(_));
     let options = lines(|flag| is_option(flag) && flag.protocols().is_empty());
-    let fields = lines(|flag| !flag.protocols().is_empty());
     let verbs: String = VERBS.iter().map(|verb| line(&verb_head(verb), verb.help)).collect();
     let mut text = format!("{banner}: connection tracking, its table and its events\n");
     text += &format!("Usage: {name} COMMAND [TABLE] [OPTION]...\n");
     if persona == Persona::Ctflow {
-        text += &format!("       {name} VERB\n");
+        text += &format!("       {name} VERB [ARGUMENT]\n");
     }
     text +=
         &format!("\nCommands:\n{commands}\nTables: conntrack (the default), expect; with -L also dying, unconfirmed\n");
-    text += &format!("\nOptions:\n{options}");
-    text += &format!("\nOptions behind the -p of their protocol:\n{fields}");
     if persona == Persona::Ctflow {
         text += &format!("\nVerbs:\n{verbs}");
     }
-    text
+    text + &format!("\nOptions:\n{options}")
+}
+
+fn lines_of_protocol(number: u8) -> String {
+    let name = match protocol::name(number) {
+        "unknown" => number.to_string(),
+        name => name.to_owned(),
+    };
+    lines_behind(&format!("-p {name}"), |flag| flag.protocols().contains(&number))
+}
+
+fn lines_behind(what: &str, wanted: impl Fn(&Flag) -> bool) -> String {
+    match lines(wanted) {
+        none if none.is_empty() => format!("\nOptions behind {what}: none\n"),
+        lines => format!("\nOptions behind {what}:\n{lines}"),
+    }
 }
 
 fn lines(wanted: impl Fn(&Flag) -> bool) -> String {
@@ -112,6 +132,18 @@ mod tests {
         }
         assert!(VERBS.iter().all(|verb| ours.contains(verb.help) && !theirs.contains(verb.help)));
         assert!(ours.lines().all(|line| line.len() <= 100), "{ours}");
+    }
+
+    #[test]
+    fn a_protocol_has_its_own_options_and_no_others() {
+        let tcp = text(Persona::Ctflow, &Topic::Protocol(6));
+        assert!(tcp.starts_with("Options behind -p tcp:\n      --sport, --orig-port-src PORT "), "{tcp}");
+        assert!(tcp.contains("--state") && !tcp.contains("--icmp-type") && !tcp.contains("--family"), "{tcp}");
+        assert_eq!(text(Persona::Ctflow, &Topic::Protocol(200)), "Options behind -p 200: none\n");
+        for persona in [Persona::Ctflow, Persona::Conntrack] {
+            let all = text(persona, &Topic::EverythingBehind(6));
+            assert!(all.contains("--family") && all.ends_with(&format!("\n\n{tcp}")), "{all}");
+        }
     }
 
     #[test]

@@ -11,6 +11,8 @@ use thiserror::Error;
 
 /// The longest line, its end not counted.
 const LINE_BYTES_MAX: usize = 10_239;
+/// The most bytes of a line that are read, blanks at its end among them; a longer one is too long whatever it says.
+pub(crate) const READ_BYTES_MAX: u64 = 64 * 1_024;
 /// Words that a saved line has at most, as a rule.
 const WORDS_USUAL: usize = 32;
 /// The most words of a line.
@@ -22,8 +24,8 @@ const WORD_BYTES_MAX: usize = 1_023;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub(crate) enum LineError {
     /// Too long.
-    #[error("the line has {0} bytes: {LINE_BYTES_MAX} are the limit")]
-    Long(usize),
+    #[error("the line has more than {LINE_BYTES_MAX} bytes")]
+    Long,
     /// A word too long.
     #[error("a word of the line is longer than {WORD_BYTES_MAX} bytes")]
     LongWord,
@@ -39,7 +41,7 @@ pub(crate) enum LineError {
 pub(crate) fn words(line: &[u8]) -> Result<Vec<OsString>, LineError> {
     let line = line.trim_ascii_end();
     if line.len() > LINE_BYTES_MAX {
-        return Err(LineError::Long(line.len()));
+        return Err(LineError::Long);
     }
     let mut rest = line.trim_ascii_start();
     let mut words = Vec::with_capacity(WORDS_USUAL);
@@ -110,6 +112,6 @@ mod tests {
         assert_eq!(words(&b"a".repeat(WORD_BYTES_MAX)).unwrap().len(), 1);
         assert_eq!(words(&b"a ".repeat(WORDS_MAX)).unwrap().len(), WORDS_MAX);
         assert_eq!(words(&b"a ".repeat(WORDS_MAX + 1)), Err(LineError::ManyWords));
-        assert_eq!(words(&b"#".repeat(LINE_BYTES_MAX + 1)), Err(LineError::Long(LINE_BYTES_MAX + 1)));
+        assert_eq!(words(&b"#".repeat(LINE_BYTES_MAX + 1)), Err(LineError::Long));
     }
 }

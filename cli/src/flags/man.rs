@@ -30,26 +30,83 @@ const EXITS: [(&str, &str); 3] = [
 const LOG: &str = "What to say on standard error besides errors: warn, info or debug. Without it, errors only.";
 
 /// What a user of conntrack finds otherwise here.
-const DIFFERENCES: [&str; 19] = [
+const DIFFERENCES: [&str; 30] = [
     "A negated status with -D (-u '!ASSURED', -u UNREPLIED) deletes the flows that it names; conntrack deletes all.",
-    "Plain and negated status flags can stand together: -L -u 'SEEN_REPLY,!ASSURED'.",
+    "Plain and negated status flags can stand together: -L -u 'SEEN_REPLY,!ASSURED'. -u UNSET selects the flows that \
+     have none of the flags that -o save names.",
+    "Options may stand in any order and company: conntrack's 1.4.7 takes the status for the mark where -m stands before \
+     -u, and shows nothing for -j with an address beside -p.",
     "-b sizes the socket that receives the events.",
     "-E counts the events that were lost, and says so.",
     "-U and -G reach flows of zones; -w is legal with both.",
+    "-U of flows some of which the kernel refuses to change says how many, and exits 1.",
+    "-A changes a flow that is there, -U needs no -f, and prints every flow that it changes, unlike conntrack's 1.4.7.",
     "Several labels mean all of them, in one list or over several options.",
     "--labelmap also goes with -I and -A.",
-    "-c selects by security mark.",
-    "-n, -g and -j with an IPv6 address select by that address.",
-    "A mistyped SCTP state is an error that names the right ones.",
-    "-D expect exits with 0 when the expectation was deleted.",
-    "XML is well formed, has the right states of SCTP and DCCP, and the fields of ICMP.",
-    "-o save keeps marks, labels and helpers (--ct-helper).",
+    "-c selects by security mark. Today's kernels tell none, only security contexts, so that it selects nothing; \
+     conntrack selects everything.",
+    "-n, -g and -j with an IPv6 address select by that address, and with a port also where it is the port from before.",
+    "ICMP flows count as translated only where their addresses or ids are.",
+    "A mistyped SCTP state is an error that names the right ones; HEARTBEAT_SENT and HEARTBEAT_ACKED can be given, too.",
+    "SCTP tags are the numbers that the packets have, whatever the machine's byte order.",
+    "-I expect awaits the protocol that it is told; conntrack writes the awaited port over it, 1.4.7 for all protocols.",
+    "-D expect exits with 0 when the expectation was deleted, and says how many were.",
+    "XML is well formed everywhere, a document also where there is nothing to show, has the right states of SCTP and \
+     DCCP, and the fields of ICMP.",
+    "-o save keeps marks, labels that have names, helpers (--ct-helper), and ports translated alone; leaves out \
+     EXPECTED, which the kernel lets nobody set, and whose request an event was; and is complete for protocols without a \
+     tracker. So what is saved can be loaded.",
+    "-R keeps the ports of flows that are translated at both ends.",
     "-F -f FAMILY deletes the flows of that family only.",
     "-C and -S exit with 0 without privileges when the answer is right.",
     "Numbers are checked: a port of 70000 is refused, not wrapped.",
-    "-R names the line that is wrong, and then does nothing at all.",
+    "Addresses may be joined to -n, -g and -j (-n192.0.2.1, --src-nat=192.0.2.1); conntrack drops them in silence.",
+    "A status of -D, -L that says nothing (-u SRC_NAT) is an error; conntrack deletes everything.",
+    "Which file of labels cannot be read is said.",
+    "Lines are never cut, however long.",
+    "-R names the line that is wrong, and then does nothing at all. It sends lines that make flows together: where the \
+     kernel refuses one, some behind it may be carried out, and up to which line is said.",
     "--dump=expect and its like take the table.",
     "-o json prints one object to a line; --write and --read keep events as pcapng.",
+];
+
+const JSON_TEXT: &str = "With -o json each line is an object. A key is there where the kernel sent the value; keys do \
+                         not change their meaning, new ones may come, in any place. Numbers are whole, and counters \
+                         and times may take all of 64 bits.";
+
+/// What objects have which keys; `output::json` has the same table beside the code.
+const JSON: [(&str, &str); 17] = [
+    (
+        "event, event_ns, event_clock, requester",
+        "In events: new, update or destroy; when, in ns since the epoch; whose clock that is, kernel or reader; who asked \
+         for it: port_id, and program where it was found.",
+    ),
+    ("family, protocol, protocol_number", "ipv4 or ipv6; tcp and its like, else unknown; the number."),
+    ("timeout, zone, id", "Seconds until it expires; the zone of both directions; the kernel's id."),
+    ("master", "The flow that it belongs to: a tuple with its protocol."),
+    ("orig, reply", "Directions of a flow: tuples, and what is known of each."),
+    ("state, role, handshake_seq", "Of TCP, SCTP and DCCP by name; of DCCP also client or server, and a number."),
+    ("status, status_flags", "The number, and the names of its bits."),
+    ("mark, secmark, secctx, use", "As in the line."),
+    ("labels, label_names", "Numbers; with a file of labels a name or null for each."),
+    ("start_ns, stop_ns", "When a flow began and ended, in ns since the epoch."),
+    ("helper, helper_info", "Its name; its private data in hex."),
+    ("synproxy", "The numbers isn, its and tsoff."),
+    (
+        "src, dst, sport, dport, src_key, dst_key, icmp_type, icmp_code, icmp_id, zone",
+        "Of a tuple: addresses; ports, or keys of GRE, or the fields of ICMP and ICMPv6; the zone of this direction alone.",
+    ),
+    (
+        "packets, bytes, tcp_wscale, tcp_flags, tcp_flags_mask, vtag, seqadj",
+        "Of a direction: counters; what TCP and SCTP know; correction_pos, offset_before and offset_after.",
+    ),
+    (
+        "tuple, mask, flags, flag_names, class, function, nat",
+        "Of an expectation: what it awaits, and which bits of it count; its flags as a number and by name; as the kernel \
+         has them; a tuple with its protocol and direction, orig or reply.",
+    ),
+    ("entries", "Of -C: how many."),
+    ("cpu", "Of -S, an object to a CPU: its number, beside the counters under the names that their line has."),
 ];
 
 /// What to type, and what for.
@@ -85,6 +142,8 @@ pub(crate) fn page() -> String {
     let fields = flags(|flag| !flag.protocols().is_empty());
     page += &section("OPTIONS OF PROTOCOLS", &(prose("These exist behind the -p of their protocol only.") + &fields));
     page += &section("VERBS", &VERBS.into_iter().map(verb_item).collect::<String>());
+    let keys: String = JSON.iter().map(|(keys, text)| item(&format!("\\fB{}\\fR", escaped(keys)), text)).collect();
+    page += &section("JSON", &(prose(JSON_TEXT) + &keys));
     page += &section("ENVIRONMENT", &item("\\fBCTFLOW_LOG\\fR", LOG));
     page + &last_sections()
 }
@@ -129,8 +188,8 @@ fn company(legal: &Row, protocols: &[u8]) -> String {
         let commands = legal.commands().filter(|command| wanted(command.0, legal.need(*command)));
         commands.map(checks::spelled).collect::<Vec<_>>().join(", ")
     };
-    // Help takes -p and does nothing with it; counts and statistics have one form besides their line.
-    let others = [Action::Help, Action::Count, Action::Stats];
+    // Counts and statistics have one form besides their line.
+    let others = [Action::Count, Action::Stats];
     let mut text = format!(" Goes with {}.", spelled(&|action, _| !others.contains(&action)));
     if legal.commands().any(|(action, _)| action == Action::Count) {
         text += " With -C and -S, only json.";
@@ -232,6 +291,22 @@ mod tests {
         assert!(text("event-mask").contains("Goes with \\-E.\n"), "{}", text("event-mask"));
         assert!(text("state").contains("Needed with \\-I, \\-A.\nProtocols: tcp, sctp and dccp.\n"));
         assert!(text("output").contains("With \\-C and \\-S, only json.\n"));
+    }
+
+    /// The keys as the writer spells them, in its source.
+    #[test]
+    fn every_key_of_json_is_explained() {
+        let words: Vec<_> = JSON
+            .iter()
+            .flat_map(|(keys, text)| [keys, text])
+            .flat_map(|text| text.split([' ', ',', '.', ';', ':']))
+            .collect();
+        let (writer, _) = include_str!("../output/json.rs").split_once("#[cfg(test)]").unwrap();
+        let pieces: Vec<_> = writer.split("\\\"").collect();
+        let keys = pieces.windows(2).filter(|pair| pair[1].starts_with(':')).map(|pair| pair[0]);
+        let keys: Vec<_> = keys.filter(|key| !key.is_empty()).collect();
+        assert!(keys.len() > 60, "{}", keys.len());
+        keys.iter().for_each(|key| assert!(words.contains(key), "{key}"));
     }
 
     #[test]

@@ -75,7 +75,7 @@ impl Row {
         Self(row)
     }
 
-    /// What the command of that [`column`] has to do with the option.
+    /// What the command of that [`column()`] has to do with the option.
     pub(super) fn at(&self, column: Option<usize>) -> Need {
         column.and_then(|column| self.0.get(column)).copied().unwrap_or(Need::Illegal)
     }

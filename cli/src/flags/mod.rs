@@ -67,7 +67,8 @@ pub(crate) fn parse_line(persona: Persona, words: Vec<OsString>) -> Result<Plan,
         let changes =
             matches!(chosen.action, Action::Create | Action::Add | Action::Update | Action::Delete | Action::Flush);
         if !changes || chosen.subject() != Subject::Flows {
-            return Err(Usage::NotInFile(chosen.typed.to_string()));
+            let table = if chosen.subject() == Subject::Flows { "" } else { " expect" };
+            return Err(Usage::NotInFile(format!("{}{table}", chosen.typed)));
         }
     } else {
         return Err(Usage::NoCommand { commands: "-I, -A, -U, -D, -F".to_owned() });
@@ -99,7 +100,7 @@ mod tests {
             assert!(read(line).is_ok(), "{line}");
         }
         for line in ["-L", "-E", "-C", "-h", "-V", "-G", "-D expect", "-I expect", "-F expect"] {
-            assert!(matches!(read(line), Err(Usage::NotInFile(_))), "{line}");
+            assert_eq!(read(line).unwrap_err(), Usage::NotInFile(line.to_owned()));
         }
         assert!(matches!(read("-R x"), Err(Usage::NotFirst(_))));
         assert!(matches!(read("-p tcp"), Err(Usage::NoCommand { .. })));

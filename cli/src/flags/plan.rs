@@ -267,7 +267,7 @@ fn command(raw: &Raw) -> Result<Command, Usage> {
         Action::Count => Command::Count(count(raw, chosen)),
         Action::Stats => Command::Stats(Stats { subject: chosen.subject(), json: is_json(raw) }),
         Action::Version => Command::Version,
-        Action::Help => Command::Help(Topic::Everything),
+        Action::Help => Command::Help(raw.protocol.map_or(Topic::Everything, Topic::EverythingBehind)),
     })
 }
 
@@ -288,7 +288,7 @@ fn list(raw: &Raw, chosen: &Chosen) -> List {
         Subject::Expectations => raw.family.unwrap_or(uapi::AF_INET), // so does conntrack, and so does `-C expect`
     };
     let selection = Selection { family, status: status_filter(raw).unwrap_or_default(), ..selection(raw) };
-    List { table: chosen.table, filter: selection.kernel_side(), selection, format: raw.format, zero: raw.zero }
+    List { table: chosen.table, filter: selection.kernel_side(), selection, format: format(raw), zero: raw.zero }
 }
 
 fn delete(raw: &Raw) -> Delete {
@@ -314,7 +314,13 @@ fn update(raw: &Raw) -> Update {
         labels_del,
         del_bits,
     };
-    Update { filter: selection.kernel_side(), selection, update, format: raw.format }
+    Update { filter: selection.kernel_side(), selection, update, format: format(raw) }
+}
+
+/// How to print: whoever names labels sees them, as in conntrack.
+fn format(raw: &Raw) -> Format {
+    let names = !raw.labels.is_empty() || !raw.labels_add.is_empty() || raw.labels_del != LabelsDel::default();
+    Format { labels: raw.format.labels || names, ..raw.format }
 }
 
 /// What the options select that mean the same to all commands.
@@ -419,7 +425,7 @@ fn get(raw: &Raw) -> Result<Get, Usage> {
     let (orig, reply) = both_ways(raw)?;
     let by_orig = raw.orig.src.is_some() && raw.orig.dst.is_some();
     let which = if by_orig { Selector::Orig(orig) } else { Selector::Reply(reply) };
-    Ok(Get { which, zone: raw.zone, selection: selection(raw), format: raw.format })
+    Ok(Get { which, zone: raw.zone, selection: selection(raw), format: format(raw) })
 }
 
 fn tracker(raw: &Raw) -> Tracker {
@@ -456,7 +462,7 @@ fn events(raw: &Raw, chosen: &Chosen) -> Events {
         subject: chosen.subject(),
         mask: raw.events.unwrap_or(EventMask::ALL),
         selection: selection(raw),
-        format: raw.format,
+        format: format(raw),
         buffer_bytes: raw.buffer_bytes,
         write: raw.write.clone(),
         read: raw.read.clone(),

@@ -2,11 +2,13 @@
 
 use thiserror::Error;
 
+use super::{defs, words};
+
 /// A command line that has no meaning.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub(crate) enum Usage {
     /// No option has this name, or this one begins no option's name.
-    #[error("unknown option `{0}'")]
+    #[error("unknown option `{0}'{meant}", meant = meant(.0))]
     UnknownOption(String),
     /// An abbreviation of several.
     #[error("option `{typed}' is ambiguous: it begins {candidates}")]
@@ -91,6 +93,14 @@ pub(crate) enum Usage {
         verb: &'static str,
         /// As typed.
         word: String,
+        /// What would be right.
+        right: &'static str,
+    },
+    /// A verb without the word it is about.
+    #[error("`{verb}' needs an argument: {right}")]
+    VerbAlone {
+        /// The verb.
+        verb: &'static str,
         /// What would be right.
         right: &'static str,
     },
@@ -184,9 +194,13 @@ pub(crate) enum Usage {
     /// A line of a load file with a command that is not for it.
     #[error("Cannot use command `{0}' with --load-file: it takes -I, -A, -U, -D and -F of conntrack")]
     NotInFile(String),
-    /// A line of a load file that is no list of words.
-    #[error("{0}")]
-    Line(#[from] super::line::LineError),
+}
+
+/// The long option that a mistyped one is nearly.
+fn meant(option: &str) -> String {
+    let names = defs::FLAGS.into_iter().flat_map(defs::Flag::names);
+    let name = option.strip_prefix("--").and_then(|typed| words::nearest(typed, names));
+    name.map_or_else(String::new, |name| format!(", did you mean `--{name}'?"))
 }
 
 impl Usage {

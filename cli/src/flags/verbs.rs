@@ -7,6 +7,7 @@ use super::doc::Topic;
 use super::plan::{Command, Doctor};
 use super::usage::Usage;
 use super::{raw, words};
+use crate::protocol;
 
 /// One verb.
 #[derive(Debug)]
@@ -87,14 +88,19 @@ static COMPLETIONS: Verb = Verb {
     argument: "SHELL",
     values: &["bash", "zsh", "fish"],
     help: "print what makes bash, zsh or fish complete our command lines",
-    man: "Prints the completion script for bash, zsh or fish: `ctflow completions bash > \
-          /usr/share/bash-completion/completions/ctflow', or `eval \"$(ctflow completions bash)\"' for this shell only.",
+    man: "Prints the completion script for bash, zsh or fish. For this shell only: `source <(ctflow completions bash)', \
+          zsh likewise behind compinit, `ctflow completions fish | source'. For all users: write it to \
+          /usr/share/bash-completion/completions/ctflow, /usr/local/share/zsh/site-functions/_ctflow or \
+          /usr/share/fish/vendor_completions.d/ctflow.fish. It also completes conntrack, for where that is a link to \
+          this program; bash and fish look for a file of that name.",
     read: completions,
 };
 
 fn completions(verb: &'static Verb, rest: &[OsString]) -> Result<Command, Usage> {
     const RIGHT: &str = "one of bash, zsh and fish";
-    let (shell, others) = rest.split_first().map_or((OsStr::new(""), rest), |(word, others)| (word, others));
+    let Some((shell, others)) = rest.split_first() else {
+        return Err(Usage::VerbAlone { verb: verb.name, right: RIGHT });
+    };
     let known: Option<Shell> = SHELLS.iter().find(|(name, _)| *name == shell).map(|(_, shell)| *shell);
     match (known, others.first()) {
         (Some(known), None) => Ok(Command::Completions(known)),
@@ -109,7 +115,8 @@ fn completions_are_for_one_shell_that_we_know() {
         assert!(matches!(tests::read(&["completions", name]), Ok(Command::Completions(read)) if read == shell));
     }
     assert!(SHELLS.iter().map(|(name, _)| name).eq(COMPLETIONS.values));
-    for words in [&["completions"][..], &["completions", "csh"], &["completions", "bash", "zsh"]] {
+    assert!(matches!(tests::read(&["completions"]), Err(Usage::VerbAlone { .. })));
+    for words in [&["completions", "csh"][..], &["completions", "bash", "zsh"]] {
         assert!(matches!(tests::read(words), Err(Usage::VerbArgument { .. })), "{words:?}");
     }
 }
@@ -138,9 +145,9 @@ static HELP: Verb = Verb {
     name: "help",
     argument: "[TOPIC]",
     values: &[],
-    help: "explain everything, or one option, command or verb",
+    help: "explain everything, or one option, command, verb or protocol",
     man: "Prints the help text; with a topic, all there is to say of that option, command or verb: `help -o', `help \
-          output', `help doctor'.",
+          output', `help doctor'; with a protocol, its options: `help tcp'.",
     read: help,
 };
 
@@ -151,18 +158,19 @@ fn help(verb: &'static Verb, rest: &[OsString]) -> Result<Command, Usage> {
         [_, word, ..] => return refuse(verb, word, "one topic"),
     };
     match (topic, rest.first()) {
-        (None, Some(word)) => refuse(verb, word, "the name of an option, a command or a verb"),
+        (None, Some(word)) => refuse(verb, word, "the name of an option, a command, a verb or a protocol"),
         (topic, _) => Ok(Command::Help(topic.unwrap_or(Topic::Everything))),
     }
 }
 
-/// A verb or a flag by its name, with its dashes or without.
+/// A verb, a protocol, or a flag by its name, with its dashes or without.
 fn topic(word: &str) -> Option<Topic> {
     let name = word.trim_start_matches('-');
     let letter = name.chars().next().filter(|letter| letter.len_utf8() == name.len());
     let verb = || VERBS.into_iter().find(|verb| verb.name == word).map(Topic::Verb);
     let flag = || super::defs::FLAGS.into_iter().find(|flag| letter.is_some() && flag.short == letter);
-    verb().or_else(|| flag().or_else(|| raw::long(name).ok()).map(Topic::Flag))
+    let protocol = || protocol::number(word).map(Topic::Protocol);
+    verb().or_else(protocol).or_else(|| flag().or_else(|| raw::long(name).ok()).map(Topic::Flag))
 }
 
 #[test]
@@ -174,6 +182,7 @@ fn help_finds_flags_and_verbs() {
         let found = tests::read(&["help", word]);
         assert!(matches!(found, Ok(Command::Help(Topic::Flag(flag))) if flag.long == "output"), "{word}");
     }
+    assert!(matches!(tests::read(&["help", "TCP"]), Ok(Command::Help(Topic::Protocol(6)))));
     for words in [&["help", "X"][..], &["help", ""], &["help", "-o", "-e"]] {
         assert!(matches!(tests::read(words), Err(Usage::VerbArgument { .. })), "{words:?}");
     }

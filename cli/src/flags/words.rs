@@ -80,6 +80,31 @@ fn protocol_in(list: &str, word: &str) -> Option<u8> {
     })
 }
 
+/// The one of `names` that `word` nearly is: fewer than half of its letters, and two at most, are wrong, missing or too
+/// many.
+pub(super) fn nearest<'n>(word: &str, names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
+    let measured = names.map(|name| (distance(word, name), name));
+    let near = measured.filter(|(distance, _)| *distance <= 2 && 2 * distance < word.len());
+    near.min_by_key(|(distance, _)| *distance).map(|(_, name)| name)
+}
+
+/// How many bytes must be changed, taken away or put in to make one word the other (Levenshtein).
+fn distance(word: &str, name: &str) -> usize {
+    // From the beginnings of `word` so far to each beginning of `name`.
+    let mut row: Vec<usize> = (0..=name.len()).collect();
+    for (index, letter) in word.bytes().enumerate() {
+        let mut cells = row.iter_mut();
+        let (mut above_left, mut left) = (index, index + 1);
+        cells.next().into_iter().for_each(|first| *first = left);
+        for (cell, other) in cells.zip(name.bytes()) {
+            let here = (above_left + usize::from(letter != other)).min(left + 1).min(*cell + 1);
+            (above_left, left) = (*cell, here);
+            *cell = here;
+        }
+    }
+    row.last().copied().unwrap_or_default()
+}
+
 /// `a, b and c`.
 pub(super) fn series<'a>(words: impl IntoIterator<Item = &'a str>) -> String {
     let words: Vec<_> = words.into_iter().collect();
@@ -156,6 +181,15 @@ mod tests {
             ["esp", "IPSEC-ESP", "IP", "comment", "x", "bad"].map(|word| protocol_in(list, word)),
             [Some(50), Some(50), Some(0), None, None, None]
         );
+    }
+
+    #[test]
+    fn a_mistyped_name_is_near_the_right_one() {
+        let names = ["output", "get", "sport", "dport"];
+        let found = ["ouput", "outputs", "got", "sprot", "dprt", "put", "xyz", "", "nosuch"];
+        let found = found.map(|word| nearest(word, names.into_iter()).unwrap_or("-"));
+        assert_eq!(found, ["output", "output", "get", "sport", "dport", "-", "-", "-", "-"]);
+        assert_eq!([distance("kitten", "sitting"), distance("", "abc"), distance("abc", "")], [3, 3, 3]);
     }
 
     #[test]

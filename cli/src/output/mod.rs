@@ -109,14 +109,22 @@ pub(crate) struct Printer {
     labels: Option<Arc<LabelMap>>,
     /// Whether what is printed has been deleted by us: its saved lines delete it elsewhere, too.
     deleted: bool,
-    /// Whether the XML root has been opened.
-    opened: bool,
+    /// How far the XML document is.
+    root: Root,
+}
+
+/// The XML document's root element.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Root {
+    Ahead,
+    Open,
+    Closed,
 }
 
 impl Printer {
     /// Prints records of `subject`, local times in `zone`.
     pub(crate) fn new(format: Format, subject: Subject, zone: TimeZone) -> Self {
-        Self { format, subject, zone, labels: None, deleted: false, opened: false }
+        Self { format, subject, zone, labels: None, deleted: false, root: Root::Ahead }
     }
 
     /// With names for labels. An empty map counts as none, as to conntrack.
@@ -159,11 +167,12 @@ impl Printer {
         }
     }
 
-    /// Appends what must follow the last record. Where there was none, there is nothing to close.
+    /// Appends what must follow the last record. XML of no record at all is a document, too.
     pub(crate) fn finish(&mut self, out: &mut Vec<u8>) {
-        if self.opened {
+        if self.format.encoding == Encoding::Xml && self.root != Root::Closed {
+            self.open(out);
             xml::close(out, self.subject);
-            self.opened = false;
+            self.root = Root::Closed;
         }
     }
 
@@ -175,9 +184,9 @@ impl Printer {
 
     #[inline]
     fn open(&mut self, out: &mut Vec<u8>) {
-        if !self.opened {
+        if self.root == Root::Ahead {
             xml::open(out, self.subject);
-            self.opened = true;
+            self.root = Root::Open;
         }
     }
 }

@@ -54,8 +54,10 @@ pub(super) fn flow(out: &mut Vec<u8>, flow: &FlowView<'_>, event: Option<Event>,
     }
     zones(out, flow);
     tuples(out, flow, verb);
-    if let Some(proto) = &flow.proto {
-        tracker(out, proto);
+    match &flow.proto {
+        Some(proto) => tracker(out, proto),
+        None if verb == Verb::Add => no_tracker(out, flow.protocol()),
+        None => {}
     }
     // What to delete is said by tuples and zones; more conditions could only miss it.
     if verb != Verb::Delete {
@@ -100,7 +102,9 @@ fn tuples(out: &mut Vec<u8>, flow: &FlowView<'_>, verb: Verb) {
     }
     protocol(out, flow.protocol());
     if let Some(orig) = &flow.orig {
-        fields(out, orig, ports);
+        let untracked = verb == Verb::Add && orig.l4 == L4::None && protocol::fields(orig.proto) == Fields::Ports;
+        let orig = if untracked { Tuple { l4: L4::Ports { src: 0, dst: 0 }, ..*orig } } else { *orig };
+        fields(out, &orig, ports.or(Some((0, 0)).filter(|_| untracked)));
     }
 }
 
@@ -221,6 +225,17 @@ fn tracker(out: &mut Vec<u8>, proto: &ProtoInfo) {
             Some(0) => out.literal(b"--role client "),
             Some(_) => out.literal(b"--role server "),
         },
+    }
+}
+
+/// What must be said of a protocol that this kernel has no tracker for, where nothing is known: the flow can be loaded
+/// all the same, here or by a kernel that has one.
+fn no_tracker(out: &mut Vec<u8>, protocol: u8) {
+    match protocol {
+        uapi::IPPROTO_TCP => out.literal(b"--state NONE "),
+        uapi::IPPROTO_SCTP => out.literal(b"--state NONE --orig-vtag 0 --reply-vtag 0 "),
+        uapi::IPPROTO_DCCP => out.literal(b"--state NONE --role client "),
+        _ => {}
     }
 }
 
@@ -461,5 +476,21 @@ mod tests {
         assert_eq!(print(SAVE, &FlowView::default(), &LISTED), "-A -p 0\n");
         let stateless = FlowView { proto: Some(ProtoInfo::Tcp(TcpInfo::default())), ..in_zone_7() };
         saved(&stateless, IN_ZONE.trim_end_matches(" --state ESTABLISHED"));
+    }
+
+    #[test]
+    fn what_no_tracker_told_is_said_all_the_same_where_loading_asks_for_it() {
+        let ports = "--sport 0 --dport 0 --reply-port-src 0 --reply-port-dst 0";
+        let line = |proto, rest: &str| {
+            let untracked = flow(proto, "10.1.1.1", "10.2.2.2", L4::None, SEEN, 59);
+            let name = protocol::name(proto);
+            saved(
+                &untracked,
+                &format!("-A -t 59 -u SEEN_REPLY -s 10.1.1.1 -d 10.2.2.2 -r 10.2.2.2 -q 10.1.1.1 -p {name} {rest}"),
+            );
+        };
+        line(uapi::IPPROTO_DCCP, &format!("{ports} --state NONE --role client"));
+        line(uapi::IPPROTO_SCTP, &format!("{ports} --state NONE --orig-vtag 0 --reply-vtag 0"));
+        line(uapi::IPPROTO_UDPLITE, ports);
     }
 }

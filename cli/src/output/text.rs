@@ -65,7 +65,7 @@ pub(super) fn expect(format: &Format, out: &mut Vec<u8>, expect: &ExpectView<'_>
     if let Some(helper) = expect.helper {
         word(out, b"helper=", helper);
     }
-    end(out, occasion.requester);
+    end(out, None); // conntrack says whose request it was of flows only
 }
 
 /// `[seconds.microseconds]` and a tab.

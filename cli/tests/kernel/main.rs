@@ -3,5 +3,8 @@
 
 mod change;
 mod compare;
+mod edges;
 mod follow;
+mod kinds;
+mod roundtrip;
 mod support;

@@ -24,7 +24,7 @@ pub(crate) fn run(program: &str, args: &[&str]) -> Ran {
     ran(Command::new(program).args(args).output().unwrap())
 }
 
-fn ran(Output { status, stdout, stderr }: Output) -> Ran {
+pub(crate) fn ran(Output { status, stdout, stderr }: Output) -> Ran {
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (status.code().unwrap(), text(stdout), text(stderr))
 }
@@ -61,10 +61,16 @@ pub(crate) fn ports(src: u16, dst: u16) -> L4 {
 }
 
 pub(crate) fn create(flow: FlowView<'_>) {
-    let change = FlowChange { flow, ..FlowChange::default() };
+    create_as(&FlowChange { flow, ..FlowChange::default() });
+}
+
+/// Creates a flow with what only requests have: translations and masks.
+pub(crate) fn create_as(change: &FlowChange<'_>) {
     let write =
-        |writer: &mut ctflow_parser::write::Writer<'_>, seq| request::create(writer, seq, &change, IfExists::Refuse);
-    Requester::open().unwrap().ask("create a flow", write, |_| {}).unwrap();
+        |writer: &mut ctflow_parser::write::Writer<'_>, seq| request::create(writer, seq, change, IfExists::Refuse);
+    if let Err(error) = Requester::open().unwrap().ask("create a flow", write, |_| {}) {
+        panic!("{error}: {change:?}");
+    }
 }
 
 pub(crate) fn flush() {
@@ -146,6 +152,16 @@ fn listening() -> HashSet<String> {
         }
     };
     sockets.lines().filter_map(inode).collect()
+}
+
+/// What waits in the netfilter sockets of this network to be read.
+pub(crate) fn queued_bytes() -> u64 {
+    let sockets = std::fs::read_to_string("/proc/thread-self/net/netlink").unwrap();
+    let queued = |line: &str| {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        if fields.get(1) == Some(&"12") { fields.get(4)?.parse::<u64>().ok() } else { None }
+    };
+    sockets.lines().filter_map(queued).sum()
 }
 
 impl Drop for Follower {

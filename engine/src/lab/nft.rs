@@ -241,6 +241,15 @@ impl Rule {
             .load(Expression::StoreFlow(NFT_CT_MARK))
     }
 
+    /// `ct label set <label>`, one of 0 to 127, beside those that it has. Flows can have labels only where some rule
+    /// uses them.
+    #[must_use]
+    pub fn set_label(self, label: u8) -> Self {
+        let bits = 1u128.checked_shl(label.into()).unwrap_or(0).to_ne_bytes();
+        self.load(Expression::Value { register: NFT_REG_1, value: bits.to_vec() })
+            .load(Expression::StoreFlow(NFT_CT_LABELS))
+    }
+
     /// `masquerade`: the source becomes the output link's address.
     #[must_use]
     pub fn masquerade(self) -> Self {

@@ -105,6 +105,7 @@ pub(super) const NFTA_META_DREG: u16 = 1;
 pub(super) const NFTA_META_KEY: u16 = 2;
 pub(super) const NFT_CT_STATE: u32 = 0;
 pub(super) const NFT_CT_MARK: u32 = 3;
+pub(super) const NFT_CT_LABELS: u32 = 13;
 pub(super) const NFTA_CT_DREG: u16 = 1;
 pub(super) const NFTA_CT_KEY: u16 = 2;
 pub(super) const NFTA_CT_SREG: u16 = 4;

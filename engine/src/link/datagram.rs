@@ -20,6 +20,7 @@ use crate::limits::{LINK_BUFFER_BYTES, LINK_DATAGRAM_MAX, LINK_DATAGRAM_MIN, LIN
 #[derive(Debug)]
 pub(super) struct Datagrams {
     socket: UdpSocket,
+    is_group: bool,
     datagram_bytes: usize,
     queue: Vec<u8>,
     /// The end in `queue`, and the receiver, of each datagram.
@@ -37,7 +38,8 @@ impl Datagrams {
         registry
             .register(&mut SourceFd(&socket.as_raw_fd()), Token(token), Interest::READABLE)
             .map_err(|error| ("wait for it", error))?;
-        Ok(Self { socket, datagram_bytes, queue: Vec::new(), queued: Vec::new() })
+        let is_group = settings.transport == Transport::Multicast;
+        Ok(Self { socket, is_group, datagram_bytes, queue: Vec::new(), queued: Vec::new() })
     }
 
     pub(super) fn datagram_bytes(&self) -> usize {
@@ -51,7 +53,9 @@ impl Datagrams {
     }
 
     pub(super) fn send_to(&mut self, address: u16, datagram: &[u8], addresses: &mut Addresses, traffic: &mut Traffic) {
-        match addresses.get(address) {
+        // The group's socket takes nothing that is sent to this node alone, so all hear what one is told, and pass it over.
+        let to = if self.is_group { addresses.peers().next() } else { addresses.get(address) };
+        match to {
             Some(address) => self.queue(address, datagram, traffic),
             None => traffic.send_errors += 1,
         }

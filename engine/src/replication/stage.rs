@@ -22,9 +22,7 @@ use mio::{Events, Poll, Token, Waker};
 use thiserror::Error;
 
 use super::{ReplicaStatus, Replication, ReplicationSettings, ReplicationStatus, Request};
-use crate::limits::{
-    LINK_DATAGRAM_MAX, LINK_DATAGRAMS_PER_TURN, LINK_TICK, STAGE_REQUESTS, STAGE_RETRY, TURN_BATCHES,
-};
+use crate::limits::{LINK_DATAGRAM_MAX, LINK_DATAGRAMS_PER_TURN, LINK_TICK, STAGE_REQUESTS, STAGE_RETRY, TURN_BATCHES};
 use crate::link::{LinkError, Links, Origin};
 use crate::shard::replica::Replica;
 use crate::telling::{Ask, Hearer};
@@ -238,7 +236,9 @@ impl Stage {
                 let Some((origin, bytes)) = world.links.next(token, poll.registry(), world.now, buffer) else { break };
                 let datagram = buffer.get_mut(..bytes).unwrap_or_default();
                 let from = Address { peer: origin.address.into(), link: origin.link };
-                if node.receive(now, from, datagram, world) {
+                let before = node.opened();
+                node.receive(now, from, datagram, world);
+                if node.opened() > before {
                     world.links.heard(origin, world.now);
                 }
             }
@@ -350,7 +350,11 @@ impl Host for World {
 
     fn note(&mut self, note: Note) {
         match note {
-            Note::Live { .. } | Note::Back { .. } | Note::Synchronised { .. } | Note::Stopped { .. } | Note::Verdict { .. } => {
+            Note::Live { .. }
+            | Note::Back { .. }
+            | Note::Synchronised { .. }
+            | Note::Stopped { .. }
+            | Note::Verdict { .. } => {
                 tracing::info!("{note}");
             }
             _ => tracing::warn!("{note}"),

@@ -123,7 +123,12 @@ impl Ledger {
         let Some((_, queue)) = self.young.get_mut(place) else { return false };
         let room = queue.len() < LEDGER_YOUNG_MAX;
         if room {
-            queue.push_back(Young { due_ms: now_ms.saturating_add(least_ms.into()), index, id, v6: family::<A>() == 1 });
+            queue.push_back(Young {
+                due_ms: now_ms.saturating_add(least_ms.into()),
+                index,
+                id,
+                v6: family::<A>() == 1,
+            });
         }
         room
     }

@@ -201,7 +201,13 @@ impl<A: Address> Table<A> {
 
     fn create(&mut self, id: u32, view: &FlowView<'_>, heard: Heard) -> (Applied, Option<u32>) {
         let Some(flow) = Flow::new(view) else { return (Applied::NotAFlow, None) };
-        let mut slot = Slot { flow, epoch: heard.epoch, since: Seconds::of(heard.now_ms), changed: Stamp::of(heard.now_ms), ..Slot::default() };
+        let mut slot = Slot {
+            flow,
+            epoch: heard.epoch,
+            since: Seconds::of(heard.now_ms),
+            changed: Stamp::of(heard.now_ms),
+            ..Slot::default()
+        };
         slot.hear(view, heard.epoch, heard.origin);
         match self.insert(id, slot, view) {
             Some(index) => (Applied::Created, Some(index)),

@@ -276,4 +276,3 @@ fn an_outbox_without_room_leaves_buckets_for_later() {
     tell(&mut outbox, &mut replica);
     agree(&shard, &replica);
 }
-

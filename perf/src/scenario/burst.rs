@@ -30,7 +30,7 @@ pub(super) fn run(options: &Options, network: &Network, programs: &Programs) -> 
         Following::run(program, &ARGUMENTS, || come_and_go(network, flows))
     };
     let notes = note.into_iter().chain(buffer_note(flows)?).collect();
-    let runs = Runs::alternate("burst", options.rounds, programs, once)?;
+    let runs = Runs::alternate("burst", options.rounds, programs.both(), once)?;
     let (flows, words) = (super::count(flows), ARGUMENTS.join(" "));
     let title = format!(
         "burst: {flows} new flows at full speed, then flushed, followed with {words}, {} rounds",

@@ -31,7 +31,7 @@ pub(super) fn run(options: &Options, network: &Network, programs: &Programs) -> 
             Ok(Tally { new, ..Tally::default() })
         })
     };
-    let runs = Runs::alternate("events", options.rounds, programs, once)?;
+    let runs = Runs::alternate("events", options.rounds, programs.both(), once)?;
     Network::flush()?;
     let (flows, rate, words) = (super::count(flows), super::count(options.rate.get()), ARGUMENTS.join(" "));
     let title = format!("events: {flows} new flows at {rate}/s, followed with {words}, {} rounds", options.rounds);

@@ -13,11 +13,13 @@ use crate::failure::Failure;
 use crate::lines::{self, Difference};
 use crate::network::Network;
 use crate::options::Options;
-use crate::process::{Ended, Process};
+use crate::process::{Ended, Process, RUN_LONGEST};
 use crate::program::{Program, Programs};
 use crate::report::{Goal, Row, Table, number};
 use crate::runs::Runs;
 use crate::statistics::Summary;
+
+use super::cost::{Cost, milliseconds};
 
 const FLOWS: u32 = 300_000;
 /// A table that memory is compared at.
@@ -28,9 +30,7 @@ const SHARE: f64 = 0.5;
 /// Percent of the kernel's own time.
 const OVER_FLOOR: f64 = 115.0;
 /// The same memory for any table; pages touched by chance differ by less than this.
-const GROWTH_BYTES: f64 = 256.0 * 1024.0;
-const LONGEST: Duration = Duration::from_secs(120);
-const KIB: f64 = 1024.0;
+const GROWTH_KIB: f64 = 256.0;
 
 /// Runs it.
 ///
@@ -62,18 +62,11 @@ fn examples(difference: &Difference, programs: &Programs) -> impl Iterator<Item 
 /// What was measured of one size of the table.
 #[derive(Debug)]
 struct Filled {
-    runs: Runs<Listing>,
+    runs: Runs<Cost>,
+    /// The kernel's dump alone, in milliseconds.
     floor: Summary,
     /// Of one listing of each.
     difference: Difference,
-}
-
-/// What was measured of one run, its text apart: hundreds of megabytes.
-#[derive(Debug)]
-struct Listing {
-    wall: Duration,
-    cpu: Duration,
-    peak_bytes: u64,
 }
 
 /// Adds flows to the table, then has it listed.
@@ -88,17 +81,16 @@ fn filled(
     let what = format!("list of {}", number(flows as f64));
     let mut floors = Vec::with_capacity(2 * options.rounds);
     let once = |program: &Program| {
-        floors.push(floor()?.as_secs_f64());
-        let Ended { wall, cpu, peak_bytes, .. } = listed(program)?;
-        Ok(Listing { wall, cpu, peak_bytes })
+        floors.push(milliseconds(floor()?));
+        Ok(Cost::of(&listed(program)?))
     };
-    let runs = Runs::alternate(&what, options.rounds, programs, once)?;
+    let runs = Runs::alternate(&what, options.rounds, programs.both(), once)?;
     let difference = lines::difference(&listed(&programs.ours)?.output, &listed(&programs.peer)?.output);
     Ok((flood, Filled { runs, floor: Summary::of(floors), difference }))
 }
 
 fn listed(program: &Program) -> Result<Ended, Failure> {
-    Process::start(program, &ARGUMENTS)?.run_out(LONGEST)
+    Process::start(program, &ARGUMENTS)?.run_out(RUN_LONGEST)
 }
 
 fn floor() -> Result<Duration, Failure> {
@@ -108,22 +100,19 @@ fn floor() -> Result<Duration, Failure> {
 }
 
 fn rows(small: &Filled, full: &Filled, [few, flows]: [String; 2]) -> Vec<Row> {
-    let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
-    let memory = |filled: &Filled| filled.runs.summaries(|run| run.peak_bytes as f64 / KIB);
+    let memory = |filled: &Filled| filled.runs.summaries(Cost::peak_kib);
     let [small_memory, _] = memory(small);
-    let Summary { min, median, max } = full.floor;
-    let floor = Summary { min: min * 1e3, median: median * 1e3, max: max * 1e3 };
-    let [our_wall, peer_wall] = full.runs.summaries(|run| milliseconds(run.wall));
-    let over_floor = Summary::of([100.0 * our_wall.median / floor.median]);
+    let walls = full.runs.summaries(Cost::wall_ms);
+    let over_floor = Summary::of([100.0 * walls[0].median / full.floor.median]);
     vec![
-        Row::both("wall, ms", full.runs.summaries(|run| milliseconds(run.wall))).goal_of_peer(SHARE),
+        Row::both("wall, ms", walls).goal_of_peer(SHARE),
         // The kernel composes one dump on one core: where this ratio is above the goal, no listing reaches it.
-        Row::both("kernel's dump alone, wall, ms", [floor, peer_wall]).goal_of_peer(SHARE),
+        Row::both("kernel's dump alone, wall, ms", [full.floor, walls[1]]).goal_of_peer(SHARE),
         Row::single("wall, % of the kernel's dump alone", over_floor).goal(|ours| Goal::at_most(OVER_FLOOR, ours)),
-        Row::both("CPU, ms", full.runs.summaries(|run| milliseconds(run.cpu))),
+        Row::both("CPU, ms", full.runs.summaries(Cost::cpu_ms)),
         Row::both(format!("peak memory at {few}, KiB"), memory(small)),
         Row::both(format!("peak memory at {flows}, KiB"), memory(full))
-            .goal(|ours| Goal::at_most(small_memory.median + GROWTH_BYTES / KIB, ours)),
+            .goal(|ours| Goal::at_most(small_memory.median + GROWTH_KIB, ours)),
         Row::single("lines that differ", Summary::of([(small.difference.lines + full.difference.lines) as f64]))
             .goal(Goal::none),
     ]

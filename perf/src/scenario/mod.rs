@@ -1,9 +1,13 @@
 //! The work that is compared. Each scenario is a file: what it does is its module's text.
 
 mod burst;
+mod cost;
+mod delete;
 mod events;
 mod following;
+mod json;
 mod list;
+mod load;
 
 use std::str::FromStr;
 
@@ -22,13 +26,22 @@ pub(crate) enum Scenario {
     Burst,
     /// Listing the table.
     List,
+    /// Listing it as JSON.
+    Json,
+    /// Deleting most of it.
+    Delete,
+    /// Loading it from a file.
+    Load,
 }
 
 impl Scenario {
     /// In the order of the report.
-    pub(crate) const ALL: [Self; 3] = [Self::Events, Self::Burst, Self::List];
+    pub(crate) const ALL: [Self; 6] = [Self::Events, Self::Burst, Self::List, Self::Json, Self::Delete, Self::Load];
 
-    /// Does the work with both programs in turns.
+    /// What to type for it.
+    const NAMES: [&str; 6] = ["events", "burst", "list", "json", "delete", "load"];
+
+    /// Does the work with both contestants in turns.
     ///
     /// # Errors
     /// When a program or the network fails. A missed goal is none.
@@ -37,6 +50,9 @@ impl Scenario {
             Self::Events => events::run(options, network, programs),
             Self::Burst => burst::run(options, network, programs),
             Self::List => list::run(options, network, programs),
+            Self::Json => json::run(options, network, programs),
+            Self::Delete => delete::run(options, programs),
+            Self::Load => load::run(options, programs),
         }
     }
 }
@@ -45,12 +61,9 @@ impl FromStr for Scenario {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Self, String> {
-        match name {
-            "events" => Ok(Self::Events),
-            "burst" => Ok(Self::Burst),
-            "list" => Ok(Self::List),
-            _ => Err("a scenario is events, burst or list".into()),
-        }
+        let mut known = Self::NAMES.into_iter().zip(Self::ALL);
+        let found = known.find(|(known, _)| *known == name).map(|(_, scenario)| scenario);
+        found.ok_or_else(|| format!("scenarios are {}", Self::NAMES.join(", ")))
     }
 }
 
@@ -70,5 +83,5 @@ fn count(flows: u32) -> String {
 }
 
 fn names(programs: &Programs) -> [String; 2] {
-    [programs.ours.name.clone(), programs.peer.name.clone()]
+    programs.both().map(|program| program.name.clone())
 }

@@ -46,7 +46,10 @@ impl Node {
         host: &mut impl Host,
     ) -> Option<&'a [u8]> {
         match self.sealer.open(header, datagram) {
-            Ok(body) => Some(body),
+            Ok(body) => {
+                self.opened += 1;
+                Some(body)
+            }
             Err(OpenError::Cipher) => {
                 self.counters.refusals.cipher += 1;
                 self.note(now, Note::OtherCipher { from, theirs: header.cipher }, host);

@@ -110,6 +110,7 @@ pub struct Node {
     /// In alarm mode, what expires.
     sweep: Round,
     said: Said,
+    opened: u64,
     counters: Counters,
     /// The buffer that control messages are written into.
     scratch: Vec<u8>,
@@ -144,6 +145,7 @@ impl Node {
             refresh: Round::new(config.refresh_ms, now.mono_ms),
             sweep: Round::new(config.cache_timeout_ms, now.mono_ms),
             said: Said::default(),
+            opened: 0,
             counters: Counters::default(),
             scratch: Vec::new(),
             config,
@@ -160,6 +162,12 @@ impl Node {
     #[must_use]
     pub fn epoch(&self) -> Epoch {
         self.epoch
+    }
+
+    /// Datagrams that opened so far: whoever sent them has the key. One that came before may be among them, or not.
+    #[must_use]
+    pub fn opened(&self) -> u64 {
+        self.opened
     }
 
     /// HLC time: the wall clock's, but never before what was seen of a peer; milliseconds since 1970.

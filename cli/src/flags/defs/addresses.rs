@@ -77,6 +77,9 @@ pub(super) static REPLY_SRC: Flag = Flag {
             raw.read = Some(path);
             return Ok(());
         }
+        if words::address(word.value).is_none() && !word.value.contains('/') {
+            return Err(word.bad(format!("{ADDRESS}; with -E also a file, as ./FILE or FILE.pcapng")));
+        }
         raw.reply.src = Some(single(raw, word)?);
         Ok(())
     }),
@@ -89,7 +92,8 @@ fn reply_src_is_an_address_and_no_network() {
     assert!(matches!(tests::read("-L -r 1.1.1.1/24"), Err(Usage::BadValue { .. })));
     let raw = tests::read("-E -r flows.pcapng").unwrap();
     assert_eq!((raw.read, raw.reply.src), (Some("flows.pcapng".into()), None));
-    assert!(matches!(tests::read("-E -r flows"), Err(Usage::BadValue { .. })));
+    let refused = tests::read("-E -r flows").unwrap_err();
+    assert!(matches!(&refused, Usage::BadValue { right, .. } if right.ends_with("./FILE or FILE.pcapng")), "{refused}");
 }
 
 pub(super) static REPLY_DST: Flag = Flag {
@@ -321,7 +325,8 @@ pub(super) static ZONE: Flag = Flag {
             raw.write = Some(path);
             return Ok(());
         }
-        raw.zone = Some(word.zone()?);
+        raw.zone =
+            Some(word.zone().map_err(|_| word.number("0 to 65535; with -E also a file, as ./FILE or FILE.pcapng"))?);
         Ok(())
     }),
     ..OPTION
@@ -332,7 +337,7 @@ fn zone_is_a_number_of_16_bits() {
     assert_eq!(tests::read("-L -w 0x10").unwrap().zone, Some(16));
     for value in ["70000", "x", "-1"] {
         let refused = tests::read(&format!("-L -w {value}")).unwrap_err();
-        assert_eq!(refused.code(), 1, "{refused}");
+        assert!(refused.code() == 1 && refused.to_string().contains("./FILE"), "{refused}");
     }
     for path in ["/tmp/x", "./x", "events.pcapng", "7.pcap"] {
         assert_eq!(tests::read(&format!("-E -w {path}")).unwrap().write, Some(path.into()));

@@ -233,7 +233,7 @@ pub(super) static HELP: Flag = Flag {
     aliases: &[],
     argument: Argument::None,
     help: "print this text",
-    man: "Prints commands and options, a line each.",
+    man: "Prints commands and options, a line each. With -p, of the protocols' options those of that one only.",
     effect: Effect::Command { action: Action::Help, tables: &[] },
 };
 

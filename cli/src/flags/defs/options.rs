@@ -52,7 +52,7 @@ pub(super) static STATUS: Flag = Flag {
 };
 
 /// In the order that decides what an abbreviation means.
-const STATUS_NAMES: [(&str, u32); 7] = [
+pub(super) const STATUS_NAMES: [(&str, u32); 7] = [
     ("ASSURED", uapi::IPS_ASSURED),
     ("SEEN_REPLY", uapi::IPS_SEEN_REPLY),
     ("UNSET", 0),
@@ -325,7 +325,7 @@ pub(super) static OUTPUT: Flag = Flag {
           net.netfilter.nf_conntrack_timestamp=1), else that of reading. ktimestamp: when the flow began and ended. \
           labels: the names of its labels. xml: one element to an entry, with the id; with timestamp, local times in \
           events. save: the command line that makes the entry, for -R; goes with no other type. json: one object to a \
-          line, with all that is known. userspace means nothing any more.",
+          line, with all that is known, as the manual page explains. userspace means nothing any more.",
     effect: option("oo--ooo- o---o - oooo", output),
     ..OPTION
 };
@@ -484,7 +484,8 @@ pub(super) static READ: Flag = Flag {
     argument: Argument::Required("FILE"),
     help: "events of this file, in place of the kernel's",
     man: "Reads events from a pcap or pcapng file of link type netlink, made with --write or on an nlmon device, and \
-          shows them as if they happened now. Needs no privileges.",
+          shows them, at the times that the file has, as it shows those that happen. With --write, those that are \
+          selected go to another file. Needs no privileges.",
     effect: option("------o- ----o -", |raw, word| {
         raw.read = Some(PathBuf::from(word.value));
         Ok(())

@@ -1,0 +1,81 @@
+//! For fish: a `complete` command for each flag and verb, under conditions on the words before.
+
+use std::fmt::Write;
+
+use super::{Values, arguments, fields, general, quoted, spellings, values};
+use crate::flags::defs::{Argument, Flag};
+use crate::flags::verbs::VERBS;
+
+/// The conditions: no verb was given, this verb was, one of these protocols was. The names of the functions are long,
+/// for all functions of a fish share one space.
+const START: &str = r#"# fish completion for ctflow, and for conntrack where that is a link to it
+function __ctflow_without_verb
+    set -l words (commandline -opc)
+    string match -q '*conntrack' -- $words[1]; or not set -q words[2]; or string match -q -- '-*' $words[2]
+end
+function __ctflow_first
+    test (count (commandline -opc)) -eq 1
+end
+function __ctflow_verb
+    set -l words (commandline -opc)
+    test (count $words) -eq 2; and test "$words[2]" = $argv[1]
+end
+function __ctflow_behind
+    __ctflow_without_verb; or return
+    set -l words (commandline -opc)
+    set -l protocol
+    set -l before
+    for word in $words[2..-1]
+        string match -qr -- '^(-p|--p[^=]*)$' "$before"; and set protocol $word
+        set -l joined (string replace -rf -- '^(-p(?=[^-])|--p[^=]*=)(.+)' '$2' $word); and set protocol $joined
+        set before $word
+    end
+    contains -- (string lower -- "$protocol") $argv
+end
+complete -c ctflow -c conntrack -f
+"#;
+
+pub(super) fn script() -> String {
+    let mut script = String::from(START);
+    for flag in general() {
+        complete(&mut script, flag, "__ctflow_without_verb", 0);
+    }
+    for (name, number, flags) in fields() {
+        let condition = format!("'__ctflow_behind {name} {number}'");
+        flags.into_iter().for_each(|flag| complete(&mut script, flag, &condition, number));
+    }
+    for verb in VERBS {
+        let help = quoted(verb.help);
+        let _ = writeln!(script, "complete -c ctflow -n __ctflow_first -a {} -d {help}", verb.name);
+        let arguments = arguments(verb);
+        if !arguments.is_empty() {
+            let words = arguments.join(" ");
+            let _ = writeln!(script, "complete -c ctflow -n '__ctflow_verb {}' -a '{words}'", verb.name);
+        }
+    }
+    script
+}
+
+fn complete(script: &mut String, flag: &Flag, condition: &str, protocol: u8) {
+    let short = flag.short.map(|letter| format!(" -s {letter}")).unwrap_or_default();
+    let names: String = flag.names().map(|name| format!(" -l {name}")).collect();
+    let required = matches!(flag.argument, Argument::Required(_));
+    let values = values(flag, protocol);
+    let argument = match &values {
+        Values::File => " -r -F".to_owned(),
+        Values::One(words) if required => format!(" -x -a '{}'", words.join(" ")),
+        Values::Several(words) => format!(" -x -a '(__fish_append , {})'", words.join(" ")),
+        _ if required => " -x".to_owned(),
+        _ => String::new(),
+    };
+    let _ = writeln!(
+        script,
+        "complete -c ctflow -c conntrack -n {condition}{short}{names}{argument} -d {}",
+        quoted(flag.help)
+    );
+    // A word of its own behind an option that need not have one is none of the option's to fish.
+    if let (Argument::Table, Values::One(words)) = (flag.argument, values) {
+        let (names, words) = (spellings(flag).join(" "), words.join(" "));
+        let _ = writeln!(script, "complete -c ctflow -c conntrack -n '__fish_prev_arg_in {names}' -a '{words}'");
+    }
+}

@@ -1,0 +1,89 @@
+//! For zsh: specifications for its `_arguments`, as an autoloaded function or read with `source`.
+
+use std::fmt::Write;
+
+use super::{Values, arguments, fields, general, quoted, spellings, values};
+use crate::flags::defs::{Argument, Flag};
+use crate::flags::verbs::VERBS;
+
+/// The loop finds the protocol of the last `-p`, in any spelling.
+const START: &str = r#"#compdef ctflow conntrack
+_ctflow() {
+    local word before protocol
+    local -a verbs specs
+    for word in "${(@)words[2,CURRENT-1]}"; do
+        [[ $before == -p || $before == --p* ]] && protocol=$word
+        case $word in
+            (-p?*) protocol=${word#-p} before= ;;
+            (--p*=*) protocol=${word#*=} before= ;;
+            (*) before=$word ;;
+        esac
+    done
+"#;
+
+/// A word that is no option may stand anywhere: a table, the address behind `-n`. An autoloaded file is the function
+/// itself when it is first called; `source` only defines it.
+const END: &str = r#"    _arguments -s : $specs '*:address: '
+}
+if [[ ${funcstack[1]} == _ctflow ]]; then
+    _ctflow "$@"
+else
+    compdef _ctflow ctflow conntrack
+fi
+"#;
+
+pub(super) fn script() -> String {
+    let mut script = String::from(START);
+    script += "    if [[ $words[1] != *conntrack && $words[2] != -* ]]; then\n        verbs=(\n";
+    for verb in VERBS {
+        let _ = writeln!(script, "            {}", quoted(&format!("{}:{}", verb.name, verb.help)));
+    }
+    script += "        )\n        case $CURRENT:$words[2] in\n            (2:*) _describe verb verbs ;;\n";
+    for verb in VERBS {
+        let _ = writeln!(script, "            (3:{}) compadd -- {} ;;", verb.name, arguments(verb).join(" "));
+    }
+    script += "        esac\n        return\n    fi\n";
+    tables(&mut script);
+    script += "    specs=(\n";
+    general().for_each(|flag| specify(&mut script, flag, 0));
+    script += "    )\n    case ${(L)protocol} in\n";
+    for (name, number, flags) in fields() {
+        let _ = writeln!(script, "    ({name}|{number}) specs+=(");
+        flags.into_iter().for_each(|flag| specify(&mut script, flag, number));
+        script += "    ) ;;\n";
+    }
+    script + "    esac\n" + END
+}
+
+/// The word behind a command, if it is no option.
+fn tables(script: &mut String) {
+    script.push_str("    if [[ $words[CURRENT] != -* ]]; then\n        case $words[CURRENT-1] in\n");
+    for flag in general().filter(|flag| matches!(flag.argument, Argument::Table)) {
+        if let Values::One(tables) = values(flag, 0) {
+            let (names, tables) = (spellings(flag).join("|"), tables.join(" "));
+            let _ = writeln!(script, "            ({names}) compadd -- {tables}; return ;;");
+        }
+    }
+    script.push_str("        esac\n    fi\n");
+}
+
+/// One spelling to a specification, each of which excludes the others.
+fn specify(script: &mut String, flag: &Flag, protocol: u8) {
+    let all = spellings(flag);
+    let help = flag.help.replace('[', "\\[").replace(']', "\\]");
+    let action = match values(flag, protocol) {
+        Values::Unknown => " ".to_owned(),
+        Values::File => "_files".to_owned(),
+        Values::One(words) => format!("({})", words.join(" ")),
+        Values::Several(words) => format!("_sequence compadd - {}", words.join(" ")),
+    };
+    for name in &all {
+        let joint = if name.starts_with("--") { "=" } else { "+" };
+        let (joint, argument) = match flag.argument {
+            // Behind an argument that can be left out `_arguments` takes no `--name=value`. Tables come first, anyway.
+            Argument::None | Argument::Table | Argument::Optional(_) => ("", String::new()),
+            Argument::Required(what) => (joint, format!(":{}:{action}", what.replace(':', "\\:"))),
+        };
+        let _ = writeln!(script, "        {}", quoted(&format!("({}){name}{joint}[{help}]{argument}", all.join(" "))));
+    }
+}

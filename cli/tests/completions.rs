@@ -1,0 +1,138 @@
+//! The completion scripts, each read by its own shell: what is offered behind a line.
+//!
+//! A shell that is not installed is passed over with a line that says so; with `CI` set that fails.
+#![allow(clippy::unwrap_used)] // clippy.toml allows it in test functions, not in what those share
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_ctflow");
+/// In seconds: a shell that waits for something must not hold up the tests.
+const LONGEST: &str = "60";
+
+/// A line up to the cursor, and all that may be offered. `DIR` is a folder with a file `flows.txt`.
+const CASES: [(&str, &str); 26] = [
+    ("ctflow ", "demo doctor completions man help"),
+    ("ctflow d", "demo doctor"),
+    ("ctflow completions ", "bash zsh fish"),
+    ("ctflow doctor -", "--json"),
+    ("ctflow help ic", "icmp icmpv6"),
+    ("ctflow help --outp", "--output"),
+    ("ctflow demo ", ""),
+    ("conntrack ", ""),
+    ("ctflow -L ", "expect conntrack dying unconfirmed"),
+    ("ctflow -L d", "dying"),
+    ("conntrack --delete ", "expect conntrack"),
+    ("ctflow -L expect --fam", "--family"),
+    ("ctflow -L --sta", "--stats --status"),
+    ("conntrack -L --sta", "--stats --status"),
+    ("ctflow -p ", "tcp udp udplite sctp dccp icmp icmpv6 gre"),
+    ("ctflow -L -o ext", "extended"),
+    ("ctflow -L -o id,x", "xml"),
+    ("ctflow -L --output=js", "json"),
+    ("ctflow -L -u ASS", "ASSURED"),
+    ("ctflow -L -p tcp --sta", "--stats --status --state"),
+    ("conntrack -L -ptcp --spo", "--sport"),
+    ("ctflow -L --protonum=icmp --icmp-", "--icmp-type --icmp-code --icmp-id"),
+    ("ctflow -L -p tcp -p udp --sta", "--stats --status"),
+    ("ctflow -L -p sctp --state CO", "COOKIE_WAIT COOKIE_ECHOED"),
+    ("ctflow -E --read DIR/fl", "flows.txt"),
+    ("conntrack -R DIR/fl", "flows.txt"),
+];
+
+/// Bash parts words at equals signs before it asks.
+const BASH: &str = r#"
+source "$1"
+for line in "${@:2}"; do
+    read -ra COMP_WORDS <<<"${line//=/ = }"
+    [[ $line == *' ' ]] && COMP_WORDS+=('')
+    COMP_CWORD=$((${#COMP_WORDS[@]} - 1)) COMPREPLY=()
+    complete -p "${COMP_WORDS[0]}" >/dev/null && _ctflow
+    printf '<%s>' "${COMPREPLY[@]}"
+    echo
+done
+"#;
+
+const FISH: &str = r#"
+source $argv[1]
+for line in $argv[2..-1]
+    echo (complete -C $line | string replace -r '\t.*' '' | string replace -r '(.*)' '<$1>')
+end
+"#;
+
+/// Completion is a part of zsh's line editor, so it wants a terminal. What it offers goes by way of `compadd`, but for the
+/// calls that only ask what would match.
+const ZSH: &str = r#"
+zmodload zsh/zpty
+zpty shell zsh -f -i
+read_to() { zpty -r -m shell REPLY "*$1*" }
+zpty -w shell 'autoload -U compinit; compinit -D -u; LISTMAX=9999; unset zle_bracketed_paste
+compadd() {
+    if [[ " ${@[1,(i)(-|--)]} " != *" -"[OAD]" "* ]]; then
+        local -a offered
+        builtin compadd -O offered "$@"
+        print -rl -- "<"${^offered}">"
+    fi
+    builtin compadd "$@"
+}'
+zpty -w shell "source ${(q)1}; PS1='type''> '"
+read_to 'type> '
+for line in "${@[2,-1]}"; do
+    zpty -w -n shell "$line"$'\t\x15'"echo DO''NE"$'\n'
+    read_to DONE
+    print -r -- ${${REPLY//$'\r'/}//$'\n'/}
+    read_to 'type> ' # before that the terminal itself would take the keys
+done
+zpty -d shell
+"#;
+
+#[test]
+fn bash_completes() {
+    completes("bash", &["--norc", "-c", BASH, "bash"]);
+}
+
+#[test]
+fn zsh_completes() {
+    completes("zsh", &["-f", "-c", ZSH, "zsh"]);
+}
+
+#[test]
+fn fish_completes() {
+    completes("fish", &["--no-config", "-c", FISH]);
+}
+
+fn completes(shell: &str, driver: &[&str]) {
+    if Command::new(shell).arg("--version").stdout(Stdio::null()).status().is_err() {
+        assert!(std::env::var_os("CI").is_none(), "{shell} is not installed");
+        eprintln!("skipped: {shell} is not installed");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("flows.txt"), "").unwrap();
+    let script = folder.path().join("script");
+    fs::write(&script, Command::new(PROGRAM).args(["completions", shell]).output().unwrap().stdout).unwrap();
+    let offered = offered(shell, driver, folder.path(), &script);
+    for ((line, expected), offered) in CASES.iter().zip(offered) {
+        let expected: BTreeSet<_> = expected.split_whitespace().map(str::to_owned).collect();
+        assert_eq!(offered, expected, "{shell}: {line}");
+    }
+}
+
+/// What the shell offers behind each line: the words between `<` and `>`, the last parts of lists and paths.
+fn offered(shell: &str, driver: &[&str], folder: &Path, script: &Path) -> Vec<BTreeSet<String>> {
+    let lines = CASES.iter().map(|(line, _)| line.replace("DIR", folder.to_str().unwrap()));
+    let mut command = Command::new("timeout");
+    command.args([LONGEST, shell]).args(driver).arg(script).args(lines);
+    let done = command.env("HOME", folder).env("TERM", "dumb").stdin(Stdio::null()).output().unwrap();
+    let (stdout, stderr) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+    assert!(done.status.success() && stderr.is_empty(), "{shell}: {stdout}{stderr}");
+    assert_eq!(stdout.lines().count(), CASES.len(), "{shell}: {stdout}");
+    let words = |line: &str| {
+        let words = line.split('<').skip(1).filter_map(|rest| rest.split_once('>')).map(|(word, _)| word);
+        let last = |word: &str| word.rsplit(['=', ',', '/']).next().map(str::to_owned);
+        words.filter_map(last).filter(|word| !word.is_empty()).collect()
+    };
+    stdout.lines().map(words).collect()
+}

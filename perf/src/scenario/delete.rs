@@ -1,0 +1,66 @@
+//! `delete`: four flows of five deleted by a filter on their port, each printed to a file.
+//!
+//! The table is filled anew for each run, by ctflow from a file, which is not timed.
+
+use ctflow_engine::lab::sysctl;
+
+use crate::failure::Failure;
+use crate::lines;
+use crate::network::Network;
+use crate::options::Options;
+use crate::process::{Process, RUN_LONGEST};
+use crate::program::{Program, Programs};
+use crate::report::{Goal, Row, Table};
+use crate::runs::Runs;
+use crate::saved::{self, Saved};
+
+use super::cost::Cost;
+
+const FLOWS: u32 = 150_000;
+/// Of conntrack's time.
+const SHARE: f64 = 0.5;
+
+/// What was measured of one run.
+#[derive(Debug)]
+struct Deleting {
+    cost: Cost,
+    /// Lines printed more or less than flows were to be deleted.
+    misprinted: u64,
+    /// Flows that are there and should not be, or the other way round.
+    misdeleted: u64,
+}
+
+/// Runs it.
+///
+/// # Errors
+/// When a program or the network fails.
+pub(super) fn run(options: &Options, programs: &Programs) -> Result<Table, Failure> {
+    let (flows, note) = super::flows(options, FLOWS)?;
+    let table = Saved::of(flows)?;
+    let wanted = saved::common(flows);
+    let port = saved::COMMON_PORT.to_string();
+    let arguments = ["-D", "-p", "tcp", "--dport", &port];
+    let once = |program: &Program| {
+        Network::flush()?;
+        table.load(&programs.ours)?;
+        let ended = Process::start(program, &arguments)?.run_out(RUN_LONGEST)?;
+        let misprinted = lines::count(&ended.output).abs_diff(u64::from(wanted));
+        let misdeleted = sysctl::flow_count()?.abs_diff(u64::from(flows - wanted));
+        Ok(Deleting { cost: Cost::of(&ended), misprinted, misdeleted })
+    };
+    let runs = Runs::alternate("delete", options.rounds, programs.both(), once)?;
+    Network::flush()?;
+    let (wanted, flows, words) = (super::count(wanted), super::count(flows), arguments.join(" "));
+    let title = format!("delete: {wanted} of {flows} flows with {words}, each printed, {} rounds", options.rounds);
+    Ok(Table { title, names: super::names(programs), rows: rows(&runs), notes: note.into_iter().collect() })
+}
+
+fn rows(runs: &Runs<Deleting>) -> Vec<Row> {
+    vec![
+        Row::both("wall, ms", runs.summaries(|run| run.cost.wall_ms())).goal_of_peer(SHARE),
+        Row::both("CPU, ms", runs.summaries(|run| run.cost.cpu_ms())),
+        Row::both("peak memory, KiB", runs.summaries(|run| run.cost.peak_kib())),
+        Row::both("lines missing or too many", runs.summaries(|run| run.misprinted as f64)).goal(Goal::none),
+        Row::both("flows missing or too many", runs.summaries(|run| run.misdeleted as f64)).goal(Goal::none),
+    ]
+}
