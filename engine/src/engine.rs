@@ -241,7 +241,7 @@ impl<'s> Assembly<'s> {
         let choice = Arc::new(prepared.settings().choice.clone());
         let (teller, hearer, asks) = telling::ends(stream, prepared.datagram_bytes(), prepared.waker(), waker);
         self.hearers.push(hearer);
-        (Shard::replicated(flows_max, stream, choice), Some(teller), asks)
+        (Shard::replicated(flows_max, choice), Some(teller), asks)
     }
 
     fn start(self, poll: Poll) -> Result<Engine, StartError> {

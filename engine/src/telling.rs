@@ -29,8 +29,6 @@ pub(crate) enum Ask {
     Digests(u64),
     /// Show a bucket, in the form of the control socket.
     Show(u16, Sender<Vec<u8>>),
-    /// Forget everything.
-    Clear,
 }
 
 /// The worker's end.
@@ -40,7 +38,6 @@ pub(crate) struct Teller {
     batches: Sender<Payload>,
     waker: Arc<mio::Waker>,
     starved: Arc<AtomicBool>,
-    stream: u16,
 }
 
 /// The stage's end, and what others ask a worker by.
@@ -69,15 +66,11 @@ pub(crate) fn ends(
     let (asks, asked) = bounded(ASKS_PER_WORKER);
     let starved = Arc::<AtomicBool>::default();
     let outbox = Outbox::new(stream, datagram_bytes);
-    let teller = Teller { outbox, batches: sender, waker, starved: starved.clone(), stream };
+    let teller = Teller { outbox, batches: sender, waker, starved: starved.clone() };
     (teller, Hearer { batches, starved, asker: Asker { asks, wake } }, asked)
 }
 
 impl Teller {
-    pub(crate) fn stream(&self) -> u16 {
-        self.stream
-    }
-
     /// Batches that are begun from here on are as of `now_ms`, milliseconds since 1970.
     pub(crate) fn set_time(&mut self, now_ms: u64) {
         self.outbox.set_time(now_ms);

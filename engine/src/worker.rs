@@ -284,7 +284,6 @@ impl Worker {
                     self.shard.show(bucket, stream, &mut shown);
                     let _ = reply.try_send(shown); // whoever asked may have gone
                 }
-                Ask::Clear => self.shard.clear(),
             }
         }
         if let Some(teller) = &mut self.teller {

@@ -1,6 +1,6 @@
 //! Links between two nodes: over each transport and family, with health, fail-over and fail-back. Time is an argument, so
 //! none is waited for.
-#![allow(clippy::unwrap_used)] // a test fails by it, here in its helpers too
+#![allow(clippy::unwrap_used, clippy::panic)] // a test fails by it, here in its helpers too
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};

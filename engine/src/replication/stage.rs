@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded};
 use ctflow_replicate::buckets::BucketSet;
-use ctflow_replicate::{Address, Destination, Host, Node, Note, Replica as _, ReplicaId, Time};
+use ctflow_replicate::{Address, Destination, Host, Node, Note, ReplicaId, Time};
 use mio::{Events, Poll, Token, Waker};
 use thiserror::Error;
 

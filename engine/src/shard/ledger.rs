@@ -48,7 +48,6 @@ struct End {
 /// The bookkeeping of one shard.
 #[derive(Debug)]
 pub(super) struct Ledger {
-    stream: u16,
     choice: Arc<Choice>,
     dirty: [Vec<u32>; 2],
     /// By least age, each in the order of its flows' coming.
@@ -64,9 +63,8 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
-    pub(super) fn new(stream: u16, choice: Arc<Choice>) -> Self {
+    pub(super) fn new(choice: Arc<Choice>) -> Self {
         Self {
-            stream,
             choice,
             dirty: [Vec::new(), Vec::new()],
             young: Vec::new(),
@@ -151,15 +149,6 @@ impl Ledger {
         if let Some(digest) = self.digests.get_mut(usize::from(bucket_of(id))) {
             *digest = digest.wrapping_sub(spread(check));
         }
-    }
-
-    /// The shard is empty: whatever replicas hold is to be purged.
-    pub(super) fn cleared(&mut self) {
-        self.dirty.iter_mut().for_each(Vec::clear);
-        self.young.clear();
-        self.ends.clear();
-        self.digests.fill(0);
-        self.stale = BucketSet::all_of(self.stream);
     }
 
     /// When the next flow is old enough, in milliseconds since 1970.

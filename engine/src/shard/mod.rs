@@ -119,10 +119,10 @@ impl Shard {
         }
     }
 
-    /// An empty shard that tells replicas what `choice` selects, in `stream`, by [`Shard::drain`].
+    /// An empty shard that tells replicas what `choice` selects, by [`Shard::drain`].
     #[must_use]
-    pub fn replicated(flows_max: u32, stream: u16, choice: Arc<Choice>) -> Self {
-        let ledger = Some(Ledger::new(stream, choice));
+    pub fn replicated(flows_max: u32, choice: Arc<Choice>) -> Self {
+        let ledger = Some(Ledger::new(choice));
         Self { ledger, ..Self::new(flows_max) }
     }
 
@@ -239,14 +239,6 @@ impl Shard {
             show.flows(&self.v4, bucket);
             show.flows(&self.v6, bucket);
         }
-    }
-
-    /// Forgets everything, and has replicas told so bucket by bucket.
-    pub fn clear(&mut self) {
-        let flows_max = self.v4.bound();
-        (self.v4, self.v6) = (Table::new(flows_max), Table::new(flows_max));
-        self.expectations.clear();
-        self.ledger.iter_mut().for_each(Ledger::cleared);
     }
 
     /// Expectations held.

@@ -105,7 +105,7 @@ fn expectation(n: u8) -> ExpectView<'static> {
 }
 
 fn shard(choice: Choice) -> (Shard, Outbox, Replica) {
-    let mut shard = Shard::replicated(1_000, 0, Arc::new(choice));
+    let mut shard = Shard::replicated(1_000, Arc::new(choice));
     shard.set_time(START_MS);
     (shard, Outbox::new(0, 1_400), Replica::new(1_000))
 }
@@ -238,21 +238,6 @@ fn what_is_not_chosen_any_more_is_taken_back() {
     let of = vec![uapi::IPPROTO_TCP];
     let ignored = Choice { protocols: Some(Rule { listed: Listed::Ignored, of }), ..Choice::default() };
     assert!(!ignored.selects(&flow(1)) && ignored.selects(&flow(3)));
-}
-
-#[test]
-fn a_cleared_shard_has_its_replicas_cleared() {
-    let (mut shard, mut outbox, mut replica) = shard(Choice::default());
-    for n in 0..50 {
-        shard.apply(Event::New, &flow(n));
-    }
-    shard.drain(&mut outbox);
-    tell(&mut outbox, &mut replica);
-    assert_eq!(replica.entries(), 50);
-    shard.clear();
-    shard.drain(&mut outbox);
-    tell(&mut outbox, &mut replica);
-    assert_eq!(replica.entries(), 0);
 }
 
 #[test]
