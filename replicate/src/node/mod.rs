@@ -356,4 +356,4 @@ impl Node {
 }
 
 #[cfg(test)]
-mod tests {}
+mod tests;
