@@ -137,6 +137,12 @@ impl Bench {
 }
 
 #[test]
+fn a_node_can_be_handed_to_its_thread() {
+    fn is_send<T: Send>() {}
+    is_send::<Node>();
+}
+
+#[test]
 fn two_nodes_meet_and_replicate_each_other() {
     let mut bench = Bench::pair();
     bench.change(0, 50);
