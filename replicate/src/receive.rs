@@ -422,4 +422,4 @@ impl Receive {
 const _: () = assert!(BUCKETS_ALL == EXPECTATIONS as usize + 1);
 
 #[cfg(test)]
-mod tests {}
+mod tests;

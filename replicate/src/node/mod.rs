@@ -364,4 +364,4 @@ impl Node {
 }
 
 #[cfg(test)]
-mod tests {}
+mod tests;
