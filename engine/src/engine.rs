@@ -25,6 +25,7 @@ use crate::control::{Control, Lane, REPORTS};
 use crate::limits::{COMMANDS_PER_WORKER, FLOWS_PER_SHARD, REPORTS_PER_WORKER, WORKERS, WORKERS_DEFAULT_MAX};
 use crate::listener::{ListenError, Listener};
 use crate::metrics::{Counts, Published};
+use crate::publish::Choice;
 use crate::receive::{BackendKind, Interest, InterruptError, Interrupts};
 use crate::replication::{Prepared, Replication, ReplicationSettings, StageError};
 use crate::shard::Shard;
@@ -114,6 +115,15 @@ impl Engine {
     /// # Errors
     /// [`StartError`]. A worker that fails later ends, which [`Engine::stop`] tells.
     pub fn start(settings: &Settings) -> Result<Self, StartError> {
+        Self::open(settings)?.start()
+    }
+
+    /// Opens every socket in the calling thread's network namespace, and starts nothing yet: whoever has rights to give up
+    /// does so now, and the threads never have them. `CAP_NET_ADMIN` is needed to the end, for dumps and changes.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn open(settings: &Settings) -> Result<Opened<'_>, StartError> {
         if !(1..=WORKERS).contains(&settings.workers) {
             return Err(StartError::Workers(settings.workers));
         }
@@ -124,7 +134,17 @@ impl Engine {
         for index in 0..settings.workers {
             assembly.add(index)?;
         }
-        assembly.start(poll)
+        Ok(Opened { assembly, poll })
+    }
+
+    /// Has all workers tell by another choice.
+    ///
+    /// # Errors
+    /// [`Busy`] when a worker has no room for the question; nothing is half done for long, ask again.
+    pub fn choose(&self, choice: Choice) -> Result<(), Busy> {
+        let choice = Arc::new(choice);
+        let ask = |asker: &Asker| asker.try_ask(Ask::Choice(choice.clone())).map_err(|_| Busy);
+        self.askers.iter().try_for_each(ask)
     }
 
     /// What all workers have counted so far.
@@ -180,6 +200,27 @@ impl Drop for Engine {
         self.shut_down(); // what went wrong is in the log already
     }
 }
+
+/// An engine with its sockets open, that does not run yet.
+pub struct Opened<'s> {
+    assembly: Assembly<'s>,
+    poll: Poll,
+}
+
+impl Opened<'_> {
+    /// Starts the threads.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn start(self) -> Result<Engine, StartError> {
+        self.assembly.start(self.poll)
+    }
+}
+
+/// A worker has no room for a question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("a worker is too busy to be asked: try again")]
+pub struct Busy;
 
 /// An engine being put together: all that can fail for want of rights or descriptors happens before a thread starts.
 struct Assembly<'s> {

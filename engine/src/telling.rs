@@ -18,6 +18,7 @@ use ctflow_replicate::batch::Payload;
 use ctflow_replicate::buckets::BucketSet;
 
 use crate::limits::{ASKS_PER_WORKER, STAGE_BATCHES};
+use crate::publish::Choice;
 use crate::shard::{Outbox, Shard};
 
 /// What a worker is asked for.
@@ -27,6 +28,8 @@ pub(crate) enum Ask {
     Buckets(BucketSet),
     /// Tell all digests, under this number.
     Digests(u64),
+    /// Tell what this selects from here on, and take back what it does not.
+    Choice(Arc<Choice>),
     /// Show a bucket, in the form of the control socket.
     Show(u16, Sender<Vec<u8>>),
 }

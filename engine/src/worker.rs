@@ -278,6 +278,7 @@ impl Worker {
             match ask {
                 Ask::Buckets(buckets) => self.shard.want_buckets(&buckets),
                 Ask::Digests(number) => self.shard.want_digests(number),
+                Ask::Choice(choice) => self.shard.choose(choice),
                 Ask::Show(bucket, reply) => {
                     let mut shown = Vec::new();
                     let stream = u16::try_from(self.index).unwrap_or(u16::MAX);

@@ -77,6 +77,12 @@ impl Ledger {
         }
     }
 
+    /// Another choice holds: every bucket of flows is told by it.
+    pub(super) fn choose(&mut self, choice: Arc<Choice>) {
+        self.choice = choice;
+        self.stale = self.stale.union(&(0..BUCKETS).collect());
+    }
+
     /// These buckets are to be told whole.
     pub(super) fn want_buckets(&mut self, buckets: &BucketSet) {
         self.stale = self.stale.union(buckets);

@@ -203,6 +203,11 @@ impl Shard {
         self.ledger.iter_mut().for_each(|ledger| ledger.want_digests(number));
     }
 
+    /// Tells what `choice` selects from here on, and takes back what it does not: all buckets are told once.
+    pub fn choose(&mut self, choice: Arc<Choice>) {
+        self.ledger.iter_mut().for_each(|ledger| ledger.choose(choice.clone()));
+    }
+
     /// Whether [`Shard::drain`] would tell anything.
     #[must_use]
     pub fn has_news(&self) -> bool {

@@ -188,7 +188,7 @@ impl<A: Address> Table<A> {
         let Some(slot) = self.slab.get_mut(index) else { return (Applied::NotAFlow, None) };
         let view = &slot.hear(view, heard.epoch, heard.origin);
         let mut changed = slot.flow.merge(view);
-        if Extra::is_in(view) {
+        if slot.has(EXTRA) || Extra::is_in(view) {
             slot.set(EXTRA);
             changed |= self.extras.entry(index).or_default().merge(view);
         }

@@ -235,6 +235,14 @@ fn what_is_not_chosen_any_more_is_taken_back() {
         replica.entries()
     };
     assert_eq!([after(0), after(1), after(3), after(2), after(1)], [0, 1, 1, 0, 1]);
+    drop(after);
+    shard.choose(Arc::new(Choice {
+        mark: Some(ctflow_parser::filter::Masked { value: 0, mask: 1 }),
+        ..Choice::default()
+    }));
+    shard.drain(&mut outbox);
+    tell(&mut outbox, &mut replica);
+    assert_eq!(replica.entries(), 0, "another choice holds");
     let of = vec![uapi::IPPROTO_TCP];
     let ignored = Choice { protocols: Some(Rule { listed: Listed::Ignored, of }), ..Choice::default() };
     assert!(!ignored.selects(&flow(1)) && ignored.selects(&flow(3)));
