@@ -205,7 +205,9 @@ impl Shard {
 
     /// Tells what `choice` selects from here on, and takes back what it does not: all buckets are told once.
     pub fn choose(&mut self, choice: Arc<Choice>) {
-        self.ledger.iter_mut().for_each(|ledger| ledger.choose(choice.clone()));
+        if let Some(ledger) = &mut self.ledger {
+            ledger.choose(choice);
+        }
     }
 
     /// Whether [`Shard::drain`] would tell anything.

@@ -235,7 +235,6 @@ fn what_is_not_chosen_any_more_is_taken_back() {
         replica.entries()
     };
     assert_eq!([after(0), after(1), after(3), after(2), after(1)], [0, 1, 1, 0, 1]);
-    drop(after);
     shard.choose(Arc::new(Choice {
         mark: Some(ctflow_parser::filter::Masked { value: 0, mask: 1 }),
         ..Choice::default()
