@@ -64,6 +64,15 @@ pub(crate) enum Failure {
     /// The kernel refused the one thing to do; in conntrack's words where it has any.
     #[error("Operation failed: {}", operation_words(.0))]
     Operation(#[source] KernelError),
+    /// It refused some of many.
+    #[error("Operation failed: {}: so the first of {count} flows that were refused", operation_words(.first))]
+    Operations {
+        /// The first refusal.
+        #[source]
+        first: KernelError,
+        /// How many there were.
+        count: u64,
+    },
     /// Nothing was found to do anything with, as the summary says.
     #[error("nothing was done")]
     Nothing,

@@ -10,8 +10,9 @@
 //! Numbers are in any of C's notations, 0 to 1023; names are of ASCII letters, digits, spaces and `-`. A line that is
 //! not so, or that says a number or name again, is passed over without a word, as the old library does.
 
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::{fs, io};
 
 use ctflow_parser::flow::Labels;
 
@@ -20,6 +21,8 @@ use crate::flags;
 
 /// Read where no other file is named.
 pub(crate) const DEFAULT_PATH: &str = "/etc/xtables/connlabel.conf";
+/// As much of a file as is read: 128 names are all there can be.
+const FILE_BYTES_MAX: u64 = 1024 * 1024;
 /// Numbers that a file may give a name to.
 const FILE_LABELS: usize = 1024;
 /// Numbers that a flow can have.
@@ -61,8 +64,10 @@ impl LabelMap {
     /// That of reading it. A file without one good line is an empty map.
     pub(crate) fn read(path: Option<&Path>) -> Result<Self, UnreadableMap> {
         let path = path.unwrap_or(Path::new(DEFAULT_PATH));
-        match fs::read(path) {
-            Ok(text) => Ok(Self::parse(&String::from_utf8_lossy(&text))),
+        let mut text = Vec::new();
+        let read = File::open(path).and_then(|file| file.take(FILE_BYTES_MAX).read_to_end(&mut text));
+        match read {
+            Ok(_) => Ok(Self::parse(&String::from_utf8_lossy(&text))),
             Err(source) => Err(UnreadableMap { path: path.to_owned(), source }),
         }
     }

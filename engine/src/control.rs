@@ -67,7 +67,7 @@ enum Standing {
 #[derive(Debug)]
 pub(crate) struct Lane {
     commands: Sender<Command>,
-    wake: UnixStream,
+    wake: Arc<UnixStream>,
     published: Arc<Published>,
     standing: Standing,
     /// A resync has to begin, as soon as none is under way here.
@@ -79,14 +79,14 @@ pub(crate) struct Lane {
 }
 
 impl Lane {
-    pub(crate) fn new(commands: Sender<Command>, wake: UnixStream, published: Arc<Published>) -> Self {
+    pub(crate) fn new(commands: Sender<Command>, wake: Arc<UnixStream>, published: Arc<Published>) -> Self {
         Self { commands, wake, published, standing: Standing::Idle, wanted: true, resync: 0, batch: Vec::new() }
     }
 
     /// Wakes the worker, whether for a command or to see that it is time to stop.
     fn wake(&self) {
         // A full pipe means that it has been woken already.
-        let _ = (&self.wake).write(&[0]);
+        let _ = (&*self.wake).write(&[0]);
     }
 
     /// Sends `command` if there is room, and gives it back if not. A worker that has ended is noted, and needs nothing.
@@ -164,7 +164,7 @@ impl Lane {
 #[derive(Debug)]
 enum Dumping {
     No,
-    Reading(Dump),
+    Reading(Table, Dump),
     /// It has been read; the last batches and the word of its end are still to be sent.
     Ending,
 }
@@ -266,14 +266,19 @@ impl Control {
         if !self.is_idle() || self.is_any(Standing::Beginning) || !self.is_any(Standing::Marking) {
             return;
         }
-        match self.start_dump() {
-            Ok(dump) => self.dumping = Dumping::Reading(dump),
+        self.read(Table::Conntrack);
+    }
+
+    /// Has a table dumped.
+    fn read(&mut self, table: Table) {
+        match self.start_dump(table) {
+            Ok(dump) => self.dumping = Dumping::Reading(table, dump),
             Err(error) => self.abandon(&error),
         }
     }
 
-    fn start_dump(&self) -> Result<Dump, KernelError> {
-        let dump = Dump::start(Table::Conntrack, &DumpFilter::default(), false)?;
+    fn start_dump(&self, table: Table) -> Result<Dump, KernelError> {
+        let dump = Dump::start(table, &DumpFilter::default(), false)?;
         let fd = dump.as_fd().as_raw_fd();
         let registered = self.poll.registry().register(&mut SourceFd(&fd), DUMP, Interest::READABLE);
         registered.map_err(|source| KernelError::Transport { operation: "wait for the dump", source })?;
@@ -284,8 +289,12 @@ impl Control {
     fn pump(&mut self) -> Option<Duration> {
         match &mut self.dumping {
             Dumping::No => None,
-            Dumping::Reading(dump) => match pump_from(dump, &mut self.lanes) {
+            Dumping::Reading(table, dump) => match pump_from(dump, &mut self.lanes) {
                 Ok(Pumped::Later(time)) => time,
+                Ok(Pumped::Read) if *table == Table::Conntrack => {
+                    self.read(Table::Expect);
+                    Some(Duration::ZERO)
+                }
                 Ok(Pumped::Read) => {
                     self.dumping = Dumping::Ending;
                     self.end()
@@ -351,12 +360,14 @@ fn pump_from(dump: &mut Dump, lanes: &mut [Lane]) -> Result<Pumped, KernelError>
 
 /// Puts a message of the dump into the batch of the shard that owns its flow.
 fn route(lanes: &mut [Lane], record: &Record<'_>) {
-    if record.subject() != Subject::Flow {
-        return;
-    }
-    let id = record.attrs().flatten().find(|attr| attr.kind == uapi::CTA_ID).and_then(|attr| attr.be32().ok());
     let shards = u32::try_from(lanes.len()).unwrap_or(u32::MAX);
-    let Some(lane) = id.and_then(|id| lanes.get_mut(shard_of(id, shards) as usize)) else { return };
+    let id = || record.attrs().flatten().find(|attr| attr.kind == uapi::CTA_ID).and_then(|attr| attr.be32().ok());
+    let shard = match record.subject() {
+        Subject::Flow => id().map(|id| shard_of(id, shards)),
+        Subject::Expect => Some(0), // the steering program's choice
+        _ => None,
+    };
+    let Some(lane) = shard.and_then(|shard| lanes.get_mut(shard as usize)) else { return };
     if lane.standing == Standing::Marking {
         lane.batch.extend_from_slice(record.bytes());
         lane.batch.resize(lane.batch.len().next_multiple_of(4), 0);

@@ -95,6 +95,33 @@ pub const SLAB_CHUNK_RECORDS: usize = 1_024;
 /// shard; 260 MB when all of it is in use.
 pub const FLOWS_PER_SHARD: u32 = 4_194_304;
 
+/// Flows of each family whose change waits to be told to replicas. At 100,000 events a second they are told within
+/// milliseconds, so this is a replication stage that stands still for ten seconds; past it their buckets are told whole.
+pub const LEDGER_DIRTY_MAX: usize = 1_048_576;
+
+/// Flows that wait for their least age, for each least age there is: 1,000,000 flows a second for a second. Past it a flow
+/// is told at once. 16 MB when full.
+pub const LEDGER_YOUNG_MAX: usize = 1_048_576;
+
+/// Ended flows that wait to be told, 40 bytes each; past it their buckets are told whole.
+pub const LEDGER_ENDS_MAX: usize = 262_144;
+
+/// Batches that wait for the replication stage to take them before a shard tells no more: 350 KB. What changes meanwhile is
+/// told later, as it is then.
+pub const OUTBOX_BATCHES: usize = 256;
+
+/// Batches on their way from a worker to the replication stage: 90 KB a worker, a millisecond at 100,000 events a second.
+pub const STAGE_BATCHES: usize = 64;
+
+/// What a worker can be asked for before whoever asks has to wait.
+pub const ASKS_PER_WORKER: usize = 8;
+
+/// What a worker does of it between two batches of events: a bucket each at most, a millisecond with four million flows.
+pub const ASKS_PER_ROUND: usize = 1;
+
+/// Expectations that a shard or a replica holds: 16 times the kernel's default bound for all of them on a large machine.
+pub const EXPECTATIONS_MAX: usize = 65_536;
+
 /// Flows destroyed during a resync's dump that are kept in mind. A dump of a million flows takes about 3 s, in which a
 /// shard sees some 100,000 flows end; past the bound the resync is done again.
 pub const RESYNC_DESTROYED_MAX: usize = 262_144;
@@ -160,6 +187,66 @@ pub const RESYNC_INTERVAL_MIN: Duration = Duration::from_secs(1);
 
 /// Places that a sweep looks at between two batches of events: about 20 µs when nothing is purged, 1 ms when all is.
 pub const SWEEP_SLICE: u32 = 4_096;
+
+/// Links that a node may have, of which one carries the deltas.
+pub const LINKS: usize = 4;
+
+/// Event tokens of a link: its socket, connections that were accepted and dialled.
+pub const LINK_TOKENS: usize = 64;
+
+/// Connections that a TCP link accepts: twice as many as peers, for those that are being replaced.
+pub const LINK_ACCEPTED_MAX: usize = 32;
+
+/// Peers of one link. Every batch goes to each of them, so many are better served by multicast.
+pub const LINK_PEERS: usize = LINK_TOKENS - 1 - LINK_ACCEPTED_MAX;
+
+/// Addresses besides the peers' that a link remembers, to answer those who write from others.
+pub const LINK_ADDRESSES: usize = 64;
+
+/// Socket buffers asked for, in bytes, each way: the window of 1 MiB and as much bookkeeping, with room for a second peer's.
+pub const LINK_BUFFER_BYTES: usize = 4 * 1_024 * 1_024;
+
+/// Bytes that wait to be sent over a link; past it datagrams are dropped, counted, and asked for again by the peer.
+pub const LINK_QUEUE_BYTES: usize = 1_024 * 1_024;
+
+/// Datagrams sent with one call. Past 32 the call itself is no part of the cost any more.
+pub const LINK_SEND_BATCH: usize = 64;
+
+/// Datagrams received from a link before other work gets its turn: 5 ms of applying them.
+pub const LINK_DATAGRAMS_PER_TURN: usize = 256;
+
+/// The longest datagram there is, in bytes: see PROTOCOL.md.
+pub const LINK_DATAGRAM_MAX: usize = 65_000;
+
+/// How often the active link is chosen anew, and connections looked after.
+pub const LINK_TICK: Duration = Duration::from_millis(100);
+
+/// Batches that the replication stage takes from a worker before it looks at other work: 2 ms of sealing and sending.
+pub const TURN_BATCHES: usize = 256;
+
+/// What can be wanted of the replication stage before whoever wants has to wait.
+pub const STAGE_REQUESTS: usize = 16;
+
+/// How soon the replication stage asks a worker again whose channel was full.
+pub const STAGE_RETRY: Duration = Duration::from_millis(1);
+
+/// The shortest datagram that a link must carry: the IPv6 minimum MTU less headers. Where the MTU is not known it is what is sent.
+pub const LINK_DATAGRAM_MIN: usize = 1_280 - 48;
+
+/// A link over which nothing genuine came for so long is not healthy: five witnesses missed.
+pub const LINK_SILENCE_MAX: Duration = Duration::from_millis(2_500);
+
+/// How long an earlier link must have been healthy again to become the active one, so that one that comes and goes is left alone.
+pub const LINK_TRIAL: Duration = Duration::from_secs(3);
+
+/// How often a control message goes over a link that is not the active one.
+pub const LINK_WITNESS_INTERVAL: Duration = Duration::from_millis(500);
+
+/// How often a TCP connection is dialled.
+pub const LINK_DIAL_INTERVAL: Duration = Duration::from_millis(500);
+
+/// How long an accepted connection may prove nothing.
+pub const LINK_UNPROVEN_MAX: Duration = Duration::from_secs(10);
 
 /// What `net.core.rmem_max` is unless somebody changed it, in bytes.
 const RMEM_MAX_DEFAULT: usize = 212_992;

@@ -60,6 +60,12 @@ counters! {
     malformed,
     /// Flows held now.
     flows,
+    /// Expectations held now.
+    expectations,
+    /// Expectations refused because there were too many.
+    expectations_refused,
+    /// Changes that no batch could hold.
+    untellable,
     /// Changes of the shard, by events and resyncs: flows that came to be in it.
     flows_created,
     /// Flows in it that changed.

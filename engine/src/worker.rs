@@ -1,9 +1,10 @@
 //! One pinned thread that owns a shard: it takes events, applies them, and obeys the control thread between batches.
 //!
 //! ```text
-//! loop:  take ──► settle ──► obey ──► mark ──► sweep ──► publish
-//!        events   losses     resync   begin a  purge a   counts
-//!        to shard noticed    commands resync   slice
+//! loop:  take ──► settle ──► obey ──► mark ──► sweep ──► tell ──► publish
+//!        events   losses     resync   begin a  purge a   changes  counts
+//!        to shard noticed    commands resync   slice     to the
+//!                                                        replication stage
 //! ```
 //!
 //! Nothing here waits for another thread: commands come through a bounded channel that the control thread fills, and
@@ -13,6 +14,7 @@ use std::io::Read;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
 
 use crossbeam_channel::{Receiver, Sender};
 use ctflow_parser::error::ParseError;
@@ -20,10 +22,11 @@ use ctflow_parser::frame::{Message, Messages};
 use ctflow_parser::record::{Event, Record, Subject};
 use ctflow_replicate::delta::Change;
 
-use crate::limits::{RESYNC_BATCHES_PER_ROUND, SWEEP_SLICE};
+use crate::limits::{ASKS_PER_ROUND, RESYNC_BATCHES_PER_ROUND, SWEEP_SLICE};
 use crate::listener::{ListenError, Listener, Patience, Round};
 use crate::metrics::{Counts, Published};
 use crate::shard::{Applied, Shard, Swept};
+use crate::telling::{Ask, Teller};
 
 /// What the control thread asks of a worker.
 #[derive(Debug)]
@@ -85,6 +88,9 @@ pub(crate) struct Worker {
     pub(crate) listener: Listener,
     pub(crate) shard: Shard,
     pub(crate) commands: Receiver<Command>,
+    pub(crate) asks: Receiver<Ask>,
+    /// Where there are replicas.
+    pub(crate) teller: Option<Teller>,
     /// Becomes readable when there is a command, or it is time to stop.
     pub(crate) wake: UnixStream,
     pub(crate) reporter: Reporter,
@@ -123,6 +129,7 @@ impl Worker {
             self.obey();
             self.mark();
             self.sweep();
+            self.tell();
             self.publish();
         }
         Ok(())
@@ -134,6 +141,7 @@ impl Worker {
             let round = self.round(Patience::None)?;
             self.counts.events_lost += round.lost;
             if round.taken.drained {
+                self.tell();
                 return Ok(());
             }
         }
@@ -141,8 +149,13 @@ impl Worker {
 
     /// Takes a batch of events into the shard; gives how many were lost.
     fn take(&mut self) -> Result<u64, ListenError> {
-        let busy = self.shard.is_sweeping() || self.backlog.is_some() || !self.commands.is_empty();
-        let patience = if busy { Patience::None } else { Patience::Paced };
+        let busy =
+            self.shard.is_sweeping() || self.backlog.is_some() || !self.commands.is_empty() || !self.asks.is_empty();
+        let patience = match self.shard.news_in_ms() {
+            _ if busy => Patience::None,
+            Some(milliseconds) => Patience::PacedWithin(Duration::from_millis(milliseconds)),
+            None => Patience::Paced,
+        };
         let round = self.round(patience)?;
         if round.taken.interrupted {
             self.drain_wake();
@@ -152,7 +165,11 @@ impl Worker {
 
     fn round(&mut self, patience: Patience) -> Result<Round, ListenError> {
         let (shard, counts, malformed) = (&mut self.shard, &mut self.counts, &mut self.malformed);
+        let mut is_first = self.teller.is_some();
         let mut sink = |frame: &[u8]| {
+            if std::mem::take(&mut is_first) {
+                shard.set_time(now_ms()); // when what was waited for came
+            }
             if let Err(error) = apply_frame(shard, counts, frame) {
                 malformed.get_or_insert(error);
             }
@@ -255,10 +272,40 @@ impl Worker {
         self.reporter.tell(Report::Resynced { worker: self.index, resync: self.resync, again });
     }
 
+    /// Answers what was asked, then hands on what has changed.
+    fn tell(&mut self) {
+        for ask in self.asks.try_iter().take(ASKS_PER_ROUND) {
+            match ask {
+                Ask::Buckets(buckets) => self.shard.want_buckets(&buckets),
+                Ask::Digests(number) => self.shard.want_digests(number),
+                Ask::Choice(choice) => self.shard.choose(choice),
+                Ask::Show(bucket, reply) => {
+                    let mut shown = Vec::new();
+                    let stream = u16::try_from(self.index).unwrap_or(u16::MAX);
+                    self.shard.show(bucket, stream, &mut shown);
+                    let _ = reply.try_send(shown); // whoever asked may have gone
+                }
+            }
+        }
+        if let Some(teller) = &mut self.teller {
+            let now_ms = now_ms();
+            self.shard.set_time(now_ms);
+            teller.set_time(now_ms);
+            self.counts.untellable += teller.tell(&mut self.shard);
+        }
+    }
+
     fn publish(&mut self) {
+        self.counts.expectations = self.shard.expectations() as u64;
         self.counts.flows = u64::from(self.shard.len());
         self.published.publish(&self.counts);
     }
+}
+
+/// Milliseconds since 1970.
+pub(crate) fn now_ms() -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    now.map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// Takes in every message of one datagram; gives the first reason why one was not understood.
@@ -285,6 +332,8 @@ fn apply_record(shard: &mut Shard, counts: &mut Counts, record: &Record<'_>) -> 
         Subject::Flow => {}
         Subject::Expect => {
             counts.events_expect += 1;
+            let applied = shard.apply_expectation(record.event(), &record.expect()?);
+            counts.expectations_refused += u64::from(applied == Applied::Full);
             return Ok(());
         }
         _ => return Ok(()),
@@ -302,6 +351,11 @@ fn apply_record(shard: &mut Shard, counts: &mut Counts, record: &Record<'_>) -> 
 fn apply_dumped(shard: &mut Shard, counts: &mut Counts, messages: &[u8]) {
     for message in Messages::new(messages) {
         let Ok(Message::Record(record)) = message else { continue };
+        if record.subject() == Subject::Expect {
+            let applied = record.expect().map_or(Applied::NotAFlow, |expect| shard.apply_dumped_expectation(&expect));
+            counts.expectations_refused += u64::from(applied == Applied::Full);
+            continue;
+        }
         let applied = record.flow().map_or(Applied::NotAFlow, |flow| shard.apply_dumped(&flow));
         counts.resync_created += u64::from(applied == Applied::Created);
         note(counts, applied);

@@ -108,10 +108,24 @@ impl Reason {
 pub(crate) enum Block<'a> {
     Hello(Hello<'a>),
     Heads(Heads<'a>),
-    Ack { stream: u16, next: u64, gaps: Gaps<'a> },
-    Want { stream: u16, digests_first: bool, buckets: BucketSet },
-    Skip { stream: u16, go_on: u64, buckets: BucketSet },
-    Verify { number: u64 },
+    Ack {
+        stream: u16,
+        next: u64,
+        gaps: Gaps<'a>,
+    },
+    Want {
+        stream: u16,
+        digests_first: bool,
+        buckets: BucketSet,
+    },
+    Skip {
+        stream: u16,
+        go_on: u64,
+        buckets: BucketSet,
+    },
+    Verify {
+        number: u64,
+    },
     Verdict(Verdict),
     /// Send everything again.
     Ask,
@@ -429,12 +443,10 @@ mod tests {
         assert_eq!(gaps.iter().map(|gap| (gap.from, gap.to)).collect::<Vec<_>>(), [(10, 11), (13, 13)]);
         assert_eq!(blocks[3], Block::Want { stream: 3, digests_first: true, buckets });
         assert_eq!(blocks[4], Block::Skip { stream: 2, go_on: 77, buckets });
-        assert_eq!(blocks[5..], [
-            Block::Verify { number: 8 },
-            Block::Verdict(verdict),
-            Block::Ask,
-            Block::Bye(Reason::Mode)
-        ]);
+        assert_eq!(
+            blocks[5..],
+            [Block::Verify { number: 8 }, Block::Verdict(verdict), Block::Ask, Block::Bye(Reason::Mode)]
+        );
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::mem::{Discriminant, discriminant};
 
 use crate::control::Reason;
 use crate::host::Address;
-use crate::limits::{NOTES_KEPT, NOTE_MS};
+use crate::limits::{NOTE_MS, NOTES_KEPT};
 use crate::mode::Mode;
 use crate::time::Epoch;
 use crate::wire::{Cipher, VERSION};
@@ -164,7 +164,10 @@ impl fmt::Display for Note {
                 write!(f, "another node is called {name} too ({from}); give one of them another name")
             }
             Self::OtherVersion { from, version } => {
-                write!(f, "datagram of version {version} from {from}, this node speaks {VERSION}; update one of the two")
+                write!(
+                    f,
+                    "datagram of version {version} from {from}, this node speaks {VERSION}; update one of the two"
+                )
             }
             Self::OtherCipher { from, theirs: Cipher::Clear } => {
                 write!(f, "datagram in clear from {from}, this node has a key; give that one the same key")
@@ -174,7 +177,10 @@ impl fmt::Display for Note {
             }
             Self::WrongKey { from } => write!(f, "datagram from {from} does not open; give both nodes the same key"),
             Self::EpochRaised { epoch } => {
-                write!(f, "a peer knows a later epoch of this node, its clock went back: now epoch {epoch}, telling all again")
+                write!(
+                    f,
+                    "a peer knows a later epoch of this node, its clock went back: now epoch {epoch}, telling all again"
+                )
             }
             Self::Malformed { name, stream, seq } => {
                 write!(f, "peer {name}: batch {seq} of stream {stream} does not parse; its flows are asked for again")

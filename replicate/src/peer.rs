@@ -54,7 +54,7 @@ pub(crate) struct Peer {
 pub(crate) struct Acked {
     /// The next seq it wants; 0 before its first acknowledgement.
     pub(crate) next: u64,
-    /// Bytes told in the stream before that.
+    /// What the batches told before that were charged.
     pub(crate) bytes: u64,
     /// When it last came further, or had nothing to come further to; monotonic.
     pub(crate) progress_ms: u64,

@@ -16,9 +16,7 @@ use crate::entry::{self, check};
 use crate::held::Held;
 use crate::host::{Entry, Replica, ReplicaId};
 use crate::item::{Digests, Item, Items};
-use crate::limits::{
-    ACK_BATCHES, ACK_MS, GAP_MS, GAP_REPEAT_MS, GAPS_PER_ACK, MALFORMED_PAUSE_MS, WANT_REPEAT_MS,
-};
+use crate::limits::{ACK_BATCHES, ACK_MS, GAP_MS, GAP_REPEAT_MS, GAPS_PER_ACK, MALFORMED_PAUSE_MS, WANT_REPEAT_MS};
 use crate::mode::Mode;
 
 /// What was counted of one stream's replication here.
@@ -132,14 +130,7 @@ impl Receive {
     }
 
     /// Takes a batch that was lacking, and what was held back behind it.
-    pub(crate) fn take(
-        &mut self,
-        now_ms: u64,
-        seq: u64,
-        body: &[u8],
-        replica: &mut impl Replica,
-        found: &mut Found,
-    ) {
+    pub(crate) fn take(&mut self, now_ms: u64, seq: u64, body: &[u8], replica: &mut impl Replica, found: &mut Found) {
         if !self.mode.acknowledges() {
             self.take_as_it_comes(now_ms, seq, body, replica, found);
             return;
@@ -164,14 +155,7 @@ impl Receive {
     }
 
     /// Without resending: a batch newer than the last is applied, whatever is missing before it.
-    fn take_as_it_comes(
-        &mut self,
-        now_ms: u64,
-        seq: u64,
-        body: &[u8],
-        replica: &mut impl Replica,
-        found: &mut Found,
-    ) {
+    fn take_as_it_comes(&mut self, now_ms: u64, seq: u64, body: &[u8], replica: &mut impl Replica, found: &mut Found) {
         if self.next != 0 && seq > self.next {
             self.counters.missed += seq - self.next;
             self.under_way = BucketSet::EMPTY; // what was lost may have confirmed something: nothing is purged
@@ -312,11 +296,12 @@ impl Receive {
         }
     }
 
-    /// Once there is room again, what had none is unknown.
+    /// Once there is room again, what had none is unknown. A bucket under way stays refused, or its end would make it
+    /// known without what was refused since its begin.
     pub(crate) fn retry_refused(&mut self, replica: &impl Replica) {
         if !self.refused.is_empty() && replica.has_room() {
-            self.unknown = self.unknown.union(&self.refused);
-            self.refused = BucketSet::EMPTY;
+            self.unknown = self.unknown.union(&self.refused.without(&self.under_way));
+            self.refused = self.refused.intersection(&self.under_way);
         }
     }
 
@@ -437,4 +422,4 @@ impl Receive {
 const _: () = assert!(BUCKETS_ALL == EXPECTATIONS as usize + 1);
 
 #[cfg(test)]
-mod tests {}
+mod tests;

@@ -13,7 +13,7 @@ pub(crate) struct Kept {
     seq: u64,
     /// Counts over all streams: which batch is older.
     order: u64,
-    /// Bytes told in the stream before it.
+    /// What the stream's sealed batches before it were charged.
     pub(crate) bytes_before: u64,
     /// When it was told, monotonic.
     pub(crate) told_ms: u64,
@@ -45,19 +45,28 @@ impl Resend {
         Self { streams, bytes: 0, bound, order: 0, evicted: 0 }
     }
 
-    /// Keeps the newest batch of `stream`. One that is larger than the bound is not kept.
-    pub(crate) fn push(&mut self, stream: u16, seq: u64, bytes_before: u64, told_ms: u64, mut datagram: Vec<u8>) {
+    /// Keeps the newest batch of `stream`; returns what it is charged. One that is larger than the bound is not kept.
+    pub(crate) fn push(
+        &mut self,
+        stream: u16,
+        seq: u64,
+        bytes_before: u64,
+        told_ms: u64,
+        mut datagram: Vec<u8>,
+    ) -> usize {
         // Workers write into buffers of a whole datagram; at a low rate most of one would be kept empty.
         if datagram.len() < datagram.capacity() / 2 {
             datagram.shrink_to_fit();
         }
         let kept = Kept { seq, order: self.order, bytes_before, told_ms, datagram };
         self.order += 1;
-        self.bytes += kept.charge();
+        let charge = kept.charge();
+        self.bytes += charge;
         if let Some(queue) = self.streams.get_mut(usize::from(stream)) {
             queue.push_back(kept);
         }
         while self.bytes > self.bound && self.evict() {}
+        charge
     }
 
     /// Drops the oldest batch of all; whether there was one.

@@ -12,7 +12,7 @@ pub(crate) struct Stream {
     number: u16,
     /// The last seq told; 0 before the first.
     pub(crate) newest: u64,
-    /// Bytes of sealed batches told so far.
+    /// What the sealed batches told so far were charged in the resend queue.
     pub(crate) bytes: u64,
     /// Flows, expectations and ends told so far.
     pub(crate) entries: u64,

@@ -185,9 +185,10 @@ fn conclude(
     if done > 0 || result.is_ok() {
         summary(done).print(persona);
     }
-    let Outcome { failed, .. } = result.and(outcome)?;
+    let Outcome { failed, failed_count, .. } = result.and(outcome)?;
     finished?;
     match failed.into_iter().next() {
+        Some(first) if failed_count > 1 => Err(Failure::Operations { first: first.error, count: failed_count }),
         Some(first) => Err(Failure::Operation(first.error)),
         None if done == 0 => Err(Failure::Nothing),
         None => Ok(()),

@@ -37,6 +37,7 @@ pub(super) struct Mass {
     refused: Vec<Refused>,
     done: u64,
     failed: Vec<Refused>,
+    failed_count: u64,
 }
 
 /// A request that is not answered yet.
@@ -52,6 +53,8 @@ pub(super) struct Outcome {
     pub(super) done: u64,
     /// Those that were not, by their number since the last call.
     pub(super) failed: Vec<Refused>,
+    /// How many these are: [`BATCH_REQUESTS`] of them are kept.
+    pub(super) failed_count: u64,
 }
 
 impl Mass {
@@ -59,7 +62,7 @@ impl Mass {
     pub(super) fn open(operation: &'static str, printer: Printer, vanished: Vanished) -> Result<Self, Failure> {
         let (batch, sink) = (Batch::open(operation)?, Sink::stdout()?);
         let (pending, lines, refused, failed) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        Ok(Self { batch, printer, sink, vanished, pending, lines, refused, done: 0, failed })
+        Ok(Self { batch, printer, sink, vanished, pending, lines, refused, done: 0, failed, failed_count: 0 })
     }
 
     /// Adds a request that prints `flow`, if any, when it is carried out. `tag` tells it from others when it fails.
@@ -93,7 +96,12 @@ impl Mass {
                     self.sink.lines.extend_from_slice(self.lines.get(start..end).unwrap_or_default());
                 }
                 Some(one) if self.vanished == Vanished::Fine && is_absence(&one.error) => {}
-                Some(one) => self.failed.push(Refused { tag, error: one.error }),
+                Some(one) => {
+                    self.failed_count += 1;
+                    if self.failed.len() < BATCH_REQUESTS {
+                        self.failed.push(Refused { tag, error: one.error });
+                    }
+                }
             }
             start = end;
         }
@@ -106,7 +114,8 @@ impl Mass {
     pub(super) fn outcome(&mut self) -> Result<Outcome, Failure> {
         self.settle()?;
         self.sink.flush()?;
-        Ok(Outcome { done: std::mem::take(&mut self.done), failed: std::mem::take(&mut self.failed) })
+        let failed_count = std::mem::take(&mut self.failed_count);
+        Ok(Outcome { done: std::mem::take(&mut self.done), failed: self.take_failed(), failed_count })
     }
 
     /// Requests carried out since the last call of [`Self::outcome`] that succeeded.

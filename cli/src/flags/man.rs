@@ -31,7 +31,7 @@ const EXITS: [(&str, &str); 3] = [
 const LOG: &str = "What to say on standard error besides errors: warn, info or debug. Without it, errors only.";
 
 /// What a user of conntrack finds otherwise here.
-const DIFFERENCES: [&str; 29] = [
+const DIFFERENCES: [&str; 30] = [
     "A negated status with -D (-u '!ASSURED', -u UNREPLIED) deletes the flows that it names; conntrack deletes all.",
     "Plain and negated status flags can stand together: -L -u 'SEEN_REPLY,!ASSURED'. -u UNSET selects the flows that \
      have none of the flags that -o save names.",
@@ -40,6 +40,7 @@ const DIFFERENCES: [&str; 29] = [
     "-b sizes the socket that receives the events.",
     "-E counts the events that were lost, and says so.",
     "-U and -G reach flows of zones; -w is legal with both.",
+    "-U of flows some of which the kernel refuses to change says how many, and exits 1.",
     "-A changes a flow that is there, -U needs no -f, and prints every flow that it changes, unlike conntrack's 1.4.7.",
     "Several labels mean all of them, in one list or over several options.",
     "--labelmap also goes with -I and -A.",

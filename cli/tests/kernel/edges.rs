@@ -7,7 +7,7 @@ use ctflow_engine::lab::Lab;
 use ctflow_engine::lab::topology::Firewall;
 use ctflow_engine::lab::traffic::Flood;
 use ctflow_parser::flow::FlowView;
-use ctflow_parser::uapi::{IPPROTO_TCP, IPPROTO_UDP};
+use ctflow_parser::uapi::{IPPROTO_TCP, IPPROTO_UDP, IPS_CONFIRMED, IPS_FIXED_TIMEOUT};
 use rustix::process::Signal;
 
 use super::change::args;
@@ -320,5 +320,20 @@ fn a_saved_event_is_a_line_that_can_be_loaded() {
         assert_eq!(shown("-L -m 6"), (0, 1));
         drop(follower.interrupt());
         until("nothing is followed", || super::support::queued_bytes() == 0);
+    });
+}
+
+#[test]
+fn an_update_that_the_kernel_refuses_for_some_flows_says_for_how_many() {
+    ctflow_engine::isolated!({
+        let udp = |port| flow("10.0.0.1", "10.0.0.2", IPPROTO_UDP, ports(port, 53));
+        for port in 1..=100 {
+            create(FlowView { status: Some(IPS_FIXED_TIMEOUT | IPS_CONFIRMED), ..udp(port) });
+        }
+        (101..=110).for_each(|port| create(udp(port)));
+        let (code, stdout, stderr) = ours("-U -t 99");
+        assert_eq!((code, stdout.lines().count()), (1, 10), "{stderr}");
+        assert!(stderr.contains("10 flow entries have been updated"), "{stderr}");
+        assert!(stderr.contains("the first of 100 flows that were refused"), "{stderr}");
     });
 }

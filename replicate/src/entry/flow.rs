@@ -91,9 +91,7 @@ fn put_ends(orig: &Tuple, reply: &Tuple, out: &mut Vec<u8>) -> Result<u16, NotEn
         out.put_u16(first);
         out.put_u16(second);
     }
-    for (address, mirrored, bit) in
-        [(reply.src, orig.dst, bit::REPLY_SRC), (reply.dst, orig.src, bit::REPLY_DST)]
-    {
+    for (address, mirrored, bit) in [(reply.src, orig.dst, bit::REPLY_SRC), (reply.dst, orig.src, bit::REPLY_DST)] {
         if address != mirrored {
             bits |= bit;
             ends::put_address(address, out);
@@ -105,9 +103,7 @@ fn put_ends(orig: &Tuple, reply: &Tuple, out: &mut Vec<u8>) -> Result<u16, NotEn
         _ => return Err(NotEncodable("only one direction has ports")),
     };
     let (mirrored, reply) = (mirror(orig.proto, numbers.0), numbers.1);
-    for (number, mirrored, bit) in
-        [(reply.0, mirrored.0, bit::REPLY_FIRST), (reply.1, mirrored.1, bit::REPLY_SECOND)]
-    {
+    for (number, mirrored, bit) in [(reply.0, mirrored.0, bit::REPLY_FIRST), (reply.1, mirrored.1, bit::REPLY_SECOND)] {
         if number != mirrored {
             bits |= bit;
             out.put_u16(number);
@@ -360,13 +356,9 @@ fn take_rest<'a>(view: &mut FlowView<'a>, mut reader: Reader<'a>) -> Result<(), 
         let mut field = Reader::new(reader.short()?);
         match kind {
             rest::SEQADJ_ORIG | rest::SEQADJ_REPLY => {
-                let adjust = SeqAdj {
-                    correction_pos: field.u32()?,
-                    offset_before: field.u32()?,
-                    offset_after: field.u32()?,
-                };
-                let place =
-                    if kind == rest::SEQADJ_ORIG { &mut view.seqadj_orig } else { &mut view.seqadj_reply };
+                let adjust =
+                    SeqAdj { correction_pos: field.u32()?, offset_before: field.u32()?, offset_after: field.u32()? };
+                let place = if kind == rest::SEQADJ_ORIG { &mut view.seqadj_orig } else { &mut view.seqadj_reply };
                 *place = Some(adjust);
             }
             rest::SYNPROXY => {

@@ -13,9 +13,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::limits::ENTRY_BYTES_MAX;
 
-const PROTOCOLS: [u8; 8] = [
-    IPPROTO_TCP, IPPROTO_UDP, IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_SCTP, IPPROTO_DCCP, IPPROTO_GRE, 89,
-];
+const PROTOCOLS: [u8; 8] =
+    [IPPROTO_TCP, IPPROTO_UDP, IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_SCTP, IPPROTO_DCCP, IPPROTO_GRE, 89];
 
 fn l4(proto: u8) -> BoxedStrategy<L4> {
     match proto {

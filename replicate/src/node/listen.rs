@@ -46,7 +46,10 @@ impl Node {
         host: &mut impl Host,
     ) -> Option<&'a [u8]> {
         match self.sealer.open(header, datagram) {
-            Ok(body) => Some(body),
+            Ok(body) => {
+                self.opened += 1;
+                Some(body)
+            }
             Err(OpenError::Cipher) => {
                 self.counters.refusals.cipher += 1;
                 self.note(now, Note::OtherCipher { from, theirs: header.cipher }, host);
@@ -60,14 +63,7 @@ impl Node {
         }
     }
 
-    fn receive_batch(
-        &mut self,
-        now: Time,
-        from: Address,
-        header: &Header,
-        datagram: &mut [u8],
-        host: &mut impl Host,
-    ) {
+    fn receive_batch(&mut self, now: Time, from: Address, header: &Header, datagram: &mut [u8], host: &mut impl Host) {
         let index = self.peer_index(header.node);
         let peer = index.and_then(|index| self.peers.get_mut(index));
         let peer = peer.filter(|peer| peer.is_heeded() && peer.epoch == header.epoch);
@@ -124,6 +120,7 @@ impl Node {
         for verdict in found.verdicts {
             self.say_verdict(index, &verdict, host);
             self.note_verdict(&name, Held::Here, &verdict, host);
+            self.end_verify(now);
         }
     }
 
@@ -287,7 +284,7 @@ impl Node {
                     self.report(now, index, stream, found, host);
                 }
                 Block::Verify { number } => self.hear_verify(number, host),
-                Block::Verdict(verdict) => self.hear_verdict(index, verdict, host),
+                Block::Verdict(verdict) => self.hear_verdict(now, index, verdict, host),
                 Block::Ask => self.hear_ask(host),
                 Block::Bye(_) => {}
             }
@@ -364,14 +361,7 @@ impl Node {
         }
     }
 
-    fn hear_want(
-        &mut self,
-        stream: u16,
-        next: u64,
-        digests_first: bool,
-        buckets: &BucketSet,
-        host: &mut impl Host,
-    ) {
+    fn hear_want(&mut self, stream: u16, next: u64, digests_first: bool, buckets: &BucketSet, host: &mut impl Host) {
         let Some(source) = self.streams.get_mut(usize::from(stream)) else { return };
         if digests_first {
             if source.want_digests(next) {
@@ -393,12 +383,13 @@ impl Node {
         }
     }
 
-    fn hear_verdict(&mut self, index: usize, verdict: control::Verdict, host: &mut impl Host) {
+    fn hear_verdict(&mut self, now: Time, index: usize, verdict: control::Verdict, host: &mut impl Host) {
         let Some(peer) = self.peers.get_mut(index) else { return };
         let Some(acked) = peer.acked.get_mut(usize::from(verdict.stream)) else { return };
         acked.verdict = Some(verdict);
         let name = peer.name.clone();
         self.note_verdict(&name, Held::There, &verdict, host);
+        self.end_verify(now);
     }
 
     /// Somebody wants everything told again.

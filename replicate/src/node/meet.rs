@@ -83,14 +83,7 @@ impl Node {
     }
 
     /// The peer of this node id; a new one where there is room, or where one that was never proven makes some.
-    fn peer_or_new(
-        &mut self,
-        now: Time,
-        from: Address,
-        node: u64,
-        name: &str,
-        host: &mut impl Host,
-    ) -> Option<usize> {
+    fn peer_or_new(&mut self, now: Time, from: Address, node: u64, name: &str, host: &mut impl Host) -> Option<usize> {
         if let Some(index) = self.peer_index(node) {
             return Some(index);
         }
@@ -192,14 +185,7 @@ impl Node {
     }
 
     /// Hears that somebody takes leave or refuses this run.
-    pub(super) fn hear_bye(
-        &mut self,
-        now: Time,
-        from: Address,
-        header: &Header,
-        reason: Reason,
-        host: &mut impl Host,
-    ) {
+    pub(super) fn hear_bye(&mut self, now: Time, from: Address, header: &Header, reason: Reason, host: &mut impl Host) {
         let index = self.peer_index(header.node);
         let peer = index.and_then(|index| self.peers.get_mut(index));
         if reason == Reason::Stopped {

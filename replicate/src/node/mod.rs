@@ -19,9 +19,9 @@ use crate::batch::Payload;
 use crate::buckets::BucketSet;
 use crate::host::{Destination, Host, Replica, ReplicaId};
 use crate::limits::{
-    CACHE_TIMEOUT_MS_DEFAULT, DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN, HEADS_BUSY_MS, HEADS_IDLE_MS,
-    HELD_BACK_BYTES_DEFAULT, HELLO_MS, REFRESH_MS_DEFAULT, RESEND_BYTES_DEFAULT, STREAMS_MAX, VERIFY_MS,
-    VERIFY_REPEAT_MS, WINDOW_BYTES_DEFAULT,
+    BATCH_OVERHEAD_BYTES, CACHE_TIMEOUT_MS_DEFAULT, DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN, HEADS_BUSY_MS,
+    HEADS_IDLE_MS, HELD_BACK_BYTES_DEFAULT, HELLO_MS, REFRESH_MS_DEFAULT, RESEND_BYTES_DEFAULT, STREAMS_MAX, VERIFY_MS,
+    WINDOW_BYTES_DEFAULT,
 };
 use crate::mode::{Mode, Role};
 use crate::note::{Note, Said};
@@ -49,9 +49,9 @@ pub struct Config {
     pub epoch: Epoch,
     /// The longest datagram in bytes: a link's MTU without IP and UDP headers, within the protocol's bounds.
     pub datagram_bytes: usize,
-    /// Bytes of batches that are kept for resending, all streams together.
+    /// Bytes of batches that are kept for resending, all streams together; at least two batches a stream.
     pub resend_bytes: usize,
-    /// Bytes of a stream's batches that a peer may be behind before the source waits.
+    /// Bytes of a stream's batches that a peer may be behind before the source waits; at most its part of the above.
     pub window_bytes: usize,
     /// Bytes of batches held back in each stream of a peer.
     pub held_back_bytes: usize,
@@ -110,6 +110,7 @@ pub struct Node {
     /// In alarm mode, what expires.
     sweep: Round,
     said: Said,
+    opened: u64,
     counters: Counters,
     /// The buffer that control messages are written into.
     scratch: Vec<u8>,
@@ -121,6 +122,13 @@ impl Node {
     pub fn new(mut config: Config, now: Time) -> Self {
         config.streams = config.streams.clamp(1, STREAMS_MAX);
         config.datagram_bytes = config.datagram_bytes.clamp(DATAGRAM_BYTES_MIN, DATAGRAM_BYTES_MAX);
+        // What a peer that keeps up has not acknowledged must still be there to be sent again: all windows, and in each
+        // stream the batch that closes its window, fit the resend queue. Otherwise a loss would cost it whole buckets,
+        // and telling those the next loss.
+        let streams = usize::from(config.streams);
+        let batch_bytes = config.datagram_bytes + BATCH_OVERHEAD_BYTES;
+        config.resend_bytes = config.resend_bytes.max(2 * streams * batch_bytes);
+        config.window_bytes = config.window_bytes.min(config.resend_bytes / streams - batch_bytes);
         Self {
             id: node_id(&config.name),
             epoch: config.epoch,
@@ -137,6 +145,7 @@ impl Node {
             refresh: Round::new(config.refresh_ms, now.mono_ms),
             sweep: Round::new(config.cache_timeout_ms, now.mono_ms),
             said: Said::default(),
+            opened: 0,
             counters: Counters::default(),
             scratch: Vec::new(),
             config,
@@ -153,6 +162,12 @@ impl Node {
     #[must_use]
     pub fn epoch(&self) -> Epoch {
         self.epoch
+    }
+
+    /// Datagrams that opened so far: whoever sent them has the key. One that came before may be among them, or not.
+    #[must_use]
+    pub fn opened(&self) -> u64 {
+        self.opened
     }
 
     /// HLC time: the wall clock's, but never before what was seen of a peer; milliseconds since 1970.
@@ -192,13 +207,12 @@ impl Node {
             return;
         }
         let before = source.bytes;
-        source.bytes += datagram.len() as u64;
+        source.bytes += self.resend.push(stream, seq, before, now.mono_ms, datagram) as u64;
         for peer in self.peers.iter_mut().filter(|peer| peer.is_live()) {
             if let Some(acked) = peer.acked.get_mut(usize::from(stream)).filter(|acked| acked.bytes == before) {
                 acked.progress_ms = now.mono_ms; // it has something to come further to from now on
             }
         }
-        self.resend.push(stream, seq, before, now.mono_ms, datagram);
     }
 
     /// Does what is due. Early or late calls do no harm.
@@ -335,23 +349,19 @@ impl Node {
         }
     }
 
-    /// How long a verification goes on being asked for.
-    fn verify_again(&mut self, now: Time) -> Option<u64> {
-        let verify = self.verify.as_mut()?;
-        let number = verify.number;
-        verify.due_ms = now.mono_ms + VERIFY_REPEAT_MS;
+    /// Ends the operator's verification once all live peers answered for all streams, there and here.
+    fn end_verify(&mut self, now: Time) {
+        let Some(Verify { number, until_ms, .. }) = self.verify else { return };
         let answered = self.peers.iter().filter(|peer| peer.is_live()).all(|peer| {
             let here = peer.streams.iter().map(|stream| stream.verdict);
             let there = peer.acked.iter().map(|acked| acked.verdict);
             here.chain(there).all(|verdict| verdict.is_some_and(|verdict| verdict.number == number))
         });
-        if answered || now.mono_ms >= verify.until_ms {
+        if answered || now.mono_ms >= until_ms {
             self.verify = None;
-            return None;
         }
-        Some(number)
     }
 }
 
 #[cfg(test)]
-mod tests {}
+mod tests;

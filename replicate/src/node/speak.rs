@@ -4,7 +4,7 @@ use super::Node;
 use crate::buckets::BucketSet;
 use crate::control::{Addressee, Hello, Message, Reason, Verdict};
 use crate::host::{Destination, Host};
-use crate::limits::{GAPS_PER_ACK, HEADS_BUSY_MS, HEADS_IDLE_MS, RESEND_ROUND_MS, RESENDS_PER_ROUND};
+use crate::limits::{GAPS_PER_ACK, HEADS_BUSY_MS, HEADS_IDLE_MS, RESEND_ROUND_MS, RESENDS_PER_ROUND, VERIFY_REPEAT_MS};
 use crate::peer::Peer;
 use crate::receive::Receive;
 use crate::time::{Epoch, Time};
@@ -30,8 +30,7 @@ impl Node {
         if !is_empty {
             self.control_seq += 1;
             let (node, epoch, seq) = (self.id, self.epoch, self.control_seq);
-            let header =
-                Header { kind: Kind::Control, cipher: self.sealer.cipher(), stream: 0, node, epoch, seq };
+            let header = Header { kind: Kind::Control, cipher: self.sealer.cipher(), stream: 0, node, epoch, seq };
             if self.sealer.seal(&header, &mut datagram).is_some() {
                 host.send(to, &datagram);
                 self.counters.messages_sent += 1;
@@ -83,7 +82,14 @@ impl Node {
     }
 
     /// Hello to an epoch that is not proven, or not any more; tells the newest that is.
-    pub(super) fn answer_hello(&mut self, node: u64, epoch: Epoch, newest: Epoch, to: Destination, host: &mut impl Host) {
+    pub(super) fn answer_hello(
+        &mut self,
+        node: u64,
+        epoch: Epoch,
+        newest: Epoch,
+        to: Destination,
+        host: &mut impl Host,
+    ) {
         let mut message = self.message(node, epoch);
         self.put_hello(&mut message, newest);
         self.say(to, message, host);
@@ -225,9 +231,12 @@ impl Node {
         }
     }
 
-    /// Asks for verdicts on all streams, its own and its peers', unless all have come.
+    /// Asks for verdicts on all streams, its own and its peers', until all have come.
     pub(super) fn say_verify(&mut self, now: Time, host: &mut impl Host) {
-        let Some(number) = self.verify_again(now) else { return };
+        self.end_verify(now);
+        let Some(verify) = &mut self.verify else { return };
+        verify.due_ms = now.mono_ms + VERIFY_REPEAT_MS;
+        let number = verify.number;
         for (stream, source) in (0..).zip(&mut self.streams) {
             if source.ask_digests(number) {
                 host.tell_digests(stream, number);

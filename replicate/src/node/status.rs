@@ -86,7 +86,7 @@ pub struct SourceStatus {
     pub newest: u64,
     /// Flows, expectations and ends told.
     pub entries: u64,
-    /// Bytes of sealed batches told.
+    /// Bytes that its sealed batches took in the resend queue.
     pub bytes: u64,
 }
 

@@ -10,7 +10,7 @@ use super::rng::Rng;
 use super::shard::{self, Cached, Place, Shard};
 use crate::buckets::EXPECTATIONS;
 use crate::host::{Address, Destination, ReplicaId};
-use crate::node::{Config, Node};
+use crate::node::{Config, Node, VerdictStatus};
 use crate::peer::Standing;
 use crate::seal::Key;
 use crate::time::{Epoch, Time};
@@ -273,7 +273,7 @@ impl Cluster {
         let held = status.peers.iter().flat_map(|peer| &peer.received).map(|stream| stream.held_back_bytes).max();
         let replicas = daemon.host.replicas.len();
         let notes = std::mem::take(&mut daemon.host.notes).len();
-        let holds = status.resend_bytes <= self.plan.resend_bytes
+        let holds = status.resend_bytes <= self.plan.resend_bytes.max(2 * 4 * 1_600)
             && held.unwrap_or(0) <= self.plan.held_back_bytes
             && status.peers.len() < nodes
             && replicas <= 8 * nodes
@@ -283,7 +283,8 @@ impl Cluster {
 
     /// The first thing found that does not agree.
     fn disagreement(&self) -> Option<String> {
-        let daemons = || (0..).zip(&self.machines).filter_map(|(index, machine)| Some((index, machine.daemon.as_ref().ok()?)));
+        let daemons =
+            || (0..).zip(&self.machines).filter_map(|(index, machine)| Some((index, machine.daemon.as_ref().ok()?)));
         for (of, source) in daemons() {
             if let Some(shard) = source.shards.iter().find(|shard| !shard.is_idle()) {
                 return Some(format!("node {of} has more to tell: {shard:?}"));
@@ -323,26 +324,34 @@ impl Cluster {
         None
     }
 
-    /// Every node's operator asks; every verdict must be that nothing differs.
+    /// Every node's operator asks; within three seconds every verdict must be that nothing differs.
     fn verify(&mut self) -> Result<(), String> {
-        for index in 0..self.machines.len() {
+        for (number, index) in (1_000..).zip(0..self.machines.len()) {
             let time = self.time(index);
-            let Ok(daemon) = &mut self.machines[index].daemon else { continue };
-            daemon.node.verify(time, 1_000 + index as u64, &mut daemon.host);
-            for _ in 0..3_000 {
-                self.step(0)?;
+            if let Ok(daemon) = &mut self.machines[index].daemon {
+                daemon.node.verify(time, number, &mut daemon.host);
             }
-            let Ok(daemon) = &self.machines[index].daemon else { continue };
-            for peer in daemon.node.status(self.time(index)).peers {
-                let here = peer.received.iter().map(|stream| stream.verdict);
-                for verdict in here.chain(peer.verdicts.iter().copied()) {
-                    if verdict.is_none_or(|verdict| (verdict.number, verdict.differing) != (1_000 + index as u64, 0)) {
-                        return Err(format!("verify by node {index}: {} says {verdict:?}", peer.name));
-                    }
+            let until = self.now + 3_000;
+            while let Some(missing) = self.missing_verdict(index, number) {
+                if self.now > until {
+                    return Err(format!("verify by node {index}: {missing}"));
                 }
+                self.step(0)?;
             }
         }
         Ok(())
+    }
+
+    fn missing_verdict(&self, index: usize, number: u64) -> Option<String> {
+        let daemon = self.machines[index].daemon.as_ref().ok()?;
+        let status = daemon.node.status(self.time(index));
+        status.peers.iter().find_map(|peer| {
+            let here = peer.received.iter().map(|stream| stream.verdict);
+            let mut verdicts = here.chain(peer.verdicts.iter().copied());
+            let is_well = |verdict: VerdictStatus| (verdict.number, verdict.differing) == (number, 0);
+            let other = verdicts.find(|verdict| !verdict.is_some_and(is_well))?;
+            Some(format!("{} says {other:?}", peer.name))
+        })
     }
 
     /// Once everybody agrees, only hello and heads with their acknowledgements go on.

@@ -21,7 +21,7 @@ struct Held {
 
 /// A replica: entries by bucket and id, of which some are of several flows.
 #[derive(Debug, Default)]
-pub(super) struct SimReplica {
+pub(crate) struct SimReplica {
     entries: BTreeMap<(u16, u32), Vec<Held>>,
     room: usize,
 }
@@ -44,7 +44,7 @@ impl SimReplica {
     }
 
     /// The bytes of all entries, sorted.
-    pub(super) fn contents(&self) -> Vec<&[u8]> {
+    pub(crate) fn contents(&self) -> Vec<&[u8]> {
         let mut contents: Vec<_> = self.entries.values().flatten().map(|held| held.bytes.as_slice()).collect();
         contents.sort_unstable();
         contents
@@ -92,7 +92,7 @@ impl Replica for SimReplica {
     }
 
     fn has_room(&self) -> bool {
-        self.entries() <= (self.room - self.room / 10) as u64
+        self.entries() < (self.room - self.room / 10) as u64
     }
 
     fn clear(&mut self) {
@@ -102,21 +102,21 @@ impl Replica for SimReplica {
 
 /// What a node said and asked for since it was last looked at.
 #[derive(Debug, Default)]
-pub(super) struct SimHost {
-    pub(super) sent: Vec<(Destination, Vec<u8>)>,
-    pub(super) replicas: BTreeMap<ReplicaId, SimReplica>,
-    pub(super) buckets_asked: Vec<(u16, BucketSet)>,
-    pub(super) digests_asked: Vec<(u16, u64)>,
-    pub(super) notes: Vec<Note>,
-    pub(super) room: usize,
+pub(crate) struct SimHost {
+    pub(crate) sent: Vec<(Destination, Vec<u8>)>,
+    pub(crate) replicas: BTreeMap<ReplicaId, SimReplica>,
+    pub(crate) buckets_asked: Vec<(u16, BucketSet)>,
+    pub(crate) digests_asked: Vec<(u16, u64)>,
+    pub(crate) notes: Vec<Note>,
+    pub(crate) room: usize,
 }
 
 impl SimHost {
-    pub(super) fn new(room: usize) -> Self {
+    pub(crate) fn new(room: usize) -> Self {
         Self { room, ..Self::default() }
     }
 
-    pub(super) fn set_room(&mut self, room: usize) {
+    pub(crate) fn set_room(&mut self, room: usize) {
         self.room = room;
         self.replicas.values_mut().for_each(|replica| replica.room = room);
     }

@@ -17,12 +17,12 @@ use crate::buckets::{BucketSet, EXPECTATIONS, bucket_of, spread};
 use crate::entry::{check, encode_expect, encode_flow};
 
 /// A flow or an expectation by its bucket and number. The number of a flow is not its id: some share one.
-pub(super) type Place = (u16, u32);
+pub(crate) type Place = (u16, u32);
 
 /// One entry of the kernel's tables.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Cached {
-    pub(super) bytes: Vec<u8>,
+pub(crate) struct Cached {
+    pub(crate) bytes: Vec<u8>,
     family: u8,
     id: u32,
     key: Option<FlowKey>,
@@ -30,7 +30,7 @@ pub(super) struct Cached {
 }
 
 /// The id of flow `number`; every eighth shares its with the one before.
-pub(super) fn id_of(number: u32) -> u32 {
+pub(crate) fn id_of(number: u32) -> u32 {
     let number = if number % 8 == 7 { number - 1 } else { number };
     number.wrapping_mul(0x85eb_ca6b) ^ 0x1234_5678
 }
@@ -42,12 +42,13 @@ fn orig(number: u32) -> Tuple {
     } else {
         IpAddr::from([10, a, b, c])
     };
-    let dst = if src.is_ipv4() { IpAddr::from([192, 0, 2, 1]) } else { IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]) };
+    let dst =
+        if src.is_ipv4() { IpAddr::from([192, 0, 2, 1]) } else { IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]) };
     Tuple { src, dst, proto: IPPROTO_TCP, l4: L4::Ports { src: 1_024, dst: 443 }, zone: None }
 }
 
 /// Flow `number` in some state.
-pub(super) fn flow(number: u32, changed_ms: u64, rng: &mut Rng) -> (Place, Cached) {
+pub(crate) fn flow(number: u32, changed_ms: u64, rng: &mut Rng) -> (Place, Cached) {
     let orig = orig(number);
     let reply = Tuple { src: orig.dst, dst: orig.src, l4: L4::Ports { src: 443, dst: 1_024 }, ..orig };
     let (family, id) = (if orig.src.is_ipv4() { AF_INET } else { AF_INET6 }, id_of(number));
@@ -71,7 +72,7 @@ pub(super) fn flow(number: u32, changed_ms: u64, rng: &mut Rng) -> (Place, Cache
 }
 
 /// Expectation `number` in some state.
-pub(super) fn expect(number: u32, changed_ms: u64, rng: &mut Rng) -> (Place, Cached) {
+pub(crate) fn expect(number: u32, changed_ms: u64, rng: &mut Rng) -> (Place, Cached) {
     let tuple = Some(orig(1));
     let view = ExpectView {
         family: AF_INET,
@@ -98,9 +99,9 @@ enum Delta {
 
 /// One shard.
 #[derive(Debug)]
-pub(super) struct Shard {
+pub(crate) struct Shard {
     number: u16,
-    pub(super) cache: BTreeMap<Place, Cached>,
+    pub(crate) cache: BTreeMap<Place, Cached>,
     deltas: BTreeMap<Place, Delta>,
     asked: VecDeque<u16>,
     /// The bucket being told, and the last of its entries that was.
@@ -110,24 +111,24 @@ pub(super) struct Shard {
 }
 
 impl Shard {
-    pub(super) fn new(number: u16) -> Self {
+    pub(crate) fn new(number: u16) -> Self {
         let (cache, deltas) = (BTreeMap::new(), BTreeMap::new());
         Self { number, cache, deltas, asked: VecDeque::new(), telling: None, digests: None }
     }
 
-    pub(super) fn change(&mut self, place: Place, cached: Cached) {
+    pub(crate) fn change(&mut self, place: Place, cached: Cached) {
         self.cache.insert(place, cached);
         self.deltas.insert(place, Delta::Changed);
     }
 
-    pub(super) fn end(&mut self, place: Place) {
+    pub(crate) fn end(&mut self, place: Place) {
         if let Some(cached) = self.cache.remove(&place) {
             self.deltas.insert(place, Delta::Ended(cached));
         }
     }
 
     /// Asked to tell buckets; says so if one of them was asked for already.
-    pub(super) fn ask_buckets(&mut self, buckets: &BucketSet) -> Result<(), String> {
+    pub(crate) fn ask_buckets(&mut self, buckets: &BucketSet) -> Result<(), String> {
         for bucket in buckets.iter() {
             if self.asked.contains(&bucket) || !BucketSet::all_of(self.number).contains(bucket) {
                 return Err(format!("bucket {bucket} of stream {} is asked for once too often", self.number));
@@ -138,7 +139,7 @@ impl Shard {
     }
 
     /// Asked to tell digests; says so if none of those asked for before were told.
-    pub(super) fn ask_digests(&mut self, number: u64) -> Result<(), String> {
+    pub(crate) fn ask_digests(&mut self, number: u64) -> Result<(), String> {
         if let Some((before, 0)) = self.digests {
             return Err(format!("digests {number} asked for before {before} were told"));
         }
@@ -146,16 +147,16 @@ impl Shard {
         Ok(())
     }
 
-    pub(super) fn number(&self) -> u16 {
+    pub(crate) fn number(&self) -> u16 {
         self.number
     }
 
-    pub(super) fn is_idle(&self) -> bool {
+    pub(crate) fn is_idle(&self) -> bool {
         self.deltas.is_empty() && self.asked.is_empty() && self.telling.is_none() && self.digests.is_none()
     }
 
     /// Entries told in the next batch; `None` where there is nothing to tell.
-    pub(super) fn next_batch(&mut self, time_ms: u64, rng: &mut Rng) -> Option<Payload> {
+    pub(crate) fn next_batch(&mut self, time_ms: u64, rng: &mut Rng) -> Option<Payload> {
         if self.is_idle() {
             return None;
         }
