@@ -16,6 +16,7 @@ pub(crate) mod change;
 pub(crate) mod command;
 pub(crate) mod config;
 pub(crate) mod control;
+pub(crate) mod daemon;
 pub(crate) mod failure;
 pub(crate) mod flags;
 pub(crate) mod labels;
@@ -28,10 +29,10 @@ pub(crate) mod troff;
 use tracing_subscriber::filter::LevelFilter;
 
 use failure::Failure;
+use flags::plan::Command;
 use persona::Persona;
 
 fn main() -> ExitCode {
-    start_log();
     let mut args = env::args_os();
     let persona = Persona::of(args.next().as_deref());
     match run(persona, args) {
@@ -41,7 +42,12 @@ fn main() -> ExitCode {
 }
 
 fn run(persona: Persona, args: impl Iterator<Item = OsString>) -> Result<(), Failure> {
-    command::run(flags::parse(persona, args)?)
+    let plan = flags::parse(persona, args)?;
+    // The daemon keeps a log of its own.
+    if !matches!(plan.command, Command::Daemon(_)) {
+        start_log();
+    }
+    command::run(plan)
 }
 
 /// What the engine has to say beside its results goes to standard error: errors, and with `CTFLOW_LOG=warn`, `info` or

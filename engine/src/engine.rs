@@ -147,6 +147,14 @@ impl Engine {
         self.askers.iter().try_for_each(ask)
     }
 
+    /// Whether every thread runs.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        let threads = self.control.iter().chain(&self.stage);
+        self.workers.iter().all(|worker| !worker.is_finished())
+            && threads.into_iter().all(|thread| !thread.is_finished())
+    }
+
     /// What all workers have counted so far.
     #[must_use]
     pub fn totals(&self) -> Counts {

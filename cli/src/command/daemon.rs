@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use super::about::print;
 use crate::config::{Choice, Config, Filter, Link, Security};
+use crate::daemon;
 use crate::failure::Failure;
 use crate::flags::plan::Daemon;
 
@@ -13,15 +14,7 @@ use crate::flags::plan::Daemon;
 /// The configuration is wrong, or the daemon cannot run.
 pub(super) fn run(plan: &Daemon) -> Result<(), Failure> {
     let config = Config::read(&plan.config)?;
-    if plan.check { print(&summary(&config)) } else { start(&config, plan.detach) }
-}
-
-/// Runs the daemon until it is told to end; with `detach` in the background.
-///
-/// # Errors
-/// It cannot run.
-fn start(_config: &Config, _detach: bool) -> Result<(), Failure> {
-    Err(Failure::Daemon("this build replicates nothing".to_owned()))
+    if plan.check { print(&summary(&config)) } else { daemon::start(config, plan.detach) }
 }
 
 /// What would run.

@@ -89,7 +89,6 @@ pub(crate) enum Security {
         /// Where the key is kept.
         key_file: PathBuf,
         /// The key.
-        #[cfg_attr(not(test), expect(dead_code, reason = "links are not opened yet"))]
         key: Key,
     },
     /// Not at all, as the operator asked.
@@ -230,6 +229,33 @@ impl Config {
         let text = text_of(path)?;
         let file = file::read(&text).map_err(|wrong| at(path, &text, wrong))?;
         check::config(path, file, &|offset| line_of(&text, offset))
+    }
+}
+
+impl Config {
+    /// The keys that differ and that a running daemon cannot take over.
+    pub(crate) fn unchangeable(&self, new: &Self) -> Vec<&'static str> {
+        let same_security = match (&self.security, &new.security) {
+            (Security::Sealed { key, .. }, Security::Sealed { key: other, .. }) => key == other,
+            (Security::Clear, Security::Clear) => true,
+            _ => false,
+        };
+        let sync = |config: &Self| Sync {
+            min_age: Duration::ZERO,
+            min_ages: Vec::new(),
+            filter: Filter::default(),
+            ..config.sync.clone()
+        };
+        let differ = [
+            ("[node] name", self.name != new.name),
+            ("[[link]]", self.links != new.links),
+            ("[security]", !same_security),
+            ("[control] socket", self.socket != new.socket),
+            ("[log] file", self.log_file != new.log_file),
+            ("[engine]", self.engine != new.engine),
+            ("[sync], but for min_age_ms, min_ages_ms and filter,", sync(self) != sync(new)),
+        ];
+        differ.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
     }
 }
 

@@ -101,7 +101,6 @@ impl Key {
     }
 
     /// The bytes, for who encrypts with them.
-    #[cfg_attr(not(test), expect(dead_code, reason = "links are not opened yet"))]
     pub(crate) fn bytes(&self) -> &[u8; KEY_BYTES] {
         &self.0
     }

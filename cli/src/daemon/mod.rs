@@ -1,0 +1,181 @@
+//! The daemon: engine and control server, from start to end.
+//!
+//! ```text
+//! config ──► log ──► sockets open ──► rights given up ──► threads start ──► ready ──► wishes until the end
+//!                                                                                     stop, reload; the watchdog
+//! ```
+//!
+//! The main thread does nothing but wait: for signals, for what operators want of the whole daemon, and for the time to
+//! tell systemd that all is well.
+
+mod detach;
+mod log;
+mod notify;
+mod rights;
+mod settings;
+
+use std::thread;
+use std::time::{Duration, SystemTime};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use ctflow_engine::engine::Engine;
+use ctflow_replicate::Epoch;
+use rustix::rand::{GetRandomFlags, getrandom};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use tracing_subscriber::filter::LevelFilter;
+
+use self::log::Log;
+use self::notify::Manager;
+use crate::config::{Config, Security};
+use crate::failure::Failure;
+
+/// What the daemon is to do as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wish {
+    Stop,
+    Reload,
+}
+
+/// How often the main thread looks whether everything still runs, where nobody asks for more.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// Runs until a signal or an operator ends it; with `detach`, in the background.
+///
+/// # Errors
+/// It cannot start, or a part of it failed.
+pub(crate) fn start(config: Config, detach: bool) -> Result<(), Failure> {
+    if detach && !detach::is_second() {
+        return detach::start();
+    }
+    let log = Log::begin(config.log_file.as_deref(), level()).map_err(|error| {
+        let file = config.log_file.as_deref().unwrap_or_else(|| "standard error".as_ref());
+        Failure::Daemon(format!("cannot open the log {}: {error}; name another file in [log]", file.display()))
+    })?;
+    let running = Running::start(config, log)?;
+    if detach {
+        detach::let_go();
+    }
+    running.run()
+}
+
+/// The daemon, all of it running.
+struct Running {
+    config: Config,
+    log: Log,
+    engine: Engine,
+    wishes: Receiver<Wish>,
+    manager: Manager,
+}
+
+impl Running {
+    fn start(config: Config, log: Log) -> Result<Self, Failure> {
+        let (wish, wishes) = bounded(4);
+        heed_signals(wish)?;
+        tracing::info!(node = %config.name, links = config.links.len(), mode = config.sync.mode.name(), "starting");
+        if matches!(config.security, Security::Clear) {
+            tracing::warn!("links are in clear: who reaches them can read and forge flows; set [security] key_file");
+        }
+        let settings = settings::engine(&config, epoch()?);
+        let opened = Engine::open(&settings)?;
+        rights::give_up();
+        let engine = opened.start()?;
+        let manager = Manager::of_environment();
+        manager.tell("READY=1");
+        tracing::info!(socket = %config.socket.display(), "running");
+        Ok(Self { config, log, engine, wishes, manager })
+    }
+
+    fn run(mut self) -> Result<(), Failure> {
+        let pulse = Manager::watchdog().unwrap_or(LOOK);
+        loop {
+            match self.wishes.recv_timeout(pulse) {
+                Ok(Wish::Stop) | Err(RecvTimeoutError::Disconnected) => break,
+                Ok(Wish::Reload) => self.reload(),
+                Err(RecvTimeoutError::Timeout) => {
+                    if !self.lives() {
+                        break;
+                    }
+                }
+            }
+        }
+        self.manager.tell("STOPPING=1");
+        tracing::info!("stopping");
+        let totals = self.engine.stop()?;
+        tracing::info!(events = totals.events(), lost = totals.events_lost, "stopped");
+        Ok(())
+    }
+
+    /// Whether all threads answer; if so, systemd hears of it.
+    fn lives(&self) -> bool {
+        let answers = self.engine.replication().is_some_and(|replication| replication.status().is_ok());
+        if answers && self.engine.is_running() {
+            self.manager.tell("WATCHDOG=1");
+            return true;
+        }
+        tracing::error!("a part of the daemon has ended, see above: the daemon ends");
+        false
+    }
+
+    /// Takes over what can change while the daemon runs, and says what cannot.
+    fn reload(&mut self) {
+        self.manager.tell("RELOADING=1");
+        if let Err(error) = self.log.reopen() {
+            tracing::error!(%error, "cannot open the log again: it goes on in the old file");
+        }
+        match Config::read(&self.config.path) {
+            Err(error) => tracing::error!("{error}; the daemon goes on as it was configured before"),
+            Ok(new) => {
+                for key in self.config.unchangeable(&new) {
+                    tracing::warn!("{key} has changed: restart the daemon for it");
+                }
+                if new.sync != self.config.sync {
+                    self.choose(&new);
+                }
+                self.config.sync = new.sync;
+                tracing::info!("reloaded");
+            }
+        }
+        self.manager.tell("READY=1");
+    }
+
+    fn choose(&self, new: &Config) {
+        let choice = settings::choice(&new.sync);
+        for _ in 0..RETRIES {
+            if self.engine.choose(choice.clone()).is_ok() {
+                return;
+            }
+            thread::sleep(RETRY);
+        }
+        tracing::error!("the workers are too busy to take another filter: reload again");
+    }
+}
+
+/// How often, and after how long, a busy worker is asked again.
+const RETRIES: u32 = 50;
+const RETRY: Duration = Duration::from_millis(20);
+
+/// Has signals become wishes: termination and interrupt end the daemon, SIGHUP has it reload.
+fn heed_signals(wish: Sender<Wish>) -> Result<(), Failure> {
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(Failure::Signals)?;
+    let heed = move || {
+        for signal in signals.forever() {
+            let _ = wish.try_send(if signal == SIGHUP { Wish::Reload } else { Wish::Stop }); // one is enough
+        }
+    };
+    thread::Builder::new().name("ctflow-signals".to_owned()).spawn(heed).map_err(Failure::Signals)?;
+    Ok(())
+}
+
+/// This run's epoch.
+fn epoch() -> Result<Epoch, Failure> {
+    let mut random = [0; 4];
+    let failed = |error| Failure::Daemon(format!("the kernel gives no random bytes: {error}"));
+    getrandom(&mut random, GetRandomFlags::empty()).map_err(failed)?;
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Ok(Epoch::new(u64::try_from(now.as_millis()).unwrap_or(u64::MAX), u32::from_ne_bytes(random)))
+}
+
+fn level() -> LevelFilter {
+    std::env::var("CTFLOW_LOG").ok().and_then(|level| level.parse().ok()).unwrap_or(LevelFilter::INFO)
+}
