@@ -7,8 +7,10 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::thread::{self, JoinHandle};
+
+use rustix::process::{Pid, Signal, kill_process};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_ctflow");
 
@@ -241,6 +243,32 @@ fn the_daemons_events_are_shown_until_it_ends() {
     assert_eq!((code, stdout.as_str()), (0, ""), "{stderr}");
     assert!(stderr.contains("3 events lost here") && stderr.ends_with("3 events have been lost.\n"), "{stderr}");
     assert_eq!(daemon.join().unwrap(), "{\"do\":\"events\",\"of\":\"flows\",\"version\":1}\n");
+}
+
+/// Events as a kernel told them.
+const EVENTS: &[u8] = include_bytes!("../../parser/fixtures/events.nl");
+
+#[test]
+fn the_daemons_events_are_shown_as_our_own_until_a_signal_comes() {
+    let place = Place::new();
+    let listener = UnixListener::bind(place.path("socket")).unwrap();
+    let words = ["-E", "--daemon", &place.text("socket"), "-p", "udp", "-e", "NEW"];
+    let mut watcher = Command::new(PROGRAM);
+    watcher.args(words).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut watcher = watcher.spawn().unwrap();
+    let (mut daemon, _) = listener.accept().unwrap();
+    daemon.write_all(&frame(b'M', EVENTS)).unwrap();
+    // Lines are written when nothing more has come, and then only a signal ends it.
+    let mut lines = BufReader::new(watcher.stdout.take().unwrap()).lines();
+    let shown: Vec<_> = lines.by_ref().take(48).map(Result::unwrap).collect();
+    assert!(shown.iter().all(|line| line.starts_with("    [NEW] udp      17 ")), "{shown:?}");
+    let pid = Pid::from_raw(watcher.id().try_into().unwrap()).unwrap();
+    kill_process(pid, Signal::TERM).unwrap();
+    assert!(lines.next().is_none());
+    let Output { status, stderr, .. } = watcher.wait_with_output().unwrap();
+    let stderr = String::from_utf8(stderr).unwrap();
+    assert!(status.success(), "{stderr}");
+    assert!(stderr.contains("48 flow events have been shown. 0 events have been lost."), "{stderr}");
 }
 
 #[test]

@@ -26,6 +26,8 @@ pub(super) fn run(file: Option<&Path>) -> Result<(), Failure> {
     let Some(path) = file else {
         return print(&format!("{}\n", key.to_hex()));
     };
+    // As the configuration needs it, which knows no folder to start from.
+    let path = &std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let name = path.display().to_string();
     write(path, &key).map_err(|source| failed(&name, source))?;
     print(&format!(

@@ -1,7 +1,7 @@
 //! What goes together, and what holds where nothing was said.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use rustix::system::uname;
@@ -40,7 +40,7 @@ pub(super) fn config(path: &Path, file: file::File, line: &dyn Fn(usize) -> usiz
         None => Security::Clear,
         Some(key_file) => {
             let line = line(key_file.span().start);
-            let key_file = key_file.into_inner();
+            let key_file = key_file.into_inner().0;
             let key = Key::read(&key_file);
             let key = key.map_err(|source| ConfigError::Key { path: path.to_owned(), line, source })?;
             Security::Sealed { key_file, key }
@@ -65,7 +65,7 @@ fn name(node: file::Node) -> Result<String, Wrong> {
     file::NodeName::try_from(host).map(|name| name.0).map_err(|_| rule(advice, 0))
 }
 
-fn key_file(security: file::Security) -> Result<Given<PathBuf>, Wrong> {
+fn key_file(security: file::Security) -> Result<Given<file::Absolute>, Wrong> {
     let insecure = security.insecure.as_ref().is_some_and(|insecure| *insecure.get_ref());
     match (security.key_file, security.insecure) {
         (Some(key_file), Some(clear)) if insecure => {

@@ -58,7 +58,7 @@ pub(super) struct Link {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Security {
-    pub(super) key_file: Given<PathBuf>,
+    pub(super) key_file: Given<Absolute>,
     pub(super) insecure: Given<bool>,
 }
 

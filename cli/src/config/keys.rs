@@ -83,7 +83,7 @@ pub(crate) static SECTIONS: [Section; 8] = [
         keys: &[
             Key {
                 name: "key_file",
-                takes: "the path of a file with 64 hexadecimal digits",
+                takes: "the absolute path of a file with 64 hexadecimal digits",
                 default: "none",
                 man: "The key of 256 bits, as `ctflow keygen' makes it. A file that anybody but its owner may read or \
                       write is refused.",

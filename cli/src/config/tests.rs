@@ -123,6 +123,7 @@ fn wrong_values_are_told_with_what_would_be_right() {
         ("[node]\nname = \"a b\"", "\"a b\"", "letters, digits"),
         ("[node]\nname = 3", "3", "letters, digits"),
         ("[control]\nsocket = \"run.sock\"", "\"run.sock\"", "absolute path"),
+        ("[security]\nkey_file = \"key\"", "\"key\"", "the absolute path of a file"),
         ("[log]\nfile = true", "true", "absolute path"),
         ("[engine]\nworkers = 65", "65", "a number, 1 to 64"),
         ("[engine]\nworkers = -1", "-1", "a number, 1 to 64"),
@@ -144,7 +145,7 @@ fn wrong_values_are_told_with_what_would_be_right() {
         ("[sync.filter]\nmark = \"x\"", "\"x\"", "\"VALUE/MASK\""),
     ];
     for (text, value, right) in table {
-        refused(with(text), 7, &["does not take ", value, "it takes ", right]);
+        refused(read(&format!("{LINK}\n\n{text}")), 7, &["does not take ", value, "it takes ", right]);
     }
     for address in ["\"192.0.2.1\"", "\"192.0.2.1:0\"", "\"fw2:3780\""] {
         let right = [address, "\"ADDRESS:PORT\""];

@@ -158,7 +158,7 @@ fn active_link(status: Document<'_>) -> String {
         let head = match transport(link) {
             "TCP" => {
                 let (server, client) = (link.number("accepted"), link.number("dialled"));
-                let state = |count| if count > 0 { "connected" } else { "unconnected" };
+                let state = |count| if count > 0 { "connected" } else { "disconnected" };
                 format!(
                     "TCP traffic (active device={}) server={} client={}:",
                     device(link),
@@ -207,12 +207,20 @@ fn traffic(link: Document<'_>) -> String {
 /// conntrackd lists every message; a batch is the smallest thing that this daemon keeps, and of each stream the oldest is
 /// named.
 fn resend_queue(status: Document<'_>) -> String {
+    if !has_resend_queue(status) {
+        return String::new();
+    }
     let mut page = format!("resent queue (len={})\n", status.sum("source.streams", "resend_batches"));
     for stream in status.list("source.streams").filter(|stream| stream.number("resend_batches") > 0) {
         let oldest = stream.number("seq").saturating_sub(stream.number("resend_batches") - 1);
         let _ = writeln!(page, "object -> seq:{oldest}");
     }
     page
+}
+
+/// Only in the mode that makes losses good.
+fn has_resend_queue(status: Document<'_>) -> bool {
+    status.text("mode").is_none_or(|mode| mode == "ftfw")
 }
 
 /// The resend queue is bounded in bytes, so that is what is shown of it.
@@ -228,7 +236,7 @@ fn queues(status: Document<'_>) -> String {
     let mut page = format!("allocated queue nodes:\t\t{nodes:>12}\n\n");
     page += &queue("txqueue", 0, TX_QUEUE_MAX);
     page += &queue("errorq", 0, ERROR_QUEUE_MAX);
-    if status.text("mode").is_none_or(|mode| mode == "ftfw") {
+    if has_resend_queue(status) {
         let bytes = status.sum("source.streams", "resend_bytes");
         page += &queue("rsqueue", bytes, status.number("source.resend_bytes_max"));
     }
@@ -352,6 +360,24 @@ TCP traffic device=198.51.100.1:3780 status=DOWN role=BACKUP:
         );
         assert!(queues.ends_with("queue rsqueue:\ncurrent elements:\t\t        2048\nmaximum elements:\t\t    67108864\nnot enough space errors:\t           0\n\n"), "{queues}");
         assert_eq!(page(Show::Process, &status()), "");
+    }
+
+    /// As captured of a pair over TCP, before and after both were there.
+    #[test]
+    fn a_link_over_tcp_tells_its_connections_and_only_ftfw_has_a_resend_queue() {
+        let mut status = status();
+        status["mode"] = "notrack".into();
+        status["links"][0]["active"] = false.into();
+        status["links"][1]["active"] = true.into();
+        status["links"][1]["interface"] = "eth3".into();
+        let head =
+            |status: &Value| page(Show::Network, status).lines().find(|line| line.contains("TCP")).unwrap().to_owned();
+        assert_eq!(head(&status), "TCP traffic (active device=eth3) server=disconnected client=disconnected:");
+        status["links"][1]["accepted"] = 1.into();
+        status["links"][1]["dialled"] = 1.into();
+        assert_eq!(head(&status), "TCP traffic (active device=eth3) server=connected client=connected:");
+        assert_eq!(page(Show::ResendQueue, &status), "");
+        assert!(!page(Show::Queue, &status).contains("rsqueue"));
     }
 
     #[test]
