@@ -91,6 +91,10 @@ pub struct Entry<'a> {
 
 /// Holds what was told of one stream, by buckets.
 pub trait Replica {
+    /// Flows of these families and ids are about to be put in or taken out: a chance to have what is held of them at hand.
+    /// One after the other, each would wait for memory by itself.
+    fn approach(&self, _flows: impl Iterator<Item = (u8, u32)>) {}
+
     /// Puts in a flow, or its newer state in place of the older one, which is known by id and key. It is confirmed:
     /// whatever mark it had is gone.
     ///

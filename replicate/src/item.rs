@@ -9,6 +9,7 @@
 use ctflow_parser::uapi::{AF_INET, AF_INET6};
 
 use crate::cursor::{Malformed, Reader};
+use crate::entry;
 
 /// Types of items.
 pub(crate) mod kind {
@@ -100,6 +101,16 @@ impl<'a> Items<'a> {
         let mut reader = Reader::new(body);
         let time_ms = reader.u64()?;
         Ok(Self { reader, time_ms })
+    }
+
+    /// Family and id of each flow in it, as far as it parses; ends of flows included.
+    pub(crate) fn flows(&self) -> impl Iterator<Item = (u8, u32)> + use<'a> {
+        let id = |item| match item {
+            Item::Flow { family, entry, .. } => Some((family, entry::flow_id(entry)?)),
+            Item::FlowEnd { family, body, .. } => Some((family, entry::end_id(body)?)),
+            _ => None,
+        };
+        self.clone().map_while(Result::ok).filter_map(id)
     }
 
     fn read(&mut self) -> Result<Item<'a>, Malformed> {

@@ -198,6 +198,7 @@ impl Receive {
     ) -> Result<(), Malformed> {
         let items = Items::new(body)?;
         self.time_ms = self.time_ms.max(items.time_ms);
+        replica.approach(items.flows());
         for item in items {
             match item? {
                 Item::Flow { family, entry, version_ms } => {

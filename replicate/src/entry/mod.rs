@@ -41,6 +41,13 @@ pub fn flow_id(entry: &[u8]) -> Option<u32> {
     entry.get(2..6)?.first_chunk().map(|id| u32::from_be_bytes(*id))
 }
 
+/// The id in the body of an end-of-flow item; `None` of fewer bytes than any has.
+#[must_use]
+#[inline]
+pub fn end_id(body: &[u8]) -> Option<u32> {
+    body.first_chunk().map(|id| u32::from_be_bytes(*id))
+}
+
 /// The body of an end-of-flow item: which flow it was.
 ///
 /// # Errors
