@@ -361,6 +361,7 @@ impl Seat {
             index: self.index,
             listener,
             shard: self.shard,
+            filter: settings.socket.filter.clone(),
             commands: self.commands,
             asks: self.asks,
             teller: self.teller,

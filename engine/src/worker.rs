@@ -26,6 +26,7 @@ use crate::limits::{ASKS_PER_ROUND, RESYNC_BATCHES_PER_ROUND, SWEEP_SLICE};
 use crate::listener::{ListenError, Listener, Patience, Round};
 use crate::metrics::{Counts, Published};
 use crate::shard::{Applied, Shard, Swept};
+use crate::steer::Filter;
 use crate::telling::{Ask, Teller};
 
 /// What the control thread asks of a worker.
@@ -87,6 +88,8 @@ pub(crate) struct Worker {
     pub(crate) index: u32,
     pub(crate) listener: Listener,
     pub(crate) shard: Shard,
+    /// What the socket lets through.
+    pub(crate) filter: Filter,
     pub(crate) commands: Receiver<Command>,
     pub(crate) asks: Receiver<Ask>,
     /// Where there are replicas.
@@ -251,7 +254,7 @@ impl Worker {
                     self.resync = resync;
                     self.backlog = Some(self.listener.queued_at_most().unwrap_or(u64::MAX));
                 }
-                Command::Dumped(messages) => apply_dumped(&mut self.shard, &mut self.counts, &messages),
+                Command::Dumped(messages) => apply_dumped(&mut self.shard, &mut self.counts, &self.filter, &messages),
                 Command::EndDump => self.shard.end_dump(),
                 Command::AbandonResync => self.shard.abandon_resync(),
             }
@@ -348,7 +351,7 @@ fn apply_record(shard: &mut Shard, counts: &mut Counts, record: &Record<'_>) -> 
     Ok(())
 }
 
-fn apply_dumped(shard: &mut Shard, counts: &mut Counts, messages: &[u8]) {
+fn apply_dumped(shard: &mut Shard, counts: &mut Counts, filter: &Filter, messages: &[u8]) {
     for message in Messages::new(messages) {
         let Ok(Message::Record(record)) = message else { continue };
         if record.subject() == Subject::Expect {
@@ -356,7 +359,11 @@ fn apply_dumped(shard: &mut Shard, counts: &mut Counts, messages: &[u8]) {
             counts.expectations_refused += u64::from(applied == Applied::Full);
             continue;
         }
-        let applied = record.flow().map_or(Applied::NotAFlow, |flow| shard.apply_dumped(&flow));
+        let applied = match record.flow() {
+            Ok(flow) if !filter.passes(&flow) => continue,
+            Ok(flow) => shard.apply_dumped(&flow),
+            Err(_) => Applied::NotAFlow,
+        };
         counts.resync_created += u64::from(applied == Applied::Created);
         note(counts, applied);
     }

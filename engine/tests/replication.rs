@@ -385,3 +385,18 @@ fn a_full_replica_goes_on_and_is_completed_when_there_is_room() {
         assert!(agree(&one, 1));
     });
 }
+
+#[test]
+fn protocols_that_the_kernel_leaves_out_are_not_taken_from_a_dump_either() {
+    isolated!({
+        Lab::enter().unwrap();
+        create(0..10);
+        let mut settings = on_loopback("one", 4000, 4001, None);
+        settings.socket.filter.protocols = vec![6];
+        let engine = Engine::start(&settings).unwrap();
+        until("it has seen the table", &[&engine], || engine.totals().resyncs > 0);
+        create(20..30);
+        std::thread::sleep(Duration::from_millis(50));
+        assert_eq!((engine.totals().flows, engine.totals().events()), (0, 0));
+    });
+}
