@@ -18,7 +18,7 @@ use ctflow_parser::flow::FlowView;
 use ctflow_parser::request::{self, FlowChange, IfExists, Selector};
 use ctflow_parser::tuple::{L4, Tuple};
 use ctflow_parser::uapi::{AF_INET, IPPROTO_UDP};
-use ctflow_replicate::{Config, Epoch, Key};
+use ctflow_replicate::{Config, Epoch, Key, Mode};
 
 const ADDRESSES: [&str; 2] = ["192.0.2.1", "192.0.2.2"];
 /// Nothing that is waited for here takes a tenth of this.
@@ -398,5 +398,49 @@ fn protocols_that_the_kernel_leaves_out_are_not_taken_from_a_dump_either() {
         create(20..30);
         std::thread::sleep(Duration::from_millis(50));
         assert_eq!((engine.totals().flows, engine.totals().events()), (0, 0));
+    });
+}
+
+/// Two nodes on this kernel in `mode`, one second of refresh and three until what was not told expires.
+fn in_mode(mode: Mode) -> (Engine, Engine) {
+    let of = |name: &str, local, peer| {
+        let settings = on_loopback(name, local, peer, None);
+        let replication = settings.replication.map(|replication| ReplicationSettings {
+            node: Config { mode, refresh_ms: 1_000, cache_timeout_ms: 3_000, ..replication.node },
+            ..replication
+        });
+        Engine::start(&Settings { replication, ..settings }).unwrap()
+    };
+    let (one, other) = (of("one", 4000, 4001), of("other", 4001, 4000));
+    until("they met", &[&one, &other], || [&one, &other].iter().all(|engine| !status(engine).replicas.is_empty()));
+    (one, other)
+}
+
+#[test]
+fn in_alarm_mode_what_is_not_told_again_expires() {
+    isolated!({
+        Lab::enter().unwrap();
+        let (one, other) = in_mode(Mode::Alarm);
+        create(0..1_000);
+        let both = [&one, &other];
+        until("all are held", &both, || held(&one) == 1_000 && held(&other) == 1_000);
+        std::thread::sleep(Duration::from_secs(4));
+        assert_eq!(held(&other), 1_000, "they are told again");
+        one.stop().unwrap();
+        until("they expire", &[&other], || held(&other) == 0);
+    });
+}
+
+#[test]
+fn in_notrack_mode_everything_is_told_when_it_is_asked_for() {
+    isolated!({
+        Lab::enter().unwrap();
+        let (one, other) = in_mode(Mode::Notrack);
+        create(0..1_000);
+        let both = [&one, &other];
+        until("all are held", &both, || held(&one) == 1_000 && held(&other) == 1_000);
+        other.replication().unwrap().flush_external().unwrap();
+        until("they are told again", &both, || held(&other) == 1_000);
+        assert!(status(&one).node.counters.batches_resent == 0);
     });
 }
