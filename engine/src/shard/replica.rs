@@ -67,13 +67,7 @@ impl Replica {
 
     /// Writes the entries of `bucket`, which are told in `stream`, in the form of the control socket.
     pub fn show(&self, bucket: u16, stream: u16, out: &mut Vec<u8>) {
-        let mut show = Show { stream, now_ms: self.now_ms, out };
-        if bucket == EXPECTATIONS {
-            show.expectations(&self.expectations);
-        } else {
-            show.flows(&self.v4, bucket);
-            show.flows(&self.v6, bucket);
-        }
+        Show { stream, now_ms: self.now_ms, out }.bucket(bucket, &self.v4, &self.v6, &self.expectations);
     }
 
     fn told(&self, entry: &Entry<'_>) -> Told {

@@ -6,7 +6,8 @@
 //!
 //! `CONTROL.md` describes it for others.
 
-use ctflow_parser::compact::Address;
+use ctflow_parser::compact::{Address, V4, V6};
+use ctflow_replicate::buckets::EXPECTATIONS;
 use ctflow_replicate::entry;
 
 use super::expectations::Expectations;
@@ -21,7 +22,16 @@ pub(super) struct Show<'o> {
 }
 
 impl Show<'_> {
-    pub(super) fn flows<A: Address>(&mut self, table: &Table<A>, bucket: u16) {
+    pub(super) fn bucket(&mut self, bucket: u16, v4: &Table<V4>, v6: &Table<V6>, expectations: &Expectations) {
+        if bucket == EXPECTATIONS {
+            self.expectations(expectations);
+        } else {
+            self.flows(v4, bucket);
+            self.flows(v6, bucket);
+        }
+    }
+
+    fn flows<A: Address>(&mut self, table: &Table<A>, bucket: u16) {
         for index in table.bucket(bucket) {
             let Some((slot, view)) = table.slot(index).zip(table.view(index)) else { continue };
             let start = self.head(A::FAMILY, slot.since, slot.changed.time_ms(self.now_ms));
@@ -30,7 +40,7 @@ impl Show<'_> {
         }
     }
 
-    pub(super) fn expectations(&mut self, expectations: &Expectations) {
+    fn expectations(&mut self, expectations: &Expectations) {
         for (bytes, since, changed_ms) in expectations.iter() {
             let start = self.head(0, since, changed_ms);
             self.out.extend_from_slice(bytes);
