@@ -142,7 +142,8 @@ impl Asker {
         }
     }
 
-    fn wake(&self) {
+    /// Wakes the worker.
+    pub(crate) fn wake(&self) {
         let _ = (&*self.wake).write(&[0]); // a full pipe means that it has been woken already
     }
 }

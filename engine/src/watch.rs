@@ -8,7 +8,8 @@
 //! A worker never waits for one. What neither the channel nor the open chunk has room for is counted, and so is what the
 //! socket lost; the count travels in front of what came after it.
 
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use ctflow_parser::frame::{Message, Messages};
@@ -31,8 +32,8 @@ pub(crate) struct Watcher {
     subject: Subject,
     chunks: Sender<Chunk>,
     waker: Arc<mio::Waker>,
-    /// Alive while somebody watches.
-    watch: Weak<()>,
+    /// That something waits for room; shared with whoever watches, and nobody else.
+    starved: Arc<AtomicBool>,
     open: Chunk,
     /// Missing behind what is open.
     lost: u64,
@@ -43,22 +44,29 @@ pub(crate) struct Watcher {
 #[derive(Debug)]
 pub(crate) struct Watch {
     pub(crate) chunks: Receiver<Chunk>,
-    _alive: Arc<()>,
+    starved: Arc<AtomicBool>,
 }
 
 /// The two ends of a watch of `subject`; `waker` is woken when there is more to take.
 pub(crate) fn ends(subject: Subject, waker: Arc<mio::Waker>) -> (Watcher, Watch) {
     let (sender, chunks) = bounded(WATCH_CHUNKS);
-    let alive = Arc::new(());
-    let watch = Arc::downgrade(&alive);
-    let watcher = Watcher { subject, chunks: sender, waker, watch, open: Chunk::default(), lost: 0, handed: false };
-    (watcher, Watch { chunks, _alive: alive })
+    let starved = Arc::<AtomicBool>::default();
+    let watcher = Watcher {
+        subject,
+        chunks: sender,
+        waker,
+        starved: starved.clone(),
+        open: Chunk::default(),
+        lost: 0,
+        handed: false,
+    };
+    (watcher, Watch { chunks, starved })
 }
 
 impl Watcher {
     /// Whether somebody still watches.
     pub(crate) fn is_watched(&self) -> bool {
-        self.watch.strong_count() > 0
+        Arc::strong_count(&self.starved) > 1
     }
 
     /// Says that it begins.
@@ -113,6 +121,7 @@ impl Watcher {
             }
             Err(open) => {
                 self.open = open;
+                self.starved.store(true, Ordering::Release);
                 false
             }
         }
@@ -133,6 +142,13 @@ impl Watcher {
         if std::mem::take(&mut self.handed) {
             let _ = self.waker.wake(); // fails only where the server is gone
         }
+    }
+}
+
+impl Watch {
+    /// Whether the worker waits for room, which there is once a chunk was taken: it has to be woken. Says so once.
+    pub(crate) fn take_starved(&self) -> bool {
+        self.starved.swap(false, Ordering::AcqRel)
     }
 }
 

@@ -130,6 +130,7 @@ pub(crate) struct Worker {
 impl Worker {
     /// Runs until told to stop, or until the socket fails. What is queued when the stop comes is still taken.
     pub(crate) fn run(mut self) -> Result<(), ListenError> {
+        self.shard.set_time(now_ms());
         let result = self.work().and_then(|()| self.finish());
         if let Err(error) = &result {
             tracing::error!(worker = self.index, %error, "worker ended");
@@ -328,9 +329,9 @@ impl Worker {
                 }
             }
         }
+        let now_ms = now_ms();
+        self.shard.set_time(now_ms);
         if let Some(teller) = &mut self.teller {
-            let now_ms = now_ms();
-            self.shard.set_time(now_ms);
             teller.set_time(now_ms);
             self.counts.untellable += teller.tell(&mut self.shard);
         }

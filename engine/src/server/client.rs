@@ -168,3 +168,107 @@ fn read_line(stream: &mut impl Read, line: &mut Vec<u8>) -> io::Result<Line> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::unix::net::UnixStream as Peer;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::access::Access;
+    use crate::control::Wishes;
+    use crate::server::frame;
+    use crate::server::verify::Verification;
+
+    /// A server's world without an engine.
+    fn world() -> World {
+        let poll = mio::Poll::new().unwrap();
+        let waker = Arc::new(mio::Waker::new(poll.registry(), mio::Token(0)).unwrap());
+        let now = Instant::now();
+        let (wishes, _) = Wishes::ends(waker.clone());
+        let (askers, published) = (Arc::new([]), Arc::new([]));
+        let access = Access { askers, published, replication: None, wishes, backend: "none", flows_max: 0, began: now };
+        World {
+            access,
+            waker,
+            orders: Box::new(drop),
+            verification: Verification::default(),
+            errands: Arc::default(),
+            flushes: 0,
+            clients: 1,
+            now,
+        }
+    }
+
+    fn client(world: &World) -> (Client, Peer) {
+        let (ours, theirs) = Peer::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        (Client::new(UnixStream::from_std(ours), world.now), theirs)
+    }
+
+    /// What the client was told last.
+    fn last(mut peer: Peer) -> (Kind, String) {
+        peer.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let (mut payload, mut last) = (Vec::new(), None);
+        while let Ok(kind) = frame::read(&mut peer, &mut payload) {
+            last = Some((kind, String::from_utf8_lossy(&payload).into_owned()));
+        }
+        last.unwrap()
+    }
+
+    #[test]
+    fn a_request_may_come_in_pieces_and_end_where_its_client_has_no_more_to_say() {
+        let mut world = world();
+        let (mut client, mut peer) = client(&world);
+        for piece in ["{\"version\":1,", "\"do\":\"status\"", "}"] {
+            peer.write_all(piece.as_bytes()).unwrap();
+            assert!(matches!(client.serve(&mut world), Served::GoesOn(_)));
+        }
+        peer.shutdown(std::net::Shutdown::Write).unwrap();
+        assert_eq!(client.serve(&mut world), Served::Ended);
+        drop(client);
+        assert_eq!(last(peer).0, Kind::Done);
+    }
+
+    #[test]
+    fn one_that_says_nothing_is_closed_after_the_bound_and_not_before() {
+        let mut world = world();
+        let (mut client, peer) = client(&world);
+        world.now += SERVER_REQUEST_MAX - Duration::from_millis(1);
+        assert!(matches!(client.serve(&mut world), Served::GoesOn(_)));
+        world.now += Duration::from_millis(1);
+        assert_eq!(client.serve(&mut world), Served::Ended);
+        drop(client);
+        let (kind, text) = last(peer);
+        assert!(kind == Kind::Failed && text.contains("no request came within 5 s"), "{text}");
+    }
+
+    #[test]
+    fn one_that_does_not_read_is_closed_after_the_bound_and_one_that_reads_slowly_is_not() {
+        let mut world = world();
+        let (mut client, mut peer) = client(&world);
+        client.state = State::Ending;
+        client.out.frame(Kind::Messages, &vec![7; 4 * 1_024 * 1_024]);
+        for _ in 0..5 {
+            assert!(matches!(client.serve(&mut world), Served::GoesOn(_)));
+            world.now += SERVER_UNREAD_MAX - Duration::from_millis(1);
+            peer.read_exact(&mut vec![0; 256 * 1_024]).unwrap();
+        }
+        assert!(matches!(client.serve(&mut world), Served::GoesOn(_)));
+        world.now += SERVER_UNREAD_MAX;
+        assert_eq!(client.serve(&mut world), Served::Ended);
+    }
+
+    #[test]
+    fn a_line_has_its_bound() {
+        let mut line = Vec::new();
+        let longest = [vec![b' '; SERVER_REQUEST_BYTES - 1], vec![b'\n']].concat();
+        assert!(matches!(read_line(&mut longest.as_slice(), &mut line), Ok(Line::Whole(4_095))));
+        line.clear();
+        let longer = [vec![b' '; SERVER_REQUEST_BYTES], vec![b'\n']].concat();
+        assert!(matches!(read_line(&mut longer.as_slice(), &mut line), Ok(Line::TooLong)));
+        line.clear();
+        assert!(matches!(read_line(&mut vec![0; 100_000].as_slice(), &mut line), Ok(Line::TooLong)));
+    }
+}

@@ -10,7 +10,7 @@ use super::out::Out;
 use super::request::Of;
 use super::world::{Query, World};
 use crate::limits::SERVER_RETRY;
-use crate::telling::Ask;
+use crate::telling::{Ask, Asker};
 use crate::watch::{self, Chunk, Watch};
 
 /// One worker being watched.
@@ -91,6 +91,9 @@ impl Job for Following {
                 }
                 if let Some(chunk) = worker.take(number)? {
                     tell(&chunk, out);
+                    if worker.watch.take_starved() {
+                        world.access.askers.get(number).into_iter().for_each(Asker::wake);
+                    }
                     took = true;
                 }
             }
