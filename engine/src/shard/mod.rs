@@ -242,6 +242,19 @@ impl Shard {
         Show { stream, now_ms: self.now_ms, out }.bucket(bucket, &self.v4, &self.v6, &self.expectations);
     }
 
+    /// Bytes of memory that hold flows.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        (self.v4.bytes() + self.v6.bytes()) as u64
+    }
+
+    /// Changes that replicas were not told: those of flows that are not to be replicated, and those that a later change
+    /// of the same flow replaced.
+    #[must_use]
+    pub fn untold(&self) -> (u64, u64) {
+        self.ledger.as_ref().map_or((0, 0), |ledger| (ledger.filtered, ledger.conflated))
+    }
+
     /// Expectations held.
     #[must_use]
     pub fn expectations(&self) -> usize {
