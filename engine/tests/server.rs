@@ -583,7 +583,7 @@ fn a_pair_is_shown_compared_and_told_again() {
         assert_eq!(document["peers"][0]["address"], json!("192.0.2.2:3780"));
         assert_eq!((&document["name"], &document["mode"]), (&json!("one"), &json!("ftfw")));
         let document = status(&peer);
-        assert_eq!(document["external"]["created"].as_u64() >= Some(5_000), true, "{document}");
+        assert!(document["external"]["created"].as_u64() >= Some(5_000), "{document}");
         assert!(document["peers"][0]["lag_ms_max"].as_u64() < Some(5_000), "{document}");
 
         others.stop();
