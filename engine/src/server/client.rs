@@ -195,7 +195,7 @@ mod tests {
             orders: Box::new(drop),
             verification: Verification::default(),
             errands: Arc::default(),
-            flushes: 0,
+            flushes: Arc::default(),
             clients: 1,
             now,
         }
