@@ -281,6 +281,8 @@ impl<'s> Assembly<'s> {
         let mut interrupts = Interrupts::new();
         interrupts.watch(&wake, Interest::Readable)?;
         let published = Arc::<Published>::default();
+        // Before the worker's first word, too, its flows are not the kernel's.
+        published.publish(&Counts { resync_pending: 1, ..Counts::default() });
         let waker = Arc::new(waker);
         self.lanes.push(Lane::new(sender, waker.clone(), published.clone()));
         let (asker, asks) = telling::asks(waker);

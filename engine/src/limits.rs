@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use ctflow_parser::request::REQUEST_BYTES;
 
+use crate::server::frame::PAYLOAD_BYTES_MAX;
+
 /// Bytes of socket buffer that one conntrack event takes: what the kernel charges for the packet buffer (a 1 KiB data
 /// block and 256 bytes of bookkeeping), whatever the message's own 100 to 300 bytes. Measured on Linux 6.18, x86-64.
 pub const EVENT_BUFFER_BYTES: usize = 1_280;
@@ -321,3 +323,7 @@ const _: () = assert!(BATCH_ANSWERS_BYTES <= RMEM_MAX_DEFAULT); // what any kern
 const _: () = assert!(STEER_INSTRUCTIONS <= BPF_INSTRUCTIONS);
 // What may pile up must fit the default buffer's share many times over, or pacing would always be cut short.
 const _: () = assert!(BUSY_EVENTS * PILE_UP_FRACTION * EVENT_BUFFER_BYTES < SOCKET_BUFFER_BYTES);
+// A chunk takes any message, and with one too many it fits a frame.
+const _: () = assert!(DATAGRAM_BYTES <= WATCH_CHUNK_BYTES && WATCH_CHUNK_BYTES + DATAGRAM_BYTES <= PAYLOAD_BYTES_MAX);
+// Who waits for peers waits longer than the stage may take to say how far they are.
+const _: () = assert!(STAGE_ANSWER_MAX.as_millis() < SERVER_VERIFY_MAX.as_millis());

@@ -195,7 +195,7 @@ mod tests {
             orders: Box::new(drop),
             verification: Verification::default(),
             errands: Arc::default(),
-            flushes: 0,
+            flushes: Arc::default(),
             clients: 1,
             now,
         }
@@ -253,7 +253,7 @@ mod tests {
         for _ in 0..5 {
             assert!(matches!(client.serve(&mut world), Served::GoesOn(_)));
             world.now += SERVER_UNREAD_MAX - Duration::from_millis(1);
-            peer.read_exact(&mut vec![0; 256 * 1_024]).unwrap();
+            peer.read_exact(&mut vec![0; 64 * 1_024]).unwrap();
         }
         assert!(matches!(client.serve(&mut world), Served::GoesOn(_)));
         world.now += SERVER_UNREAD_MAX;

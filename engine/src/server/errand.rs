@@ -1,6 +1,7 @@
 //! What blocks, and is therefore done on a thread of its own: emptying the kernel's tables.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use ctflow_parser::request;
@@ -18,7 +19,6 @@ use crate::reply;
 /// A client that waits for the kernel's tables to be empty.
 pub(super) struct KernelFlush {
     question: Question<Result<(), KernelError>>,
-    tables: u64,
 }
 
 impl KernelFlush {
@@ -31,28 +31,30 @@ impl KernelFlush {
             return Err(Failure::new("too many flushes are under way: try again when they are done"));
         }
         let (reply, awaited) = reply::ends(Some(world.waker.clone()));
-        let errand = world.errands.clone();
+        let (errand, flushes) = (world.errands.clone(), world.flushes.clone());
         let body = move || {
             let _errand = errand;
-            reply.tell(flush(flows, expectations));
+            reply.tell(flush(flows, expectations, &flushes));
         };
         thread::Builder::new()
             .name("ctflow-flush".to_owned())
             .spawn(body)
             .map_err(|error| Failure::new(format!("cannot flush: no thread: {error}")))?;
         let question = Question::asked(awaited, SERVER_ANSWER_MAX, world.now);
-        Ok(Self { question, tables: u64::from(flows) + u64::from(expectations) })
+        Ok(Self { question })
     }
 }
 
 /// Expectations first: those of a flow that ends go with it.
-fn flush(flows: bool, expectations: bool) -> Result<(), KernelError> {
+fn flush(flows: bool, expectations: bool, flushes: &AtomicU64) -> Result<(), KernelError> {
     let mut requester = Requester::open()?;
     if expectations {
         requester.ask("empty the expectation table", request::flush_expect, |_| {})?;
+        flushes.fetch_add(1, Ordering::Relaxed);
     }
     if flows {
         requester.ask("empty the flow table", |writer, seq| request::flush(writer, seq, AF_UNSPEC), |_| {})?;
+        flushes.fetch_add(1, Ordering::Relaxed);
     }
     Ok(())
 }
@@ -60,10 +62,7 @@ fn flush(flows: bool, expectations: bool) -> Result<(), KernelError> {
 impl Job for KernelFlush {
     fn turn(&mut self, world: &mut World, _: &mut Out) -> Result<Turn, Failure> {
         match self.question.poll(world) {
-            Ok(Polled::Answer(Ok(()))) => {
-                world.flushes += self.tables;
-                Ok(Turn::Done)
-            }
+            Ok(Polled::Answer(Ok(()))) => Ok(Turn::Done),
             Ok(Polled::Answer(Err(error))) => Err(Failure::new(error.to_string())),
             Ok(Polled::Not(turn)) => Ok(turn),
             Err(Unanswered::Late) => Err(Failure::new("the kernel is not done yet, and goes on with it")),

@@ -96,7 +96,7 @@ impl Server {
             orders: Box::new(orders),
             verification: Verification::default(),
             errands: Arc::default(),
-            flushes: 0,
+            flushes: Arc::default(),
             clients: 0,
             now: Instant::now(),
         };

@@ -1,5 +1,7 @@
 //! How things stand: the document filled from what engine, stage and kernel tell.
 
+use std::sync::atomic::Ordering;
+
 use ctflow_replicate::node::{PeerStatus, SourceStatus};
 use ctflow_replicate::{Mode, Standing};
 
@@ -146,7 +148,7 @@ fn engine(world: &World, totals: &Counts) -> Engine {
         resyncs: totals.resyncs,
         resync_lost: totals.resyncs_asked,
         resync_pending: totals.resync_pending,
-        flushes: world.flushes,
+        flushes: world.flushes.load(Ordering::Relaxed),
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! The nodes make one comparison at a time. Clients who come while one is under way wait for the next, and share that.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use ctflow_replicate::Standing;
@@ -25,6 +26,8 @@ pub(super) struct Verification {
     until: Option<Instant>,
     /// Counts them.
     count: u64,
+    /// What the last one that is over found, for all who wait for it.
+    found: Option<(u64, Arc<Verdict>)>,
 }
 
 impl Verification {
@@ -171,7 +174,8 @@ impl Verifying {
                 return Err(Turn::Again(SERVER_RETRY));
             }
             let count = world.verification.count + 1;
-            world.verification = Verification { number, until: Some(now + SERVER_VERIFY_MAX), count };
+            let found = world.verification.found.take();
+            world.verification = Verification { number, until: Some(now + SERVER_VERIFY_MAX), count, found };
         }
         Ok(world.verification.number)
     }
@@ -191,6 +195,11 @@ impl Job for Verifying {
                 Err(turn) => return Ok(turn),
             },
         };
+        // All who wait are served in turn, so each sees this before another comparison can be over.
+        if let Some((_, verdict)) = world.verification.found.as_ref().filter(|(found, _)| *found == number) {
+            out.json(verdict.as_ref())?;
+            return Ok(Turn::Done);
+        }
         let query = |reply| Query::Stage(Request::Status(reply));
         let looking = self.looking.get_or_insert_with(|| Question::new(STAGE_ANSWER_MAX, world, query));
         let status = match looking.poll(world).map_err(stage_silent)? {
@@ -204,11 +213,12 @@ impl Job for Verifying {
         if !over && !is_answered(number, &status) {
             return Ok(Turn::Again(SERVER_LOOK));
         }
-        if mine {
-            world.verification.until = None;
-        }
         let entries = world.access.by_worker().map(|counts| counts.flows + counts.expectations);
-        out.json(&Verdict::new(number, &status, entries))?;
+        let verdict = Arc::new(Verdict::new(number, &status, entries));
+        out.json(verdict.as_ref())?;
+        if mine {
+            (world.verification.until, world.verification.found) = (None, Some((number, verdict)));
+        }
         Ok(Turn::Done)
     }
 }

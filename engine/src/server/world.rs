@@ -1,6 +1,7 @@
 //! What all clients' requests act on.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
 use super::order::Order;
@@ -22,7 +23,7 @@ pub(super) struct World {
     /// Alive as often as threads run errands, and once more here.
     pub(super) errands: Arc<()>,
     /// Times that a table of the kernel was emptied for a client.
-    pub(super) flushes: u64,
+    pub(super) flushes: Arc<AtomicU64>,
     /// Clients that are served.
     pub(super) clients: usize,
     /// The time of this turn.
