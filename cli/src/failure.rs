@@ -8,11 +8,14 @@ use ctflow_engine::kernel::KernelError;
 use ctflow_engine::lab::LabError;
 use ctflow_engine::listener::ListenError;
 use ctflow_engine::receive::InterruptError;
+use ctflow_engine::server::ServerError;
 use ctflow_parser::error::ParseError;
 use rustix::io::Errno;
 use thiserror::Error;
 
 use crate::capture::CaptureError;
+use crate::config::ConfigError;
+use crate::control::ControlError;
 use crate::flags::line::LineError;
 use crate::flags::usage::Usage;
 use crate::labels::LabelError;
@@ -53,6 +56,9 @@ pub(crate) enum Failure {
     /// The demonstration's network cannot be made, or its traffic does not flow.
     #[error(transparent)]
     Lab(#[from] LabError),
+    /// The control socket.
+    #[error(transparent)]
+    Server(#[from] ServerError),
     /// The capture cannot start.
     #[error(transparent)]
     Start(#[from] StartError),
@@ -131,6 +137,28 @@ pub(crate) enum Failure {
         /// The last line that was sent.
         last: u64,
     },
+    /// The daemon's configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The daemon was not asked, or did not do it.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// A key cannot be made.
+    #[error("cannot write the key to {name}: {source}; {hint}")]
+    Keygen {
+        /// The file.
+        name: String,
+        /// Why not.
+        source: io::Error,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// Peers' replicas are not what they should be, as the table says.
+    #[error("the caches differ, or a peer did not answer")]
+    Differ,
+    /// The daemon cannot run.
+    #[error("cannot run the daemon: {0}")]
+    Daemon(String),
     /// The machine lacks something essential; what, standard output says already.
     #[error("this machine is not ready")]
     Unready,
@@ -150,9 +178,11 @@ impl Failure {
             other => matches!(other, Self::Label(_) | Self::Load { .. }),
         };
         if wants_help {
-            let _ = writeln!(stderr, "Try `{name} --help' for more information.");
+            let help = if persona.is_daemon() { "-h" } else { "--help" };
+            let _ = writeln!(stderr, "Try `{name} {help}' for more information.");
         }
-        ExitCode::from(self.code())
+        // Of conntrackd every failure is a 1.
+        ExitCode::from(if persona.is_daemon() { 1 } else { self.code() })
     }
 
     /// The message. As conntrack, all that the kernel refuses is told in its words.
@@ -169,6 +199,7 @@ impl Failure {
         match self {
             Self::Usage(usage) => usage.code(),
             Self::Line { usage, .. } => usage.code(),
+            Self::Control(error) => error.code(),
             Self::Words { .. } | Self::SecondLabelmap { .. } | Self::Label(_) | Self::Load { .. } => 2,
             _ => 1,
         }

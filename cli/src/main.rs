@@ -14,6 +14,9 @@ use std::process::ExitCode;
 pub(crate) mod capture;
 pub(crate) mod change;
 pub(crate) mod command;
+pub(crate) mod config;
+pub(crate) mod control;
+pub(crate) mod daemon;
 pub(crate) mod failure;
 pub(crate) mod flags;
 pub(crate) mod labels;
@@ -21,14 +24,15 @@ pub(crate) mod output;
 pub(crate) mod persona;
 pub(crate) mod protocol;
 pub(crate) mod selection;
+pub(crate) mod troff;
 
 use tracing_subscriber::filter::LevelFilter;
 
 use failure::Failure;
+use flags::plan::Command;
 use persona::Persona;
 
 fn main() -> ExitCode {
-    start_log();
     let mut args = env::args_os();
     let persona = Persona::of(args.next().as_deref());
     match run(persona, args) {
@@ -38,7 +42,12 @@ fn main() -> ExitCode {
 }
 
 fn run(persona: Persona, args: impl Iterator<Item = OsString>) -> Result<(), Failure> {
-    command::run(flags::parse(persona, args)?)
+    let plan = flags::parse(persona, args)?;
+    // The daemon keeps a log of its own.
+    if !matches!(plan.command, Command::Daemon(_)) {
+        start_log();
+    }
+    command::run(plan)
 }
 
 /// What the engine has to say beside its results goes to standard error: errors, and with `CTFLOW_LOG=warn`, `info` or

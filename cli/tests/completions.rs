@@ -13,9 +13,23 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_ctflow");
 const LONGEST: &str = "60";
 
 /// A line up to the cursor, and all that may be offered. `DIR` is a folder with a file `flows.txt`.
-const CASES: [(&str, &str); 26] = [
-    ("ctflow ", "demo doctor completions man help"),
-    ("ctflow d", "demo doctor"),
+const CASES: [(&str, &str); 40] = [
+    ("ctflow ", "daemon keygen sync status demo doctor completions man help"),
+    ("ctflow d", "daemon demo doctor"),
+    ("ctflow sync ", "dump flush bulk resync kernel-resync verify stop"),
+    ("ctflow sync dump ", "internal external flows expectations"),
+    ("ctflow sync dump external ", "flows expectations"),
+    ("ctflow sync dump flows ", "internal external"),
+    ("ctflow sync dump external flows ", ""),
+    ("ctflow sync flush e", "external"),
+    ("ctflow sync --socket DIR/fl", "flows.txt"),
+    ("ctflow sync --socket x flush e", "external"),
+    ("ctflow sync dump -o id,js", "json"),
+    ("ctflow sync dump --o", "--output"),
+    ("ctflow status --", "--json --socket --config"),
+    ("ctflow daemon --ch", "--check"),
+    ("ctflow keygen DIR/fl", "flows.txt"),
+    ("ctflow man ctflow.", "ctflow.toml"),
     ("ctflow completions ", "bash zsh fish"),
     ("ctflow doctor -", "--json"),
     ("ctflow help ic", "icmp icmpv6"),

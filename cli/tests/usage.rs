@@ -84,9 +84,22 @@ fn combinations_that_mean_nothing() {
 
 #[test]
 fn unknown_verbs_name_those_that_there_are() {
-    refused(&["list"], &["unknown verb `list'", "demo, doctor, completions, man and help"]);
+    refused(
+        &["list"],
+        &["unknown verb `list'", "daemon, keygen, sync, status, demo, doctor, completions, man and help"],
+    );
     refused(&["doctor", "--jsn"], &["`doctor' does not take `--jsn'", "--json"]);
     refused(&["help", "--got"], &["`help' does not take `--got'"]);
+    refused(&["sync"], &["`sync' needs an argument", "dump|flush|bulk"]);
+    refused(&["sync", "dmp"], &["`sync' does not take `dmp'", "dump|flush|bulk"]);
+    refused(&["sync", "dump", "kernel"], &["`kernel'", "internal or external, and flows or expectations"]);
+    refused(&["sync", "bulk", "x"], &["`x'", "nothing"]);
+    refused(&["sync", "flush", "-o", "xml"], &["`--output'"]);
+    refused(&["status", "--jsn"], &["`status' does not take `--jsn'", "[--json]"]);
+    refused(&["status", "--socket", "a", "-C", "b"], &["`--socket' with `--config'"]);
+    refused(&["daemon", "-C"], &["`-C' needs an argument: FILE"]);
+    refused(&["-E", "--daemon", "--read", "x"], &["`--daemon' with `--read'"]);
+    refused(&["-L", "--daemon"], &["`--daemon' does not go with `-L': it goes with -E"]);
     refused(&["demo", "extra"], &["`demo' does not take `extra'", "nothing"]);
     refused(&["completions", "tcsh"], &["`completions' does not take `tcsh'", "bash, zsh and fish"]);
     refused(&["completions"], &["`completions' needs an argument", "bash, zsh and fish"]);
@@ -128,19 +141,31 @@ fn the_version_is_one_line() {
 }
 
 #[test]
-fn the_manual_page_is_up_to_date() {
-    let committed = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../packaging/ctflow.1")).unwrap();
-    let (code, page, _) = run(&["man"]);
-    let advice = "packaging/ctflow.1 is out of date: cargo run -p ctflow -- man > packaging/ctflow.1";
-    assert!(code == 0 && page == committed, "{advice}");
+fn the_manual_pages_are_up_to_date() {
+    for (page, file) in PAGES {
+        let committed = fs::read_to_string(packaging(file)).unwrap();
+        let (code, text, _) = run(&["man", page]);
+        let advice = "is out of date: cargo run -p ctflow -- man";
+        assert!(code == 0 && text == committed, "packaging/{file} {advice} {page} > packaging/{file}");
+    }
+    assert_eq!(run(&["man"]), run(&["man", "ctflow"]));
+}
+
+/// The manual pages and their files.
+const PAGES: [(&str, &str); 3] = [("ctflow", "ctflow.1"), ("ctflow.toml", "ctflow.toml.5"), ("ctflowd", "ctflowd.8")];
+
+fn packaging(file: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging").join(file)
 }
 
 /// Where groff is installed, it finds nothing to warn of.
 #[test]
-fn the_manual_page_is_good_troff() {
-    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../packaging/ctflow.1");
-    let Ok(done) = Command::new("groff").args(["-man", "-ww", "-z", "-Tutf8", page]).output() else { return };
-    assert!(done.status.success() && done.stderr.is_empty(), "{}", String::from_utf8_lossy(&done.stderr));
+fn the_manual_pages_are_good_troff() {
+    for (_, file) in PAGES {
+        let page = packaging(file);
+        let Ok(done) = Command::new("groff").args(["-man", "-ww", "-z", "-Tutf8"]).arg(page).output() else { return };
+        assert!(done.status.success() && done.stderr.is_empty(), "{file}: {}", String::from_utf8_lossy(&done.stderr));
+    }
 }
 
 /// What bash offers for the last of `words`, by our script.

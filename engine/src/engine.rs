@@ -16,20 +16,25 @@ use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use mio::{Poll, Waker};
 use thiserror::Error;
 
-use crate::control::{Control, Lane, REPORTS};
+use crate::access::Access;
+use crate::control::{Control, Lane, REPORTS, Wish, Wishes};
 use crate::limits::{COMMANDS_PER_WORKER, FLOWS_PER_SHARD, REPORTS_PER_WORKER, WORKERS, WORKERS_DEFAULT_MAX};
 use crate::listener::{ListenError, Listener};
 use crate::metrics::{Counts, Published};
+use crate::publish::Choice;
 use crate::receive::{BackendKind, Interest, InterruptError, Interrupts};
+use crate::replication::{Prepared, Replication, ReplicationSettings, StageError};
 use crate::shard::Shard;
 use crate::socket::{EventSocket, Options, SocketError};
 use crate::steer::Share;
-use crate::worker::{Command, Report, Reporter, Worker};
+use crate::telling::{self, Ask, Asker, Hearer, Teller};
+use crate::worker::{Command, Report, Reporter, Truth, Worker};
 
 /// How to capture.
 #[derive(Debug, Clone)]
@@ -44,6 +49,8 @@ pub struct Settings {
     pub flows_max: u32,
     /// Whether worker n stays on the n-th core that this process may use.
     pub pin: bool,
+    /// Peers, where there are any.
+    pub replication: Option<ReplicationSettings>,
 }
 
 impl Default for Settings {
@@ -52,7 +59,7 @@ impl Default for Settings {
         let cores = thread::available_parallelism().map_or(1, usize::from);
         let workers = u32::try_from(cores / 4).unwrap_or(1).clamp(1, WORKERS_DEFAULT_MAX);
         let backend = BackendKind::Auto;
-        Self { workers, backend, socket: Options::default(), flows_max: FLOWS_PER_SHARD, pin: true }
+        Self { workers, backend, socket: Options::default(), flows_max: FLOWS_PER_SHARD, pin: true, replication: None }
     }
 }
 
@@ -79,6 +86,9 @@ pub enum StartError {
     /// A worker could not begin to receive.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// The replication stage, as a rule one of its links.
+    #[error(transparent)]
+    Stage(#[from] StageError),
 }
 
 impl StartError {
@@ -91,9 +101,11 @@ impl StartError {
 pub struct Engine {
     workers: Vec<JoinHandle<Result<(), ListenError>>>,
     control: Option<JoinHandle<()>>,
-    published: Vec<Arc<Published>>,
+    stage: Option<JoinHandle<()>>,
+    access: Access,
     waker: Arc<Waker>,
     stop: Arc<AtomicBool>,
+    stage_stop: Arc<AtomicBool>,
 }
 
 impl Engine {
@@ -103,30 +115,67 @@ impl Engine {
     /// # Errors
     /// [`StartError`]. A worker that fails later ends, which [`Engine::stop`] tells.
     pub fn start(settings: &Settings) -> Result<Self, StartError> {
+        Self::open(settings)?.start()
+    }
+
+    /// Opens every socket in the calling thread's network namespace, and starts nothing yet: whoever has rights to give up
+    /// does so now, and the threads never have them. `CAP_NET_ADMIN` is needed to the end, for dumps and changes.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn open(settings: &Settings) -> Result<Opened<'_>, StartError> {
         if !(1..=WORKERS).contains(&settings.workers) {
             return Err(StartError::Workers(settings.workers));
         }
         let poll = Poll::new().map_err(StartError::system("control thread"))?;
         let waker = Waker::new(poll.registry(), REPORTS).map_err(StartError::system("control thread"))?;
-        let mut assembly = Assembly::new(settings, waker);
+        let prepared = settings.replication.clone().map(Prepared::open).transpose()?;
+        let mut assembly = Assembly::new(settings, waker, prepared);
         for index in 0..settings.workers {
             assembly.add(index)?;
         }
-        assembly.start(poll)
+        Ok(Opened { assembly, poll })
+    }
+
+    /// Has all workers tell by another choice.
+    ///
+    /// # Errors
+    /// [`Busy`] when a worker has no room for the question; nothing is half done for long, ask again.
+    pub fn choose(&self, choice: Choice) -> Result<(), Busy> {
+        let choice = Arc::new(choice);
+        let ask = |asker: &Asker| asker.try_ask(Ask::Choice(choice.clone())).map_err(|_| Busy);
+        self.access.askers.iter().try_for_each(ask)
+    }
+
+    /// Whether every thread runs.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        let threads = self.control.iter().chain(&self.stage);
+        self.workers.iter().all(|worker| !worker.is_finished())
+            && threads.into_iter().all(|thread| !thread.is_finished())
     }
 
     /// What all workers have counted so far.
     #[must_use]
     pub fn totals(&self) -> Counts {
-        let mut totals = Counts::default();
-        self.published.iter().for_each(|published| totals += published.read());
-        totals
+        self.access.totals()
     }
 
     /// What each worker has counted so far.
     #[must_use]
     pub fn by_worker(&self) -> Vec<Counts> {
-        self.published.iter().map(|published| published.read()).collect()
+        self.access.by_worker().collect()
+    }
+
+    /// What others reach the threads by; it does not keep them running.
+    pub(crate) fn access(&self) -> Access {
+        self.access.clone()
+    }
+
+    /// What reaches the replication stage, where there is one.
+    #[must_use]
+    pub fn replication(&self) -> Option<&Replication> {
+        self.access.replication.as_ref()
     }
 
     /// Stops all threads, each after it has taken what is queued, and gives what they counted.
@@ -146,9 +195,14 @@ impl Engine {
     fn shut_down(&mut self) -> Vec<thread::Result<Result<(), ListenError>>> {
         self.stop.store(true, Ordering::Relaxed);
         let _ = self.waker.wake();
-        // The control thread wakes the workers on its way out.
+        // The control thread wakes the workers on its way out. What they tell last is sent by the stage, which therefore
+        // is told to stop when they have.
         self.control.take().map(JoinHandle::join);
-        self.workers.drain(..).map(JoinHandle::join).collect()
+        let ends = self.workers.drain(..).map(JoinHandle::join).collect();
+        self.stage_stop.store(true, Ordering::Relaxed);
+        self.access.replication.iter().for_each(Replication::wake);
+        self.stage.take().map(JoinHandle::join);
+        ends
     }
 }
 
@@ -157,6 +211,27 @@ impl Drop for Engine {
         self.shut_down(); // what went wrong is in the log already
     }
 }
+
+/// An engine with its sockets open, that does not run yet.
+pub struct Opened<'s> {
+    assembly: Assembly<'s>,
+    poll: Poll,
+}
+
+impl Opened<'_> {
+    /// Starts the threads.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn start(self) -> Result<Engine, StartError> {
+        self.assembly.start(self.poll)
+    }
+}
+
+/// A worker has no room for a question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("a worker is too busy to be asked: try again")]
+pub struct Busy;
 
 /// An engine being put together: all that can fail for want of rights or descriptors happens before a thread starts.
 struct Assembly<'s> {
@@ -167,6 +242,10 @@ struct Assembly<'s> {
     reports: Receiver<Report>,
     waker: Arc<Waker>,
     stop: Arc<AtomicBool>,
+    prepared: Option<Prepared>,
+    hearers: Vec<Hearer>,
+    askers: Vec<Asker>,
+    wishes: (Wishes, Receiver<Wish>),
 }
 
 /// What one worker will be started with.
@@ -174,16 +253,21 @@ struct Seat {
     index: u32,
     socket: EventSocket,
     commands: Receiver<Command>,
+    asks: Receiver<Ask>,
+    shard: Shard,
+    teller: Option<Teller>,
     wake: UnixStream,
     interrupts: Interrupts,
     published: Arc<Published>,
 }
 
 impl<'s> Assembly<'s> {
-    fn new(settings: &'s Settings, waker: Waker) -> Self {
+    fn new(settings: &'s Settings, waker: Waker, prepared: Option<Prepared>) -> Self {
         let (sender, reports) = bounded(REPORTS_PER_WORKER * settings.workers as usize);
         let (seats, lanes) = (Vec::new(), Vec::new());
-        Self { settings, seats, lanes, sender, reports, waker: Arc::new(waker), stop: Arc::default() }
+        let (waker, stop, hearers, askers) = (Arc::new(waker), Arc::default(), Vec::new(), Vec::new());
+        let wishes = Wishes::ends(waker.clone());
+        Self { settings, seats, lanes, sender, reports, waker, stop, prepared, hearers, askers, wishes }
     }
 
     fn add(&mut self, index: u32) -> Result<(), StartError> {
@@ -197,21 +281,53 @@ impl<'s> Assembly<'s> {
         let mut interrupts = Interrupts::new();
         interrupts.watch(&wake, Interest::Readable)?;
         let published = Arc::<Published>::default();
-        self.lanes.push(Lane::new(sender, waker, published.clone()));
-        self.seats.push(Seat { index, socket, commands, wake, interrupts, published });
+        // Before the worker's first word, too, its flows are not the kernel's.
+        published.publish(&Counts { resync_pending: 1, ..Counts::default() });
+        let waker = Arc::new(waker);
+        self.lanes.push(Lane::new(sender, waker.clone(), published.clone()));
+        let (asker, asks) = telling::asks(waker);
+        let (shard, teller) = self.shard(index, &asker);
+        self.askers.push(asker);
+        self.seats.push(Seat { index, socket, commands, asks, shard, teller, wake, interrupts, published });
         Ok(())
     }
 
+    /// A worker's shard, and where there are replicas the worker's ends of what goes to and from them.
+    fn shard(&mut self, index: u32, asker: &Asker) -> (Shard, Option<Teller>) {
+        let flows_max = self.settings.flows_max;
+        let Some(prepared) = &self.prepared else { return (Shard::new(flows_max), None) };
+        let stream = u16::try_from(index).unwrap_or(u16::MAX); // WORKERS are fewer
+        let choice = Arc::new(prepared.settings().choice.clone());
+        let (teller, hearer) = telling::ends(stream, prepared.datagram_bytes(), prepared.waker(), asker.clone());
+        self.hearers.push(hearer);
+        (Shard::replicated(flows_max, choice), Some(teller))
+    }
+
     fn start(self, poll: Poll) -> Result<Engine, StartError> {
+        let (wishes, wished) = self.wishes;
         let mut engine = Engine {
             workers: Vec::new(),
             control: None,
-            published: self.seats.iter().map(|seat| seat.published.clone()).collect(),
+            stage: None,
+            access: Access {
+                askers: self.askers.into(),
+                published: self.seats.iter().map(|seat| seat.published.clone()).collect(),
+                replication: self.prepared.as_ref().map(Prepared::replication),
+                wishes,
+                backend: self.settings.backend.name(),
+                flows_max: self.settings.flows_max,
+                began: Instant::now(),
+            },
             waker: self.waker.clone(),
             stop: self.stop.clone(),
+            stage_stop: Arc::default(),
         };
+        if let Some(prepared) = self.prepared {
+            let stage = prepared.stage(self.hearers, engine.stage_stop.clone());
+            engine.stage = Some(spawn("ctflow-replicate".to_owned(), move || stage.run())?);
+        }
         // From here on an early return drops the engine, which stops what has started.
-        let control = Control::new(poll, self.lanes, self.reports, self.stop.clone());
+        let control = Control::new(poll, self.lanes, self.reports, wished, self.stop.clone());
         engine.control = Some(spawn("ctflow-control".to_owned(), move || control.run())?);
         let count = self.seats.len();
         let (begun, beginnings) = bounded(count);
@@ -222,7 +338,9 @@ impl<'s> Assembly<'s> {
             engine.workers.push(spawn(name, move || seat.run(&settings, reporter, stop, &begun))?);
         }
         drop(begun);
-        beginnings.iter().take(count).collect::<Result<(), _>>()?;
+        for backend in beginnings.iter().take(count) {
+            engine.access.backend = backend?;
+        }
         Ok(engine)
     }
 }
@@ -241,7 +359,7 @@ impl Seat {
         settings: &Settings,
         reporter: Reporter,
         stop: Arc<AtomicBool>,
-        begun: &Sender<Result<(), ListenError>>,
+        begun: &Sender<Result<&'static str, ListenError>>,
     ) -> Result<(), ListenError> {
         let _farewell = Farewell { index: self.index, reporter: reporter.clone() };
         if settings.pin {
@@ -250,7 +368,7 @@ impl Seat {
         // There is room for one word of each worker.
         let listener = match Listener::new(self.socket, settings.backend, self.interrupts) {
             Ok(listener) => {
-                let _ = begun.try_send(Ok(()));
+                let _ = begun.try_send(Ok(listener.backend()));
                 listener
             }
             Err(error) => {
@@ -261,8 +379,11 @@ impl Seat {
         let worker = Worker {
             index: self.index,
             listener,
-            shard: Shard::new(settings.flows_max),
+            shard: self.shard,
+            filter: settings.socket.filter.clone(),
             commands: self.commands,
+            asks: self.asks,
+            teller: self.teller,
             wake: self.wake,
             reporter,
             published: self.published,
@@ -274,6 +395,8 @@ impl Seat {
             malformed: None,
             full: false,
             refused_before: 0,
+            truth: Truth::Doubted,
+            watchers: Vec::new(),
         };
         worker.run()
     }

@@ -1,16 +1,24 @@
 //! Threads, memory and the kernel.
 
+mod access;
 mod control;
 pub mod engine;
 pub mod kernel;
 pub mod lab;
 pub mod limits;
+pub mod link;
 pub mod listener;
 pub mod metrics;
 pub mod pace;
+pub mod publish;
 pub mod receive;
+pub mod replication;
+mod reply;
+pub mod server;
 pub mod shard;
 pub mod socket;
 pub mod steer;
 pub mod sys;
+mod telling;
+mod watch;
 mod worker;

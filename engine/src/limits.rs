@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use ctflow_parser::request::REQUEST_BYTES;
 
+use crate::server::frame::PAYLOAD_BYTES_MAX;
+
 /// Bytes of socket buffer that one conntrack event takes: what the kernel charges for the packet buffer (a 1 KiB data
 /// block and 256 bytes of bookkeeping), whatever the message's own 100 to 300 bytes. Measured on Linux 6.18, x86-64.
 pub const EVENT_BUFFER_BYTES: usize = 1_280;
@@ -95,6 +97,33 @@ pub const SLAB_CHUNK_RECORDS: usize = 1_024;
 /// shard; 260 MB when all of it is in use.
 pub const FLOWS_PER_SHARD: u32 = 4_194_304;
 
+/// Flows of each family whose change waits to be told to replicas. At 100,000 events a second they are told within
+/// milliseconds, so this is a replication stage that stands still for ten seconds; past it their buckets are told whole.
+pub const LEDGER_DIRTY_MAX: usize = 1_048_576;
+
+/// Flows that wait for their least age, for each least age there is: 1,000,000 flows a second for a second. Past it a flow
+/// is told at once. 16 MB when full.
+pub const LEDGER_YOUNG_MAX: usize = 1_048_576;
+
+/// Ended flows that wait to be told, 40 bytes each; past it their buckets are told whole.
+pub const LEDGER_ENDS_MAX: usize = 262_144;
+
+/// Batches that wait for the replication stage to take them before a shard tells no more: 350 KB. What changes meanwhile is
+/// told later, as it is then.
+pub const OUTBOX_BATCHES: usize = 256;
+
+/// Batches on their way from a worker to the replication stage: 90 KB a worker, a millisecond at 100,000 events a second.
+pub const STAGE_BATCHES: usize = 64;
+
+/// What a worker can be asked for before whoever asks has to wait.
+pub const ASKS_PER_WORKER: usize = 8;
+
+/// What a worker does of it between two batches of events: a bucket each at most, a millisecond with four million flows.
+pub const ASKS_PER_ROUND: usize = 1;
+
+/// Expectations that a shard or a replica holds: 16 times the kernel's default bound for all of them on a large machine.
+pub const EXPECTATIONS_MAX: usize = 65_536;
+
 /// Flows destroyed during a resync's dump that are kept in mind. A dump of a million flows takes about 3 s, in which a
 /// shard sees some 100,000 flows end; past the bound the resync is done again.
 pub const RESYNC_DESTROYED_MAX: usize = 262_144;
@@ -161,6 +190,120 @@ pub const RESYNC_INTERVAL_MIN: Duration = Duration::from_secs(1);
 /// Places that a sweep looks at between two batches of events: about 20 µs when nothing is purged, 1 ms when all is.
 pub const SWEEP_SLICE: u32 = 4_096;
 
+/// Links that a node may have, of which one carries the deltas.
+pub const LINKS: usize = 4;
+
+/// Event tokens of a link: its socket, connections that were accepted and dialled.
+pub const LINK_TOKENS: usize = 64;
+
+/// Connections that a TCP link accepts: twice as many as peers, for those that are being replaced.
+pub const LINK_ACCEPTED_MAX: usize = 32;
+
+/// Peers of one link. Every batch goes to each of them, so many are better served by multicast.
+pub const LINK_PEERS: usize = LINK_TOKENS - 1 - LINK_ACCEPTED_MAX;
+
+/// Addresses besides the peers' that a link remembers, to answer those who write from others.
+pub const LINK_ADDRESSES: usize = 64;
+
+/// Socket buffers asked for, in bytes, each way: the window of 1 MiB and as much bookkeeping, with room for a second peer's.
+pub const LINK_BUFFER_BYTES: usize = 4 * 1_024 * 1_024;
+
+/// Bytes that wait to be sent over a link; past it datagrams are dropped, counted, and asked for again by the peer.
+pub const LINK_QUEUE_BYTES: usize = 1_024 * 1_024;
+
+/// Datagrams sent with one call. Past 32 the call itself is no part of the cost any more.
+pub const LINK_SEND_BATCH: usize = 64;
+
+/// Datagrams received from a link before other work gets its turn: 5 ms of applying them.
+pub const LINK_DATAGRAMS_PER_TURN: usize = 256;
+
+/// The longest datagram there is, in bytes: see PROTOCOL.md.
+pub const LINK_DATAGRAM_MAX: usize = 65_000;
+
+/// How often the active link is chosen anew, and connections looked after.
+pub const LINK_TICK: Duration = Duration::from_millis(100);
+
+/// Batches that the replication stage takes from a worker before it looks at other work: 2 ms of sealing and sending.
+pub const TURN_BATCHES: usize = 256;
+
+/// What can be wanted of the replication stage before whoever wants has to wait.
+pub const STAGE_REQUESTS: usize = 16;
+
+/// How long the replication stage may take to answer. A turn of it is milliseconds; one that takes a second is stuck.
+pub const STAGE_ANSWER_MAX: Duration = Duration::from_secs(1);
+
+/// Wishes for a resync that wait: one of each client of the control server, and as many whose clients have gone.
+pub const RESYNC_WISHES: usize = 2 * SERVER_CLIENTS;
+
+/// Clients of the control server that are served at once; the next ones wait in the socket's queue. Operators have few
+/// consoles, and monitors ask now and then.
+pub const SERVER_CLIENTS: usize = 16;
+
+/// Connections that wait to be served.
+pub const SERVER_BACKLOG: u32 = 64;
+
+/// Bytes of a request; the longest one there is takes under a hundred.
+pub const SERVER_REQUEST_BYTES: usize = 4_096;
+
+/// How long a client may take to ask: it has nothing to think about.
+pub const SERVER_REQUEST_MAX: Duration = Duration::from_secs(5);
+
+/// How long a client may not read what is there for it.
+pub const SERVER_UNREAD_MAX: Duration = Duration::from_secs(60);
+
+/// Bytes that wait for a client before more of its answer is fetched. With a bucket on top, which is fetched whole, and is
+/// 1.6 MB with four million flows in each shard, 16 clients hold some 30 MB at worst.
+pub const SERVER_OUT_BYTES: usize = 256 * 1_024;
+
+/// How soon the control server asks again whose channel was full.
+pub const SERVER_RETRY: Duration = Duration::from_millis(1);
+
+/// How soon it looks again whether the peers have answered, or all is on its way.
+pub const SERVER_LOOK: Duration = Duration::from_millis(20);
+
+/// How long a worker, the kernel or the daemon itself may take to answer what a client waits for. Emptying the kernel's
+/// table of millions of flows takes seconds.
+pub const SERVER_ANSWER_MAX: Duration = Duration::from_secs(60);
+
+/// How long peers may take to compare: the protocol's own bound.
+pub const SERVER_VERIFY_MAX: Duration = Duration::from_millis(ctflow_replicate::limits::VERIFY_MS);
+
+/// How often it is said in the log that a stranger was refused.
+pub const SERVER_STRANGERS_SAID: Duration = Duration::from_secs(60);
+
+/// How long answers may still go out while the server stops.
+pub const SERVER_FAREWELL: Duration = Duration::from_secs(1);
+
+/// Threads that do for clients what blocks, each for one client.
+pub const SERVER_ERRANDS: usize = SERVER_CLIENTS;
+
+/// Bytes of a chunk of messages on its way from a worker to a watcher: some 300 events.
+pub const WATCH_CHUNK_BYTES: usize = 64 * 1_024;
+
+/// Chunks on their way from one worker to one watcher: 4 MiB when all are full, 150 ms of 100,000 events a second.
+pub const WATCH_CHUNKS: usize = 64;
+
+/// How soon the replication stage asks a worker again whose channel was full.
+pub const STAGE_RETRY: Duration = Duration::from_millis(1);
+
+/// The shortest datagram that a link must carry: the IPv6 minimum MTU less headers. Where the MTU is not known it is what is sent.
+pub const LINK_DATAGRAM_MIN: usize = 1_280 - 48;
+
+/// A link over which nothing genuine came for so long is not healthy: five witnesses missed.
+pub const LINK_SILENCE_MAX: Duration = Duration::from_millis(2_500);
+
+/// How long an earlier link must have been healthy again to become the active one, so that one that comes and goes is left alone.
+pub const LINK_TRIAL: Duration = Duration::from_secs(3);
+
+/// How often a control message goes over a link that is not the active one.
+pub const LINK_WITNESS_INTERVAL: Duration = Duration::from_millis(500);
+
+/// How often a TCP connection is dialled.
+pub const LINK_DIAL_INTERVAL: Duration = Duration::from_millis(500);
+
+/// How long an accepted connection may prove nothing.
+pub const LINK_UNPROVEN_MAX: Duration = Duration::from_secs(10);
+
 /// What `net.core.rmem_max` is unless somebody changed it, in bytes.
 const RMEM_MAX_DEFAULT: usize = 212_992;
 
@@ -180,3 +323,7 @@ const _: () = assert!(BATCH_ANSWERS_BYTES <= RMEM_MAX_DEFAULT); // what any kern
 const _: () = assert!(STEER_INSTRUCTIONS <= BPF_INSTRUCTIONS);
 // What may pile up must fit the default buffer's share many times over, or pacing would always be cut short.
 const _: () = assert!(BUSY_EVENTS * PILE_UP_FRACTION * EVENT_BUFFER_BYTES < SOCKET_BUFFER_BYTES);
+// A chunk takes any message, and with one too many it fits a frame.
+const _: () = assert!(DATAGRAM_BYTES <= WATCH_CHUNK_BYTES && WATCH_CHUNK_BYTES + DATAGRAM_BYTES <= PAYLOAD_BYTES_MAX);
+// Who waits for peers waits longer than the stage may take to say how far they are.
+const _: () = assert!(STAGE_ANSWER_MAX.as_millis() < SERVER_VERIFY_MAX.as_millis());

@@ -3,7 +3,7 @@
 //!
 //! The light half of a worker, without a cache: what `ctflow -E` reads from, and what each worker reads from.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
@@ -30,6 +30,8 @@ pub enum ListenError {
 pub enum Patience {
     /// As long as the pace of events says.
     Paced,
+    /// Likewise, but no longer than this: something is due then.
+    PacedWithin(Duration),
     /// Not at all: there is other work.
     None,
 }
@@ -71,6 +73,12 @@ impl Listener {
         Self::new(EventSocket::open(options)?, kind, interrupts)
     }
 
+    /// The name of the back end.
+    #[must_use]
+    pub fn backend(&self) -> &'static str {
+        self.receive.name()
+    }
+
     /// The socket buffer as it is now.
     #[must_use]
     pub fn buffer(&self) -> Buffer {
@@ -100,6 +108,12 @@ impl Listener {
     pub fn round(&mut self, patience: Patience, sink: &mut dyn FnMut(&[u8])) -> Result<Round, ListenError> {
         let wait = match patience {
             Patience::Paced => self.wait,
+            Patience::PacedWithin(time) => match self.wait {
+                Wait::UntilAny => Wait::AnyWithin(time),
+                Wait::AnyWithin(other) => Wait::AnyWithin(time.min(other)),
+                Wait::AtMost(other) => Wait::AtMost(time.min(other)),
+                Wait::None => Wait::None,
+            },
             Patience::None => Wait::None,
         };
         let taken = self.receive.receive(wait, sink)?;

@@ -3,18 +3,28 @@
 //! A target passes when it returns. What must hold is asserted here, so that the replay checks it too.
 
 use ctflow_parser::compact::{Flow, V4, V6};
+use ctflow_parser::expect::ExpectView;
 use ctflow_parser::filter::{DumpFilter, Masked, TupleFilter};
+use ctflow_parser::flow::FlowView;
 use ctflow_parser::frame::{Message, Messages};
 use ctflow_parser::record::{Record, Subject};
 use ctflow_parser::request::{self, FlowChange, IfExists, REQUEST_BYTES, Selector, Table};
+use ctflow_parser::tuple::FlowKey;
 use ctflow_parser::uapi;
 use ctflow_parser::write::Writer;
+use ctflow_replicate::buckets::BucketSet;
+use ctflow_replicate::entry::{decode_end, decode_expect, decode_flow, encode_expect, encode_flow};
+use ctflow_replicate::host::{Address, Destination, Entry, Full, Host, Replica, ReplicaId};
+use ctflow_replicate::item::{Item, Items};
+use ctflow_replicate::wire::node_id;
+use ctflow_replicate::{Config, Epoch, Key, Node, Note, Time};
 
 /// A target by its name.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets; each has a folder of its name in `corpus/`.
-pub const TARGETS: [Target; 3] = [("frame", frame), ("attributes", attributes), ("request", request)];
+pub const TARGETS: [Target; 4] =
+    [("frame", frame), ("attributes", attributes), ("request", request), ("replication", replication)];
 
 /// Any bytes as a datagram: every message, as everything it could be.
 pub fn frame(bytes: &[u8]) {
@@ -80,6 +90,126 @@ pub fn request(bytes: &[u8]) {
     let written = Messages::new(writer.bytes()).filter(Result::is_ok).count();
     assert_eq!(written, results.iter().filter(|result| result.is_ok()).count());
     assert_eq!(written, Messages::new(writer.bytes()).count());
+}
+
+/// Any bytes as what a peer could say: as an entry, as a batch's items, and as datagrams to a node, each as long as the
+/// two bytes before it say: to one in clear, which takes them as they are, and to one with a key.
+pub fn replication(bytes: &[u8]) {
+    for family in [uapi::AF_INET, uapi::AF_INET6] {
+        entry(family, bytes);
+    }
+    items(bytes);
+    for key in [None, Some(Key::new([7; 32]))] {
+        let now = Time { wall_ms: 1_000, mono_ms: 1_000 };
+        let mut node = Node::new(Config { key, ..Config::new("a", 2, Epoch::new(1, 1)) }, now);
+        let mut host = Nothing;
+        let mut rest = bytes;
+        while let Some(([a, b], after)) = rest.split_first_chunk() {
+            let length = usize::from(u16::from_be_bytes([*a, *b])).min(after.len());
+            let (datagram, after) = after.split_at(length);
+            node.receive(now, Address { peer: 1, link: 0 }, &mut datagram.to_vec(), &mut host);
+            node.tick(now, &mut host);
+            rest = after;
+        }
+        drop(format!("{:?}", node.status(now)));
+    }
+}
+
+/// What reads as an entry has a canonical form; read and written again, that is the same bytes.
+fn entry(family: u8, bytes: &[u8]) {
+    let _ = decode_end(family, bytes);
+    let (mut canonical, mut again) = (Vec::new(), Vec::new());
+    if let Ok(flow) = decode_flow(family, bytes)
+        && encode_flow(&flow, &mut canonical).is_ok()
+    {
+        let written = decode_flow(family, &canonical).map(|flow| encode_flow(&flow, &mut again));
+        assert_eq!((written, &again), (Ok(Ok(())), &canonical));
+    }
+    canonical.clear();
+    again.clear();
+    if let Ok(expect) = decode_expect(bytes)
+        && encode_expect(&expect, &mut canonical).is_ok()
+    {
+        let written = decode_expect(&canonical).map(|expect| encode_expect(&expect, &mut again));
+        assert_eq!((written, &again), (Ok(Ok(())), &canonical));
+    }
+}
+
+fn items(bytes: &[u8]) {
+    for item in Items::new(bytes).into_iter().flatten().flatten() {
+        match item {
+            Item::Flow { family, entry: bytes, .. } => entry(family, bytes),
+            Item::Expect { entry: bytes, .. } => entry(uapi::AF_INET, bytes),
+            Item::Digests(digests) => drop(digests.iter().count()),
+            item => drop(format!("{item:?}")),
+        }
+    }
+}
+
+/// Surroundings that hold nothing, and check what can be checked of what a node asks.
+struct Nothing;
+
+impl Host for Nothing {
+    type Replica = Self;
+
+    fn send(&mut self, _: Destination, datagram: &[u8]) {
+        assert!((32..=65_000).contains(&datagram.len()));
+    }
+
+    fn replica(&mut self, id: ReplicaId) -> &mut Self {
+        assert!(id.stream < id.of && id.node != node_id("a"));
+        self
+    }
+
+    fn forget(&mut self, _: ReplicaId) {}
+
+    fn tell_buckets(&mut self, stream: u16, buckets: &BucketSet) {
+        assert!(stream < 2 && !buckets.is_empty());
+    }
+
+    fn tell_digests(&mut self, stream: u16, _: u64) {
+        assert!(stream < 2);
+    }
+
+    fn note(&mut self, note: Note) {
+        assert!(!note.to_string().is_empty());
+    }
+}
+
+impl Replica for Nothing {
+    fn put_flow(&mut self, _: &FlowView<'_>, _: &Entry<'_>) -> Result<(), Full> {
+        Err(Full)
+    }
+
+    fn put_expect(&mut self, _: &ExpectView<'_>, _: &Entry<'_>) -> Result<(), Full> {
+        Ok(())
+    }
+
+    fn remove_flow(&mut self, _: u16, _: &FlowKey, _: u32) {}
+
+    fn remove_expect(&mut self, _: u32) {}
+
+    fn begin(&mut self, bucket: u16) {
+        assert!(bucket < 257);
+    }
+
+    fn end(&mut self, _: u16) -> u64 {
+        0
+    }
+
+    fn digest(&self, bucket: u16) -> u64 {
+        u64::from(bucket % 2)
+    }
+
+    fn entries(&self) -> u64 {
+        1
+    }
+
+    fn has_room(&self) -> bool {
+        true
+    }
+
+    fn clear(&mut self) {}
 }
 
 /// Every view of a record, printed: a view that cannot be printed cannot be used.

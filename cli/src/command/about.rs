@@ -2,10 +2,12 @@
 
 use std::io::{self, Write};
 
+use crate::config;
 use crate::failure::Failure;
 use crate::flags::completions::{self, Shell};
 use crate::flags::doc::{self, Topic};
-use crate::flags::man;
+use crate::flags::plan::Page;
+use crate::flags::{letters, man};
 use crate::persona::Persona;
 
 /// Prints name and version.
@@ -18,9 +20,18 @@ pub(super) fn help(persona: Persona, topic: &Topic) -> Result<(), Failure> {
     print(&doc::text(persona, topic))
 }
 
-/// Prints the manual page.
-pub(super) fn man() -> Result<(), Failure> {
-    print(&man::page())
+/// Prints a manual page.
+pub(super) fn man(page: Page) -> Result<(), Failure> {
+    print(&match page {
+        Page::Program => man::page(),
+        Page::Configuration => config::man::page(),
+        Page::Daemon => letters::page(),
+    })
+}
+
+/// Prints the help text of the daemon's letters.
+pub(super) fn letters(persona: Persona) -> Result<(), Failure> {
+    print(&letters::help(persona))
 }
 
 /// Prints the completion script of a shell.
@@ -29,7 +40,7 @@ pub(super) fn completions(shell: Shell) -> Result<(), Failure> {
 }
 
 /// `print!` panics when the pipe is closed.
-fn print(text: &str) -> Result<(), Failure> {
+pub(super) fn print(text: &str) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
     stdout.write_all(text.as_bytes())?;
     Ok(stdout.flush()?)

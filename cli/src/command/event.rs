@@ -26,13 +26,16 @@ use ctflow_parser::record::{Record, Subject as RecordSubject};
 use ctflow_parser::uapi;
 use jiff::tz::TimeZone;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::clock;
 use super::summary::Summary;
 use crate::capture::{CaptureError, Reader, Writer};
+use crate::control::request::Request;
+use crate::control::{self, Answer, Frame};
 use crate::failure::Failure;
-use crate::flags::plan::{self, Events};
+use crate::flags::plan::{self, Events, Reach};
 use crate::labels::LabelMap;
 use crate::output::requester::Requesters;
 use crate::output::sink::{Offered, Sink};
@@ -51,6 +54,9 @@ const LAST_PATIENCE: Duration = Duration::from_secs(2);
 pub(super) fn run(persona: Persona, plan: &Events, labels: Option<Arc<LabelMap>>) -> Result<(), Failure> {
     if let Some(path) = &plan.read {
         return replay(persona, plan, path, labels);
+    }
+    if let Some(reach) = &plan.daemon {
+        return share(persona, plan, reach, labels);
     }
     let mut follower = Follower::new(persona, plan, labels)?;
     let result = follower.follow().and_then(|()| follower.finish());
@@ -92,6 +98,77 @@ fn is_same_file(one: &Path, other: &Path) -> bool {
         file.map(|file| (file.dev(), file.ino()))
     };
     identity(one).is_some_and(|one| identity(other) == Some(one))
+}
+
+/// Shows the events that the daemon receives, until a signal comes, writing fails, or the daemon ends.
+fn share(persona: Persona, plan: &Events, reach: &Reach, labels: Option<Arc<LabelMap>>) -> Result<(), Failure> {
+    let mut answer = control::ask(reach, Request::Events(plan.subject))?;
+    let signals = signals().map_err(Failure::Signals)?;
+    let mut lines = Lines::new(plan, Sink::stdout()?, labels)?;
+    let mut lost = 0;
+    let result = share_on(persona, &mut answer, &signals, &mut lines, &mut lost);
+    lines.close();
+    let written = lines.write(signals.as_fd(), Some(LAST_PATIENCE));
+    let unwritten = lines.unwritten();
+    Summary::Events(plan.subject, lines.printed - unwritten, lost + unwritten).print(persona);
+    result.and(written.map(|_| ()))
+}
+
+fn share_on(
+    persona: Persona,
+    answer: &mut Answer,
+    signals: &UnixStream,
+    lines: &mut Lines<'_>,
+    lost: &mut u64,
+) -> Result<(), Failure> {
+    let banner = persona.banner();
+    loop {
+        if !answer.has_more() {
+            lines.write(signals.as_fd(), None)?;
+            if !wait(answer, signals, &lines.sink)? {
+                return Ok(());
+            }
+        }
+        lines.now_ns = None;
+        match answer.next()? {
+            Frame::Messages(messages) => lines.take(messages, signals.as_fd()),
+            Frame::Lost(count) => {
+                *lost += count;
+                tell(&format!(
+                    "{banner}: {count} events lost here, the daemon or this reader was slower than they came"
+                ));
+            }
+            Frame::Done => return Ok(()),
+            Frame::Entries(_) | Frame::Document(_) => {}
+        }
+        if let Some(error) = lines.first_error.take() {
+            let count = std::mem::take(&mut lines.malformed);
+            *lost += count;
+            tell(&format!("{banner}: {count} events not understood here: {error}"));
+        }
+    }
+}
+
+/// Waits for the daemon; false when a signal came first.
+fn wait(answer: &Answer, signals: &UnixStream, sink: &Sink) -> Result<bool, Failure> {
+    loop {
+        let mut fds = vec![PollFd::new(answer, PollFlags::IN), PollFd::new(signals, PollFlags::IN)];
+        if sink.has_reader() {
+            fds.push(PollFd::new(sink, PollFlags::empty()));
+        }
+        match poll(&mut fds, None) {
+            Err(Errno::INTR) => continue, // the pipe says whether the signal was for us
+            Err(errno) => return Err(Failure::Signals(errno.into())),
+            Ok(_) => {}
+        }
+        let rang = |place: usize| fds.get(place).is_some_and(|fd| !fd.revents().is_empty());
+        return match (rang(1), rang(2), rang(0)) {
+            (true, ..) => Ok(false),
+            (_, true, _) => Err(io::Error::from(io::ErrorKind::BrokenPipe).into()),
+            (_, _, true) => Ok(true),
+            _ => continue,
+        };
+    }
 }
 
 struct Follower<'p> {
@@ -224,8 +301,7 @@ impl<'p> Follower<'p> {
 
     /// Events shown, and events lost. Lines that were never written are not shown.
     fn counts(&self) -> (u64, u64) {
-        let unwritten = self.lines.sink.lines.iter().filter(|&&byte| byte == b'\n').count();
-        let unwritten = u64::try_from(unwritten).unwrap_or(u64::MAX).min(self.lines.printed);
+        let unwritten = self.lines.unwritten();
         (self.lines.printed - unwritten, self.lost + unwritten)
     }
 }
@@ -271,6 +347,12 @@ impl<'p> Lines<'p> {
             capture.flush()?;
         }
         Ok(self.sink.offer(bell, patience)?)
+    }
+
+    /// Events whose lines were never written.
+    fn unwritten(&self) -> u64 {
+        let lines = self.sink.lines.iter().filter(|&&byte| byte == b'\n').count();
+        u64::try_from(lines).unwrap_or(u64::MAX).min(self.printed)
     }
 
     /// What must follow the last line; nothing is printed beside a capture.

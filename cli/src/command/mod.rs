@@ -10,11 +10,14 @@ use jiff::tz::TimeZone;
 mod about;
 mod change;
 mod clock;
+mod control;
 mod count;
+mod daemon;
 mod demo;
 mod doctor;
 mod event;
 mod get;
+mod keygen;
 mod list;
 mod load;
 mod mass;
@@ -56,6 +59,10 @@ pub(crate) fn run(mut plan: Plan) -> Result<(), Failure> {
         Command::Demo => demo::run(),
         Command::Doctor(plan) => doctor::run(*plan),
         Command::Completions(shell) => about::completions(*shell),
-        Command::Man => about::man(),
+        Command::Man(page) => about::man(*page),
+        Command::Letters => about::letters(persona),
+        Command::Daemon(daemon) => daemon::run(daemon),
+        Command::Keygen(file) => keygen::run(file.as_deref()),
+        Command::Control(control) => control::run(persona, control, labels),
     }
 }

@@ -109,6 +109,14 @@ fn together(raw: &Raw, (action, subject): (Action, Subject)) -> Result<(), Usage
     if let (Some(_), Some((second, _))) = (raw.nat.any, nat) {
         return Err(Usage::Together { first: "any-nat", second, hint: "the former is either of the latter" });
     }
+    let own = [("read", raw.read.is_some()), ("buffer-size", raw.buffer_bytes.is_some())];
+    if let (Some(_), Some((second, _))) = (&raw.daemon, own.into_iter().find(|(_, given)| *given)) {
+        return Err(Usage::Together {
+            first: "daemon",
+            second,
+            hint: "the events come from the daemon, as it receives them",
+        });
+    }
     let removes = raw.labels_del != LabelsDel::default();
     if removes && !raw.labels_add.is_empty() {
         return Err(Usage::BothLabels);

@@ -8,7 +8,7 @@ use ctflow_parser::proto::{DCCP_STATES, SCTP_STATES, TCP_STATES};
 use ctflow_parser::uapi;
 
 use super::defs::{self, Argument, Effect, FLAGS, Flag, TABLES};
-use super::verbs::{VERBS, Verb};
+use super::verbs::{VERBS, Verb, VerbOption};
 use crate::protocol;
 
 mod bash;
@@ -70,6 +70,7 @@ fn values(flag: &Flag, protocol: u8) -> Values {
         return if names.is_empty() { Values::Unknown } else { Values::One(names) };
     }
     match flag.long {
+        "daemon" => Values::File,
         "output" => Values::Several(defs::output_types().collect()),
         "event-mask" => Values::Several(defs::event_names().collect()),
         "status" => Values::Several(defs::status_names().collect()),
@@ -91,14 +92,66 @@ fn states(protocol: u8) -> &'static [&'static str] {
     }
 }
 
-/// The words behind a verb; `help` takes any name that there is, of options as they are typed.
-fn arguments(verb: &Verb) -> Vec<String> {
-    let named = verb.values.iter().map(|value| (*value).to_owned());
-    if verb.name != "help" {
-        return named.collect();
+/// What may stand behind a verb and the words that follow it already; options do not count.
+struct Chain {
+    /// The verb and the words.
+    words: String,
+    /// The words that may be next.
+    next: Vec<String>,
+    /// Whether a file may.
+    file: bool,
+}
+
+/// All that may stand behind a verb; `help` takes any name that there is, of options as they are typed.
+fn chains(verb: &Verb) -> Vec<Chain> {
+    let mut chains = Vec::new();
+    if verb.name == "help" {
+        let verbs = VERBS.iter().map(|verb| verb.name).chain(protocol::names()).map(str::to_owned);
+        let next = verbs.chain(FLAGS.into_iter().flat_map(spellings)).collect();
+        return vec![Chain { words: verb.name.to_owned(), next, file: false }];
     }
-    let verbs = VERBS.iter().map(|verb| verb.name).chain(protocol::names()).map(str::to_owned);
-    verbs.chain(FLAGS.into_iter().flat_map(spellings)).collect()
+    let named: Vec<_> = verb.forms.iter().map(|form| form.name.to_owned()).filter(|name| !name.is_empty()).collect();
+    if !named.is_empty() {
+        chains.push(Chain { words: verb.name.to_owned(), next: named, file: false });
+    }
+    for form in verb.forms {
+        let words = format!("{} {}", verb.name, form.name).trim_end().to_owned();
+        behind(words, form.slots, form.file, &mut chains);
+    }
+    chains
+}
+
+/// A word of each slot at most, in any order.
+fn behind(words: String, slots: &[&[&str]], file: bool, chains: &mut Vec<Chain>) {
+    let next: Vec<_> = slots.iter().flat_map(|slot| slot.iter().map(|word| (*word).to_owned())).collect();
+    for (place, slot) in slots.iter().enumerate().filter(|_| slots.len() > 1) {
+        let others: Vec<_> =
+            slots.iter().enumerate().filter(|(other, _)| *other != place).map(|(_, slot)| *slot).collect();
+        slot.iter().for_each(|word| behind(format!("{words} {word}"), &others, file, chains));
+    }
+    if file || !next.is_empty() {
+        chains.push(Chain { words, next, file });
+    }
+}
+
+/// The options of all verbs that take an argument, each once.
+fn verb_options_with_argument() -> Vec<&'static VerbOption> {
+    let mut found: Vec<&VerbOption> = Vec::new();
+    for option in VERBS.iter().flat_map(|verb| verb.options).filter(|option| !option.argument.is_empty()) {
+        if found.iter().all(|other| other.long != option.long) {
+            found.push(option);
+        }
+    }
+    found
+}
+
+/// What can stand behind a verb's option.
+fn verb_values(option: &VerbOption) -> Values {
+    match option.argument {
+        "FILE" | "PATH" => Values::File,
+        "TYPE[,TYPE...]" => Values::Several(defs::output_types().collect()),
+        _ => Values::Unknown,
+    }
 }
 
 /// All spellings of a flag, dashes included.

@@ -112,7 +112,7 @@ const fn field(
 
 /// All flags, in the order of the help text; where several options are illegal, the first here is complained of.
 #[rustfmt::skip]
-pub(crate) static FLAGS: [&Flag; 72] = [
+pub(crate) static FLAGS: [&Flag; 73] = [
     &LIST,
     &GET,
     &DELETE,
@@ -154,6 +154,7 @@ pub(crate) static FLAGS: [&Flag; 72] = [
     &BUFFER_SIZE,
     &WRITE,
     &READ,
+    &DAEMON,
     &TUPLE_SRC,
     &TUPLE_DST,
     &MASK_SRC,

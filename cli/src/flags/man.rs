@@ -10,6 +10,7 @@ use super::verbs::{VERBS, Verb};
 use super::words;
 use crate::persona::Persona;
 use crate::protocol;
+use crate::troff::{escaped, item, line, prose, section};
 
 /// Without a date, so that the page changes only when what it says does.
 const ABOUT: &str = "Lists, changes and follows the connections that the Linux kernel tracks. The command line is that \
@@ -155,15 +156,11 @@ fn last_sections() -> String {
     section("EXIT STATUS", &exits)
         + &section("DIFFERENCES FROM CONNTRACK", &differences)
         + &section("EXAMPLES", &examples)
-        + ".SH SEE ALSO\n.BR conntrack (8),\n.BR nft (8),\n.BR jq (1),\n.BR wireshark (1)\n"
+        + ".SH SEE ALSO\n.BR ctflow.toml (5),\n.BR ctflowd (8),\n.BR conntrack (8),\n.BR nft (8),\n.BR jq (1),\n.BR wireshark (1)\n"
 }
 
 fn is_option(flag: &Flag) -> bool {
     matches!(flag.effect, Effect::Option { .. } | Effect::Ignored(_))
-}
-
-fn section(name: &str, body: &str) -> String {
-    format!(".SH {name}\n{body}")
 }
 
 fn flags(wanted: impl Fn(&Flag) -> bool) -> String {
@@ -221,47 +218,8 @@ fn verb_item(verb: &Verb) -> String {
     item(format!("\\fB{}\\fR {}", escaped(verb.name), escaped(verb.argument)).trim_end(), verb.man)
 }
 
-fn item(head: &str, text: &str) -> String {
-    format!(".TP\n{head}\n{}", prose(text))
-}
-
 fn example((command, text): &(&str, &str)) -> String {
     format!(".TP\n{}.EX\n{}\n.EE\n", prose(text), line(command))
-}
-
-/// A sentence to a line: troff fills them, and a change shows as the sentence that changed.
-fn prose(text: &str) -> String {
-    let mut rest = text;
-    let mut lines = String::new();
-    while let Some((sentence, others)) = rest.split_once(". ") {
-        let _ = writeln!(lines, "{}.", line(sentence));
-        rest = others;
-    }
-    lines + &line(rest) + "\n"
-}
-
-/// What begins with a dot or a quote would be a request to troff.
-fn line(text: &str) -> String {
-    let guard = if text.starts_with(['.', '\'']) { "\\&" } else { "" };
-    format!("{guard}{}", escaped(text))
-}
-
-/// As it stands, copied from a terminal too: no typographic dashes, quotes, carets and tildes.
-fn escaped(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for letter in text.chars() {
-        match letter {
-            '\\' => escaped += "\\e",
-            '-' => escaped += "\\-",
-            '\'' => escaped += "\\(aq",
-            '`' => escaped += "\\(ga",
-            '^' => escaped += "\\(ha",
-            '~' => escaped += "\\(ti",
-            '"' => escaped += "\\(dq",
-            _ => escaped.push(letter),
-        }
-    }
-    escaped
 }
 
 #[cfg(test)]
@@ -270,16 +228,9 @@ mod tests {
     use std::ffi::OsString;
 
     #[test]
-    fn nothing_of_the_text_speaks_to_troff() {
-        assert_eq!(line(".TH -x"), "\\&.TH \\-x");
-        assert_eq!(line("'a\\b'"), "\\&\\(aqa\\eb\\(aq");
-        assert_eq!(prose("One. .Two, e.g.two."), "One.\n\\&.Two, e.g.two.\n");
-        assert!(page().is_ascii());
-    }
-
-    #[test]
     fn every_flag_and_verb_has_its_item() {
         let page = page();
+        assert!(page.is_ascii());
         assert!(FLAGS.into_iter().all(|flag| page.contains(&flag_item(flag))));
         assert!(VERBS.into_iter().all(|verb| page.contains(&verb_item(verb))));
         assert!(flag_item(FLAGS[0]).starts_with(".TP\n\\fB\\-L\\fR, \\fB\\-\\-dump\\fR [\\fITABLE\\fR]\n"));

@@ -11,7 +11,7 @@
 //! plan    as meant: what a command needs to know, defaults filled in, nonsense refused
 //! ```
 //!
-//! `verbs` reads command lines that begin with a word, `line` takes those of a load file apart; [`usage`] has everything that can be wrong with one.
+//! `verbs` reads command lines that begin with a word, `letters` those of the daemon's own name, `line` takes those of a load file apart; [`usage`] has everything that can be wrong with one.
 
 use std::ffi::{OsStr, OsString};
 
@@ -22,6 +22,7 @@ mod checks;
 pub(crate) mod completions;
 pub(crate) mod defs;
 pub(crate) mod doc;
+pub(crate) mod letters;
 pub(crate) mod line;
 pub(crate) mod man;
 mod matrix;
@@ -29,7 +30,7 @@ pub(crate) mod plan;
 pub(crate) mod raw;
 pub(crate) mod usage;
 pub(crate) mod verbs;
-mod words;
+pub(crate) mod words;
 
 use plan::{Command, Load, Plan};
 use raw::{Action, Raw};
@@ -44,6 +45,7 @@ pub(crate) fn parse(persona: Persona, args: impl Iterator<Item = OsString>) -> R
     let args: Vec<_> = args.collect();
     let alone = |command| Plan { persona, command, labelmap: None, warnings: Vec::new() };
     match (persona, args.split_first()) {
+        (Persona::Ctflowd | Persona::Conntrackd, _) => letters::read(persona, &args),
         (Persona::Ctflow, Some((word, rest))) if !raw::is_option(word) => verbs::read(word, rest).map(alone),
         (_, Some((word, rest))) if word == "-R" || word == "--load-file" => load(word, rest).map(alone),
         _ => plan::plan(persona, Raw::read(args)?),

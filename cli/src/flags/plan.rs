@@ -16,6 +16,7 @@ use super::doc::Topic;
 use super::raw::{Action, Chosen, Ends, LabelsDel, Raw, subject_of};
 use super::usage::Usage;
 use crate::change::{self, Creation, Expected, Tracker};
+use crate::control::request::{Cache, Request};
 use crate::output::{Encoding, Format, Subject};
 use crate::persona::Persona;
 use crate::protocol;
@@ -74,7 +75,112 @@ pub(crate) enum Command {
     /// `completions`.
     Completions(Shell),
     /// `man`.
-    Man,
+    Man(Page),
+    /// `ctflowd -h`.
+    Letters,
+    /// `daemon`, and `ctflowd` without a request.
+    Daemon(Daemon),
+    /// `keygen`: to a file, or to standard output.
+    Keygen(Option<PathBuf>),
+    /// `sync`, `status`, and `ctflowd` with a request.
+    Control(Control),
+}
+
+/// Which manual page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Page {
+    /// ctflow(1).
+    Program,
+    /// ctflow.toml(5).
+    Configuration,
+    /// ctflowd(8).
+    Daemon,
+}
+
+/// How to run the daemon.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Daemon {
+    /// Its configuration.
+    pub(crate) config: PathBuf,
+    /// Only examine that.
+    pub(crate) check: bool,
+    /// In the background.
+    pub(crate) detach: bool,
+}
+
+/// What to ask of a running daemon.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Control {
+    /// How to find it.
+    pub(crate) reach: Reach,
+    /// What to ask.
+    pub(crate) ask: Ask,
+}
+
+/// How to find the daemon.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// By the usual configuration; where there is none, by the usual socket.
+    Default,
+    /// By its configuration.
+    Config(PathBuf),
+    /// By its socket.
+    Socket(PathBuf),
+}
+
+/// What to ask, and how to show the answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ask {
+    /// How it is.
+    Status {
+        /// As JSON.
+        json: bool,
+    },
+    /// A cache, in our own formats.
+    Dump {
+        /// Which.
+        cache: Cache,
+        /// What of it.
+        of: Subject,
+        /// How to print each.
+        format: Format,
+    },
+    /// A cache, as conntrackd prints it.
+    Cache {
+        /// Which.
+        cache: Cache,
+        /// What of it.
+        of: Subject,
+        /// As XML.
+        xml: bool,
+    },
+    /// A page of conntrackd's statistics.
+    Statistics(Show),
+    /// A comparison with the peers.
+    Verify,
+    /// What has no answer but that it is done.
+    Do(Request),
+}
+
+/// A page of conntrackd's statistics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Show {
+    /// Caches, traffic, the active link, losses.
+    Overview(Subject),
+    /// Datagrams refused and lost.
+    Network,
+    /// Each cache in detail.
+    Cache,
+    /// The engine.
+    Runtime,
+    /// Each link.
+    Link,
+    /// The resend queue.
+    ResendQueue,
+    /// All queues.
+    Queue,
+    /// Child processes: none.
+    Process,
 }
 
 /// `-G`: which one flow, and how to print it.
@@ -180,6 +286,8 @@ pub(crate) struct Events {
     pub(crate) write: Option<PathBuf>,
     /// A file to read events from, in place of the kernel.
     pub(crate) read: Option<PathBuf>,
+    /// The daemon whose stream to share, in place of one of our own.
+    pub(crate) daemon: Option<Reach>,
 }
 
 /// `-C`: which entries.
@@ -466,6 +574,7 @@ fn events(raw: &Raw, chosen: &Chosen) -> Events {
         buffer_bytes: raw.buffer_bytes,
         write: raw.write.clone(),
         read: raw.read.clone(),
+        daemon: raw.daemon.clone(),
     }
 }
 

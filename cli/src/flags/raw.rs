@@ -20,7 +20,7 @@ use hashbrown::HashMap;
 use lexopt::{Arg, Parser};
 
 use super::defs::{self, Argument, Effect, Flag};
-use super::plan::EventMask;
+use super::plan::{EventMask, Reach};
 use super::usage::Usage;
 use super::words;
 use crate::output::{Format, Subject};
@@ -175,6 +175,8 @@ pub(crate) struct Raw {
     pub(crate) write: Option<PathBuf>,
     /// `--read`.
     pub(crate) read: Option<PathBuf>,
+    /// `--daemon`.
+    pub(crate) daemon: Option<Reach>,
 }
 
 /// Addresses and ports or keys of one direction, as far as they were given.

@@ -194,6 +194,15 @@ pub(crate) enum Usage {
     /// A line of a load file with a command that is not for it.
     #[error("Cannot use command `{0}' with --load-file: it takes -I, -A, -U, -D and -F of conntrack")]
     NotInFile(String),
+    /// No letter of the daemon's.
+    #[error("unknown option `{0}': a letter stands by itself behind a dash")]
+    UnknownLetter(String),
+    /// A word where a letter is expected.
+    #[error("`{0}' is no option, and no word of the one before: options begin with a dash")]
+    Stray(String),
+    /// `-x` without a dump.
+    #[error("option `-x' goes with -i and -e only")]
+    LoneXml,
 }
 
 /// The long option that a mistyped one is nearly.

@@ -7,7 +7,7 @@ use crate::protocol;
 
 /// The first of `names` that begins with `word`, whatever the case; conntrack's rule for tables, events and output
 /// types. An empty word begins nothing.
-pub(super) fn choose<T: Copy>(word: &str, names: &[(&str, T)]) -> Option<T> {
+pub(crate) fn choose<T: Copy>(word: &str, names: &[(&str, T)]) -> Option<T> {
     let begins = |name: &str| name.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word));
     names.iter().find(|(name, _)| !word.is_empty() && begins(name)).map(|(_, meaning)| *meaning)
 }
@@ -25,7 +25,7 @@ pub(crate) fn number(word: &str) -> Option<u32> {
 }
 
 /// A number in decimal, digits only.
-pub(super) fn decimal(word: &str) -> Option<u32> {
+pub(crate) fn decimal(word: &str) -> Option<u32> {
     word.parse().ok().filter(|_| word.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
@@ -64,7 +64,7 @@ pub(super) fn mask(address: IpAddr, length: u32) -> Option<IpAddr> {
 }
 
 /// A layer-4 protocol: one of ours by name, one of /etc/protocols by name or alias, or a number up to 255.
-pub(super) fn protocol(word: &str) -> Option<u8> {
+pub(crate) fn protocol(word: &str) -> Option<u8> {
     let listed = || fs::read_to_string("/etc/protocols").ok().and_then(|list| protocol_in(&list, word));
     let numbered = || number(word).and_then(|number| u8::try_from(number).ok());
     protocol::number(word).or_else(numbered).or_else(listed)
@@ -82,7 +82,7 @@ fn protocol_in(list: &str, word: &str) -> Option<u8> {
 
 /// The one of `names` that `word` nearly is: fewer than half of its letters, and two at most, are wrong, missing or too
 /// many.
-pub(super) fn nearest<'n>(word: &str, names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
+pub(crate) fn nearest<'n>(word: &str, names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
     let measured = names.map(|name| (distance(word, name), name));
     let near = measured.filter(|(distance, _)| *distance <= 2 && 2 * distance < word.len());
     near.min_by_key(|(distance, _)| *distance).map(|(_, name)| name)
@@ -106,7 +106,7 @@ fn distance(word: &str, name: &str) -> usize {
 }
 
 /// `a, b and c`.
-pub(super) fn series<'a>(words: impl IntoIterator<Item = &'a str>) -> String {
+pub(crate) fn series<'a>(words: impl IntoIterator<Item = &'a str>) -> String {
     let words: Vec<_> = words.into_iter().collect();
     match words.split_last() {
         Some((last, [])) => (*last).to_owned(),

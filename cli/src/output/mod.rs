@@ -20,6 +20,7 @@ use jiff::tz::TimeZone;
 
 use crate::labels::LabelMap;
 
+pub(crate) mod daemon;
 mod json;
 mod put;
 pub(crate) mod requester;
@@ -130,6 +131,11 @@ impl Printer {
     /// With names for labels. An empty map counts as none, as to conntrack.
     pub(crate) fn with_labels(self, labels: Option<Arc<LabelMap>>) -> Self {
         Self { labels: labels.filter(|labels| !labels.is_empty()), ..self }
+    }
+
+    /// For elements that stand by themselves: nothing before the first and after the last.
+    pub(crate) fn without_root(self) -> Self {
+        Self { root: Root::Closed, ..self }
     }
 
     /// For what `-D` prints: not an event, so its text has no tag; but saved, it is a `-D` line.

@@ -19,15 +19,16 @@ pub(crate) struct Extra {
 }
 
 impl Extra {
-    /// Whether `view` says anything that belongs here.
+    /// Whether `view` says anything that belongs here. The kernel gives some attributes to flows that have nothing of the
+    /// kind, all zero: these are no reason to begin one.
     #[inline]
     pub(crate) fn is_in(view: &FlowView<'_>) -> bool {
-        view.labels.is_some()
+        view.labels.is_some_and(|labels| labels != Labels::default())
             || view.helper.is_some()
             || view.secctx.is_some()
-            || view.seqadj_orig.is_some()
-            || view.seqadj_reply.is_some()
-            || view.synproxy.is_some()
+            || view.seqadj_orig.is_some_and(|adjustment| adjustment != SeqAdj::default())
+            || view.seqadj_reply.is_some_and(|adjustment| adjustment != SeqAdj::default())
+            || view.synproxy.is_some_and(|synproxy| synproxy != Synproxy::default())
             || view.master.is_some()
             || matches!(view.proto, Some(ProtoInfo::Sctp(_) | ProtoInfo::Dccp(_)))
     }
@@ -79,4 +80,22 @@ fn replace<T: PartialEq>(kept: &mut Option<T>, told: Option<T>) -> bool {
         *kept = told;
     }
     changed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zeros_are_nothing_rare() {
+        let zeros = FlowView {
+            labels: Some(Labels::default()),
+            seqadj_orig: Some(SeqAdj::default()),
+            seqadj_reply: Some(SeqAdj::default()),
+            synproxy: Some(Synproxy::default()),
+            ..FlowView::default()
+        };
+        assert!(!Extra::is_in(&zeros), "what ctnetlink makes has them, and would cost four times as much");
+        assert!(Extra::is_in(&FlowView { labels: Some(Labels(4)), ..zeros }));
+    }
 }

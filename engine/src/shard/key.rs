@@ -2,21 +2,14 @@
 //!
 //! The kernel's id of a flow is a keyed hash already, so it is used as one. The steering program in the socket takes it
 //! modulo the number of shards, so within a shard all ids are alike in their low bits; [`spread`] mixes them before a
-//! table sees them.
+//! table sees them. It is the one that replication tells buckets by.
+
+pub use ctflow_replicate::buckets::spread;
 
 /// The shard that owns the flow `id` when `shards` share them; the same arithmetic as the steering program's.
 #[must_use]
 pub fn shard_of(id: u32, shards: u32) -> u32 {
     id.checked_rem(shards).unwrap_or(0)
-}
-
-/// A flow's id spread over 64 bits: one multiplication, and the well-mixed high half folded into the low one, which is
-/// where the tables look first.
-#[inline]
-#[must_use]
-pub fn spread(id: u32) -> u64 {
-    let product = u64::from(id).wrapping_mul(0x9e37_79b9_7f4a_7c15); // 2^64 / golden ratio, odd
-    product ^ product >> 32
 }
 
 #[cfg(test)]

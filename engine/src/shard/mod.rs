@@ -1,24 +1,42 @@
-//! The flows one worker alone owns: looked up by the kernel's id, merged from events, reconciled with dumps.
+//! The flows one worker alone owns: looked up by the kernel's id, merged from events, reconciled with dumps, told to
+//! replicas; and what a replica is told.
 //!
-//! A shard is used by one thread and has no lock. `table` holds the flows of one family, `resync` says which dumped
-//! flows to believe, `key` which shard a flow belongs to.
+//! A shard is used by one thread and has no lock. `table` holds the flows of one family, `expectations` the few there
+//! are of these, `resync` says which dumped flows to believe, `key` which shard a flow belongs to. `ledger` knows what
+//! replicas are still to be told, `outbox` puts it into batches; [`replica`] is the other end.
 
+mod expectations;
 mod extra;
 mod key;
+mod ledger;
+mod outbox;
+pub mod replica;
 mod resync;
+mod show;
 mod slab;
+mod stamp;
 mod table;
 
+use std::sync::Arc;
+
 use ctflow_parser::compact::{Address, Key, V4, V6};
+use ctflow_parser::expect::ExpectView;
 use ctflow_parser::flow::FlowView;
 use ctflow_parser::record::Event;
 use ctflow_parser::tuple::FlowKey;
 use ctflow_parser::uapi;
+use ctflow_replicate::buckets::BucketSet;
 use ctflow_replicate::delta::Change;
 
+use expectations::Expectations;
 pub use key::{shard_of, spread};
+use ledger::Ledger;
+pub use outbox::Outbox;
 use resync::Resync;
-use table::Table;
+use show::Show;
+use table::{Heard, Table};
+
+use crate::publish::Choice;
 
 /// A resync's number, wrapping: two are never under way at once, so neighbours are all that must differ.
 type Epoch = u8;
@@ -78,15 +96,39 @@ pub enum Swept {
 pub struct Shard {
     v4: Table<V4>,
     v6: Table<V6>,
+    expectations: Expectations,
     epoch: Epoch,
     resync: Resync,
+    now_ms: u64,
+    /// Where there are replicas.
+    ledger: Option<Ledger>,
 }
 
 impl Shard {
     /// An empty shard that holds at most `flows_max` flows of each family.
     #[must_use]
     pub fn new(flows_max: u32) -> Self {
-        Self { v4: Table::new(flows_max), v6: Table::new(flows_max), epoch: 0, resync: Resync::Idle }
+        Self {
+            v4: Table::new(flows_max),
+            v6: Table::new(flows_max),
+            expectations: Expectations::default(),
+            epoch: 0,
+            resync: Resync::Idle,
+            now_ms: 0,
+            ledger: None,
+        }
+    }
+
+    /// An empty shard that tells replicas what `choice` selects, by [`Shard::drain`].
+    #[must_use]
+    pub fn replicated(flows_max: u32, choice: Arc<Choice>) -> Self {
+        let ledger = Some(Ledger::new(choice));
+        Self { ledger, ..Self::new(flows_max) }
+    }
+
+    /// What is taken in from here on happened at `now_ms`, milliseconds since 1970.
+    pub fn set_time(&mut self, now_ms: u64) {
+        self.now_ms = now_ms;
     }
 
     /// Flows held.
@@ -117,22 +159,73 @@ impl Shard {
         }
     }
 
+    /// Takes in one event of an expectation.
+    pub fn apply_expectation(&mut self, event: Event, view: &ExpectView<'_>) -> Applied {
+        if let (Event::Destroy, Some(id)) = (event, view.id) {
+            self.resync.note_fulfilled(id);
+        }
+        self.expectations.apply(event, view, self.epoch, self.now_ms)
+    }
+
+    /// Takes in one expectation of the dump that a resync reads.
+    pub fn apply_dumped_expectation(&mut self, view: &ExpectView<'_>) -> Applied {
+        if view.id.is_some_and(|id| self.resync.was_fulfilled(id)) {
+            return Applied::Unknown;
+        }
+        self.expectations.apply(Event::New, view, self.epoch, self.now_ms)
+    }
+
     #[inline]
     fn upsert(&mut self, key: &FlowKey, id: u32, view: &FlowView<'_>, origin: Origin) -> Applied {
-        let epoch = self.epoch;
+        let heard = Heard { epoch: self.epoch, origin, now_ms: self.now_ms };
         match key.orig.family() {
-            uapi::AF_INET => upsert_in(&mut self.v4, key, id, view, epoch, origin),
-            _ => upsert_in(&mut self.v6, key, id, view, epoch, origin),
+            uapi::AF_INET => upsert_in(&mut self.v4, key, id, view, heard, self.ledger.as_mut()),
+            _ => upsert_in(&mut self.v6, key, id, view, heard, self.ledger.as_mut()),
         }
     }
 
     fn destroy(&mut self, key: &FlowKey, id: u32) -> Applied {
         self.resync.note_destroyed(key, id);
         let removed = match key.orig.family() {
-            uapi::AF_INET => Key::of(key).is_some_and(|key| self.v4.remove(&key, id)),
-            _ => Key::of(key).is_some_and(|key| self.v6.remove(&key, id)),
+            uapi::AF_INET => destroy_in(&mut self.v4, key, id, self.now_ms, self.ledger.as_mut()),
+            _ => destroy_in(&mut self.v6, key, id, self.now_ms, self.ledger.as_mut()),
         };
         if removed { Applied::Destroyed } else { Applied::Unknown }
+    }
+
+    /// Has these buckets told whole by the next [`Shard::drain`]s.
+    pub fn want_buckets(&mut self, buckets: &BucketSet) {
+        self.ledger.iter_mut().for_each(|ledger| ledger.want_buckets(buckets));
+    }
+
+    /// Has all digests told under `number`, behind everything that is to be told now.
+    pub fn want_digests(&mut self, number: u64) {
+        self.ledger.iter_mut().for_each(|ledger| ledger.want_digests(number));
+    }
+
+    /// Tells what `choice` selects from here on, and takes back what it does not: all buckets are told once.
+    pub fn choose(&mut self, choice: Arc<Choice>) {
+        if let Some(ledger) = &mut self.ledger {
+            ledger.choose(choice);
+        }
+    }
+
+    /// Whether [`Shard::drain`] would tell anything.
+    #[must_use]
+    pub fn has_news(&self) -> bool {
+        self.ledger.as_ref().is_some_and(|ledger| ledger.has_news(self.now_ms)) || self.expectations.has_news()
+    }
+
+    /// How long until a flow is old enough to be told, in milliseconds; 0 when one is.
+    #[must_use]
+    pub fn news_in_ms(&self) -> Option<u64> {
+        self.ledger.as_ref()?.next_due_ms().map(|due_ms| due_ms.saturating_sub(self.now_ms))
+    }
+
+    /// Tells what replicas do not know yet. What the outbox has no room for is told by a later call.
+    pub fn drain(&mut self, outbox: &mut Outbox) {
+        let Some(ledger) = &mut self.ledger else { return };
+        ledger.drain(&mut self.v4, &mut self.v6, &mut self.expectations, self.now_ms, outbox);
     }
 
     /// The flow that `key` and the kernel's `id` name.
@@ -142,6 +235,30 @@ impl Shard {
             uapi::AF_INET => self.v4.get(key, id),
             _ => self.v6.get(key, id),
         }
+    }
+
+    /// Writes the entries of `bucket`, which are told in `stream`, in the form of the control socket.
+    pub fn show(&self, bucket: u16, stream: u16, out: &mut Vec<u8>) {
+        Show { stream, now_ms: self.now_ms, out }.bucket(bucket, &self.v4, &self.v6, &self.expectations);
+    }
+
+    /// Bytes of memory that hold flows.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        (self.v4.bytes() + self.v6.bytes()) as u64
+    }
+
+    /// Changes that replicas were not told: those of flows that are not to be replicated, and those that a later change
+    /// of the same flow replaced.
+    #[must_use]
+    pub fn untold(&self) -> (u64, u64) {
+        self.ledger.as_ref().map_or((0, 0), |ledger| (ledger.filtered, ledger.conflated))
+    }
+
+    /// Expectations held.
+    #[must_use]
+    pub fn expectations(&self) -> usize {
+        self.expectations.len()
     }
 
     /// All flows, in no order.
@@ -181,18 +298,27 @@ impl Shard {
         matches!(self.resync, Resync::Sweeping { .. })
     }
 
-    /// Purges unconfirmed flows among the next `slice` places, each told to `purged`.
-    pub fn sweep(&mut self, slice: u32, purged: impl FnMut(FlowView<'_>)) -> Swept {
+    /// Purges unconfirmed flows among the next `slice` places, each told to `purged`; with the last of them the
+    /// expectations.
+    pub fn sweep(&mut self, slice: u32, mut purged: impl FnMut(FlowView<'_>)) -> Swept {
         let Resync::Sweeping { v4_from, v6_from, again } = &mut self.resync else { return Swept::Done };
+        let (ledger, now_ms) = (&mut self.ledger, self.now_ms);
         if let Some(from) = *v4_from {
-            *v4_from = self.v4.sweep(from, slice, self.epoch, purged);
+            *v4_from = self.v4.sweep(from, slice, self.epoch, |slot| {
+                purged(slot.flow.view());
+                ledger.iter_mut().for_each(|ledger| ledger.ended(slot, now_ms));
+            });
         } else if let Some(from) = *v6_from {
-            *v6_from = self.v6.sweep(from, slice, self.epoch, purged);
+            *v6_from = self.v6.sweep(from, slice, self.epoch, |slot| {
+                purged(slot.flow.view());
+                ledger.iter_mut().for_each(|ledger| ledger.ended(slot, now_ms));
+            });
         }
         if v4_from.or(*v6_from).is_some() {
             return Swept::More;
         }
         let done = if *again { Swept::Again } else { Swept::Done };
+        self.expectations.purge(self.epoch, now_ms);
         self.resync = Resync::Idle;
         done
     }
@@ -204,11 +330,31 @@ fn upsert_in<A: Address>(
     key: &FlowKey,
     id: u32,
     view: &FlowView<'_>,
-    epoch: Epoch,
-    origin: Origin,
+    heard: Heard,
+    ledger: Option<&mut Ledger>,
 ) -> Applied {
-    Key::of(key).map_or(Applied::NotAFlow, |key| table.upsert(&key, id, view, epoch, origin))
+    let Some(key) = Key::of(key) else { return Applied::NotAFlow };
+    let (applied, index) = table.upsert(&key, id, view, heard);
+    if let (Some(ledger), Some(index), Applied::Created | Applied::Updated) = (ledger, index, applied) {
+        ledger.changed(table, index, heard.now_ms);
+    }
+    applied
+}
+
+#[inline]
+fn destroy_in<A: Address>(
+    table: &mut Table<A>,
+    key: &FlowKey,
+    id: u32,
+    now_ms: u64,
+    ledger: Option<&mut Ledger>,
+) -> bool {
+    let Some(slot) = Key::of(key).and_then(|key| table.remove(&key, id)) else { return false };
+    ledger.into_iter().for_each(|ledger| ledger.ended(&slot, now_ms));
+    true
 }
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod told;

@@ -7,7 +7,7 @@
 //!
 //! The dump is no snapshot: it is read in slices while events arrive, and a slice was composed before it is read. A flow
 //! in it may have ended since, and its DESTROY be read already; taken in, it would stay for ever. So the flows that end
-//! while the dump is read are kept in mind, and a dumped flow among them is passed over.
+//! while the dump is read are kept in mind, and a dumped flow among them is passed over; likewise expectations.
 
 use ctflow_parser::tuple::FlowKey;
 use hashbrown::HashSet;
@@ -23,6 +23,8 @@ pub(super) enum Resync {
     Marking {
         /// Flows that ended meanwhile.
         destroyed: HashSet<(FlowKey, u32)>,
+        /// Expectations that did, by id.
+        fulfilled: HashSet<u32>,
         /// There were more of them than are kept.
         overflowed: bool,
     },
@@ -39,12 +41,12 @@ pub(super) enum Resync {
 
 impl Resync {
     pub(super) fn marking() -> Self {
-        Self::Marking { destroyed: HashSet::new(), overflowed: false }
+        Self::Marking { destroyed: HashSet::new(), fulfilled: HashSet::new(), overflowed: false }
     }
 
     #[inline]
     pub(super) fn note_destroyed(&mut self, key: &FlowKey, id: u32) {
-        let Self::Marking { destroyed, overflowed } = self else { return };
+        let Self::Marking { destroyed, overflowed, .. } = self else { return };
         if destroyed.len() < RESYNC_DESTROYED_MAX {
             destroyed.insert((*key, id));
         } else {
@@ -57,6 +59,19 @@ impl Resync {
             Self::Marking { destroyed, .. } => destroyed.contains(&(*key, id)),
             Self::Idle | Self::Sweeping { .. } => false,
         }
+    }
+
+    pub(super) fn note_fulfilled(&mut self, id: u32) {
+        let Self::Marking { fulfilled, overflowed, .. } = self else { return };
+        if fulfilled.len() < RESYNC_DESTROYED_MAX {
+            fulfilled.insert(id);
+        } else {
+            *overflowed = true;
+        }
+    }
+
+    pub(super) fn was_fulfilled(&self, id: u32) -> bool {
+        matches!(self, Self::Marking { fulfilled, .. } if fulfilled.contains(&id))
     }
 
     pub(super) fn begin_sweep(&mut self) {

@@ -1,15 +1,19 @@
 //! The flows of one family in one shard.
 //!
 //! ```text
-//! spread(id) ── 8 bits ──► one of 256 small tables ── index ──► slab: 56 B a flow (IPv4)    extras: by index,
-//!                          4 B + 1 B a slot, each growing       flow 52 │ epoch │ told      only where there are any
-//!                          by itself
+//! spread(id) ── 8 bits ──► one of 256 small tables ── index ──► slab: 68 B a flow (IPv4)             extras: by index,
+//!                          4 B + 1 B a slot, each growing       flow 52 │ epoch, flags │ check,      only where there
+//!                          by itself; a bucket                                          │ 2 stamps   are any
 //! ```
 //!
-//! The index holds no flow, so its empty slots cost 5 bytes and not 60; and one table's growth moves four thousand
-//! indices of a million flows, not all of them.
+//! The index holds no flow, so its empty slots cost 5 bytes and not 70; and one table's growth moves four thousand
+//! indices of a million flows, not all of them. The small tables are the buckets that replication speaks of, so one is
+//! walked without looking at any other flow.
+//!
+//! A table is used in two ways: a shard's is merged into from events and dumps ([`Table::upsert`]), a replica's is told
+//! whole flows ([`Table::put`]).
 
-use ctflow_parser::compact::{Address, Flow, Key};
+use ctflow_parser::compact::{Address, Flow, Key, V4, V6};
 use ctflow_parser::flow::FlowView;
 use ctflow_parser::tuple::FlowKey;
 use hashbrown::{HashMap, HashTable};
@@ -17,29 +21,62 @@ use hashbrown::{HashMap, HashTable};
 use super::extra::Extra;
 use super::key::spread;
 use super::slab::Slab;
+use super::stamp::{Seconds, Stamp};
 use super::{Applied, Epoch, Origin};
 use crate::limits::TABLES_PER_SHARD;
 
 /// A flow and what the cache knows of it.
 #[derive(Debug, Clone, Copy, Default)]
-struct Slot<A> {
-    flow: Flow<A>,
-    /// The resync that last confirmed it, or the one under way when an event did.
+pub(super) struct Slot<A> {
+    pub(super) flow: Flow<A>,
+    /// The resync that last confirmed it, or the one under way when an event did. In a replica, the bucket's mark.
     epoch: Epoch,
-    /// What events have told of the flow in this epoch: `TOLD_*`.
-    told: u8,
-    live: bool,
-    extra: bool,
+    flags: u8,
+    /// Of what was last told of the flow to replicas, or in a replica, of what was told.
+    pub(super) check: u32,
+    /// When it came here.
+    pub(super) since: Seconds,
+    /// When it last changed, on its source.
+    pub(super) changed: Stamp,
 }
 
-/// An event told of the flow: its status and timeout, which every event carries.
-const TOLD: u8 = 1;
+const _: () = assert!(size_of::<Slot<V4>>() == 68);
+const _: () = assert!(size_of::<Slot<V6>>() == 116);
+
+/// The place is in use.
+const LIVE: u8 = 1;
+/// There is an [`Extra`] beside it.
+const EXTRA: u8 = 2;
+/// An event of this epoch told of the flow: its status and timeout, which every event carries.
+const TOLD: u8 = 4;
 /// One told its mark.
-const TOLD_MARK: u8 = 2;
+const TOLD_MARK: u8 = 8;
 /// One told its tracker's state.
-const TOLD_PROTO: u8 = 4;
+const TOLD_PROTO: u8 = 16;
+/// It is among those to be told to replicas.
+pub(super) const DIRTY: u8 = 32;
+/// It waits for its protocol's least age before it is told.
+pub(super) const YOUNG: u8 = 64;
+/// Replicas have been told of it.
+pub(super) const PUBLISHED: u8 = 128;
 
 impl<A: Address> Slot<A> {
+    /// Whether any of `flags` is set.
+    #[inline]
+    pub(super) fn has(&self, flags: u8) -> bool {
+        self.flags & flags != 0
+    }
+
+    #[inline]
+    pub(super) fn set(&mut self, flags: u8) {
+        self.flags |= flags;
+    }
+
+    #[inline]
+    pub(super) fn clear(&mut self, flags: u8) {
+        self.flags &= !flags;
+    }
+
     /// Notes that `origin` speaks of the flow in `epoch`, and gives what of its words to believe.
     ///
     /// A dump is read in slices, so what it says of a flow can be older than what events have said since: it fills in
@@ -47,15 +84,16 @@ impl<A: Address> Slot<A> {
     #[inline]
     fn hear<'a>(&mut self, view: &FlowView<'a>, epoch: Epoch, origin: Origin) -> FlowView<'a> {
         if self.epoch != epoch {
-            (self.epoch, self.told) = (epoch, 0);
+            self.epoch = epoch;
+            self.clear(TOLD | TOLD_MARK | TOLD_PROTO);
         }
         if origin == Origin::Event {
-            self.told |= TOLD;
-            self.told |= if view.mark.is_some() { TOLD_MARK } else { 0 };
-            self.told |= if view.proto.is_some() { TOLD_PROTO } else { 0 };
+            self.set(TOLD);
+            self.set(if view.mark.is_some() { TOLD_MARK } else { 0 });
+            self.set(if view.proto.is_some() { TOLD_PROTO } else { 0 });
             return *view;
         }
-        let unless = |told: u8| self.told & told == 0;
+        let unless = |told: u8| !self.has(told);
         FlowView {
             status: view.status.filter(|_| unless(TOLD)),
             timeout: view.timeout.filter(|_| unless(TOLD)),
@@ -64,6 +102,26 @@ impl<A: Address> Slot<A> {
             ..*view
         }
     }
+}
+
+/// How an event or a dump speaks of a flow.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Heard {
+    pub(crate) epoch: Epoch,
+    pub(crate) origin: Origin,
+    pub(crate) now_ms: u64,
+}
+
+/// How a source told of a flow.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Told {
+    pub(crate) check: u32,
+    /// The mark of the flow's bucket.
+    pub(crate) mark: Epoch,
+    /// When it was told, in milliseconds since 1970.
+    pub(crate) now_ms: u64,
+    /// When it changed, likewise.
+    pub(crate) changed_ms: u64,
 }
 
 /// The flows of one family.
@@ -88,6 +146,19 @@ impl<A: Address> Table<A> {
         self.count
     }
 
+    /// Flows that it may hold.
+    pub(crate) fn bound(&self) -> u32 {
+        self.bound
+    }
+
+    /// Bytes of memory taken. The index is reckoned from the most flows that were ever here, who are spread evenly over
+    /// the small tables; looking at each of these would be too much for every round.
+    pub(crate) fn bytes(&self) -> usize {
+        let each = (self.slab.end() as usize).div_ceil(TABLES_PER_SHARD);
+        let places = if each == 0 { 0 } else { (each * 8).div_ceil(7).next_power_of_two() };
+        self.slab.bytes() + TABLES_PER_SHARD * places * (size_of::<u32>() + 1) + self.extras.allocation_size()
+    }
+
     /// Whether a tenth of the bound is free.
     pub(crate) fn has_room(&self) -> bool {
         self.count <= self.bound - self.bound / 10
@@ -100,44 +171,73 @@ impl<A: Address> Table<A> {
         self.tables.get(table_of(hash))?.find(hash, same).copied()
     }
 
+    /// Reads a little of what is probably the flow with that id, so that it is in the cache soon. Calls in a row wait for
+    /// memory together, which looking flows up one by one does not.
+    #[inline]
+    pub(crate) fn touch(&self, id: u32) -> u32 {
+        let hash = spread(id);
+        let table = self.tables.get(table_of(hash));
+        let index = table.and_then(|table| table.find(hash, |_| true));
+        index.and_then(|index| self.slab.get(*index)).map_or(0, |slot| slot.flow.id)
+    }
+
     /// The flow that `key` and `id` name, complete.
     pub(crate) fn get(&self, key: &FlowKey, id: u32) -> Option<FlowView<'_>> {
         self.view(self.find(id, &Key::of(key)?)?)
     }
 
-    fn view(&self, index: u32) -> Option<FlowView<'_>> {
-        let slot = self.slab.get(index).filter(|slot| slot.live)?;
+    /// The flow at a place, complete.
+    pub(super) fn view(&self, index: u32) -> Option<FlowView<'_>> {
+        let slot = self.slot(index)?;
         let view = slot.flow.view();
-        Some(if slot.extra { self.extras.get(&index).map_or(view, |extra| extra.complete(view)) } else { view })
+        Some(if slot.has(EXTRA) { self.extras.get(&index).map_or(view, |extra| extra.complete(view)) } else { view })
     }
 
-    /// Creates the flow, or merges what the view says into it.
+    /// Creates the flow, or merges what the view says into it; gives its place, too.
     #[inline]
     pub(crate) fn upsert(
         &mut self,
         key: &Key<A>,
         id: u32,
         view: &FlowView<'_>,
-        epoch: Epoch,
-        origin: Origin,
-    ) -> Applied {
-        let Some(index) = self.find(id, key) else { return self.create(id, view, epoch, origin) };
-        let Some(slot) = self.slab.get_mut(index) else { return Applied::NotAFlow };
-        let view = &slot.hear(view, epoch, origin);
+        heard: Heard,
+    ) -> (Applied, Option<u32>) {
+        let Some(index) = self.find(id, key) else { return self.create(id, view, heard) };
+        let Some(slot) = self.slab.get_mut(index) else { return (Applied::NotAFlow, None) };
+        let view = &slot.hear(view, heard.epoch, heard.origin);
         let mut changed = slot.flow.merge(view);
-        if Extra::is_in(view) {
-            slot.extra = true;
+        if slot.has(EXTRA) || Extra::is_in(view) {
+            slot.set(EXTRA);
             changed |= self.extras.entry(index).or_default().merge(view);
         }
-        if changed { Applied::Updated } else { Applied::Unchanged }
+        if !changed {
+            return (Applied::Unchanged, Some(index));
+        }
+        slot.changed = Stamp::of(heard.now_ms);
+        (Applied::Updated, Some(index))
     }
 
-    fn create(&mut self, id: u32, view: &FlowView<'_>, epoch: Epoch, origin: Origin) -> Applied {
-        let Some(flow) = Flow::new(view) else { return Applied::NotAFlow };
+    fn create(&mut self, id: u32, view: &FlowView<'_>, heard: Heard) -> (Applied, Option<u32>) {
+        let Some(flow) = Flow::new(view) else { return (Applied::NotAFlow, None) };
+        let mut slot = Slot {
+            flow,
+            epoch: heard.epoch,
+            since: Seconds::of(heard.now_ms),
+            changed: Stamp::of(heard.now_ms),
+            ..Slot::default()
+        };
+        slot.hear(view, heard.epoch, heard.origin);
+        match self.insert(id, slot, view) {
+            Some(index) => (Applied::Created, Some(index)),
+            None => (Applied::Full, None),
+        }
+    }
+
+    /// Takes a place for a flow that is not here; `None` when there is none.
+    fn insert(&mut self, id: u32, mut slot: Slot<A>, view: &FlowView<'_>) -> Option<u32> {
         let extra = Extra::is_in(view);
-        let mut slot = Slot { flow, epoch, told: 0, live: true, extra };
-        slot.hear(view, epoch, origin);
-        let Some(index) = self.slab.insert(slot, self.bound) else { return Applied::Full };
+        slot.set(if extra { LIVE | EXTRA } else { LIVE });
+        let index = self.slab.insert(slot, self.bound)?;
         if extra {
             self.extras.entry(index).or_default().merge(view);
         }
@@ -148,30 +248,76 @@ impl<A: Address> Table<A> {
             table.insert_unique(hash, index, rehash);
         }
         self.count += 1;
-        Applied::Created
+        Some(index)
     }
 
-    /// Removes the flow; tells whether it was there.
-    #[inline]
-    pub(crate) fn remove(&mut self, key: &Key<A>, id: u32) -> bool {
-        match self.find(id, key) {
-            Some(index) => self.remove_index(index),
-            None => false,
+    /// Puts a whole flow in, in place of what was here of it; gives the check of that.
+    ///
+    /// # Errors
+    /// [`Applied::Full`] or [`Applied::NotAFlow`].
+    pub(crate) fn put(&mut self, view: &FlowView<'_>, told: Told) -> Result<Option<u32>, Applied> {
+        let (key, id) = view.key().zip(view.id).ok_or(Applied::NotAFlow)?;
+        let key = Key::of(&key).ok_or(Applied::NotAFlow)?;
+        let flow = Flow::new(view).ok_or(Applied::NotAFlow)?;
+        let (since, changed) = (Seconds::of(told.now_ms), Stamp::of(told.changed_ms));
+        let new = Slot { flow, epoch: told.mark, check: told.check, since, changed, ..Slot::default() };
+        let Some(index) = self.find(id, &key) else {
+            return self.insert(id, new, view).map(|_| None).ok_or(Applied::Full);
+        };
+        let Some(slot) = self.slab.get_mut(index) else { return Err(Applied::NotAFlow) };
+        let before = *slot;
+        *slot = Slot { since: before.since, ..new };
+        slot.set(LIVE);
+        if before.has(EXTRA) {
+            self.extras.remove(&index);
         }
+        if Extra::is_in(view) {
+            slot.set(EXTRA);
+            self.extras.entry(index).or_default().merge(view);
+        }
+        Ok(Some(before.check))
     }
 
-    fn remove_index(&mut self, index: u32) -> bool {
-        let Some(&Slot { flow, extra, .. }) = self.slab.get(index) else { return false };
-        let hash = spread(flow.id);
-        let Some(table) = self.tables.get_mut(table_of(hash)) else { return false };
-        let Ok(entry) = table.find_entry(hash, |&found| found == index) else { return false };
-        entry.remove();
-        if extra {
+    /// Removes the flow; gives what was kept of it.
+    #[inline]
+    pub(crate) fn remove(&mut self, key: &Key<A>, id: u32) -> Option<Slot<A>> {
+        self.find(id, key).and_then(|index| self.remove_index(index))
+    }
+
+    pub(super) fn remove_index(&mut self, index: u32) -> Option<Slot<A>> {
+        let slot = *self.slab.get(index)?;
+        let hash = spread(slot.flow.id);
+        let table = self.tables.get_mut(table_of(hash))?;
+        table.find_entry(hash, |&found| found == index).ok()?.remove();
+        if slot.has(EXTRA) {
             self.extras.remove(&index);
         }
         self.slab.remove(index);
         self.count -= 1;
-        true
+        Some(slot)
+    }
+
+    /// The flow at a place, if there is one.
+    #[inline]
+    pub(super) fn slot(&self, index: u32) -> Option<&Slot<A>> {
+        self.slab.get(index).filter(|slot| slot.has(LIVE))
+    }
+
+    #[inline]
+    pub(super) fn slot_mut(&mut self, index: u32) -> Option<&mut Slot<A>> {
+        self.slab.get_mut(index).filter(|slot| slot.has(LIVE))
+    }
+
+    /// The places of the flows in `bucket`.
+    pub(super) fn bucket(&self, bucket: u16) -> impl Iterator<Item = u32> {
+        self.tables.get(usize::from(bucket)).into_iter().flat_map(|table| table.iter().copied())
+    }
+
+    /// Removes the flows of `bucket` that `mark` does not confirm; each one's check goes to `purged`.
+    pub(crate) fn purge_bucket(&mut self, bucket: u16, mark: Epoch, mut purged: impl FnMut(u32)) {
+        let unconfirmed = |index: &u32| self.slab.get(*index).is_some_and(|slot| slot.epoch != mark);
+        let unconfirmed: Vec<_> = self.bucket(bucket).filter(unconfirmed).collect();
+        unconfirmed.into_iter().filter_map(|index| self.remove_index(index)).for_each(|slot| purged(slot.check));
     }
 
     /// Looks at up to `slice` places from `from` on and removes the flows that `epoch` did not confirm, each told to
@@ -181,13 +327,12 @@ impl<A: Address> Table<A> {
         from: u32,
         slice: u32,
         epoch: Epoch,
-        mut purged: impl FnMut(FlowView<'_>),
+        mut purged: impl FnMut(&Slot<A>),
     ) -> Option<u32> {
         let end = self.slab.end().min(from.saturating_add(slice));
         for index in from..end {
-            if self.slab.get(index).is_some_and(|slot| slot.live && slot.epoch != epoch) {
-                self.view(index).into_iter().for_each(&mut purged);
-                self.remove_index(index);
+            if self.slot(index).is_some_and(|slot| slot.epoch != epoch) {
+                self.remove_index(index).as_ref().into_iter().for_each(&mut purged);
             }
         }
         (end < self.slab.end()).then_some(end)

@@ -2,16 +2,16 @@
 
 use std::fmt::Write;
 
-use super::{Values, arguments, fields, general, spellings, values};
+use super::{Values, chains, fields, general, spellings, values, verb_options_with_argument, verb_values};
 use crate::flags::defs::Flag;
-use crate::flags::verbs::VERBS;
+use crate::flags::verbs::{VERBS, VerbOption};
 
 /// Bash cuts `--output=id` at the equals sign, which the first lines put right. The loop finds the protocol of the last
 /// `-p`, in any spelling.
 const START: &str = r#"# bash completion for ctflow, and for conntrack where that is a link to it
 _ctflow() {
     local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD-1]}
-    local word before= protocol= words= options= list= kept= files=
+    local word before= protocol= chain= skip= words= options= list= kept= files=
     if [[ $current == = ]]; then
         current=
     elif [[ $previous == = ]]; then
@@ -50,13 +50,8 @@ complete -F _ctflow ctflow conntrack
 pub(super) fn script() -> String {
     let mut script = String::from(START);
     script += "    if [[ ${COMP_WORDS[0]} != *conntrack && ${COMP_WORDS[1]} != -* ]]; then\n";
-    script += "        case $COMP_CWORD:${COMP_WORDS[1]} in\n";
-    let verbs: Vec<_> = VERBS.iter().map(|verb| verb.name).collect();
-    let _ = writeln!(script, "            1:*) words=\"{}\" ;;", verbs.join(" "));
-    for verb in VERBS {
-        let _ = writeln!(script, "            2:{}) words=\"{}\" ;;", verb.name, arguments(verb).join(" "));
-    }
-    script += "        esac\n    else\n";
+    verbs(&mut script);
+    script += "    else\n";
     let _ = writeln!(script, "        options=\"{}\"", names(general()));
     script += "        case $previous in\n";
     for flag in general() {
@@ -79,6 +74,39 @@ pub(super) fn script() -> String {
         script += "                ;;\n";
     }
     script + "        esac\n    fi\n" + END
+}
+
+/// The loop puts the verb and the words behind it together, without options and their arguments.
+fn verbs(script: &mut String) {
+    let spelled = |option: &VerbOption| option.spellings().collect::<Vec<_>>();
+    let skipped: Vec<_> = verb_options_with_argument().into_iter().flat_map(spelled).collect();
+    script.push_str("        for word in \"${COMP_WORDS[@]:1:COMP_CWORD-1}\"; do\n");
+    script.push_str("            if [[ $word == = ]]; then continue\n            elif [[ $skip ]]; then skip=\n");
+    let _ = writeln!(script, "            elif [[ \" {} \" == *\" $word \"* ]]; then skip=yes", skipped.join(" "));
+    script.push_str("            elif [[ $word != -* || $chain == help ]]; then chain+=\"${chain:+ }$word\"; fi\n");
+    script.push_str("        done\n        case $previous:$chain in\n");
+    for option in verb_options_with_argument() {
+        let names = spelled(option).into_iter().map(|name| format!("{name}:*")).collect::<Vec<_>>().join("|");
+        let _ = match verb_values(option) {
+            Values::File => writeln!(script, "            {names}) files=yes ;;"),
+            Values::Several(words) => {
+                writeln!(script, "            {names}) words=\"{}\" list=yes ;;", words.join(" "))
+            }
+            _ => Ok(()),
+        };
+    }
+    let names: Vec<_> = VERBS.iter().map(|verb| verb.name).collect();
+    let _ = writeln!(script, "            *:) words=\"{}\" ;;", names.join(" "));
+    for chain in VERBS.into_iter().flat_map(chains) {
+        let files = if chain.file { " files=yes" } else { "" };
+        let _ = writeln!(script, "            *:\"{}\") words=\"{}\"{files} ;;", chain.words, chain.next.join(" "));
+    }
+    script.push_str("        esac\n        case ${chain%% *} in\n");
+    for verb in VERBS.into_iter().filter(|verb| !verb.options.is_empty()) {
+        let options = verb.options.iter().flat_map(spelled).collect::<Vec<_>>().join(" ");
+        let _ = writeln!(script, "            {}) options=\"{options}\" ;;", verb.name);
+    }
+    script.push_str("        esac\n");
 }
 
 fn names(flags: impl Iterator<Item = &'static Flag>) -> String {

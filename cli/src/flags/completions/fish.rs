@@ -2,11 +2,11 @@
 
 use std::fmt::Write;
 
-use super::{Values, arguments, fields, general, quoted, spellings, values};
+use super::{Values, chains, fields, general, quoted, spellings, values, verb_options_with_argument, verb_values};
 use crate::flags::defs::{Argument, Flag};
-use crate::flags::verbs::VERBS;
+use crate::flags::verbs::{VERBS, VerbOption};
 
-/// The conditions: no verb was given, this verb was, one of these protocols was. The names of the functions are long,
+/// The conditions: no verb was given, this verb was, with these words, one of these protocols was. The names of the functions are long,
 /// for all functions of a fish share one space.
 const START: &str = r#"# fish completion for ctflow, and for conntrack where that is a link to it
 function __ctflow_without_verb
@@ -18,7 +18,23 @@ function __ctflow_first
 end
 function __ctflow_verb
     set -l words (commandline -opc)
-    test (count $words) -eq 2; and test "$words[2]" = $argv[1]
+    set -q words[2]; and test "$words[2]" = $argv[1]
+end
+function __ctflow_chain
+    set -l words (commandline -opc)
+    set -q words[2]; or return
+    set -l chain
+    set -l skip no
+    for word in $words[2..-1]
+        if test $skip = yes
+            set skip no
+        else if contains -- $word SKIPPED
+            set skip yes
+        else if not string match -q -- '-*' $word
+            set -a chain $word
+        end
+    end
+    test "$chain" = "$argv[1]"
 end
 function __ctflow_behind
     __ctflow_without_verb; or return
@@ -36,7 +52,9 @@ complete -c ctflow -c conntrack -f
 "#;
 
 pub(super) fn script() -> String {
-    let mut script = String::from(START);
+    let spelled = |option: &VerbOption| option.spellings().collect::<Vec<_>>();
+    let skipped: Vec<_> = verb_options_with_argument().into_iter().flat_map(spelled).collect();
+    let mut script = START.replace("SKIPPED", &skipped.join(" "));
     for flag in general() {
         complete(&mut script, flag, "__ctflow_without_verb", 0);
     }
@@ -47,13 +65,26 @@ pub(super) fn script() -> String {
     for verb in VERBS {
         let help = quoted(verb.help);
         let _ = writeln!(script, "complete -c ctflow -n __ctflow_first -a {} -d {help}", verb.name);
-        let arguments = arguments(verb);
-        if !arguments.is_empty() {
-            let words = arguments.join(" ");
-            let _ = writeln!(script, "complete -c ctflow -n '__ctflow_verb {}' -a '{words}'", verb.name);
+        for chain in chains(verb) {
+            let words = chain.next.join(" ");
+            let file = if chain.file { " -F" } else { "" };
+            let _ = writeln!(script, "complete -c ctflow -n '__ctflow_chain \"{}\"'{file} -a '{words}'", chain.words);
         }
+        verb.options.iter().for_each(|option| verb_option(&mut script, verb.name, option));
     }
     script
+}
+
+fn verb_option(script: &mut String, verb: &str, option: &VerbOption) {
+    let short = option.short.map(|letter| format!(" -s {letter}")).unwrap_or_default();
+    let argument = match verb_values(option) {
+        _ if option.argument.is_empty() => String::new(),
+        Values::File => " -r -F".to_owned(),
+        Values::Several(words) => format!(" -x -a '(__fish_append , {})'", words.join(" ")),
+        _ => " -x".to_owned(),
+    };
+    let (long, help) = (option.long, quoted(option.help));
+    let _ = writeln!(script, "complete -c ctflow -n '__ctflow_verb {verb}'{short} -l {long}{argument} -d {help}");
 }
 
 fn complete(script: &mut String, flag: &Flag, condition: &str, protocol: u8) {

@@ -2,14 +2,14 @@
 
 use std::fmt::Write;
 
-use super::{Values, arguments, fields, general, quoted, spellings, values};
+use super::{Values, chains, fields, general, quoted, spellings, values, verb_options_with_argument, verb_values};
 use crate::flags::defs::{Argument, Flag};
-use crate::flags::verbs::VERBS;
+use crate::flags::verbs::{VERBS, VerbOption};
 
 /// The loop finds the protocol of the last `-p`, in any spelling.
 const START: &str = r#"#compdef ctflow conntrack
 _ctflow() {
-    local word before protocol
+    local word before protocol chain skip
     local -a verbs specs
     for word in "${(@)words[2,CURRENT-1]}"; do
         [[ $before == -p || $before == --p* ]] && protocol=$word
@@ -38,11 +38,9 @@ pub(super) fn script() -> String {
     for verb in VERBS {
         let _ = writeln!(script, "            {}", quoted(&format!("{}:{}", verb.name, verb.help)));
     }
-    script += "        )\n        case $CURRENT:$words[2] in\n            (2:*) _describe verb verbs ;;\n";
-    for verb in VERBS {
-        let _ = writeln!(script, "            (3:{}) compadd -- {} ;;", verb.name, arguments(verb).join(" "));
-    }
-    script += "        esac\n        return\n    fi\n";
+    script += "        )\n";
+    behind_verbs(&mut script);
+    script += "        return\n    fi\n";
     tables(&mut script);
     script += "    specs=(\n";
     general().for_each(|flag| specify(&mut script, flag, 0));
@@ -53,6 +51,43 @@ pub(super) fn script() -> String {
         script += "    ) ;;\n";
     }
     script + "    esac\n" + END
+}
+
+/// The loop puts the verb and the words behind it together, without options and their arguments.
+fn behind_verbs(script: &mut String) {
+    let spelled = |option: &VerbOption| option.spellings().collect::<Vec<_>>();
+    let with_argument = verb_options_with_argument();
+    let skipped = with_argument.iter().flat_map(|option| spelled(option)).collect::<Vec<_>>().join("|");
+    script.push_str("        for word in \"${(@)words[2,CURRENT-1]}\"; do\n            case $skip$word in\n");
+    let _ = writeln!(script, "                (yes*) skip= ;;\n                ({skipped}) skip=yes ;;");
+    script.push_str(
+        "                (-*) ;;\n                (*) chain+=${chain:+ }$word ;;\n            esac\n        done\n",
+    );
+    script.push_str("        case $words[CURRENT-1] in\n");
+    for option in with_argument {
+        let names = spelled(option).join("|");
+        let _ = match verb_values(option) {
+            Values::File => writeln!(script, "            ({names}) _files; return ;;"),
+            Values::Several(words) => {
+                writeln!(script, "            ({names}) _sequence compadd - {}; return ;;", words.join(" "))
+            }
+            _ => Ok(()),
+        };
+    }
+    script.push_str("        esac\n        if [[ $words[CURRENT] == -* && $chain != help ]]; then\n");
+    script.push_str("            case ${chain%% *} in\n");
+    for verb in VERBS.into_iter().filter(|verb| !verb.options.is_empty()) {
+        let options = verb.options.iter().flat_map(spelled).collect::<Vec<_>>().join(" ");
+        let _ = writeln!(script, "                ({}) compadd -- {options} ;;", verb.name);
+    }
+    script.push_str("            esac\n            return\n        fi\n        case $chain in\n");
+    script.push_str("            ('') _describe verb verbs ;;\n");
+    for chain in VERBS.into_iter().flat_map(chains) {
+        let files = if chain.file { "_files; " } else { "" };
+        let _ =
+            writeln!(script, "            ({}) {files}compadd -- {} ;;", quoted(&chain.words), chain.next.join(" "));
+    }
+    script.push_str("        esac\n");
 }
 
 /// The word behind a command, if it is no option.

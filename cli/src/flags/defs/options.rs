@@ -6,7 +6,7 @@ use ctflow_parser::filter::Masked;
 use ctflow_parser::uapi;
 
 use super::{Argument, Effect, Flag, OPTION, option};
-use crate::flags::plan::EventMask;
+use crate::flags::plan::{EventMask, Reach};
 use crate::flags::raw::{LabelsDel, Raw, Word};
 use crate::flags::usage::Usage;
 use crate::flags::words;
@@ -496,4 +496,24 @@ pub(super) static READ: Flag = Flag {
 #[test]
 fn read_names_a_file() {
     assert_eq!(tests::read("-E --read x").unwrap().read, Some("x".into()));
+}
+
+pub(super) static DAEMON: Flag = Flag {
+    long: "daemon",
+    argument: Argument::Optional("SOCKET"),
+    help: "share the events that the daemon receives",
+    man: "Shows the events that the running daemon receives anyway, in place of asking the kernel for a stream of our own: \
+          however many watch, the packets do not wait for it. The daemon is found by its control socket, where one is \
+          named, else by /etc/ctflow/ctflow.toml. What the daemon itself filters out does not show.",
+    effect: option("------o- ----o -", |raw, word| {
+        raw.daemon = Some(if word.value.is_empty() { Reach::Default } else { Reach::Socket(word.value.into()) });
+        Ok(())
+    }),
+    ..OPTION
+};
+
+#[test]
+fn the_daemon_is_found_by_its_socket_or_by_itself() {
+    assert_eq!(tests::read("-E --daemon").unwrap().daemon, Some(Reach::Default));
+    assert_eq!(tests::read("-E --daemon=/run/x").unwrap().daemon, Some(Reach::Socket("/run/x".into())));
 }

@@ -1,0 +1,120 @@
+//! `sync`, `status`, and the daemon's letters: something is asked of the running daemon, and its answer shown.
+
+use std::sync::Arc;
+
+use jiff::tz::TimeZone;
+
+use super::about::print;
+use super::clock;
+use super::summary::Summary;
+use crate::control::entry::{Entry, Told};
+use crate::control::request::{Cache, Request};
+use crate::control::{self, ControlError, Frame};
+use crate::failure::Failure;
+use crate::flags::plan::{Ask, Control, Reach};
+use crate::labels::LabelMap;
+use crate::output::daemon::{Cached, page, report, verdict};
+use crate::output::sink::Sink;
+use crate::output::{Format, Occasion, Printer, Subject};
+use crate::persona::Persona;
+
+/// Nanoseconds of a millisecond.
+const NS_PER_MS: u64 = 1_000_000;
+
+/// Asks, and shows the answer.
+///
+/// # Errors
+/// There is no daemon, it refuses, or its answer makes no sense; or replicas differ.
+pub(super) fn run(persona: Persona, plan: &Control, labels: Option<Arc<LabelMap>>) -> Result<(), Failure> {
+    let reach = &plan.reach;
+    match plan.ask {
+        Ask::Status { json: true } => print(&format!("{:#}\n", control::document(reach, Request::Status)?)),
+        Ask::Status { json: false } => print(&report(&control::document(reach, Request::Status)?)),
+        Ask::Statistics(show) => print(&page(show, &control::document(reach, Request::Status)?)),
+        Ask::Do(request) => Ok(control::order(reach, request)?),
+        Ask::Verify => verify(reach),
+        Ask::Dump { cache, of, format } => {
+            let shown = dump(reach, cache, of, format, labels)?;
+            Summary::Listed(of, shown).print(persona);
+            Ok(())
+        }
+        Ask::Cache { cache, of, xml } => as_conntrackd(reach, cache, of, xml),
+    }
+}
+
+fn verify(reach: &Reach) -> Result<(), Failure> {
+    let (table, agrees) = verdict(&control::document(reach, Request::Verify)?);
+    print(&table)?;
+    if agrees { Ok(()) } else { Err(Failure::Differ) }
+}
+
+/// Prints a cache in our own formats; how many entries it has.
+fn dump(
+    reach: &Reach,
+    cache: Cache,
+    of: Subject,
+    format: Format,
+    labels: Option<Arc<LabelMap>>,
+) -> Result<u64, Failure> {
+    let mut printer = Printer::new(format, of, TimeZone::system()).with_labels(labels);
+    let mut sink = Sink::stdout()?;
+    let mut shown = 0;
+    let now_ns = clock::now_ns();
+    let result = entries(reach, cache, of, &mut sink, |lines, entry| {
+        // An event's time is when it was heard of; an entry's is its last change.
+        let occasion =
+            Occasion { now_ns: entry.changed_ms.saturating_mul(NS_PER_MS).min(now_ns), ..Occasion::default() };
+        match entry.told()? {
+            Told::Flow(flow) => printer.flow(lines, &flow, &occasion),
+            Told::Expect(expect) => printer.expect(lines, &expect, &occasion),
+        }
+        shown += 1;
+        Ok(())
+    });
+    printer.finish(&mut sink.lines);
+    sink.flush()?;
+    result.map(|()| shown)
+}
+
+/// Prints a cache as conntrackd does.
+fn as_conntrackd(reach: &Reach, cache: Cache, of: Subject, xml: bool) -> Result<(), Failure> {
+    let mut printer = Cached::new(cache, of, xml);
+    let mut sink = Sink::stdout()?;
+    let now_ms = clock::now_ns() / NS_PER_MS;
+    let result = entries(reach, cache, of, &mut sink, |lines, entry| {
+        let seconds = now_ms.saturating_sub(entry.since_ms) / 1_000;
+        match entry.told()? {
+            Told::Flow(flow) => printer.flow(lines, &flow, seconds),
+            Told::Expect(expect) => printer.expect(lines, &expect, seconds),
+        }
+        Ok(())
+    });
+    sink.flush()?;
+    result
+}
+
+/// Takes every entry of a cache. What came before a failure is printed all the same.
+fn entries(
+    reach: &Reach,
+    cache: Cache,
+    of: Subject,
+    sink: &mut Sink,
+    mut take: impl FnMut(&mut Vec<u8>, &Entry<'_>) -> Result<(), ControlError>,
+) -> Result<(), Failure> {
+    let mut answer = control::ask(reach, Request::Dump(cache, of))?;
+    loop {
+        match answer.next()? {
+            Frame::Entries(entries) => {
+                for entry in entries {
+                    take(&mut sink.lines, &entry?)?;
+                    sink.flush_if_large()?;
+                }
+            }
+            Frame::Document(_) => {} // whose replica follows, which no format has a place for
+            Frame::Done => return Ok(()),
+            Frame::Messages(_) | Frame::Lost(_) => {
+                return Err(ControlError::Protocol("something else than entries").into());
+            }
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! What goes together, and what holds where nothing was said.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::system::uname;
+use toml::Spanned;
+
+use super::error::{ConfigError, Problem};
+use super::file::{self, Bounded, Given};
+use super::secret::Key;
+use super::{Config, DEFAULT_SOCKET, Engine, Filter, Link, Mode, Security, Sync, Transport};
+
+/// Links that a node has at most.
+const LINKS_MAX: usize = 4;
+/// Peers of a link at most.
+const PEERS_MAX: usize = 64;
+/// In mode alarm everything is told once in so many seconds.
+const REFRESH_S: u64 = 15;
+/// In mode alarm what was not told for so many seconds expires: twelve times its refresh.
+const CACHE_TIMEOUT_S: u64 = 180;
+
+/// What is wrong, and at which offset.
+type Wrong = (Problem, usize);
+
+/// The configuration that the file means.
+pub(super) fn config(path: &Path, file: file::File, line: &dyn Fn(usize) -> usize) -> Result<Config, ConfigError> {
+    let rule = |(problem, offset): Wrong| ConfigError::Wrong {
+        path: path.to_owned(),
+        line: line(offset),
+        problem: problem.into(),
+    };
+    let links = links(file.link).map_err(rule)?;
+    let engine = engine(&file.engine).map_err(rule)?;
+    let sync = sync(file.sync).map_err(rule)?;
+    let name = name(file.node).map_err(rule)?;
+    let key_file = key_file(file.security).map_err(rule)?;
+    let security = match key_file {
+        None => Security::Clear,
+        Some(key_file) => {
+            let line = line(key_file.span().start);
+            let key_file = key_file.into_inner().0;
+            let key = Key::read(&key_file);
+            let key = key.map_err(|source| ConfigError::Key { path: path.to_owned(), line, source })?;
+            Security::Sealed { key_file, key }
+        }
+    };
+    let socket = file.control.socket.map_or_else(|| DEFAULT_SOCKET.into(), |path| path.0);
+    let log_file = file.log.file.map(|path| path.0);
+    Ok(Config { path: path.to_owned(), name, links, security, socket, log_file, engine, sync })
+}
+
+fn rule(text: impl Into<String>, offset: usize) -> Wrong {
+    (Problem::Rule(text.into()), offset)
+}
+
+/// The host name will do, unless it is none that a node may have.
+fn name(node: file::Node) -> Result<String, Wrong> {
+    if let Some(name) = node.name {
+        return Ok(name.into_inner().0);
+    }
+    let host = uname().nodename().to_string_lossy().into_owned();
+    let advice = format!("the host name {host:?} names no node: set `name' in [node]");
+    file::NodeName::try_from(host).map(|name| name.0).map_err(|_| rule(advice, 0))
+}
+
+fn key_file(security: file::Security) -> Result<Given<file::Absolute>, Wrong> {
+    let insecure = security.insecure.as_ref().is_some_and(|insecure| *insecure.get_ref());
+    match (security.key_file, security.insecure) {
+        (Some(key_file), Some(clear)) if insecure => {
+            let offset = clear.span().start.max(key_file.span().start);
+            Err(rule("`key_file' and `insecure = true' exclude each other: leave one out", offset))
+        }
+        (None, Some(_)) if insecure => Ok(None),
+        (Some(key_file), _) => Ok(Some(key_file)),
+        (None, given) => {
+            let advice = "no key: make one with `ctflow keygen FILE' and set `key_file' in [security], or set `insecure = \
+                          true' to send everything in clear";
+            Err(rule(advice, given.map_or(0, |given| given.span().start)))
+        }
+    }
+}
+
+fn links(given: Vec<Spanned<file::Link>>) -> Result<Vec<Link>, Wrong> {
+    if given.is_empty() {
+        return Err(rule("no link: a [[link]] with `local' and `peers' must be there", 0));
+    }
+    if let Some(fifth) = given.get(LINKS_MAX) {
+        return Err(rule(format!("a link too many: {LINKS_MAX} are the limit"), fifth.span().start));
+    }
+    let mut links: Vec<Link> = Vec::new();
+    for link in given {
+        let start = link.span().start;
+        let offset = link.get_ref().local.as_ref().map_or(start, |local| local.span().start);
+        let link = one_link(link.into_inner(), start)?;
+        let stream = link.transport == Transport::Tcp;
+        let taken = |other: &Link| (other.transport == Transport::Tcp) == stream && other.local == link.local;
+        if links.iter().any(|other| taken(other) && other.interface == link.interface) {
+            return Err(rule(format!("two links have the local address {}: give each its own", link.local), offset));
+        }
+        links.push(link);
+    }
+    Ok(links)
+}
+
+fn one_link(given: file::Link, start: usize) -> Result<Link, Wrong> {
+    let transport = given.transport.unwrap_or(Transport::Udp);
+    let missing = |key: &str| rule(format!("the link has no `{key}': it must be given"), start);
+    let local = given.local.ok_or_else(|| missing("local"))?.into_inner().0;
+    let peers = given.peers.ok_or_else(|| missing("peers"))?;
+    let offset = peers.span().start;
+    let peers = peers.into_inner();
+    if !(1..=PEERS_MAX).contains(&peers.len()) {
+        return Err(rule(format!("`peers' names {} addresses: 1 to {PEERS_MAX} must be there", peers.len()), offset));
+    }
+    let mut addresses = Vec::new();
+    for peer in &peers {
+        let address = file::peer(peer)?;
+        if addresses.contains(&address) {
+            return Err(rule(format!("{address} stands twice in `peers': take one away"), peer.span().start));
+        }
+        one_peer(transport, local, address).map_err(|text| rule(text, peer.span().start))?;
+        addresses.push(address);
+    }
+    if transport == Transport::Multicast {
+        if addresses.len() > 1 {
+            return Err(rule("a multicast link has one group in `peers': give each other group its own link", offset));
+        }
+        if given.interface.is_none() {
+            return Err(rule("a multicast link needs its `interface': \"eth2\", for one", start));
+        }
+    }
+    Ok(Link { transport, local, peers: addresses, interface: given.interface.map(|name| name.into_inner().0) })
+}
+
+fn one_peer(transport: Transport, local: SocketAddr, peer: SocketAddr) -> Result<(), String> {
+    let family = |address: SocketAddr| if address.is_ipv4() { "IPv4" } else { "IPv6" };
+    let (group, multicast) = (peer.ip().is_multicast(), transport == Transport::Multicast);
+    if local.is_ipv4() != peer.is_ipv4() {
+        return Err(format!(
+            "{peer} is an {} address, but `local' is an {} one: a link has one family",
+            family(peer),
+            family(local)
+        ));
+    }
+    match (multicast, group) {
+        (true, false) => {
+            Err(format!("{peer} is no multicast group: it takes 224.0.0.0 to 239.255.255.255, or ff00::/8"))
+        }
+        (false, true) => Err(format!("{peer} is a multicast group: set transport = \"multicast\" for it")),
+        (true, true) if local.port() != peer.port() => {
+            Err(format!("the group's port is {}, that of `local' {}: they must be the same", peer.port(), local.port()))
+        }
+        _ if peer.ip().is_unspecified() => Err(format!("{peer} is nobody's address: name the peer's own")),
+        _ if peer == local => Err(format!("{peer} is this node's own address: `peers' names the others")),
+        _ => Ok(()),
+    }
+}
+
+fn engine(given: &file::Engine) -> Result<Engine, Wrong> {
+    let buffer_bytes = given.buffer_bytes.map(bytes);
+    let buffer_bytes_max = given.buffer_bytes_max.as_ref().map(|most| bytes(*most.get_ref()));
+    if let (Some(first), Some(most), Some(given)) = (buffer_bytes, buffer_bytes_max, &given.buffer_bytes_max)
+        && most < first
+    {
+        let text =
+            format!("`buffer_bytes_max' is {most}, less than `buffer_bytes', {first}: make it as large at least");
+        return Err(rule(text, given.span().start));
+    }
+    Ok(Engine {
+        workers: given.workers.map(number),
+        backend: given.backend.map_or_else(Default::default, |backend| backend.0),
+        buffer_bytes,
+        buffer_bytes_max,
+        flows_max: given.flows_max.map(number),
+    })
+}
+
+fn sync(given: file::Sync) -> Result<Sync, Wrong> {
+    let mode = given.mode.unwrap_or_default();
+    for (key, offset, right) in [
+        ("window_bytes", start(&given.window_bytes), Mode::Ftfw),
+        ("resend_bytes", start(&given.resend_bytes), Mode::Ftfw),
+        ("refresh_s", start(&given.refresh_s), Mode::Alarm),
+        ("cache_timeout_s", start(&given.cache_timeout_s), Mode::Alarm),
+    ] {
+        if let Some(offset) = offset.filter(|_| mode != right) {
+            let (mode, right) = (mode.name(), right.name());
+            let text = format!("`{key}' says nothing in mode {mode}: it is for mode {right}; leave it out");
+            return Err(rule(text, offset));
+        }
+    }
+    let window = given.window_bytes.as_ref().map(|window| bytes(*window.get_ref()));
+    let resend = given.resend_bytes.as_ref().map(|resend| bytes(*resend.get_ref()));
+    if let (Some(window), Some(resend)) = (window, resend)
+        && resend < window
+    {
+        let text = format!("`resend_bytes' is {resend}, less than `window_bytes', {window}: make it as large at least");
+        return Err(rule(text, start(&given.resend_bytes).unwrap_or(0)));
+    }
+    let refresh = given.refresh_s.as_ref().map_or(REFRESH_S, |seconds| seconds.get_ref().0);
+    let timeout = given.cache_timeout_s.as_ref().map_or(CACHE_TIMEOUT_S, |seconds| seconds.get_ref().0);
+    if timeout <= refresh {
+        let text = format!(
+            "everything would expire before it is told again: `cache_timeout_s' ({timeout}) must be more than \
+             `refresh_s' ({refresh})"
+        );
+        return Err(rule(text, start(&given.cache_timeout_s).or(start(&given.refresh_s)).unwrap_or(0)));
+    }
+    let ages = given.min_ages_ms.unwrap_or_default().0;
+    Ok(Sync {
+        mode,
+        hot: given.hot.unwrap_or(false),
+        min_age: Duration::from_millis(given.min_age_ms.map_or(0, |age| age.0)),
+        min_ages: ages.into_iter().map(|(protocol, ms)| (protocol, Duration::from_millis(ms))).collect(),
+        window_bytes: window,
+        resend_bytes: resend,
+        refresh: Duration::from_secs(refresh),
+        cache_timeout: Duration::from_secs(timeout),
+        filter: filter(given.filter),
+    })
+}
+
+fn filter(given: file::Filter) -> Filter {
+    Filter {
+        protocols: given.protocols.map(|choice| choice.map(|protocol| protocol.0)),
+        addresses: given.addresses,
+        tcp_states: given.tcp_states.map(|choice| choice.map(|state| state.0)),
+        zones: given.zones,
+        mark: given.mark.map(|mark| mark.0),
+    }
+}
+
+fn start<T>(given: &Given<T>) -> Option<usize> {
+    given.as_ref().map(|value| value.span().start)
+}
+
+/// What is bounded by less than 2^40 fits the machines that this runs on.
+fn bytes<const MIN: u64, const MAX: u64>(given: Bounded<MIN, MAX>) -> usize {
+    usize::try_from(given.0).unwrap_or(usize::MAX)
+}
+
+fn number<const MIN: u64, const MAX: u64>(given: Bounded<MIN, MAX>) -> u32 {
+    u32::try_from(given.0).unwrap_or(u32::MAX)
+}

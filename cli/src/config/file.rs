@@ -1,0 +1,425 @@
+//! The file as written: TOML into the values that its keys take, each with its place in the text.
+//!
+//! serde says which value is wrong and where it stands; what would be right is in [`super::keys`], so that the message and
+//! the manual page agree.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
+use std::path::PathBuf;
+
+use ctflow_engine::receive::BackendKind;
+use ctflow_parser::filter::Masked;
+use ctflow_parser::proto::TCP_STATES;
+use serde::Deserialize;
+use toml::de::{DeTable, DeValue};
+use toml::{Spanned, de};
+
+use super::error::Problem;
+use super::keys::{self, Key, SECTIONS, Section};
+use super::{Choice, Mode, Network, Transport};
+use crate::flags::words;
+
+/// Longest piece of the file that a message repeats.
+const QUOTED_BYTES_MAX: usize = 60;
+
+/// A value and where it stands; `None` where the key is not there.
+pub(super) type Given<T> = Option<Spanned<T>>;
+
+/// The whole file.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct File {
+    pub(super) node: Node,
+    pub(super) link: Vec<Spanned<Link>>,
+    pub(super) security: Security,
+    pub(super) control: Control,
+    pub(super) log: Log,
+    pub(super) engine: Engine,
+    pub(super) sync: Sync,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Node {
+    pub(super) name: Given<NodeName>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Link {
+    pub(super) transport: Option<Transport>,
+    pub(super) local: Given<Endpoint>,
+    /// Looked at one by one later: serde would tell the place of the list only.
+    pub(super) peers: Given<Vec<Spanned<String>>>,
+    pub(super) interface: Given<Interface>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Security {
+    pub(super) key_file: Given<Absolute>,
+    pub(super) insecure: Given<bool>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Control {
+    pub(super) socket: Option<SocketPath>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Log {
+    pub(super) file: Option<Absolute>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Engine {
+    pub(super) workers: Option<Bounded<1, 64>>,
+    pub(super) backend: Option<Backend>,
+    pub(super) buffer_bytes: Option<Bounded<65_536, 1_073_741_823>>,
+    pub(super) buffer_bytes_max: Given<Bounded<65_536, 1_073_741_823>>,
+    pub(super) flows_max: Option<Bounded<1_024, 4_294_967_295>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Sync {
+    pub(super) mode: Option<Mode>,
+    pub(super) hot: Option<bool>,
+    pub(super) min_age_ms: Option<Bounded<0, 60_000>>,
+    pub(super) min_ages_ms: Option<Ages>,
+    pub(super) window_bytes: Given<Bounded<65_536, 1_073_741_824>>,
+    pub(super) resend_bytes: Given<Bounded<1_048_576, 68_719_476_736>>,
+    pub(super) refresh_s: Given<Bounded<1, 86_400>>,
+    pub(super) cache_timeout_s: Given<Bounded<2, 864_000>>,
+    pub(super) filter: Filter,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Filter {
+    pub(super) protocols: Option<Choice<Protocol>>,
+    pub(super) addresses: Option<Choice<Network>>,
+    pub(super) tcp_states: Option<Choice<TcpState>>,
+    pub(super) zones: Option<Choice<u16>>,
+    pub(super) mark: Option<Mark>,
+}
+
+/// A number within bounds.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(try_from = "u64")]
+pub(super) struct Bounded<const MIN: u64, const MAX: u64>(pub(super) u64);
+
+/// An address that can be bound or sent to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub(super) struct Endpoint(pub(super) SocketAddr);
+
+/// A name for a node.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(try_from = "String")]
+pub(super) struct NodeName(pub(super) String);
+
+/// A name that an interface can have.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(try_from = "String")]
+pub(super) struct Interface(pub(super) String);
+
+/// A path that a UNIX socket can have.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(try_from = "PathBuf")]
+pub(super) struct SocketPath(pub(super) PathBuf);
+
+/// A path from the root: the daemon's directory is not the operator's.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(try_from = "PathBuf")]
+pub(super) struct Absolute(pub(super) PathBuf);
+
+/// A receive back end by its name.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(try_from = "String")]
+pub(super) struct Backend(pub(super) BackendKind);
+
+/// A layer-4 protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "Word")]
+pub(super) struct Protocol(pub(super) u8);
+
+/// A TCP state by its kernel's number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub(super) struct TcpState(pub(super) u8);
+
+/// A mark under a mask.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(try_from = "Word")]
+pub(super) struct Mark(pub(super) Masked);
+
+/// Milliseconds by protocol.
+#[derive(Debug, Default, Clone, Deserialize)]
+#[serde(try_from = "BTreeMap<String, Bounded<0, 60_000>>")]
+pub(super) struct Ages(pub(super) Vec<(u8, u64)>);
+
+/// What may be written as a number or as a word.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Word {
+    Number(u32),
+    Text(String),
+}
+
+/// Why a value is none. Nobody reads it: the message is made of what the key takes.
+const WRONG: &str = "not a value of this key";
+
+impl<const MIN: u64, const MAX: u64> TryFrom<u64> for Bounded<MIN, MAX> {
+    type Error = &'static str;
+
+    fn try_from(number: u64) -> Result<Self, Self::Error> {
+        if (MIN..=MAX).contains(&number) { Ok(Self(number)) } else { Err(WRONG) }
+    }
+}
+
+impl TryFrom<String> for Endpoint {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse().ok().filter(|address: &SocketAddr| address.port() != 0).map(Self).ok_or(WRONG)
+    }
+}
+
+impl TryFrom<String> for NodeName {
+    type Error = &'static str;
+
+    fn try_from(name: String) -> Result<Self, Self::Error> {
+        let letters = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte));
+        if letters && (1..=255).contains(&name.len()) { Ok(Self(name)) } else { Err(WRONG) }
+    }
+}
+
+impl TryFrom<String> for Interface {
+    type Error = &'static str;
+
+    /// The kernel's rules: `dev_valid_name`.
+    fn try_from(name: String) -> Result<Self, Self::Error> {
+        let strange = |byte: u8| byte == b'/' || byte == b':' || byte.is_ascii_whitespace() || byte == 0;
+        let valid = (1..=15).contains(&name.len()) && name != "." && name != ".." && !name.bytes().any(strange);
+        if valid { Ok(Self(name)) } else { Err(WRONG) }
+    }
+}
+
+impl TryFrom<PathBuf> for SocketPath {
+    type Error = &'static str;
+
+    fn try_from(path: PathBuf) -> Result<Self, Self::Error> {
+        let length = path.as_os_str().len();
+        if path.is_absolute() && length <= 107 { Ok(Self(path)) } else { Err(WRONG) }
+    }
+}
+
+impl TryFrom<PathBuf> for Absolute {
+    type Error = &'static str;
+
+    fn try_from(path: PathBuf) -> Result<Self, Self::Error> {
+        if path.is_absolute() { Ok(Self(path)) } else { Err(WRONG) }
+    }
+}
+
+impl TryFrom<String> for Backend {
+    type Error = &'static str;
+
+    fn try_from(name: String) -> Result<Self, Self::Error> {
+        name.parse().map(Self).map_err(|_| WRONG)
+    }
+}
+
+impl TryFrom<Word> for Protocol {
+    type Error = &'static str;
+
+    fn try_from(word: Word) -> Result<Self, Self::Error> {
+        match word {
+            Word::Number(number) => u8::try_from(number).ok(),
+            Word::Text(name) => words::protocol(&name),
+        }
+        .map(Self)
+        .ok_or(WRONG)
+    }
+}
+
+impl TryFrom<String> for TcpState {
+    type Error = &'static str;
+
+    fn try_from(name: String) -> Result<Self, Self::Error> {
+        // 0 is a flow that its tracker has not looked at, which no operator means.
+        let state = TCP_STATES.iter().skip(1).position(|state| *state == name);
+        state.and_then(|place| u8::try_from(place + 1).ok()).map(Self).ok_or(WRONG)
+    }
+}
+
+impl TryFrom<Word> for Mark {
+    type Error = &'static str;
+
+    fn try_from(word: Word) -> Result<Self, Self::Error> {
+        let masked = match &word {
+            Word::Number(value) => Some((*value, u32::MAX)),
+            Word::Text(text) => match text.split_once('/') {
+                Some((value, mask)) => words::number(value).zip(words::number(mask)),
+                None => words::number(text).map(|value| (value, u32::MAX)),
+            },
+        };
+        masked.map(|(value, mask)| Self(Masked { value, mask })).ok_or(WRONG)
+    }
+}
+
+impl TryFrom<BTreeMap<String, Bounded<0, 60_000>>> for Ages {
+    type Error = &'static str;
+
+    fn try_from(table: BTreeMap<String, Bounded<0, 60_000>>) -> Result<Self, Self::Error> {
+        let one = |(name, age): (String, Bounded<0, 60_000>)| words::protocol(&name).map(|number| (number, age.0));
+        table.into_iter().map(one).collect::<Option<_>>().map(Self).ok_or(WRONG)
+    }
+}
+
+impl TryFrom<String> for Network {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        let (address, prefix) = text.split_once('/').map_or((text.as_str(), None), |(a, p)| (a, Some(p)));
+        let address: IpAddr = address.parse().map_err(|_| WRONG)?;
+        let width = if address.is_ipv4() { 32 } else { 128 };
+        let prefix = match prefix {
+            None => width,
+            Some(digits) => words::decimal(digits).and_then(|prefix| u8::try_from(prefix).ok()).ok_or(WRONG)?,
+        };
+        if prefix <= width { Ok(Self { address, prefix }) } else { Err(WRONG) }
+    }
+}
+
+/// A key's value in the text.
+struct Place {
+    key: &'static Key,
+    span: Range<usize>,
+}
+
+/// Reads the text.
+///
+/// # Errors
+/// The first thing that is wrong with it, and the offset where.
+pub(super) fn read(text: &str) -> Result<File, (Problem, usize)> {
+    let tree = DeTable::parse(text).map_err(|error| syntax(&error))?;
+    let places = places(tree.get_ref())?;
+    File::deserialize(de::Deserializer::from(tree)).map_err(|error| {
+        let span = error.span().unwrap_or_default();
+        match places.iter().find(|place| place.span.start <= span.start && span.end <= place.span.end) {
+            Some(place) => (wrong(text, place.key, &span), span.start),
+            None => syntax(&error),
+        }
+    })
+}
+
+/// The path of `[control] socket` in a file that may be wrong otherwise: who asks the daemon something need not be able
+/// to run it.
+pub(super) fn socket(text: &str) -> Result<Option<PathBuf>, (Problem, usize)> {
+    let tree = DeTable::parse(text).map_err(|error| syntax(&error))?;
+    let section = tree.get_ref().get("control").and_then(|control| control.get_ref().as_table());
+    let Some(value) = section.and_then(|section| section.get("socket")) else { return Ok(None) };
+    let path = value.get_ref().as_str().and_then(|path| SocketPath::try_from(PathBuf::from(path)).ok());
+    let key = || keys::section("control").and_then(|section| section.key("socket"));
+    match (path, key()) {
+        (None, Some(key)) => Err((wrong(text, key, &value.span()), value.span().start)),
+        (path, _) => Ok(path.map(|path| path.0)),
+    }
+}
+
+fn syntax(error: &de::Error) -> (Problem, usize) {
+    let message = error.message().lines().next().unwrap_or_default();
+    (Problem::Syntax(message.to_owned()), error.span().unwrap_or_default().start)
+}
+
+/// One of `peers`.
+///
+/// # Errors
+/// It is no address.
+pub(super) fn peer(text: &Spanned<String>) -> Result<SocketAddr, (Problem, usize)> {
+    let right = keys::section("link").and_then(|section| section.key("peers")).map_or("", |key| key.takes);
+    let value = format!("{:?}", text.get_ref());
+    let refuse = |_| (Problem::Value { key: "peers", value, right }, text.span().start);
+    Endpoint::try_from(text.get_ref().clone()).map(|peer| peer.0).map_err(refuse)
+}
+
+fn wrong(text: &str, key: &'static Key, span: &Range<usize>) -> Problem {
+    let written = text.get(span.clone()).unwrap_or_default();
+    let line = written.lines().next().unwrap_or_default();
+    let end = (0..=line.len().min(QUOTED_BYTES_MAX)).rev().find(|end| line.is_char_boundary(*end)).unwrap_or(0);
+    let cut = line.get(..end).unwrap_or_default();
+    let value = if cut.len() < written.len() { format!("{cut}…") } else { cut.to_owned() };
+    Problem::Value { key: key.name, value, right: key.takes }
+}
+
+/// Where each key's value stands. Sections and keys that nobody knows are refused here, where their names have places.
+fn places(tree: &DeTable<'_>) -> Result<Vec<Place>, (Problem, usize)> {
+    let mut places = Vec::new();
+    for (name, value) in tree {
+        let Some(section) = keys::section(name.get_ref()).filter(|section| !section.name.contains('.')) else {
+            return Err((unknown_section(name.get_ref()), name.span().start));
+        };
+        let right = || (Problem::Shape { name: section.name, right: section.head() }, name.span().start);
+        match value.get_ref() {
+            DeValue::Table(table) if !section.repeated => keys_of(section, table, &mut places)?,
+            DeValue::Array(tables) if section.repeated => {
+                for table in tables {
+                    keys_of(section, table.get_ref().as_table().ok_or_else(right)?, &mut places)?;
+                }
+            }
+            _ => return Err(right()),
+        }
+    }
+    Ok(places)
+}
+
+fn keys_of(section: &'static Section, table: &DeTable<'_>, places: &mut Vec<Place>) -> Result<(), (Problem, usize)> {
+    for (name, value) in table {
+        let inner = keys::section(&format!("{}.{}", section.name, name.get_ref()));
+        match (inner, section.key(name.get_ref())) {
+            (Some(inner), _) => {
+                let right = || (Problem::Shape { name: inner.name, right: inner.head() }, name.span().start);
+                keys_of(inner, value.get_ref().as_table().ok_or_else(right)?, places)?;
+            }
+            (None, Some(key)) => places.push(Place { key, span: value.span() }),
+            (None, None) => return Err((unknown_key(name.get_ref(), section), name.span().start)),
+        }
+    }
+    Ok(())
+}
+
+fn unknown_section(name: &str) -> Problem {
+    let names = SECTIONS.iter().map(|section| section.name).filter(|name| !name.contains('.'));
+    let near = words::nearest(name, names).and_then(keys::section);
+    // A key without its section's head is as likely.
+    let owner = || SECTIONS.iter().find(|section| section.key(name).is_some());
+    let meant = match (near, owner()) {
+        (Some(section), _) => format!(", did you mean {}?", section.head()),
+        (None, Some(section)) => format!(", did you mean the key of {}?", section.head()),
+        (None, None) => String::new(),
+    };
+    let heads: Vec<_> = SECTIONS.iter().map(Section::head).collect();
+    let sections = words::series(heads.iter().map(String::as_str));
+    Problem::UnknownSection { name: name.to_owned(), meant, sections }
+}
+
+fn unknown_key(name: &str, section: &'static Section) -> Problem {
+    let prefix = format!("{}.", section.name);
+    let inner = SECTIONS.iter().filter_map(|other| other.name.strip_prefix(&prefix));
+    let names: Vec<_> = section.keys.iter().map(|key| key.name).chain(inner).collect();
+    let near = words::nearest(name, names.iter().copied());
+    let elsewhere = || SECTIONS.iter().find(|section| section.key(name).is_some());
+    let meant = match (near, elsewhere()) {
+        (Some(near), _) => format!(", did you mean `{near}'?"),
+        (None, Some(other)) => format!(", did you mean that of {}?", other.head()),
+        (None, None) => String::new(),
+    };
+    let (section, keys) = (section.head(), words::series(names));
+    Problem::UnknownKey { name: name.to_owned(), section, meant, keys }
+}

@@ -1,0 +1,309 @@
+//! The daemon's control socket, from the client's side.
+//!
+//! ```text
+//! request   what is asked, as a line of JSON ──► socket ──► frames ──► Answer::next, one at a time
+//!                                                entry     the entries of a dump's frame
+//! ```
+//!
+//! An answer may be of any length; a frame, a mebibyte at most, is all of it that is ever held.
+
+use std::io::{self, BufReader, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use thiserror::Error;
+
+use crate::config::{self, ConfigError};
+use crate::flags::plan::Reach;
+
+pub(crate) mod entry;
+pub(crate) mod request;
+
+use entry::Entries;
+use request::Request;
+
+/// The longest frame that the protocol has.
+const FRAME_BYTES_MAX: usize = 1024 * 1024;
+/// What is read at once.
+const READ_BYTES: usize = 64 * 1024;
+
+/// Why the daemon was not asked, or did not do it.
+#[derive(Debug, Error)]
+pub(crate) enum ControlError {
+    /// Nobody is there.
+    #[error("no daemon answers at {}: {source}; start it with `ctflow daemon', or name its socket or configuration", .path.display())]
+    Absent {
+        /// The socket.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// Not for us.
+    #[error("not permitted to ask the daemon at {}: {source}; be root or the daemon's own user", .path.display())]
+    Forbidden {
+        /// The socket.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The connection failed.
+    #[error("cannot speak to the daemon at {}: {source}", .path.display())]
+    Broken {
+        /// The socket.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The daemon says no, or could not.
+    #[error("the daemon refused: {text}")]
+    Refused {
+        /// Its words.
+        text: String,
+        /// Its exit code for us.
+        code: u8,
+    },
+    /// The daemon went away before it was done.
+    #[error("the daemon ended before its answer was complete; its log says why")]
+    Ended,
+    /// What came is no answer.
+    #[error("the daemon's answer makes no sense ({0}): are it and this program of one version?")]
+    Protocol(&'static str),
+    /// The configuration that should say where the daemon is.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+}
+
+impl ControlError {
+    /// The exit code that tells it.
+    pub(crate) fn code(&self) -> u8 {
+        match self {
+            Self::Refused { code, .. } => (*code).max(1),
+            _ => 1,
+        }
+    }
+}
+
+/// A piece of an answer.
+#[derive(Debug)]
+pub(crate) enum Frame<'a> {
+    /// Entries of a dump.
+    Entries(Entries<'a>),
+    /// Whole netlink messages.
+    Messages(&'a [u8]),
+    /// So many messages are missing here.
+    Lost(u64),
+    /// A document.
+    Document(Value),
+    /// There is no more.
+    Done,
+}
+
+/// What the daemon answers.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    path: PathBuf,
+    stream: BufReader<UnixStream>,
+    payload: Vec<u8>,
+    done: bool,
+}
+
+/// The socket of the daemon that is meant.
+///
+/// # Errors
+/// The configuration that was named says nothing of use.
+pub(crate) fn socket(reach: &Reach) -> Result<PathBuf, ControlError> {
+    match reach {
+        Reach::Socket(path) => Ok(path.clone()),
+        Reach::Config(path) => Ok(config::socket(path)?),
+        Reach::Default => match config::socket(Path::new(config::DEFAULT_PATH)) {
+            Err(ConfigError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                Ok(config::DEFAULT_SOCKET.into())
+            }
+            found => Ok(found?),
+        },
+    }
+}
+
+/// Asks the daemon something.
+///
+/// # Errors
+/// There is none, it is not for us, or the connection breaks.
+pub(crate) fn ask(reach: &Reach, request: Request) -> Result<Answer, ControlError> {
+    let path = socket(reach)?;
+    let mut stream = UnixStream::connect(&path).map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+            ControlError::Absent { path: path.clone(), source }
+        }
+        io::ErrorKind::PermissionDenied => ControlError::Forbidden { path: path.clone(), source },
+        _ => ControlError::Broken { path: path.clone(), source },
+    })?;
+    let sent = stream.write_all(request.line().as_bytes());
+    match sent {
+        // It may have refused without reading; what it said is there all the same.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            return Err(ControlError::Broken { path, source: error });
+        }
+        _ => {}
+    }
+    let stream = BufReader::with_capacity(READ_BYTES, stream);
+    Ok(Answer { path, stream, payload: Vec::new(), done: false })
+}
+
+/// Asks for something that has no answer but that it is done.
+///
+/// # Errors
+/// As [`ask`], or the daemon refuses.
+pub(crate) fn order(reach: &Reach, request: Request) -> Result<(), ControlError> {
+    let mut answer = ask(reach, request)?;
+    while !matches!(answer.next()?, Frame::Done) {}
+    Ok(())
+}
+
+/// Asks for a document.
+///
+/// # Errors
+/// As [`ask`], or the daemon refuses.
+pub(crate) fn document(reach: &Reach, request: Request) -> Result<Value, ControlError> {
+    let mut answer = ask(reach, request)?;
+    let mut document = None;
+    loop {
+        match answer.next()? {
+            Frame::Document(value) => document = Some(value),
+            Frame::Done => return document.ok_or(ControlError::Protocol("no document")),
+            _ => return Err(ControlError::Protocol("something else than a document")),
+        }
+    }
+}
+
+impl Answer {
+    /// The next piece.
+    ///
+    /// # Errors
+    /// The daemon refused, went away, or makes no sense.
+    pub(crate) fn next(&mut self) -> Result<Frame<'_>, ControlError> {
+        if self.done {
+            return Ok(Frame::Done);
+        }
+        let mut head = [0; 5];
+        self.read(&mut head, false)?;
+        let [a, b, c, d, kind] = head;
+        let length = usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX);
+        if length > FRAME_BYTES_MAX {
+            return Err(ControlError::Protocol("a frame is too long"));
+        }
+        self.payload.resize(length, 0);
+        self.read(&mut [], true)?;
+        let payload = self.payload.as_slice();
+        match kind {
+            b'E' => Ok(Frame::Entries(Entries::new(payload))),
+            b'M' => Ok(Frame::Messages(payload)),
+            b'L' => {
+                let count = payload.first_chunk().copied().map(u64::from_be_bytes);
+                count.map(Frame::Lost).ok_or(ControlError::Protocol("a loss without its number"))
+            }
+            b'J' => serde_json::from_slice(payload).map(Frame::Document).map_err(|_| ControlError::Protocol("no JSON")),
+            b'D' => {
+                self.done = true;
+                Ok(Frame::Done)
+            }
+            b'X' => Err(refusal(payload)),
+            _ => Err(ControlError::Protocol("a frame of an unknown type")),
+        }
+    }
+
+    /// Whether something that has come already waits to be taken.
+    pub(crate) fn has_more(&self) -> bool {
+        !self.stream.buffer().is_empty()
+    }
+
+    /// Fills `head`, or the payload.
+    fn read(&mut self, head: &mut [u8], payload: bool) -> Result<(), ControlError> {
+        let buffer = if payload { self.payload.as_mut_slice() } else { head };
+        self.stream.read_exact(buffer).map_err(|source| match source.kind() {
+            io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => ControlError::Ended,
+            _ => ControlError::Broken { path: self.path.clone(), source },
+        })
+    }
+}
+
+impl AsFd for Answer {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.get_ref().as_fd()
+    }
+}
+
+fn refusal(payload: &[u8]) -> ControlError {
+    let document: Value = serde_json::from_slice(payload).unwrap_or_default();
+    let Some(text) = document.get("error").and_then(Value::as_str) else {
+        return ControlError::Protocol("a refusal without a reason");
+    };
+    let code = document.get("code").and_then(Value::as_u64).and_then(|code| u8::try_from(code).ok()).unwrap_or(1);
+    // What the daemon repeats of others' words must not break our line.
+    let text = text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect();
+    ControlError::Refused { text, code }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixListener;
+    use std::thread;
+
+    /// A daemon that answers one request with these bytes.
+    fn answered(bytes: &[u8]) -> Answer {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let listener = UnixListener::bind(&path).unwrap();
+        let bytes = bytes.to_vec();
+        let daemon = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut request = [0; 256];
+            let length = stream.read(&mut request).unwrap();
+            assert!(request[..length].ends_with(b"}\n"));
+            let _ = stream.write_all(&bytes);
+        });
+        let answer = ask(&Reach::Socket(path), Request::Status).unwrap();
+        daemon.join().unwrap();
+        answer
+    }
+
+    fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        [&length[..], &[kind], payload].concat()
+    }
+
+    #[test]
+    fn frames_come_one_by_one() {
+        let frames =
+            [frame(b'J', b"{\"a\":1}"), frame(b'L', &7u64.to_be_bytes()), frame(b'M', b"abcd"), frame(b'D', b"")];
+        let mut answer = answered(&frames.concat());
+        assert!(matches!(answer.next(), Ok(Frame::Document(value)) if value["a"] == 1));
+        assert!(matches!(answer.next(), Ok(Frame::Lost(7))));
+        assert!(matches!(answer.next(), Ok(Frame::Messages(b"abcd"))));
+        assert!(matches!(answer.next(), Ok(Frame::Done)) && matches!(answer.next(), Ok(Frame::Done)));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_an_error() {
+        let refused = frame(b'X', br#"{"error":"no such\ncache","code":3}"#);
+        let error = answered(&refused).next().unwrap_err();
+        assert_eq!((error.to_string().as_str(), error.code()), ("the daemon refused: no such cache", 3));
+        for bytes in [&b""[..], b"\0\0", &frame(b'J', b"{}")[..6], &[0xff; 5]] {
+            let error = answered(bytes).next().unwrap_err();
+            assert!(matches!(error, ControlError::Ended | ControlError::Protocol(_)), "{error}");
+        }
+        for wrong in [frame(b'J', b"{"), frame(b'L', b"1"), frame(b'?', b""), frame(b'X', b"")] {
+            assert!(matches!(answered(&wrong).next(), Err(ControlError::Protocol(_))), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn who_is_not_there_is_named() {
+        let error = ask(&Reach::Socket("/nonexistent/ctflow.sock".into()), Request::Stop).unwrap_err();
+        assert!(matches!(error, ControlError::Absent { .. }));
+        assert!(error.to_string().contains("/nonexistent/ctflow.sock"), "{error}");
+        assert!(matches!(ask(&Reach::Config("/nonexistent".into()), Request::Stop), Err(ControlError::Config(_))));
+    }
+}

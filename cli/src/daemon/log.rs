@@ -1,0 +1,68 @@
+//! The daemon's log: standard error, or a file that is opened again when it was rotated.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::fmt::MakeWriter;
+
+/// Where the log goes.
+#[derive(Debug, Clone)]
+pub(super) struct Log {
+    file: Option<Arc<(PathBuf, Mutex<File>)>>,
+}
+
+impl Log {
+    /// Begins to log into `path`, or to standard error: what is of note, or at the level of `CTFLOW_LOG`.
+    ///
+    /// # Errors
+    /// A file that cannot be opened.
+    pub(super) fn begin(path: Option<&Path>, level: LevelFilter) -> io::Result<Self> {
+        let open = |path: &Path| Ok::<_, io::Error>(Arc::new((path.to_owned(), Mutex::new(opened(path)?))));
+        let log = Self { file: path.map(open).transpose()? };
+        let lines = tracing_subscriber::fmt().with_ansi(false).with_target(false).with_max_level(level);
+        // There is one already only if the daemon was started twice in a process.
+        let _ = lines.with_writer(log.clone()).try_init();
+        Ok(log)
+    }
+
+    /// Opens the file again, under whatever name it has now.
+    ///
+    /// # Errors
+    /// It cannot be opened; the old one is kept.
+    pub(super) fn reopen(&self) -> io::Result<()> {
+        if let Some(file) = &self.file {
+            let new = opened(&file.0)?;
+            *file.1.lock().unwrap_or_else(PoisonError::into_inner) = new;
+        }
+        Ok(())
+    }
+}
+
+fn opened(path: &Path) -> io::Result<File> {
+    OpenOptions::new().create(true).append(true).mode(0o640).open(path)
+}
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match &self.file {
+            Some(file) => file.1.lock().unwrap_or_else(PoisonError::into_inner).write(bytes),
+            None => io::stderr().write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(()) // nothing is kept back
+    }
+}
+
+impl<'a> MakeWriter<'a> for Log {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
+}

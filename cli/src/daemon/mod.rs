@@ -1,0 +1,211 @@
+//! The daemon: engine and control server, from start to end.
+//!
+//! ```text
+//! config ──► log ──► sockets open ──► rights given up ──► threads start ──► ready ──► wishes until the end
+//!                                                                                     stop, reload; the watchdog
+//! ```
+//!
+//! The main thread does nothing but wait: for signals, for what operators want of the whole daemon, and for the time to
+//! tell systemd that all is well.
+
+mod detach;
+mod log;
+mod notify;
+mod rights;
+mod settings;
+
+use std::thread;
+use std::time::{Duration, SystemTime};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use ctflow_engine::engine::Engine;
+use ctflow_engine::server::{Answer, ControlSocket, Order, Server, Unchanged, Wanted};
+use ctflow_replicate::Epoch;
+use rustix::rand::{GetRandomFlags, getrandom};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use tracing_subscriber::filter::LevelFilter;
+
+use self::log::Log;
+use self::notify::Manager;
+use crate::config::{Config, Security};
+use crate::failure::Failure;
+
+/// What the daemon is to do as a whole, and who waits for it, if not a signal.
+#[derive(Debug)]
+struct Wish {
+    wanted: Wanted,
+    answer: Option<Answer>,
+}
+
+impl From<Order> for Wish {
+    fn from(Order { wanted, answer }: Order) -> Self {
+        Self { wanted, answer: Some(answer) }
+    }
+}
+
+/// Wishes that wait for the main thread; past them, whoever wants is told that the daemon does not answer.
+const WISHES: usize = 16;
+
+/// How often the main thread looks whether everything still runs, where nobody asks for more.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// Runs until a signal or an operator ends it; with `detach`, in the background.
+///
+/// # Errors
+/// It cannot start, or a part of it failed.
+pub(crate) fn start(config: Config, detach: bool) -> Result<(), Failure> {
+    if detach && !detach::is_second() {
+        return detach::start();
+    }
+    let log = Log::begin(config.log_file.as_deref(), level()).map_err(|error| {
+        let file = config.log_file.as_deref().unwrap_or_else(|| "standard error".as_ref());
+        Failure::Daemon(format!("cannot open the log {}: {error}; name another file in [log]", file.display()))
+    })?;
+    let running = Running::start(config, log)?;
+    if detach {
+        detach::let_go();
+    }
+    running.run()
+}
+
+/// The daemon, all of it running.
+struct Running {
+    config: Config,
+    log: Log,
+    engine: Engine,
+    server: Server,
+    wishes: Receiver<Wish>,
+    manager: Manager,
+}
+
+impl Running {
+    fn start(config: Config, log: Log) -> Result<Self, Failure> {
+        let (wish, wishes) = bounded(WISHES);
+        heed_signals(wish.clone())?;
+        tracing::info!(node = %config.name, links = config.links.len(), mode = config.sync.mode.name(), "starting");
+        if matches!(config.security, Security::Clear) {
+            tracing::warn!("links are in clear: who reaches them can read and forge flows; set [security] key_file");
+        }
+        let socket = ControlSocket::bind(&config.socket)?;
+        let settings = settings::engine(&config, epoch()?);
+        let opened = Engine::open(&settings)?;
+        rights::give_up();
+        let engine = opened.start()?;
+        let server = Server::start(socket, &engine, move |order| drop(wish.try_send(order.into())))?;
+        let manager = Manager::of_environment();
+        manager.tell("READY=1");
+        tracing::info!(socket = %config.socket.display(), "running");
+        Ok(Self { config, log, engine, server, wishes, manager })
+    }
+
+    fn run(mut self) -> Result<(), Failure> {
+        let pulse = Manager::watchdog().unwrap_or(LOOK);
+        let waiting = loop {
+            match self.wishes.recv_timeout(pulse) {
+                Ok(Wish { wanted: Wanted::Stop, answer }) => break answer,
+                Ok(Wish { wanted: Wanted::Reload, answer }) => self.reload(answer),
+                Err(RecvTimeoutError::Timeout) if self.lives() => {}
+                Err(_) => break None,
+            }
+        };
+        self.manager.tell("STOPPING=1");
+        tracing::info!("stopping");
+        let stopped = self.engine.stop();
+        match &stopped {
+            Ok(totals) => tracing::info!(events = totals.events(), lost = totals.events_lost, "stopped"),
+            Err(error) => tracing::error!(%error, "stopped, a worker before the others"),
+        }
+        waiting.into_iter().for_each(Answer::done);
+        self.server.stop();
+        Ok(stopped.map(drop)?)
+    }
+
+    /// Whether all threads answer; if so, systemd hears of it.
+    fn lives(&self) -> bool {
+        let answers = self.engine.replication().is_some_and(|replication| replication.status().is_ok());
+        if answers && self.engine.is_running() && self.server.is_running() {
+            self.manager.tell("WATCHDOG=1");
+            return true;
+        }
+        tracing::error!("a part of the daemon has ended, see above: the daemon ends");
+        false
+    }
+
+    /// Takes over what can change while the daemon runs, and says what cannot.
+    fn reload(&mut self, answer: Option<Answer>) {
+        self.manager.tell("RELOADING=1");
+        if let Err(error) = self.log.reopen() {
+            tracing::error!(%error, "cannot open the log again: it goes on in the old file");
+        }
+        let reloaded =
+            Config::read(&self.config.path).map_err(|error| error.to_string()).and_then(|new| self.take_over(new));
+        match &reloaded {
+            Ok(unchanged) => {
+                unchanged.iter().for_each(|one| tracing::warn!("{} has changed: {}", one.key, one.why));
+                tracing::info!("reloaded");
+            }
+            Err(error) => tracing::error!("{error}; the daemon goes on as it was configured before"),
+        }
+        match (answer, reloaded) {
+            (Some(answer), Ok(unchanged)) => answer.reloaded(unchanged),
+            (Some(answer), Err(error)) => answer.failed(error),
+            (None, _) => {}
+        }
+        self.manager.tell("READY=1");
+    }
+
+    /// What of another configuration could not be taken over; or why nothing was.
+    fn take_over(&mut self, new: Config) -> Result<Vec<Unchanged>, String> {
+        if new.sync != self.config.sync {
+            self.choose(&new)?;
+        }
+        let why = || "restart the daemon for it".to_owned();
+        let unchanged =
+            self.config.unchangeable(&new).into_iter().map(|key| Unchanged { key: key.to_owned(), why: why() });
+        let unchanged = unchanged.collect();
+        self.config.sync = new.sync;
+        Ok(unchanged)
+    }
+
+    fn choose(&self, new: &Config) -> Result<(), String> {
+        let choice = settings::choice(&new.sync);
+        for _ in 0..RETRIES {
+            if self.engine.choose(choice.clone()).is_ok() {
+                return Ok(());
+            }
+            thread::sleep(RETRY);
+        }
+        Err("the workers are too busy to take another filter: reload again".to_owned())
+    }
+}
+
+/// How often, and after how long, a busy worker is asked again.
+const RETRIES: u32 = 50;
+const RETRY: Duration = Duration::from_millis(20);
+
+/// Has signals become wishes: termination and interrupt end the daemon, SIGHUP has it reload.
+fn heed_signals(wish: Sender<Wish>) -> Result<(), Failure> {
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(Failure::Signals)?;
+    let heed = move || {
+        for signal in signals.forever() {
+            let wanted = if signal == SIGHUP { Wanted::Reload } else { Wanted::Stop };
+            let _ = wish.try_send(Wish { wanted, answer: None }); // where many wait, one of them is the same
+        }
+    };
+    thread::Builder::new().name("ctflow-signals".to_owned()).spawn(heed).map_err(Failure::Signals)?;
+    Ok(())
+}
+
+/// This run's epoch.
+fn epoch() -> Result<Epoch, Failure> {
+    let mut random = [0; 4];
+    let failed = |error| Failure::Daemon(format!("the kernel gives no random bytes: {error}"));
+    getrandom(&mut random, GetRandomFlags::empty()).map_err(failed)?;
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Ok(Epoch::new(u64::try_from(now.as_millis()).unwrap_or(u64::MAX), u32::from_ne_bytes(random)))
+}
+
+fn level() -> LevelFilter {
+    std::env::var("CTFLOW_LOG").ok().and_then(|level| level.parse().ok()).unwrap_or(LevelFilter::INFO)
+}

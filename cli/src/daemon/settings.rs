@@ -1,0 +1,113 @@
+//! The configuration as the engine takes it.
+
+use ctflow_engine::engine::Settings;
+use ctflow_engine::limits::{FILTER_PROTOCOLS, FLOWS_PER_SHARD};
+use ctflow_engine::link::{LinkSettings, Transport};
+use ctflow_engine::publish::{self, Listed, Prefix, Rule};
+use ctflow_engine::replication::ReplicationSettings;
+use ctflow_engine::socket::{BufferPlan, EventMask, Options};
+use ctflow_engine::steer::Filter;
+use ctflow_replicate::{self as replicate, Epoch, Key};
+
+use crate::config::{self, Choice, Config, Security, Sync};
+
+/// How to capture and replicate, in the run of `epoch`.
+pub(super) fn engine(config: &Config, epoch: Epoch) -> Settings {
+    let defaults = Settings::default();
+    let workers = config.engine.workers.unwrap_or(defaults.workers);
+    let share = |flows: u32| flows.div_ceil(workers.max(1));
+    let flows_max = config.engine.flows_max.map_or(FLOWS_PER_SHARD, share);
+    Settings {
+        workers,
+        backend: config.engine.backend,
+        socket: Options {
+            events: EventMask::ALL,
+            buffer: buffer(&config.engine),
+            filter: in_kernel(&config.sync.filter),
+            ..defaults.socket
+        },
+        flows_max,
+        replication: Some(replication(config, epoch, flows_max)),
+        ..defaults
+    }
+}
+
+/// What the kernel can leave out for good: a flow's protocol never changes, while a mark, a state or what `ignore` lists
+/// says nothing of a flow's end.
+fn in_kernel(filter: &config::Filter) -> Filter {
+    match &filter.protocols {
+        Some(Choice::Accept(protocols)) if protocols.len() <= FILTER_PROTOCOLS => {
+            Filter { protocols: protocols.clone(), ..Filter::default() }
+        }
+        _ => Filter::default(),
+    }
+}
+
+fn buffer(engine: &config::Engine) -> BufferPlan {
+    let BufferPlan::Growing { start, ceiling } = BufferPlan::default() else { return BufferPlan::default() };
+    let start = engine.buffer_bytes.unwrap_or(start);
+    BufferPlan::Growing { start, ceiling: engine.buffer_bytes_max.unwrap_or(ceiling).max(start) }
+}
+
+fn replication(config: &Config, epoch: Epoch, flows_max: u32) -> ReplicationSettings {
+    ReplicationSettings {
+        node: node(config, epoch),
+        links: config.links.iter().map(link).collect(),
+        choice: choice(&config.sync),
+        replica_flows_max: flows_max,
+    }
+}
+
+fn node(config: &Config, epoch: Epoch) -> replicate::Config {
+    let sync = &config.sync;
+    let defaults = replicate::Config::new(&config.name, 1, epoch);
+    let milliseconds = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    replicate::Config {
+        mode: match sync.mode {
+            config::Mode::Ftfw => replicate::Mode::Ftfw,
+            config::Mode::Alarm => replicate::Mode::Alarm,
+            config::Mode::Notrack => replicate::Mode::Notrack,
+        },
+        key: match &config.security {
+            Security::Sealed { key, .. } => Some(Key::new(*key.bytes())),
+            Security::Clear => None,
+        },
+        window_bytes: sync.window_bytes.unwrap_or(defaults.window_bytes),
+        resend_bytes: sync.resend_bytes.unwrap_or(defaults.resend_bytes),
+        refresh_ms: milliseconds(sync.refresh),
+        cache_timeout_ms: milliseconds(sync.cache_timeout),
+        ..defaults
+    }
+}
+
+fn link(link: &config::Link) -> LinkSettings {
+    let transport = match link.transport {
+        config::Transport::Udp => Transport::Udp,
+        config::Transport::Multicast => Transport::Multicast,
+        config::Transport::Tcp => Transport::Tcp,
+    };
+    LinkSettings { transport, local: link.local, peers: link.peers.clone(), interface: link.interface.clone() }
+}
+
+/// What is told to peers.
+pub(super) fn choice(sync: &Sync) -> publish::Choice {
+    let filter = &sync.filter;
+    let milliseconds = |time: std::time::Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
+    publish::Choice {
+        protocols: filter.protocols.as_ref().map(|choice| rule(choice, |protocol| Some(*protocol))),
+        addresses: filter.addresses.as_ref().map(|choice| rule(choice, |one| Prefix::new(one.address, one.prefix))),
+        tcp_states: filter.tcp_states.as_ref().map(|choice| rule(choice, |state| Some(*state))),
+        zones: filter.zones.as_ref().map(|choice| rule(choice, |zone| Some(*zone))),
+        mark: filter.mark,
+        least_age_ms: milliseconds(sync.min_age),
+        least_ages: sync.min_ages.iter().map(|(protocol, age)| (*protocol, milliseconds(*age))).collect(),
+    }
+}
+
+fn rule<T, U>(choice: &Choice<T>, meaning: impl FnMut(&T) -> Option<U>) -> Rule<U> {
+    let listed = match choice {
+        Choice::Accept(_) => Listed::Accepted,
+        Choice::Ignore(_) => Listed::Ignored,
+    };
+    Rule { listed, of: choice.items().iter().filter_map(meaning).collect() }
+}

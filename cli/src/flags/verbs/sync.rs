@@ -1,0 +1,181 @@
+//! `sync` and `status`: what is asked of a running daemon.
+
+use std::ffi::OsString;
+
+use super::{Form, Given, JSON, Verb, VerbOption};
+use crate::control::request::{Cache, Flushed, Request};
+use crate::flags::plan;
+use crate::flags::plan::{Ask, Command, Control, Plan, Reach};
+use crate::flags::raw::Raw;
+use crate::flags::usage::Usage;
+use crate::output::{Format, Subject};
+use crate::persona::Persona;
+
+#[cfg(test)]
+use super::tests;
+
+const SOCKET: VerbOption =
+    VerbOption { short: None, long: "socket", argument: "PATH", help: "the daemon's control socket" };
+const CONFIG: VerbOption = VerbOption {
+    short: Some('C'),
+    long: "config",
+    argument: "FILE",
+    help: "the daemon's configuration, which names its socket",
+};
+const OUTPUT: VerbOption = VerbOption {
+    short: Some('o'),
+    long: "output",
+    argument: "TYPE[,TYPE...]",
+    help: "how entries are shown, as with -L",
+};
+
+const CACHES: &[&str] = &["internal", "external"];
+const TABLES: &[&str] = &["flows", "expectations"];
+
+/// A form that takes no words.
+const fn form(name: &'static str) -> Form {
+    Form { name, argument: "nothing", slots: &[], file: false }
+}
+
+pub(super) static SYNC: Verb = Verb {
+    name: "sync",
+    argument: "dump|flush|bulk|resync|kernel-resync|verify|stop [WORD]... [OPTION]...",
+    forms: &[
+        Form { argument: "internal or external, and flows or expectations", slots: &[CACHES, TABLES], ..form("dump") },
+        Form { argument: "internal, external or all", slots: &[&["internal", "external", "all"]], ..form("flush") },
+        form("bulk"),
+        form("resync"),
+        form("kernel-resync"),
+        form("verify"),
+        form("stop"),
+    ],
+    options: &[SOCKET, CONFIG, OUTPUT],
+    help: "dump, flush, compare and renew the daemon's caches, or stop it",
+    man: "Asks something of the running daemon and waits until it is done. dump [internal|external] [flows|expectations] \
+          [-o TYPE]: prints a cache in the formats of -L, the internal one and flows if nothing else is said; the external \
+          cache is one replica after the other. flush [internal|external|all]: empties the caches, all if none is named; \
+          kernels are left alone. bulk: tells everything in the internal cache to the peers again. resync: asks the peers \
+          to do so. kernel-resync: compares the internal cache with the kernel's table. verify: compares the internal cache \
+          with what the peers have of it, prints both sides, and exits with 1 if they differ or a peer does not answer. \
+          stop: ends the daemon. The daemon is found by its socket (--socket PATH), by its configuration (-C FILE), or by \
+          /etc/ctflow/ctflow.toml.",
+    read: sync,
+};
+
+fn sync(verb: &'static Verb, rest: &[OsString]) -> Result<Command, Usage> {
+    let given = Given::read(verb, rest)?;
+    if given.form.is_empty() {
+        return Err(Usage::VerbAlone { verb: verb.name, right: verb.argument });
+    }
+    let output = given.option("output");
+    if output.is_some() && given.form != "dump" {
+        return Err(verb.refuse("--output".as_ref()));
+    }
+    let ask = match given.form {
+        "dump" => Ask::Dump {
+            cache: if given.slot(0) == Some("external") { Cache::External } else { Cache::Internal },
+            of: if given.slot(1) == Some("expectations") { Subject::Expectations } else { Subject::Flows },
+            format: output.map_or(Ok(Format::default()), |types| format(types.to_owned()))?,
+        },
+        "flush" => Ask::Do(Request::Flush(match given.slot(0) {
+            Some("internal") => Flushed::Internal,
+            Some("external") => Flushed::External,
+            _ => Flushed::All,
+        })),
+        "bulk" => Ask::Do(Request::Bulk),
+        "resync" => Ask::Do(Request::PeerResync),
+        "kernel-resync" => Ask::Do(Request::KernelResync),
+        "verify" => Ask::Verify,
+        _ => Ask::Do(Request::Stop),
+    };
+    Ok(Command::Control(Control { reach: reach(&given)?, ask }))
+}
+
+/// Where the daemon is.
+fn reach(given: &Given) -> Result<Reach, Usage> {
+    match (given.option("socket"), given.option("config")) {
+        (Some(_), Some(_)) => {
+            Err(Usage::Together { first: "socket", second: "config", hint: "either says where the daemon is" })
+        }
+        (Some(socket), None) => Ok(Reach::Socket(socket.into())),
+        (None, Some(config)) => Ok(Reach::Config(config.into())),
+        (None, None) => Ok(Reach::Default),
+    }
+}
+
+/// What `-o` means, as it means it to `-L`.
+fn format(types: OsString) -> Result<Format, Usage> {
+    let raw = Raw::read(["-L".into(), "-o".into(), types])?;
+    match plan::plan(Persona::Ctflow, raw)? {
+        Plan { command: Command::List(list), .. } => Ok(list.format),
+        _ => Ok(Format::default()),
+    }
+}
+
+pub(super) static STATUS: Verb = Verb {
+    name: "status",
+    argument: "[--json] [--socket PATH | -C FILE]",
+    forms: super::ALONE,
+    options: &[JSON, SOCKET, CONFIG],
+    help: "say how the daemon, its caches, links and peers are",
+    man: "Prints how the daemon is: its caches, its links, each peer with how far it is behind and how far we are behind it, \
+          what was lost at which stage, and whether it is ready, or why not. With --json, the document of the daemon as it \
+          is. Exits with 1 where there is no daemon.",
+    read: status,
+};
+
+fn status(verb: &'static Verb, rest: &[OsString]) -> Result<Command, Usage> {
+    let given = Given::read(verb, rest)?;
+    let ask = Ask::Status { json: given.option("json").is_some() };
+    Ok(Command::Control(Control { reach: reach(&given)?, ask }))
+}
+
+#[cfg(test)]
+fn asked(line: &str) -> Result<Control, Usage> {
+    let words: Vec<_> = line.split(' ').collect();
+    match tests::read(&words)? {
+        Command::Control(control) => Ok(control),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn sync_asks_one_thing() {
+    let dump = |cache, of, format| Ask::Dump { cache, of, format };
+    let (plain, xml) = (Format::default(), format("xml".into()).unwrap());
+    let table = [
+        ("sync dump", dump(Cache::Internal, Subject::Flows, plain)),
+        ("sync dump external", dump(Cache::External, Subject::Flows, plain)),
+        ("sync dump expectations external -o xml", dump(Cache::External, Subject::Expectations, xml)),
+        ("sync --output=xml dump", dump(Cache::Internal, Subject::Flows, xml)),
+        ("sync flush", Ask::Do(Request::Flush(Flushed::All))),
+        ("sync flush internal", Ask::Do(Request::Flush(Flushed::Internal))),
+        ("sync bulk", Ask::Do(Request::Bulk)),
+        ("sync resync", Ask::Do(Request::PeerResync)),
+        ("sync kernel-resync", Ask::Do(Request::KernelResync)),
+        ("sync verify", Ask::Verify),
+        ("sync stop", Ask::Do(Request::Stop)),
+        ("status", Ask::Status { json: false }),
+        ("status --json", Ask::Status { json: true }),
+    ];
+    for (line, ask) in table {
+        assert_eq!(asked(line).unwrap(), Control { reach: Reach::Default, ask }, "{line}");
+    }
+    for line in
+        ["sync", "sync dmp", "sync dump kernel", "sync dump internal external", "sync bulk x", "sync flush -o xml"]
+    {
+        assert!(asked(line).is_err(), "{line}");
+    }
+    assert!(matches!(asked("sync dump -o foo"), Err(Usage::BadValue { .. })));
+    assert!(matches!(asked("sync dump -o"), Err(Usage::MissingArgument { .. })));
+    assert!(matches!(asked("sync dump -o save,xml"), Err(Usage::SaveAlone)));
+    assert!(matches!(asked("status -x"), Err(Usage::VerbArgument { word, .. }) if word == "-x"));
+}
+
+#[test]
+fn the_daemon_is_where_it_is_said_to_be() {
+    let reach = |line: &str| asked(line).map(|control| control.reach);
+    assert_eq!(reach("status --socket /run/x"), Ok(Reach::Socket("/run/x".into())));
+    assert_eq!(reach("sync -C /etc/x bulk"), Ok(Reach::Config("/etc/x".into())));
+    assert!(matches!(reach("status -C x --socket y"), Err(Usage::Together { .. })));
+}

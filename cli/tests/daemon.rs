@@ -1,0 +1,285 @@
+//! The daemon's words, through the real program: configurations, keys, and what is asked of a daemon. The daemon here is a
+//! script behind a socket.
+#![allow(clippy::unwrap_used)] // clippy.toml allows it in test functions, not in what those share
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::thread::{self, JoinHandle};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_ctflow");
+
+fn run_as(program: &Path, args: &[&str]) -> (i32, String, String) {
+    let Output { status, stdout, stderr } = Command::new(program).args(args).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (status.code().unwrap(), text(stdout), text(stderr))
+}
+
+fn run(args: &[&str]) -> (i32, String, String) {
+    run_as(Path::new(PROGRAM), args)
+}
+
+/// A folder with the program under the daemon's name, and a socket.
+struct Place {
+    folder: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        symlink(PROGRAM, folder.path().join("ctflowd")).unwrap();
+        let config = format!("[control]\nsocket = {:?}\n", folder.path().join("socket"));
+        fs::write(folder.path().join("ctflow.toml"), config).unwrap();
+        Self { folder }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn text(&self, name: &str) -> String {
+        self.path(name).to_str().unwrap().to_owned()
+    }
+
+    /// Answers one request with these bytes, and gives the request.
+    fn daemon(&self, answer: Vec<u8>) -> JoinHandle<String> {
+        let path = self.path("socket");
+        let _ = fs::remove_file(&path);
+        let listener = UnixListener::bind(path).unwrap();
+        thread::spawn(move || {
+            let (stream, _) = listener.accept().unwrap();
+            let mut line = String::new();
+            let mut reader = BufReader::new(stream);
+            reader.read_line(&mut line).unwrap();
+            let mut stream: UnixStream = reader.into_inner();
+            stream.write_all(&answer).unwrap();
+            line
+        })
+    }
+
+    /// What the program says to an answer, and what it asked.
+    fn asked(&self, name: &str, args: &[&str], answer: &[Vec<u8>]) -> ((i32, String, String), String) {
+        let daemon = self.daemon(answer.concat());
+        let program = if name == "ctflow" { PathBuf::from(PROGRAM) } else { self.path(name) };
+        let config = self.text("ctflow.toml");
+        let said = run_as(&program, &[args, &["-C", &config]].concat());
+        (said, daemon.join().unwrap())
+    }
+}
+
+fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[..], &[kind], payload].concat()
+}
+
+fn done() -> Vec<u8> {
+    frame(b'D', b"")
+}
+
+/// A UDP flow as the replication protocol writes it, in the cache since long ago.
+fn udp() -> Vec<u8> {
+    let mut told = vec![0, 1, 0, 0, 0, 7, 17]; // ports; its id; the protocol
+    told.extend([192, 0, 2, 2, 198, 51, 100, 10, 0xa7, 0xfc, 0, 53]);
+    told.extend([0, 2, 30]); // status: seen reply; timeout
+    let mut entry = vec![2, 0, 0, 0, 0, 0, 0, 0];
+    entry.extend([0; 16]);
+    entry.extend(u16::try_from(told.len()).unwrap().to_be_bytes());
+    [entry, told].concat()
+}
+
+#[test]
+fn a_configuration_is_examined_without_starting_anything() {
+    let place = Place::new();
+    let config = place.text("pair.toml");
+    let text = "[node]\nname = \"fw1\"\n[[link]]\nlocal = \"192.0.2.1:3780\"\npeers = [\"192.0.2.2:3780\"]\n\
+                interface = \"eth2\"\n[security]\ninsecure = true\n[sync.filter]\nprotocols = { accept = [\"tcp\"] }\n";
+    fs::write(&config, text).unwrap();
+    let expected = format!(
+        "{config}: fine\nnode: fw1\nlink: udp 192.0.2.1:3780 to 192.0.2.2:3780 on eth2\n\
+         security: NONE, links are in clear: who reaches them can read and forge flows\nmode: ftfw\n\
+         engine: auto, workers as there are cores\nfilter: by protocol (1 accepted)\n\
+         control socket: /run/ctflow.sock\nlog: standard error\n"
+    );
+    assert_eq!(run(&["daemon", "-C", &config, "--check"]), (0, expected, String::new()));
+    fs::write(&config, text.replace("local", "lokal")).unwrap();
+    let (code, stdout, stderr) = run(&["daemon", "--check", "-C", &config]);
+    assert_eq!((code, stdout.as_str(), stderr.lines().count()), (1, "", 1), "{stderr}");
+    assert!(
+        stderr.contains(&format!("{config}, line 4: unknown key `lokal' in [[link]], did you mean `local'?")),
+        "{stderr}"
+    );
+    let (code, _, stderr) = run_as(&place.path("ctflowd"), &["-C", "/nonexistent"]);
+    assert!(code == 1 && stderr.starts_with("ctflowd v") && stderr.contains("/nonexistent"), "{stderr}");
+}
+
+#[test]
+fn the_example_of_the_package_is_fine() {
+    let place = Place::new();
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../packaging/ctflow.toml");
+    let key = place.text("key");
+    run(&["keygen", &key]);
+    let text = fs::read_to_string(example).unwrap().replace("/etc/ctflow/key", &key);
+    // What is commented out is an example, too.
+    let all = text.lines().map(|line| line.strip_prefix("#:").unwrap_or(line)).collect::<Vec<_>>().join("\n");
+    for text in [text, all] {
+        fs::write(place.path("example.toml"), text).unwrap();
+        let (code, _, stderr) = run(&["daemon", "--check", "-C", &place.text("example.toml")]);
+        assert_eq!((code, stderr.as_str()), (0, ""));
+    }
+}
+
+#[test]
+fn a_key_is_made_once_and_for_its_owner_only() {
+    let place = Place::new();
+    let key = place.text("key");
+    let (code, stdout, stderr) = run(&["keygen", &key]);
+    assert_eq!((code, stderr.as_str()), (0, ""));
+    assert!(stdout.starts_with(&key) && stdout.contains("key_file = "), "{stdout}");
+    let text = fs::read_to_string(&key).unwrap();
+    assert!(text.len() == 65 && text.trim_end().bytes().all(|digit| digit.is_ascii_hexdigit()), "{text}");
+    assert_eq!(fs::metadata(&key).unwrap().mode() & 0o7777, 0o600);
+    assert!(!stdout.contains(text.trim_end()), "the key is told to nobody");
+    let (code, stdout, stderr) = run(&["keygen", &key]);
+    assert_eq!((code, stdout.as_str()), (1, ""));
+    assert!(stderr.contains("left as it is"), "{stderr}");
+    assert_eq!(fs::read_to_string(&key).unwrap(), text);
+    let (code, stdout, _) = run(&["keygen"]);
+    assert!(code == 0 && stdout.len() == 65 && stdout != text, "{stdout}");
+    let config = place.text("k.toml");
+    let text = format!("[[link]]\nlocal=\"192.0.2.1:1\"\npeers=[\"192.0.2.2:1\"]\n[security]\nkey_file={key:?}\n");
+    fs::write(&config, text).unwrap();
+    assert_eq!(run(&["daemon", "--check", "-C", &config]).0, 0);
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
+    let (code, _, stderr) = run(&["daemon", "--check", "-C", &config]);
+    assert!(code == 1 && stderr.contains("line 5") && stderr.contains(&format!("chmod 600 {key}")), "{stderr}");
+}
+
+#[test]
+fn what_is_asked_is_done_or_refused() {
+    let place = Place::new();
+    let (said, line) = place.asked("ctflow", &["sync", "flush", "internal"], &[done()]);
+    assert_eq!(said, (0, String::new(), String::new()));
+    assert_eq!(line, "{\"cache\":\"internal\",\"do\":\"flush\",\"version\":1}\n");
+    let refusal = frame(b'X', br#"{"error":"the commit is still running","code":1}"#);
+    for (name, args) in [("ctflowd", ["-c"]), ("ctflowd", ["-t"])] {
+        let ((code, stdout, stderr), _) = place.asked(name, &args, std::slice::from_ref(&refusal));
+        assert_eq!((code, stdout.as_str()), (1, ""), "{args:?}");
+        assert!(stderr.ends_with("the daemon refused: the commit is still running\n"), "{stderr}");
+    }
+    let ((code, _, stderr), _) = place.asked("ctflow", &["sync", "bulk"], &[]);
+    assert!(code == 1 && stderr.contains("ended before its answer was complete"), "{stderr}");
+    fs::remove_file(place.path("socket")).unwrap();
+    let socket = place.text("socket");
+    let (code, _, stderr) = run(&["status", "--socket", &socket]);
+    assert!(code == 1 && stderr.contains(&format!("no daemon answers at {socket}")), "{stderr}");
+}
+
+#[test]
+fn a_cache_is_dumped_in_every_format() {
+    let place = Place::new();
+    let answer = [frame(b'J', br#"{"peer":"fw2"}"#), frame(b'E', &[udp(), udp()].concat()), done()];
+    let line = "udp      17 30 src=192.0.2.2 dst=198.51.100.10 sport=43004 dport=53 src=198.51.100.10 dst=192.0.2.2 sport=53 \
+                dport=43004 mark=0\n";
+    let ((code, stdout, stderr), asked) = place.asked("ctflow", &["sync", "dump", "external"], &answer);
+    assert_eq!((code, stdout.as_str()), (0, line.repeat(2).as_str()));
+    assert!(stderr.ends_with("2 flow entries have been shown.\n"), "{stderr}");
+    assert_eq!(asked, "{\"cache\":\"external\",\"do\":\"dump\",\"of\":\"flows\",\"version\":1}\n");
+    let dump = |args: &[&str]| place.asked("ctflow", &[&["sync", "dump"], args].concat(), &answer).0.1;
+    assert!(dump(&["-o", "extended"]).starts_with("ipv4     2 udp "));
+    assert!(dump(&["-o", "xml"]).ends_with("</flow>\n</conntrack>\n"));
+    assert!(dump(&["-o", "save"]).starts_with("-A -t 30 "), "{}", dump(&["-o", "save"]));
+    assert_eq!(dump(&["-o", "json"]).lines().count(), 2);
+    let ((code, stdout, stderr), _) = place.asked("ctflowd", &["-e"], &answer);
+    let start = "udp      17 src=192.0.2.2 dst=198.51.100.10 sport=43004 dport=53 [active since ";
+    assert!(code == 0 && stderr.is_empty() && stdout.lines().all(|line| line.starts_with(start)), "{stdout}{stderr}");
+    let ((_, stdout, _), _) = place.asked("ctflowd", &["-i", "-x"], &answer);
+    assert!(stdout.starts_with("<flow><meta direction=\"original\">") && stdout.lines().count() == 2, "{stdout}");
+    let cut = [frame(b'E', &udp()), frame(b'E', &udp()[..20]), done()];
+    let ((code, stdout, stderr), _) = place.asked("ctflow", &["sync", "dump"], &cut);
+    assert!(code == 1 && stdout.lines().count() == 1 && stderr.contains("cut short"), "{stdout}{stderr}");
+}
+
+#[test]
+fn the_status_is_shown_as_it_is_for_people_and_for_conntrackds_scripts() {
+    let place = Place::new();
+    let document = br#"{"name":"fw1","ready":true,"internal":{"flows":5},"peers":[],"links":[]}"#;
+    let answer = [frame(b'J', document), done()];
+    let ((code, json, _), asked) = place.asked("ctflow", &["status", "--json"], &answer);
+    assert!(code == 0 && json.contains("\"flows\": 5") && asked.contains("\"do\":\"status\""), "{json}");
+    let ((_, text, _), _) = place.asked("ctflow", &["status"], &answer);
+    assert!(text.starts_with("fw1 (-)") && text.contains("ready: in sync with every peer\n"), "{text}");
+    let ((_, text, _), _) = place.asked("ctflowd", &["-s"], &answer);
+    assert!(text.starts_with("cache internal:\ncurrent active connections:\t           5\n"), "{text}");
+    let ((code, text, stderr), _) = place.asked("ctflowd", &["-s", "multicast"], &answer);
+    assert!(code == 0 && text.is_empty() && stderr.contains("`-s link'"), "{stderr}");
+}
+
+#[test]
+fn verify_exits_with_1_where_replicas_differ() {
+    let place = Place::new();
+    let verdict = |agrees: bool| {
+        let document = format!(
+            "{{\"agrees\":{agrees},\"streams\":[],\"peers\":[{{\"name\":\"fw2\",\"answered\":true,\"streams\":\
+             [{{\"stream\":0,\"entries\":3,\"digest\":\"ab\",\"seq\":4,\"agrees\":{agrees},\"differing\":[1]}}]}}]}}"
+        );
+        [frame(b'J', document.as_bytes()), done()]
+    };
+    let ((code, table, stderr), _) = place.asked("ctflow", &["sync", "verify"], &verdict(true));
+    assert!(code == 0 && stderr.is_empty() && table.ends_with("All replicas agree.\n"), "{table}{stderr}");
+    let ((code, table, stderr), _) = place.asked("ctflow", &["sync", "verify"], &verdict(false));
+    assert!(code == 1 && table.contains("differs in buckets 1\n") && stderr.contains("differ"), "{table}{stderr}");
+}
+
+#[test]
+fn the_daemons_events_are_shown_until_it_ends() {
+    let place = Place::new();
+    let daemon = place.daemon([frame(b'L', &3u64.to_be_bytes()), done()].concat());
+    let (code, stdout, stderr) = run(&["-E", "--daemon", &place.text("socket")]);
+    assert_eq!((code, stdout.as_str()), (0, ""), "{stderr}");
+    assert!(stderr.contains("3 events lost here") && stderr.ends_with("3 events have been lost.\n"), "{stderr}");
+    assert_eq!(daemon.join().unwrap(), "{\"do\":\"events\",\"of\":\"flows\",\"version\":1}\n");
+}
+
+/// Events as a kernel told them.
+const EVENTS: &[u8] = include_bytes!("../../parser/fixtures/events.nl");
+
+#[test]
+fn the_daemons_events_are_shown_as_our_own_until_a_signal_comes() {
+    let place = Place::new();
+    let listener = UnixListener::bind(place.path("socket")).unwrap();
+    let words = ["-E", "--daemon", &place.text("socket"), "-p", "udp", "-e", "NEW"];
+    let mut watcher = Command::new(PROGRAM);
+    watcher.args(words).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut watcher = watcher.spawn().unwrap();
+    let (mut daemon, _) = listener.accept().unwrap();
+    daemon.write_all(&frame(b'M', EVENTS)).unwrap();
+    // Lines are written when nothing more has come, and then only a signal ends it.
+    let mut lines = BufReader::new(watcher.stdout.take().unwrap()).lines();
+    let shown: Vec<_> = lines.by_ref().take(48).map(Result::unwrap).collect();
+    assert!(shown.iter().all(|line| line.starts_with("    [NEW] udp      17 ")), "{shown:?}");
+    let pid = Pid::from_raw(watcher.id().try_into().unwrap()).unwrap();
+    kill_process(pid, Signal::TERM).unwrap();
+    assert!(lines.next().is_none());
+    let Output { status, stderr, .. } = watcher.wait_with_output().unwrap();
+    let stderr = String::from_utf8(stderr).unwrap();
+    assert!(status.success(), "{stderr}");
+    assert!(stderr.contains("48 flow events have been shown. 0 events have been lost."), "{stderr}");
+}
+
+#[test]
+fn a_word_without_its_dash_never_ends_the_daemon() {
+    let place = Place::new();
+    for args in [&["-i", "ok"][..], &["k"], &["-kk"], &["-i", "-k"], &["-s", "k"]] {
+        let (code, stdout, stderr) = run_as(&place.path("ctflowd"), args);
+        assert_eq!((code, stdout.as_str()), (1, ""), "{args:?}");
+        assert!(
+            stderr.starts_with("ctflowd v") && stderr.ends_with("Try `ctflowd -h' for more information.\n"),
+            "{stderr}"
+        );
+    }
+}

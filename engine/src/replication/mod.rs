@@ -1,0 +1,202 @@
+//! Replication: what the workers' shards tell goes to the peers, what the peers tell goes into replicas.
+//!
+//! ```text
+//!  workers ── batches ──► stage: Node ──► links ──► peers
+//!          ◄── asks ────     │  ▲
+//!                            ▼  └──────── links ◄── peers
+//!                         replicas                               requests: status, dumps, what operators want
+//! ```
+//!
+//! One thread drives the protocol's state machine ([`ctflow_replicate::Node`]) in a mio loop; the protocol itself is in
+//! `PROTOCOL.md`. Others reach it by [`Replication`].
+
+mod lag;
+mod stage;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crossbeam_channel::{Sender, TrySendError};
+use ctflow_replicate::{Config, ReplicaId, Role, Status};
+use thiserror::Error;
+
+pub use self::lag::{Lag, LagSummary};
+pub(crate) use self::stage::Prepared;
+pub use self::stage::StageError;
+use crate::limits::STAGE_ANSWER_MAX;
+use crate::link::{LinkReport, LinkSettings};
+use crate::publish::Choice;
+use crate::reply::{self, Awaited, Reply};
+use crate::shard::replica::Changes;
+
+/// How to replicate.
+#[derive(Debug, Clone)]
+pub struct ReplicationSettings {
+    /// The node. Its streams, epoch and datagram length are set by the engine.
+    pub node: Config,
+    /// The links, in the order of preference.
+    pub links: Vec<LinkSettings>,
+    /// What is told.
+    pub choice: Choice,
+    /// Flows of each family that a replica of one stream may hold.
+    pub replica_flows_max: u32,
+}
+
+/// What the stage can tell of itself.
+#[derive(Debug, Clone)]
+pub struct ReplicationStatus {
+    /// The state machine's.
+    pub node: Status,
+    /// The links'.
+    pub links: Vec<LinkReport>,
+    /// The replicas that are held: which, how many flows and expectations, and how long their changes took.
+    pub replicas: Vec<ReplicaStatus>,
+    /// What is known of each peer besides, in the order of the state machine's.
+    pub peers: Vec<PeerReport>,
+    /// What became of the flows of all replicas since the stage began, also of those that are held no more.
+    pub changes: Changes,
+    /// Times that batches had to wait because a peer's window was closed.
+    pub deferred: u64,
+    /// Whether datagrams are sealed.
+    pub sealed: bool,
+}
+
+/// What the stage knows of a peer besides its state.
+#[derive(Debug, Clone, Copy)]
+pub struct PeerReport {
+    /// Where it was heard last; none where the link has forgotten.
+    pub address: Option<SocketAddr>,
+    /// From a change on it to its being held here, since the stage began.
+    pub lag: LagSummary,
+}
+
+/// A replica that is held.
+#[derive(Debug, Clone, Copy)]
+pub struct ReplicaStatus {
+    /// Which.
+    pub id: ReplicaId,
+    /// Flows in it.
+    pub flows: u64,
+    /// Expectations in it.
+    pub expectations: u64,
+    /// Flows of each family that it may hold.
+    pub flows_max: u32,
+    /// From a change on its source to its being held here, since the stage began.
+    pub lag: LagSummary,
+    /// Bytes of memory that hold its flows.
+    pub bytes: u64,
+    /// Whether there is no room for one more flow of some family.
+    pub is_full: bool,
+}
+
+/// What others want of the stage.
+#[derive(Debug)]
+pub(crate) enum Request {
+    Status(Reply<ReplicationStatus>),
+    Show(ReplicaId, u16, Reply<Vec<u8>>),
+    Bulk,
+    AskAll,
+    Verify(u64),
+    FlushExternal,
+    SetRole(Role),
+}
+
+/// The stage has ended, or is not heard of within [`STAGE_ANSWER_MAX`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("the replication stage does not answer: see the log")]
+pub struct NoAnswer;
+
+/// Reaches the stage from other threads.
+#[derive(Debug, Clone)]
+pub struct Replication {
+    requests: Sender<Request>,
+    waker: Arc<mio::Waker>,
+}
+
+impl Replication {
+    /// How things stand.
+    ///
+    /// # Errors
+    /// [`NoAnswer`]; so for all that follow.
+    pub fn status(&self) -> Result<ReplicationStatus, NoAnswer> {
+        self.answer(Request::Status)
+    }
+
+    /// The entries of a replica's bucket, in the form of the control socket; nothing of one that is gone.
+    ///
+    /// # Errors
+    /// [`NoAnswer`].
+    pub fn show(&self, id: ReplicaId, bucket: u16) -> Result<Vec<u8>, NoAnswer> {
+        self.answer(|reply| Request::Show(id, bucket, reply))
+    }
+
+    /// Tells everything to all peers again.
+    ///
+    /// # Errors
+    /// [`NoAnswer`].
+    pub fn bulk(&self) -> Result<(), NoAnswer> {
+        self.ask(Request::Bulk)
+    }
+
+    /// Asks all peers for everything.
+    ///
+    /// # Errors
+    /// [`NoAnswer`].
+    pub fn ask_all(&self) -> Result<(), NoAnswer> {
+        self.ask(Request::AskAll)
+    }
+
+    /// Has all replicas compared with their sources, here and at the peers, under a `number` that is not 0. What came of
+    /// it shows in the status under that number.
+    ///
+    /// # Errors
+    /// [`NoAnswer`].
+    pub fn verify(&self, number: u64) -> Result<(), NoAnswer> {
+        self.ask(Request::Verify(number))
+    }
+
+    /// Empties the replicas.
+    ///
+    /// # Errors
+    /// [`NoAnswer`].
+    pub fn flush_external(&self) -> Result<(), NoAnswer> {
+        self.ask(Request::FlushExternal)
+    }
+
+    /// Sets what this node does for traffic, for its peers to know.
+    ///
+    /// # Errors
+    /// [`NoAnswer`].
+    pub fn set_role(&self, role: Role) -> Result<(), NoAnswer> {
+        self.ask(Request::SetRole(role))
+    }
+
+    /// Has the stage look whether it is to stop.
+    pub(crate) fn wake(&self) {
+        let _ = self.waker.wake(); // fails only where the stage is gone
+    }
+
+    /// Asks without waiting, if there is room. A stage that has ended is asked in vain.
+    ///
+    /// # Errors
+    /// What was asked, where there is none.
+    pub(crate) fn try_ask(&self, request: Request) -> Result<(), Request> {
+        let result = self.requests.try_send(request);
+        self.wake();
+        match result {
+            Err(TrySendError::Full(request)) => Err(request),
+            Ok(()) | Err(TrySendError::Disconnected(_)) => Ok(()),
+        }
+    }
+
+    fn ask(&self, request: Request) -> Result<(), NoAnswer> {
+        self.requests.send_timeout(request, STAGE_ANSWER_MAX).map_err(|_| NoAnswer)?;
+        self.waker.wake().map_err(|_| NoAnswer)
+    }
+
+    fn answer<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, NoAnswer> {
+        let (reply, answer): (Reply<T>, Awaited<T>) = reply::ends(None);
+        self.ask(request(reply))?;
+        answer.wait(STAGE_ANSWER_MAX).map_err(|_| NoAnswer)
+    }
+}

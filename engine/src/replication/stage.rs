@@ -1,0 +1,392 @@
+//! The thread that replicates.
+//!
+//! ```text
+//! loop:  take batches ──► tell ──► tick ──► ask workers ──► send ──► wait ──► receive
+//!        while windows             timers   buckets and              for links, batches,
+//!        are open                           digests wanted           requests, the next timer
+//! ```
+//!
+//! Each step is bounded, so none keeps the others waiting: a turn takes at most [`TURN_BATCHES`] batches a worker and what
+//! a link hands over in one go.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, bounded};
+use ctflow_replicate::buckets::BucketSet;
+use ctflow_replicate::node::PeerStatus;
+use ctflow_replicate::{Address, Destination, Host, Node, Note, ReplicaId, Time};
+use mio::{Events, Poll, Token, Waker};
+use thiserror::Error;
+
+use super::{Lag, PeerReport, ReplicaStatus, Replication, ReplicationSettings, ReplicationStatus, Request};
+use crate::limits::{LINK_DATAGRAM_MAX, LINK_DATAGRAMS_PER_TURN, LINK_TICK, STAGE_REQUESTS, STAGE_RETRY, TURN_BATCHES};
+use crate::link::{LinkError, Links, Origin};
+use crate::shard::replica::{Changes, Replica};
+use crate::telling::{Ask, Hearer};
+use crate::worker::now_ms;
+
+/// Tokens: the stage's own first, then the links'.
+const STAGE: Token = Token(0);
+const LINKS: usize = 1;
+
+/// A stage that cannot be set up.
+#[derive(Debug, Error)]
+pub enum StageError {
+    /// Descriptors, as a rule their limit.
+    #[error("cannot set up the replication stage: {0}")]
+    System(#[from] io::Error),
+    /// A link.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+}
+
+/// A stage with its links open, that does not run yet.
+pub(crate) struct Prepared {
+    settings: ReplicationSettings,
+    poll: Poll,
+    links: Links,
+    waker: Arc<Waker>,
+    requests: Receiver<Request>,
+    replication: Replication,
+}
+
+impl Prepared {
+    /// Opens the links in the calling thread's network namespace.
+    pub(crate) fn open(settings: ReplicationSettings) -> Result<Self, StageError> {
+        let poll = Poll::new()?;
+        let waker = Arc::new(Waker::new(poll.registry(), STAGE)?);
+        let links = Links::open(&settings.links, poll.registry(), LINKS)?;
+        let (sender, requests) = bounded(STAGE_REQUESTS);
+        let replication = Replication { requests: sender, waker: waker.clone() };
+        Ok(Self { settings, poll, links, waker, requests, replication })
+    }
+
+    pub(crate) fn settings(&self) -> &ReplicationSettings {
+        &self.settings
+    }
+
+    /// Bytes that a batch may have as a datagram.
+    pub(crate) fn datagram_bytes(&self) -> usize {
+        self.links.datagram_bytes()
+    }
+
+    pub(crate) fn waker(&self) -> Arc<Waker> {
+        self.waker.clone()
+    }
+
+    pub(crate) fn replication(&self) -> Replication {
+        self.replication.clone()
+    }
+
+    /// The stage for these workers.
+    pub(crate) fn stage(self, hearers: Vec<Hearer>, stop: Arc<AtomicBool>) -> Stage {
+        let began = Instant::now();
+        let streams = u16::try_from(hearers.len()).unwrap_or(u16::MAX);
+        let sealed = self.settings.node.key.is_some();
+        let node = ctflow_replicate::Config { streams, datagram_bytes: self.datagram_bytes(), ..self.settings.node };
+        let node = Node::new(node, Time { wall_ms: now_ms(), mono_ms: 0 });
+        let wanted = hearers.iter().map(|_| Wanted::default()).collect();
+        let world = World {
+            links: self.links,
+            replicas: HashMap::new(),
+            replica_flows_max: self.settings.replica_flows_max,
+            forgotten: Changes::default(),
+            hearers,
+            wanted,
+            now: began,
+            now_ms: now_ms(),
+        };
+        Stage {
+            poll: self.poll,
+            node,
+            world,
+            requests: self.requests,
+            sealed,
+            deferred: 0,
+            stop,
+            began,
+            ready: Vec::new(),
+            link_due: began,
+            buffer: vec![0; LINK_DATAGRAM_MAX].into_boxed_slice(),
+        }
+    }
+}
+
+/// What a worker is to be asked for as soon as it has room.
+#[derive(Debug, Default)]
+struct Wanted {
+    buckets: BucketSet,
+    digests: Option<u64>,
+}
+
+/// Everything that the node acts on.
+struct World {
+    links: Links,
+    replicas: HashMap<ReplicaId, Replica>,
+    replica_flows_max: u32,
+    /// What became of the flows of replicas that are held no more.
+    forgotten: Changes,
+    hearers: Vec<Hearer>,
+    wanted: Vec<Wanted>,
+    now: Instant,
+    now_ms: u64,
+}
+
+/// The replication thread's state.
+pub(crate) struct Stage {
+    poll: Poll,
+    node: Node,
+    world: World,
+    requests: Receiver<Request>,
+    sealed: bool,
+    /// Times that batches had to wait for a closed window.
+    deferred: u64,
+    stop: Arc<AtomicBool>,
+    began: Instant,
+    /// Links that may have more to read.
+    ready: Vec<Token>,
+    link_due: Instant,
+    buffer: Box<[u8]>,
+}
+
+impl Stage {
+    /// Runs until told to stop; then says goodbye to the peers.
+    pub(crate) fn run(mut self) {
+        let mut events = Events::with_capacity(256);
+        while !self.stop.load(Ordering::Relaxed) {
+            let now = self.look();
+            let busy = self.turn(now);
+            let patience = if busy || !self.ready.is_empty() { Duration::ZERO } else { self.patience() };
+            match self.poll.poll(&mut events, Some(patience)) {
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => {
+                    tracing::error!(%error, "the replication stage cannot wait for events: replication ends");
+                    return;
+                }
+                Ok(()) | Err(_) => {}
+            }
+            for token in events.iter().map(mio::event::Event::token).filter(|token| *token != STAGE) {
+                if !self.ready.contains(&token) {
+                    self.ready.push(token);
+                }
+            }
+            self.receive();
+        }
+        let now = self.look();
+        self.take(now);
+        self.node.stop(&mut self.world);
+        self.world.links.flush();
+    }
+
+    /// The time of this turn.
+    fn look(&mut self) -> Time {
+        self.world.now = Instant::now();
+        self.world.now_ms = now_ms();
+        let mono = self.world.now.duration_since(self.began).as_millis();
+        Time { wall_ms: self.world.now_ms, mono_ms: u64::try_from(mono).unwrap_or(u64::MAX) }
+    }
+
+    /// Does everything but receive; whether there is more to do at once.
+    fn turn(&mut self, now: Time) -> bool {
+        self.answer(now);
+        let more = self.take(now);
+        self.node.tick(now, &mut self.world);
+        if self.world.now >= self.link_due {
+            self.link_due = self.world.now + LINK_TICK;
+            if let Some(link) = self.world.links.tick(self.poll.registry(), self.world.now) {
+                tracing::warn!(local = %link.local, "this link carries the deltas from now on");
+            }
+        }
+        self.world.ask_workers();
+        self.world.links.flush();
+        more
+    }
+
+    fn patience(&self) -> Duration {
+        let now = self.world.now.duration_since(self.began);
+        let timer = Duration::from_millis(self.node.deadline()).saturating_sub(now);
+        let link = self.link_due.saturating_duration_since(self.world.now);
+        let waiting = self.world.wanted.iter().any(|wanted| !wanted.is_empty());
+        timer.min(link).min(if waiting { STAGE_RETRY } else { Duration::MAX })
+    }
+
+    /// Tells the batches that the workers have and the windows admit; whether there may be more.
+    fn take(&mut self, now: Time) -> bool {
+        let mut more = false;
+        for index in 0..self.world.hearers.len() {
+            let stream = u16::try_from(index).unwrap_or(u16::MAX);
+            let mut taken = 0;
+            while taken < TURN_BATCHES {
+                let Some(hearer) = self.world.hearers.get(index) else { break };
+                if !self.node.can_take(now, stream) {
+                    self.deferred += u64::from(!hearer.batches.is_empty());
+                    break;
+                }
+                let Ok(payload) = hearer.batches.try_recv() else { break };
+                taken += 1;
+                self.node.tell(now, payload, &mut self.world);
+            }
+            if taken > 0 {
+                self.world.hearers.get(index).into_iter().for_each(Hearer::feed);
+            }
+            more |= taken == TURN_BATCHES;
+        }
+        more
+    }
+
+    /// Hands what came over the links to the node.
+    fn receive(&mut self) {
+        let now = self.look();
+        for token in std::mem::take(&mut self.ready) {
+            let Self { node, world, poll, buffer, ready, .. } = self;
+            for count in 0..=LINK_DATAGRAMS_PER_TURN {
+                if count == LINK_DATAGRAMS_PER_TURN {
+                    ready.push(token); // there may be more
+                    break;
+                }
+                let Some((origin, bytes)) = world.links.next(token, poll.registry(), world.now, buffer) else { break };
+                let datagram = buffer.get_mut(..bytes).unwrap_or_default();
+                let from = Address { peer: origin.address.into(), link: origin.link };
+                let before = node.opened();
+                node.receive(now, from, datagram, world);
+                if node.opened() > before {
+                    world.links.heard(origin, world.now);
+                }
+            }
+        }
+    }
+
+    fn answer(&mut self, now: Time) {
+        while let Ok(request) = self.requests.try_recv() {
+            match request {
+                Request::Status(reply) => reply.tell(self.status(now)),
+                Request::Show(id, bucket, reply) => {
+                    let mut shown = Vec::new();
+                    if let Some(replica) = self.world.replicas.get(&id) {
+                        replica.show(bucket, id.stream, &mut shown);
+                    }
+                    reply.tell(shown);
+                }
+                Request::Bulk => self.node.bulk(&mut self.world),
+                Request::AskAll => self.node.ask_all(now, &mut self.world),
+                Request::Verify(number) => self.node.verify(now, number, &mut self.world),
+                Request::FlushExternal => self.node.flush_external(now, &mut self.world),
+                Request::SetRole(role) => self.node.set_role(now, role),
+            }
+        }
+    }
+
+    fn status(&self, now: Time) -> ReplicationStatus {
+        let replica = |(id, replica): (&ReplicaId, &Replica)| {
+            let (flows, expectations) = replica.count();
+            ReplicaStatus {
+                id: *id,
+                flows: flows.into(),
+                expectations: expectations as u64,
+                flows_max: self.world.replica_flows_max,
+                lag: replica.lag().summary(),
+                bytes: replica.bytes(),
+                is_full: replica.is_full(),
+            }
+        };
+        let node = self.node.status(now);
+        let peer = |peer: &PeerStatus| {
+            let mut lag = Lag::default();
+            let replicas = self.world.replicas.iter().filter(|(id, _)| id.node == peer.node);
+            replicas.for_each(|(_, replica)| lag.merge(replica.lag()));
+            let address = origin(peer.at).and_then(|origin| self.world.links.address(origin));
+            PeerReport { address, lag: lag.summary() }
+        };
+        let mut changes = self.world.forgotten;
+        self.world.replicas.values().for_each(|replica| changes += replica.changes());
+        ReplicationStatus {
+            peers: node.peers.iter().map(peer).collect(),
+            changes,
+            deferred: self.deferred,
+            sealed: self.sealed,
+            node,
+            links: self.world.links.report(self.world.now),
+            replicas: self.world.replicas.iter().map(replica).collect(),
+        }
+    }
+}
+
+impl Wanted {
+    fn is_empty(&self) -> bool {
+        self.buckets.is_empty() && self.digests.is_none()
+    }
+}
+
+impl World {
+    /// Asks the workers for what is wanted; what one has no room for waits here.
+    fn ask_workers(&mut self) {
+        for (wanted, hearer) in self.wanted.iter_mut().zip(&self.hearers) {
+            if !wanted.buckets.is_empty() && hearer.asker.try_ask(Ask::Buckets(wanted.buckets)).is_ok() {
+                wanted.buckets = BucketSet::EMPTY;
+            }
+            if let Some(number) = wanted.digests
+                && hearer.asker.try_ask(Ask::Digests(number)).is_ok()
+            {
+                wanted.digests = None;
+            }
+        }
+    }
+}
+
+fn origin(address: Address) -> Option<Origin> {
+    Some(Origin { link: address.link, address: u16::try_from(address.peer).ok()? })
+}
+
+impl Host for World {
+    type Replica = Replica;
+
+    fn send(&mut self, to: Destination, datagram: &[u8]) {
+        match to {
+            Destination::All => self.links.send_to_all(datagram, self.now),
+            Destination::Peer { at, .. } | Destination::Address(at) => {
+                origin(at).into_iter().for_each(|at| self.links.send_to(at, datagram));
+            }
+        }
+    }
+
+    fn replica(&mut self, id: ReplicaId) -> &mut Replica {
+        let flows_max = self.replica_flows_max;
+        let replica = self.replicas.entry(id).or_insert_with(|| Replica::new(flows_max));
+        replica.set_time(self.now_ms);
+        replica
+    }
+
+    fn forget(&mut self, id: ReplicaId) {
+        if let Some(replica) = self.replicas.remove(&id) {
+            self.forgotten += replica.changes();
+        }
+    }
+
+    fn tell_buckets(&mut self, stream: u16, buckets: &BucketSet) {
+        if let Some(wanted) = self.wanted.get_mut(usize::from(stream)) {
+            wanted.buckets = wanted.buckets.union(buckets);
+        }
+    }
+
+    fn tell_digests(&mut self, stream: u16, number: u64) {
+        if let Some(wanted) = self.wanted.get_mut(usize::from(stream)) {
+            wanted.digests = Some(number);
+        }
+    }
+
+    fn note(&mut self, note: Note) {
+        match note {
+            Note::Live { .. }
+            | Note::Back { .. }
+            | Note::Synchronised { .. }
+            | Note::Stopped { .. }
+            | Note::Verdict { .. } => {
+                tracing::info!("{note}");
+            }
+            _ => tracing::warn!("{note}"),
+        }
+    }
+}

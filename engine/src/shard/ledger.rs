@@ -1,0 +1,327 @@
+//! What replicas are still to be told of a shard, and what they have been told.
+//!
+//! ```text
+//!             event ──► flow ──► young ── least age of its protocol ──► dirty ── drain ──► outbox: items in batches
+//! its end, if told of, ──► ends ────────────────────────────────────────────────► first
+//!            a bucket that replicas lack, or that fell out of the bounds here ──► last: begin, its flows, end
+//! ```
+//!
+//! Between two drains a flow is told at most once, as it is then; one that ends before it was told is never told at all.
+//! What is told is checked: a flow that changed in nothing that replicas hold is not told again, and a bucket's digest
+//! is what a replica's must be once it has come to this place in the stream.
+//!
+//! Whatever does not fit the bounds makes its bucket stale, and a stale bucket is told whole when there is room. So a
+//! replication stage that is slow, or stands still, costs no memory and no event.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use ctflow_parser::compact::{Address, V4, V6};
+use ctflow_parser::tuple::FlowKey;
+use ctflow_replicate::buckets::{BUCKETS, BucketSet, EXPECTATIONS, bucket_of};
+use ctflow_replicate::entry;
+
+use super::expectations::Expectations;
+use super::key::spread;
+use super::outbox::Outbox;
+use super::table::{DIRTY, PUBLISHED, Slot, Table, YOUNG};
+use crate::limits::{LEDGER_DIRTY_MAX, LEDGER_ENDS_MAX, LEDGER_YOUNG_MAX};
+use crate::publish::Choice;
+
+/// A flow that waits for its least age.
+#[derive(Debug, Clone, Copy)]
+struct Young {
+    due_ms: u64,
+    index: u32,
+    id: u32,
+    v6: bool,
+}
+
+/// A flow that is gone and that replicas hold.
+#[derive(Debug, Clone, Copy)]
+struct End {
+    key: FlowKey,
+    id: u32,
+    changed_ms: u64,
+}
+
+/// The bookkeeping of one shard.
+#[derive(Debug)]
+pub(super) struct Ledger {
+    choice: Arc<Choice>,
+    dirty: [Vec<u32>; 2],
+    /// By least age, each in the order of its flows' coming.
+    young: Vec<(u32, VecDeque<Young>)>,
+    ends: Vec<End>,
+    stale: BucketSet,
+    /// The number of digests that are to be told.
+    digests_wanted: Option<u64>,
+    digests: Box<[u64]>,
+    scratch: Vec<u8>,
+    /// Changes of flows that are not to be told.
+    pub(super) filtered: u64,
+    /// Changes that were not told because a later one of the flow is.
+    pub(super) conflated: u64,
+    /// Flows that could not be told: see [`entry::NotEncodable`].
+    pub(super) untellable: u64,
+}
+
+impl Ledger {
+    pub(super) fn new(choice: Arc<Choice>) -> Self {
+        Self {
+            choice,
+            dirty: [Vec::new(), Vec::new()],
+            young: Vec::new(),
+            ends: Vec::new(),
+            stale: BucketSet::default(),
+            digests_wanted: None,
+            digests: vec![0; usize::from(BUCKETS) + 1].into_boxed_slice(),
+            scratch: Vec::new(),
+            filtered: 0,
+            conflated: 0,
+            untellable: 0,
+        }
+    }
+
+    /// Another choice holds: every bucket of flows is told by it.
+    pub(super) fn choose(&mut self, choice: Arc<Choice>) {
+        self.choice = choice;
+        self.stale = self.stale.union(&(0..BUCKETS).collect());
+    }
+
+    /// These buckets are to be told whole.
+    pub(super) fn want_buckets(&mut self, buckets: &BucketSet) {
+        self.stale = self.stale.union(buckets);
+    }
+
+    /// All digests are to be told, under `number`.
+    pub(super) fn want_digests(&mut self, number: u64) {
+        self.digests_wanted = Some(number);
+    }
+
+    /// The flow at `index` is new, or has changed.
+    #[inline]
+    pub(super) fn changed<A: Address>(&mut self, table: &mut Table<A>, index: u32, now_ms: u64) {
+        let Some(slot) = table.slot_mut(index) else { return };
+        if slot.has(DIRTY | YOUNG) {
+            self.conflated += 1;
+            return;
+        }
+        let least = self.choice.least_age_ms(slot.flow.proto);
+        if least > 0 && !slot.has(PUBLISHED) && self.wait::<A>(least, index, slot.flow.id, now_ms) {
+            return slot.set(YOUNG);
+        }
+        self.mark_dirty(slot, index);
+    }
+
+    #[inline]
+    fn mark_dirty<A: Address>(&mut self, slot: &mut Slot<A>, index: u32) {
+        let dirty = &mut self.dirty[family::<A>()];
+        if dirty.len() < LEDGER_DIRTY_MAX {
+            slot.set(DIRTY);
+            dirty.push(index);
+        } else {
+            self.stale.insert(bucket_of(slot.flow.id));
+        }
+    }
+
+    /// Has a flow wait; whether there is room for it.
+    fn wait<A: Address>(&mut self, least_ms: u32, index: u32, id: u32, now_ms: u64) -> bool {
+        let place = self.young.iter().position(|(age, _)| *age == least_ms).unwrap_or_else(|| {
+            self.young.push((least_ms, VecDeque::new()));
+            self.young.len() - 1
+        });
+        let Some((_, queue)) = self.young.get_mut(place) else { return false };
+        let room = queue.len() < LEDGER_YOUNG_MAX;
+        if room {
+            queue.push_back(Young {
+                due_ms: now_ms.saturating_add(least_ms.into()),
+                index,
+                id,
+                v6: family::<A>() == 1,
+            });
+        }
+        room
+    }
+
+    /// The flow that `slot` was is gone.
+    #[inline]
+    pub(super) fn ended<A: Address>(&mut self, slot: &Slot<A>, now_ms: u64) {
+        self.conflated += u64::from(slot.has(DIRTY | YOUNG));
+        if !slot.has(PUBLISHED) {
+            return;
+        }
+        let id = slot.flow.id;
+        self.withdraw(id, slot.check);
+        match slot.flow.view().key().filter(|_| self.ends.len() < LEDGER_ENDS_MAX) {
+            Some(key) => self.ends.push(End { key, id, changed_ms: now_ms }),
+            None => self.stale.insert(bucket_of(id)),
+        }
+    }
+
+    fn withdraw(&mut self, id: u32, check: u32) {
+        if let Some(digest) = self.digests.get_mut(usize::from(bucket_of(id))) {
+            *digest = digest.wrapping_sub(spread(check));
+        }
+    }
+
+    /// When the next flow is old enough, in milliseconds since 1970.
+    pub(super) fn next_due_ms(&self) -> Option<u64> {
+        self.young.iter().filter_map(|(_, queue)| queue.front()).map(|young| young.due_ms).min()
+    }
+
+    /// Whether a drain would tell anything.
+    pub(super) fn has_news(&self, now_ms: u64) -> bool {
+        self.dirty.iter().any(|dirty| !dirty.is_empty())
+            || !self.ends.is_empty()
+            || self.digests_wanted.is_some()
+            || !self.stale.is_empty()
+            || self.next_due_ms().is_some_and(|due_ms| due_ms <= now_ms)
+    }
+
+    /// Tells what there is to tell, as far as the outbox has room for it: changes, then one stale bucket, then digests.
+    pub(super) fn drain(
+        &mut self,
+        v4: &mut Table<V4>,
+        v6: &mut Table<V6>,
+        expectations: &mut Expectations,
+        now_ms: u64,
+        outbox: &mut Outbox,
+    ) {
+        self.grow_up(v4, v6, now_ms);
+        self.tell_ends(outbox);
+        self.tell_dirty(v4, outbox);
+        self.tell_dirty(v6, outbox);
+        if let Some(digest) = self.digests.get_mut(usize::from(EXPECTATIONS)) {
+            expectations.tell(digest, outbox);
+        }
+        if expectations.take_stale() {
+            self.stale.insert(EXPECTATIONS);
+        }
+        while outbox.has_room() {
+            let Some(bucket) = self.stale.iter().next() else { break };
+            self.stale.remove(bucket);
+            self.tell_bucket(bucket, v4, v6, expectations, outbox);
+        }
+        if outbox.has_room()
+            && let Some(number) = self.digests_wanted.take()
+        {
+            outbox.digests(number, &self.digests);
+        }
+    }
+
+    /// Flows that have reached their least age become dirty.
+    fn grow_up(&mut self, v4: &mut Table<V4>, v6: &mut Table<V6>, now_ms: u64) {
+        let mut young = std::mem::take(&mut self.young);
+        for (_, queue) in &mut young {
+            while let Some(one) = queue.pop_front_if(|one| one.due_ms <= now_ms) {
+                if one.v6 { self.grown(v6, &one) } else { self.grown(v4, &one) }
+            }
+        }
+        self.young = young;
+    }
+
+    /// Its place may be another flow's by now.
+    fn grown<A: Address>(&mut self, table: &mut Table<A>, young: &Young) {
+        if let Some(slot) = table.slot_mut(young.index)
+            && slot.flow.id == young.id
+            && slot.has(YOUNG)
+        {
+            slot.clear(YOUNG);
+            self.mark_dirty(slot, young.index);
+        }
+    }
+
+    fn tell_ends(&mut self, outbox: &mut Outbox) {
+        for end in self.ends.drain(..) {
+            outbox.flow_end(&end.key, end.id, end.changed_ms);
+        }
+    }
+
+    fn tell_dirty<A: Address>(&mut self, table: &mut Table<A>, outbox: &mut Outbox) {
+        let mut dirty = std::mem::take(&mut self.dirty[family::<A>()]);
+        for index in dirty.drain(..) {
+            if table.slot(index).is_some_and(|slot| slot.has(DIRTY)) {
+                self.tell_flow(table, index, Repeat::No, outbox);
+            }
+        }
+        self.dirty[family::<A>()] = dirty;
+    }
+
+    fn tell_bucket(
+        &mut self,
+        bucket: u16,
+        v4: &mut Table<V4>,
+        v6: &mut Table<V6>,
+        expectations: &mut Expectations,
+        outbox: &mut Outbox,
+    ) {
+        outbox.begin(bucket);
+        if bucket == EXPECTATIONS {
+            let digest = self.digests.get_mut(usize::from(bucket));
+            digest.into_iter().for_each(|digest| expectations.tell_all(digest, outbox));
+        } else {
+            self.tell_bucket_of(bucket, v4, outbox);
+            self.tell_bucket_of(bucket, v6, outbox);
+        }
+        outbox.end(bucket);
+    }
+
+    fn tell_bucket_of<A: Address>(&mut self, bucket: u16, table: &mut Table<A>, outbox: &mut Outbox) {
+        let indices: Vec<_> = table.bucket(bucket).collect();
+        for index in indices {
+            if table.slot(index).is_some_and(|slot| !slot.has(YOUNG)) {
+                self.tell_flow(table, index, Repeat::Yes, outbox);
+            }
+        }
+    }
+
+    /// Tells a flow as it is; or its end, where it is not among those to be replicated any more.
+    fn tell_flow<A: Address>(&mut self, table: &mut Table<A>, index: u32, repeat: Repeat, outbox: &mut Outbox) {
+        let Some(view) = table.view(index) else { return };
+        self.scratch.clear();
+        let selected = self.choice.selects(&view);
+        if !selected || entry::encode_flow(&view, &mut self.scratch).is_err() {
+            self.untellable += u64::from(selected);
+            self.filtered += u64::from(!selected && repeat == Repeat::No);
+            return self.retract(table, index, outbox);
+        }
+        let check = entry::check(&self.scratch);
+        let Some(slot) = table.slot_mut(index) else { return };
+        let known = slot.has(PUBLISHED).then_some(slot.check);
+        slot.clear(DIRTY);
+        slot.set(PUBLISHED);
+        slot.check = check;
+        if known == Some(check) && repeat == Repeat::No {
+            return;
+        }
+        let (id, changed) = (slot.flow.id, slot.changed);
+        if let Some(digest) = self.digests.get_mut(usize::from(bucket_of(id))) {
+            *digest = digest.wrapping_sub(known.map_or(0, spread)).wrapping_add(spread(check));
+        }
+        outbox.flow(A::FAMILY, &self.scratch, changed.time_ms(outbox.now_ms()));
+    }
+
+    fn retract<A: Address>(&mut self, table: &mut Table<A>, index: u32, outbox: &mut Outbox) {
+        let Some(slot) = table.slot_mut(index) else { return };
+        slot.clear(DIRTY);
+        if !slot.has(PUBLISHED) {
+            return;
+        }
+        slot.clear(PUBLISHED);
+        let (key, id, check, changed) = (slot.flow.view().key(), slot.flow.id, slot.check, slot.changed);
+        self.withdraw(id, check);
+        key.iter().for_each(|key| outbox.flow_end(key, id, changed.time_ms(outbox.now_ms())));
+    }
+}
+
+/// Whether to tell a flow that replicas know just so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Repeat {
+    No,
+    Yes,
+}
+
+fn family<A: Address>() -> usize {
+    usize::from(A::FAMILY != ctflow_parser::uapi::AF_INET)
+}

@@ -1,0 +1,233 @@
+//! What this node holds of one stream of a peer: the peer's shard as it was told, in the same tables.
+
+use std::ops::AddAssign;
+
+use ctflow_parser::compact::{Key, V4, V6};
+use std::hint::black_box;
+
+use ctflow_parser::expect::ExpectView;
+use ctflow_parser::flow::FlowView;
+use ctflow_parser::tuple::FlowKey;
+use ctflow_parser::uapi;
+use ctflow_replicate::buckets::{BUCKETS, BucketSet, EXPECTATIONS, spread};
+use ctflow_replicate::host::{Entry, Full};
+
+use super::Epoch;
+use super::expectations::Expectations;
+use super::show::Show;
+use super::table::{Table, Told};
+use crate::replication::Lag;
+
+/// The flows and expectations of one stream of a peer.
+#[derive(Debug)]
+pub struct Replica {
+    v4: Table<V4>,
+    v6: Table<V6>,
+    expectations: Expectations,
+    /// By bucket: what confirms an entry since the bucket's last begin.
+    marks: Box<[Epoch]>,
+    /// Buckets between their begin and their end.
+    resyncing: BucketSet,
+    digests: Box<[u64]>,
+    now_ms: u64,
+    lag: Lag,
+    changes: Changes,
+}
+
+/// What became of the flows of a replica.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Flows that came to be in it.
+    pub created: u64,
+    /// Flows in it that were told anew.
+    pub updated: u64,
+    /// Flows that left it because their source said so.
+    pub destroyed: u64,
+    /// Flows that there was no room for.
+    pub refused: u64,
+    /// Flows that a resync did not confirm.
+    pub purged: u64,
+}
+
+impl AddAssign for Changes {
+    fn add_assign(&mut self, other: Self) {
+        self.created += other.created;
+        self.updated += other.updated;
+        self.destroyed += other.destroyed;
+        self.refused += other.refused;
+        self.purged += other.purged;
+    }
+}
+
+impl Replica {
+    /// An empty replica that holds at most `flows_max` flows of each family.
+    #[must_use]
+    pub fn new(flows_max: u32) -> Self {
+        let buckets = usize::from(BUCKETS) + 1;
+        Self {
+            v4: Table::new(flows_max),
+            v6: Table::new(flows_max),
+            expectations: Expectations::default(),
+            marks: vec![0; buckets].into_boxed_slice(),
+            resyncing: BucketSet::EMPTY,
+            digests: vec![0; buckets].into_boxed_slice(),
+            now_ms: 0,
+            lag: Lag::default(),
+            changes: Changes::default(),
+        }
+    }
+
+    /// What is put in from here on came at `now_ms`, milliseconds since 1970.
+    pub fn set_time(&mut self, now_ms: u64) {
+        self.now_ms = now_ms;
+    }
+
+    /// How long changes took from their source to here, but for those that a resync told.
+    #[must_use]
+    pub fn lag(&self) -> &Lag {
+        &self.lag
+    }
+
+    /// What became of its flows.
+    #[must_use]
+    pub fn changes(&self) -> Changes {
+        self.changes
+    }
+
+    /// Whether there is no room for one more flow of some family.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.v4.len() >= self.v4.bound() || self.v6.len() >= self.v6.bound()
+    }
+
+    /// Bytes of memory that hold flows.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        (self.v4.bytes() + self.v6.bytes()) as u64
+    }
+
+    /// Flows held, and expectations.
+    #[must_use]
+    pub fn count(&self) -> (u32, usize) {
+        (self.v4.len() + self.v6.len(), self.expectations.len())
+    }
+
+    /// Writes the entries of `bucket`, which are told in `stream`, in the form of the control socket.
+    pub fn show(&self, bucket: u16, stream: u16, out: &mut Vec<u8>) {
+        Show { stream, now_ms: self.now_ms, out }.bucket(bucket, &self.v4, &self.v6, &self.expectations);
+    }
+
+    fn told(&self, entry: &Entry<'_>) -> Told {
+        let mark = self.marks.get(usize::from(entry.bucket)).copied().unwrap_or_default();
+        Told { check: entry.check, mark, now_ms: self.now_ms, changed_ms: entry.version_ms }
+    }
+
+    /// Brings the digest up to an entry that was put in, in place of one with the check `before`.
+    fn replaced(&mut self, entry: &Entry<'_>, before: Option<u32>) {
+        if let Some(digest) = self.digests.get_mut(usize::from(entry.bucket)) {
+            *digest = digest.wrapping_add(spread(entry.check)).wrapping_sub(before.map_or(0, spread));
+        }
+    }
+
+    fn subtract(&mut self, bucket: u16, check: u32) {
+        if let Some(digest) = self.digests.get_mut(usize::from(bucket)) {
+            *digest = digest.wrapping_sub(spread(check));
+        }
+    }
+}
+
+impl ctflow_replicate::host::Replica for Replica {
+    fn approach(&self, flows: impl Iterator<Item = (u8, u32)>) {
+        let touch = |(family, id)| match family {
+            uapi::AF_INET => self.v4.touch(id),
+            _ => self.v6.touch(id),
+        };
+        black_box(flows.map(touch).fold(0, u32::wrapping_add)); // or nothing would be read
+    }
+
+    fn put_flow(&mut self, flow: &FlowView<'_>, entry: &Entry<'_>) -> Result<(), Full> {
+        let told = self.told(entry);
+        let before = match flow.family {
+            uapi::AF_INET => self.v4.put(flow, told),
+            _ => self.v6.put(flow, told),
+        };
+        match &before {
+            Ok(None) => self.changes.created += 1,
+            Ok(Some(_)) => self.changes.updated += 1,
+            Err(_) => self.changes.refused += 1,
+        }
+        self.replaced(entry, before.map_err(|_| Full)?);
+        if !self.resyncing.contains(entry.bucket) {
+            self.lag.add(self.now_ms.saturating_sub(entry.version_ms));
+        }
+        Ok(())
+    }
+
+    fn put_expect(&mut self, expect: &ExpectView<'_>, entry: &Entry<'_>) -> Result<(), Full> {
+        let told = self.told(entry);
+        let before = self.expectations.put(expect.id.ok_or(Full)?, entry.bytes, told).map_err(|_| Full)?;
+        self.replaced(entry, before);
+        Ok(())
+    }
+
+    fn remove_flow(&mut self, bucket: u16, key: &FlowKey, id: u32) {
+        let check = match key.orig.family() {
+            uapi::AF_INET => Key::of(key).and_then(|key| self.v4.remove(&key, id)).map(|slot| slot.check),
+            _ => Key::of(key).and_then(|key| self.v6.remove(&key, id)).map(|slot| slot.check),
+        };
+        self.changes.destroyed += u64::from(check.is_some());
+        check.into_iter().for_each(|check| self.subtract(bucket, check));
+    }
+
+    fn remove_expect(&mut self, id: u32) {
+        let check = self.expectations.remove(id);
+        check.into_iter().for_each(|check| self.subtract(EXPECTATIONS, check));
+    }
+
+    fn begin(&mut self, bucket: u16) {
+        if let Some(mark) = self.marks.get_mut(usize::from(bucket)) {
+            *mark = mark.wrapping_add(1);
+        }
+        self.resyncing.insert(bucket);
+    }
+
+    fn end(&mut self, bucket: u16) -> u64 {
+        self.resyncing.remove(bucket);
+        let mark = self.marks.get(usize::from(bucket)).copied().unwrap_or_default();
+        let (mut purged, mut checks) = (0, 0u64);
+        let mut count = |check| {
+            purged += 1;
+            checks = checks.wrapping_add(spread(check));
+        };
+        if bucket == EXPECTATIONS {
+            self.expectations.purge_told(mark, count);
+        } else {
+            self.v4.purge_bucket(bucket, mark, &mut count);
+            self.v6.purge_bucket(bucket, mark, &mut count);
+            self.changes.purged += purged;
+        }
+        if let Some(digest) = self.digests.get_mut(usize::from(bucket)) {
+            *digest = digest.wrapping_sub(checks);
+        }
+        purged
+    }
+
+    fn digest(&self, bucket: u16) -> u64 {
+        self.digests.get(usize::from(bucket)).copied().unwrap_or_default()
+    }
+
+    fn entries(&self) -> u64 {
+        u64::from(self.v4.len()) + u64::from(self.v6.len()) + self.expectations.len() as u64
+    }
+
+    fn has_room(&self) -> bool {
+        self.v4.has_room() && self.v6.has_room()
+    }
+
+    fn clear(&mut self) {
+        let flows_max = self.v4.bound();
+        (self.v4, self.v6) = (Table::new(flows_max), Table::new(flows_max));
+        self.expectations.clear();
+        self.digests.fill(0);
+    }
+}

@@ -1,0 +1,270 @@
+//! What a replica holds after it was told everything, against what the shard holds: the same, whatever happened.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use ctflow_parser::expect::ExpectView;
+use ctflow_parser::flow::{FlowView, Helper};
+use ctflow_parser::record::Event;
+use ctflow_parser::tuple::{L4, Tuple};
+use ctflow_parser::uapi;
+use ctflow_replicate::buckets::{BucketSet, EXPECTATIONS, bucket_of};
+use ctflow_replicate::entry;
+use ctflow_replicate::host::{Entry, Replica as _};
+use ctflow_replicate::item::{Item, Items};
+use ctflow_replicate::wire::HEADER_BYTES;
+use proptest::prelude::*;
+
+use super::replica::Replica;
+use super::{Outbox, Shard};
+use crate::publish::{Choice, Listed, Rule};
+
+const START_MS: u64 = 1_800_000_000_000;
+
+/// Puts what was told into a replica, as the protocol does; gives how many entries it was, and checks digests on the way.
+fn tell(outbox: &mut Outbox, replica: &mut Replica) -> usize {
+    outbox.close();
+    let mut entries = 0;
+    while let Some(payload) = outbox.pop() {
+        for item in Items::new(&payload.bytes[HEADER_BYTES..]).unwrap() {
+            match item.unwrap() {
+                Item::Flow { family, entry: bytes, version_ms } => {
+                    entries += 1;
+                    let flow = entry::decode_flow(family, bytes).unwrap();
+                    let bucket = bucket_of(flow.id.unwrap());
+                    replica.put_flow(&flow, &Entry { bucket, bytes, check: entry::check(bytes), version_ms }).unwrap();
+                }
+                Item::FlowEnd { family, body, .. } => {
+                    entries += 1;
+                    let (key, id) = entry::decode_end(family, body).unwrap();
+                    replica.remove_flow(bucket_of(id), &key, id);
+                }
+                Item::Expect { entry: bytes, version_ms } => {
+                    let expect = entry::decode_expect(bytes).unwrap();
+                    let told = Entry { bucket: EXPECTATIONS, bytes, check: entry::check(bytes), version_ms };
+                    replica.put_expect(&expect, &told).unwrap();
+                }
+                Item::ExpectEnd { id, .. } => replica.remove_expect(id),
+                Item::BucketBegin(bucket) => replica.begin(bucket),
+                Item::BucketEnd(bucket) => {
+                    replica.end(bucket);
+                }
+                Item::Digests(digests) => {
+                    for (bucket, digest) in digests.iter() {
+                        assert_eq!(digest, replica.digest(bucket), "bucket {bucket}");
+                    }
+                }
+            }
+        }
+    }
+    entries
+}
+
+/// Everything held, as others are shown it, without since when.
+fn shown(show: impl Fn(u16, &mut Vec<u8>)) -> BTreeSet<Vec<u8>> {
+    let mut entries = BTreeSet::new();
+    for bucket in 0..=EXPECTATIONS {
+        let mut out = Vec::new();
+        show(bucket, &mut out);
+        let mut rest = &out[..];
+        while let [_, ..] = rest {
+            let length = usize::from(u16::from_be_bytes([rest[24], rest[25]]));
+            entries.insert(rest[26..26 + length].to_vec());
+            rest = &rest[26 + length..];
+        }
+    }
+    entries
+}
+
+fn agree(shard: &Shard, replica: &Replica) {
+    let (here, there) = (shown(|bucket, out| shard.show(bucket, 0, out)), shown(|b, out| replica.show(b, 0, out)));
+    assert_eq!(here, there);
+}
+
+fn flow(n: u8) -> FlowView<'static> {
+    let proto = if n.is_multiple_of(3) { uapi::IPPROTO_UDP } else { uapi::IPPROTO_TCP };
+    let (src, dst) = if n.is_multiple_of(5) {
+        (format!("2001:db8::{n:x}").parse().unwrap(), "2001:db8::ffff".parse().unwrap())
+    } else {
+        (std::net::IpAddr::from([10, 0, 0, n]), std::net::IpAddr::from([192, 0, 2, 1]))
+    };
+    let tuple = |src, dst, from, to| Tuple { src, dst, proto, l4: L4::Ports { src: from, dst: to }, zone: None };
+    FlowView {
+        family: if n.is_multiple_of(5) { uapi::AF_INET6 } else { uapi::AF_INET },
+        orig: Some(tuple(src, dst, 1_000, 80)),
+        reply: Some(tuple(dst, src, 80, 1_000)),
+        id: Some(u32::from(n % 64)), // some share an id
+        ..FlowView::default()
+    }
+}
+
+fn expectation(n: u8) -> ExpectView<'static> {
+    let FlowView { family, orig, .. } = flow(n);
+    let (tuple, mask, master) = (orig, orig, orig);
+    ExpectView { family, tuple, mask, master, id: Some(n.into()), timeout: Some(9), ..ExpectView::default() }
+}
+
+fn shard(choice: Choice) -> (Shard, Outbox, Replica) {
+    let mut shard = Shard::replicated(1_000, Arc::new(choice));
+    shard.set_time(START_MS);
+    (shard, Outbox::new(0, 1_400), Replica::new(1_000))
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Flow(Event, u8, u32),
+    Helped(u8),
+    Expect(Event, u8),
+    Wait(u16),
+    Drain,
+    Bucket(u8),
+    Digests,
+    Resync(Vec<u8>),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let event = || prop_oneof![Just(Event::New), Just(Event::Update), Just(Event::Destroy)];
+    let step = prop_oneof![
+        12 => (event(), any::<u8>(), 0..3u32).prop_map(|(event, n, mark)| Step::Flow(event, n % 80, mark)),
+        1 => (0..80u8).prop_map(Step::Helped),
+        2 => (event(), 0..8u8).prop_map(|(event, n)| Step::Expect(event, n)),
+        2 => (0..400u16).prop_map(Step::Wait),
+        2 => Just(Step::Drain),
+        1 => any::<u8>().prop_map(Step::Bucket),
+        1 => Just(Step::Digests),
+        1 => prop::collection::vec(0..80u8, 0..40).prop_map(Step::Resync),
+    ];
+    prop::collection::vec(step, 0..200)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_replica_that_was_told_everything_holds_what_the_shard_holds(steps in steps(), least_ms in prop_oneof![Just(0), Just(300)]) {
+        let choice = Choice { least_ages: vec![(uapi::IPPROTO_UDP, least_ms)], ..Choice::default() };
+        let (mut shard, mut outbox, mut replica) = shard(choice);
+        let mut now = START_MS;
+        for step in steps {
+            match step {
+                Step::Flow(event, n, mark) => {
+                    shard.apply(event, &FlowView { mark: Some(mark), ..flow(n) });
+                }
+                Step::Helped(n) => {
+                    shard.apply(Event::Update, &FlowView { helper: Some(Helper { name: "ftp", info: &[] }), ..flow(n) });
+                }
+                Step::Expect(event, n) => {
+                    shard.apply_expectation(event, &expectation(n));
+                }
+                Step::Wait(ms) => now += u64::from(ms),
+                Step::Drain => {
+                    shard.drain(&mut outbox);
+                    tell(&mut outbox, &mut replica);
+                }
+                Step::Bucket(bucket) => shard.want_buckets(&[u16::from(bucket), EXPECTATIONS].into_iter().collect()),
+                Step::Digests => shard.want_digests(1),
+                Step::Resync(confirmed) => {
+                    shard.begin_resync();
+                    confirmed.into_iter().for_each(|n| { shard.apply_dumped(&flow(n)); });
+                    shard.end_dump();
+                    while shard.is_sweeping() {
+                        shard.sweep(16, |_| {});
+                    }
+                }
+            }
+            shard.set_time(now);
+            outbox.set_time(now);
+        }
+        shard.set_time(now + 1_000);
+        shard.drain(&mut outbox);
+        shard.want_digests(2);
+        shard.drain(&mut outbox);
+        tell(&mut outbox, &mut replica);
+        agree(&shard, &replica);
+        prop_assert!(!shard.has_news());
+    }
+}
+
+#[test]
+fn a_flow_is_told_once_as_it_is_then_and_not_at_all_if_it_ended_before() {
+    let (mut shard, mut outbox, mut replica) = shard(Choice::default());
+    shard.apply(Event::New, &flow(1));
+    for mark in 1..10 {
+        shard.apply(Event::Update, &FlowView { mark: Some(mark), ..flow(1) });
+    }
+    shard.apply(Event::New, &flow(2));
+    shard.apply(Event::Destroy, &flow(2));
+    shard.drain(&mut outbox);
+    assert_eq!(tell(&mut outbox, &mut replica), 1);
+    shard.apply(Event::Update, &FlowView { mark: Some(3), ..flow(1) });
+    shard.apply(Event::Update, &FlowView { mark: Some(9), ..flow(1) });
+    shard.drain(&mut outbox);
+    assert_eq!(tell(&mut outbox, &mut replica), 0, "replicas know it just so");
+    shard.apply(Event::Destroy, &flow(1));
+    shard.drain(&mut outbox);
+    assert_eq!((tell(&mut outbox, &mut replica), replica.entries()), (1, 0));
+}
+
+#[test]
+fn a_flow_younger_than_its_protocol_must_be_is_not_told() {
+    let choice = Choice { least_ages: vec![(uapi::IPPROTO_UDP, 500)], ..Choice::default() };
+    let (mut shard, mut outbox, mut replica) = shard(choice);
+    shard.apply(Event::New, &flow(3));
+    shard.apply(Event::New, &flow(6));
+    shard.apply(Event::New, &flow(4)); // TCP
+    assert_eq!(shard.news_in_ms(), Some(500));
+    shard.drain(&mut outbox);
+    assert_eq!(tell(&mut outbox, &mut replica), 1);
+    shard.apply(Event::Destroy, &flow(3));
+    shard.set_time(START_MS + 500);
+    assert!(shard.has_news());
+    shard.drain(&mut outbox);
+    assert_eq!((tell(&mut outbox, &mut replica), replica.entries()), (1, 2));
+    agree(&shard, &replica);
+}
+
+#[test]
+fn what_is_not_chosen_any_more_is_taken_back() {
+    let marked = |mark| FlowView { mark: Some(mark), ..flow(1) };
+    let mark = ctflow_parser::filter::Masked { value: 1, mask: 1 };
+    let (mut shard, mut outbox, mut replica) = shard(Choice { mark: Some(mark), ..Choice::default() });
+    let mut after = |mark| {
+        shard.apply(Event::Update, &marked(mark));
+        shard.drain(&mut outbox);
+        tell(&mut outbox, &mut replica);
+        replica.entries()
+    };
+    assert_eq!([after(0), after(1), after(3), after(2), after(1)], [0, 1, 1, 0, 1]);
+    shard.choose(Arc::new(Choice {
+        mark: Some(ctflow_parser::filter::Masked { value: 0, mask: 1 }),
+        ..Choice::default()
+    }));
+    shard.drain(&mut outbox);
+    tell(&mut outbox, &mut replica);
+    assert_eq!(replica.entries(), 0, "another choice holds");
+    let of = vec![uapi::IPPROTO_TCP];
+    let ignored = Choice { protocols: Some(Rule { listed: Listed::Ignored, of }), ..Choice::default() };
+    assert!(!ignored.selects(&flow(1)) && ignored.selects(&flow(3)));
+}
+
+#[test]
+fn an_outbox_without_room_leaves_buckets_for_later() {
+    let (mut shard, mut outbox, mut replica) = shard(Choice::default());
+    for n in 0..80 {
+        shard.apply(Event::New, &flow(n));
+    }
+    shard.want_buckets(&BucketSet::all_of(0));
+    let mut drains = 0;
+    while shard.has_news() {
+        shard.drain(&mut outbox);
+        outbox.close();
+        drains += 1;
+        // The stage takes less than is told.
+        let mut taken = Outbox::new(0, 1_400);
+        outbox.pop().into_iter().for_each(|payload| taken.push_back_front(payload));
+        tell(&mut taken, &mut replica);
+        assert!(drains < 1_000);
+    }
+    tell(&mut outbox, &mut replica);
+    agree(&shard, &replica);
+}

@@ -1,0 +1,149 @@
+//! What passes between a worker and the replication stage: batches one way, what to tell the other; and what others ask
+//! of a worker.
+//!
+//! ```text
+//!  worker ── batches, bounded ──► stage          stage ── what to tell, bounded ──► worker
+//!     └ wakes the stage                             └ wakes the worker
+//! ```
+//!
+//! Neither waits for the other. A worker whose channel is full keeps its batches, drains its shard no further, and notes
+//! that it starves; the stage wakes it when there is room. A stage whose channel is full keeps what it wanted told.
+
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use ctflow_replicate::batch::Payload;
+use ctflow_replicate::buckets::BucketSet;
+
+use crate::limits::{ASKS_PER_WORKER, STAGE_BATCHES};
+use crate::publish::Choice;
+use crate::reply::Reply;
+use crate::shard::{Outbox, Shard};
+use crate::watch::Watcher;
+
+/// What a worker is asked for.
+#[derive(Debug)]
+pub(crate) enum Ask {
+    /// Tell these buckets whole.
+    Buckets(BucketSet),
+    /// Tell all digests, under this number.
+    Digests(u64),
+    /// Tell what this selects from here on, and take back what it does not.
+    Choice(Arc<Choice>),
+    /// Show a bucket, in the form of the control socket.
+    Show(u16, Reply<Vec<u8>>),
+    /// Hand on what is received from here on.
+    Watch(Watcher),
+}
+
+/// The worker's end.
+#[derive(Debug)]
+pub(crate) struct Teller {
+    outbox: Outbox,
+    batches: Sender<Payload>,
+    waker: Arc<mio::Waker>,
+    starved: Arc<AtomicBool>,
+}
+
+/// The stage's end, and what others ask a worker by.
+#[derive(Debug, Clone)]
+pub(crate) struct Hearer {
+    pub(crate) batches: Receiver<Payload>,
+    starved: Arc<AtomicBool>,
+    pub(crate) asker: Asker,
+}
+
+/// Asks one worker.
+#[derive(Debug, Clone)]
+pub(crate) struct Asker {
+    asks: Sender<Ask>,
+    wake: Arc<UnixStream>,
+}
+
+/// What a worker is asked by, and its end of that; `wake` wakes the worker.
+pub(crate) fn asks(wake: Arc<UnixStream>) -> (Asker, Receiver<Ask>) {
+    let (asks, asked) = bounded(ASKS_PER_WORKER);
+    (Asker { asks, wake }, asked)
+}
+
+/// The two ends of stream `stream` for the worker that `asker` asks. `waker` wakes the stage.
+pub(crate) fn ends(stream: u16, datagram_bytes: usize, waker: Arc<mio::Waker>, asker: Asker) -> (Teller, Hearer) {
+    let (sender, batches) = bounded(STAGE_BATCHES);
+    let starved = Arc::<AtomicBool>::default();
+    let outbox = Outbox::new(stream, datagram_bytes);
+    let teller = Teller { outbox, batches: sender, waker, starved: starved.clone() };
+    (teller, Hearer { batches, starved, asker })
+}
+
+impl Teller {
+    /// Batches that are begun from here on are as of `now_ms`, milliseconds since 1970.
+    pub(crate) fn set_time(&mut self, now_ms: u64) {
+        self.outbox.set_time(now_ms);
+    }
+
+    /// Hands on what the shard has to tell, as far as the stage takes it; gives how many items no batch can hold.
+    pub(crate) fn tell(&mut self, shard: &mut Shard) -> u64 {
+        let mut handed = 0;
+        loop {
+            if self.outbox.is_empty() && shard.has_news() {
+                shard.drain(&mut self.outbox);
+                self.outbox.close();
+            }
+            if self.outbox.is_empty() || !self.hand_on(&mut handed) {
+                break;
+            }
+        }
+        if handed > 0 {
+            let _ = self.waker.wake(); // fails only where the stage is gone
+        }
+        self.outbox.take_untellable()
+    }
+
+    /// Whether everything was taken.
+    fn hand_on(&mut self, handed: &mut usize) -> bool {
+        while let Some(payload) = self.outbox.pop() {
+            match self.batches.try_send(payload) {
+                Ok(()) => *handed += 1,
+                Err(TrySendError::Full(payload)) => {
+                    self.outbox.push_back_front(payload);
+                    self.starved.store(true, Ordering::Release);
+                    return false;
+                }
+                Err(TrySendError::Disconnected(_)) => {} // nobody is left to tell
+            }
+        }
+        true
+    }
+}
+
+impl Hearer {
+    /// Wakes the worker if it waits for room.
+    pub(crate) fn feed(&self) {
+        if self.starved.swap(false, Ordering::AcqRel) {
+            self.asker.wake();
+        }
+    }
+}
+
+impl Asker {
+    /// Asks, if there is room.
+    ///
+    /// # Errors
+    /// What was asked, where there is none. A worker that has ended is asked in vain.
+    pub(crate) fn try_ask(&self, ask: Ask) -> Result<(), Ask> {
+        let result = self.asks.try_send(ask);
+        self.wake();
+        match result {
+            Err(TrySendError::Full(ask)) => Err(ask),
+            Ok(()) | Err(TrySendError::Disconnected(_)) => Ok(()),
+        }
+    }
+
+    /// Wakes the worker.
+    pub(crate) fn wake(&self) {
+        let _ = (&*self.wake).write(&[0]); // a full pipe means that it has been woken already
+    }
+}

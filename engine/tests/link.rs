@@ -1,0 +1,237 @@
+//! Links between two nodes: over each transport and family, with health, fail-over and fail-back. Time is an argument, so
+//! none is waited for.
+#![allow(clippy::unwrap_used, clippy::panic)] // a test fails by it, here in its helpers too
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use ctflow_engine::isolated;
+use ctflow_engine::lab::{Lab, link};
+use ctflow_engine::limits::{LINK_ACCEPTED_MAX, LINK_SILENCE_MAX, LINK_TRIAL};
+use ctflow_engine::link::{LinkSettings, Links, Origin, Transport};
+use mio::{Events, Poll};
+
+/// A node's links, and what came over them.
+struct End {
+    poll: Poll,
+    links: Links,
+    came: Vec<(Origin, Vec<u8>)>,
+}
+
+const FIRST_TOKEN: usize = 10;
+
+impl End {
+    fn open(settings: &[LinkSettings]) -> Self {
+        let poll = Poll::new().unwrap();
+        let links = Links::open(settings, poll.registry(), FIRST_TOKEN).unwrap();
+        Self { poll, links, came: Vec::new() }
+    }
+
+    /// Takes what comes within a few milliseconds; over the links of `deaf` nothing genuine.
+    fn turn(&mut self, now: Instant, deaf: &[u8]) {
+        self.links.tick(self.poll.registry(), now);
+        self.links.flush();
+        let mut events = Events::with_capacity(64);
+        self.poll.poll(&mut events, Some(Duration::from_millis(5))).unwrap();
+        for event in &events {
+            assert!(self.links.is_token(event.token()));
+            let mut buffer = [0; 2_000];
+            let registry = self.poll.registry();
+            while let Some((origin, bytes)) = self.links.next(event.token(), registry, now, &mut buffer) {
+                self.came.push((origin, buffer[..bytes].to_vec()));
+                if !deaf.contains(&origin.link) {
+                    self.links.heard(origin, now);
+                }
+            }
+        }
+        self.links.flush();
+    }
+}
+
+fn control(text: &str) -> Vec<u8> {
+    [&[0xc7, 0xf1, 1, 2], text.as_bytes()].concat()
+}
+
+fn batch(text: &str) -> Vec<u8> {
+    [&[0xc7, 0xf1, 1, 1], text.as_bytes()].concat()
+}
+
+fn settings(transport: Transport, local: SocketAddr, peer: SocketAddr) -> LinkSettings {
+    LinkSettings { transport, local, peers: vec![peer], interface: None }
+}
+
+fn pair(transport: Transport, address: IpAddr, port: u16) -> [LinkSettings; 2] {
+    let (one, other) = (SocketAddr::new(address, port), SocketAddr::new(address, port + 1));
+    [settings(transport, one, other), settings(transport, other, one)]
+}
+
+/// Turns both until the second has what it waits for.
+fn turn_until(ends: &mut [End; 2], now: Instant, mut done: impl FnMut(&mut [End; 2]) -> bool) {
+    for _ in 0..400 {
+        if done(ends) {
+            return;
+        }
+        ends.iter_mut().for_each(|end| end.turn(now, &[]));
+    }
+    panic!("it never came");
+}
+
+#[test]
+fn every_transport_and_family_carries_datagrams_both_ways() {
+    isolated!({
+        Lab::enter().unwrap();
+        let addresses: [IpAddr; 2] = ["127.0.0.1".parse().unwrap(), "::1".parse().unwrap()];
+        for (transport, address) in [Transport::Udp, Transport::Tcp]
+            .into_iter()
+            .flat_map(|transport| addresses.map(|address| (transport, address)))
+        {
+            let now = Instant::now();
+            let mut ends = pair(transport, address, 4000).map(|settings| End::open(&[settings]));
+            let long = batch(&"x".repeat(1_200));
+            assert!(ends[0].links.datagram_bytes() >= 1_204, "{transport:?}");
+            // Over TCP what is sent before the connection stands is dropped, as it would be by a wire.
+            turn_until(&mut ends, now, |ends| {
+                ends[0].links.send_to_all(&long, now);
+                ends[1].came.iter().any(|(_, came)| *came == long)
+            });
+            let origin = ends[1].came[0].0;
+            turn_until(&mut ends, now, |ends| {
+                ends[1].links.send_to(origin, &control("answer"));
+                ends[0].came.iter().any(|(_, came)| *came == control("answer"))
+            });
+            let report = &ends[1].links.report(now)[0];
+            assert!(report.healthy && report.active && report.traffic.received >= 1, "{report:?}");
+        }
+    });
+}
+
+fn open(group: &str, local: &str) -> End {
+    End::open(&[LinkSettings {
+        transport: Transport::Multicast,
+        local: local.parse().unwrap(),
+        peers: vec![group.parse().unwrap()],
+        interface: Some("sync".to_owned()),
+    }])
+}
+
+#[test]
+fn a_group_hears_each_other_and_nobody_himself() {
+    isolated!({
+        let lab = Lab::enter().unwrap();
+        let host = lab.host("peer").unwrap();
+        let links = link::Links::open().unwrap();
+        links.veth("sync", "sync", host.namespace()).unwrap();
+        links.up("sync").unwrap();
+        links.address("sync", "192.0.2.1".parse().unwrap(), 24).unwrap();
+        host.run(|| {
+            let links = link::Links::open().unwrap();
+            links.up("sync").unwrap();
+            links.address("sync", "192.0.2.2".parse().unwrap(), 24).unwrap();
+        });
+        for (group, local) in [("239.1.2.3:3780", "0.0.0.0:3780"), ("[ff02::c7]:3780", "[::]:3780")] {
+            let mut ends = [open(group, local), host.run(move || open(group, local))];
+            let now = Instant::now();
+            turn_until(&mut ends, now, |ends| {
+                ends[0].links.send_to_all(&control("to all"), now);
+                ends[1].came.iter().any(|(_, came)| *came == control("to all"))
+            });
+            assert!(ends[0].came.is_empty(), "{group}");
+            let origin = ends[1].came[0].0;
+            assert!(
+                ends[1].links.address(origin).unwrap().ip()
+                    != ends[1].links.address(Origin { link: 0, address: 0 }).unwrap().ip()
+            );
+        }
+    });
+}
+
+#[test]
+fn a_silent_link_gives_way_and_comes_back_after_its_trial() {
+    isolated!({
+        Lab::enter().unwrap();
+        let address = "127.0.0.1".parse().unwrap();
+        let [first, second] = [pair(Transport::Udp, address, 4000), pair(Transport::Udp, address, 4010)];
+        let mut ends = [0, 1].map(|end: usize| End::open(&[first[end].clone(), second[end].clone()]));
+        let start = Instant::now();
+        let active = |end: &End, now| end.links.report(now).iter().position(|link| link.active).unwrap();
+        // Control messages are witnesses on both links, deltas go over the first only.
+        for end in &mut ends {
+            end.links.send_to_all(&control("hello"), start);
+            end.links.send_to_all(&batch("delta"), start);
+        }
+        turn_until(&mut ends, start, |ends| ends.iter().all(|end| end.came.len() >= 3));
+        for end in &ends {
+            assert!(end.links.report(start).iter().all(|link| link.healthy));
+            let deltas = end.came.iter().filter(|(_, came)| *came == batch("delta"));
+            assert_eq!(deltas.map(|(origin, _)| origin.link).collect::<Vec<_>>(), [0]);
+        }
+        // From here on the first node hears nothing over the first link.
+        let mut now = start;
+        let mut run = |ends: &mut [End; 2], time: Duration, deaf: &[u8]| {
+            let until = now + time;
+            while now < until {
+                now += Duration::from_millis(500);
+                ends.iter_mut().for_each(|end| end.links.send_to_all(&control("hello"), now));
+                ends[1].turn(now, &[]);
+                ends[0].turn(now, deaf);
+            }
+            now
+        };
+        let later = run(&mut ends, LINK_SILENCE_MAX + Duration::from_secs(1), &[0]);
+        assert_eq!((active(&ends[0], later), active(&ends[1], later)), (1, 0));
+        let later = run(&mut ends, LINK_TRIAL / 2, &[]);
+        assert_eq!(active(&ends[0], later), 1, "it is on trial");
+        let later = run(&mut ends, LINK_TRIAL, &[]);
+        assert_eq!(active(&ends[0], later), 0);
+    });
+}
+
+#[test]
+fn a_peer_that_restarts_is_dialled_again_and_a_stranger_keeps_nobody_out() {
+    isolated!({
+        Lab::enter().unwrap();
+        let [one, other] = pair(Transport::Tcp, "127.0.0.1".parse().unwrap(), 4000);
+        let mut ends = [End::open(&[one]), End::open(std::slice::from_ref(&other))];
+        let mut now = Instant::now();
+        // Strangers take every place, and say nothing.
+        let mut strangers = Vec::new();
+        for _ in 0..LINK_ACCEPTED_MAX {
+            strangers.push(std::net::TcpStream::connect(other.local).unwrap());
+            ends[1].turn(now, &[]);
+        }
+        assert_eq!(ends[1].links.report(now)[0].connections.unwrap().1, LINK_ACCEPTED_MAX);
+        for _ in 0..2 {
+            turn_until(&mut ends, now, |ends| {
+                ends[0].links.send_to_all(&batch("x"), now);
+                now += Duration::from_millis(200);
+                ends[1].came.iter().any(|(_, came)| *came == batch("x"))
+            });
+            let [first, second] = ends;
+            drop(second);
+            ends = [first, End::open(std::slice::from_ref(&other))];
+        }
+    });
+}
+
+#[test]
+fn wrong_settings_are_told_with_what_is_right() {
+    isolated!({
+        Lab::enter().unwrap();
+        let poll = Poll::new().unwrap();
+        let local = "127.0.0.1:4000".parse().unwrap();
+        let problem =
+            |settings: LinkSettings| Links::open(&[settings], poll.registry(), FIRST_TOKEN).unwrap_err().to_string();
+        let udp = settings(Transport::Udp, local, "[::1]:4000".parse().unwrap());
+        assert_eq!(problem(udp.clone()), "link 1 (127.0.0.1:4000): its addresses are of both families: use one");
+        assert!(problem(LinkSettings { peers: Vec::new(), ..udp.clone() }).contains("set `peers`"));
+        let group = LinkSettings { transport: Transport::Multicast, peers: vec![local], ..udp.clone() };
+        assert!(problem(group.clone()).contains("use 224.0.0.0/4"));
+        let group = LinkSettings { peers: vec!["239.0.0.1:1".parse().unwrap()], ..group };
+        assert!(problem(group).contains("needs its `interface`"));
+        let nowhere = LinkSettings { interface: Some("nosuch0".into()), ..settings(Transport::Udp, local, local) };
+        assert!(problem(nowhere).contains("cannot bind to its interface: No such device"));
+        let taken = std::net::UdpSocket::bind(local).unwrap();
+        assert!(problem(settings(Transport::Udp, local, local)).contains("cannot bind: Address already in use"));
+        drop(taken);
+    });
+}

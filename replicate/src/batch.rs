@@ -1,0 +1,305 @@
+//! A batch while its shard writes it.
+//!
+//! ```text
+//! 0        32         40                       datagram bytes − tag
+//! header   HLC time   items …                  room for the tag
+//! ```
+//!
+//! Header and tag are put in where they are when the batch is sealed, so what a worker writes is what is sent.
+
+use ctflow_parser::tuple::FlowKey;
+use ctflow_parser::uapi::AF_INET;
+use thiserror::Error;
+
+use crate::buckets::{BucketSet, EXPECTATIONS, bucket_of};
+use crate::cursor::Put;
+use crate::entry::{self, NotEncodable};
+use crate::item::kind;
+use crate::limits::{DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN};
+use crate::seal::TAG_BYTES;
+use crate::wire::HEADER_BYTES;
+
+/// Bytes before the first item: header and HLC time.
+pub const HEADROOM_BYTES: usize = HEADER_BYTES + 8;
+
+/// One finished batch, as its shard hands it over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Payload {
+    /// The stream it belongs to.
+    pub stream: u16,
+    /// Its HLC time in milliseconds since 1970, which the ages in it count back from.
+    pub time_ms: u64,
+    /// The datagram to be: room for the header, the HLC time, the items.
+    pub bytes: Vec<u8>,
+    /// The buckets that anything in it touches.
+    pub buckets: BucketSet,
+    /// The buckets that begin in it.
+    pub begun: BucketSet,
+    /// The number of the digests in it, where it holds any.
+    pub digests: Option<u64>,
+    /// Flows, expectations and ends of either in it.
+    pub entries: u32,
+    /// When the oldest change in it happened, in milliseconds since 1970.
+    pub changed_ms_oldest: u64,
+}
+
+/// Why an item was not written. What was written before stays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum WriteError {
+    /// The batch is full: finish it, and write the item to the next one.
+    #[error("the batch is full")]
+    NoRoom,
+    /// The protocol has no words for it, in any batch.
+    #[error(transparent)]
+    NotEncodable(#[from] NotEncodable),
+}
+
+/// Writes items to a batch of bounded length.
+#[derive(Debug)]
+pub struct BatchWriter {
+    payload: Payload,
+    /// Length of `payload.bytes` at which it is full.
+    end: usize,
+    scratch: Vec<u8>,
+}
+
+impl BatchWriter {
+    /// A batch of `stream` as of `time_ms` (HLC, milliseconds since 1970) that makes a datagram of at most
+    /// `datagram_bytes`, which is kept within the protocol's bounds.
+    #[must_use]
+    pub fn new(stream: u16, time_ms: u64, datagram_bytes: usize) -> Self {
+        let datagram_bytes = datagram_bytes.clamp(DATAGRAM_BYTES_MIN, DATAGRAM_BYTES_MAX);
+        let mut bytes = Vec::with_capacity(datagram_bytes);
+        bytes.resize(HEADER_BYTES, 0);
+        bytes.put_u64(time_ms);
+        let payload = Payload {
+            stream,
+            time_ms,
+            bytes,
+            buckets: BucketSet::EMPTY,
+            begun: BucketSet::EMPTY,
+            digests: None,
+            entries: 0,
+            changed_ms_oldest: time_ms,
+        };
+        Self { payload, end: datagram_bytes - TAG_BYTES, scratch: Vec::new() }
+    }
+
+    /// Whether nothing was written yet.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.payload.bytes.len() == HEADROOM_BYTES
+    }
+
+    /// Bytes left for items.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        self.end.saturating_sub(self.payload.bytes.len())
+    }
+
+    /// Tells a flow's newest state: its canonical form ([`entry::encode_flow`]), of `family`, changed at `changed_ms`.
+    ///
+    /// # Errors
+    /// [`WriteError::NoRoom`]; [`WriteError::NotEncodable`] where `flow` is too short for a flow.
+    pub fn flow(&mut self, family: u8, flow: &[u8], changed_ms: u64) -> Result<(), WriteError> {
+        let id = entry::flow_id(flow).ok_or(NotEncodable("no flow"))?;
+        let kind = if family == AF_INET { kind::FLOW_V4 } else { kind::FLOW_V6 };
+        self.entry(kind, bucket_of(id), flow, changed_ms)
+    }
+
+    /// Tells that the flow of this key and id ended at `changed_ms`.
+    ///
+    /// # Errors
+    /// [`WriteError::NoRoom`]; [`WriteError::NotEncodable`] where the key is no flow's.
+    pub fn flow_end(&mut self, key: &FlowKey, id: u32, changed_ms: u64) -> Result<(), WriteError> {
+        let mut body = std::mem::take(&mut self.scratch);
+        body.clear();
+        let kind = if key.orig.src.is_ipv4() { kind::FLOW_END_V4 } else { kind::FLOW_END_V6 };
+        let written = match entry::encode_end(key, id, &mut body) {
+            Ok(()) => self.entry(kind, bucket_of(id), &body, changed_ms),
+            Err(error) => Err(error.into()),
+        };
+        self.scratch = body;
+        written
+    }
+
+    /// Tells an expectation: its canonical form ([`entry::encode_expect`]).
+    ///
+    /// # Errors
+    /// [`WriteError::NoRoom`].
+    pub fn expect(&mut self, expect: &[u8], changed_ms: u64) -> Result<(), WriteError> {
+        self.entry(kind::EXPECT, EXPECTATIONS, expect, changed_ms)
+    }
+
+    /// Tells that the expectation of this id ended.
+    ///
+    /// # Errors
+    /// [`WriteError::NoRoom`].
+    pub fn expect_end(&mut self, id: u32, changed_ms: u64) -> Result<(), WriteError> {
+        self.entry(kind::EXPECT_END, EXPECTATIONS, &id.to_be_bytes(), changed_ms)
+    }
+
+    fn entry(&mut self, kind: u8, bucket: u16, body: &[u8], changed_ms: u64) -> Result<(), WriteError> {
+        let Ok(length) = u16::try_from(body.len()) else { return Err(NotEncodable("longer than an item").into()) };
+        let age = self.payload.time_ms.saturating_sub(changed_ms);
+        let (age_bytes, length_bytes) = (varint_bytes(age), if length < 255 { 1 } else { 3 });
+        self.reserve(1 + age_bytes + length_bytes + body.len())?;
+        let bytes = &mut self.payload.bytes;
+        bytes.put_u8(kind);
+        bytes.put_varint(age);
+        match u8::try_from(length) {
+            Ok(u8::MAX) | Err(_) => {
+                bytes.put_u8(u8::MAX);
+                bytes.put_u16(length);
+            }
+            Ok(length) => bytes.put_u8(length),
+        }
+        bytes.put(body);
+        self.payload.buckets.insert(bucket);
+        self.payload.entries += 1;
+        self.payload.changed_ms_oldest = self.payload.changed_ms_oldest.min(changed_ms);
+        Ok(())
+    }
+
+    /// Marks where a bucket's entries begin to be told.
+    ///
+    /// # Errors
+    /// [`WriteError::NoRoom`].
+    pub fn begin(&mut self, bucket: u16) -> Result<(), WriteError> {
+        self.mark(kind::BUCKET_BEGIN, bucket)?;
+        self.payload.begun.insert(bucket);
+        Ok(())
+    }
+
+    /// Marks where all of a bucket's entries have been told.
+    ///
+    /// # Errors
+    /// [`WriteError::NoRoom`].
+    pub fn end(&mut self, bucket: u16) -> Result<(), WriteError> {
+        self.mark(kind::BUCKET_END, bucket)
+    }
+
+    fn mark(&mut self, kind: u8, bucket: u16) -> Result<(), WriteError> {
+        self.reserve(3)?;
+        self.payload.bytes.put_u8(kind);
+        self.payload.bytes.put_u16(bucket);
+        self.payload.buckets.insert(bucket);
+        Ok(())
+    }
+
+    /// Tells the digests of the buckets from `first` on, as of here in the stream: as many of `values` as there is room
+    /// for. The rest follows in the next batch, from the bucket behind the last one told, with the values as of there.
+    ///
+    /// # Errors
+    /// [`WriteError::NoRoom`] where not one fits.
+    pub fn digests(&mut self, number: u64, first: u16, values: &[u64]) -> Result<u16, WriteError> {
+        let fitting = self.room().saturating_sub(1 + 8 + 2 + 2) / 8;
+        let count = u16::try_from(values.len().min(fitting)).unwrap_or(u16::MAX);
+        if count == 0 {
+            return Err(WriteError::NoRoom);
+        }
+        let bytes = &mut self.payload.bytes;
+        bytes.put_u8(kind::DIGESTS);
+        bytes.put_u64(number);
+        bytes.put_u16(first);
+        bytes.put_u16(count);
+        values.iter().take(count.into()).for_each(|value| bytes.put_u64(*value));
+        self.payload.digests = Some(number);
+        Ok(count)
+    }
+
+    fn reserve(&self, count: usize) -> Result<(), WriteError> {
+        if count <= self.room() { Ok(()) } else { Err(WriteError::NoRoom) }
+    }
+
+    /// The batch as it stands.
+    #[must_use]
+    pub fn finish(self) -> Payload {
+        self.payload
+    }
+}
+
+fn varint_bytes(number: u64) -> usize {
+    (64 - (number | 1).leading_zeros()).div_ceil(7) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::item::{Item, Items};
+
+    fn items(payload: &Payload) -> Items<'_> {
+        Items::new(&payload.bytes[HEADER_BYTES..]).unwrap()
+    }
+
+    #[test]
+    fn what_is_written_reads_back_in_order() {
+        let mut writer = BatchWriter::new(2, 1_000, 1_400);
+        assert!(writer.is_empty());
+        let (short, long) = ([7; 20], [9; 400]);
+        writer.flow(AF_INET, &short, 400).unwrap();
+        writer.begin(5).unwrap();
+        writer.flow(10, &long, 1_000).unwrap();
+        writer.end(5).unwrap();
+        writer.expect(&[1; 255], 2_000).unwrap();
+        writer.expect_end(77, 900).unwrap();
+        assert_eq!(writer.digests(3, 250, &[11, 12]), Ok(2));
+        let payload = writer.finish();
+        let read: Vec<_> = items(&payload).map(Result::unwrap).collect();
+        assert_eq!(read[0], Item::Flow { family: 2, entry: &short, version_ms: 400 });
+        assert_eq!(read[1], Item::BucketBegin(5));
+        assert_eq!(read[2], Item::Flow { family: 10, entry: &long, version_ms: 1_000 });
+        assert_eq!(read[3], Item::BucketEnd(5));
+        assert_eq!(read[4], Item::Expect { entry: &[1; 255], version_ms: 1_000 }, "nothing changes after its batch");
+        assert_eq!(read[5], Item::ExpectEnd { id: 77, version_ms: 900 });
+        let Item::Digests(digests) = read[6] else { panic!("{:?}", read[6]) };
+        assert_eq!((digests.number, digests.iter().collect::<Vec<_>>()), (3, vec![(250, 11), (251, 12)]));
+        let flow_bucket = |bytes| bucket_of(entry::flow_id(bytes).unwrap());
+        let touched = [5, EXPECTATIONS, flow_bucket(&short), flow_bucket(&long)];
+        assert_eq!(payload.buckets, touched.into_iter().collect());
+        assert_eq!((payload.begun, payload.entries), ([5].into_iter().collect(), 4));
+        assert_eq!((payload.digests, payload.changed_ms_oldest), (Some(3), 400));
+    }
+
+    #[test]
+    fn a_full_batch_refuses_and_keeps_what_it_has() {
+        let mut writer = BatchWriter::new(0, 0, 0);
+        let mut count = 0;
+        while writer.flow(AF_INET, &[1; 100], 0).is_ok() {
+            count += 1;
+        }
+        let payload = writer.finish();
+        assert_eq!(count, (DATAGRAM_BYTES_MIN - HEADROOM_BYTES - TAG_BYTES) / 103);
+        assert_eq!(items(&payload).filter(Result::is_ok).count(), count);
+        assert!(payload.bytes.len() + TAG_BYTES <= payload.bytes.capacity(), "sealing moves nothing");
+    }
+
+    #[test]
+    fn digests_that_do_not_fit_are_told_in_parts() {
+        let values = [1; 257];
+        let (mut first, mut parts) = (0, 0);
+        while usize::from(first) < values.len() {
+            let mut writer = BatchWriter::new(0, 0, DATAGRAM_BYTES_MIN);
+            first += writer.digests(1, first, &values[first.into()..]).unwrap();
+            parts += 1;
+        }
+        assert_eq!((first, parts), (257, 2));
+    }
+
+    #[test]
+    fn an_unknown_item_ends_the_batch_with_an_error() {
+        let mut writer = BatchWriter::new(0, 0, 1_400);
+        writer.begin(1).unwrap();
+        let mut payload = writer.finish();
+        payload.bytes.extend([99, 0, 0, 16, 0, 1]);
+        let read: Vec<_> = items(&payload).collect();
+        assert!(read[0].is_ok() && read[1].is_err() && read.len() == 2);
+    }
+
+    #[test]
+    fn varints_are_as_long_as_said() {
+        for (number, bytes) in [(0, 1), (127, 1), (128, 2), (u64::MAX, 10)] {
+            assert_eq!(varint_bytes(number), bytes);
+        }
+    }
+}

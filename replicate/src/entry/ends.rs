@@ -1,0 +1,99 @@
+//! The two ends of a tuple: addresses of one family, and the ports, keys or ICMP fields of the protocols that have them.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ctflow_parser::tuple::{L4, Tuple};
+use ctflow_parser::uapi;
+
+use super::NotEncodable;
+use crate::cursor::{Malformed, Put, Reader};
+
+pub(super) fn put_addresses(tuple: &Tuple, out: &mut Vec<u8>) -> Result<(), NotEncodable> {
+    match (tuple.src, tuple.dst) {
+        (IpAddr::V4(src), IpAddr::V4(dst)) => {
+            out.put(&src.octets());
+            out.put(&dst.octets());
+        }
+        (IpAddr::V6(src), IpAddr::V6(dst)) => {
+            out.put(&src.octets());
+            out.put(&dst.octets());
+        }
+        _ => return Err(NotEncodable("addresses of two families")),
+    }
+    Ok(())
+}
+
+pub(super) fn put_address(address: IpAddr, out: &mut Vec<u8>) {
+    match address {
+        IpAddr::V4(address) => out.put(&address.octets()),
+        IpAddr::V6(address) => out.put(&address.octets()),
+    }
+}
+
+pub(super) fn address(family: u8, reader: &mut Reader<'_>) -> Result<IpAddr, Malformed> {
+    match family {
+        uapi::AF_INET => reader.array().map(|octets: [u8; 4]| Ipv4Addr::from(octets).into()),
+        uapi::AF_INET6 => reader.array().map(|octets: [u8; 16]| Ipv6Addr::from(octets).into()),
+        _ => Err(reader.malformed()),
+    }
+}
+
+pub(super) fn addresses(family: u8, reader: &mut Reader<'_>) -> Result<(IpAddr, IpAddr), Malformed> {
+    Ok((address(family, reader)?, address(family, reader)?))
+}
+
+/// What identifies a tuple besides its addresses, as two numbers: ports, keys, or ICMP id and type with code.
+pub(super) fn ports(tuple: &Tuple) -> Result<Option<(u16, u16)>, NotEncodable> {
+    match tuple.l4 {
+        L4::None => Ok(None),
+        L4::Ports { src, dst } if !is_icmp(tuple.proto) => Ok(Some((src, dst))),
+        L4::Icmp { kind, code, id } if is_icmp(tuple.proto) => Ok(Some((id, u16::from_be_bytes([kind, code])))),
+        _ => Err(NotEncodable("ports and ICMP mixed")),
+    }
+}
+
+pub(super) fn l4(proto: u8, ports: Option<(u16, u16)>) -> L4 {
+    match ports {
+        None => L4::None,
+        Some((id, kind_code)) if is_icmp(proto) => {
+            let [kind, code] = kind_code.to_be_bytes();
+            L4::Icmp { kind, code, id }
+        }
+        Some((src, dst)) => L4::Ports { src, dst },
+    }
+}
+
+pub(super) fn is_icmp(proto: u8) -> bool {
+    matches!(proto, uapi::IPPROTO_ICMP | uapi::IPPROTO_ICMPV6)
+}
+
+/// Both ends of a tuple whose ports are always there: of a protocol without any they are 0.
+pub(super) fn put_whole(tuple: &Tuple, family: u8, out: &mut Vec<u8>) -> Result<(), NotEncodable> {
+    if tuple.family() != family {
+        return Err(NotEncodable("tuples of two families"));
+    }
+    put_addresses(tuple, out)?;
+    let (src, dst) = ports(tuple)?.unwrap_or((0, 0));
+    out.put_u16(src);
+    out.put_u16(dst);
+    Ok(())
+}
+
+pub(super) fn whole(family: u8, proto: u8, reader: &mut Reader<'_>) -> Result<Tuple, Malformed> {
+    let (src, dst) = addresses(family, reader)?;
+    let ports = (reader.u16()?, reader.u16()?);
+    let has_ports = ports != (0, 0) || is_icmp(proto) || has_tracker(proto);
+    Ok(Tuple { src, dst, proto, l4: l4(proto, has_ports.then_some(ports)), zone: None })
+}
+
+fn has_tracker(proto: u8) -> bool {
+    matches!(
+        proto,
+        uapi::IPPROTO_TCP
+            | uapi::IPPROTO_UDP
+            | uapi::IPPROTO_UDPLITE
+            | uapi::IPPROTO_SCTP
+            | uapi::IPPROTO_DCCP
+            | uapi::IPPROTO_GRE
+    )
+}

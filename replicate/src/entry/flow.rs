@@ -1,0 +1,374 @@
+//! A flow as it is told. What every flow has comes first, what few have is there when its bit is set.
+
+use ctflow_parser::flow::{FlowView, Helper, Labels, SeqAdj, Synproxy};
+use ctflow_parser::proto::{DccpInfo, ProtoInfo, SctpInfo, TcpFlags, TcpInfo};
+use ctflow_parser::tuple::{L4, Tuple};
+use ctflow_parser::uapi;
+
+use super::ends::{self, is_icmp};
+use super::{NotEncodable, put_short, text};
+use crate::cursor::{Malformed, Put, Reader};
+use crate::limits::ENTRY_BYTES_MAX;
+
+/// Which fields follow: the bits of a flow's first two bytes.
+mod bit {
+    pub(super) const PORTS: u16 = 1 << 0;
+    pub(super) const REPLY_SRC: u16 = 1 << 1;
+    pub(super) const REPLY_DST: u16 = 1 << 2;
+    pub(super) const REPLY_FIRST: u16 = 1 << 3;
+    pub(super) const REPLY_SECOND: u16 = 1 << 4;
+    pub(super) const STATUS_WIDE: u16 = 1 << 5;
+    pub(super) const STATE: u16 = 1 << 6;
+    pub(super) const TCP: u16 = 1 << 7;
+    pub(super) const MARK: u16 = 1 << 8;
+    pub(super) const ZONE: u16 = 1 << 9;
+    pub(super) const ZONE_REPLY: u16 = 1 << 10;
+    pub(super) const LABELS: u16 = 1 << 11;
+    pub(super) const HELPER: u16 = 1 << 12;
+    pub(super) const MASTER: u16 = 1 << 13;
+    pub(super) const TRACKER: u16 = 1 << 14;
+    pub(super) const REST: u16 = 1 << 15;
+}
+
+/// Types of the fields in a flow's rest.
+mod rest {
+    pub(super) const SEQADJ_ORIG: u8 = 1;
+    pub(super) const SEQADJ_REPLY: u8 = 2;
+    pub(super) const SYNPROXY: u8 = 3;
+    pub(super) const SECCTX: u8 = 4;
+}
+
+const TRACKER_SCTP: u8 = 1;
+const TRACKER_DCCP: u8 = 2;
+/// DCCP's sequence numbers have 48 bits.
+const HANDSHAKE_SEQ_MAX: u64 = (1 << 48) - 1;
+
+/// Appends the canonical form of `flow` to `out`, at most [`ENTRY_BYTES_MAX`] bytes. On an error `out` is as it was.
+///
+/// # Errors
+/// A flow without both tuples and an id, or one that mixes families or protocols.
+pub fn encode_flow(flow: &FlowView<'_>, out: &mut Vec<u8>) -> Result<(), NotEncodable> {
+    let start = out.len();
+    let written = put_flow(flow, out, start);
+    if written.is_err() {
+        out.truncate(start);
+    }
+    written
+}
+
+fn put_flow(flow: &FlowView<'_>, out: &mut Vec<u8>, start: usize) -> Result<(), NotEncodable> {
+    let (Some(orig), Some(reply), Some(id)) = (flow.orig, flow.reply, flow.id) else {
+        return Err(NotEncodable("a tuple or the id is missing"));
+    };
+    if orig.family() != flow.family || reply.family() != flow.family || orig.proto != reply.proto {
+        return Err(NotEncodable("directions of two families or protocols"));
+    }
+    out.put_u16(0); // the bits, known at the end
+    out.put_u32(id);
+    out.put_u8(orig.proto);
+    let mut bits = put_ends(&orig, &reply, out)?;
+    bits |= put_state(flow, orig.proto, out)?;
+    bits |= put_zones(flow, &orig, &reply, out);
+    bits |= put_rare(flow, out)?;
+    bits |= put_tracker(flow.proto, out)?;
+    bits |= put_rest(flow, out)?;
+    if out.len() - start > ENTRY_BYTES_MAX {
+        return Err(NotEncodable("longer than any flow of a kernel"));
+    }
+    if let Some(place) = out.get_mut(start..).and_then(<[u8]>::first_chunk_mut) {
+        *place = bits.to_be_bytes();
+    }
+    Ok(())
+}
+
+/// Both directions: the original's ends, and of the reply what is not the original mirrored.
+fn put_ends(orig: &Tuple, reply: &Tuple, out: &mut Vec<u8>) -> Result<u16, NotEncodable> {
+    let mut bits = 0;
+    ends::put_addresses(orig, out)?;
+    let ports = (ends::ports(orig)?, ends::ports(reply)?);
+    if let Some((first, second)) = ports.0 {
+        bits |= bit::PORTS;
+        out.put_u16(first);
+        out.put_u16(second);
+    }
+    for (address, mirrored, bit) in [(reply.src, orig.dst, bit::REPLY_SRC), (reply.dst, orig.src, bit::REPLY_DST)] {
+        if address != mirrored {
+            bits |= bit;
+            ends::put_address(address, out);
+        }
+    }
+    let numbers = match ports {
+        (None, None) => return Ok(bits),
+        (Some(orig), Some(reply)) => (orig, reply),
+        _ => return Err(NotEncodable("only one direction has ports")),
+    };
+    let (mirrored, reply) = (mirror(orig.proto, numbers.0), numbers.1);
+    for (number, mirrored, bit) in [(reply.0, mirrored.0, bit::REPLY_FIRST), (reply.1, mirrored.1, bit::REPLY_SECOND)] {
+        if number != mirrored {
+            bits |= bit;
+            out.put_u16(number);
+        }
+    }
+    Ok(bits)
+}
+
+/// Ports change places in an answer; ICMP's id and type with code stay where they are.
+fn mirror(proto: u8, (first, second): (u16, u16)) -> (u16, u16) {
+    if is_icmp(proto) { (first, second) } else { (second, first) }
+}
+
+fn put_state(flow: &FlowView<'_>, proto: u8, out: &mut Vec<u8>) -> Result<u16, NotEncodable> {
+    let mut bits = 0;
+    let status = flow.status.unwrap_or(0);
+    if let Ok(narrow) = u16::try_from(status) {
+        out.put_u16(narrow);
+    } else {
+        bits |= bit::STATUS_WIDE;
+        out.put_u32(status);
+    }
+    out.put_varint(flow.timeout.unwrap_or(0).into());
+    let tracker = flow.proto.map(|info| match info {
+        ProtoInfo::Tcp(_) => uapi::IPPROTO_TCP,
+        ProtoInfo::Sctp(_) => uapi::IPPROTO_SCTP,
+        ProtoInfo::Dccp(_) => uapi::IPPROTO_DCCP,
+    });
+    if tracker.is_some_and(|tracker| tracker != proto) {
+        return Err(NotEncodable("another protocol's tracker"));
+    }
+    if let Some(state @ 1..) = flow.proto.and_then(|info| info.state()) {
+        bits |= bit::STATE;
+        out.put_u8(state);
+    }
+    if let Some(ProtoInfo::Tcp(TcpInfo { wscale_orig, wscale_reply, flags_orig, flags_reply, .. })) = flow.proto
+        && let (Some(orig), Some(reply)) = (flags_orig, flags_reply)
+    {
+        bits |= bit::TCP;
+        let wscales = wscale_orig.unwrap_or(0) << 4 | wscale_reply.unwrap_or(0) & 0x0f;
+        out.put(&[wscales, orig.flags, reply.flags]);
+    }
+    if let Some(mark @ 1..) = flow.mark {
+        bits |= bit::MARK;
+        out.put_u32(mark);
+    }
+    Ok(bits)
+}
+
+fn put_zones(flow: &FlowView<'_>, orig: &Tuple, reply: &Tuple, out: &mut Vec<u8>) -> u16 {
+    let [zone, zone_reply] = [orig, reply].map(|tuple| tuple.zone.or(flow.zone).unwrap_or(0));
+    let mut bits = 0;
+    if zone != 0 {
+        bits |= bit::ZONE;
+        out.put_u16(zone);
+    }
+    if zone_reply != zone {
+        bits |= bit::ZONE_REPLY;
+        out.put_u16(zone_reply);
+    }
+    bits
+}
+
+fn put_rare(flow: &FlowView<'_>, out: &mut Vec<u8>) -> Result<u16, NotEncodable> {
+    let mut bits = 0;
+    if let Some(labels) = flow.labels {
+        bits |= bit::LABELS;
+        out.put(&labels.0.to_be_bytes());
+    }
+    if let Some(helper) = flow.helper {
+        bits |= bit::HELPER;
+        put_short(helper.name.as_bytes(), out)?;
+        put_short(helper.info, out)?;
+    }
+    if let Some(master) = flow.master {
+        bits |= bit::MASTER;
+        out.put_u8(master.proto);
+        ends::put_whole(&master, flow.family, out)?;
+        out.put_u16(master.zone.unwrap_or(0));
+    }
+    Ok(bits)
+}
+
+fn put_tracker(info: Option<ProtoInfo>, out: &mut Vec<u8>) -> Result<u16, NotEncodable> {
+    match info {
+        Some(ProtoInfo::Sctp(SctpInfo { vtag_orig, vtag_reply, .. })) if vtag_orig.or(vtag_reply).is_some() => {
+            out.put_u8(TRACKER_SCTP);
+            out.put_u32(vtag_orig.unwrap_or(0));
+            out.put_u32(vtag_reply.unwrap_or(0));
+        }
+        Some(ProtoInfo::Dccp(DccpInfo { role, handshake_seq, .. })) if role.is_some() || handshake_seq.is_some() => {
+            let seq = handshake_seq.unwrap_or(0);
+            if seq > HANDSHAKE_SEQ_MAX {
+                return Err(NotEncodable("a DCCP sequence number of more than 48 bits"));
+            }
+            out.put_u8(TRACKER_DCCP);
+            // The role is the highest byte, a 0 below it, then the number's 48 bits.
+            out.put_u64(u64::from(role.unwrap_or(0)) << 56 | seq);
+        }
+        _ => return Ok(0),
+    }
+    Ok(bit::TRACKER)
+}
+
+fn put_rest(flow: &FlowView<'_>, out: &mut Vec<u8>) -> Result<u16, NotEncodable> {
+    let place = out.len();
+    out.put_u16(0); // its length, known at the end
+    for (kind, adjust) in [(rest::SEQADJ_ORIG, flow.seqadj_orig), (rest::SEQADJ_REPLY, flow.seqadj_reply)] {
+        if let Some(SeqAdj { correction_pos, offset_before, offset_after }) = adjust {
+            put_numbers(kind, [correction_pos, offset_before, offset_after], out);
+        }
+    }
+    if let Some(Synproxy { isn, its, tsoff }) = flow.synproxy {
+        put_numbers(rest::SYNPROXY, [isn, its, tsoff], out);
+    }
+    if let Some(context) = flow.secctx {
+        out.put_u8(rest::SECCTX);
+        put_short(context.as_bytes(), out)?;
+    }
+    let length = out.len() - place - 2;
+    if length == 0 {
+        out.truncate(place);
+        return Ok(0);
+    }
+    if let Some(field) = out.get_mut(place..).and_then(<[u8]>::first_chunk_mut) {
+        *field = u16::try_from(length).unwrap_or(u16::MAX).to_be_bytes(); // 299 at most
+    }
+    Ok(bit::REST)
+}
+
+fn put_numbers(kind: u8, numbers: [u32; 3], out: &mut Vec<u8>) {
+    out.put(&[kind, 12]);
+    numbers.into_iter().for_each(|number| out.put_u32(number));
+}
+
+/// The flow that `entry` tells, of `family` (`AF_INET`, `AF_INET6`); texts and blobs are borrowed from it. Status,
+/// timeout, mark and id are always there, and the tracker's state for the protocols that have one.
+///
+/// # Errors
+/// Bytes that are no flow.
+#[inline]
+pub fn decode_flow(family: u8, entry: &[u8]) -> Result<FlowView<'_>, Malformed> {
+    let mut reader = Reader::new(entry);
+    let bits = reader.u16()?;
+    let (id, proto) = (reader.u32()?, reader.u8()?);
+    let (mut orig, mut reply) = ends_of(family, bits, proto, &mut reader)?;
+    let status = if bits & bit::STATUS_WIDE == 0 { reader.u16()?.into() } else { reader.u32()? };
+    let timeout = u32::try_from(reader.varint()?).map_err(|_| reader.malformed())?;
+    let state = if bits & bit::STATE == 0 { 0 } else { reader.u8()? };
+    let info = info_of(bits, proto, state, &mut reader)?;
+    let mark = if bits & bit::MARK == 0 { 0 } else { reader.u32()? };
+    let zone = if bits & bit::ZONE == 0 { 0 } else { reader.u16()? };
+    let zone_of = |zone: u16| (zone != 0).then_some(zone);
+    let mut view = FlowView { family, ..FlowView::default() };
+    if bits & bit::ZONE_REPLY == 0 {
+        view.zone = zone_of(zone);
+    } else {
+        (orig.zone, reply.zone) = (zone_of(zone), zone_of(reader.u16()?));
+    }
+    (view.orig, view.reply, view.id, view.proto) = (Some(orig), Some(reply), Some(id), info);
+    (view.status, view.timeout, view.mark) = (Some(status), Some(timeout), Some(mark));
+    if bits >= bit::LABELS {
+        take_rare(&mut view, bits, &mut reader)?;
+    }
+    if reader.is_empty() { Ok(view) } else { Err(reader.malformed()) }
+}
+
+#[inline]
+fn ends_of(family: u8, bits: u16, proto: u8, reader: &mut Reader<'_>) -> Result<(Tuple, Tuple), Malformed> {
+    let (src, dst) = ends::addresses(family, reader)?;
+    let ports = if bits & bit::PORTS == 0 { None } else { Some((reader.u16()?, reader.u16()?)) };
+    let reply_src = if bits & bit::REPLY_SRC == 0 { dst } else { ends::address(family, reader)? };
+    let reply_dst = if bits & bit::REPLY_DST == 0 { src } else { ends::address(family, reader)? };
+    let mut reply_ports = ports.map(|ports| mirror(proto, ports));
+    if let Some(ports) = &mut reply_ports {
+        if bits & bit::REPLY_FIRST != 0 {
+            ports.0 = reader.u16()?;
+        }
+        if bits & bit::REPLY_SECOND != 0 {
+            ports.1 = reader.u16()?;
+        }
+    }
+    let orig = Tuple { src, dst, proto, l4: ends::l4(proto, ports), zone: None };
+    let l4: L4 = ends::l4(proto, reply_ports);
+    Ok((orig, Tuple { src: reply_src, dst: reply_dst, proto, l4, zone: None }))
+}
+
+#[inline]
+fn info_of(bits: u16, proto: u8, state: u8, reader: &mut Reader<'_>) -> Result<Option<ProtoInfo>, Malformed> {
+    let tcp = if bits & bit::TCP == 0 { None } else { Some(reader.array::<3>()?) };
+    let state = Some(state);
+    Ok(match proto {
+        uapi::IPPROTO_TCP => Some(ProtoInfo::Tcp(TcpInfo {
+            state,
+            wscale_orig: tcp.map(|[wscales, ..]| wscales >> 4),
+            wscale_reply: tcp.map(|[wscales, ..]| wscales & 0x0f),
+            flags_orig: tcp.map(|[_, flags, _]| TcpFlags { flags, mask: 0 }),
+            flags_reply: tcp.map(|[.., flags]| TcpFlags { flags, mask: 0 }),
+        })),
+        uapi::IPPROTO_SCTP => Some(ProtoInfo::Sctp(SctpInfo { state, ..SctpInfo::default() })),
+        uapi::IPPROTO_DCCP => Some(ProtoInfo::Dccp(DccpInfo { state, ..DccpInfo::default() })),
+        _ => None,
+    })
+}
+
+fn take_rare<'a>(view: &mut FlowView<'a>, bits: u16, reader: &mut Reader<'a>) -> Result<(), Malformed> {
+    if bits & bit::LABELS != 0 {
+        view.labels = Some(Labels(reader.u128()?));
+    }
+    if bits & bit::HELPER != 0 {
+        view.helper = Some(Helper { name: text(reader)?, info: reader.short()? });
+    }
+    if bits & bit::MASTER != 0 {
+        let proto = reader.u8()?;
+        let master = ends::whole(view.family, proto, reader)?;
+        view.master = Some(Tuple { zone: Some(reader.u16()?).filter(|zone| *zone != 0), ..master });
+    }
+    if bits & bit::TRACKER != 0 {
+        let (kind, numbers) = (reader.u8()?, reader.u64()?);
+        take_tracker(view, kind, numbers);
+    }
+    if bits & bit::REST != 0 {
+        let length = reader.u16()?;
+        take_rest(view, Reader::new(reader.take(length.into())?))?;
+    }
+    Ok(())
+}
+
+/// A tracker's numbers beside its state; those of another protocol's are passed over.
+fn take_tracker(view: &mut FlowView<'_>, kind: u8, numbers: u64) {
+    let [role, _, rest @ ..] = numbers.to_be_bytes();
+    match (&mut view.proto, kind) {
+        (Some(ProtoInfo::Sctp(sctp)), TRACKER_SCTP) => {
+            let [a, b, c, d, reply @ ..] = numbers.to_be_bytes();
+            sctp.vtag_orig = Some(u32::from_be_bytes([a, b, c, d]));
+            sctp.vtag_reply = Some(u32::from_be_bytes(reply));
+        }
+        (Some(ProtoInfo::Dccp(dccp)), TRACKER_DCCP) => {
+            let [a, b, c, d, e, f] = rest;
+            dccp.role = Some(role);
+            dccp.handshake_seq = Some(u64::from_be_bytes([0, 0, a, b, c, d, e, f]));
+        }
+        _ => {}
+    }
+}
+
+fn take_rest<'a>(view: &mut FlowView<'a>, mut reader: Reader<'a>) -> Result<(), Malformed> {
+    while !reader.is_empty() {
+        let kind = reader.u8()?;
+        let mut field = Reader::new(reader.short()?);
+        match kind {
+            rest::SEQADJ_ORIG | rest::SEQADJ_REPLY => {
+                let adjust =
+                    SeqAdj { correction_pos: field.u32()?, offset_before: field.u32()?, offset_after: field.u32()? };
+                let place = if kind == rest::SEQADJ_ORIG { &mut view.seqadj_orig } else { &mut view.seqadj_reply };
+                *place = Some(adjust);
+            }
+            rest::SYNPROXY => {
+                view.synproxy = Some(Synproxy { isn: field.u32()?, its: field.u32()?, tsoff: field.u32()? });
+            }
+            rest::SECCTX => {
+                view.secctx = Some(str::from_utf8(field.rest()).map_err(|_| reader.malformed())?);
+            }
+            _ => {} // a later node's: kept in the entry's bytes, and ignored
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,401 @@
+//! What a node does with what it hears.
+
+use super::Node;
+use crate::buckets::BucketSet;
+use crate::control::{self, Addressee, Block, Blocks, ControlError, Hello};
+use crate::host::{Address, Host};
+use crate::note::{Held, Note};
+use crate::peer::{Peer, Standing};
+use crate::receive::Found;
+use crate::seal::OpenError;
+use crate::time::{Epoch, Time};
+use crate::wire::{Header, HeaderError, Kind};
+
+impl Node {
+    /// Takes a received datagram; it is opened where it is. Whatever it is, it is acted on or counted, never more.
+    pub fn receive(&mut self, now: Time, from: Address, datagram: &mut [u8], host: &mut impl Host) {
+        self.tell_time(now, 0);
+        let header = match Header::parse(datagram) {
+            Ok(header) => header,
+            Err(HeaderError::Foreign) => {
+                self.counters.refusals.foreign += 1;
+                return;
+            }
+            Err(HeaderError::Version(version)) => {
+                self.counters.refusals.version += 1;
+                self.note(now, Note::OtherVersion { from, version }, host);
+                return;
+            }
+        };
+        if header.node == self.id && header.epoch == self.epoch {
+            return; // its own, come back from the group
+        }
+        match header.kind {
+            Kind::Batch => self.receive_batch(now, from, &header, datagram, host),
+            Kind::Control => self.receive_control(now, from, &header, datagram, host),
+        }
+    }
+
+    /// The body of a datagram; one that does not open is counted, and the log says so.
+    fn open<'a>(
+        &mut self,
+        now: Time,
+        from: Address,
+        header: &Header,
+        datagram: &'a mut [u8],
+        host: &mut impl Host,
+    ) -> Option<&'a [u8]> {
+        match self.sealer.open(header, datagram) {
+            Ok(body) => {
+                self.opened += 1;
+                Some(body)
+            }
+            Err(OpenError::Cipher) => {
+                self.counters.refusals.cipher += 1;
+                self.note(now, Note::OtherCipher { from, theirs: header.cipher }, host);
+                None
+            }
+            Err(OpenError::NotAuthentic) => {
+                self.counters.refusals.not_authentic += 1;
+                self.note(now, Note::WrongKey { from }, host);
+                None
+            }
+        }
+    }
+
+    fn receive_batch(&mut self, now: Time, from: Address, header: &Header, datagram: &mut [u8], host: &mut impl Host) {
+        let index = self.peer_index(header.node);
+        let peer = index.and_then(|index| self.peers.get_mut(index));
+        let peer = peer.filter(|peer| peer.is_heeded() && peer.epoch == header.epoch);
+        let stream = peer.and_then(|peer| peer.streams.get_mut(usize::from(header.stream)));
+        let (Some(index), Some(stream)) = (index, stream) else {
+            self.counters.refusals.unproven += 1;
+            return;
+        };
+        if stream.lacks(now.mono_ms, header.seq) {
+            let Some(body) = self.open(now, from, header, datagram, host) else { return };
+            self.hear(now, from, index, host);
+            let mut found = Found::default();
+            let peer = self.peers.get_mut(index);
+            if let Some(stream) = peer.and_then(|peer| peer.streams.get_mut(usize::from(header.stream))) {
+                stream.take(now.mono_ms, header.seq, body, host.replica(stream.id), &mut found);
+                let time_ms = stream.time_ms;
+                self.tell_time(now, time_ms);
+            }
+            self.report(now, index, header.stream, found, host);
+        }
+        self.acknowledge(now, index, host);
+    }
+
+    /// A peer is heard: it is live, wherever it speaks from.
+    fn hear(&mut self, now: Time, from: Address, index: usize, host: &mut impl Host) {
+        let Some(peer) = self.peers.get_mut(index) else { return };
+        (peer.at, peer.heard_ms) = (from, now.mono_ms);
+        if peer.standing != Standing::Live {
+            peer.standing = Standing::Live;
+            host.note(Note::Back { name: peer.name.clone() });
+        }
+    }
+
+    /// Tells its peer and the operator what came of some batches.
+    fn report(&mut self, now: Time, index: usize, stream: u16, found: Found, host: &mut impl Host) {
+        let Some(peer) = self.peers.get_mut(index) else { return };
+        let is_news = !peer.synchronised && peer.is_synchronised();
+        peer.synchronised |= is_news;
+        // What every batch of a busy stream comes through ends here.
+        if !is_news && found.malformed.is_none() && !found.full && found.verdicts.is_empty() {
+            return;
+        }
+        let name = peer.name.clone();
+        if is_news {
+            host.note(Note::Synchronised { name: name.clone() });
+            self.forget_before(index, host);
+        }
+        if let Some(seq) = found.malformed {
+            self.note(now, Note::Malformed { name: name.clone(), stream, seq }, host);
+        }
+        if found.full {
+            self.note(now, Note::Full { name: name.clone(), stream }, host);
+        }
+        for verdict in found.verdicts {
+            self.say_verdict(index, &verdict, host);
+            self.note_verdict(&name, Held::Here, &verdict, host);
+            self.end_verify(now);
+        }
+    }
+
+    /// Says what a comparison found if it was this node's wish, or if something differs.
+    fn note_verdict(&self, name: &str, held: Held, verdict: &control::Verdict, host: &mut impl Host) {
+        let wished = self.verify.as_ref().is_some_and(|verify| verify.number == verdict.number);
+        if wished || !verdict.differing.is_empty() {
+            host.note(Note::Verdict {
+                name: name.into(),
+                held,
+                stream: verdict.stream,
+                number: verdict.number,
+                entries: verdict.entries,
+                differing: verdict.differing.count(),
+            });
+        }
+    }
+
+    fn receive_control(
+        &mut self,
+        now: Time,
+        from: Address,
+        header: &Header,
+        datagram: &mut [u8],
+        host: &mut impl Host,
+    ) {
+        let index = self.peer_index(header.node);
+        let peer = index.and_then(|index| self.peers.get(index));
+        let proven = peer.map_or(Epoch::NONE, |peer| peer.epoch);
+        if header.epoch == proven && peer.is_some_and(|peer| peer.window.has(header.seq)) {
+            self.counters.refusals.replayed += 1;
+            return;
+        }
+        let Some(body) = self.open(now, from, header, datagram, host) else { return };
+        let Some((to, blocks)) = self.read(now, header, body, host) else { return };
+        if to.node != 0 && to.node != self.id {
+            return; // another one's, by a group
+        }
+        if header.node == self.id {
+            self.hear_namesake(now, from, header, &to, host);
+            return;
+        }
+        if header.epoch < proven {
+            self.hear_refused_epoch(now, from, header, host);
+            self.heed_newest(now, &to, &blocks, host);
+            return;
+        }
+        if header.epoch > proven && !self.hear_stranger(now, from, header, &to, blocks.clone(), host) {
+            return;
+        }
+        let Some(index) = self.peer_index(header.node) else { return };
+        self.hear_peer(now, from, index, header, &to, blocks, host);
+    }
+
+    /// The addressee and blocks of a message, all of which were seen to parse; one that does not is dropped whole.
+    fn read<'a>(
+        &mut self,
+        now: Time,
+        header: &Header,
+        body: &'a [u8],
+        host: &mut impl Host,
+    ) -> Option<(Addressee, Blocks<'a>)> {
+        let whole = control::read(body).map_err(ControlError::from).and_then(|(to, blocks)| {
+            blocks.clone().try_for_each(|block| block.map(drop))?;
+            Ok((to, blocks))
+        });
+        match whole {
+            Ok(whole) => return Some(whole),
+            Err(ControlError::Malformed) => self.counters.refusals.malformed += 1,
+            Err(ControlError::MustKnow(kind)) => {
+                self.counters.refusals.unknown_block += 1;
+                self.note(now, Note::UnknownBlock { node: header.node, kind }, host);
+            }
+        }
+        None
+    }
+
+    /// Hears an epoch that is not proven. Whether it is now.
+    fn hear_stranger(
+        &mut self,
+        now: Time,
+        from: Address,
+        header: &Header,
+        to: &Addressee,
+        mut blocks: Blocks<'_>,
+        host: &mut impl Host,
+    ) -> bool {
+        self.heed_newest(now, to, &blocks, host);
+        let said = blocks.find_map(|block| match block {
+            Ok(Block::Hello(hello)) => Some(Ok(hello)),
+            Ok(Block::Bye(reason)) => Some(Err(reason)),
+            _ => None,
+        });
+        match said {
+            Some(Ok(hello)) => return self.meet(now, from, header, to, &hello, host),
+            Some(Err(reason)) if to.epoch == self.epoch => self.hear_bye(now, from, header, reason, host),
+            _ => self.counters.refusals.unproven += 1,
+        }
+        false
+    }
+
+    /// Raises this node's epoch if a message to this run knows a later one.
+    fn heed_newest(&mut self, now: Time, to: &Addressee, blocks: &Blocks<'_>, host: &mut impl Host) {
+        for block in blocks.clone() {
+            if let Ok(Block::Hello(Hello { newest, .. })) = block
+                && to.epoch == self.epoch
+                && newest > self.epoch
+            {
+                self.raise_epoch(now, newest, host);
+            }
+        }
+    }
+
+    /// Hears a peer in its proven epoch.
+    #[allow(clippy::too_many_arguments)] // one message: when, from where, whose, to whom, what
+    fn hear_peer(
+        &mut self,
+        now: Time,
+        from: Address,
+        index: usize,
+        header: &Header,
+        to: &Addressee,
+        blocks: Blocks<'_>,
+        host: &mut impl Host,
+    ) {
+        self.heed_newest(now, to, &blocks, host);
+        let Some(peer) = self.peers.get_mut(index) else { return };
+        peer.window.put(header.seq);
+        self.tell_time(now, to.time_ms);
+        let is_to_this_run = to.epoch == self.epoch;
+        let is_for_all = to.node == 0;
+        let mut acked = None;
+        let mut stopped = false;
+        let is_heeded = self.peers.get(index).is_some_and(Peer::is_heeded);
+        for block in blocks.flatten() {
+            match block {
+                Block::Hello(hello) => self.hear_hello(index, &hello, is_for_all, host),
+                Block::Bye(reason) if is_to_this_run => {
+                    stopped = true;
+                    self.hear_bye(now, from, header, reason, host);
+                }
+                _ if !is_heeded => {}
+                Block::Heads(heads) => self.hear_heads(now, index, heads.iter(), host),
+                _ if !is_to_this_run => {} // said to an earlier run
+                Block::Ack { stream, next, gaps } => {
+                    let gaps = gaps.iter().map(|gap| (gap.from, gap.to));
+                    acked = self.hear_ack(now, index, stream, next, gaps, host).then_some((stream, next));
+                }
+                Block::Want { stream, digests_first, buckets } => {
+                    // What is wanted goes with where its peer is: with an older message's, more would be told than lacks.
+                    if let Some((_, next)) = acked.filter(|(of, _)| *of == stream) {
+                        self.hear_want(stream, next, digests_first, &buckets, host);
+                    }
+                }
+                Block::Skip { stream, go_on, buckets } => {
+                    let mut found = Found::default();
+                    let peer = self.peers.get_mut(index);
+                    if let Some(receive) = peer.and_then(|peer| peer.streams.get_mut(usize::from(stream))) {
+                        receive.skip(now.mono_ms, go_on, &buckets, host.replica(receive.id), &mut found);
+                    }
+                    self.report(now, index, stream, found, host);
+                }
+                Block::Verify { number } => self.hear_verify(number, host),
+                Block::Verdict(verdict) => self.hear_verdict(now, index, verdict, host),
+                Block::Ask => self.hear_ask(host),
+                Block::Bye(_) => {}
+            }
+        }
+        if is_heeded && !stopped {
+            self.hear(now, from, index, host);
+            self.acknowledge(now, index, host);
+        }
+    }
+
+    /// A hello of a proven epoch: news of its role. One that is to this node by name and does not know its epoch is
+    /// answered, so that it is proven there too.
+    fn hear_hello(&mut self, index: usize, hello: &Hello<'_>, is_for_all: bool, host: &mut impl Host) {
+        let own_epoch = self.epoch;
+        let Some(peer) = self.peers.get_mut(index) else { return };
+        peer.role = hello.role;
+        if !is_for_all && hello.newest != own_epoch {
+            self.greet(index, host);
+        }
+    }
+
+    fn hear_heads(
+        &mut self,
+        now: Time,
+        index: usize,
+        heads: impl Iterator<Item = (u16, u64, u64)>,
+        host: &mut impl Host,
+    ) {
+        let Some(peer) = self.peers.get_mut(index) else { return };
+        for (stream, _, newest) in heads {
+            if let Some(receive) = peer.streams.get_mut(usize::from(stream)) {
+                receive.retry_refused(host.replica(receive.id));
+                receive.heads(now.mono_ms, newest);
+            }
+        }
+    }
+
+    /// Whether the acknowledgement is the newest of its stream.
+    fn hear_ack(
+        &mut self,
+        now: Time,
+        index: usize,
+        stream: u16,
+        next: u64,
+        gaps: impl Iterator<Item = (u64, u64)>,
+        host: &mut impl Host,
+    ) -> bool {
+        let Some(source) = self.streams.get(usize::from(stream)) else { return false };
+        let Some(peer) = self.peers.get_mut(index) else { return false };
+        let Some(acked) = peer.acked.get_mut(usize::from(stream)) else { return false };
+        if next < acked.next || next > source.newest.saturating_add(1) {
+            return false;
+        }
+        if next > acked.next {
+            acked.next = next;
+            acked.progress_ms = now.mono_ms;
+            if next > source.newest {
+                acked.bytes = source.bytes;
+            } else if let Some(kept) = self.resend.get(stream, next) {
+                acked.bytes = kept.bytes_before;
+            }
+            self.trim(stream);
+        }
+        self.make_good(now, index, stream, next, gaps, host);
+        true
+    }
+
+    /// Drops the batches of `stream` that all have who may ask for any.
+    fn trim(&mut self, stream: u16) {
+        let peers = self.peers.iter().filter(|peer| peer.may_ask());
+        let acked = peers.filter_map(|peer| peer.acked.get(usize::from(stream)));
+        if let Some(next) = acked.map(|acked| acked.next).min() {
+            self.resend.trim(stream, next);
+        }
+    }
+
+    fn hear_want(&mut self, stream: u16, next: u64, digests_first: bool, buckets: &BucketSet, host: &mut impl Host) {
+        let Some(source) = self.streams.get_mut(usize::from(stream)) else { return };
+        if digests_first {
+            if source.want_digests(next) {
+                host.tell_digests(stream, 0);
+            }
+            return;
+        }
+        let ask = source.want(buckets, next);
+        if !ask.is_empty() {
+            host.tell_buckets(stream, &ask);
+        }
+    }
+
+    fn hear_verify(&mut self, number: u64, host: &mut impl Host) {
+        for (stream, source) in (0..).zip(&mut self.streams) {
+            if source.ask_digests(number) {
+                host.tell_digests(stream, number);
+            }
+        }
+    }
+
+    fn hear_verdict(&mut self, now: Time, index: usize, verdict: control::Verdict, host: &mut impl Host) {
+        let Some(peer) = self.peers.get_mut(index) else { return };
+        let Some(acked) = peer.acked.get_mut(usize::from(verdict.stream)) else { return };
+        acked.verdict = Some(verdict);
+        let name = peer.name.clone();
+        self.note_verdict(&name, Held::There, &verdict, host);
+        self.end_verify(now);
+    }
+
+    /// Somebody wants everything told again.
+    fn hear_ask(&mut self, host: &mut impl Host) {
+        if self.config.mode.honours_ask() {
+            self.bulk(host);
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! Meeting: whose epoch is believed, and who is refused.
+//!
+//! ```text
+//!  A (starts)                                        B
+//!  hello to 0 ──────────────────────────────────────► not proven: answers
+//!  proven: it names A's epoch ◄───── hello to A's epoch
+//!  hello to B's epoch, heads ───────────────────────► proven: it names B's epoch
+//!  begins behind the heads ◄─── hello to A's epoch, heads
+//! ```
+
+use super::Node;
+use crate::control::{Addressee, Hello, Reason};
+use crate::host::{Address, Destination, Host, Replica, ReplicaId};
+use crate::limits::{HELLO_MS, PEERS_MAX, STREAMS_MAX};
+use crate::mode::Mode;
+use crate::note::Note;
+use crate::peer::{Acked, Peer, Standing, Window};
+use crate::receive::Receive;
+use crate::time::{Epoch, Time};
+use crate::wire::{Header, VERSION};
+
+impl Node {
+    /// Hears a hello of an epoch above the greatest proven one. Whether it is proven now.
+    pub(super) fn meet(
+        &mut self,
+        now: Time,
+        from: Address,
+        header: &Header,
+        to: &Addressee,
+        hello: &Hello<'_>,
+        host: &mut impl Host,
+    ) -> bool {
+        let names_us = to.epoch == self.epoch;
+        let (node, epoch) = (header.node, header.epoch);
+        if let Some(reason) = self.objection(hello) {
+            self.refuse(node, epoch, reason, Destination::Address(from), host);
+            if names_us {
+                self.hold_refused(now, from, header, hello, reason, host);
+            }
+            return false;
+        }
+        let Some(index) = self.peer_or_new(now, from, node, hello.name, host) else { return false };
+        if !names_us {
+            let proven = self.peers.get(index).map_or(Epoch::NONE, |peer| peer.epoch);
+            self.answer_hello(node, epoch, proven, Destination::Address(from), host);
+            return false;
+        }
+        self.prove(now, from, index, header, hello, host);
+        self.greet(index, host);
+        true
+    }
+
+    /// Why a node that says this hello is refused.
+    fn objection(&self, hello: &Hello<'_>) -> Option<Reason> {
+        if !(hello.version_lowest..=hello.version_highest).contains(&VERSION) {
+            return Some(Reason::Version);
+        }
+        (Mode::of(hello.mode) != Some(self.config.mode)).then_some(Reason::Mode)
+    }
+
+    /// Keeps in mind that a node is refused: its hello is of now, it names this run.
+    fn hold_refused(
+        &mut self,
+        now: Time,
+        from: Address,
+        header: &Header,
+        hello: &Hello<'_>,
+        reason: Reason,
+        host: &mut impl Host,
+    ) {
+        let Some(index) = self.peer_or_new(now, from, header.node, hello.name, host) else { return };
+        if let Some(peer) = self.peers.get_mut(index) {
+            peer.standing = Standing::Refused(reason);
+        }
+        if reason == Reason::Mode {
+            let (name, theirs) = (hello.name.into(), Mode::of(hello.mode));
+            self.note(now, Note::OtherMode { name, theirs, ours: self.config.mode }, host);
+        }
+    }
+
+    pub(super) fn peer_index(&self, node: u64) -> Option<usize> {
+        self.peers.iter().position(|peer| peer.node == node)
+    }
+
+    /// The peer of this node id; a new one where there is room, or where one that was never proven makes some.
+    fn peer_or_new(&mut self, now: Time, from: Address, node: u64, name: &str, host: &mut impl Host) -> Option<usize> {
+        if let Some(index) = self.peer_index(node) {
+            return Some(index);
+        }
+        if self.peers.len() >= PEERS_MAX {
+            let Some(greeting) = self.peers.iter().position(|peer| peer.epoch == Epoch::NONE) else {
+                self.counters.refusals.peers += 1;
+                self.note(now, Note::TooManyPeers { from }, host);
+                return None;
+            };
+            self.peers.remove(greeting);
+        }
+        self.peers.push(Peer::new(node, name, from, now.mono_ms));
+        Some(self.peers.len() - 1)
+    }
+
+    /// Takes the epoch of a peer as proven: it is live, and all of it is unknown.
+    fn prove(
+        &mut self,
+        now: Time,
+        from: Address,
+        index: usize,
+        header: &Header,
+        hello: &Hello<'_>,
+        host: &mut impl Host,
+    ) {
+        let (mode, held_back_bytes) = (self.config.mode, self.config.held_back_bytes);
+        let Some(peer) = self.peers.get_mut(index) else { return };
+        let of = hello.streams.clamp(1, STREAMS_MAX);
+        replace_streams(peer, of, host);
+        peer.name = hello.name.into();
+        peer.epoch = header.epoch;
+        peer.standing = Standing::Live;
+        peer.role = hello.role;
+        (peer.at, peer.heard_ms) = (from, now.mono_ms);
+        peer.window = Window::behind(header.seq);
+        peer.synchronised = false;
+        peer.answered_ms = None;
+        let streams = (0..of).map(|stream| {
+            let id = ReplicaId { node: header.node, stream, of };
+            let holds_some = host.replica(id).entries() > 0;
+            Receive::new(id, mode, held_back_bytes, holds_some)
+        });
+        peer.streams = streams.collect();
+        let acked = |bytes| Acked { bytes, progress_ms: now.mono_ms, ..Acked::default() };
+        peer.acked = self.streams.iter().map(|source| acked(source.bytes)).collect();
+        host.note(Note::Live { name: peer.name.clone(), epoch: peer.epoch, streams: of });
+    }
+
+    /// Hears an epoch below the greatest proven one of its node: a recording, a node whose clock went back, or a second
+    /// node of the same name. Answers at most once a second.
+    pub(super) fn hear_refused_epoch(&mut self, now: Time, from: Address, header: &Header, host: &mut impl Host) {
+        self.counters.refusals.epoch += 1;
+        let Some(index) = self.peer_index(header.node) else { return };
+        let Some(peer) = self.peers.get_mut(index) else { return };
+        if peer.answered_ms.is_some_and(|answered_ms| now.mono_ms < answered_ms + HELLO_MS) {
+            return;
+        }
+        peer.answered_ms = Some(now.mono_ms);
+        let (is_elsewhere, proven) = (peer.is_live() && peer.at.peer != from.peer, peer.epoch);
+        let to = Destination::Address(from);
+        if is_elsewhere {
+            self.refuse(header.node, header.epoch, Reason::NameTaken, to, host);
+        } else {
+            self.answer_hello(header.node, header.epoch, proven, to, host);
+        }
+    }
+
+    /// Hears a node that has this one's name. It may be this one's own last run, or a recording of it, so nothing is
+    /// said to the operator before the other one says so to this run.
+    pub(super) fn hear_namesake(
+        &mut self,
+        now: Time,
+        from: Address,
+        header: &Header,
+        to: &Addressee,
+        host: &mut impl Host,
+    ) {
+        self.counters.refusals.namesake += 1;
+        if to.epoch == self.epoch {
+            self.note(now, Note::NameTaken { name: self.config.name.clone(), from }, host);
+        } else {
+            self.refuse(header.node, header.epoch, Reason::NameTaken, Destination::Address(from), host);
+        }
+    }
+
+    /// Hears that a later epoch of this node is known: its clock went back. It begins anew above that.
+    pub(super) fn raise_epoch(&mut self, now: Time, known: Epoch, host: &mut impl Host) {
+        self.epoch = self.epoch.above(known);
+        self.control_seq = 0;
+        for (stream, source) in (0..).zip(&mut self.streams) {
+            source.restart();
+            self.resend.clear(stream);
+        }
+        for peer in &mut self.peers {
+            peer.acked.fill(Acked { progress_ms: now.mono_ms, ..Acked::default() });
+        }
+        self.hello_due = now.mono_ms;
+        host.note(Note::EpochRaised { epoch: self.epoch });
+    }
+
+    /// Hears that somebody takes leave or refuses this run.
+    pub(super) fn hear_bye(&mut self, now: Time, from: Address, header: &Header, reason: Reason, host: &mut impl Host) {
+        let index = self.peer_index(header.node);
+        let peer = index.and_then(|index| self.peers.get_mut(index));
+        if reason == Reason::Stopped {
+            if let Some(peer) = peer.filter(|peer| peer.is_live() && peer.epoch == header.epoch) {
+                peer.standing = Standing::Stopped;
+                host.note(Note::Stopped { name: peer.name.clone() });
+            }
+            return;
+        }
+        if let Some(peer) = peer.filter(|peer| !peer.is_heeded()) {
+            peer.standing = Standing::Refused(reason);
+        }
+        let note = match reason {
+            Reason::NameTaken => Note::NameTaken { name: self.config.name.clone(), from },
+            reason => Note::Refused { node: header.node, reason },
+        };
+        self.note(now, note, host);
+    }
+}
+
+/// Decides which replicas of a peer stay that now has `of` streams: those of as many streams, which may still be right;
+/// and of others those that were complete last, until the new ones are.
+fn replace_streams(peer: &mut Peer, of: u16, host: &mut impl Host) {
+    let Ok(had @ 1..) = u16::try_from(peer.streams.len()) else { return };
+    if had == of {
+        return;
+    }
+    let incomplete = match peer.streams_before {
+        None => {
+            peer.streams_before = Some(had);
+            None
+        }
+        Some(before) => {
+            if before == of {
+                peer.streams_before = None;
+            }
+            Some(had)
+        }
+    };
+    for stream in 0..incomplete.unwrap_or(0) {
+        host.forget(ReplicaId { node: peer.node, stream, of: had });
+    }
+}

@@ -1,0 +1,368 @@
+//! A node: its own streams, its peers, and what is said between them.
+//!
+//! ```text
+//!  shards ── tell ──►  source (per stream) ── seal ──► resend queue ──► Host::send
+//!                          ▲ ack, want: resend, skip, tell_buckets
+//!  links ── receive ─►  peer ──► receive (per stream) ──► Host::replica
+//!  timer ── tick ────►  hello, heads, ack + want, lost peers
+//! ```
+//!
+//! One thread drives it. Nothing here blocks, reads a clock or keeps more than [`crate::limits`] say: a caller passes the
+//! time, asks [`Node::can_take`] before it hands a batch over, and calls [`Node::tick`] at [`Node::deadline`].
+
+mod listen;
+mod meet;
+mod speak;
+mod status;
+
+use crate::batch::Payload;
+use crate::buckets::BucketSet;
+use crate::host::{Destination, Host, Replica, ReplicaId};
+use crate::limits::{
+    BATCH_OVERHEAD_BYTES, CACHE_TIMEOUT_MS_DEFAULT, DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN, HEADS_BUSY_MS,
+    HEADS_IDLE_MS, HELD_BACK_BYTES_DEFAULT, HELLO_MS, REFRESH_MS_DEFAULT, RESEND_BYTES_DEFAULT, STREAMS_MAX, VERIFY_MS,
+    WINDOW_BYTES_DEFAULT,
+};
+use crate::mode::{Mode, Role};
+use crate::note::{Note, Said};
+use crate::pace::Round;
+use crate::peer::{Peer, Standing};
+use crate::resend::Resend;
+use crate::seal::{Key, Sealer};
+use crate::source::Stream;
+use crate::time::{Epoch, Time};
+use crate::wire::{Header, Kind, node_id};
+pub use status::{Counters, PeerStatus, ReceiveStatus, Refusals, SourceStatus, Status, VerdictStatus};
+
+/// What a node is and how it replicates.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The node's name; no other node of the cluster has it.
+    pub name: String,
+    /// Its streams: as many as it has shards, 1 to [`STREAMS_MAX`].
+    pub streams: u16,
+    /// How it replicates.
+    pub mode: Mode,
+    /// The pre-shared key; without one everything is in clear.
+    pub key: Option<Key>,
+    /// This run.
+    pub epoch: Epoch,
+    /// The longest datagram in bytes: a link's MTU without IP and UDP headers, within the protocol's bounds.
+    pub datagram_bytes: usize,
+    /// Bytes of batches that are kept for resending, all streams together; at least two batches a stream.
+    pub resend_bytes: usize,
+    /// Bytes of a stream's batches that a peer may be behind before the source waits; at most its part of the above.
+    pub window_bytes: usize,
+    /// Bytes of batches held back in each stream of a peer.
+    pub held_back_bytes: usize,
+    /// In alarm mode, how often everything is told, in milliseconds.
+    pub refresh_ms: u64,
+    /// In alarm mode, how long what was not told stays, in milliseconds; at most twice that.
+    pub cache_timeout_ms: u64,
+}
+
+impl Config {
+    /// A node in ftfw mode, in clear, with the default bounds.
+    #[must_use]
+    pub fn new(name: &str, streams: u16, epoch: Epoch) -> Self {
+        Self {
+            name: name.into(),
+            streams,
+            mode: Mode::Ftfw,
+            key: None,
+            epoch,
+            datagram_bytes: 1_432,
+            resend_bytes: RESEND_BYTES_DEFAULT,
+            window_bytes: WINDOW_BYTES_DEFAULT,
+            held_back_bytes: HELD_BACK_BYTES_DEFAULT,
+            refresh_ms: REFRESH_MS_DEFAULT,
+            cache_timeout_ms: CACHE_TIMEOUT_MS_DEFAULT,
+        }
+    }
+}
+
+/// An operator's wish to compare, until all peers answered.
+#[derive(Debug)]
+struct Verify {
+    number: u64,
+    until_ms: u64,
+    due_ms: u64,
+}
+
+/// One node of a cluster.
+pub struct Node {
+    config: Config,
+    id: u64,
+    epoch: Epoch,
+    role: Role,
+    sealer: Sealer,
+    /// The last control message's seq.
+    control_seq: u64,
+    hlc_ms: u64,
+    streams: Vec<Stream>,
+    resend: Resend,
+    peers: Vec<Peer>,
+    hello_due: u64,
+    heads_due: u64,
+    verify: Option<Verify>,
+    /// In alarm mode, what is told again.
+    refresh: Round,
+    /// In alarm mode, what expires.
+    sweep: Round,
+    said: Said,
+    opened: u64,
+    counters: Counters,
+    /// The buffer that control messages are written into.
+    scratch: Vec<u8>,
+}
+
+impl Node {
+    /// A node that knows nobody yet. Numbers in `config` are taken to the nearest that the protocol allows.
+    #[must_use]
+    pub fn new(mut config: Config, now: Time) -> Self {
+        config.streams = config.streams.clamp(1, STREAMS_MAX);
+        config.datagram_bytes = config.datagram_bytes.clamp(DATAGRAM_BYTES_MIN, DATAGRAM_BYTES_MAX);
+        // What a peer that keeps up has not acknowledged must still be there to be sent again: all windows, and in each
+        // stream the batch that closes its window, fit the resend queue. Otherwise a loss would cost it whole buckets,
+        // and telling those the next loss.
+        let streams = usize::from(config.streams);
+        let batch_bytes = config.datagram_bytes + BATCH_OVERHEAD_BYTES;
+        config.resend_bytes = config.resend_bytes.max(2 * streams * batch_bytes);
+        config.window_bytes = config.window_bytes.min(config.resend_bytes / streams - batch_bytes);
+        Self {
+            id: node_id(&config.name),
+            epoch: config.epoch,
+            role: Role::None,
+            sealer: Sealer::new(config.key.clone()),
+            control_seq: 0,
+            hlc_ms: now.wall_ms,
+            streams: (0..config.streams).map(Stream::new).collect(),
+            resend: Resend::new(config.streams, config.resend_bytes),
+            peers: Vec::new(),
+            hello_due: now.mono_ms,
+            heads_due: now.mono_ms + HEADS_IDLE_MS,
+            verify: None,
+            refresh: Round::new(config.refresh_ms, now.mono_ms),
+            sweep: Round::new(config.cache_timeout_ms, now.mono_ms),
+            said: Said::default(),
+            opened: 0,
+            counters: Counters::default(),
+            scratch: Vec::new(),
+            config,
+        }
+    }
+
+    /// Its node id.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Its epoch; a greater one than configured where its clock went back.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// Datagrams that opened so far: whoever sent them has the key. One that came before may be among them, or not.
+    #[must_use]
+    pub fn opened(&self) -> u64 {
+        self.opened
+    }
+
+    /// HLC time: the wall clock's, but never before what was seen of a peer; milliseconds since 1970.
+    #[must_use]
+    pub fn hlc_ms(&self, now: Time) -> u64 {
+        self.hlc_ms.max(now.wall_ms)
+    }
+
+    /// Whether the window of `stream` is open: its shard may hand over a batch. If not, deltas wait in the shard, where
+    /// the newest state of a flow takes the place of older ones.
+    #[must_use]
+    pub fn can_take(&self, now: Time, stream: u16) -> bool {
+        let Some(source) = self.streams.get(usize::from(stream)) else { return false };
+        let behind = self.peers.iter().map(|peer| peer.holds_up(now.mono_ms, stream, source.bytes));
+        behind.max().unwrap_or(0) < self.config.window_bytes as u64
+    }
+
+    /// Tells all peers the next batch of a stream. While none is live, only what it touched is noted: a peer that comes
+    /// later asks for the buckets.
+    pub fn tell(&mut self, now: Time, payload: Payload, host: &mut impl Host) {
+        self.tell_time(now, payload.time_ms);
+        let stream = payload.stream;
+        let Some(source) = self.streams.get_mut(usize::from(stream)) else { return };
+        let seq = source.tell(&payload);
+        let (epoch, cipher) = (self.epoch, self.sealer.cipher());
+        let header = Header { kind: Kind::Batch, cipher, stream, node: self.id, epoch, seq };
+        let mut datagram = payload.bytes;
+        if !self.peers.iter().any(Peer::is_live) || self.sealer.seal(&header, &mut datagram).is_none() {
+            self.resend.clear(stream);
+            self.counters.batches_unsent += 1;
+            return;
+        }
+        host.send(Destination::All, &datagram);
+        self.counters.batches_sent += 1;
+        self.counters.bytes_sent += datagram.len() as u64;
+        self.heads_due = self.heads_due.min(now.mono_ms + HEADS_BUSY_MS);
+        if !self.config.mode.acknowledges() {
+            return;
+        }
+        let before = source.bytes;
+        source.bytes += self.resend.push(stream, seq, before, now.mono_ms, datagram) as u64;
+        for peer in self.peers.iter_mut().filter(|peer| peer.is_live()) {
+            if let Some(acked) = peer.acked.get_mut(usize::from(stream)).filter(|acked| acked.bytes == before) {
+                acked.progress_ms = now.mono_ms; // it has something to come further to from now on
+            }
+        }
+    }
+
+    /// Does what is due. Early or late calls do no harm.
+    pub fn tick(&mut self, now: Time, host: &mut impl Host) {
+        self.tell_time(now, 0);
+        self.lose_silent(now, host);
+        if now.mono_ms >= self.hello_due {
+            self.hello_due = now.mono_ms + HELLO_MS;
+            self.say_hello(host);
+        }
+        if now.mono_ms >= self.heads_due {
+            self.say_heads(now, host);
+        }
+        for peer in 0..self.peers.len() {
+            self.acknowledge(now, peer, host);
+        }
+        if self.verify.as_ref().is_some_and(|verify| now.mono_ms >= verify.due_ms) {
+            self.say_verify(now, host);
+        }
+        if self.config.mode.expires() {
+            self.refresh_and_sweep(now, host);
+        }
+    }
+
+    /// When [`Node::tick`] is wanted next, in monotonic milliseconds.
+    #[must_use]
+    pub fn deadline(&self) -> u64 {
+        let alarm = self.config.mode.expires().then(|| self.refresh.next_ms().min(self.sweep.next_ms()));
+        let verify = self.verify.as_ref().map(|verify| verify.due_ms);
+        let live = self.peers.iter().filter(|peer| peer.is_live());
+        let peers = live.flat_map(|peer| {
+            let acks = peer.streams.iter().filter_map(|stream| stream.ack_due);
+            acks.chain([peer.lost_at()])
+        });
+        let own = [Some(self.hello_due), Some(self.heads_due), alarm, verify];
+        own.into_iter().flatten().chain(peers).min().unwrap_or(self.hello_due)
+    }
+
+    /// Sets what it does for traffic, and tells its peers.
+    pub fn set_role(&mut self, now: Time, role: Role) {
+        self.role = role;
+        self.hello_due = now.mono_ms;
+    }
+
+    /// The operator wants everything from all peers again.
+    pub fn ask_all(&mut self, now: Time, host: &mut impl Host) {
+        for peer in 0..self.peers.len() {
+            self.ask(now, peer, host);
+        }
+    }
+
+    /// The operator wants everything told to all peers again.
+    pub fn bulk(&mut self, host: &mut impl Host) {
+        for stream in 0..self.config.streams {
+            self.tell_all(stream, &BucketSet::all_of(stream), host);
+        }
+    }
+
+    /// The operator wants to know whether replicas and sources agree, this node's and its peers'. Answers come as
+    /// [`Note::Verdict`] under `number`, which is not 0, and stand in the status.
+    pub fn verify(&mut self, now: Time, number: u64, host: &mut impl Host) {
+        self.verify = Some(Verify { number, until_ms: now.mono_ms + VERIFY_MS, due_ms: now.mono_ms });
+        self.say_verify(now, host);
+    }
+
+    /// The operator wants the replicas emptied. What the peers have is asked for again.
+    pub fn flush_external(&mut self, now: Time, host: &mut impl Host) {
+        for peer in 0..self.peers.len() {
+            self.forget_before(peer, host);
+            if let Some(peer) = self.peers.get(peer) {
+                for stream in &peer.streams {
+                    host.replica(stream.id).clear();
+                }
+            }
+            self.ask(now, peer, host);
+        }
+    }
+
+    /// Takes leave of all peers. Nothing is to be called after it.
+    pub fn stop(&mut self, host: &mut impl Host) {
+        for index in 0..self.peers.len() {
+            self.say_bye(index, host);
+        }
+    }
+
+    /// Brings HLC time forward to what the clock or somebody else says.
+    fn tell_time(&mut self, now: Time, seen_ms: u64) {
+        self.hlc_ms = self.hlc_ms.max(now.wall_ms).max(seen_ms);
+    }
+
+    fn note(&mut self, now: Time, note: Note, host: &mut impl Host) {
+        if self.said.admits(&note, now.mono_ms) {
+            host.note(note);
+        }
+    }
+
+    fn lose_silent(&mut self, now: Time, host: &mut impl Host) {
+        for peer in self.peers.iter_mut().filter(|peer| peer.is_overdue(now.mono_ms)) {
+            peer.standing = Standing::Lost;
+            host.note(Note::Lost { name: peer.name.clone() });
+        }
+    }
+
+    /// Has the shard tell the buckets that it was not asked for already.
+    fn tell_all(&mut self, stream: u16, buckets: &BucketSet, host: &mut impl Host) {
+        let Some(source) = self.streams.get_mut(usize::from(stream)) else { return };
+        let ask = source.want(buckets, u64::MAX);
+        if !ask.is_empty() {
+            host.tell_buckets(stream, &ask);
+        }
+    }
+
+    fn refresh_and_sweep(&mut self, now: Time, host: &mut impl Host) {
+        let refreshed: BucketSet = self.refresh.due(now.mono_ms).collect();
+        if !refreshed.is_empty() {
+            for stream in 0..self.config.streams {
+                self.tell_all(stream, &refreshed, host);
+            }
+        }
+        for bucket in self.sweep.due(now.mono_ms) {
+            for stream in self.peers.iter_mut().flat_map(|peer| &mut peer.streams) {
+                stream.sweep(bucket, host.replica(stream.id));
+            }
+        }
+    }
+
+    /// Gives up the replicas of the streams that a peer had before.
+    fn forget_before(&mut self, peer: usize, host: &mut impl Host) {
+        let Some(peer) = self.peers.get_mut(peer) else { return };
+        if let Some(of) = peer.streams_before.take() {
+            for stream in 0..of {
+                host.forget(ReplicaId { node: peer.node, stream, of });
+            }
+        }
+    }
+
+    /// Ends the operator's verification once all live peers answered for all streams, there and here.
+    fn end_verify(&mut self, now: Time) {
+        let Some(Verify { number, until_ms, .. }) = self.verify else { return };
+        let answered = self.peers.iter().filter(|peer| peer.is_live()).all(|peer| {
+            let here = peer.streams.iter().map(|stream| stream.verdict);
+            let there = peer.acked.iter().map(|acked| acked.verdict);
+            here.chain(there).all(|verdict| verdict.is_some_and(|verdict| verdict.number == number))
+        });
+        if answered || now.mono_ms >= until_ms {
+            self.verify = None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,253 @@
+//! What a node says of its own accord or in answer: the control messages it writes.
+
+use super::Node;
+use crate::buckets::BucketSet;
+use crate::control::{Addressee, Hello, Message, Reason, Verdict};
+use crate::host::{Destination, Host};
+use crate::limits::{GAPS_PER_ACK, HEADS_BUSY_MS, HEADS_IDLE_MS, RESEND_ROUND_MS, RESENDS_PER_ROUND, VERIFY_REPEAT_MS};
+use crate::peer::Peer;
+use crate::receive::Receive;
+use crate::time::{Epoch, Time};
+use crate::wire::{Header, Kind, VERSION};
+
+/// Bit 0: expectations.
+const FEATURES: u32 = 1;
+
+/// The most that one stream's acknowledgement takes, its wants included.
+const ACK_BODY_BYTES: usize = 12 + 16 * GAPS_PER_ACK + 36;
+
+impl Node {
+    /// Begins a message to `node` in its `epoch`; to every peer where both are none.
+    fn message(&mut self, node: u64, epoch: Epoch) -> Message {
+        let addressee = Addressee { node, epoch, time_ms: self.hlc_ms };
+        Message::begin(std::mem::take(&mut self.scratch), addressee, self.config.datagram_bytes)
+    }
+
+    /// Seals a message and sends it, unless there is nothing in it.
+    fn say(&mut self, to: Destination, message: Message, host: &mut impl Host) {
+        let is_empty = message.is_empty();
+        let mut datagram = message.bytes;
+        if !is_empty {
+            self.control_seq += 1;
+            let (node, epoch, seq) = (self.id, self.epoch, self.control_seq);
+            let header = Header { kind: Kind::Control, cipher: self.sealer.cipher(), stream: 0, node, epoch, seq };
+            if self.sealer.seal(&header, &mut datagram).is_some() {
+                host.send(to, &datagram);
+                self.counters.messages_sent += 1;
+            }
+        }
+        self.scratch = datagram;
+    }
+
+    fn put_hello(&self, message: &mut Message, newest: Epoch) {
+        message.hello(&Hello {
+            version_lowest: VERSION,
+            version_highest: VERSION,
+            mode: self.config.mode.number(),
+            role: self.role,
+            streams: self.config.streams,
+            features: FEATURES,
+            newest,
+            name: &self.config.name,
+        });
+    }
+
+    /// Hello to everybody who may be there, and to each live peer by its epoch.
+    pub(super) fn say_hello(&mut self, host: &mut impl Host) {
+        let mut message = self.message(0, Epoch::NONE);
+        self.put_hello(&mut message, Epoch::NONE);
+        self.say(Destination::All, message, host);
+        for index in 0..self.peers.len() {
+            if self.peers.get(index).is_some_and(Peer::is_live) {
+                self.greet(index, host);
+            }
+        }
+    }
+
+    /// Hello and heads to a peer by its proven epoch; where nothing is resent, also the wish for everything until it
+    /// begins to come.
+    pub(super) fn greet(&mut self, index: usize, host: &mut impl Host) {
+        let Some(peer) = self.peers.get(index) else { return };
+        let mode = self.config.mode;
+        let asks = mode.honours_ask() && !mode.acknowledges();
+        let asks = asks && !peer.streams.iter().all(Receive::is_being_told);
+        let (node, at, epoch) = (peer.node, peer.at, peer.epoch);
+        let mut message = self.message(node, epoch);
+        self.put_hello(&mut message, epoch);
+        if asks {
+            message.ask();
+        }
+        message.heads(&self.heads());
+        self.say(Destination::Peer { node, at }, message, host);
+    }
+
+    /// Hello to an epoch that is not proven, or not any more; tells the newest that is.
+    pub(super) fn answer_hello(
+        &mut self,
+        node: u64,
+        epoch: Epoch,
+        newest: Epoch,
+        to: Destination,
+        host: &mut impl Host,
+    ) {
+        let mut message = self.message(node, epoch);
+        self.put_hello(&mut message, newest);
+        self.say(to, message, host);
+    }
+
+    /// Takes leave of a node, or refuses it.
+    pub(super) fn refuse(&mut self, node: u64, epoch: Epoch, reason: Reason, to: Destination, host: &mut impl Host) {
+        let mut message = self.message(node, epoch);
+        message.bye(reason);
+        self.say(to, message, host);
+    }
+
+    pub(super) fn say_bye(&mut self, index: usize, host: &mut impl Host) {
+        let Some(peer) = self.peers.get(index).filter(|peer| peer.is_heeded()) else { return };
+        let (node, at, epoch) = (peer.node, peer.at, peer.epoch);
+        self.refuse(node, epoch, Reason::Stopped, Destination::Peer { node, at }, host);
+    }
+
+    /// Stream, oldest seq kept, newest seq told.
+    fn heads(&self) -> Vec<(u16, u64, u64)> {
+        let streams = (0..).zip(&self.streams);
+        let oldest = |stream, newest: u64| self.resend.oldest(stream).unwrap_or(newest.saturating_add(1));
+        streams.map(|(stream, source)| (stream, oldest(stream, source.newest), source.newest)).collect()
+    }
+
+    /// Tells everybody how far each stream has come; soon again while somebody is behind.
+    pub(super) fn say_heads(&mut self, now: Time, host: &mut impl Host) {
+        let live = || self.peers.iter().filter(|peer| peer.is_live());
+        let behind = live().any(|peer| {
+            let mut streams = self.streams.iter().zip(&peer.acked);
+            streams.any(|(source, acked)| acked.next <= source.newest)
+        });
+        let is_busy = behind && self.config.mode.acknowledges();
+        self.heads_due = now.mono_ms + if is_busy { HEADS_BUSY_MS } else { HEADS_IDLE_MS };
+        if live().next().is_none() {
+            return;
+        }
+        let heads = self.heads();
+        let mut rest = heads.as_slice();
+        while !rest.is_empty() {
+            let mut message = self.message(0, Epoch::NONE);
+            let told = message.heads(rest);
+            rest = rest.get(told.max(1)..).unwrap_or_default();
+            self.say(Destination::All, message, host);
+        }
+    }
+
+    /// Acknowledges the streams of a peer that are due, and wants what is unknown of them.
+    pub(super) fn acknowledge(&mut self, now: Time, index: usize, host: &mut impl Host) {
+        let is_due = |stream: &Receive| stream.ack_due.is_some_and(|due| now.mono_ms >= due);
+        let Some(peer) = self.peers.get(index).filter(|peer| peer.is_live()) else { return };
+        if !peer.streams.iter().any(is_due) {
+            return;
+        }
+        let (node, at, epoch, streams) = (peer.node, peer.at, peer.epoch, peer.streams.len());
+        let to = Destination::Peer { node, at };
+        let mut message = self.message(node, epoch);
+        for stream in 0..streams {
+            if !message.has_room(2, ACK_BODY_BYTES) {
+                let full = std::mem::replace(&mut message, self.message(node, epoch));
+                self.say(to, full, host);
+            }
+            let receive = self.peers.get_mut(index).and_then(|peer| peer.streams.get_mut(stream));
+            let Some(receive) = receive.filter(|stream| is_due(stream)) else { continue };
+            let stream = receive.id.stream;
+            message.ack(stream, receive.next, &receive.gaps());
+            if let Some((buckets, digests_first)) = receive.wants(now.mono_ms) {
+                message.want(stream, digests_first, &buckets);
+            }
+            receive.acknowledged(now.mono_ms);
+        }
+        self.say(to, message, host);
+    }
+
+    /// Makes good what a peer lacks of a stream: its gaps from the resend queue, and what is no longer there by a skip.
+    /// At most once in 10 ms; until then the peer goes on saying what it lacks.
+    pub(super) fn make_good(
+        &mut self,
+        now: Time,
+        index: usize,
+        stream: u16,
+        next: u64,
+        gaps: impl Iterator<Item = (u64, u64)>,
+        host: &mut impl Host,
+    ) {
+        let Some(source) = self.streams.get(usize::from(stream)) else { return };
+        let Some(peer) = self.peers.get_mut(index) else { return };
+        let (node, at, epoch) = (peer.node, peer.at, peer.epoch);
+        let Some(acked) = peer.acked.get_mut(usize::from(stream)) else { return };
+        if acked.round_ms.is_some_and(|round_ms| now.mono_ms < round_ms + RESEND_ROUND_MS) {
+            return;
+        }
+        let to = Destination::Peer { node, at };
+        let newest = source.newest;
+        let oldest = self.resend.oldest(stream).unwrap_or(newest.saturating_add(1));
+        let touched: BucketSet = source.touched_since(next);
+        let mut left = RESENDS_PER_ROUND;
+        let mut lacks_older = false;
+        for (from, to_seq) in gaps {
+            acked.round_ms = Some(now.mono_ms);
+            lacks_older |= from < oldest;
+            for seq in from.max(oldest)..=to_seq.min(newest) {
+                let Some(kept) = self.resend.get(stream, seq).filter(|_| left > 0) else { break };
+                host.send(to, &kept.datagram);
+                left -= 1;
+                self.counters.batches_resent += 1;
+            }
+        }
+        if lacks_older {
+            let mut message = self.message(node, epoch);
+            message.skip(stream, oldest, &touched);
+            self.say(to, message, host);
+            self.counters.skips_sent += 1;
+        }
+    }
+
+    pub(super) fn say_verdict(&mut self, index: usize, verdict: &Verdict, host: &mut impl Host) {
+        let Some(peer) = self.peers.get(index) else { return };
+        let (node, at, epoch) = (peer.node, peer.at, peer.epoch);
+        let mut message = self.message(node, epoch);
+        message.verdict(verdict);
+        self.say(Destination::Peer { node, at }, message, host);
+    }
+
+    /// Has everything of a peer told again: by wanting it, or by asking where nothing can be wanted.
+    pub(super) fn ask(&mut self, now: Time, index: usize, host: &mut impl Host) {
+        let Some(peer) = self.peers.get_mut(index).filter(|peer| peer.is_heeded()) else { return };
+        peer.synchronised = false;
+        for stream in &mut peer.streams {
+            stream.forget(now.mono_ms);
+        }
+        let (node, at, epoch) = (peer.node, peer.at, peer.epoch);
+        if self.config.mode.acknowledges() {
+            self.acknowledge(now, index, host);
+        } else if self.config.mode.honours_ask() {
+            let mut message = self.message(node, epoch);
+            message.ask();
+            self.say(Destination::Peer { node, at }, message, host);
+        }
+    }
+
+    /// Asks for verdicts on all streams, its own and its peers', until all have come.
+    pub(super) fn say_verify(&mut self, now: Time, host: &mut impl Host) {
+        self.end_verify(now);
+        let Some(verify) = &mut self.verify else { return };
+        verify.due_ms = now.mono_ms + VERIFY_REPEAT_MS;
+        let number = verify.number;
+        for (stream, source) in (0..).zip(&mut self.streams) {
+            if source.ask_digests(number) {
+                host.tell_digests(stream, number);
+            }
+        }
+        for index in 0..self.peers.len() {
+            let Some(peer) = self.peers.get(index).filter(|peer| peer.is_live()) else { continue };
+            let (node, at, epoch) = (peer.node, peer.at, peer.epoch);
+            let mut message = self.message(node, epoch);
+            message.verify(number);
+            self.say(Destination::Peer { node, at }, message, host);
+        }
+    }
+}

@@ -1,0 +1,463 @@
+//! The steps of PROTOCOL.md, each by a script: who says what to whom, with what lost.
+
+use super::*;
+use crate::batch::{BatchWriter, HEADROOM_BYTES};
+use crate::control::Reason;
+use crate::host::Address;
+use crate::limits::{LOST_MS, NOTE_MS, RESPONSIVE_MS};
+use crate::note::Held;
+use crate::sim::host::SimHost;
+use crate::sim::rng::Rng;
+use crate::sim::shard::{Shard, flow};
+
+/// Nodes with their shards and replicas; each is at the address of its index.
+struct Bench {
+    now: u64,
+    nodes: Vec<(Node, SimHost, Vec<Shard>)>,
+    rng: Rng,
+}
+
+const EVERYTHING: fn(usize, usize, &[u8]) -> bool = |_, _, _| true;
+
+fn config(name: &str, streams: u16, began_ms: u64) -> Config {
+    Config { key: Some(Key::new([1; 32])), ..Config::new(name, streams, Epoch::new(began_ms, 5)) }
+}
+
+fn is_batch(datagram: &[u8]) -> bool {
+    Header::parse(datagram).unwrap().kind == Kind::Batch
+}
+
+impl Bench {
+    fn new(configs: impl IntoIterator<Item = Config>) -> Self {
+        let mut bench = Self { now: 0, nodes: Vec::new(), rng: Rng::new(3) };
+        for config in configs {
+            let started = bench.start(config);
+            bench.nodes.push(started);
+        }
+        bench
+    }
+
+    /// Two nodes that have met.
+    fn pair() -> Self {
+        let mut bench = Self::new([config("a", 1, 10), config("b", 2, 20)]);
+        bench.run(20, EVERYTHING);
+        assert!(bench.standing(0) == Standing::Live && bench.standing(1) == Standing::Live);
+        bench
+    }
+
+    fn start(&self, config: Config) -> (Node, SimHost, Vec<Shard>) {
+        let shards = (0..config.streams).map(Shard::new).collect();
+        (Node::new(config, self.time()), SimHost::new(usize::MAX), shards)
+    }
+
+    fn time(&self) -> Time {
+        Time { wall_ms: 1_000_000 + self.now, mono_ms: self.now }
+    }
+
+    /// Lets time pass; a datagram from one node to another passes if `passes` says so.
+    fn run(&mut self, ms: u64, mut passes: impl FnMut(usize, usize, &[u8]) -> bool) {
+        for _ in 0..ms {
+            for index in 0..self.nodes.len() {
+                let time = self.time();
+                let (node, host, shards) = &mut self.nodes[index];
+                node.tick(time, host);
+                for (stream, buckets) in std::mem::take(&mut host.buckets_asked) {
+                    shards[usize::from(stream)].ask_buckets(&buckets).unwrap();
+                }
+                for (stream, number) in std::mem::take(&mut host.digests_asked) {
+                    shards[usize::from(stream)].ask_digests(number).unwrap();
+                }
+                for shard in shards {
+                    while node.can_take(time, shard.number())
+                        && let Some(payload) = shard.next_batch(node.hlc_ms(time), &mut self.rng)
+                    {
+                        node.tell(time, payload, host);
+                    }
+                }
+                self.deliver(index, &mut passes);
+            }
+            self.now += 1;
+        }
+    }
+
+    fn deliver(&mut self, from: usize, passes: &mut impl FnMut(usize, usize, &[u8]) -> bool) {
+        let time = self.time();
+        let address = Address { peer: u32::try_from(from).unwrap(), link: 0 };
+        for (to, datagram) in std::mem::take(&mut self.nodes[from].1.sent) {
+            let to = match to {
+                Destination::All => None,
+                Destination::Peer { at, .. } | Destination::Address(at) => Some(at.peer as usize),
+            };
+            for (index, (node, host, _)) in self.nodes.iter_mut().enumerate() {
+                if to.is_none_or(|to| to == index) && passes(from, index, &datagram) {
+                    node.receive(time, address, &mut datagram.clone(), host);
+                }
+            }
+        }
+    }
+
+    /// `count` flows of node `of` come or change.
+    fn change(&mut self, of: usize, count: u32) {
+        for number in 0..count {
+            let (place, cached) = flow(number, 1_000_000, &mut self.rng);
+            let shards = &mut self.nodes[of].2;
+            let shard = crate::sim::shard::id_of(number) as usize % shards.len();
+            shards[shard].change(place, cached);
+        }
+    }
+
+    /// Whether `at` holds exactly what `of` has.
+    fn agrees(&self, of: usize, at: usize) -> bool {
+        let (node, _, shards) = &self.nodes[of];
+        let count = u16::try_from(shards.len()).unwrap();
+        (0..count).zip(shards).all(|(stream, shard)| {
+            let mut told: Vec<_> = shard.cache.values().map(|cached| cached.bytes.as_slice()).collect();
+            told.sort_unstable();
+            let id = ReplicaId { node: node.id(), stream, of: count };
+            self.nodes[at].1.replicas.get(&id).is_some_and(|replica| replica.contents() == told)
+        })
+    }
+
+    fn status(&self, of: usize) -> Status {
+        self.nodes[of].0.status(self.time())
+    }
+
+    /// How the first peer of a node stands.
+    fn standing(&self, of: usize) -> Standing {
+        self.status(of).peers[0].standing
+    }
+
+    fn notes(&mut self, of: usize) -> Vec<Note> {
+        std::mem::take(&mut self.nodes[of].1.notes)
+    }
+
+    fn batches_sent(&self, of: usize) -> u64 {
+        self.status(of).counters.batches_sent
+    }
+}
+
+#[test]
+fn a_node_can_be_handed_to_its_thread() {
+    fn is_send<T: Send>() {}
+    is_send::<Node>();
+}
+
+#[test]
+fn two_nodes_meet_and_replicate_each_other() {
+    let mut bench = Bench::pair();
+    bench.change(0, 50);
+    bench.change(1, 30);
+    bench.run(200, EVERYTHING);
+    assert!(bench.agrees(0, 1) && bench.agrees(1, 0));
+    let notes = bench.notes(0);
+    assert!(matches!(&notes[0], Note::Live { name, streams: 2, .. } if name == "b"));
+    assert_eq!(bench.status(0).counters.batches_resent, 0);
+    assert!(notes.contains(&Note::Synchronised { name: "b".into() }));
+}
+
+#[test]
+fn a_recorded_hello_proves_nothing() {
+    let mut bench = Bench::new([config("a", 1, 10), config("b", 1, 20)]);
+    let mut recorded = Vec::new();
+    bench.run(100, |from, _, datagram| {
+        if from == 0 {
+            recorded.push(datagram.to_vec());
+        }
+        true
+    });
+    bench.nodes[1] = bench.start(config("b", 1, 30)); // b runs anew, a is gone
+    let (time, from) = (bench.time(), Address { peer: 0, link: 0 });
+    let (node, host, _) = &mut bench.nodes[1];
+    for datagram in recorded {
+        node.receive(time, from, &mut datagram.clone(), host);
+    }
+    let status = bench.status(1);
+    assert_eq!((status.peers[0].standing, status.peers[0].epoch), (Standing::Greeting, Epoch::NONE));
+    assert!(bench.nodes[1].1.replicas.is_empty() && status.counters.refusals.unproven > 0);
+}
+
+#[test]
+fn a_lost_batch_is_sent_again() {
+    let mut bench = Bench::pair();
+    bench.run(200, EVERYTHING);
+    bench.change(0, 100);
+    let mut lost = 0;
+    bench.run(1, |from, to, datagram| {
+        let is_lost = (from, to) == (0, 1) && is_batch(datagram);
+        lost += u32::from(is_lost);
+        !is_lost
+    });
+    bench.run(150, EVERYTHING);
+    assert!(lost > 0 && bench.agrees(0, 1));
+    let status = bench.status(0);
+    assert_eq!((status.counters.batches_resent, status.counters.skips_sent), (lost.into(), 0));
+}
+
+#[test]
+fn what_the_resend_queue_no_longer_holds_is_skipped_and_told_by_bucket() {
+    let small = Config { resend_bytes: 0, ..config("a", 1, 10) };
+    let mut bench = Bench::new([small, config("b", 1, 20)]);
+    bench.change(0, 300);
+    bench.run(300, EVERYTHING);
+    assert!(bench.agrees(0, 1));
+    // b hears nothing for longer than it holds up anybody.
+    for _ in 0..20 {
+        bench.change(0, 100);
+        bench.run(RESPONSIVE_MS / 10, |from, to, _| from != 0 || to != 1);
+    }
+    bench.run(1_000, EVERYTHING);
+    assert!(bench.agrees(0, 1));
+    assert!(bench.status(0).counters.skips_sent > 0 && bench.status(1).peers[0].received[0].counters.skips > 0);
+}
+
+#[test]
+fn a_bucket_that_two_peers_want_is_told_once() {
+    let mut bench = Bench::new([config("a", 1, 10), config("b", 1, 20), config("c", 1, 30)]);
+    bench.change(0, 1);
+    bench.run(500, EVERYTHING);
+    assert!(bench.agrees(0, 1) && bench.agrees(0, 2));
+    // 257 buckets of two marks of 3 bytes each, and one flow: two batches a telling, and a few that a deadline ended.
+    assert!(bench.batches_sent(0) < 40, "{}", bench.batches_sent(0));
+}
+
+#[test]
+fn a_silent_peer_closes_the_window_for_a_second_at_most() {
+    let small = Config { window_bytes: 2_000, ..config("a", 1, 10) };
+    let mut bench = Bench::new([small, config("b", 1, 20)]);
+    bench.run(300, EVERYTHING);
+    bench.change(0, 400);
+    bench.run(5, |from, _, _| from == 0);
+    assert!(!bench.nodes[0].0.can_take(bench.time(), 0));
+    bench.run(RESPONSIVE_MS, |from, _, _| from == 0);
+    assert!(bench.nodes[0].0.can_take(bench.time(), 0));
+    bench.run(1_000, EVERYTHING);
+    assert!(bench.agrees(0, 1));
+}
+
+#[test]
+fn a_peer_that_comes_back_in_the_same_epoch_goes_on_where_it_was() {
+    let mut bench = Bench::pair();
+    bench.change(0, 50);
+    bench.run(200, EVERYTHING);
+    bench.run(LOST_MS + 10, |_, _, _| false);
+    assert_eq!(bench.standing(1), Standing::Lost);
+    assert!(bench.agrees(0, 1), "what a lost peer told stays");
+    let before = bench.batches_sent(0);
+    bench.run(1_500, EVERYTHING);
+    assert!(bench.notes(1).contains(&Note::Back { name: "a".into() }));
+    assert_eq!(bench.batches_sent(0), before, "nothing is told again");
+}
+
+#[test]
+fn a_restarted_node_with_the_same_flows_is_compared_first() {
+    let mut bench = Bench::pair();
+    bench.change(0, 400);
+    bench.run(300, EVERYTHING);
+    let shard = bench.nodes[0].2.remove(0);
+    bench.nodes[0] = bench.start(config("a", 1, 500));
+    bench.nodes[0].2[0].cache = shard.cache;
+    bench.run(1_500, EVERYTHING);
+    assert!(bench.agrees(0, 1) && bench.standing(1) == Standing::Live);
+    assert!(bench.batches_sent(0) < 30, "two of digests, no flows: {}", bench.batches_sent(0));
+    assert_eq!(bench.status(1).peers[0].received[0].counters.entries, 0);
+}
+
+#[test]
+fn replicas_of_another_number_of_streams_stay_until_the_new_ones_are_complete() {
+    let mut bench = Bench::pair();
+    bench.change(0, 100);
+    bench.run(200, EVERYTHING);
+    let old = ReplicaId { node: bench.nodes[0].0.id(), stream: 0, of: 1 };
+    bench.nodes[0] = bench.start(config("a", 3, 500));
+    bench.change(0, 100);
+    bench.run(30, |_, _, datagram| !is_batch(datagram));
+    assert_eq!(bench.standing(1), Standing::Live);
+    assert!(bench.nodes[1].1.replicas.contains_key(&old));
+    bench.run(1_500, EVERYTHING);
+    assert!(bench.agrees(0, 1) && !bench.nodes[1].1.replicas.contains_key(&old));
+}
+
+#[test]
+fn a_node_whose_clock_went_back_raises_its_epoch() {
+    let mut bench = Bench::pair();
+    bench.change(0, 10);
+    bench.run(100, EVERYTHING);
+    bench.nodes[0] = bench.start(config("a", 1, 5));
+    bench.change(0, 20);
+    bench.run(2_500, EVERYTHING);
+    assert!(bench.notes(0).iter().any(|note| matches!(note, Note::EpochRaised { .. })));
+    assert!(bench.nodes[0].0.epoch() > Epoch::new(10, 5) && bench.agrees(0, 1) && bench.agrees(1, 0));
+}
+
+#[test]
+fn verify_tells_that_both_sides_agree_and_mends_what_does_not() {
+    let mut bench = Bench::pair();
+    bench.change(0, 100);
+    bench.run(200, EVERYTHING);
+    let id = ReplicaId { node: bench.nodes[0].0.id(), stream: 0, of: 1 };
+    let cleared = bench.nodes[1].1.replicas.get_mut(&id).unwrap();
+    cleared.clear();
+    bench.notes(0);
+    for (number, differs) in [(7, true), (8, false)] {
+        let time = bench.time();
+        let (node, host, _) = &mut bench.nodes[0];
+        node.verify(time, number, host);
+        bench.run(300, EVERYTHING);
+        let notes = bench.notes(0);
+        let verdicts = notes.iter().filter_map(|note| match note {
+            Note::Verdict { held, number, differing, .. } => Some((*held, *number, *differing > 0)),
+            _ => None,
+        });
+        let mut verdicts: Vec<_> = verdicts.collect();
+        verdicts.sort_by_key(|(held, ..)| *held == Held::There);
+        assert_eq!(
+            verdicts,
+            [(Held::Here, number, false), (Held::Here, number, false), (Held::There, number, differs)]
+        );
+        assert!(bench.agrees(0, 1));
+    }
+}
+
+#[test]
+fn a_node_that_stops_says_so() {
+    let mut bench = Bench::pair();
+    let (node, host, _) = &mut bench.nodes[0];
+    node.stop(host);
+    bench.deliver(0, &mut |_, _, _: &[u8]| true);
+    assert_eq!(bench.standing(1), Standing::Stopped);
+    assert_eq!(bench.notes(1).last(), Some(&Note::Stopped { name: "a".into() }));
+}
+
+#[test]
+fn another_mode_is_refused_by_both_and_said_once_a_minute() {
+    let other = Config { mode: Mode::Notrack, ..config("b", 1, 20) };
+    let mut bench = Bench::new([config("a", 1, 10), other]);
+    bench.run(5_000, EVERYTHING);
+    for of in 0..2 {
+        let refused = |note: &&Note| matches!(note, Note::Refused { reason: Reason::Mode, .. });
+        assert_eq!(bench.notes(of).iter().filter(refused).count(), 1);
+        assert!(bench.nodes[of].1.replicas.is_empty());
+    }
+}
+
+#[test]
+fn another_key_is_said_once_a_minute() {
+    let other = Config { key: Some(Key::new([2; 32])), ..config("b", 1, 20) };
+    let clear = Config { key: None, ..config("c", 1, 20) };
+    let mut bench = Bench::new([config("a", 1, 10), other, clear]);
+    bench.run(5_000, EVERYTHING);
+    let count = |notes: &[Note], is: fn(&Note) -> bool| notes.iter().filter(|note| is(note)).count();
+    let notes = bench.notes(0);
+    assert_eq!(count(&notes, |note| matches!(note, Note::WrongKey { .. })), 1);
+    assert_eq!(count(&notes, |note| matches!(note, Note::OtherCipher { .. })), 1);
+    let refusals = bench.status(0).counters.refusals;
+    assert!(refusals.not_authentic >= 5 && refusals.cipher >= 5 && bench.status(0).peers.is_empty());
+    bench.run(NOTE_MS, EVERYTHING);
+    assert_eq!(count(&bench.notes(0), |note| matches!(note, Note::WrongKey { .. })), 1);
+}
+
+#[test]
+fn two_nodes_of_one_name_are_told_so() {
+    let mut bench = Bench::new([config("a", 1, 10), config("a", 1, 20)]);
+    bench.run(1_500, EVERYTHING);
+    for of in 0..2 {
+        let notes = bench.notes(of);
+        assert!(matches!(&notes[..], [Note::NameTaken { name, .. }] if name == "a"), "{notes:?}");
+    }
+}
+
+#[test]
+fn a_name_taken_while_its_node_is_live_is_refused() {
+    let mut bench = Bench::new([config("a", 1, 10), config("b", 1, 20), config("b", 1, 15)]);
+    // The two of one name do not hear each other.
+    bench.run(3_000, |from, to, _| from == 0 || to == 0);
+    assert_eq!(bench.status(0).peers[0].epoch, Epoch::new(20, 5));
+    assert!(bench.notes(2).iter().any(|note| matches!(note, Note::NameTaken { .. })));
+    assert_eq!(bench.nodes[2].0.epoch(), Epoch::new(15, 5), "it does not fight for the name");
+}
+
+#[test]
+fn other_versions_and_foreign_datagrams_are_counted() {
+    let mut bench = Bench::pair();
+    let (time, from) = (bench.time(), Address { peer: 9, link: 1 });
+    let (node, host, _) = &mut bench.nodes[0];
+    node.receive(time, from, &mut [0xc7, 0xf1, 9, 1, 0, 0, 0, 0], host);
+    let mut other = [0; 64];
+    other[..4].copy_from_slice(&[0xc7, 0xf1, 9, 1]);
+    node.receive(time, from, &mut other, host);
+    let refusals = bench.status(0).counters.refusals;
+    assert_eq!((refusals.foreign, refusals.version), (1, 1));
+    assert!(bench.notes(0).contains(&Note::OtherVersion { from, version: 9 }));
+}
+
+#[test]
+fn while_nobody_is_there_nothing_is_kept() {
+    let mut bench = Bench::new([config("a", 1, 10)]);
+    bench.change(0, 500);
+    bench.run(50, EVERYTHING);
+    let status = bench.status(0);
+    assert!(status.counters.batches_unsent > 0 && status.streams[0].newest > 0);
+    assert_eq!((status.counters.batches_sent, status.resend_bytes), (0, 0));
+}
+
+#[test]
+fn flushed_replicas_are_filled_again() {
+    let mut bench = Bench::pair();
+    bench.change(0, 50);
+    bench.run(200, EVERYTHING);
+    let time = bench.time();
+    let (node, host, _) = &mut bench.nodes[1];
+    node.flush_external(time, host);
+    assert!(!bench.agrees(0, 1));
+    bench.run(300, EVERYTHING);
+    assert!(bench.agrees(0, 1));
+}
+
+#[test]
+fn in_notrack_mode_a_peer_asks_for_everything_when_it_comes() {
+    let notrack = |name, began_ms| Config { mode: Mode::Notrack, ..config(name, 1, began_ms) };
+    let mut bench = Bench::new([notrack("a", 10), notrack("b", 20)]);
+    bench.change(0, 100);
+    bench.run(2_000, EVERYTHING);
+    assert!(bench.agrees(0, 1) && bench.status(0).resend_bytes == 0);
+}
+
+#[test]
+fn in_alarm_mode_everything_is_told_in_the_refresh_time_and_what_is_not_told_expires() {
+    let alarm = |name, began_ms| Config {
+        mode: Mode::Alarm,
+        refresh_ms: 300,
+        cache_timeout_ms: 1_000,
+        ..config(name, 1, began_ms)
+    };
+    let mut bench = Bench::new([alarm("a", 10), alarm("b", 20)]);
+    bench.change(0, 100);
+    bench.run(1_500, EVERYTHING);
+    assert!(bench.agrees(0, 1));
+    bench.run(2_500, |_, _, _| false);
+    let left: u64 = bench.nodes[1].1.replicas.values().map(Replica::entries).sum();
+    assert_eq!(left, 0);
+}
+
+#[test]
+fn peers_past_the_bound_are_refused() {
+    let configs = (0..crate::limits::PEERS_MAX + 3).map(|index| config(&format!("node {index}"), 1, 10));
+    let mut bench = Bench::new(configs);
+    // Only the first is heard by others, and hears them.
+    bench.run(1_100, |from, to, _| from == 0 || to == 0);
+    assert_eq!(bench.status(0).peers.len(), crate::limits::PEERS_MAX);
+    assert!(bench.notes(0).iter().any(|note| matches!(note, Note::TooManyPeers { .. })));
+}
+
+#[test]
+fn a_payload_that_is_too_short_or_of_no_stream_is_dropped() {
+    let mut bench = Bench::pair();
+    let time = bench.time();
+    let (node, host, _) = &mut bench.nodes[0];
+    let payload = BatchWriter::new(9, 0, 0).finish();
+    assert_eq!(payload.bytes.len(), HEADROOM_BYTES);
+    host.sent.clear();
+    node.tell(time, payload.clone(), host);
+    node.tell(time, Payload { stream: 0, bytes: vec![], ..payload }, host);
+    assert!(host.sent.is_empty() && !node.can_take(time, 9));
+}

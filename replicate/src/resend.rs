@@ -1,0 +1,154 @@
+//! Sealed batches that some peer may still ask for: one byte bound for the whole node, the oldest of any stream leave
+//! first.
+//!
+//! In each stream the kept batches are consecutive and end with the newest one, or none is kept.
+
+use std::collections::VecDeque;
+
+use crate::limits::BATCH_OVERHEAD_BYTES;
+
+/// One sealed batch.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    seq: u64,
+    /// Counts over all streams: which batch is older.
+    order: u64,
+    /// What the stream's sealed batches before it were charged.
+    pub(crate) bytes_before: u64,
+    /// When it was told, monotonic.
+    pub(crate) told_ms: u64,
+    /// What was sent.
+    pub(crate) datagram: Vec<u8>,
+}
+
+impl Kept {
+    fn charge(&self) -> usize {
+        self.datagram.capacity() + BATCH_OVERHEAD_BYTES
+    }
+}
+
+/// The resend queue.
+#[derive(Debug)]
+pub(crate) struct Resend {
+    streams: Vec<VecDeque<Kept>>,
+    bytes: usize,
+    bound: usize,
+    order: u64,
+    /// Batches that left for want of room.
+    pub(crate) evicted: u64,
+}
+
+impl Resend {
+    /// For `streams` streams, at most `bound` bytes.
+    pub(crate) fn new(streams: u16, bound: usize) -> Self {
+        let streams = (0..streams).map(|_| VecDeque::new()).collect();
+        Self { streams, bytes: 0, bound, order: 0, evicted: 0 }
+    }
+
+    /// Keeps the newest batch of `stream`; returns what it is charged. One that is larger than the bound is not kept.
+    pub(crate) fn push(
+        &mut self,
+        stream: u16,
+        seq: u64,
+        bytes_before: u64,
+        told_ms: u64,
+        mut datagram: Vec<u8>,
+    ) -> usize {
+        // Workers write into buffers of a whole datagram; at a low rate most of one would be kept empty.
+        if datagram.len() < datagram.capacity() / 2 {
+            datagram.shrink_to_fit();
+        }
+        let kept = Kept { seq, order: self.order, bytes_before, told_ms, datagram };
+        self.order += 1;
+        let charge = kept.charge();
+        self.bytes += charge;
+        if let Some(queue) = self.streams.get_mut(usize::from(stream)) {
+            queue.push_back(kept);
+        }
+        while self.bytes > self.bound && self.evict() {}
+        charge
+    }
+
+    /// Drops the oldest batch of all; whether there was one.
+    fn evict(&mut self) -> bool {
+        let order = |queue: &VecDeque<Kept>| queue.front().map_or(u64::MAX, |kept| kept.order);
+        let oldest = self.streams.iter_mut().min_by_key(|queue| order(queue));
+        let Some(kept) = oldest.and_then(VecDeque::pop_front) else { return false };
+        self.bytes -= kept.charge();
+        self.evicted += 1;
+        true
+    }
+
+    /// Drops the batches of `stream` before `next`.
+    pub(crate) fn trim(&mut self, stream: u16, next: u64) {
+        let Some(queue) = self.streams.get_mut(usize::from(stream)) else { return };
+        while let Some(kept) = queue.pop_front_if(|kept| kept.seq < next) {
+            self.bytes -= kept.charge();
+        }
+    }
+
+    /// Drops all batches of `stream`.
+    pub(crate) fn clear(&mut self, stream: u16) {
+        self.trim(stream, u64::MAX);
+    }
+
+    /// The oldest seq kept of `stream`.
+    pub(crate) fn oldest(&self, stream: u16) -> Option<u64> {
+        self.queue(stream)?.front().map(|kept| kept.seq)
+    }
+
+    /// The batch `seq` of `stream`.
+    pub(crate) fn get(&self, stream: u16, seq: u64) -> Option<&Kept> {
+        let queue = self.queue(stream)?;
+        let index = seq.checked_sub(queue.front()?.seq)?;
+        queue.get(usize::try_from(index).ok()?)
+    }
+
+    fn queue(&self, stream: u16) -> Option<&VecDeque<Kept>> {
+        self.streams.get(usize::from(stream))
+    }
+
+    /// Bytes kept.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BYTES: usize = 100 + BATCH_OVERHEAD_BYTES;
+
+    fn push(resend: &mut Resend, stream: u16, seq: u64) {
+        resend.push(stream, seq, (seq - 1) * 100, 0, vec![0; 100]);
+    }
+
+    #[test]
+    fn the_oldest_of_any_stream_leave_first() {
+        let mut resend = Resend::new(2, 4 * BYTES);
+        for (stream, seq) in [(0, 1), (1, 1), (0, 2), (0, 3), (1, 2), (0, 4)] {
+            push(&mut resend, stream, seq);
+            assert!(resend.bytes() <= 4 * BYTES);
+        }
+        assert_eq!((resend.oldest(0), resend.oldest(1), resend.evicted), (Some(2), Some(2), 2));
+        assert!(resend.get(0, 1).is_none() && resend.get(0, 4).is_some() && resend.get(0, 5).is_none());
+    }
+
+    #[test]
+    fn what_everybody_has_is_dropped() {
+        let mut resend = Resend::new(1, 10 * BYTES);
+        (1..=5).for_each(|seq| push(&mut resend, 0, seq));
+        resend.trim(0, 4);
+        assert_eq!((resend.oldest(0), resend.bytes()), (Some(4), 2 * BYTES));
+        resend.clear(0);
+        assert_eq!((resend.oldest(0), resend.bytes()), (None, 0));
+    }
+
+    #[test]
+    fn a_batch_over_the_bound_is_not_kept() {
+        let mut resend = Resend::new(1, 50);
+        push(&mut resend, 0, 1);
+        assert_eq!((resend.oldest(0), resend.bytes()), (None, 0));
+    }
+}

@@ -1,0 +1,212 @@
+//! Sealing: AES-256-GCM under keys derived from the pre-shared one, each node its own in each epoch.
+//!
+//! A nonce is a datagram's kind, stream and seq, so within an epoch it is made once. A batch sent again is the same nonce
+//! over the same bytes. The header is authenticated with the body. Without a key everything is in clear.
+
+use std::fmt;
+use std::sync::Arc;
+
+use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use ring::hkdf::{HKDF_SHA256, KeyType, Salt};
+
+use crate::limits::KEYS_MAX;
+use crate::time::Epoch;
+use crate::wire::{Cipher, HEADER_BYTES, Header};
+
+/// Bytes that sealing adds behind a body.
+pub const TAG_BYTES: usize = 16;
+
+const SALT: &[u8] = b"ctflow replication 1";
+
+/// The pre-shared key.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Key([u8; 32]);
+
+impl Key {
+    /// The key of these 256 bits.
+    #[must_use]
+    pub fn new(bits: [u8; 32]) -> Self {
+        Self(bits)
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Key(secret)")
+    }
+}
+
+struct Bytes32;
+
+impl KeyType for Bytes32 {
+    fn len(&self) -> usize {
+        32
+    }
+}
+
+/// The key of `node`'s `epoch`; `None` only where the library refuses lengths that are constant here.
+fn derive(key: &Key, node: u64, epoch: Epoch) -> Option<LessSafeKey> {
+    let info = [node.to_be_bytes(), epoch.0.to_be_bytes()];
+    let info = info.each_ref().map(<[u8; 8]>::as_slice);
+    let mut bits = [0; 32];
+    Salt::new(HKDF_SHA256, SALT).extract(&key.0).expand(&info, Bytes32).ok()?.fill(&mut bits).ok()?;
+    Some(LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &bits).ok()?))
+}
+
+fn nonce(header: &Header) -> Nonce {
+    let mut bytes = [0; 12];
+    let (front, seq) = bytes.split_at_mut(4);
+    front.copy_from_slice(&(u32::from(header.kind.number()) << 24 | u32::from(header.stream)).to_be_bytes());
+    seq.copy_from_slice(&header.seq.to_be_bytes());
+    Nonce::assume_unique_for_key(bytes)
+}
+
+/// Why a datagram was not opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OpenError {
+    /// In clear where this node has a key, or sealed where it has none.
+    Cipher,
+    /// Another key, or changed on its way.
+    NotAuthentic,
+}
+
+/// Seals this node's datagrams and opens others'.
+pub(crate) struct Sealer {
+    secret: Option<Secret>,
+}
+
+struct Secret {
+    shared: Key,
+    /// Keys in use: node, epoch, key; the newest at the end.
+    derived: Vec<(u64, Epoch, Arc<LessSafeKey>)>,
+}
+
+impl Sealer {
+    /// Seals with keys from `key`; without one, everything is in clear.
+    pub(crate) fn new(key: Option<Key>) -> Self {
+        Self { secret: key.map(|shared| Secret { shared, derived: Vec::new() }) }
+    }
+
+    pub(crate) fn cipher(&self) -> Cipher {
+        if self.secret.is_some() { Cipher::Sealed } else { Cipher::Clear }
+    }
+
+    /// Writes `header` to the datagram's first 32 bytes and seals what is behind it. `None`, and nothing to send, only
+    /// where the datagram has no room for a header or the library fails.
+    pub(crate) fn seal(&mut self, header: &Header, datagram: &mut Vec<u8>) -> Option<()> {
+        let (front, body) = datagram.split_at_mut_checked(HEADER_BYTES)?;
+        front.copy_from_slice(&header.to_wire());
+        if let Some(secret) = &mut self.secret {
+            let key = secret.key(header)?;
+            let tag = key.seal_in_place_separate_tag(nonce(header), Aad::from(&*front), body).ok()?;
+            secret.keep(header, key);
+            datagram.extend_from_slice(tag.as_ref());
+        }
+        Some(())
+    }
+
+    /// The body of a datagram with this header, opened where it is.
+    pub(crate) fn open<'a>(&mut self, header: &Header, datagram: &'a mut [u8]) -> Result<&'a mut [u8], OpenError> {
+        if header.cipher != self.cipher() {
+            return Err(OpenError::Cipher);
+        }
+        let (front, body) = datagram.split_at_mut_checked(HEADER_BYTES).ok_or(OpenError::NotAuthentic)?;
+        let Some(secret) = &mut self.secret else { return Ok(body) };
+        let key = secret.key(header).ok_or(OpenError::NotAuthentic)?;
+        let opened = key.open_in_place(nonce(header), Aad::from(&*front), body).map_err(|_| OpenError::NotAuthentic);
+        // Only what is authentic is worth a place: anybody can write a header.
+        if opened.is_ok() {
+            secret.keep(header, key);
+        }
+        opened
+    }
+}
+
+impl Secret {
+    /// The key of the header's node and epoch, one of those kept or derived now.
+    fn key(&self, header: &Header) -> Option<Arc<LessSafeKey>> {
+        match self.kept(header) {
+            Some(key) => Some(Arc::clone(key)),
+            None => derive(&self.shared, header.node, header.epoch).map(Arc::new),
+        }
+    }
+
+    fn kept(&self, header: &Header) -> Option<&Arc<LessSafeKey>> {
+        let is = |(node, epoch, _): &&(u64, Epoch, _)| (*node, *epoch) == (header.node, header.epoch);
+        self.derived.iter().find(is).map(|(.., key)| key)
+    }
+
+    fn keep(&mut self, header: &Header, key: Arc<LessSafeKey>) {
+        if self.kept(header).is_some() {
+            return;
+        }
+        if self.derived.len() >= KEYS_MAX {
+            self.derived.remove(0);
+        }
+        self.derived.push((header.node, header.epoch, key));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::Kind;
+
+    fn header(sealer: &Sealer) -> Header {
+        Header { kind: Kind::Control, cipher: sealer.cipher(), stream: 3, node: 1, epoch: Epoch(2), seq: 9 }
+    }
+
+    fn sealed(sealer: &mut Sealer) -> Vec<u8> {
+        let mut datagram = vec![0; HEADER_BYTES];
+        datagram.extend_from_slice(b"what is told");
+        sealer.seal(&header(sealer), &mut datagram).unwrap();
+        datagram
+    }
+
+    #[test]
+    fn what_is_sealed_opens_under_the_same_key_only() {
+        let mut sealer = Sealer::new(Some(Key::new([7; 32])));
+        let datagram = sealed(&mut sealer);
+        let header = Header::parse(&datagram).unwrap();
+        assert_eq!(datagram.len(), HEADER_BYTES + 12 + TAG_BYTES);
+        assert_eq!(datagram, sealed(&mut sealer), "sent again, it is the same bytes");
+        assert_eq!(sealer.open(&header, &mut datagram.clone()).unwrap(), b"what is told");
+        let mut other = Sealer::new(Some(Key::new([8; 32])));
+        assert_eq!(other.open(&header, &mut datagram.clone()), Err(OpenError::NotAuthentic));
+        let mut clear = Sealer::new(None);
+        assert_eq!(clear.open(&header, &mut datagram.clone()), Err(OpenError::Cipher));
+    }
+
+    #[test]
+    fn no_bit_of_a_sealed_datagram_can_be_changed() {
+        let mut sealer = Sealer::new(Some(Key::new([7; 32])));
+        let datagram = sealed(&mut sealer);
+        for at in 0..datagram.len() {
+            let mut damaged = datagram.clone();
+            damaged[at] ^= 1;
+            if let Ok(header) = Header::parse(&damaged) {
+                assert!(sealer.open(&header, &mut damaged).is_err(), "byte {at}");
+            }
+        }
+    }
+
+    #[test]
+    fn keys_are_kept_within_bounds_and_derived_again() {
+        let mut sealer = Sealer::new(Some(Key::new([7; 32])));
+        let datagram = sealed(&mut sealer);
+        for seq in 0..2 * KEYS_MAX as u64 {
+            let other = Header { node: seq, ..header(&sealer) };
+            sealer.seal(&other, &mut vec![0; HEADER_BYTES]).unwrap();
+        }
+        assert!(sealer.secret.as_ref().unwrap().derived.len() <= KEYS_MAX);
+        assert!(sealer.open(&Header::parse(&datagram).unwrap(), &mut datagram.clone()).is_ok());
+    }
+
+    #[test]
+    fn in_clear_a_datagram_is_header_and_body() {
+        let mut sealer = Sealer::new(None);
+        let mut datagram = sealed(&mut sealer);
+        let header = Header::parse(&datagram).unwrap();
+        assert_eq!(sealer.open(&header, &mut datagram).unwrap(), b"what is told");
+    }
+}

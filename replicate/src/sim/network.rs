@@ -1,0 +1,127 @@
+//! The network between simulated nodes: it loses, repeats, delays, damages and cuts off, as the plan says.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use super::plan::Plan;
+use super::rng::Rng;
+
+/// Datagrams that somebody recorded, to be replayed.
+const RECORDED: usize = 64;
+
+/// Datagrams that wait for a slow node; more are lost.
+const INBOX: usize = 100;
+
+/// A datagram on its way: from which node, over which link, and what it is.
+pub(super) type Arrival = (usize, u8, Vec<u8>);
+
+/// All that is on its way.
+#[derive(Debug)]
+pub(super) struct Network {
+    /// By time of arrival and order of sending: to which node, what.
+    under_way: BTreeMap<(u64, u64), (usize, Arrival)>,
+    order: u64,
+    inboxes: Vec<VecDeque<Arrival>>,
+    recorded: Vec<Arrival>,
+    /// Pairs of nodes that do not reach each other, until when.
+    cuts: BTreeMap<(usize, usize), u64>,
+    slow: BTreeSet<usize>,
+    /// Whether faults have ended.
+    is_healed: bool,
+    /// Datagrams sent.
+    pub(super) sent: u64,
+}
+
+impl Network {
+    pub(super) fn new(nodes: usize) -> Self {
+        Self {
+            under_way: BTreeMap::new(),
+            order: 0,
+            inboxes: vec![VecDeque::new(); nodes],
+            recorded: Vec::new(),
+            cuts: BTreeMap::new(),
+            slow: BTreeSet::new(),
+            is_healed: false,
+            sent: 0,
+        }
+    }
+
+    /// From here on nothing is lost, and what was recorded is forgotten.
+    pub(super) fn heal(&mut self) {
+        self.is_healed = true;
+        self.cuts.clear();
+        self.slow.clear();
+        self.recorded.clear();
+    }
+
+    /// Sends one datagram to one node.
+    pub(super) fn send(&mut self, now: u64, from: usize, to: usize, datagram: &[u8], plan: &Plan, rng: &mut Rng) {
+        self.sent += 1;
+        let link = u8::from(rng.one_in(10));
+        if self.is_healed {
+            self.put(now + 1, to, (from, link, datagram.to_vec()));
+            return;
+        }
+        if self.cuts.contains_key(&(from.min(to), from.max(to))) || rng.one_in(plan.loss) {
+            return;
+        }
+        if rng.one_in(20) {
+            let place = usize::try_from(rng.below(RECORDED as u64)).unwrap_or(0);
+            let arrival = (from, link, datagram.to_vec());
+            match self.recorded.get_mut(place) {
+                Some(recorded) => *recorded = arrival,
+                None => self.recorded.push(arrival),
+            }
+        }
+        for _ in 0..1 + u32::from(rng.one_in(plan.repeat)) {
+            let mut datagram = datagram.to_vec();
+            let at = usize::try_from(rng.below(datagram.len() as u64)).unwrap_or(0);
+            if rng.one_in(plan.damage)
+                && let Some(byte) = datagram.get_mut(at)
+            {
+                *byte ^= 1 << rng.below(8);
+            }
+            self.put(now + 1 + rng.below(plan.delay_ms + 1), to, (from, link, datagram));
+        }
+    }
+
+    fn put(&mut self, at: u64, to: usize, arrival: Arrival) {
+        self.order += 1;
+        self.under_way.insert((at, self.order), (to, arrival));
+    }
+
+    /// What goes wrong by itself in a millisecond.
+    pub(super) fn suffer(&mut self, now: u64, plan: &Plan, rng: &mut Rng) {
+        self.cuts.retain(|_, until| now < *until);
+        let node = |rng: &mut Rng| usize::try_from(rng.below(plan.nodes as u64)).unwrap_or(0);
+        if rng.one_in(plan.cut) {
+            let pair = (node(rng), node(rng));
+            self.cuts.insert((pair.0.min(pair.1), pair.0.max(pair.1)), now + rng.below(5_000));
+        }
+        if plan.slow > 0 && rng.one_in(300) {
+            let node = node(rng);
+            if !self.slow.remove(&node) {
+                self.slow.insert(node);
+            }
+        }
+        if rng.one_in(plan.replay) && !self.recorded.is_empty() {
+            let recorded = usize::try_from(rng.below(self.recorded.len() as u64)).unwrap_or(0);
+            let (from, link, datagram) = self.recorded[recorded].clone();
+            // An attacker's address is not the sender's.
+            let from = if rng.one_in(2) { from } else { node(rng) };
+            self.put(now + 1, node(rng), (from, link, datagram));
+        }
+    }
+
+    /// What `to` takes in this millisecond; a slow node leaves the rest for later.
+    pub(super) fn arrivals(&mut self, now: u64, to: usize, plan: &Plan) -> Vec<Arrival> {
+        while let Some(first) = self.under_way.first_entry().filter(|first| first.key().0 <= now) {
+            let (to, arrival) = first.remove();
+            if self.inboxes[to].len() < INBOX || !self.slow.contains(&to) {
+                self.inboxes[to].push_back(arrival);
+            }
+        }
+        let taken = if self.slow.contains(&to) { plan.slow } else { u64::MAX };
+        let inbox = &mut self.inboxes[to];
+        inbox.drain(..inbox.len().min(usize::try_from(taken).unwrap_or(usize::MAX))).collect()
+    }
+}

@@ -1,0 +1,179 @@
+//! The 32 bytes that every datagram begins with, in clear.
+//!
+//! ```text
+//!  0    2    3    4        6        8            16           24           32
+//!  magic vers kind stream  reserved node         epoch        seq          body …
+//! ```
+
+use zerocopy::byteorder::big_endian::{U16, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use crate::time::Epoch;
+
+/// What every datagram begins with.
+const MAGIC: u16 = 0xc7f1;
+
+/// The version that is spoken here.
+pub const VERSION: u8 = 1;
+
+/// Bytes of the header.
+pub const HEADER_BYTES: usize = size_of::<Raw>();
+
+/// The kind's bit that says: sealed.
+const SEALED: u8 = 1 << 7;
+
+/// The header as on the wire.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+struct Raw {
+    magic: U16,
+    version: u8,
+    /// 1 batch, 2 control; bit 7: sealed.
+    kind: u8,
+    /// Of a batch; 0 in control.
+    stream: U16,
+    /// Written as 0, not read.
+    reserved: U16,
+    node: U64,
+    epoch: U64,
+    seq: U64,
+}
+
+const _: () = assert!(size_of::<Raw>() == 32 && align_of::<Raw>() == 1);
+
+/// What a datagram carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Items of one stream.
+    Batch,
+    /// A control message.
+    Control,
+}
+
+impl Kind {
+    pub(crate) fn number(self) -> u8 {
+        match self {
+            Self::Batch => 1,
+            Self::Control => 2,
+        }
+    }
+}
+
+/// Whether a datagram's body is encrypted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cipher {
+    /// Readable by all, written by anybody.
+    Clear,
+    /// AES-256-GCM.
+    Sealed,
+}
+
+/// A datagram's header, checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Header {
+    /// What follows.
+    pub kind: Kind,
+    /// Whether what follows is encrypted.
+    pub cipher: Cipher,
+    /// Of a batch; 0 in control.
+    pub stream: u16,
+    /// The sender's node id.
+    pub node: u64,
+    /// The sender's epoch.
+    pub epoch: Epoch,
+    /// Of a batch in its stream, of a control message in its epoch; from 1.
+    pub seq: u64,
+}
+
+/// Why a datagram's header was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HeaderError {
+    /// Too short, not the magic, or of no known kind: not this protocol.
+    Foreign,
+    /// This protocol in a version not spoken here.
+    Version(u8),
+}
+
+impl Header {
+    /// Reads the header of a datagram.
+    ///
+    /// # Errors
+    /// What is not this protocol, or not in this version of it.
+    pub fn parse(datagram: &[u8]) -> Result<Self, HeaderError> {
+        let (raw, _) = Raw::ref_from_prefix(datagram).map_err(|_| HeaderError::Foreign)?;
+        if raw.magic != MAGIC {
+            return Err(HeaderError::Foreign);
+        }
+        if raw.version != VERSION {
+            return Err(HeaderError::Version(raw.version));
+        }
+        let kind = match raw.kind & !SEALED {
+            1 => Kind::Batch,
+            2 => Kind::Control,
+            _ => return Err(HeaderError::Foreign),
+        };
+        Ok(Self {
+            kind,
+            cipher: if raw.kind & SEALED == 0 { Cipher::Clear } else { Cipher::Sealed },
+            stream: raw.stream.get(),
+            node: raw.node.get(),
+            epoch: Epoch(raw.epoch.get()),
+            seq: raw.seq.get(),
+        })
+    }
+
+    /// The header as on the wire.
+    #[must_use]
+    pub fn to_wire(&self) -> [u8; HEADER_BYTES] {
+        let sealed = if self.cipher == Cipher::Sealed { SEALED } else { 0 };
+        let raw = Raw {
+            magic: MAGIC.into(),
+            version: VERSION,
+            kind: self.kind.number() | sealed,
+            stream: self.stream.into(),
+            reserved: 0.into(),
+            node: self.node.into(),
+            epoch: self.epoch.0.into(),
+            seq: self.seq.into(),
+        };
+        zerocopy::transmute!(raw)
+    }
+}
+
+/// The node id of the node that its operator calls `name`.
+#[must_use]
+pub fn node_id(name: &str) -> u64 {
+    xxhash_rust::xxh3::xxh3_64(name.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEADER: Header = Header {
+        kind: Kind::Batch,
+        cipher: Cipher::Sealed,
+        stream: 0x0102,
+        node: 0x0304_0506_0708_090a,
+        epoch: Epoch(0x1112_1314_1516_1718),
+        seq: 0x2122_2324_2526_2728,
+    };
+
+    #[test]
+    fn a_header_is_where_the_protocol_says() {
+        let bytes = HEADER.to_wire();
+        assert_eq!(bytes[..8], [0xc7, 0xf1, 1, 0x81, 1, 2, 0, 0]);
+        assert_eq!((bytes[8], bytes[16], bytes[24], bytes[31]), (0x03, 0x11, 0x21, 0x28));
+        assert_eq!(Header::parse(&bytes), Ok(HEADER));
+    }
+
+    #[test]
+    fn what_is_not_this_protocol_or_version_is_refused() {
+        let mut bytes = HEADER.to_wire();
+        assert_eq!(Header::parse(&bytes[..31]), Err(HeaderError::Foreign));
+        bytes[2] = 2;
+        assert_eq!(Header::parse(&bytes), Err(HeaderError::Version(2)));
+        bytes[0] = 0;
+        assert_eq!(Header::parse(&bytes), Err(HeaderError::Foreign));
+    }
+}
