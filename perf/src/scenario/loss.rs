@@ -29,7 +29,7 @@ const COMPARED_EVERY: Duration = Duration::from_millis(100);
 /// What was measured of one run.
 #[derive(Debug)]
 struct Lossy {
-    /// From the last event until both dumps were found equal; the longest wait where they were not.
+    /// From the last event until both dumps were found equal, what dumping took included; the longest wait where they were not.
     until_equal: Duration,
     /// Lines that differ when the time is over.
     differing: u64,
@@ -92,10 +92,9 @@ fn lossy(pair: &Pair, suite: &Suite, flows: u32) -> Result<Lossy, Failure> {
 /// Compares until they are equal, at most as long as they have time.
 fn equal_after(running: &Running<'_>, last: Instant, flows: u64) -> Result<Duration, Failure> {
     while last.elapsed() < EQUAL_WITHIN {
-        let asked = last.elapsed(); // what is dumped is how it was then, or later
         let dumps = running.dumps()?;
         if dumps.replicated() == flows && dumps.difference().lines == 0 {
-            return Ok(asked);
+            return Ok(last.elapsed());
         }
         thread::sleep(COMPARED_EVERY);
     }

@@ -16,7 +16,7 @@ use crate::table::Table as KernelTable;
 
 const FLOWS: u32 = 300_000;
 /// Of conntrackd's CPU time an event on the primary.
-const PRIMARY_SHARE: f64 = 1.0 / 3.0;
+const PRIMARY_SHARE: f64 = 0.333;
 /// Likewise on the backup.
 const BACKUP_SHARE: f64 = 0.125;
 /// Of its memory.
