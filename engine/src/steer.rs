@@ -18,6 +18,7 @@
 use thiserror::Error;
 
 use ctflow_parser::filter::Masked;
+use ctflow_parser::flow::FlowView;
 use ctflow_parser::uapi::{
     CTA_EXPECT_TUPLE, CTA_ID, CTA_MARK, CTA_PROTO_NUM, CTA_TUPLE_ORIG, CTA_TUPLE_PROTO, NFNL_SUBSYS_CTNETLINK,
     NFNL_SUBSYS_CTNETLINK_EXP,
@@ -56,6 +57,17 @@ pub struct Filter {
     pub mark: Option<Masked>,
     /// Not the changes that requests from these netlink port ids cause: this node's own.
     pub ignored_port_ids: Vec<u32>,
+}
+
+impl Filter {
+    /// Whether the program passes events of this flow, whatever its mark is. A dump shows flows that it does not: taken in,
+    /// they would stay for ever, since their ends are not told.
+    #[must_use]
+    pub fn passes(&self, flow: &FlowView<'_>) -> bool {
+        let family = self.family.is_none_or(|family| family == flow.family);
+        let listed = |proto| self.protocols.is_empty() || self.protocols.contains(&proto);
+        family && flow.orig.is_none_or(|orig| listed(orig.proto))
+    }
 }
 
 /// What cannot be compiled.

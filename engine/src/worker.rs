@@ -1,10 +1,10 @@
 //! One pinned thread that owns a shard: it takes events, applies them, and obeys the control thread between batches.
 //!
 //! ```text
-//! loop:  take ──► settle ──► obey ──► mark ──► sweep ──► tell ──► publish
-//!        events   losses     resync   begin a  purge a   changes  counts
-//!        to shard noticed    commands resync   slice     to the
-//!                                                        replication stage
+//! loop:  take ──► show ──► settle ──► obey ──► mark ──► sweep ──► tell ──► publish
+//!        events   them to losses     resync   begin a  purge a   changes  counts
+//!        to shard watchers noticed   commands resync   slice     to the
+//!                                                                replication stage
 //! ```
 //!
 //! Nothing here waits for another thread: commands come through a bounded channel that the control thread fills, and
@@ -26,7 +26,9 @@ use crate::limits::{ASKS_PER_ROUND, RESYNC_BATCHES_PER_ROUND, SWEEP_SLICE};
 use crate::listener::{ListenError, Listener, Patience, Round};
 use crate::metrics::{Counts, Published};
 use crate::shard::{Applied, Shard, Swept};
+use crate::steer::Filter;
 use crate::telling::{Ask, Teller};
+use crate::watch::Watcher;
 
 /// What the control thread asks of a worker.
 #[derive(Debug)]
@@ -82,11 +84,24 @@ impl Reporter {
     }
 }
 
+/// What is known of the flows held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Truth {
+    /// They are the kernel's.
+    Known,
+    /// Something was lost since the last resync began, or none ever did.
+    Doubted,
+    /// A resync is under way that mends all that was lost.
+    Mending,
+}
+
 /// What a worker is made of.
 pub(crate) struct Worker {
     pub(crate) index: u32,
     pub(crate) listener: Listener,
     pub(crate) shard: Shard,
+    /// What the socket lets through.
+    pub(crate) filter: Filter,
     pub(crate) commands: Receiver<Command>,
     pub(crate) asks: Receiver<Ask>,
     /// Where there are replicas.
@@ -109,11 +124,16 @@ pub(crate) struct Worker {
     pub(crate) full: bool,
     /// Flows refused before this round.
     pub(crate) refused_before: u64,
+    /// Whether the flows are known to be the kernel's.
+    pub(crate) truth: Truth,
+    /// Who wants to see what is received.
+    pub(crate) watchers: Vec<Watcher>,
 }
 
 impl Worker {
     /// Runs until told to stop, or until the socket fails. What is queued when the stop comes is still taken.
     pub(crate) fn run(mut self) -> Result<(), ListenError> {
+        self.shard.set_time(now_ms());
         let result = self.work().and_then(|()| self.finish());
         if let Err(error) = &result {
             tracing::error!(worker = self.index, %error, "worker ended");
@@ -125,6 +145,7 @@ impl Worker {
     fn work(&mut self) -> Result<(), ListenError> {
         while !self.stop.load(Ordering::Relaxed) {
             let lost = self.take()?;
+            self.show(lost);
             self.settle(lost);
             self.obey();
             self.mark();
@@ -140,6 +161,7 @@ impl Worker {
         loop {
             let round = self.round(Patience::None)?;
             self.counts.events_lost += round.lost;
+            self.show(round.lost);
             if round.taken.drained {
                 self.tell();
                 return Ok(());
@@ -165,11 +187,13 @@ impl Worker {
 
     fn round(&mut self, patience: Patience) -> Result<Round, ListenError> {
         let (shard, counts, malformed) = (&mut self.shard, &mut self.counts, &mut self.malformed);
-        let mut is_first = self.teller.is_some();
+        let watchers = &mut self.watchers;
+        let mut is_first = true;
         let mut sink = |frame: &[u8]| {
             if std::mem::take(&mut is_first) {
                 shard.set_time(now_ms()); // when what was waited for came
             }
+            watchers.iter_mut().for_each(|watcher| watcher.see(frame));
             if let Err(error) = apply_frame(shard, counts, frame) {
                 malformed.get_or_insert(error);
             }
@@ -194,6 +218,14 @@ impl Worker {
                 Ok(_) => {}
                 Err(_) => return, // nothing more to take
             }
+        }
+    }
+
+    /// Hands on to those who watch what this round brought, and that so many were lost in it.
+    fn show(&mut self, lost: u64) {
+        for watcher in &mut self.watchers {
+            watcher.lose(lost);
+            watcher.end_round();
         }
     }
 
@@ -231,14 +263,17 @@ impl Worker {
     fn mark(&mut self) {
         if self.backlog == Some(0) {
             self.backlog = None;
+            self.truth = if self.truth == Truth::Known { Truth::Known } else { Truth::Mending };
             self.shard.begin_resync();
             self.reporter.tell(Report::Marking { worker: self.index, resync: self.resync });
         }
     }
 
     fn wish_resync(&mut self) {
+        self.truth = Truth::Doubted;
         if !self.wish_reported {
             self.wish_reported = true;
+            self.counts.resyncs_asked += 1;
             self.reporter.tell(Report::Wanted(self.index));
         }
     }
@@ -251,7 +286,7 @@ impl Worker {
                     self.resync = resync;
                     self.backlog = Some(self.listener.queued_at_most().unwrap_or(u64::MAX));
                 }
-                Command::Dumped(messages) => apply_dumped(&mut self.shard, &mut self.counts, &messages),
+                Command::Dumped(messages) => apply_dumped(&mut self.shard, &mut self.counts, &self.filter, &messages),
                 Command::EndDump => self.shard.end_dump(),
                 Command::AbandonResync => self.shard.abandon_resync(),
             }
@@ -269,6 +304,9 @@ impl Worker {
             Swept::Again => true,
         };
         self.counts.resyncs += 1;
+        if !again && self.truth == Truth::Mending {
+            self.truth = Truth::Known;
+        }
         self.reporter.tell(Report::Resynced { worker: self.index, resync: self.resync, again });
     }
 
@@ -279,17 +317,24 @@ impl Worker {
                 Ask::Buckets(buckets) => self.shard.want_buckets(&buckets),
                 Ask::Digests(number) => self.shard.want_digests(number),
                 Ask::Choice(choice) => self.shard.choose(choice),
+                Ask::Watch(mut watcher) => {
+                    // Those who have gone leave no trace but this: whoever comes makes room for itself.
+                    self.watchers.retain(Watcher::is_watched);
+                    watcher.begin();
+                    self.watchers.push(watcher);
+                }
                 Ask::Show(bucket, reply) => {
                     let mut shown = Vec::new();
                     let stream = u16::try_from(self.index).unwrap_or(u16::MAX);
+                    self.shard.set_time(now_ms());
                     self.shard.show(bucket, stream, &mut shown);
-                    let _ = reply.try_send(shown); // whoever asked may have gone
+                    reply.tell(shown);
                 }
             }
         }
+        let now_ms = now_ms();
+        self.shard.set_time(now_ms);
         if let Some(teller) = &mut self.teller {
-            let now_ms = now_ms();
-            self.shard.set_time(now_ms);
             teller.set_time(now_ms);
             self.counts.untellable += teller.tell(&mut self.shard);
         }
@@ -298,6 +343,11 @@ impl Worker {
     fn publish(&mut self) {
         self.counts.expectations = self.shard.expectations() as u64;
         self.counts.flows = u64::from(self.shard.len());
+        self.counts.cache_bytes = self.shard.bytes();
+        (self.counts.filtered, self.counts.conflated) = self.shard.untold();
+        self.counts.full = u64::from(self.full);
+        self.counts.buffer_bytes = self.listener.buffer().effective as u64;
+        self.counts.resync_pending = u64::from(self.truth != Truth::Known);
         self.published.publish(&self.counts);
     }
 }
@@ -348,7 +398,7 @@ fn apply_record(shard: &mut Shard, counts: &mut Counts, record: &Record<'_>) -> 
     Ok(())
 }
 
-fn apply_dumped(shard: &mut Shard, counts: &mut Counts, messages: &[u8]) {
+fn apply_dumped(shard: &mut Shard, counts: &mut Counts, filter: &Filter, messages: &[u8]) {
     for message in Messages::new(messages) {
         let Ok(Message::Record(record)) = message else { continue };
         if record.subject() == Subject::Expect {
@@ -356,7 +406,11 @@ fn apply_dumped(shard: &mut Shard, counts: &mut Counts, messages: &[u8]) {
             counts.expectations_refused += u64::from(applied == Applied::Full);
             continue;
         }
-        let applied = record.flow().map_or(Applied::NotAFlow, |flow| shard.apply_dumped(&flow));
+        let applied = match record.flow() {
+            Ok(flow) if !filter.passes(&flow) => continue,
+            Ok(flow) => shard.apply_dumped(&flow),
+            Err(_) => Applied::NotAFlow,
+        };
         counts.resync_created += u64::from(applied == Applied::Created);
         note(counts, applied);
     }

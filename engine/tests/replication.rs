@@ -1,7 +1,10 @@
 //! Two engines with real kernels, connected by a cable: what one kernel tracks, the other's replica holds.
 #![allow(clippy::unwrap_used, clippy::panic)] // a test fails by it, here in its helpers too
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use ctflow_engine::engine::{Engine, Settings};
@@ -15,7 +18,7 @@ use ctflow_parser::flow::FlowView;
 use ctflow_parser::request::{self, FlowChange, IfExists, Selector};
 use ctflow_parser::tuple::{L4, Tuple};
 use ctflow_parser::uapi::{AF_INET, IPPROTO_UDP};
-use ctflow_replicate::{Config, Epoch, Key};
+use ctflow_replicate::{Config, Epoch, Key, Mode};
 
 const ADDRESSES: [&str; 2] = ["192.0.2.1", "192.0.2.2"];
 /// Nothing that is waited for here takes a tenth of this.
@@ -23,6 +26,23 @@ const LONGEST: Duration = Duration::from_secs(20);
 
 fn address(end: usize) -> SocketAddr {
     SocketAddr::new(ADDRESSES[end].parse().unwrap(), 3780)
+}
+
+/// A node of two on the same machine: `local` and `peer` are ports.
+fn on_loopback(name: &str, local: u16, peer: u16, key: Option<[u8; 32]>) -> Settings {
+    let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
+    let settings = settings(usize::from(name == "other"), 1, Transport::Udp);
+    let replication = settings.replication.map(|replication| ReplicationSettings {
+        node: Config { name: name.into(), key: key.map(Key::new), ..replication.node },
+        links: vec![LinkSettings {
+            transport: Transport::Udp,
+            local: at(local),
+            peers: vec![at(peer)],
+            interface: None,
+        }],
+        ..replication
+    });
+    Settings { replication, ..settings }
 }
 
 fn settings(end: usize, workers: u32, transport: Transport) -> Settings {
@@ -128,7 +148,7 @@ fn agree(engine: &Engine, number: u64) -> bool {
         let verdicts = peer.verdicts.iter().chain(peer.received.iter().map(|stream| &stream.verdict));
         let verdicts: Vec<_> = verdicts.map(|verdict| verdict.filter(|verdict| verdict.number == number)).collect();
         if verdicts.iter().all(Option::is_some) {
-            return verdicts.iter().flatten().all(|verdict| verdict.differing == 0);
+            return verdicts.iter().flatten().all(|verdict| verdict.differing.is_empty());
         }
         assert!(Instant::now() < deadline, "no verdict: {status:#?}");
         std::thread::sleep(Duration::from_millis(10));
@@ -189,5 +209,238 @@ fn a_node_that_restarts_is_told_what_it_lacks_and_one_that_was_cut_off_catches_u
             held(&other) == 3_000 && status(&other).replicas.len() == 1
         });
         assert!(agree(&one, 4) && agree(&other, 5));
+    });
+}
+
+/// What stands between two nodes and does them harm.
+struct Relay {
+    harm: Arc<AtomicU32>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Passes everything on.
+const NONE: u32 = 0;
+/// Loses one in ten, and adds to each: a cut one, a changed one, an old one, nonsense.
+const FORGE: u32 = 1;
+/// Passes nothing.
+const CUT: u32 = 2;
+
+impl Relay {
+    /// Between the node at port 4000, whose peer is 5000, and the one at 4001, whose peer is 5001.
+    fn start() -> Self {
+        let socket = |port: u16| {
+            let socket = UdpSocket::bind(("127.0.0.1", port)).unwrap();
+            socket.set_nonblocking(true).unwrap();
+            socket
+        };
+        let sockets = [socket(5000), socket(5001)];
+        let (harm, stop) = (Arc::new(AtomicU32::new(NONE)), Arc::<AtomicBool>::default());
+        let (harm_seen, stop_seen) = (harm.clone(), stop.clone());
+        let thread = std::thread::spawn(move || {
+            let mut rng = 1u64;
+            let mut random = move || {
+                rng = rng.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                usize::try_from(rng >> 33).unwrap()
+            };
+            let mut old: Vec<Vec<u8>> = Vec::new();
+            let mut buffer = [0; 65_536];
+            while !stop_seen.load(Ordering::Relaxed) {
+                let mut idle = true;
+                for end in 0..2 {
+                    let Ok((bytes, _)) = sockets[end].recv_from(&mut buffer) else { continue };
+                    idle = false;
+                    let to = ("127.0.0.1", [4001, 4000][end]);
+                    let from = &sockets[1 - end];
+                    let datagram = buffer[..bytes].to_vec();
+                    let harm = harm_seen.load(Ordering::Relaxed);
+                    if harm == CUT || harm == FORGE && random() % 10 == 0 {
+                        continue;
+                    }
+                    from.send_to(&datagram, to).unwrap();
+                    if harm == FORGE {
+                        from.send_to(&datagram[..random() % bytes], to).unwrap();
+                        let mut changed = datagram.clone();
+                        changed[random() % bytes] ^= 1 << (random() % 8);
+                        from.send_to(&changed, to).unwrap();
+                        from.send_to(&vec![0xc7; random() % 100], to).unwrap();
+                        if let Some(old) = old.get(random() % old.len().max(1)) {
+                            from.send_to(old, to).unwrap();
+                        }
+                        old.push(datagram);
+                    }
+                }
+                if idle {
+                    std::thread::sleep(Duration::from_micros(200));
+                }
+            }
+        });
+        Self { harm, stop, thread: Some(thread) }
+    }
+
+    fn harm(&self, harm: u32) {
+        self.harm.store(harm, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.take().unwrap().join().unwrap();
+    }
+}
+
+/// Two nodes on this kernel with a relay between them, that have met.
+fn relayed() -> (Engine, Engine, Relay) {
+    let relay = Relay::start();
+    let one = Engine::start(&on_loopback("one", 4000, 5000, Some([7; 32]))).unwrap();
+    let other = Engine::start(&on_loopback("other", 4001, 5001, Some([7; 32]))).unwrap();
+    until("they met", &[&one, &other], || [&one, &other].iter().all(|engine| !status(engine).replicas.is_empty()));
+    (one, other, relay)
+}
+
+#[test]
+fn what_is_lost_cut_changed_repeated_or_nonsense_changes_nothing() {
+    isolated!({
+        Lab::enter().unwrap();
+        let (one, other, relay) = relayed();
+        relay.harm(FORGE);
+        for round in 0..20 {
+            create(round * 500..(round + 1) * 500);
+            delete(round * 500..round * 500 + 250);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        until("both hold the same", &[&one, &other], || held(&one) == 5_000 && held(&other) == 5_000);
+        relay.harm(NONE);
+        assert!(agree(&one, 1) && agree(&other, 2));
+        let refusals = status(&other).node.counters.refusals;
+        assert!(refusals.foreign > 0 && refusals.not_authentic > 0 && refusals.replayed > 0, "{refusals:?}");
+    });
+}
+
+#[test]
+fn a_link_that_was_cut_is_caught_up_with_when_it_is_back() {
+    isolated!({
+        Lab::enter().unwrap();
+        let (one, other, relay) = relayed();
+        create(0..2_000);
+        until("both hold all", &[&one, &other], || held(&one) == 2_000 && held(&other) == 2_000);
+        relay.harm(CUT);
+        for round in 4..40 {
+            create(round * 500..(round + 1) * 500);
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        delete(0..1_000);
+        assert!(held(&other) <= 2_000 && one.is_running());
+        relay.harm(NONE);
+        let back = Instant::now();
+        until("both hold all again", &[&one, &other], || held(&one) == 19_000 && held(&other) == 19_000);
+        assert!(back.elapsed() < Duration::from_secs(5), "{:?}", back.elapsed());
+        assert!(agree(&one, 1) && agree(&other, 2));
+    });
+}
+
+#[test]
+fn another_key_or_none_is_refused_on_both_sides() {
+    isolated!({
+        Lab::enter().unwrap();
+        for (key, is_key) in [(Some([8; 32]), true), (None, false)] {
+            let one = Engine::start(&on_loopback("one", 4000, 4001, Some([7; 32]))).unwrap();
+            let other = Engine::start(&on_loopback("other", 4001, 4000, key)).unwrap();
+            let both = [&one, &other];
+            until("each refuses the other", &both, || {
+                let refused = both.map(|engine| status(engine).node.counters.refusals);
+                refused.iter().all(|refused| if is_key { refused.not_authentic > 1 } else { refused.cipher > 1 })
+            });
+            create(0..100);
+            for engine in both {
+                let status = status(engine);
+                assert!(status.replicas.is_empty() && !status.links[0].healthy, "{status:#?}");
+            }
+            delete(0..100);
+        }
+    });
+}
+
+#[test]
+fn a_full_replica_goes_on_and_is_completed_when_there_is_room() {
+    isolated!({
+        Lab::enter().unwrap();
+        let one = Engine::start(&on_loopback("one", 4000, 4001, None)).unwrap();
+        let mut small = on_loopback("other", 4001, 4000, None);
+        if let Some(replication) = &mut small.replication {
+            replication.replica_flows_max = 1_000;
+        }
+        let other = Engine::start(&small).unwrap();
+        let both = [&one, &other];
+        until("they met", &both, || both.iter().all(|engine| !status(engine).replicas.is_empty()));
+        create(0..1_500);
+        let refused =
+            || status(&other).node.peers[0].received.iter().map(|stream| stream.counters.refused).sum::<u64>();
+        until("it is full", &both, || held(&other) == 1_000 && refused() >= 500 && held(&one) == 1_500);
+        delete(0..1_000);
+        until("it is complete", &both, || held(&other) == 500 && held(&one) == 500);
+        create(2_000..2_100);
+        until("and goes on", &both, || held(&other) == 600);
+        assert!(agree(&one, 1));
+    });
+}
+
+#[test]
+fn protocols_that_the_kernel_leaves_out_are_not_taken_from_a_dump_either() {
+    isolated!({
+        Lab::enter().unwrap();
+        create(0..10);
+        let mut settings = on_loopback("one", 4000, 4001, None);
+        settings.socket.filter.protocols = vec![6];
+        let engine = Engine::start(&settings).unwrap();
+        until("it has seen the table", &[&engine], || engine.totals().resyncs > 0);
+        create(20..30);
+        std::thread::sleep(Duration::from_millis(50));
+        assert_eq!((engine.totals().flows, engine.totals().events()), (0, 0));
+    });
+}
+
+/// Two nodes on this kernel in `mode`, one second of refresh and three until what was not told expires.
+fn in_mode(mode: Mode) -> (Engine, Engine) {
+    let of = |name: &str, local, peer| {
+        let settings = on_loopback(name, local, peer, None);
+        let replication = settings.replication.map(|replication| ReplicationSettings {
+            node: Config { mode, refresh_ms: 1_000, cache_timeout_ms: 3_000, ..replication.node },
+            ..replication
+        });
+        Engine::start(&Settings { replication, ..settings }).unwrap()
+    };
+    let (one, other) = (of("one", 4000, 4001), of("other", 4001, 4000));
+    until("they met", &[&one, &other], || [&one, &other].iter().all(|engine| !status(engine).replicas.is_empty()));
+    (one, other)
+}
+
+#[test]
+fn in_alarm_mode_what_is_not_told_again_expires() {
+    isolated!({
+        Lab::enter().unwrap();
+        let (one, other) = in_mode(Mode::Alarm);
+        create(0..1_000);
+        let both = [&one, &other];
+        until("all are held", &both, || held(&one) == 1_000 && held(&other) == 1_000);
+        std::thread::sleep(Duration::from_secs(4));
+        assert_eq!(held(&other), 1_000, "they are told again");
+        one.stop().unwrap();
+        until("they expire", &[&other], || held(&other) == 0);
+    });
+}
+
+#[test]
+fn in_notrack_mode_everything_is_told_when_it_is_asked_for() {
+    isolated!({
+        Lab::enter().unwrap();
+        let (one, other) = in_mode(Mode::Notrack);
+        create(0..1_000);
+        let both = [&one, &other];
+        until("all are held", &both, || held(&one) == 1_000 && held(&other) == 1_000);
+        other.replication().unwrap().flush_external().unwrap();
+        until("they are told again", &both, || held(&other) == 1_000);
+        assert!(status(&one).node.counters.batches_resent == 0);
     });
 }

@@ -243,7 +243,8 @@ impl Config {
         let sync = |config: &Self| Sync {
             min_age: Duration::ZERO,
             min_ages: Vec::new(),
-            filter: Filter::default(),
+            // Protocols are left out by the kernel, from the start.
+            filter: Filter { protocols: config.sync.filter.protocols.clone(), ..Filter::default() },
             ..config.sync.clone()
         };
         let differ = [
@@ -253,7 +254,7 @@ impl Config {
             ("[control] socket", self.socket != new.socket),
             ("[log] file", self.log_file != new.log_file),
             ("[engine]", self.engine != new.engine),
-            ("[sync], but for min_age_ms, min_ages_ms and filter,", sync(self) != sync(new)),
+            ("[sync], but for min_age_ms, min_ages_ms and most of filter,", sync(self) != sync(new)),
         ];
         differ.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
     }

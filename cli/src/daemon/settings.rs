@@ -1,11 +1,12 @@
 //! The configuration as the engine takes it.
 
 use ctflow_engine::engine::Settings;
-use ctflow_engine::limits::FLOWS_PER_SHARD;
+use ctflow_engine::limits::{FILTER_PROTOCOLS, FLOWS_PER_SHARD};
 use ctflow_engine::link::{LinkSettings, Transport};
 use ctflow_engine::publish::{self, Listed, Prefix, Rule};
 use ctflow_engine::replication::ReplicationSettings;
 use ctflow_engine::socket::{BufferPlan, EventMask, Options};
+use ctflow_engine::steer::Filter;
 use ctflow_replicate::{self as replicate, Epoch, Key};
 
 use crate::config::{self, Choice, Config, Security, Sync};
@@ -19,10 +20,26 @@ pub(super) fn engine(config: &Config, epoch: Epoch) -> Settings {
     Settings {
         workers,
         backend: config.engine.backend,
-        socket: Options { events: EventMask::ALL, buffer: buffer(&config.engine), ..defaults.socket },
+        socket: Options {
+            events: EventMask::ALL,
+            buffer: buffer(&config.engine),
+            filter: in_kernel(&config.sync.filter),
+            ..defaults.socket
+        },
         flows_max,
         replication: Some(replication(config, epoch, flows_max)),
         ..defaults
+    }
+}
+
+/// What the kernel can leave out for good: a flow's protocol never changes, while a mark, a state or what `ignore` lists
+/// says nothing of a flow's end.
+fn in_kernel(filter: &config::Filter) -> Filter {
+    match &filter.protocols {
+        Some(Choice::Accept(protocols)) if protocols.len() <= FILTER_PROTOCOLS => {
+            Filter { protocols: protocols.clone(), ..Filter::default() }
+        }
+        _ => Filter::default(),
     }
 }
 

@@ -202,6 +202,7 @@ impl Node {
         }
         host.send(Destination::All, &datagram);
         self.counters.batches_sent += 1;
+        self.counters.bytes_sent += datagram.len() as u64;
         self.heads_due = self.heads_due.min(now.mono_ms + HEADS_BUSY_MS);
         if !self.config.mode.acknowledges() {
             return;
