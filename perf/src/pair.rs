@@ -105,6 +105,15 @@ impl Pair {
         }
     }
 
+    /// Has the primary's kernel stamp its events, or not, as is usual.
+    ///
+    /// # Errors
+    /// When the setting cannot be written.
+    pub(crate) fn stamp(&self, stamped: bool) -> Result<(), Failure> {
+        let value = if stamped { "1" } else { "0" };
+        Ok(self.primary.run(move || sysctl::write("net/netfilter/nf_conntrack_timestamp", value))?)
+    }
+
     /// Empties the table of one of them.
     ///
     /// # Errors

@@ -277,6 +277,11 @@ impl Running<'_> {
     }
 }
 
+/// A number of a document. What is not told is no number, and misses every goal.
+pub(crate) fn number(value: &Value) -> f64 {
+    value.as_f64().unwrap_or(f64::INFINITY)
+}
+
 fn overruns(statistics: &str) -> Option<u64> {
     statistics.lines().find_map(|line| line.trim().strip_prefix("netlink overrun:")?.trim().parse().ok())
 }

@@ -15,10 +15,12 @@ use crate::pair::{Pair, Side};
 use crate::program::Programs;
 use crate::report::{Goal, Row, Table};
 use crate::statistics::Summary;
-use crate::suite::{Running, Suite};
+use crate::suite::{Running, Suite, number};
 use crate::table::{Churn, Table as KernelTable};
 
 const FLOWS: u32 = 150_000;
+/// One of so many comes and goes, the others stay.
+const CHURNED_OF: u32 = 15;
 /// Events a second.
 const RATE: NonZeroU32 = NonZeroU32::MIN.saturating_add(9_999);
 /// How long the load alone is looked at.
@@ -41,6 +43,9 @@ struct Returned {
     link: Return,
     /// What the whole cache took on the wire.
     whole_bytes: f64,
+    /// Batches that were sent again in all, and the times that the backup had to go on past some.
+    resent: f64,
+    skipped: f64,
     /// Lines of the dumps that differ at the end, when the load has ended.
     differing: f64,
 }
@@ -87,7 +92,7 @@ fn returned(pair: &Pair, suite: &Suite, flows: u32) -> Result<Returned, Failure>
     table.create(0..flows)?;
     pair.await_quiet()?;
     let whole_bytes = (pair.wire()?.sent - before) as f64;
-    let load = Churn::start(table, 0..flows, RATE, LOAD_LONGEST)?;
+    let load = Churn::start(table, flows - flows / CHURNED_OF..flows, RATE, LOAD_LONGEST)?;
     let load_rate = sent_a_second(pair)?;
 
     running.kill(Side::Backup);
@@ -105,8 +110,10 @@ fn returned(pair: &Pair, suite: &Suite, flows: u32) -> Result<Returned, Failure>
     load.end()?;
     pair.await_quiet()?;
     let differing = running.dumps()?.difference().lines as f64;
+    let resent = number(&running.status(Side::Primary)?["source"]["resent"]);
+    let skipped = number(&running.status(Side::Backup)?["peers"][0]["skipped"]);
     running.end()?;
-    Ok(Returned { restart, link, whole_bytes, differing })
+    Ok(Returned { restart, link, whole_bytes, resent, skipped, differing })
 }
 
 /// What the load alone has the primary send.
@@ -154,6 +161,8 @@ fn rows(runs: &[Returned]) -> Vec<Row> {
     let mut rows = Vec::from(of("backup restarted", |run| &run.restart));
     rows.extend(of("link up again", |run| &run.link));
     rows.push(row("whole cache when first told, bytes".into(), &|run| run.whole_bytes));
+    rows.push(row("batches sent again".into(), &|run| run.resent));
+    rows.push(row("times that the backup skipped batches".into(), &|run| run.skipped));
     rows.push(row("lines that differ at the end".into(), &|run| run.differing).goal(Goal::none));
     rows
 }

@@ -1,12 +1,11 @@
 //! `lag`: flows come and go at a steady rate, and how long each change takes from the kernel's event to the replica is what
-//! ctflow's backup says itself.
+//! ctflow's backup says itself. The kernel stamps its events (`nf_conntrack_timestamp`, Linux 6.14), so that what they wait in
+//! the socket is in it.
 //!
 //! conntrackd measures nothing of the kind, so this stands alone.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
-
-use serde_json::Value;
 
 use crate::failure::Failure;
 use crate::options::Options;
@@ -14,7 +13,7 @@ use crate::pair::{Pair, Side};
 use crate::program::Programs;
 use crate::report::{Goal, Row, Table};
 use crate::statistics::Summary;
-use crate::suite::Suite;
+use crate::suite::{Suite, number};
 use crate::table::{Churn, Table as KernelTable};
 
 /// Flows that are there all the while.
@@ -47,6 +46,7 @@ struct Lagging {
 pub(super) fn run(options: &Options, programs: &Programs) -> Result<Table, Failure> {
     let (flows, note) = super::flows(options, FLOWS)?;
     let (pair, suite) = (Pair::build()?, Suite::ours(programs)?);
+    pair.stamp(true)?;
     let mut runs = Vec::with_capacity(options.rounds);
     for round in 1..=options.rounds {
         eprintln!("lag: round {round} of {}", options.rounds);
@@ -76,11 +76,6 @@ fn lagging(pair: &Pair, suite: &Suite, flows: u32) -> Result<Lagging, Failure> {
     let lag_ms = ["lag_ms_p50", "lag_ms_p99", "lag_ms_p999", "lag_ms_max"].map(|key| number(&peer[key]));
     let lost = number(&primary["engine"]["events_lost"]);
     Ok(Lagging { per_second: churned.per_second(), lag_ms, lost, differing })
-}
-
-/// What is not told is no number, and misses every goal.
-fn number(value: &Value) -> f64 {
-    value.as_f64().unwrap_or(f64::INFINITY)
 }
 
 fn rows(runs: &[Lagging]) -> Vec<Row> {

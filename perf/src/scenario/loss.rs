@@ -13,7 +13,7 @@ use crate::pair::{Pair, Side};
 use crate::program::Programs;
 use crate::report::{Goal, Row, Table};
 use crate::runs::Runs;
-use crate::suite::{Running, Suite};
+use crate::suite::{Running, Suite, number};
 use crate::table::Table as KernelTable;
 
 const FLOWS: u32 = 100_000;
@@ -39,6 +39,8 @@ struct Lossy {
     agrees: Option<bool>,
     /// Bytes sent by the primary.
     sent_bytes: u64,
+    /// Batches that the primary sent again, where it says so.
+    resent: f64,
 }
 
 /// Runs it.
@@ -82,11 +84,12 @@ fn lossy(pair: &Pair, suite: &Suite, flows: u32) -> Result<Lossy, Failure> {
     let agrees = suite.is_ours().then(|| running.agrees()).transpose()?;
     let difference = running.dumps()?.difference();
     let sent_bytes = pair.wire()?.sent - sent;
+    let resent = if suite.is_ours() { number(&running.status(Side::Primary)?["source"]["resent"]) } else { 0.0 };
     running.end()?;
     let sides = [("primary", difference.left), ("backup", difference.right)];
     let example = |(side, line): (&str, Option<String>)| line.map(|line| format!("Only the {side} has: {line}"));
     let examples = sides.into_iter().filter_map(example).collect();
-    Ok(Lossy { until_equal, differing: difference.lines, examples, agrees, sent_bytes })
+    Ok(Lossy { until_equal, differing: difference.lines, examples, agrees, sent_bytes, resent })
 }
 
 /// Compares until they are equal, at most as long as they have time.
@@ -105,10 +108,12 @@ fn rows(runs: &Runs<Lossy>) -> Vec<Row> {
     let equal_ms = runs.summaries(|run| super::cost::milliseconds(run.until_equal));
     let disagreeing = |run: &Lossy| f64::from(u8::from(run.agrees == Some(false)));
     let [disagreeing, _] = runs.summaries(disagreeing);
+    let [resent, _] = runs.summaries(|run| run.resent);
     vec![
         Row::both("lines that differ after 5 s", runs.summaries(|run| run.differing as f64)).goal(Goal::none),
         Row::single("verify finds a difference after 5 s", disagreeing).goal(Goal::none),
         Row::both("last event to equal dumps, ms (5,000: never)", equal_ms),
         Row::both("sent by the primary, bytes", runs.summaries(|run| run.sent_bytes as f64)),
+        Row::single("batches sent again", resent),
     ]
 }
