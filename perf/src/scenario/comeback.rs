@@ -81,7 +81,7 @@ pub(super) fn run(options: &Options, programs: &Programs) -> Result<Table, Failu
         DOWN.as_secs(),
         options.rounds
     );
-    let names = [suite.name(), String::from("-")];
+    let names = [suite.name(), String::new()];
     Ok(Table { title, names, rows: rows(&runs), notes: note.into_iter().collect() })
 }
 

@@ -59,7 +59,7 @@ pub(super) fn run(options: &Options, programs: &Programs) -> Result<Table, Failu
         super::count(flows),
         options.rounds
     );
-    let names = [suite.name(), String::from("-")];
+    let names = [suite.name(), String::new()];
     Ok(Table { title, names, rows: rows(&runs), notes: note.into_iter().collect() })
 }
 
