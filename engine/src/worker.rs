@@ -352,6 +352,9 @@ impl Worker {
     }
 }
 
+/// Nanoseconds of a millisecond.
+const NS_PER_MS: u64 = 1_000_000;
+
 /// Milliseconds since 1970.
 pub(crate) fn now_ms() -> u64 {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
@@ -394,7 +397,11 @@ fn apply_record(shard: &mut Shard, counts: &mut Counts, record: &Record<'_>) -> 
         Event::Update => counts.events_update += 1,
         Event::Destroy => counts.events_destroy += 1,
     }
-    note(counts, shard.apply(event, &record.flow()?));
+    let flow = record.flow()?;
+    if let Some(event_ns) = flow.event_ns {
+        shard.set_time(event_ns / NS_PER_MS); // it may have waited in the socket since
+    }
+    note(counts, shard.apply(event, &flow));
     Ok(())
 }
 
@@ -428,5 +435,45 @@ fn note(counts: &mut Counts, applied: Applied) {
         Applied::Full => counts.flows_refused += 1,
         Applied::NotAFlow => counts.malformed += 1,
         Applied::Created | Applied::Updated | Applied::Unchanged | Applied::Destroyed | Applied::Unknown => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ctflow_parser::flow::FlowView;
+    use ctflow_parser::request::{self, FlowChange, IfExists};
+    use ctflow_parser::tuple::{L4, Tuple};
+    use ctflow_parser::uapi::{AF_INET, IPPROTO_TCP};
+    use ctflow_parser::write::Writer;
+
+    use super::*;
+    use crate::server::frame::Entries;
+
+    /// When a flow changed that is made by an event that the kernel stamped so, and read at 9 s.
+    fn changed_ms(event_ns: Option<u64>) -> u64 {
+        let ends = |src: [u8; 4], dst: [u8; 4]| Tuple {
+            src: src.into(),
+            dst: dst.into(),
+            proto: IPPROTO_TCP,
+            l4: L4::Ports { src: 1, dst: 2 },
+            zone: None,
+        };
+        let (orig, reply) = (Some(ends([10, 0, 0, 1], [10, 0, 0, 2])), Some(ends([10, 0, 0, 2], [10, 0, 0, 1])));
+        let flow = FlowView { family: AF_INET, orig, reply, id: Some(7), event_ns, ..FlowView::default() };
+        let mut bytes = [0; 512];
+        let mut writer = Writer::new(&mut bytes);
+        request::create(&mut writer, 1, &FlowChange { flow, ..FlowChange::default() }, IfExists::Change).unwrap();
+        let mut shard = Shard::new(10);
+        shard.set_time(9_000);
+        apply_frame(&mut shard, &mut Counts::default(), writer.bytes()).unwrap();
+        let mut shown = Vec::new();
+        (0..256).for_each(|bucket| shard.show(bucket, 0, &mut shown));
+        Entries::new(&shown).next().unwrap().unwrap().0.changed_ms
+    }
+
+    #[test]
+    fn an_event_happened_when_the_kernel_says_or_else_when_it_is_read() {
+        assert_eq!(changed_ms(Some(5_000_999_999)), 5_000);
+        assert_eq!(changed_ms(None), 9_000);
     }
 }

@@ -130,6 +130,7 @@ pub(super) struct Peer {
     /// From a change on it to this node's cache.
     pub(super) lag_ms_p50: u64,
     pub(super) lag_ms_p99: u64,
+    pub(super) lag_ms_p999: u64,
     pub(super) lag_ms_max: u64,
     /// Times that a batch came before its turn.
     pub(super) gaps: u64,

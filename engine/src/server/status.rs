@@ -241,6 +241,7 @@ fn peer(peer: &PeerStatus, report: &PeerReport) -> Peer {
         streams: streams.collect(),
         lag_ms_p50: report.lag.p50_ms,
         lag_ms_p99: report.lag.p99_ms,
+        lag_ms_p999: report.lag.p999_ms,
         lag_ms_max: report.lag.max_ms,
         gaps: counters().map(|counters| counters.missed).sum(),
         skipped: counters().map(|counters| counters.skips).sum(),
