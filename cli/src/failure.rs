@@ -8,6 +8,7 @@ use ctflow_engine::kernel::KernelError;
 use ctflow_engine::lab::LabError;
 use ctflow_engine::listener::ListenError;
 use ctflow_engine::receive::InterruptError;
+use ctflow_engine::server::ServerError;
 use ctflow_parser::error::ParseError;
 use rustix::io::Errno;
 use thiserror::Error;
@@ -55,6 +56,9 @@ pub(crate) enum Failure {
     /// The demonstration's network cannot be made, or its traffic does not flow.
     #[error(transparent)]
     Lab(#[from] LabError),
+    /// The control socket.
+    #[error(transparent)]
+    Server(#[from] ServerError),
     /// The capture cannot start.
     #[error(transparent)]
     Start(#[from] StartError),

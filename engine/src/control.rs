@@ -9,7 +9,8 @@
 //! a shard:  Idle ── wanted: begin ──► Beginning ── its word ──► Marking ── dump read ──► Sweeping ── its word ──► Idle
 //!            ▲                                                    │ dump failed: wanted again                     ▲
 //!            └────────────────────────────────────────────────────┘                                               │
-//!           wanted: at the start; by a loss, whenever it comes; when a resync has to be done again; by disagreement
+//!           wanted: at the start; by a loss, whenever it comes; when a resync has to be done again; by disagreement;
+//!                   by an operator
 //! ```
 //!
 //! The dump begins only when every worker concerned has said that it marks: a flow that one took in before, and that the
@@ -27,7 +28,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, TrySendError};
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use ctflow_parser::filter::DumpFilter;
 use ctflow_parser::record::{Record, Subject};
 use ctflow_parser::request::{self, Table};
@@ -40,9 +41,10 @@ use crate::kernel::dump::{Dump, Progress};
 use crate::kernel::request::Requester;
 use crate::limits::{
     RECONCILE_CHECK, RECONCILE_CHECKS, RECONCILE_INTERVAL, RECONCILE_SLACK, RESYNC_BATCH_BYTES, RESYNC_INTERVAL_MIN,
-    RESYNC_PARTS_PER_TURN, RESYNC_RETRY,
+    RESYNC_PARTS_PER_TURN, RESYNC_RETRY, RESYNC_WISHES,
 };
 use crate::metrics::Published;
+use crate::reply::Reply;
 use crate::shard::shard_of;
 use crate::worker::{Command, Report};
 
@@ -50,6 +52,47 @@ use crate::worker::{Command, Report};
 pub(crate) const REPORTS: Token = Token(0);
 /// The dump's socket.
 const DUMP: Token = Token(1);
+
+/// A worker has ended: its flows cannot be resynchronised any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct WorkerEnded;
+
+/// An operator's wish that all shards be resynchronised; answered when all are.
+pub(crate) type Wish = Reply<Result<(), WorkerEnded>>;
+
+/// Makes such wishes known to the control thread.
+#[derive(Debug, Clone)]
+pub(crate) struct Wishes {
+    sender: Sender<Wish>,
+    waker: Arc<mio::Waker>,
+}
+
+impl Wishes {
+    /// The two ends; `waker` wakes the control thread.
+    pub(crate) fn ends(waker: Arc<mio::Waker>) -> (Self, Receiver<Wish>) {
+        let (sender, wishes) = bounded(RESYNC_WISHES);
+        (Self { sender, waker }, wishes)
+    }
+
+    /// Asks for a resync of all shards that begins after this, if there is room.
+    ///
+    /// # Errors
+    /// The wish, where there is none. A control thread that has ended is asked in vain.
+    pub(crate) fn try_wish(&self, wish: Wish) -> Result<(), Wish> {
+        let result = self.sender.try_send(wish);
+        let _ = self.waker.wake(); // fails only where the control thread is gone
+        match result {
+            Err(TrySendError::Full(wish)) => Err(wish),
+            Ok(()) | Err(TrySendError::Disconnected(_)) => Ok(()),
+        }
+    }
+}
+
+/// A wish, and the resync of each lane that has to be complete for it.
+struct Pending {
+    wish: Wish,
+    resyncs: Vec<u32>,
+}
 
 /// Where a shard's resync stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,13 +117,16 @@ pub(crate) struct Lane {
     wanted: bool,
     /// The number of the last resync that began.
     resync: u32,
+    /// The number of the last resync that was complete.
+    complete: u32,
     /// Messages of the dump that are not sent yet.
     batch: Vec<u8>,
 }
 
 impl Lane {
     pub(crate) fn new(commands: Sender<Command>, wake: Arc<UnixStream>, published: Arc<Published>) -> Self {
-        Self { commands, wake, published, standing: Standing::Idle, wanted: true, resync: 0, batch: Vec::new() }
+        let (standing, batch) = (Standing::Idle, Vec::new());
+        Self { commands, wake, published, standing, wanted: true, resync: 0, complete: 0, batch }
     }
 
     /// Wakes the worker, whether for a command or to see that it is time to stop.
@@ -128,9 +174,15 @@ impl Lane {
             Report::Resynced { resync, again, .. } if self.standing == Standing::Sweeping && resync == self.resync => {
                 self.standing = Standing::Idle;
                 self.wanted |= again;
+                self.complete = if again { self.complete } else { resync };
             }
             Report::Marking { .. } | Report::Resynced { .. } => {} // of a resync that was overtaken
         }
+    }
+
+    /// Whether resync number `resync` is complete, or a later one. Numbers wrap: the nearer way round counts.
+    fn has_completed(&self, resync: u32) -> bool {
+        self.complete.wrapping_sub(resync) <= u32::MAX / 2
     }
 
     /// Begins a resync; where the channel is full, a later turn does.
@@ -180,6 +232,8 @@ pub(crate) struct Control {
     /// When the next dump may begin.
     not_before: Instant,
     reconcile: Reconcile,
+    wishes: Receiver<Wish>,
+    pending: Vec<Pending>,
 }
 
 impl Drop for Control {
@@ -190,9 +244,16 @@ impl Drop for Control {
 }
 
 impl Control {
-    pub(crate) fn new(poll: Poll, lanes: Vec<Lane>, reports: Receiver<Report>, stop: Arc<AtomicBool>) -> Self {
+    pub(crate) fn new(
+        poll: Poll,
+        lanes: Vec<Lane>,
+        reports: Receiver<Report>,
+        wishes: Receiver<Wish>,
+        stop: Arc<AtomicBool>,
+    ) -> Self {
         let now = Instant::now();
-        Self { poll, lanes, reports, stop, dumping: Dumping::No, not_before: now, reconcile: Reconcile::new(now) }
+        let (reconcile, pending) = (Reconcile::new(now), Vec::new());
+        Self { poll, lanes, reports, stop, dumping: Dumping::No, not_before: now, reconcile, wishes, pending }
     }
 
     /// Runs until told to stop.
@@ -200,6 +261,7 @@ impl Control {
         let mut events = Events::with_capacity(16);
         while !self.stop.load(Ordering::Relaxed) {
             self.hear();
+            self.heed();
             self.look();
             self.begin();
             self.start_dump_if_marking();
@@ -240,6 +302,25 @@ impl Control {
             if let Some(lane) = self.lanes.get_mut(worker as usize) {
                 lane.hear(&report);
             }
+        }
+    }
+
+    /// Takes in what operators want, and answers what has come true.
+    fn heed(&mut self) {
+        while self.pending.len() < RESYNC_WISHES {
+            let Ok(wish) = self.wishes.try_recv() else { break };
+            // A resync that is under way may have read past what this one is meant to see.
+            self.lanes.iter_mut().for_each(|lane| lane.wanted = true);
+            let resyncs = self.lanes.iter().map(|lane| lane.resync.wrapping_add(1)).collect();
+            self.pending.push(Pending { wish, resyncs });
+        }
+        let lanes = &self.lanes;
+        let has_ended = lanes.iter().any(|lane| lane.standing == Standing::Gone);
+        let is_over = |pending: &mut Pending| {
+            has_ended || lanes.iter().zip(&pending.resyncs).all(|(lane, resync)| lane.has_completed(*resync))
+        };
+        for Pending { wish, .. } in self.pending.extract_if(.., is_over) {
+            wish.tell(if has_ended { Err(WorkerEnded) } else { Ok(()) });
         }
     }
 

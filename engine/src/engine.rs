@@ -16,12 +16,14 @@ use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use mio::{Poll, Waker};
 use thiserror::Error;
 
-use crate::control::{Control, Lane, REPORTS};
+use crate::access::Access;
+use crate::control::{Control, Lane, REPORTS, Wish, Wishes};
 use crate::limits::{COMMANDS_PER_WORKER, FLOWS_PER_SHARD, REPORTS_PER_WORKER, WORKERS, WORKERS_DEFAULT_MAX};
 use crate::listener::{ListenError, Listener};
 use crate::metrics::{Counts, Published};
@@ -32,7 +34,7 @@ use crate::shard::Shard;
 use crate::socket::{EventSocket, Options, SocketError};
 use crate::steer::Share;
 use crate::telling::{self, Ask, Asker, Hearer, Teller};
-use crate::worker::{Command, Report, Reporter, Worker};
+use crate::worker::{Command, Report, Reporter, Truth, Worker};
 
 /// How to capture.
 #[derive(Debug, Clone)]
@@ -100,9 +102,7 @@ pub struct Engine {
     workers: Vec<JoinHandle<Result<(), ListenError>>>,
     control: Option<JoinHandle<()>>,
     stage: Option<JoinHandle<()>>,
-    replication: Option<Replication>,
-    askers: Vec<Asker>,
-    published: Vec<Arc<Published>>,
+    access: Access,
     waker: Arc<Waker>,
     stop: Arc<AtomicBool>,
     stage_stop: Arc<AtomicBool>,
@@ -144,7 +144,7 @@ impl Engine {
     pub fn choose(&self, choice: Choice) -> Result<(), Busy> {
         let choice = Arc::new(choice);
         let ask = |asker: &Asker| asker.try_ask(Ask::Choice(choice.clone())).map_err(|_| Busy);
-        self.askers.iter().try_for_each(ask)
+        self.access.askers.iter().try_for_each(ask)
     }
 
     /// Whether every thread runs.
@@ -158,21 +158,24 @@ impl Engine {
     /// What all workers have counted so far.
     #[must_use]
     pub fn totals(&self) -> Counts {
-        let mut totals = Counts::default();
-        self.published.iter().for_each(|published| totals += published.read());
-        totals
+        self.access.totals()
     }
 
     /// What each worker has counted so far.
     #[must_use]
     pub fn by_worker(&self) -> Vec<Counts> {
-        self.published.iter().map(|published| published.read()).collect()
+        self.access.by_worker().collect()
+    }
+
+    /// What others reach the threads by; it does not keep them running.
+    pub(crate) fn access(&self) -> Access {
+        self.access.clone()
     }
 
     /// What reaches the replication stage, where there is one.
     #[must_use]
     pub fn replication(&self) -> Option<&Replication> {
-        self.replication.as_ref()
+        self.access.replication.as_ref()
     }
 
     /// Stops all threads, each after it has taken what is queued, and gives what they counted.
@@ -197,7 +200,7 @@ impl Engine {
         self.control.take().map(JoinHandle::join);
         let ends = self.workers.drain(..).map(JoinHandle::join).collect();
         self.stage_stop.store(true, Ordering::Relaxed);
-        self.replication.iter().for_each(Replication::wake);
+        self.access.replication.iter().for_each(Replication::wake);
         self.stage.take().map(JoinHandle::join);
         ends
     }
@@ -241,6 +244,8 @@ struct Assembly<'s> {
     stop: Arc<AtomicBool>,
     prepared: Option<Prepared>,
     hearers: Vec<Hearer>,
+    askers: Vec<Asker>,
+    wishes: (Wishes, Receiver<Wish>),
 }
 
 /// What one worker will be started with.
@@ -260,8 +265,9 @@ impl<'s> Assembly<'s> {
     fn new(settings: &'s Settings, waker: Waker, prepared: Option<Prepared>) -> Self {
         let (sender, reports) = bounded(REPORTS_PER_WORKER * settings.workers as usize);
         let (seats, lanes) = (Vec::new(), Vec::new());
-        let (waker, stop, hearers) = (Arc::new(waker), Arc::default(), Vec::new());
-        Self { settings, seats, lanes, sender, reports, waker, stop, prepared, hearers }
+        let (waker, stop, hearers, askers) = (Arc::new(waker), Arc::default(), Vec::new(), Vec::new());
+        let wishes = Wishes::ends(waker.clone());
+        Self { settings, seats, lanes, sender, reports, waker, stop, prepared, hearers, askers, wishes }
     }
 
     fn add(&mut self, index: u32) -> Result<(), StartError> {
@@ -275,32 +281,43 @@ impl<'s> Assembly<'s> {
         let mut interrupts = Interrupts::new();
         interrupts.watch(&wake, Interest::Readable)?;
         let published = Arc::<Published>::default();
+        // Before the worker's first word, too, its flows are not the kernel's.
+        published.publish(&Counts { resync_pending: 1, ..Counts::default() });
         let waker = Arc::new(waker);
         self.lanes.push(Lane::new(sender, waker.clone(), published.clone()));
-        let (shard, teller, asks) = self.shard(index, waker);
+        let (asker, asks) = telling::asks(waker);
+        let (shard, teller) = self.shard(index, &asker);
+        self.askers.push(asker);
         self.seats.push(Seat { index, socket, commands, asks, shard, teller, wake, interrupts, published });
         Ok(())
     }
 
     /// A worker's shard, and where there are replicas the worker's ends of what goes to and from them.
-    fn shard(&mut self, index: u32, waker: Arc<UnixStream>) -> (Shard, Option<Teller>, Receiver<Ask>) {
+    fn shard(&mut self, index: u32, asker: &Asker) -> (Shard, Option<Teller>) {
         let flows_max = self.settings.flows_max;
-        let Some(prepared) = &self.prepared else { return (Shard::new(flows_max), None, crossbeam_channel::never()) };
+        let Some(prepared) = &self.prepared else { return (Shard::new(flows_max), None) };
         let stream = u16::try_from(index).unwrap_or(u16::MAX); // WORKERS are fewer
         let choice = Arc::new(prepared.settings().choice.clone());
-        let (teller, hearer, asks) = telling::ends(stream, prepared.datagram_bytes(), prepared.waker(), waker);
+        let (teller, hearer) = telling::ends(stream, prepared.datagram_bytes(), prepared.waker(), asker.clone());
         self.hearers.push(hearer);
-        (Shard::replicated(flows_max, choice), Some(teller), asks)
+        (Shard::replicated(flows_max, choice), Some(teller))
     }
 
     fn start(self, poll: Poll) -> Result<Engine, StartError> {
+        let (wishes, wished) = self.wishes;
         let mut engine = Engine {
             workers: Vec::new(),
             control: None,
             stage: None,
-            replication: self.prepared.as_ref().map(Prepared::replication),
-            askers: self.hearers.iter().map(|hearer| hearer.asker.clone()).collect(),
-            published: self.seats.iter().map(|seat| seat.published.clone()).collect(),
+            access: Access {
+                askers: self.askers.into(),
+                published: self.seats.iter().map(|seat| seat.published.clone()).collect(),
+                replication: self.prepared.as_ref().map(Prepared::replication),
+                wishes,
+                backend: self.settings.backend.name(),
+                flows_max: self.settings.flows_max,
+                began: Instant::now(),
+            },
             waker: self.waker.clone(),
             stop: self.stop.clone(),
             stage_stop: Arc::default(),
@@ -310,7 +327,7 @@ impl<'s> Assembly<'s> {
             engine.stage = Some(spawn("ctflow-replicate".to_owned(), move || stage.run())?);
         }
         // From here on an early return drops the engine, which stops what has started.
-        let control = Control::new(poll, self.lanes, self.reports, self.stop.clone());
+        let control = Control::new(poll, self.lanes, self.reports, wished, self.stop.clone());
         engine.control = Some(spawn("ctflow-control".to_owned(), move || control.run())?);
         let count = self.seats.len();
         let (begun, beginnings) = bounded(count);
@@ -321,7 +338,9 @@ impl<'s> Assembly<'s> {
             engine.workers.push(spawn(name, move || seat.run(&settings, reporter, stop, &begun))?);
         }
         drop(begun);
-        beginnings.iter().take(count).collect::<Result<(), _>>()?;
+        for backend in beginnings.iter().take(count) {
+            engine.access.backend = backend?;
+        }
         Ok(engine)
     }
 }
@@ -340,7 +359,7 @@ impl Seat {
         settings: &Settings,
         reporter: Reporter,
         stop: Arc<AtomicBool>,
-        begun: &Sender<Result<(), ListenError>>,
+        begun: &Sender<Result<&'static str, ListenError>>,
     ) -> Result<(), ListenError> {
         let _farewell = Farewell { index: self.index, reporter: reporter.clone() };
         if settings.pin {
@@ -349,7 +368,7 @@ impl Seat {
         // There is room for one word of each worker.
         let listener = match Listener::new(self.socket, settings.backend, self.interrupts) {
             Ok(listener) => {
-                let _ = begun.try_send(Ok(()));
+                let _ = begun.try_send(Ok(listener.backend()));
                 listener
             }
             Err(error) => {
@@ -376,6 +395,8 @@ impl Seat {
             malformed: None,
             full: false,
             refused_before: 0,
+            truth: Truth::Doubted,
+            watchers: Vec::new(),
         };
         worker.run()
     }

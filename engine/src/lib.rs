@@ -1,5 +1,6 @@
 //! Threads, memory and the kernel.
 
+mod access;
 mod control;
 pub mod engine;
 pub mod kernel;
@@ -12,9 +13,12 @@ pub mod pace;
 pub mod publish;
 pub mod receive;
 pub mod replication;
+mod reply;
+pub mod server;
 pub mod shard;
 pub mod socket;
 pub mod steer;
 pub mod sys;
 mod telling;
+mod watch;
 mod worker;

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use ctflow_parser::request::REQUEST_BYTES;
 
+use crate::server::frame::PAYLOAD_BYTES_MAX;
+
 /// Bytes of socket buffer that one conntrack event takes: what the kernel charges for the packet buffer (a 1 KiB data
 /// block and 256 bytes of bookkeeping), whatever the message's own 100 to 300 bytes. Measured on Linux 6.18, x86-64.
 pub const EVENT_BUFFER_BYTES: usize = 1_280;
@@ -227,6 +229,60 @@ pub const TURN_BATCHES: usize = 256;
 /// What can be wanted of the replication stage before whoever wants has to wait.
 pub const STAGE_REQUESTS: usize = 16;
 
+/// How long the replication stage may take to answer. A turn of it is milliseconds; one that takes a second is stuck.
+pub const STAGE_ANSWER_MAX: Duration = Duration::from_secs(1);
+
+/// Wishes for a resync that wait: one of each client of the control server, and as many whose clients have gone.
+pub const RESYNC_WISHES: usize = 2 * SERVER_CLIENTS;
+
+/// Clients of the control server that are served at once; the next ones wait in the socket's queue. Operators have few
+/// consoles, and monitors ask now and then.
+pub const SERVER_CLIENTS: usize = 16;
+
+/// Connections that wait to be served.
+pub const SERVER_BACKLOG: u32 = 64;
+
+/// Bytes of a request; the longest one there is takes under a hundred.
+pub const SERVER_REQUEST_BYTES: usize = 4_096;
+
+/// How long a client may take to ask: it has nothing to think about.
+pub const SERVER_REQUEST_MAX: Duration = Duration::from_secs(5);
+
+/// How long a client may not read what is there for it.
+pub const SERVER_UNREAD_MAX: Duration = Duration::from_secs(60);
+
+/// Bytes that wait for a client before more of its answer is fetched. With a bucket on top, which is fetched whole, and is
+/// 1.6 MB with four million flows in each shard, 16 clients hold some 30 MB at worst.
+pub const SERVER_OUT_BYTES: usize = 256 * 1_024;
+
+/// How soon the control server asks again whose channel was full.
+pub const SERVER_RETRY: Duration = Duration::from_millis(1);
+
+/// How soon it looks again whether the peers have answered, or all is on its way.
+pub const SERVER_LOOK: Duration = Duration::from_millis(20);
+
+/// How long a worker, the kernel or the daemon itself may take to answer what a client waits for. Emptying the kernel's
+/// table of millions of flows takes seconds.
+pub const SERVER_ANSWER_MAX: Duration = Duration::from_secs(60);
+
+/// How long peers may take to compare: the protocol's own bound.
+pub const SERVER_VERIFY_MAX: Duration = Duration::from_millis(ctflow_replicate::limits::VERIFY_MS);
+
+/// How often it is said in the log that a stranger was refused.
+pub const SERVER_STRANGERS_SAID: Duration = Duration::from_secs(60);
+
+/// How long answers may still go out while the server stops.
+pub const SERVER_FAREWELL: Duration = Duration::from_secs(1);
+
+/// Threads that do for clients what blocks, each for one client.
+pub const SERVER_ERRANDS: usize = SERVER_CLIENTS;
+
+/// Bytes of a chunk of messages on its way from a worker to a watcher: some 300 events.
+pub const WATCH_CHUNK_BYTES: usize = 64 * 1_024;
+
+/// Chunks on their way from one worker to one watcher: 4 MiB when all are full, 150 ms of 100,000 events a second.
+pub const WATCH_CHUNKS: usize = 64;
+
 /// How soon the replication stage asks a worker again whose channel was full.
 pub const STAGE_RETRY: Duration = Duration::from_millis(1);
 
@@ -267,3 +323,7 @@ const _: () = assert!(BATCH_ANSWERS_BYTES <= RMEM_MAX_DEFAULT); // what any kern
 const _: () = assert!(STEER_INSTRUCTIONS <= BPF_INSTRUCTIONS);
 // What may pile up must fit the default buffer's share many times over, or pacing would always be cut short.
 const _: () = assert!(BUSY_EVENTS * PILE_UP_FRACTION * EVENT_BUFFER_BYTES < SOCKET_BUFFER_BYTES);
+// A chunk takes any message, and with one too many it fits a frame.
+const _: () = assert!(DATAGRAM_BYTES <= WATCH_CHUNK_BYTES && WATCH_CHUNK_BYTES + DATAGRAM_BYTES <= PAYLOAD_BYTES_MAX);
+// Who waits for peers waits longer than the stage may take to say how far they are.
+const _: () = assert!(STAGE_ANSWER_MAX.as_millis() < SERVER_VERIFY_MAX.as_millis());

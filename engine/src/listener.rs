@@ -73,6 +73,12 @@ impl Listener {
         Self::new(EventSocket::open(options)?, kind, interrupts)
     }
 
+    /// The name of the back end.
+    #[must_use]
+    pub fn backend(&self) -> &'static str {
+        self.receive.name()
+    }
+
     /// The socket buffer as it is now.
     #[must_use]
     pub fn buffer(&self) -> Buffer {

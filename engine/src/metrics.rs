@@ -66,6 +66,10 @@ counters! {
     expectations_refused,
     /// Changes that no batch could hold.
     untellable,
+    /// Changes of flows that are not to be replicated.
+    filtered,
+    /// Changes that were never told, since a later one of the same flow was, or its end.
+    conflated,
     /// Changes of the shard, by events and resyncs: flows that came to be in it.
     flows_created,
     /// Flows in it that changed.
@@ -74,6 +78,16 @@ counters! {
     flows_destroyed,
     /// Flows refused because the shard is full.
     flows_refused,
+    /// Shards that are full now: they refused flows and have had no room since.
+    full,
+    /// Bytes of memory that hold flows now.
+    cache_bytes,
+    /// Bytes of socket buffer that events have now.
+    buffer_bytes,
+    /// Resyncs that a loss asked for: of events, or of flows that were refused or not understood.
+    resyncs_asked,
+    /// Workers whose flows are not known to be the kernel's now: a resync is wanted and not complete.
+    resync_pending,
     /// Resyncs completed.
     resyncs,
     /// Flows that a resync found in the kernel and not here.

@@ -1,4 +1,5 @@
-//! What passes between a worker and the replication stage: batches one way, what to tell the other.
+//! What passes between a worker and the replication stage: batches one way, what to tell the other; and what others ask
+//! of a worker.
 //!
 //! ```text
 //!  worker ── batches, bounded ──► stage          stage ── what to tell, bounded ──► worker
@@ -19,7 +20,9 @@ use ctflow_replicate::buckets::BucketSet;
 
 use crate::limits::{ASKS_PER_WORKER, STAGE_BATCHES};
 use crate::publish::Choice;
+use crate::reply::Reply;
 use crate::shard::{Outbox, Shard};
+use crate::watch::Watcher;
 
 /// What a worker is asked for.
 #[derive(Debug)]
@@ -31,7 +34,9 @@ pub(crate) enum Ask {
     /// Tell what this selects from here on, and take back what it does not.
     Choice(Arc<Choice>),
     /// Show a bucket, in the form of the control socket.
-    Show(u16, Sender<Vec<u8>>),
+    Show(u16, Reply<Vec<u8>>),
+    /// Hand on what is received from here on.
+    Watch(Watcher),
 }
 
 /// The worker's end.
@@ -58,19 +63,19 @@ pub(crate) struct Asker {
     wake: Arc<UnixStream>,
 }
 
-/// The two ends of stream `stream`, and what the worker is asked by. `waker` wakes the stage, `wake` the worker.
-pub(crate) fn ends(
-    stream: u16,
-    datagram_bytes: usize,
-    waker: Arc<mio::Waker>,
-    wake: Arc<UnixStream>,
-) -> (Teller, Hearer, Receiver<Ask>) {
-    let (sender, batches) = bounded(STAGE_BATCHES);
+/// What a worker is asked by, and its end of that; `wake` wakes the worker.
+pub(crate) fn asks(wake: Arc<UnixStream>) -> (Asker, Receiver<Ask>) {
     let (asks, asked) = bounded(ASKS_PER_WORKER);
+    (Asker { asks, wake }, asked)
+}
+
+/// The two ends of stream `stream` for the worker that `asker` asks. `waker` wakes the stage.
+pub(crate) fn ends(stream: u16, datagram_bytes: usize, waker: Arc<mio::Waker>, asker: Asker) -> (Teller, Hearer) {
+    let (sender, batches) = bounded(STAGE_BATCHES);
     let starved = Arc::<AtomicBool>::default();
     let outbox = Outbox::new(stream, datagram_bytes);
     let teller = Teller { outbox, batches: sender, waker, starved: starved.clone() };
-    (teller, Hearer { batches, starved, asker: Asker { asks, wake } }, asked)
+    (teller, Hearer { batches, starved, asker })
 }
 
 impl Teller {
@@ -137,7 +142,8 @@ impl Asker {
         }
     }
 
-    fn wake(&self) {
+    /// Wakes the worker.
+    pub(crate) fn wake(&self) {
         let _ = (&*self.wake).write(&[0]); // a full pipe means that it has been woken already
     }
 }

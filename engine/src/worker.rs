@@ -1,10 +1,10 @@
 //! One pinned thread that owns a shard: it takes events, applies them, and obeys the control thread between batches.
 //!
 //! ```text
-//! loop:  take ──► settle ──► obey ──► mark ──► sweep ──► tell ──► publish
-//!        events   losses     resync   begin a  purge a   changes  counts
-//!        to shard noticed    commands resync   slice     to the
-//!                                                        replication stage
+//! loop:  take ──► show ──► settle ──► obey ──► mark ──► sweep ──► tell ──► publish
+//!        events   them to losses     resync   begin a  purge a   changes  counts
+//!        to shard watchers noticed   commands resync   slice     to the
+//!                                                                replication stage
 //! ```
 //!
 //! Nothing here waits for another thread: commands come through a bounded channel that the control thread fills, and
@@ -28,6 +28,7 @@ use crate::metrics::{Counts, Published};
 use crate::shard::{Applied, Shard, Swept};
 use crate::steer::Filter;
 use crate::telling::{Ask, Teller};
+use crate::watch::Watcher;
 
 /// What the control thread asks of a worker.
 #[derive(Debug)]
@@ -83,6 +84,17 @@ impl Reporter {
     }
 }
 
+/// What is known of the flows held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Truth {
+    /// They are the kernel's.
+    Known,
+    /// Something was lost since the last resync began, or none ever did.
+    Doubted,
+    /// A resync is under way that mends all that was lost.
+    Mending,
+}
+
 /// What a worker is made of.
 pub(crate) struct Worker {
     pub(crate) index: u32,
@@ -112,11 +124,16 @@ pub(crate) struct Worker {
     pub(crate) full: bool,
     /// Flows refused before this round.
     pub(crate) refused_before: u64,
+    /// Whether the flows are known to be the kernel's.
+    pub(crate) truth: Truth,
+    /// Who wants to see what is received.
+    pub(crate) watchers: Vec<Watcher>,
 }
 
 impl Worker {
     /// Runs until told to stop, or until the socket fails. What is queued when the stop comes is still taken.
     pub(crate) fn run(mut self) -> Result<(), ListenError> {
+        self.shard.set_time(now_ms());
         let result = self.work().and_then(|()| self.finish());
         if let Err(error) = &result {
             tracing::error!(worker = self.index, %error, "worker ended");
@@ -128,6 +145,7 @@ impl Worker {
     fn work(&mut self) -> Result<(), ListenError> {
         while !self.stop.load(Ordering::Relaxed) {
             let lost = self.take()?;
+            self.show(lost);
             self.settle(lost);
             self.obey();
             self.mark();
@@ -143,6 +161,7 @@ impl Worker {
         loop {
             let round = self.round(Patience::None)?;
             self.counts.events_lost += round.lost;
+            self.show(round.lost);
             if round.taken.drained {
                 self.tell();
                 return Ok(());
@@ -168,11 +187,13 @@ impl Worker {
 
     fn round(&mut self, patience: Patience) -> Result<Round, ListenError> {
         let (shard, counts, malformed) = (&mut self.shard, &mut self.counts, &mut self.malformed);
-        let mut is_first = self.teller.is_some();
+        let watchers = &mut self.watchers;
+        let mut is_first = true;
         let mut sink = |frame: &[u8]| {
             if std::mem::take(&mut is_first) {
                 shard.set_time(now_ms()); // when what was waited for came
             }
+            watchers.iter_mut().for_each(|watcher| watcher.see(frame));
             if let Err(error) = apply_frame(shard, counts, frame) {
                 malformed.get_or_insert(error);
             }
@@ -197,6 +218,14 @@ impl Worker {
                 Ok(_) => {}
                 Err(_) => return, // nothing more to take
             }
+        }
+    }
+
+    /// Hands on to those who watch what this round brought, and that so many were lost in it.
+    fn show(&mut self, lost: u64) {
+        for watcher in &mut self.watchers {
+            watcher.lose(lost);
+            watcher.end_round();
         }
     }
 
@@ -234,14 +263,17 @@ impl Worker {
     fn mark(&mut self) {
         if self.backlog == Some(0) {
             self.backlog = None;
+            self.truth = if self.truth == Truth::Known { Truth::Known } else { Truth::Mending };
             self.shard.begin_resync();
             self.reporter.tell(Report::Marking { worker: self.index, resync: self.resync });
         }
     }
 
     fn wish_resync(&mut self) {
+        self.truth = Truth::Doubted;
         if !self.wish_reported {
             self.wish_reported = true;
+            self.counts.resyncs_asked += 1;
             self.reporter.tell(Report::Wanted(self.index));
         }
     }
@@ -272,6 +304,9 @@ impl Worker {
             Swept::Again => true,
         };
         self.counts.resyncs += 1;
+        if !again && self.truth == Truth::Mending {
+            self.truth = Truth::Known;
+        }
         self.reporter.tell(Report::Resynced { worker: self.index, resync: self.resync, again });
     }
 
@@ -282,17 +317,24 @@ impl Worker {
                 Ask::Buckets(buckets) => self.shard.want_buckets(&buckets),
                 Ask::Digests(number) => self.shard.want_digests(number),
                 Ask::Choice(choice) => self.shard.choose(choice),
+                Ask::Watch(mut watcher) => {
+                    // Those who have gone leave no trace but this: whoever comes makes room for itself.
+                    self.watchers.retain(Watcher::is_watched);
+                    watcher.begin();
+                    self.watchers.push(watcher);
+                }
                 Ask::Show(bucket, reply) => {
                     let mut shown = Vec::new();
                     let stream = u16::try_from(self.index).unwrap_or(u16::MAX);
+                    self.shard.set_time(now_ms());
                     self.shard.show(bucket, stream, &mut shown);
-                    let _ = reply.try_send(shown); // whoever asked may have gone
+                    reply.tell(shown);
                 }
             }
         }
+        let now_ms = now_ms();
+        self.shard.set_time(now_ms);
         if let Some(teller) = &mut self.teller {
-            let now_ms = now_ms();
-            self.shard.set_time(now_ms);
             teller.set_time(now_ms);
             self.counts.untellable += teller.tell(&mut self.shard);
         }
@@ -301,9 +343,17 @@ impl Worker {
     fn publish(&mut self) {
         self.counts.expectations = self.shard.expectations() as u64;
         self.counts.flows = u64::from(self.shard.len());
+        self.counts.cache_bytes = self.shard.bytes();
+        (self.counts.filtered, self.counts.conflated) = self.shard.untold();
+        self.counts.full = u64::from(self.full);
+        self.counts.buffer_bytes = self.listener.buffer().effective as u64;
+        self.counts.resync_pending = u64::from(self.truth != Truth::Known);
         self.published.publish(&self.counts);
     }
 }
+
+/// Nanoseconds of a millisecond.
+const NS_PER_MS: u64 = 1_000_000;
 
 /// Milliseconds since 1970.
 pub(crate) fn now_ms() -> u64 {
@@ -347,7 +397,11 @@ fn apply_record(shard: &mut Shard, counts: &mut Counts, record: &Record<'_>) -> 
         Event::Update => counts.events_update += 1,
         Event::Destroy => counts.events_destroy += 1,
     }
-    note(counts, shard.apply(event, &record.flow()?));
+    let flow = record.flow()?;
+    if let Some(event_ns) = flow.event_ns {
+        shard.set_time(event_ns / NS_PER_MS); // it may have waited in the socket since
+    }
+    note(counts, shard.apply(event, &flow));
     Ok(())
 }
 
@@ -381,5 +435,45 @@ fn note(counts: &mut Counts, applied: Applied) {
         Applied::Full => counts.flows_refused += 1,
         Applied::NotAFlow => counts.malformed += 1,
         Applied::Created | Applied::Updated | Applied::Unchanged | Applied::Destroyed | Applied::Unknown => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ctflow_parser::flow::FlowView;
+    use ctflow_parser::request::{self, FlowChange, IfExists};
+    use ctflow_parser::tuple::{L4, Tuple};
+    use ctflow_parser::uapi::{AF_INET, IPPROTO_TCP};
+    use ctflow_parser::write::Writer;
+
+    use super::*;
+    use crate::server::frame::Entries;
+
+    /// When a flow changed that is made by an event that the kernel stamped so, and read at 9 s.
+    fn changed_ms(event_ns: Option<u64>) -> u64 {
+        let ends = |src: [u8; 4], dst: [u8; 4]| Tuple {
+            src: src.into(),
+            dst: dst.into(),
+            proto: IPPROTO_TCP,
+            l4: L4::Ports { src: 1, dst: 2 },
+            zone: None,
+        };
+        let (orig, reply) = (Some(ends([10, 0, 0, 1], [10, 0, 0, 2])), Some(ends([10, 0, 0, 2], [10, 0, 0, 1])));
+        let flow = FlowView { family: AF_INET, orig, reply, id: Some(7), event_ns, ..FlowView::default() };
+        let mut bytes = [0; 512];
+        let mut writer = Writer::new(&mut bytes);
+        request::create(&mut writer, 1, &FlowChange { flow, ..FlowChange::default() }, IfExists::Change).unwrap();
+        let mut shard = Shard::new(10);
+        shard.set_time(9_000);
+        apply_frame(&mut shard, &mut Counts::default(), writer.bytes()).unwrap();
+        let mut shown = Vec::new();
+        (0..256).for_each(|bucket| shard.show(bucket, 0, &mut shown));
+        Entries::new(&shown).next().unwrap().unwrap().0.changed_ms
+    }
+
+    #[test]
+    fn an_event_happened_when_the_kernel_says_or_else_when_it_is_read() {
+        assert_eq!(changed_ms(Some(5_000_999_999)), 5_000);
+        assert_eq!(changed_ms(None), 9_000);
     }
 }

@@ -378,7 +378,7 @@ fn filters() {
     assert_eq!(passing(Filter { family: Some(uapi::AF_INET), ..Filter::default() }), [1, 2, 3]);
     assert_eq!(passing(protocols(&[uapi::IPPROTO_TCP])), [2]);
     assert_eq!(passing(protocols(&[uapi::IPPROTO_SCTP, uapi::IPPROTO_UDP])), [1, 3, 4]);
-    assert_eq!(passing(protocols(&[uapi::IPPROTO_GRE])), []);
+    assert!(passing(protocols(&[uapi::IPPROTO_GRE])).is_empty());
     assert_eq!(passing(mark(0x12, u32::MAX)), [2]);
     assert_eq!(passing(mark(0x12, 0xff)), [2, 4]);
     assert_eq!(passing(mark(0, u32::MAX)), [1], "no mark is a mark of zero");

@@ -148,7 +148,7 @@ fn agree(engine: &Engine, number: u64) -> bool {
         let verdicts = peer.verdicts.iter().chain(peer.received.iter().map(|stream| &stream.verdict));
         let verdicts: Vec<_> = verdicts.map(|verdict| verdict.filter(|verdict| verdict.number == number)).collect();
         if verdicts.iter().all(Option::is_some) {
-            return verdicts.iter().flatten().all(|verdict| verdict.differing == 0);
+            return verdicts.iter().flatten().all(|verdict| verdict.differing.is_empty());
         }
         assert!(Instant::now() < deadline, "no verdict: {status:#?}");
         std::thread::sleep(Duration::from_millis(10));

@@ -52,6 +52,14 @@ pub(crate) enum Failure {
         /// How long.
         longest: Duration,
     },
+    /// A change to the kernel's table was refused.
+    #[error("the kernel refused {refused} changes of the table, one of them so: {first}")]
+    Refused {
+        /// How many.
+        refused: u64,
+        /// Why the first of them.
+        first: KernelError,
+    },
     /// SIGINT or SIGTERM.
     #[error("interrupted")]
     Interrupted,

@@ -66,7 +66,16 @@ pub(crate) struct Difference {
 
 /// Compares two listings in any order, timeouts, ages and `use=` apart. A line that is there twice must be there twice in both.
 pub(crate) fn difference(left: &[u8], right: &[u8]) -> Difference {
-    let (left, right) = (comparable(left), comparable(right));
+    between(&comparable(left, timeless), &comparable(right, timeless))
+}
+
+/// Compares the dump of an internal cache with that of its replica, in any order, by what both have: state, original
+/// direction, flags and mark.
+pub(crate) fn replica_difference(internal: &[u8], external: &[u8]) -> Difference {
+    between(&comparable(internal, replicated), &comparable(external, replicated))
+}
+
+fn between(left: &[Vec<u8>], right: &[Vec<u8>]) -> Difference {
     let (mut left, mut right) = (left.iter().peekable(), right.iter().peekable());
     let mut difference = Difference::default();
     loop {
@@ -87,8 +96,8 @@ pub(crate) fn difference(left: &[u8], right: &[u8]) -> Difference {
     }
 }
 
-fn comparable(output: &[u8]) -> Vec<Vec<u8>> {
-    let mut sorted: Vec<_> = lines(output).map(timeless).collect();
+fn comparable(output: &[u8], what: impl Fn(&[u8]) -> Vec<u8>) -> Vec<Vec<u8>> {
+    let mut sorted: Vec<_> = lines(output).map(what).collect();
     sorted.sort_unstable();
     sorted
 }
@@ -111,6 +120,21 @@ fn timeless(line: &[u8]) -> Vec<u8> {
         }
     }
     kept
+}
+
+/// The line without the answers' direction, which a replica need not know, and without what is the cache's own.
+fn replicated(line: &[u8]) -> Vec<u8> {
+    let mut kept: Vec<&[u8]> = Vec::new();
+    let mut words = line.split(|byte| *byte == b' ').filter(|word| !word.is_empty());
+    for word in words.by_ref().take_while(|word| *word != b"[active") {
+        let name = word.split(|byte| *byte == b'=').next().unwrap_or_default();
+        let seen = word.contains(&b'=')
+            && kept.iter().any(|kept| kept.strip_prefix(name).is_some_and(|rest| rest.first() == Some(&b'=')));
+        if !seen {
+            kept.push(word);
+        }
+    }
+    kept.join(&b' ')
 }
 
 /// How many lines there are.
@@ -162,6 +186,22 @@ mod tests {
         assert_eq!(differing(&format!("{other}{FLOW}"), &format!("{FLOW}{other}")), 0, "in any order");
         assert_eq!(differing(&format!("{other}{FLOW}"), FLOW), 1);
         assert_eq!(differing(FLOW, &format!("{FLOW}{FLOW}")), 1, "twice is not once");
+    }
+
+    /// As captured of conntrackd 1.4.7.
+    #[test]
+    fn a_replica_is_compared_by_what_it_can_show() {
+        let internal = "tcp      6 TIME_WAIT src=192.0.2.2 dst=198.51.100.10 sport=43002 dport=8080 src=198.51.100.10 \
+                        dst=198.51.100.1 sport=8080 dport=43002 [ASSURED] mark=42 [active since 2s]\n";
+        let external = "tcp      6 TIME_WAIT src=192.0.2.2 dst=198.51.100.10 sport=43002 dport=8080 [ASSURED] mark=42 \
+                        [active since 31s]\n";
+        let differing = |external: &str| replica_difference(internal.as_bytes(), external.as_bytes()).lines;
+        assert_eq!(differing(external), 0);
+        assert_eq!(differing(&external.replace("TIME_WAIT", "CLOSE")), 2);
+        assert_eq!(differing(&external.replace(" [ASSURED]", "")), 2);
+        assert_eq!(differing(&external.replace("mark=42", "mark=1")), 2);
+        assert_eq!(differing(&external.replace("dport=8080", "dport=80")), 2);
+        assert_eq!(differing(""), 1);
     }
 
     #[test]

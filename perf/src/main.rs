@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! options ──► network   client, firewall, server: private namespaces, this process lives on the firewall
+//!         ├─► pair      two firewalls on one cable, for what replicates; suite: the daemons on them; table: their flows
 //!         └─► program   the two programs, found and asked for their versions
 //!               └─► scenario/   events, list, load … ──► process   one measured run: CPU, memory, output
 //!                                      └─► report   min, median, max of both, ratio, goal
@@ -15,6 +16,7 @@ mod failure;
 mod lines;
 mod network;
 mod options;
+mod pair;
 mod process;
 mod procfs;
 mod program;
@@ -23,6 +25,8 @@ mod runs;
 mod saved;
 mod scenario;
 mod statistics;
+mod suite;
+mod table;
 mod wait;
 
 use failure::Failure;

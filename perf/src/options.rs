@@ -10,7 +10,7 @@ use crate::scenario::Scenario;
 
 /// Printed for `--help`.
 pub(crate) const HELP: &str = "\
-Compares ctflow with the installed conntrack on the same work, in turns, in private network namespaces.
+Compares ctflow with the installed conntrack and conntrackd on the same work, in turns, in private network namespaces.
 
 usage: ctflow-perf [--rounds N] [--flows N] [--rate N] [--program PATH] [SCENARIO]...
 
@@ -24,6 +24,10 @@ usage: ctflow-perf [--rounds N] [--flows N] [--rate N] [--program PATH] [SCENARI
   json            time and memory of a listing as JSON, beside our own text
   delete          time of deleting four flows of five, each printed
   load            time of loading a file of flows
+  replicate       a full table replicated by two daemons, beside conntrackd's: CPU, memory, bytes sent
+  loss            how soon a replica is equal when a tenth of the datagrams is lost, beside conntrackd's
+  lag             time from an event in the kernel to the replica
+  return          how soon a replica is equal after a restart, and after 30 s without a link
 
 All of these scenarios are run unless some are named. Needs no root but for the socket buffer of burst.
 ";
@@ -100,7 +104,11 @@ mod tests {
     fn all_scenarios_run_unless_some_are_named() {
         assert_eq!(parsed("").unwrap().scenarios, Scenario::ALL);
         assert_eq!(parsed("list events").unwrap().scenarios, [Scenario::List, Scenario::Events]);
-        assert!(parsed("lists").unwrap_err().contains("events, burst, list, json, delete, load"));
+        assert!(
+            parsed("lists")
+                .unwrap_err()
+                .contains("events, burst, list, json, delete, load, replicate, loss, lag, return")
+        );
     }
 
     #[test]

@@ -13,6 +13,7 @@ use std::os::unix::fs::FileExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use ctflow_engine::lab::Host;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::Errno;
@@ -98,6 +99,16 @@ impl Process {
         }
     }
 
+    /// Starts `program` in the network namespace of `host`.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub(crate) fn start_on(host: &Host, program: &Program, arguments: &[&str]) -> Result<Self, Failure> {
+        let program = program.clone();
+        let arguments: Vec<String> = arguments.iter().map(|&word| word.to_owned()).collect();
+        host.run(move || Self::start(&program, &arguments.iter().map(String::as_str).collect::<Vec<_>>()))
+    }
+
     /// Waits until its namespace, where nobody else listens, has a socket for all flow events.
     ///
     /// # Errors
@@ -138,6 +149,16 @@ impl Process {
         Ok(Duration::from_nanos(ticks.max(self.threads_ns.values().sum())))
     }
 
+    /// Memory resident now.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub(crate) fn resident_bytes(&mut self) -> Result<u64, Failure> {
+        self.must_live()?;
+        let unreadable = || Failure::Unreadable(self.path("status"));
+        procfs::status_resident_bytes(&self.read("status")?).ok_or_else(unreadable)
+    }
+
     /// Tells it to end, and returns all that it printed.
     ///
     /// # Errors
@@ -152,6 +173,11 @@ impl Process {
         }
         let _ = self.reap()?; // told to end: its status says nothing
         contents(&self.output)
+    }
+
+    /// Kills it, so that it can do nothing about it.
+    pub(crate) fn kill(self) {
+        drop(self);
     }
 
     /// Waits for its own end, at most `longest`, looking at its memory meanwhile.
@@ -175,7 +201,11 @@ impl Process {
         Ok(Ended { wall, cpu, peak_bytes, output: contents(&self.output)? })
     }
 
-    fn must_live(&mut self) -> Result<(), Failure> {
+    /// Fails when it has ended.
+    ///
+    /// # Errors
+    /// With what it said last.
+    pub(crate) fn must_live(&mut self) -> Result<(), Failure> {
         let status = self.child.try_wait().map_err(Failure::system(format!("look at {}", self.command)))?;
         status.map_or(Ok(()), |status| Err(self.ended(status)))
     }

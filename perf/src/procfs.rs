@@ -29,9 +29,26 @@ pub(crate) fn stat_cpu_ns(text: &str) -> Option<u64> {
 
 /// Most memory ever resident in bytes, of `/proc/PID/status`. A process that has ended has no such line any more.
 pub(crate) fn status_peak_bytes(text: &str) -> Option<u64> {
-    let value = text.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    status_kib(text, "VmHWM:")
+}
+
+/// Memory resident now, in bytes, of `/proc/PID/status`.
+pub(crate) fn status_resident_bytes(text: &str) -> Option<u64> {
+    status_kib(text, "VmRSS:")
+}
+
+fn status_kib(text: &str, key: &str) -> Option<u64> {
+    let value = text.lines().find_map(|line| line.strip_prefix(key))?;
     let kib: u64 = value.trim().strip_suffix("kB")?.trim_end().parse().ok()?;
     Some(kib * 1024)
+}
+
+/// Bytes that a link received and sent, headers of the link included, of `/proc/net/dev`.
+pub(crate) fn link_bytes(text: &str, link: &str) -> Option<(u64, u64)> {
+    let line = text.lines().find_map(|line| line.trim_start().strip_prefix(link)?.strip_prefix(':'))?;
+    let mut columns = line.split_ascii_whitespace();
+    // bytes packets errs drop fifo frame compressed multicast, and the same of what was sent
+    Some((columns.next()?.parse().ok()?, columns.nth(7)?.parse().ok()?))
 }
 
 /// Whether some socket of `/proc/PID/net/netlink`, which shows its network namespace, has joined all flow events.
@@ -69,6 +86,7 @@ mod tests {
     fn peak_memory_is_there_while_the_process_lives() {
         let status = "Name:\tcat\nVmPeak:\t    5000 kB\nVmHWM:\t    1696 kB\nVmRSS:\t 1600 kB\n";
         assert_eq!(status_peak_bytes(status), Some(1696 * 1024));
+        assert_eq!(status_resident_bytes(status), Some(1600 * 1024));
         assert_eq!(status_peak_bytes("Name:\tcat\nState:\tZ (zombie)\n"), None);
     }
 
@@ -86,6 +104,17 @@ mod tests {
         assert!(!netlink_has_listener(&sockets("00000003")), "it is still joining");
         assert!(netlink_has_listener(&sockets("00000007")));
         assert!(netlink_has_listener(&sockets("0000001f")));
+    }
+
+    #[test]
+    fn a_links_bytes_are_found_by_its_name() {
+        let text = "Inter-|   Receive                                                |  Transmit\n \
+                    face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo \
+                    colls carrier compressed\n    lo:       0       0    0    0    0     0          0         0        \
+                    0       0    0    0    0     0       0          0\n sync0: 1526      17    0    0    0     0          \
+                    0         0     2042      19    0    0    0     0       0          0\n";
+        assert_eq!(link_bytes(text, "sync0"), Some((1526, 2042)));
+        assert_eq!(link_bytes(text, "sync"), None);
     }
 
     #[test]

@@ -15,7 +15,7 @@ const SUPERUSER_PATH: &str = "/usr/sbin";
 const VERSION_LONGEST: Duration = Duration::from_secs(10);
 
 /// One program.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Program {
     /// Its file's name, which the report's columns have.
     pub(crate) name: String,
@@ -24,9 +24,18 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    fn at(path: PathBuf) -> Self {
+    /// The one at that path.
+    pub(crate) fn at(path: PathBuf) -> Self {
         let name = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
         Self { name, path }
+    }
+
+    /// Finds one on `PATH`, or where the superuser's are.
+    ///
+    /// # Errors
+    /// [`Failure::NoPeer`].
+    pub(crate) fn installed(name: &'static str) -> Result<Self, Failure> {
+        installed(name).map(Self::at).ok_or(Failure::NoPeer(name))
     }
 
     /// What it says of its version.
@@ -59,8 +68,7 @@ impl Programs {
         if !path.is_file() {
             return Err(Failure::NoProgram(path.display().to_string()));
         }
-        let peer = installed(PEER).ok_or(Failure::NoPeer(PEER))?;
-        Ok(Self { ours: Program::at(path), peer: Program::at(peer) })
+        Ok(Self { ours: Program::at(path), peer: Program::installed(PEER)? })
     }
 
     /// ctflow, then the peer.

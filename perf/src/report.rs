@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::fs;
+use std::ops::Range;
 use std::thread::available_parallelism;
 
 use crate::failure::Failure;
@@ -11,9 +12,8 @@ use crate::statistics::Summary;
 
 /// Between two columns.
 const GAP: &str = "  ";
-/// Columns of words; the others hold numbers, which stand to the right.
-const FIGURE: usize = 0;
-const GOAL: usize = 8;
+/// The peer's and the ratio: of no use where nothing is compared.
+const COMPARISON: Range<usize> = 4..8;
 
 /// The machine and the programs.
 ///
@@ -141,7 +141,11 @@ impl Table {
         let [ours, peer] = &self.names;
         let head = ["figure", &format!("{ours} min"), "median", "max", &format!("{peer} min"), "median", "max"];
         let head = head.into_iter().chain(["ratio", "goal"]).map(str::to_owned).collect();
-        [head].into_iter().chain(self.rows.iter().map(Row::cells)).collect()
+        let mut cells: Vec<Vec<String>> = [head].into_iter().chain(self.rows.iter().map(Row::cells)).collect();
+        if self.rows.iter().all(|row| row.peer.is_none()) {
+            cells.iter_mut().for_each(|row| drop(row.drain(COMPARISON)));
+        }
+        cells
     }
 }
 
@@ -151,17 +155,18 @@ impl fmt::Display for Table {
         let cells = self.cells();
         let width =
             |column: usize| cells.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
-        let widths: Vec<usize> = (0..=GOAL).map(|column| width(column).unwrap_or(0)).collect();
+        let widths: Vec<usize> = (0..).map_while(width).collect();
         for row in &cells {
-            let line: Vec<String> = row.iter().zip(&widths).enumerate().map(aligned).collect();
+            let line = row.iter().zip(&widths).enumerate().map(|(column, (cell, width))| {
+                // Figure and goal are words; between them stand numbers.
+                let is_word = column == 0 || column + 1 == row.len();
+                if is_word { format!("{cell:<width$}") } else { format!("{cell:>width$}") }
+            });
+            let line: Vec<String> = line.collect();
             write!(formatter, "\n{}", line.join(GAP).trim_end())?;
         }
         self.notes.iter().try_for_each(|note| write!(formatter, "\n{note}"))
     }
-}
-
-fn aligned((column, (cell, width)): (usize, (&String, &usize))) -> String {
-    if column == FIGURE || column == GOAL { format!("{cell:<width$}") } else { format!("{cell:>width$}") }
 }
 
 /// With commas between the thousands, and one decimal where it says something.
@@ -213,6 +218,18 @@ figure             ctflow min  median    max  conntrack min  median     max  rat
 CPU an event, ns        2,000   2,000  2,000         10,000  10,000  10,000   0.20  ≤ 2,500: met
 lines that differ           3       3      3                                        0: MISSED
 a note";
+        assert_eq!(table.to_string(), expected);
+    }
+
+    #[test]
+    fn what_is_not_compared_has_no_columns_for_it() {
+        let table = Table {
+            title: "lag".into(),
+            names: ["ctflow".into(), String::new()],
+            rows: vec![Row::single("p99, ms", Summary::of([3.0])).goal(Goal::none)],
+            notes: Vec::new(),
+        };
+        let expected = "lag\nfigure   ctflow min  median  max  goal\np99, ms           3       3    3  0: MISSED";
         assert_eq!(table.to_string(), expected);
     }
 }

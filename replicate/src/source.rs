@@ -67,6 +67,11 @@ impl Stream {
         self.newest
     }
 
+    /// Buckets asked of the shard whose begin was not told yet.
+    pub(crate) fn asked(&self) -> u32 {
+        self.asked.count()
+    }
+
     /// All buckets touched by the batch `seq` or a later one.
     pub(crate) fn touched_since(&self, seq: u64) -> BucketSet {
         (0..).zip(self.touched).filter(|(_, touched)| *touched >= seq).map(|(bucket, _)| bucket).collect()

@@ -19,6 +19,7 @@ use std::time::{Duration, SystemTime};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use ctflow_engine::engine::Engine;
+use ctflow_engine::server::{Answer, ControlSocket, Order, Server, Unchanged, Wanted};
 use ctflow_replicate::Epoch;
 use rustix::rand::{GetRandomFlags, getrandom};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -30,12 +31,21 @@ use self::notify::Manager;
 use crate::config::{Config, Security};
 use crate::failure::Failure;
 
-/// What the daemon is to do as a whole.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Wish {
-    Stop,
-    Reload,
+/// What the daemon is to do as a whole, and who waits for it, if not a signal.
+#[derive(Debug)]
+struct Wish {
+    wanted: Wanted,
+    answer: Option<Answer>,
 }
+
+impl From<Order> for Wish {
+    fn from(Order { wanted, answer }: Order) -> Self {
+        Self { wanted, answer: Some(answer) }
+    }
+}
+
+/// Wishes that wait for the main thread; past them, whoever wants is told that the daemon does not answer.
+const WISHES: usize = 16;
 
 /// How often the main thread looks whether everything still runs, where nobody asks for more.
 const LOOK: Duration = Duration::from_secs(5);
@@ -64,52 +74,57 @@ struct Running {
     config: Config,
     log: Log,
     engine: Engine,
+    server: Server,
     wishes: Receiver<Wish>,
     manager: Manager,
 }
 
 impl Running {
     fn start(config: Config, log: Log) -> Result<Self, Failure> {
-        let (wish, wishes) = bounded(4);
-        heed_signals(wish)?;
+        let (wish, wishes) = bounded(WISHES);
+        heed_signals(wish.clone())?;
         tracing::info!(node = %config.name, links = config.links.len(), mode = config.sync.mode.name(), "starting");
         if matches!(config.security, Security::Clear) {
             tracing::warn!("links are in clear: who reaches them can read and forge flows; set [security] key_file");
         }
+        let socket = ControlSocket::bind(&config.socket)?;
         let settings = settings::engine(&config, epoch()?);
         let opened = Engine::open(&settings)?;
         rights::give_up();
         let engine = opened.start()?;
+        let server = Server::start(socket, &engine, move |order| drop(wish.try_send(order.into())))?;
         let manager = Manager::of_environment();
         manager.tell("READY=1");
         tracing::info!(socket = %config.socket.display(), "running");
-        Ok(Self { config, log, engine, wishes, manager })
+        Ok(Self { config, log, engine, server, wishes, manager })
     }
 
     fn run(mut self) -> Result<(), Failure> {
         let pulse = Manager::watchdog().unwrap_or(LOOK);
-        loop {
+        let waiting = loop {
             match self.wishes.recv_timeout(pulse) {
-                Ok(Wish::Stop) | Err(RecvTimeoutError::Disconnected) => break,
-                Ok(Wish::Reload) => self.reload(),
-                Err(RecvTimeoutError::Timeout) => {
-                    if !self.lives() {
-                        break;
-                    }
-                }
+                Ok(Wish { wanted: Wanted::Stop, answer }) => break answer,
+                Ok(Wish { wanted: Wanted::Reload, answer }) => self.reload(answer),
+                Err(RecvTimeoutError::Timeout) if self.lives() => {}
+                Err(_) => break None,
             }
-        }
+        };
         self.manager.tell("STOPPING=1");
         tracing::info!("stopping");
-        let totals = self.engine.stop()?;
-        tracing::info!(events = totals.events(), lost = totals.events_lost, "stopped");
-        Ok(())
+        let stopped = self.engine.stop();
+        match &stopped {
+            Ok(totals) => tracing::info!(events = totals.events(), lost = totals.events_lost, "stopped"),
+            Err(error) => tracing::error!(%error, "stopped, a worker before the others"),
+        }
+        waiting.into_iter().for_each(Answer::done);
+        self.server.stop();
+        Ok(stopped.map(drop)?)
     }
 
     /// Whether all threads answer; if so, systemd hears of it.
     fn lives(&self) -> bool {
         let answers = self.engine.replication().is_some_and(|replication| replication.status().is_ok());
-        if answers && self.engine.is_running() {
+        if answers && self.engine.is_running() && self.server.is_running() {
             self.manager.tell("WATCHDOG=1");
             return true;
         }
@@ -118,36 +133,50 @@ impl Running {
     }
 
     /// Takes over what can change while the daemon runs, and says what cannot.
-    fn reload(&mut self) {
+    fn reload(&mut self, answer: Option<Answer>) {
         self.manager.tell("RELOADING=1");
         if let Err(error) = self.log.reopen() {
             tracing::error!(%error, "cannot open the log again: it goes on in the old file");
         }
-        match Config::read(&self.config.path) {
-            Err(error) => tracing::error!("{error}; the daemon goes on as it was configured before"),
-            Ok(new) => {
-                for key in self.config.unchangeable(&new) {
-                    tracing::warn!("{key} has changed: restart the daemon for it");
-                }
-                if new.sync != self.config.sync {
-                    self.choose(&new);
-                }
-                self.config.sync = new.sync;
+        let reloaded =
+            Config::read(&self.config.path).map_err(|error| error.to_string()).and_then(|new| self.take_over(new));
+        match &reloaded {
+            Ok(unchanged) => {
+                unchanged.iter().for_each(|one| tracing::warn!("{} has changed: {}", one.key, one.why));
                 tracing::info!("reloaded");
             }
+            Err(error) => tracing::error!("{error}; the daemon goes on as it was configured before"),
+        }
+        match (answer, reloaded) {
+            (Some(answer), Ok(unchanged)) => answer.reloaded(unchanged),
+            (Some(answer), Err(error)) => answer.failed(error),
+            (None, _) => {}
         }
         self.manager.tell("READY=1");
     }
 
-    fn choose(&self, new: &Config) {
+    /// What of another configuration could not be taken over; or why nothing was.
+    fn take_over(&mut self, new: Config) -> Result<Vec<Unchanged>, String> {
+        if new.sync != self.config.sync {
+            self.choose(&new)?;
+        }
+        let why = || "restart the daemon for it".to_owned();
+        let unchanged =
+            self.config.unchangeable(&new).into_iter().map(|key| Unchanged { key: key.to_owned(), why: why() });
+        let unchanged = unchanged.collect();
+        self.config.sync = new.sync;
+        Ok(unchanged)
+    }
+
+    fn choose(&self, new: &Config) -> Result<(), String> {
         let choice = settings::choice(&new.sync);
         for _ in 0..RETRIES {
             if self.engine.choose(choice.clone()).is_ok() {
-                return;
+                return Ok(());
             }
             thread::sleep(RETRY);
         }
-        tracing::error!("the workers are too busy to take another filter: reload again");
+        Err("the workers are too busy to take another filter: reload again".to_owned())
     }
 }
 
@@ -160,7 +189,8 @@ fn heed_signals(wish: Sender<Wish>) -> Result<(), Failure> {
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(Failure::Signals)?;
     let heed = move || {
         for signal in signals.forever() {
-            let _ = wish.try_send(if signal == SIGHUP { Wish::Reload } else { Wish::Stop }); // one is enough
+            let wanted = if signal == SIGHUP { Wanted::Reload } else { Wanted::Stop };
+            let _ = wish.try_send(Wish { wanted, answer: None }); // where many wait, one of them is the same
         }
     };
     thread::Builder::new().name("ctflow-signals".to_owned()).spawn(heed).map_err(Failure::Signals)?;

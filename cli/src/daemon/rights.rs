@@ -16,8 +16,6 @@ pub(super) fn give_up() {
     let given_up = kept.and_then(|kept| set_capabilities(None, kept)).and_then(|()| set_no_new_privs(true));
     match given_up {
         Ok(()) => tracing::info!("capabilities are given up, but CAP_NET_ADMIN and CAP_NET_RAW"),
-        Err(error) => {
-            tracing::warn!(%error, "cannot give up capabilities: the daemon keeps those that it was started with")
-        }
+        Err(error) => tracing::warn!(%error, "cannot give up capabilities: the daemon keeps those it has"),
     }
 }

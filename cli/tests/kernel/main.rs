@@ -3,6 +3,7 @@
 
 mod change;
 mod compare;
+mod daemon;
 mod edges;
 mod follow;
 mod kinds;

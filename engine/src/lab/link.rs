@@ -40,13 +40,13 @@ impl Links {
     pub fn veth(&self, name: &str, peer: &str, to: BorrowedFd<'_>) -> Result<(), LabError> {
         let namespace = to.as_raw_fd().to_ne_bytes();
         self.request(format!("create links {name} and {peer}"), RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, |message| {
-            link_header(message, 0)?;
+            link_header(message, 0, 0)?;
             message.text(IFLA_IFNAME, name)?;
             message.nest(IFLA_LINKINFO, |info| {
                 info.text(IFLA_INFO_KIND, "veth")?;
                 info.nest(IFLA_INFO_DATA, |data| {
                     data.nest(VETH_INFO_PEER, |end| {
-                        link_header(end, 0)?;
+                        link_header(end, 0, 0)?;
                         end.text(IFLA_IFNAME, peer)?;
                         end.attr(IFLA_NET_NS_FD, &namespace)
                     })
@@ -61,7 +61,18 @@ impl Links {
     /// [`LabError::Refused`] when there is no such link.
     pub fn up(&self, name: &str) -> Result<(), LabError> {
         self.request(format!("switch on link {name}"), RTM_NEWLINK, 0, |message| {
-            link_header(message, IFF_UP)?;
+            link_header(message, IFF_UP, IFF_UP)?;
+            message.text(IFLA_IFNAME, name)
+        })
+    }
+
+    /// Switches a link off: the routes over it go, its addresses stay.
+    ///
+    /// # Errors
+    /// [`LabError::Refused`] when there is no such link.
+    pub fn down(&self, name: &str) -> Result<(), LabError> {
+        self.request(format!("switch off link {name}"), RTM_NEWLINK, 0, |message| {
+            link_header(message, 0, IFF_UP)?;
             message.text(IFLA_IFNAME, name)
         })
     }
@@ -136,12 +147,13 @@ impl Links {
     }
 }
 
-/// `ifinfomsg` of a link that is found by name; `flags` are switched on, the others left alone.
-fn link_header(message: &mut Writer<'_>, flags: u32) -> Result<(), Full> {
+/// `ifinfomsg` of a link that is found by name; those flags of `changed` that are in `flags` are switched on, its others
+/// off, and all others left alone.
+fn link_header(message: &mut Writer<'_>, flags: u32, changed: u32) -> Result<(), Full> {
     message.raw(&[AF_UNSPEC, 0, 0, 0])?;
     message.raw(&0u32.to_ne_bytes())?;
     message.raw(&flags.to_ne_bytes())?;
-    message.raw(&flags.to_ne_bytes())
+    message.raw(&changed.to_ne_bytes())
 }
 
 fn family(address: IpAddr) -> u8 {
@@ -171,6 +183,25 @@ mod tests {
                 "kernel refused to add route to 192.0.2.0/24 via 198.51.100.1: \
                  Network is unreachable (os error 101): Nexthop has invalid gateway"
             );
+        });
+    }
+
+    #[test]
+    fn a_link_that_is_down_carries_nothing_until_it_is_up_again() {
+        crate::isolated!({
+            let lab = Lab::enter().unwrap();
+            let other = lab.host("other").unwrap();
+            let links = Links::open().unwrap();
+            links.veth("here", "there", other.namespace()).unwrap();
+            links.up("here").unwrap();
+            links.address("here", [192, 0, 2, 1].into(), 24).unwrap();
+            let socket = std::net::UdpSocket::bind("192.0.2.1:0").unwrap();
+            let send = || socket.send_to(b"x", "192.0.2.2:7000").map_err(|error| error.kind());
+            send().unwrap();
+            links.down("here").unwrap();
+            assert_eq!(send(), Err(std::io::ErrorKind::NetworkUnreachable));
+            links.up("here").unwrap();
+            send().unwrap();
         });
     }
 

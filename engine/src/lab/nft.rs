@@ -5,6 +5,7 @@
 //! [`Rule`] appends the few that a statement of nft(8) stands for, whose words they use.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::num::NonZeroU32;
 
 use ctflow_parser::uapi::{
     AF_UNSPEC, NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END, NFNL_SUBSYS_NFTABLES, NLM_F_ACK, NLM_F_CREATE, NLM_F_REQUEST,
@@ -51,6 +52,22 @@ impl Ruleset {
         let mut batch = Batch { writer: Writer::new(&mut buffer), operations: Vec::new(), last };
         self.write(&mut batch).map_err(LabError::full(&load))?;
         Requests::open(Protocol::Netfilter)?.perform(batch.writer.bytes(), &batch.operations, &load)
+    }
+
+    /// Removes the table and all that is in it from the calling thread's network namespace.
+    ///
+    /// # Errors
+    /// [`LabError::Refused`] when there is no such table.
+    pub fn remove(&self) -> Result<(), LabError> {
+        let remove = format!("remove nftables table {}", self.table);
+        let mut buffer = vec![0; BATCH_BYTES];
+        let mut batch = Batch { writer: Writer::new(&mut buffer), operations: Vec::new(), last: 1 };
+        let written = batch.bracket(NFNL_MSG_BATCH_BEGIN).and_then(|()| {
+            batch.add(remove.clone(), NFT_MSG_DELTABLE, |message| message.text(NFTA_TABLE_NAME, &self.table))?;
+            batch.bracket(NFNL_MSG_BATCH_END)
+        });
+        written.map_err(LabError::full(&remove))?;
+        Requests::open(Protocol::Netfilter)?.perform(batch.writer.bytes(), &batch.operations, &remove)
     }
 
     fn write(&self, batch: &mut Batch<'_>) -> Result<(), Full> {
@@ -234,6 +251,12 @@ impl Rule {
         self.load(Expression::LoadFlow(NFT_CT_MARK)).equal(mark.to_ne_bytes())
     }
 
+    /// `numgen random mod <packets> 0`: one packet of so many, by chance.
+    #[must_use]
+    pub fn one_of(self, packets: NonZeroU32) -> Self {
+        self.load(Expression::Random(packets.get())).equal([0; 4])
+    }
+
     /// `ct mark set <mark>`
     #[must_use]
     pub fn set_mark(self, mark: u32) -> Self {
@@ -308,6 +331,8 @@ enum Expression {
     },
     LoadFlow(u32),
     StoreFlow(u32),
+    /// A number below this one.
+    Random(u32),
     Mask([u8; 4]),
     Compare {
         operator: u32,
@@ -336,6 +361,7 @@ impl Expression {
             Self::LoadMeta(_) => "meta",
             Self::LoadPayload { .. } => "payload",
             Self::LoadFlow(_) | Self::StoreFlow(_) => "ct",
+            Self::Random(_) => "numgen",
             Self::Mask(_) => "bitwise",
             Self::Compare { .. } => "cmp",
             Self::Value { .. } | Self::Verdict(_) => "immediate",
@@ -358,6 +384,9 @@ impl Expression {
             ),
             Self::LoadFlow(key) => numbers(data, &[(NFTA_CT_DREG, NFT_REG_1), (NFTA_CT_KEY, *key)]),
             Self::StoreFlow(key) => numbers(data, &[(NFTA_CT_SREG, NFT_REG_1), (NFTA_CT_KEY, *key)]),
+            Self::Random(below) => {
+                numbers(data, &[(NFTA_NG_DREG, NFT_REG_1), (NFTA_NG_MODULUS, *below), (NFTA_NG_TYPE, NFT_NG_RANDOM)])
+            }
             Self::Mask(mask) => {
                 numbers(
                     data,
@@ -431,6 +460,8 @@ impl Batch<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::UdpSocket;
+
     use super::*;
     use crate::lab::Lab;
 
@@ -447,6 +478,32 @@ mod tests {
                 error.to_string(),
                 "kernel refused to add rule 2 of chain lab forward: Operation not supported (os error 95)"
             );
+        });
+    }
+
+    #[test]
+    fn a_tenth_of_the_packets_is_dropped_until_the_table_is_removed() {
+        crate::isolated!({
+            let _lab = Lab::enter().unwrap();
+            let receiver = UdpSocket::bind("127.0.0.1:7000").unwrap();
+            receiver.set_nonblocking(true).unwrap();
+            let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
+            let arrived_of = |packets: u32| {
+                let arrived = |_: &u32| {
+                    sender.send_to(b"x", "127.0.0.1:7000").unwrap(); // within the call, by the loopback link
+                    receiver.recv(&mut [0; 1]).is_ok()
+                };
+                (0..packets).filter(arrived).count()
+            };
+            let rule = Rule::new().input("lo").one_of(10.try_into().unwrap()).drop();
+            let loss = Ruleset::new("loss").chain(Chain::filter("input", Hook::Input).rule(rule));
+            loss.apply().unwrap();
+            let arrived = arrived_of(10_000);
+            assert!((8_700..9_300).contains(&arrived), "{arrived} of 10,000 is ten standard deviations off");
+            loss.remove().unwrap();
+            assert_eq!(arrived_of(1_000), 1_000);
+            let error = loss.remove().unwrap_err().to_string();
+            assert!(error.starts_with("kernel refused to remove nftables table loss"), "{error}");
         });
     }
 

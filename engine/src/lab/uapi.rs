@@ -56,6 +56,7 @@ pub(super) const NF_IP_PRI_NAT_SRC: i32 = 100;
 
 // nf_tables.h: messages, objects
 pub(super) const NFT_MSG_NEWTABLE: u8 = 0;
+pub(super) const NFT_MSG_DELTABLE: u8 = 2;
 pub(super) const NFT_MSG_NEWCHAIN: u8 = 3;
 pub(super) const NFT_MSG_NEWRULE: u8 = 6;
 pub(super) const NFTA_LIST_ELEM: u16 = 1;
@@ -114,3 +115,7 @@ pub(super) const NFTA_NAT_TYPE: u16 = 1;
 pub(super) const NFTA_NAT_FAMILY: u16 = 2;
 pub(super) const NFTA_NAT_REG_ADDR_MIN: u16 = 3;
 pub(super) const NFTA_NAT_REG_PROTO_MIN: u16 = 5;
+pub(super) const NFTA_NG_DREG: u16 = 1;
+pub(super) const NFTA_NG_MODULUS: u16 = 2;
+pub(super) const NFTA_NG_TYPE: u16 = 3;
+pub(super) const NFT_NG_RANDOM: u32 = 1;

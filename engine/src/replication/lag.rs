@@ -46,6 +46,12 @@ impl Lag {
         self.max_ms = self.max_ms.max(milliseconds);
     }
 
+    /// Adds what was counted elsewhere.
+    pub fn merge(&mut self, other: &Self) {
+        self.counts.iter_mut().zip(&other.counts).for_each(|(count, other)| *count += other);
+        self.max_ms = self.max_ms.max(other.max_ms);
+    }
+
     /// What matters.
     #[must_use]
     pub fn summary(&self) -> LagSummary {

@@ -13,17 +13,21 @@
 mod lag;
 mod stage;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Sender, TrySendError};
 use ctflow_replicate::{Config, ReplicaId, Role, Status};
 use thiserror::Error;
 
 pub use self::lag::{Lag, LagSummary};
 pub(crate) use self::stage::Prepared;
 pub use self::stage::StageError;
+use crate::limits::STAGE_ANSWER_MAX;
 use crate::link::{LinkReport, LinkSettings};
 use crate::publish::Choice;
+use crate::reply::{self, Awaited, Reply};
+use crate::shard::replica::Changes;
 
 /// How to replicate.
 #[derive(Debug, Clone)]
@@ -47,6 +51,23 @@ pub struct ReplicationStatus {
     pub links: Vec<LinkReport>,
     /// The replicas that are held: which, how many flows and expectations, and how long their changes took.
     pub replicas: Vec<ReplicaStatus>,
+    /// What is known of each peer besides, in the order of the state machine's.
+    pub peers: Vec<PeerReport>,
+    /// What became of the flows of all replicas since the stage began, also of those that are held no more.
+    pub changes: Changes,
+    /// Times that batches had to wait because a peer's window was closed.
+    pub deferred: u64,
+    /// Whether datagrams are sealed.
+    pub sealed: bool,
+}
+
+/// What the stage knows of a peer besides its state.
+#[derive(Debug, Clone, Copy)]
+pub struct PeerReport {
+    /// Where it was heard last; none where the link has forgotten.
+    pub address: Option<SocketAddr>,
+    /// From a change on it to its being held here, since the stage began.
+    pub lag: LagSummary,
 }
 
 /// A replica that is held.
@@ -62,13 +83,17 @@ pub struct ReplicaStatus {
     pub flows_max: u32,
     /// From a change on its source to its being held here, since the stage began.
     pub lag: LagSummary,
+    /// Bytes of memory that hold its flows.
+    pub bytes: u64,
+    /// Whether there is no room for one more flow of some family.
+    pub is_full: bool,
 }
 
 /// What others want of the stage.
 #[derive(Debug)]
 pub(crate) enum Request {
-    Status(Sender<ReplicationStatus>),
-    Show(ReplicaId, u16, Sender<Vec<u8>>),
+    Status(Reply<ReplicationStatus>),
+    Show(ReplicaId, u16, Reply<Vec<u8>>),
     Bulk,
     AskAll,
     Verify(u64),
@@ -76,7 +101,7 @@ pub(crate) enum Request {
     SetRole(Role),
 }
 
-/// The stage has ended, or is not heard of.
+/// The stage has ended, or is not heard of within [`STAGE_ANSWER_MAX`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("the replication stage does not answer: see the log")]
 pub struct NoAnswer;
@@ -151,14 +176,27 @@ impl Replication {
         let _ = self.waker.wake(); // fails only where the stage is gone
     }
 
+    /// Asks without waiting, if there is room. A stage that has ended is asked in vain.
+    ///
+    /// # Errors
+    /// What was asked, where there is none.
+    pub(crate) fn try_ask(&self, request: Request) -> Result<(), Request> {
+        let result = self.requests.try_send(request);
+        self.wake();
+        match result {
+            Err(TrySendError::Full(request)) => Err(request),
+            Ok(()) | Err(TrySendError::Disconnected(_)) => Ok(()),
+        }
+    }
+
     fn ask(&self, request: Request) -> Result<(), NoAnswer> {
-        self.requests.send(request).map_err(|_| NoAnswer)?;
+        self.requests.send_timeout(request, STAGE_ANSWER_MAX).map_err(|_| NoAnswer)?;
         self.waker.wake().map_err(|_| NoAnswer)
     }
 
-    fn answer<T>(&self, request: impl FnOnce(Sender<T>) -> Request) -> Result<T, NoAnswer> {
-        let (reply, answer): (Sender<T>, Receiver<T>) = bounded(1);
+    fn answer<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, NoAnswer> {
+        let (reply, answer): (Reply<T>, Awaited<T>) = reply::ends(None);
         self.ask(request(reply))?;
-        answer.recv().map_err(|_| NoAnswer)
+        answer.wait(STAGE_ANSWER_MAX).map_err(|_| NoAnswer)
     }
 }

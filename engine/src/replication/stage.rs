@@ -17,14 +17,15 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded};
 use ctflow_replicate::buckets::BucketSet;
+use ctflow_replicate::node::PeerStatus;
 use ctflow_replicate::{Address, Destination, Host, Node, Note, ReplicaId, Time};
 use mio::{Events, Poll, Token, Waker};
 use thiserror::Error;
 
-use super::{ReplicaStatus, Replication, ReplicationSettings, ReplicationStatus, Request};
+use super::{Lag, PeerReport, ReplicaStatus, Replication, ReplicationSettings, ReplicationStatus, Request};
 use crate::limits::{LINK_DATAGRAM_MAX, LINK_DATAGRAMS_PER_TURN, LINK_TICK, STAGE_REQUESTS, STAGE_RETRY, TURN_BATCHES};
 use crate::link::{LinkError, Links, Origin};
-use crate::shard::replica::Replica;
+use crate::shard::replica::{Changes, Replica};
 use crate::telling::{Ask, Hearer};
 use crate::worker::now_ms;
 
@@ -85,6 +86,7 @@ impl Prepared {
     pub(crate) fn stage(self, hearers: Vec<Hearer>, stop: Arc<AtomicBool>) -> Stage {
         let began = Instant::now();
         let streams = u16::try_from(hearers.len()).unwrap_or(u16::MAX);
+        let sealed = self.settings.node.key.is_some();
         let node = ctflow_replicate::Config { streams, datagram_bytes: self.datagram_bytes(), ..self.settings.node };
         let node = Node::new(node, Time { wall_ms: now_ms(), mono_ms: 0 });
         let wanted = hearers.iter().map(|_| Wanted::default()).collect();
@@ -92,6 +94,7 @@ impl Prepared {
             links: self.links,
             replicas: HashMap::new(),
             replica_flows_max: self.settings.replica_flows_max,
+            forgotten: Changes::default(),
             hearers,
             wanted,
             now: began,
@@ -102,6 +105,8 @@ impl Prepared {
             node,
             world,
             requests: self.requests,
+            sealed,
+            deferred: 0,
             stop,
             began,
             ready: Vec::new(),
@@ -123,6 +128,8 @@ struct World {
     links: Links,
     replicas: HashMap<ReplicaId, Replica>,
     replica_flows_max: u32,
+    /// What became of the flows of replicas that are held no more.
+    forgotten: Changes,
     hearers: Vec<Hearer>,
     wanted: Vec<Wanted>,
     now: Instant,
@@ -135,6 +142,9 @@ pub(crate) struct Stage {
     node: Node,
     world: World,
     requests: Receiver<Request>,
+    sealed: bool,
+    /// Times that batches had to wait for a closed window.
+    deferred: u64,
     stop: Arc<AtomicBool>,
     began: Instant,
     /// Links that may have more to read.
@@ -209,8 +219,12 @@ impl Stage {
         for index in 0..self.world.hearers.len() {
             let stream = u16::try_from(index).unwrap_or(u16::MAX);
             let mut taken = 0;
-            while taken < TURN_BATCHES && self.node.can_take(now, stream) {
+            while taken < TURN_BATCHES {
                 let Some(hearer) = self.world.hearers.get(index) else { break };
+                if !self.node.can_take(now, stream) {
+                    self.deferred += u64::from(!hearer.batches.is_empty());
+                    break;
+                }
                 let Ok(payload) = hearer.batches.try_recv() else { break };
                 taken += 1;
                 self.node.tell(now, payload, &mut self.world);
@@ -247,17 +261,14 @@ impl Stage {
 
     fn answer(&mut self, now: Time) {
         while let Ok(request) = self.requests.try_recv() {
-            // Whoever asked may have gone.
             match request {
-                Request::Status(reply) => {
-                    let _ = reply.try_send(self.status(now));
-                }
+                Request::Status(reply) => reply.tell(self.status(now)),
                 Request::Show(id, bucket, reply) => {
                     let mut shown = Vec::new();
                     if let Some(replica) = self.world.replicas.get(&id) {
                         replica.show(bucket, id.stream, &mut shown);
                     }
-                    let _ = reply.try_send(shown);
+                    reply.tell(shown);
                 }
                 Request::Bulk => self.node.bulk(&mut self.world),
                 Request::AskAll => self.node.ask_all(now, &mut self.world),
@@ -276,11 +287,27 @@ impl Stage {
                 flows: flows.into(),
                 expectations: expectations as u64,
                 flows_max: self.world.replica_flows_max,
-                lag: replica.lag(),
+                lag: replica.lag().summary(),
+                bytes: replica.bytes(),
+                is_full: replica.is_full(),
             }
         };
+        let node = self.node.status(now);
+        let peer = |peer: &PeerStatus| {
+            let mut lag = Lag::default();
+            let replicas = self.world.replicas.iter().filter(|(id, _)| id.node == peer.node);
+            replicas.for_each(|(_, replica)| lag.merge(replica.lag()));
+            let address = origin(peer.at).and_then(|origin| self.world.links.address(origin));
+            PeerReport { address, lag: lag.summary() }
+        };
+        let mut changes = self.world.forgotten;
+        self.world.replicas.values().for_each(|replica| changes += replica.changes());
         ReplicationStatus {
-            node: self.node.status(now),
+            peers: node.peers.iter().map(peer).collect(),
+            changes,
+            deferred: self.deferred,
+            sealed: self.sealed,
+            node,
             links: self.world.links.report(self.world.now),
             replicas: self.world.replicas.iter().map(replica).collect(),
         }
@@ -333,7 +360,9 @@ impl Host for World {
     }
 
     fn forget(&mut self, id: ReplicaId) {
-        self.replicas.remove(&id);
+        if let Some(replica) = self.replicas.remove(&id) {
+            self.forgotten += replica.changes();
+        }
     }
 
     fn tell_buckets(&mut self, stream: u16, buckets: &BucketSet) {

@@ -58,6 +58,10 @@ pub(super) struct Ledger {
     digests_wanted: Option<u64>,
     digests: Box<[u64]>,
     scratch: Vec<u8>,
+    /// Changes of flows that are not to be told.
+    pub(super) filtered: u64,
+    /// Changes that were not told because a later one of the flow is.
+    pub(super) conflated: u64,
     /// Flows that could not be told: see [`entry::NotEncodable`].
     pub(super) untellable: u64,
 }
@@ -73,6 +77,8 @@ impl Ledger {
             digests_wanted: None,
             digests: vec![0; usize::from(BUCKETS) + 1].into_boxed_slice(),
             scratch: Vec::new(),
+            filtered: 0,
+            conflated: 0,
             untellable: 0,
         }
     }
@@ -98,6 +104,7 @@ impl Ledger {
     pub(super) fn changed<A: Address>(&mut self, table: &mut Table<A>, index: u32, now_ms: u64) {
         let Some(slot) = table.slot_mut(index) else { return };
         if slot.has(DIRTY | YOUNG) {
+            self.conflated += 1;
             return;
         }
         let least = self.choice.least_age_ms(slot.flow.proto);
@@ -140,6 +147,7 @@ impl Ledger {
     /// The flow that `slot` was is gone.
     #[inline]
     pub(super) fn ended<A: Address>(&mut self, slot: &Slot<A>, now_ms: u64) {
+        self.conflated += u64::from(slot.has(DIRTY | YOUNG));
         if !slot.has(PUBLISHED) {
             return;
         }
@@ -272,9 +280,10 @@ impl Ledger {
     fn tell_flow<A: Address>(&mut self, table: &mut Table<A>, index: u32, repeat: Repeat, outbox: &mut Outbox) {
         let Some(view) = table.view(index) else { return };
         self.scratch.clear();
-        let tellable = self.choice.selects(&view) && entry::encode_flow(&view, &mut self.scratch).is_ok();
-        if !tellable {
-            self.untellable += u64::from(self.choice.selects(&view));
+        let selected = self.choice.selects(&view);
+        if !selected || entry::encode_flow(&view, &mut self.scratch).is_err() {
+            self.untellable += u64::from(selected);
+            self.filtered += u64::from(!selected && repeat == Repeat::No);
             return self.retract(table, index, outbox);
         }
         let check = entry::check(&self.scratch);

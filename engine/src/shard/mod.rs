@@ -25,7 +25,7 @@ use ctflow_parser::flow::FlowView;
 use ctflow_parser::record::Event;
 use ctflow_parser::tuple::FlowKey;
 use ctflow_parser::uapi;
-use ctflow_replicate::buckets::{BucketSet, EXPECTATIONS};
+use ctflow_replicate::buckets::BucketSet;
 use ctflow_replicate::delta::Change;
 
 use expectations::Expectations;
@@ -239,13 +239,20 @@ impl Shard {
 
     /// Writes the entries of `bucket`, which are told in `stream`, in the form of the control socket.
     pub fn show(&self, bucket: u16, stream: u16, out: &mut Vec<u8>) {
-        let mut show = Show { stream, now_ms: self.now_ms, out };
-        if bucket == EXPECTATIONS {
-            show.expectations(&self.expectations);
-        } else {
-            show.flows(&self.v4, bucket);
-            show.flows(&self.v6, bucket);
-        }
+        Show { stream, now_ms: self.now_ms, out }.bucket(bucket, &self.v4, &self.v6, &self.expectations);
+    }
+
+    /// Bytes of memory that hold flows.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        (self.v4.bytes() + self.v6.bytes()) as u64
+    }
+
+    /// Changes that replicas were not told: those of flows that are not to be replicated, and those that a later change
+    /// of the same flow replaced.
+    #[must_use]
+    pub fn untold(&self) -> (u64, u64) {
+        self.ledger.as_ref().map_or((0, 0), |ledger| (ledger.filtered, ledger.conflated))
     }
 
     /// Expectations held.

@@ -1,5 +1,7 @@
 //! What this node holds of one stream of a peer: the peer's shard as it was told, in the same tables.
 
+use std::ops::AddAssign;
+
 use ctflow_parser::compact::{Key, V4, V6};
 use std::hint::black_box;
 
@@ -14,7 +16,7 @@ use super::Epoch;
 use super::expectations::Expectations;
 use super::show::Show;
 use super::table::{Table, Told};
-use crate::replication::{Lag, LagSummary};
+use crate::replication::Lag;
 
 /// The flows and expectations of one stream of a peer.
 #[derive(Debug)]
@@ -29,6 +31,32 @@ pub struct Replica {
     digests: Box<[u64]>,
     now_ms: u64,
     lag: Lag,
+    changes: Changes,
+}
+
+/// What became of the flows of a replica.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Flows that came to be in it.
+    pub created: u64,
+    /// Flows in it that were told anew.
+    pub updated: u64,
+    /// Flows that left it because their source said so.
+    pub destroyed: u64,
+    /// Flows that there was no room for.
+    pub refused: u64,
+    /// Flows that a resync did not confirm.
+    pub purged: u64,
+}
+
+impl AddAssign for Changes {
+    fn add_assign(&mut self, other: Self) {
+        self.created += other.created;
+        self.updated += other.updated;
+        self.destroyed += other.destroyed;
+        self.refused += other.refused;
+        self.purged += other.purged;
+    }
 }
 
 impl Replica {
@@ -45,6 +73,7 @@ impl Replica {
             digests: vec![0; buckets].into_boxed_slice(),
             now_ms: 0,
             lag: Lag::default(),
+            changes: Changes::default(),
         }
     }
 
@@ -55,8 +84,26 @@ impl Replica {
 
     /// How long changes took from their source to here, but for those that a resync told.
     #[must_use]
-    pub fn lag(&self) -> LagSummary {
-        self.lag.summary()
+    pub fn lag(&self) -> &Lag {
+        &self.lag
+    }
+
+    /// What became of its flows.
+    #[must_use]
+    pub fn changes(&self) -> Changes {
+        self.changes
+    }
+
+    /// Whether there is no room for one more flow of some family.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.v4.len() >= self.v4.bound() || self.v6.len() >= self.v6.bound()
+    }
+
+    /// Bytes of memory that hold flows.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        (self.v4.bytes() + self.v6.bytes()) as u64
     }
 
     /// Flows held, and expectations.
@@ -67,13 +114,7 @@ impl Replica {
 
     /// Writes the entries of `bucket`, which are told in `stream`, in the form of the control socket.
     pub fn show(&self, bucket: u16, stream: u16, out: &mut Vec<u8>) {
-        let mut show = Show { stream, now_ms: self.now_ms, out };
-        if bucket == EXPECTATIONS {
-            show.expectations(&self.expectations);
-        } else {
-            show.flows(&self.v4, bucket);
-            show.flows(&self.v6, bucket);
-        }
+        Show { stream, now_ms: self.now_ms, out }.bucket(bucket, &self.v4, &self.v6, &self.expectations);
     }
 
     fn told(&self, entry: &Entry<'_>) -> Told {
@@ -110,6 +151,11 @@ impl ctflow_replicate::host::Replica for Replica {
             uapi::AF_INET => self.v4.put(flow, told),
             _ => self.v6.put(flow, told),
         };
+        match &before {
+            Ok(None) => self.changes.created += 1,
+            Ok(Some(_)) => self.changes.updated += 1,
+            Err(_) => self.changes.refused += 1,
+        }
         self.replaced(entry, before.map_err(|_| Full)?);
         if !self.resyncing.contains(entry.bucket) {
             self.lag.add(self.now_ms.saturating_sub(entry.version_ms));
@@ -129,6 +175,7 @@ impl ctflow_replicate::host::Replica for Replica {
             uapi::AF_INET => Key::of(key).and_then(|key| self.v4.remove(&key, id)).map(|slot| slot.check),
             _ => Key::of(key).and_then(|key| self.v6.remove(&key, id)).map(|slot| slot.check),
         };
+        self.changes.destroyed += u64::from(check.is_some());
         check.into_iter().for_each(|check| self.subtract(bucket, check));
     }
 
@@ -157,6 +204,7 @@ impl ctflow_replicate::host::Replica for Replica {
         } else {
             self.v4.purge_bucket(bucket, mark, &mut count);
             self.v6.purge_bucket(bucket, mark, &mut count);
+            self.changes.purged += purged;
         }
         if let Some(digest) = self.digests.get_mut(usize::from(bucket)) {
             *digest = digest.wrapping_sub(checks);

@@ -1,17 +1,13 @@
 //! A bucket as those who watch get it: each entry with a head that says where it is from and since when.
-//!
-//! ```text
-//! family 1 │ 0 │ stream 2 │ reserved 4 │ here since 8 │ changed 8 │ length 2 │ the entry, as replicas are told it
-//! ```
-//!
-//! `CONTROL.md` describes it for others.
 
-use ctflow_parser::compact::Address;
+use ctflow_parser::compact::{Address, V4, V6};
+use ctflow_replicate::buckets::EXPECTATIONS;
 use ctflow_replicate::entry;
 
 use super::expectations::Expectations;
 use super::stamp::Seconds;
 use super::table::Table;
+use crate::server::frame::{ENTRY_HEAD_BYTES, EntryHead};
 
 /// Writes the entries of a bucket.
 pub(super) struct Show<'o> {
@@ -21,7 +17,16 @@ pub(super) struct Show<'o> {
 }
 
 impl Show<'_> {
-    pub(super) fn flows<A: Address>(&mut self, table: &Table<A>, bucket: u16) {
+    pub(super) fn bucket(&mut self, bucket: u16, v4: &Table<V4>, v6: &Table<V6>, expectations: &Expectations) {
+        if bucket == EXPECTATIONS {
+            self.expectations(expectations);
+        } else {
+            self.flows(v4, bucket);
+            self.flows(v6, bucket);
+        }
+    }
+
+    fn flows<A: Address>(&mut self, table: &Table<A>, bucket: u16) {
         for index in table.bucket(bucket) {
             let Some((slot, view)) = table.slot(index).zip(table.view(index)) else { continue };
             let start = self.head(A::FAMILY, slot.since, slot.changed.time_ms(self.now_ms));
@@ -30,7 +35,7 @@ impl Show<'_> {
         }
     }
 
-    pub(super) fn expectations(&mut self, expectations: &Expectations) {
+    fn expectations(&mut self, expectations: &Expectations) {
         for (bytes, since, changed_ms) in expectations.iter() {
             let start = self.head(0, since, changed_ms);
             self.out.extend_from_slice(bytes);
@@ -41,17 +46,14 @@ impl Show<'_> {
     /// Writes a head with no length yet; gives where it begins.
     fn head(&mut self, family: u8, since: Seconds, changed_ms: u64) -> usize {
         let start = self.out.len();
-        let [high, low] = self.stream.to_be_bytes();
-        self.out.extend_from_slice(&[family, 0, high, low, 0, 0, 0, 0]);
-        self.out.extend_from_slice(&since.time_ms().to_be_bytes());
-        self.out.extend_from_slice(&changed_ms.to_be_bytes());
-        self.out.extend_from_slice(&[0, 0]);
+        let head = EntryHead { family, stream: self.stream, since_ms: since.time_ms(), changed_ms };
+        self.out.extend_from_slice(&head.encode(0));
         start
     }
 
     /// Fills in the length, or takes back what cannot be told.
     fn close(&mut self, start: usize, written: bool) {
-        let body = start + HEAD_BYTES;
+        let body = start + ENTRY_HEAD_BYTES;
         let length = u16::try_from(self.out.len().saturating_sub(body)).ok().filter(|_| written);
         match (length, self.out.get_mut(body - 2..body)) {
             (Some(length), Some(place)) => place.copy_from_slice(&length.to_be_bytes()),
@@ -59,6 +61,3 @@ impl Show<'_> {
         }
     }
 }
-
-/// A head and the length behind it.
-const HEAD_BYTES: usize = 24 + 2;

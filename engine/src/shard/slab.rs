@@ -60,6 +60,11 @@ impl<T: Copy + Default> Slab<T> {
         self.chunks.get_mut(chunk)?.get_mut(offset)
     }
 
+    /// Bytes of memory taken.
+    pub(crate) fn bytes(&self) -> usize {
+        self.chunks.len() * SLAB_CHUNK_RECORDS * size_of::<T>() + self.free.capacity() * size_of::<u32>()
+    }
+
     /// One past the highest index ever in use.
     pub(crate) fn end(&self) -> u32 {
         self.fresh

@@ -151,6 +151,14 @@ impl<A: Address> Table<A> {
         self.bound
     }
 
+    /// Bytes of memory taken. The index is reckoned from the most flows that were ever here, who are spread evenly over
+    /// the small tables; looking at each of these would be too much for every round.
+    pub(crate) fn bytes(&self) -> usize {
+        let each = (self.slab.end() as usize).div_ceil(TABLES_PER_SHARD);
+        let places = if each == 0 { 0 } else { (each * 8).div_ceil(7).next_power_of_two() };
+        self.slab.bytes() + TABLES_PER_SHARD * places * (size_of::<u32>() + 1) + self.extras.allocation_size()
+    }
+
     /// Whether a tenth of the bound is free.
     pub(crate) fn has_room(&self) -> bool {
         self.count <= self.bound - self.bound / 10

@@ -1,13 +1,17 @@
 //! The work that is compared. Each scenario is a file: what it does is its module's text.
 
 mod burst;
+mod comeback;
 mod cost;
 mod delete;
 mod events;
 mod following;
 mod json;
+mod lag;
 mod list;
 mod load;
+mod loss;
+mod replicate;
 
 use std::str::FromStr;
 
@@ -32,14 +36,34 @@ pub(crate) enum Scenario {
     Delete,
     /// Loading it from a file.
     Load,
+    /// Replicating a full table.
+    Replicate,
+    /// Replicating while datagrams are lost.
+    Loss,
+    /// How long replicating takes.
+    Lag,
+    /// Replicating again after a restart, and after an interruption.
+    Return,
 }
 
 impl Scenario {
     /// In the order of the report.
-    pub(crate) const ALL: [Self; 6] = [Self::Events, Self::Burst, Self::List, Self::Json, Self::Delete, Self::Load];
+    pub(crate) const ALL: [Self; 10] = [
+        Self::Events,
+        Self::Burst,
+        Self::List,
+        Self::Json,
+        Self::Delete,
+        Self::Load,
+        Self::Replicate,
+        Self::Loss,
+        Self::Lag,
+        Self::Return,
+    ];
 
     /// What to type for it.
-    const NAMES: [&str; 6] = ["events", "burst", "list", "json", "delete", "load"];
+    const NAMES: [&str; 10] =
+        ["events", "burst", "list", "json", "delete", "load", "replicate", "loss", "lag", "return"];
 
     /// Does the work with both contestants in turns.
     ///
@@ -53,6 +77,10 @@ impl Scenario {
             Self::Json => json::run(options, network, programs),
             Self::Delete => delete::run(options, programs),
             Self::Load => load::run(options, programs),
+            Self::Replicate => replicate::run(options, programs),
+            Self::Loss => loss::run(options, programs),
+            Self::Lag => lag::run(options, programs),
+            Self::Return => comeback::run(options, programs),
         }
     }
 }

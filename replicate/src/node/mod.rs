@@ -185,8 +185,8 @@ impl Node {
         behind.max().unwrap_or(0) < self.config.window_bytes as u64
     }
 
-    /// Tells all peers the next batch of a stream. While none is live, only what it touched is noted: a peer that comes
-    /// later asks for the buckets.
+    /// Tells all peers the next batch of a stream. While none is live it is kept for one that is lost, if what it missed so
+    /// far is there too; else only what it touched is noted: a peer that comes later asks for the buckets.
     pub fn tell(&mut self, now: Time, payload: Payload, host: &mut impl Host) {
         self.tell_time(now, payload.time_ms);
         let stream = payload.stream;
@@ -195,14 +195,22 @@ impl Node {
         let (epoch, cipher) = (self.epoch, self.sealer.cipher());
         let header = Header { kind: Kind::Batch, cipher, stream, node: self.id, epoch, seq };
         let mut datagram = payload.bytes;
-        if !self.peers.iter().any(Peer::is_live) || self.sealer.seal(&header, &mut datagram).is_none() {
+        let is_heard = self.peers.iter().any(Peer::is_live);
+        let is_kept = is_heard || self.reaches_back(stream, seq);
+        if !is_kept || self.sealer.seal(&header, &mut datagram).is_none() {
             self.resend.clear(stream);
             self.counters.batches_unsent += 1;
             return;
         }
-        host.send(Destination::All, &datagram);
-        self.counters.batches_sent += 1;
-        self.heads_due = self.heads_due.min(now.mono_ms + HEADS_BUSY_MS);
+        if is_heard {
+            host.send(Destination::All, &datagram);
+            self.counters.batches_sent += 1;
+            self.counters.bytes_sent += datagram.len() as u64;
+            self.heads_due = self.heads_due.min(now.mono_ms + HEADS_BUSY_MS);
+        } else {
+            self.counters.batches_unsent += 1;
+        }
+        let Some(source) = self.streams.get_mut(usize::from(stream)) else { return };
         if !self.config.mode.acknowledges() {
             return;
         }
@@ -213,6 +221,15 @@ impl Node {
                 acked.progress_ms = now.mono_ms; // it has something to come further to from now on
             }
         }
+    }
+
+    /// Whether a lost peer that comes back could go on where it was, with the batches of a stream that are kept and `seq`,
+    /// the next one.
+    fn reaches_back(&self, stream: u16, seq: u64) -> bool {
+        let oldest = self.resend.oldest(stream).unwrap_or(seq);
+        let lost = self.peers.iter().filter(|peer| peer.may_ask() && !peer.is_live());
+        let mut reached = lost.filter_map(|peer| peer.acked.get(usize::from(stream)));
+        self.config.mode.acknowledges() && reached.any(|acked| acked.next >= oldest)
     }
 
     /// Does what is due. Early or late calls do no harm.

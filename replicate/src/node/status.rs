@@ -1,11 +1,13 @@
 //! What an operator can see of the replication.
 
 use super::Node;
+use crate::buckets::BucketSet;
 use crate::control::Verdict;
 use crate::host::Address;
 use crate::mode::{Mode, Role};
 use crate::peer::{Peer, Standing};
 use crate::receive::ReceiveCounters;
+use crate::source::Stream;
 use crate::time::{Epoch, Time};
 
 /// Datagrams that were refused, by reason.
@@ -40,6 +42,8 @@ pub struct Refusals {
 pub struct Counters {
     /// Batches sent, each once.
     pub batches_sent: u64,
+    /// Their bytes.
+    pub bytes_sent: u64,
     /// Batches that nobody was there for.
     pub batches_unsent: u64,
     /// Batches sent again to one peer.
@@ -69,6 +73,8 @@ pub struct Status {
     pub streams: Vec<SourceStatus>,
     /// Bytes in the resend queue.
     pub resend_bytes: usize,
+    /// Bytes that it may have.
+    pub resend_bytes_max: usize,
     /// Batches that left the resend queue for want of room.
     pub resend_evicted: u64,
     /// What was counted.
@@ -88,6 +94,10 @@ pub struct SourceStatus {
     pub entries: u64,
     /// Bytes that its sealed batches took in the resend queue.
     pub bytes: u64,
+    /// Bytes of it that are in the resend queue.
+    pub resend_bytes: u64,
+    /// Buckets that the shard was asked to tell whole and has not begun with.
+    pub asked: u32,
 }
 
 /// A peer.
@@ -112,6 +122,8 @@ pub struct PeerStatus {
     /// This node's streams, as replicated there: batches it has not acknowledged, and milliseconds since the oldest of
     /// them was told.
     pub behind: Vec<(u64, u64)>,
+    /// Bytes of the batches that it has not acknowledged, of all this node's streams.
+    pub behind_bytes: u64,
     /// What it found at the last comparison of each of this node's streams.
     pub verdicts: Vec<Option<VerdictStatus>>,
 }
@@ -147,13 +159,13 @@ pub struct VerdictStatus {
     /// The digest of all the source's buckets.
     pub digest: u64,
     /// Buckets that differed.
-    pub differing: u32,
+    pub differing: BucketSet,
 }
 
 impl From<Verdict> for VerdictStatus {
     fn from(verdict: Verdict) -> Self {
         let Verdict { number, seq, entries, digest, differing, .. } = verdict;
-        Self { number, seq, entries, digest, differing: differing.count() }
+        Self { number, seq, entries, digest, differing }
     }
 }
 
@@ -166,6 +178,8 @@ impl Node {
             newest: source.newest,
             entries: source.entries,
             bytes: source.bytes,
+            resend_bytes: self.resend_bytes_of(stream, source),
+            asked: source.asked(),
         });
         Status {
             name: self.config.name.clone(),
@@ -175,10 +189,16 @@ impl Node {
             role: self.role,
             streams: streams.collect(),
             resend_bytes: self.resend.bytes(),
+            resend_bytes_max: self.config.resend_bytes,
             resend_evicted: self.resend.evicted,
             counters: self.counters,
             peers: self.peers.iter().map(|peer| self.peer_status(now, peer)).collect(),
         }
+    }
+
+    fn resend_bytes_of(&self, stream: u16, source: &Stream) -> u64 {
+        let oldest = self.resend.oldest(stream).and_then(|seq| self.resend.get(stream, seq));
+        oldest.map_or(0, |kept| source.bytes.saturating_sub(kept.bytes_before))
     }
 
     fn peer_status(&self, now: Time, peer: &Peer) -> PeerStatus {
@@ -200,6 +220,8 @@ impl Node {
             let batches = source.newest.saturating_add(1).saturating_sub(acked.next.max(1));
             (batches, now.mono_ms.saturating_sub(told_ms))
         });
+        let streams = self.streams.iter().zip(&peer.acked);
+        let behind_bytes = streams.map(|(source, acked)| source.bytes.saturating_sub(acked.bytes)).sum();
         PeerStatus {
             name: peer.name.clone(),
             node: peer.node,
@@ -210,6 +232,7 @@ impl Node {
             silent_ms: now.mono_ms.saturating_sub(peer.heard_ms),
             received: received.collect(),
             behind: behind.collect(),
+            behind_bytes,
             verdicts: peer.acked.iter().map(|acked| acked.verdict.map(VerdictStatus::from)).collect(),
         }
     }

@@ -249,6 +249,43 @@ fn a_peer_that_comes_back_in_the_same_epoch_goes_on_where_it_was() {
 }
 
 #[test]
+fn what_a_lost_peer_missed_is_sent_to_it_when_it_comes_back() {
+    let mut bench = Bench::pair();
+    bench.change(0, 50);
+    bench.run(200, EVERYTHING);
+    bench.run(LOST_MS + 10, |_, _, _| false);
+    let sent = bench.batches_sent(0);
+    for _ in 0..20 {
+        bench.change(0, 20);
+        bench.run(10, |_, _, _| false);
+    }
+    assert_eq!(bench.batches_sent(0), sent, "there is nobody to send to");
+    bench.run(1_500, EVERYTHING);
+    assert!(bench.agrees(0, 1));
+    let counters = bench.status(0).counters;
+    assert!(counters.batches_resent >= 20 && counters.skips_sent == 0, "{counters:?}");
+}
+
+#[test]
+fn what_a_lost_peer_missed_is_not_kept_once_it_is_too_much() {
+    let small = |name, began_ms| Config { resend_bytes: 20_000, ..config(name, 1, began_ms) };
+    let mut bench = Bench::new([small("a", 10), small("b", 20)]);
+    bench.run(20, EVERYTHING);
+    bench.change(0, 50);
+    bench.run(200, EVERYTHING);
+    bench.run(LOST_MS + 10, |_, _, _| false);
+    for _ in 0..100 {
+        bench.change(0, 20);
+        bench.run(10, |_, _, _| false);
+    }
+    assert_eq!(bench.status(0).resend_bytes, 0, "it does not reach back, so it is good for nothing");
+    bench.run(1_500, EVERYTHING);
+    assert!(bench.agrees(0, 1));
+    let counters = bench.status(0).counters;
+    assert!(counters.batches_resent == 0 && counters.skips_sent > 0, "{counters:?}");
+}
+
+#[test]
 fn a_restarted_node_with_the_same_flows_is_compared_first() {
     let mut bench = Bench::pair();
     bench.change(0, 400);

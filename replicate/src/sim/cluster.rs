@@ -348,7 +348,7 @@ impl Cluster {
         status.peers.iter().find_map(|peer| {
             let here = peer.received.iter().map(|stream| stream.verdict);
             let mut verdicts = here.chain(peer.verdicts.iter().copied());
-            let is_well = |verdict: VerdictStatus| (verdict.number, verdict.differing) == (number, 0);
+            let is_well = |verdict: VerdictStatus| verdict.number == number && verdict.differing.is_empty();
             let other = verdicts.find(|verdict| !verdict.is_some_and(is_well))?;
             Some(format!("{} says {other:?}", peer.name))
         })

@@ -1,0 +1,42 @@
+//! What other threads reach a running engine by. It keeps no thread running: what has ended is asked in vain.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::control::Wishes;
+use crate::metrics::{Counts, Published};
+use crate::replication::Replication;
+use crate::telling::Asker;
+
+/// The ways to an engine's threads, and what does not change of it.
+#[derive(Clone)]
+pub(crate) struct Access {
+    /// Asks each worker.
+    pub(crate) askers: Arc<[Asker]>,
+    /// What each worker counts.
+    pub(crate) published: Arc<[Arc<Published>]>,
+    /// Where there are peers.
+    pub(crate) replication: Option<Replication>,
+    /// Has all shards resynchronised.
+    pub(crate) wishes: Wishes,
+    /// The name of the back end that the workers receive by.
+    pub(crate) backend: &'static str,
+    /// Flows of each family that a shard may hold.
+    pub(crate) flows_max: u32,
+    /// When the engine was started.
+    pub(crate) began: Instant,
+}
+
+impl Access {
+    /// What each worker has counted so far.
+    pub(crate) fn by_worker(&self) -> impl Iterator<Item = Counts> {
+        self.published.iter().map(|published| published.read())
+    }
+
+    /// What all of them have counted so far.
+    pub(crate) fn totals(&self) -> Counts {
+        let mut totals = Counts::default();
+        self.by_worker().for_each(|counts| totals += counts);
+        totals
+    }
+}

@@ -1,0 +1,84 @@
+//! A question's way back to who asked: an answer, or the certainty that none will come.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
+use thiserror::Error;
+
+/// The end that answers. Dropping it without an answer is noticed at the other one.
+#[derive(Debug)]
+pub(crate) struct Reply<T> {
+    sender: Option<Sender<T>>,
+    waker: Option<Arc<mio::Waker>>,
+}
+
+/// The end that waits for the answer.
+#[derive(Debug)]
+pub(crate) struct Awaited<T>(Receiver<T>);
+
+/// The answer will not come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("no answer")]
+pub(crate) struct Gone;
+
+/// A question's two ends. `waker` is woken by the answer, where whoever asked does not wait for it otherwise.
+pub(crate) fn ends<T>(waker: Option<Arc<mio::Waker>>) -> (Reply<T>, Awaited<T>) {
+    let (sender, receiver) = bounded(1);
+    (Reply { sender: Some(sender), waker }, Awaited(receiver))
+}
+
+impl<T> Reply<T> {
+    /// Answers.
+    pub(crate) fn tell(self, answer: T) {
+        // There is room for the one answer there is, and whoever asked may have gone.
+        let _ = self.sender.as_ref().map(|sender| sender.try_send(answer));
+    }
+}
+
+impl<T> Drop for Reply<T> {
+    fn drop(&mut self) {
+        self.sender = None; // before the wake: who wakes must find either an answer or nobody
+        let _ = self.waker.as_ref().map(|waker| waker.wake());
+    }
+}
+
+impl<T> Awaited<T> {
+    /// The answer, if it has come.
+    ///
+    /// # Errors
+    /// [`Gone`].
+    pub(crate) fn poll(&self) -> Result<Option<T>, Gone> {
+        match self.0.try_recv() {
+            Ok(answer) => Ok(Some(answer)),
+            Err(TryRecvError::Empty) => Ok(None),
+            Err(TryRecvError::Disconnected) => Err(Gone),
+        }
+    }
+
+    /// Waits for the answer, no longer than this.
+    ///
+    /// # Errors
+    /// [`Gone`], also where it has not come by then.
+    pub(crate) fn wait(&self, longest: Duration) -> Result<T, Gone> {
+        self.0.recv_timeout(longest).map_err(|_| Gone)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_comes_or_is_known_not_to() {
+        let (reply, awaited) = ends::<u8>(None);
+        assert_eq!(awaited.poll(), Ok(None));
+        reply.tell(7);
+        assert_eq!((awaited.poll(), awaited.poll()), (Ok(Some(7)), Err(Gone)));
+        let (reply, awaited) = ends::<u8>(None);
+        drop(reply);
+        assert_eq!(awaited.poll(), Err(Gone));
+        let (_reply, awaited) = ends::<u8>(None);
+        assert_eq!(awaited.wait(Duration::from_millis(1)), Err(Gone));
+    }
+}

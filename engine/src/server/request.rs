@@ -1,0 +1,224 @@
+//! What a client asks: one line of JSON.
+
+use ctflow_parser::record::Subject;
+use serde::Deserialize;
+
+use super::failure::Failure;
+
+/// The version of the protocol that is spoken here.
+const VERSION: u32 = 1;
+
+/// What is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Request {
+    Status,
+    Dump(Cache, Of),
+    Events(Of),
+    Flush { internal: bool, external: bool },
+    FlushKernel { flows: bool, expectations: bool },
+    KernelResync,
+    Bulk,
+    PeerResync,
+    Verify,
+    Reload,
+    Stop,
+}
+
+/// Whose flows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cache {
+    Internal,
+    External,
+}
+
+/// Of which table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Of {
+    Flows,
+    Expectations,
+}
+
+impl Of {
+    pub(super) fn subject(self) -> Subject {
+        match self {
+            Self::Flows => Subject::Flow,
+            Self::Expectations => Subject::Expect,
+        }
+    }
+}
+
+/// A request as it is written.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Line {
+    #[serde(rename = "version")]
+    _version: u32,
+    #[serde(rename = "do")]
+    what: String,
+    cache: Option<String>,
+    of: Option<String>,
+}
+
+/// Only this much, of a request in another version that may have anything else.
+#[derive(Debug, Deserialize)]
+struct Versioned {
+    version: u32,
+}
+
+/// Everything that `do` may be.
+const KNOWN: [&str; 11] = [
+    "status",
+    "dump",
+    "events",
+    "flush",
+    "flush-kernel",
+    "kernel-resync",
+    "bulk",
+    "peer-resync",
+    "verify",
+    "reload",
+    "stop",
+];
+
+impl Request {
+    /// Reads a line.
+    ///
+    /// # Errors
+    /// What is wrong with it, and what would be right.
+    pub(super) fn read(line: &[u8]) -> Result<Self, Failure> {
+        let malformed = |error: serde_json::Error| Failure::new(format!("the request is not understood: {error}"));
+        let Versioned { version } = serde_json::from_slice(line).map_err(malformed)?;
+        if version != VERSION {
+            return Err(Failure::new(format!("version {version} is not spoken here: use version {VERSION}")));
+        }
+        let line: Line = serde_json::from_slice(line).map_err(malformed)?;
+        line.read()
+    }
+}
+
+impl Line {
+    fn read(&self) -> Result<Request, Failure> {
+        Ok(match self.what.as_str() {
+            "status" => self.alone(Request::Status)?,
+            "dump" => Request::Dump(self.one_cache()?, self.one_table()?),
+            "events" => Request::Events(self.without_cache()?.one_table()?),
+            "flush" => {
+                let (internal, external) = self.without_table()?.one_or_all(&self.cache, "cache", CACHES)?;
+                Request::Flush { internal, external }
+            }
+            "flush-kernel" => {
+                let (flows, expectations) = self.without_cache()?.one_or_all(&self.of, "of", TABLES)?;
+                Request::FlushKernel { flows, expectations }
+            }
+            "kernel-resync" => self.alone(Request::KernelResync)?,
+            "bulk" => self.alone(Request::Bulk)?,
+            "peer-resync" => self.alone(Request::PeerResync)?,
+            "verify" => self.alone(Request::Verify)?,
+            "reload" => self.alone(Request::Reload)?,
+            "stop" => self.alone(Request::Stop)?,
+            other => {
+                let known = KNOWN.join(", ");
+                return Err(Failure::new(format!("unknown request `{other}': this daemon knows {known}")));
+            }
+        })
+    }
+
+    fn alone(&self, request: Request) -> Result<Request, Failure> {
+        self.without_cache()?.without_table()?;
+        Ok(request)
+    }
+
+    fn without_cache(&self) -> Result<&Self, Failure> {
+        self.without(&self.cache, "cache")
+    }
+
+    fn without_table(&self) -> Result<&Self, Failure> {
+        self.without(&self.of, "of")
+    }
+
+    fn without(&self, given: &Option<String>, key: &str) -> Result<&Self, Failure> {
+        match given {
+            Some(_) => Err(Failure::new(format!("`{}' takes no `{key}'", self.what))),
+            None => Ok(self),
+        }
+    }
+
+    fn one_cache(&self) -> Result<Cache, Failure> {
+        match self.one_or_all(&self.cache, "cache", CACHES)? {
+            (true, false) => Ok(Cache::Internal),
+            (false, true) => Ok(Cache::External),
+            _ => Err(self.wrong("cache", &CACHES)),
+        }
+    }
+
+    fn one_table(&self) -> Result<Of, Failure> {
+        match self.one_or_all(&self.of, "of", TABLES)? {
+            (true, false) => Ok(Of::Flows),
+            (false, true) => Ok(Of::Expectations),
+            _ => Err(self.wrong("of", &TABLES)),
+        }
+    }
+
+    /// Whether the first and the second of `words` are meant.
+    fn one_or_all(&self, given: &Option<String>, key: &str, words: [&str; 2]) -> Result<(bool, bool), Failure> {
+        let [first, second] = words;
+        match given.as_deref() {
+            Some("all") => Ok((true, true)),
+            Some(word) if word == first => Ok((true, false)),
+            Some(word) if word == second => Ok((false, true)),
+            _ => Err(self.wrong(key, &[first, second, "all"])),
+        }
+    }
+
+    fn wrong(&self, key: &str, words: &[&str]) -> Failure {
+        Failure::new(format!("`{}' needs `{key}': one of {}", self.what, words.join(", ")))
+    }
+}
+
+const CACHES: [&str; 2] = ["internal", "external"];
+const TABLES: [&str; 2] = ["flows", "expectations"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(line: &str) -> Result<Request, String> {
+        Request::read(line.as_bytes()).map_err(|failure| failure.error)
+    }
+
+    #[test]
+    fn every_request_is_read() {
+        let dump = r#"{"version":1,"do":"dump","cache":"external","of":"flows"}"#;
+        assert_eq!(read(dump), Ok(Request::Dump(Cache::External, Of::Flows)));
+        let flush = r#"{"version":1,"do":"flush","cache":"all"}"#;
+        assert_eq!(read(flush), Ok(Request::Flush { internal: true, external: true }));
+        let kernel = r#"{"do":"flush-kernel","of":"expectations","version":1}"#;
+        assert_eq!(read(kernel), Ok(Request::FlushKernel { flows: false, expectations: true }));
+        for what in KNOWN {
+            let alone = read(&format!(r#"{{"version":1,"do":"{what}"}}"#));
+            let takes_more = ["dump", "events", "flush", "flush-kernel"].contains(&what);
+            assert_eq!(alone.is_err(), takes_more, "{what}: {alone:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_with_what_would_be_right() {
+        for (line, said) in [
+            ("", "not understood"),
+            ("[]", "not understood"),
+            (r#"{"do":"status"}"#, "missing field `version`"),
+            (r#"{"version":2,"do":"status","new":7}"#, "version 2 is not spoken here: use version 1"),
+            (r#"{"version":1,"do":"status","cache":"all"}"#, "`status' takes no `cache'"),
+            (r#"{"version":1,"do":"status","what":"all"}"#, "unknown field `what`"),
+            (r#"{"version":1,"do":"commit"}"#, "unknown request `commit': this daemon knows status, dump, "),
+            (
+                r#"{"version":1,"do":"dump","cache":"all","of":"flows"}"#,
+                "`dump' needs `cache': one of internal, external",
+            ),
+            (r#"{"version":1,"do":"flush"}"#, "`flush' needs `cache': one of internal, external, all"),
+        ] {
+            let error = read(line).unwrap_err();
+            assert!(error.contains(said), "{line}: {error}");
+        }
+    }
+}

@@ -1,0 +1,293 @@
+//! How things stand: the document filled from what engine, stage and kernel tell.
+
+use std::sync::atomic::Ordering;
+
+use ctflow_replicate::node::{PeerStatus, SourceStatus};
+use ctflow_replicate::{Mode, Standing};
+
+use super::document::{Cache, Document, Engine, Link, Peer, PeerStream, Refused, Source, SourceStream};
+use super::failure::Failure;
+use super::job::{Job, Polled, Question, Turn};
+use super::out::Out;
+use super::process;
+use super::world::{Query, World};
+use crate::limits::STAGE_ANSWER_MAX;
+use crate::link::{LinkReport, Transport};
+use crate::metrics::Counts;
+use crate::replication::{PeerReport, ReplicationStatus, Request};
+
+/// A client that waits for the document.
+pub(super) struct Reporting {
+    /// Where there is a stage to ask.
+    question: Option<Question<ReplicationStatus>>,
+}
+
+impl Reporting {
+    pub(super) fn new(world: &World) -> Self {
+        let ask = |_| Question::new(STAGE_ANSWER_MAX, world, |reply| Query::Stage(Request::Status(reply)));
+        Self { question: world.access.replication.as_ref().map(ask) }
+    }
+}
+
+impl Job for Reporting {
+    fn turn(&mut self, world: &mut World, out: &mut Out) -> Result<Turn, Failure> {
+        let stage = match &mut self.question {
+            None => Stage::None,
+            Some(question) => match question.poll(world) {
+                Ok(Polled::Not(turn)) => return Ok(turn),
+                Ok(Polled::Answer(status)) => Stage::Answers(Box::new(status)),
+                // What else there is to say is all the more wanted then.
+                Err(_) => Stage::Silent,
+            },
+        };
+        out.json(&document(world, &stage))?;
+        Ok(Turn::Done)
+    }
+}
+
+/// What is known of the replication stage.
+enum Stage {
+    None,
+    Silent,
+    Answers(Box<ReplicationStatus>),
+}
+
+impl Stage {
+    fn status(&self) -> Option<&ReplicationStatus> {
+        match self {
+            Self::Answers(status) => Some(status),
+            Self::None | Self::Silent => None,
+        }
+    }
+}
+
+fn document(world: &World, stage: &Stage) -> Document {
+    let totals = world.access.totals();
+    let status = stage.status();
+    let node = status.map(|status| &status.node);
+    let not_ready = not_ready(&totals, stage);
+    let uptime = world.now.saturating_duration_since(world.access.began);
+    Document {
+        version: env!("CARGO_PKG_VERSION"),
+        name: node.map(|node| node.name.clone()),
+        node: node.map(|node| format!("{:016x}", node.node)),
+        epoch: node.map(|node| node.epoch.0),
+        uptime_ms: u64::try_from(uptime.as_millis()).unwrap_or(u64::MAX),
+        mode: node.map(|node| node.mode.to_string()),
+        role: node.map(|node| node.role.to_string()),
+        ready: not_ready.is_empty(),
+        not_ready,
+        engine: engine(world, &totals),
+        internal: internal(world, &totals),
+        external: status.map(external).unwrap_or_default(),
+        source: status.map(|status| source(status, &totals)).unwrap_or_default(),
+        peers: status.map(peers).unwrap_or_default(),
+        links: status.map(|status| (1..).zip(&status.links).map(link).collect()).unwrap_or_default(),
+        refused: status.map(refused).unwrap_or_default(),
+        clients: world.clients,
+        process: process::measure(),
+    }
+}
+
+/// Every reason why this node should not take over now.
+fn not_ready(totals: &Counts, stage: &Stage) -> Vec<String> {
+    let mut reasons = Vec::new();
+    if totals.resync_pending > 0 {
+        reasons
+            .push("the internal cache is being compared with the kernel's table, after a start or a loss".to_owned());
+    }
+    if totals.full > 0 {
+        reasons.push("the internal cache is full and refuses flows: raise its bound".to_owned());
+    }
+    match stage {
+        Stage::None => {}
+        Stage::Silent => reasons.push("the replication stage does not answer: see the log".to_owned()),
+        Stage::Answers(status) => {
+            // One that never proved itself was not met.
+            let met = status.node.peers.iter().filter(|peer| peer.standing != Standing::Greeting);
+            reasons.extend(met.filter_map(|peer| out_of_sync(peer, status)));
+        }
+    }
+    reasons
+}
+
+/// Why this node is not in sync with a peer.
+fn out_of_sync(peer: &PeerStatus, status: &ReplicationStatus) -> Option<String> {
+    let name = &peer.name;
+    match peer.standing {
+        Standing::Live => {}
+        Standing::Lost => return Some(format!("peer {name} is lost: not heard for {} s", peer.silent_ms / 1_000)),
+        Standing::Stopped => return Some(format!("peer {name} has stopped")),
+        Standing::Refused(_) => return Some(format!("peer {name} and this node refuse each other: see the log")),
+        Standing::Greeting => return None,
+    }
+    if status.replicas.iter().any(|replica| replica.id.node == peer.node && replica.is_full) {
+        return Some(format!("the replica of peer {name} is full: raise its bound"));
+    }
+    // In alarm mode nothing is ever known for sure: what was not told for a while expires.
+    let unknown: u32 = peer.received.iter().map(|stream| stream.unknown).sum();
+    if status.node.mode != Mode::Alarm && unknown > 0 {
+        return Some(format!("peer {name} has yet to tell {unknown} buckets of flows"));
+    }
+    None
+}
+
+fn engine(world: &World, totals: &Counts) -> Engine {
+    Engine {
+        backend: world.access.backend,
+        workers: world.access.askers.len(),
+        events: totals.events(),
+        events_new: totals.events_new,
+        events_update: totals.events_update,
+        events_destroy: totals.events_destroy,
+        events_expect: totals.events_expect,
+        events_lost: totals.events_lost,
+        malformed: totals.malformed,
+        filtered: totals.filtered,
+        buffer_bytes: totals.buffer_bytes,
+        resyncs: totals.resyncs,
+        resync_lost: totals.resyncs_asked,
+        resync_pending: totals.resync_pending,
+        flushes: world.flushes.load(Ordering::Relaxed),
+    }
+}
+
+fn internal(world: &World, totals: &Counts) -> Cache {
+    Cache {
+        flows: totals.flows,
+        expectations: totals.expectations,
+        created: totals.flows_created,
+        updated: totals.flows_updated,
+        destroyed: totals.flows_destroyed,
+        refused: totals.flows_refused,
+        purged: totals.purged,
+        capacity: u64::from(world.access.flows_max) * world.access.askers.len() as u64,
+        bytes: totals.cache_bytes,
+    }
+}
+
+fn external(status: &ReplicationStatus) -> Cache {
+    let replicas = || status.replicas.iter();
+    Cache {
+        flows: replicas().map(|replica| replica.flows).sum(),
+        expectations: replicas().map(|replica| replica.expectations).sum(),
+        created: status.changes.created,
+        updated: status.changes.updated,
+        destroyed: status.changes.destroyed,
+        refused: status.changes.refused,
+        purged: status.changes.purged,
+        capacity: replicas().map(|replica| u64::from(replica.flows_max)).sum(),
+        bytes: replicas().map(|replica| replica.bytes).sum(),
+    }
+}
+
+fn source(status: &ReplicationStatus, totals: &Counts) -> Source {
+    let node = &status.node;
+    let live = || node.peers.iter().filter(|peer| peer.standing == Standing::Live);
+    let stream = |(stream, source): (u16, &SourceStatus)| {
+        let behind = live().filter_map(|peer| peer.behind.get(usize::from(stream))).map(|(batches, _)| *batches).max();
+        let kept = |oldest: u64| source.newest.saturating_add(1).saturating_sub(oldest);
+        SourceStream {
+            stream,
+            seq: source.newest,
+            acknowledged: behind.map(|behind| source.newest.saturating_sub(behind)),
+            resend_batches: source.oldest.map_or(0, kept),
+            resend_bytes: source.resend_bytes,
+        }
+    };
+    Source {
+        streams: (0..).zip(&node.streams).map(stream).collect(),
+        deltas: node.streams.iter().map(|stream| stream.entries).sum(),
+        batches: node.counters.batches_sent,
+        bytes: node.counters.bytes_sent,
+        resent: node.counters.batches_resent,
+        conflated: totals.conflated,
+        resend_bytes_max: node.resend_bytes_max as u64,
+        deferred: status.deferred,
+    }
+}
+
+fn peers(status: &ReplicationStatus) -> Vec<Peer> {
+    status.node.peers.iter().zip(&status.peers).map(|(peer, report)| self::peer(peer, report)).collect()
+}
+
+fn peer(peer: &PeerStatus, report: &PeerReport) -> Peer {
+    let streams = (0..).zip(&peer.received).map(|(stream, received)| PeerStream {
+        stream,
+        next: received.next,
+        unknown: received.unknown,
+        held_back: received.held_back_bytes as u64,
+        behind_batches: received.behind,
+        behind_ms: received.behind_ms,
+    });
+    let counters = || peer.received.iter().map(|stream| &stream.counters);
+    Peer {
+        name: peer.name.clone(),
+        node: format!("{:016x}", peer.node),
+        epoch: peer.epoch.0,
+        standing: match peer.standing {
+            Standing::Greeting => "greeting",
+            Standing::Live => "live",
+            Standing::Lost => "lost",
+            Standing::Stopped => "stopped",
+            Standing::Refused(_) => "refused",
+        },
+        address: report.address.map(|address| address.to_string()),
+        role: peer.role.to_string(),
+        last_heard_ms: peer.silent_ms,
+        behind_batches: peer.behind.iter().map(|(batches, _)| batches).sum(),
+        behind_bytes: peer.behind_bytes,
+        behind_ms: peer.behind.iter().filter(|(batches, _)| *batches > 0).map(|(_, time)| *time).max().unwrap_or(0),
+        streams: streams.collect(),
+        lag_ms_p50: report.lag.p50_ms,
+        lag_ms_p99: report.lag.p99_ms,
+        lag_ms_p999: report.lag.p999_ms,
+        lag_ms_max: report.lag.max_ms,
+        gaps: counters().map(|counters| counters.missed).sum(),
+        skipped: counters().map(|counters| counters.skips).sum(),
+        malformed: counters().map(|counters| counters.malformed).sum(),
+    }
+}
+
+fn link((number, link): (usize, &LinkReport)) -> Link {
+    let (dialled, accepted) = link.connections.unwrap_or_default();
+    Link {
+        number,
+        transport: match link.settings.transport {
+            Transport::Udp => "udp",
+            Transport::Multicast => "multicast",
+            Transport::Tcp => "tcp",
+        },
+        local: link.settings.local.to_string(),
+        peers: link.settings.peers.iter().map(ToString::to_string).collect(),
+        interface: link.settings.interface.clone(),
+        active: link.active,
+        healthy: link.healthy,
+        sent: link.traffic.sent,
+        sent_bytes: link.traffic.sent_bytes,
+        received: link.traffic.received,
+        received_bytes: link.traffic.received_bytes,
+        send_errors: link.traffic.send_errors,
+        receive_errors: link.traffic.receive_errors,
+        dialled,
+        accepted,
+    }
+}
+
+fn refused(status: &ReplicationStatus) -> Refused {
+    let refusals = &status.node.counters.refusals;
+    let (clear, sealed) = if status.sealed { (refusals.cipher, 0) } else { (0, refusals.cipher) };
+    Refused {
+        foreign: refusals.foreign,
+        version: refusals.version,
+        clear,
+        sealed,
+        key: refusals.not_authentic,
+        replayed: refusals.replayed,
+        unproven: refusals.unproven,
+        epoch: refusals.epoch,
+        malformed: refusals.malformed + refusals.unknown_block,
+        namesake: refusals.namesake,
+        peers: refusals.peers,
+    }
+}

@@ -1,0 +1,62 @@
+//! What all clients' requests act on.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Instant;
+
+use super::order::Order;
+use super::verify::Verification;
+use crate::access::Access;
+use crate::control::Wish;
+use crate::replication::Request;
+use crate::telling::Ask;
+
+/// The engine as the server sees it, and what its clients share.
+pub(super) struct World {
+    pub(super) access: Access,
+    /// Wakes the server: given to everybody who is to answer it.
+    pub(super) waker: Arc<mio::Waker>,
+    /// Takes what the daemon as a whole is to do.
+    pub(super) orders: Box<dyn FnMut(Order) + Send>,
+    /// The comparison with the peers that is under way, or was last.
+    pub(super) verification: Verification,
+    /// Alive as often as threads run errands, and once more here.
+    pub(super) errands: Arc<()>,
+    /// Times that a table of the kernel was emptied for a client.
+    pub(super) flushes: Arc<AtomicU64>,
+    /// Clients that are served.
+    pub(super) clients: usize,
+    /// The time of this turn.
+    pub(super) now: Instant,
+}
+
+/// Something for another thread.
+#[derive(Debug)]
+pub(super) enum Query {
+    /// For a worker.
+    Worker(usize, Ask),
+    /// For the replication stage.
+    Stage(Request),
+    /// For the control thread.
+    Control(Wish),
+}
+
+impl World {
+    /// Hands a query over, if there is room. One for somebody who is not there comes to nothing.
+    ///
+    /// # Errors
+    /// The query, where there is none.
+    pub(super) fn send(&self, query: Query) -> Result<(), Query> {
+        match query {
+            Query::Worker(worker, ask) => match self.access.askers.get(worker) {
+                Some(asker) => asker.try_ask(ask).map_err(|ask| Query::Worker(worker, ask)),
+                None => Ok(()),
+            },
+            Query::Stage(request) => match &self.access.replication {
+                Some(replication) => replication.try_ask(request).map_err(Query::Stage),
+                None => Ok(()),
+            },
+            Query::Control(wish) => self.access.wishes.try_wish(wish).map_err(Query::Control),
+        }
+    }
+}

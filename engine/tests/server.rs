@@ -1,0 +1,604 @@
+//! The control server over its socket, with real engines behind it.
+#![allow(clippy::unwrap_used, clippy::panic)] // a test fails by it, here in its helpers too
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use ctflow_engine::engine::{Engine, Settings};
+use ctflow_engine::isolated;
+use ctflow_engine::kernel::batch::Batch;
+use ctflow_engine::lab::topology::Firewall;
+use ctflow_engine::lab::{Host, Lab, link, sysctl};
+use ctflow_engine::link::{LinkSettings, Transport};
+use ctflow_engine::publish::Choice;
+use ctflow_engine::replication::ReplicationSettings;
+use ctflow_engine::server::frame::{self, Entries, Kind};
+use ctflow_engine::server::{ControlSocket, Order, Server, ServerError, Unchanged, Wanted};
+use ctflow_parser::flow::FlowView;
+use ctflow_parser::frame::{Message, Messages};
+use ctflow_parser::request::{self, FlowChange, IfExists, Selector};
+use ctflow_parser::tuple::{L4, Tuple};
+use ctflow_parser::uapi::{AF_INET, IPPROTO_UDP};
+use ctflow_replicate::entry::decode_flow;
+use ctflow_replicate::{Config, Epoch, Key};
+use serde_json::{Value, json};
+
+const ADDRESSES: [&str; 2] = ["192.0.2.1", "192.0.2.2"];
+/// Nothing that is waited for here takes a tenth of this.
+const LONGEST: Duration = Duration::from_secs(20);
+
+/// A folder that goes with the test.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("ctflow-{name}-{}", std::process::id()));
+        fs::create_dir(&path).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        Self(path)
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.0.join("control")
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// One frame.
+#[derive(Debug)]
+struct Frame {
+    kind: Kind,
+    payload: Vec<u8>,
+}
+
+impl Frame {
+    fn json(&self) -> Value {
+        serde_json::from_slice(&self.payload).unwrap()
+    }
+}
+
+fn connect(path: &Path) -> UnixStream {
+    let stream = UnixStream::connect(path).unwrap();
+    stream.set_read_timeout(Some(LONGEST)).unwrap();
+    stream
+}
+
+/// Asks, and leaves the answer to be read.
+fn ask(path: &Path, request: &Value) -> UnixStream {
+    let mut stream = connect(path);
+    let mut request = request.clone();
+    request["version"] = json!(1);
+    writeln!(stream, "{request}").unwrap();
+    stream
+}
+
+fn next(stream: &mut UnixStream) -> Frame {
+    let mut payload = Vec::new();
+    let kind = frame::read(stream, &mut payload).unwrap();
+    Frame { kind, payload }
+}
+
+/// The whole answer.
+fn answer(mut stream: UnixStream) -> Vec<Frame> {
+    let mut frames = Vec::new();
+    loop {
+        frames.push(next(&mut stream));
+        if let Some(Kind::Done | Kind::Failed) = frames.last().map(|frame| frame.kind) {
+            assert_eq!(stream.read(&mut [0]).unwrap_or(0), 0, "something behind the last frame");
+            return frames;
+        }
+    }
+}
+
+/// The documents of a request that succeeds.
+fn documents(path: &Path, request: &Value) -> Vec<Value> {
+    let frames = answer(ask(path, request));
+    assert_eq!(frames.last().unwrap().kind, Kind::Done, "{request}: {:?}", frames.last().map(Frame::json));
+    frames.iter().filter(|frame| frame.kind == Kind::Json).map(Frame::json).collect()
+}
+
+fn document(path: &Path, request: &Value) -> Value {
+    documents(path, request).pop().unwrap()
+}
+
+fn status(path: &Path) -> Value {
+    document(path, &json!({"do": "status"}))
+}
+
+/// Why a request fails.
+fn refusal(path: &Path, request: &Value) -> String {
+    refused(&answer(ask(path, request)))
+}
+
+fn refused(frames: &[Frame]) -> String {
+    let last = frames.last().unwrap();
+    assert_eq!((last.kind, last.json()["code"].as_u64()), (Kind::Failed, Some(1)));
+    last.json()["error"].as_str().unwrap().to_owned()
+}
+
+/// The marks of the flows in a dump, which the test gave them.
+fn marks(frames: &[Frame]) -> Vec<u32> {
+    let mut marks = Vec::new();
+    for frame in frames.iter().filter(|frame| frame.kind == Kind::Entries) {
+        for entry in Entries::new(&frame.payload) {
+            let (head, entry) = entry.unwrap();
+            let flow = decode_flow(head.family, entry).unwrap();
+            // A replica gets a flow some time after it changed on its source.
+            assert!(head.changed_ms.abs_diff(head.since_ms) < 60_000 && head.since_ms > 1_600_000_000_000, "{head:?}");
+            marks.push(flow.mark.unwrap_or(0));
+        }
+    }
+    marks.sort_unstable();
+    marks
+}
+
+fn dump(path: &Path, cache: &str) -> Vec<u32> {
+    let frames = answer(ask(path, &json!({"do": "dump", "cache": cache, "of": "flows"})));
+    assert_eq!(frames.last().unwrap().kind, Kind::Done);
+    marks(&frames)
+}
+
+fn until(what: &str, mut satisfied: impl FnMut() -> bool) {
+    let deadline = Instant::now() + LONGEST;
+    while !satisfied() {
+        assert!(Instant::now() < deadline, "never: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn tuple(n: u32) -> Tuple {
+    let [_, high, middle, low] = n.to_be_bytes();
+    let l4 = L4::Ports { src: 1000, dst: 53 };
+    let address = |first| Ipv4Addr::new(first, high, middle, low).into();
+    Tuple { src: address(10), dst: address(11), proto: IPPROTO_UDP, l4, zone: None }
+}
+
+fn create(numbers: impl Iterator<Item = u32>) {
+    let mut batch = Batch::open("create flows").unwrap();
+    let refused = &mut |refused| panic!("{refused:?}");
+    for n in numbers {
+        let orig = tuple(n);
+        let reply = Tuple { src: orig.dst, dst: orig.src, l4: L4::Ports { src: 53, dst: 1000 }, ..orig };
+        let (orig, reply) = (Some(orig), Some(reply));
+        let flow = FlowView { family: AF_INET, orig, reply, timeout: Some(600), mark: Some(n), ..FlowView::default() };
+        let change = FlowChange { flow, ..FlowChange::default() };
+        batch.add(n.into(), |writer, seq| request::create(writer, seq, &change, IfExists::Refuse), refused).unwrap();
+    }
+    batch.finish(refused).unwrap();
+}
+
+fn delete(numbers: impl Iterator<Item = u32>) {
+    let mut batch = Batch::open("delete flows").unwrap();
+    let refused = &mut |refused| panic!("{refused:?}");
+    for n in numbers {
+        let which = Selector::Orig(tuple(n));
+        batch.add(n.into(), |writer, seq| request::delete(writer, seq, &which, None, None), refused).unwrap();
+    }
+    batch.finish(refused).unwrap();
+}
+
+fn settings(workers: u32) -> Settings {
+    Settings { workers, pin: false, ..Settings::default() }
+}
+
+/// An engine with a server that takes no orders.
+fn serve(path: &Path, settings: &Settings) -> (Engine, Server) {
+    let socket = ControlSocket::bind(path).unwrap();
+    let engine = Engine::start(settings).unwrap();
+    let server = Server::start(socket, &engine, drop::<Order>).unwrap();
+    (engine, server)
+}
+
+/// One end of a pair.
+fn member(end: usize, workers: u32) -> Settings {
+    let address = |end: usize| SocketAddr::new(ADDRESSES[end].parse().unwrap(), 3780);
+    let began = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis();
+    let epoch = Epoch::new(u64::try_from(began).unwrap(), u32::try_from(end).unwrap());
+    let node = Config { key: Some(Key::new([7; 32])), ..Config::new(["one", "other"][end], 1, epoch) };
+    let link =
+        LinkSettings { transport: Transport::Udp, local: address(end), peers: vec![address(1 - end)], interface: None };
+    let (links, choice) = (vec![link], Choice::default());
+    let replication = ReplicationSettings { node, links, choice, replica_flows_max: 1_000_000 };
+    Settings { replication: Some(replication), ..settings(workers) }
+}
+
+/// The second node's host, connected to the calling thread's namespace, which is the first's.
+fn cable(lab: &Lab) -> Host {
+    let host = lab.host("other").unwrap();
+    let links = link::Links::open().unwrap();
+    links.veth("sync", "sync", host.namespace()).unwrap();
+    links.up("sync").unwrap();
+    links.address("sync", ADDRESSES[0].parse().unwrap(), 24).unwrap();
+    host.run(|| {
+        let links = link::Links::open().unwrap();
+        links.up("sync").unwrap();
+        links.address("sync", ADDRESSES[1].parse().unwrap(), 24).unwrap();
+    });
+    host
+}
+
+#[test]
+fn the_socket_is_its_owners_alone_and_gone_at_the_end() {
+    isolated!({
+        let _lab = Lab::enter().unwrap();
+        let folder = Folder::new("socket");
+        let path = folder.socket();
+        drop(UnixListener::bind(&path).unwrap()); // what a crash leaves behind
+        let (engine, server) = serve(&path, &settings(1));
+        let file = fs::metadata(&path).unwrap();
+        assert!(file.file_type().is_socket() && file.mode() & 0o7777 == 0o600, "{:o}", file.mode());
+        let error = ControlSocket::bind(&path).unwrap_err();
+        assert!(matches!(error, ServerError::Served(_)), "{error}");
+        assert_eq!(
+            error.to_string(),
+            format!("another daemon serves {}: stop it, or name another socket", path.display())
+        );
+        assert!(server.is_running() && !status(&path)["version"].is_null(), "the attempt did no harm");
+        server.stop();
+        assert!(!path.exists());
+        // Somebody who serves without a lock is left alone, and so is what is no socket.
+        let listener = UnixListener::bind(&path).unwrap();
+        assert!(matches!(ControlSocket::bind(&path), Err(ServerError::Served(_))));
+        drop(listener);
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, "mine").unwrap();
+        assert!(matches!(ControlSocket::bind(&path), Err(ServerError::NoSocket(_))));
+        assert_eq!(fs::read(&path).unwrap(), b"mine");
+        assert!(matches!(ControlSocket::bind(Path::new("/nonexistent/socket")), Err(ServerError::System { .. })));
+        engine.stop().unwrap();
+    });
+}
+
+#[test]
+fn what_concerns_the_kernel_is_done_without_peers_too() {
+    isolated!({
+        let _firewall = Firewall::build(&Lab::enter().unwrap()).unwrap();
+        let folder = Folder::new("kernel");
+        let path = folder.socket();
+        create(0..700);
+        let (engine, server) = serve(&path, &settings(2));
+        until("ready", || status(&path)["ready"] == json!(true));
+        assert_eq!(dump(&path, "internal"), (0..700).collect::<Vec<_>>());
+        assert!(dump(&path, "external").is_empty());
+        // Of flows that begin in silence only a resync can tell.
+        sysctl::write("net/netfilter/nf_conntrack_events", "0").unwrap();
+        create(700..800);
+        assert_eq!(dump(&path, "internal").len(), 700);
+        assert!(documents(&path, &json!({"do": "kernel-resync"})).is_empty());
+        assert_eq!(dump(&path, "internal").len(), 800);
+        create(800..900);
+        documents(&path, &json!({"do": "flush", "cache": "all"}));
+        let status = status(&path);
+        assert_eq!(status["internal"]["flows"], json!(sysctl::flow_count().unwrap()));
+        assert_eq!((&status["engine"]["workers"], &status["engine"]["resync_lost"]), (&json!(2), &json!(0)));
+        for key in ["uptime_ms", "clients"] {
+            assert!(status[key].is_u64(), "{key}");
+        }
+        assert!(status["process"]["resident_bytes"].as_u64() > Some(1_000_000), "{status}");
+        assert!(status["internal"]["bytes"].as_u64() > Some(10_000), "{status}");
+        assert!(status["engine"]["buffer_bytes"].as_u64() > Some(10_000), "{status}");
+        assert!(["io_uring", "recvmmsg"].contains(&status["engine"]["backend"].as_str().unwrap()), "{status}");
+        documents(&path, &json!({"do": "flush-kernel", "of": "all"}));
+        assert_eq!(sysctl::flow_count().unwrap(), 0);
+        assert_eq!(self::status(&path)["engine"]["flushes"], json!(2));
+        for what in ["bulk", "peer-resync", "verify"] {
+            let error = refusal(&path, &json!({"do": what}));
+            assert!(error.contains("replicates to nobody"), "{error}");
+        }
+        let error = refusal(&path, &json!({"do": "commit"}));
+        assert!(error.starts_with("unknown request `commit': this daemon knows status, "), "{error}");
+        engine.stop().unwrap();
+        let error = refusal(&path, &json!({"do": "dump", "cache": "internal", "of": "flows"}));
+        assert!(error.contains("worker 0 has ended"), "{error}");
+        let error = refusal(&path, &json!({"do": "kernel-resync"}));
+        assert!(error.contains("control thread has ended"), "{error}");
+        server.stop();
+    });
+}
+
+#[test]
+fn orders_reach_the_owner_and_its_answers_the_client() {
+    isolated!({
+        let _lab = Lab::enter().unwrap();
+        let folder = Folder::new("orders");
+        let path = folder.socket();
+        let engine = Engine::start(&settings(1)).unwrap();
+        let (sender, orders) = crossbeam_channel::bounded(4);
+        let socket = ControlSocket::bind(&path).unwrap();
+        let server = Server::start(socket, &engine, move |order| sender.try_send(order).unwrap()).unwrap();
+        let mut clients: Vec<_> = (0..3).map(|_| ask(&path, &json!({"do": "reload"}))).collect();
+        let mut answers = (0..3).map(|_| {
+            let order = orders.recv_timeout(LONGEST).unwrap();
+            assert_eq!(order.wanted, Wanted::Reload);
+            order.answer
+        });
+        let unchanged = Unchanged { key: "[node] name".into(), why: "it needs a restart".into() };
+        let (first, second, third) = (answers.next().unwrap(), answers.next().unwrap(), answers.next().unwrap());
+        first.reloaded(vec![unchanged]);
+        second.failed("line 7: no such key");
+        drop(third);
+        let told = answer(clients.remove(0));
+        assert_eq!(told[0].json(), json!({"unchanged": [{"key": "[node] name", "why": "it needs a restart"}]}));
+        assert_eq!(refused(&answer(clients.remove(0))), "line 7: no such key");
+        assert!(refused(&answer(clients.remove(0))).contains("did not answer"));
+        let stop = ask(&path, &json!({"do": "stop"}));
+        let mut watching = ask(&path, &json!({"do": "events", "of": "flows"}));
+        assert_eq!(next(&mut watching).kind, Kind::Json);
+        let order = orders.recv_timeout(LONGEST).unwrap();
+        assert_eq!(order.wanted, Wanted::Stop);
+        engine.stop().unwrap();
+        order.answer.done();
+        server.stop();
+        assert_eq!(answer(stop).len(), 1);
+        assert!(refused(&answer(watching)).contains("ended"));
+        assert!(!path.exists());
+    });
+}
+
+#[test]
+fn bad_clients_are_closed_and_harm_nobody() {
+    isolated!({
+        let _lab = Lab::enter().unwrap();
+        let folder = Folder::new("bad");
+        let path = folder.socket();
+        let (_engine, _server) = serve(&path, &settings(2));
+        create(0..20_000);
+        until("all are held", || status(&path)["internal"]["flows"] == json!(20_000));
+        let began = Instant::now();
+        let silent = connect(&path);
+        let mut half = connect(&path);
+        half.write_all(b"{\"version\":1,").unwrap();
+        let mut slow = ask(&path, &json!({"do": "dump", "cache": "internal", "of": "flows"}));
+        let mut garbage = connect(&path);
+        garbage.write_all(&[0xff, b'\n', 0, 1, 2]).unwrap();
+        assert!(refused(&answer(garbage)).contains("not understood"));
+        let mut long = connect(&path);
+        let _ = long.write_all(&vec![b'a'; 1_000_000]); // refused before it is all written
+        assert!(refused(&answer(long)).contains("at most 4096 bytes"));
+        for _ in 0..50 {
+            let mut gone = connect(&path);
+            writeln!(gone, r#"{{"version":1,"do":"dump","cache":"internal","of":"flows"}}"#).unwrap();
+            gone.shutdown(Shutdown::Both).unwrap();
+        }
+        let mut served = 0;
+        while began.elapsed() < Duration::from_secs(4) {
+            let asked = Instant::now();
+            assert_eq!(dump(&path, "internal").len(), 20_000);
+            assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+            served += 1;
+        }
+        assert!(served > 3, "{served}");
+        for mute in [silent, half] {
+            assert!(refused(&answer(mute)).contains("no request came within 5 s"));
+        }
+        assert!((4..8).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+        let mut frames = Vec::new();
+        while !matches!(frames.last(), Some(Frame { kind: Kind::Done, .. })) {
+            frames.push(next(&mut slow));
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert_eq!(marks(&frames), (0..20_000).collect::<Vec<_>>());
+    });
+}
+
+#[test]
+fn the_seventeenth_client_waits_its_turn() {
+    isolated!({
+        let _lab = Lab::enter().unwrap();
+        let folder = Folder::new("many");
+        let path = folder.socket();
+        let (_engine, _server) = serve(&path, &settings(1));
+        let follow = || {
+            let mut client = ask(&path, &json!({"do": "events", "of": "flows"}));
+            assert_eq!(next(&mut client).json(), json!({"workers": 1}));
+            client
+        };
+        let mut clients: Vec<_> = (0..16).map(|_| follow()).collect();
+        let mut waiting = ask(&path, &json!({"do": "status"}));
+        waiting.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        assert!(waiting.read(&mut [0]).is_err(), "served beside sixteen");
+        waiting.set_read_timeout(Some(LONGEST)).unwrap();
+        clients.pop();
+        assert_eq!(answer(waiting)[0].json()["clients"], json!(16));
+        create(0..10);
+        for client in &mut clients {
+            assert_eq!(next(client).kind, Kind::Messages);
+        }
+        drop(clients);
+        until("the others were noticed to go", || status(&path)["clients"] == json!(1));
+    });
+}
+
+#[test]
+fn strangers_are_refused() {
+    isolated!({
+        let _lab = Lab::enter().unwrap();
+        let folder = Folder::new("strangers");
+        let path = folder.socket();
+        let (_engine, _server) = serve(&path, &settings(1));
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap(); // they would not even get here
+        let uid = rustix::process::Uid::from_raw(65_534);
+        let place = path.clone();
+        let stranger = std::thread::spawn(move || {
+            // A thread alone: who connects is the thread, and the process stays what it was.
+            rustix::thread::set_thread_res_uid(uid, uid, uid).ok()?;
+            let frames: Vec<_> = (0..20).map(|_| answer(connect(&place))).collect();
+            Some(frames.iter().map(|frames| refused(frames)).collect::<Vec<_>>())
+        });
+        let Some(refusals) = stranger.join().unwrap() else {
+            eprintln!("skipped: this user namespace has no other user");
+            return;
+        };
+        assert!(refusals.iter().all(|error| error.starts_with("uid 65534 may not ask this daemon")), "{refusals:?}");
+        assert_eq!(status(&path)["clients"], json!(1));
+    });
+}
+
+#[test]
+fn a_dump_holds_what_stays_while_other_flows_come_and_go() {
+    isolated!({
+        let lab = Lab::enter().unwrap();
+        let firewall = Firewall::build(&lab).unwrap();
+        let folder = Folder::new("change");
+        let path = folder.socket();
+        let (_engine, _server) = serve(&path, &settings(2));
+        create(0..5_000);
+        until("all are held", || status(&path)["internal"]["flows"].as_u64() >= Some(5_000));
+        let stop = AtomicBool::new(false);
+        let namespace = &firewall;
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let _ = namespace;
+                while !stop.load(Ordering::Relaxed) {
+                    create(100_000..102_000);
+                    delete(100_000..102_000);
+                }
+            });
+            for _ in 0..10 {
+                let held = dump(&path, "internal");
+                let stays = held.iter().filter(|mark| (0..5_000).contains(*mark));
+                assert!(stays.copied().eq(0..5_000), "each of those that stay, once");
+                let comes = held.iter().filter(|mark| **mark >= 100_000);
+                assert!(comes.clone().all(|mark| (100_000..102_000).contains(mark)));
+            }
+            stop.store(true, Ordering::Relaxed);
+        });
+    });
+}
+
+/// Messages and losses that came.
+fn count(frame: &Frame) -> (u64, u64) {
+    match frame.kind {
+        Kind::Messages => {
+            let records = Messages::new(&frame.payload).map(|message| message.unwrap());
+            (records.filter(|message| matches!(message, Message::Record(_))).count() as u64, 0)
+        }
+        Kind::Lost => (0, frame::lost(&frame.payload).unwrap()),
+        _ => panic!("{frame:?}"),
+    }
+}
+
+#[test]
+fn events_are_shared_and_a_slow_reader_is_told_what_it_missed() {
+    isolated!({
+        let _lab = Lab::enter().unwrap();
+        let folder = Folder::new("events");
+        let path = folder.socket();
+        let (engine, _server) = serve(&path, &settings(2));
+        until("the first resync is over", || engine.totals().resyncs >= 2);
+        let follow = |of| {
+            let mut client = ask(&path, &json!({"do": "events", "of": of}));
+            assert_eq!(next(&mut client).json(), json!({"workers": 2}));
+            client
+        };
+        let (mut fast, mut slow, mut other) = (follow("flows"), follow("flows"), follow("expectations"));
+        let before = engine.totals().events();
+        let reading = std::thread::spawn(move || {
+            let (mut seen, mut lost) = (0, 0);
+            while seen + lost < 200_000 {
+                let (more, missed) = count(&next(&mut fast));
+                (seen, lost) = (seen + more, lost + missed);
+            }
+            (seen, lost)
+        });
+        for round in 0..10 {
+            create(round * 10_000..round * 10_000 + 10_000);
+            delete(round * 10_000..round * 10_000 + 10_000);
+        }
+        until("all events came", || engine.totals().events() + engine.totals().events_lost >= before + 200_000);
+        let overrun = engine.totals().events_lost;
+        let (seen, lost) = reading.join().unwrap();
+        assert!(seen > 100_000 && lost >= overrun, "{seen} seen, {lost} lost, {overrun} of them by the socket");
+        let (mut seen, mut lost) = (0, 0);
+        while seen + lost < 200_000 {
+            let (more, missed) = count(&next(&mut slow));
+            (seen, lost) = (seen + more, lost + missed);
+        }
+        assert!(lost > 10_000 && seen > 1_000, "{seen} seen, {lost} lost");
+        assert_eq!(seen + lost, 200_000);
+        other.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        assert!(other.read(&mut [0]).is_err(), "there was no expectation");
+    });
+}
+
+#[test]
+fn a_pair_is_shown_compared_and_told_again() {
+    isolated!({
+        let lab = Lab::enter().unwrap();
+        let host = cable(&lab);
+        let (here, there) = (Folder::new("here"), Folder::new("there"));
+        let (path, peer) = (here.socket(), there.socket());
+        let (one, server) = serve(&path, &member(0, 2));
+        let place = peer.clone();
+        let (other, others) = host.run(move || serve(&place, &member(1, 1)));
+        create(0..5_000);
+        until("all are replicated", || status(&peer)["external"]["flows"] == json!(5_000));
+        until("both are ready", || [&path, &peer].iter().all(|path| status(path)["ready"] == json!(true)));
+
+        let frames = answer(ask(&peer, &json!({"do": "dump", "cache": "external", "of": "flows"})));
+        assert_eq!(frames[0].json(), json!({"peer": "one"}));
+        assert_eq!(frames.iter().filter(|frame| frame.kind == Kind::Json).count(), 1);
+        assert_eq!(marks(&frames), (0..5_000).collect::<Vec<_>>());
+        let none = answer(ask(&peer, &json!({"do": "dump", "cache": "external", "of": "expectations"})));
+        assert_eq!(none.len(), 1);
+
+        // Several comparisons at once share one or two.
+        let verify: Vec<_> = (0..4).map(|_| ask(&path, &json!({"do": "verify"}))).collect();
+        for client in verify {
+            let verdict = answer(client)[0].json();
+            assert_eq!(verdict["agrees"], json!(true), "{verdict}");
+            let peer = &verdict["peers"][0];
+            assert_eq!((&peer["name"], &peer["answered"]), (&json!("other"), &json!(true)));
+            let entries = |streams: &Value| {
+                let streams = streams.as_array().unwrap().iter();
+                streams.map(|stream| stream["entries"].as_u64().unwrap()).sum::<u64>()
+            };
+            assert_eq!((entries(&verdict["streams"]), entries(&peer["streams"])), (5_000, 5_000));
+            assert_eq!(verdict["streams"][1]["digest"], peer["streams"][1]["digest"]);
+            assert_eq!(peer["held"].as_array().unwrap().len(), 1);
+        }
+
+        let told = status(&path)["source"]["deltas"].as_u64().unwrap();
+        documents(&path, &json!({"do": "bulk"}));
+        until("all is told again", || status(&path)["source"]["deltas"].as_u64() >= Some(told + 5_000));
+        documents(&peer, &json!({"do": "peer-resync"}));
+        until("and again", || status(&path)["source"]["deltas"].as_u64() >= Some(told + 10_000));
+        documents(&peer, &json!({"do": "flush", "cache": "external"}));
+        until("what was flushed is back", || dump(&peer, "external").len() == 5_000);
+        until("ready again", || status(&peer)["ready"] == json!(true));
+
+        let document = status(&path);
+        let stream = &document["source"]["streams"][0];
+        assert_eq!(stream["seq"], stream["acknowledged"], "{document}");
+        assert_eq!(document["links"][0]["transport"], json!("udp"));
+        assert_eq!(document["peers"][0]["address"], json!("192.0.2.2:3780"));
+        assert_eq!((&document["name"], &document["mode"]), (&json!("one"), &json!("ftfw")));
+        let document = status(&peer);
+        assert!(document["external"]["created"].as_u64() >= Some(5_000), "{document}");
+        assert!(document["peers"][0]["lag_ms_max"].as_u64() < Some(5_000), "{document}");
+
+        others.stop();
+        other.stop().unwrap();
+        until("the peer has stopped", || status(&path)["ready"] == json!(false));
+        assert_eq!(status(&path)["not_ready"], json!(["peer other has stopped"]));
+        let verdict = document_of_verify(&path);
+        assert_eq!((&verdict["agrees"], &verdict["peers"][0]["answered"]), (&json!(false), &json!(false)));
+        server.stop();
+        one.stop().unwrap();
+    });
+}
+
+fn document_of_verify(path: &Path) -> Value {
+    document(path, &json!({"do": "verify"}))
+}

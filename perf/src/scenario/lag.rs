@@ -1,0 +1,93 @@
+//! `lag`: flows come and go at a steady rate, and how long each change takes from the kernel's event to the replica is what
+//! ctflow's backup says itself. The kernel stamps its events (`nf_conntrack_timestamp`, Linux 6.14), so that what they wait in
+//! the socket is in it.
+//!
+//! conntrackd measures nothing of the kind, so this stands alone.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use crate::failure::Failure;
+use crate::options::Options;
+use crate::pair::{Pair, Side};
+use crate::program::Programs;
+use crate::report::{Goal, Row, Table};
+use crate::statistics::Summary;
+use crate::suite::{Suite, number};
+use crate::table::{Churn, Table as KernelTable};
+
+/// Flows that are there all the while.
+const FLOWS: u32 = 100_000;
+/// Events a second, from the first flow on.
+const RATE: NonZeroU32 = NonZeroU32::MIN.saturating_add(49_999);
+/// Behind the time that the first flows take.
+const DURATION: Duration = Duration::from_secs(20);
+/// Milliseconds.
+const P99_AIM: f64 = 5.0;
+/// After the last event.
+const EQUAL_WITHIN: Duration = Duration::from_secs(5);
+
+/// What was measured of one run.
+#[derive(Debug)]
+struct Lagging {
+    per_second: f64,
+    /// The lag's p50, p99, p99.9 and greatest, in milliseconds.
+    lag_ms: [f64; 4],
+    /// Events that the primary's socket lost.
+    lost: f64,
+    /// Lines of the dumps that differ at the end.
+    differing: f64,
+}
+
+/// Runs it.
+///
+/// # Errors
+/// When a program or the network fails.
+pub(super) fn run(options: &Options, programs: &Programs) -> Result<Table, Failure> {
+    let (flows, note) = super::flows(options, FLOWS)?;
+    let (pair, suite) = (Pair::build()?, Suite::ours(programs)?);
+    pair.stamp(true)?;
+    let mut runs = Vec::with_capacity(options.rounds);
+    for round in 1..=options.rounds {
+        eprintln!("lag: round {round} of {}", options.rounds);
+        runs.push(lagging(&pair, &suite, flows)?);
+    }
+    let title = format!(
+        "lag: {} events a second for {} s, {} flows all the while, {} rounds",
+        super::count(RATE.get()),
+        DURATION.as_secs(),
+        super::count(flows),
+        options.rounds
+    );
+    let names = [suite.name(), String::new()];
+    Ok(Table { title, names, rows: rows(&runs), notes: note.into_iter().collect() })
+}
+
+fn lagging(pair: &Pair, suite: &Suite, flows: u32) -> Result<Lagging, Failure> {
+    let running = suite.start(pair)?;
+    let mut table = KernelTable::open(pair.host(Side::Primary))?;
+    table.create_paced(0..flows, RATE)?;
+    let churned = Churn::start(table, 0..flows, RATE, DURATION)?.wait()?;
+    running.await_agreement(EQUAL_WITHIN)?;
+    let (primary, backup) = (running.status(Side::Primary)?, running.status(Side::Backup)?);
+    let differing = running.dumps()?.difference().lines as f64;
+    running.end()?;
+    let peer = &backup["peers"][0];
+    let lag_ms = ["lag_ms_p50", "lag_ms_p99", "lag_ms_p999", "lag_ms_max"].map(|key| number(&peer[key]));
+    let lost = number(&primary["engine"]["events_lost"]);
+    Ok(Lagging { per_second: churned.per_second(), lag_ms, lost, differing })
+}
+
+fn rows(runs: &[Lagging]) -> Vec<Row> {
+    let row = |figure: &str, value: &dyn Fn(&Lagging) -> f64| Row::single(figure, Summary::of(runs.iter().map(value)));
+    vec![
+        row("events a second", &|run| run.per_second),
+        row("kernel to replica, p50, ms", &|run| run.lag_ms[0]),
+        row("kernel to replica, p99, ms", &|run| run.lag_ms[1])
+            .goal(|ours| Goal::new(format!("< {P99_AIM}"), ours.median < P99_AIM)),
+        row("kernel to replica, p99.9, ms", &|run| run.lag_ms[2]),
+        row("kernel to replica, greatest, ms", &|run| run.lag_ms[3]),
+        row("events lost", &|run| run.lost).goal(Goal::none),
+        row("lines that differ", &|run| run.differing).goal(Goal::none),
+    ]
+}

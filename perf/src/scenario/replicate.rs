@@ -1,0 +1,125 @@
+//! `replicate`: a full table put into a firewall's kernel and flushed again, followed by a replica on another.
+//!
+//! Each flow is two events. What a daemon spends on them is its CPU time from before the first flow until nothing crosses
+//! the link any more, and likewise for the flush; how much memory a flow takes is seen in between.
+
+use std::time::Duration;
+
+use crate::failure::Failure;
+use crate::options::Options;
+use crate::pair::{Pair, Side};
+use crate::program::Programs;
+use crate::report::{Goal, Row, Table};
+use crate::runs::Runs;
+use crate::suite::{Running, Suite};
+use crate::table::Table as KernelTable;
+
+const FLOWS: u32 = 300_000;
+/// Of conntrackd's CPU time an event on the primary.
+const PRIMARY_SHARE: f64 = 0.333;
+/// Likewise on the backup.
+const BACKUP_SHARE: f64 = 0.125;
+/// Of its memory.
+const MEMORY_SHARE: f64 = 0.25;
+/// Bytes a flow.
+const MEMORY_AIM: f64 = 128.0;
+
+/// What was measured of one run.
+#[derive(Debug)]
+struct Replicated {
+    flows: u64,
+    primary: Spent,
+    backup: Spent,
+    /// Bytes from the primary to the backup while flows came.
+    wire_bytes: u64,
+    /// Flows that the replica lacks or has too many, or has otherwise.
+    missing: u64,
+    /// Flows that the replica has after the flush.
+    left: u64,
+    /// Times that the primary's socket overran.
+    overruns: u64,
+}
+
+/// What one daemon spent.
+#[derive(Debug)]
+struct Spent {
+    cpu: Duration,
+    resident_bytes: u64,
+}
+
+/// Runs it.
+///
+/// # Errors
+/// When a program or the network fails.
+pub(super) fn run(options: &Options, programs: &Programs) -> Result<Table, Failure> {
+    let (flows, note) = super::flows(options, FLOWS)?;
+    let (pair, ours, peer) = (Pair::build()?, Suite::ours(programs)?, Suite::peer()?);
+    let once = |suite: &Suite| replicated(&pair, suite, flows);
+    let runs = Runs::alternate("replicate", options.rounds, [&ours, &peer], once)?;
+    let title = format!(
+        "replicate: {} flows put into the primary's kernel, then flushed, {} rounds; ours encrypted",
+        super::count(flows),
+        options.rounds
+    );
+    Ok(Table { title, names: [ours.name(), peer.name()], rows: rows(&runs), notes: note.into_iter().collect() })
+}
+
+fn replicated(pair: &Pair, suite: &Suite, flows: u32) -> Result<Replicated, Failure> {
+    let mut running = suite.start(pair)?;
+    let mut table = KernelTable::open(pair.host(Side::Primary))?;
+    let (began, sent) = (look(&mut running)?, pair.wire()?.sent);
+    table.create(0..flows)?;
+    let flows = pair.flows(Side::Primary)?;
+    pair.await_quiet()?;
+    let (came, wire_bytes) = (look(&mut running)?, pair.wire()?.sent - sent);
+    let dumps = running.dumps()?; // conntrackd does that in a child, whose time is not its own
+    let missing = dumps.difference().lines + dumps.replicated().abs_diff(flows);
+    let dumped = look(&mut running)?;
+    pair.flush(Side::Primary)?;
+    pair.await_quiet()?;
+    let ended = look(&mut running)?;
+    let left = running.dumps()?.replicated();
+    let overruns = running.overruns()?;
+    running.end()?;
+    let spent = |side: usize| Spent {
+        cpu: (came[side].cpu - began[side].cpu) + (ended[side].cpu - dumped[side].cpu),
+        resident_bytes: came[side].resident_bytes.saturating_sub(began[side].resident_bytes),
+    };
+    Ok(Replicated { flows, primary: spent(0), backup: spent(1), wire_bytes, missing, left, overruns })
+}
+
+/// Both daemons as they are now: the primary's, the backup's.
+fn look(running: &mut Running<'_>) -> Result<[Spent; 2], Failure> {
+    let mut of = |side| {
+        let process = running.process(side)?;
+        Ok::<_, Failure>(Spent { cpu: process.cpu()?, resident_bytes: process.resident_bytes()? })
+    };
+    Ok([of(Side::Primary)?, of(Side::Backup)?])
+}
+
+fn rows(runs: &Runs<Replicated>) -> Vec<Row> {
+    let event_ns = |of: fn(&Replicated) -> &Spent| {
+        runs.summaries(move |run| of(run).cpu.as_nanos() as f64 / (2 * run.flows) as f64)
+    };
+    let memory =
+        |of: fn(&Replicated) -> &Spent| runs.summaries(move |run| of(run).resident_bytes as f64 / run.flows as f64);
+    let memory_rows = |name: &str, of| {
+        let [ours, peer] = memory(of);
+        [
+            Row::both(format!("memory a flow, {name}, bytes"), [ours, peer]).goal_of_peer(MEMORY_SHARE),
+            Row::single(format!("memory a flow, {name}, of the aim, bytes"), ours)
+                .goal(|ours| Goal::at_most(MEMORY_AIM, ours)),
+        ]
+    };
+    let mut rows = vec![
+        Row::both("flows that differ or are missing", runs.summaries(|run| run.missing as f64)).goal(Goal::none),
+        Row::both("flows left after the flush", runs.summaries(|run| run.left as f64)).goal(Goal::none),
+        Row::both("CPU an event, primary, ns", event_ns(|run| &run.primary)).goal_of_peer(PRIMARY_SHARE),
+        Row::both("CPU an event, backup, ns", event_ns(|run| &run.backup)).goal_of_peer(BACKUP_SHARE),
+    ];
+    rows.extend(memory_rows("primary", |run| &run.primary));
+    rows.extend(memory_rows("backup", |run| &run.backup));
+    rows.push(Row::both("bytes on the wire a flow", runs.summaries(|run| run.wire_bytes as f64 / run.flows as f64)));
+    rows.push(Row::both("overruns of the primary's socket", runs.summaries(|run| run.overruns as f64)));
+    rows
+}

@@ -1,0 +1,337 @@
+//! The two suites that replicate, ctflow and conntrack-tools: their daemons on a [`Pair`], and what is asked of them.
+//!
+//! Both understand the same letters, so dumps are asked for and compared alike. What only ctflow can tell, it is asked by
+//! its own words.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::failure::Failure;
+use crate::lines::{self, Difference};
+use crate::pair::{LINK, Pair, Side};
+use crate::process::{Process, RUN_LONGEST};
+use crate::program::{Program, Programs};
+use crate::wait::Deadline;
+
+/// What ctflow's replication is compared with.
+const PEER: &str = "conntrackd";
+/// Two daemons find each other in two seconds at most.
+const STEP_LONGEST: Duration = Duration::from_secs(20);
+/// conntrackd does not say when it has found its peer; it takes less.
+const STEP_BLIND: Duration = Duration::from_secs(2);
+/// How often a daemon is asked whether it has come so far: each time costs some milliseconds of CPU.
+const ASKED_EVERY: Duration = Duration::from_millis(50);
+
+/// Whose programs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Ctflow,
+    ConntrackTools,
+}
+
+/// The programs of one, with a configuration for each side.
+#[derive(Debug)]
+pub(crate) struct Suite {
+    kind: Kind,
+    /// `ctflow`, or none.
+    client: Program,
+    /// `ctflowd`, `conntrackd`.
+    daemon: Program,
+    folder: TempDir,
+}
+
+impl Suite {
+    /// ctflow's: links are encrypted, by UDP.
+    ///
+    /// # Errors
+    /// When files cannot be written.
+    pub(crate) fn ours(programs: &Programs) -> Result<Self, Failure> {
+        let (folder, client) = (folder()?, programs.ours.clone());
+        let path = fs::canonicalize(&client.path).map_err(Failure::system("find ctflow"))?;
+        let daemon = folder.path().join("ctflowd"); // by which name it takes the daemon's letters
+        symlink(path, &daemon).map_err(Failure::system("link ctflow"))?;
+        let key = folder.path().join("key").display().to_string();
+        Process::start(&client, &["keygen", &key])?.run_out(RUN_LONGEST)?;
+        Self { kind: Kind::Ctflow, client, daemon: Program::at(daemon), folder }.configured()
+    }
+
+    /// conntrack-tools': mode FT-FW, in clear, by UDP, with buffers as large as ours may grow.
+    ///
+    /// # Errors
+    /// When it is not installed, or files cannot be written.
+    pub(crate) fn peer() -> Result<Self, Failure> {
+        let daemon = Program::installed(PEER)?;
+        Self { kind: Kind::ConntrackTools, client: daemon.clone(), daemon, folder: folder()? }.configured()
+    }
+
+    /// Its name in the report.
+    pub(crate) fn name(&self) -> String {
+        match self.kind {
+            Kind::Ctflow => "ctflow".to_owned(),
+            Kind::ConntrackTools => PEER.to_owned(),
+        }
+    }
+
+    /// Whether it is ctflow, which can be asked for more.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.kind == Kind::Ctflow
+    }
+
+    /// Starts it on both sides of a pair whose tables are empty, and waits until they have found each other.
+    ///
+    /// # Errors
+    /// When they do not.
+    pub(crate) fn start<'s>(&'s self, pair: &'s Pair) -> Result<Running<'s>, Failure> {
+        pair.flush(Side::Primary)?;
+        pair.flush(Side::Backup)?;
+        let mut running = Running { suite: self, pair, primary: None, backup: None };
+        running.start(Side::Primary)?;
+        running.start(Side::Backup)?;
+        for side in [Side::Primary, Side::Backup] {
+            running.process(side)?.await_subscription()?;
+        }
+        running.await_step()?;
+        Ok(running)
+    }
+
+    fn configured(self) -> Result<Self, Failure> {
+        for side in [Side::Primary, Side::Backup] {
+            let text = match self.kind {
+                Kind::Ctflow => self.ctflow_toml(side),
+                Kind::ConntrackTools => self.conntrackd_conf(side),
+            };
+            fs::write(self.file(side, "conf"), text).map_err(Failure::system("write a configuration"))?;
+        }
+        Ok(self)
+    }
+
+    fn file(&self, side: Side, suffix: &str) -> PathBuf {
+        self.folder.path().join(format!("{}.{suffix}", side.name()))
+    }
+
+    fn ctflow_toml(&self, side: Side) -> String {
+        let (name, own, other) = (side.name(), side.address(), side.other().address());
+        let folder = self.folder.path().display();
+        format!(
+            "[node]\nname = \"{name}\"\n\
+             [[link]]\ntransport = \"udp\"\nlocal = \"{own}:3780\"\npeers = [\"{other}:3780\"]\ninterface = \"{LINK}\"\n\
+             [security]\nkey_file = \"{folder}/key\"\n\
+             [control]\nsocket = \"{folder}/{name}.sock\"\n\
+             [log]\nfile = \"{folder}/{name}.log\"\n"
+        )
+    }
+
+    fn conntrackd_conf(&self, side: Side) -> String {
+        let (name, own, other) = (side.name(), side.address(), side.other().address());
+        let folder = self.folder.path().display();
+        format!(
+            "Sync {{\n  Mode FTFW {{ }}\n  UDP {{\n    IPv4_address {own}\n    IPv4_Destination_Address {other}\n    \
+             Port 3781\n    Interface {LINK}\n    SndSocketBuffer 8388608\n    RcvSocketBuffer 8388608\n    Checksum on\n  \
+             }}\n}}\n\
+             General {{\n  HashSize 65536\n  HashLimit 524288\n  LogFile {folder}/{name}.log\n  LockFile \
+             {folder}/{name}.lock\n  UNIX {{ Path {folder}/{name}.sock }}\n  NetlinkBufferSize 16777216\n  \
+             NetlinkBufferSizeMaxGrowth 134217728\n}}\n"
+        )
+    }
+}
+
+fn folder() -> Result<TempDir, Failure> {
+    tempfile::Builder::new().prefix("ctflow-perf-").tempdir().map_err(Failure::system("make a folder"))
+}
+
+/// A suite's daemons. They are killed when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Running<'s> {
+    suite: &'s Suite,
+    pair: &'s Pair,
+    primary: Option<Process>,
+    backup: Option<Process>,
+}
+
+impl Running<'_> {
+    /// Starts the daemon of one side, which does not run.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub(crate) fn start(&mut self, side: Side) -> Result<(), Failure> {
+        for left_over in ["lock", "sock"] {
+            let _ = fs::remove_file(self.suite.file(side, left_over)); // of one that was killed
+        }
+        let configuration = self.suite.file(side, "conf").display().to_string();
+        let process = Process::start_on(self.pair.host(side), &self.suite.daemon, &["-C", &configuration])?;
+        *self.place(side) = Some(process);
+        Ok(())
+    }
+
+    /// Kills the daemon of one side.
+    pub(crate) fn kill(&mut self, side: Side) {
+        self.place(side).take().into_iter().for_each(Process::kill);
+    }
+
+    /// Tells both to end, and waits until they have.
+    ///
+    /// # Errors
+    /// When they do not.
+    pub(crate) fn end(mut self) -> Result<(), Failure> {
+        let both = [self.primary.take(), self.backup.take()];
+        both.into_iter().flatten().try_for_each(|process| process.end().map(drop))
+    }
+
+    /// The daemon of one side.
+    ///
+    /// # Errors
+    /// When it was killed.
+    pub(crate) fn process(&mut self, side: Side) -> Result<&mut Process, Failure> {
+        let name = format!("{} of the {}", self.suite.daemon.name, side.name());
+        let none = || Failure::system(format!("look at {name}"))(std::io::Error::from(std::io::ErrorKind::NotFound));
+        self.place(side).as_mut().ok_or_else(none)
+    }
+
+    /// Both caches as they are printed: that of the primary's own flows, and what the backup has of them.
+    ///
+    /// # Errors
+    /// When a daemon does not answer.
+    pub(crate) fn dumps(&self) -> Result<Dumps, Failure> {
+        let internal = self.ask(&self.suite.daemon, Side::Primary, &["-i"])?;
+        let external = self.ask(&self.suite.daemon, Side::Backup, &["-e"])?;
+        Ok(Dumps { internal, external })
+    }
+
+    /// The document of ctflow's status on one side.
+    ///
+    /// # Errors
+    /// When the daemon does not answer, or not with a document.
+    pub(crate) fn status(&self, side: Side) -> Result<Value, Failure> {
+        let text = self.ask(&self.suite.client, side, &["status", "--json"])?;
+        serde_json::from_slice(&text).map_err(|_| Failure::Unreadable("ctflow's status".to_owned()))
+    }
+
+    /// Times that the primary lost events to a full socket buffer.
+    ///
+    /// # Errors
+    /// When it does not say.
+    pub(crate) fn overruns(&self) -> Result<u64, Failure> {
+        let text = self.ask(&self.suite.daemon, Side::Primary, &["-s", "runtime"])?;
+        overruns(&String::from_utf8_lossy(&text)).ok_or_else(|| Failure::Unreadable("statistics of the run".into()))
+    }
+
+    /// Whether the primary finds that the backup has what it has.
+    ///
+    /// # Errors
+    /// When it does not say.
+    pub(crate) fn agrees(&self) -> Result<bool, Failure> {
+        match self.ask(&self.suite.client, Side::Primary, &["sync", "verify"]) {
+            Ok(_) => Ok(true),
+            Err(Failure::Ended { status, .. }) if status.code() == Some(1) => Ok(false),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// Waits until each is in step with the other, and then until the primary finds that they agree, and says when.
+    /// Only ctflow's can tell.
+    ///
+    /// # Errors
+    /// When they do not within `longest`.
+    pub(crate) fn await_agreement(&self, longest: Duration) -> Result<Instant, Failure> {
+        let deadline = Deadline::new("the caches to agree", longest);
+        deadline
+            .poll(ASKED_EVERY, || Ok(self.in_step(Side::Primary) && self.in_step(Side::Backup) && self.agrees()?))?;
+        Ok(Instant::now())
+    }
+
+    fn await_step(&self) -> Result<(), Failure> {
+        if self.suite.kind == Kind::ConntrackTools {
+            thread::sleep(STEP_BLIND);
+            return Ok(());
+        }
+        let deadline = Deadline::new("the nodes to find each other", STEP_LONGEST);
+        deadline.poll(ASKED_EVERY, || Ok(self.in_step(Side::Primary) && self.in_step(Side::Backup)))
+    }
+
+    /// Whether it hears its peer and lacks nothing that the peer told; not while it does not answer.
+    fn in_step(&self, side: Side) -> bool {
+        self.status(side).is_ok_and(|status| peer_is_known(&status))
+    }
+
+    fn ask(&self, program: &Program, side: Side, words: &[&str]) -> Result<Vec<u8>, Failure> {
+        let configuration = self.suite.file(side, "conf").display().to_string();
+        // conntrackd reads only the configuration named before the letter.
+        let words: Vec<&str> = match program.name == self.suite.client.name && self.suite.is_ours() {
+            true => words.iter().copied().chain(["-C", &configuration]).collect(),
+            false => ["-C", &configuration].into_iter().chain(words.iter().copied()).collect(),
+        };
+        Ok(Process::start(program, &words)?.run_out(RUN_LONGEST)?.output)
+    }
+
+    fn place(&mut self, side: Side) -> &mut Option<Process> {
+        match side {
+            Side::Primary => &mut self.primary,
+            Side::Backup => &mut self.backup,
+        }
+    }
+}
+
+/// A number of a document. What is not told is no number, and misses every goal.
+pub(crate) fn number(value: &Value) -> f64 {
+    value.as_f64().unwrap_or(f64::INFINITY)
+}
+
+fn overruns(statistics: &str) -> Option<u64> {
+    statistics.lines().find_map(|line| line.trim().strip_prefix("netlink overrun:")?.trim().parse().ok())
+}
+
+fn peer_is_known(status: &Value) -> bool {
+    let Some([peer]) = status["peers"].as_array().map(Vec::as_slice) else { return false };
+    let streams = peer["streams"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let known = |stream: &Value| stream["unknown"].as_u64() == Some(0);
+    peer["standing"] == "live" && !streams.is_empty() && streams.iter().all(known)
+}
+
+/// Both caches, as they are printed.
+#[derive(Debug)]
+pub(crate) struct Dumps {
+    internal: Vec<u8>,
+    external: Vec<u8>,
+}
+
+impl Dumps {
+    /// Flows in the backup's external cache.
+    pub(crate) fn replicated(&self) -> u64 {
+        lines::count(&self.external)
+    }
+
+    /// What is in one of them only, of all that both show.
+    pub(crate) fn difference(&self) -> Difference {
+        lines::replica_difference(&self.internal, &self.external)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// As captured of conntrackd 1.4.7.
+    #[test]
+    fn overruns_are_told() {
+        let page = "netlink stats:\n\tdump unknown type:\t\t           0\n\tnetlink overrun:\t\t           3\n";
+        assert_eq!(overruns(page), Some(3));
+        assert_eq!(overruns(""), None);
+    }
+
+    #[test]
+    fn a_peer_is_known_when_nothing_of_it_is_lacking() {
+        let status = |standing: &str, streams: Value| json!({"peers": [{"standing": standing, "streams": streams}]});
+        assert!(peer_is_known(&status("live", json!([{"unknown": 0}, {"unknown": 0}]))));
+        assert!(!peer_is_known(&status("live", json!([{"unknown": 0}, {"unknown": 3}]))));
+        assert!(!peer_is_known(&status("live", json!([]))), "it has not said yet what there is");
+        assert!(!peer_is_known(&status("lost", json!([{"unknown": 0}]))));
+        assert!(!peer_is_known(&json!({"peers": []})));
+    }
+}

@@ -1,0 +1,286 @@
+//! Flows put into a kernel's table and taken out again, as fast as it goes or at a steady rate, and endless change.
+//!
+//! Flow number *n* is an established TCP connection of the *n*th client to one server.
+
+use std::net::Ipv4Addr;
+use std::num::NonZeroU32;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use ctflow_engine::kernel::KernelError;
+use ctflow_engine::kernel::batch::{Batch, Refused};
+use ctflow_engine::lab::Host;
+use ctflow_parser::flow::FlowView;
+use ctflow_parser::proto::{ProtoInfo, TcpInfo};
+use ctflow_parser::request::{self, FlowChange, IfExists, Selector};
+use ctflow_parser::tuple::{L4, Tuple};
+use ctflow_parser::uapi::{AF_INET, IPPROTO_TCP, IPS_ASSURED, IPS_CONFIRMED, IPS_SEEN_REPLY};
+
+use crate::failure::Failure;
+
+/// One client a flow, from here on.
+const FIRST_CLIENT: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+const SERVER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+const CLIENT_PORT: u16 = 40_000;
+const SERVER_PORT: u16 = 443;
+/// Seconds: none expires meanwhile.
+const TIMEOUT: u32 = 3600;
+/// `TCP_CONNTRACK_ESTABLISHED`.
+const ESTABLISHED: u8 = 3;
+/// Changes handed to the kernel between two looks at the clock: at 50,000 a second less than a millisecond's.
+const STEP: u32 = 32;
+
+/// Changes the table of one host.
+#[derive(Debug)]
+pub(crate) struct Table {
+    batch: Batch,
+    /// Changes that were refused.
+    refused: u64,
+    first: Option<KernelError>,
+}
+
+impl Table {
+    /// Opens that of `host`.
+    ///
+    /// # Errors
+    /// When no socket is to be had.
+    pub(crate) fn open(host: &Host) -> Result<Self, Failure> {
+        let batch = host.run(|| Batch::open("change a flow"))?;
+        Ok(Self { batch, refused: 0, first: None })
+    }
+
+    /// Creates flows.
+    ///
+    /// # Errors
+    /// The kernel's refusal; likewise for what follows.
+    pub(crate) fn create(&mut self, flows: Range<u32>) -> Result<(), Failure> {
+        flows.into_iter().try_for_each(|number| {
+            self.change(|writer, seq| request::create(writer, seq, &change(number), IfExists::Refuse))
+        })?;
+        self.settle()
+    }
+
+    /// Deletes flows.
+    ///
+    /// # Errors
+    /// As [`Table::create`].
+    pub(crate) fn delete(&mut self, flows: Range<u32>) -> Result<(), Failure> {
+        flows.into_iter().try_for_each(|number| {
+            let which = Selector::Orig(tuple(number));
+            self.change(|writer, seq| request::delete(writer, seq, &which, None, None))
+        })?;
+        self.settle()
+    }
+
+    /// Creates flows at a steady rate.
+    ///
+    /// # Errors
+    /// As [`Table::create`].
+    pub(crate) fn create_paced(&mut self, flows: Range<u32>, per_second: NonZeroU32) -> Result<(), Failure> {
+        let mut pace = Pace::new(per_second);
+        let mut next = flows.start;
+        while next < flows.end {
+            let end = flows.end.min(next.saturating_add(STEP));
+            self.create(next..end)?;
+            pace.done(end - next);
+            next = end;
+        }
+        Ok(())
+    }
+
+    fn change(
+        &mut self,
+        write: impl FnOnce(&mut ctflow_parser::write::Writer<'_>, u32) -> Result<(), ctflow_parser::write::Full>,
+    ) -> Result<(), Failure> {
+        let (refused, first) = (&mut self.refused, &mut self.first);
+        Ok(self.batch.add(0, write, &mut note(refused, first))?)
+    }
+
+    fn settle(&mut self) -> Result<(), Failure> {
+        let (refused, first) = (&mut self.refused, &mut self.first);
+        self.batch.finish(&mut note(refused, first))?;
+        let refused = std::mem::take(&mut self.refused);
+        self.first.take().map_or(Ok(()), |first| Err(Failure::Refused { refused, first }))
+    }
+}
+
+fn note<'n>(count: &'n mut u64, first: &'n mut Option<KernelError>) -> impl FnMut(Refused) + 'n {
+    move |refused| {
+        *count += 1;
+        first.get_or_insert(refused.error);
+    }
+}
+
+/// Flows that come and go at a steady rate on a thread of its own, the oldest first, so that their number stays. It ends
+/// when dropped.
+#[derive(Debug)]
+pub(crate) struct Churn {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<Result<Churned, Failure>>>,
+}
+
+/// What a [`Churn`] did.
+#[derive(Debug)]
+pub(crate) struct Churned {
+    /// Flows made and flows ended.
+    pub(crate) events: u64,
+    /// From its begin to its end.
+    pub(crate) elapsed: Duration,
+}
+
+impl Churned {
+    /// How many it really was a second.
+    pub(crate) fn per_second(&self) -> f64 {
+        self.events as f64 / self.elapsed.as_secs_f64()
+    }
+}
+
+impl Churn {
+    /// Goes on from the flows that are there: `per_second` events, each second one a flow that comes and one a flow that
+    /// goes, for so long or until it is told to end.
+    ///
+    /// # Errors
+    /// When no thread is to be had.
+    pub(crate) fn start(
+        table: Table,
+        there: Range<u32>,
+        per_second: NonZeroU32,
+        longest: Duration,
+    ) -> Result<Self, Failure> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let work = move || churn(table, there, per_second, longest, &stopped);
+        let thread = thread::Builder::new().name("churn".into()).spawn(work);
+        Ok(Self { stop, thread: Some(thread.map_err(Failure::system("start a thread"))?) })
+    }
+
+    /// Waits for the end of its time.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub(crate) fn wait(mut self) -> Result<Churned, Failure> {
+        self.join()
+    }
+
+    /// Ends it.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub(crate) fn end(mut self) -> Result<Churned, Failure> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.join()
+    }
+
+    fn join(&mut self) -> Result<Churned, Failure> {
+        let ended = self.thread.take().map(JoinHandle::join);
+        let died = || Failure::system("change the table")(std::io::Error::other("its thread died"));
+        ended.and_then(Result::ok).unwrap_or_else(|| Err(died()))
+    }
+}
+
+impl Drop for Churn {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join(); // somebody failed already
+        }
+    }
+}
+
+fn churn(
+    mut table: Table,
+    there: Range<u32>,
+    per_second: NonZeroU32,
+    longest: Duration,
+    stop: &AtomicBool,
+) -> Result<Churned, Failure> {
+    let (mut oldest, mut next, started) = (there.start, there.end, Instant::now());
+    let (mut events, mut pace) = (0, Pace::new(per_second));
+    while !stop.load(Ordering::Relaxed) && started.elapsed() < longest {
+        table.create(next..next + STEP / 2)?;
+        table.delete(oldest..oldest + STEP / 2)?;
+        (oldest, next) = (oldest + STEP / 2, next + STEP / 2);
+        events += u64::from(STEP);
+        pace.done(STEP);
+    }
+    Ok(Churned { events, elapsed: started.elapsed() })
+}
+
+/// Sleeps so that so many things are done a second, and does not catch up what was late by more than a moment.
+#[derive(Debug)]
+struct Pace {
+    due: Instant,
+    each: Duration,
+}
+
+impl Pace {
+    /// What is late by more is not made good: it would come as a burst.
+    const LATE_MAX: Duration = Duration::from_millis(20);
+
+    fn new(per_second: NonZeroU32) -> Self {
+        Self { due: Instant::now(), each: Duration::from_secs(1) / per_second.get() }
+    }
+
+    fn done(&mut self, things: u32) {
+        self.due += self.each * things;
+        let now = Instant::now();
+        if let Some(early) = self.due.checked_duration_since(now) {
+            thread::sleep(early);
+        } else if now - self.due > Self::LATE_MAX {
+            self.due = now;
+        }
+    }
+}
+
+fn tuple(number: u32) -> Tuple {
+    let src = Ipv4Addr::from_bits(FIRST_CLIENT.to_bits() + number).into();
+    let l4 = L4::Ports { src: CLIENT_PORT, dst: SERVER_PORT };
+    Tuple { src, dst: SERVER.into(), proto: IPPROTO_TCP, l4, zone: None }
+}
+
+fn change(number: u32) -> FlowChange<'static> {
+    let orig = tuple(number);
+    let reply = Tuple { src: orig.dst, dst: orig.src, l4: L4::Ports { src: SERVER_PORT, dst: CLIENT_PORT }, ..orig };
+    let flow = FlowView {
+        family: AF_INET,
+        orig: Some(orig),
+        reply: Some(reply),
+        status: Some(IPS_SEEN_REPLY | IPS_ASSURED | IPS_CONFIRMED),
+        timeout: Some(TIMEOUT),
+        proto: Some(ProtoInfo::Tcp(TcpInfo { state: Some(ESTABLISHED), ..TcpInfo::default() })),
+        ..FlowView::default()
+    };
+    FlowChange { flow, ..FlowChange::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pair::{Pair, Side};
+
+    #[test]
+    fn flows_come_and_go_as_told() {
+        ctflow_engine::isolated!({
+            let pair = Pair::build().unwrap();
+            let flows = || pair.flows(Side::Primary).unwrap();
+            let mut table = Table::open(pair.host(Side::Primary)).unwrap();
+            table.create(0..1_000).unwrap();
+            table.delete(0..300).unwrap();
+            assert_eq!(flows(), 700);
+            let refused = table.delete(200..400).unwrap_err().to_string();
+            assert!(refused.starts_with("the kernel refused 100 changes of the table, one of them so: "), "{refused}");
+            table.create_paced(1_000..2_000, NonZeroU32::new(100_000).unwrap()).unwrap();
+            assert_eq!(flows(), 1_600);
+            let rate = NonZeroU32::new(20_000).unwrap();
+            let churn = Churn::start(table, 400..2_000, rate, Duration::from_millis(300)).unwrap();
+            let churned = churn.wait().unwrap();
+            assert_eq!(flows(), 1_600);
+            assert!(churned.events > 1_000 && churned.events <= 6_032, "{churned:?}");
+            pair.flush(Side::Primary).unwrap();
+            assert_eq!(flows(), 0);
+        });
+    }
+}
