@@ -121,6 +121,15 @@ pub const ASKS_PER_WORKER: usize = 8;
 /// What a worker does of it between two batches of events: a bucket each at most, a millisecond with four million flows.
 pub const ASKS_PER_ROUND: usize = 1;
 
+/// How long a client waits for a commit: one of four million flows takes some 15 s.
+pub const SERVER_COMMIT_MAX: Duration = Duration::from_secs(120);
+
+/// Bytes of flows with a master that a commit keeps until the masters are there: 500,000 of them.
+pub const COMMIT_RELATED_BYTES: usize = 64 * 1_024 * 1_024;
+
+/// Different reasons of refusal that a commit tells apart.
+pub const COMMIT_REASONS: usize = 16;
+
 /// Expectations that a shard or a replica holds: 16 times the kernel's default bound for all of them on a large machine.
 pub const EXPECTATIONS_MAX: usize = 65_536;
 

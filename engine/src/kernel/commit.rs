@@ -152,7 +152,12 @@ mod tests {
             (uapi::IPS_SRC_NAT, tuple("192.0.2.1", "198.51.100.1", ports(80, 1000)), range("198.51.100.1", None), None),
             (uapi::IPS_SRC_NAT, tuple("192.0.2.1", "198.51.100.1", ports(80, 7)), range("198.51.100.1", Some(7)), None),
             (uapi::IPS_DST_NAT, tuple("10.9.9.9", "10.0.0.1", ports(8080, 1000)), None, range("10.9.9.9", Some(8080))),
-            (both, tuple("10.9.9.9", "198.51.100.1", ports(80, 7)), range("198.51.100.1", Some(7)), range("10.9.9.9", None)),
+            (
+                both,
+                tuple("10.9.9.9", "198.51.100.1", ports(80, 7)),
+                range("198.51.100.1", Some(7)),
+                range("10.9.9.9", None),
+            ),
         ];
         for (status, reply, src, dst) in table {
             let change = translated(status | uapi::IPS_EXPECTED | uapi::IPS_SEEN_REPLY, reply);
