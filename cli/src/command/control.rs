@@ -63,7 +63,7 @@ fn dump(
     let result = entries(reach, cache, of, &mut sink, |lines, entry| {
         // An event's time is when it was heard of; an entry's is its last change.
         let occasion =
-            Occasion { now_ns: entry.changed_ms.saturating_mul(NS_PER_MS).min(now_ns), ..Occasion::default() };
+            Occasion { now_ns: entry.head.changed_ms.saturating_mul(NS_PER_MS).min(now_ns), ..Occasion::default() };
         match entry.told()? {
             Told::Flow(flow) => printer.flow(lines, &flow, &occasion),
             Told::Expect(expect) => printer.expect(lines, &expect, &occasion),
@@ -82,7 +82,7 @@ fn as_conntrackd(reach: &Reach, cache: Cache, of: Subject, xml: bool) -> Result<
     let mut sink = Sink::stdout()?;
     let now_ms = clock::now_ns() / NS_PER_MS;
     let result = entries(reach, cache, of, &mut sink, |lines, entry| {
-        let seconds = now_ms.saturating_sub(entry.since_ms) / 1_000;
+        let seconds = now_ms.saturating_sub(entry.head.since_ms) / 1_000;
         match entry.told()? {
             Told::Flow(flow) => printer.flow(lines, &flow, seconds),
             Told::Expect(expect) => printer.expect(lines, &expect, seconds),

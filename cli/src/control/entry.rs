@@ -1,23 +1,17 @@
 //! The entries of a dump: a head, and what the replication protocol says of a flow or an expectation.
 
+use ctflow_engine::server::frame::{self, EntryHead};
 use ctflow_parser::expect::ExpectView;
 use ctflow_parser::flow::FlowView;
 use ctflow_replicate::entry::{decode_expect, decode_flow};
 
 use super::ControlError;
 
-/// Bytes of an entry's head, its length included.
-const HEAD_BYTES: usize = 26;
-
 /// An entry of a cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Entry<'a> {
-    /// `AF_INET`, `AF_INET6`, or 0 for an expectation.
-    family: u8,
-    /// Since when the cache has it, in milliseconds since 1970.
-    pub(crate) since_ms: u64,
-    /// When it changed last, likewise.
-    pub(crate) changed_ms: u64,
+    /// Of which family, since when.
+    pub(crate) head: EntryHead,
     told: &'a [u8],
 }
 
@@ -31,24 +25,13 @@ pub(crate) enum Told<'a> {
 }
 
 /// The entries of a frame.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Entries<'a>(&'a [u8]);
+#[derive(Debug, Clone)]
+pub(crate) struct Entries<'a>(frame::Entries<'a>);
 
 impl<'a> Entries<'a> {
     /// Those that stand in `payload`.
     pub(super) fn new(payload: &'a [u8]) -> Self {
-        Self(payload)
-    }
-
-    fn take(&mut self) -> Option<Entry<'a>> {
-        let (head, rest) = self.0.split_first_chunk::<HEAD_BYTES>()?;
-        let [family, _, _, _, _, _, _, _, times @ .., high, low] = head;
-        let (since, changed) = times.split_first_chunk::<8>()?;
-        let length = usize::from(u16::from_be_bytes([*high, *low]));
-        let (told, rest) = rest.split_at_checked(length)?;
-        self.0 = rest;
-        let changed_ms = u64::from_be_bytes(*changed.first_chunk()?);
-        Some(Entry { family: *family, since_ms: u64::from_be_bytes(*since), changed_ms, told })
+        Self(frame::Entries::new(payload))
     }
 }
 
@@ -56,14 +39,8 @@ impl<'a> Iterator for Entries<'a> {
     type Item = Result<Entry<'a>, ControlError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.0.is_empty() {
-            return None;
-        }
-        let entry = self.take();
-        if entry.is_none() {
-            self.0 = &[];
-        }
-        Some(entry.ok_or(ControlError::Protocol("an entry is cut short")))
+        let entry = self.0.next()?;
+        Some(entry.map(|(head, told)| Entry { head, told }).map_err(ControlError::from))
     }
 }
 
@@ -73,7 +50,7 @@ impl<'a> Entry<'a> {
     /// # Errors
     /// It is none that this program knows.
     pub(crate) fn told(&self) -> Result<Told<'a>, ControlError> {
-        let told = match self.family {
+        let told = match self.head.family {
             0 => decode_expect(self.told).map(Told::Expect),
             family => decode_flow(family, self.told).map(Told::Flow),
         };
@@ -91,11 +68,8 @@ pub(crate) mod tests {
     pub(crate) fn flow_entry(flow: &FlowView<'_>, since_ms: u64) -> Vec<u8> {
         let mut told = Vec::new();
         encode_flow(flow, &mut told).unwrap();
-        let mut bytes = vec![flow.family, 0, 0, 0, 0, 0, 0, 0];
-        bytes.extend(since_ms.to_be_bytes());
-        bytes.extend((since_ms + 1).to_be_bytes());
-        bytes.extend(u16::try_from(told.len()).unwrap().to_be_bytes());
-        [bytes, told].concat()
+        let head = EntryHead { family: flow.family, stream: 0, since_ms, changed_ms: since_ms + 1 };
+        [&head.encode(u16::try_from(told.len()).unwrap())[..], &told].concat()
     }
 
     pub(crate) fn udp() -> FlowView<'static> {
@@ -121,15 +95,13 @@ pub(crate) mod tests {
     fn entries_stand_one_behind_the_other() {
         let bytes = [flow_entry(&udp(), 5), flow_entry(&udp(), 6)].concat();
         let read: Vec<_> = Entries::new(&bytes).map(Result::unwrap).collect();
-        assert_eq!(read.iter().map(|entry| (entry.since_ms, entry.changed_ms)).collect::<Vec<_>>(), [(5, 6), (6, 7)]);
+        assert_eq!(
+            read.iter().map(|entry| (entry.head.since_ms, entry.head.changed_ms)).collect::<Vec<_>>(),
+            [(5, 6), (6, 7)]
+        );
         let Told::Flow(flow) = read[0].told().unwrap() else { unreachable!() };
         assert_eq!((flow.orig, flow.reply, flow.timeout), (udp().orig, udp().reply, Some(30)));
-        for cut in 1..bytes.len() {
-            let whole = Entries::new(&bytes[..cut]).take_while(Result::is_ok).count();
-            let broken = Entries::new(&bytes[..cut]).any(|entry| entry.is_err());
-            assert!(whole <= 1 && broken == (cut * 2 != bytes.len()), "{cut}");
-        }
-        let foreign = Entry { family: 2, since_ms: 0, changed_ms: 0, told: b"foreign" };
+        let foreign = Entry { told: b"foreign", ..read[0] };
         assert!(matches!(foreign.told(), Err(ControlError::Protocol(_))));
     }
 }

@@ -7,11 +7,12 @@
 //!
 //! An answer may be of any length; a frame, a mebibyte at most, is all of it that is ever held.
 
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, BufReader, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
+use ctflow_engine::server::frame::{self, FrameError, Kind, ReadError};
 use serde_json::Value;
 use thiserror::Error;
 
@@ -24,8 +25,6 @@ pub(crate) mod request;
 use entry::Entries;
 use request::Request;
 
-/// The longest frame that the protocol has.
-const FRAME_BYTES_MAX: usize = 1024 * 1024;
 /// What is read at once.
 const READ_BYTES: usize = 64 * 1024;
 
@@ -70,6 +69,9 @@ pub(crate) enum ControlError {
     /// What came is no answer.
     #[error("the daemon's answer makes no sense ({0}): are it and this program of one version?")]
     Protocol(&'static str),
+    /// Likewise, of its frames.
+    #[error("the daemon's answer makes no sense ({0}): are it and this program of one version?")]
+    Frame(#[from] FrameError),
     /// The configuration that should say where the daemon is.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -186,45 +188,32 @@ impl Answer {
         if self.done {
             return Ok(Frame::Done);
         }
-        let mut head = [0; 5];
-        self.read(&mut head, false)?;
-        let [a, b, c, d, kind] = head;
-        let length = usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX);
-        if length > FRAME_BYTES_MAX {
-            return Err(ControlError::Protocol("a frame is too long"));
-        }
-        self.payload.resize(length, 0);
-        self.read(&mut [], true)?;
+        let kind = frame::read(&mut self.stream, &mut self.payload).map_err(|error| match error {
+            ReadError::Io(source) => match source.kind() {
+                io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => ControlError::Ended,
+                _ => ControlError::Broken { path: self.path.clone(), source },
+            },
+            ReadError::Frame(error) => ControlError::Frame(error),
+        })?;
         let payload = self.payload.as_slice();
         match kind {
-            b'E' => Ok(Frame::Entries(Entries::new(payload))),
-            b'M' => Ok(Frame::Messages(payload)),
-            b'L' => {
-                let count = payload.first_chunk().copied().map(u64::from_be_bytes);
-                count.map(Frame::Lost).ok_or(ControlError::Protocol("a loss without its number"))
+            Kind::Entries => Ok(Frame::Entries(Entries::new(payload))),
+            Kind::Messages => Ok(Frame::Messages(payload)),
+            Kind::Lost => Ok(Frame::Lost(frame::lost(payload)?)),
+            Kind::Json => {
+                serde_json::from_slice(payload).map(Frame::Document).map_err(|_| ControlError::Protocol("no JSON"))
             }
-            b'J' => serde_json::from_slice(payload).map(Frame::Document).map_err(|_| ControlError::Protocol("no JSON")),
-            b'D' => {
+            Kind::Done => {
                 self.done = true;
                 Ok(Frame::Done)
             }
-            b'X' => Err(refusal(payload)),
-            _ => Err(ControlError::Protocol("a frame of an unknown type")),
+            Kind::Failed => Err(refusal(payload)),
         }
     }
 
     /// Whether something that has come already waits to be taken.
     pub(crate) fn has_more(&self) -> bool {
         !self.stream.buffer().is_empty()
-    }
-
-    /// Fills `head`, or the payload.
-    fn read(&mut self, head: &mut [u8], payload: bool) -> Result<(), ControlError> {
-        let buffer = if payload { self.payload.as_mut_slice() } else { head };
-        self.stream.read_exact(buffer).map_err(|source| match source.kind() {
-            io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => ControlError::Ended,
-            _ => ControlError::Broken { path: self.path.clone(), source },
-        })
     }
 }
 
@@ -248,6 +237,7 @@ fn refusal(payload: &[u8]) -> ControlError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Read;
     use std::os::unix::net::UnixListener;
     use std::thread;
 
@@ -292,10 +282,11 @@ mod tests {
         assert_eq!((error.to_string().as_str(), error.code()), ("the daemon refused: no such cache", 3));
         for bytes in [&b""[..], b"\0\0", &frame(b'J', b"{}")[..6], &[0xff; 5]] {
             let error = answered(bytes).next().unwrap_err();
-            assert!(matches!(error, ControlError::Ended | ControlError::Protocol(_)), "{error}");
+            assert!(matches!(error, ControlError::Ended | ControlError::Frame(_)), "{error}");
         }
         for wrong in [frame(b'J', b"{"), frame(b'L', b"1"), frame(b'?', b""), frame(b'X', b"")] {
-            assert!(matches!(answered(&wrong).next(), Err(ControlError::Protocol(_))), "{wrong:?}");
+            let mut answer = answered(&wrong);
+            assert!(matches!(answer.next(), Err(ControlError::Protocol(_) | ControlError::Frame(_))), "{wrong:?}");
         }
     }
 
