@@ -67,9 +67,13 @@ enum Life {
 ///
 /// # Errors
 /// It cannot start, or a part of it failed.
-pub(crate) fn start(config: Config, detach: bool) -> Result<(), Failure> {
+pub(crate) fn start(mut config: Config, detach: bool) -> Result<(), Failure> {
     if detach && !detach::is_second() {
         return detach::start();
+    }
+    // It is read again on a reload, when the working directory is another.
+    if let Ok(path) = std::path::absolute(&config.path) {
+        config.path = path;
     }
     let log = Log::begin(config.log_file.as_deref(), level()).map_err(|error| {
         let file = config.log_file.as_deref().unwrap_or_else(|| "standard error".as_ref());
