@@ -310,8 +310,13 @@ pub const LINK_WITNESS_INTERVAL: Duration = Duration::from_millis(500);
 /// How often a TCP connection is dialled.
 pub const LINK_DIAL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// How long an accepted connection may prove nothing.
-pub const LINK_UNPROVEN_MAX: Duration = Duration::from_secs(10);
+/// How long a dialled connection may not be accepted, or not acknowledge what it was sent, before another is dialled. The
+/// kernel's own retries come ever later: after a link was cut for half a minute, another half may pass before the next.
+pub const LINK_STALLED_MAX: Duration = Duration::from_secs(2);
+
+/// How long an accepted connection may bring nothing genuine: its peer says something twice a second, and one that has gone
+/// without a word is not told by the kernel.
+pub const LINK_UNHEARD_MAX: Duration = Duration::from_secs(10);
 
 /// What `net.core.rmem_max` is unless somebody changed it, in bytes.
 const RMEM_MAX_DEFAULT: usize = 212_992;
