@@ -133,8 +133,8 @@ impl Committer<'_> {
             match entry::decode_flow(head.family, bytes) {
                 Ok(flow) if flow.master.is_none() => alone.push((head, flow)),
                 Ok(_) if self.related.len() < COMMIT_RELATED_BYTES => keep(&head, bytes, &mut self.related),
-                Ok(_) => self.done.refuse("too many flows of others at once"),
-                Err(error) => self.done.refuse(error),
+                Ok(_) => self.done.refuse(&"too many flows of others at once"),
+                Err(error) => self.done.refuse(&error),
             }
         }
         self.flows(&alone)
@@ -162,7 +162,7 @@ impl Committer<'_> {
             let told = usize::try_from(tag).ok().and_then(|index| flows.get(index));
             match told.filter(|_| error.errno() == Some(Errno::EXIST.raw_os_error())) {
                 Some(told) => again.push(told),
-                None => self.done.refuse(error),
+                None => self.done.refuse(&error),
             }
         }
         self.update(&again)
@@ -178,7 +178,7 @@ impl Committer<'_> {
         }
         let sent = self.batch.finish(&mut |one| refused.push(one))?;
         self.done.updated += sent.carried_out();
-        refused.into_iter().for_each(|one| self.done.refuse(one.error));
+        refused.into_iter().for_each(|one| self.done.refuse(&one.error));
         Ok(())
     }
 
@@ -196,7 +196,7 @@ impl Committer<'_> {
                     let write = |writer: &mut Writer<'_>, seq| request::create_expect(writer, seq, &expect);
                     self.batch.add(0, write, &mut |one| refused.push(one))?;
                 }
-                Err(error) => self.done.refuse(error),
+                Err(error) => self.done.refuse(&error),
             }
         }
         let sent = self.batch.finish(&mut |one| refused.push(one))?;
@@ -205,7 +205,7 @@ impl Committer<'_> {
             if one.error.errno() == Some(Errno::EXIST.raw_os_error()) {
                 self.done.expectations += 1; // it is awaited already
             } else {
-                self.done.refuse(one.error);
+                self.done.refuse(&one.error);
             }
         }
         Ok(())
@@ -214,7 +214,7 @@ impl Committer<'_> {
 
 impl Committed {
     /// Counts a refusal by its words; past so many different ones, as one of the others.
-    fn refuse(&mut self, reason: impl ToString) {
+    fn refuse(&mut self, reason: &dyn ToString) {
         let mut reason = reason.to_string();
         if self.refused.len() >= COMMIT_REASONS && !self.refused.contains_key(&reason) {
             reason = "other reasons".to_owned();
