@@ -28,7 +28,7 @@ use tracing_subscriber::filter::LevelFilter;
 
 use self::log::Log;
 use self::notify::Manager;
-use crate::config::{Config, Security};
+use crate::config::{Config, Security, Sync};
 use crate::failure::Failure;
 
 /// What the daemon is to do as a whole, and who waits for it, if not a signal.
@@ -88,7 +88,10 @@ pub(crate) fn start(mut config: Config, detach: bool) -> Result<(), Failure> {
 
 /// The daemon, all of it running.
 struct Running {
+    /// As it was started.
     config: Config,
+    /// What was taken over last.
+    taken_over: Sync,
     log: Log,
     engine: Engine,
     server: Server,
@@ -114,7 +117,8 @@ impl Running {
         let manager = Manager::of_environment();
         manager.tell("READY=1");
         tracing::info!(socket = %config.socket.display(), "running");
-        Ok(Self { config, log, engine, server, wishes, manager })
+        let taken_over = config.sync.clone();
+        Ok(Self { config, taken_over, log, engine, server, wishes, manager })
     }
 
     fn run(mut self) -> Result<(), Failure> {
@@ -186,14 +190,14 @@ impl Running {
 
     /// What of another configuration could not be taken over; or why nothing was.
     fn take_over(&mut self, new: Config) -> Result<Vec<Unchanged>, String> {
-        if new.sync != self.config.sync {
+        if new.sync != self.taken_over {
             self.choose(&new)?;
         }
         let why = || "restart the daemon for it".to_owned();
         let unchanged =
             self.config.unchangeable(&new).into_iter().map(|key| Unchanged { key: key.to_owned(), why: why() });
         let unchanged = unchanged.collect();
-        self.config.sync = new.sync;
+        self.taken_over = new.sync;
         Ok(unchanged)
     }
 
