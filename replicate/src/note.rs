@@ -186,7 +186,7 @@ impl fmt::Display for Note {
                 write!(f, "node {node:016x}: needs block {kind} to be understood; update this node")
             }
             Self::Full { name, stream } => {
-                write!(f, "peer {name}: no room for more of stream {stream}; allow this node more external flows")
+                write!(f, "peer {name}: no room for more of stream {stream}; raise [engine] flows_max here")
             }
             Self::TooManyPeers { .. } => f.write_str("one peer too many; it is ignored"),
             Self::Verdict { name, held, stream, number, entries, differing } => {
