@@ -156,6 +156,11 @@ pub(crate) enum Failure {
     /// Peers' replicas are not what they should be, as the table says.
     #[error("the caches differ, or a peer did not answer")]
     Differ,
+    /// The kernel refused so many entries of a commit, as the summary says.
+    #[error(
+        "the kernel refused {0} entries: the takeover is not complete; see above for its reasons, and the daemon's log"
+    )]
+    Incomplete(u64),
     /// The daemon cannot run.
     #[error("cannot run the daemon: {0}")]
     Daemon(String),

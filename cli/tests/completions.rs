@@ -16,7 +16,7 @@ const LONGEST: &str = "60";
 const CASES: [(&str, &str); 40] = [
     ("ctflow ", "daemon keygen sync status demo doctor completions man help"),
     ("ctflow d", "daemon demo doctor"),
-    ("ctflow sync ", "dump flush bulk resync kernel-resync verify stop"),
+    ("ctflow sync ", "dump commit flush bulk resync kernel-resync verify stop"),
     ("ctflow sync dump ", "internal external flows expectations"),
     ("ctflow sync dump external ", "flows expectations"),
     ("ctflow sync dump flows ", "internal external"),

@@ -212,7 +212,7 @@ fn the_status_is_shown_as_it_is_for_people_and_for_conntrackds_scripts() {
     let ((code, json, _), asked) = place.asked("ctflow", &["status", "--json"], &answer);
     assert!(code == 0 && json.contains("\"flows\": 5") && asked.contains("\"do\":\"status\""), "{json}");
     let ((_, text, _), _) = place.asked("ctflow", &["status"], &answer);
-    assert!(text.starts_with("fw1 (-)") && text.contains("ready: in sync with every peer\n"), "{text}");
+    assert!(text.starts_with("fw1 (-)") && text.contains("ready: no peer has been heard yet\n"), "{text}");
     let ((_, text, _), _) = place.asked("ctflowd", &["-s"], &answer);
     assert!(text.starts_with("cache internal:\ncurrent active connections:\t           5\n"), "{text}");
     let ((code, text, stderr), _) = place.asked("ctflowd", &["-s", "multicast"], &answer);

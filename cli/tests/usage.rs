@@ -90,8 +90,8 @@ fn unknown_verbs_name_those_that_there_are() {
     );
     refused(&["doctor", "--jsn"], &["`doctor' does not take `--jsn'", "--json"]);
     refused(&["help", "--got"], &["`help' does not take `--got'"]);
-    refused(&["sync"], &["`sync' needs an argument", "dump|flush|bulk"]);
-    refused(&["sync", "dmp"], &["`sync' does not take `dmp'", "dump|flush|bulk"]);
+    refused(&["sync"], &["`sync' needs an argument", "dump|commit|flush|bulk"]);
+    refused(&["sync", "dmp"], &["`sync' does not take `dmp'", "dump|commit|flush|bulk"]);
     refused(&["sync", "dump", "kernel"], &["`kernel'", "internal or external, and flows or expectations"]);
     refused(&["sync", "bulk", "x"], &["`x'", "nothing"]);
     refused(&["sync", "flush", "-o", "xml"], &["`--output'"]);

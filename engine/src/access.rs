@@ -1,9 +1,10 @@
 //! What other threads reach a running engine by. It keeps no thread running: what has ended is asked in vain.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use crate::control::Wishes;
+use crate::kernel::batch::Batch;
 use crate::metrics::{Counts, Published};
 use crate::replication::Replication;
 use crate::telling::Asker;
@@ -17,6 +18,8 @@ pub(crate) struct Access {
     pub(crate) published: Arc<[Arc<Published>]>,
     /// Where there are peers.
     pub(crate) replication: Option<Replication>,
+    /// Puts replicas into the kernel, one commit at a time. Its port is not listened to.
+    pub(crate) committer: Arc<Mutex<Batch>>,
     /// Has all shards resynchronised.
     pub(crate) wishes: Wishes,
     /// The name of the back end that the workers receive by.

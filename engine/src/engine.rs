@@ -13,8 +13,8 @@
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::panic::resume_unwind;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
@@ -24,12 +24,15 @@ use thiserror::Error;
 
 use crate::access::Access;
 use crate::control::{Control, Lane, REPORTS, Wish, Wishes};
+use crate::kernel::KernelError;
+use crate::kernel::batch::Batch;
+use crate::kernel::commit::Lifetime;
 use crate::limits::{COMMANDS_PER_WORKER, FLOWS_PER_SHARD, REPORTS_PER_WORKER, WORKERS, WORKERS_DEFAULT_MAX};
 use crate::listener::{ListenError, Listener};
 use crate::metrics::{Counts, Published};
 use crate::publish::Choice;
 use crate::receive::{BackendKind, Interest, InterruptError, Interrupts};
-use crate::replication::{Prepared, Replication, ReplicationSettings, StageError};
+use crate::replication::{self, CommitError, Committed, Prepared, Replication, ReplicationSettings, StageError, What};
 use crate::shard::Shard;
 use crate::socket::{EventSocket, Options, SocketError};
 use crate::steer::Share;
@@ -86,6 +89,9 @@ pub enum StartError {
     /// A worker could not begin to receive.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// The socket of commits.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
     /// The replication stage, as a rule one of its links.
     #[error(transparent)]
     Stage(#[from] StageError),
@@ -130,7 +136,8 @@ impl Engine {
         let poll = Poll::new().map_err(StartError::system("control thread"))?;
         let waker = Waker::new(poll.registry(), REPORTS).map_err(StartError::system("control thread"))?;
         let prepared = settings.replication.clone().map(Prepared::open).transpose()?;
-        let mut assembly = Assembly::new(settings, waker, prepared);
+        let committer = Batch::open("commit an entry")?;
+        let mut assembly = Assembly::new(settings, waker, prepared, committer);
         for index in 0..settings.workers {
             assembly.add(index)?;
         }
@@ -145,6 +152,17 @@ impl Engine {
         let choice = Arc::new(choice);
         let ask = |asker: &Asker| asker.try_ask(Ask::Choice(choice.clone())).map_err(|_| Busy);
         self.access.askers.iter().try_for_each(ask)
+    }
+
+    /// Puts what the replicas hold into this kernel, in the calling thread: some seconds for a million flows. Where there
+    /// are no peers there is nothing to do.
+    ///
+    /// # Errors
+    /// [`CommitError`].
+    pub fn commit(&self, what: What, lifetime: Lifetime) -> Result<Committed, CommitError> {
+        let Some(replication) = &self.access.replication else { return Ok(Committed::default()) };
+        let mut batch = self.access.committer.lock().unwrap_or_else(PoisonError::into_inner);
+        replication::commit(replication, &mut batch, what, lifetime)
     }
 
     /// Whether every thread runs.
@@ -246,6 +264,7 @@ struct Assembly<'s> {
     hearers: Vec<Hearer>,
     askers: Vec<Asker>,
     wishes: (Wishes, Receiver<Wish>),
+    committer: Batch,
 }
 
 /// What one worker will be started with.
@@ -262,17 +281,19 @@ struct Seat {
 }
 
 impl<'s> Assembly<'s> {
-    fn new(settings: &'s Settings, waker: Waker, prepared: Option<Prepared>) -> Self {
+    fn new(settings: &'s Settings, waker: Waker, prepared: Option<Prepared>, committer: Batch) -> Self {
         let (sender, reports) = bounded(REPORTS_PER_WORKER * settings.workers as usize);
         let (seats, lanes) = (Vec::new(), Vec::new());
         let (waker, stop, hearers, askers) = (Arc::new(waker), Arc::default(), Vec::new(), Vec::new());
         let wishes = Wishes::ends(waker.clone());
-        Self { settings, seats, lanes, sender, reports, waker, stop, prepared, hearers, askers, wishes }
+        Self { settings, seats, lanes, sender, reports, waker, stop, prepared, hearers, askers, wishes, committer }
     }
 
     fn add(&mut self, index: u32) -> Result<(), StartError> {
         let share = Share { worker: index, workers: self.settings.workers };
-        let socket = EventSocket::open(&Options { share, ..self.settings.socket.clone() })?;
+        let mut options = Options { share, ..self.settings.socket.clone() };
+        options.filter.ignored_port_ids.push(self.committer.port_id());
+        let socket = EventSocket::open(&options)?;
         let (sender, commands) = bounded(COMMANDS_PER_WORKER);
         let (wake, waker) = UnixStream::pair().map_err(StartError::system("worker's wake-up"))?;
         for end in [&wake, &waker] {
@@ -313,6 +334,7 @@ impl<'s> Assembly<'s> {
                 askers: self.askers.into(),
                 published: self.seats.iter().map(|seat| seat.published.clone()).collect(),
                 replication: self.prepared.as_ref().map(Prepared::replication),
+                committer: Arc::new(Mutex::new(self.committer)),
                 wishes,
                 backend: self.settings.backend.name(),
                 flows_max: self.settings.flows_max,

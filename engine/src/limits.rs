@@ -121,6 +121,15 @@ pub const ASKS_PER_WORKER: usize = 8;
 /// What a worker does of it between two batches of events: a bucket each at most, a millisecond with four million flows.
 pub const ASKS_PER_ROUND: usize = 1;
 
+/// How long a client waits for a commit: one of four million flows takes some 15 s.
+pub const SERVER_COMMIT_MAX: Duration = Duration::from_secs(120);
+
+/// Bytes of flows with a master that a commit keeps until the masters are there: 500,000 of them.
+pub const COMMIT_RELATED_BYTES: usize = 64 * 1_024 * 1_024;
+
+/// Different reasons of refusal that a commit tells apart.
+pub const COMMIT_REASONS: usize = 16;
+
 /// Expectations that a shard or a replica holds: 16 times the kernel's default bound for all of them on a large machine.
 pub const EXPECTATIONS_MAX: usize = 65_536;
 
@@ -301,8 +310,13 @@ pub const LINK_WITNESS_INTERVAL: Duration = Duration::from_millis(500);
 /// How often a TCP connection is dialled.
 pub const LINK_DIAL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// How long an accepted connection may prove nothing.
-pub const LINK_UNPROVEN_MAX: Duration = Duration::from_secs(10);
+/// How long a dialled connection may not be accepted, or not acknowledge what it was sent, before another is dialled. The
+/// kernel's own retries come ever later: after a link was cut for half a minute, another half may pass before the next.
+pub const LINK_STALLED_MAX: Duration = Duration::from_secs(2);
+
+/// How long an accepted connection may bring nothing genuine: its peer says something twice a second, and one that has gone
+/// without a word is not told by the kernel.
+pub const LINK_UNHEARD_MAX: Duration = Duration::from_secs(10);
 
 /// What `net.core.rmem_max` is unless somebody changed it, in bytes.
 const RMEM_MAX_DEFAULT: usize = 212_992;

@@ -253,7 +253,7 @@ impl Worker {
             self.wish_resync();
         } else if !self.full && !room && self.counts.flows_refused > self.refused_before {
             self.full = true;
-            tracing::warn!(worker = self.index, "the shard is full and refuses new flows: raise its bound");
+            tracing::warn!(worker = self.index, "the shard is full and refuses new flows: raise [engine] flows_max");
         }
         self.refused_before = self.counts.flows_refused;
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use ctflow_engine::isolated;
 use ctflow_engine::lab::{Lab, link};
-use ctflow_engine::limits::{LINK_ACCEPTED_MAX, LINK_SILENCE_MAX, LINK_TRIAL};
+use ctflow_engine::limits::{LINK_ACCEPTED_MAX, LINK_SILENCE_MAX, LINK_TRIAL, LINK_UNHEARD_MAX};
 use ctflow_engine::link::{LinkSettings, Links, Origin, Transport};
 use mio::{Events, Poll};
 
@@ -210,6 +210,26 @@ fn a_peer_that_restarts_is_dialled_again_and_a_stranger_keeps_nobody_out() {
             drop(second);
             ends = [first, End::open(std::slice::from_ref(&other))];
         }
+    });
+}
+
+#[test]
+fn a_connection_whose_peer_went_without_a_word_does_not_keep_its_place() {
+    isolated!({
+        Lab::enter().unwrap();
+        let settings = pair(Transport::Tcp, "127.0.0.1".parse().unwrap(), 4000);
+        let mut ends = settings.map(|one| End::open(&[one]));
+        let now = Instant::now();
+        turn_until(&mut ends, now, |ends| {
+            ends[0].links.send_to_all(&batch("x"), now);
+            !ends[1].came.is_empty()
+        });
+        let accepted = |end: &mut End, now| {
+            end.turn(now, &[]);
+            end.links.report(now)[0].connections.unwrap().1
+        };
+        assert_eq!(accepted(&mut ends[1], now + LINK_UNHEARD_MAX / 2), 1);
+        assert_eq!(accepted(&mut ends[1], now + LINK_UNHEARD_MAX), 0);
     });
 }
 

@@ -1,6 +1,7 @@
 //! Two engines with real kernels, connected by a cable: what one kernel tracks, the other's replica holds.
 #![allow(clippy::unwrap_used, clippy::panic)] // a test fails by it, here in its helpers too
 
+use std::collections::BTreeSet;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -10,14 +11,21 @@ use std::time::{Duration, Instant};
 use ctflow_engine::engine::{Engine, Settings};
 use ctflow_engine::isolated;
 use ctflow_engine::kernel::batch::Batch;
+use ctflow_engine::kernel::commit::Lifetime;
+use ctflow_engine::kernel::dump::{Dump, Progress};
+use ctflow_engine::kernel::request::Requester;
 use ctflow_engine::lab::{Host, Lab, link};
 use ctflow_engine::link::{LinkSettings, Transport};
 use ctflow_engine::publish::Choice;
-use ctflow_engine::replication::{ReplicationSettings, ReplicationStatus};
+use ctflow_engine::replication::{ReplicationSettings, ReplicationStatus, What};
+use ctflow_parser::filter::DumpFilter;
 use ctflow_parser::flow::FlowView;
-use ctflow_parser::request::{self, FlowChange, IfExists, Selector};
+use ctflow_parser::proto::{ProtoInfo, TcpInfo};
+use ctflow_parser::record::Record;
+use ctflow_parser::request::{self, FlowChange, IfExists, NatRange, Selector, Table};
 use ctflow_parser::tuple::{L4, Tuple};
-use ctflow_parser::uapi::{AF_INET, IPPROTO_UDP};
+use ctflow_parser::uapi::*;
+use ctflow_parser::write::Writer;
 use ctflow_replicate::{Config, Epoch, Key, Mode};
 
 const ADDRESSES: [&str; 2] = ["192.0.2.1", "192.0.2.2"];
@@ -153,6 +161,91 @@ fn agree(engine: &Engine, number: u64) -> bool {
         assert!(Instant::now() < deadline, "no verdict: {status:#?}");
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// The flows of the calling thread's kernel, as far as a commit is to bring them over.
+fn tracked() -> BTreeSet<String> {
+    let mut flows = BTreeSet::new();
+    let mut dump = Dump::start(Table::Conntrack, &DumpFilter::default(), false).unwrap();
+    let translated = IPS_SRC_NAT | IPS_DST_NAT | IPS_SEEN_REPLY | IPS_ASSURED;
+    let mut take = |record: &Record<'_>| {
+        let flow = record.flow().unwrap();
+        let (status, state) = (flow.status.unwrap() & translated, flow.proto.and_then(|proto| proto.state()));
+        flows.insert(format!("{:?} {:?} {status:x} {:?} {state:?} {:?}", flow.orig, flow.reply, flow.mark, flow.zone));
+    };
+    while dump.read(&mut take).unwrap() != Progress::Done {}
+    flows
+}
+
+fn make(change: &FlowChange<'_>) {
+    let write = |writer: &mut Writer<'_>, seq| request::create(writer, seq, change, IfExists::Refuse);
+    Requester::open().unwrap().ask("create a flow", write, |_| {}).unwrap();
+}
+
+/// Flows with everything that a takeover must not lose.
+fn make_every_kind() {
+    let ends = |src: &str, dst: &str, ports: (u16, u16), proto| Tuple {
+        src: src.parse().unwrap(),
+        dst: dst.parse().unwrap(),
+        proto,
+        l4: L4::Ports { src: ports.0, dst: ports.1 },
+        zone: None,
+    };
+    let flow = |src: &str, dst: &str, proto| {
+        let (orig, reply) = (ends(src, dst, (1_000, 80), proto), ends(dst, src, (80, 1_000), proto));
+        let tcp = (proto == 6).then_some(ProtoInfo::Tcp(TcpInfo { state: Some(3), ..TcpInfo::default() }));
+        let status = Some(IPS_CONFIRMED | IPS_SEEN_REPLY | IPS_ASSURED);
+        let family = if orig.src.is_ipv4() { AF_INET } else { AF_INET6 };
+        FlowView {
+            family,
+            orig: Some(orig),
+            reply: Some(reply),
+            status,
+            proto: tcp,
+            timeout: Some(600),
+            ..FlowView::default()
+        }
+    };
+    let to = |address: &str, port| Some(NatRange { address: address.parse().unwrap(), port });
+    let plain = |flow| FlowChange { flow, ..FlowChange::default() };
+    make(&plain(flow("10.0.0.1", "192.0.2.9", 6)));
+    make(&plain(FlowView { mark: Some(7), ..flow("10.0.0.2", "192.0.2.9", 6) }));
+    make(&plain(FlowView { zone: Some(3), ..flow("10.0.0.1", "192.0.2.9", 6) }));
+    make(&plain(flow("2001:db8::1", "2001:db8::9", 17)));
+    make(&FlowChange { nat_src: to("198.51.100.1", None), ..plain(flow("10.0.0.3", "192.0.2.9", 6)) });
+    make(&FlowChange { nat_src: to("198.51.100.1", Some(5_000)), ..plain(flow("10.0.0.4", "192.0.2.9", 17)) });
+    make(&FlowChange { nat_dst: to("10.9.9.9", Some(8_080)), ..plain(flow("10.0.0.5", "192.0.2.9", 6)) });
+    let both = plain(flow("10.0.0.6", "192.0.2.9", 6));
+    make(&FlowChange { nat_src: to("198.51.100.1", None), nat_dst: to("10.9.9.9", None), ..both });
+    make(&FlowChange { nat_src: to("2001:db8:1::1", None), ..plain(flow("2001:db8::2", "2001:db8::9", 6)) });
+    let related = FlowView { master: flow("10.0.0.1", "192.0.2.9", 6).orig, ..flow("10.0.0.7", "192.0.2.9", 17) };
+    make(&plain(related));
+}
+
+#[test]
+fn a_commit_makes_the_replica_the_kernels_own_and_is_no_news() {
+    isolated!({
+        let lab = Lab::enter().unwrap();
+        let host = cable(&lab);
+        let other = host.run(|| Engine::start(&settings(1, 2, Transport::Udp)).unwrap());
+        let one = Engine::start(&settings(0, 2, Transport::Udp)).unwrap();
+        make_every_kind();
+        create(0..2_000);
+        until("all are replicated", &[&one, &other], || held(&other) == 2_010);
+        let everything = What { flows: true, expectations: true };
+        let committed = other.commit(everything, Lifetime::Left).unwrap();
+        assert_eq!((committed.created, committed.updated, committed.failed()), (2_010, 0, 0), "{committed:?}");
+        let there = host.run(tracked);
+        assert_eq!(there, tracked());
+        assert_eq!(other.totals().events(), 0, "what it did itself is not told");
+        assert_eq!(held(&one), 0);
+        // Again: nothing is doubled, and what has changed is brought over.
+        delete(0..500);
+        until("their end is replicated", &[&one, &other], || held(&other) == 1_510);
+        let committed = other.commit(everything, Lifetime::Seconds(77)).unwrap();
+        assert_eq!((committed.created, committed.updated, committed.failed()), (0, 1_510, 0), "{committed:?}");
+        assert_eq!(host.run(|| ctflow_engine::lab::sysctl::flow_count().unwrap()), 2_010);
+    });
 }
 
 #[test]

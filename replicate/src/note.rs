@@ -160,22 +160,19 @@ impl fmt::Display for Note {
             Self::OtherMode { name, theirs: None, ours } => {
                 write!(f, "peer {name}: runs in an unknown mode, this node in {ours}; set both to the same")
             }
-            Self::NameTaken { name, from } => {
-                write!(f, "another node is called {name} too ({from}); give one of them another name")
+            Self::NameTaken { name, .. } => {
+                write!(f, "another node is called {name} too; give one of them another name")
             }
-            Self::OtherVersion { from, version } => {
-                write!(
-                    f,
-                    "datagram of version {version} from {from}, this node speaks {VERSION}; update one of the two"
-                )
+            Self::OtherVersion { version, .. } => {
+                write!(f, "datagram of version {version}, this node speaks {VERSION}; update one of the two")
             }
-            Self::OtherCipher { from, theirs: Cipher::Clear } => {
-                write!(f, "datagram in clear from {from}, this node has a key; give that one the same key")
+            Self::OtherCipher { theirs: Cipher::Clear, .. } => {
+                write!(f, "datagram in clear, this node has a key; give that one the same key")
             }
-            Self::OtherCipher { from, theirs: Cipher::Sealed } => {
-                write!(f, "sealed datagram from {from}, this node runs in clear; give it the same key")
+            Self::OtherCipher { theirs: Cipher::Sealed, .. } => {
+                write!(f, "sealed datagram, this node runs in clear; give it the same key")
             }
-            Self::WrongKey { from } => write!(f, "datagram from {from} does not open; give both nodes the same key"),
+            Self::WrongKey { .. } => f.write_str("datagram does not open; give both nodes the same key"),
             Self::EpochRaised { epoch } => {
                 write!(
                     f,
@@ -189,9 +186,9 @@ impl fmt::Display for Note {
                 write!(f, "node {node:016x}: needs block {kind} to be understood; update this node")
             }
             Self::Full { name, stream } => {
-                write!(f, "peer {name}: no room for more of stream {stream}; allow this node more external flows")
+                write!(f, "peer {name}: no room for more of stream {stream}; raise [engine] flows_max here")
             }
-            Self::TooManyPeers { from } => write!(f, "one peer too many at {from}; it is ignored"),
+            Self::TooManyPeers { .. } => f.write_str("one peer too many; it is ignored"),
             Self::Verdict { name, held, stream, number, entries, differing } => {
                 let held = match held {
                     Held::Here => "of",
@@ -217,13 +214,20 @@ impl fmt::Display for Reason {
     }
 }
 
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "address {} on link {}", self.peer, self.link)
-    }
-}
-
 impl Note {
+    /// Where the datagram came from that it is about: what an address looks like only the caller knows.
+    #[must_use]
+    pub fn from(&self) -> Option<Address> {
+        match self {
+            Self::NameTaken { from, .. }
+            | Self::OtherVersion { from, .. }
+            | Self::OtherCipher { from, .. }
+            | Self::WrongKey { from }
+            | Self::TooManyPeers { from } => Some(*from),
+            _ => None,
+        }
+    }
+
     /// What it is about, where it is not to be repeated. What anybody could have sent is about nothing in particular:
     /// one of its kind is enough, whatever address it claims.
     fn subject(&self) -> Option<u64> {

@@ -13,7 +13,7 @@ use crate::control::{self, ControlError, Frame};
 use crate::failure::Failure;
 use crate::flags::plan::{Ask, Control, Reach};
 use crate::labels::LabelMap;
-use crate::output::daemon::{Cached, page, report, verdict};
+use crate::output::daemon::{Cached, committed, page, report, verdict};
 use crate::output::sink::Sink;
 use crate::output::{Format, Occasion, Printer, Subject};
 use crate::persona::Persona;
@@ -33,6 +33,7 @@ pub(super) fn run(persona: Persona, plan: &Control, labels: Option<Arc<LabelMap>
         Ask::Statistics(show) => print(&page(show, &control::document(reach, Request::Status)?)),
         Ask::Do(request) => Ok(control::order(reach, request)?),
         Ask::Verify => verify(reach),
+        Ask::Commit(of) => commit(persona, reach, of),
         Ask::Dump { cache, of, format } => {
             let shown = dump(reach, cache, of, format, labels)?;
             Summary::Listed(of, shown).print(persona);
@@ -40,6 +41,16 @@ pub(super) fn run(persona: Persona, plan: &Control, labels: Option<Arc<LabelMap>
         }
         Ask::Cache { cache, of, xml } => as_conntrackd(reach, cache, of, xml),
     }
+}
+
+/// conntrackd's letter says nothing of what was done, ours does; of what was refused, both.
+fn commit(persona: Persona, reach: &Reach, of: Option<Subject>) -> Result<(), Failure> {
+    let document = control::document(reach, Request::Commit(of))?;
+    let (said, failed) = committed(&document);
+    if failed > 0 || !persona.is_daemon() {
+        print(&said)?;
+    }
+    if failed > 0 { Err(Failure::Incomplete(failed)) } else { Ok(()) }
 }
 
 fn verify(reach: &Reach) -> Result<(), Failure> {

@@ -232,8 +232,8 @@ pub(crate) static SECTIONS: [Section; 8] = [
                 name: "addresses",
                 takes: "{ accept = [...] } or { ignore = [...] } with \"ADDRESS\" or \"ADDRESS/PREFIX\"",
                 default: "all",
-                man: "Compared with the source and the destination of the original direction, and the source of the \
-                      answers, which is the real server behind a translated address: one of them is enough.",
+                man: "Compared with the source of the original direction and the source of the answers, which is the \
+                      real server behind a translated address: one of them is enough.",
             },
             Key {
                 name: "tcp_states",

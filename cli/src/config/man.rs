@@ -12,8 +12,9 @@ const ABOUT: &str = "The daemon of ctflow, started by `ctflow daemon -C FILE' or
                      the line, and so is every value that its key does not take. `ctflow daemon -C FILE --check' says whether \
                      a file is fine, and starts nothing.";
 
-const RELOAD: &str = "On SIGHUP the daemon reads the file again, takes over what can change while it runs, and names in the \
-                      log what cannot.";
+const RELOAD: &str = "On SIGHUP the daemon reads the file again, takes over what can change while it runs, which is \
+                      min_age_ms, min_ages_ms and the filter, and names in the log what cannot. Protocols that were \
+                      accepted at the start are all that the kernel tells until the end. The log is opened again.";
 
 /// What serves a pair of firewalls, and what serves one of three.
 const EXAMPLES: [(&str, &str); 2] = [

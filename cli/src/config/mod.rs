@@ -233,20 +233,17 @@ impl Config {
 }
 
 impl Config {
-    /// The keys that differ and that a running daemon cannot take over.
+    /// The keys that differ and that a daemon cannot take over that was started with this configuration.
     pub(crate) fn unchangeable(&self, new: &Self) -> Vec<&'static str> {
         let same_security = match (&self.security, &new.security) {
             (Security::Sealed { key, .. }, Security::Sealed { key: other, .. }) => key == other,
             (Security::Clear, Security::Clear) => true,
             _ => false,
         };
-        let sync = |config: &Self| Sync {
-            min_age: Duration::ZERO,
-            min_ages: Vec::new(),
-            // Protocols are left out by the kernel, from the start.
-            filter: Filter { protocols: config.sync.filter.protocols.clone(), ..Filter::default() },
-            ..config.sync.clone()
-        };
+        let (sync, other) = (&self.sync, &new.sync);
+        // What is accepted at the start, the kernel accepts and nothing else from then on.
+        let protocols = &sync.filter.protocols;
+        let in_kernel = matches!(protocols, Some(Choice::Accept(_)));
         let differ = [
             ("[node] name", self.name != new.name),
             ("[[link]]", self.links != new.links),
@@ -254,7 +251,13 @@ impl Config {
             ("[control] socket", self.socket != new.socket),
             ("[log] file", self.log_file != new.log_file),
             ("[engine]", self.engine != new.engine),
-            ("[sync], but for min_age_ms, min_ages_ms and most of filter,", sync(self) != sync(new)),
+            ("[sync] mode", sync.mode != other.mode),
+            ("[sync] hot", sync.hot != other.hot),
+            ("[sync] window_bytes", sync.window_bytes != other.window_bytes),
+            ("[sync] resend_bytes", sync.resend_bytes != other.resend_bytes),
+            ("[sync] refresh_s", sync.refresh != other.refresh),
+            ("[sync] cache_timeout_s", sync.cache_timeout != other.cache_timeout),
+            ("[sync.filter] protocols", in_kernel && *protocols != other.filter.protocols),
         ];
         differ.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
     }

@@ -102,6 +102,18 @@ fn everything_can_be_said() {
 }
 
 #[test]
+fn what_cannot_be_taken_over_is_named() {
+    let unchangeable = |one: &str, other: &str| with(one).unwrap().unchangeable(&with(other).unwrap());
+    assert_eq!(unchangeable("[sync]\nmin_age_ms = 5\n[sync.filter]\nmark = \"1\"\n", ""), Vec::<&str>::new());
+    assert_eq!(unchangeable("[sync]\nmode = \"alarm\"\n", "[engine]\nworkers = 2\n"), ["[engine]", "[sync] mode"]);
+    // What is ignored, or accepted later, only the daemon leaves out.
+    let [tcp, not_tcp] =
+        ["accept", "ignore"].map(|verdict| format!("[sync.filter]\nprotocols = {{ {verdict} = [6] }}\n"));
+    assert_eq!(unchangeable(&tcp, &not_tcp), ["[sync.filter] protocols"]);
+    assert_eq!([unchangeable(&not_tcp, &tcp), unchangeable("", &tcp)].concat(), Vec::<&str>::new());
+}
+
+#[test]
 fn unknown_keys_and_sections_are_told_with_their_line() {
     refused(with("[sync]\nmod = \"ftfw\"\n"), 7, &["unknown key `mod' in [sync]", "did you mean `mode'?"]);
     refused(with("[sync]\nworkers = 4\n"), 7, &["did you mean that of [engine]?"]);

@@ -39,7 +39,8 @@ pub(super) fn start() -> Result<(), Failure> {
     let done = child.wait_with_output().map_err(failed)?;
     let why = String::from_utf8_lossy(&done.stderr);
     let why = why.lines().last().unwrap_or("it ended and did not say why");
-    Err(Failure::Daemon(why.split_once(": ").map_or(why, |(_, why)| why).to_owned()))
+    let why = why.split_once(": ").map_or(why, |(_, why)| why); // the program's name, and what is said here likewise
+    Err(Failure::Daemon(why.strip_prefix("cannot run the daemon: ").unwrap_or(why).to_owned()))
 }
 
 /// In the second run: says that it runs, and lets go of the terminal.

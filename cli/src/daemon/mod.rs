@@ -28,7 +28,7 @@ use tracing_subscriber::filter::LevelFilter;
 
 use self::log::Log;
 use self::notify::Manager;
-use crate::config::{Config, Security};
+use crate::config::{Config, Security, Sync};
 use crate::failure::Failure;
 
 /// What the daemon is to do as a whole, and who waits for it, if not a signal.
@@ -50,13 +50,30 @@ const WISHES: usize = 16;
 /// How often the main thread looks whether everything still runs, where nobody asks for more.
 const LOOK: Duration = Duration::from_secs(5);
 
+/// How soon it looks again where somebody did not answer.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// How the daemon's threads are.
+enum Life {
+    /// They run and answer.
+    Well,
+    /// One does not answer in time.
+    Silent,
+    /// One has ended.
+    Ended,
+}
+
 /// Runs until a signal or an operator ends it; with `detach`, in the background.
 ///
 /// # Errors
 /// It cannot start, or a part of it failed.
-pub(crate) fn start(config: Config, detach: bool) -> Result<(), Failure> {
+pub(crate) fn start(mut config: Config, detach: bool) -> Result<(), Failure> {
     if detach && !detach::is_second() {
         return detach::start();
+    }
+    // It is read again on a reload, when the working directory is another.
+    if let Ok(path) = std::path::absolute(&config.path) {
+        config.path = path;
     }
     let log = Log::begin(config.log_file.as_deref(), level()).map_err(|error| {
         let file = config.log_file.as_deref().unwrap_or_else(|| "standard error".as_ref());
@@ -71,7 +88,10 @@ pub(crate) fn start(config: Config, detach: bool) -> Result<(), Failure> {
 
 /// The daemon, all of it running.
 struct Running {
+    /// As it was started.
     config: Config,
+    /// What was taken over last.
+    taken_over: Sync,
     log: Log,
     engine: Engine,
     server: Server,
@@ -82,7 +102,7 @@ struct Running {
 impl Running {
     fn start(config: Config, log: Log) -> Result<Self, Failure> {
         let (wish, wishes) = bounded(WISHES);
-        heed_signals(wish.clone())?;
+        let signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(Failure::Signals)?;
         tracing::info!(node = %config.name, links = config.links.len(), mode = config.sync.mode.name(), "starting");
         if matches!(config.security, Security::Clear) {
             tracing::warn!("links are in clear: who reaches them can read and forge flows; set [security] key_file");
@@ -90,23 +110,30 @@ impl Running {
         let socket = ControlSocket::bind(&config.socket)?;
         let settings = settings::engine(&config, epoch()?);
         let opened = Engine::open(&settings)?;
-        rights::give_up();
+        rights::give_up(); // of this thread, so before any other is started
+        heed_signals(signals, wish.clone())?;
         let engine = opened.start()?;
         let server = Server::start(socket, &engine, move |order| drop(wish.try_send(order.into())))?;
         let manager = Manager::of_environment();
         manager.tell("READY=1");
         tracing::info!(socket = %config.socket.display(), "running");
-        Ok(Self { config, log, engine, server, wishes, manager })
+        let taken_over = config.sync.clone();
+        Ok(Self { config, taken_over, log, engine, server, wishes, manager })
     }
 
     fn run(mut self) -> Result<(), Failure> {
         let pulse = Manager::watchdog().unwrap_or(LOOK);
+        let mut wait = pulse;
         let waiting = loop {
-            match self.wishes.recv_timeout(pulse) {
+            match self.wishes.recv_timeout(wait) {
                 Ok(Wish { wanted: Wanted::Stop, answer }) => break answer,
                 Ok(Wish { wanted: Wanted::Reload, answer }) => self.reload(answer),
-                Err(RecvTimeoutError::Timeout) if self.lives() => {}
-                Err(_) => break None,
+                Err(RecvTimeoutError::Timeout) => match self.look() {
+                    Life::Well => wait = pulse,
+                    Life::Silent => wait = pulse.min(LOOK_AGAIN),
+                    Life::Ended => break None,
+                },
+                Err(RecvTimeoutError::Disconnected) => break None,
             }
         };
         self.manager.tell("STOPPING=1");
@@ -121,15 +148,21 @@ impl Running {
         Ok(stopped.map(drop)?)
     }
 
-    /// Whether all threads answer; if so, systemd hears of it.
-    fn lives(&self) -> bool {
-        let answers = self.engine.replication().is_some_and(|replication| replication.status().is_ok());
-        if answers && self.engine.is_running() && self.server.is_running() {
-            self.manager.tell("WATCHDOG=1");
-            return true;
+    /// Whether all threads run and answer; if so, systemd hears of it. On a machine that is short of time an answer may
+    /// be late: what then is to be done is for systemd to decide, which hears nothing meanwhile.
+    fn look(&self) -> Life {
+        if !self.engine.is_running() || !self.server.is_running() {
+            tracing::error!("a part of the daemon has ended, see above: the daemon ends");
+            return Life::Ended;
         }
-        tracing::error!("a part of the daemon has ended, see above: the daemon ends");
-        false
+        if self.engine.replication().is_none_or(|replication| replication.status().is_err()) {
+            tracing::warn!(
+                "the replication stage does not answer: if this goes on, give the machine more time, or restart"
+            );
+            return Life::Silent;
+        }
+        self.manager.tell("WATCHDOG=1");
+        Life::Well
     }
 
     /// Takes over what can change while the daemon runs, and says what cannot.
@@ -157,14 +190,14 @@ impl Running {
 
     /// What of another configuration could not be taken over; or why nothing was.
     fn take_over(&mut self, new: Config) -> Result<Vec<Unchanged>, String> {
-        if new.sync != self.config.sync {
+        if new.sync != self.taken_over {
             self.choose(&new)?;
         }
         let why = || "restart the daemon for it".to_owned();
         let unchanged =
             self.config.unchangeable(&new).into_iter().map(|key| Unchanged { key: key.to_owned(), why: why() });
         let unchanged = unchanged.collect();
-        self.config.sync = new.sync;
+        self.taken_over = new.sync;
         Ok(unchanged)
     }
 
@@ -185,8 +218,7 @@ const RETRIES: u32 = 50;
 const RETRY: Duration = Duration::from_millis(20);
 
 /// Has signals become wishes: termination and interrupt end the daemon, SIGHUP has it reload.
-fn heed_signals(wish: Sender<Wish>) -> Result<(), Failure> {
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(Failure::Signals)?;
+fn heed_signals(mut signals: Signals, wish: Sender<Wish>) -> Result<(), Failure> {
     let heed = move || {
         for signal in signals.forever() {
             let wanted = if signal == SIGHUP { Wanted::Reload } else { Wanted::Stop };

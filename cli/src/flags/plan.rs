@@ -131,6 +131,8 @@ pub(crate) enum Reach {
 /// What to ask, and how to show the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ask {
+    /// Put the external cache into the kernel; both kinds where none is named.
+    Commit(Option<Subject>),
     /// How it is.
     Status {
         /// As JSON.

@@ -1,12 +1,14 @@
 //! What the daemon answers, as text: its status, its verdict on the caches, and what conntrackd would print.
 
 mod cached;
+mod committed;
 mod document;
 mod report;
 mod statistics;
 mod verdict;
 
 pub(crate) use cached::Cached;
+pub(crate) use committed::committed;
 pub(crate) use report::report;
 pub(crate) use statistics::page;
 pub(crate) use verdict::verdict;

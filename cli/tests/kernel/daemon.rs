@@ -301,3 +301,19 @@ fn internal_dumps_are_as_conntrackds() {
         assert_eq!(xml[0], xml[1]);
     });
 }
+
+#[test]
+fn a_commit_says_what_it_did() {
+    ctflow_engine::isolated!({
+        let pair = Pair::start();
+        some_flows();
+        pair.replicated(41);
+        // Both are on one kernel, so everything is there already.
+        let (code, text, stderr) = pair.ctflow("other", &["sync", "commit"]);
+        assert_eq!(code, 0, "{stderr}");
+        assert!(text.starts_with("0 flows created, 41 updated, 0 expectations, in "), "{text}");
+        assert_eq!(pair.letters("other", "-c"), (0, String::new(), String::new()));
+        let (code, _, stderr) = pair.letters("other", "-t");
+        assert!(code == 1 && stderr.contains("schedule-flush"), "{stderr}");
+    });
+}

@@ -99,6 +99,12 @@ impl Batch {
         })
     }
 
+    /// The port that the kernel knows this socket by: it stands in the events that the requests cause.
+    #[must_use]
+    pub fn port_id(&self) -> u32 {
+        self.socket.port_id()
+    }
+
     /// Adds the one request that `write` writes under the sequence number it is given. When that makes the batch full,
     /// it is sent, and what the kernel refused of it goes to `refused`, in the order of the requests; so does a request
     /// that is too long.

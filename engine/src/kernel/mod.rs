@@ -1,6 +1,7 @@
 //! Work against the kernel's tables: listing them in constant memory, single requests, and requests by the thousand.
 
 pub mod batch;
+pub mod commit;
 pub mod dump;
 mod error;
 pub mod request;

@@ -245,7 +245,7 @@ impl Links {
         let since = link.heard.filter(|(last, _)| now.duration_since(*last) < LINK_SILENCE_MAX);
         link.heard = Some((now, since.map_or(now, |(_, since)| since)));
         if let (Carrier::Streams(streams), Some(address)) = (&mut link.carrier, link.addresses.get(origin.address)) {
-            streams.heard(address);
+            streams.heard(address, now);
         }
     }
 

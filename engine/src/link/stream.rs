@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mio::net::{TcpListener, TcpStream};
 use mio::{Interest, Registry, Token};
@@ -13,7 +13,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::address::Addresses;
 use super::{LinkSettings, Traffic};
 use crate::limits::{
-    LINK_ACCEPTED_MAX, LINK_DATAGRAM_MAX, LINK_DIAL_INTERVAL, LINK_QUEUE_BYTES, LINK_TOKENS, LINK_UNPROVEN_MAX,
+    LINK_ACCEPTED_MAX, LINK_DATAGRAM_MAX, LINK_DIAL_INTERVAL, LINK_QUEUE_BYTES, LINK_STALLED_MAX, LINK_TOKENS,
+    LINK_UNHEARD_MAX,
 };
 
 /// The longest datagram sent: what fills a few segments, so that one that is lost delays little.
@@ -44,7 +45,8 @@ struct Accepted {
     buffer: Vec<u8>,
     /// What of it was handed over.
     taken: usize,
-    since: Instant,
+    /// When it was accepted, or something genuine came over it last.
+    heard: Instant,
     /// Something genuine came over it.
     proven: bool,
 }
@@ -105,18 +107,22 @@ impl Streams {
         }
     }
 
-    /// Dials what does not stand, and closes connections that have proven nothing.
+    /// Dials what does not stand, and closes connections that brought nothing genuine for long: strangers', and those of
+    /// peers that have gone without a word.
     pub(super) fn tick(&mut self, registry: &Registry, now: Instant) {
         let interface = self.interface.as_deref();
-        for one in self.dialled.iter_mut().filter(|one| one.stream.is_none()) {
-            if one.dialled.is_none_or(|last| now.duration_since(last) >= LINK_DIAL_INTERVAL) {
+        for one in &mut self.dialled {
+            let waited = one.dialled.map_or(Duration::MAX, |last| now.duration_since(last));
+            if one.stream.is_some() && (one.open || waited < LINK_STALLED_MAX) {
+                continue;
+            }
+            if waited >= LINK_DIAL_INTERVAL {
                 one.dialled = Some(now);
                 one.dial(registry, interface);
             }
         }
         for place in &mut self.accepted {
-            let is_idle = |one: &Accepted| !one.proven && now.duration_since(one.since) >= LINK_UNPROVEN_MAX;
-            if place.as_ref().is_some_and(is_idle) {
+            if place.as_ref().is_some_and(|one| now.duration_since(one.heard) >= LINK_UNHEARD_MAX) {
                 *place = None;
             }
         }
@@ -150,8 +156,10 @@ impl Streams {
     }
 
     /// Something genuine came over the connection from `address`.
-    pub(super) fn heard(&mut self, address: SocketAddr) {
-        self.accepted.iter_mut().flatten().filter(|one| one.from == address).for_each(|one| one.proven = true);
+    pub(super) fn heard(&mut self, address: SocketAddr, now: Instant) {
+        for one in self.accepted.iter_mut().flatten().filter(|one| one.from == address) {
+            (one.proven, one.heard) = (true, now);
+        }
     }
 
     fn accept(&mut self, registry: &Registry, now: Instant) -> io::Result<()> {
@@ -168,7 +176,7 @@ impl Streams {
             if let Some(slot) = self.accepted.get_mut(place) {
                 *slot = None; // closes it, and gives its token back
                 registry.register(&mut stream, Token(self.first_token + 1 + place), Interest::READABLE)?;
-                *slot = Some(Accepted { stream, from, buffer: Vec::new(), taken: 0, since: now, proven: false });
+                *slot = Some(Accepted { stream, from, buffer: Vec::new(), taken: 0, heard: now, proven: false });
             }
         }
     }
@@ -180,6 +188,7 @@ impl Dialled {
         let dialled = (|| -> io::Result<TcpStream> {
             let socket = socket(self.peer, interface)?;
             socket.set_tcp_nodelay(true)?;
+            socket.set_tcp_user_timeout(Some(LINK_STALLED_MAX))?;
             match socket.connect(&self.peer.into()) {
                 Err(error) if error.raw_os_error() != Some(rustix::io::Errno::INPROGRESS.raw_os_error()) => {
                     return Err(error);

@@ -10,6 +10,7 @@
 //! One thread drives the protocol's state machine ([`ctflow_replicate::Node`]) in a mio loop; the protocol itself is in
 //! `PROTOCOL.md`. Others reach it by [`Replication`].
 
+mod commit;
 mod lag;
 mod stage;
 
@@ -20,6 +21,8 @@ use crossbeam_channel::{Sender, TrySendError};
 use ctflow_replicate::{Config, ReplicaId, Role, Status};
 use thiserror::Error;
 
+pub(crate) use self::commit::run as commit;
+pub use self::commit::{CommitError, Committed, What};
 pub use self::lag::{Lag, LagSummary};
 pub(crate) use self::stage::Prepared;
 pub use self::stage::StageError;

@@ -386,7 +386,14 @@ impl Host for World {
             | Note::Verdict { .. } => {
                 tracing::info!("{note}");
             }
-            _ => tracing::warn!("{note}"),
+            _ => match note.from().and_then(origin) {
+                // Links are counted from 1 wherever operators see them.
+                Some(from) => match self.links.address(from) {
+                    Some(address) => tracing::warn!("{address} on link {}: {note}", u16::from(from.link) + 1),
+                    None => tracing::warn!("link {}: {note}", u16::from(from.link) + 1),
+                },
+                None => tracing::warn!("{note}"),
+            },
         }
     }
 }

@@ -173,11 +173,12 @@ fn read_line(stream: &mut impl Read, line: &mut Vec<u8>) -> io::Result<Line> {
 mod tests {
     use std::io::Write;
     use std::os::unix::net::UnixStream as Peer;
-    use std::sync::Arc;
+    use std::sync::{Arc, Mutex};
 
     use super::*;
     use crate::access::Access;
     use crate::control::Wishes;
+    use crate::kernel::batch::Batch;
     use crate::server::frame;
     use crate::server::verify::Verification;
 
@@ -188,7 +189,17 @@ mod tests {
         let now = Instant::now();
         let (wishes, _) = Wishes::ends(waker.clone());
         let (askers, published) = (Arc::new([]), Arc::new([]));
-        let access = Access { askers, published, replication: None, wishes, backend: "none", flows_max: 0, began: now };
+        let committer = Arc::new(Mutex::new(Batch::open("commit").unwrap()));
+        let access = Access {
+            askers,
+            committer,
+            published,
+            replication: None,
+            wishes,
+            backend: "none",
+            flows_max: 0,
+            began: now,
+        };
         World {
             access,
             waker,

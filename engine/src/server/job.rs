@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use super::dump::Dump;
-use super::errand::KernelFlush;
+use super::errand::{Committing, KernelFlush};
 use super::events::Following;
 use super::failure::Failure;
 use super::order::{Ordering, Wanted};
@@ -53,6 +53,7 @@ pub(super) fn begin(request: Request, world: &mut World) -> Result<Box<dyn Job>,
         Request::Flush { internal, external } => Box::new(Steps::flush(internal, external, world)),
         Request::FlushKernel { flows, expectations } => Box::new(KernelFlush::new(flows, expectations, world)?),
         Request::KernelResync => Box::new(Steps::kernel_resync()),
+        Request::Commit(what) => Box::new(Committing::new(what, world)?),
         Request::Bulk => Box::new(Steps::bulk(world)?),
         Request::PeerResync => Box::new(Steps::peer_resync(world)?),
         Request::Verify => Box::new(Verifying::new(world)?),

@@ -4,6 +4,7 @@ use ctflow_parser::record::Subject;
 use serde::Deserialize;
 
 use super::failure::Failure;
+use crate::replication::What;
 
 /// The version of the protocol that is spoken here.
 const VERSION: u32 = 1;
@@ -18,6 +19,7 @@ pub(super) enum Request {
     FlushKernel { flows: bool, expectations: bool },
     KernelResync,
     Bulk,
+    Commit(What),
     PeerResync,
     Verify,
     Reload,
@@ -66,7 +68,7 @@ struct Versioned {
 }
 
 /// Everything that `do` may be.
-const KNOWN: [&str; 11] = [
+const KNOWN: [&str; 12] = [
     "status",
     "dump",
     "events",
@@ -74,6 +76,7 @@ const KNOWN: [&str; 11] = [
     "flush-kernel",
     "kernel-resync",
     "bulk",
+    "commit",
     "peer-resync",
     "verify",
     "reload",
@@ -111,6 +114,10 @@ impl Line {
                 Request::FlushKernel { flows, expectations }
             }
             "kernel-resync" => self.alone(Request::KernelResync)?,
+            "commit" => {
+                let (flows, expectations) = self.without_cache()?.one_or_all(&self.of, "of", TABLES)?;
+                Request::Commit(What { flows, expectations })
+            }
             "bulk" => self.alone(Request::Bulk)?,
             "peer-resync" => self.alone(Request::PeerResync)?,
             "verify" => self.alone(Request::Verify)?,

@@ -97,15 +97,20 @@ fn not_ready(totals: &Counts, stage: &Stage) -> Vec<String> {
             .push("the internal cache is being compared with the kernel's table, after a start or a loss".to_owned());
     }
     if totals.full > 0 {
-        reasons.push("the internal cache is full and refuses flows: raise its bound".to_owned());
+        reasons.push("the internal cache is full and refuses flows: raise [engine] flows_max".to_owned());
     }
     match stage {
         Stage::None => {}
         Stage::Silent => reasons.push("the replication stage does not answer: see the log".to_owned()),
         Stage::Answers(status) => {
             // One that never proved itself was not met.
-            let met = status.node.peers.iter().filter(|peer| peer.standing != Standing::Greeting);
-            reasons.extend(met.filter_map(|peer| out_of_sync(peer, status)));
+            let met = || status.node.peers.iter().filter(|peer| peer.standing != Standing::Greeting);
+            reasons.extend(met().filter_map(|peer| out_of_sync(peer, status)));
+            let refused = status.node.counters.refusals;
+            let unread = refused.not_authentic + refused.cipher + refused.version;
+            if met().next().is_none() && unread > 0 {
+                reasons.push(format!("no peer was met, and {unread} datagrams could not be read: see the log"));
+            }
         }
     }
     reasons
@@ -122,7 +127,7 @@ fn out_of_sync(peer: &PeerStatus, status: &ReplicationStatus) -> Option<String> 
         Standing::Greeting => return None,
     }
     if status.replicas.iter().any(|replica| replica.id.node == peer.node && replica.is_full) {
-        return Some(format!("the replica of peer {name} is full: raise its bound"));
+        return Some(format!("the replica of peer {name} is full: raise [engine] flows_max"));
     }
     // In alarm mode nothing is ever known for sure: what was not told for a while expires.
     let unknown: u32 = peer.received.iter().map(|stream| stream.unknown).sum();

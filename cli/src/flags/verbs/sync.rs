@@ -39,9 +39,10 @@ const fn form(name: &'static str) -> Form {
 
 pub(super) static SYNC: Verb = Verb {
     name: "sync",
-    argument: "dump|flush|bulk|resync|kernel-resync|verify|stop [WORD]... [OPTION]...",
+    argument: "dump|commit|flush|bulk|resync|kernel-resync|verify|stop [WORD]... [OPTION]...",
     forms: &[
         Form { argument: "internal or external, and flows or expectations", slots: &[CACHES, TABLES], ..form("dump") },
+        Form { argument: "flows or expectations", slots: &[TABLES], ..form("commit") },
         Form { argument: "internal, external or all", slots: &[&["internal", "external", "all"]], ..form("flush") },
         form("bulk"),
         form("resync"),
@@ -50,10 +51,12 @@ pub(super) static SYNC: Verb = Verb {
         form("stop"),
     ],
     options: &[SOCKET, CONFIG, OUTPUT],
-    help: "dump, flush, compare and renew the daemon's caches, or stop it",
+    help: "show, commit, flush, compare, renew the daemon's caches; stop it",
     man: "Asks something of the running daemon and waits until it is done. dump [internal|external] [flows|expectations] \
           [-o TYPE]: prints a cache in the formats of -L, the internal one and flows if nothing else is said; the external \
-          cache is one replica after the other. flush [internal|external|all]: empties the caches, all if none is named; \
+          cache is one replica after the other. commit [flows|expectations]: puts the external cache into the kernel, both if \
+          none is named, flows before those that belong to them; flows that are there are updated; says what was done and \
+          what the kernel refused, and exits with 1 if it refused anything. flush [internal|external|all]: empties the caches, all if none is named; \
           kernels are left alone. bulk: tells everything in the internal cache to the peers again. resync: asks the peers \
           to do so. kernel-resync: compares the internal cache with the kernel's table. verify: compares the internal cache \
           with what the peers have of it, prints both sides, and exits with 1 if they differ or a peer does not answer. \
@@ -77,6 +80,11 @@ fn sync(verb: &'static Verb, rest: &[OsString]) -> Result<Command, Usage> {
             of: if given.slot(1) == Some("expectations") { Subject::Expectations } else { Subject::Flows },
             format: output.map_or(Ok(Format::default()), |types| format(types.to_owned()))?,
         },
+        "commit" => Ask::Commit(match given.slot(0) {
+            Some("flows") => Some(Subject::Flows),
+            Some("expectations") => Some(Subject::Expectations),
+            _ => None,
+        }),
         "flush" => Ask::Do(Request::Flush(match given.slot(0) {
             Some("internal") => Flushed::Internal,
             Some("external") => Flushed::External,

@@ -18,7 +18,8 @@ pub(crate) fn report(status: &Value) -> String {
         duration(status.number("uptime_ms"))
     );
     if status.is("ready") {
-        text += "ready: in sync with every peer\n";
+        let alone = status.list("peers").next().is_none();
+        text += if alone { "ready: no peer has been heard yet\n" } else { "ready: in sync with every peer\n" };
     } else {
         let reasons = status.texts("not_ready");
         let _ = writeln!(
