@@ -292,12 +292,17 @@ fn what_concerns_the_kernel_is_done_without_peers_too() {
         documents(&path, &json!({"do": "flush-kernel", "of": "all"}));
         assert_eq!(sysctl::flow_count().unwrap(), 0);
         assert_eq!(self::status(&path)["engine"]["flushes"], json!(2));
-        for what in ["bulk", "peer-resync", "verify"] {
-            let error = refusal(&path, &json!({"do": what}));
+        for request in [
+            json!({"do": "bulk"}),
+            json!({"do": "peer-resync"}),
+            json!({"do": "verify"}),
+            json!({"do": "commit", "of": "all"}),
+        ] {
+            let error = refusal(&path, &request);
             assert!(error.contains("replicates to nobody"), "{error}");
         }
-        let error = refusal(&path, &json!({"do": "commit"}));
-        assert!(error.starts_with("unknown request `commit': this daemon knows status, "), "{error}");
+        let error = refusal(&path, &json!({"do": "role"}));
+        assert!(error.starts_with("unknown request `role': this daemon knows status, "), "{error}");
         engine.stop().unwrap();
         let error = refusal(&path, &json!({"do": "dump", "cache": "internal", "of": "flows"}));
         assert!(error.contains("worker 0 has ended"), "{error}");

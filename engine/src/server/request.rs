@@ -201,9 +201,11 @@ mod tests {
         assert_eq!(read(flush), Ok(Request::Flush { internal: true, external: true }));
         let kernel = r#"{"do":"flush-kernel","of":"expectations","version":1}"#;
         assert_eq!(read(kernel), Ok(Request::FlushKernel { flows: false, expectations: true }));
+        let commit = r#"{"version":1,"do":"commit","of":"all"}"#;
+        assert_eq!(read(commit), Ok(Request::Commit(What { flows: true, expectations: true })));
         for what in KNOWN {
             let alone = read(&format!(r#"{{"version":1,"do":"{what}"}}"#));
-            let takes_more = ["dump", "events", "flush", "flush-kernel"].contains(&what);
+            let takes_more = ["dump", "events", "flush", "flush-kernel", "commit"].contains(&what);
             assert_eq!(alone.is_err(), takes_more, "{what}: {alone:?}");
         }
     }
@@ -217,7 +219,8 @@ mod tests {
             (r#"{"version":2,"do":"status","new":7}"#, "version 2 is not spoken here: use version 1"),
             (r#"{"version":1,"do":"status","cache":"all"}"#, "`status' takes no `cache'"),
             (r#"{"version":1,"do":"status","what":"all"}"#, "unknown field `what`"),
-            (r#"{"version":1,"do":"commit"}"#, "unknown request `commit': this daemon knows status, dump, "),
+            (r#"{"version":1,"do":"role"}"#, "unknown request `role': this daemon knows status, dump, "),
+            (r#"{"version":1,"do":"commit"}"#, "`commit' needs `of': one of flows, expectations, all"),
             (
                 r#"{"version":1,"do":"dump","cache":"all","of":"flows"}"#,
                 "`dump' needs `cache': one of internal, external",
