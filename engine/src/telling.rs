@@ -84,17 +84,19 @@ impl Teller {
         self.outbox.set_time(now_ms);
     }
 
-    /// Hands on what the shard has to tell, as far as the stage takes it; gives how many items no batch can hold.
+    /// Whether all that was told is on its way: the shard may tell more.
+    pub(crate) fn is_free(&self) -> bool {
+        self.outbox.is_empty()
+    }
+
+    /// Hands on what the shard has to tell, one outbox of it at most and as far as the stage takes it: events come first.
+    /// Gives how many items no batch can hold.
     pub(crate) fn tell(&mut self, shard: &mut Shard) -> u64 {
-        let mut handed = 0;
-        loop {
-            if self.outbox.is_empty() && shard.has_news() {
-                shard.drain(&mut self.outbox);
-                self.outbox.close();
-            }
-            if self.outbox.is_empty() || !self.hand_on(&mut handed) {
-                break;
-            }
+        let mut handed = self.hand_on();
+        if self.outbox.is_empty() && shard.has_news() {
+            shard.drain(&mut self.outbox);
+            self.outbox.close();
+            handed += self.hand_on();
         }
         if handed > 0 {
             let _ = self.waker.wake(); // fails only where the stage is gone
@@ -102,20 +104,24 @@ impl Teller {
         self.outbox.take_untellable()
     }
 
-    /// Whether everything was taken.
-    fn hand_on(&mut self, handed: &mut usize) -> bool {
+    /// Hands on what the channel has room for; gives how many batches.
+    fn hand_on(&mut self) -> usize {
+        let mut handed = 0;
         while let Some(payload) = self.outbox.pop() {
             match self.batches.try_send(payload) {
-                Ok(()) => *handed += 1,
+                Ok(()) => handed += 1,
                 Err(TrySendError::Full(payload)) => {
-                    self.outbox.push_back_front(payload);
-                    self.starved.store(true, Ordering::Release);
-                    return false;
+                    self.outbox.put_back(payload);
+                    // Said before looking once more: the stage may have emptied the channel just before, and would wake
+                    // nobody.
+                    if self.starved.swap(true, Ordering::AcqRel) {
+                        break;
+                    }
                 }
                 Err(TrySendError::Disconnected(_)) => {} // nobody is left to tell
             }
         }
-        true
+        handed
     }
 }
 

@@ -164,15 +164,26 @@ impl Worker {
             self.show(round.lost);
             if round.taken.drained {
                 self.tell();
+                while self.can_tell() {
+                    self.tell();
+                }
                 return Ok(());
             }
         }
     }
 
+    /// Whether there is more to tell replicas, and the stage takes it.
+    fn can_tell(&self) -> bool {
+        self.teller.as_ref().is_some_and(Teller::is_free) && self.shard.has_news()
+    }
+
     /// Takes a batch of events into the shard; gives how many were lost.
     fn take(&mut self) -> Result<u64, ListenError> {
-        let busy =
-            self.shard.is_sweeping() || self.backlog.is_some() || !self.commands.is_empty() || !self.asks.is_empty();
+        let busy = self.shard.is_sweeping()
+            || self.backlog.is_some()
+            || !self.commands.is_empty()
+            || !self.asks.is_empty()
+            || self.can_tell();
         let patience = match self.shard.news_in_ms() {
             _ if busy => Patience::None,
             Some(milliseconds) => Patience::PacedWithin(Duration::from_millis(milliseconds)),

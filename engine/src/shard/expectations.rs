@@ -5,9 +5,11 @@
 
 use ctflow_parser::expect::ExpectView;
 use ctflow_parser::record::Event;
+use ctflow_replicate::buckets::EXPECTATIONS;
 use ctflow_replicate::entry;
 use hashbrown::HashMap;
 
+use super::digests::Digests;
 use super::key::spread;
 use super::outbox::Outbox;
 use super::stamp::Seconds;
@@ -117,22 +119,22 @@ impl Expectations {
     }
 
     /// Tells what has changed since the last time, and brings their digest up to it.
-    pub(super) fn tell(&mut self, digest: &mut u64, outbox: &mut Outbox) {
+    pub(super) fn tell(&mut self, digests: &mut Digests, outbox: &mut Outbox) {
         if !std::mem::take(&mut self.news) {
             return;
         }
-        *digest = digest.wrapping_sub(std::mem::take(&mut self.withdrawn));
+        digests.withdraw(EXPECTATIONS, std::mem::take(&mut self.withdrawn));
         for (id, changed_ms) in self.ended.drain() {
             outbox.expect_end(id, changed_ms);
         }
         for one in self.held.values_mut().filter(|one| one.news) {
-            one.tell(digest, outbox);
+            one.tell(digests, outbox);
         }
     }
 
     /// Tells all of them.
-    pub(super) fn tell_all(&mut self, digest: &mut u64, outbox: &mut Outbox) {
-        self.held.values_mut().for_each(|one| one.tell(digest, outbox));
+    pub(super) fn tell_all(&mut self, digests: &mut Digests, outbox: &mut Outbox) {
+        self.held.values_mut().for_each(|one| one.tell(digests, outbox));
     }
 
     /// In a replica: puts an expectation in, in place of what was here of it; gives the check of that.
@@ -173,9 +175,8 @@ impl Expectations {
 }
 
 impl Expectation {
-    fn tell(&mut self, digest: &mut u64, outbox: &mut Outbox) {
-        let told = self.published.map_or(0, spread);
-        *digest = digest.wrapping_sub(told).wrapping_add(spread(self.check));
+    fn tell(&mut self, digests: &mut Digests, outbox: &mut Outbox) {
+        digests.change(EXPECTATIONS, self.published, Some(self.check));
         (self.news, self.published) = (false, Some(self.check));
         outbox.expect(&self.bytes, self.changed_ms);
     }

@@ -21,8 +21,8 @@ use ctflow_parser::tuple::FlowKey;
 use ctflow_replicate::buckets::{BUCKETS, BucketSet, EXPECTATIONS, bucket_of};
 use ctflow_replicate::entry;
 
+use super::digests::Digests;
 use super::expectations::Expectations;
-use super::key::spread;
 use super::outbox::Outbox;
 use super::table::{DIRTY, PUBLISHED, Slot, Table, YOUNG};
 use crate::limits::{LEDGER_DIRTY_MAX, LEDGER_ENDS_MAX, LEDGER_YOUNG_MAX};
@@ -49,14 +49,14 @@ struct End {
 #[derive(Debug)]
 pub(super) struct Ledger {
     choice: Arc<Choice>,
-    dirty: [Vec<u32>; 2],
+    dirty: [VecDeque<u32>; 2],
     /// By least age, each in the order of its flows' coming.
     young: Vec<(u32, VecDeque<Young>)>,
-    ends: Vec<End>,
+    ends: VecDeque<End>,
     stale: BucketSet,
     /// The number of digests that are to be told.
     digests_wanted: Option<u64>,
-    digests: Box<[u64]>,
+    digests: Digests,
     scratch: Vec<u8>,
     /// Changes of flows that are not to be told.
     pub(super) filtered: u64,
@@ -70,12 +70,12 @@ impl Ledger {
     pub(super) fn new(choice: Arc<Choice>) -> Self {
         Self {
             choice,
-            dirty: [Vec::new(), Vec::new()],
+            dirty: [VecDeque::new(), VecDeque::new()],
             young: Vec::new(),
-            ends: Vec::new(),
+            ends: VecDeque::new(),
             stale: BucketSet::default(),
             digests_wanted: None,
-            digests: vec![0; usize::from(BUCKETS) + 1].into_boxed_slice(),
+            digests: Digests::new(),
             scratch: Vec::new(),
             filtered: 0,
             conflated: 0,
@@ -119,7 +119,7 @@ impl Ledger {
         let dirty = &mut self.dirty[family::<A>()];
         if dirty.len() < LEDGER_DIRTY_MAX {
             slot.set(DIRTY);
-            dirty.push(index);
+            dirty.push_back(index);
         } else {
             self.stale.insert(bucket_of(slot.flow.id));
         }
@@ -152,16 +152,10 @@ impl Ledger {
             return;
         }
         let id = slot.flow.id;
-        self.withdraw(id, slot.check);
+        self.digests.change(bucket_of(id), Some(slot.check), None);
         match slot.flow.view().key().filter(|_| self.ends.len() < LEDGER_ENDS_MAX) {
-            Some(key) => self.ends.push(End { key, id, changed_ms: now_ms }),
+            Some(key) => self.ends.push_back(End { key, id, changed_ms: now_ms }),
             None => self.stale.insert(bucket_of(id)),
-        }
-    }
-
-    fn withdraw(&mut self, id: u32, check: u32) {
-        if let Some(digest) = self.digests.get_mut(usize::from(bucket_of(id))) {
-            *digest = digest.wrapping_sub(spread(check));
         }
     }
 
@@ -179,7 +173,8 @@ impl Ledger {
             || self.next_due_ms().is_some_and(|due_ms| due_ms <= now_ms)
     }
 
-    /// Tells what there is to tell, as far as the outbox has room for it: changes, then one stale bucket, then digests.
+    /// Tells what there is to tell, as far as the outbox has room for it: ends, changes, stale buckets, and digests when
+    /// nothing else is left.
     pub(super) fn drain(
         &mut self,
         v4: &mut Table<V4>,
@@ -192,8 +187,8 @@ impl Ledger {
         self.tell_ends(outbox);
         self.tell_dirty(v4, outbox);
         self.tell_dirty(v6, outbox);
-        if let Some(digest) = self.digests.get_mut(usize::from(EXPECTATIONS)) {
-            expectations.tell(digest, outbox);
+        if outbox.has_room() {
+            expectations.tell(&mut self.digests, outbox);
         }
         if expectations.take_stale() {
             self.stale.insert(EXPECTATIONS);
@@ -206,7 +201,7 @@ impl Ledger {
         if outbox.has_room()
             && let Some(number) = self.digests_wanted.take()
         {
-            outbox.digests(number, &self.digests);
+            outbox.digests(number, self.digests.all());
         }
     }
 
@@ -233,19 +228,21 @@ impl Ledger {
     }
 
     fn tell_ends(&mut self, outbox: &mut Outbox) {
-        for end in self.ends.drain(..) {
+        while outbox.has_room()
+            && let Some(end) = self.ends.pop_front()
+        {
             outbox.flow_end(&end.key, end.id, end.changed_ms);
         }
     }
 
     fn tell_dirty<A: Address>(&mut self, table: &mut Table<A>, outbox: &mut Outbox) {
-        let mut dirty = std::mem::take(&mut self.dirty[family::<A>()]);
-        for index in dirty.drain(..) {
+        while outbox.has_room()
+            && let Some(index) = self.dirty[family::<A>()].pop_front()
+        {
             if table.slot(index).is_some_and(|slot| slot.has(DIRTY)) {
                 self.tell_flow(table, index, Repeat::No, outbox);
             }
         }
-        self.dirty[family::<A>()] = dirty;
     }
 
     fn tell_bucket(
@@ -258,8 +255,7 @@ impl Ledger {
     ) {
         outbox.begin(bucket);
         if bucket == EXPECTATIONS {
-            let digest = self.digests.get_mut(usize::from(bucket));
-            digest.into_iter().for_each(|digest| expectations.tell_all(digest, outbox));
+            expectations.tell_all(&mut self.digests, outbox);
         } else {
             self.tell_bucket_of(bucket, v4, outbox);
             self.tell_bucket_of(bucket, v6, outbox);
@@ -296,9 +292,7 @@ impl Ledger {
             return;
         }
         let (id, changed) = (slot.flow.id, slot.changed);
-        if let Some(digest) = self.digests.get_mut(usize::from(bucket_of(id))) {
-            *digest = digest.wrapping_sub(known.map_or(0, spread)).wrapping_add(spread(check));
-        }
+        self.digests.change(bucket_of(id), known, Some(check));
         outbox.flow(A::FAMILY, &self.scratch, changed.time_ms(outbox.now_ms()));
     }
 
@@ -310,7 +304,7 @@ impl Ledger {
         }
         slot.clear(PUBLISHED);
         let (key, id, check, changed) = (slot.flow.view().key(), slot.flow.id, slot.check, slot.changed);
-        self.withdraw(id, check);
+        self.digests.change(bucket_of(id), Some(check), None);
         key.iter().for_each(|key| outbox.flow_end(key, id, changed.time_ms(outbox.now_ms())));
     }
 }

@@ -5,6 +5,7 @@
 //! are of these, `resync` says which dumped flows to believe, `key` which shard a flow belongs to. `ledger` knows what
 //! replicas are still to be told, `outbox` puts it into batches; [`replica`] is the other end.
 
+mod digests;
 mod expectations;
 mod extra;
 mod key;

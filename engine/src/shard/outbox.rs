@@ -1,8 +1,8 @@
 //! Batches on their way from a shard to the replication stage.
 //!
 //! Items are written to the batch that is open; a full one is closed and waits for the stage to take it. The bound is on
-//! when to begin: [`Outbox::has_room`] is asked before a bucket is told, and a bucket is told as one, so what waits is at
-//! most the bound and one bucket.
+//! when to begin: [`Outbox::has_room`] is asked before a change or a bucket is told, and a bucket is told as one, so what
+//! waits is at most the bound and one bucket, or the expectations.
 
 use std::collections::VecDeque;
 
@@ -65,7 +65,7 @@ impl Outbox {
     }
 
     /// Puts a batch back that could not be handed on.
-    pub fn push_back_front(&mut self, payload: Payload) {
+    pub fn put_back(&mut self, payload: Payload) {
         self.closed.push_front(payload);
     }
 

@@ -1,10 +1,9 @@
 //! What this node holds of one stream of a peer: the peer's shard as it was told, in the same tables.
 
+use std::hint::black_box;
 use std::ops::AddAssign;
 
 use ctflow_parser::compact::{Key, V4, V6};
-use std::hint::black_box;
-
 use ctflow_parser::expect::ExpectView;
 use ctflow_parser::flow::FlowView;
 use ctflow_parser::tuple::FlowKey;
@@ -13,6 +12,7 @@ use ctflow_replicate::buckets::{BUCKETS, BucketSet, EXPECTATIONS, spread};
 use ctflow_replicate::host::{Entry, Full};
 
 use super::Epoch;
+use super::digests::Digests;
 use super::expectations::Expectations;
 use super::show::Show;
 use super::table::{Table, Told};
@@ -28,7 +28,7 @@ pub struct Replica {
     marks: Box<[Epoch]>,
     /// Buckets between their begin and their end.
     resyncing: BucketSet,
-    digests: Box<[u64]>,
+    digests: Digests,
     now_ms: u64,
     lag: Lag,
     changes: Changes,
@@ -63,14 +63,13 @@ impl Replica {
     /// An empty replica that holds at most `flows_max` flows of each family.
     #[must_use]
     pub fn new(flows_max: u32) -> Self {
-        let buckets = usize::from(BUCKETS) + 1;
         Self {
             v4: Table::new(flows_max),
             v6: Table::new(flows_max),
             expectations: Expectations::default(),
-            marks: vec![0; buckets].into_boxed_slice(),
+            marks: vec![0; usize::from(BUCKETS) + 1].into_boxed_slice(),
             resyncing: BucketSet::EMPTY,
-            digests: vec![0; buckets].into_boxed_slice(),
+            digests: Digests::new(),
             now_ms: 0,
             lag: Lag::default(),
             changes: Changes::default(),
@@ -121,19 +120,6 @@ impl Replica {
         let mark = self.marks.get(usize::from(entry.bucket)).copied().unwrap_or_default();
         Told { check: entry.check, mark, now_ms: self.now_ms, changed_ms: entry.version_ms }
     }
-
-    /// Brings the digest up to an entry that was put in, in place of one with the check `before`.
-    fn replaced(&mut self, entry: &Entry<'_>, before: Option<u32>) {
-        if let Some(digest) = self.digests.get_mut(usize::from(entry.bucket)) {
-            *digest = digest.wrapping_add(spread(entry.check)).wrapping_sub(before.map_or(0, spread));
-        }
-    }
-
-    fn subtract(&mut self, bucket: u16, check: u32) {
-        if let Some(digest) = self.digests.get_mut(usize::from(bucket)) {
-            *digest = digest.wrapping_sub(spread(check));
-        }
-    }
 }
 
 impl ctflow_replicate::host::Replica for Replica {
@@ -156,7 +142,7 @@ impl ctflow_replicate::host::Replica for Replica {
             Ok(Some(_)) => self.changes.updated += 1,
             Err(_) => self.changes.refused += 1,
         }
-        self.replaced(entry, before.map_err(|_| Full)?);
+        self.digests.change(entry.bucket, before.map_err(|_| Full)?, Some(entry.check));
         if !self.resyncing.contains(entry.bucket) {
             self.lag.add(self.now_ms.saturating_sub(entry.version_ms));
         }
@@ -166,7 +152,7 @@ impl ctflow_replicate::host::Replica for Replica {
     fn put_expect(&mut self, expect: &ExpectView<'_>, entry: &Entry<'_>) -> Result<(), Full> {
         let told = self.told(entry);
         let before = self.expectations.put(expect.id.ok_or(Full)?, entry.bytes, told).map_err(|_| Full)?;
-        self.replaced(entry, before);
+        self.digests.change(entry.bucket, before, Some(entry.check));
         Ok(())
     }
 
@@ -176,12 +162,12 @@ impl ctflow_replicate::host::Replica for Replica {
             _ => Key::of(key).and_then(|key| self.v6.remove(&key, id)).map(|slot| slot.check),
         };
         self.changes.destroyed += u64::from(check.is_some());
-        check.into_iter().for_each(|check| self.subtract(bucket, check));
+        self.digests.change(bucket, check, None);
     }
 
     fn remove_expect(&mut self, id: u32) {
         let check = self.expectations.remove(id);
-        check.into_iter().for_each(|check| self.subtract(EXPECTATIONS, check));
+        self.digests.change(EXPECTATIONS, check, None);
     }
 
     fn begin(&mut self, bucket: u16) {
@@ -206,14 +192,12 @@ impl ctflow_replicate::host::Replica for Replica {
             self.v6.purge_bucket(bucket, mark, &mut count);
             self.changes.purged += purged;
         }
-        if let Some(digest) = self.digests.get_mut(usize::from(bucket)) {
-            *digest = digest.wrapping_sub(checks);
-        }
+        self.digests.withdraw(bucket, checks);
         purged
     }
 
     fn digest(&self, bucket: u16) -> u64 {
-        self.digests.get(usize::from(bucket)).copied().unwrap_or_default()
+        self.digests.get(bucket)
     }
 
     fn entries(&self) -> u64 {
@@ -228,6 +212,6 @@ impl ctflow_replicate::host::Replica for Replica {
         let flows_max = self.v4.bound();
         (self.v4, self.v6) = (Table::new(flows_max), Table::new(flows_max));
         self.expectations.clear();
-        self.digests.fill(0);
+        self.digests.clear();
     }
 }
