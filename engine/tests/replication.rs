@@ -1,6 +1,8 @@
 //! Two engines with real kernels, connected by a cable: what one kernel tracks, the other's replica holds.
 #![allow(clippy::unwrap_used, clippy::panic)] // a test fails by it, here in its helpers too
 
+mod flows;
+
 use std::collections::BTreeSet;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
@@ -10,7 +12,6 @@ use std::time::{Duration, Instant};
 
 use ctflow_engine::engine::{Engine, Settings};
 use ctflow_engine::isolated;
-use ctflow_engine::kernel::batch::Batch;
 use ctflow_engine::kernel::commit::Lifetime;
 use ctflow_engine::kernel::dump::{Dump, Progress};
 use ctflow_engine::kernel::request::Requester;
@@ -22,11 +23,12 @@ use ctflow_parser::filter::DumpFilter;
 use ctflow_parser::flow::FlowView;
 use ctflow_parser::proto::{ProtoInfo, TcpInfo};
 use ctflow_parser::record::Record;
-use ctflow_parser::request::{self, FlowChange, IfExists, NatRange, Selector, Table};
+use ctflow_parser::request::{self, FlowChange, IfExists, NatRange, Table};
 use ctflow_parser::tuple::{L4, Tuple};
 use ctflow_parser::uapi::*;
 use ctflow_parser::write::Writer;
 use ctflow_replicate::{Config, Epoch, Key, Mode};
+use flows::{create, delete};
 
 const ADDRESSES: [&str; 2] = ["192.0.2.1", "192.0.2.2"];
 /// Nothing that is waited for here takes a tenth of this.
@@ -92,37 +94,6 @@ fn cable(lab: &Lab) -> Host {
         links.address("sync", ADDRESSES[1].parse().unwrap(), 24).unwrap();
     });
     host
-}
-
-fn tuple(n: u32) -> Tuple {
-    let [_, high, middle, low] = n.to_be_bytes();
-    let l4 = L4::Ports { src: 1000, dst: 53 };
-    let address = |first| std::net::Ipv4Addr::new(first, high, middle, low).into();
-    Tuple { src: address(10), dst: address(11), proto: IPPROTO_UDP, l4, zone: None }
-}
-
-fn create(numbers: impl Iterator<Item = u32>) {
-    let mut batch = Batch::open("create flows").unwrap();
-    let refused = &mut |refused| panic!("{refused:?}");
-    for n in numbers {
-        let orig = tuple(n);
-        let reply = Tuple { src: orig.dst, dst: orig.src, l4: L4::Ports { src: 53, dst: 1000 }, ..orig };
-        let (orig, reply) = (Some(orig), Some(reply));
-        let flow = FlowView { family: AF_INET, orig, reply, timeout: Some(600), mark: Some(n), ..FlowView::default() };
-        let change = FlowChange { flow, ..FlowChange::default() };
-        batch.add(n.into(), |writer, seq| request::create(writer, seq, &change, IfExists::Refuse), refused).unwrap();
-    }
-    batch.finish(refused).unwrap();
-}
-
-fn delete(numbers: impl Iterator<Item = u32>) {
-    let mut batch = Batch::open("delete flows").unwrap();
-    let refused = &mut |refused| panic!("{refused:?}");
-    for n in numbers {
-        let which = Selector::Orig(tuple(n));
-        batch.add(n.into(), |writer, seq| request::delete(writer, seq, &which, None, None), refused).unwrap();
-    }
-    batch.finish(refused).unwrap();
 }
 
 fn status(engine: &Engine) -> ReplicationStatus {

@@ -1,9 +1,11 @@
 //! The control server over its socket, with real engines behind it.
 #![allow(clippy::unwrap_used, clippy::panic)] // a test fails by it, here in its helpers too
 
+mod flows;
+
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr};
+use std::net::{Shutdown, SocketAddr};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -12,7 +14,6 @@ use std::time::{Duration, Instant};
 
 use ctflow_engine::engine::{Engine, Settings};
 use ctflow_engine::isolated;
-use ctflow_engine::kernel::batch::Batch;
 use ctflow_engine::lab::topology::Firewall;
 use ctflow_engine::lab::{Host, Lab, link, sysctl};
 use ctflow_engine::link::{LinkSettings, Transport};
@@ -20,13 +21,10 @@ use ctflow_engine::publish::Choice;
 use ctflow_engine::replication::ReplicationSettings;
 use ctflow_engine::server::frame::{self, Entries, Kind};
 use ctflow_engine::server::{ControlSocket, Order, Server, ServerError, Unchanged, Wanted};
-use ctflow_parser::flow::FlowView;
 use ctflow_parser::frame::{Message, Messages};
-use ctflow_parser::request::{self, FlowChange, IfExists, Selector};
-use ctflow_parser::tuple::{L4, Tuple};
-use ctflow_parser::uapi::{AF_INET, IPPROTO_UDP};
 use ctflow_replicate::entry::decode_flow;
 use ctflow_replicate::{Config, Epoch, Key};
+use flows::{create, delete};
 use serde_json::{Value, json};
 
 const ADDRESSES: [&str; 2] = ["192.0.2.1", "192.0.2.2"];
@@ -155,37 +153,6 @@ fn until(what: &str, mut satisfied: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "never: {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
-}
-
-fn tuple(n: u32) -> Tuple {
-    let [_, high, middle, low] = n.to_be_bytes();
-    let l4 = L4::Ports { src: 1000, dst: 53 };
-    let address = |first| Ipv4Addr::new(first, high, middle, low).into();
-    Tuple { src: address(10), dst: address(11), proto: IPPROTO_UDP, l4, zone: None }
-}
-
-fn create(numbers: impl Iterator<Item = u32>) {
-    let mut batch = Batch::open("create flows").unwrap();
-    let refused = &mut |refused| panic!("{refused:?}");
-    for n in numbers {
-        let orig = tuple(n);
-        let reply = Tuple { src: orig.dst, dst: orig.src, l4: L4::Ports { src: 53, dst: 1000 }, ..orig };
-        let (orig, reply) = (Some(orig), Some(reply));
-        let flow = FlowView { family: AF_INET, orig, reply, timeout: Some(600), mark: Some(n), ..FlowView::default() };
-        let change = FlowChange { flow, ..FlowChange::default() };
-        batch.add(n.into(), |writer, seq| request::create(writer, seq, &change, IfExists::Refuse), refused).unwrap();
-    }
-    batch.finish(refused).unwrap();
-}
-
-fn delete(numbers: impl Iterator<Item = u32>) {
-    let mut batch = Batch::open("delete flows").unwrap();
-    let refused = &mut |refused| panic!("{refused:?}");
-    for n in numbers {
-        let which = Selector::Orig(tuple(n));
-        batch.add(n.into(), |writer, seq| request::delete(writer, seq, &which, None, None), refused).unwrap();
-    }
-    batch.finish(refused).unwrap();
 }
 
 fn settings(workers: u32) -> Settings {
