@@ -2,27 +2,19 @@
 //! script behind a socket.
 #![allow(clippy::unwrap_used)] // clippy.toml allows it in test functions, not in what those share
 
+mod program;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::thread::{self, JoinHandle};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_ctflow");
-
-fn run_as(program: &Path, args: &[&str]) -> (i32, String, String) {
-    let Output { status, stdout, stderr } = Command::new(program).args(args).output().unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    (status.code().unwrap(), text(stdout), text(stderr))
-}
-
-fn run(args: &[&str]) -> (i32, String, String) {
-    run_as(Path::new(PROGRAM), args)
-}
+use program::{PROGRAM, run, run_as};
 
 /// A folder with the program under the daemon's name, and a socket.
 struct Place {

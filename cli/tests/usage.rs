@@ -1,23 +1,15 @@
 //! The real program's manners: what it says to wrong command lines, where it says it, and with which exit code.
 #![allow(clippy::unwrap_used, clippy::panic)] // clippy.toml allows them in test functions, not in what those share
 
+mod program;
+
 use std::fs;
 use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_ctflow");
-
-fn run_as(program: &Path, args: &[&str]) -> (i32, String, String) {
-    let Output { status, stdout, stderr } = Command::new(program).args(args).output().unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    (status.code().unwrap(), text(stdout), text(stderr))
-}
-
-fn run(args: &[&str]) -> (i32, String, String) {
-    run_as(Path::new(PROGRAM), args)
-}
+use program::{PROGRAM, run, run_as};
 
 /// A wrong command line: exit code 2, nothing on stdout, one line that names what is wrong and a hint at the help.
 #[track_caller]
