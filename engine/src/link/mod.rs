@@ -189,7 +189,7 @@ impl Links {
         }
     }
 
-    /// Queues a datagram for the peer that was heard at `origin`, over the active link if it is known there.
+    /// Queues a datagram for the peer that was heard at `origin`, over the link it was heard on.
     pub fn send_to(&mut self, origin: Origin, datagram: &[u8]) {
         if let Some(link) = self.links.get_mut(usize::from(origin.link)) {
             link.carrier.send_to(origin.address, datagram, &mut link.addresses, &mut link.traffic);
