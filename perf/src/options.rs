@@ -28,6 +28,7 @@ usage: ctflow-perf [--rounds N] [--flows N] [--rate N] [--program PATH] [SCENARI
   loss            how soon a replica is equal when a tenth of the datagrams is lost, beside conntrackd's
   lag             time from an event in the kernel to the replica
   return          how soon a replica is equal after a restart, and after 30 s without a link
+  commit          time of putting a full replica into the kernel, beside conntrackd's
 
 All of these scenarios are run unless some are named. Needs no root but for the socket buffer of burst.
 ";
@@ -107,7 +108,7 @@ mod tests {
         assert!(
             parsed("lists")
                 .unwrap_err()
-                .contains("events, burst, list, json, delete, load, replicate, loss, lag, return")
+                .contains("events, burst, list, json, delete, load, replicate, loss, lag, return, commit")
         );
     }
 

@@ -212,6 +212,14 @@ impl Running<'_> {
         serde_json::from_slice(&text).map_err(|_| Failure::Unreadable("ctflow's status".to_owned()))
     }
 
+    /// Asks the daemon of one side something by the letters that both suites know, and waits until it is done.
+    ///
+    /// # Errors
+    /// When it does not answer, or refuses.
+    pub(crate) fn letters(&self, side: Side, letters: &[&str]) -> Result<(), Failure> {
+        self.ask(&self.suite.daemon, side, letters).map(drop)
+    }
+
     /// Times that the primary lost events to a full socket buffer.
     ///
     /// # Errors

@@ -2,6 +2,7 @@
 
 mod burst;
 mod comeback;
+mod commit;
 mod cost;
 mod delete;
 mod events;
@@ -44,11 +45,13 @@ pub(crate) enum Scenario {
     Lag,
     /// Replicating again after a restart, and after an interruption.
     Return,
+    /// Putting a replica into the kernel.
+    Commit,
 }
 
 impl Scenario {
     /// In the order of the report.
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::Events,
         Self::Burst,
         Self::List,
@@ -59,11 +62,12 @@ impl Scenario {
         Self::Loss,
         Self::Lag,
         Self::Return,
+        Self::Commit,
     ];
 
     /// What to type for it.
-    const NAMES: [&str; 10] =
-        ["events", "burst", "list", "json", "delete", "load", "replicate", "loss", "lag", "return"];
+    const NAMES: [&str; 11] =
+        ["events", "burst", "list", "json", "delete", "load", "replicate", "loss", "lag", "return", "commit"];
 
     /// Does the work with both contestants in turns.
     ///
@@ -81,6 +85,7 @@ impl Scenario {
             Self::Loss => loss::run(options, programs),
             Self::Lag => lag::run(options, programs),
             Self::Return => comeback::run(options, programs),
+            Self::Commit => commit::run(options, programs),
         }
     }
 }
