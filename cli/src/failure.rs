@@ -161,6 +161,15 @@ pub(crate) enum Failure {
         "the kernel refused {0} entries: the takeover is not complete; see above for its reasons, and the daemon's log"
     )]
     Incomplete(u64),
+    /// A change of roles could not do all that belongs to it, as the report says.
+    #[error("the change of roles is not complete: see above for what is missing, and the daemon's log")]
+    RoleIncomplete,
+    /// This firewall is not to take over yet, for these reasons.
+    #[error("not ready: {0}")]
+    NotReady(String),
+    /// These peers are primary as this one is.
+    #[error("split brain: {0} is primary, too: have one take the role of backup, and look at the links between them")]
+    SplitBrain(String),
     /// The daemon cannot run.
     #[error("cannot run the daemon: {0}")]
     Daemon(String),
@@ -205,6 +214,7 @@ impl Failure {
             Self::Usage(usage) => usage.code(),
             Self::Line { usage, .. } => usage.code(),
             Self::Control(error) => error.code(),
+            Self::SplitBrain(_) => 3,
             Self::Words { .. } | Self::SecondLabelmap { .. } | Self::Label(_) | Self::Load { .. } => 2,
             _ => 1,
         }

@@ -14,7 +14,7 @@ const LONGEST: &str = "60";
 
 /// A line up to the cursor, and all that may be offered. `DIR` is a folder with a file `flows.txt`.
 const CASES: [(&str, &str); 40] = [
-    ("ctflow ", "daemon keygen sync status demo doctor completions man help"),
+    ("ctflow ", "daemon keygen sync status role demo doctor completions man help"),
     ("ctflow d", "daemon demo doctor"),
     ("ctflow sync ", "dump commit flush bulk resync kernel-resync verify stop"),
     ("ctflow sync dump ", "internal external flows expectations"),
@@ -28,6 +28,7 @@ const CASES: [(&str, &str); 40] = [
     ("ctflow sync dump --o", "--output"),
     ("ctflow status --", "--json --socket --config"),
     ("ctflow daemon --ch", "--check"),
+    ("ctflow role ", "primary backup fault"),
     ("ctflow keygen DIR/fl", "flows.txt"),
     ("ctflow man ctflow.", "ctflow.toml"),
     ("ctflow completions ", "bash zsh fish"),

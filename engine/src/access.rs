@@ -1,12 +1,13 @@
 //! What other threads reach a running engine by. It keeps no thread running: what has ended is asked in vain.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use crate::control::Wishes;
 use crate::kernel::batch::Batch;
 use crate::metrics::{Counts, Published};
 use crate::replication::Replication;
+use crate::takeover::Takeover;
 use crate::telling::Asker;
 
 /// The ways to an engine's threads, and what does not change of it.
@@ -20,6 +21,8 @@ pub(crate) struct Access {
     pub(crate) replication: Option<Replication>,
     /// Puts replicas into the kernel, one commit at a time. Its port is not listened to.
     pub(crate) committer: Arc<Mutex<Batch>>,
+    /// The side that this node is on.
+    pub(crate) takeover: Arc<Takeover>,
     /// Has all shards resynchronised.
     pub(crate) wishes: Wishes,
     /// The name of the back end that the workers receive by.
@@ -31,6 +34,11 @@ pub(crate) struct Access {
 }
 
 impl Access {
+    /// What changes this kernel for peers, as soon as nobody else does.
+    pub(crate) fn committer(&self) -> MutexGuard<'_, Batch> {
+        self.committer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// What each worker has counted so far.
     pub(crate) fn by_worker(&self) -> impl Iterator<Item = Counts> {
         self.published.iter().map(|published| published.read())

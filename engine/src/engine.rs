@@ -14,11 +14,12 @@ use std::io;
 use std::os::unix::net::UnixStream;
 use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
+use ctflow_replicate::Role;
 use mio::{Poll, Waker};
 use thiserror::Error;
 
@@ -26,7 +27,7 @@ use crate::access::Access;
 use crate::control::{Control, Lane, REPORTS, Wish, Wishes};
 use crate::kernel::KernelError;
 use crate::kernel::batch::Batch;
-use crate::kernel::commit::Lifetime;
+use crate::kernel::commit::Rules;
 use crate::limits::{COMMANDS_PER_WORKER, FLOWS_PER_SHARD, REPORTS_PER_WORKER, WORKERS, WORKERS_DEFAULT_MAX};
 use crate::listener::{ListenError, Listener};
 use crate::metrics::{Counts, Published};
@@ -36,6 +37,7 @@ use crate::replication::{self, CommitError, Committed, Prepared, Replication, Re
 use crate::shard::Shard;
 use crate::socket::{EventSocket, Options, SocketError};
 use crate::steer::Share;
+use crate::takeover::{Changed, Takeover, become_role};
 use crate::telling::{self, Ask, Asker, Hearer, Teller};
 use crate::worker::{Command, Report, Reporter, Truth, Worker};
 
@@ -108,6 +110,7 @@ pub struct Engine {
     workers: Vec<JoinHandle<Result<(), ListenError>>>,
     control: Option<JoinHandle<()>>,
     stage: Option<JoinHandle<()>>,
+    hot: Option<JoinHandle<()>>,
     access: Access,
     waker: Arc<Waker>,
     stop: Arc<AtomicBool>,
@@ -150,6 +153,7 @@ impl Engine {
     /// [`Busy`] when a worker has no room for the question; nothing is half done for long, ask again.
     pub fn choose(&self, choice: Choice) -> Result<(), Busy> {
         let choice = Arc::new(choice);
+        self.access.takeover.choose(choice.clone());
         let ask = |asker: &Asker| asker.try_ask(Ask::Choice(choice.clone())).map_err(|_| Busy);
         self.access.askers.iter().try_for_each(ask)
     }
@@ -159,16 +163,23 @@ impl Engine {
     ///
     /// # Errors
     /// [`CommitError`].
-    pub fn commit(&self, what: What, lifetime: Lifetime) -> Result<Committed, CommitError> {
-        let Some(replication) = &self.access.replication else { return Ok(Committed::default()) };
-        let mut batch = self.access.committer.lock().unwrap_or_else(PoisonError::into_inner);
-        replication::commit(replication, &mut batch, what, lifetime)
+    pub fn commit(&self, what: What, rules: Rules) -> Result<Committed, CommitError> {
+        replication::commit(&self.access, what, rules, &Arc::default())
+    }
+
+    /// Takes a role, in the calling thread: for a primary as long as a commit and a kernel resync take.
+    ///
+    /// # Errors
+    /// [`Busy`] while another commit or change of roles is under way.
+    pub fn take_role(&self, role: Role) -> Result<Changed, Busy> {
+        let turn = self.access.takeover.begin().ok_or(Busy)?;
+        Ok(become_role(&self.access, &turn, role, &Arc::default()))
     }
 
     /// Whether every thread runs.
     #[must_use]
     pub fn is_running(&self) -> bool {
-        let threads = self.control.iter().chain(&self.stage);
+        let threads = self.control.iter().chain(&self.stage).chain(&self.hot);
         self.workers.iter().all(|worker| !worker.is_finished())
             && threads.into_iter().all(|thread| !thread.is_finished())
     }
@@ -220,6 +231,8 @@ impl Engine {
         self.stage_stop.store(true, Ordering::Relaxed);
         self.access.replication.iter().for_each(Replication::wake);
         self.stage.take().map(JoinHandle::join);
+        self.hot.take().map(JoinHandle::join); // it ends with the stage
+        self.access.takeover.cancel_purge();
         ends
     }
 }
@@ -246,9 +259,9 @@ impl Opened<'_> {
     }
 }
 
-/// A worker has no room for a question.
+/// A worker has no room for a question, or somebody else is at it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("a worker is too busy to be asked: try again")]
+#[error("something else is under way: try again")]
 pub struct Busy;
 
 /// An engine being put together: all that can fail for want of rights or descriptors happens before a thread starts.
@@ -326,15 +339,18 @@ impl<'s> Assembly<'s> {
 
     fn start(self, poll: Poll) -> Result<Engine, StartError> {
         let (wishes, wished) = self.wishes;
+        let takeover = takeover(self.settings);
         let mut engine = Engine {
             workers: Vec::new(),
             control: None,
             stage: None,
+            hot: None,
             access: Access {
                 askers: self.askers.into(),
                 published: self.seats.iter().map(|seat| seat.published.clone()).collect(),
                 replication: self.prepared.as_ref().map(Prepared::replication),
                 committer: Arc::new(Mutex::new(self.committer)),
+                takeover: Arc::new(takeover),
                 wishes,
                 backend: self.settings.backend.name(),
                 flows_max: self.settings.flows_max,
@@ -347,6 +363,14 @@ impl<'s> Assembly<'s> {
         if let Some(prepared) = self.prepared {
             let stage = prepared.stage(self.hearers, engine.stage_stop.clone());
             engine.stage = Some(spawn("ctflow-replicate".to_owned(), move || stage.run())?);
+        }
+        if let Some(replication) = engine.access.replication.clone() {
+            let _ = replication.set_role(engine.access.takeover.role()); // it was started just now, and has room
+            if engine.access.takeover.settings.hot {
+                let access = engine.access.clone();
+                engine.hot =
+                    Some(spawn("ctflow-hot".to_owned(), move || replication::keep_hot(&access, &replication))?);
+            }
         }
         // From here on an early return drops the engine, which stops what has started.
         let control = Control::new(poll, self.lanes, self.reports, wished, self.stop.clone());
@@ -365,6 +389,12 @@ impl<'s> Assembly<'s> {
         }
         Ok(engine)
     }
+}
+
+/// The side that the node begins on.
+fn takeover(settings: &Settings) -> Takeover {
+    let Some(replication) = &settings.replication else { return Takeover::default() };
+    Takeover::new(replication.takeover, Arc::new(replication.choice.clone()), replication.role_file.clone())
 }
 
 fn spawn<T: Send + 'static>(
@@ -403,6 +433,7 @@ impl Seat {
             listener,
             shard: self.shard,
             filter: settings.socket.filter.clone(),
+            hot: settings.replication.as_ref().is_some_and(|replication| replication.takeover.hot),
             commands: self.commands,
             asks: self.asks,
             teller: self.teller,

@@ -19,6 +19,7 @@ pub mod shard;
 pub mod socket;
 pub mod steer;
 pub mod sys;
+pub mod takeover;
 mod telling;
 mod watch;
 mod worker;

@@ -121,6 +121,34 @@ pub const ASKS_PER_WORKER: usize = 8;
 /// What a worker does of it between two batches of events: a bucket each at most, a millisecond with four million flows.
 pub const ASKS_PER_ROUND: usize = 1;
 
+/// How long a worker may take to answer whoever can wait for it. A round of it is milliseconds; one that takes a second is
+/// stuck.
+pub const WORKER_ANSWER_MAX: Duration = Duration::from_secs(1);
+
+/// Flows put into the kernel together: what a worker is asked of them at once takes it some ten microseconds, and they take
+/// the kernel two milliseconds.
+pub const INJECT_FLOWS: usize = 512;
+
+/// How long two nodes may be primary together before that is said to be wrong: a change of roles reaches them one after
+/// the other, and VRRP's next advertisement is a second away.
+pub const RIVALS_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How often it is looked whether peers are live whose flows are held in this kernel.
+pub const HOT_LOOK: Duration = Duration::from_secs(1);
+
+/// How often everything that is held is confirmed: well before a flow that never changes has so little time left that it
+/// does not count as held, after 11 days.
+pub const HOT_CONFIRM: Duration = Duration::from_secs(24 * 3_600);
+
+/// Seconds by which the kernel's count of a timeout may differ from this process's.
+pub const HOT_SLACK_S: u64 = 2;
+
+/// How soon it is tried again to put replicas into a kernel that refused all requests.
+pub const HOT_RETRY: Duration = Duration::from_secs(1);
+
+/// Buckets of replicas that a commit has read ahead of the kernel: one that is being encoded, and one ready.
+pub const COMMIT_BUCKETS_AHEAD: usize = 2;
+
 /// How long a client waits for a commit: one of four million flows takes some 15 s.
 pub const SERVER_COMMIT_MAX: Duration = Duration::from_secs(120);
 
@@ -143,6 +171,10 @@ pub const DUMP_BUFFER_BYTES: usize = 32 * 1_024;
 /// Requests sent together. From 32 on, creating flows gets no faster: the kernel's own work on them is what is left. More
 /// would only need more room for the answers, should all be refused.
 pub const BATCH_REQUESTS: usize = 64;
+
+/// Questions sent together: each is answered by a message that the kernel charges a page and its bookkeeping for, 4.7 KiB,
+/// and all of them must fit the receive buffer.
+pub const BATCH_QUESTIONS: usize = 16;
 
 /// Bytes of requests sent together: 64 of 448 bytes, where the usual ones have 130 to 300, and room for one of the longest
 /// there are. A send buffer holds 208 KiB unless somebody changed `net.core.wmem_default`.
@@ -283,6 +315,9 @@ pub const SERVER_STRANGERS_SAID: Duration = Duration::from_secs(60);
 /// How long answers may still go out while the server stops.
 pub const SERVER_FAREWELL: Duration = Duration::from_secs(1);
 
+/// How often a client that waits for a commit is told how far it is.
+pub const SERVER_PROGRESS: Duration = Duration::from_millis(200);
+
 /// Threads that do for clients what blocks, each for one client.
 pub const SERVER_ERRANDS: usize = SERVER_CLIENTS;
 
@@ -334,6 +369,7 @@ const _: () = assert!(SOCKET_BUFFER_BYTES_CEILING <= SOCKET_BUFFER_BYTES_MAX);
 const _: () = assert!(WAIT_MIN.as_nanos() < WAIT_MAX.as_nanos());
 const _: () = assert!(BATCH_BYTES >= 2 * REQUEST_BYTES); // the next request always has room, sent or not
 const _: () = assert!(BATCH_ANSWERS_BYTES <= RMEM_MAX_DEFAULT); // what any kernel grants
+const _: () = assert!(BATCH_QUESTIONS * 4_800 <= BATCH_ANSWERS_BYTES);
 const _: () = assert!(STEER_INSTRUCTIONS <= BPF_INSTRUCTIONS);
 // What may pile up must fit the default buffer's share many times over, or pacing would always be cut short.
 const _: () = assert!(BUSY_EVENTS * PILE_UP_FRACTION * EVENT_BUFFER_BYTES < SOCKET_BUFFER_BYTES);

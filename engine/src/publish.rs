@@ -93,6 +93,14 @@ impl Choice {
         listed.map_or(self.least_age_ms, |(_, milliseconds)| *milliseconds)
     }
 
+    /// Whether every flow is to be replicated.
+    #[must_use]
+    pub fn selects_all(&self) -> bool {
+        let ages = |choice: &Self| (choice.least_age_ms, choice.least_ages.clone());
+        let (least_age_ms, least_ages) = ages(self);
+        *self == Self { least_age_ms, least_ages, ..Self::default() }
+    }
+
     /// Whether the flow is to be replicated, as it is now.
     #[inline]
     #[must_use]

@@ -56,6 +56,14 @@ impl<T> Awaited<T> {
         }
     }
 
+    /// Waits for the answer, however long that takes.
+    ///
+    /// # Errors
+    /// [`Gone`].
+    pub(crate) fn wait_on(&self) -> Result<T, Gone> {
+        self.0.recv().map_err(|_| Gone)
+    }
+
     /// Waits for the answer, no longer than this.
     ///
     /// # Errors

@@ -18,10 +18,10 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use ctflow_replicate::batch::Payload;
 use ctflow_replicate::buckets::BucketSet;
 
-use crate::limits::{ASKS_PER_WORKER, STAGE_BATCHES};
+use crate::limits::{ASKS_PER_WORKER, STAGE_BATCHES, WORKER_ANSWER_MAX};
 use crate::publish::Choice;
-use crate::reply::Reply;
-use crate::shard::{Outbox, Shard};
+use crate::reply::{self, Reply};
+use crate::shard::{Claim, Outbox, Shard, Verdict};
 use crate::watch::Watcher;
 
 /// What a worker is asked for.
@@ -37,6 +37,17 @@ pub(crate) enum Ask {
     Show(u16, Reply<Vec<u8>>),
     /// Hand on what is received from here on.
     Watch(Watcher),
+    /// Say of each of these flows who is right.
+    Judge(Vec<Claim>, Yielding, Reply<Vec<Verdict>>),
+}
+
+/// What becomes of a flow that a peer's claim is right about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Yielding {
+    /// It stays in the shard.
+    InWord,
+    /// It leaves the shard: it is the peer's.
+    InDeed,
 }
 
 /// The worker's end.
@@ -146,6 +157,14 @@ impl Asker {
             Err(TrySendError::Full(ask)) => Err(ask),
             Ok(()) | Err(TrySendError::Disconnected(_)) => Ok(()),
         }
+    }
+
+    /// Asks, and waits for the answer; none comes from a worker that has ended, or does nothing for [`WORKER_ANSWER_MAX`].
+    pub(crate) fn answer<T>(&self, ask: impl FnOnce(Reply<T>) -> Ask) -> Option<T> {
+        let (reply, answer) = reply::ends(None);
+        self.asks.send_timeout(ask(reply), WORKER_ANSWER_MAX).ok()?;
+        self.wake();
+        answer.wait(WORKER_ANSWER_MAX).ok()
     }
 
     /// Wakes the worker.

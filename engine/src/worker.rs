@@ -22,12 +22,13 @@ use ctflow_parser::frame::{Message, Messages};
 use ctflow_parser::record::{Event, Record, Subject};
 use ctflow_replicate::delta::Change;
 
+use crate::kernel::commit::is_held;
 use crate::limits::{ASKS_PER_ROUND, RESYNC_BATCHES_PER_ROUND, SWEEP_SLICE};
 use crate::listener::{ListenError, Listener, Patience, Round};
 use crate::metrics::{Counts, Published};
 use crate::shard::{Applied, Shard, Swept};
 use crate::steer::Filter;
-use crate::telling::{Ask, Teller};
+use crate::telling::{Ask, Teller, Yielding};
 use crate::watch::Watcher;
 
 /// What the control thread asks of a worker.
@@ -102,6 +103,8 @@ pub(crate) struct Worker {
     pub(crate) shard: Shard,
     /// What the socket lets through.
     pub(crate) filter: Filter,
+    /// Flows that are held for peers are in the kernel, too, and are not this node's.
+    pub(crate) hot: bool,
     pub(crate) commands: Receiver<Command>,
     pub(crate) asks: Receiver<Ask>,
     /// Where there are replicas.
@@ -290,17 +293,39 @@ impl Worker {
     }
 
     fn obey(&mut self) {
-        for command in self.commands.try_iter().take(RESYNC_BATCHES_PER_ROUND) {
+        for _ in 0..RESYNC_BATCHES_PER_ROUND {
+            let Ok(command) = self.commands.try_recv() else { break };
             match command {
                 Command::BeginResync(resync) => {
                     self.wish_reported = false;
                     self.resync = resync;
                     self.backlog = Some(self.listener.queued_at_most().unwrap_or(u64::MAX));
                 }
-                Command::Dumped(messages) => apply_dumped(&mut self.shard, &mut self.counts, &self.filter, &messages),
+                Command::Dumped(messages) => self.apply_dumped(&messages),
                 Command::EndDump => self.shard.end_dump(),
                 Command::AbandonResync => self.shard.abandon_resync(),
             }
+        }
+    }
+
+    fn apply_dumped(&mut self, messages: &[u8]) {
+        let (shard, counts) = (&mut self.shard, &mut self.counts);
+        for message in Messages::new(messages) {
+            let Ok(Message::Record(record)) = message else { continue };
+            if record.subject() == Subject::Expect {
+                let applied =
+                    record.expect().map_or(Applied::NotAFlow, |expect| shard.apply_dumped_expectation(&expect));
+                counts.expectations_refused += u64::from(applied == Applied::Full);
+                continue;
+            }
+            let applied = match record.flow() {
+                Ok(flow) if !self.filter.passes(&flow) => continue,
+                Ok(flow) if self.hot && is_held(flow.timeout.unwrap_or(0)) => continue,
+                Ok(flow) => shard.apply_dumped(&flow),
+                Err(_) => Applied::NotAFlow,
+            };
+            counts.resync_created += u64::from(applied == Applied::Created);
+            note(counts, applied);
         }
     }
 
@@ -340,6 +365,13 @@ impl Worker {
                     self.shard.set_time(now_ms());
                     self.shard.show(bucket, stream, &mut shown);
                     reply.tell(shown);
+                }
+                Ask::Judge(claims, yielding, reply) => {
+                    let judge = |claim| match yielding {
+                        Yielding::InWord => self.shard.judge(claim),
+                        Yielding::InDeed => self.shard.yield_to(claim),
+                    };
+                    reply.tell(claims.iter().map(judge).collect());
                 }
             }
         }
@@ -414,24 +446,6 @@ fn apply_record(shard: &mut Shard, counts: &mut Counts, record: &Record<'_>) -> 
     }
     note(counts, shard.apply(event, &flow));
     Ok(())
-}
-
-fn apply_dumped(shard: &mut Shard, counts: &mut Counts, filter: &Filter, messages: &[u8]) {
-    for message in Messages::new(messages) {
-        let Ok(Message::Record(record)) = message else { continue };
-        if record.subject() == Subject::Expect {
-            let applied = record.expect().map_or(Applied::NotAFlow, |expect| shard.apply_dumped_expectation(&expect));
-            counts.expectations_refused += u64::from(applied == Applied::Full);
-            continue;
-        }
-        let applied = match record.flow() {
-            Ok(flow) if !filter.passes(&flow) => continue,
-            Ok(flow) => shard.apply_dumped(&flow),
-            Err(_) => Applied::NotAFlow,
-        };
-        counts.resync_created += u64::from(applied == Applied::Created);
-        note(counts, applied);
-    }
 }
 
 #[inline]

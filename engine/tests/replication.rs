@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::panic)] // a test fails by it, here in its helpers too
 
 mod flows;
+mod pair;
 
-use std::collections::BTreeSet;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -12,31 +12,18 @@ use std::time::{Duration, Instant};
 
 use ctflow_engine::engine::{Engine, Settings};
 use ctflow_engine::isolated;
-use ctflow_engine::kernel::commit::Lifetime;
-use ctflow_engine::kernel::dump::{Dump, Progress};
-use ctflow_engine::kernel::request::Requester;
-use ctflow_engine::lab::{Host, Lab, link};
+use ctflow_engine::kernel::commit::{Lifetime, Rules};
+use ctflow_engine::lab::Lab;
 use ctflow_engine::link::{LinkSettings, Transport};
-use ctflow_engine::publish::Choice;
-use ctflow_engine::replication::{ReplicationSettings, ReplicationStatus, What};
-use ctflow_parser::filter::DumpFilter;
+use ctflow_engine::replication::{ReplicationSettings, What};
 use ctflow_parser::flow::FlowView;
 use ctflow_parser::proto::{ProtoInfo, TcpInfo};
-use ctflow_parser::record::Record;
-use ctflow_parser::request::{self, FlowChange, IfExists, NatRange, Table};
+use ctflow_parser::request::{FlowChange, NatRange};
 use ctflow_parser::tuple::{L4, Tuple};
 use ctflow_parser::uapi::*;
-use ctflow_parser::write::Writer;
-use ctflow_replicate::{Config, Epoch, Key, Mode};
+use ctflow_replicate::{Config, Key, Mode};
 use flows::{create, delete};
-
-const ADDRESSES: [&str; 2] = ["192.0.2.1", "192.0.2.2"];
-/// Nothing that is waited for here takes a tenth of this.
-const LONGEST: Duration = Duration::from_secs(20);
-
-fn address(end: usize) -> SocketAddr {
-    SocketAddr::new(ADDRESSES[end].parse().unwrap(), 3780)
-}
+use pair::{LONGEST, cable, held, make, settings, status, tracked, until};
 
 /// A node of two on the same machine: `local` and `peer` are ports.
 fn on_loopback(name: &str, local: u16, peer: u16, key: Option<[u8; 32]>) -> Settings {
@@ -55,68 +42,6 @@ fn on_loopback(name: &str, local: u16, peer: u16, key: Option<[u8; 32]>) -> Sett
     Settings { replication, ..settings }
 }
 
-fn settings(end: usize, workers: u32, transport: Transport) -> Settings {
-    let interface = (transport == Transport::Multicast).then(|| "sync".to_owned());
-    let peers = match transport {
-        Transport::Multicast => vec!["239.1.2.3:3780".parse().unwrap()],
-        _ => vec![address(1 - end)],
-    };
-    let local = match transport {
-        Transport::Multicast => "0.0.0.0:3780".parse().unwrap(),
-        _ => address(end),
-    };
-    let began = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis();
-    let epoch = Epoch::new(u64::try_from(began).unwrap(), u32::try_from(end).unwrap());
-    let node = Config { key: Some(Key::new([7; 32])), ..Config::new(["one", "other"][end], 1, epoch) };
-    Settings {
-        workers,
-        pin: false,
-        replication: Some(ReplicationSettings {
-            node,
-            links: vec![LinkSettings { transport, local, peers, interface }],
-            choice: Choice::default(),
-            replica_flows_max: 1_000_000,
-        }),
-        ..Settings::default()
-    }
-}
-
-/// The second node's host, connected to the calling thread's namespace, which is the first's.
-fn cable(lab: &Lab) -> Host {
-    let host = lab.host("other").unwrap();
-    let links = link::Links::open().unwrap();
-    links.veth("sync", "sync", host.namespace()).unwrap();
-    links.up("sync").unwrap();
-    links.address("sync", ADDRESSES[0].parse().unwrap(), 24).unwrap();
-    host.run(|| {
-        let links = link::Links::open().unwrap();
-        links.up("sync").unwrap();
-        links.address("sync", ADDRESSES[1].parse().unwrap(), 24).unwrap();
-    });
-    host
-}
-
-fn status(engine: &Engine) -> ReplicationStatus {
-    engine.replication().unwrap().status().unwrap()
-}
-
-/// Flows that `engine` holds of its peer.
-fn held(engine: &Engine) -> u64 {
-    status(engine).replicas.iter().map(|replica| replica.flows).sum()
-}
-
-fn until(what: &str, engines: &[&Engine], mut satisfied: impl FnMut() -> bool) {
-    let deadline = Instant::now() + LONGEST;
-    while !satisfied() {
-        assert!(
-            Instant::now() < deadline,
-            "never: {what}: {:#?}",
-            engines.iter().map(|e| status(e)).collect::<Vec<_>>()
-        );
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
-
 /// Compares every replica with its source, and says whether all are the same.
 fn agree(engine: &Engine, number: u64) -> bool {
     engine.replication().unwrap().verify(number).unwrap();
@@ -132,25 +57,6 @@ fn agree(engine: &Engine, number: u64) -> bool {
         assert!(Instant::now() < deadline, "no verdict: {status:#?}");
         std::thread::sleep(Duration::from_millis(10));
     }
-}
-
-/// The flows of the calling thread's kernel, as far as a commit is to bring them over.
-fn tracked() -> BTreeSet<String> {
-    let mut flows = BTreeSet::new();
-    let mut dump = Dump::start(Table::Conntrack, &DumpFilter::default(), false).unwrap();
-    let translated = IPS_SRC_NAT | IPS_DST_NAT | IPS_SEEN_REPLY | IPS_ASSURED;
-    let mut take = |record: &Record<'_>| {
-        let flow = record.flow().unwrap();
-        let (status, state) = (flow.status.unwrap() & translated, flow.proto.and_then(|proto| proto.state()));
-        flows.insert(format!("{:?} {:?} {status:x} {:?} {state:?} {:?}", flow.orig, flow.reply, flow.mark, flow.zone));
-    };
-    while dump.read(&mut take).unwrap() != Progress::Done {}
-    flows
-}
-
-fn make(change: &FlowChange<'_>) {
-    let write = |writer: &mut Writer<'_>, seq| request::create(writer, seq, change, IfExists::Refuse);
-    Requester::open().unwrap().ask("create a flow", write, |_| {}).unwrap();
 }
 
 /// Flows with everything that a takeover must not lose.
@@ -204,7 +110,7 @@ fn a_commit_makes_the_replica_the_kernels_own_and_is_no_news() {
         create(0..2_000);
         until("all are replicated", &[&one, &other], || held(&other) == 2_010);
         let everything = What { flows: true, expectations: true };
-        let committed = other.commit(everything, Lifetime::Left).unwrap();
+        let committed = other.commit(everything, Rules::default()).unwrap().tally;
         assert_eq!((committed.created, committed.updated, committed.failed()), (2_010, 0, 0), "{committed:?}");
         let there = host.run(tracked);
         assert_eq!(there, tracked());
@@ -213,7 +119,8 @@ fn a_commit_makes_the_replica_the_kernels_own_and_is_no_news() {
         // Again: nothing is doubled, and what has changed is brought over.
         delete(0..500);
         until("their end is replicated", &[&one, &other], || held(&other) == 1_510);
-        let committed = other.commit(everything, Lifetime::Seconds(77)).unwrap();
+        let rules = Rules { lifetime: Lifetime::Seconds(77), ..Rules::default() };
+        let committed = other.commit(everything, rules).unwrap().tally;
         assert_eq!((committed.created, committed.updated, committed.failed()), (0, 1_510, 0), "{committed:?}");
         assert_eq!(host.run(|| ctflow_engine::lab::sysctl::flow_count().unwrap()), 2_010);
     });

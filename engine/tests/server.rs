@@ -2,10 +2,11 @@
 #![allow(clippy::unwrap_used, clippy::panic)] // a test fails by it, here in its helpers too
 
 mod flows;
+mod pair;
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr};
+use std::net::Shutdown;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -15,41 +16,28 @@ use std::time::{Duration, Instant};
 use ctflow_engine::engine::{Engine, Settings};
 use ctflow_engine::isolated;
 use ctflow_engine::lab::topology::Firewall;
-use ctflow_engine::lab::{Host, Lab, link, sysctl};
-use ctflow_engine::link::{LinkSettings, Transport};
-use ctflow_engine::publish::Choice;
-use ctflow_engine::replication::ReplicationSettings;
+use ctflow_engine::lab::{Lab, sysctl};
+use ctflow_engine::link::Transport;
 use ctflow_engine::server::frame::{self, Entries, Kind};
 use ctflow_engine::server::{ControlSocket, Order, Server, ServerError, Unchanged, Wanted};
 use ctflow_parser::frame::{Message, Messages};
 use ctflow_replicate::entry::decode_flow;
-use ctflow_replicate::{Config, Epoch, Key};
 use flows::{create, delete};
+use pair::{LONGEST, cable};
 use serde_json::{Value, json};
 
-const ADDRESSES: [&str; 2] = ["192.0.2.1", "192.0.2.2"];
-/// Nothing that is waited for here takes a tenth of this.
-const LONGEST: Duration = Duration::from_secs(20);
-
 /// A folder that goes with the test.
-struct Folder(PathBuf);
+struct Folder(tempfile::TempDir);
 
 impl Folder {
     fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("ctflow-{name}-{}", std::process::id()));
-        fs::create_dir(&path).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-        Self(path)
+        let folder = tempfile::Builder::new().prefix(&format!("ctflow-{name}-")).tempdir().unwrap();
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        Self(folder)
     }
 
     fn socket(&self) -> PathBuf {
-        self.0.join("control")
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
+        self.0.path().join("control")
     }
 }
 
@@ -167,34 +155,6 @@ fn serve(path: &Path, settings: &Settings) -> (Engine, Server) {
     (engine, server)
 }
 
-/// One end of a pair.
-fn member(end: usize, workers: u32) -> Settings {
-    let address = |end: usize| SocketAddr::new(ADDRESSES[end].parse().unwrap(), 3780);
-    let began = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis();
-    let epoch = Epoch::new(u64::try_from(began).unwrap(), u32::try_from(end).unwrap());
-    let node = Config { key: Some(Key::new([7; 32])), ..Config::new(["one", "other"][end], 1, epoch) };
-    let link =
-        LinkSettings { transport: Transport::Udp, local: address(end), peers: vec![address(1 - end)], interface: None };
-    let (links, choice) = (vec![link], Choice::default());
-    let replication = ReplicationSettings { node, links, choice, replica_flows_max: 1_000_000 };
-    Settings { replication: Some(replication), ..settings(workers) }
-}
-
-/// The second node's host, connected to the calling thread's namespace, which is the first's.
-fn cable(lab: &Lab) -> Host {
-    let host = lab.host("other").unwrap();
-    let links = link::Links::open().unwrap();
-    links.veth("sync", "sync", host.namespace()).unwrap();
-    links.up("sync").unwrap();
-    links.address("sync", ADDRESSES[0].parse().unwrap(), 24).unwrap();
-    host.run(|| {
-        let links = link::Links::open().unwrap();
-        links.up("sync").unwrap();
-        links.address("sync", ADDRESSES[1].parse().unwrap(), 24).unwrap();
-    });
-    host
-}
-
 #[test]
 fn the_socket_is_its_owners_alone_and_gone_at_the_end() {
     isolated!({
@@ -264,12 +224,13 @@ fn what_concerns_the_kernel_is_done_without_peers_too() {
             json!({"do": "peer-resync"}),
             json!({"do": "verify"}),
             json!({"do": "commit", "of": "all"}),
+            json!({"do": "role", "role": "primary"}),
         ] {
             let error = refusal(&path, &request);
             assert!(error.contains("replicates to nobody"), "{error}");
         }
-        let error = refusal(&path, &json!({"do": "role"}));
-        assert!(error.starts_with("unknown request `role': this daemon knows status, "), "{error}");
+        let error = refusal(&path, &json!({"do": "rule"}));
+        assert!(error.starts_with("unknown request `rule': this daemon knows status, "), "{error}");
         engine.stop().unwrap();
         let error = refusal(&path, &json!({"do": "dump", "cache": "internal", "of": "flows"}));
         assert!(error.contains("worker 0 has ended"), "{error}");
@@ -511,9 +472,9 @@ fn a_pair_is_shown_compared_and_told_again() {
         let host = cable(&lab);
         let (here, there) = (Folder::new("here"), Folder::new("there"));
         let (path, peer) = (here.socket(), there.socket());
-        let (one, server) = serve(&path, &member(0, 2));
+        let (one, server) = serve(&path, &pair::settings(0, 2, Transport::Udp));
         let place = peer.clone();
-        let (other, others) = host.run(move || serve(&place, &member(1, 1)));
+        let (other, others) = host.run(move || serve(&place, &pair::settings(1, 1, Transport::Udp)));
         create(0..5_000);
         until("all are replicated", || status(&peer)["external"]["flows"] == json!(5_000));
         until("both are ready", || [&path, &peer].iter().all(|path| status(path)["ready"] == json!(true)));

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use jiff::tz::TimeZone;
+use serde_json::{Value, json};
 
 use super::about::print;
 use super::clock;
+use super::progress::Progress;
 use super::summary::Summary;
 use crate::control::entry::{Entry, Told};
 use crate::control::request::{Cache, Request};
@@ -13,7 +15,7 @@ use crate::control::{self, ControlError, Frame};
 use crate::failure::Failure;
 use crate::flags::plan::{Ask, Control, Reach};
 use crate::labels::LabelMap;
-use crate::output::daemon::{Cached, committed, page, report, verdict};
+use crate::output::daemon::{Cached, changed, committed, gate, page, report, rivals, role, verdict};
 use crate::output::sink::Sink;
 use crate::output::{Format, Occasion, Printer, Subject};
 use crate::persona::Persona;
@@ -28,8 +30,30 @@ const NS_PER_MS: u64 = 1_000_000;
 pub(super) fn run(persona: Persona, plan: &Control, labels: Option<Arc<LabelMap>>) -> Result<(), Failure> {
     let reach = &plan.reach;
     match plan.ask {
-        Ask::Status { json: true } => print(&format!("{:#}\n", control::document(reach, Request::Status)?)),
-        Ask::Status { json: false } => print(&report(&control::document(reach, Request::Status)?)),
+        Ask::Status { json } => {
+            let status = control::document(reach, Request::Status)?;
+            print(&if json { format!("{status:#}\n") } else { report(&status) })?;
+            alone(&status)
+        }
+        Ask::Ready => match gate(&control::document(reach, Request::Status)?) {
+            Some(waits) => Err(Failure::NotReady(waits)),
+            None => Ok(()),
+        },
+        Ask::Role { role: None, json } => {
+            let status = control::document(reach, Request::Status)?;
+            print(&if json {
+                format!("{}\n", json!({"role": role(&status)}))
+            } else {
+                format!("{}\n", role(&status))
+            })?;
+            alone(&status)
+        }
+        Ask::Role { role: Some(role), json } => {
+            let document = work(reach, Request::Role(role))?;
+            let (said, complete) = changed(&document);
+            print(&if json { format!("{document:#}\n") } else { said })?;
+            if complete { Ok(()) } else { Err(Failure::RoleIncomplete) }
+        }
         Ask::Statistics(show) => print(&page(show, &control::document(reach, Request::Status)?)),
         Ask::Do(request) => Ok(control::order(reach, request)?),
         Ask::Verify => verify(reach),
@@ -45,12 +69,28 @@ pub(super) fn run(persona: Persona, plan: &Control, labels: Option<Arc<LabelMap>
 
 /// conntrackd's letter says nothing of what was done, ours does; of what was refused, both.
 fn commit(persona: Persona, reach: &Reach, of: Option<Subject>) -> Result<(), Failure> {
-    let document = control::document(reach, Request::Commit(of))?;
+    let document = work(reach, Request::Commit(of))?;
     let (said, failed) = committed(&document);
     if failed > 0 || !persona.is_daemon() {
         print(&said)?;
     }
     if failed > 0 { Err(Failure::Incomplete(failed)) } else { Ok(()) }
+}
+
+/// Has the daemon do something that may take seconds, with a bar on a terminal.
+fn work(reach: &Reach, request: Request) -> Result<Value, Failure> {
+    let mut bar = None;
+    let document = control::document_of_work(reach, request, |done, of| {
+        let (bar, before) = bar.get_or_insert_with(|| (Progress::of(of, "flows"), 0));
+        bar.add(done.saturating_sub(*before));
+        *before = done;
+    });
+    Ok(document?)
+}
+
+/// A second primary is an error, whatever else was asked.
+fn alone(status: &Value) -> Result<(), Failure> {
+    rivals(status).map_or(Ok(()), |names| Err(Failure::SplitBrain(names)))
 }
 
 fn verify(reach: &Reach) -> Result<(), Failure> {

@@ -10,7 +10,7 @@ use toml::Spanned;
 use super::error::{ConfigError, Problem};
 use super::file::{self, Bounded, Given};
 use super::secret::Key;
-use super::{Config, DEFAULT_SOCKET, Engine, Filter, Link, Mode, Security, Sync, Transport};
+use super::{Config, DEFAULT_SOCKET, Engine, Filter, Link, Mode, Security, Sync, Takeover, Transport};
 
 /// Links that a node has at most.
 const LINKS_MAX: usize = 4;
@@ -20,6 +20,11 @@ const PEERS_MAX: usize = 64;
 const REFRESH_S: u64 = 15;
 /// In mode alarm what was not told for so many seconds expires: twelve times its refresh.
 const CACHE_TIMEOUT_S: u64 = 180;
+
+/// After so many seconds what this machine tracked leaves the kernel of one that stepped back: as conntrackd's.
+const PURGE_TIMEOUT_S: u64 = 60;
+/// For so many seconds a takeover is held up at most.
+const READY_WITHIN_S: u64 = 30;
 
 /// What is wrong, and at which offset.
 type Wrong = (Problem, usize);
@@ -47,8 +52,9 @@ pub(super) fn config(path: &Path, file: file::File, line: &dyn Fn(usize) -> usiz
         }
     };
     let socket = file.control.socket.map_or_else(|| DEFAULT_SOCKET.into(), |path| path.0);
+    let takeover = takeover(&file.takeover);
     let log_file = file.log.file.map(|path| path.0);
-    Ok(Config { path: path.to_owned(), name, links, security, socket, log_file, engine, sync })
+    Ok(Config { path: path.to_owned(), name, links, security, socket, log_file, engine, sync, takeover })
 }
 
 fn rule(text: impl Into<String>, offset: usize) -> Wrong {
@@ -220,6 +226,17 @@ fn sync(given: file::Sync) -> Result<Sync, Wrong> {
         cache_timeout: Duration::from_secs(timeout),
         filter: filter(given.filter),
     })
+}
+
+fn takeover(given: &file::Takeover) -> Takeover {
+    let seconds = |given: Option<u64>, default| Duration::from_secs(given.unwrap_or(default));
+    Takeover {
+        commit_timeout_s: given.commit_timeout_s.map(number),
+        tcp_window_tracking: given.tcp_window_tracking.unwrap_or(false),
+        purge_timeout: seconds(given.purge_timeout_s.map(|given| given.0), PURGE_TIMEOUT_S),
+        ready_within: seconds(given.ready_within_s.map(|given| given.0), READY_WITHIN_S),
+        active_active: given.active_active.unwrap_or(false),
+    }
 }
 
 fn filter(given: file::Filter) -> Filter {

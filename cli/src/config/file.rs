@@ -37,6 +37,7 @@ pub(super) struct File {
     pub(super) log: Log,
     pub(super) engine: Engine,
     pub(super) sync: Sync,
+    pub(super) takeover: Takeover,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -96,6 +97,16 @@ pub(super) struct Sync {
     pub(super) refresh_s: Given<Bounded<1, 86_400>>,
     pub(super) cache_timeout_s: Given<Bounded<2, 864_000>>,
     pub(super) filter: Filter,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Takeover {
+    pub(super) commit_timeout_s: Option<Bounded<1, 432_000>>,
+    pub(super) tcp_window_tracking: Option<bool>,
+    pub(super) purge_timeout_s: Option<Bounded<1, 86_400>>,
+    pub(super) ready_within_s: Option<Bounded<1, 3_600>>,
+    pub(super) active_active: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -29,7 +29,7 @@ pub(crate) struct Key {
 }
 
 /// All sections, in the order of the manual page.
-pub(crate) static SECTIONS: [Section; 8] = [
+pub(crate) static SECTIONS: [Section; 9] = [
     Section {
         name: "node",
         repeated: false,
@@ -213,6 +213,46 @@ pub(crate) static SECTIONS: [Section; 8] = [
                 takes: "a number of seconds, 2 to 864000, more than refresh_s",
                 default: "180",
                 man: "What a peer did not tell for so long leaves its external cache. Of mode alarm.",
+            },
+        ],
+    },
+    Section {
+        name: "takeover",
+        repeated: false,
+        man: "What happens when this machine becomes primary, by `ctflow role primary', and when it steps back.",
+        keys: &[
+            Key {
+                name: "commit_timeout_s",
+                takes: "a number of seconds, 1 to 432000",
+                default: "what was left of each flow's own",
+                man: "How long a flow that is put into the kernel lives if no packet comes.",
+            },
+            Key {
+                name: "tcp_window_tracking",
+                takes: "true or false",
+                default: "false",
+                man: "Has the kernel check the windows of TCP flows that were taken over, from the next packets on. \
+                      Otherwise none of their packets is dropped for being out of its window.",
+            },
+            Key {
+                name: "purge_timeout_s",
+                takes: "a number of seconds, 1 to 86400",
+                default: "60",
+                man: "So long after it stepped back the kernel is cleared of what this machine tracked; in hot mode, of \
+                      what it holds for peers none of which was heard for so long.",
+            },
+            Key {
+                name: "ready_within_s",
+                takes: "a number of seconds, 1 to 3600",
+                default: "30",
+                man: "So long `ctflow status --ready' fails at most while the external cache is not in sync: a takeover \
+                      is not held up for longer.",
+            },
+            Key {
+                name: "active_active",
+                takes: "true or false",
+                default: "false",
+                man: "Both machines are primary, each for traffic of its own: two primaries are not reported as an error.",
             },
         ],
     },

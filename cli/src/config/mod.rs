@@ -54,6 +54,8 @@ pub(crate) struct Config {
     pub(crate) engine: Engine,
     /// What is replicated, and how.
     pub(crate) sync: Sync,
+    /// What happens when a side fails.
+    pub(crate) takeover: Takeover,
 }
 
 /// A channel to the peers.
@@ -131,6 +133,21 @@ pub(crate) struct Sync {
     pub(crate) cache_timeout: Duration,
     /// Which flows.
     pub(crate) filter: Filter,
+}
+
+/// What happens when a side fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Takeover {
+    /// How long a committed flow lives without a packet; `None` leaves it what was left.
+    pub(crate) commit_timeout_s: Option<u32>,
+    /// Whether committed TCP flows must keep their windows.
+    pub(crate) tcp_window_tracking: bool,
+    /// From stepping back to the purge.
+    pub(crate) purge_timeout: Duration,
+    /// How long a takeover may be held up.
+    pub(crate) ready_within: Duration,
+    /// Whether two nodes may be primary.
+    pub(crate) active_active: bool,
 }
 
 /// What becomes of losses.
@@ -257,6 +274,7 @@ impl Config {
             ("[sync] resend_bytes", sync.resend_bytes != other.resend_bytes),
             ("[sync] refresh_s", sync.refresh != other.refresh),
             ("[sync] cache_timeout_s", sync.cache_timeout != other.cache_timeout),
+            ("[takeover]", self.takeover != new.takeover),
             ("[sync.filter] protocols", in_kernel && *protocols != other.filter.protocols),
         ];
         differ.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()

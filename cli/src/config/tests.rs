@@ -81,6 +81,12 @@ fn everything_can_be_said() {
         tcp_states = { accept = ["ESTABLISHED", "TIME_WAIT"] }
         zones = { accept = [0, 65535] }
         mark = "0x10/0xff"
+        [takeover]
+        commit_timeout_s = 180
+        tcp_window_tracking = true
+        purge_timeout_s = 5
+        ready_within_s = 7
+        active_active = true
         "#,
     )
     .unwrap();
@@ -88,6 +94,14 @@ fn everything_can_be_said() {
     assert_eq!((config.links[1].transport, config.links[1].peers.len()), (Transport::Tcp, 2));
     assert_eq!((config.engine.workers, config.engine.flows_max), (Some(4), Some(1_000_000)));
     assert_eq!((config.engine.backend, config.engine.buffer_bytes), (BackendKind::Recvmmsg, Some(8 << 20)));
+    let takeover = Takeover {
+        commit_timeout_s: Some(180),
+        tcp_window_tracking: true,
+        purge_timeout: Duration::from_secs(5),
+        ready_within: Duration::from_secs(7),
+        active_active: true,
+    };
+    assert_eq!(config.takeover, takeover);
     let sync = config.sync;
     assert_eq!((sync.mode, sync.hot, sync.refresh), (Mode::Alarm, true, Duration::from_secs(30)));
     assert_eq!(sync.min_ages, [(132, Duration::from_millis(5)), (17, Duration::from_millis(250))]);

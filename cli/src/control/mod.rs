@@ -168,10 +168,26 @@ pub(crate) fn order(reach: &Reach, request: Request) -> Result<(), ControlError>
 /// # Errors
 /// As [`ask`], or the daemon refuses.
 pub(crate) fn document(reach: &Reach, request: Request) -> Result<Value, ControlError> {
+    document_of_work(reach, request, |_, _| {})
+}
+
+/// Asks for a document that takes work; `progress` is told now and then how much of how much is done.
+///
+/// # Errors
+/// As [`ask`], or the daemon refuses.
+pub(crate) fn document_of_work(
+    reach: &Reach,
+    request: Request,
+    mut progress: impl FnMut(u64, u64),
+) -> Result<Value, ControlError> {
     let mut answer = ask(reach, request)?;
     let mut document = None;
     loop {
         match answer.next()? {
+            Frame::Document(value) if value.get("progress").is_some() => {
+                let number = |key| value.get(key).and_then(Value::as_u64).unwrap_or(0);
+                progress(number("progress"), number("of"));
+            }
             Frame::Document(value) => document = Some(value),
             Frame::Done => return document.ok_or(ControlError::Protocol("no document")),
             _ => return Err(ControlError::Protocol("something else than a document")),

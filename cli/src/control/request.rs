@@ -1,5 +1,6 @@
 //! What is asked of the daemon, and how it is written: one line of JSON.
 
+use ctflow_replicate::Role;
 use serde_json::json;
 
 use crate::output::Subject;
@@ -30,6 +31,8 @@ pub(crate) enum Request {
     Verify,
     /// Put the external cache into the kernel; both kinds where none is named.
     Commit(Option<Subject>),
+    /// Change sides.
+    Role(Role),
     /// Flush the kernel's table in a while.
     ScheduleFlush,
     /// End.
@@ -73,6 +76,7 @@ impl Request {
             Self::PeerResync => json!({"version": version, "do": "peer-resync"}),
             Self::Verify => json!({"version": version, "do": "verify"}),
             Self::Commit(of) => json!({"version": version, "do": "commit", "of": either(of)}),
+            Self::Role(role) => json!({"version": version, "do": "role", "role": role.to_string()}),
             Self::ScheduleFlush => json!({"version": version, "do": "schedule-flush"}),
             Self::Stop => json!({"version": version, "do": "stop"}),
         };

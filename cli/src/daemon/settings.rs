@@ -1,12 +1,16 @@
 //! The configuration as the engine takes it.
 
+use std::path::{Path, PathBuf};
+
 use ctflow_engine::engine::Settings;
+use ctflow_engine::kernel::commit::{Lifetime, Rules, Windows};
 use ctflow_engine::limits::{FILTER_PROTOCOLS, FLOWS_PER_SHARD};
 use ctflow_engine::link::{LinkSettings, Transport};
 use ctflow_engine::publish::{self, Listed, Prefix, Rule};
 use ctflow_engine::replication::ReplicationSettings;
 use ctflow_engine::socket::{BufferPlan, EventMask, Options};
 use ctflow_engine::steer::Filter;
+use ctflow_engine::takeover;
 use ctflow_replicate::{self as replicate, Epoch, Key};
 
 use crate::config::{self, Choice, Config, Security, Sync};
@@ -55,7 +59,30 @@ fn replication(config: &Config, epoch: Epoch, flows_max: u32) -> ReplicationSett
         links: config.links.iter().map(link).collect(),
         choice: choice(&config.sync),
         replica_flows_max: flows_max,
+        takeover: takeover(config),
+        role_file: Some(role_file(&config.socket)),
     }
+}
+
+fn takeover(config: &Config) -> takeover::Settings {
+    let given = &config.takeover;
+    takeover::Settings {
+        rules: Rules {
+            lifetime: given.commit_timeout_s.map_or(Lifetime::Left, Lifetime::Seconds),
+            windows: if given.tcp_window_tracking { Windows::Tracked } else { Windows::Forgiven },
+        },
+        hot: config.sync.hot,
+        purge_after: given.purge_timeout,
+        ready_within: given.ready_within,
+        active_active: given.active_active,
+    }
+}
+
+/// Where the role is kept: beside the control socket, and so gone when the machine starts anew.
+fn role_file(socket: &Path) -> PathBuf {
+    let mut file = socket.as_os_str().to_owned();
+    file.push(".role");
+    file.into()
 }
 
 fn node(config: &Config, epoch: Epoch) -> replicate::Config {

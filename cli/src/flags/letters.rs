@@ -84,7 +84,7 @@ static LETTERS: [Letter; 16] = [
         words: &["internal", "external"],
         argument: "",
         help: "empty the caches",
-        man: "Empties the caches, both if none is named. The kernel's table is left alone.",
+        man: "Empties the caches, both if none is named. The kernel's table is left alone, and a -t is taken back.",
     },
     Letter {
         letter: 'F',
@@ -120,7 +120,8 @@ static LETTERS: [Letter; 16] = [
         words: &[],
         argument: "",
         help: "empty the kernel's tables in a while",
-        man: "Has the kernel's tables emptied in a while.",
+        man: "Has the kernel's table of flows emptied in purge_timeout_s seconds, but for what the filter ignores. A -c or -f \
+              before that takes it back.",
     },
     Letter {
         letter: 's',

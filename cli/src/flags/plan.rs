@@ -8,6 +8,7 @@ use ctflow_parser::record::Event;
 use ctflow_parser::request::{IfExists, Selector, Table};
 use ctflow_parser::tuple::{L4, Tuple};
 use ctflow_parser::uapi;
+use ctflow_replicate::Role;
 
 use super::checks;
 use super::completions::Shell;
@@ -136,6 +137,15 @@ pub(crate) enum Ask {
     /// How it is.
     Status {
         /// As JSON.
+        json: bool,
+    },
+    /// Whether it may take over.
+    Ready,
+    /// Which side it is on, or to change that.
+    Role {
+        /// The side.
+        role: Option<Role>,
+        /// The daemon's document.
         json: bool,
     },
     /// A cache, in our own formats.

@@ -13,9 +13,11 @@ use super::{raw, words};
 use crate::protocol;
 
 mod daemon;
+mod role;
 mod sync;
 
 use daemon::{DAEMON, KEYGEN};
+use role::ROLE;
 use sync::{STATUS, SYNC};
 
 /// One verb.
@@ -69,7 +71,8 @@ const ALONE: &[Form] = &[Form { name: "", argument: "", slots: &[], file: false 
 const JSON: VerbOption = VerbOption { short: None, long: "json", argument: "", help: "as JSON" };
 
 /// All verbs, in the order of the help text.
-pub(crate) static VERBS: [&Verb; 9] = [&DAEMON, &KEYGEN, &SYNC, &STATUS, &DEMO, &DOCTOR, &COMPLETIONS, &MAN, &HELP];
+pub(crate) static VERBS: [&Verb; 10] =
+    [&DAEMON, &KEYGEN, &SYNC, &STATUS, &ROLE, &DEMO, &DOCTOR, &COMPLETIONS, &MAN, &HELP];
 
 /// What stands behind a verb, taken apart.
 #[derive(Debug, Default)]
@@ -368,7 +371,7 @@ mod tests {
 
     #[test]
     fn an_unknown_verb_hears_which_there_are() {
-        let verbs = "daemon, keygen, sync, status, demo, doctor, completions, man and help".into();
+        let verbs = "daemon, keygen, sync, status, role, demo, doctor, completions, man and help".into();
         let unknown = Usage::UnknownVerb { word: "list".into(), verbs };
         assert_eq!(read(&["list"]).unwrap_err(), unknown);
     }

@@ -4,12 +4,14 @@ mod cached;
 mod committed;
 mod document;
 mod report;
+mod role;
 mod statistics;
 mod verdict;
 
 pub(crate) use cached::Cached;
 pub(crate) use committed::committed;
 pub(crate) use report::report;
+pub(crate) use role::{changed, gate, rivals, role};
 pub(crate) use statistics::page;
 pub(crate) use verdict::verdict;
 

@@ -313,7 +313,66 @@ fn a_commit_says_what_it_did() {
         assert_eq!(code, 0, "{stderr}");
         assert!(text.starts_with("0 flows created, 41 updated, 0 expectations, in "), "{text}");
         assert_eq!(pair.letters("other", "-c"), (0, String::new(), String::new()));
-        let (code, _, stderr) = pair.letters("other", "-t");
-        assert!(code == 1 && stderr.contains("schedule-flush"), "{stderr}");
+    });
+}
+
+#[test]
+fn a_flush_is_scheduled_and_taken_back() {
+    ctflow_engine::isolated!({
+        let mut pair = Pair::configured("[takeover]\npurge_timeout_s = 1\n");
+        pair.run("one");
+        some_flows();
+        assert_eq!(pair.letters("one", "-t"), (0, String::new(), String::new()));
+        assert_eq!(pair.letters("one", "-f internal").0, 0);
+        std::thread::sleep(std::time::Duration::from_secs(2));
+        assert_eq!(ctflow_engine::lab::sysctl::flow_count().unwrap(), 41, "it was taken back");
+        assert_eq!(pair.letters("one", "-t").0, 0);
+        until("the kernel is flushed", || ctflow_engine::lab::sysctl::flow_count().unwrap() == 0);
+    });
+}
+
+#[test]
+fn roles_are_taken_told_and_guarded() {
+    ctflow_engine::isolated!({
+        let pair = Pair::start();
+        some_flows();
+        pair.replicated(41);
+        let role = |name: &str| pair.ctflow(name, &["role"]);
+        assert_eq!(role("one"), (0, "none\n".to_owned(), String::new()));
+        let (code, text, _) = pair.ctflow("one", &["role", "primary"]);
+        assert!(code == 0 && text.starts_with("primary, none before, in ") && text.contains("committed: "), "{text}");
+        assert_eq!(pair.ctflow("one", &["role", "primary"]).1, "primary already: nothing was done\n");
+        until("the other is told", || pair.status("other")["peers"][0]["role"] == "primary");
+        let (code, text, _) = pair.ctflow("other", &["role", "--json", "backup"]);
+        let document: Value = serde_json::from_str(&text).unwrap();
+        assert!(code == 0 && document["purge_in_ms"] == 60_000, "{text}");
+        assert_eq!(pair.ctflow("other", &["status", "--ready"]), (0, String::new(), String::new()));
+        // Two primaries are an error, but not while they change places.
+        assert_eq!(pair.ctflow("other", &["role", "primary"]).0, 0);
+        assert_eq!(role("other").0, 0);
+        until("it is noticed", || role("other").0 == 3 && role("one").0 == 3);
+        let (code, text, stderr) = pair.ctflow("one", &["status"]);
+        assert!(code == 3 && text.contains("split brain: other is primary, too"), "{text}");
+        assert!(stderr.contains("split brain: other is primary, too: have one take the role of backup"), "{stderr}");
+        assert!(pair.log("one").contains("split brain: this node and other are both primary"));
+        assert_eq!(pair.ctflow("one", &["role", "backup"]).0, 0);
+        until("it is over", || role("other").0 == 0);
+    });
+}
+
+#[test]
+fn a_takeover_is_held_up_while_the_cache_may_yet_be_in_sync() {
+    ctflow_engine::isolated!({
+        let mut pair = Pair::configured("[takeover]\nready_within_s = 2\n");
+        pair.run("other");
+        let (code, _, stderr) = pair.ctflow("other", &["status", "--ready"]);
+        assert!(code == 1 && stderr.contains("not ready: ") && stderr.contains("no peer has been met yet"), "{stderr}");
+        until("nobody waits for ever", || pair.ctflow("other", &["status", "--ready"]).0 == 0);
+        pair.run("one");
+        until("it has met its peer", || pair.status("other")["ready"] == true);
+        assert_eq!(pair.ctflow("other", &["status", "--ready"]).0, 0);
+        let _ = pair.daemons[1].kill(); // a peer that is gone is what a takeover is for
+        until("it is missed", || pair.status("other")["ready"] == false);
+        assert_eq!(pair.ctflow("other", &["status", "--ready"]).0, 0);
     });
 }

@@ -12,12 +12,13 @@
 use std::io;
 
 use ctflow_parser::frame::{Message, Messages};
+use ctflow_parser::record::Record;
 use ctflow_parser::request::REQUEST_BYTES;
 use ctflow_parser::write::{Full, Writer, acknowledge_last};
 use rustix::io::Errno;
 
 use super::KernelError;
-use crate::limits::{BATCH_ANSWERS_BYTES, BATCH_BYTES, BATCH_REQUESTS, DATAGRAM_BYTES};
+use crate::limits::{BATCH_ANSWERS_BYTES, BATCH_BYTES, BATCH_QUESTIONS, BATCH_REQUESTS, DATAGRAM_BYTES};
 use crate::sys::netlink::{NetlinkSocket, Protocol};
 
 /// A request that was not carried out.
@@ -120,18 +121,43 @@ impl Batch {
     ) -> Result<(), KernelError> {
         self.done.requests = self.done.requests.saturating_add(1);
         match self.write(write) {
-            Ok(bytes) => {
-                self.length = self.length.saturating_add(bytes);
-                self.tags.push(tag);
-                self.next_seq = self.next_seq.wrapping_add(1);
-            }
+            Ok(bytes) => self.put(tag, bytes),
             Err(source) => {
-                self.send(refused)?; // what came before it is told of before it
+                self.send(refused, &mut |_, _| {})?; // what came before it is told of before it
                 let error = KernelError::TooLong { operation: self.operation, source };
                 self.done.tell(Refused { tag, error }, refused);
             }
         }
-        if self.is_full() { self.send(refused) } else { Ok(()) }
+        if self.is_full(BATCH_REQUESTS) { self.send(refused, &mut |_, _| {}) } else { Ok(()) }
+    }
+
+    /// Adds the one request that `write` writes, which asks to be told something: what is told goes to `told` with the tag.
+    /// What the kernel refuses to tell is counted, and otherwise as if it had not been asked. The batch must hold nothing but
+    /// such requests; [`Batch::finish_asking`] sends what is left.
+    ///
+    /// # Errors
+    /// As [`Batch::add`].
+    pub fn ask(
+        &mut self,
+        tag: u64,
+        write: impl FnOnce(&mut Writer<'_>, u32) -> Result<(), Full>,
+        told: &mut impl FnMut(u64, &Record<'_>),
+    ) -> Result<(), KernelError> {
+        self.done.requests = self.done.requests.saturating_add(1);
+        match self.write(write) {
+            Ok(bytes) => self.put(tag, bytes),
+            Err(_) => self.done.refused = self.done.refused.saturating_add(1),
+        }
+        if self.is_full(BATCH_QUESTIONS) { self.send(&mut |_| {}, told) } else { Ok(()) }
+    }
+
+    /// Sends what is left of what was asked, and says how many questions there were and how many came to nothing.
+    ///
+    /// # Errors
+    /// As [`Batch::add`].
+    pub fn finish_asking(&mut self, told: &mut impl FnMut(u64, &Record<'_>)) -> Result<Done, KernelError> {
+        self.send(&mut |_| {}, told)?;
+        Ok(std::mem::take(&mut self.done))
     }
 
     /// Sends what is left, and says what became of all requests since the batch was opened or last finished.
@@ -139,8 +165,15 @@ impl Batch {
     /// # Errors
     /// As [`Batch::add`].
     pub fn finish(&mut self, refused: &mut impl FnMut(Refused)) -> Result<Done, KernelError> {
-        self.send(refused)?;
+        self.send(refused, &mut |_, _| {})?;
         Ok(std::mem::take(&mut self.done))
+    }
+
+    /// Takes in what was written behind the others.
+    fn put(&mut self, tag: u64, bytes: usize) {
+        self.length = self.length.saturating_add(bytes);
+        self.tags.push(tag);
+        self.next_seq = self.next_seq.wrapping_add(1);
     }
 
     /// Writes a request behind those gathered, and gives its length.
@@ -152,18 +185,22 @@ impl Batch {
     }
 
     /// Whether the next request might not fit.
-    fn is_full(&self) -> bool {
-        self.tags.len() >= BATCH_REQUESTS || self.length.saturating_add(REQUEST_BYTES) > BATCH_BYTES
+    fn is_full(&self, requests: usize) -> bool {
+        self.tags.len() >= requests || self.length.saturating_add(REQUEST_BYTES) > BATCH_BYTES
     }
 
-    fn send(&mut self, refused: &mut impl FnMut(Refused)) -> Result<(), KernelError> {
+    fn send(
+        &mut self,
+        refused: &mut impl FnMut(Refused),
+        told: &mut impl FnMut(u64, &Record<'_>),
+    ) -> Result<(), KernelError> {
         let requests = self.requests.get_mut(..self.length).unwrap_or_default();
         if requests.is_empty() {
             return Ok(());
         }
         acknowledge_last(requests);
         let result = self.socket.send(requests).map_err(|source| self.transport(source));
-        let result = result.and_then(|()| self.read_answers(refused));
+        let result = result.and_then(|()| self.read_answers(refused, told));
         self.first_seq = self.next_seq;
         self.length = 0;
         self.tags.clear();
@@ -171,11 +208,15 @@ impl Batch {
     }
 
     /// Reads the answers to the requests just sent: all are queued.
-    fn read_answers(&mut self, refused: &mut impl FnMut(Refused)) -> Result<(), KernelError> {
+    fn read_answers(
+        &mut self,
+        refused: &mut impl FnMut(Refused),
+        told: &mut impl FnMut(u64, &Record<'_>),
+    ) -> Result<(), KernelError> {
         let mut answers = Answers::default();
         while !answers.complete {
             match self.socket.try_receive(&mut self.answer) {
-                Ok(Some(bytes)) => self.read_answer(bytes, &mut answers, refused)?,
+                Ok(Some(bytes)) => self.read_answer(bytes, &mut answers, refused, told)?,
                 Ok(None) => break,
                 // Said once, before what did fit: that is still there to be read.
                 Err(error) if Errno::from_io_error(&error) == Some(Errno::NOBUFS) => answers.lost = true,
@@ -189,18 +230,26 @@ impl Batch {
         }
     }
 
-    /// Looks at one answer: the last request's acknowledgement, or a refusal.
+    /// Looks at one answer: what was asked for, the last request's acknowledgement, or a refusal.
     fn read_answer(
         &mut self,
         bytes: usize,
         answers: &mut Answers,
         refused: &mut impl FnMut(Refused),
+        told: &mut impl FnMut(u64, &Record<'_>),
     ) -> Result<(), KernelError> {
         let operation = self.operation;
         let frame = self.answer.get(..bytes).ok_or(KernelError::Cut { operation, bytes })?;
         for message in Messages::new(frame) {
-            let message = message.map_err(|source| KernelError::Malformed { operation, source })?;
-            let Message::Ack(ack) = message else { continue };
+            let ack = match message.map_err(|source| KernelError::Malformed { operation, source })? {
+                Message::Ack(ack) => ack,
+                Message::Record(record) => {
+                    let place = place_of(record.seq(), self.first_seq, &self.tags);
+                    place.into_iter().for_each(|(_, tag)| told(tag, &record));
+                    continue;
+                }
+                Message::Done { .. } | Message::Other => continue,
+            };
             // What answers none of these requests is what an earlier failure left unread.
             let Some((place, tag)) = place_of(ack.seq, self.first_seq, &self.tags) else { continue };
             answers.complete |= matches!(place, Place::Last);

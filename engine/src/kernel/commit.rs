@@ -6,8 +6,8 @@
 //! |---|---|
 //! | reply direction, translated | mirror of the original direction, and `CTA_NAT_SRC`, `CTA_NAT_DST`: the kernel translates it again, and holds the NAT mappings for it |
 //! | status | without what the kernel sets itself (expected, translated, dying), with confirmed |
-//! | state of TCP | with the flags that forgive windows this kernel has not seen |
-//! | timeout | what was left when it was told, less its age; or as the operator's rule has it |
+//! | state of TCP | with the flags that forgive windows this kernel has not seen; or without, and it learns them from the next packets |
+//! | timeout | what was left when it was told, less its age; or as the operator's rule has it; or so long that it shows whose flow it is |
 //! | master | as it is: the master flow must be there, so it is committed before |
 //!
 //! The rest (mark, labels, helper, zones, sequence adjustment, SYN proxy) goes as it is.
@@ -18,6 +18,22 @@ use ctflow_parser::request::{FlowChange, NatRange};
 use ctflow_parser::tuple::{L4, Tuple};
 use ctflow_parser::uapi;
 
+/// How a replicated flow is made to live here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rules {
+    /// How long.
+    pub lifetime: Lifetime,
+    /// What is asked of TCP.
+    pub windows: Windows,
+}
+
+impl Default for Rules {
+    /// As long as its source said, and no window is looked at.
+    fn default() -> Self {
+        Self { lifetime: Lifetime::Left, windows: Windows::Forgiven }
+    }
+}
+
 /// How long a committed flow lives if no packet comes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lifetime {
@@ -25,10 +41,43 @@ pub enum Lifetime {
     Left,
     /// So many seconds, whatever its source said.
     Seconds(u32),
+    /// Until its source says that it ended: see [`is_held`].
+    Held,
+}
+
+/// What becomes of TCP's windows, which this kernel has not seen.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Windows {
+    /// No packet is dropped for being out of them, ever.
+    #[default]
+    Forgiven,
+    /// The next packets set them, and later ones must keep them.
+    Tracked,
 }
 
 /// What is given to a flow whose time is over: its traffic may be going on without any event.
 const LEFT_MIN_S: u32 = 60;
+
+/// Seconds given to a flow that is held for its source. The kernel counts 2^31 ticks at most, of which it may have a
+/// thousand a second: 24 days.
+const HELD_S: u32 = 2_000_000;
+
+/// Who has more than this many seconds left is held. It is twice the longest that the kernel gives by itself, five days to
+/// an established connection, and a held flow is told again long before it has so little.
+const HELD_MIN_S: u32 = 1_000_000;
+
+/// Whether a flow that has `timeout_s` left is held here for its source: put in by [`Lifetime::Held`], and without a packet
+/// since. The first packet gives it the kernel's own timeout, and so makes it this node's.
+#[must_use]
+pub fn is_held(timeout_s: u32) -> bool {
+    timeout_s > HELD_MIN_S
+}
+
+/// Seconds since a held flow that has `timeout_s` left was last put in or confirmed.
+#[must_use]
+pub fn unconfirmed_s(timeout_s: u32) -> u32 {
+    HELD_S.saturating_sub(timeout_s)
+}
 
 impl Lifetime {
     /// Seconds for a flow that was told `timeout_s`, `age_s` ago.
@@ -40,6 +89,7 @@ impl Lifetime {
                 u32::try_from(left).ok().filter(|left| *left > 0).unwrap_or(LEFT_MIN_S)
             }
             Self::Seconds(seconds) => seconds,
+            Self::Held => HELD_S,
         }
     }
 }
@@ -47,10 +97,10 @@ impl Lifetime {
 /// The status that a request may set.
 const SETTABLE: u32 = uapi::IPS_SEEN_REPLY | uapi::IPS_ASSURED | uapi::IPS_FIXED_TIMEOUT;
 
-/// The request that makes `flow` live here for `seconds`; `None` of a flow without both directions, which nothing
-/// replicated is.
+/// The request that makes `flow`, told `age_s` ago, live here by these `rules`; `None` of a flow without both directions,
+/// which nothing replicated is.
 #[must_use]
-pub fn commit<'a>(flow: &FlowView<'a>, seconds: u32) -> Option<FlowChange<'a>> {
+pub fn commit<'a>(flow: &FlowView<'a>, age_s: u64, rules: Rules) -> Option<FlowChange<'a>> {
     let (orig, reply) = (flow.orig?, flow.reply?);
     let status = flow.status.unwrap_or(0);
     let mirror = mirrored(&orig, &reply);
@@ -67,10 +117,10 @@ pub fn commit<'a>(flow: &FlowView<'a>, seconds: u32) -> Option<FlowChange<'a>> {
             orig: Some(orig),
             reply: Some(mirror),
             status: Some(status & SETTABLE | uapi::IPS_CONFIRMED),
-            timeout: Some(seconds),
+            timeout: Some(rules.lifetime.of(flow.timeout.unwrap_or(0), age_s)),
             mark: flow.mark.filter(|mark| *mark != 0),
             zone: flow.zone,
-            proto: flow.proto.map(forgiving),
+            proto: flow.proto.map(|proto| with(rules.windows, proto)),
             labels,
             helper: flow.helper,
             seqadj_orig: flow.seqadj_orig.filter(|adjustment| *adjustment != SeqAdj::default()),
@@ -113,14 +163,36 @@ fn port(tuple: &Tuple, end: End) -> Option<u16> {
     }
 }
 
-/// The state as its tracker has it. This one has seen no window: without these flags it would drop the next packets.
-fn forgiving(proto: ProtoInfo) -> ProtoInfo {
-    let ProtoInfo::Tcp(tcp) = proto else { return proto };
-    let forgive = |told: Option<TcpFlags>| {
-        let flags = told.map_or(0, |told| told.flags) | uapi::IP_CT_TCP_FLAG_BE_LIBERAL;
-        Some(TcpFlags { flags, mask: 0xff })
+/// What of a request may be said of a flow that is there: not how it is translated, nor whose it is. That it is another's
+/// must still show in its status.
+#[must_use]
+pub fn of_existing(change: FlowChange<'_>) -> FlowChange<'_> {
+    let expected = if change.flow.master.is_some() { uapi::IPS_EXPECTED } else { 0 };
+    let flow = FlowView {
+        status: change.flow.status.map(|status| status | expected),
+        master: None,
+        helper: None,
+        seqadj_orig: None,
+        seqadj_reply: None,
+        synproxy: None,
+        ..change.flow
     };
-    ProtoInfo::Tcp(TcpInfo { flags_orig: forgive(tcp.flags_orig), flags_reply: forgive(tcp.flags_reply), ..tcp })
+    FlowChange { flow, nat_src: None, nat_dst: None, ..change }
+}
+
+/// The state as its tracker has it. This one has seen no window: unless it is forgiving, or has seen none of either side, it
+/// would drop the next packets.
+fn with(windows: Windows, proto: ProtoInfo) -> ProtoInfo {
+    let ProtoInfo::Tcp(tcp) = proto else { return proto };
+    let liberal = match windows {
+        Windows::Forgiven => uapi::IP_CT_TCP_FLAG_BE_LIBERAL,
+        Windows::Tracked => 0,
+    };
+    let flags = |told: Option<TcpFlags>| {
+        let flags = told.map_or(0, |told| told.flags) | liberal;
+        (flags != 0).then_some(TcpFlags { flags, mask: 0xff })
+    };
+    ProtoInfo::Tcp(TcpInfo { flags_orig: flags(tcp.flags_orig), flags_reply: flags(tcp.flags_reply), ..tcp })
 }
 
 #[cfg(test)]
@@ -139,7 +211,7 @@ mod tests {
     fn translated(status: u32, reply: Tuple) -> FlowChange<'static> {
         let orig = tuple("10.0.0.1", "192.0.2.1", ports(1000, 80));
         let flow = FlowView { orig: Some(orig), reply: Some(reply), status: Some(status), ..FlowView::default() };
-        commit(&flow, 9).unwrap()
+        commit(&flow, 0, Rules::default()).unwrap()
     }
 
     #[test]
@@ -174,10 +246,21 @@ mod tests {
     }
 
     #[test]
-    fn tcp_is_forgiven_its_windows() {
-        let tcp = TcpInfo { state: Some(3), wscale_orig: Some(7), ..TcpInfo::default() };
-        let ProtoInfo::Tcp(tcp) = forgiving(ProtoInfo::Tcp(tcp)) else { panic!("no TCP") };
-        assert_eq!((tcp.state, tcp.wscale_orig), (Some(3), Some(7)));
-        assert!(tcp.flags_orig.is_some_and(|flags| flags.flags & uapi::IP_CT_TCP_FLAG_BE_LIBERAL != 0));
+    fn a_held_flow_shows_as_such_and_for_how_long() {
+        let held = Lifetime::Held.of(100, 30);
+        assert!(is_held(held) && is_held(held - 86_400) && !is_held(5 * 86_400));
+        assert_eq!((unconfirmed_s(held), unconfirmed_s(held - 7)), (0, 7));
+        assert!(u64::from(held) * 1_000 < 1 << 31, "what the kernel counts at a thousand ticks a second");
+    }
+
+    #[test]
+    fn tcp_is_forgiven_its_windows_unless_they_are_tracked() {
+        let told = TcpInfo { state: Some(3), wscale_orig: Some(7), ..TcpInfo::default() };
+        let of = |windows| match with(windows, ProtoInfo::Tcp(told)) {
+            ProtoInfo::Tcp(tcp) => (tcp.state, tcp.wscale_orig, tcp.flags_orig.map(|flags| flags.flags)),
+            _ => panic!("no TCP"),
+        };
+        assert_eq!(of(Windows::Forgiven), (Some(3), Some(7), Some(uapi::IP_CT_TCP_FLAG_BE_LIBERAL)));
+        assert_eq!(of(Windows::Tracked), (Some(3), Some(7), None));
     }
 }

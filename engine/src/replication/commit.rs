@@ -1,35 +1,31 @@
 //! The replicas into this node's kernel: what a takeover begins with.
 //!
 //! ```text
-//! first   flows that stand alone, bucket by bucket     create ── exists already ──► update
-//! then    flows of a master, which is there by now     (batches of requests)
+//! first   flows that stand alone, bucket by bucket; the stage encodes the next while the kernel takes this one
+//! then    flows of a master, which is there by now
 //! last    expectations, whose masters are there, too
 //! ```
 //!
-//! What the kernel refuses is counted by its reason, and the rest goes on. The changes are made by a socket whose port the
-//! event sockets leave out: what comes from peers is not told to them as news. The internal cache has it after the next
-//! kernel resync, or with the flow's first event.
+//! The internal cache has what was committed after the next kernel resync, or with the flow's first event.
 
-use std::collections::BTreeMap;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use ctflow_parser::expect::ExpectView;
-use ctflow_parser::flow::FlowView;
-use ctflow_parser::request::{self, FlowChange, IfExists};
-use ctflow_parser::uapi;
-use ctflow_parser::write::Writer;
 use ctflow_replicate::ReplicaId;
 use ctflow_replicate::buckets::{BUCKETS, EXPECTATIONS};
 use ctflow_replicate::entry;
-use rustix::io::Errno;
 
+use super::inject::{Injector, Tally, Told, Word};
 use super::{NoAnswer, Replication};
+use crate::access::Access;
 use crate::kernel::KernelError;
-use crate::kernel::batch::{Batch, Refused};
-use crate::kernel::commit::{Lifetime, commit};
-use crate::limits::{COMMIT_REASONS, COMMIT_RELATED_BYTES};
+use crate::kernel::commit::Rules;
+use crate::limits::{COMMIT_BUCKETS_AHEAD, COMMIT_RELATED_BYTES};
+use crate::reply::Awaited;
 use crate::server::frame::{Entries, EntryHead};
-use crate::worker::now_ms;
+use crate::telling::Yielding;
 
 /// What is committed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,26 +39,21 @@ pub struct What {
 /// What became of a commit.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Committed {
-    /// Flows that were made.
-    pub created: u64,
-    /// Flows that were there, and are now as their source said.
-    pub updated: u64,
-    /// Expectations that were made, or were there.
-    pub expectations: u64,
-    /// What the kernel refused, by its words.
-    pub refused: BTreeMap<String, u64>,
+    /// What became of the entries.
+    pub tally: Tally,
     /// Buckets of the replicas that were not known, so that flows may be missing.
     pub unknown_buckets: u64,
     /// How long it took.
     pub took: Duration,
 }
 
-impl Committed {
-    /// How many entries were refused.
-    #[must_use]
-    pub fn failed(&self) -> u64 {
-        self.refused.values().sum()
-    }
+/// How far a commit is: seen by others while it goes on.
+#[derive(Debug, Default)]
+pub(crate) struct Progress {
+    /// Entries that have been seen to.
+    pub(crate) done: AtomicU64,
+    /// Entries that there were to see to when it began.
+    pub(crate) of: AtomicU64,
 }
 
 /// A commit that broke off.
@@ -76,54 +67,75 @@ pub enum CommitError {
     Kernel(#[from] KernelError),
 }
 
-/// Puts what the replicas hold into the kernel, by `batch`.
+/// Puts what the replicas hold into the kernel.
 ///
 /// # Errors
 /// [`CommitError`]; what was done until then stays.
 pub(crate) fn run(
-    replication: &Replication,
-    batch: &mut Batch,
+    access: &Access,
     what: What,
-    lifetime: Lifetime,
+    rules: Rules,
+    progress: &Arc<Progress>,
 ) -> Result<Committed, CommitError> {
     let began = Instant::now();
+    let Some(replication) = &access.replication else { return Ok(Committed::default()) };
+    let mut batch = access.committer();
     let status = replication.status()?;
-    let unknown =
-        status.node.peers.iter().flat_map(|peer| &peer.received).map(|stream| u64::from(stream.unknown)).sum();
-    let mut committer = Committer {
-        batch,
-        lifetime,
-        now_ms: now_ms(),
-        done: Committed { unknown_buckets: unknown, ..Committed::default() },
-        related: Vec::new(),
-    };
+    let entries = status.replicas.iter().map(|replica| replica.flows + replica.expectations).sum();
+    progress.of.store(entries, Ordering::Relaxed);
+    let mut tally = Tally::default();
+    let word = Word::Newer(Yielding::InWord);
+    let injector = Injector { batch: &mut batch, askers: &access.askers, rules, word, tally: &mut tally };
+    let mut committer = Committer { injector, related: Vec::new(), progress };
     let mut replicas: Vec<ReplicaId> = status.replicas.iter().map(|replica| replica.id).collect();
     replicas.sort_unstable();
     if what.flows {
-        for (id, bucket) in replicas.iter().flat_map(|id| (0..BUCKETS).map(move |bucket| (*id, bucket))) {
-            committer.bucket(&replication.show(id, bucket)?)?;
+        for shown in Walk::new(replication, replicas.iter().flat_map(|id| (0..BUCKETS).map(move |place| (*id, place))))
+        {
+            committer.bucket(&shown?)?;
         }
         committer.related()?;
     }
     if what.expectations {
-        for id in replicas {
-            committer.expectations(&replication.show(id, EXPECTATIONS)?)?;
+        for shown in Walk::new(replication, replicas.iter().map(|id| (*id, EXPECTATIONS))) {
+            committer.injector.expect(&shown?)?;
         }
     }
-    Ok(Committed { took: began.elapsed(), ..committer.done })
+    Ok(Committed { tally, unknown_buckets: status.unknown_buckets(), took: began.elapsed() })
 }
 
-struct Committer<'b> {
-    batch: &'b mut Batch,
-    lifetime: Lifetime,
-    now_ms: u64,
-    done: Committed,
+/// Buckets of replicas, one after the other, the next ones asked for already.
+struct Walk<'r, P> {
+    replication: &'r Replication,
+    places: P,
+    ahead: VecDeque<Result<Awaited<Vec<u8>>, NoAnswer>>,
+}
+
+impl<'r, P: Iterator<Item = (ReplicaId, u16)>> Walk<'r, P> {
+    fn new(replication: &'r Replication, places: P) -> Self {
+        Self { replication, places, ahead: VecDeque::with_capacity(COMMIT_BUCKETS_AHEAD) }
+    }
+}
+
+impl<P: Iterator<Item = (ReplicaId, u16)>> Iterator for Walk<'_, P> {
+    type Item = Result<Vec<u8>, NoAnswer>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while self.ahead.len() <= COMMIT_BUCKETS_AHEAD {
+            let Some((id, bucket)) = self.places.next() else { break };
+            self.ahead.push_back(self.replication.ask_show(id, bucket));
+        }
+        let awaited = self.ahead.pop_front()?;
+        Some(awaited.and_then(|awaited| Replication::shown(&awaited)))
+    }
+}
+
+struct Committer<'c> {
+    injector: Injector<'c>,
     /// Flows with a master, with their heads: few, and their masters come first.
     related: Vec<u8>,
+    progress: &'c Progress,
 }
-
-/// A flow to commit: when it was told, and how.
-type Told<'a> = (EntryHead, FlowView<'a>);
 
 impl Committer<'_> {
     /// Commits the flows of a bucket that stand alone, and keeps the others for later.
@@ -131,10 +143,10 @@ impl Committer<'_> {
         let mut alone = Vec::new();
         for (head, bytes) in Entries::new(shown).flatten() {
             match entry::decode_flow(head.family, bytes) {
-                Ok(flow) if flow.master.is_none() => alone.push((head, flow)),
+                Ok(flow) if flow.master.is_none() => alone.push(Told { head, flow, bytes }),
                 Ok(_) if self.related.len() < COMMIT_RELATED_BYTES => keep(&head, bytes, &mut self.related),
-                Ok(_) => self.done.refuse(&"too many flows of others at once"),
-                Err(error) => self.done.refuse(&error),
+                Ok(_) => self.injector.tally.refuse(&"too many flows of others at once"),
+                Err(error) => self.injector.tally.refuse(&error),
             }
         }
         self.flows(&alone)
@@ -142,104 +154,26 @@ impl Committer<'_> {
 
     fn related(&mut self) -> Result<(), CommitError> {
         let related = std::mem::take(&mut self.related);
-        let decoded = |(head, bytes): (EntryHead, _)| Some((head, entry::decode_flow(head.family, bytes).ok()?));
-        let flows: Vec<_> = Entries::new(&related).flatten().filter_map(decoded).collect();
-        self.flows(&flows)
+        self.flows(&decoded(&related))
     }
 
-    /// Makes these flows, and makes those that are there as they were told.
     fn flows(&mut self, flows: &[Told<'_>]) -> Result<(), CommitError> {
-        let mut refused = Vec::new();
-        for (tag, told) in (0u64..).zip(flows) {
-            let Some(change) = self.change(told) else { continue };
-            let write = |writer: &mut Writer<'_>, seq| request::create(writer, seq, &change, IfExists::Refuse);
-            self.batch.add(tag, write, &mut |one| refused.push(one))?;
+        for (_, error) in self.injector.put(flows)? {
+            self.injector.tally.refuse(&error);
         }
-        let sent = self.batch.finish(&mut |one| refused.push(one))?;
-        self.done.created += sent.carried_out();
-        let mut again = Vec::new();
-        for Refused { tag, error } in refused {
-            let told = usize::try_from(tag).ok().and_then(|index| flows.get(index));
-            match told.filter(|_| error.errno() == Some(Errno::EXIST.raw_os_error())) {
-                Some(told) => again.push(told),
-                None => self.done.refuse(&error),
-            }
-        }
-        self.update(&again)
-    }
-
-    fn update(&mut self, flows: &[&Told<'_>]) -> Result<(), CommitError> {
-        let mut refused = Vec::new();
-        for told in flows {
-            let Some(change) = self.change(told) else { continue };
-            let change = of_existing(change);
-            let write = |writer: &mut Writer<'_>, seq| request::update(writer, seq, &change);
-            self.batch.add(0, write, &mut |one| refused.push(one))?;
-        }
-        let sent = self.batch.finish(&mut |one| refused.push(one))?;
-        self.done.updated += sent.carried_out();
-        refused.into_iter().for_each(|one| self.done.refuse(&one.error));
-        Ok(())
-    }
-
-    fn change<'a>(&self, (head, flow): &Told<'a>) -> Option<FlowChange<'a>> {
-        let age_s = self.now_ms.saturating_sub(head.changed_ms) / 1_000;
-        commit(flow, self.lifetime.of(flow.timeout.unwrap_or(0), age_s))
-    }
-
-    fn expectations(&mut self, shown: &[u8]) -> Result<(), CommitError> {
-        let mut refused = Vec::new();
-        for (_, bytes) in Entries::new(shown).flatten() {
-            match entry::decode_expect(bytes) {
-                Ok(expect) => {
-                    let expect = ExpectView { id: None, ..expect };
-                    let write = |writer: &mut Writer<'_>, seq| request::create_expect(writer, seq, &expect);
-                    self.batch.add(0, write, &mut |one| refused.push(one))?;
-                }
-                Err(error) => self.done.refuse(&error),
-            }
-        }
-        let sent = self.batch.finish(&mut |one| refused.push(one))?;
-        self.done.expectations += sent.carried_out();
-        for one in refused {
-            if one.error.errno() == Some(Errno::EXIST.raw_os_error()) {
-                self.done.expectations += 1; // it is awaited already
-            } else {
-                self.done.refuse(&one.error);
-            }
-        }
+        self.progress.done.fetch_add(flows.len() as u64, Ordering::Relaxed);
         Ok(())
     }
 }
 
-impl Committed {
-    /// Counts a refusal by its words; past so many different ones, as one of the others.
-    fn refuse(&mut self, reason: &dyn ToString) {
-        let mut reason = reason.to_string();
-        if self.refused.len() >= COMMIT_REASONS && !self.refused.contains_key(&reason) {
-            reason = "other reasons".to_owned();
-        }
-        *self.refused.entry(reason).or_default() += 1;
-    }
+/// The flows in the entries of a bucket, but for those that do not parse.
+pub(super) fn decoded(shown: &[u8]) -> Vec<Told<'_>> {
+    let told = |(head, bytes)| Some(Told { head, flow: entry::decode_flow(head.family, bytes).ok()?, bytes });
+    Entries::new(shown).flatten().filter_map(|(head, bytes): (EntryHead, _)| told((head, bytes))).collect()
 }
 
-fn keep(head: &EntryHead, bytes: &[u8], related: &mut Vec<u8>) {
+/// Puts an entry behind others.
+pub(super) fn keep(head: &EntryHead, bytes: &[u8], related: &mut Vec<u8>) {
     related.extend_from_slice(&head.encode(u16::try_from(bytes.len()).unwrap_or(0)));
     related.extend_from_slice(bytes);
-}
-
-/// What of a request may be said of a flow that is there: not how it is translated, nor whose it is. That it is another's
-/// must still show in its status.
-fn of_existing(change: FlowChange<'_>) -> FlowChange<'_> {
-    let expected = if change.flow.master.is_some() { uapi::IPS_EXPECTED } else { 0 };
-    let flow = FlowView {
-        status: change.flow.status.map(|status| status | expected),
-        master: None,
-        helper: None,
-        seqadj_orig: None,
-        seqadj_reply: None,
-        synproxy: None,
-        ..change.flow
-    };
-    FlowChange { flow, nat_src: None, nat_dst: None, ..change }
 }

@@ -11,18 +11,24 @@
 //! `PROTOCOL.md`. Others reach it by [`Replication`].
 
 mod commit;
+mod hot;
+mod inject;
 mod lag;
+mod rivals;
 mod stage;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crossbeam_channel::{Sender, TrySendError};
 use ctflow_replicate::{Config, ReplicaId, Role, Status};
 use thiserror::Error;
 
-pub(crate) use self::commit::run as commit;
 pub use self::commit::{CommitError, Committed, What};
+pub(crate) use self::commit::{Progress, run as commit};
+pub(crate) use self::hot::{Work, run as keep_hot};
+pub use self::inject::Tally;
 pub use self::lag::{Lag, LagSummary};
 pub(crate) use self::stage::Prepared;
 pub use self::stage::StageError;
@@ -31,6 +37,7 @@ use crate::link::{LinkReport, LinkSettings};
 use crate::publish::Choice;
 use crate::reply::{self, Awaited, Reply};
 use crate::shard::replica::Changes;
+use crate::takeover;
 
 /// How to replicate.
 #[derive(Debug, Clone)]
@@ -43,6 +50,10 @@ pub struct ReplicationSettings {
     pub choice: Choice,
     /// Flows of each family that a replica of one stream may hold.
     pub replica_flows_max: u32,
+    /// What happens when a side fails.
+    pub takeover: takeover::Settings,
+    /// Where the node's role is kept.
+    pub role_file: Option<PathBuf>,
 }
 
 /// What the stage can tell of itself.
@@ -62,6 +73,16 @@ pub struct ReplicationStatus {
     pub deferred: u64,
     /// Whether datagrams are sealed.
     pub sealed: bool,
+    /// Peers that are primary while this node is, and should not be.
+    pub rivals: Vec<String>,
+}
+
+impl ReplicationStatus {
+    /// Buckets of all live and lost peers' streams that are not known, so that flows may be missing in the replicas.
+    #[must_use]
+    pub fn unknown_buckets(&self) -> u64 {
+        self.node.peers.iter().flat_map(|peer| &peer.received).map(|stream| u64::from(stream.unknown)).sum()
+    }
 }
 
 /// What the stage knows of a peer besides its state.
@@ -101,7 +122,10 @@ pub(crate) enum Request {
     AskAll,
     Verify(u64),
     FlushExternal,
+    FlushAbsent,
     SetRole(Role),
+    Work(Reply<Work>),
+    HandAgain,
 }
 
 /// The stage has ended, or is not heard of within [`STAGE_ANSWER_MAX`].
@@ -130,7 +154,16 @@ impl Replication {
     /// # Errors
     /// [`NoAnswer`].
     pub fn show(&self, id: ReplicaId, bucket: u16) -> Result<Vec<u8>, NoAnswer> {
-        self.answer(|reply| Request::Show(id, bucket, reply))
+        self.ask_show(id, bucket).and_then(|awaited| Self::shown(&awaited))
+    }
+
+    /// Asks for the entries of a bucket; [`Replication::shown`] waits for them.
+    fn ask_show(&self, id: ReplicaId, bucket: u16) -> Result<Awaited<Vec<u8>>, NoAnswer> {
+        self.begin(|reply| Request::Show(id, bucket, reply))
+    }
+
+    fn shown(awaited: &Awaited<Vec<u8>>) -> Result<Vec<u8>, NoAnswer> {
+        awaited.wait(STAGE_ANSWER_MAX).map_err(|_| NoAnswer)
     }
 
     /// Tells everything to all peers again.
@@ -166,6 +199,24 @@ impl Replication {
         self.ask(Request::FlushExternal)
     }
 
+    /// Empties the replicas of peers that are not live: what is left of them is in the kernel.
+    ///
+    /// # Errors
+    /// [`NoAnswer`].
+    pub(crate) fn flush_absent(&self) -> Result<(), NoAnswer> {
+        self.ask(Request::FlushAbsent)
+    }
+
+    /// What is to be put into the kernel next, as soon as there is something.
+    fn work(&self) -> Result<Work, NoAnswer> {
+        self.begin(Request::Work)?.wait_on().map_err(|_| NoAnswer)
+    }
+
+    /// Has everything handed over once more.
+    fn hand_again(&self) -> Result<(), NoAnswer> {
+        self.ask(Request::HandAgain)
+    }
+
     /// Sets what this node does for traffic, for its peers to know.
     ///
     /// # Errors
@@ -198,8 +249,12 @@ impl Replication {
     }
 
     fn answer<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, NoAnswer> {
-        let (reply, answer): (Reply<T>, Awaited<T>) = reply::ends(None);
+        self.begin(request)?.wait(STAGE_ANSWER_MAX).map_err(|_| NoAnswer)
+    }
+
+    fn begin<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<Awaited<T>, NoAnswer> {
+        let (reply, answer) = reply::ends(None);
         self.ask(request(reply))?;
-        answer.wait(STAGE_ANSWER_MAX).map_err(|_| NoAnswer)
+        Ok(answer)
     }
 }

@@ -22,6 +22,8 @@ use ctflow_replicate::{Address, Destination, Host, Node, Note, ReplicaId, Time};
 use mio::{Events, Poll, Token, Waker};
 use thiserror::Error;
 
+use super::hot::Giver;
+use super::rivals::Rivals;
 use super::{Lag, PeerReport, ReplicaStatus, Replication, ReplicationSettings, ReplicationStatus, Request};
 use crate::limits::{LINK_DATAGRAM_MAX, LINK_DATAGRAMS_PER_TURN, LINK_TICK, STAGE_REQUESTS, STAGE_RETRY, TURN_BATCHES};
 use crate::link::{LinkError, Links, Origin};
@@ -85,6 +87,7 @@ impl Prepared {
     /// The stage for these workers.
     pub(crate) fn stage(self, hearers: Vec<Hearer>, stop: Arc<AtomicBool>) -> Stage {
         let began = Instant::now();
+        let takeover = self.settings.takeover;
         let streams = u16::try_from(hearers.len()).unwrap_or(u16::MAX);
         let sealed = self.settings.node.key.is_some();
         let node = ctflow_replicate::Config { streams, datagram_bytes: self.datagram_bytes(), ..self.settings.node };
@@ -94,6 +97,8 @@ impl Prepared {
             links: self.links,
             replicas: HashMap::new(),
             replica_flows_max: self.settings.replica_flows_max,
+            hot: takeover.hot,
+            unheld: false,
             forgotten: Changes::default(),
             hearers,
             wanted,
@@ -107,6 +112,8 @@ impl Prepared {
             requests: self.requests,
             sealed,
             deferred: 0,
+            giver: takeover.hot.then(|| Giver::new(takeover.purge_after, began)),
+            rivals: Rivals::new(takeover.active_active),
             stop,
             began,
             ready: Vec::new(),
@@ -128,6 +135,10 @@ struct World {
     links: Links,
     replicas: HashMap<ReplicaId, Replica>,
     replica_flows_max: u32,
+    /// Replicas are handed over to be put into the kernel.
+    hot: bool,
+    /// One that was so is held no more.
+    unheld: bool,
     /// What became of the flows of replicas that are held no more.
     forgotten: Changes,
     hearers: Vec<Hearer>,
@@ -145,6 +156,9 @@ pub(crate) struct Stage {
     sealed: bool,
     /// Times that batches had to wait for a closed window.
     deferred: u64,
+    /// Where replicas go into the kernel as they come.
+    giver: Option<Giver>,
+    rivals: Rivals,
     stop: Arc<AtomicBool>,
     began: Instant,
     /// Links that may have more to read.
@@ -200,6 +214,13 @@ impl Stage {
                 tracing::warn!(local = %link.local, "this link carries the deltas from now on");
             }
         }
+        if let Some(giver) = &mut self.giver {
+            if std::mem::take(&mut self.world.unheld) {
+                giver.confirm(&mut self.world.replicas, self.world.now);
+            }
+            giver.turn(&self.node, &mut self.world.replicas, self.world.now);
+        }
+        self.rivals.look(&self.node, self.world.now);
         self.world.ask_workers();
         self.world.links.flush();
         more
@@ -274,7 +295,17 @@ impl Stage {
                 Request::AskAll => self.node.ask_all(now, &mut self.world),
                 Request::Verify(number) => self.node.verify(now, number, &mut self.world),
                 Request::FlushExternal => self.node.flush_external(now, &mut self.world),
+                Request::FlushAbsent => self.node.flush_absent(now, &mut self.world),
                 Request::SetRole(role) => self.node.set_role(now, role),
+                Request::Work(reply) => {
+                    if let Some(giver) = &mut self.giver {
+                        giver.ask(reply);
+                    }
+                }
+                Request::HandAgain => {
+                    let (replicas, now) = (&mut self.world.replicas, self.world.now);
+                    self.giver.iter_mut().for_each(|giver| giver.confirm(replicas, now));
+                }
             }
         }
     }
@@ -306,6 +337,7 @@ impl Stage {
             peers: node.peers.iter().map(peer).collect(),
             changes,
             deferred: self.deferred,
+            rivals: self.rivals.named(),
             sealed: self.sealed,
             node,
             links: self.world.links.report(self.world.now),
@@ -354,7 +386,9 @@ impl Host for World {
 
     fn replica(&mut self, id: ReplicaId) -> &mut Replica {
         let flows_max = self.replica_flows_max;
-        let replica = self.replicas.entry(id).or_insert_with(|| Replica::new(flows_max));
+        let hot = self.hot;
+        let new = || if hot { Replica::hot(flows_max) } else { Replica::new(flows_max) };
+        let replica = self.replicas.entry(id).or_insert_with(new);
         replica.set_time(self.now_ms);
         replica
     }
@@ -362,6 +396,7 @@ impl Host for World {
     fn forget(&mut self, id: ReplicaId) {
         if let Some(replica) = self.replicas.remove(&id) {
             self.forgotten += replica.changes();
+            self.unheld = true;
         }
     }
 

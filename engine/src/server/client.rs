@@ -195,6 +195,7 @@ mod tests {
             committer,
             published,
             replication: None,
+            takeover: Arc::default(),
             wishes,
             backend: "none",
             flows_max: 0,
@@ -207,6 +208,7 @@ mod tests {
             verification: Verification::default(),
             errands: Arc::default(),
             flushes: Arc::default(),
+            waiting_since: None,
             clients: 1,
             now,
         }

@@ -2,6 +2,8 @@
 //!
 //! All numbers count since the daemon's start, where nothing else is said.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 /// The whole of it.
@@ -17,10 +19,15 @@ pub(super) struct Document {
     pub(super) uptime_ms: u64,
     pub(super) mode: Option<String>,
     pub(super) role: Option<String>,
+    /// Peers that are primary while this node is, and should not be.
+    pub(super) split_brain: Vec<String>,
     /// In sync with every peer that was ever met, nothing full, no loss unmended.
     pub(super) ready: bool,
     /// Why not.
     pub(super) not_ready: Vec<String>,
+    pub(super) gate: Gate,
+    /// Missing where replicas do not go into the kernel as they come.
+    pub(super) hot: Option<Hot>,
     pub(super) engine: Engine,
     pub(super) internal: Cache,
     pub(super) external: Cache,
@@ -31,6 +38,30 @@ pub(super) struct Document {
     /// Clients that are served now, this one included.
     pub(super) clients: usize,
     pub(super) process: Process,
+}
+
+/// Whether this node should be let take over.
+#[derive(Debug, Serialize)]
+pub(super) struct Gate {
+    pub(super) open: bool,
+    /// What is worth waiting for.
+    pub(super) waits: Vec<String>,
+    /// How long it has been waited for, since somebody asked first.
+    pub(super) held_up_ms: u64,
+}
+
+/// What became of what peers told and went into the kernel as it came.
+#[derive(Debug, Serialize)]
+pub(super) struct Hot {
+    pub(super) created: u64,
+    pub(super) updated: u64,
+    /// Not taken over: newer here.
+    pub(super) kept: u64,
+    pub(super) ended: u64,
+    /// Not confirmed by anybody.
+    pub(super) purged: u64,
+    /// By the kernel's words.
+    pub(super) refused: BTreeMap<String, u64>,
 }
 
 /// What reads the kernel's events.

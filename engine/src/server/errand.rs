@@ -1,152 +1,172 @@
-//! What blocks, and is therefore done on a thread of its own: emptying the kernel's tables, and filling them.
+//! What blocks, and is therefore done on a thread of its own: emptying the kernel's tables, filling them, changing sides.
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use ctflow_parser::request;
-use ctflow_parser::uapi::AF_UNSPEC;
+use ctflow_replicate::Role;
 use serde::Serialize;
 
 use super::failure::Failure;
 use super::job::{Job, Polled, Question, Turn, Unanswered, no_peers};
 use super::out::Out;
 use super::world::World;
+use crate::access::Access;
 use crate::kernel::KernelError;
-use crate::kernel::commit::Lifetime;
 use crate::kernel::request::Requester;
-use crate::limits::{SERVER_ANSWER_MAX, SERVER_COMMIT_MAX, SERVER_ERRANDS};
-use crate::replication::{self, CommitError, Committed, What};
+use crate::limits::{SERVER_ANSWER_MAX, SERVER_COMMIT_MAX, SERVER_ERRANDS, SERVER_PROGRESS};
+use crate::replication::{self, Progress, What};
 use crate::reply;
+use crate::takeover::{self, Commit};
 
-/// A client that waits for the replicas to be in the kernel.
-pub(super) struct Committing {
-    question: Question<Result<Committed, CommitError>>,
-}
+/// What an errand came to: a document, or nothing but its end.
+type Outcome = Result<Option<serde_json::Value>, Failure>;
 
-/// What a client is told of a commit.
+/// What a client is told while it waits.
 #[derive(Debug, Serialize)]
-struct Report {
-    created: u64,
-    updated: u64,
-    expectations: u64,
-    failed: u64,
-    refused: BTreeMap<String, u64>,
-    unknown_buckets: u64,
-    took_ms: u64,
+struct Underway {
+    progress: u64,
+    of: u64,
 }
 
-impl Committing {
-    /// Begins. It goes on whatever becomes of the client.
-    ///
-    /// # Errors
-    /// There is nothing to commit, another commit is under way, or there is no thread for it.
-    pub(super) fn new(what: What, world: &World) -> Result<Self, Failure> {
-        let replication = world.access.replication.clone().ok_or_else(no_peers)?;
-        let committer = world.access.committer.clone();
-        if committer.try_lock().is_err() {
-            return Err(Failure::new("a commit is under way: try again when it is done"));
+/// A client that waits for a thread.
+pub(super) struct Errand {
+    question: Question<Outcome>,
+    what: &'static str,
+    /// How far it is, and what was said of that last.
+    progress: Option<(Arc<Progress>, u64)>,
+}
+
+impl Errand {
+    /// Begins `work`, which goes on whatever becomes of the client. `what` is a noun for it.
+    fn begin(
+        what: &'static str,
+        longest: Duration,
+        progress: Option<Arc<Progress>>,
+        world: &World,
+        work: impl FnOnce() -> Outcome + Send + 'static,
+    ) -> Result<Self, Failure> {
+        if Arc::strong_count(&world.errands) > SERVER_ERRANDS {
+            return Err(Failure::new("too much is under way: try again when it is done"));
         }
         let (reply, awaited) = reply::ends(Some(world.waker.clone()));
+        let errand = world.errands.clone();
         let body = move || {
-            let mut batch = committer.lock().unwrap_or_else(PoisonError::into_inner);
-            let done = replication::commit(&replication, &mut batch, what, Lifetime::Left);
-            if let Ok(done) = &done {
-                tracing::info!(
-                    created = done.created,
-                    updated = done.updated,
-                    expectations = done.expectations,
-                    failed = done.failed(),
-                    took = ?done.took,
-                    "committed"
-                );
-                done.refused.iter().for_each(|(why, count)| tracing::warn!(count, "not committed: {why}"));
-            }
-            reply.tell(done);
+            let _errand = errand;
+            reply.tell(work());
         };
         thread::Builder::new()
-            .name("ctflow-commit".to_owned())
+            .name("ctflow-errand".to_owned())
             .spawn(body)
-            .map_err(|error| Failure::new(format!("cannot commit: no thread: {error}")))?;
-        Ok(Self { question: Question::asked(awaited, SERVER_COMMIT_MAX, world.now) })
+            .map_err(|error| Failure::new(format!("no thread for the {what}: {error}")))?;
+        let question = Question::asked(awaited, longest, world.now);
+        Ok(Self { question, what, progress: progress.map(|progress| (progress, 0)) })
     }
-}
 
-impl Job for Committing {
-    fn turn(&mut self, world: &mut World, out: &mut Out) -> Result<Turn, Failure> {
-        match self.question.poll(world) {
-            Ok(Polled::Answer(Ok(done))) => {
-                out.json(&Report {
-                    created: done.created,
-                    updated: done.updated,
-                    expectations: done.expectations,
-                    failed: done.failed(),
-                    unknown_buckets: done.unknown_buckets,
-                    took_ms: u64::try_from(done.took.as_millis()).unwrap_or(u64::MAX),
-                    refused: done.refused,
-                })?;
-                Ok(Turn::Done)
-            }
-            Ok(Polled::Answer(Err(error))) => Err(Failure::new(format!("the commit broke off: {error}"))),
-            Ok(Polled::Not(turn)) => Ok(turn),
-            Err(Unanswered::Late) => Err(Failure::new("the commit is not done yet, and goes on: see the daemon's log")),
-            Err(Unanswered::Gone) => Err(Failure::new("the commit ended without a word: see the daemon's log")),
-        }
+    /// The replicas into the kernel.
+    ///
+    /// # Errors
+    /// There is nothing to commit, or another commit or a change of roles is under way.
+    pub(super) fn commit(what: What, world: &World) -> Result<Self, Failure> {
+        world.access.replication.as_ref().ok_or_else(no_peers)?;
+        let turn = world.access.takeover.begin().ok_or_else(busy)?;
+        let (access, progress) = (world.access.clone(), Arc::<Progress>::default());
+        let seen = progress.clone();
+        Self::begin("commit", SERVER_COMMIT_MAX, Some(seen), world, move || {
+            let _turn = turn;
+            access.takeover.cancel_purge();
+            let done = replication::commit(&access, what, access.takeover.settings.rules, &progress)
+                .map_err(|error| Failure::new(format!("the commit broke off: {error}")))?;
+            let (tally, took) = (&done.tally, done.took);
+            tracing::info!(
+                created = tally.created,
+                updated = tally.updated,
+                failed = tally.failed(),
+                ?took,
+                "committed"
+            );
+            tally.refused.iter().for_each(|(why, count)| tracing::warn!(count, "not committed: {why}"));
+            document(&Commit::from(done))
+        })
     }
-}
 
-/// A client that waits for the kernel's tables to be empty.
-pub(super) struct KernelFlush {
-    question: Question<Result<(), KernelError>>,
-}
+    /// A change of roles.
+    ///
+    /// # Errors
+    /// There are no peers, or a commit or another change is under way.
+    pub(super) fn role(role: Role, world: &World) -> Result<Self, Failure> {
+        world.access.replication.as_ref().ok_or_else(no_peers)?;
+        let turn = world.access.takeover.begin().ok_or_else(busy)?;
+        let (access, progress) = (world.access.clone(), Arc::<Progress>::default());
+        let seen = progress.clone();
+        Self::begin("change of roles", SERVER_COMMIT_MAX, Some(seen), world, move || {
+            document(&takeover::become_role(&access, &turn, role, &progress))
+        })
+    }
 
-impl KernelFlush {
-    /// Begins. The kernel works on it whatever becomes of the client.
+    /// The kernel's tables emptied.
     ///
     /// # Errors
     /// There is no thread for it.
-    pub(super) fn new(flows: bool, expectations: bool, world: &World) -> Result<Self, Failure> {
-        if Arc::strong_count(&world.errands) > SERVER_ERRANDS {
-            return Err(Failure::new("too many flushes are under way: try again when they are done"));
-        }
-        let (reply, awaited) = reply::ends(Some(world.waker.clone()));
-        let (errand, flushes) = (world.errands.clone(), world.flushes.clone());
-        let body = move || {
-            let _errand = errand;
-            reply.tell(flush(flows, expectations, &flushes));
-        };
-        thread::Builder::new()
-            .name("ctflow-flush".to_owned())
-            .spawn(body)
-            .map_err(|error| Failure::new(format!("cannot flush: no thread: {error}")))?;
-        let question = Question::asked(awaited, SERVER_ANSWER_MAX, world.now);
-        Ok(Self { question })
+    pub(super) fn flush_kernel(flows: bool, expectations: bool, world: &World) -> Result<Self, Failure> {
+        let (access, flushes) = (world.access.clone(), world.flushes.clone());
+        Self::begin("flush", SERVER_ANSWER_MAX, None, world, move || {
+            let flushed = flush(&access, flows, expectations, &flushes);
+            flushed.map(|()| None).map_err(|error| Failure::new(error.to_string()))
+        })
     }
 }
 
+fn busy() -> Failure {
+    Failure::new("a commit or a change of roles is under way: try again when it is done")
+}
+
+fn document(of: &impl Serialize) -> Outcome {
+    serde_json::to_value(of).map(Some).map_err(|error| Failure::new(error.to_string()))
+}
+
 /// Expectations first: those of a flow that ends go with it.
-fn flush(flows: bool, expectations: bool, flushes: &AtomicU64) -> Result<(), KernelError> {
-    let mut requester = Requester::open()?;
+fn flush(access: &Access, flows: bool, expectations: bool, flushes: &AtomicU64) -> Result<(), KernelError> {
     if expectations {
-        requester.ask("empty the expectation table", request::flush_expect, |_| {})?;
+        Requester::open()?.ask("empty the expectation table", request::flush_expect, |_| {})?;
         flushes.fetch_add(1, Ordering::Relaxed);
     }
     if flows {
-        requester.ask("empty the flow table", |writer, seq| request::flush(writer, seq, AF_UNSPEC), |_| {})?;
+        takeover::flush_now(access)?;
         flushes.fetch_add(1, Ordering::Relaxed);
     }
     Ok(())
 }
 
-impl Job for KernelFlush {
-    fn turn(&mut self, world: &mut World, _: &mut Out) -> Result<Turn, Failure> {
+impl Job for Errand {
+    fn turn(&mut self, world: &mut World, out: &mut Out) -> Result<Turn, Failure> {
+        let what = self.what;
         match self.question.poll(world) {
-            Ok(Polled::Answer(Ok(()))) => Ok(Turn::Done),
-            Ok(Polled::Answer(Err(error))) => Err(Failure::new(error.to_string())),
-            Ok(Polled::Not(turn)) => Ok(turn),
-            Err(Unanswered::Late) => Err(Failure::new("the kernel is not done yet, and goes on with it")),
-            Err(Unanswered::Gone) => Err(Failure::new("the flush ended without a word: see the daemon's log")),
+            Ok(Polled::Answer(outcome)) => {
+                if let Some(document) = outcome? {
+                    out.json(&document)?;
+                }
+                Ok(Turn::Done)
+            }
+            Ok(Polled::Not(turn)) => match &mut self.progress {
+                None => Ok(turn),
+                Some((progress, said)) => {
+                    let (done, of) = (progress.done.load(Ordering::Relaxed), progress.of.load(Ordering::Relaxed));
+                    if done != *said {
+                        *said = done;
+                        out.json(&Underway { progress: done, of })?;
+                    }
+                    Ok(Turn::Again(SERVER_PROGRESS))
+                }
+            },
+            Err(Unanswered::Late) => {
+                Err(Failure::new(format!("the {what} is not done yet, and goes on: see the daemon's log")))
+            }
+            Err(Unanswered::Gone) => {
+                Err(Failure::new(format!("the {what} ended without a word: see the daemon's log")))
+            }
         }
     }
 }

@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use super::dump::Dump;
-use super::errand::{Committing, KernelFlush};
+use super::errand::Errand;
 use super::events::Following;
 use super::failure::Failure;
 use super::order::{Ordering, Wanted};
@@ -51,9 +51,11 @@ pub(super) fn begin(request: Request, world: &mut World) -> Result<Box<dyn Job>,
         Request::Dump(cache, of) => Box::new(Dump::new(cache, of, world)),
         Request::Events(of) => Box::new(Following::new(of, world)),
         Request::Flush { internal, external } => Box::new(Steps::flush(internal, external, world)),
-        Request::FlushKernel { flows, expectations } => Box::new(KernelFlush::new(flows, expectations, world)?),
+        Request::FlushKernel { flows, expectations } => Box::new(Errand::flush_kernel(flows, expectations, world)?),
         Request::KernelResync => Box::new(Steps::kernel_resync()),
-        Request::Commit(what) => Box::new(Committing::new(what, world)?),
+        Request::Commit(what) => Box::new(Errand::commit(what, world)?),
+        Request::Role(role) => Box::new(Errand::role(role, world)?),
+        Request::ScheduleFlush => Box::new(Steps::schedule_flush(world)),
         Request::Bulk => Box::new(Steps::bulk(world)?),
         Request::PeerResync => Box::new(Steps::peer_resync(world)?),
         Request::Verify => Box::new(Verifying::new(world)?),

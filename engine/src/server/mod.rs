@@ -97,6 +97,7 @@ impl Server {
             verification: Verification::default(),
             errands: Arc::default(),
             flushes: Arc::default(),
+            waiting_since: None,
             clients: 0,
             now: Instant::now(),
         };

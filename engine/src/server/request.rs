@@ -1,6 +1,7 @@
 //! What a client asks: one line of JSON.
 
 use ctflow_parser::record::Subject;
+use ctflow_replicate::Role;
 use serde::Deserialize;
 
 use super::failure::Failure;
@@ -20,6 +21,8 @@ pub(super) enum Request {
     KernelResync,
     Bulk,
     Commit(What),
+    Role(Role),
+    ScheduleFlush,
     PeerResync,
     Verify,
     Reload,
@@ -59,6 +62,7 @@ struct Line {
     what: String,
     cache: Option<String>,
     of: Option<String>,
+    role: Option<String>,
 }
 
 /// Only this much, of a request in another version that may have anything else.
@@ -68,7 +72,7 @@ struct Versioned {
 }
 
 /// Everything that `do` may be.
-const KNOWN: [&str; 12] = [
+const KNOWN: [&str; 14] = [
     "status",
     "dump",
     "events",
@@ -77,6 +81,8 @@ const KNOWN: [&str; 12] = [
     "kernel-resync",
     "bulk",
     "commit",
+    "role",
+    "schedule-flush",
     "peer-resync",
     "verify",
     "reload",
@@ -101,6 +107,9 @@ impl Request {
 
 impl Line {
     fn read(&self) -> Result<Request, Failure> {
+        if self.what != "role" {
+            self.without(&self.role, "role")?;
+        }
         Ok(match self.what.as_str() {
             "status" => self.alone(Request::Status)?,
             "dump" => Request::Dump(self.one_cache()?, self.one_table()?),
@@ -118,6 +127,8 @@ impl Line {
                 let (flows, expectations) = self.without_cache()?.one_or_all(&self.of, "of", TABLES)?;
                 Request::Commit(What { flows, expectations })
             }
+            "role" => Request::Role(self.without_cache()?.without_table()?.one_role()?),
+            "schedule-flush" => self.alone(Request::ScheduleFlush)?,
             "bulk" => self.alone(Request::Bulk)?,
             "peer-resync" => self.alone(Request::PeerResync)?,
             "verify" => self.alone(Request::Verify)?,
@@ -148,6 +159,12 @@ impl Line {
             Some(_) => Err(Failure::new(format!("`{}' takes no `{key}'", self.what))),
             None => Ok(self),
         }
+    }
+
+    fn one_role(&self) -> Result<Role, Failure> {
+        let known = [Role::Primary, Role::Backup, Role::Fault];
+        let named = |role: &Role| self.role.as_ref().is_some_and(|name| *name == role.to_string());
+        known.into_iter().find(named).ok_or_else(|| self.wrong("role", &["primary", "backup", "fault"]))
     }
 
     fn one_cache(&self) -> Result<Cache, Failure> {
@@ -203,9 +220,10 @@ mod tests {
         assert_eq!(read(kernel), Ok(Request::FlushKernel { flows: false, expectations: true }));
         let commit = r#"{"version":1,"do":"commit","of":"all"}"#;
         assert_eq!(read(commit), Ok(Request::Commit(What { flows: true, expectations: true })));
+        assert_eq!(read(r#"{"version":1,"do":"role","role":"backup"}"#), Ok(Request::Role(Role::Backup)));
         for what in KNOWN {
             let alone = read(&format!(r#"{{"version":1,"do":"{what}"}}"#));
-            let takes_more = ["dump", "events", "flush", "flush-kernel", "commit"].contains(&what);
+            let takes_more = ["dump", "events", "flush", "flush-kernel", "commit", "role"].contains(&what);
             assert_eq!(alone.is_err(), takes_more, "{what}: {alone:?}");
         }
     }
@@ -219,7 +237,9 @@ mod tests {
             (r#"{"version":2,"do":"status","new":7}"#, "version 2 is not spoken here: use version 1"),
             (r#"{"version":1,"do":"status","cache":"all"}"#, "`status' takes no `cache'"),
             (r#"{"version":1,"do":"status","what":"all"}"#, "unknown field `what`"),
-            (r#"{"version":1,"do":"role"}"#, "unknown request `role': this daemon knows status, dump, "),
+            (r#"{"version":1,"do":"rule"}"#, "unknown request `rule': this daemon knows status, dump, "),
+            (r#"{"version":1,"do":"role","role":"none"}"#, "`role' needs `role': one of primary, backup, fault"),
+            (r#"{"version":1,"do":"stop","role":"fault"}"#, "`stop' takes no `role'"),
             (r#"{"version":1,"do":"commit"}"#, "`commit' needs `of': one of flows, expectations, all"),
             (
                 r#"{"version":1,"do":"dump","cache":"all","of":"flows"}"#,

@@ -1,11 +1,12 @@
 //! How things stand: the document filled from what engine, stage and kernel tell.
 
+use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
 use ctflow_replicate::node::{PeerStatus, SourceStatus};
 use ctflow_replicate::{Mode, Standing};
 
-use super::document::{Cache, Document, Engine, Link, Peer, PeerStream, Refused, Source, SourceStream};
+use super::document::{Cache, Document, Engine, Gate, Hot, Link, Peer, PeerStream, Refused, Source, SourceStream};
 use super::failure::Failure;
 use super::job::{Job, Polled, Question, Turn};
 use super::out::Out;
@@ -14,7 +15,7 @@ use super::world::{Query, World};
 use crate::limits::STAGE_ANSWER_MAX;
 use crate::link::{LinkReport, Transport};
 use crate::metrics::Counts;
-use crate::replication::{PeerReport, ReplicationStatus, Request};
+use crate::replication::{PeerReport, ReplicationStatus, Request, Tally};
 
 /// A client that waits for the document.
 pub(super) struct Reporting {
@@ -61,7 +62,7 @@ impl Stage {
     }
 }
 
-fn document(world: &World, stage: &Stage) -> Document {
+fn document(world: &mut World, stage: &Stage) -> Document {
     let totals = world.access.totals();
     let status = stage.status();
     let node = status.map(|status| &status.node);
@@ -75,8 +76,11 @@ fn document(world: &World, stage: &Stage) -> Document {
         uptime_ms: u64::try_from(uptime.as_millis()).unwrap_or(u64::MAX),
         mode: node.map(|node| node.mode.to_string()),
         role: node.map(|node| node.role.to_string()),
+        split_brain: status.map(|status| status.rivals.clone()).unwrap_or_default(),
         ready: not_ready.is_empty(),
         not_ready,
+        gate: gate(world, &totals, stage),
+        hot: hot(world),
         engine: engine(world, &totals),
         internal: internal(world, &totals),
         external: status.map(external).unwrap_or_default(),
@@ -129,12 +133,53 @@ fn out_of_sync(peer: &PeerStatus, status: &ReplicationStatus) -> Option<String> 
     if status.replicas.iter().any(|replica| replica.id.node == peer.node && replica.is_full) {
         return Some(format!("the replica of peer {name} is full: raise [engine] flows_max"));
     }
-    // In alarm mode nothing is ever known for sure: what was not told for a while expires.
+    unknown(peer, status)
+}
+
+/// What a peer has yet to tell. In alarm mode nothing is ever known for sure: what was not told for a while expires.
+fn unknown(peer: &PeerStatus, status: &ReplicationStatus) -> Option<String> {
     let unknown: u32 = peer.received.iter().map(|stream| stream.unknown).sum();
-    if status.node.mode != Mode::Alarm && unknown > 0 {
-        return Some(format!("peer {name} has yet to tell {unknown} buckets of flows"));
+    let name = &peer.name;
+    (status.node.mode != Mode::Alarm && unknown > 0)
+        .then(|| format!("peer {name} has yet to tell {unknown} buckets of flows"))
+}
+
+/// Whether keepalived should let this node take over now. It is held up only by what time mends, and no longer than the
+/// operator allows: with the primary gone, who waits for it waits in vain.
+fn gate(world: &mut World, totals: &Counts, stage: &Stage) -> Gate {
+    let mut waits = Vec::new();
+    if totals.resync_pending > 0 {
+        waits.push("the internal cache is being compared with the kernel's table".to_owned());
     }
-    None
+    if let Stage::Answers(status) = stage {
+        let met = || status.node.peers.iter().filter(|peer| peer.standing != Standing::Greeting);
+        let live = met().filter(|peer| peer.standing == Standing::Live);
+        waits.extend(live.filter_map(|peer| unknown(peer, status)));
+        if met().next().is_none() {
+            waits.push("no peer has been met yet".to_owned());
+        }
+    }
+    if waits.is_empty() {
+        world.waiting_since = None;
+        return Gate { open: true, waits, held_up_ms: 0 };
+    }
+    let held_up = world.now.saturating_duration_since(*world.waiting_since.get_or_insert(world.now));
+    let open = held_up >= world.access.takeover.settings.ready_within;
+    Gate { open, waits, held_up_ms: u64::try_from(held_up.as_millis()).unwrap_or(u64::MAX) }
+}
+
+/// What became of what went into the kernel as it came.
+fn hot(world: &World) -> Option<Hot> {
+    let takeover = &world.access.takeover;
+    let of = |tally: &Tally| Hot {
+        created: tally.created,
+        updated: tally.updated,
+        kept: tally.kept,
+        ended: tally.ended,
+        purged: tally.purged,
+        refused: tally.refused.clone(),
+    };
+    takeover.settings.hot.then(|| of(&takeover.tally.lock().unwrap_or_else(PoisonError::into_inner)))
 }
 
 fn engine(world: &World, totals: &Counts) -> Engine {

@@ -9,6 +9,7 @@ use super::world::{Query, World};
 use crate::control::WorkerEnded;
 use crate::limits::{SERVER_ANSWER_MAX, SERVER_LOOK, SERVER_RETRY, STAGE_ANSWER_MAX};
 use crate::replication::{ReplicationStatus, Request};
+use crate::takeover;
 
 /// One of them.
 #[derive(Debug)]
@@ -40,8 +41,9 @@ impl Steps {
         Self { steps: steps.into_iter().collect(), waiting: None }
     }
 
-    /// Empties caches. Without peers there is nothing in the external one.
+    /// Empties caches, and takes back a flush of the kernel that is scheduled. Without peers there is nothing in the external one.
     pub(super) fn flush(internal: bool, external: bool, world: &World) -> Self {
+        world.access.takeover.cancel_purge();
         let external = external && world.access.replication.is_some();
         let outside = external.then_some([Step::Tell(Request::FlushExternal), Step::Obeyed]);
         Self::new(outside.into_iter().flatten().chain(internal.then_some(Step::Resync)))
@@ -49,6 +51,12 @@ impl Steps {
 
     pub(super) fn kernel_resync() -> Self {
         Self::new([Step::Resync])
+    }
+
+    /// Has the kernel's table emptied in a while: that is on its way when this is done.
+    pub(super) fn schedule_flush(world: &World) -> Self {
+        takeover::flush_later(&world.access, world.access.takeover.settings.purge_after);
+        Self::new([])
     }
 
     pub(super) fn bulk(world: &World) -> Result<Self, Failure> {

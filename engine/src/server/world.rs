@@ -24,6 +24,8 @@ pub(super) struct World {
     pub(super) errands: Arc<()>,
     /// Times that a table of the kernel was emptied for a client.
     pub(super) flushes: Arc<AtomicU64>,
+    /// Since when somebody who asked whether this node may take over was told to wait.
+    pub(super) waiting_since: Option<Instant>,
     /// Clients that are served.
     pub(super) clients: usize,
     /// The time of this turn.

@@ -5,9 +5,11 @@
 //! are of these, `resync` says which dumped flows to believe, `key` which shard a flow belongs to. `ledger` knows what
 //! replicas are still to be told, `outbox` puts it into batches; [`replica`] is the other end.
 
+mod claim;
 mod digests;
 mod expectations;
 mod extra;
+pub(crate) mod handover;
 mod key;
 mod ledger;
 mod outbox;
@@ -29,6 +31,7 @@ use ctflow_parser::uapi;
 use ctflow_replicate::buckets::BucketSet;
 use ctflow_replicate::delta::Change;
 
+pub(crate) use claim::{Claim, Verdict};
 use expectations::Expectations;
 pub use key::{shard_of, spread};
 use ledger::Ledger;

@@ -3,7 +3,7 @@
 use std::hint::black_box;
 use std::ops::AddAssign;
 
-use ctflow_parser::compact::{Key, V4, V6};
+use ctflow_parser::compact::{Address, Key, V4, V6};
 use ctflow_parser::expect::ExpectView;
 use ctflow_parser::flow::FlowView;
 use ctflow_parser::tuple::FlowKey;
@@ -14,6 +14,7 @@ use ctflow_replicate::host::{Entry, Full};
 use super::Epoch;
 use super::digests::Digests;
 use super::expectations::Expectations;
+use super::handover::{Handed, Handover};
 use super::show::Show;
 use super::table::{Table, Told};
 use crate::replication::Lag;
@@ -32,6 +33,8 @@ pub struct Replica {
     now_ms: u64,
     lag: Lag,
     changes: Changes,
+    /// Where what is told goes into the kernel at once.
+    handover: Option<Handover>,
 }
 
 /// What became of the flows of a replica.
@@ -73,7 +76,32 @@ impl Replica {
             now_ms: 0,
             lag: Lag::default(),
             changes: Changes::default(),
+            handover: None,
         }
+    }
+
+    /// An empty replica whose flows are handed over to be put into the kernel, by [`Replica::hand`].
+    #[must_use]
+    pub fn hot(flows_max: u32) -> Self {
+        Self { handover: Some(Handover::new()), ..Self::new(flows_max) }
+    }
+
+    /// Hands over up to about `limit` flows and ends that are told in `stream`.
+    pub(crate) fn hand(&mut self, stream: u16, limit: usize, handed: &mut Handed) {
+        if let Some(handover) = &mut self.handover {
+            let as_of = (stream, self.now_ms);
+            handover.hand(&mut self.v4, &mut self.v6, &self.expectations, as_of, limit, handed);
+        }
+    }
+
+    /// Hands over everything once more.
+    pub(crate) fn hand_again(&mut self) {
+        self.handover.iter_mut().for_each(Handover::walk);
+    }
+
+    /// Whether an end could not be kept until it was handed over; says so once.
+    pub(crate) fn take_lost(&mut self) -> bool {
+        self.handover.as_mut().is_some_and(Handover::take_lost)
     }
 
     /// What is put in from here on came at `now_ms`, milliseconds since 1970.
@@ -138,11 +166,18 @@ impl ctflow_replicate::host::Replica for Replica {
             _ => self.v6.put(flow, told),
         };
         match &before {
-            Ok(None) => self.changes.created += 1,
-            Ok(Some(_)) => self.changes.updated += 1,
+            Ok((_, None)) => self.changes.created += 1,
+            Ok((_, Some(_))) => self.changes.updated += 1,
             Err(_) => self.changes.refused += 1,
         }
-        self.digests.change(entry.bucket, before.map_err(|_| Full)?, Some(entry.check));
+        let (index, before) = before.map_err(|_| Full)?;
+        self.digests.change(entry.bucket, before, Some(entry.check));
+        if let Some(handover) = &mut self.handover {
+            match flow.family {
+                uapi::AF_INET => handover.changed(&mut self.v4, index),
+                _ => handover.changed(&mut self.v6, index),
+            }
+        }
         if !self.resyncing.contains(entry.bucket) {
             self.lag.add(self.now_ms.saturating_sub(entry.version_ms));
         }
@@ -153,13 +188,14 @@ impl ctflow_replicate::host::Replica for Replica {
         let told = self.told(entry);
         let before = self.expectations.put(expect.id.ok_or(Full)?, entry.bytes, told).map_err(|_| Full)?;
         self.digests.change(entry.bucket, before, Some(entry.check));
+        self.handover.iter_mut().for_each(Handover::expected);
         Ok(())
     }
 
     fn remove_flow(&mut self, bucket: u16, key: &FlowKey, id: u32) {
         let check = match key.orig.family() {
-            uapi::AF_INET => Key::of(key).and_then(|key| self.v4.remove(&key, id)).map(|slot| slot.check),
-            _ => Key::of(key).and_then(|key| self.v6.remove(&key, id)).map(|slot| slot.check),
+            uapi::AF_INET => remove(&mut self.v4, key, id, self.handover.as_mut()),
+            _ => remove(&mut self.v6, key, id, self.handover.as_mut()),
         };
         self.changes.destroyed += u64::from(check.is_some());
         self.digests.change(bucket, check, None);
@@ -188,8 +224,15 @@ impl ctflow_replicate::host::Replica for Replica {
         if bucket == EXPECTATIONS {
             self.expectations.purge_told(mark, count);
         } else {
-            self.v4.purge_bucket(bucket, mark, &mut count);
-            self.v6.purge_bucket(bucket, mark, &mut count);
+            let handover = &mut self.handover;
+            self.v4.purge_bucket(bucket, mark, |slot| {
+                count(slot.check);
+                handover.iter_mut().for_each(|handover| handover.ended(slot));
+            });
+            self.v6.purge_bucket(bucket, mark, |slot| {
+                count(slot.check);
+                handover.iter_mut().for_each(|handover| handover.ended(slot));
+            });
             self.changes.purged += purged;
         }
         self.digests.withdraw(bucket, checks);
@@ -213,5 +256,13 @@ impl ctflow_replicate::host::Replica for Replica {
         (self.v4, self.v6) = (Table::new(flows_max), Table::new(flows_max));
         self.expectations.clear();
         self.digests.clear();
+        // What of it is in the kernel stays there until it is told again, or a sweep finds that it was not.
+        self.handover = self.handover.take().map(|_| Handover::new());
     }
+}
+
+fn remove<A: Address>(table: &mut Table<A>, key: &FlowKey, id: u32, handover: Option<&mut Handover>) -> Option<u32> {
+    let slot = table.remove(&Key::of(key)?, id)?;
+    handover.into_iter().for_each(|handover| handover.ended(&slot));
+    Some(slot.check)
 }

@@ -27,15 +27,18 @@ impl Show<'_> {
     }
 
     fn flows<A: Address>(&mut self, table: &Table<A>, bucket: u16) {
-        for index in table.bucket(bucket) {
-            let Some((slot, view)) = table.slot(index).zip(table.view(index)) else { continue };
-            let start = self.head(A::FAMILY, slot.since, slot.changed.time_ms(self.now_ms));
-            let written = entry::encode_flow(&view, self.out);
-            self.close(start, written.is_ok());
-        }
+        table.bucket(bucket).for_each(|index| self.flow(table, index));
     }
 
-    fn expectations(&mut self, expectations: &Expectations) {
+    /// Writes the flow at a place, if there is one.
+    pub(super) fn flow<A: Address>(&mut self, table: &Table<A>, index: u32) {
+        let Some((slot, view)) = table.slot(index).zip(table.view(index)) else { return };
+        let start = self.head(A::FAMILY, slot.since, slot.changed.time_ms(self.now_ms));
+        let written = entry::encode_flow(&view, self.out);
+        self.close(start, written.is_ok());
+    }
+
+    pub(super) fn expectations(&mut self, expectations: &Expectations) {
         for (bytes, since, changed_ms) in expectations.iter() {
             let start = self.head(0, since, changed_ms);
             self.out.extend_from_slice(bytes);

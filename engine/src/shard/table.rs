@@ -53,11 +53,11 @@ const TOLD: u8 = 4;
 const TOLD_MARK: u8 = 8;
 /// One told its tracker's state.
 const TOLD_PROTO: u8 = 16;
-/// It is among those to be told to replicas.
+/// It is among those to be told to replicas; in a replica, to be put into the kernel.
 pub(super) const DIRTY: u8 = 32;
 /// It waits for its protocol's least age before it is told.
 pub(super) const YOUNG: u8 = 64;
-/// Replicas have been told of it.
+/// Replicas have been told of it; in a replica, it was handed over to be put into the kernel.
 pub(super) const PUBLISHED: u8 = 128;
 
 impl<A: Address> Slot<A> {
@@ -251,23 +251,23 @@ impl<A: Address> Table<A> {
         Some(index)
     }
 
-    /// Puts a whole flow in, in place of what was here of it; gives the check of that.
+    /// Puts a whole flow in, in place of what was here of it; gives its place, and the check of what was here.
     ///
     /// # Errors
     /// [`Applied::Full`] or [`Applied::NotAFlow`].
-    pub(crate) fn put(&mut self, view: &FlowView<'_>, told: Told) -> Result<Option<u32>, Applied> {
+    pub(crate) fn put(&mut self, view: &FlowView<'_>, told: Told) -> Result<(u32, Option<u32>), Applied> {
         let (key, id) = view.key().zip(view.id).ok_or(Applied::NotAFlow)?;
         let key = Key::of(&key).ok_or(Applied::NotAFlow)?;
         let flow = Flow::new(view).ok_or(Applied::NotAFlow)?;
         let (since, changed) = (Seconds::of(told.now_ms), Stamp::of(told.changed_ms));
         let new = Slot { flow, epoch: told.mark, check: told.check, since, changed, ..Slot::default() };
         let Some(index) = self.find(id, &key) else {
-            return self.insert(id, new, view).map(|_| None).ok_or(Applied::Full);
+            return self.insert(id, new, view).map(|index| (index, None)).ok_or(Applied::Full);
         };
         let Some(slot) = self.slab.get_mut(index) else { return Err(Applied::NotAFlow) };
         let before = *slot;
         *slot = Slot { since: before.since, ..new };
-        slot.set(LIVE);
+        slot.set(LIVE | before.flags & (DIRTY | PUBLISHED));
         if before.has(EXTRA) {
             self.extras.remove(&index);
         }
@@ -275,7 +275,7 @@ impl<A: Address> Table<A> {
             slot.set(EXTRA);
             self.extras.entry(index).or_default().merge(view);
         }
-        Ok(Some(before.check))
+        Ok((index, Some(before.check)))
     }
 
     /// Removes the flow; gives what was kept of it.
@@ -297,6 +297,11 @@ impl<A: Address> Table<A> {
         Some(slot)
     }
 
+    /// The flow that `key` and `id` name.
+    pub(super) fn find_slot(&self, key: &Key<A>, id: u32) -> Option<&Slot<A>> {
+        self.slot(self.find(id, key)?)
+    }
+
     /// The flow at a place, if there is one.
     #[inline]
     pub(super) fn slot(&self, index: u32) -> Option<&Slot<A>> {
@@ -313,11 +318,11 @@ impl<A: Address> Table<A> {
         self.tables.get(usize::from(bucket)).into_iter().flat_map(|table| table.iter().copied())
     }
 
-    /// Removes the flows of `bucket` that `mark` does not confirm; each one's check goes to `purged`.
-    pub(crate) fn purge_bucket(&mut self, bucket: u16, mark: Epoch, mut purged: impl FnMut(u32)) {
+    /// Removes the flows of `bucket` that `mark` does not confirm, each told to `purged`.
+    pub(crate) fn purge_bucket(&mut self, bucket: u16, mark: Epoch, mut purged: impl FnMut(&Slot<A>)) {
         let unconfirmed = |index: &u32| self.slab.get(*index).is_some_and(|slot| slot.epoch != mark);
         let unconfirmed: Vec<_> = self.bucket(bucket).filter(unconfirmed).collect();
-        unconfirmed.into_iter().filter_map(|index| self.remove_index(index)).for_each(|slot| purged(slot.check));
+        unconfirmed.into_iter().filter_map(|index| self.remove_index(index)).for_each(|slot| purged(&slot));
     }
 
     /// Looks at up to `slice` places from `from` on and removes the flows that `epoch` did not confirm, each told to

@@ -27,6 +27,7 @@ use crate::mode::{Mode, Role};
 use crate::note::{Note, Said};
 use crate::pace::Round;
 use crate::peer::{Peer, Standing};
+use crate::receive::Receive;
 use crate::resend::Resend;
 use crate::seal::{Key, Sealer};
 use crate::source::Stream;
@@ -274,6 +275,30 @@ impl Node {
         self.hello_due = now.mono_ms;
     }
 
+    /// What it does for traffic.
+    #[must_use]
+    pub fn role(&self) -> Role {
+        self.role
+    }
+
+    /// Whether any peer is live.
+    #[must_use]
+    pub fn hears_any(&self) -> bool {
+        self.peers.iter().any(Peer::is_live)
+    }
+
+    /// Whether a peer is live, and of those that are everything is known.
+    #[must_use]
+    pub fn is_in_step(&self) -> bool {
+        let known = |peer: &Peer| !peer.streams.is_empty() && peer.streams.iter().all(Receive::is_synchronised);
+        self.hears_any() && self.peers.iter().filter(|peer| peer.is_live()).all(known)
+    }
+
+    /// The names of the live peers that do as this node does: two primaries, unless that is what the operator wants.
+    pub fn peers_in_role(&self, role: Role) -> impl Iterator<Item = &str> {
+        self.peers.iter().filter(move |peer| peer.is_live() && peer.role == role).map(|peer| peer.name.as_str())
+    }
+
     /// The operator wants everything from all peers again.
     pub fn ask_all(&mut self, now: Time, host: &mut impl Host) {
         for peer in 0..self.peers.len() {
@@ -297,14 +322,26 @@ impl Node {
 
     /// The operator wants the replicas emptied. What the peers have is asked for again.
     pub fn flush_external(&mut self, now: Time, host: &mut impl Host) {
-        for peer in 0..self.peers.len() {
-            self.forget_before(peer, host);
-            if let Some(peer) = self.peers.get(peer) {
+        self.empty(now, |_| true, host);
+    }
+
+    /// The same of the replicas of peers that are not live: what they held is this node's now, and goes on without them.
+    pub fn flush_absent(&mut self, now: Time, host: &mut impl Host) {
+        self.empty(now, |peer| !peer.is_live(), host);
+    }
+
+    fn empty(&mut self, now: Time, whose: impl Fn(&Peer) -> bool, host: &mut impl Host) {
+        for index in 0..self.peers.len() {
+            if !self.peers.get(index).is_some_and(&whose) {
+                continue;
+            }
+            self.forget_before(index, host);
+            if let Some(peer) = self.peers.get(index) {
                 for stream in &peer.streams {
                     host.replica(stream.id).clear();
                 }
             }
-            self.ask(now, peer, host);
+            self.ask(now, index, host);
         }
     }
 

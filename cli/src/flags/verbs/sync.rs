@@ -14,9 +14,9 @@ use crate::persona::Persona;
 #[cfg(test)]
 use super::tests;
 
-const SOCKET: VerbOption =
+pub(super) const SOCKET: VerbOption =
     VerbOption { short: None, long: "socket", argument: "PATH", help: "the daemon's control socket" };
-const CONFIG: VerbOption = VerbOption {
+pub(super) const CONFIG: VerbOption = VerbOption {
     short: Some('C'),
     long: "config",
     argument: "FILE",
@@ -28,6 +28,9 @@ const OUTPUT: VerbOption = VerbOption {
     argument: "TYPE[,TYPE...]",
     help: "how entries are shown, as with -L",
 };
+
+const READY: VerbOption =
+    VerbOption { short: None, long: "ready", argument: "", help: "only whether it may take over, as exit code" };
 
 const CACHES: &[&str] = &["internal", "external"];
 const TABLES: &[&str] = &["flows", "expectations"];
@@ -100,7 +103,7 @@ fn sync(verb: &'static Verb, rest: &[OsString]) -> Result<Command, Usage> {
 }
 
 /// Where the daemon is.
-fn reach(given: &Given) -> Result<Reach, Usage> {
+pub(super) fn reach(given: &Given) -> Result<Reach, Usage> {
     match (given.option("socket"), given.option("config")) {
         (Some(_), Some(_)) => {
             Err(Usage::Together { first: "socket", second: "config", hint: "either says where the daemon is" })
@@ -122,19 +125,25 @@ fn format(types: OsString) -> Result<Format, Usage> {
 
 pub(super) static STATUS: Verb = Verb {
     name: "status",
-    argument: "[--json] [--socket PATH | -C FILE]",
+    argument: "[--json | --ready] [--socket PATH | -C FILE]",
     forms: super::ALONE,
-    options: &[JSON, SOCKET, CONFIG],
+    options: &[JSON, READY, SOCKET, CONFIG],
     help: "say how the daemon, its caches, links and peers are",
     man: "Prints how the daemon is: its caches, its links, each peer with how far it is behind and how far we are behind it, \
           what was lost at which stage, and whether it is ready, or why not. With --json, the document of the daemon as it \
-          is. Exits with 1 where there is no daemon.",
+          is. With --ready, nothing but whether this firewall may take over: exits with 0 if what the peers have is all here, \
+          and with 1, saying what is being waited for, if not; but for no longer than ready_within_s. Exits with 1 where \
+          there is no daemon, and with 3 where a peer is primary as well and should not be.",
     read: status,
 };
 
 fn status(verb: &'static Verb, rest: &[OsString]) -> Result<Command, Usage> {
     let given = Given::read(verb, rest)?;
-    let ask = Ask::Status { json: given.option("json").is_some() };
+    let (json, ready) = (given.option("json").is_some(), given.option("ready").is_some());
+    if json && ready {
+        return Err(Usage::Together { first: "json", second: "ready", hint: "the document says it, too, as `gate'" });
+    }
+    let ask = if ready { Ask::Ready } else { Ask::Status { json } };
     Ok(Command::Control(Control { reach: reach(&given)?, ask }))
 }
 
@@ -165,6 +174,7 @@ fn sync_asks_one_thing() {
         ("sync stop", Ask::Do(Request::Stop)),
         ("status", Ask::Status { json: false }),
         ("status --json", Ask::Status { json: true }),
+        ("status --ready", Ask::Ready),
     ];
     for (line, ask) in table {
         assert_eq!(asked(line).unwrap(), Control { reach: Reach::Default, ask }, "{line}");
@@ -177,6 +187,7 @@ fn sync_asks_one_thing() {
     assert!(matches!(asked("sync dump -o foo"), Err(Usage::BadValue { .. })));
     assert!(matches!(asked("sync dump -o"), Err(Usage::MissingArgument { .. })));
     assert!(matches!(asked("sync dump -o save,xml"), Err(Usage::SaveAlone)));
+    assert!(matches!(asked("status --ready --json"), Err(Usage::Together { .. })));
     assert!(matches!(asked("status -x"), Err(Usage::VerbArgument { word, .. }) if word == "-x"));
 }
 

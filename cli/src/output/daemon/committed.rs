@@ -11,7 +11,12 @@ pub(crate) fn committed(document: &Value) -> (String, u64) {
     let shown = Document(document);
     let [created, updated, expectations, took] =
         ["created", "updated", "expectations", "took_ms"].map(|key| shown.shown(key));
-    let mut text = format!("{created} flows created, {updated} updated, {expectations} expectations, in {took} ms\n");
+    let kept = match shown.number("kept") {
+        0 => String::new(),
+        kept => format!("{kept} newer here, "),
+    };
+    let mut text =
+        format!("{created} flows created, {updated} updated, {kept}{expectations} expectations, in {took} ms\n");
     for (reason, count) in document.get("refused").and_then(Value::as_object).into_iter().flatten() {
         let _ = writeln!(text, "{count} refused: {reason}");
     }

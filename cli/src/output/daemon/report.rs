@@ -28,7 +28,12 @@ pub(crate) fn report(status: &Value) -> String {
             if reasons.is_empty() { "it does not say why".into() } else { reasons.join("; ") }
         );
     }
+    let rivals = status.texts("split_brain");
+    if !rivals.is_empty() {
+        let _ = writeln!(text, "split brain: {} is primary, too", rivals.join(", "));
+    }
     caches(&mut text, status);
+    hot(&mut text, status);
     engine(&mut text, status);
     links(&mut text, status);
     source(&mut text, status);
@@ -49,6 +54,23 @@ fn caches(text: &mut String, status: Document<'_>) {
             number("capacity"),
             bytes(number("bytes"))
         );
+    }
+}
+
+fn hot(text: &mut String, status: Document<'_>) {
+    let hot = |key: &str| status.optional(&format!("hot.{key}"));
+    let Some(created) = hot("created") else { return };
+    let number = |key| hot(key).unwrap_or(0);
+    let _ = writeln!(
+        text,
+        "into the kernel: {created} created, {} updated, {} newer here, {} ended, {} purged",
+        number("updated"),
+        number("kept"),
+        number("ended"),
+        number("purged")
+    );
+    for (reason, count) in status.0.pointer("/hot/refused").and_then(Value::as_object).into_iter().flatten() {
+        let _ = writeln!(text, "  {count} refused: {reason}");
     }
 }
 

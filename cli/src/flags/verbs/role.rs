@@ -1,0 +1,57 @@
+//! `role`: which side the firewall is on.
+
+use std::ffi::OsString;
+
+use ctflow_replicate::Role;
+
+use super::sync::{CONFIG, SOCKET, reach};
+use super::{Form, Given, JSON, Verb};
+use crate::flags::plan::{Ask, Command, Control};
+use crate::flags::usage::Usage;
+
+#[cfg(test)]
+use super::tests;
+
+const ROLES: &[&str] = &["primary", "backup", "fault"];
+
+pub(super) static ROLE: Verb = Verb {
+    name: "role",
+    argument: "[primary|backup|fault] [--json] [--socket PATH | -C FILE]",
+    forms: &[Form { name: "", argument: "primary, backup or fault", slots: &[ROLES], file: false }],
+    options: &[JSON, SOCKET, CONFIG],
+    help: "say which side this firewall is on, or change it",
+    man: "Prints the role that this firewall has; with a word, has it take that role, and says what was done. primary: what \
+          the peers told is put into the kernel, the internal cache is made what the kernel's table is, and what was \
+          replicated from peers that are gone is let go. backup, and fault: after purge_timeout_s what this firewall \
+          tracked leaves its kernel. A role that it has already is not taken again. For keepalived there is a script in \
+          packaging/keepalived. Exits with 1 where the takeover is not complete, which it says in numbers, and with 3 where \
+          a peer is primary as well and should not be.",
+    read: role,
+};
+
+fn role(verb: &'static Verb, rest: &[OsString]) -> Result<Command, Usage> {
+    let given = Given::read(verb, rest)?;
+    let role = match given.slot(0) {
+        Some("primary") => Some(Role::Primary),
+        Some("backup") => Some(Role::Backup),
+        Some(_) => Some(Role::Fault),
+        None => None,
+    };
+    let ask = Ask::Role { role, json: given.option("json").is_some() };
+    Ok(Command::Control(Control { reach: reach(&given)?, ask }))
+}
+
+#[test]
+fn a_role_is_asked_for_or_taken() {
+    let read = |words: &[&str]| match tests::read(words) {
+        Ok(Command::Control(Control { ask: Ask::Role { role, json }, .. })) => Some((role, json)),
+        _ => None,
+    };
+    assert_eq!(read(&["role"]), Some((None, false)));
+    assert_eq!(read(&["role", "primary"]), Some((Some(Role::Primary), false)));
+    assert_eq!(read(&["role", "--json", "backup"]), Some((Some(Role::Backup), true)));
+    assert_eq!(read(&["role", "fault", "--socket", "x"]), Some((Some(Role::Fault), false)));
+    for words in [&["role", "master"][..], &["role", "primary", "backup"], &["role", "-o", "xml"]] {
+        assert_eq!(read(words), None, "{words:?}");
+    }
+}

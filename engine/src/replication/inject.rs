@@ -1,0 +1,288 @@
+//! What peers told, into this node's kernel: the one place where replicas become flows that packets meet.
+//!
+//! ```text
+//! put   create ── exists already ──► whose word counts? ── theirs ──────────────────────────► update
+//!                                      └─ the newer one: look at it ── held for a peer ─────►   │
+//!                                                          └─ this node's: ask its worker ──►   └ or keep it as it is
+//! end   delete                           likewise: only what is held for a peer
+//! ```
+//!
+//! All of it goes in batches. What the kernel refuses is counted by its reason, and the rest goes on. The changes are made
+//! by a socket whose port the event sockets leave out: what came from peers is not told to them as news.
+
+use std::collections::BTreeMap;
+use std::ops::AddAssign;
+
+use ctflow_parser::expect::ExpectView;
+use ctflow_parser::flow::FlowView;
+use ctflow_parser::record::Record;
+use ctflow_parser::request::{self, FlowChange, IfExists, Selector};
+use ctflow_parser::tuple::FlowKey;
+use ctflow_parser::write::Writer;
+use ctflow_replicate::entry;
+use rustix::io::Errno;
+
+use crate::kernel::KernelError;
+use crate::kernel::batch::{Batch, Refused};
+use crate::kernel::commit::{Rules, commit, is_held, of_existing};
+use crate::limits::COMMIT_REASONS;
+use crate::server::frame::{Entries, EntryHead};
+use crate::shard::{Claim, Verdict, shard_of};
+use crate::telling::{Ask, Asker, Yielding};
+use crate::worker::now_ms;
+
+/// Whose word counts of a flow that is in this kernel already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Word {
+    /// The peer's: no traffic is here.
+    Theirs,
+    /// That of the node where it changed last. A flow that is held for a peer did not change here.
+    Newer(Yielding),
+}
+
+/// A flow as a peer told it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Told<'a> {
+    pub(super) head: EntryHead,
+    pub(super) flow: FlowView<'a>,
+    /// As it was told.
+    pub(super) bytes: &'a [u8],
+}
+
+/// What became of what was told.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Flows that were made.
+    pub created: u64,
+    /// Flows that were there, and are now as their source said.
+    pub updated: u64,
+    /// Flows that were there, and are newer here than their source said.
+    pub kept: u64,
+    /// Flows that were there, and are gone as their source said.
+    pub ended: u64,
+    /// Flows that were held for a peer and that nobody confirmed.
+    pub purged: u64,
+    /// Expectations that were made, or were there.
+    pub expectations: u64,
+    /// What the kernel refused, by its words.
+    pub refused: BTreeMap<String, u64>,
+}
+
+impl AddAssign for Tally {
+    fn add_assign(&mut self, other: Self) {
+        self.created += other.created;
+        self.updated += other.updated;
+        self.kept += other.kept;
+        self.ended += other.ended;
+        self.purged += other.purged;
+        self.expectations += other.expectations;
+        for (reason, count) in other.refused {
+            self.refuse_all(reason, count);
+        }
+    }
+}
+
+impl Tally {
+    /// How many entries were refused.
+    #[must_use]
+    pub fn failed(&self) -> u64 {
+        self.refused.values().sum()
+    }
+
+    /// Counts a refusal by its words; past so many different ones, as one of the others.
+    pub(super) fn refuse(&mut self, reason: &dyn ToString) {
+        self.refuse_all(reason.to_string(), 1);
+    }
+
+    fn refuse_all(&mut self, mut reason: String, count: u64) {
+        if self.refused.len() >= COMMIT_REASONS && !self.refused.contains_key(&reason) {
+            reason = "other reasons".to_owned();
+        }
+        *self.refused.entry(reason).or_default() += count;
+    }
+}
+
+/// Puts flows into the kernel, and takes them out.
+pub(super) struct Injector<'i> {
+    pub(super) batch: &'i mut Batch,
+    /// The workers: each knows when its flows changed.
+    pub(super) askers: &'i [Asker],
+    pub(super) rules: Rules,
+    pub(super) word: Word,
+    pub(super) tally: &'i mut Tally,
+}
+
+/// A flow of this kernel, as far as it matters whose it is.
+#[derive(Debug, Clone, Copy)]
+struct Here {
+    id: u32,
+    held: bool,
+}
+
+impl Injector<'_> {
+    /// Makes these flows, and makes those that are there as they were told. Gives those whose master is not there, with the
+    /// kernel's word: they are not counted.
+    ///
+    /// # Errors
+    /// What concerns all requests; likewise for what follows.
+    pub(super) fn put(&mut self, flows: &[Told<'_>]) -> Result<Vec<(usize, KernelError)>, KernelError> {
+        let all: Vec<usize> = (0..flows.len()).collect();
+        let (mut orphans, mut there) = (Vec::new(), Vec::new());
+        for Refused { tag, error } in self.create(flows, &all)? {
+            let Some((index, told)) = told_of(tag, flows) else { continue };
+            match error.errno() {
+                errno if errno == Some(Errno::EXIST.raw_os_error()) => there.push(index),
+                errno if errno == Some(Errno::NOENT.raw_os_error()) && told.flow.master.is_some() => {
+                    orphans.push((index, error));
+                }
+                _ => self.tally.refuse(&error),
+            }
+        }
+        if let Word::Newer(yielding) = self.word {
+            there = self.older(flows, there, yielding)?;
+        }
+        let gone = self.update(flows, &there)?;
+        for Refused { error, .. } in self.create(flows, &gone)? {
+            self.tally.refuse(&error);
+        }
+        Ok(orphans)
+    }
+
+    /// Ends these flows, where they are.
+    pub(super) fn end(&mut self, keys: &[FlowKey]) -> Result<(), KernelError> {
+        let ids: Vec<Option<u32>> = match self.word {
+            Word::Theirs => vec![None; keys.len()],
+            Word::Newer(_) => self.look(keys)?.iter().map(|here| here.filter(|here| here.held).map(|h| h.id)).collect(),
+        };
+        for (key, id) in keys.iter().zip(ids) {
+            if self.word != Word::Theirs && id.is_none() {
+                continue; // it is gone already, or it is this node's
+            }
+            let which = Selector::Orig(key.orig);
+            let write = |writer: &mut Writer<'_>, seq| request::delete(writer, seq, &which, zone(key), id);
+            self.batch.add(0, write, &mut |_| {})?; // who is refused is gone already
+        }
+        self.tally.ended += self.batch.finish(&mut |_| {})?.carried_out();
+        Ok(())
+    }
+
+    /// Makes the expectations of `shown`, the entries of a bucket.
+    pub(super) fn expect(&mut self, shown: &[u8]) -> Result<(), KernelError> {
+        let mut refused = Vec::new();
+        for (_, bytes) in Entries::new(shown).flatten() {
+            match entry::decode_expect(bytes) {
+                Ok(expect) => {
+                    let expect = ExpectView { id: None, ..expect };
+                    let write = |writer: &mut Writer<'_>, seq| request::create_expect(writer, seq, &expect);
+                    self.batch.add(0, write, &mut |one| refused.push(one))?;
+                }
+                Err(error) => self.tally.refuse(&error),
+            }
+        }
+        let sent = self.batch.finish(&mut |one| refused.push(one))?;
+        self.tally.expectations += sent.carried_out();
+        for one in refused {
+            if one.error.errno() == Some(Errno::EXIST.raw_os_error()) {
+                self.tally.expectations += 1; // it is awaited already
+            } else {
+                self.tally.refuse(&one.error);
+            }
+        }
+        Ok(())
+    }
+
+    fn create(&mut self, flows: &[Told<'_>], which: &[usize]) -> Result<Vec<Refused>, KernelError> {
+        let mut refused = Vec::new();
+        for (tag, told) in which.iter().filter_map(|index| Some((*index as u64, flows.get(*index)?))) {
+            let Some(change) = self.change(told) else { continue };
+            let write = |writer: &mut Writer<'_>, seq| request::create(writer, seq, &change, IfExists::Refuse);
+            self.batch.add(tag, write, &mut |one| refused.push(one))?;
+        }
+        self.tally.created += self.batch.finish(&mut |one| refused.push(one))?.carried_out();
+        Ok(refused)
+    }
+
+    /// Makes flows that are there as they were told; gives those that are not any more.
+    fn update(&mut self, flows: &[Told<'_>], which: &[usize]) -> Result<Vec<usize>, KernelError> {
+        let mut refused = Vec::new();
+        for (tag, told) in which.iter().filter_map(|index| Some((*index as u64, flows.get(*index)?))) {
+            let Some(change) = self.change(told) else { continue };
+            let change = of_existing(change);
+            let write = |writer: &mut Writer<'_>, seq| request::update(writer, seq, &change);
+            self.batch.add(tag, write, &mut |one| refused.push(one))?;
+        }
+        self.tally.updated += self.batch.finish(&mut |one| refused.push(one))?.carried_out();
+        let mut gone = Vec::new();
+        for Refused { tag, error } in refused {
+            match told_of(tag, flows) {
+                Some((index, _)) if error.errno() == Some(Errno::NOENT.raw_os_error()) => gone.push(index),
+                _ => self.tally.refuse(&error),
+            }
+        }
+        Ok(gone)
+    }
+
+    /// Those of the flows `there` that are older here than their source said.
+    fn older(&mut self, flows: &[Told<'_>], there: Vec<usize>, yielding: Yielding) -> Result<Vec<usize>, KernelError> {
+        let keyed = |index: usize| flows.get(index).and_then(|told| Some((index, told, told.flow.key()?)));
+        let keyed: Vec<_> = there.into_iter().filter_map(keyed).collect();
+        let keys: Vec<FlowKey> = keyed.iter().map(|(_, _, key)| *key).collect();
+        let mut older = Vec::new();
+        let mut claims: Vec<Vec<(usize, Claim)>> = vec![Vec::new(); self.askers.len()];
+        for ((index, told, key), here) in keyed.into_iter().zip(self.look(&keys)?) {
+            match here {
+                Some(Here { id, held: false }) => {
+                    let claim = Claim { key, id, changed_ms: told.head.changed_ms };
+                    let worker = shard_of(id, u32::try_from(self.askers.len()).unwrap_or(u32::MAX));
+                    claims.get_mut(worker as usize).into_iter().for_each(|claims| claims.push((index, claim)));
+                }
+                Some(Here { held: true, .. }) | None => older.push(index),
+            }
+        }
+        for (asker, claims) in self.askers.iter().zip(claims).filter(|(_, claims)| !claims.is_empty()) {
+            let asked = claims.iter().map(|(_, claim)| *claim).collect();
+            let verdicts = asker.answer(|reply| Ask::Judge(asked, yielding, reply));
+            // A worker that does not answer knows no better than one that has not heard of the flow.
+            let verdicts = verdicts.unwrap_or_else(|| vec![Verdict::Unknown; claims.len()]);
+            for ((index, _), verdict) in claims.into_iter().zip(verdicts) {
+                match (verdict, yielding) {
+                    // Packets keep it alive here, and nothing changed in it: nobody knows it better.
+                    (Verdict::Keep, _) | (Verdict::Unknown, Yielding::InDeed) => self.tally.kept += 1,
+                    (Verdict::Yield, _) | (Verdict::Unknown, Yielding::InWord) => older.push(index),
+                }
+            }
+        }
+        Ok(older)
+    }
+
+    /// What this kernel has of these flows.
+    fn look(&mut self, keys: &[FlowKey]) -> Result<Vec<Option<Here>>, KernelError> {
+        let mut found = vec![None; keys.len()];
+        let mut note = |tag: u64, record: &Record<'_>| {
+            let place = usize::try_from(tag).ok().and_then(|tag| found.get_mut(tag));
+            if let (Some(place), Ok(FlowView { id: Some(id), timeout, .. })) = (place, record.flow()) {
+                *place = Some(Here { id, held: is_held(timeout.unwrap_or(0)) });
+            }
+        };
+        for (tag, key) in (0u64..).zip(keys) {
+            let which = Selector::Orig(key.orig);
+            self.batch.ask(tag, |writer, seq| request::get(writer, seq, &which, zone(key)), &mut note)?;
+        }
+        self.batch.finish_asking(&mut note)?;
+        Ok(found)
+    }
+
+    fn change<'a>(&self, told: &Told<'a>) -> Option<FlowChange<'a>> {
+        let age_s = now_ms().saturating_sub(told.head.changed_ms) / 1_000;
+        commit(&told.flow, age_s, self.rules)
+    }
+}
+
+fn zone(key: &FlowKey) -> Option<u16> {
+    Some(key.zone).filter(|zone| *zone != 0)
+}
+
+fn told_of<'f, 'a>(tag: u64, flows: &'f [Told<'a>]) -> Option<(usize, &'f Told<'a>)> {
+    let index = usize::try_from(tag).ok()?;
+    Some((index, flows.get(index)?))
+}

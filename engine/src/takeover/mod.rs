@@ -1,0 +1,132 @@
+//! Which side this node is on, and what it does when that changes.
+//!
+//! | role | in order |
+//! |---|---|
+//! | primary | a scheduled purge is dropped; peers are told; the replicas go into the kernel; what kept traffic away goes; the internal cache is compared with the kernel's table; replicas of peers that are gone are emptied: their flows are this node's |
+//! | backup | peers are told; traffic is kept away, where that is wished; a purge is scheduled: what this node tracked for itself leaves the kernel |
+//! | fault | as backup |
+//!
+//! A role that is taken again is not taken twice. A takeover that cannot be complete happens all the same, and says what is
+//! missing. The role is kept in a file beside the control socket: a daemon that comes back is on the side that it was on.
+
+mod report;
+mod role;
+mod schedule;
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use ctflow_replicate::Role;
+
+pub use self::report::{Changed, Commit};
+pub(crate) use self::role::become_role;
+pub(crate) use self::schedule::{flush_later, flush_now};
+
+use self::schedule::Scheduled;
+use crate::kernel::commit::Rules;
+use crate::publish::Choice;
+use crate::replication::Tally;
+
+/// How a node takes over, and steps back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// How replicated flows live in this kernel.
+    pub rules: Rules,
+    /// Replicas go into the kernel as they come.
+    pub hot: bool,
+    /// From stepping back to the purge of what this node tracked; in hot mode also from the last word of any peer to the
+    /// purge of what is held for it.
+    pub purge_after: Duration,
+    /// How long a takeover may be held up for the external cache to be in sync.
+    pub ready_within: Duration,
+    /// Two nodes may be primary together.
+    pub active_active: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            rules: Rules::default(),
+            hot: false,
+            purge_after: Duration::from_secs(60),
+            ready_within: Duration::from_secs(30),
+            active_active: false,
+        }
+    }
+}
+
+/// The side that this node is on.
+#[derive(Debug)]
+pub(crate) struct Takeover {
+    pub(crate) settings: Settings,
+    state: Mutex<State>,
+    /// Somebody changes the kernel for peers, or the role.
+    busy: AtomicBool,
+    /// What became of what peers told, in hot mode.
+    pub(crate) tally: Mutex<Tally>,
+}
+
+#[derive(Debug)]
+struct State {
+    role: Role,
+    /// The role was taken completely: there is nothing to do when it is taken again.
+    complete: bool,
+    /// Where the role is kept.
+    file: Option<PathBuf>,
+    purge: Option<Scheduled>,
+    /// What is replicated, and purged.
+    choice: Arc<Choice>,
+}
+
+/// Nobody else changes the kernel for peers, or the role, while it is there.
+#[derive(Debug)]
+pub(crate) struct Turn(Arc<Takeover>);
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.0.busy.store(false, Ordering::Release);
+    }
+}
+
+impl Default for Takeover {
+    /// One of a node without peers.
+    fn default() -> Self {
+        Self::new(Settings::default(), Arc::default(), None)
+    }
+}
+
+impl Takeover {
+    /// One whose role is kept in `file`, and was there already if there was one.
+    pub(crate) fn new(settings: Settings, choice: Arc<Choice>, file: Option<PathBuf>) -> Self {
+        let role = file.as_deref().and_then(role::kept).unwrap_or_default();
+        let state = State { role, complete: true, file, purge: None, choice };
+        Self { settings, state: Mutex::new(state), busy: AtomicBool::new(false), tally: Mutex::default() }
+    }
+
+    /// The role.
+    pub(crate) fn role(&self) -> Role {
+        self.state().role
+    }
+
+    /// What is replicated from here on.
+    pub(crate) fn choose(&self, choice: Arc<Choice>) {
+        self.state().choice = choice;
+    }
+
+    /// The right to change the kernel for peers, or the role; nothing while somebody else does.
+    pub(crate) fn begin(self: &Arc<Self>) -> Option<Turn> {
+        let free = self.busy.compare_exchange(false, true, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+        free.then(|| Turn(self.clone()))
+    }
+
+    /// What was scheduled does not happen.
+    pub(crate) fn cancel_purge(&self) {
+        self.state().purge = None;
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,131 @@
+//! Taking a role, step by step.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use ctflow_replicate::{Role, Standing};
+
+use super::report::{Changed, milliseconds};
+use super::{Turn, schedule};
+use crate::access::Access;
+use crate::control::WorkerEnded;
+use crate::limits::{SERVER_ANSWER_MAX, SERVER_RETRY};
+use crate::replication::{self, Progress, Replication, What};
+use crate::reply;
+
+/// Takes `role`, in the calling thread: as long as a commit and a kernel resync take.
+pub(crate) fn become_role(access: &Access, _turn: &Turn, role: Role, progress: &Arc<Progress>) -> Changed {
+    let began = Instant::now();
+    let before = access.takeover.role();
+    let mut report = Changed::new(role, before);
+    if role == before && access.takeover.state().complete {
+        report.already = true;
+        return report;
+    }
+    tracing::info!(%role, %before, "changing sides");
+    set(access, role, &mut report);
+    match role {
+        Role::Primary => promote(access, progress, &mut report),
+        Role::Backup | Role::Fault => step_back(access, &mut report),
+        Role::None => {}
+    }
+    access.takeover.state().complete = report.missing.is_empty();
+    report.took_ms = milliseconds(began.elapsed());
+    tracing::info!(%role, took = ?began.elapsed(), "changed sides");
+    report.missing.iter().for_each(|missing| tracing::warn!("incomplete: {missing}"));
+    report
+}
+
+fn set(access: &Access, role: Role, report: &mut Changed) {
+    let mut state = access.takeover.state();
+    (state.role, state.complete) = (role, false);
+    if let Some(file) = &state.file
+        && let Err(error) = fs::write(file, format!("{role}\n"))
+    {
+        let file = file.display();
+        report
+            .missing
+            .push(format!("the role cannot be kept in {file} ({error}): a restarted daemon will not know it"));
+    }
+    drop(state);
+    if access.replication.as_ref().is_some_and(|replication| replication.set_role(role).is_err()) {
+        report.missing.push("the peers cannot be told: the replication stage does not answer, see the log".to_owned());
+    }
+}
+
+/// The role kept in a file, if there is one.
+pub(super) fn kept(file: &Path) -> Option<Role> {
+    let text = fs::read_to_string(file).ok()?;
+    [Role::Primary, Role::Backup, Role::Fault].into_iter().find(|role| role.to_string() == text.trim())
+}
+
+fn promote(access: &Access, progress: &Arc<Progress>, report: &mut Changed) {
+    access.takeover.cancel_purge();
+    if let Some(replication) = &access.replication {
+        lacking(replication, report);
+    }
+    let what = What { flows: true, expectations: true };
+    match replication::commit(access, what, access.takeover.settings.rules, progress) {
+        Ok(done) => {
+            let refused = done.tally.refused.iter();
+            report.missing.extend(refused.map(|(why, count)| format!("{count} entries were not committed: {why}")));
+            report.committed = Some(done.into());
+        }
+        Err(error) => report.missing.push(format!("the commit broke off: {error}")),
+    }
+    match kernel_resync(access) {
+        Ok(()) => report.internal_flows = Some(access.totals().flows),
+        Err(why) => report.missing.push(format!("the internal cache was not compared with the kernel's table: {why}")),
+    }
+    // Their flows are this node's now. Were they kept, the next takeover would bring back what ends until then.
+    if report.committed.is_some() {
+        let emptied = access.replication.as_ref().is_none_or(|replication| replication.flush_absent().is_ok());
+        if !emptied {
+            report.missing.push("replicas of peers that are gone were not emptied: see the log".to_owned());
+        }
+    }
+}
+
+fn step_back(access: &Access, report: &mut Changed) {
+    let after = access.takeover.settings.purge_after;
+    schedule::flush_later(access, after);
+    report.purge_in_ms = Some(milliseconds(after));
+}
+
+/// What the replicas lack, as far as it is known.
+fn lacking(replication: &Replication, report: &mut Changed) {
+    let Ok(status) = replication.status() else { return }; // the commit says so
+    for peer in status.node.peers.iter().filter(|peer| peer.standing != Standing::Greeting) {
+        let unknown: u32 = peer.received.iter().map(|stream| stream.unknown).sum();
+        if unknown > 0 && status.node.mode != ctflow_replicate::Mode::Alarm {
+            report
+                .missing
+                .push(format!("{unknown} buckets of peer {} were not known: flows may be missing", peer.name));
+        }
+    }
+    let refused = status.changes.refused;
+    if status.replicas.iter().any(|replica| replica.is_full) {
+        report.missing.push(format!("a replica was full, {refused} flows were refused: raise [engine] flows_max"));
+    }
+}
+
+/// Has the shards compared with the kernel's table, and waits until they are.
+fn kernel_resync(access: &Access) -> Result<(), &'static str> {
+    let until = Instant::now() + SERVER_ANSWER_MAX;
+    let (reply, awaited) = reply::ends(None);
+    let mut wish = reply;
+    while let Err(unsent) = access.wishes.try_wish(wish) {
+        if Instant::now() >= until {
+            return Err("the control thread does not answer, see the log");
+        }
+        std::thread::sleep(SERVER_RETRY);
+        wish = unsent;
+    }
+    match awaited.wait(SERVER_ANSWER_MAX) {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(WorkerEnded)) => Err("a worker has ended, see the log"),
+        Err(reply::Gone) => Err("it takes too long, and goes on"),
+    }
+}

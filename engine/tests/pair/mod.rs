@@ -1,0 +1,112 @@
+//! Two nodes with a kernel each, connected by a cable.
+#![allow(dead_code)] // not every test file needs all of it
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use ctflow_engine::engine::{Engine, Settings};
+use ctflow_engine::kernel::dump::{Dump, Progress};
+use ctflow_engine::kernel::request::Requester;
+use ctflow_engine::lab::{Host, Lab, link};
+use ctflow_engine::link::{LinkSettings, Transport};
+use ctflow_engine::publish::Choice;
+use ctflow_engine::replication::{ReplicationSettings, ReplicationStatus};
+use ctflow_engine::takeover;
+use ctflow_parser::filter::DumpFilter;
+use ctflow_parser::record::Record;
+use ctflow_parser::request::{self, FlowChange, IfExists, Table};
+use ctflow_parser::uapi::{IPS_ASSURED, IPS_DST_NAT, IPS_SEEN_REPLY, IPS_SRC_NAT};
+use ctflow_parser::write::Writer;
+use ctflow_replicate::{Config, Epoch, Key};
+
+pub(crate) const ADDRESSES: [&str; 2] = ["192.0.2.1", "192.0.2.2"];
+/// Nothing that is waited for here takes a tenth of this.
+pub(crate) const LONGEST: Duration = Duration::from_secs(20);
+
+pub(crate) fn address(end: usize) -> SocketAddr {
+    SocketAddr::new(ADDRESSES[end].parse().unwrap(), 3780)
+}
+
+pub(crate) fn settings(end: usize, workers: u32, transport: Transport) -> Settings {
+    let interface = (transport == Transport::Multicast).then(|| "sync".to_owned());
+    let peers = match transport {
+        Transport::Multicast => vec!["239.1.2.3:3780".parse().unwrap()],
+        _ => vec![address(1 - end)],
+    };
+    let local = match transport {
+        Transport::Multicast => "0.0.0.0:3780".parse().unwrap(),
+        _ => address(end),
+    };
+    let began = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis();
+    let epoch = Epoch::new(u64::try_from(began).unwrap(), u32::try_from(end).unwrap());
+    let node = Config { key: Some(Key::new([7; 32])), ..Config::new(["one", "other"][end], 1, epoch) };
+    Settings {
+        workers,
+        pin: false,
+        replication: Some(ReplicationSettings {
+            node,
+            links: vec![LinkSettings { transport, local, peers, interface }],
+            choice: Choice::default(),
+            replica_flows_max: 1_000_000,
+            takeover: takeover::Settings::default(),
+            role_file: None,
+        }),
+        ..Settings::default()
+    }
+}
+
+/// The second node's host, connected to the calling thread's namespace, which is the first's.
+pub(crate) fn cable(lab: &Lab) -> Host {
+    let host = lab.host("other").unwrap();
+    let links = link::Links::open().unwrap();
+    links.veth("sync", "sync", host.namespace()).unwrap();
+    links.up("sync").unwrap();
+    links.address("sync", ADDRESSES[0].parse().unwrap(), 24).unwrap();
+    host.run(|| {
+        let links = link::Links::open().unwrap();
+        links.up("sync").unwrap();
+        links.address("sync", ADDRESSES[1].parse().unwrap(), 24).unwrap();
+    });
+    host
+}
+
+pub(crate) fn status(engine: &Engine) -> ReplicationStatus {
+    engine.replication().unwrap().status().unwrap()
+}
+
+/// Flows that `engine` holds of its peer.
+pub(crate) fn held(engine: &Engine) -> u64 {
+    status(engine).replicas.iter().map(|replica| replica.flows).sum()
+}
+
+pub(crate) fn until(what: &str, engines: &[&Engine], mut satisfied: impl FnMut() -> bool) {
+    let deadline = Instant::now() + LONGEST;
+    while !satisfied() {
+        assert!(
+            Instant::now() < deadline,
+            "never: {what}: {:#?}",
+            engines.iter().map(|e| status(e)).collect::<Vec<_>>()
+        );
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// The flows of the calling thread's kernel, as far as a commit is to bring them over.
+pub(crate) fn tracked() -> BTreeSet<String> {
+    let mut flows = BTreeSet::new();
+    let mut dump = Dump::start(Table::Conntrack, &DumpFilter::default(), false).unwrap();
+    let translated = IPS_SRC_NAT | IPS_DST_NAT | IPS_SEEN_REPLY | IPS_ASSURED;
+    let mut take = |record: &Record<'_>| {
+        let flow = record.flow().unwrap();
+        let (status, state) = (flow.status.unwrap() & translated, flow.proto.and_then(|proto| proto.state()));
+        flows.insert(format!("{:?} {:?} {status:x} {:?} {state:?} {:?}", flow.orig, flow.reply, flow.mark, flow.zone));
+    };
+    while dump.read(&mut take).unwrap() != Progress::Done {}
+    flows
+}
+
+pub(crate) fn make(change: &FlowChange<'_>) {
+    let write = |writer: &mut Writer<'_>, seq| request::create(writer, seq, change, IfExists::Refuse);
+    Requester::open().unwrap().ask("create a flow", write, |_| {}).unwrap();
+}

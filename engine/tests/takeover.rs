@@ -1,0 +1,268 @@
+//! One firewall steps in for another: what is in its kernel then, before, and after.
+#![allow(clippy::unwrap_used, clippy::panic)] // a test fails by it, here in its helpers too
+
+mod flows;
+mod pair;
+
+use std::fs;
+use std::time::Duration;
+
+use ctflow_engine::engine::{Engine, Settings};
+use ctflow_engine::isolated;
+use ctflow_engine::kernel::commit::is_held;
+use ctflow_engine::kernel::dump::{Dump, Progress};
+use ctflow_engine::lab::{Host, Lab, sysctl};
+use ctflow_engine::link::Transport;
+use ctflow_engine::replication::ReplicationSettings;
+use ctflow_engine::takeover;
+use ctflow_parser::filter::DumpFilter;
+use ctflow_parser::flow::FlowView;
+use ctflow_parser::proto::{ProtoInfo, TcpInfo};
+use ctflow_parser::record::Record;
+use ctflow_parser::request::{self, FlowChange, Table};
+use ctflow_parser::tuple::{L4, Tuple};
+use ctflow_parser::uapi::{AF_INET, IPS_ASSURED, IPS_CONFIRMED, IPS_SEEN_REPLY};
+use ctflow_parser::write::Writer;
+use ctflow_replicate::Role;
+use flows::{create, delete};
+use pair::{cable, held, make, settings, tracked, until};
+
+const HOT: takeover::Settings = takeover::Settings { hot: true, purge_after: Duration::from_secs(3), ..defaults() };
+
+/// `Default` is not to be had in a constant.
+const fn defaults() -> takeover::Settings {
+    takeover::Settings {
+        rules: ctflow_engine::kernel::commit::Rules {
+            lifetime: ctflow_engine::kernel::commit::Lifetime::Left,
+            windows: ctflow_engine::kernel::commit::Windows::Forgiven,
+        },
+        hot: false,
+        purge_after: Duration::from_secs(60),
+        ready_within: Duration::from_secs(30),
+        active_active: false,
+    }
+}
+
+/// An end of the pair that takes over so.
+fn end(end: usize, takeover: takeover::Settings) -> Settings {
+    let settings = settings(end, 2, Transport::Udp);
+    let replication = settings.replication.map(|replication| ReplicationSettings { takeover, ..replication });
+    Settings { replication, ..settings }
+}
+
+/// Flows that the calling thread's kernel has: of its own, and held for a peer.
+fn counted() -> (u64, u64) {
+    let (mut own, mut held) = (0, 0);
+    let mut dump = Dump::start(Table::Conntrack, &DumpFilter::default(), false).unwrap();
+    let mut take = |record: &Record<'_>| match is_held(record.flow().unwrap().timeout.unwrap()) {
+        true => held += 1,
+        false => own += 1,
+    };
+    while dump.read(&mut take).unwrap() != Progress::Done {}
+    (own, held)
+}
+
+fn start(settings: Settings, host: &Host) -> Engine {
+    host.run(move || Engine::start(&settings).unwrap())
+}
+
+#[test]
+fn in_hot_mode_flows_are_in_the_kernel_as_they_come_and_a_takeover_makes_them_its_own() {
+    isolated!({
+        let lab = Lab::enter().unwrap();
+        let host = cable(&lab);
+        let other = start(end(1, HOT), &host);
+        let one = Engine::start(&end(0, HOT)).unwrap();
+        let both = [&one, &other];
+        other.take_role(Role::Backup).unwrap();
+        create(0..1_000);
+        until("they are held", &both, || host.run(counted) == (0, 1_000));
+        delete(0..300);
+        until("those that ended are not", &both, || host.run(counted) == (0, 700));
+        assert_eq!((other.totals().flows, held(&one)), (0, 0), "what is held is not this node's, nor news");
+        assert_eq!(host.run(tracked), tracked());
+        one.stop().unwrap();
+        let changed = other.take_role(Role::Primary).unwrap();
+        assert_eq!(changed.missing, Vec::<String>::new());
+        assert_eq!(changed.committed.unwrap().updated, 700);
+        assert_eq!((host.run(counted), changed.internal_flows), ((700, 0), Some(700)));
+        let timeouts = host.run(|| {
+            let mut longest = 0;
+            let mut dump = Dump::start(Table::Conntrack, &DumpFilter::default(), false).unwrap();
+            while dump.read(|record| longest = longest.max(record.flow().unwrap().timeout.unwrap())).unwrap()
+                != Progress::Done
+            {}
+            longest
+        });
+        assert!((590..=600).contains(&timeouts), "{timeouts} s are left of what the flows' source gave");
+        assert_eq!(held(&other), 0, "there is nothing to take over twice");
+        assert!(other.take_role(Role::Primary).unwrap().already);
+    });
+}
+
+#[test]
+fn what_is_held_and_should_not_be_is_purged() {
+    isolated!({
+        let lab = Lab::enter().unwrap();
+        let host = cable(&lab);
+        let other = start(end(1, HOT), &host);
+        let one = Engine::start(&end(0, HOT)).unwrap();
+        other.take_role(Role::Backup).unwrap();
+        create(0..500);
+        until("they are held", &[&one, &other], || host.run(counted) == (0, 500));
+        // While its daemon is down, flows end and others begin; its own it keeps.
+        other.stop().unwrap();
+        delete(0..200);
+        create(1_000..1_050);
+        host.run(|| create(5_000..5_007));
+        std::thread::sleep(Duration::from_secs(3)); // the kernel tells timeouts in seconds
+        let other = start(end(1, HOT), &host);
+        until("only what is there is held", &[&one, &other], || host.run(counted) == (7, 350));
+        // Nobody speaks for them any more: they leave the kernel, and can still be committed.
+        one.stop().unwrap();
+        until("nothing is held", &[&other], || host.run(counted) == (7, 0));
+        assert_eq!(held(&other), 350);
+        let changed = other.take_role(Role::Primary).unwrap();
+        assert_eq!((changed.committed.unwrap().created, host.run(counted)), (350, (357, 0)));
+    });
+}
+
+#[test]
+fn sides_are_changed_in_order_and_back() {
+    isolated!({
+        let lab = Lab::enter().unwrap();
+        let host = cable(&lab);
+        let short = takeover::Settings { purge_after: Duration::from_secs(2), ..defaults() };
+        let other = start(end(1, short), &host);
+        let one = Engine::start(&end(0, short)).unwrap();
+        let both = [&one, &other];
+        assert!(one.take_role(Role::Primary).unwrap().missing.is_empty());
+        other.take_role(Role::Backup).unwrap();
+        create(0..400);
+        until("they are replicated", &both, || held(&other) == 400);
+        assert_eq!(host.run(counted), (0, 0));
+        let changed = other.take_role(Role::Primary).unwrap();
+        let committed = changed.committed.unwrap();
+        assert_eq!((committed.created, committed.failed, changed.internal_flows), (400, 0, Some(400)));
+        assert_eq!(one.take_role(Role::Backup).unwrap().purge_in_ms, Some(2_000));
+        until("the new backup has the new primary's", &both, || held(&one) == 400);
+        until("and its own kernel is cleared", &both, || counted() == (0, 0));
+        until("which the new primary knows", &both, || held(&other) == 0);
+        // What ends now must not come back with the next takeover.
+        host.run(|| delete(0..100));
+        until("their end is replicated", &both, || held(&one) == 300);
+        let changed = one.take_role(Role::Primary).unwrap();
+        assert_eq!((changed.committed.unwrap().created, counted()), (300, (300, 0)));
+        // A purge that was scheduled does not hit a primary.
+        one.take_role(Role::Fault).unwrap();
+        one.take_role(Role::Primary).unwrap();
+        std::thread::sleep(Duration::from_secs(3));
+        assert_eq!(counted(), (300, 0));
+    });
+}
+
+#[test]
+fn the_role_outlives_the_daemon() {
+    isolated!({
+        Lab::enter().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("role");
+        let settings = |file: &std::path::Path| {
+            let settings = end(0, defaults());
+            let role_file = Some(file.to_owned());
+            let replication = settings.replication.map(|replication| ReplicationSettings { role_file, ..replication });
+            Settings { replication, ..settings }
+        };
+        ctflow_engine::lab::link::Links::open().unwrap().up("lo").unwrap();
+        let loopback = |settings: Settings| {
+            let replication = settings.replication.map(|mut replication| {
+                replication.links[0].local = "127.0.0.1:3780".parse().unwrap();
+                replication.links[0].peers = vec!["127.0.0.1:3781".parse().unwrap()];
+                replication
+            });
+            Settings { replication, ..settings }
+        };
+        let one = Engine::start(&loopback(settings(&file))).unwrap();
+        one.take_role(Role::Primary).unwrap();
+        one.stop().unwrap();
+        assert_eq!(fs::read_to_string(&file).unwrap(), "primary\n");
+        let one = Engine::start(&loopback(settings(&file))).unwrap();
+        until("it knows its role", &[&one], || pair::status(&one).node.role == Role::Primary);
+        assert!(one.take_role(Role::Primary).unwrap().already);
+    });
+}
+
+/// A TCP flow in some state.
+fn tcp(state: u8) -> FlowChange<'static> {
+    let end = |src: [u8; 4], dst: [u8; 4], ports: (u16, u16)| Tuple {
+        src: src.into(),
+        dst: dst.into(),
+        proto: 6,
+        l4: L4::Ports { src: ports.0, dst: ports.1 },
+        zone: None,
+    };
+    let flow = FlowView {
+        family: AF_INET,
+        orig: Some(end([10, 0, 0, 1], [192, 0, 2, 9], (1_000, 80))),
+        reply: Some(end([192, 0, 2, 9], [10, 0, 0, 1], (80, 1_000))),
+        status: Some(IPS_CONFIRMED | IPS_SEEN_REPLY | IPS_ASSURED),
+        timeout: Some(600),
+        proto: Some(ProtoInfo::Tcp(TcpInfo { state: Some(state), ..TcpInfo::default() })),
+        ..FlowView::default()
+    };
+    FlowChange { flow, ..FlowChange::default() }
+}
+
+fn change(to: u8) {
+    let write = |writer: &mut Writer<'_>, seq| request::update(writer, seq, &tcp(to));
+    ctflow_engine::kernel::request::Requester::open().unwrap().ask("change a flow", write, |_| {}).unwrap();
+}
+
+/// The TCP flow's state in the calling thread's kernel, and whether it is held.
+fn state() -> Option<(u8, bool)> {
+    let mut found = None;
+    let mut dump = Dump::start(Table::Conntrack, &DumpFilter::default(), false).unwrap();
+    let mut take = |record: &Record<'_>| {
+        let flow = record.flow().unwrap();
+        found = flow.proto.and_then(|proto| proto.state()).map(|state| (state, is_held(flow.timeout.unwrap())));
+    };
+    while dump.read(&mut take).unwrap() != Progress::Done {}
+    found
+}
+
+const ESTABLISHED: u8 = 3;
+const FIN_WAIT: u8 = 4;
+const CLOSE_WAIT: u8 = 5;
+const TIME_WAIT: u8 = 7;
+
+#[test]
+fn where_both_are_primary_the_newer_word_on_a_flow_counts() {
+    isolated!({
+        let lab = Lab::enter().unwrap();
+        let host = cable(&lab);
+        let both_primary = takeover::Settings { active_active: true, ..HOT };
+        let other = start(end(1, both_primary), &host);
+        let one = Engine::start(&end(0, both_primary)).unwrap();
+        let both = [&one, &other];
+        one.take_role(Role::Primary).unwrap();
+        other.take_role(Role::Primary).unwrap();
+        make(&tcp(ESTABLISHED));
+        until("it is held", &both, || host.run(state) == Some((ESTABLISHED, true)));
+        // It moves to the other, where it changes: a packet there gives it a timeout of its own.
+        host.run(|| change(FIN_WAIT));
+        until("it is the other's", &both, || state() == Some((FIN_WAIT, true)) && one.totals().flows == 0);
+        assert_eq!(host.run(state), Some((FIN_WAIT, false)));
+        // And back.
+        change(CLOSE_WAIT);
+        until("it is back", &both, || host.run(state) == Some((CLOSE_WAIT, true)) && other.totals().flows == 0);
+        // It ends where it is.
+        change(TIME_WAIT);
+        until("that is told", &both, || host.run(state) == Some((TIME_WAIT, true)));
+        let end = |writer: &mut Writer<'_>, seq| {
+            request::delete(writer, seq, &request::Selector::Orig(tcp(0).flow.orig.unwrap()), None, None)
+        };
+        ctflow_engine::kernel::request::Requester::open().unwrap().ask("end a flow", end, |_| {}).unwrap();
+        until("it is gone from both", &both, || host.run(|| sysctl::flow_count().unwrap()) == 0);
+        assert!((pair::status(&one).rivals.is_empty()), "two primaries are what was asked for");
+    });
+}
