@@ -13,7 +13,7 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_ctflow");
 const LONGEST: &str = "60";
 
 /// A line up to the cursor, and all that may be offered. `DIR` is a folder with a file `flows.txt`.
-const CASES: [(&str, &str); 40] = [
+const CASES: [(&str, &str); 41] = [
     ("ctflow ", "daemon keygen sync status role demo doctor completions man help"),
     ("ctflow d", "daemon demo doctor"),
     ("ctflow sync ", "dump commit flush bulk resync kernel-resync verify stop"),
@@ -26,7 +26,7 @@ const CASES: [(&str, &str); 40] = [
     ("ctflow sync --socket x flush e", "external"),
     ("ctflow sync dump -o id,js", "json"),
     ("ctflow sync dump --o", "--output"),
-    ("ctflow status --", "--json --socket --config"),
+    ("ctflow status --", "--json --ready --socket --config"),
     ("ctflow daemon --ch", "--check"),
     ("ctflow role ", "primary backup fault"),
     ("ctflow keygen DIR/fl", "flows.txt"),
