@@ -87,7 +87,7 @@ fn unknown_verbs_name_those_that_there_are() {
     refused(&["sync", "dump", "kernel"], &["`kernel'", "internal or external, and flows or expectations"]);
     refused(&["sync", "bulk", "x"], &["`x'", "nothing"]);
     refused(&["sync", "flush", "-o", "xml"], &["`--output'"]);
-    refused(&["status", "--jsn"], &["`status' does not take `--jsn'", "[--json]"]);
+    refused(&["status", "--jsn"], &["`status' does not take `--jsn'", "[--json | --ready]"]);
     refused(&["status", "--socket", "a", "-C", "b"], &["`--socket' with `--config'"]);
     refused(&["daemon", "-C"], &["`-C' needs an argument: FILE"]);
     refused(&["-E", "--daemon", "--read", "x"], &["`--daemon' with `--read'"]);

@@ -167,7 +167,8 @@ impl Engine {
         replication::commit(&self.access, what, rules, &Arc::default())
     }
 
-    /// Takes a role, in the calling thread: for a primary as long as a commit and a kernel resync take.
+    /// Takes a role, in the calling thread: for a primary as long as a commit and a kernel resync take. It must be in the
+    /// engine's network namespace, where a backup's purge is scheduled.
     ///
     /// # Errors
     /// [`Busy`] while another commit or change of roles is under way.

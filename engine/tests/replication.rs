@@ -23,7 +23,7 @@ use ctflow_parser::tuple::{L4, Tuple};
 use ctflow_parser::uapi::*;
 use ctflow_replicate::{Config, Key, Mode};
 use flows::{create, delete};
-use pair::{LONGEST, cable, held, make, settings, status, tracked, until};
+use pair::{agree, cable, held, make, settings, status, tracked, until};
 
 /// A node of two on the same machine: `local` and `peer` are ports.
 fn on_loopback(name: &str, local: u16, peer: u16, key: Option<[u8; 32]>) -> Settings {
@@ -40,23 +40,6 @@ fn on_loopback(name: &str, local: u16, peer: u16, key: Option<[u8; 32]>) -> Sett
         ..replication
     });
     Settings { replication, ..settings }
-}
-
-/// Compares every replica with its source, and says whether all are the same.
-fn agree(engine: &Engine, number: u64) -> bool {
-    engine.replication().unwrap().verify(number).unwrap();
-    let deadline = Instant::now() + LONGEST;
-    loop {
-        let status = status(engine);
-        let peer = &status.node.peers[0];
-        let verdicts = peer.verdicts.iter().chain(peer.received.iter().map(|stream| &stream.verdict));
-        let verdicts: Vec<_> = verdicts.map(|verdict| verdict.filter(|verdict| verdict.number == number)).collect();
-        if verdicts.iter().all(Option::is_some) {
-            return verdicts.iter().flatten().all(|verdict| verdict.differing.is_empty());
-        }
-        assert!(Instant::now() < deadline, "no verdict: {status:#?}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
 }
 
 /// Flows with everything that a takeover must not lose.

@@ -1,6 +1,6 @@
 //! Links, addresses, routes and neighbours, by rtnetlink.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use ctflow_parser::uapi::{
@@ -55,6 +55,43 @@ impl Links {
         })
     }
 
+    /// Creates a bridge.
+    ///
+    /// # Errors
+    /// [`LabError::Refused`], also where the kernel has no bridges.
+    pub fn bridge(&self, name: &str) -> Result<(), LabError> {
+        self.request(format!("create bridge {name}"), RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, |message| {
+            link_header(message, 0, 0)?;
+            message.text(IFLA_IFNAME, name)?;
+            message.nest(IFLA_LINKINFO, |info| info.text(IFLA_INFO_KIND, "bridge"))
+        })
+    }
+
+    /// Makes a link a port of a bridge.
+    ///
+    /// # Errors
+    /// [`LabError::Refused`] when the link is not there.
+    pub fn join(&self, name: &str, bridge: &str) -> Result<(), LabError> {
+        let index = self.index(bridge)?.to_ne_bytes();
+        self.request(format!("make link {name} a port of {bridge}"), RTM_NEWLINK, 0, |message| {
+            link_header(message, 0, 0)?;
+            message.text(IFLA_IFNAME, name)?;
+            message.attr(IFLA_MASTER, &index)
+        })
+    }
+
+    /// Gives a link its hardware address.
+    ///
+    /// # Errors
+    /// [`LabError::Refused`] when there is no such link.
+    pub fn hardware(&self, name: &str, hardware: [u8; 6]) -> Result<(), LabError> {
+        self.request(format!("set the hardware address of link {name}"), RTM_NEWLINK, 0, |message| {
+            link_header(message, 0, 0)?;
+            message.text(IFLA_IFNAME, name)?;
+            message.attr(IFLA_ADDRESS, &hardware)
+        })
+    }
+
     /// Switches a link on.
     ///
     /// # Errors
@@ -82,9 +119,28 @@ impl Links {
     /// # Errors
     /// [`LabError::Refused`] when the link has it already.
     pub fn address(&self, link: &str, address: IpAddr, prefix: u8) -> Result<(), LabError> {
-        let index = self.index(link)?;
         let operation = format!("add address {address}/{prefix} to link {link}");
-        self.request(operation, RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, |message| {
+        self.change_address(operation, RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, (link, address, prefix))
+    }
+
+    /// Takes an address from a link.
+    ///
+    /// # Errors
+    /// [`LabError::Refused`] when the link does not have it.
+    pub fn no_address(&self, link: &str, address: IpAddr, prefix: u8) -> Result<(), LabError> {
+        let operation = format!("take address {address}/{prefix} from link {link}");
+        self.change_address(operation, RTM_DELADDR, 0, (link, address, prefix))
+    }
+
+    fn change_address(
+        &self,
+        operation: String,
+        kind: u16,
+        flags: u16,
+        (link, address, prefix): (&str, IpAddr, u8),
+    ) -> Result<(), LabError> {
+        let index = self.index(link)?;
+        self.request(operation, kind, flags, |message| {
             let [a, b, c, d] = index.to_ne_bytes();
             message.raw(&[family(address), prefix, IFA_F_NODAD, RT_SCOPE_UNIVERSE, a, b, c, d])?;
             address_attr(message, IFA_LOCAL, address)?;
@@ -113,15 +169,15 @@ impl Links {
     ///
     /// # Errors
     /// [`LabError::Refused`] when there is no such link.
-    pub fn neighbour(&self, link: &str, address: Ipv4Addr, hardware: [u8; 6]) -> Result<(), LabError> {
+    pub fn neighbour(&self, link: &str, address: IpAddr, hardware: [u8; 6]) -> Result<(), LabError> {
         let index = self.index(link)?;
         let operation = format!("add neighbour {address} to link {link}");
         self.request(operation, RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE, |message| {
-            message.raw(&[AF_INET, 0, 0, 0])?;
+            message.raw(&[family(address), 0, 0, 0])?;
             message.raw(&index.to_ne_bytes())?;
             let [low, high] = NUD_PERMANENT.to_ne_bytes();
             message.raw(&[low, high, 0, 0])?;
-            message.attr(NDA_DST, &address.octets())?;
+            address_attr(message, NDA_DST, address)?;
             message.attr(NDA_LLADDR, &hardware)
         })
     }

@@ -2,7 +2,8 @@
 //!
 //! [`Lab::enter`] gives the calling thread a network of its own, in which it is root. There it builds links
 //! ([`link`]), rules ([`nft`]) and settings ([`sysctl`]), starts [`Host`]s (threads that live in further namespaces),
-//! and lets [`traffic`] flow. [`topology::Firewall`] puts these together: client, firewall, server. Everything is gone
+//! and lets [`traffic`] flow. [`topology::Firewall`] puts these together: client, firewall, server;
+//! [`gateways::Gateways`] has two firewalls. Everything is gone
 //! when its last thread and descriptor are. Nothing here ever touches the machine's own network.
 //!
 //! `ctflow demo`, the benches and the kernel tests of all crates run on it; the latter through
@@ -18,6 +19,7 @@
 //! ```
 
 mod error;
+pub mod gateways;
 pub mod isolated;
 pub mod link;
 mod netlink;

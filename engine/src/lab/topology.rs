@@ -51,9 +51,9 @@ pub const SERVER_PORTS: [u16; 3] = [53, 80, 443];
 
 const INSIDE_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 const SERVER_V4: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 10);
-const HOST_LINK: &str = "eth0";
-const PREFIX: u8 = 24;
-const PREFIX6: u8 = 64;
+pub(super) const HOST_LINK: &str = "eth0";
+pub(super) const PREFIX: u8 = 24;
+pub(super) const PREFIX6: u8 = 64;
 /// Set aside for measuring (RFC 2544): the destinations of a flood.
 pub(super) const FLOOD_NETWORK: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 0);
 const FLOOD_PREFIX: u8 = 15;
@@ -123,7 +123,7 @@ fn cable(link: &str, addresses: &[(IpAddr, u8)], host: &Host) -> Result<(), LabE
 }
 
 /// On a host: its end of the cable, and the way to everything else.
-fn settle_host(addresses: &[(IpAddr, u8)], gateways: &[IpAddr]) -> Result<(), LabError> {
+pub(super) fn settle_host(addresses: &[(IpAddr, u8)], gateways: &[IpAddr]) -> Result<(), LabError> {
     let links = Links::open()?;
     links.up(HOST_LINK)?;
     addresses.iter().try_for_each(|(address, prefix)| links.address(HOST_LINK, *address, *prefix))?;
@@ -134,7 +134,7 @@ fn settle_host(addresses: &[(IpAddr, u8)], gateways: &[IpAddr]) -> Result<(), La
 }
 
 /// On the client: thousands of connections a second would otherwise use up the ports, each held for a minute.
-fn reuse_ports() -> Result<(), LabError> {
+pub(super) fn reuse_ports() -> Result<(), LabError> {
     sysctl::write("net/ipv4/ip_local_port_range", "1024 65535")?;
     sysctl::write("net/ipv4/tcp_tw_reuse", "1")
 }
@@ -142,12 +142,12 @@ fn reuse_ports() -> Result<(), LabError> {
 /// On the firewall: the way to nobody.
 fn sink_floods() -> Result<(), LabError> {
     let links = Links::open()?;
-    links.neighbour(OUTSIDE_LINK, NOBODY, NOBODY_HARDWARE)?;
+    links.neighbour(OUTSIDE_LINK, NOBODY.into(), NOBODY_HARDWARE)?;
     links.route(FLOOD_NETWORK.into(), FLOOD_PREFIX, NOBODY.into())
 }
 
 /// On the firewall: forwarding, and all that connection tracking can record.
-fn track() -> Result<(), LabError> {
+pub(super) fn track() -> Result<(), LabError> {
     sysctl::write("net/ipv4/ip_forward", "1")?;
     sysctl::write("net/ipv6/conf/all/forwarding", "1")?;
     sysctl::write("net/netfilter/nf_conntrack_acct", "1")?;
@@ -155,7 +155,7 @@ fn track() -> Result<(), LabError> {
 }
 
 /// The firewall's rules. Asking for a flow's state is what has the kernel track flows in this namespace at all.
-fn rules() -> Ruleset {
+pub(super) fn rules() -> Ruleset {
     let known = Rule::new().state(&[State::New, State::Established, State::Related]).accept();
     let https = SocketAddrV4::new(SERVER_V4, 443);
     let port = REDIRECTED.port();

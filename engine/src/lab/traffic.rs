@@ -7,10 +7,12 @@
 mod echo;
 mod flood;
 mod paced;
+mod streams;
 
 pub use echo::Echo;
 pub use flood::Flood;
 pub use paced::{Progress, Running, Traffic};
+pub use streams::{Heard, Streams, Target};
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream, UdpSocket};

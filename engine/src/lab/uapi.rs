@@ -12,6 +12,7 @@
 // rtnetlink.h
 pub(super) const RTM_NEWLINK: u16 = 16;
 pub(super) const RTM_NEWADDR: u16 = 20;
+pub(super) const RTM_DELADDR: u16 = 21;
 pub(super) const RTM_NEWROUTE: u16 = 24;
 pub(super) const RTM_NEWNEIGH: u16 = 28;
 pub(super) const RTN_UNICAST: u8 = 1;
@@ -22,7 +23,9 @@ pub(super) const RTA_DST: u16 = 1;
 pub(super) const RTA_GATEWAY: u16 = 5;
 
 // if_link.h, veth.h, if.h
+pub(super) const IFLA_ADDRESS: u16 = 1;
 pub(super) const IFLA_IFNAME: u16 = 3;
+pub(super) const IFLA_MASTER: u16 = 10;
 pub(super) const IFLA_LINKINFO: u16 = 18;
 pub(super) const IFLA_NET_NS_FD: u16 = 28;
 pub(super) const IFLA_INFO_KIND: u16 = 1;

@@ -92,6 +92,23 @@ pub(crate) fn until(what: &str, engines: &[&Engine], mut satisfied: impl FnMut()
     }
 }
 
+/// Compares every replica with its source, and says whether all are the same.
+pub(crate) fn agree(engine: &Engine, number: u64) -> bool {
+    engine.replication().unwrap().verify(number).unwrap();
+    let deadline = Instant::now() + LONGEST;
+    loop {
+        let status = status(engine);
+        let peer = &status.node.peers[0];
+        let verdicts = peer.verdicts.iter().chain(peer.received.iter().map(|stream| &stream.verdict));
+        let verdicts: Vec<_> = verdicts.map(|verdict| verdict.filter(|verdict| verdict.number == number)).collect();
+        if verdicts.iter().all(Option::is_some) {
+            return verdicts.iter().flatten().all(|verdict| verdict.differing.is_empty());
+        }
+        assert!(Instant::now() < deadline, "no verdict: {status:#?}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
 /// The flows of the calling thread's kernel, as far as a commit is to bring them over.
 pub(crate) fn tracked() -> BTreeSet<String> {
     let mut flows = BTreeSet::new();

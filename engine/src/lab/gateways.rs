@@ -1,0 +1,257 @@
+//! Two firewalls side by side, of which one has the addresses: what fails over.
+//!
+//! ```text
+//!                        ┌─ lan0  one    wan0 ─┐
+//!   client ── lan bridge ┤       sync0         ├ wan bridge ── server
+//!   192.0.2.2            └─ lan0  other  wan0 ─┘              198.51.100.10
+//!                              active: 192.0.2.1, 198.51.100.1, and their IPv6 ones
+//! ```
+//!
+//! Addresses, ports and rules are those of [`topology::Firewall`](super::topology::Firewall). The firewalls have no addresses of
+//! their own on either side, so what one translates looks the same as what the other does. By the cable between them,
+//! 203.0.113.1 and 203.0.113.2, they replicate.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::{AsFd, OwnedFd};
+
+use super::error::LabError;
+use super::link::Links;
+use super::topology::{
+    CLIENT, CLIENT6, FIREWALL_INSIDE, FIREWALL_INSIDE6, FIREWALL_OUTSIDE, FIREWALL_OUTSIDE6, HOST_LINK, INSIDE_LINK,
+    OUTSIDE_LINK, PREFIX, PREFIX6, SERVER, SERVER6, reuse_ports, rules, server_addresses, settle_host, track,
+};
+use super::traffic::Echo;
+use super::{Host, Lab};
+
+/// Both ends of the cable between the firewalls are called so.
+pub const SYNC_LINK: &str = "sync0";
+/// The firewalls' addresses on it.
+pub const SYNC: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::new(203, 0, 113, 1)), IpAddr::V4(Ipv4Addr::new(203, 0, 113, 2))];
+
+/// Which of the two firewalls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Which {
+    /// The one that begins.
+    One,
+    /// The other one.
+    Other,
+}
+
+impl Which {
+    /// 0 or 1.
+    #[must_use]
+    pub fn index(self) -> usize {
+        match self {
+            Self::One => 0,
+            Self::Other => 1,
+        }
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::One => "one",
+            Self::Other => "other",
+        }
+    }
+
+    /// Its hardware address on a side; locally administered.
+    fn hardware(self, side: Side) -> [u8; 6] {
+        let number = if self == Self::One { 1 } else { 2 };
+        [0x02, 0, 0, 0, side as u8, number]
+    }
+}
+
+/// A side of the firewalls.
+#[derive(Debug, Clone, Copy)]
+enum Side {
+    Inside = 1,
+    Outside = 2,
+}
+
+impl Side {
+    const BOTH: [Self; 2] = [Self::Inside, Self::Outside];
+
+    fn link(self) -> &'static str {
+        match self {
+            Self::Inside => INSIDE_LINK,
+            Self::Outside => OUTSIDE_LINK,
+        }
+    }
+
+    /// The bridge's end of a firewall's cable.
+    fn port(self, which: Which) -> String {
+        format!("{}-{}", which.name(), self.link())
+    }
+
+    /// What the active firewall has there.
+    fn addresses(self) -> [(IpAddr, u8); 2] {
+        match self {
+            Self::Inside => [(FIREWALL_INSIDE, PREFIX), (FIREWALL_INSIDE6, PREFIX6)],
+            Self::Outside => [(FIREWALL_OUTSIDE, PREFIX), (FIREWALL_OUTSIDE6, PREFIX6)],
+        }
+    }
+}
+
+/// The network of this module's picture.
+#[derive(Debug)]
+pub struct Gateways {
+    /// The host on the inside.
+    pub client: Host,
+    /// The host on the outside.
+    pub server: Host,
+    firewalls: [Host; 2],
+    /// Has both bridges.
+    switch: Host,
+    /// What answers on the server.
+    pub echo: Echo,
+}
+
+impl Gateways {
+    /// Builds it, with the server's ports open and the first firewall active.
+    ///
+    /// # Errors
+    /// [`LabError`] naming the first step that failed.
+    pub fn build(lab: &Lab) -> Result<Self, LabError> {
+        let (client, server, switch) = (lab.host("client")?, lab.host("server")?, lab.host("switch")?);
+        let firewalls = [lab.host(Which::One.name())?, lab.host(Which::Other.name())?];
+        for (side, host) in [(Side::Inside, &client), (Side::Outside, &server)] {
+            let bridge = format!("br-{}", side.link());
+            let name = bridge.clone();
+            switch.run(move || {
+                let links = Links::open()?;
+                links.bridge(&name)?;
+                links.up(&name)
+            })?;
+            plug(&switch, &bridge, format!("host-{}", side.link()), HOST_LINK, host)?;
+            for which in [Which::One, Which::Other] {
+                let firewall = &firewalls[which.index()];
+                plug(&switch, &bridge, side.port(which), side.link(), firewall)?;
+                firewall.run(move || Links::open()?.hardware(side.link(), which.hardware(side)))?;
+            }
+        }
+        let far = clone(&firewalls[1])?;
+        firewalls[0].run(move || Links::open()?.veth(SYNC_LINK, SYNC_LINK, far.as_fd()))?;
+        for (firewall, address) in firewalls.iter().zip(SYNC) {
+            firewall.run(move || {
+                let links = Links::open()?;
+                [INSIDE_LINK, OUTSIDE_LINK, SYNC_LINK].iter().try_for_each(|link| links.up(link))?;
+                links.address(SYNC_LINK, address, PREFIX)?;
+                rules().apply()?;
+                track()
+            })?;
+        }
+        client.run(|| {
+            reuse_ports()?;
+            settle_host(&[(CLIENT, PREFIX), (CLIENT6, PREFIX6)], &[FIREWALL_INSIDE, FIREWALL_INSIDE6])
+        })?;
+        server.run(|| settle_host(&[(SERVER, PREFIX), (SERVER6, PREFIX6)], &[FIREWALL_OUTSIDE, FIREWALL_OUTSIDE6]))?;
+        let echo = Echo::start(&server, &server_addresses())?;
+        let gateways = Self { client, server, firewalls, switch, echo };
+        gateways.activate(Which::One)?;
+        Ok(gateways)
+    }
+
+    /// One of the firewalls.
+    #[must_use]
+    pub fn firewall(&self, which: Which) -> &Host {
+        &self.firewalls[which.index()]
+    }
+
+    /// Gives a firewall the addresses, and has the client and the server know: what VRRP does, with its announcement. The
+    /// other one must not have them any more, or be cut off.
+    ///
+    /// # Errors
+    /// [`LabError::Refused`] when it has them already.
+    pub fn activate(&self, which: Which) -> Result<(), LabError> {
+        self.firewall(which).run(|| {
+            let links = Links::open()?;
+            let all = Side::BOTH.into_iter().flat_map(|side| side.addresses().map(|address| (side, address)));
+            all.into_iter().try_for_each(|(side, (address, prefix))| links.address(side.link(), address, prefix))
+        })?;
+        for (side, host) in [(Side::Inside, &self.client), (Side::Outside, &self.server)] {
+            host.run(move || {
+                let links = Links::open()?;
+                let mut addresses = side.addresses().into_iter();
+                addresses.try_for_each(|(address, _)| links.neighbour(HOST_LINK, address, which.hardware(side)))
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Takes the addresses from a firewall.
+    ///
+    /// # Errors
+    /// [`LabError::Refused`] when it does not have them.
+    pub fn deactivate(&self, which: Which) -> Result<(), LabError> {
+        self.firewall(which).run(|| {
+            let links = Links::open()?;
+            let all = Side::BOTH.into_iter().flat_map(|side| side.addresses().map(|address| (side, address)));
+            all.into_iter().try_for_each(|(side, (address, prefix))| links.no_address(side.link(), address, prefix))
+        })
+    }
+
+    /// Pulls all cables of a firewall: nobody is told.
+    ///
+    /// # Errors
+    /// [`LabError::Refused`] when a link is not there.
+    pub fn cut_off(&self, which: Which) -> Result<(), LabError> {
+        let ports = Side::BOTH.map(|side| side.port(which));
+        self.switch.run(move || {
+            let links = Links::open()?;
+            ports.iter().try_for_each(|port| links.down(port))
+        })?;
+        self.firewall(which).run(|| Links::open()?.down(SYNC_LINK))
+    }
+}
+
+/// Connects `host`, where the cable's end is called `link`, to a bridge of the switch, where it is called `port`.
+fn plug(switch: &Host, bridge: &str, port: String, link: &'static str, host: &Host) -> Result<(), LabError> {
+    let (namespace, bridge) = (clone(host)?, bridge.to_owned());
+    switch.run(move || {
+        let links = Links::open()?;
+        links.veth(&port, link, namespace.as_fd())?;
+        links.join(&port, &bridge)?;
+        links.up(&port)
+    })
+}
+
+fn clone(host: &Host) -> Result<OwnedFd, LabError> {
+    host.namespace().try_clone_to_owned().map_err(|error| LabError::system("keep a namespace", error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lab::sysctl;
+    use crate::lab::topology::REDIRECTED;
+    use crate::lab::traffic::{Streams, Target, tcp_exchange, udp_exchange};
+
+    #[test]
+    fn packets_go_through_whoever_has_the_addresses() {
+        crate::isolated!({
+            let gateways = Gateways::build(&Lab::enter().unwrap()).unwrap();
+            let exchanges = || {
+                tcp_exchange((SERVER, 443).into(), b"masqueraded")?;
+                tcp_exchange(REDIRECTED, b"redirected")?;
+                udp_exchange((SERVER6, 53).into(), b"as it is")
+            };
+            let tracked = |which: Which| gateways.firewall(which).run(|| sysctl::flow_count().unwrap()) >= 3;
+            gateways.client.run(exchanges).unwrap();
+            assert!(tracked(Which::One) && !tracked(Which::Other));
+            gateways.deactivate(Which::One).unwrap();
+            gateways.activate(Which::Other).unwrap();
+            gateways.client.run(exchanges).unwrap();
+            assert!(tracked(Which::Other));
+            let targets = [Target::Tcp(REDIRECTED), Target::Udp((SERVER6, 53).into())];
+            let streams = Streams::start(&gateways.client, &targets).unwrap();
+            std::thread::sleep(std::time::Duration::from_millis(300));
+            for heard in streams.finish() {
+                assert!(heard.died.is_none() && heard.echoes > 10, "{heard:?}");
+            }
+            gateways.cut_off(Which::Other).unwrap();
+            assert!(gateways.client.run(|| udp_exchange((SERVER, 53).into(), b"lost")).is_err());
+        });
+    }
+}
