@@ -9,7 +9,7 @@
 //! each flow has one.
 //!
 //! A flow that is put in is **held**: it has a timeout longer than any the kernel gives, so that it does not end here while
-//! its source sees its packets, and so that it shows whose it is ([`is_held`](crate::kernel::commit::is_held)). The first
+//! its source sees its packets, and so that it shows whose it is ([`is_held`]). The first
 //! packet here, or a commit, gives it a timeout of the usual kind, and it is this node's.
 //!
 //! What is held and should not be (this daemon, or a peer, was restarted; an end did not fit the bounds) is found by its

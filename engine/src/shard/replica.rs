@@ -80,7 +80,7 @@ impl Replica {
         }
     }
 
-    /// An empty replica whose flows are handed over to be put into the kernel, by [`Replica::hand`].
+    /// An empty replica whose flows are handed over to be put into the kernel.
     #[must_use]
     pub fn hot(flows_max: u32) -> Self {
         Self { handover: Some(Handover::new()), ..Self::new(flows_max) }
