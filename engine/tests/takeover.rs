@@ -17,7 +17,6 @@ use ctflow_engine::lab::topology::{REDIRECTED, SERVER, SERVER6};
 use ctflow_engine::lab::traffic::{Heard, Streams, Target};
 use ctflow_engine::lab::{Host, Lab, sysctl};
 use ctflow_engine::link::{LinkSettings, Transport};
-use ctflow_engine::publish::{Choice, Listed, Prefix, Rule};
 use ctflow_engine::replication::ReplicationSettings;
 use ctflow_engine::takeover;
 use ctflow_parser::filter::DumpFilter;
@@ -30,7 +29,7 @@ use ctflow_parser::uapi::{AF_INET, IPS_ASSURED, IPS_CONFIRMED, IPS_SEEN_REPLY};
 use ctflow_parser::write::Writer;
 use ctflow_replicate::Role;
 use flows::{create, delete};
-use pair::{cable, held, make, settings, tracked, until};
+use pair::{cable, held, make, settings, status, tracked, until};
 
 const HOT: takeover::Settings = takeover::Settings { hot: true, purge_after: Duration::from_secs(3), ..defaults() };
 
@@ -55,20 +54,22 @@ fn end(end: usize, takeover: takeover::Settings) -> Settings {
     Settings { replication, ..settings }
 }
 
-/// Flows that the calling thread's kernel has: of its own, and held for a peer; replication's own aside.
+/// Flows that the calling thread's kernel has: of its own, and held for a peer.
 fn counted() -> (u64, u64) {
     let (mut own, mut held) = (0, 0);
     let mut dump = Dump::start(Table::Conntrack, &DumpFilter::default(), false).unwrap();
-    let mut take = |record: &Record<'_>| {
-        let flow = record.flow().unwrap();
-        match is_held(flow.timeout.unwrap()) {
-            _ if SYNC.contains(&flow.orig.unwrap().src) => {}
-            true => held += 1,
-            false => own += 1,
-        }
+    let mut take = |record: &Record<'_>| match is_held(record.flow().unwrap().timeout.unwrap()) {
+        true => held += 1,
+        false => own += 1,
     };
     while dump.read(&mut take).unwrap() != Progress::Done {}
     (own, held)
+}
+
+/// Whether all is known that the peer of `engine` tells.
+fn knows_its_peer(engine: &Engine) -> bool {
+    let status = status(engine);
+    status.node.peers.iter().any(|peer| !peer.received.is_empty()) && status.unknown_buckets() == 0
 }
 
 fn start(settings: Settings, host: &Host) -> Engine {
@@ -145,7 +146,8 @@ fn sides_are_changed_in_order_and_back() {
         let other = start(end(1, short), &host);
         let one = Engine::start(&end(0, short)).unwrap();
         let both = [&one, &other];
-        assert!(one.take_role(Role::Primary).unwrap().missing.is_empty());
+        until("both know the other", &both, || both.iter().all(|end| knows_its_peer(end)));
+        assert_eq!(one.take_role(Role::Primary).unwrap().missing, Vec::<String>::new());
         other.take_role(Role::Backup).unwrap();
         create(0..400);
         until("they are replicated", &both, || held(&other) == 400);
@@ -196,7 +198,7 @@ fn the_role_outlives_the_daemon() {
         one.stop().unwrap();
         assert_eq!(fs::read_to_string(&file).unwrap(), "primary\n");
         let one = Engine::start(&loopback(settings(&file))).unwrap();
-        until("it knows its role", &[&one], || pair::status(&one).node.role == Role::Primary);
+        until("it knows its role", &[&one], || status(&one).node.role == Role::Primary);
         assert!(one.take_role(Role::Primary).unwrap().already);
     });
 }
@@ -272,24 +274,19 @@ fn where_both_are_primary_the_newer_word_on_a_flow_counts() {
         };
         ctflow_engine::kernel::request::Requester::open().unwrap().ask("end a flow", end, |_| {}).unwrap();
         until("it is gone from both", &both, || host.run(|| sysctl::flow_count().unwrap()) == 0);
-        assert!((pair::status(&one).rivals.is_empty()), "two primaries are what was asked for");
+        assert!(status(&one).rivals.is_empty(), "two primaries are what was asked for");
     });
 }
 
-/// A firewall of the gateways, that leaves its own traffic to itself.
+/// A firewall of the gateways.
 fn gateway(which: Which, takeover: takeover::Settings) -> Settings {
     let index = which.index();
     let settings = end(index, takeover);
     let at = |index: usize| std::net::SocketAddr::new(SYNC[index], 3780);
     let link =
         LinkSettings { transport: Transport::Udp, local: at(index), peers: vec![at(1 - index)], interface: None };
-    let own = Prefix::new(SYNC[0], 24).unwrap();
-    let addresses = Some(Rule { listed: Listed::Ignored, of: vec![own] });
-    let replication = settings.replication.map(|replication| ReplicationSettings {
-        links: vec![link],
-        choice: Choice { addresses, ..Choice::default() },
-        ..replication
-    });
+    let links = vec![link];
+    let replication = settings.replication.map(|replication| ReplicationSettings { links, ..replication });
     Settings { replication, ..settings }
 }
 

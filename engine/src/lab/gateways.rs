@@ -9,13 +9,14 @@
 //!
 //! Addresses, ports and rules are those of [`topology::Firewall`](super::topology::Firewall). The firewalls have no addresses of
 //! their own on either side, so what one translates looks the same as what the other does. By the cable between them,
-//! 203.0.113.1 and 203.0.113.2, they replicate.
+//! 203.0.113.1 and 203.0.113.2, they replicate; nothing tracks what crosses it.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::error::LabError;
 use super::link::Links;
+use super::nft::{Chain, Hook, Rule, Ruleset};
 use super::topology::{
     CLIENT, CLIENT6, FIREWALL_INSIDE, FIREWALL_INSIDE6, FIREWALL_OUTSIDE, FIREWALL_OUTSIDE6, HOST_LINK, INSIDE_LINK,
     OUTSIDE_LINK, PREFIX, PREFIX6, SERVER, SERVER6, reuse_ports, rules, server_addresses, settle_host, track,
@@ -138,6 +139,7 @@ impl Gateways {
                 let links = Links::open()?;
                 [INSIDE_LINK, OUTSIDE_LINK, SYNC_LINK].iter().try_for_each(|link| links.up(link))?;
                 links.address(SYNC_LINK, address, PREFIX)?;
+                untracked().apply()?;
                 rules().apply()?;
                 track()
             })?;
@@ -204,6 +206,13 @@ impl Gateways {
         })?;
         self.firewall(which).run(|| Links::open()?.down(SYNC_LINK))
     }
+}
+
+/// What crosses the cable between the firewalls is no flow of theirs.
+fn untracked() -> Ruleset {
+    Ruleset::new("ctflow-lab-sync")
+        .chain(Chain::raw("in", Hook::Prerouting).rule(Rule::new().input(SYNC_LINK).notrack()))
+        .chain(Chain::raw("out", Hook::Output).rule(Rule::new().output(SYNC_LINK).notrack()))
 }
 
 /// Connects `host`, where the cable's end is called `link`, to a bridge of the switch, where it is called `port`.

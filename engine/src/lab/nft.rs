@@ -98,6 +98,7 @@ pub enum Hook {
 /// What a chain may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ChainType {
+    Raw,
     Filter,
     Nat,
 }
@@ -112,6 +113,12 @@ pub struct Chain {
 }
 
 impl Chain {
+    /// A chain that sees every packet before it is tracked, and may have it not be.
+    #[must_use]
+    pub fn raw(name: &str, hook: Hook) -> Self {
+        Self { name: name.to_owned(), kind: ChainType::Raw, hook, rules: Vec::new() }
+    }
+
     /// A chain that accepts, drops and marks; it sees every packet, after destinations are translated.
     #[must_use]
     pub fn filter(name: &str, hook: Hook) -> Self {
@@ -159,6 +166,7 @@ impl Chain {
 
     fn priority(&self) -> i32 {
         match (self.kind, self.hook) {
+            (ChainType::Raw, _) => NF_IP_PRI_RAW,
             (ChainType::Filter, _) => NF_IP_PRI_FILTER,
             (ChainType::Nat, Hook::Prerouting | Hook::Output) => NF_IP_PRI_NAT_DST,
             (ChainType::Nat, _) => NF_IP_PRI_NAT_SRC,
@@ -287,6 +295,12 @@ impl Rule {
             .load(Expression::TranslateDestination)
     }
 
+    /// `notrack`: in a raw chain.
+    #[must_use]
+    pub fn notrack(self) -> Self {
+        self.load(Expression::NoTrack)
+    }
+
     /// `accept`
     #[must_use]
     pub fn accept(self) -> Self {
@@ -343,6 +357,7 @@ enum Expression {
         value: Vec<u8>,
     },
     Verdict(u32),
+    NoTrack,
     Masquerade,
     /// The address in register 1, the port in register 2.
     TranslateDestination,
@@ -365,6 +380,7 @@ impl Expression {
             Self::Mask(_) => "bitwise",
             Self::Compare { .. } => "cmp",
             Self::Value { .. } | Self::Verdict(_) => "immediate",
+            Self::NoTrack => "notrack",
             Self::Masquerade => "masq",
             Self::TranslateDestination => "nat",
         }
@@ -409,7 +425,7 @@ impl Expression {
                     immediate.nest(NFTA_DATA_VERDICT, |code| code.be32(NFTA_VERDICT_CODE, *verdict))
                 })
             }
-            Self::Masquerade => Ok(()),
+            Self::NoTrack | Self::Masquerade => Ok(()),
             Self::TranslateDestination => numbers(
                 data,
                 &[

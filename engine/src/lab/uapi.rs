@@ -53,6 +53,7 @@ pub(super) const NF_INET_FORWARD: u32 = 2;
 pub(super) const NF_INET_LOCAL_OUT: u32 = 3;
 pub(super) const NF_INET_POST_ROUTING: u32 = 4;
 pub(super) const NFPROTO_INET: u8 = 1;
+pub(super) const NF_IP_PRI_RAW: i32 = -300;
 pub(super) const NF_IP_PRI_NAT_DST: i32 = -100;
 pub(super) const NF_IP_PRI_FILTER: i32 = 0;
 pub(super) const NF_IP_PRI_NAT_SRC: i32 = 100;
