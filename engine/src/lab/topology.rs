@@ -122,10 +122,12 @@ fn cable(link: &str, addresses: &[(IpAddr, u8)], host: &Host) -> Result<(), LabE
     addresses.iter().try_for_each(|(address, prefix)| links.address(link, *address, *prefix))
 }
 
-/// On a host: its end of the cable, and the way to everything else.
+/// On a host: its end of the cable, and the way to everything else. A stream of little data tries that way again and again
+/// at the same pace when it gets no answer, rather than ever more slowly: it shows when the way is there again.
 pub(super) fn settle_host(addresses: &[(IpAddr, u8)], gateways: &[IpAddr]) -> Result<(), LabError> {
     let links = Links::open()?;
     links.up(HOST_LINK)?;
+    sysctl::write("net/ipv4/tcp_thin_linear_timeouts", "1")?;
     addresses.iter().try_for_each(|(address, prefix)| links.address(HOST_LINK, *address, *prefix))?;
     gateways.iter().try_for_each(|gateway| match gateway {
         IpAddr::V4(_) => links.route(Ipv4Addr::UNSPECIFIED.into(), 0, *gateway),

@@ -15,6 +15,9 @@ use crate::lab::{Host, LabError};
 
 /// Time between two numbers of a stream.
 const INTERVAL: Duration = Duration::from_millis(10);
+/// Numbers by TCP that may await their echoes: few enough for the kernel to call the stream thin, so that it tries a way
+/// that is gone at a steady pace.
+const AWAITED: u64 = 3;
 /// How long the echoes of the last numbers are awaited, and how long ago the last of UDP may be: longer than TCP takes
 /// between two tries after some seconds of silence.
 const LAST_WAIT: Duration = Duration::from_secs(10);
@@ -177,8 +180,11 @@ fn keep(line: &mut Line, stop: &AtomicBool, heard: &mut Heard) -> io::Result<()>
                 return Ok(()); // something sent since came back: the way is there
             }
         }
-        // Of UDP numbers go on after the stop, for one of them to come back.
-        if now >= due && (stopped.is_none() || matches!(line, Line::Udp(_))) {
+        let may_send = match line {
+            Line::Tcp(..) => stopped.is_none() && sent - expected < AWAITED,
+            Line::Udp(_) => true, // after the stop, too, for one of them to come back
+        };
+        if may_send && now >= due {
             line.send(sent)?;
             sent += 1;
             due = now + INTERVAL;
