@@ -194,7 +194,8 @@ fn the_role_outlives_the_daemon() {
             Settings { replication, ..settings }
         };
         let one = Engine::start(&loopback(settings(&file))).unwrap();
-        one.take_role(Role::Primary).unwrap();
+        let missing = one.take_role(Role::Primary).unwrap().missing;
+        assert_eq!(missing, ["no peer has been met: of its flows, if there are any, nothing is known"]);
         one.stop().unwrap();
         assert_eq!(fs::read_to_string(&file).unwrap(), "primary\n");
         let one = Engine::start(&loopback(settings(&file))).unwrap();

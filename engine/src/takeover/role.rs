@@ -97,7 +97,11 @@ fn step_back(access: &Access, report: &mut Changed) {
 /// What the replicas lack, as far as it is known.
 fn lacking(replication: &Replication, report: &mut Changed) {
     let Ok(status) = replication.status() else { return }; // the commit says so
-    for peer in status.node.peers.iter().filter(|peer| peer.standing != Standing::Greeting) {
+    let met = || status.node.peers.iter().filter(|peer| peer.standing != Standing::Greeting);
+    if met().next().is_none() {
+        report.missing.push("no peer has been met: of its flows, if there are any, nothing is known".to_owned());
+    }
+    for peer in met() {
         let unknown: u32 = peer.received.iter().map(|stream| stream.unknown).sum();
         if unknown > 0 && status.node.mode != ctflow_replicate::Mode::Alarm {
             report
