@@ -7,7 +7,7 @@ use std::time::Instant;
 use ctflow_engine::lab;
 
 #[test]
-fn the_demo_captures_every_event_of_real_traffic() {
+fn the_demo_captures_every_event_and_loses_no_connection() {
     if let Err(why) = lab::probe() {
         assert!(std::env::var_os("CI").is_none(), "the demo cannot run: {why}");
         eprintln!("skipped: {why}");
@@ -25,6 +25,8 @@ fn the_demo_captures_every_event_of_real_traffic() {
         line.split(' ').next().unwrap().parse::<u64>().unwrap()
     };
     assert!(stdout.lines().any(|line| line == "lost: 0"), "{stdout}");
+    assert!(stdout.lines().any(|line| line == "survived: 26 of 26"), "{stdout}");
+    assert!(number("longest silence: ") >= 300, "the detection alone takes that: {stdout}");
     // At least a birth, a change and a death of each flow.
     assert!(number("events captured: ") > 3 * number("flows: ") && number("flows: ") > 1_000, "{stdout}");
     assert!(stdout.contains("[NEW] tcp      6 120 SYN_SENT src=192.0.2.2 dst=192.0.2.1 "), "{stdout}");

@@ -197,7 +197,8 @@ static DEMO: Verb = Verb {
     forms: ALONE,
     options: &[],
     help: "show the program at work on connections of its own",
-    man: "Makes connections of its own and shows what the program has to say of them. Nothing outside is touched.",
+    man: "Makes connections of its own through two firewalls of its own, shows what the program has to say of them, cuts \
+          one firewall off and has the other take over. Nothing outside is touched.",
     read: demo,
 };
 

@@ -17,9 +17,6 @@ use crate::sys::netlink::Protocol;
 
 /// One request; the longest, a pair of links, takes some 150 bytes.
 const REQUEST_BYTES: usize = 512;
-/// When TCP repeats what was not acknowledged, in milliseconds: beyond the 40 ms for which an acknowledgement may be
-/// delayed, and not 200 ms, as elsewhere, for no way in a lab is longer than a few.
-const RETRANSMIT_MS: u32 = 60;
 
 /// The links of the namespace of the thread that opened it.
 #[derive(Debug)]
@@ -151,8 +148,7 @@ impl Links {
         })
     }
 
-    /// Sends what goes to `network`/`prefix` by way of `gateway`; a prefix of 0 makes it the default route. TCP is told to
-    /// repeat on it after 60 ms.
+    /// Sends what goes to `network`/`prefix` by way of `gateway`; a prefix of 0 makes it the default route.
     ///
     /// # Errors
     /// [`LabError::Refused`] when no link reaches the gateway.
@@ -165,8 +161,7 @@ impl Links {
             if prefix > 0 {
                 address_attr(message, RTA_DST, network)?;
             }
-            address_attr(message, RTA_GATEWAY, gateway)?;
-            message.nest(RTA_METRICS, |metrics| metrics.ne32(RTAX_RTO_MIN, RETRANSMIT_MS))
+            address_attr(message, RTA_GATEWAY, gateway)
         })
     }
 

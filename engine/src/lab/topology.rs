@@ -57,6 +57,8 @@ pub(super) const PREFIX6: u8 = 64;
 /// Set aside for measuring (RFC 2544): the destinations of a flood.
 pub(super) const FLOOD_NETWORK: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 0);
 const FLOOD_PREFIX: u8 = 15;
+/// When TCP repeats what was not acknowledged, in microseconds: beyond the 40 ms for which an acknowledgement may be delayed.
+const RETRANSMIT_US: &str = "60000";
 const NOBODY: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 254);
 /// Locally administered, and no link has it.
 const NOBODY_HARDWARE: [u8; 6] = [0x02, 0, 0, 0, 0, 0xfe];
@@ -122,17 +124,29 @@ fn cable(link: &str, addresses: &[(IpAddr, u8)], host: &Host) -> Result<(), LabE
     addresses.iter().try_for_each(|(address, prefix)| links.address(link, *address, *prefix))
 }
 
-/// On a host: its end of the cable, and the way to everything else. A stream of little data tries that way again and again
-/// at the same pace when it gets no answer, rather than ever more slowly: it shows when the way is there again.
+/// On a host: its end of the cable, and the way to everything else.
 pub(super) fn settle_host(addresses: &[(IpAddr, u8)], gateways: &[IpAddr]) -> Result<(), LabError> {
     let links = Links::open()?;
     links.up(HOST_LINK)?;
-    sysctl::write("net/ipv4/tcp_thin_linear_timeouts", "1")?;
+    keep_trying()?;
     addresses.iter().try_for_each(|(address, prefix)| links.address(HOST_LINK, *address, *prefix))?;
     gateways.iter().try_for_each(|gateway| match gateway {
         IpAddr::V4(_) => links.route(Ipv4Addr::UNSPECIFIED.into(), 0, *gateway),
         IpAddr::V6(_) => links.route(Ipv6Addr::UNSPECIFIED.into(), 0, *gateway),
     })
+}
+
+/// On a host: TCP of little data that gets no answer tries again and again at one pace, not ever more slowly, and soon where
+/// the kernel can be told so (6.11), for no way in a lab is longer than a few milliseconds. Streams thus show when a way
+/// that was gone is there again.
+fn keep_trying() -> Result<(), LabError> {
+    sysctl::write("net/ipv4/tcp_congestion_control", "reno")?; // every kernel has it; by BBR no stream is ever thin
+    sysctl::write("net/ipv4/tcp_thin_linear_timeouts", "1")?;
+    let soon = "net/ipv4/tcp_rto_min_us";
+    if sysctl::read(soon).is_ok() {
+        sysctl::write(soon, RETRANSMIT_US)?;
+    }
+    Ok(())
 }
 
 /// On the client: thousands of connections a second would otherwise use up the ports, each held for a minute.

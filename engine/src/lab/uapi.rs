@@ -21,8 +21,6 @@ pub(super) const RT_SCOPE_UNIVERSE: u8 = 0;
 pub(super) const RT_TABLE_MAIN: u8 = 254;
 pub(super) const RTA_DST: u16 = 1;
 pub(super) const RTA_GATEWAY: u16 = 5;
-pub(super) const RTA_METRICS: u16 = 8;
-pub(super) const RTAX_RTO_MIN: u16 = 13;
 
 // if_link.h, veth.h, if.h
 pub(super) const IFLA_ADDRESS: u16 = 1;

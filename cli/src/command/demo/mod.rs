@@ -1,172 +1,110 @@
-//! `ctflow demo`: a firewall of one's own, real connections through it, and what the pipeline makes of them.
+//! `ctflow demo`: two firewalls of one's own, real connections through them, and what the pipeline makes of them.
 //!
 //! ```text
-//! build      client ── firewall ── server, three network namespaces on this kernel, with NAT    (engine::lab)
+//! build      client ── two firewalls with NAT ── server, in network namespaces on this kernel   (engine::lab)
 //! watch      one connection, event by event, as `-E` prints them
-//! capture    seconds of TCP and UDP while the workers take every event into their shards
+//! capture    seconds of TCP and UDP through the first while its workers take every event into their shards, and tell
+//!            the second; meanwhile some connections stay
 //! expire     the flows end by themselves; the shards must then hold as many as the kernel's table
-//! sum up     events captured, events lost, flows that came, changed and went
+//! take over  the first is cut off and ends; the second steps in, and the connections that stayed must not notice
+//! sum up     events captured, events lost, flows that came, changed and went; connections that survived
 //! ```
 //!
 //! Needs no rights and touches nothing outside its namespaces, which end with the process.
 
+mod capture;
+mod pair;
+mod watch;
+
 use std::io::{self, Write};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use ctflow_engine::engine::{Engine, Settings};
-use ctflow_engine::kernel::dump::{Dump, Progress};
-use ctflow_engine::lab::topology::{Firewall, REDIRECTED, SERVER, SERVER6, shorten_timeouts};
-use ctflow_engine::lab::traffic::{Traffic, tcp_exchange};
-use ctflow_engine::lab::{Lab, sysctl};
-use ctflow_engine::listener::{Listener, Patience};
+use ctflow_engine::lab::Lab;
+use ctflow_engine::lab::gateways::{Gateways, Which};
+use ctflow_engine::lab::topology::{REDIRECTED, SERVER, SERVER6, shorten_timeouts};
+use ctflow_engine::lab::traffic::{Heard, Streams, Target};
 use ctflow_engine::metrics::Counts;
-use ctflow_engine::receive::{BackendKind, Interrupts};
-use ctflow_engine::socket::Options;
-use ctflow_parser::filter::DumpFilter;
-use ctflow_parser::frame::{Message, Messages};
-use ctflow_parser::request::Table;
-use indicatif::{ProgressBar, ProgressStyle};
-use jiff::tz::TimeZone;
 
-use super::clock;
+use self::pair::Pair;
 use crate::failure::Failure;
-use crate::output::sink::Sink;
-use crate::output::{Format, Occasion, Printer, Subject};
 
 /// Workers: more than this little traffic needs, so that sharding is seen, and because an unprivileged socket holds
 /// some 300 events only. Four of them ride out a third of a second in which no reader gets a core.
 const WORKERS: u32 = 4;
 /// How long traffic flows.
 const TRAFFIC: Duration = Duration::from_secs(8);
-const TCP_PER_SECOND: u32 = 300;
-const UDP_PER_SECOND: u32 = 500;
-const PAYLOAD_BYTES: usize = 512;
-/// The most time that the flows are given to end by themselves; their timeouts are 1 to 3 s.
-const EXPIRE: Duration = Duration::from_secs(10);
 /// How often the progress is told, and the counts are looked at.
 const TICK: Duration = Duration::from_millis(100);
-/// How long the last event of the watched connection is waited for.
-const SILENCE: Duration = Duration::from_millis(300);
+/// Connections that stay, by TCP and by UDP.
+const STREAMS: [usize; 2] = [20, 6];
+/// From the first firewall's end to the moment when the second one notices: as long as VRRP takes, by its rule of three
+/// advertisements missed, where one is sent each 100 ms.
+const DETECTION: Duration = Duration::from_millis(300);
+/// How long the connections go on by way of the second firewall.
+const AFTERWARDS: Duration = Duration::from_secs(1);
 
 /// Runs the demonstration.
 ///
 /// # Errors
-/// Where namespaces are forbidden, what forbids them and what to do; a capture that lost events or missed flows.
+/// Where namespaces are forbidden, what forbids them and what to do; a capture that lost events or missed flows, a connection
+/// that died.
 pub(super) fn run() -> Result<(), Failure> {
     let lab = Lab::enter()?; // first of all: an unprivileged process may do it only while it has one thread
-    let firewall = Firewall::build(&lab)?;
-    shorten_timeouts()?;
-    say("A client, a firewall with NAT and a server, in network namespaces of their own on this kernel.")?;
-    say("One connection through the firewall, as `ctflow -E -o timestamp` shows it:\n")?;
-    watch(&firewall)?;
-    let totals = capture(&firewall)?;
-    sum_up(&totals, sysctl::flow_count()?)
+    let gateways = Gateways::build(&lab)?;
+    for which in [Which::One, Which::Other] {
+        gateways.firewall(which).run(shorten_timeouts)?;
+    }
+    say("A client, two firewalls with NAT and a server, in network namespaces of their own on this kernel.")?;
+    say("One connection through the first firewall, as `ctflow -E -o timestamp` shows it:\n")?;
+    watch::run(&gateways)?;
+
+    let [tcp, udp] = STREAMS;
+    let seconds = TRAFFIC.as_secs();
+    say(&format!(
+        "\n{seconds} s of TCP and UDP, IPv4 with NAT and IPv6, captured by {WORKERS} workers and replicated; {tcp} connections \
+         by\nTCP and {udp} by UDP stay, and check every byte:\n"
+    ))?;
+    let pair = Pair::start(&gateways)?;
+    let streams = Streams::start(&gateways.client, &targets())?;
+    let in_kernel = capture::run(&gateways, &pair, tcp + udp)?;
+    let captured = pair.captured();
+    let _primary = pair.fail_over(DETECTION)?;
+    thread::sleep(AFTERWARDS);
+    sum_up(&captured, in_kernel, &streams.finish())
 }
 
 fn say(line: &str) -> io::Result<()> {
     writeln!(io::stdout().lock(), "{line}")
 }
 
-/// One connection, event by event, while nothing else happens.
-fn watch(firewall: &Firewall) -> Result<(), Failure> {
-    let mut listener = Listener::open(&Options::default(), BackendKind::Recvmmsg, Interrupts::new())?;
-    firewall.client.run(|| tcp_exchange(REDIRECTED, b"hello"))?;
-    let format = Format { timestamp: true, ..Format::default() };
-    let mut printer = Printer::new(format, Subject::Flows, TimeZone::system());
-    let mut sink = Sink::stdout()?;
-    let mut last = Instant::now();
-    while last.elapsed() < SILENCE {
-        let round = listener.round(Patience::None, &mut |frame| print(&mut printer, &mut sink.lines, frame))?;
-        if round.taken.datagrams > 0 {
-            last = Instant::now();
-        }
-        sink.flush()?;
-        thread::sleep(TICK / 10);
-    }
-    Ok(())
+/// Where the connections go that stay: by every way through the firewalls.
+fn targets() -> Vec<Target> {
+    let by_tcp = [REDIRECTED, (SERVER, 80).into(), (SERVER6, 443).into()].map(Target::Tcp);
+    let by_udp = [(SERVER, 53).into(), (SERVER6, 53).into()].map(Target::Udp);
+    let [tcp, udp] = STREAMS;
+    by_tcp.into_iter().cycle().take(tcp).chain(by_udp.into_iter().cycle().take(udp)).collect()
 }
 
-fn print(printer: &mut Printer, lines: &mut Vec<u8>, frame: &[u8]) {
-    for message in Messages::new(frame) {
-        let Ok(Message::Record(record)) = message else { continue };
-        let Ok(flow) = record.flow() else { continue };
-        let occasion = Occasion { event: Some(record.event()), now_ns: clock::now_ns(), requester: None };
-        printer.flow(lines, &flow, &occasion);
-    }
-}
-
-/// Traffic, captured by the whole pipeline, until its flows have ended.
-fn capture(firewall: &Firewall) -> Result<Counts, Failure> {
-    let engine = Engine::start(&Settings { workers: WORKERS, pin: false, ..Settings::default() })?;
-    let seconds = TRAFFIC.as_secs();
-    say(&format!("\n{seconds} s of TCP and UDP, IPv4 with NAT and IPv6, captured by {WORKERS} workers:\n"))?;
-    let bar = progress_bar();
-    let traffic = Traffic {
-        tcp: vec![(SERVER, 80).into(), REDIRECTED, (SERVER6, 443).into()],
-        udp: vec![(SERVER, 53).into(), (SERVER6, 53).into()],
-        tcp_per_second: TCP_PER_SECOND,
-        udp_per_second: UDP_PER_SECOND,
-        duration: TRAFFIC,
-        payload_bytes: PAYLOAD_BYTES,
-    };
-    let running = traffic.start(&firewall.client)?;
-    while !running.is_finished() {
-        tell(&bar, "traffic", &engine.totals());
-        thread::sleep(TICK);
-    }
-    let failure = running.last_failure();
-    let done = running.finish();
-    expire(&engine, &bar)?;
-    bar.finish_and_clear();
-    say(&format!("connections: {} by TCP, {} by UDP, {} failed", done.tcp, done.udp, done.failed))?;
-    let totals = engine.stop()?;
-    match failure {
-        Some(failure) => Err(Failure::Demo(format!("{} connections failed, the last: {failure}", done.failed))),
-        None => Ok(totals),
-    }
-}
-
-/// Waits until the flows have ended in the kernel and in the shards. Reading the table has the kernel let go of what is
-/// past its time; part by part, so that their events come in no burst.
-fn expire(engine: &Engine, bar: &ProgressBar) -> Result<(), Failure> {
-    let deadline = Instant::now() + EXPIRE;
-    while Instant::now() < deadline && (engine.totals().flows > 0 || sysctl::flow_count()? > 0) {
-        let mut dump = Dump::start(Table::Conntrack, &DumpFilter::default(), false)?;
-        while dump.read(|_| {})? != Progress::Done {
-            thread::sleep(TICK / 20);
-        }
-        tell(bar, "flows end", &engine.totals());
-        thread::sleep(TICK);
-    }
-    Ok(())
-}
-
-/// A live line on a terminal, nothing elsewhere.
-fn progress_bar() -> ProgressBar {
-    let style =
-        ProgressStyle::with_template("{spinner} {elapsed} {msg}").unwrap_or_else(|_| ProgressStyle::default_spinner());
-    ProgressBar::new_spinner().with_style(style)
-}
-
-fn tell(bar: &ProgressBar, stage: &str, totals: &Counts) {
-    let (events, flows, lost) = (totals.events(), totals.flows, totals.events_lost);
-    bar.set_message(format!("{stage}: {events} events, {flows} flows now, {lost} lost"));
-    bar.tick();
-}
-
-fn sum_up(totals: &Counts, in_kernel: u64) -> Result<(), Failure> {
-    let Counts { events_new, events_update, events_destroy, events_lost, flows, .. } = *totals;
-    let text = format!(
+fn sum_up(captured: &Counts, in_kernel: u64, streams: &[Heard]) -> Result<(), Failure> {
+    let Counts { events_new, events_update, events_destroy, events_lost, flows, .. } = *captured;
+    let survived = streams.iter().filter(|stream| stream.died.is_none()).count();
+    let all = STREAMS.iter().sum::<usize>();
+    let silence = streams.iter().map(|stream| stream.silence).max().unwrap_or_default().as_millis();
+    let detection = DETECTION.as_millis();
+    say(&format!(
         "events captured: {}\nlost: {events_lost}\nflows: {events_new} new, {events_update} updated, \
-         {events_destroy} destroyed, {flows} left",
-        totals.events()
-    );
-    say(&text)?;
+         {events_destroy} destroyed, {flows} left\nsurvived: {survived} of {all}\n\
+         longest silence: {silence} ms, {detection} ms of it until the second firewall noticed",
+        captured.events()
+    ))?;
     if flows != in_kernel {
         return Err(Failure::Demo(format!("{flows} flows are held, and the kernel has {in_kernel}")));
     }
-    match events_lost + totals.malformed + totals.flows_refused {
+    if let Some((target, why)) = streams.iter().find_map(|stream| Some((stream.target, stream.died.as_ref()?))) {
+        return Err(Failure::Demo(format!("{} connections died, the one to {target}: {why}", all - survived)));
+    }
+    match events_lost + captured.malformed + captured.flows_refused {
         0 if events_new > 0 => Ok(()),
         0 => Err(Failure::Demo("no event arrived; see `ctflow doctor'".to_owned())),
         lost => Err(Failure::Demo(format!("{lost} of the events were lost: this machine was too busy, try again"))),

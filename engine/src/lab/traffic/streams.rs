@@ -3,6 +3,7 @@
 //! A firewall that fails and is replaced shows in how long a stream hears nothing. What a stream of TCP misses, or gets
 //! twice, ends it; of UDP datagrams may be lost, but not the way.
 
+use std::fmt;
 use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::sync::Arc;
@@ -31,6 +32,15 @@ pub enum Target {
     Tcp(SocketAddr),
     /// One that does by UDP.
     Udp(SocketAddr),
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(server) => write!(out, "{server} by TCP"),
+            Self::Udp(server) => write!(out, "{server} by UDP"),
+        }
+    }
 }
 
 /// What became of a stream.
@@ -62,7 +72,7 @@ impl Streams {
         let mut streams = Self { stop: Arc::default(), threads: Vec::new() };
         for target in targets.iter().copied() {
             let stop = streams.stop.clone();
-            let failed = move |error| LabError::system(format!("open a stream to {target:?}"), error);
+            let failed = move |error| LabError::system(format!("open a stream to {target}"), error);
             let thread = host.run(move || {
                 let line = Line::open(target).map_err(failed)?;
                 let flow = move || flow(target, line, &stop);
