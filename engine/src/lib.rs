@@ -9,6 +9,8 @@ pub mod limits;
 pub mod link;
 pub mod listener;
 pub mod metrics;
+pub mod netlink;
+pub mod nft;
 pub mod pace;
 pub mod publish;
 pub mod receive;

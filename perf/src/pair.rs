@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use ctflow_engine::kernel::request::Requester;
 use ctflow_engine::lab::link::Links;
-use ctflow_engine::lab::nft::{Chain, Hook, Rule, Ruleset};
 use ctflow_engine::lab::{Host, Lab, LabError, sysctl};
+use ctflow_engine::nft::{Chain, Hook, Rule, Ruleset};
 use ctflow_parser::request;
 use ctflow_parser::uapi::AF_UNSPEC;
 
@@ -140,15 +140,15 @@ impl Pair {
     /// # Errors
     /// The kernel's refusal.
     pub(crate) fn lose_one_of(&self, packets: NonZeroU32) -> Result<(), Failure> {
-        self.on_both(move || loss(packets).apply())
+        self.on_both(move || Ok(loss(packets).apply()?))
     }
 
     /// Ends the loss.
     ///
     /// # Errors
-    /// When there was none.
+    /// The kernel's refusal.
     pub(crate) fn lose_nothing(&self) -> Result<(), Failure> {
-        self.on_both(|| loss(NonZeroU32::MIN).remove())
+        self.on_both(|| Ok(loss(NonZeroU32::MIN).remove()?))
     }
 
     /// Switches the primary's end of the cable off, or on again.

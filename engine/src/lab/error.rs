@@ -3,8 +3,9 @@
 use std::fmt;
 use std::io;
 
-use ctflow_parser::write::Full;
 use thiserror::Error;
+
+use crate::netlink::NetlinkError;
 
 /// A private network could not be made or used.
 #[derive(Debug, Error)]
@@ -24,26 +25,9 @@ pub enum LabError {
         /// The system's answer.
         source: io::Error,
     },
-    /// The kernel understood a netlink request and refused it; usually a part it was built without.
-    #[error("kernel refused to {operation}: {refusal}")]
-    Refused {
-        /// What was asked.
-        operation: String,
-        /// The kernel's answer.
-        refusal: Refusal,
-    },
-    /// The kernel's answer to a netlink request makes no sense.
-    #[error("kernel's answer to \"{operation}\" is malformed")]
-    Malformed {
-        /// What was asked.
-        operation: String,
-    },
-    /// More was asked of one request than its buffer holds.
-    #[error("\"{operation}\" does not fit one netlink request: split it")]
-    TooLarge {
-        /// What was asked.
-        operation: String,
-    },
+    /// What was asked of the kernel by netlink.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
     /// More flows were asked of a flood than its addresses and ports can tell apart.
     #[error("a flood has {most} flows at most, {asked} were asked: start another")]
     FloodTooLarge {
@@ -57,10 +41,6 @@ pub enum LabError {
 impl LabError {
     pub(super) fn system(operation: impl Into<String>, source: impl Into<io::Error>) -> Self {
         Self::System { operation: operation.into(), source: source.into() }
-    }
-
-    pub(super) fn full(operation: &str) -> impl FnOnce(Full) -> Self {
-        move |Full| Self::TooLarge { operation: operation.to_owned() }
     }
 
     /// Why entering namespaces failed: the errno alone does not say, the machine's settings do.
@@ -125,27 +105,6 @@ impl fmt::Display for Forbidden {
     }
 }
 
-/// The kernel's no: its errno, and from its extended acknowledgement the words and the place.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
-    /// The error number, positive.
-    pub errno: i32,
-    /// The kernel's own words, where it has any.
-    pub text: Option<String>,
-    /// Where in the request, in bytes from its netlink header, the offending attribute is.
-    pub offset: Option<u32>,
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", io::Error::from_raw_os_error(self.errno))?;
-        if let Some(text) = &self.text {
-            write!(f, ": {text}")?;
-        }
-        self.offset.map_or(Ok(()), |offset| write!(f, " (at byte {offset} of the request)"))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -162,15 +121,5 @@ mod tests {
         assert_eq!(Forbidden::detect(only("/proc/sys/user/max_user_namespaces", 0)), Forbidden::Limit);
         assert_eq!(Forbidden::detect(only("/proc/sys/kernel/unprivileged_userns_clone", 0)), Forbidden::Clone);
         assert_eq!(Forbidden::detect(only("/proc/sys/user/max_user_namespaces", 100)), Forbidden::Unknown);
-    }
-
-    #[test]
-    fn a_refusal_reads_as_one_line() {
-        let refusal =
-            Refusal { errno: libc::EINVAL, text: Some("Nexthop has invalid gateway".into()), offset: Some(36) };
-        assert_eq!(
-            refusal.to_string(),
-            "Invalid argument (os error 22): Nexthop has invalid gateway (at byte 36 of the request)"
-        );
     }
 }

@@ -16,13 +16,13 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use super::error::LabError;
 use super::link::Links;
-use super::nft::{Chain, Hook, Rule, Ruleset};
 use super::topology::{
     CLIENT, CLIENT6, FIREWALL_INSIDE, FIREWALL_INSIDE6, FIREWALL_OUTSIDE, FIREWALL_OUTSIDE6, HOST_LINK, INSIDE_LINK,
     OUTSIDE_LINK, PREFIX, PREFIX6, SERVER, SERVER6, reuse_ports, rules, server_addresses, settle_host, track,
 };
 use super::traffic::Echo;
 use super::{Host, Lab};
+use crate::nft::{Chain, Hook, Rule, Ruleset};
 
 /// Both ends of the cable between the firewalls are called so.
 pub const SYNC_LINK: &str = "sync0";
@@ -165,7 +165,7 @@ impl Gateways {
     /// other one must not have them any more, or be cut off.
     ///
     /// # Errors
-    /// [`LabError::Refused`] when it has them already.
+    /// [`LabError::Netlink`] when it has them already.
     pub fn activate(&self, which: Which) -> Result<(), LabError> {
         self.firewall(which).run(|| {
             let links = Links::open()?;
@@ -185,7 +185,7 @@ impl Gateways {
     /// Takes the addresses from a firewall.
     ///
     /// # Errors
-    /// [`LabError::Refused`] when it does not have them.
+    /// [`LabError::Netlink`] when it does not have them.
     pub fn deactivate(&self, which: Which) -> Result<(), LabError> {
         self.firewall(which).run(|| {
             let links = Links::open()?;
@@ -197,7 +197,7 @@ impl Gateways {
     /// Pulls all cables of a firewall: nobody is told.
     ///
     /// # Errors
-    /// [`LabError::Refused`] when a link is not there.
+    /// [`LabError::Netlink`] when a link is not there.
     pub fn cut_off(&self, which: Which) -> Result<(), LabError> {
         let ports = Side::BOTH.map(|side| side.port(which));
         self.switch.run(move || {

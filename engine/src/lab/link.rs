@@ -11,8 +11,8 @@ use rustix::net::netdevice::name_to_index;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
 use super::error::LabError;
-use super::netlink::Requests;
 use super::uapi::*;
+use crate::netlink::{NetlinkError, Requests};
 use crate::sys::netlink::Protocol;
 
 /// One request; the longest, a pair of links, takes some 150 bytes.
@@ -30,13 +30,13 @@ impl Links {
     /// # Errors
     /// [`LabError::System`] when the kernel or a seccomp filter allows no such socket.
     pub fn open() -> Result<Self, LabError> {
-        Requests::open(Protocol::Route).map(|requests| Self { requests })
+        Ok(Self { requests: Requests::open(Protocol::Route)? })
     }
 
     /// Creates a cable: one end called `name` here, the other called `peer` in the namespace that `to` refers to.
     ///
     /// # Errors
-    /// [`LabError::Refused`], most often since the name is taken.
+    /// [`NetlinkError::Refused`], most often since the name is taken.
     pub fn veth(&self, name: &str, peer: &str, to: BorrowedFd<'_>) -> Result<(), LabError> {
         let namespace = to.as_raw_fd().to_ne_bytes();
         self.request(format!("create links {name} and {peer}"), RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, |message| {
@@ -58,7 +58,7 @@ impl Links {
     /// Creates a bridge.
     ///
     /// # Errors
-    /// [`LabError::Refused`], also where the kernel has no bridges.
+    /// [`NetlinkError::Refused`], also where the kernel has no bridges.
     pub fn bridge(&self, name: &str) -> Result<(), LabError> {
         self.request(format!("create bridge {name}"), RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, |message| {
             link_header(message, 0, 0)?;
@@ -70,7 +70,7 @@ impl Links {
     /// Makes a link a port of a bridge.
     ///
     /// # Errors
-    /// [`LabError::Refused`] when the link is not there.
+    /// [`NetlinkError::Refused`] when the link is not there.
     pub fn join(&self, name: &str, bridge: &str) -> Result<(), LabError> {
         let index = self.index(bridge)?.to_ne_bytes();
         self.request(format!("make link {name} a port of {bridge}"), RTM_NEWLINK, 0, |message| {
@@ -83,7 +83,7 @@ impl Links {
     /// Gives a link its hardware address.
     ///
     /// # Errors
-    /// [`LabError::Refused`] when there is no such link.
+    /// [`NetlinkError::Refused`] when there is no such link.
     pub fn hardware(&self, name: &str, hardware: [u8; 6]) -> Result<(), LabError> {
         self.request(format!("set the hardware address of link {name}"), RTM_NEWLINK, 0, |message| {
             link_header(message, 0, 0)?;
@@ -95,7 +95,7 @@ impl Links {
     /// Switches a link on.
     ///
     /// # Errors
-    /// [`LabError::Refused`] when there is no such link.
+    /// [`NetlinkError::Refused`] when there is no such link.
     pub fn up(&self, name: &str) -> Result<(), LabError> {
         self.request(format!("switch on link {name}"), RTM_NEWLINK, 0, |message| {
             link_header(message, IFF_UP, IFF_UP)?;
@@ -106,7 +106,7 @@ impl Links {
     /// Switches a link off: the routes over it go, its addresses stay.
     ///
     /// # Errors
-    /// [`LabError::Refused`] when there is no such link.
+    /// [`NetlinkError::Refused`] when there is no such link.
     pub fn down(&self, name: &str) -> Result<(), LabError> {
         self.request(format!("switch off link {name}"), RTM_NEWLINK, 0, |message| {
             link_header(message, 0, IFF_UP)?;
@@ -117,7 +117,7 @@ impl Links {
     /// Gives a link an address, usable at once (an IPv6 address skips duplicate detection, which takes a second).
     ///
     /// # Errors
-    /// [`LabError::Refused`] when the link has it already.
+    /// [`NetlinkError::Refused`] when the link has it already.
     pub fn address(&self, link: &str, address: IpAddr, prefix: u8) -> Result<(), LabError> {
         let operation = format!("add address {address}/{prefix} to link {link}");
         self.change_address(operation, RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, (link, address, prefix))
@@ -126,7 +126,7 @@ impl Links {
     /// Takes an address from a link.
     ///
     /// # Errors
-    /// [`LabError::Refused`] when the link does not have it.
+    /// [`NetlinkError::Refused`] when the link does not have it.
     pub fn no_address(&self, link: &str, address: IpAddr, prefix: u8) -> Result<(), LabError> {
         let operation = format!("take address {address}/{prefix} from link {link}");
         self.change_address(operation, RTM_DELADDR, 0, (link, address, prefix))
@@ -151,7 +151,7 @@ impl Links {
     /// Sends what goes to `network`/`prefix` by way of `gateway`; a prefix of 0 makes it the default route.
     ///
     /// # Errors
-    /// [`LabError::Refused`] when no link reaches the gateway.
+    /// [`NetlinkError::Refused`] when no link reaches the gateway.
     pub fn route(&self, network: IpAddr, prefix: u8, gateway: IpAddr) -> Result<(), LabError> {
         let operation = format!("add route to {network}/{prefix} via {gateway}");
         self.request(operation, RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, |message| {
@@ -168,7 +168,7 @@ impl Links {
     /// Sends what goes to neighbour `address` to hardware address `hardware`, without ever asking who has it.
     ///
     /// # Errors
-    /// [`LabError::Refused`] when there is no such link.
+    /// [`NetlinkError::Refused`] when there is no such link.
     pub fn neighbour(&self, link: &str, address: IpAddr, hardware: [u8; 6]) -> Result<(), LabError> {
         let index = self.index(link)?;
         let operation = format!("add neighbour {address} to link {link}");
@@ -191,9 +191,9 @@ impl Links {
     ) -> Result<(), LabError> {
         let mut buffer = [0; REQUEST_BYTES];
         let mut writer = Writer::new(&mut buffer);
-        writer.message(kind, NLM_F_REQUEST | NLM_F_ACK | flags, 1, body).map_err(LabError::full(&operation))?;
+        writer.message(kind, NLM_F_REQUEST | NLM_F_ACK | flags, 1, body).map_err(NetlinkError::full(&operation))?;
         let operations = [operation];
-        self.requests.perform(writer.bytes(), &operations, &operations[0])
+        Ok(self.requests.perform(writer.bytes(), &operations, &operations[0])?)
     }
 
     fn index(&self, link: &str) -> Result<u32, LabError> {

@@ -1,7 +1,7 @@
 //! Private test networks on this very kernel: real namespaces, real packets, real NAT; without root, without programs.
 //!
 //! [`Lab::enter`] gives the calling thread a network of its own, in which it is root. There it builds links
-//! ([`link`]), rules ([`nft`]) and settings ([`sysctl`]), starts [`Host`]s (threads that live in further namespaces),
+//! ([`link`]), rules ([`nft`](crate::nft)) and settings ([`sysctl`]), starts [`Host`]s (threads that live in further namespaces),
 //! and lets [`traffic`] flow. [`topology::Firewall`] puts these together: client, firewall, server;
 //! [`gateways::Gateways`] has two firewalls. Everything is gone
 //! when its last thread and descriptor are. Nothing here ever touches the machine's own network.
@@ -22,8 +22,6 @@ mod error;
 pub mod gateways;
 pub mod isolated;
 pub mod link;
-mod netlink;
-pub mod nft;
 pub mod sysctl;
 pub mod topology;
 pub mod traffic;
@@ -38,7 +36,7 @@ use std::thread::{self, JoinHandle};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-pub use error::{Forbidden, LabError, Refusal};
+pub use error::{Forbidden, LabError};
 
 use crate::sys::namespace;
 

@@ -1,13 +1,11 @@
-//! Kernel numbers of rtnetlink and nf_tables under their kernel names, in the order of their headers: [rtnetlink.h],
-//! [if_link.h], [veth.h], [if_addr.h], [neighbour.h], [netfilter.h], [nf_tables.h].
+//! Kernel numbers of rtnetlink under their kernel names, in the order of their headers: [rtnetlink.h], [if_link.h],
+//! [veth.h], [if_addr.h], [neighbour.h].
 //!
 //! [rtnetlink.h]: https://github.com/torvalds/linux/blob/v6.18/include/uapi/linux/rtnetlink.h
 //! [if_link.h]: https://github.com/torvalds/linux/blob/v6.18/include/uapi/linux/if_link.h
 //! [veth.h]: https://github.com/torvalds/linux/blob/v6.18/include/uapi/linux/veth.h
 //! [if_addr.h]: https://github.com/torvalds/linux/blob/v6.18/include/uapi/linux/if_addr.h
 //! [neighbour.h]: https://github.com/torvalds/linux/blob/v6.18/include/uapi/linux/neighbour.h
-//! [netfilter.h]: https://github.com/torvalds/linux/blob/v6.18/include/uapi/linux/netfilter.h
-//! [nf_tables.h]: https://github.com/torvalds/linux/blob/v6.18/include/uapi/linux/netfilter/nf_tables.h
 
 // rtnetlink.h
 pub(super) const RTM_NEWLINK: u16 = 16;
@@ -32,7 +30,6 @@ pub(super) const IFLA_INFO_KIND: u16 = 1;
 pub(super) const IFLA_INFO_DATA: u16 = 2;
 pub(super) const VETH_INFO_PEER: u16 = 1;
 pub(super) const IFF_UP: u32 = 1;
-pub(super) const IFNAMSIZ: usize = 16;
 
 // if_addr.h
 pub(super) const IFA_ADDRESS: u16 = 1;
@@ -43,83 +40,3 @@ pub(super) const IFA_F_NODAD: u8 = 2;
 pub(super) const NDA_DST: u16 = 1;
 pub(super) const NDA_LLADDR: u16 = 2;
 pub(super) const NUD_PERMANENT: u16 = 0x80;
-
-// netfilter.h, netfilter_ipv4.h
-pub(super) const NF_DROP: u32 = 0;
-pub(super) const NF_ACCEPT: u32 = 1;
-pub(super) const NF_INET_PRE_ROUTING: u32 = 0;
-pub(super) const NF_INET_LOCAL_IN: u32 = 1;
-pub(super) const NF_INET_FORWARD: u32 = 2;
-pub(super) const NF_INET_LOCAL_OUT: u32 = 3;
-pub(super) const NF_INET_POST_ROUTING: u32 = 4;
-pub(super) const NFPROTO_INET: u8 = 1;
-pub(super) const NF_IP_PRI_RAW: i32 = -300;
-pub(super) const NF_IP_PRI_NAT_DST: i32 = -100;
-pub(super) const NF_IP_PRI_FILTER: i32 = 0;
-pub(super) const NF_IP_PRI_NAT_SRC: i32 = 100;
-
-// nf_tables.h: messages, objects
-pub(super) const NFT_MSG_NEWTABLE: u8 = 0;
-pub(super) const NFT_MSG_DELTABLE: u8 = 2;
-pub(super) const NFT_MSG_NEWCHAIN: u8 = 3;
-pub(super) const NFT_MSG_NEWRULE: u8 = 6;
-pub(super) const NFTA_LIST_ELEM: u16 = 1;
-pub(super) const NFTA_HOOK_HOOKNUM: u16 = 1;
-pub(super) const NFTA_HOOK_PRIORITY: u16 = 2;
-pub(super) const NFTA_TABLE_NAME: u16 = 1;
-pub(super) const NFTA_CHAIN_TABLE: u16 = 1;
-pub(super) const NFTA_CHAIN_NAME: u16 = 3;
-pub(super) const NFTA_CHAIN_HOOK: u16 = 4;
-pub(super) const NFTA_CHAIN_TYPE: u16 = 7;
-pub(super) const NFTA_RULE_TABLE: u16 = 1;
-pub(super) const NFTA_RULE_CHAIN: u16 = 2;
-pub(super) const NFTA_RULE_EXPRESSIONS: u16 = 4;
-pub(super) const NFTA_DATA_VALUE: u16 = 1;
-pub(super) const NFTA_DATA_VERDICT: u16 = 2;
-pub(super) const NFTA_VERDICT_CODE: u16 = 1;
-pub(super) const NFTA_EXPR_NAME: u16 = 1;
-pub(super) const NFTA_EXPR_DATA: u16 = 2;
-
-// nf_tables.h: expressions
-pub(super) const NFT_REG_VERDICT: u32 = 0;
-pub(super) const NFT_REG_1: u32 = 1;
-pub(super) const NFT_REG_2: u32 = 2;
-pub(super) const NFTA_IMMEDIATE_DREG: u16 = 1;
-pub(super) const NFTA_IMMEDIATE_DATA: u16 = 2;
-pub(super) const NFTA_BITWISE_SREG: u16 = 1;
-pub(super) const NFTA_BITWISE_DREG: u16 = 2;
-pub(super) const NFTA_BITWISE_LEN: u16 = 3;
-pub(super) const NFTA_BITWISE_MASK: u16 = 4;
-pub(super) const NFTA_BITWISE_XOR: u16 = 5;
-pub(super) const NFT_CMP_EQ: u32 = 0;
-pub(super) const NFT_CMP_NEQ: u32 = 1;
-pub(super) const NFTA_CMP_SREG: u16 = 1;
-pub(super) const NFTA_CMP_OP: u16 = 2;
-pub(super) const NFTA_CMP_DATA: u16 = 3;
-pub(super) const NFT_PAYLOAD_NETWORK_HEADER: u32 = 1;
-pub(super) const NFT_PAYLOAD_TRANSPORT_HEADER: u32 = 2;
-pub(super) const NFTA_PAYLOAD_DREG: u16 = 1;
-pub(super) const NFTA_PAYLOAD_BASE: u16 = 2;
-pub(super) const NFTA_PAYLOAD_OFFSET: u16 = 3;
-pub(super) const NFTA_PAYLOAD_LEN: u16 = 4;
-pub(super) const NFT_META_IIFNAME: u32 = 6;
-pub(super) const NFT_META_OIFNAME: u32 = 7;
-pub(super) const NFT_META_NFPROTO: u32 = 15;
-pub(super) const NFT_META_L4PROTO: u32 = 16;
-pub(super) const NFTA_META_DREG: u16 = 1;
-pub(super) const NFTA_META_KEY: u16 = 2;
-pub(super) const NFT_CT_STATE: u32 = 0;
-pub(super) const NFT_CT_MARK: u32 = 3;
-pub(super) const NFT_CT_LABELS: u32 = 13;
-pub(super) const NFTA_CT_DREG: u16 = 1;
-pub(super) const NFTA_CT_KEY: u16 = 2;
-pub(super) const NFTA_CT_SREG: u16 = 4;
-pub(super) const NFT_NAT_DNAT: u32 = 1;
-pub(super) const NFTA_NAT_TYPE: u16 = 1;
-pub(super) const NFTA_NAT_FAMILY: u16 = 2;
-pub(super) const NFTA_NAT_REG_ADDR_MIN: u16 = 3;
-pub(super) const NFTA_NAT_REG_PROTO_MIN: u16 = 5;
-pub(super) const NFTA_NG_DREG: u16 = 1;
-pub(super) const NFTA_NG_MODULUS: u16 = 2;
-pub(super) const NFTA_NG_TYPE: u16 = 3;
-pub(super) const NFT_NG_RANDOM: u32 = 1;
