@@ -31,13 +31,14 @@ use crate::kernel::commit::Rules;
 use crate::limits::{COMMANDS_PER_WORKER, FLOWS_PER_SHARD, REPORTS_PER_WORKER, WORKERS, WORKERS_DEFAULT_MAX};
 use crate::listener::{ListenError, Listener};
 use crate::metrics::{Counts, Published};
+use crate::netlink::NetlinkError;
 use crate::publish::Choice;
 use crate::receive::{BackendKind, Interest, InterruptError, Interrupts};
 use crate::replication::{self, CommitError, Committed, Prepared, Replication, ReplicationSettings, StageError, What};
 use crate::shard::Shard;
 use crate::socket::{EventSocket, Options, SocketError};
 use crate::steer::Share;
-use crate::takeover::{Changed, Takeover, become_role};
+use crate::takeover::{Changed, Isolator, Takeover, become_role};
 use crate::telling::{self, Ask, Asker, Hearer, Teller};
 use crate::worker::{Command, Report, Reporter, Truth, Worker};
 
@@ -97,6 +98,9 @@ pub enum StartError {
     /// The replication stage, as a rule one of its links.
     #[error(transparent)]
     Stage(#[from] StageError),
+    /// What keeps traffic away from a backup.
+    #[error("traffic cannot be kept away: {0}; set [takeover] isolate = false, or use a kernel with nf_tables")]
+    Isolate(#[from] NetlinkError),
 }
 
 impl StartError {
@@ -140,7 +144,8 @@ impl Engine {
         let waker = Waker::new(poll.registry(), REPORTS).map_err(StartError::system("control thread"))?;
         let prepared = settings.replication.clone().map(Prepared::open).transpose()?;
         let committer = Batch::open("commit an entry")?;
-        let mut assembly = Assembly::new(settings, waker, prepared, committer);
+        let takeover = takeover(settings)?;
+        let mut assembly = Assembly::new(settings, waker, prepared, committer, takeover);
         for index in 0..settings.workers {
             assembly.add(index)?;
         }
@@ -234,6 +239,7 @@ impl Engine {
         self.stage.take().map(JoinHandle::join);
         self.hot.take().map(JoinHandle::join); // it ends with the stage
         self.access.takeover.cancel_purge();
+        self.access.takeover.isolator.iter().for_each(Isolator::end);
         ends
     }
 }
@@ -279,6 +285,7 @@ struct Assembly<'s> {
     askers: Vec<Asker>,
     wishes: (Wishes, Receiver<Wish>),
     committer: Batch,
+    takeover: Takeover,
 }
 
 /// What one worker will be started with.
@@ -295,12 +302,32 @@ struct Seat {
 }
 
 impl<'s> Assembly<'s> {
-    fn new(settings: &'s Settings, waker: Waker, prepared: Option<Prepared>, committer: Batch) -> Self {
+    fn new(
+        settings: &'s Settings,
+        waker: Waker,
+        prepared: Option<Prepared>,
+        committer: Batch,
+        takeover: Takeover,
+    ) -> Self {
         let (sender, reports) = bounded(REPORTS_PER_WORKER * settings.workers as usize);
         let (seats, lanes) = (Vec::new(), Vec::new());
         let (waker, stop, hearers, askers) = (Arc::new(waker), Arc::default(), Vec::new(), Vec::new());
         let wishes = Wishes::ends(waker.clone());
-        Self { settings, seats, lanes, sender, reports, waker, stop, prepared, hearers, askers, wishes, committer }
+        Self {
+            settings,
+            seats,
+            lanes,
+            sender,
+            reports,
+            waker,
+            stop,
+            prepared,
+            hearers,
+            askers,
+            wishes,
+            committer,
+            takeover,
+        }
     }
 
     fn add(&mut self, index: u32) -> Result<(), StartError> {
@@ -340,7 +367,6 @@ impl<'s> Assembly<'s> {
 
     fn start(self, poll: Poll) -> Result<Engine, StartError> {
         let (wishes, wished) = self.wishes;
-        let takeover = takeover(self.settings);
         let mut engine = Engine {
             workers: Vec::new(),
             control: None,
@@ -351,7 +377,7 @@ impl<'s> Assembly<'s> {
                 published: self.seats.iter().map(|seat| seat.published.clone()).collect(),
                 replication: self.prepared.as_ref().map(Prepared::replication),
                 committer: Arc::new(Mutex::new(self.committer)),
-                takeover: Arc::new(takeover),
+                takeover: Arc::new(self.takeover),
                 wishes,
                 backend: self.settings.backend.name(),
                 flows_max: self.settings.flows_max,
@@ -392,10 +418,15 @@ impl<'s> Assembly<'s> {
     }
 }
 
-/// The side that the node begins on.
-fn takeover(settings: &Settings) -> Takeover {
-    let Some(replication) = &settings.replication else { return Takeover::default() };
-    Takeover::new(replication.takeover, Arc::new(replication.choice.clone()), replication.role_file.clone())
+/// The side that the node begins on, with traffic kept away from it where that is due.
+fn takeover(settings: &Settings) -> Result<Takeover, NetlinkError> {
+    let Some(ReplicationSettings { takeover, isolation, links, choice, role_file, .. }) = &settings.replication else {
+        return Ok(Takeover::default());
+    };
+    let isolator = Isolator::open(isolation.as_ref(), links)?;
+    let takeover = Takeover::new(*takeover, Some(isolator), Arc::new(choice.clone()), role_file.clone());
+    takeover.isolate()?;
+    Ok(takeover)
 }
 
 fn spawn<T: Send + 'static>(

@@ -243,6 +243,10 @@ pub const LINK_ACCEPTED_MAX: usize = 32;
 /// Peers of one link. Every batch goes to each of them, so many are better served by multicast.
 pub const LINK_PEERS: usize = LINK_TOKENS - 1 - LINK_ACCEPTED_MAX;
 
+/// Services, and links, that an operator may except from the isolation of a backup. With those and the ports of four links'
+/// peers there are at most 400 rules, which go to the kernel in one message.
+pub const ISOLATION_ENTRIES: usize = 64;
+
 /// Addresses besides the peers' that a link remembers, to answer those who write from others.
 pub const LINK_ADDRESSES: usize = 64;
 

@@ -100,10 +100,11 @@ impl Requests {
     /// Sends `requests`, of which the last asks for an acknowledgement, and waits for that or for a refusal. Their
     /// sequence numbers count from 1 and say which of `operations` was refused; any other number means `whole`.
     pub(crate) fn perform(&self, requests: &[u8], operations: &[String], whole: &str) -> Result<(), NetlinkError> {
+        let mut buffer = [0; ANSWER_BYTES];
+        while let Ok(Some(_)) = self.socket.try_receive(&mut buffer) {} // further refusals of what came before
         self.socket
             .send(requests)
             .map_err(|error| NetlinkError::system(format!("send \"{whole}\" to the kernel"), error))?;
-        let mut buffer = [0; ANSWER_BYTES];
         loop {
             let ack = self.answer(&mut buffer, whole)?;
             let index = usize::try_from(ack.seq).ok().and_then(|seq| seq.checked_sub(1));

@@ -5,6 +5,8 @@ mod flows;
 mod pair;
 
 use std::fs;
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,10 +15,11 @@ use ctflow_engine::isolated;
 use ctflow_engine::kernel::commit::is_held;
 use ctflow_engine::kernel::dump::{Dump, Progress};
 use ctflow_engine::lab::gateways::{Gateways, SYNC, Which};
-use ctflow_engine::lab::topology::{REDIRECTED, SERVER, SERVER6};
+use ctflow_engine::lab::topology::{FIREWALL_INSIDE, REDIRECTED, SERVER, SERVER6};
 use ctflow_engine::lab::traffic::{Heard, Streams, Target};
 use ctflow_engine::lab::{Host, Lab, sysctl};
 use ctflow_engine::link::{LinkSettings, Transport};
+use ctflow_engine::nft::{self, Chain, Hook, Ruleset};
 use ctflow_engine::replication::ReplicationSettings;
 use ctflow_engine::takeover;
 use ctflow_parser::filter::DumpFilter;
@@ -204,6 +207,85 @@ fn the_role_outlives_the_daemon() {
     });
 }
 
+/// What answers on the first firewall, or behind it, asked from the client.
+#[derive(Debug, PartialEq, Eq)]
+struct Answers {
+    /// That a port is closed.
+    refusals: bool,
+    service: bool,
+    accepted_service: bool,
+    server: bool,
+}
+
+const ALL_ANSWER: Answers = Answers { refusals: true, service: true, accepted_service: true, server: true };
+
+fn answers(gateways: &Gateways) -> Answers {
+    const WAIT: Duration = Duration::from_millis(250);
+    let connects = |address, port| TcpStream::connect_timeout(&SocketAddr::new(address, port), WAIT).is_ok();
+    let refused = || {
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        socket.set_read_timeout(Some(WAIT)).unwrap();
+        socket.connect((FIREWALL_INSIDE, 9)).unwrap();
+        socket.send(b"x").unwrap();
+        socket.recv(&mut [0]).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+    };
+    gateways.client.run(move || Answers {
+        refusals: refused(),
+        service: connects(FIREWALL_INSIDE, 22),
+        accepted_service: connects(FIREWALL_INSIDE, 2222),
+        server: connects(SERVER, 80),
+    })
+}
+
+#[test]
+fn nothing_but_replication_and_control_reaches_a_backup_that_is_isolated() {
+    isolated!({
+        let gateways = Gateways::build(&Lab::enter().unwrap()).unwrap();
+        let listen = || [22, 2222].map(|port| TcpListener::bind((FIREWALL_INSIDE, port)).unwrap());
+        let _services = gateways.firewall(Which::One).run(listen);
+        let folder = tempfile::tempdir().unwrap();
+        for takeover in [defaults(), HOT] {
+            let role_file = folder.path().join(if takeover.hot { "hot" } else { "cold" });
+            let accept = vec![takeover::Service { protocol: 6, port: Some(2222) }];
+            let isolation = takeover::Isolation { accept, spared_links: Vec::new() };
+            let settings = gateway(Which::One, takeover);
+            let replication = settings.replication.map(|replication| ReplicationSettings {
+                isolation: Some(isolation),
+                role_file: Some(role_file),
+                ..replication
+            });
+            let settings = Settings { replication, ..settings };
+            let other = start(gateway(Which::Other, takeover), gateways.firewall(Which::Other));
+            let one = start(settings.clone(), gateways.firewall(Which::One));
+            assert_eq!(answers(&gateways), ALL_ANSWER, "it has no role yet");
+            one.take_role(Role::Backup).unwrap();
+            let control = Answers { refusals: false, service: false, accepted_service: true, server: false };
+            assert_eq!(answers(&gateways), control);
+            until("they replicate", &[&one, &other], || knows_its_peer(&one) && knows_its_peer(&other));
+            one.stop().unwrap();
+            assert_eq!(answers(&gateways), ALL_ANSWER, "there is nobody to let traffic in again");
+            let one = start(settings, gateways.firewall(Which::One));
+            assert_eq!(answers(&gateways), control, "it is still a backup");
+            until("they replicate again", &[&one, &other], || knows_its_peer(&one) && knows_its_peer(&other));
+            assert_eq!(one.take_role(Role::Primary).unwrap().missing, Vec::<String>::new());
+            assert_eq!(answers(&gateways), ALL_ANSWER);
+        }
+    });
+}
+
+#[test]
+fn the_isolation_that_a_dead_daemon_left_ends_with_the_next_ones_start() {
+    isolated!({
+        let gateways = Gateways::build(&Lab::enter().unwrap()).unwrap();
+        let firewall = gateways.firewall(Which::One);
+        let left = || Chain::filter("forward", Hook::Forward).rule(nft::Rule::new().drop());
+        firewall.run(move || Ruleset::new("ctflow-isolate").chain(left()).apply()).unwrap();
+        assert!(!answers(&gateways).server);
+        let _one = start(gateway(Which::One, defaults()), firewall);
+        assert!(answers(&gateways).server);
+    });
+}
+
 /// A TCP flow in some state.
 fn tcp(state: u8) -> FlowChange<'static> {
     let end = |src: [u8; 4], dst: [u8; 4], ports: (u16, u16)| Tuple {
@@ -283,7 +365,7 @@ fn where_both_are_primary_the_newer_word_on_a_flow_counts() {
 fn gateway(which: Which, takeover: takeover::Settings) -> Settings {
     let index = which.index();
     let settings = end(index, takeover);
-    let at = |index: usize| std::net::SocketAddr::new(SYNC[index], 3780);
+    let at = |index: usize| SocketAddr::new(SYNC[index], 3780);
     let link =
         LinkSettings { transport: Transport::Udp, local: at(index), peers: vec![at(1 - index)], interface: None };
     let links = vec![link];

@@ -28,6 +28,7 @@ pub const NLM_F_DUMP: u16 = NLM_F_ROOT | NLM_F_MATCH;
 pub const NLM_F_REPLACE: u16 = 0x100;
 pub const NLM_F_EXCL: u16 = 0x200;
 pub const NLM_F_CREATE: u16 = 0x400;
+pub const NLM_F_APPEND: u16 = 0x800;
 /// On NLMSG_ERROR: the offending request is not repeated after the errno.
 pub const NLM_F_CAPPED: u16 = 0x100;
 /// On NLMSG_ERROR: extended ACK attributes follow.

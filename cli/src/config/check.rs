@@ -4,11 +4,13 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use ctflow_engine::takeover::{Isolation, Service};
+use ctflow_parser::uapi::IPPROTO_TCP;
 use rustix::system::uname;
 use toml::Spanned;
 
 use super::error::{ConfigError, Problem};
-use super::file::{self, Bounded, Given};
+use super::file::{self, Bounded, Few, Given};
 use super::secret::Key;
 use super::{Config, DEFAULT_SOCKET, Engine, Filter, Link, Mode, Security, Sync, Takeover, Transport};
 
@@ -25,6 +27,9 @@ const CACHE_TIMEOUT_S: u64 = 180;
 const PURGE_TIMEOUT_S: u64 = 60;
 /// For so many seconds a takeover is held up at most.
 const READY_WITHIN_S: u64 = 30;
+
+/// How a backup is reached where nothing else is said, so that nobody is locked out of one.
+const SSH: Service = Service { protocol: IPPROTO_TCP, port: Some(22) };
 
 /// What is wrong, and at which offset.
 type Wrong = (Problem, usize);
@@ -52,7 +57,7 @@ pub(super) fn config(path: &Path, file: file::File, line: &dyn Fn(usize) -> usiz
         }
     };
     let socket = file.control.socket.map_or_else(|| DEFAULT_SOCKET.into(), |path| path.0);
-    let takeover = takeover(&file.takeover);
+    let takeover = takeover(file.takeover);
     let log_file = file.log.file.map(|path| path.0);
     Ok(Config { path: path.to_owned(), name, links, security, socket, log_file, engine, sync, takeover })
 }
@@ -228,7 +233,7 @@ fn sync(given: file::Sync) -> Result<Sync, Wrong> {
     })
 }
 
-fn takeover(given: &file::Takeover) -> Takeover {
+fn takeover(given: file::Takeover) -> Takeover {
     let seconds = |given: Option<u64>, default| Duration::from_secs(given.unwrap_or(default));
     Takeover {
         commit_timeout_s: given.commit_timeout_s.map(number),
@@ -236,6 +241,15 @@ fn takeover(given: &file::Takeover) -> Takeover {
         purge_timeout: seconds(given.purge_timeout_s.map(|given| given.0), PURGE_TIMEOUT_S),
         ready_within: seconds(given.ready_within_s.map(|given| given.0), READY_WITHIN_S),
         active_active: given.active_active.unwrap_or(false),
+        isolation: given.isolate.unwrap_or(false).then(|| isolation(given.isolate_accept, given.isolate_spare)),
+    }
+}
+
+fn isolation(accept: Option<Few<file::Service>>, spare: Option<Few<file::Interface>>) -> Isolation {
+    let service = |given: file::Service| Service { protocol: given.protocol, port: given.port };
+    Isolation {
+        accept: accept.map_or_else(|| vec![SSH], |list| list.0.into_iter().map(service).collect()),
+        spared_links: spare.map_or_else(Vec::new, |list| list.0.into_iter().map(|link| link.0).collect()),
     }
 }
 

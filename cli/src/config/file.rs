@@ -8,9 +8,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::path::PathBuf;
 
+use ctflow_engine::limits::ISOLATION_ENTRIES;
 use ctflow_engine::receive::BackendKind;
 use ctflow_parser::filter::Masked;
 use ctflow_parser::proto::TCP_STATES;
+use ctflow_parser::uapi::{IPPROTO_DCCP, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP, IPPROTO_UDPLITE};
 use serde::Deserialize;
 use toml::de::{DeTable, DeValue};
 use toml::{Spanned, de};
@@ -107,6 +109,9 @@ pub(super) struct Takeover {
     pub(super) purge_timeout_s: Option<Bounded<1, 86_400>>,
     pub(super) ready_within_s: Option<Bounded<1, 3_600>>,
     pub(super) active_active: Option<bool>,
+    pub(super) isolate: Option<bool>,
+    pub(super) isolate_accept: Option<Few<Service>>,
+    pub(super) isolate_spare: Option<Few<Interface>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -128,6 +133,19 @@ pub(super) struct Bounded<const MIN: u64, const MAX: u64>(pub(super) u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub(super) struct Endpoint(pub(super) SocketAddr);
+
+/// A list that is short enough to become rules.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(try_from = "Vec<T>", bound = "T: Deserialize<'de>")]
+pub(super) struct Few<T>(pub(super) Vec<T>);
+
+/// A protocol, and a port of this node.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(try_from = "String")]
+pub(super) struct Service {
+    pub(super) protocol: u8,
+    pub(super) port: Option<u16>,
+}
 
 /// A name for a node.
 #[derive(Debug, Clone, Deserialize)]
@@ -257,6 +275,34 @@ impl TryFrom<Word> for Protocol {
         .map(Self)
         .ok_or(WRONG)
     }
+}
+
+impl<T> TryFrom<Vec<T>> for Few<T> {
+    type Error = &'static str;
+
+    fn try_from(list: Vec<T>) -> Result<Self, Self::Error> {
+        if list.len() <= ISOLATION_ENTRIES { Ok(Self(list)) } else { Err(WRONG) }
+    }
+}
+
+impl TryFrom<String> for Service {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        let (protocol, port) = text.split_once('/').map_or((text.as_str(), None), |(name, port)| (name, Some(port)));
+        let port =
+            port.map(|port| words::decimal(port).and_then(|port| u16::try_from(port).ok()).filter(|port| *port > 0));
+        match (words::protocol(protocol), port) {
+            (Some(protocol), None) => Ok(Self { protocol, port: None }),
+            (Some(protocol), Some(Some(port))) if has_ports(protocol) => Ok(Self { protocol, port: Some(port) }),
+            _ => Err(WRONG),
+        }
+    }
+}
+
+/// Whether a protocol's header begins with a source's and a destination's port.
+fn has_ports(protocol: u8) -> bool {
+    matches!(protocol, IPPROTO_TCP | IPPROTO_UDP | IPPROTO_DCCP | IPPROTO_SCTP | IPPROTO_UDPLITE)
 }
 
 impl TryFrom<String> for TcpState {

@@ -254,6 +254,32 @@ pub(crate) static SECTIONS: [Section; 9] = [
                 default: "false",
                 man: "Both machines are primary, each for traffic of its own: two primaries are not reported as an error.",
             },
+            Key {
+                name: "isolate",
+                takes: "true or false",
+                default: "false",
+                man: "While it is backup, or at fault, this machine forwards nothing, and accepts nothing but replication, \
+                      VRRP, group membership, neighbour discovery, what isolate_accept and isolate_spare name, and answers \
+                      to what it asked itself. The rules are in the nftables table inet ctflow-isolate, which is there \
+                      only then. They close and do not open: a packet that passes meets all other rules. They go when \
+                      this machine becomes primary (in hot mode at once, otherwise when the flows are in the kernel) and \
+                      when the daemon stops; what a daemon that died left is removed by the next one, or by `nft delete \
+                      table inet ctflow-isolate'.",
+            },
+            Key {
+                name: "isolate_accept",
+                takes: "a list of at most 64 \"PROTOCOL/PORT\" or \"PROTOCOL\"",
+                default: "[\"tcp/22\"]",
+                man: "What else reaches this machine then, by the destination's port: how it is managed. Routing \
+                      protocols, DHCP (udp/68) and monitoring belong here.",
+            },
+            Key {
+                name: "isolate_spare",
+                takes: "a list of at most 64 interface names",
+                default: "[]",
+                man: "Interfaces from which this machine itself can be reached all the same: a management network. Nothing \
+                      is forwarded from there either.",
+            },
         ],
     },
     Section {

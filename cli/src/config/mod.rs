@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ctflow_engine::receive::BackendKind;
+use ctflow_engine::takeover::Isolation;
 use ctflow_parser::filter::Masked;
 use serde::Deserialize;
 
@@ -136,7 +137,7 @@ pub(crate) struct Sync {
 }
 
 /// What happens when a side fails.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Takeover {
     /// How long a committed flow lives without a packet; `None` leaves it what was left.
     pub(crate) commit_timeout_s: Option<u32>,
@@ -148,6 +149,8 @@ pub(crate) struct Takeover {
     pub(crate) ready_within: Duration,
     /// Whether two nodes may be primary.
     pub(crate) active_active: bool,
+    /// What reaches a backup, where it is not all.
+    pub(crate) isolation: Option<Isolation>,
 }
 
 /// What becomes of losses.

@@ -1,6 +1,8 @@
 use std::os::unix::fs::OpenOptionsExt;
 use std::{fs, io::Write};
 
+use ctflow_engine::takeover::Service;
+
 use super::*;
 
 const LINK: &str = "[[link]]\nlocal = \"192.0.2.1:3780\"\npeers = [\"192.0.2.2:3780\"]\n";
@@ -87,6 +89,9 @@ fn everything_can_be_said() {
         purge_timeout_s = 5
         ready_within_s = 7
         active_active = true
+        isolate = true
+        isolate_accept = ["tcp/2222", "89", "0x59"]
+        isolate_spare = ["mgmt0"]
         "#,
     )
     .unwrap();
@@ -100,8 +105,16 @@ fn everything_can_be_said() {
         purge_timeout: Duration::from_secs(5),
         ready_within: Duration::from_secs(7),
         active_active: true,
+        isolation: Some(Isolation {
+            accept: [(6, Some(2222)), (89, None), (89, None)]
+                .map(|(protocol, port)| Service { protocol, port })
+                .to_vec(),
+            spared_links: vec!["mgmt0".to_owned()],
+        }),
     };
     assert_eq!(config.takeover, takeover);
+    let default = with("[takeover]\nisolate = true\n").unwrap().takeover.isolation.unwrap();
+    assert_eq!(default.accept, [Service { protocol: 6, port: Some(22) }]);
     let sync = config.sync;
     assert_eq!((sync.mode, sync.hot, sync.refresh), (Mode::Alarm, true, Duration::from_secs(30)));
     assert_eq!(sync.min_ages, [(132, Duration::from_millis(5)), (17, Duration::from_millis(250))]);
@@ -161,6 +174,9 @@ fn wrong_values_are_told_with_what_would_be_right() {
         ("[sync]\nmin_age_ms = 60001", "60001", "0 to 60000"),
         ("[sync]\nmin_ages_ms = { udp = -1 }", "-1", "by protocol"),
         ("[sync]\nmin_ages_ms = { nosuch = 1 }", "{ nosuch = 1 }", "{ udp = 250 }"),
+        ("[takeover]\nisolate_accept = [\"tcp/0\"]", "[\"tcp/0\"]", "\"PROTOCOL/PORT\""),
+        ("[takeover]\nisolate_accept = [\"ospf/22\"]", "[\"ospf/22\"]", "\"PROTOCOL/PORT\""),
+        ("[takeover]\nisolate_spare = [\"a-name-too-long-1\"]", "[\"a-name-too-long-1\"]", "interface names"),
         ("[sync.filter]\nprotocols = [\"tcp\"]", "[\"tcp\"]", "{ accept = [...] }"),
         ("[sync.filter]\nprotocols = { deny = [\"tcp\"] }", "deny", "{ accept = [...] }"),
         ("[sync.filter]\nprotocols = { accept = [\"nosuch\"] }", "\"nosuch\"", "protocols by name or number"),

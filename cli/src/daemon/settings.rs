@@ -60,6 +60,7 @@ fn replication(config: &Config, epoch: Epoch, flows_max: u32) -> ReplicationSett
         choice: choice(&config.sync),
         replica_flows_max: flows_max,
         takeover: takeover(config),
+        isolation: config.takeover.isolation.clone(),
         role_file: Some(role_file(&config.socket)),
     }
 }

@@ -11,7 +11,7 @@ use std::num::NonZeroU32;
 
 use ctflow_parser::uapi::{
     AF_INET, AF_INET6, AF_UNSPEC, IPPROTO_ICMPV6, NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END, NFNL_SUBSYS_NFTABLES,
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_REQUEST,
+    NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_REQUEST,
 };
 use ctflow_parser::write::{Full, Writer};
 
@@ -19,8 +19,8 @@ use self::uapi::*;
 use crate::netlink::{NetlinkError, Requests};
 use crate::sys::netlink::Protocol;
 
-/// One batch: room for a few hundred rules. The kernel copies it at once, so it must fit the socket's send buffer too.
-const BATCH_BYTES: usize = 64 * 1024;
+/// One batch: room for some 400 rules. The kernel copies it at once, so it must fit the socket's send buffer too.
+const BATCH_BYTES: usize = 160 * 1024;
 
 /// A table and what is in it.
 #[derive(Debug, Clone)]
@@ -563,7 +563,7 @@ impl Batch<'_> {
         self.operations.push(operation);
         let seq = u32::try_from(self.operations.len()).map_err(|_| Full)?;
         let ack = if self.operations.len() == self.last { NLM_F_ACK } else { 0 };
-        let flags = NLM_F_REQUEST | NLM_F_CREATE | ack;
+        let flags = NLM_F_REQUEST | NLM_F_CREATE | NLM_F_APPEND | ack; // a rule goes behind those before it
         self.writer.netfilter(NFNL_SUBSYS_NFTABLES, kind, flags, seq, NFPROTO_INET, 0, body)
     }
 }
@@ -571,6 +571,8 @@ impl Batch<'_> {
 #[cfg(test)]
 mod tests {
     use std::net::UdpSocket;
+
+    use ctflow_parser::uapi::IPPROTO_UDP;
 
     use super::*;
     use crate::lab::Lab;
@@ -620,9 +622,25 @@ mod tests {
     }
 
     #[test]
+    fn the_first_rule_that_decides_counts() {
+        crate::isolated!({
+            let _lab = Lab::enter().unwrap();
+            let receiver = UdpSocket::bind("127.0.0.1:7000").unwrap();
+            receiver.set_nonblocking(true).unwrap();
+            let chain = Chain::filter("input", Hook::Input)
+                .rule(Rule::new().destination_port(IPPROTO_UDP, 7000).accept())
+                .rule(Rule::new().drop());
+            Ruleset::new("order").chain(chain).apply().unwrap();
+            let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
+            sender.send_to(b"x", "127.0.0.1:7000").unwrap();
+            receiver.recv(&mut [0]).unwrap();
+        });
+    }
+
+    #[test]
     fn a_ruleset_past_the_batch_is_refused_before_it_is_sent() {
         let rule = Rule::new().destination([192, 0, 2, 0].into(), 24).destination_port(6, 80).drop();
-        let chain = (0..500).fold(Chain::filter("long", Hook::Input), |chain, _| chain.rule(rule.clone()));
+        let chain = (0..1_000).fold(Chain::filter("long", Hook::Input), |chain, _| chain.rule(rule.clone()));
         let error = Ruleset::new("lab").chain(chain).apply().unwrap_err();
         assert!(matches!(error, NetlinkError::TooLarge { .. }), "{error}");
     }

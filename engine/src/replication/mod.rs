@@ -52,6 +52,8 @@ pub struct ReplicationSettings {
     pub replica_flows_max: u32,
     /// What happens when a side fails.
     pub takeover: takeover::Settings,
+    /// Whether, and how far, traffic is kept away while the node waits.
+    pub isolation: Option<takeover::Isolation>,
     /// Where the node's role is kept.
     pub role_file: Option<PathBuf>,
 }

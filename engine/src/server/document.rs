@@ -26,6 +26,7 @@ pub(super) struct Document {
     /// Why not.
     pub(super) not_ready: Vec<String>,
     pub(super) gate: Gate,
+    pub(super) isolated: bool,
     /// Missing where replicas do not go into the kernel as they come.
     pub(super) hot: Option<Hot>,
     pub(super) engine: Engine,

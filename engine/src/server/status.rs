@@ -80,6 +80,7 @@ fn document(world: &mut World, stage: &Stage) -> Document {
         ready: not_ready.is_empty(),
         not_ready,
         gate: gate(world, &totals, stage),
+        isolated: world.access.takeover.is_isolated(),
         hot: hot(world),
         engine: engine(world, &totals),
         internal: internal(world, &totals),

@@ -2,13 +2,14 @@
 //!
 //! | role | in order |
 //! |---|---|
-//! | primary | a scheduled purge is dropped; peers are told; the replicas go into the kernel; what kept traffic away goes; the internal cache is compared with the kernel's table; replicas of peers that are gone are emptied: their flows are this node's |
-//! | backup | peers are told; traffic is kept away, where that is wished; a purge is scheduled: what this node tracked for itself leaves the kernel |
+//! | primary | a scheduled purge is dropped; peers are told; the replicas go into the kernel; what kept traffic away goes, in hot mode before that; the internal cache is compared with the kernel's table; replicas of peers that are gone are emptied: their flows are this node's |
+//! | backup | peers are told; traffic is kept away, where that is wished ([`Isolation`]); a purge is scheduled: what this node tracked for itself leaves the kernel |
 //! | fault | as backup |
 //!
 //! A role that is taken again is not taken twice. A takeover that cannot be complete happens all the same, and says what is
 //! missing. The role is kept in a file beside the control socket: a daemon that comes back is on the side that it was on.
 
+mod isolate;
 mod report;
 mod role;
 mod schedule;
@@ -20,12 +21,15 @@ use std::time::Duration;
 
 use ctflow_replicate::Role;
 
+pub(crate) use self::isolate::Isolator;
+pub use self::isolate::{Isolation, Service};
 pub use self::report::{Changed, Commit};
 pub(crate) use self::role::become_role;
 pub(crate) use self::schedule::{flush_later, flush_now};
 
 use self::schedule::Scheduled;
 use crate::kernel::commit::Rules;
+use crate::netlink::NetlinkError;
 use crate::publish::Choice;
 use crate::replication::Tally;
 
@@ -61,6 +65,8 @@ impl Default for Settings {
 #[derive(Debug)]
 pub(crate) struct Takeover {
     pub(crate) settings: Settings,
+    /// Where there are peers.
+    pub(crate) isolator: Option<Isolator>,
     state: Mutex<State>,
     /// Somebody changes the kernel for peers, or the role.
     busy: AtomicBool,
@@ -93,16 +99,45 @@ impl Drop for Turn {
 impl Default for Takeover {
     /// One of a node without peers.
     fn default() -> Self {
-        Self::new(Settings::default(), Arc::default(), None)
+        Self::new(Settings::default(), None, Arc::default(), None)
     }
 }
 
 impl Takeover {
     /// One whose role is kept in `file`, and was there already if there was one.
-    pub(crate) fn new(settings: Settings, choice: Arc<Choice>, file: Option<PathBuf>) -> Self {
+    pub(crate) fn new(
+        settings: Settings,
+        isolator: Option<Isolator>,
+        choice: Arc<Choice>,
+        file: Option<PathBuf>,
+    ) -> Self {
         let role = file.as_deref().and_then(role::kept).unwrap_or_default();
         let state = State { role, complete: true, file, purge: None, choice };
-        Self { settings, state: Mutex::new(state), busy: AtomicBool::new(false), tally: Mutex::default() }
+        Self { settings, isolator, state: Mutex::new(state), busy: AtomicBool::new(false), tally: Mutex::default() }
+    }
+
+    /// Traffic is kept away, where that is wished and the role is to wait.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub(crate) fn isolate(&self) -> Result<(), NetlinkError> {
+        match &self.isolator {
+            Some(isolator) if matches!(self.role(), Role::Backup | Role::Fault) => isolator.isolate(),
+            _ => Ok(()),
+        }
+    }
+
+    /// Traffic may come.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub(crate) fn admit(&self) -> Result<(), NetlinkError> {
+        self.isolator.as_ref().map_or(Ok(()), Isolator::admit)
+    }
+
+    /// Whether traffic is kept away.
+    pub(crate) fn is_isolated(&self) -> bool {
+        self.isolator.as_ref().is_some_and(Isolator::is_isolated)
     }
 
     /// The role.

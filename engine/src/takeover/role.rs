@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use ctflow_replicate::{Role, Standing};
 
+use super::isolate::TABLE;
 use super::report::{Changed, milliseconds};
 use super::{Turn, schedule};
 use crate::access::Access;
@@ -66,6 +67,9 @@ fn promote(access: &Access, progress: &Arc<Progress>, report: &mut Changed) {
     if let Some(replication) = &access.replication {
         lacking(replication, report);
     }
+    if access.takeover.settings.hot {
+        admit(access, report); // what its packets need is in the kernel
+    }
     let what = What { flows: true, expectations: true };
     match replication::commit(access, what, access.takeover.settings.rules, progress) {
         Ok(done) => {
@@ -75,6 +79,7 @@ fn promote(access: &Access, progress: &Arc<Progress>, report: &mut Changed) {
         }
         Err(error) => report.missing.push(format!("the commit broke off: {error}")),
     }
+    admit(access, report);
     match kernel_resync(access) {
         Ok(()) => report.internal_flows = Some(access.totals().flows),
         Err(why) => report.missing.push(format!("the internal cache was not compared with the kernel's table: {why}")),
@@ -88,7 +93,16 @@ fn promote(access: &Access, progress: &Arc<Progress>, report: &mut Changed) {
     }
 }
 
+fn admit(access: &Access, report: &mut Changed) {
+    if let Err(error) = access.takeover.admit() {
+        report.missing.push(format!("traffic is still kept away: {error}; nft delete table inet {TABLE}"));
+    }
+}
+
 fn step_back(access: &Access, report: &mut Changed) {
+    if let Err(error) = access.takeover.isolate() {
+        report.missing.push(format!("traffic is not kept away: {error}"));
+    }
     let after = access.takeover.settings.purge_after;
     schedule::flush_later(access, after);
     report.purge_in_ms = Some(milliseconds(after));

@@ -50,6 +50,7 @@ pub(crate) fn settings(end: usize, workers: u32, transport: Transport) -> Settin
             choice: Choice::default(),
             replica_flows_max: 1_000_000,
             takeover: takeover::Settings::default(),
+            isolation: None,
             role_file: None,
         }),
         ..Settings::default()

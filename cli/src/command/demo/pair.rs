@@ -86,6 +86,7 @@ fn settings(which: Which, workers: u32, key: &secret::Key) -> Settings {
             choice: Choice::default(),
             replica_flows_max: FLOWS_PER_SHARD,
             takeover: takeover::Settings { hot: true, ..takeover::Settings::default() },
+            isolation: None,
             role_file: None,
         }),
         ..Settings::default()

@@ -32,6 +32,9 @@ pub(crate) fn report(status: &Value) -> String {
     if !rivals.is_empty() {
         let _ = writeln!(text, "split brain: {} is primary, too", rivals.join(", "));
     }
+    if status.is("isolated") {
+        text += "isolated: nothing but replication and control reaches it\n";
+    }
     caches(&mut text, status);
     hot(&mut text, status);
     engine(&mut text, status);
