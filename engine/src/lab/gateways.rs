@@ -115,6 +115,16 @@ impl Gateways {
     /// # Errors
     /// [`LabError`] naming the first step that failed.
     pub fn build(lab: &Lab) -> Result<Self, LabError> {
+        let gateways = Self::without_addresses(lab)?;
+        gateways.activate(Which::One)?;
+        Ok(gateways)
+    }
+
+    /// Builds it with no firewall active, for something that decides which is, and gives it the addresses.
+    ///
+    /// # Errors
+    /// [`LabError`] naming the first step that failed.
+    pub fn without_addresses(lab: &Lab) -> Result<Self, LabError> {
         let (client, server, switch) = (lab.host("client")?, lab.host("server")?, lab.host("switch")?);
         let firewalls = [lab.host(Which::One.name())?, lab.host(Which::Other.name())?];
         for (side, host) in [(Side::Inside, &client), (Side::Outside, &server)] {
@@ -150,9 +160,7 @@ impl Gateways {
         })?;
         server.run(|| settle_host(&[(SERVER, PREFIX), (SERVER6, PREFIX6)], &[FIREWALL_OUTSIDE, FIREWALL_OUTSIDE6]))?;
         let echo = Echo::start(&server, &server_addresses())?;
-        let gateways = Self { client, server, firewalls, switch, echo };
-        gateways.activate(Which::One)?;
-        Ok(gateways)
+        Ok(Self { client, server, firewalls, switch, echo })
     }
 
     /// One of the firewalls.
@@ -199,12 +207,34 @@ impl Gateways {
     /// # Errors
     /// [`LabError::Netlink`] when a link is not there.
     pub fn cut_off(&self, which: Which) -> Result<(), LabError> {
+        self.unplug(which)?;
+        self.firewall(which).run(|| Links::open()?.down(SYNC_LINK))
+    }
+
+    /// Pulls the cables of a firewall to the client and the server.
+    ///
+    /// # Errors
+    /// [`LabError::Netlink`] when a link is not there.
+    pub fn unplug(&self, which: Which) -> Result<(), LabError> {
+        self.each_port(which, Links::down)
+    }
+
+    /// Puts all of its cables back.
+    ///
+    /// # Errors
+    /// [`LabError::Netlink`] when a link is not there.
+    pub fn reconnect(&self, which: Which) -> Result<(), LabError> {
+        self.firewall(which).run(|| Links::open()?.up(SYNC_LINK))?;
+        self.each_port(which, Links::up)
+    }
+
+    /// Does something with the switch's end of each cable of a firewall.
+    fn each_port(&self, which: Which, work: fn(&Links, &str) -> Result<(), LabError>) -> Result<(), LabError> {
         let ports = Side::BOTH.map(|side| side.port(which));
         self.switch.run(move || {
             let links = Links::open()?;
-            ports.iter().try_for_each(|port| links.down(port))
-        })?;
-        self.firewall(which).run(|| Links::open()?.down(SYNC_LINK))
+            ports.iter().try_for_each(|port| work(&links, port))
+        })
     }
 }
 

@@ -92,16 +92,16 @@ impl Errand {
         })
     }
 
-    /// A change of roles.
+    /// A change of roles, when what else changes the kernel is done: whoever tells the node its side tells it once.
     ///
     /// # Errors
-    /// There are no peers, or a commit or another change is under way.
+    /// There are no peers.
     pub(super) fn role(role: Role, world: &World) -> Result<Self, Failure> {
         world.access.replication.as_ref().ok_or_else(no_peers)?;
-        let turn = world.access.takeover.begin().ok_or_else(busy)?;
         let (access, progress) = (world.access.clone(), Arc::<Progress>::default());
         let seen = progress.clone();
         Self::begin("change of roles", SERVER_COMMIT_MAX, Some(seen), world, move || {
+            let turn = access.takeover.begin_within(SERVER_COMMIT_MAX).ok_or_else(busy)?;
             document(&takeover::become_role(&access, &turn, role, &progress))
         })
     }

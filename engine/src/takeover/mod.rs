@@ -15,8 +15,7 @@ mod role;
 mod schedule;
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ctflow_replicate::Role;
@@ -69,7 +68,9 @@ pub(crate) struct Takeover {
     pub(crate) isolator: Option<Isolator>,
     state: Mutex<State>,
     /// Somebody changes the kernel for peers, or the role.
-    busy: AtomicBool,
+    busy: Mutex<bool>,
+    /// Nobody does any more.
+    free: Condvar,
     /// What became of what peers told, in hot mode.
     pub(crate) tally: Mutex<Tally>,
 }
@@ -92,7 +93,8 @@ pub(crate) struct Turn(Arc<Takeover>);
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        self.0.busy.store(false, Ordering::Release);
+        *lock(&self.0.busy) = false;
+        self.0.free.notify_one();
     }
 }
 
@@ -113,7 +115,8 @@ impl Takeover {
     ) -> Self {
         let role = file.as_deref().and_then(role::kept).unwrap_or_default();
         let state = State { role, complete: true, file, purge: None, choice };
-        Self { settings, isolator, state: Mutex::new(state), busy: AtomicBool::new(false), tally: Mutex::default() }
+        let (busy, free, tally) = (Mutex::new(false), Condvar::new(), Mutex::default());
+        Self { settings, isolator, state: Mutex::new(state), busy, free, tally }
     }
 
     /// Traffic is kept away, where that is wished and the role is to wait.
@@ -152,8 +155,14 @@ impl Takeover {
 
     /// The right to change the kernel for peers, or the role; nothing while somebody else does.
     pub(crate) fn begin(self: &Arc<Self>) -> Option<Turn> {
-        let free = self.busy.compare_exchange(false, true, Ordering::AcqRel, Ordering::Relaxed).is_ok();
-        free.then(|| Turn(self.clone()))
+        self.begin_within(Duration::ZERO)
+    }
+
+    /// The same, as soon as nobody else does; nothing if that takes longer than `patience`.
+    pub(crate) fn begin_within(self: &Arc<Self>, patience: Duration) -> Option<Turn> {
+        let waited = self.free.wait_timeout_while(lock(&self.busy), patience, |busy| *busy);
+        let (mut busy, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        (!std::mem::replace(&mut *busy, true)).then(|| Turn(self.clone()))
     }
 
     /// What was scheduled does not happen.
@@ -162,6 +171,33 @@ impl Takeover {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_changes_the_kernel_and_who_is_patient_is_next() {
+        let takeover = Arc::new(Takeover::default());
+        let first = takeover.begin().unwrap();
+        assert!(takeover.begin().is_none());
+        let (end, ended) = std::sync::mpsc::channel();
+        let patient = takeover.clone();
+        let next = std::thread::spawn(move || {
+            let turn = patient.begin_within(Duration::from_secs(60));
+            end.send(()).unwrap();
+            turn.is_some()
+        });
+        assert!(ended.recv_timeout(Duration::from_millis(50)).is_err());
+        drop(first);
+        assert!(next.join().unwrap());
+        assert!(takeover.begin().is_some());
     }
 }
