@@ -1,9 +1,10 @@
 //! A question's way back to who asked: an answer, or the certainty that none will come.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
+use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded, select};
 use thiserror::Error;
 
 /// The end that answers. Dropping it without an answer is noticed at the other one.
@@ -56,12 +57,15 @@ impl<T> Awaited<T> {
         }
     }
 
-    /// Waits for the answer, however long that takes.
+    /// Waits for the answer, however long that takes, unless who was asked has `ended`.
     ///
     /// # Errors
     /// [`Gone`].
-    pub(crate) fn wait_on(&self) -> Result<T, Gone> {
-        self.0.recv().map_err(|_| Gone)
+    pub(crate) fn wait_unless(&self, ended: &Receiver<Infallible>) -> Result<T, Gone> {
+        select! {
+            recv(self.0) -> answer => answer.map_err(|_| Gone),
+            recv(ended) -> _ => self.0.try_recv().map_err(|_| Gone),
+        }
     }
 
     /// Waits for the answer, no longer than this.
@@ -88,5 +92,8 @@ mod tests {
         assert_eq!(awaited.poll(), Err(Gone));
         let (_reply, awaited) = ends::<u8>(None);
         assert_eq!(awaited.wait(Duration::from_millis(1)), Err(Gone));
+        let (alive, ended) = bounded(0);
+        drop(alive);
+        assert_eq!(awaited.wait_unless(&ended), Err(Gone), "the question waits for ever with nobody to read it");
     }
 }

@@ -17,11 +17,12 @@ mod lag;
 mod rivals;
 mod stage;
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crossbeam_channel::{Sender, TrySendError};
+use crossbeam_channel::{Receiver, Sender, TrySendError};
 use ctflow_replicate::{Config, ReplicaId, Role, Status};
 use thiserror::Error;
 
@@ -140,6 +141,8 @@ pub struct NoAnswer;
 pub struct Replication {
     requests: Sender<Request>,
     waker: Arc<mio::Waker>,
+    /// Disconnected when the stage has ended: what was asked last may then wait in its channel for ever.
+    ended: Receiver<Infallible>,
 }
 
 impl Replication {
@@ -211,7 +214,7 @@ impl Replication {
 
     /// What is to be put into the kernel next, as soon as there is something.
     fn work(&self) -> Result<Work, NoAnswer> {
-        self.begin(Request::Work)?.wait_on().map_err(|_| NoAnswer)
+        self.begin(Request::Work)?.wait_unless(&self.ended).map_err(|_| NoAnswer)
     }
 
     /// Has everything handed over once more.

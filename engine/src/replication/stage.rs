@@ -10,12 +10,13 @@
 //! a link hands over in one go.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use ctflow_replicate::buckets::BucketSet;
 use ctflow_replicate::node::PeerStatus;
 use ctflow_replicate::{Address, Destination, Host, Node, Note, ReplicaId, Time};
@@ -53,6 +54,7 @@ pub(crate) struct Prepared {
     links: Links,
     waker: Arc<Waker>,
     requests: Receiver<Request>,
+    alive: Sender<Infallible>,
     replication: Replication,
 }
 
@@ -63,8 +65,9 @@ impl Prepared {
         let waker = Arc::new(Waker::new(poll.registry(), STAGE)?);
         let links = Links::open(&settings.links, poll.registry(), LINKS)?;
         let (sender, requests) = bounded(STAGE_REQUESTS);
-        let replication = Replication { requests: sender, waker: waker.clone() };
-        Ok(Self { settings, poll, links, waker, requests, replication })
+        let (alive, ended) = bounded(0);
+        let replication = Replication { requests: sender, waker: waker.clone(), ended };
+        Ok(Self { settings, poll, links, waker, requests, alive, replication })
     }
 
     pub(crate) fn settings(&self) -> &ReplicationSettings {
@@ -110,6 +113,7 @@ impl Prepared {
             node,
             world,
             requests: self.requests,
+            _alive: self.alive,
             sealed,
             deferred: 0,
             giver: takeover.hot.then(|| Giver::new(takeover.purge_after, began)),
@@ -153,6 +157,8 @@ pub(crate) struct Stage {
     node: Node,
     world: World,
     requests: Receiver<Request>,
+    /// Goes with the stage, which those notice who wait for an answer.
+    _alive: Sender<Infallible>,
     sealed: bool,
     /// Times that batches had to wait for a closed window.
     deferred: u64,
