@@ -6,7 +6,7 @@
 use std::thread;
 use std::time::Duration;
 
-use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
+use crossbeam_channel::{RecvTimeoutError, Sender, TryRecvError, bounded};
 use ctflow_parser::request;
 use ctflow_parser::uapi::AF_UNSPEC;
 
@@ -16,6 +16,7 @@ use crate::kernel::batch::Batch;
 use crate::kernel::commit::is_held;
 use crate::kernel::purge::purge;
 use crate::kernel::request::Requester;
+use crate::limits::SERVER_COMMIT_MAX;
 
 /// What is scheduled; dropping it cancels it.
 #[derive(Debug)]
@@ -30,6 +31,15 @@ pub(crate) fn flush_later(access: &Access, after: Duration) {
     let body = move || {
         if cancelled.recv_timeout(after) != Err(RecvTimeoutError::Timeout) {
             return; // the other end is gone
+        }
+        // A takeover waits until this is done, or is done and has cancelled it: what it committed is not flushed.
+        let turn = for_thread.takeover.begin_within(SERVER_COMMIT_MAX);
+        if cancelled.try_recv() != Err(TryRecvError::Empty) {
+            return;
+        }
+        if turn.is_none() {
+            tracing::error!("the kernel's table was not flushed, as scheduled: a commit does not end");
+            return;
         }
         match flush_now(&for_thread) {
             Ok(purged) => tracing::info!(purged, "flushed the kernel's table, as scheduled"),
