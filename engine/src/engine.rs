@@ -40,6 +40,7 @@ use crate::socket::{EventSocket, Options, SocketError};
 use crate::steer::Share;
 use crate::takeover::{Changed, Isolator, Takeover, become_role};
 use crate::telling::{self, Ask, Asker, Hearer, Teller};
+use crate::untold::Untold;
 use crate::worker::{Command, Report, Reporter, Truth, Worker};
 
 /// How to capture.
@@ -296,6 +297,7 @@ struct Seat {
     asks: Receiver<Ask>,
     shard: Shard,
     teller: Option<Teller>,
+    untold: Option<Untold>,
     wake: UnixStream,
     interrupts: Interrupts,
     published: Arc<Published>,
@@ -349,8 +351,10 @@ impl<'s> Assembly<'s> {
         self.lanes.push(Lane::new(sender, waker.clone(), published.clone()));
         let (asker, asks) = telling::asks(waker);
         let (shard, teller) = self.shard(index, &asker);
+        // Expectations are heard of by worker 0 alone.
+        let untold = teller.is_some().then(|| Untold::open(index == 0)).transpose()?;
         self.askers.push(asker);
-        self.seats.push(Seat { index, socket, commands, asks, shard, teller, wake, interrupts, published });
+        self.seats.push(Seat { index, socket, commands, asks, shard, teller, untold, wake, interrupts, published });
         Ok(())
     }
 
@@ -469,6 +473,7 @@ impl Seat {
             commands: self.commands,
             asks: self.asks,
             teller: self.teller,
+            untold: self.untold,
             wake: self.wake,
             reporter,
             published: self.published,

@@ -243,6 +243,18 @@ pub const LINK_ACCEPTED_MAX: usize = 32;
 /// Peers of one link. Every batch goes to each of them, so many are better served by multicast.
 pub const LINK_PEERS: usize = LINK_TOKENS - 1 - LINK_ACCEPTED_MAX;
 
+/// Flows that wait to be told anew: more than helpers expect anything of in 20 ms, at 100,000 expectations a second. What
+/// does not fit is told by the next resync.
+pub const RENEWALS: usize = 2_048;
+
+/// How long after its expectation a flow is told anew, in milliseconds. The kernel rewrites the packet right after it has
+/// told of the expectation, unless something takes its core from it.
+pub const RENEWAL_DELAY_MS: u64 = 20;
+
+/// How long a flow that has moved with its address stays in the shard: as long as the kernel of a firewall that steps back
+/// keeps what it tracked.
+pub const MOVED_KEPT: Duration = Duration::from_secs(60);
+
 /// Services, and links, that an operator may except from the isolation of a backup. With those and the ports of four links'
 /// peers there are at most 400 rules, which go to the kernel in one message.
 pub const ISOLATION_ENTRIES: usize = 64;

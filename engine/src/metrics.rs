@@ -50,6 +50,8 @@ counters! {
     events_destroy,
     /// Events of expectations.
     events_expect,
+    /// Of the ended flows, those that moved away with their address, and are held for a while.
+    moved,
     /// Bytes of all messages.
     bytes,
     /// Times the worker took events.

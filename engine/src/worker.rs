@@ -1,10 +1,11 @@
 //! One pinned thread that owns a shard: it takes events, applies them, and obeys the control thread between batches.
 //!
 //! ```text
-//! loop:  take ──► show ──► settle ──► obey ──► mark ──► sweep ──► tell ──► publish
-//!        events   them to losses     resync   begin a  purge a   changes  counts
-//!        to shard watchers noticed   commands resync   slice     to the
-//!                                                                replication stage
+//! loop:  take ──► show ──► settle ──► obey ──► mark ──► sweep ──► find out ──► tell ──► publish
+//!        events   them to losses     resync   begin a  purge a   what no      changes  counts
+//!        to shard watchers noticed   commands resync   slice     event says   to the
+//!                                                                             replication
+//!                                                                             stage
 //! ```
 //!
 //! Nothing here waits for another thread: commands come through a bounded channel that the control thread fills, and
@@ -29,6 +30,7 @@ use crate::metrics::{Counts, Published};
 use crate::shard::{Applied, Shard, Swept};
 use crate::steer::Filter;
 use crate::telling::{Ask, Teller, Yielding};
+use crate::untold::Untold;
 use crate::watch::Watcher;
 
 /// What the control thread asks of a worker.
@@ -109,6 +111,8 @@ pub(crate) struct Worker {
     pub(crate) asks: Receiver<Ask>,
     /// Where there are replicas.
     pub(crate) teller: Option<Teller>,
+    /// Where there are replicas: what they must know besides.
+    pub(crate) untold: Option<Untold>,
     /// Becomes readable when there is a command, or it is time to stop.
     pub(crate) wake: UnixStream,
     pub(crate) reporter: Reporter,
@@ -153,10 +157,18 @@ impl Worker {
             self.obey();
             self.mark();
             self.sweep();
+            self.find_out();
             self.tell();
             self.publish();
         }
         Ok(())
+    }
+
+    /// Sees to what events do not say.
+    fn find_out(&mut self) {
+        if self.untold.as_mut().is_some_and(|untold| untold.act(now_ms())) {
+            self.wish_resync();
+        }
     }
 
     fn finish(&mut self) -> Result<(), ListenError> {
@@ -187,7 +199,8 @@ impl Worker {
             || !self.commands.is_empty()
             || !self.asks.is_empty()
             || self.can_tell();
-        let patience = match self.shard.news_in_ms() {
+        let untold = self.untold.as_ref().and_then(|untold| untold.due_in_ms(now_ms()));
+        let patience = match self.shard.news_in_ms().into_iter().chain(untold).min() {
             _ if busy => Patience::None,
             Some(milliseconds) => Patience::PacedWithin(Duration::from_millis(milliseconds)),
             None => Patience::Paced,
@@ -201,14 +214,15 @@ impl Worker {
 
     fn round(&mut self, patience: Patience) -> Result<Round, ListenError> {
         let (shard, counts, malformed) = (&mut self.shard, &mut self.counts, &mut self.malformed);
-        let watchers = &mut self.watchers;
+        let (watchers, untold) = (&mut self.watchers, &mut self.untold);
+        untold.iter_mut().for_each(Untold::begin_round);
         let mut is_first = true;
         let mut sink = |frame: &[u8]| {
             if std::mem::take(&mut is_first) {
                 shard.set_time(now_ms()); // when what was waited for came
             }
             watchers.iter_mut().for_each(|watcher| watcher.see(frame));
-            if let Err(error) = apply_frame(shard, counts, frame) {
+            if let Err(error) = apply_frame(shard, counts, untold.as_mut(), frame) {
                 malformed.get_or_insert(error);
             }
         };
@@ -406,11 +420,16 @@ pub(crate) fn now_ms() -> u64 {
 
 /// Takes in every message of one datagram; gives the first reason why one was not understood.
 #[inline]
-fn apply_frame(shard: &mut Shard, counts: &mut Counts, frame: &[u8]) -> Result<(), ParseError> {
+fn apply_frame(
+    shard: &mut Shard,
+    counts: &mut Counts,
+    mut untold: Option<&mut Untold>,
+    frame: &[u8],
+) -> Result<(), ParseError> {
     let mut result = Ok(());
     for message in Messages::new(frame) {
         let applied = match message {
-            Ok(Message::Record(record)) => apply_record(shard, counts, &record),
+            Ok(Message::Record(record)) => apply_record(shard, counts, untold.as_deref_mut(), &record),
             Ok(Message::Ack(_) | Message::Done { .. } | Message::Other) => Ok(()),
             Err(error) => Err(error),
         };
@@ -423,12 +442,21 @@ fn apply_frame(shard: &mut Shard, counts: &mut Counts, frame: &[u8]) -> Result<(
 }
 
 #[inline]
-fn apply_record(shard: &mut Shard, counts: &mut Counts, record: &Record<'_>) -> Result<(), ParseError> {
+fn apply_record(
+    shard: &mut Shard,
+    counts: &mut Counts,
+    untold: Option<&mut Untold>,
+    record: &Record<'_>,
+) -> Result<(), ParseError> {
     match record.subject() {
         Subject::Flow => {}
         Subject::Expect => {
             counts.events_expect += 1;
-            let applied = shard.apply_expectation(record.event(), &record.expect()?);
+            let expectation = record.expect()?;
+            if record.event() == Event::New {
+                untold.into_iter().for_each(|untold| untold.note(&expectation, now_ms()));
+            }
+            let applied = shard.apply_expectation(record.event(), &expectation);
             counts.expectations_refused += u64::from(applied == Applied::Full);
             return Ok(());
         }
@@ -443,6 +471,10 @@ fn apply_record(shard: &mut Shard, counts: &mut Counts, record: &Record<'_>) -> 
     let flow = record.flow()?;
     if let Some(event_ns) = flow.event_ns {
         shard.set_time(event_ns / NS_PER_MS); // it may have waited in the socket since
+    }
+    if event == Event::Destroy && untold.is_some_and(|untold| untold.has_moved(&flow)) {
+        counts.moved += 1;
+        return Ok(());
     }
     note(counts, shard.apply(event, &flow));
     Ok(())
@@ -490,7 +522,7 @@ mod tests {
         request::create(&mut writer, 1, &FlowChange { flow, ..FlowChange::default() }, IfExists::Change).unwrap();
         let mut shard = Shard::new(10);
         shard.set_time(9_000);
-        apply_frame(&mut shard, &mut Counts::default(), writer.bytes()).unwrap();
+        apply_frame(&mut shard, &mut Counts::default(), None, writer.bytes()).unwrap();
         let mut shown = Vec::new();
         (0..256).for_each(|bucket| shard.show(bucket, 0, &mut shown));
         Entries::new(&shown).next().unwrap().unwrap().0.changed_ms

@@ -15,8 +15,8 @@ use ctflow_engine::isolated;
 use ctflow_engine::kernel::commit::is_held;
 use ctflow_engine::kernel::dump::{Dump, Progress};
 use ctflow_engine::lab::gateways::{Gateways, SYNC, Which};
-use ctflow_engine::lab::topology::{FIREWALL_INSIDE, REDIRECTED, SERVER, SERVER6};
-use ctflow_engine::lab::traffic::{Heard, Streams, Target};
+use ctflow_engine::lab::topology::{FIREWALL_INSIDE, FTP_PORT, REDIRECTED, SERVER, SERVER6, follow_ftp};
+use ctflow_engine::lab::traffic::{FtpSession, Heard, Streams, Target, serve_ftp};
 use ctflow_engine::lab::{Host, Lab, sysctl};
 use ctflow_engine::link::{LinkSettings, Transport};
 use ctflow_engine::nft::{self, Chain, Hook, Ruleset};
@@ -406,6 +406,81 @@ fn a_firewall_dies_and_no_connection_notices() {
             gateways.activate(Which::Other).unwrap();
             std::thread::sleep(Duration::from_millis(500));
             all_alive(&streams.finish(), targets.len());
+        }
+    });
+}
+
+#[test]
+fn flows_that_leave_with_their_address_are_not_lost_to_the_peer() {
+    isolated!({
+        let gateways = Gateways::build(&Lab::enter().unwrap()).unwrap();
+        let start = |which: Which| start(gateway(which, HOT), gateways.firewall(which));
+        let (one, other) = (start(Which::One), start(Which::Other));
+        let streams = Streams::start(&gateways.client, &targets()).unwrap();
+        let held = || gateways.firewall(Which::Other).run(counted);
+        until("all are held", &[&one, &other], || held() == (0, 8));
+        let before = one.totals().flows;
+        // The kernel now ends what was masqueraded: by TCP four flows, by UDP one.
+        gateways.deactivate(Which::One).unwrap();
+        until("they have moved", &[&one, &other], || one.totals().moved == 5);
+        std::thread::sleep(Duration::from_millis(100));
+        assert_eq!((one.totals().flows, held()), (before, (0, 8)));
+        other.take_role(Role::Primary).unwrap();
+        gateways.activate(Which::Other).unwrap();
+        all_alive(&streams.finish(), 8);
+    });
+}
+
+#[test]
+fn ftp_goes_on_with_the_data_connections_that_are_there_and_that_are_expected() {
+    isolated!({
+        for takeover in [defaults(), HOT] {
+            let gateways = Gateways::build(&Lab::enter().unwrap()).unwrap();
+            for which in [Which::One, Which::Other] {
+                gateways.firewall(which).run(follow_ftp).unwrap();
+            }
+            let servers = [(SERVER, FTP_PORT), (SERVER6, FTP_PORT)].map(SocketAddr::from);
+            serve_ftp(&gateways.server, &servers).unwrap();
+            let start = |which: Which| start(gateway(which, takeover), gateways.firewall(which));
+            let (one, other) = (start(Which::One), start(Which::Other));
+            one.take_role(Role::Primary).unwrap();
+            other.take_role(Role::Backup).unwrap();
+            let mut sessions = gateways.client.run(move || {
+                let open = |server: SocketAddr| {
+                    let mut session = FtpSession::open(server).unwrap();
+                    session.announce().unwrap();
+                    session
+                };
+                [servers, servers].concat().into_iter().map(open).collect::<Vec<_>>()
+            });
+            // Of each family one has its data on the way, one has it expected.
+            let (running, waiting) = sessions.split_at_mut(2);
+            let transfers: Vec<_> = running.iter_mut().map(|session| session.begin(150).unwrap()).collect();
+            let expected =
+                |engine: &Engine| status(engine).replicas.iter().map(|replica| replica.expectations).sum::<u64>();
+            until("all is replicated", &[&one, &other], || held(&other) == 6 && expected(&other) == 2);
+            // What the helper has made of sequence numbers no event tells: it is asked for a little later.
+            std::thread::sleep(Duration::from_millis(300));
+            gateways.cut_off(Which::One).unwrap();
+            drop(one);
+            let changed = other.take_role(Role::Primary).unwrap();
+            assert_eq!(changed.missing, Vec::<String>::new());
+            gateways.activate(Which::Other).unwrap();
+            for session in waiting {
+                let transfer = session.begin(3).unwrap();
+                session.finish(transfer).unwrap();
+            }
+            for (session, transfer) in running.iter_mut().zip(transfers) {
+                session.finish(transfer).unwrap();
+            }
+            // Who reads along goes on: the next is expected by the second firewall itself.
+            gateways.client.run(move || {
+                for mut session in sessions {
+                    session.announce().unwrap();
+                    let transfer = session.begin(3).unwrap();
+                    session.finish(transfer).unwrap();
+                }
+            });
         }
     });
 }

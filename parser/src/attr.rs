@@ -25,7 +25,8 @@ pub struct Attrs<'a> {
 impl<'a> Attrs<'a> {
     /// Walks `bytes`, which begin `offset` bytes into their frame.
     #[inline]
-    pub(crate) fn new(bytes: &'a [u8], offset: usize) -> Self {
+    #[must_use]
+    pub fn new(bytes: &'a [u8], offset: usize) -> Self {
         Self { rest: bytes, end: offset.saturating_add(bytes.len()) }
     }
 

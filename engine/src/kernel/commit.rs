@@ -172,8 +172,6 @@ pub fn of_existing(change: FlowChange<'_>) -> FlowChange<'_> {
         status: change.flow.status.map(|status| status | expected),
         master: None,
         helper: None,
-        seqadj_orig: None,
-        seqadj_reply: None,
         synproxy: None,
         ..change.flow
     };

@@ -4,6 +4,7 @@ pub mod batch;
 pub mod commit;
 pub mod dump;
 mod error;
+pub(crate) mod local;
 pub(crate) mod purge;
 pub mod request;
 

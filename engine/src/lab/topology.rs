@@ -97,6 +97,19 @@ impl Firewall {
     }
 }
 
+/// FTP's control connections.
+pub const FTP_PORT: u16 = 21;
+
+/// Has the calling thread's namespace read along in FTP, to expect its data connections.
+///
+/// # Errors
+/// [`LabError::Netlink`] where the kernel has no such helper.
+pub fn follow_ftp() -> Result<(), LabError> {
+    let rule = Rule::new().destination_port(IPPROTO_TCP, FTP_PORT).set_helper("ftp");
+    let ruleset = Ruleset::new("ctflow-lab-ftp").helper("ftp", IPPROTO_TCP);
+    Ok(ruleset.chain(Chain::filter("prerouting", Hook::Prerouting).rule(rule)).apply()?)
+}
+
 /// Every address and port on which the server echoes.
 #[must_use]
 pub fn server_addresses() -> Vec<SocketAddr> {

@@ -6,11 +6,13 @@
 
 mod echo;
 mod flood;
+mod ftp;
 mod paced;
 mod streams;
 
 pub use echo::Echo;
 pub use flood::Flood;
+pub use ftp::{FtpSession, Transfer, serve_ftp};
 pub use paced::{Progress, Running, Traffic};
 pub use streams::{Heard, Streams, Target};
 

@@ -26,14 +26,29 @@ const BATCH_BYTES: usize = 160 * 1024;
 #[derive(Debug, Clone)]
 pub struct Ruleset {
     table: String,
+    helpers: Vec<Helper>,
     chains: Vec<Chain>,
+}
+
+/// A connection tracking helper by the name that rules call it.
+#[derive(Debug, Clone)]
+struct Helper {
+    name: String,
+    protocol: u8,
 }
 
 impl Ruleset {
     /// An empty table of the `inet` family.
     #[must_use]
     pub fn new(table: &str) -> Self {
-        Self { table: table.to_owned(), chains: Vec::new() }
+        Self { table: table.to_owned(), helpers: Vec::new(), chains: Vec::new() }
+    }
+
+    /// `ct helper <name> { type "<name>" protocol <protocol> }`, for [`Rule::set_helper`].
+    #[must_use]
+    pub fn helper(mut self, name: &str, protocol: u8) -> Self {
+        self.helpers.push(Helper { name: name.to_owned(), protocol });
+        self
     }
 
     /// Adds a chain.
@@ -63,8 +78,23 @@ impl Ruleset {
         batch.bracket(NFNL_MSG_BATCH_BEGIN)?;
         batch.clear(&self.table)?;
         batch.table(&self.table)?;
+        self.helpers.iter().try_for_each(|helper| helper.write(batch, &self.table))?;
         self.chains.iter().try_for_each(|chain| chain.write(batch, &self.table))?;
         batch.bracket(NFNL_MSG_BATCH_END)
+    }
+}
+
+impl Helper {
+    fn write(&self, batch: &mut Batch<'_>, table: &str) -> Result<(), Full> {
+        batch.add(format!("add ct helper {table} {}", self.name), NFT_MSG_NEWOBJ, |message| {
+            message.text(NFTA_OBJ_TABLE, table)?;
+            message.text(NFTA_OBJ_NAME, &self.name)?;
+            message.be32(NFTA_OBJ_TYPE, NFT_OBJECT_CT_HELPER)?;
+            message.nest(NFTA_OBJ_DATA, |helper| {
+                helper.text(NFTA_CT_HELPER_NAME, &self.name)?;
+                helper.u8(NFTA_CT_HELPER_L4PROTO, self.protocol)
+            })
+        })
     }
 }
 
@@ -89,7 +119,8 @@ impl Loader {
     /// [`NetlinkError::Refused`] naming the part that the kernel refused, after which everything is as it was.
     pub fn load(&self, ruleset: &Ruleset) -> Result<(), NetlinkError> {
         let rules = ruleset.chains.iter().map(|chain| 1 + chain.rules.len()).sum::<usize>();
-        self.perform(&format!("load nftables table {}", ruleset.table), CLEAR + 1 + rules, |batch| ruleset.write(batch))
+        let last = CLEAR + 1 + ruleset.helpers.len() + rules;
+        self.perform(&format!("load nftables table {}", ruleset.table), last, |batch| ruleset.write(batch))
     }
 
     /// Removes a table, if it is there, and all that is in it.
@@ -362,6 +393,12 @@ impl Rule {
             .load(Expression::StoreFlow(NFT_CT_LABELS))
     }
 
+    /// `ct helper set "<name>"`, one that the ruleset has.
+    #[must_use]
+    pub fn set_helper(self, name: &str) -> Self {
+        self.load(Expression::Helper(name.to_owned()))
+    }
+
     /// `masquerade`: the source becomes the output link's address.
     #[must_use]
     pub fn masquerade(self) -> Self {
@@ -438,6 +475,7 @@ enum Expression {
         value: Vec<u8>,
     },
     Verdict(u32),
+    Helper(String),
     NoTrack,
     Masquerade,
     /// The address in register 1, the port in register 2.
@@ -461,6 +499,7 @@ impl Expression {
             Self::Mask(_) => "bitwise",
             Self::Compare { .. } => "cmp",
             Self::Value { .. } | Self::Verdict(_) => "immediate",
+            Self::Helper(_) => "objref",
             Self::NoTrack => "notrack",
             Self::Masquerade => "masq",
             Self::TranslateDestination => "nat",
@@ -505,6 +544,10 @@ impl Expression {
                 data.nest(NFTA_IMMEDIATE_DATA, |immediate| {
                     immediate.nest(NFTA_DATA_VERDICT, |code| code.be32(NFTA_VERDICT_CODE, *verdict))
                 })
+            }
+            Self::Helper(name) => {
+                data.be32(NFTA_OBJREF_IMM_TYPE, NFT_OBJECT_CT_HELPER)?;
+                data.text(NFTA_OBJREF_IMM_NAME, name)
             }
             Self::NoTrack | Self::Masquerade => Ok(()),
             Self::TranslateDestination => numbers(

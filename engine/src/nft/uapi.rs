@@ -26,6 +26,7 @@ pub(super) const NFT_MSG_NEWTABLE: u8 = 0;
 pub(super) const NFT_MSG_DELTABLE: u8 = 2;
 pub(super) const NFT_MSG_NEWCHAIN: u8 = 3;
 pub(super) const NFT_MSG_NEWRULE: u8 = 6;
+pub(super) const NFT_MSG_NEWOBJ: u8 = 18;
 pub(super) const NFTA_LIST_ELEM: u16 = 1;
 pub(super) const NFTA_HOOK_HOOKNUM: u16 = 1;
 pub(super) const NFTA_HOOK_PRIORITY: u16 = 2;
@@ -43,7 +44,17 @@ pub(super) const NFTA_VERDICT_CODE: u16 = 1;
 pub(super) const NFTA_EXPR_NAME: u16 = 1;
 pub(super) const NFTA_EXPR_DATA: u16 = 2;
 
+pub(super) const NFTA_OBJ_TABLE: u16 = 1;
+pub(super) const NFTA_OBJ_NAME: u16 = 2;
+pub(super) const NFTA_OBJ_TYPE: u16 = 3;
+pub(super) const NFTA_OBJ_DATA: u16 = 4;
+pub(super) const NFT_OBJECT_CT_HELPER: u32 = 3;
+pub(super) const NFTA_CT_HELPER_NAME: u16 = 1;
+pub(super) const NFTA_CT_HELPER_L4PROTO: u16 = 3;
+
 // nf_tables.h: expressions
+pub(super) const NFTA_OBJREF_IMM_TYPE: u16 = 1;
+pub(super) const NFTA_OBJREF_IMM_NAME: u16 = 2;
 pub(super) const NFT_REG_VERDICT: u32 = 0;
 pub(super) const NFT_REG_1: u32 = 1;
 pub(super) const NFT_REG_2: u32 = 2;

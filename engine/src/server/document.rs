@@ -75,6 +75,7 @@ pub(super) struct Engine {
     pub(super) events_new: u64,
     pub(super) events_update: u64,
     pub(super) events_destroy: u64,
+    pub(super) moved: u64,
     pub(super) events_expect: u64,
     pub(super) events_lost: u64,
     pub(super) malformed: u64,

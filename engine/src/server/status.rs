@@ -191,6 +191,7 @@ fn engine(world: &World, totals: &Counts) -> Engine {
         events_new: totals.events_new,
         events_update: totals.events_update,
         events_destroy: totals.events_destroy,
+        moved: totals.moved,
         events_expect: totals.events_expect,
         events_lost: totals.events_lost,
         malformed: totals.malformed,

@@ -12,6 +12,7 @@ use ctflow_engine::lab::{Host, Lab, link};
 use ctflow_engine::link::{LinkSettings, Transport};
 use ctflow_engine::publish::Choice;
 use ctflow_engine::replication::{ReplicationSettings, ReplicationStatus};
+use ctflow_engine::socket::{EventMask, Options};
 use ctflow_engine::takeover;
 use ctflow_parser::filter::DumpFilter;
 use ctflow_parser::record::Record;
@@ -44,6 +45,7 @@ pub(crate) fn settings(end: usize, workers: u32, transport: Transport) -> Settin
     Settings {
         workers,
         pin: false,
+        socket: Options { events: EventMask::ALL, ..Options::default() },
         replication: Some(ReplicationSettings {
             node,
             links: vec![LinkSettings { transport, local, peers, interface }],

@@ -1,0 +1,170 @@
+//! Whether an address is this host's.
+//!
+//! The kernel ends flows that were masqueraded behind an address when the address leaves, or its link is switched off
+//! (`nf_nat_masquerade`), and so it does when a firewall steps back. Those flows have not ended: they have moved with the
+//! address, and to peers they are still worth what they were.
+
+use std::net::IpAddr;
+use std::ops::Range;
+
+use ctflow_parser::attr::Attrs;
+use ctflow_parser::uapi::{AF_INET, AF_INET6, AF_UNSPEC, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR};
+use ctflow_parser::write::{Full, Writer};
+
+use crate::sys::netlink::{NetlinkSocket, Protocol};
+
+// rtnetlink.h, if_addr.h, if.h: https://github.com/torvalds/linux/blob/v6.18/include/uapi/linux/rtnetlink.h
+const RTM_NEWLINK: u16 = 16;
+const RTM_GETLINK: u16 = 18;
+const RTM_NEWADDR: u16 = 20;
+const RTM_GETADDR: u16 = 22;
+const IFA_ADDRESS: u16 = 1;
+const IFA_LOCAL: u16 = 2;
+const IFF_UP: u32 = 1;
+
+/// Both requests take 32 bytes.
+const REQUEST_BYTES: usize = 32;
+/// As large as parts of a dump get.
+const ANSWER_BYTES: usize = 32 * 1024;
+// Where numbers stand in a message: in its header, in `ifaddrmsg` and in `ifinfomsg`.
+const LENGTH: Range<usize> = 0..4;
+const KIND: Range<usize> = 4..6;
+const ADDRESS_LINK: Range<usize> = 20..24;
+const ADDRESS_ATTRIBUTES: usize = 24;
+const LINK_FLAGS: Range<usize> = 24..28;
+
+/// Asks the kernel, and keeps the last answer for a while.
+#[derive(Debug, Default)]
+pub(crate) struct LocalAddresses {
+    socket: Option<NetlinkSocket>,
+    last: Option<(IpAddr, bool)>,
+}
+
+impl LocalAddresses {
+    /// Asks anew from here on.
+    pub(crate) fn forget(&mut self) {
+        self.last = None;
+    }
+
+    /// Whether `address` is that of a link which is switched on, in the calling thread's network namespace; yes, where the
+    /// kernel does not say.
+    pub(crate) fn contains(&mut self, address: IpAddr) -> bool {
+        if let Some((_, local)) = self.last.filter(|(last, _)| *last == address) {
+            return local;
+        }
+        let local = self.ask(address).unwrap_or(true);
+        self.last = Some((address, local));
+        local
+    }
+
+    fn ask(&mut self, address: IpAddr) -> Option<bool> {
+        let socket = match &mut self.socket {
+            Some(socket) => socket,
+            none => none.insert(NetlinkSocket::open(Protocol::Route).ok()?),
+        };
+        let family = if address.is_ipv4() { AF_INET } else { AF_INET6 };
+        let mut link = None;
+        let addresses = |message: &mut Writer<'_>| message.raw(&[family, 0, 0, 0, 0, 0, 0, 0]);
+        ask(socket, RTM_GETADDR, NLM_F_REQUEST | NLM_F_DUMP, addresses, |kind, message| {
+            if kind == RTM_NEWADDR && address_of(message) == Some(address) {
+                link = number(message, ADDRESS_LINK);
+            }
+        })?;
+        let Some(link) = link else { return Some(false) };
+        let mut up = false;
+        let this_link = |message: &mut Writer<'_>| {
+            message.raw(&[AF_UNSPEC, 0, 0, 0])?;
+            message.raw(&link.to_ne_bytes())?;
+            message.raw(&[0; 8])
+        };
+        ask(socket, RTM_GETLINK, NLM_F_REQUEST, this_link, |kind, message| {
+            up = kind == RTM_NEWLINK && number(message, LINK_FLAGS).is_some_and(|flags| flags & IFF_UP != 0);
+        })?;
+        Some(up)
+    }
+}
+
+/// Asks one thing, and hands each message of the answer to `each`, with its kind. Nothing where the answer is none.
+fn ask(
+    socket: &NetlinkSocket,
+    kind: u16,
+    flags: u16,
+    body: impl FnOnce(&mut Writer<'_>) -> Result<(), Full>,
+    mut each: impl FnMut(u16, &[u8]),
+) -> Option<()> {
+    let mut request = [0; REQUEST_BYTES];
+    let mut writer = Writer::new(&mut request);
+    writer.message(kind, flags, 1, body).ok()?;
+    socket.send(writer.bytes()).ok()?;
+    let mut answer = vec![0; ANSWER_BYTES];
+    loop {
+        let length = socket.receive(&mut answer).ok()?; // it was queued within the call
+        let mut rest = answer.get(..length)?;
+        while !rest.is_empty() {
+            let message = rest.get(..usize::try_from(number(rest, LENGTH)?).ok()?)?;
+            let kind = u16::from_ne_bytes(message.get(KIND)?.try_into().ok()?);
+            match kind {
+                NLMSG_DONE | NLMSG_ERROR => return Some(()),
+                _ => each(kind, message),
+            }
+            rest = rest.get(message.len().next_multiple_of(4)..).unwrap_or_default();
+        }
+        if flags & NLM_F_DUMP == 0 {
+            return Some(());
+        }
+    }
+}
+
+fn number(message: &[u8], place: Range<usize>) -> Option<u32> {
+    Some(u32::from_ne_bytes(message.get(place)?.try_into().ok()?))
+}
+
+/// The address that a message is about; of the two that a point-to-point link has, the near one.
+fn address_of(message: &[u8]) -> Option<IpAddr> {
+    let attributes = Attrs::new(message.get(ADDRESS_ATTRIBUTES..)?, ADDRESS_ATTRIBUTES);
+    let mut address = None;
+    for attr in attributes.flatten() {
+        if attr.kind == IFA_LOCAL || attr.kind == IFA_ADDRESS && address.is_none() {
+            address = match attr.payload.len() {
+                4 => <[u8; 4]>::try_from(attr.payload).ok().map(IpAddr::from),
+                _ => <[u8; 16]>::try_from(attr.payload).ok().map(IpAddr::from),
+            };
+        }
+    }
+    address
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lab::{Lab, link::Links};
+
+    #[test]
+    fn an_address_is_local_as_long_as_its_link_has_it_and_is_up() {
+        crate::isolated!({
+            let lab = Lab::enter().unwrap();
+            let host = lab.host("other").unwrap();
+            let links = Links::open().unwrap();
+            links.veth("a", "b", host.namespace()).unwrap();
+            links.up("a").unwrap();
+            let mut local = LocalAddresses::default();
+            for address in ["192.0.2.1", "2001:db8::1"].map(|address| address.parse::<IpAddr>().unwrap()) {
+                let prefix = if address.is_ipv4() { 24 } else { 64 };
+                let mut contains = || {
+                    local.forget();
+                    local.contains(address)
+                };
+                assert!(!contains());
+                links.address("a", address, prefix).unwrap();
+                assert!(contains());
+                links.down("a").unwrap();
+                assert!(!contains());
+                links.up("a").unwrap();
+                let _ = links.address("a", address, prefix); // one of IPv6 leaves with the link's going down
+                assert!(contains());
+                links.no_address("a", address, prefix).unwrap();
+                assert!(!contains());
+            }
+        });
+    }
+}

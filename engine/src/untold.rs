@@ -1,0 +1,69 @@
+//! What events do not say, and replicas must know: how a helper adjusts a flow's sequence numbers ([`renewal`](crate::renewal)),
+//! and that a flow has not ended but moved away with its address ([`local`](crate::kernel::local)).
+//!
+//! A flow that has moved stays in its shard, and with the peers, until the kernel of a firewall that steps back is cleared:
+//! then a resync finds that it is not there.
+
+use std::time::Instant;
+
+use ctflow_parser::expect::ExpectView;
+use ctflow_parser::flow::FlowView;
+use ctflow_parser::uapi::IPS_SRC_NAT;
+
+use crate::kernel::KernelError;
+use crate::kernel::local::LocalAddresses;
+use crate::limits::MOVED_KEPT;
+use crate::renewal::Renewals;
+
+/// What one worker finds out besides.
+#[derive(Debug)]
+pub(crate) struct Untold {
+    /// Of the worker that hears of expectations.
+    renewals: Option<Renewals>,
+    local: LocalAddresses,
+    /// When the first flow moved that is still held.
+    moved: Option<Instant>,
+}
+
+impl Untold {
+    /// In the calling thread's network namespace, which must be the worker's.
+    ///
+    /// # Errors
+    /// [`KernelError::Open`].
+    pub(crate) fn open(hears_of_expectations: bool) -> Result<Self, KernelError> {
+        let renewals = hears_of_expectations.then(Renewals::open).transpose()?;
+        Ok(Self { renewals, local: LocalAddresses::default(), moved: None })
+    }
+
+    /// Events come that happened after this.
+    pub(crate) fn begin_round(&mut self) {
+        self.local.forget();
+    }
+
+    /// An expectation is new.
+    pub(crate) fn note(&mut self, expectation: &ExpectView<'_>, now_ms: u64) {
+        self.renewals.iter_mut().for_each(|renewals| renewals.note(expectation, now_ms));
+    }
+
+    /// Whether this flow, which the kernel says has ended, did so before its time and because the address behind which it was
+    /// hidden has left.
+    pub(crate) fn has_moved(&mut self, flow: &FlowView<'_>) -> bool {
+        let hidden = flow.status.unwrap_or(0) & IPS_SRC_NAT != 0 && flow.timeout.unwrap_or(0) > 0;
+        let moved = hidden && flow.reply.is_some_and(|reply| !self.local.contains(reply.dst));
+        if moved {
+            self.moved.get_or_insert_with(Instant::now);
+        }
+        moved
+    }
+
+    /// In how many milliseconds there is something to do.
+    pub(crate) fn due_in_ms(&self, now_ms: u64) -> Option<u64> {
+        self.renewals.as_ref().and_then(|renewals| renewals.due_in_ms(now_ms))
+    }
+
+    /// Does what is due; whether it is time to compare with the kernel what has moved.
+    pub(crate) fn act(&mut self, now_ms: u64) -> bool {
+        self.renewals.iter_mut().for_each(|renewals| renewals.renew(now_ms));
+        self.moved.take_if(|since| since.elapsed() >= MOVED_KEPT).is_some()
+    }
+}
