@@ -29,6 +29,7 @@ usage: ctflow-perf [--rounds N] [--flows N] [--rate N] [--program PATH] [SCENARI
   lag             time from an event in the kernel to the replica
   return          how soon a replica is equal after a restart, and after 30 s without a link
   commit          time of putting a full replica into the kernel, beside conntrackd's
+  takeover        how long connections are silent when a firewall dies, beside conntrackd's
 
 All of these scenarios are run unless some are named. Needs no root but for the socket buffer of burst.
 ";
@@ -108,7 +109,7 @@ mod tests {
         assert!(
             parsed("lists")
                 .unwrap_err()
-                .contains("events, burst, list, json, delete, load, replicate, loss, lag, return, commit")
+                .contains("events, burst, list, json, delete, load, replicate, loss, lag, return, commit, takeover")
         );
     }
 

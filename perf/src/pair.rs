@@ -12,6 +12,7 @@ use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
 use ctflow_engine::kernel::request::Requester;
+use ctflow_engine::lab::gateways::{Gateways, Which};
 use ctflow_engine::lab::link::Links;
 use ctflow_engine::lab::{Host, Lab, LabError, sysctl};
 use ctflow_engine::nft::{Chain, Hook, Rule, Ruleset};
@@ -73,8 +74,16 @@ impl Side {
 /// The network of this module's picture. It is gone with the value and the processes in it.
 #[derive(Debug)]
 pub(crate) struct Pair {
-    primary: Host,
-    backup: Host,
+    hosts: Hosts,
+}
+
+/// Whose the hosts are.
+#[derive(Debug)]
+enum Hosts {
+    /// There is nothing but the cable.
+    Alone { primary: Host, backup: Host },
+    /// They are firewalls between a client and a server.
+    Gateways(Box<Gateways>),
 }
 
 impl Pair {
@@ -84,9 +93,11 @@ impl Pair {
     /// When namespaces are not to be had.
     pub(crate) fn build() -> Result<Self, Failure> {
         let lab = Lab::enter()?;
-        let pair = Self { primary: lab.host(Side::Primary.name())?, backup: lab.host(Side::Backup.name())? };
-        let far = pair.backup.namespace().try_clone_to_owned().map_err(Failure::system("keep a namespace"))?;
-        pair.primary.run(move || Links::open()?.veth(LINK, LINK, std::os::fd::AsFd::as_fd(&far)))?;
+        let (primary, backup) = (lab.host(Side::Primary.name())?, lab.host(Side::Backup.name())?);
+        let pair = Self { hosts: Hosts::Alone { primary, backup } };
+        let backup = pair.host(Side::Backup);
+        let far = backup.namespace().try_clone_to_owned().map_err(Failure::system("keep a namespace"))?;
+        pair.host(Side::Primary).run(move || Links::open()?.veth(LINK, LINK, std::os::fd::AsFd::as_fd(&far)))?;
         for side in [Side::Primary, Side::Backup] {
             pair.host(side).run(move || {
                 let links = Links::open()?;
@@ -97,11 +108,30 @@ impl Pair {
         Ok(pair)
     }
 
+    /// The firewalls of a network with connections through it; the first is the primary. Their cable is of the same name,
+    /// with the same addresses.
+    pub(crate) fn of(gateways: Gateways) -> Self {
+        Self { hosts: Hosts::Gateways(Box::new(gateways)) }
+    }
+
+    /// The network whose firewalls they are.
+    ///
+    /// # Errors
+    /// There is none.
+    pub(crate) fn gateways(&self) -> Result<&Gateways, Failure> {
+        match &self.hosts {
+            Hosts::Gateways(gateways) => Ok(gateways),
+            Hosts::Alone { .. } => Err(Failure::Unreadable("a network of which there is none".to_owned())),
+        }
+    }
+
     /// One of the hosts.
     pub(crate) fn host(&self, side: Side) -> &Host {
-        match side {
-            Side::Primary => &self.primary,
-            Side::Backup => &self.backup,
+        match (&self.hosts, side) {
+            (Hosts::Alone { primary, .. }, Side::Primary) => primary,
+            (Hosts::Alone { backup, .. }, Side::Backup) => backup,
+            (Hosts::Gateways(gateways), Side::Primary) => gateways.firewall(Which::One),
+            (Hosts::Gateways(gateways), Side::Backup) => gateways.firewall(Which::Other),
         }
     }
 
@@ -111,7 +141,7 @@ impl Pair {
     /// When the setting cannot be written.
     pub(crate) fn stamp(&self, stamped: bool) -> Result<(), Failure> {
         let value = if stamped { "1" } else { "0" };
-        Ok(self.primary.run(move || sysctl::write("net/netfilter/nf_conntrack_timestamp", value))?)
+        Ok(self.host(Side::Primary).run(move || sysctl::write("net/netfilter/nf_conntrack_timestamp", value))?)
     }
 
     /// Empties the table of one of them.
@@ -160,7 +190,7 @@ impl Pair {
             let links = Links::open()?;
             if connected { links.up(LINK) } else { links.down(LINK) }
         };
-        Ok(self.primary.run(switch)?)
+        Ok(self.host(Side::Primary).run(switch)?)
     }
 
     /// Bytes that the primary has sent and received over the cable so far, headers included.
@@ -169,7 +199,10 @@ impl Pair {
     /// Without `/proc`.
     pub(crate) fn wire(&self) -> Result<Wire, Failure> {
         const PATH: &str = "/proc/thread-self/net/dev";
-        let text = self.primary.run(|| fs::read_to_string(PATH)).map_err(Failure::system(format!("read {PATH}")))?;
+        let text = self
+            .host(Side::Primary)
+            .run(|| fs::read_to_string(PATH))
+            .map_err(Failure::system(format!("read {PATH}")))?;
         let bytes = procfs::link_bytes(&text, LINK).ok_or_else(|| Failure::Unreadable(PATH.to_owned()))?;
         Ok(Wire { received: bytes.0, sent: bytes.1 })
     }
@@ -192,8 +225,8 @@ impl Pair {
     }
 
     fn on_both(&self, work: impl Fn() -> Result<(), LabError> + Copy + Send + 'static) -> Result<(), Failure> {
-        self.primary.run(work)?;
-        Ok(self.backup.run(work)?)
+        self.host(Side::Primary).run(work)?;
+        Ok(self.host(Side::Backup).run(work)?)
     }
 }
 
@@ -227,9 +260,9 @@ mod tests {
     fn datagrams_cross_unless_they_are_lost_or_the_link_is_down() {
         ctflow_engine::isolated!({
             let pair = Pair::build().unwrap();
-            let there = pair.backup.run(|| UdpSocket::bind((Side::Backup.address(), 7000))).unwrap();
+            let there = pair.host(Side::Backup).run(|| UdpSocket::bind((Side::Backup.address(), 7000))).unwrap();
             there.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
-            let here = pair.primary.run(|| UdpSocket::bind((Side::Primary.address(), 0))).unwrap();
+            let here = pair.host(Side::Primary).run(|| UdpSocket::bind((Side::Primary.address(), 0))).unwrap();
             let crosses = || {
                 let _ = here.send_to(b"x", (Side::Backup.address(), 7000));
                 there.recv(&mut [0]).is_ok()

@@ -44,7 +44,14 @@ pub(crate) struct Suite {
     /// `ctflowd`, `conntrackd`.
     daemon: Program,
     folder: TempDir,
+    /// More of the configuration: ctflow's sections, or what stands in conntrackd's `Sync`.
+    more: &'static str,
 }
+
+/// Replicas go into the kernel as they come.
+const HOT: &str = "[sync]\nhot = true\n";
+/// Expectations are replicated, too, which ours always are.
+const EXPECTING: &str = "  Options { ExpectationSync On }\n";
 
 impl Suite {
     /// ctflow's: links are encrypted, by UDP.
@@ -52,13 +59,25 @@ impl Suite {
     /// # Errors
     /// When files cannot be written.
     pub(crate) fn ours(programs: &Programs) -> Result<Self, Failure> {
+        Self::ours_with(programs, "")
+    }
+
+    /// The same in hot mode.
+    ///
+    /// # Errors
+    /// When files cannot be written.
+    pub(crate) fn hot(programs: &Programs) -> Result<Self, Failure> {
+        Self::ours_with(programs, HOT)
+    }
+
+    fn ours_with(programs: &Programs, more: &'static str) -> Result<Self, Failure> {
         let (folder, client) = (folder()?, programs.ours.clone());
         let path = fs::canonicalize(&client.path).map_err(Failure::system("find ctflow"))?;
         let daemon = folder.path().join("ctflowd"); // by which name it takes the daemon's letters
         symlink(path, &daemon).map_err(Failure::system("link ctflow"))?;
         let key = folder.path().join("key").display().to_string();
         Process::start(&client, &["keygen", &key])?.run_out(RUN_LONGEST)?;
-        Self { kind: Kind::Ctflow, client, daemon: Program::at(daemon), folder }.configured()
+        Self { kind: Kind::Ctflow, client, daemon: Program::at(daemon), folder, more }.configured()
     }
 
     /// conntrack-tools': mode FT-FW, in clear, by UDP, with buffers as large as ours may grow.
@@ -66,8 +85,20 @@ impl Suite {
     /// # Errors
     /// When it is not installed, or files cannot be written.
     pub(crate) fn peer() -> Result<Self, Failure> {
+        Self::peer_with("")
+    }
+
+    /// The same with expectations.
+    ///
+    /// # Errors
+    /// When it is not installed, or files cannot be written.
+    pub(crate) fn peer_expecting() -> Result<Self, Failure> {
+        Self::peer_with(EXPECTING)
+    }
+
+    fn peer_with(more: &'static str) -> Result<Self, Failure> {
         let daemon = Program::installed(PEER)?;
-        Self { kind: Kind::ConntrackTools, client: daemon.clone(), daemon, folder: folder()? }.configured()
+        Self { kind: Kind::ConntrackTools, client: daemon.clone(), daemon, folder: folder()?, more }.configured()
     }
 
     /// Its name in the report.
@@ -81,6 +112,16 @@ impl Suite {
     /// Whether it is ctflow, which can be asked for more.
     pub(crate) fn is_ours(&self) -> bool {
         self.kind == Kind::Ctflow
+    }
+
+    /// Whether its replicas are in the kernel before a takeover.
+    pub(crate) fn is_hot(&self) -> bool {
+        self.more == HOT
+    }
+
+    /// Whether its expectations are committed by a letter of their own.
+    pub(crate) fn expects_apart(&self) -> bool {
+        self.more == EXPECTING
     }
 
     /// Starts it on both sides of a pair whose tables are empty, and waits until they have found each other.
@@ -123,7 +164,8 @@ impl Suite {
              [[link]]\ntransport = \"udp\"\nlocal = \"{own}:3780\"\npeers = [\"{other}:3780\"]\ninterface = \"{LINK}\"\n\
              [security]\nkey_file = \"{folder}/key\"\n\
              [control]\nsocket = \"{folder}/{name}.sock\"\n\
-             [log]\nfile = \"{folder}/{name}.log\"\n"
+             [log]\nfile = \"{folder}/{name}.log\"\n{}",
+            self.more
         )
     }
 
@@ -133,10 +175,11 @@ impl Suite {
         format!(
             "Sync {{\n  Mode FTFW {{ }}\n  UDP {{\n    IPv4_address {own}\n    IPv4_Destination_Address {other}\n    \
              Port 3781\n    Interface {LINK}\n    SndSocketBuffer 8388608\n    RcvSocketBuffer 8388608\n    Checksum on\n  \
-             }}\n}}\n\
+             }}\n{}}}\n\
              General {{\n  HashSize 65536\n  HashLimit 524288\n  LogFile {folder}/{name}.log\n  LockFile \
              {folder}/{name}.lock\n  UNIX {{ Path {folder}/{name}.sock }}\n  NetlinkBufferSize 16777216\n  \
-             NetlinkBufferSizeMaxGrowth 134217728\n}}\n"
+             NetlinkBufferSizeMaxGrowth 134217728\n}}\n",
+            self.more
         )
     }
 }
@@ -218,6 +261,14 @@ impl Running<'_> {
     /// When it does not answer, or refuses.
     pub(crate) fn letters(&self, side: Side, letters: &[&str]) -> Result<(), Failure> {
         self.ask(&self.suite.daemon, side, letters).map(drop)
+    }
+
+    /// Has ctflow's daemon of one side take a role.
+    ///
+    /// # Errors
+    /// When it does not answer, or not completely.
+    pub(crate) fn take_role(&self, side: Side, role: &str) -> Result<(), Failure> {
+        self.ask(&self.suite.client, side, &["role", role]).map(drop)
     }
 
     /// Times that the primary lost events to a full socket buffer.

@@ -13,6 +13,7 @@ mod list;
 mod load;
 mod loss;
 mod replicate;
+mod takeover;
 
 use std::str::FromStr;
 
@@ -47,11 +48,13 @@ pub(crate) enum Scenario {
     Return,
     /// Putting a replica into the kernel.
     Commit,
+    /// Connections through a firewall that dies.
+    Takeover,
 }
 
 impl Scenario {
     /// In the order of the report.
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::Events,
         Self::Burst,
         Self::List,
@@ -63,11 +66,24 @@ impl Scenario {
         Self::Lag,
         Self::Return,
         Self::Commit,
+        Self::Takeover,
     ];
 
     /// What to type for it.
-    const NAMES: [&str; 11] =
-        ["events", "burst", "list", "json", "delete", "load", "replicate", "loss", "lag", "return", "commit"];
+    const NAMES: [&str; 12] = [
+        "events",
+        "burst",
+        "list",
+        "json",
+        "delete",
+        "load",
+        "replicate",
+        "loss",
+        "lag",
+        "return",
+        "commit",
+        "takeover",
+    ];
 
     /// Does the work with both contestants in turns.
     ///
@@ -86,6 +102,7 @@ impl Scenario {
             Self::Lag => lag::run(options, programs),
             Self::Return => comeback::run(options, programs),
             Self::Commit => commit::run(options, programs),
+            Self::Takeover => takeover::run(options, programs),
         }
     }
 }

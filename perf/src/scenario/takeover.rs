@@ -1,0 +1,189 @@
+//! `takeover`: a firewall with connections through it is cut off and its daemon killed; the other one steps in.
+//!
+//! ```text
+//! streams, FTP, and other flows ─► all replicated ─► cut off, daemon killed ─► 0.3 s ─► step in ─► 1 s ─► what is alive?
+//! ```
+//!
+//! To step in is to commit and then to take the addresses, for a packet that came before its flow would make another of it;
+//! and in hot mode, in which the flows are there, to take the addresses at once, and then the role. What is told beyond the
+//! detection is therefore the time of a commit, for which alone the connections have to wait.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ctflow_engine::lab::gateways::{Gateways, Which};
+use ctflow_engine::lab::topology::{FTP_PORT, REDIRECTED, SERVER, SERVER6, follow_ftp};
+use ctflow_engine::lab::traffic::{FtpSession, Heard, Streams, Target, Transfer, serve_ftp};
+use ctflow_engine::lab::{Lab, LabError};
+
+use crate::failure::Failure;
+use crate::options::Options;
+use crate::pair::{Pair, Side};
+use crate::program::Programs;
+use crate::report::{Goal, Row, Table};
+use crate::runs::Runs;
+use crate::statistics::Summary;
+use crate::suite::Suite;
+use crate::table::Table as KernelTable;
+
+/// Flows besides.
+const FLOWS: u32 = 20_000;
+/// How long nobody notices.
+const DETECTION: Duration = Duration::from_millis(300);
+/// How long connections go on by way of the second firewall.
+const AFTERWARDS: Duration = Duration::from_secs(1);
+/// Streams to each kind of target.
+const STREAMS: usize = 4;
+/// Pieces of a transfer that is under way when the firewall fails; and of one that begins afterwards.
+const PIECES: [usize; 2] = [250, 10];
+/// Beyond the detection, in hot mode.
+const HOT_MS: f64 = 100.0;
+
+/// What a takeover did to connections.
+#[derive(Debug)]
+struct Survived {
+    streams: Vec<Heard>,
+    /// FTP transfers that were under way, or expected, and did not come to their end.
+    transfers_broken: u64,
+}
+
+/// By a suite; by ctflow in hot mode as well.
+#[derive(Debug)]
+struct Measured {
+    committed: Survived,
+    hot: Option<Survived>,
+}
+
+/// Runs it.
+///
+/// # Errors
+/// When a program or the network fails. A connection that dies is a figure.
+pub(super) fn run(options: &Options, programs: &Programs) -> Result<Table, Failure> {
+    let (flows, note) = super::flows(options, FLOWS)?;
+    let (ours, hot, peer) = (Suite::ours(programs)?, Suite::hot(programs)?, Suite::peer_expecting()?);
+    let runs = Runs::alternate("takeover", options.rounds, [&ours, &peer], |suite| {
+        let committed = take_over(suite, flows)?;
+        let hot = suite.is_ours().then(|| take_over(&hot, flows)).transpose()?;
+        Ok(Measured { committed, hot })
+    })?;
+    let title = format!(
+        "takeover: {} streams and 2 FTP transfers with {} other flows, noticed after {} ms, {} rounds",
+        targets().len(),
+        super::count(flows),
+        DETECTION.as_millis(),
+        options.rounds
+    );
+    Ok(Table { title, names: [ours.name(), peer.name()], rows: rows(&runs), notes: note.into_iter().collect() })
+}
+
+/// By TCP behind masquerade and by a redirected port, by UDP, and by IPv6.
+fn targets() -> Vec<Target> {
+    let tcp = [REDIRECTED, (SERVER, 80).into(), (SERVER6, 443).into()].map(Target::Tcp);
+    let udp = [(SERVER, 53).into(), (SERVER6, 53).into()].map(Target::Udp);
+    [&tcp[..], &udp].concat().repeat(STREAMS)
+}
+
+/// Two FTP sessions behind masquerade: one has its data on the way, one is to get it.
+struct Transfers {
+    running: (FtpSession, Transfer),
+    waiting: FtpSession,
+}
+
+impl Transfers {
+    fn start(gateways: &Gateways) -> Result<Self, LabError> {
+        let server = (SERVER, FTP_PORT).into();
+        serve_ftp(&gateways.server, &[server])?;
+        gateways.client.run(move || {
+            let mut sessions = [FtpSession::open(server)?, FtpSession::open(server)?];
+            sessions.iter_mut().try_for_each(FtpSession::announce)?;
+            let [mut running, waiting] = sessions;
+            let transfer = running.begin(PIECES[0])?;
+            Ok(Self { running: (running, transfer), waiting })
+        })
+    }
+
+    fn broken(self) -> u64 {
+        let (mut running, transfer) = self.running;
+        let mut waiting = self.waiting;
+        let expected = waiting.begin(PIECES[1]).and_then(|transfer| waiting.finish(transfer));
+        [running.finish(transfer), expected].iter().filter(|outcome| outcome.is_err()).count() as u64
+    }
+}
+
+fn take_over(suite: &Suite, flows: u32) -> Result<Survived, Failure> {
+    let pair = Pair::of(Gateways::build(&Lab::enter()?)?);
+    let gateways = pair.gateways()?;
+    for which in [Which::One, Which::Other] {
+        gateways.firewall(which).run(follow_ftp)?;
+    }
+    let mut running = suite.start(&pair)?;
+    KernelTable::open(pair.host(Side::Primary))?.create(0..flows)?;
+    let streams = Streams::start(&gateways.client, &targets())?;
+    pair.await_quiet()?;
+    let transfers = Transfers::start(gateways)?;
+    thread::sleep(Duration::from_secs(1)); // until they are replicated, too
+
+    let failed = Instant::now();
+    gateways.cut_off(Which::One)?;
+    running.kill(Side::Primary);
+    thread::sleep(DETECTION.saturating_sub(failed.elapsed()));
+    if suite.is_hot() {
+        gateways.activate(Which::Other)?;
+        running.take_role(Side::Backup, "primary")?;
+    } else {
+        running.letters(Side::Backup, &["-c"])?;
+        if suite.expects_apart() {
+            running.letters(Side::Backup, &["-c", "expect"])?;
+        }
+        gateways.activate(Which::Other)?;
+    }
+    let transfers_broken = transfers.broken();
+    thread::sleep(AFTERWARDS);
+    let streams = streams.finish();
+    running.kill(Side::Backup);
+    Ok(Survived { streams, transfers_broken })
+}
+
+fn rows(runs: &Runs<Measured>) -> Vec<Row> {
+    let committed = |figure: &dyn Fn(&Survived) -> f64| runs.summaries(|run| figure(&run.committed));
+    let hot = |figure: &dyn Fn(&Survived) -> f64| {
+        Summary::of(runs.ours.iter().filter_map(|run| run.hot.as_ref()).map(figure))
+    };
+    vec![
+        Row::both("streams that died", committed(&died)).goal(Goal::none),
+        Row::both("FTP transfers that broke, of 2", committed(&broken)).goal(Goal::none),
+        Row::both("TCP silent beyond the detection, ms", committed(&|run| silence(run, is_tcp))).goal_of_peer(1.0),
+        Row::both("UDP silent beyond the detection, ms", committed(&|run| silence(run, is_udp))).goal_of_peer(1.0),
+        Row::single("hot: streams that died", hot(&died)).goal(Goal::none),
+        Row::single("hot: FTP transfers that broke", hot(&broken)).goal(Goal::none),
+        Row::single("hot: TCP silent beyond the detection, ms", hot(&|run| silence(run, is_tcp))).goal(beyond),
+        Row::single("hot: UDP silent beyond the detection, ms", hot(&|run| silence(run, is_udp))).goal(beyond),
+    ]
+}
+
+fn beyond(silence: &Summary) -> Goal {
+    Goal::new(format!("≤ {HOT_MS}"), silence.max <= HOT_MS)
+}
+
+fn died(run: &Survived) -> f64 {
+    run.streams.iter().filter(|stream| stream.died.is_some()).count() as f64
+}
+
+fn broken(run: &Survived) -> f64 {
+    run.transfers_broken as f64
+}
+
+fn is_tcp(target: Target) -> bool {
+    matches!(target, Target::Tcp(_))
+}
+
+fn is_udp(target: Target) -> bool {
+    matches!(target, Target::Udp(_))
+}
+
+/// The longest of those that live.
+fn silence(run: &Survived, counts: fn(Target) -> bool) -> f64 {
+    let alive = run.streams.iter().filter(|stream| counts(stream.target) && stream.died.is_none());
+    let longest = alive.map(|stream| stream.silence).max().unwrap_or_default();
+    super::cost::milliseconds(longest.saturating_sub(DETECTION))
+}
