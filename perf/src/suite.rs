@@ -48,8 +48,8 @@ pub(crate) struct Suite {
     more: &'static str,
 }
 
-/// Replicas go into the kernel as they come.
-const HOT: &str = "[sync]\nhot = true\n";
+/// Replicas go into the kernel as they come, and nothing else comes to a backup.
+const HOT: &str = "[sync]\nhot = true\n[takeover]\nisolate = true\n";
 /// Expectations are replicated, too, which ours always are.
 const EXPECTING: &str = "  Options { ExpectationSync On }\n";
 
@@ -62,7 +62,7 @@ impl Suite {
         Self::ours_with(programs, "")
     }
 
-    /// The same in hot mode.
+    /// The same in hot mode, with backups isolated.
     ///
     /// # Errors
     /// When files cannot be written.
@@ -176,7 +176,7 @@ impl Suite {
             "Sync {{\n  Mode FTFW {{ }}\n  UDP {{\n    IPv4_address {own}\n    IPv4_Destination_Address {other}\n    \
              Port 3781\n    Interface {LINK}\n    SndSocketBuffer 8388608\n    RcvSocketBuffer 8388608\n    Checksum on\n  \
              }}\n{}}}\n\
-             General {{\n  HashSize 65536\n  HashLimit 524288\n  LogFile {folder}/{name}.log\n  LockFile \
+             General {{\n  HashSize 65536\n  HashLimit 4194304\n  LogFile {folder}/{name}.log\n  LockFile \
              {folder}/{name}.lock\n  UNIX {{ Path {folder}/{name}.sock }}\n  NetlinkBufferSize 16777216\n  \
              NetlinkBufferSizeMaxGrowth 134217728\n}}\n",
             self.more
@@ -271,12 +271,12 @@ impl Running<'_> {
         self.ask(&self.suite.client, side, &["role", role]).map(drop)
     }
 
-    /// Times that the primary lost events to a full socket buffer.
+    /// Times that one side lost events to a full socket buffer.
     ///
     /// # Errors
     /// When it does not say.
-    pub(crate) fn overruns(&self) -> Result<u64, Failure> {
-        let text = self.ask(&self.suite.daemon, Side::Primary, &["-s", "runtime"])?;
+    pub(crate) fn overruns(&self, side: Side) -> Result<u64, Failure> {
+        let text = self.ask(&self.suite.daemon, side, &["-s", "runtime"])?;
         overruns(&String::from_utf8_lossy(&text)).ok_or_else(|| Failure::Unreadable("statistics of the run".into()))
     }
 

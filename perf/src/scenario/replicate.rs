@@ -79,7 +79,7 @@ fn replicated(pair: &Pair, suite: &Suite, flows: u32) -> Result<Replicated, Fail
     pair.await_quiet()?;
     let ended = look(&mut running)?;
     let left = running.dumps()?.replicated();
-    let overruns = running.overruns()?;
+    let overruns = running.overruns(Side::Primary)?;
     running.end()?;
     let spent = |side: usize| Spent {
         cpu: (came[side].cpu - began[side].cpu) + (ended[side].cpu - dumped[side].cpu),

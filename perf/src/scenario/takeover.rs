@@ -5,8 +5,9 @@
 //! ```
 //!
 //! To step in is to commit and then to take the addresses, for a packet that came before its flow would make another of it;
-//! and in hot mode, in which the flows are there, to take the addresses at once, and then the role. What is told beyond the
-//! detection is therefore the time of a commit, for which alone the connections have to wait.
+//! and in hot mode, in which the flows are there, to take the addresses at once, and then the role, which ends the backup's
+//! isolation. What is told beyond the detection is therefore the time of a commit, for which alone the connections have to
+//! wait, and in hot mode that from the change of roles to the first packet.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -36,8 +37,9 @@ const AFTERWARDS: Duration = Duration::from_secs(1);
 const STREAMS: usize = 4;
 /// Pieces of a transfer that is under way when the firewall fails; and of one that begins afterwards.
 const PIECES: [usize; 2] = [250, 10];
-/// Beyond the detection, in hot mode.
-const HOT_MS: f64 = 100.0;
+/// Beyond the detection, in hot mode: what TCP tries only now and then, and what comes every 10 ms.
+const HOT_TCP_MS: f64 = 100.0;
+const HOT_UDP_MS: f64 = 50.0;
 
 /// What a takeover did to connections.
 #[derive(Debug)]
@@ -117,6 +119,10 @@ fn take_over(suite: &Suite, flows: u32) -> Result<Survived, Failure> {
         gateways.firewall(which).run(follow_ftp)?;
     }
     let mut running = suite.start(&pair)?;
+    if suite.is_hot() {
+        running.take_role(Side::Primary, "primary")?;
+        running.take_role(Side::Backup, "backup")?;
+    }
     KernelTable::open(pair.host(Side::Primary))?.create(0..flows)?;
     let streams = Streams::start(&gateways.client, &targets())?;
     pair.await_quiet()?;
@@ -154,15 +160,17 @@ fn rows(runs: &Runs<Measured>) -> Vec<Row> {
         Row::both("FTP transfers that broke, of 2", committed(&broken)).goal(Goal::none),
         Row::both("TCP silent beyond the detection, ms", committed(&|run| silence(run, is_tcp))).goal_of_peer(1.0),
         Row::both("UDP silent beyond the detection, ms", committed(&|run| silence(run, is_udp))).goal_of_peer(1.0),
-        Row::single("hot: streams that died", hot(&died)).goal(Goal::none),
-        Row::single("hot: FTP transfers that broke", hot(&broken)).goal(Goal::none),
-        Row::single("hot: TCP silent beyond the detection, ms", hot(&|run| silence(run, is_tcp))).goal(beyond),
-        Row::single("hot: UDP silent beyond the detection, ms", hot(&|run| silence(run, is_udp))).goal(beyond),
+        Row::single("hot, isolated: streams that died", hot(&died)).goal(Goal::none),
+        Row::single("hot, isolated: FTP transfers that broke", hot(&broken)).goal(Goal::none),
+        Row::single("hot, isolated: TCP silent likewise, ms", hot(&|run| silence(run, is_tcp)))
+            .goal(within(HOT_TCP_MS)),
+        Row::single("hot, isolated: UDP silent likewise, ms", hot(&|run| silence(run, is_udp)))
+            .goal(within(HOT_UDP_MS)),
     ]
 }
 
-fn beyond(silence: &Summary) -> Goal {
-    Goal::new(format!("≤ {HOT_MS}"), silence.max <= HOT_MS)
+fn within(most_ms: f64) -> impl FnOnce(&Summary) -> Goal {
+    move |silence| Goal::new(format!("≤ {most_ms}"), silence.median <= most_ms)
 }
 
 fn died(run: &Survived) -> f64 {
