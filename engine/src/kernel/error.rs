@@ -102,6 +102,8 @@ fn hint(error: &io::Error) -> &'static str {
         Some(Errno::INVAL) if !std::path::Path::new("/proc/sys/net/netfilter/nf_conntrack_count").exists() => {
             "; the kernel has no connection tracking: modprobe nf_conntrack_netlink"
         }
+        // Of a new flow: there are as many as there may be.
+        Some(Errno::NOMEM) => "; if the table is full, raise net.netfilter.nf_conntrack_max",
         _ => "",
     }
 }
