@@ -174,7 +174,9 @@ pub(crate) static SECTIONS: [Section; 9] = [
                 takes: "true or false",
                 default: "false",
                 man: "Puts what the peers tell into this machine's kernel at once, so that a takeover has nothing left \
-                      to commit.",
+                      to commit. A flow stays there until its source says that it ended, or nobody confirms it any more; \
+                      an expectation for as long as it was to be awaited when it was told. It takes memory in the kernel, \
+                      and counts towards nf_conntrack_max.",
             },
             Key {
                 name: "min_age_ms",
