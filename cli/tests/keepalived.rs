@@ -110,6 +110,12 @@ impl<'g> Firewall<'g> {
         self.status().is_some_and(|status| status["role"] == role)
     }
 
+    /// Flows that it holds of the other one.
+    fn external(&self) -> usize {
+        let flows = self.status().and_then(|status| status["external"]["flows"].as_u64()).unwrap();
+        usize::try_from(flows).unwrap()
+    }
+
     /// Whether it is a backup that could take over `flows`, and lets nothing in.
     fn waits(&self, flows: usize) -> bool {
         self.status().is_some_and(|status| {
@@ -210,8 +216,9 @@ fn whatever_fails_of_the_primary_the_other_takes_over_and_no_connection_dies() {
             until("one is primary, the other waits", &firewalls, settled);
             let primary = usize::from(firewalls[1].is("primary"));
             let which = firewalls[primary].which;
+            let before = firewalls[1 - primary].external();
             let streams = Streams::start(&gateways.client, &targets).unwrap();
-            until("all is replicated", &firewalls, |all| all[1 - primary].waits(targets.len()));
+            until("all is replicated", &firewalls, |all| all[1 - primary].waits(before + targets.len()));
             match failure {
                 Failure::Process => firewalls[primary].kill_daemon(),
                 Failure::Cable => gateways.unplug(which).unwrap(),

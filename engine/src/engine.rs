@@ -38,7 +38,7 @@ use crate::replication::{self, CommitError, Committed, Prepared, Replication, Re
 use crate::shard::Shard;
 use crate::socket::{EventSocket, Options, SocketError};
 use crate::steer::Share;
-use crate::takeover::{Changed, Isolator, Takeover, become_role};
+use crate::takeover::{Changed, Isolator, Takeover, become_role, flush_later};
 use crate::telling::{self, Ask, Asker, Hearer, Teller};
 use crate::untold::Untold;
 use crate::worker::{Command, Report, Reporter, Truth, Worker};
@@ -417,6 +417,10 @@ impl<'s> Assembly<'s> {
         drop(begun);
         for backend in beginnings.iter().take(count) {
             engine.access.backend = backend?;
+        }
+        let takeover = &engine.access.takeover;
+        if takeover.waits() {
+            flush_later(&engine.access, takeover.settings.purge_after); // what it stopped from before, if it did
         }
         Ok(engine)
     }

@@ -251,9 +251,18 @@ pub const RENEWALS: usize = 2_048;
 /// told of the expectation, unless something takes its core from it.
 pub const RENEWAL_DELAY_MS: u64 = 20;
 
-/// How long a flow that has moved with its address stays in the shard: as long as the kernel of a firewall that steps back
-/// keeps what it tracked.
+/// How long a flow that has moved with its address stays in the shard, unless a resync comes before.
 pub const MOVED_KEPT: Duration = Duration::from_secs(60);
+
+/// How long no resync comes before: longer than the other firewall takes to notice, and to commit four million flows. What is
+/// lost meanwhile, as a firewall steps back, is found afterwards.
+pub const MOVED_HELD: Duration = Duration::from_secs(30);
+
+/// Addresses that flows are hidden behind and that are remembered: more are a pool, which is asked for again and again.
+pub const LOCAL_ADDRESSES: usize = 1_024;
+
+/// How often at most an address is asked for that was not local.
+pub const LOCAL_ASKED_EVERY: Duration = Duration::from_secs(10);
 
 /// Services, and links, that an operator may except from the isolation of a backup. With those and the ports of four links'
 /// peers there are at most 400 rules, which go to the kernel in one message.

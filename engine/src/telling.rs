@@ -33,6 +33,8 @@ pub(crate) enum Ask {
     Digests(u64),
     /// Tell what this selects from here on, and take back what it does not.
     Choice(Arc<Choice>),
+    /// Keep what has moved away no longer than the next resync.
+    ForgetMoved(Reply<()>),
     /// Show a bucket, in the form of the control socket.
     Show(u16, Reply<Vec<u8>>),
     /// Hand on what is received from here on.

@@ -1,10 +1,10 @@
 //! What events do not say, and replicas must know: how a helper adjusts a flow's sequence numbers ([`renewal`](crate::renewal)),
 //! and that a flow has not ended but moved away with its address ([`local`](crate::kernel::local)).
 //!
-//! A flow that has moved stays in its shard, and with the peers, until the kernel of a firewall that steps back is cleared:
-//! then a resync finds that it is not there.
+//! A flow that has moved stays in its shard, and with the peers, while the other firewall takes over: no resync begins for so
+//! long. The next one finds that it is not there.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ctflow_parser::expect::ExpectView;
 use ctflow_parser::flow::FlowView;
@@ -12,7 +12,7 @@ use ctflow_parser::uapi::IPS_SRC_NAT;
 
 use crate::kernel::KernelError;
 use crate::kernel::local::LocalAddresses;
-use crate::limits::MOVED_KEPT;
+use crate::limits::{MOVED_HELD, MOVED_KEPT};
 use crate::renewal::Renewals;
 
 /// What one worker finds out besides.
@@ -45,15 +45,33 @@ impl Untold {
         self.renewals.iter_mut().for_each(|renewals| renewals.note(expectation, now_ms));
     }
 
+    /// A flow begins.
+    pub(crate) fn see(&mut self, flow: &FlowView<'_>) {
+        if let Some(reply) = flow.reply.filter(|_| is_hidden(flow)) {
+            self.local.see(reply.dst);
+        }
+    }
+
     /// Whether this flow, which the kernel says has ended, did so before its time and because the address behind which it was
     /// hidden has left.
     pub(crate) fn has_moved(&mut self, flow: &FlowView<'_>) -> bool {
-        let hidden = flow.status.unwrap_or(0) & IPS_SRC_NAT != 0 && flow.timeout.unwrap_or(0) > 0;
-        let moved = hidden && flow.reply.is_some_and(|reply| !self.local.contains(reply.dst));
+        let early = is_hidden(flow) && flow.timeout.unwrap_or(0) > 0;
+        let moved = early && flow.reply.is_some_and(|reply| self.local.has_left(reply.dst));
         if moved {
             self.moved.get_or_insert_with(Instant::now);
         }
         moved
+    }
+
+    /// This firewall has its addresses again: what is not in its kernel is nowhere.
+    pub(crate) fn forget_moved(&mut self) {
+        self.moved = None;
+    }
+
+    /// For how long no resync may begin.
+    pub(crate) fn holds(&self) -> Option<Duration> {
+        let left = MOVED_HELD.saturating_sub(self.moved?.elapsed());
+        (!left.is_zero()).then_some(left)
     }
 
     /// In how many milliseconds there is something to do.
@@ -66,4 +84,9 @@ impl Untold {
         self.renewals.iter_mut().for_each(|renewals| renewals.renew(now_ms));
         self.moved.take_if(|since| since.elapsed() >= MOVED_KEPT).is_some()
     }
+}
+
+/// Whether its source is translated.
+fn is_hidden(flow: &FlowView<'_>) -> bool {
+    flow.status.unwrap_or(0) & IPS_SRC_NAT != 0
 }

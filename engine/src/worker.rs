@@ -166,8 +166,9 @@ impl Worker {
 
     /// Sees to what events do not say.
     fn find_out(&mut self) {
-        if self.untold.as_mut().is_some_and(|untold| untold.act(now_ms())) {
-            self.wish_resync();
+        if self.untold.as_mut().is_some_and(|untold| untold.act(now_ms())) && !self.wish_reported {
+            self.wish_reported = true; // nothing is lost, and nothing doubted
+            self.reporter.tell(Report::Wanted(self.index));
         }
     }
 
@@ -195,12 +196,13 @@ impl Worker {
     /// Takes a batch of events into the shard; gives how many were lost.
     fn take(&mut self) -> Result<u64, ListenError> {
         let busy = self.shard.is_sweeping()
-            || self.backlog.is_some()
+            || (self.backlog.is_some() && (self.backlog != Some(0) || self.held().is_none()))
             || !self.commands.is_empty()
             || !self.asks.is_empty()
             || self.can_tell();
         let untold = self.untold.as_ref().and_then(|untold| untold.due_in_ms(now_ms()));
-        let patience = match self.shard.news_in_ms().into_iter().chain(untold).min() {
+        let held = self.backlog.and(self.held()).map(|left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX));
+        let patience = match self.shard.news_in_ms().into_iter().chain(untold).chain(held).min() {
             _ if busy => Patience::None,
             Some(milliseconds) => Patience::PacedWithin(Duration::from_millis(milliseconds)),
             None => Patience::Paced,
@@ -289,12 +291,17 @@ impl Worker {
     /// Begins to mark once all is taken that was queued when the resync was asked for. What is queued may be older than a
     /// loss: a flow that it says began may have ended among what was lost, and must not be taken for confirmed.
     fn mark(&mut self) {
-        if self.backlog == Some(0) {
+        if self.backlog == Some(0) && self.held().is_none() {
             self.backlog = None;
             self.truth = if self.truth == Truth::Known { Truth::Known } else { Truth::Mending };
             self.shard.begin_resync();
             self.reporter.tell(Report::Marking { worker: self.index, resync: self.resync });
         }
+    }
+
+    /// For how long no resync may begin.
+    fn held(&self) -> Option<Duration> {
+        self.untold.as_ref().and_then(Untold::holds)
     }
 
     fn wish_resync(&mut self) {
@@ -367,6 +374,10 @@ impl Worker {
                 Ask::Buckets(buckets) => self.shard.want_buckets(&buckets),
                 Ask::Digests(number) => self.shard.want_digests(number),
                 Ask::Choice(choice) => self.shard.choose(choice),
+                Ask::ForgetMoved(reply) => {
+                    self.untold.iter_mut().for_each(Untold::forget_moved);
+                    reply.tell(());
+                }
                 Ask::Watch(mut watcher) => {
                     // Those who have gone leave no trace but this: whoever comes makes room for itself.
                     self.watchers.retain(Watcher::is_watched);
@@ -472,9 +483,13 @@ fn apply_record(
     if let Some(event_ns) = flow.event_ns {
         shard.set_time(event_ns / NS_PER_MS); // it may have waited in the socket since
     }
-    if event == Event::Destroy && untold.is_some_and(|untold| untold.has_moved(&flow)) {
-        counts.moved += 1;
-        return Ok(());
+    if let Some(untold) = untold {
+        if event == Event::New {
+            untold.see(&flow);
+        } else if event == Event::Destroy && untold.has_moved(&flow) {
+            counts.moved += 1;
+            return Ok(());
+        }
     }
     note(counts, shard.apply(event, &flow));
     Ok(())

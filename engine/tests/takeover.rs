@@ -5,7 +5,7 @@ mod flows;
 mod pair;
 
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
@@ -182,7 +182,7 @@ fn the_role_outlives_the_daemon() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("role");
         let settings = |file: &std::path::Path| {
-            let settings = end(0, defaults());
+            let settings = end(0, takeover::Settings { purge_after: Duration::from_secs(2), ..defaults() });
             let role_file = Some(file.to_owned());
             let replication = settings.replication.map(|replication| ReplicationSettings { role_file, ..replication });
             Settings { replication, ..settings }
@@ -200,10 +200,18 @@ fn the_role_outlives_the_daemon() {
         let missing = one.take_role(Role::Primary).unwrap().missing;
         assert_eq!(missing, ["no peer has been met: of its flows, if there are any, nothing is known"]);
         one.stop().unwrap();
-        assert_eq!(fs::read_to_string(&file).unwrap(), "primary\n");
+        assert_eq!(fs::read_to_string(&file).unwrap(), "primary begun\n");
         let one = Engine::start(&loopback(settings(&file))).unwrap();
         until("it knows its role", &[&one], || status(&one).node.role == Role::Primary);
-        assert!(one.take_role(Role::Primary).unwrap().already);
+        assert!(!one.take_role(Role::Primary).unwrap().already, "it was not taken completely");
+        create(0..10);
+        assert_eq!(one.take_role(Role::Backup).unwrap().missing, Vec::<String>::new());
+        one.stop().unwrap();
+        assert_eq!((fs::read_to_string(&file).unwrap().as_str(), counted()), ("backup\n", (10, 0)));
+        let one = Engine::start(&loopback(settings(&file))).unwrap();
+        until("it knows its role", &[&one], || status(&one).node.role == Role::Backup);
+        assert!(one.take_role(Role::Backup).unwrap().already);
+        until("the purge that it was stopped before comes all the same", &[&one], || counted() == (0, 0));
     });
 }
 
@@ -406,7 +414,52 @@ fn a_firewall_dies_and_no_connection_notices() {
             gateways.activate(Which::Other).unwrap();
             std::thread::sleep(Duration::from_millis(500));
             all_alive(&streams.finish(), targets.len());
+            // Its peer was live then, as far as anybody could tell. What it held must not come back with the next takeover.
+            until("the replicas are let go", &[&other], || held(&other) == 0);
         }
+    });
+}
+
+#[test]
+fn a_firewall_that_comes_back_takes_nothing_from_the_one_that_stepped_in() {
+    isolated!({
+        let gateways = Gateways::build(&Lab::enter().unwrap()).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let start = |which: Which| {
+            let settings = gateway(which, takeover::Settings { purge_after: Duration::from_secs(2), ..HOT });
+            let role_file = Some(folder.path().join(which.name()));
+            let replication = settings.replication.map(|replication| ReplicationSettings { role_file, ..replication });
+            start(Settings { replication, ..settings }, gateways.firewall(which))
+        };
+        let (one, other) = (start(Which::One), start(Which::Other));
+        let take_role = |which: Which, engine: Engine, role| {
+            gateways.firewall(which).run(move || {
+                engine.take_role(role).unwrap();
+                engine
+            })
+        };
+        let (one, other) = (take_role(Which::One, one, Role::Primary), take_role(Which::Other, other, Role::Backup));
+        let streams = Streams::start(&gateways.client, &targets()).unwrap();
+        // One more that says nothing while all of this happens.
+        let idle = gateways.client.run(|| TcpStream::connect((SERVER, 80)).unwrap());
+        let here = |which: Which| gateways.firewall(which).run(counted);
+        until("all are held", &[&one, &other], || here(Which::Other).1 >= 9);
+        one.stop().unwrap();
+        gateways.deactivate(Which::One).unwrap();
+        let other = take_role(Which::Other, other, Role::Primary);
+        gateways.activate(Which::Other).unwrap();
+        // Its kernel still has what was not masqueraded, which it takes for its own, and new; then it learns its side.
+        let one = start(Which::One);
+        until("they meet", &[&one, &other], || knows_its_peer(&one) && knows_its_peer(&other));
+        let one = take_role(Which::One, one, Role::Backup);
+        std::thread::sleep(Duration::from_secs(3)); // its purge, and what the other one hears of it
+        until("all is replicated", &[&one, &other], || held(&one) >= 9);
+        assert_eq!(here(Which::Other).1, 0, "the primary holds nothing for anybody");
+        assert!(other.totals().flows >= 9);
+        all_alive(&streams.finish(), 8);
+        idle.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        (&idle).write_all(b"still here").unwrap();
+        (&idle).read_exact(&mut [0; 10]).unwrap();
     });
 }
 

@@ -264,9 +264,9 @@ pub(crate) static SECTIONS: [Section; 9] = [
                       VRRP, group membership, neighbour discovery, what isolate_accept and isolate_spare name, and answers \
                       to what it asked itself. The rules are in the nftables table inet ctflow-isolate, which is there \
                       only then. They close and do not open: a packet that passes meets all other rules. They go when \
-                      this machine becomes primary (in hot mode at once, otherwise when the flows are in the kernel) and \
-                      when the daemon stops; what a daemon that died left is removed by the next one, or by `nft delete \
-                      table inet ctflow-isolate'.",
+                      this machine becomes primary and its flows are in the kernel (in hot mode: at once), and with the \
+                      daemon, however it ends; before Linux 5.12 what a daemon that died left is removed by the next \
+                      one, or by `nft delete table inet ctflow-isolate'.",
             },
             Key {
                 name: "isolate_accept",

@@ -4,13 +4,16 @@
 //! (`nf_nat_masquerade`), and so it does when a firewall steps back. Those flows have not ended: they have moved with the
 //! address, and to peers they are still worth what they were.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::ops::Range;
+use std::time::Instant;
 
 use ctflow_parser::attr::Attrs;
 use ctflow_parser::uapi::{AF_INET, AF_INET6, AF_UNSPEC, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR};
 use ctflow_parser::write::{Full, Writer};
 
+use crate::limits::{LOCAL_ADDRESSES, LOCAL_ASKED_EVERY};
 use crate::sys::netlink::{NetlinkSocket, Protocol};
 
 // rtnetlink.h, if_addr.h, if.h: https://github.com/torvalds/linux/blob/v6.18/include/uapi/linux/rtnetlink.h
@@ -33,28 +36,52 @@ const ADDRESS_LINK: Range<usize> = 20..24;
 const ADDRESS_ATTRIBUTES: usize = 24;
 const LINK_FLAGS: Range<usize> = 24..28;
 
-/// Asks the kernel, and keeps the last answer for a while.
+/// Asks the kernel, and remembers which addresses were this host's.
 #[derive(Debug, Default)]
 pub(crate) struct LocalAddresses {
     socket: Option<NetlinkSocket>,
-    last: Option<(IpAddr, bool)>,
+    /// Addresses that were asked for, with whether they were local then, and when that was.
+    known: HashMap<IpAddr, (bool, Instant)>,
+    /// The one that was seen last.
+    last: Option<IpAddr>,
+    /// Those that have left, as far as was found since the last [`LocalAddresses::forget`].
+    left: Option<(IpAddr, bool)>,
 }
 
 impl LocalAddresses {
-    /// Asks anew from here on.
-    pub(crate) fn forget(&mut self) {
-        self.last = None;
+    /// A flow begins that is hidden behind `address`.
+    pub(crate) fn see(&mut self, address: IpAddr) {
+        if self.last.replace(address) == Some(address) {
+            return;
+        }
+        let fresh = |(local, asked): &(bool, Instant)| *local || asked.elapsed() < LOCAL_ASKED_EVERY;
+        if self.known.get(&address).is_some_and(fresh) {
+            return;
+        }
+        if self.known.len() >= LOCAL_ADDRESSES {
+            self.known.clear(); // those that are in use come back at once
+        }
+        let local = self.ask(address).unwrap_or(false);
+        self.known.insert(address, (local, Instant::now()));
     }
 
-    /// Whether `address` is that of a link which is switched on, in the calling thread's network namespace; yes, where the
-    /// kernel does not say.
-    pub(crate) fn contains(&mut self, address: IpAddr) -> bool {
-        if let Some((_, local)) = self.last.filter(|(last, _)| *last == address) {
-            return local;
+    /// Asks anew from here on whether an address has left.
+    pub(crate) fn forget(&mut self) {
+        self.left = None;
+    }
+
+    /// Whether `address` was this host's and is no more, or its link is switched off; no, where the kernel does not say. What
+    /// was never on a link, as a pool that is routed here, cannot leave.
+    pub(crate) fn has_left(&mut self, address: IpAddr) -> bool {
+        if !self.known.get(&address).is_some_and(|(local, _)| *local) {
+            return false;
         }
-        let local = self.ask(address).unwrap_or(true);
-        self.last = Some((address, local));
-        local
+        if let Some((_, left)) = self.left.filter(|(asked, _)| *asked == address) {
+            return left;
+        }
+        let left = !self.ask(address).unwrap_or(true);
+        self.left = Some((address, left));
+        left
     }
 
     fn ask(&mut self, address: IpAddr) -> Option<bool> {
@@ -140,30 +167,33 @@ mod tests {
     use crate::lab::{Lab, link::Links};
 
     #[test]
-    fn an_address_is_local_as_long_as_its_link_has_it_and_is_up() {
+    fn an_address_has_left_when_no_link_that_is_up_has_it_any_more() {
         crate::isolated!({
             let lab = Lab::enter().unwrap();
             let host = lab.host("other").unwrap();
             let links = Links::open().unwrap();
             links.veth("a", "b", host.namespace()).unwrap();
             links.up("a").unwrap();
-            let mut local = LocalAddresses::default();
             for address in ["192.0.2.1", "2001:db8::1"].map(|address| address.parse::<IpAddr>().unwrap()) {
                 let prefix = if address.is_ipv4() { 24 } else { 64 };
-                let mut contains = || {
-                    local.forget();
-                    local.contains(address)
-                };
-                assert!(!contains());
+                let mut local = LocalAddresses::default();
+                local.see(address);
+                assert!(!local.has_left(address), "it was never here");
                 links.address("a", address, prefix).unwrap();
-                assert!(contains());
+                let mut local = LocalAddresses::default();
+                local.see(address);
+                let mut has_left = || {
+                    local.forget();
+                    local.has_left(address)
+                };
+                assert!(!has_left());
                 links.down("a").unwrap();
-                assert!(!contains());
+                assert!(has_left());
                 links.up("a").unwrap();
                 let _ = links.address("a", address, prefix); // one of IPv6 leaves with the link's going down
-                assert!(contains());
+                assert!(!has_left());
                 links.no_address("a", address, prefix).unwrap();
-                assert!(!contains());
+                assert!(has_left());
             }
         });
     }

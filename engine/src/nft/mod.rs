@@ -20,7 +20,7 @@ use crate::netlink::{NetlinkError, Requests};
 use crate::sys::netlink::Protocol;
 
 /// One batch: room for some 400 rules. The kernel copies it at once, so it must fit the socket's send buffer too.
-const BATCH_BYTES: usize = 160 * 1024;
+const BATCH_BYTES: usize = 200 * 1024;
 
 /// A table and what is in it.
 #[derive(Debug, Clone)]
@@ -74,10 +74,10 @@ impl Ruleset {
         Loader::open()?.remove(&self.table)
     }
 
-    fn write(&self, batch: &mut Batch<'_>) -> Result<(), Full> {
+    fn write(&self, batch: &mut Batch<'_>, flags: u32) -> Result<(), Full> {
         batch.bracket(NFNL_MSG_BATCH_BEGIN)?;
         batch.clear(&self.table)?;
-        batch.table(&self.table)?;
+        batch.table(&self.table, flags)?;
         self.helpers.iter().try_for_each(|helper| helper.write(batch, &self.table))?;
         self.chains.iter().try_for_each(|chain| chain.write(batch, &self.table))?;
         batch.bracket(NFNL_MSG_BATCH_END)
@@ -118,9 +118,22 @@ impl Loader {
     /// # Errors
     /// [`NetlinkError::Refused`] naming the part that the kernel refused, after which everything is as it was.
     pub fn load(&self, ruleset: &Ruleset) -> Result<(), NetlinkError> {
+        self.load_with(ruleset, 0)
+    }
+
+    /// The same with a table that is this loader's: nobody else can change or flush it, and it goes with the loader, however
+    /// the process ends. Kernels before 5.12 have no such tables; there it is like any other.
+    ///
+    /// # Errors
+    /// As [`Loader::load`].
+    pub fn load_own(&self, ruleset: &Ruleset) -> Result<(), NetlinkError> {
+        self.load_with(ruleset, NFT_TABLE_F_OWNER).or_else(|_| self.load(ruleset))
+    }
+
+    fn load_with(&self, ruleset: &Ruleset, flags: u32) -> Result<(), NetlinkError> {
         let rules = ruleset.chains.iter().map(|chain| 1 + chain.rules.len()).sum::<usize>();
         let last = CLEAR + 1 + ruleset.helpers.len() + rules;
-        self.perform(&format!("load nftables table {}", ruleset.table), last, |batch| ruleset.write(batch))
+        self.perform(&format!("load nftables table {}", ruleset.table), last, |batch| ruleset.write(batch, flags))
     }
 
     /// Removes a table, if it is there, and all that is in it.
@@ -582,13 +595,16 @@ struct Batch<'b> {
 const CLEAR: usize = 2;
 
 impl Batch<'_> {
-    fn table(&mut self, table: &str) -> Result<(), Full> {
-        self.add(format!("add table {table}"), NFT_MSG_NEWTABLE, |message| message.text(NFTA_TABLE_NAME, table))
+    fn table(&mut self, table: &str, flags: u32) -> Result<(), Full> {
+        self.add(format!("add table {table}"), NFT_MSG_NEWTABLE, |message| {
+            message.text(NFTA_TABLE_NAME, table)?;
+            message.be32_opt(NFTA_TABLE_FLAGS, Some(flags).filter(|flags| *flags != 0))
+        })
     }
 
     /// The table is not there after it, whether it was before or not.
     fn clear(&mut self, table: &str) -> Result<(), Full> {
-        self.table(table)?;
+        self.table(table, 0)?;
         self.add(format!("remove table {table}"), NFT_MSG_DELTABLE, |message| message.text(NFTA_TABLE_NAME, table))
     }
 

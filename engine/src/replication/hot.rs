@@ -69,13 +69,20 @@ pub(super) struct Giver {
     withdrawn: bool,
     /// How long no peer may be live before that.
     patience: Duration,
+    /// A primary takes what peers tell, too.
+    shared: bool,
     looked: Instant,
 }
 
 impl Giver {
-    pub(super) fn new(patience: Duration, now: Instant) -> Self {
+    pub(super) fn new(patience: Duration, shared: bool, now: Instant) -> Self {
         let sweep = Some(Sweep::UnconfirmedSince(now));
-        Self { waiting: None, since: now, sweep, live: now, withdrawn: false, patience, looked: now }
+        Self { waiting: None, since: now, sweep, live: now, withdrawn: false, patience, shared, looked: now }
+    }
+
+    /// Whether everything that is known of peers is in the kernel, or was refused.
+    pub(super) fn is_done(&self, replicas: &HashMap<ReplicaId, Replica>) -> bool {
+        self.waiting.is_some() && !self.withdrawn && replicas.values().all(Replica::is_handed_over)
     }
 
     /// Somebody asks for work.
@@ -97,6 +104,11 @@ impl Giver {
         }
         if replicas.values_mut().any(Replica::take_lost) {
             self.confirm(replicas, now);
+        }
+        // What peers still tell a primary is older than what it knows, whatever they think of it: a firewall that comes back
+        // takes the flows that it finds in its kernel for new. It is put in when this node steps back.
+        if node.role() == Role::Primary && !self.shared {
+            return;
         }
         let Some(waiting) = self.waiting.take() else { return };
         let mut handed = Handed::default();
@@ -161,8 +173,8 @@ impl Hot<'_> {
         let mut batch = self.access.committer();
         // A backup has no traffic, so it takes its peers' word; who may have some, only what is newer than its own.
         let word = match work.role {
-            Role::Backup => Word::Theirs,
-            _ => Word::Newer(Yielding::InDeed),
+            Role::Backup | Role::Fault => Word::Theirs,
+            Role::Primary | Role::None => Word::Newer(Yielding::InDeed),
         };
         let askers = &self.access.askers;
         let mut injector = Injector { batch: &mut batch, askers, rules: self.rules, word, tally };

@@ -78,6 +78,8 @@ pub struct ReplicationStatus {
     pub sealed: bool,
     /// Peers that are primary while this node is, and should not be.
     pub rivals: Vec<String>,
+    /// In hot mode: all that is known of peers is in the kernel, but for what it refused.
+    pub handed_over: bool,
 }
 
 impl ReplicationStatus {

@@ -4,7 +4,7 @@ use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
 use ctflow_replicate::node::{PeerStatus, SourceStatus};
-use ctflow_replicate::{Mode, Standing};
+use ctflow_replicate::{Mode, Role, Standing};
 
 use super::document::{Cache, Document, Engine, Gate, Hot, Link, Peer, PeerStream, Refused, Source, SourceStream};
 use super::failure::Failure;
@@ -145,10 +145,15 @@ fn unknown(peer: &PeerStatus, status: &ReplicationStatus) -> Option<String> {
         .then(|| format!("peer {name} has yet to tell {unknown} buckets of flows"))
 }
 
-/// Whether keepalived should let this node take over now. It is held up only by what time mends, and no longer than the
-/// operator allows: with the primary gone, who waits for it waits in vain.
+/// Whether keepalived should let this node take over now, or stay what it is: a primary gives way to nobody for what it lacks,
+/// for nobody has more. It is held up only by what time mends, and no longer than the operator allows: with the primary gone,
+/// who waits for it waits in vain.
 fn gate(world: &mut World, totals: &Counts, stage: &Stage) -> Gate {
     let mut waits = Vec::new();
+    if world.access.takeover.role() == Role::Primary {
+        world.waiting_since = None;
+        return Gate { open: true, waits, held_up_ms: 0 };
+    }
     if totals.resync_pending > 0 {
         waits.push("the internal cache is being compared with the kernel's table".to_owned());
     }

@@ -90,6 +90,12 @@ impl Handover {
         (self.walk, self.expectations) = (0, true);
     }
 
+    /// Whether nothing is left to hand over.
+    pub(super) fn is_empty(&self) -> bool {
+        let done = self.dirty.iter().all(VecDeque::is_empty) && self.walk >= BUCKETS;
+        done && self.ends.is_empty() && !self.expectations
+    }
+
     /// Whether an end was lost; says so once.
     pub(super) fn take_lost(&mut self) -> bool {
         std::mem::take(&mut self.lost)

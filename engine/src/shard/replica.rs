@@ -94,6 +94,11 @@ impl Replica {
         }
     }
 
+    /// Whether nothing is left to hand over.
+    pub(crate) fn is_handed_over(&self) -> bool {
+        self.handover.as_ref().is_none_or(Handover::is_empty)
+    }
+
     /// Hands over everything once more.
     pub(crate) fn hand_again(&mut self) {
         self.handover.iter_mut().for_each(Handover::walk);

@@ -2,22 +2,21 @@
 //!
 //! | chain | what passes |
 //! |---|---|
-//! | input | what comes over the loopback link, over a spared link or by a replication link; VRRP; group membership and neighbour discovery; the services that the operator names; answers to what this node itself asked |
+//! | input | what comes over the loopback link, over a spared link or by a replication link; VRRP; group membership and neighbour discovery; the services that the operator names; answers to what this node itself asked, and ICMP's word on its own flows |
 //! | forward | nothing |
 //! | output | everything but the kernel's own word on packets of flows: with nothing let in, nothing else is an answer |
 //!
-//! A packet that passes still meets the operator's rules: nothing is opened that they close. The table is removed when the
-//! node becomes primary and when the daemon stops; what a daemon that died has left behind, by the next one's start.
+//! A packet that passes still meets the operator's rules: nothing is opened that they close. The table is the daemon's own: it
+//! is removed when the node becomes primary, nobody else can flush it, and it goes with the daemon, however that ends. Where
+//! the kernel has no such tables (before 5.12), what a daemon that died has left behind goes with the next one's start.
 
-use std::collections::BTreeSet;
-use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ctflow_parser::uapi::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP};
 
 use crate::link::{LinkSettings, Transport};
 use crate::netlink::NetlinkError;
-use crate::nft::{Chain, Hook, Loader, Rule, Ruleset, State};
+use crate::nft::{Chain, Hook, Loader, Rule, Ruleset, State as Tracked};
 
 /// The table's name; its family is `inet`.
 pub(super) const TABLE: &str = "ctflow-isolate";
@@ -54,7 +53,15 @@ pub(crate) struct Isolator {
     loader: Loader,
     /// None where nothing is kept away: then only what another daemon left is removed.
     ruleset: Option<Ruleset>,
-    isolated: Mutex<bool>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Admitted,
+    Isolated,
+    /// The daemon ends: whoever changes its role meanwhile isolates nothing any more.
+    Ended,
 }
 
 impl Isolator {
@@ -69,17 +76,17 @@ impl Isolator {
         if ruleset.is_some() {
             removed?; // otherwise there is no nf_tables, and so no table
         }
-        Ok(Self { loader, ruleset, isolated: Mutex::new(false) })
+        Ok(Self { loader, ruleset, state: Mutex::new(State::Admitted) })
     }
 
     /// Keeps traffic away, if that is wished.
     pub(crate) fn isolate(&self) -> Result<(), NetlinkError> {
-        let mut isolated = self.isolated();
+        let mut state = self.state();
         if let Some(ruleset) = &self.ruleset
-            && !*isolated
+            && *state == State::Admitted
         {
-            self.loader.load(ruleset)?;
-            *isolated = true;
+            self.loader.load_own(ruleset)?;
+            *state = State::Isolated;
             tracing::info!(table = TABLE, "traffic is kept away");
         }
         Ok(())
@@ -87,10 +94,10 @@ impl Isolator {
 
     /// Lets it come.
     pub(crate) fn admit(&self) -> Result<(), NetlinkError> {
-        let mut isolated = self.isolated();
-        if *isolated {
+        let mut state = self.state();
+        if *state == State::Isolated {
             self.loader.remove(TABLE)?;
-            *isolated = false;
+            *state = State::Admitted;
             tracing::info!(table = TABLE, "traffic may come");
         }
         Ok(())
@@ -101,15 +108,16 @@ impl Isolator {
         if let Err(error) = self.admit() {
             tracing::error!(%error, "traffic is still kept away: nft delete table inet {TABLE}");
         }
+        *self.state() = State::Ended;
     }
 
     /// Whether it is kept away.
     pub(crate) fn is_isolated(&self) -> bool {
-        *self.isolated()
+        *self.state() == State::Isolated
     }
 
-    fn isolated(&self) -> MutexGuard<'_, bool> {
-        self.isolated.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -126,7 +134,9 @@ fn ruleset(isolation: &Isolation, links: &[LinkSettings]) -> Ruleset {
         Rule::new().protocol(IPPROTO_AH),
         Rule::new().protocol(IPPROTO_IGMP),
         Rule::new().icmpv6_type(ICMPV6_CONTROL.0, ICMPV6_CONTROL.1),
-        Rule::new().state(&[State::Established]).reply(),
+        Rule::new().state(&[Tracked::Established]).reply(),
+        Rule::new().protocol(IPPROTO_ICMP).state(&[Tracked::Related]),
+        Rule::new().protocol(IPPROTO_ICMPV6).state(&[Tracked::Related]),
     ];
     let spared = isolation.spared_links.iter().map(|link| Rule::new().input(link));
     let services = isolation.accept.iter().map(|service| match service.port {
@@ -135,23 +145,24 @@ fn ruleset(isolation: &Isolation, links: &[LinkSettings]) -> Ruleset {
     });
     let accepted = plain.into_iter().chain(spared).chain(links.iter().flat_map(replication)).chain(services);
     let input = accepted.fold(Chain::filter("input", Hook::Input), |chain, rule| chain.rule(rule.accept()));
-    let unreachable = |protocol| Rule::new().protocol(protocol).state(&[State::Related]).drop();
+    let unreachable = |protocol| Rule::new().protocol(protocol).state(&[Tracked::Related]).drop();
     Ruleset::new(TABLE)
         .chain(input.rule(Rule::new().drop()))
         .chain(Chain::filter("forward", Hook::Forward).rule(Rule::new().drop()))
         .chain(Chain::filter("output", Hook::Output).rule(unreachable(IPPROTO_ICMP)).rule(unreachable(IPPROTO_ICMPV6)))
 }
 
-/// What comes by a link. Who sent it is for its seal to say.
+/// What comes by a link. Who sends to its port is for its seal to say.
 fn replication(link: &LinkSettings) -> Vec<Rule> {
     let of = || link.interface.iter().fold(Rule::new(), |rule, name| rule.input(name));
-    let ports = || link.peers.iter().map(SocketAddr::port).collect::<BTreeSet<_>>().into_iter();
     match link.transport {
         Transport::Udp => vec![of().destination_port(IPPROTO_UDP, link.local.port())],
-        Transport::Multicast => ports().map(|port| of().destination_port(IPPROTO_UDP, port)).collect(),
+        Transport::Multicast => {
+            link.peers.iter().map(|group| of().destination_port(IPPROTO_UDP, group.port())).collect()
+        }
         Transport::Tcp => {
             let accepted = of().destination_port(IPPROTO_TCP, link.local.port());
-            let dialled = ports().map(|port| of().source_port(IPPROTO_TCP, port));
+            let dialled = link.peers.iter().map(|peer| of().source(peer.ip()).source_port(IPPROTO_TCP, peer.port()));
             std::iter::once(accepted).chain(dialled).collect()
         }
     }
@@ -172,7 +183,8 @@ mod tests {
                 accept: (1..=entries).map(|port| Service { protocol: IPPROTO_TCP, port: Some(port) }).collect(),
                 spared_links: (1..=entries).map(|number| format!("link{number}")).collect(),
             };
-            let peers = (1..=u16::try_from(LINK_PEERS).unwrap()).map(|port| ([192, 0, 2, 2], port).into()).collect();
+            let peer = |port| std::net::SocketAddr::from(([0x2001, 0xdb8, 0, 0, 0, 0, 0, 2], port));
+            let peers = (1..=u16::try_from(LINK_PEERS).unwrap()).map(peer).collect();
             let link = LinkSettings {
                 transport: Transport::Tcp,
                 local: ([192, 0, 2, 1], 3780).into(),

@@ -2,12 +2,13 @@
 //!
 //! | role | in order |
 //! |---|---|
-//! | primary | a scheduled purge is dropped; peers are told; the replicas go into the kernel; what kept traffic away goes, in hot mode before that; the internal cache is compared with the kernel's table; replicas of peers that are gone are emptied: their flows are this node's |
+//! | primary | a scheduled purge is dropped; peers are told; the replicas go into the kernel; what kept traffic away goes, before that where hot mode has put everything there; the internal cache is compared with the kernel's table; replicas of peers that are gone are emptied: their flows are this node's |
 //! | backup | peers are told; traffic is kept away, where that is wished ([`Isolation`]); a purge is scheduled: what this node tracked for itself leaves the kernel |
 //! | fault | as backup |
 //!
 //! A role that is taken again is not taken twice. A takeover that cannot be complete happens all the same, and says what is
-//! missing. The role is kept in a file beside the control socket: a daemon that comes back is on the side that it was on.
+//! missing. The role is kept in a file beside the control socket: a daemon that comes back is on the side that it was on, and
+//! goes on with what it had begun: a backup's purge is scheduled anew.
 
 mod isolate;
 mod report;
@@ -113,8 +114,8 @@ impl Takeover {
         choice: Arc<Choice>,
         file: Option<PathBuf>,
     ) -> Self {
-        let role = file.as_deref().and_then(role::kept).unwrap_or_default();
-        let state = State { role, complete: true, file, purge: None, choice };
+        let (role, complete) = file.as_deref().and_then(role::kept).unwrap_or((Role::None, true));
+        let state = State { role, complete, file, purge: None, choice };
         let (busy, free, tally) = (Mutex::new(false), Condvar::new(), Mutex::default());
         Self { settings, isolator, state: Mutex::new(state), busy, free, tally }
     }
@@ -125,9 +126,14 @@ impl Takeover {
     /// The kernel's refusal.
     pub(crate) fn isolate(&self) -> Result<(), NetlinkError> {
         match &self.isolator {
-            Some(isolator) if matches!(self.role(), Role::Backup | Role::Fault) => isolator.isolate(),
+            Some(isolator) if self.waits() => isolator.isolate(),
             _ => Ok(()),
         }
+    }
+
+    /// Whether the role is to wait.
+    pub(crate) fn waits(&self) -> bool {
+        matches!(self.role(), Role::Backup | Role::Fault)
     }
 
     /// Traffic may come.

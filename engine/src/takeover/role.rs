@@ -9,12 +9,13 @@ use ctflow_replicate::{Role, Standing};
 
 use super::isolate::TABLE;
 use super::report::{Changed, milliseconds};
-use super::{Turn, schedule};
+use super::{State, Turn, schedule};
 use crate::access::Access;
 use crate::control::WorkerEnded;
 use crate::limits::{SERVER_ANSWER_MAX, SERVER_RETRY};
 use crate::replication::{self, Progress, Replication, What};
 use crate::reply;
+use crate::telling::Ask;
 
 /// Takes `role`, in the calling thread: as long as a commit and a kernel resync take.
 pub(crate) fn become_role(access: &Access, _turn: &Turn, role: Role, progress: &Arc<Progress>) -> Changed {
@@ -32,7 +33,12 @@ pub(crate) fn become_role(access: &Access, _turn: &Turn, role: Role, progress: &
         Role::Backup | Role::Fault => step_back(access, &mut report),
         Role::None => {}
     }
-    access.takeover.state().complete = report.missing.is_empty();
+    let mut state = access.takeover.state();
+    state.complete = report.missing.is_empty();
+    if state.complete {
+        report.missing.extend(keep(&state));
+    }
+    drop(state);
     report.took_ms = milliseconds(began.elapsed());
     tracing::info!(%role, took = ?began.elapsed(), "changed sides");
     report.missing.iter().for_each(|missing| tracing::warn!("incomplete: {missing}"));
@@ -42,32 +48,38 @@ pub(crate) fn become_role(access: &Access, _turn: &Turn, role: Role, progress: &
 fn set(access: &Access, role: Role, report: &mut Changed) {
     let mut state = access.takeover.state();
     (state.role, state.complete) = (role, false);
-    if let Some(file) = &state.file
-        && let Err(error) = fs::write(file, format!("{role}\n"))
-    {
-        let file = file.display();
-        report
-            .missing
-            .push(format!("the role cannot be kept in {file} ({error}): a restarted daemon will not know it"));
-    }
+    report.missing.extend(keep(&state));
     drop(state);
     if access.replication.as_ref().is_some_and(|replication| replication.set_role(role).is_err()) {
         report.missing.push("the peers cannot be told: the replication stage does not answer, see the log".to_owned());
     }
 }
 
-/// The role kept in a file, if there is one.
-pub(super) fn kept(file: &Path) -> Option<Role> {
+/// What a role that is not completely taken is followed by in its file.
+const BEGUN: &str = "begun";
+
+/// Keeps the role; why that was not possible.
+fn keep(state: &State) -> Option<String> {
+    let file = state.file.as_ref()?;
+    let text = if state.complete { format!("{}\n", state.role) } else { format!("{} {BEGUN}\n", state.role) };
+    let error = fs::write(file, text).err()?;
+    let file = file.display();
+    Some(format!("the role cannot be kept in {file} ({error}): a restarted daemon will not know it"))
+}
+
+/// The role kept in a file, if there is one, and whether it was taken completely.
+pub(super) fn kept(file: &Path) -> Option<(Role, bool)> {
     let text = fs::read_to_string(file).ok()?;
-    [Role::Primary, Role::Backup, Role::Fault].into_iter().find(|role| role.to_string() == text.trim())
+    let mut words = text.split_whitespace();
+    let name = words.next()?;
+    let role = [Role::Primary, Role::Backup, Role::Fault].into_iter().find(|role| role.to_string() == name)?;
+    Some((role, words.next().is_none()))
 }
 
 fn promote(access: &Access, progress: &Arc<Progress>, report: &mut Changed) {
     access.takeover.cancel_purge();
-    if let Some(replication) = &access.replication {
-        lacking(replication, report);
-    }
-    if access.takeover.settings.hot {
+    let handed_over = access.replication.as_ref().is_some_and(|replication| lacking(replication, report));
+    if handed_over {
         admit(access, report); // what its packets need is in the kernel
     }
     let what = What { flows: true, expectations: true };
@@ -80,6 +92,9 @@ fn promote(access: &Access, progress: &Arc<Progress>, report: &mut Changed) {
         Err(error) => report.missing.push(format!("the commit broke off: {error}")),
     }
     admit(access, report);
+    for asker in access.askers.iter() {
+        asker.answer(Ask::ForgetMoved); // who does not answer is told of by the resync
+    }
     match kernel_resync(access) {
         Ok(()) => report.internal_flows = Some(access.totals().flows),
         Err(why) => report.missing.push(format!("the internal cache was not compared with the kernel's table: {why}")),
@@ -108,9 +123,9 @@ fn step_back(access: &Access, report: &mut Changed) {
     report.purge_in_ms = Some(milliseconds(after));
 }
 
-/// What the replicas lack, as far as it is known.
-fn lacking(replication: &Replication, report: &mut Changed) {
-    let Ok(status) = replication.status() else { return }; // the commit says so
+/// What the replicas lack, as far as it is known; whether the kernel has all that there is already.
+fn lacking(replication: &Replication, report: &mut Changed) -> bool {
+    let Ok(status) = replication.status() else { return false }; // the commit says so
     let met = || status.node.peers.iter().filter(|peer| peer.standing != Standing::Greeting);
     if met().next().is_none() {
         report.missing.push("no peer has been met: of its flows, if there are any, nothing is known".to_owned());
@@ -127,6 +142,7 @@ fn lacking(replication: &Replication, report: &mut Changed) {
     if status.replicas.iter().any(|replica| replica.is_full) {
         report.missing.push(format!("a replica was full, {refused} flows were refused: raise [engine] flows_max"));
     }
+    status.handed_over && report.missing.is_empty()
 }
 
 /// Has the shards compared with the kernel's table, and waits until they are.

@@ -17,6 +17,7 @@ use crate::kernel::commit::is_held;
 use crate::kernel::purge::purge;
 use crate::kernel::request::Requester;
 use crate::limits::SERVER_COMMIT_MAX;
+use crate::reply;
 
 /// What is scheduled; dropping it cancels it.
 #[derive(Debug)]
@@ -42,7 +43,12 @@ pub(crate) fn flush_later(access: &Access, after: Duration) {
             return;
         }
         match flush_now(&for_thread) {
-            Ok(purged) => tracing::info!(purged, "flushed the kernel's table, as scheduled"),
+            Ok(purged) => {
+                tracing::info!(purged, "flushed the kernel's table, as scheduled");
+                // Flows that peers have taken over, or that moved, are not this node's any more, which no event says.
+                let (resync, _) = reply::ends(None);
+                let _ = for_thread.wishes.try_wish(resync); // where many wait, one of them is the same
+            }
             Err(error) => tracing::error!(%error, "the kernel's table was not flushed, as scheduled"),
         }
     };

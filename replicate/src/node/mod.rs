@@ -96,6 +96,8 @@ pub struct Node {
     id: u64,
     epoch: Epoch,
     role: Role,
+    /// Since when what absent peers held is this node's; monotonic.
+    inherited_ms: Option<u64>,
     sealer: Sealer,
     /// The last control message's seq.
     control_seq: u64,
@@ -134,6 +136,7 @@ impl Node {
             id: node_id(&config.name),
             epoch: config.epoch,
             role: Role::None,
+            inherited_ms: None,
             sealer: Sealer::new(config.key.clone()),
             control_seq: 0,
             hlc_ms: now.wall_ms,
@@ -272,6 +275,7 @@ impl Node {
     /// Sets what it does for traffic, and tells its peers.
     pub fn set_role(&mut self, now: Time, role: Role) {
         self.role = role;
+        self.inherited_ms = None;
         self.hello_due = now.mono_ms;
     }
 
@@ -326,7 +330,9 @@ impl Node {
     }
 
     /// The same of the replicas of peers that are not live: what they held is this node's now, and goes on without them.
+    /// Likewise of those that turn out not to have been, as they are not heard any more from here on.
     pub fn flush_absent(&mut self, now: Time, host: &mut impl Host) {
+        self.inherited_ms = Some(now.mono_ms);
         self.empty(now, |peer| !peer.is_live(), host);
     }
 
@@ -364,9 +370,17 @@ impl Node {
     }
 
     fn lose_silent(&mut self, now: Time, host: &mut impl Host) {
+        let inherited_ms = self.inherited_ms;
+        let mut inherited = Vec::new();
         for peer in self.peers.iter_mut().filter(|peer| peer.is_overdue(now.mono_ms)) {
             peer.standing = Standing::Lost;
             host.note(Note::Lost { name: peer.name.clone() });
+            if inherited_ms.is_some_and(|since| peer.heard_ms <= since) {
+                inherited.push(peer.node);
+            }
+        }
+        if !inherited.is_empty() {
+            self.empty(now, |peer| inherited.contains(&peer.node), host);
         }
     }
 

@@ -131,9 +131,9 @@ pub(super) static STATUS: Verb = Verb {
     help: "say how the daemon, its caches, links and peers are",
     man: "Prints how the daemon is: its caches, its links, each peer with how far it is behind and how far we are behind it, \
           what was lost at which stage, and whether it is ready, or why not. With --json, the document of the daemon as it \
-          is. With --ready, nothing but whether this firewall may take over: exits with 0 if what the peers have is all here, \
-          and with 1, saying what is being waited for, if not; but for no longer than ready_within_s. Exits with 1 where \
-          there is no daemon, and with 3 where a peer is primary as well and should not be.",
+          is. With --ready, nothing but whether this firewall may take over, or stay primary: exits with 0 if it is primary, or \
+          what the peers and the kernel have is all here, and with 1, saying what is being waited for, if not; but for no \
+          longer than ready_within_s. Exits with 1 where there is no daemon, and with 3 where a peer is primary as well and should not be.",
     read: status,
 };
 
