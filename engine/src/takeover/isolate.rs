@@ -106,7 +106,7 @@ impl Isolator {
     /// Lets it come, whatever comes; the daemon ends.
     pub(crate) fn end(&self) {
         if let Err(error) = self.admit() {
-            tracing::error!(%error, "traffic is still kept away: nft delete table inet {TABLE}");
+            tracing::error!(%error, "traffic may be kept away until nft delete table inet {TABLE}");
         }
         *self.state() = State::Ended;
     }

@@ -110,7 +110,9 @@ fn promote(access: &Access, progress: &Arc<Progress>, report: &mut Changed) {
 
 fn admit(access: &Access, report: &mut Changed) {
     if let Err(error) = access.takeover.admit() {
-        report.missing.push(format!("traffic is still kept away: {error}; nft delete table inet {TABLE}"));
+        report.missing.push(format!(
+            "traffic is still kept away by nftables table {TABLE}: {error}; restart the daemon, with which it goes"
+        ));
     }
 }
 
