@@ -369,6 +369,28 @@ fn where_both_are_primary_the_newer_word_on_a_flow_counts() {
     });
 }
 
+#[test]
+fn a_primary_takes_over_what_another_one_had() {
+    isolated!({
+        let lab = Lab::enter().unwrap();
+        let host = cable(&lab);
+        let both_primary = takeover::Settings { active_active: true, ..defaults() };
+        let other = start(end(1, both_primary), &host);
+        let one = Engine::start(&end(0, both_primary)).unwrap();
+        let both = [&one, &other];
+        until("they know each other", &both, || knows_its_peer(&one) && knows_its_peer(&other));
+        one.take_role(Role::Primary).unwrap();
+        other.take_role(Role::Primary).unwrap();
+        create(0..100);
+        host.run(|| create(500..550));
+        until("each has the other's", &both, || (held(&one), held(&other)) == (50, 100));
+        one.stop().unwrap();
+        let committed = other.take_role(Role::Primary).unwrap().committed.unwrap();
+        assert_eq!((committed.created, committed.updated, committed.failed), (100, 0, 0));
+        assert_eq!(host.run(counted), (150, 0));
+    });
+}
+
 /// A firewall of the gateways.
 fn gateway(which: Which, takeover: takeover::Settings) -> Settings {
     let index = which.index();

@@ -254,7 +254,9 @@ pub(crate) static SECTIONS: [Section; 9] = [
                 name: "active_active",
                 takes: "true or false",
                 default: "false",
-                man: "Both machines are primary, each for traffic of its own: two primaries are not reported as an error.",
+                man: "Both machines are primary, each for traffic of its own: two primaries are not reported as an error. Of two \
+                      words on a flow the newer one counts. A machine takes over the other one's traffic by taking the \
+                      role of primary once more.",
             },
             Key {
                 name: "isolate",

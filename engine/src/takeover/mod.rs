@@ -6,7 +6,7 @@
 //! | backup | peers are told; traffic is kept away, where that is wished ([`Isolation`]); a purge is scheduled: what this node tracked for itself leaves the kernel |
 //! | fault | as backup |
 //!
-//! A role that is taken again is not taken twice. A takeover that cannot be complete happens all the same, and says what is
+//! A role that is taken again is not taken twice, but that of primary where both nodes are. A takeover that cannot be complete happens all the same, and says what is
 //! missing. The role is kept in a file beside the control socket: a daemon that comes back is on the side that it was on, and
 //! goes on with what it had begun: a backup's purge is scheduled anew.
 

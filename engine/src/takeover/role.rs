@@ -22,7 +22,9 @@ pub(crate) fn become_role(access: &Access, _turn: &Turn, role: Role, progress: &
     let began = Instant::now();
     let before = access.takeover.role();
     let mut report = Changed::new(role, before);
-    if role == before && access.takeover.state().complete {
+    // Where both are primary, who is told so again is to take over what the other one had.
+    let takes_over = role == Role::Primary && access.takeover.settings.active_active;
+    if role == before && !takes_over && access.takeover.state().complete {
         report.already = true;
         return report;
     }

@@ -24,7 +24,7 @@ pub(super) static ROLE: Verb = Verb {
           the peers told is put into the kernel, isolation ends (before that where hot mode has put all of it there), the \
           internal cache is made what the kernel's table is, and what was replicated from peers that are gone is let go. \
           backup, and fault: this firewall is isolated, where that is configured, and after purge_timeout_s what it \
-          tracked leaves its kernel. A role that it has already is not taken again. For keepalived there is a script in \
+          tracked leaves its kernel. A role that it has already is not taken again, but that of primary where both firewalls are. For keepalived there is a script in \
           packaging/keepalived. Exits with 1 where the takeover is not complete, which it says in numbers, and with 3 where \
           a peer is primary as well and should not be.",
     read: role,
