@@ -21,6 +21,7 @@ mod process;
 mod procfs;
 mod program;
 mod report;
+mod results;
 mod runs;
 mod saved;
 mod scenario;
@@ -60,10 +61,18 @@ fn run() -> Result<(), Failure> {
 
 fn measure(options: &Options, network: &Network) -> Result<(), Failure> {
     let programs = Programs::find(options.program.as_deref())?;
-    println!("{}", report::preamble(&programs)?);
+    let about = report::preamble(&programs)?;
+    println!("{about}");
+    let mut tables = Vec::new();
     for scenario in &options.scenarios {
-        println!("\n{}", scenario.run(options, network, &programs)?);
+        let table = scenario.run(options, network, &programs)?;
+        println!("\n{table}");
+        tables.push(table);
     }
-    println!("\n{}", report::load()?);
-    Ok(())
+    let load = report::load()?;
+    println!("\n{load}");
+    match &options.write {
+        Some(path) => results::write(path, options, &format!("{about}\nin the end, {load}"), &tables),
+        None => Ok(()),
+    }
 }

@@ -12,12 +12,13 @@ use crate::scenario::Scenario;
 pub(crate) const HELP: &str = "\
 Compares ctflow with the installed conntrack and conntrackd on the same work, in turns, in private network namespaces.
 
-usage: ctflow-perf [--rounds N] [--flows N] [--rate N] [--program PATH] [SCENARIO]...
+usage: ctflow-perf [--rounds N] [--flows N] [--rate N] [--program PATH] [--write FILE] [SCENARIO]...
 
   --rounds N      runs of each program in each scenario (default 5)
   --flows N       flows instead of each scenario's own number
   --rate N        new flows a second in events (default 30000)
   --program PATH  what to measure instead of the ctflow beside this program
+  --write FILE    the results as Markdown, too; what stands under its last heading stays
   events          CPU time for each event followed, at a rate that both can hold
   burst           events followed of flows that come as fast as packets go, then are flushed
   list            time, memory and text of a listing
@@ -54,6 +55,8 @@ pub(crate) struct Options {
     pub(crate) rate: NonZeroU32,
     /// The program to measure instead of the built one.
     pub(crate) program: Option<PathBuf>,
+    /// Where the results are written, too.
+    pub(crate) write: Option<PathBuf>,
     /// In this order.
     pub(crate) scenarios: Vec<Scenario>,
 }
@@ -63,7 +66,7 @@ impl Default for Options {
         // About 16 % of a CPU for conntrack at the 5.3 µs an event measured. Its socket buffer of 166 events
         // overflows when it is kept waiting for 5.5 ms at this rate, which happens, but seldom.
         const RATE: NonZeroU32 = NonZeroU32::MIN.saturating_add(29_999);
-        Self { rounds: 5, flows: None, rate: RATE, program: None, scenarios: Vec::new() }
+        Self { rounds: 5, flows: None, rate: RATE, program: None, write: None, scenarios: Vec::new() }
     }
 }
 
@@ -80,6 +83,7 @@ pub(crate) fn parse(mut words: lexopt::Parser) -> Result<Asked, Failure> {
             Long("flows") => options.flows = Some(words.value()?.parse::<NonZeroU32>()?.get()),
             Long("rate") => options.rate = words.value()?.parse()?,
             Long("program") => options.program = Some(words.value()?.into()),
+            Long("write") => options.write = Some(words.value()?.into()),
             Value(name) => options.scenarios.push(name.parse()?),
             other => return Err(other.unexpected().into()),
         }
@@ -118,6 +122,7 @@ mod tests {
         let options = parsed("--rounds 2 --flows=1000 --rate 5 --program /bin/x").unwrap();
         assert_eq!((options.rounds, options.flows, options.rate.get()), (2, Some(1000), 5));
         assert_eq!(options.program, Some("/bin/x".into()));
+        assert_eq!(parsed("--write x.md").unwrap().write, Some("x.md".into()));
         assert!(parsed("--rounds 0").is_err() && parsed("--flows 0").is_err() && parsed("--rate 0").is_err());
         assert_eq!(parsed("--help").unwrap_err(), "help");
         assert!(parsed("--nonsense").unwrap_err().ends_with("see --help"));

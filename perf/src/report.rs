@@ -27,8 +27,11 @@ pub(crate) fn preamble(programs: &Programs) -> Result<String, Failure> {
     let kernel = kernel.release().to_string_lossy();
     let mut text = format!("machine: {model}, {cores} cores, Linux {kernel}\n{}", load()?);
     for program in programs.both() {
-        let (path, version) = (program.path.display(), program.version()?);
-        text.push_str(&format!("\n{}: {version}, {path}", program.name));
+        // Where the project is says nothing.
+        let folder = std::env::current_dir().unwrap_or_default();
+        let path = program.path.strip_prefix(folder).ok();
+        let path = path.unwrap_or(&program.path).display();
+        text.push_str(&format!("\n{}: {}, {path}", program.name, program.version()?));
     }
     Ok(text)
 }
