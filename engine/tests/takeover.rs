@@ -370,6 +370,37 @@ fn where_both_are_primary_the_newer_word_on_a_flow_counts() {
 }
 
 #[test]
+fn a_flow_that_has_seen_packets_while_it_is_committed_is_no_failure() {
+    isolated!({
+        let lab = Lab::enter().unwrap();
+        let host = cable(&lab);
+        let other = start(end(1, HOT), &host);
+        let one = Engine::start(&end(0, HOT)).unwrap();
+        one.take_role(Role::Primary).unwrap();
+        other.take_role(Role::Backup).unwrap();
+        let new = FlowChange { flow: FlowView { status: Some(IPS_CONFIRMED), ..tcp(0).flow }, ..tcp(ESTABLISHED) };
+        make(&new);
+        until("it is held", &[&one, &other], || host.run(counted) == (0, 1));
+        // As if an answer came between the look at it and the change.
+        let answered = FlowView {
+            family: AF_INET,
+            orig: new.flow.orig,
+            status: Some(IPS_CONFIRMED | IPS_SEEN_REPLY | IPS_ASSURED),
+            ..FlowView::default()
+        };
+        host.run(move || {
+            let change = FlowChange { flow: answered, ..FlowChange::default() };
+            let update = |writer: &mut Writer<'_>, seq| request::update(writer, seq, &change);
+            ctflow_engine::kernel::request::Requester::open().unwrap().ask("change a flow", update, |_| {}).unwrap();
+        });
+        let changed = other.take_role(Role::Primary).unwrap();
+        assert_eq!(changed.missing, Vec::<String>::new());
+        let committed = changed.committed.unwrap();
+        assert_eq!((committed.updated, committed.kept, committed.failed), (0, 1, 0));
+    });
+}
+
+#[test]
 fn a_primary_takes_over_what_another_one_had() {
     isolated!({
         let lab = Lab::enter().unwrap();

@@ -143,7 +143,12 @@ impl Injector<'_> {
         }
         let gone = self.update(flows, &there)?;
         for Refused { error, .. } in self.create(flows, &gone)? {
-            self.tally.refuse(&error);
+            // Gone, and there again: a packet has begun it anew.
+            if error.errno() == Some(Errno::EXIST.raw_os_error()) && self.word != Word::Theirs {
+                self.tally.kept += 1;
+            } else {
+                self.tally.refuse(&error);
+            }
         }
         Ok(orphans)
     }
@@ -214,8 +219,10 @@ impl Injector<'_> {
         self.tally.updated += self.batch.finish(&mut |one| refused.push(one))?.carried_out();
         let mut gone = Vec::new();
         for Refused { tag, error } in refused {
-            match told_of(tag, flows) {
-                Some((index, _)) if error.errno() == Some(Errno::NOENT.raw_os_error()) => gone.push(index),
+            match (told_of(tag, flows), error.errno().map(Errno::from_raw_os_error)) {
+                (Some((index, _)), Some(Errno::NOENT)) => gone.push(index),
+                // It has seen packets here since it was looked at, which its status cannot be made to forget.
+                (_, Some(Errno::BUSY)) if self.word != Word::Theirs => self.tally.kept += 1,
                 _ => self.tally.refuse(&error),
             }
         }
