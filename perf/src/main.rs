@@ -68,11 +68,11 @@ fn measure(options: &Options, network: &Network) -> Result<(), Failure> {
         let table = scenario.run(options, network, &programs)?;
         println!("\n{table}");
         tables.push(table);
+        // Each time, for a later one may fail.
+        if let Some(path) = &options.write {
+            results::write(path, options, &format!("{about}\nin the end, {}", report::load()?), &tables)?;
+        }
     }
-    let load = report::load()?;
-    println!("\n{load}");
-    match &options.write {
-        Some(path) => results::write(path, options, &format!("{about}\nin the end, {load}"), &tables),
-        None => Ok(()),
-    }
+    println!("\n{}", report::load()?);
+    Ok(())
 }
