@@ -17,6 +17,7 @@ pub mod receive;
 mod renewal;
 pub mod replication;
 mod reply;
+mod rtnetlink;
 pub mod server;
 pub mod shard;
 pub mod socket;

@@ -247,9 +247,9 @@ pub const LINK_PEERS: usize = LINK_TOKENS - 1 - LINK_ACCEPTED_MAX;
 /// does not fit is told by the next resync.
 pub const RENEWALS: usize = 2_048;
 
-/// How long after its expectation a flow is told anew, in milliseconds. The kernel rewrites the packet right after it has
+/// How long after its expectation a flow is told anew. The kernel rewrites the packet right after it has
 /// told of the expectation, unless something takes its core from it.
-pub const RENEWAL_DELAY_MS: u64 = 20;
+pub const RENEWAL_DELAY: Duration = Duration::from_millis(20);
 
 /// How long a flow that has moved with its address stays in the shard, unless a resync comes before.
 pub const MOVED_KEPT: Duration = Duration::from_secs(60);

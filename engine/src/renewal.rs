@@ -10,6 +10,7 @@
 //! What a helper rewrites without expecting anything (SIP by TCP does) is known with the next event of its flow.
 
 use std::collections::VecDeque;
+use std::time::{Duration, Instant};
 
 use ctflow_parser::expect::ExpectView;
 use ctflow_parser::flow::FlowView;
@@ -19,15 +20,14 @@ use ctflow_parser::uapi::IPPROTO_TCP;
 
 use crate::kernel::KernelError;
 use crate::kernel::batch::Batch;
-use crate::limits::{RENEWAL_DELAY_MS, RENEWALS};
+use crate::limits::{RENEWAL_DELAY, RENEWALS};
 
 /// A flow that is to be told anew.
 #[derive(Debug, Clone, Copy)]
 struct Renewal {
     orig: Tuple,
     zone: Option<u16>,
-    /// Milliseconds since 1970.
-    due_ms: u64,
+    due: Instant,
 }
 
 /// What is to be told anew, and when.
@@ -47,26 +47,27 @@ impl Renewals {
     }
 
     /// An expectation is new: what it is of may have been adjusted. Where too many wait, the next resync will tell.
-    pub(crate) fn note(&mut self, expectation: &ExpectView<'_>, now_ms: u64) {
+    pub(crate) fn note(&mut self, expectation: &ExpectView<'_>) {
         let Some(orig) = expectation.master.filter(|master| master.proto == IPPROTO_TCP) else { return };
         let zone = expectation.zone.filter(|zone| *zone != 0);
         let waits = self.waiting.back().is_some_and(|last| last.orig == orig && last.zone == zone);
         if !waits && self.waiting.len() < RENEWALS {
-            self.waiting.push_back(Renewal { orig, zone, due_ms: now_ms + RENEWAL_DELAY_MS });
+            self.waiting.push_back(Renewal { orig, zone, due: Instant::now() + RENEWAL_DELAY });
         }
     }
 
-    /// In how many milliseconds the next is due.
-    pub(crate) fn due_in_ms(&self, now_ms: u64) -> Option<u64> {
-        self.waiting.front().map(|next| next.due_ms.saturating_sub(now_ms))
+    /// In what time the next is due.
+    pub(crate) fn due_in(&self) -> Option<Duration> {
+        self.waiting.front().map(|next| next.due.saturating_duration_since(Instant::now()))
     }
 
     /// Asks for those that are due.
-    pub(crate) fn renew(&mut self, now_ms: u64) {
-        let due = self.waiting.iter().take_while(|renewal| renewal.due_ms <= now_ms).count();
-        if due == 0 {
+    pub(crate) fn renew(&mut self) {
+        if self.due_in().is_none_or(|time| !time.is_zero()) {
             return;
         }
+        let now = Instant::now();
+        let due = self.waiting.iter().take_while(|renewal| renewal.due <= now).count();
         // Who is refused has ended meanwhile.
         let mut ask = || {
             for Renewal { orig, zone, .. } in self.waiting.drain(..due) {

@@ -41,11 +41,11 @@ impl Untold {
     }
 
     /// An expectation is new.
-    pub(crate) fn note(&mut self, expectation: &ExpectView<'_>, now_ms: u64) {
-        self.renewals.iter_mut().for_each(|renewals| renewals.note(expectation, now_ms));
+    pub(crate) fn note(&mut self, expectation: &ExpectView<'_>) {
+        self.renewals.iter_mut().for_each(|renewals| renewals.note(expectation));
     }
 
-    /// A flow begins.
+    /// A flow is there.
     pub(crate) fn see(&mut self, flow: &FlowView<'_>) {
         if let Some(reply) = flow.reply.filter(|_| is_hidden(flow)) {
             self.local.see(reply.dst);
@@ -74,14 +74,14 @@ impl Untold {
         (!left.is_zero()).then_some(left)
     }
 
-    /// In how many milliseconds there is something to do.
-    pub(crate) fn due_in_ms(&self, now_ms: u64) -> Option<u64> {
-        self.renewals.as_ref().and_then(|renewals| renewals.due_in_ms(now_ms))
+    /// In what time there is something to do.
+    pub(crate) fn due_in(&self) -> Option<Duration> {
+        self.renewals.as_ref().and_then(Renewals::due_in)
     }
 
     /// Does what is due; whether it is time to compare with the kernel what has moved.
-    pub(crate) fn act(&mut self, now_ms: u64) -> bool {
-        self.renewals.iter_mut().for_each(|renewals| renewals.renew(now_ms));
+    pub(crate) fn act(&mut self) -> bool {
+        self.renewals.iter_mut().for_each(Renewals::renew);
         self.moved.take_if(|since| since.elapsed() >= MOVED_KEPT).is_some()
     }
 }

@@ -166,7 +166,7 @@ impl Worker {
 
     /// Sees to what events do not say.
     fn find_out(&mut self) {
-        if self.untold.as_mut().is_some_and(|untold| untold.act(now_ms())) && !self.wish_reported {
+        if self.untold.as_mut().is_some_and(Untold::act) && !self.wish_reported {
             self.wish_reported = true; // nothing is lost, and nothing doubted
             self.reporter.tell(Report::Wanted(self.index));
         }
@@ -196,15 +196,15 @@ impl Worker {
     /// Takes a batch of events into the shard; gives how many were lost.
     fn take(&mut self) -> Result<u64, ListenError> {
         let busy = self.shard.is_sweeping()
-            || (self.backlog.is_some() && (self.backlog != Some(0) || self.held().is_none()))
+            || (self.backlog.is_some() && self.held().is_none())
             || !self.commands.is_empty()
             || !self.asks.is_empty()
             || self.can_tell();
-        let untold = self.untold.as_ref().and_then(|untold| untold.due_in_ms(now_ms()));
-        let held = self.backlog.and(self.held()).map(|left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX));
-        let patience = match self.shard.news_in_ms().into_iter().chain(untold).chain(held).min() {
+        let news = self.shard.news_in_ms().map(Duration::from_millis);
+        let untold = self.untold.as_ref().and_then(Untold::due_in);
+        let patience = match [news, untold, self.held()].into_iter().flatten().min() {
             _ if busy => Patience::None,
-            Some(milliseconds) => Patience::PacedWithin(Duration::from_millis(milliseconds)),
+            Some(time) => Patience::PacedWithin(time),
             None => Patience::Paced,
         };
         let round = self.round(patience)?;
@@ -299,9 +299,9 @@ impl Worker {
         }
     }
 
-    /// For how long no resync may begin.
+    /// How long a resync that could begin has to wait for all that.
     fn held(&self) -> Option<Duration> {
-        self.untold.as_ref().and_then(Untold::holds)
+        self.untold.as_ref().filter(|_| self.backlog == Some(0)).and_then(Untold::holds)
     }
 
     fn wish_resync(&mut self) {
@@ -465,7 +465,7 @@ fn apply_record(
             counts.events_expect += 1;
             let expectation = record.expect()?;
             if record.event() == Event::New {
-                untold.into_iter().for_each(|untold| untold.note(&expectation, now_ms()));
+                untold.into_iter().for_each(|untold| untold.note(&expectation));
             }
             let applied = shard.apply_expectation(record.event(), &expectation);
             counts.expectations_refused += u64::from(applied == Applied::Full);
@@ -484,9 +484,9 @@ fn apply_record(
         shard.set_time(event_ns / NS_PER_MS); // it may have waited in the socket since
     }
     if let Some(untold) = untold {
-        if event == Event::New {
+        if event != Event::Destroy {
             untold.see(&flow);
-        } else if event == Event::Destroy && untold.has_moved(&flow) {
+        } else if untold.has_moved(&flow) {
             counts.moved += 1;
             return Ok(());
         }

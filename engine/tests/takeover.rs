@@ -14,6 +14,7 @@ use ctflow_engine::engine::{Engine, Settings};
 use ctflow_engine::isolated;
 use ctflow_engine::kernel::commit::is_held;
 use ctflow_engine::kernel::dump::{Dump, Progress};
+use ctflow_engine::kernel::request::Requester;
 use ctflow_engine::lab::gateways::{Gateways, SYNC, Which};
 use ctflow_engine::lab::topology::{FIREWALL_INSIDE, FTP_PORT, REDIRECTED, SERVER, SERVER6, follow_ftp};
 use ctflow_engine::lab::traffic::{FtpSession, Heard, Streams, Target, serve_ftp};
@@ -315,9 +316,13 @@ fn tcp(state: u8) -> FlowChange<'static> {
     FlowChange { flow, ..FlowChange::default() }
 }
 
+fn update(change: &FlowChange<'_>) {
+    let write = |writer: &mut Writer<'_>, seq| request::update(writer, seq, change);
+    Requester::open().unwrap().ask("change a flow", write, |_| {}).unwrap();
+}
+
 fn change(to: u8) {
-    let write = |writer: &mut Writer<'_>, seq| request::update(writer, seq, &tcp(to));
-    ctflow_engine::kernel::request::Requester::open().unwrap().ask("change a flow", write, |_| {}).unwrap();
+    update(&tcp(to));
 }
 
 /// The TCP flow's state in the calling thread's kernel, and whether it is held.
@@ -363,7 +368,7 @@ fn where_both_are_primary_the_newer_word_on_a_flow_counts() {
         let end = |writer: &mut Writer<'_>, seq| {
             request::delete(writer, seq, &request::Selector::Orig(tcp(0).flow.orig.unwrap()), None, None)
         };
-        ctflow_engine::kernel::request::Requester::open().unwrap().ask("end a flow", end, |_| {}).unwrap();
+        Requester::open().unwrap().ask("end a flow", end, |_| {}).unwrap();
         until("it is gone from both", &both, || host.run(|| sysctl::flow_count().unwrap()) == 0);
         assert!(status(&one).rivals.is_empty(), "two primaries are what was asked for");
     });
@@ -388,11 +393,7 @@ fn a_flow_that_has_seen_packets_while_it_is_committed_is_no_failure() {
             status: Some(IPS_CONFIRMED | IPS_SEEN_REPLY | IPS_ASSURED),
             ..FlowView::default()
         };
-        host.run(move || {
-            let change = FlowChange { flow: answered, ..FlowChange::default() };
-            let update = |writer: &mut Writer<'_>, seq| request::update(writer, seq, &change);
-            ctflow_engine::kernel::request::Requester::open().unwrap().ask("change a flow", update, |_| {}).unwrap();
-        });
+        host.run(move || update(&FlowChange { flow: answered, ..FlowChange::default() }));
         let changed = other.take_role(Role::Primary).unwrap();
         assert_eq!(changed.missing, Vec::<String>::new());
         let committed = changed.committed.unwrap();

@@ -238,6 +238,14 @@ pub struct FlowKey {
     pub zone: u16,
 }
 
+impl FlowKey {
+    /// The zone as a request names it: not at all where there is none.
+    #[must_use]
+    pub fn named_zone(&self) -> Option<u16> {
+        Some(self.zone).filter(|zone| *zone != 0)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -109,7 +109,7 @@ impl Row {
     /// With the goal that the median is at most `share` of the peer's.
     pub(crate) fn goal_of_peer(mut self, share: f64) -> Self {
         let ratio = self.peer.as_ref().and_then(|peer| self.ours.ratio_to(peer));
-        self.goal = ratio.map(|ratio| Goal::new(format!("ratio ≤ {share}"), ratio <= share));
+        self.goal = ratio.map(|ratio| Goal::new(format!("ratio ≤ {}", (share * 1e3).round() / 1e3), ratio <= share));
         self
     }
 

@@ -67,6 +67,15 @@ pub enum Role {
 }
 
 impl Role {
+    /// Those that can be taken.
+    pub const TAKEN: [Self; 3] = [Self::Primary, Self::Backup, Self::Fault];
+
+    /// The one of those that is called so.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::TAKEN.into_iter().find(|role| role.to_string() == name)
+    }
+
     pub(crate) fn number(self) -> u8 {
         match self {
             Self::None => 0,
@@ -78,8 +87,7 @@ impl Role {
 
     /// A later version's role is none that is known here.
     pub(crate) fn of(number: u8) -> Self {
-        let known = [Self::Primary, Self::Backup, Self::Fault];
-        known.into_iter().find(|role| role.number() == number).unwrap_or_default()
+        Self::TAKEN.into_iter().find(|role| role.number() == number).unwrap_or_default()
     }
 }
 

@@ -10,27 +10,19 @@ use std::ops::Range;
 use std::time::Instant;
 
 use ctflow_parser::attr::Attrs;
-use ctflow_parser::uapi::{AF_INET, AF_INET6, AF_UNSPEC, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR};
+use ctflow_parser::frame::{Message, Messages};
+use ctflow_parser::uapi::{AF_INET, AF_INET6, AF_UNSPEC, NLM_F_DUMP, NLM_F_REQUEST};
 use ctflow_parser::write::{Full, Writer};
 
 use crate::limits::{LOCAL_ADDRESSES, LOCAL_ASKED_EVERY};
+use crate::rtnetlink::{IFA_ADDRESS, IFA_LOCAL, IFF_UP, RTM_GETADDR, RTM_GETLINK, RTM_NEWADDR, RTM_NEWLINK};
 use crate::sys::netlink::{NetlinkSocket, Protocol};
-
-// rtnetlink.h, if_addr.h, if.h: https://github.com/torvalds/linux/blob/v6.18/include/uapi/linux/rtnetlink.h
-const RTM_NEWLINK: u16 = 16;
-const RTM_GETLINK: u16 = 18;
-const RTM_NEWADDR: u16 = 20;
-const RTM_GETADDR: u16 = 22;
-const IFA_ADDRESS: u16 = 1;
-const IFA_LOCAL: u16 = 2;
-const IFF_UP: u32 = 1;
 
 /// Both requests take 32 bytes.
 const REQUEST_BYTES: usize = 32;
 /// As large as parts of a dump get.
 const ANSWER_BYTES: usize = 32 * 1024;
 // Where numbers stand in a message: in its header, in `ifaddrmsg` and in `ifinfomsg`.
-const LENGTH: Range<usize> = 0..4;
 const KIND: Range<usize> = 4..6;
 const ADDRESS_LINK: Range<usize> = 20..24;
 const ADDRESS_ATTRIBUTES: usize = 24;
@@ -42,27 +34,33 @@ pub(crate) struct LocalAddresses {
     socket: Option<NetlinkSocket>,
     /// Addresses that were asked for, with whether they were local then, and when that was.
     known: HashMap<IpAddr, (bool, Instant)>,
-    /// The one that was seen last.
+    /// The one of them that was seen last, if it was local.
     last: Option<IpAddr>,
     /// Those that have left, as far as was found since the last [`LocalAddresses::forget`].
     left: Option<(IpAddr, bool)>,
 }
 
 impl LocalAddresses {
-    /// A flow begins that is hidden behind `address`.
+    /// A flow is there that is hidden behind `address`.
     pub(crate) fn see(&mut self, address: IpAddr) {
-        if self.last.replace(address) == Some(address) {
+        if self.last == Some(address) {
             return;
         }
-        let fresh = |(local, asked): &(bool, Instant)| *local || asked.elapsed() < LOCAL_ASKED_EVERY;
-        if self.known.get(&address).is_some_and(fresh) {
-            return;
-        }
+        let fresh = |(local, asked): &&(bool, Instant)| *local || asked.elapsed() < LOCAL_ASKED_EVERY;
+        let local = match self.known.get(&address).filter(fresh) {
+            Some((local, _)) => *local,
+            None => self.learn(address),
+        };
+        self.last = local.then_some(address);
+    }
+
+    fn learn(&mut self, address: IpAddr) -> bool {
         if self.known.len() >= LOCAL_ADDRESSES {
             self.known.clear(); // those that are in use come back at once
         }
         let local = self.ask(address).unwrap_or(false);
         self.known.insert(address, (local, Instant::now()));
+        local
     }
 
     /// Asks anew from here on whether an address has left.
@@ -126,15 +124,15 @@ fn ask(
     let mut answer = vec![0; ANSWER_BYTES];
     loop {
         let length = socket.receive(&mut answer).ok()?; // it was queued within the call
-        let mut rest = answer.get(..length)?;
-        while !rest.is_empty() {
-            let message = rest.get(..usize::try_from(number(rest, LENGTH)?).ok()?)?;
-            let kind = u16::from_ne_bytes(message.get(KIND)?.try_into().ok()?);
-            match kind {
-                NLMSG_DONE | NLMSG_ERROR => return Some(()),
-                _ => each(kind, message),
+        for message in Messages::new(answer.get(..length)?) {
+            match message.ok()? {
+                Message::Record(record) => {
+                    let kind = record.bytes().get(KIND)?.try_into().ok()?;
+                    each(u16::from_ne_bytes(kind), record.bytes());
+                }
+                Message::Done { .. } | Message::Ack(_) => return Some(()),
+                Message::Other => {}
             }
-            rest = rest.get(message.len().next_multiple_of(4)..).unwrap_or_default();
         }
         if flags & NLM_F_DUMP == 0 {
             return Some(());
@@ -179,6 +177,7 @@ mod tests {
                 let mut local = LocalAddresses::default();
                 local.see(address);
                 assert!(!local.has_left(address), "it was never here");
+                assert_eq!(local.last, None, "it may come yet");
                 links.address("a", address, prefix).unwrap();
                 let mut local = LocalAddresses::default();
                 local.see(address);

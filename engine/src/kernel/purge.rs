@@ -28,7 +28,7 @@ pub(crate) fn purge(batch: &mut Batch, mut select: impl FnMut(&FlowView<'_>) -> 
         })?;
         for (key, id) in chosen {
             let which = Selector::Orig(key.orig);
-            let zone = Some(key.zone).filter(|zone| *zone != 0);
+            let zone = key.named_zone();
             let write = |writer: &mut Writer<'_>, seq| request::delete(writer, seq, &which, zone, Some(id));
             batch.add(0, write, &mut |_| {})?;
         }

@@ -175,11 +175,7 @@ impl Gateways {
     /// # Errors
     /// [`LabError::Netlink`] when it has them already.
     pub fn activate(&self, which: Which) -> Result<(), LabError> {
-        self.firewall(which).run(|| {
-            let links = Links::open()?;
-            let all = Side::BOTH.into_iter().flat_map(|side| side.addresses().map(|address| (side, address)));
-            all.into_iter().try_for_each(|(side, (address, prefix))| links.address(side.link(), address, prefix))
-        })?;
+        self.each_address(which, Links::address)?;
         for (side, host) in [(Side::Inside, &self.client), (Side::Outside, &self.server)] {
             host.run(move || {
                 let links = Links::open()?;
@@ -195,11 +191,7 @@ impl Gateways {
     /// # Errors
     /// [`LabError::Netlink`] when it does not have them.
     pub fn deactivate(&self, which: Which) -> Result<(), LabError> {
-        self.firewall(which).run(|| {
-            let links = Links::open()?;
-            let all = Side::BOTH.into_iter().flat_map(|side| side.addresses().map(|address| (side, address)));
-            all.into_iter().try_for_each(|(side, (address, prefix))| links.no_address(side.link(), address, prefix))
-        })
+        self.each_address(which, Links::no_address)
     }
 
     /// Pulls all cables of a firewall: nobody is told.
@@ -226,6 +218,19 @@ impl Gateways {
     pub fn reconnect(&self, which: Which) -> Result<(), LabError> {
         self.firewall(which).run(|| Links::open()?.up(SYNC_LINK))?;
         self.each_port(which, Links::up)
+    }
+
+    /// Does something with each of the addresses on a firewall.
+    fn each_address(
+        &self,
+        which: Which,
+        work: fn(&Links, &str, IpAddr, u8) -> Result<(), LabError>,
+    ) -> Result<(), LabError> {
+        self.firewall(which).run(move || {
+            let links = Links::open()?;
+            let mut all = Side::BOTH.into_iter().flat_map(|side| side.addresses().map(|address| (side, address)));
+            all.try_for_each(|(side, (address, prefix))| work(&links, side.link(), address, prefix))
+        })
     }
 
     /// Does something with the switch's end of each cable of a firewall.

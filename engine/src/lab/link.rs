@@ -11,8 +11,8 @@ use rustix::net::netdevice::name_to_index;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
 use super::error::LabError;
-use super::uapi::*;
 use crate::netlink::{NetlinkError, Requests};
+use crate::rtnetlink::*;
 use crate::sys::netlink::Protocol;
 
 /// One request; the longest, a pair of links, takes some 150 bytes.

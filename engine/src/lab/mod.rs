@@ -25,7 +25,6 @@ pub mod link;
 pub mod sysctl;
 pub mod topology;
 pub mod traffic;
-mod uapi;
 
 use std::cell::Cell;
 use std::marker::PhantomData;

@@ -164,7 +164,7 @@ impl Injector<'_> {
                 continue; // it is gone already, or it is this node's
             }
             let which = Selector::Orig(key.orig);
-            let write = |writer: &mut Writer<'_>, seq| request::delete(writer, seq, &which, zone(key), id);
+            let write = |writer: &mut Writer<'_>, seq| request::delete(writer, seq, &which, key.named_zone(), id);
             self.batch.add(0, write, &mut |_| {})?; // who is refused is gone already
         }
         self.tally.ended += self.batch.finish(&mut |_| {})?.carried_out();
@@ -273,7 +273,7 @@ impl Injector<'_> {
         };
         for (tag, key) in (0u64..).zip(keys) {
             let which = Selector::Orig(key.orig);
-            self.batch.ask(tag, |writer, seq| request::get(writer, seq, &which, zone(key)), &mut note)?;
+            self.batch.ask(tag, |writer, seq| request::get(writer, seq, &which, key.named_zone()), &mut note)?;
         }
         self.batch.finish_asking(&mut note)?;
         Ok(found)
@@ -283,10 +283,6 @@ impl Injector<'_> {
         let age_s = now_ms().saturating_sub(told.head.changed_ms) / 1_000;
         commit(&told.flow, age_s, self.rules)
     }
-}
-
-fn zone(key: &FlowKey) -> Option<u16> {
-    Some(key.zone).filter(|zone| *zone != 0)
 }
 
 fn told_of<'f, 'a>(tag: u64, flows: &'f [Told<'a>]) -> Option<(usize, &'f Told<'a>)> {

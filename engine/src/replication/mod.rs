@@ -23,7 +23,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError};
-use ctflow_replicate::{Config, ReplicaId, Role, Status};
+use ctflow_replicate::node::PeerStatus;
+use ctflow_replicate::{Config, Mode, ReplicaId, Role, Standing, Status};
 use thiserror::Error;
 
 pub use self::commit::{CommitError, Committed, What};
@@ -87,6 +88,19 @@ impl ReplicationStatus {
     #[must_use]
     pub fn unknown_buckets(&self) -> u64 {
         self.node.peers.iter().flat_map(|peer| &peer.received).map(|stream| u64::from(stream.unknown)).sum()
+    }
+
+    /// The peers that have proven who they are.
+    pub(crate) fn met(&self) -> impl Iterator<Item = &PeerStatus> {
+        self.node.peers.iter().filter(|peer| peer.standing != Standing::Greeting)
+    }
+
+    /// Buckets that a peer has yet to tell; in alarm mode nothing is ever known for sure, and what is not told expires.
+    pub(crate) fn unknown_of(&self, peer: &PeerStatus) -> u32 {
+        match self.node.mode {
+            Mode::Alarm => 0,
+            Mode::Ftfw | Mode::Notrack => peer.received.iter().map(|stream| stream.unknown).sum(),
+        }
     }
 }
 

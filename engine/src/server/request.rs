@@ -162,9 +162,8 @@ impl Line {
     }
 
     fn one_role(&self) -> Result<Role, Failure> {
-        let known = [Role::Primary, Role::Backup, Role::Fault];
-        let named = |role: &Role| self.role.as_ref().is_some_and(|name| *name == role.to_string());
-        known.into_iter().find(named).ok_or_else(|| self.wrong("role", &["primary", "backup", "fault"]))
+        let named = self.role.as_deref().and_then(Role::named);
+        named.ok_or_else(|| self.wrong("role", &["primary", "backup", "fault"]))
     }
 
     fn one_cache(&self) -> Result<Cache, Failure> {

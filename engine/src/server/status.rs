@@ -4,7 +4,7 @@ use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
 use ctflow_replicate::node::{PeerStatus, SourceStatus};
-use ctflow_replicate::{Mode, Role, Standing};
+use ctflow_replicate::{Role, Standing};
 
 use super::document::{Cache, Document, Engine, Gate, Hot, Link, Peer, PeerStream, Refused, Source, SourceStream};
 use super::failure::Failure;
@@ -109,11 +109,10 @@ fn not_ready(totals: &Counts, stage: &Stage) -> Vec<String> {
         Stage::Silent => reasons.push("the replication stage does not answer: see the log".to_owned()),
         Stage::Answers(status) => {
             // One that never proved itself was not met.
-            let met = || status.node.peers.iter().filter(|peer| peer.standing != Standing::Greeting);
-            reasons.extend(met().filter_map(|peer| out_of_sync(peer, status)));
+            reasons.extend(status.met().filter_map(|peer| out_of_sync(peer, status)));
             let refused = status.node.counters.refusals;
             let unread = refused.not_authentic + refused.cipher + refused.version;
-            if met().next().is_none() && unread > 0 {
+            if status.met().next().is_none() && unread > 0 {
                 reasons.push(format!("no peer was met, and {unread} datagrams could not be read: see the log"));
             }
         }
@@ -137,12 +136,10 @@ fn out_of_sync(peer: &PeerStatus, status: &ReplicationStatus) -> Option<String> 
     unknown(peer, status)
 }
 
-/// What a peer has yet to tell. In alarm mode nothing is ever known for sure: what was not told for a while expires.
+/// What a peer has yet to tell.
 fn unknown(peer: &PeerStatus, status: &ReplicationStatus) -> Option<String> {
-    let unknown: u32 = peer.received.iter().map(|stream| stream.unknown).sum();
-    let name = &peer.name;
-    (status.node.mode != Mode::Alarm && unknown > 0)
-        .then(|| format!("peer {name} has yet to tell {unknown} buckets of flows"))
+    let (name, unknown) = (&peer.name, status.unknown_of(peer));
+    (unknown > 0).then(|| format!("peer {name} has yet to tell {unknown} buckets of flows"))
 }
 
 /// Whether keepalived should let this node take over now, or stay what it is: a primary gives way to nobody for what it lacks,
@@ -158,10 +155,9 @@ fn gate(world: &mut World, totals: &Counts, stage: &Stage) -> Gate {
         waits.push("the internal cache is being compared with the kernel's table".to_owned());
     }
     if let Stage::Answers(status) = stage {
-        let met = || status.node.peers.iter().filter(|peer| peer.standing != Standing::Greeting);
-        let live = met().filter(|peer| peer.standing == Standing::Live);
+        let live = status.met().filter(|peer| peer.standing == Standing::Live);
         waits.extend(live.filter_map(|peer| unknown(peer, status)));
-        if met().next().is_none() {
+        if status.met().next().is_none() {
             waits.push("no peer has been met yet".to_owned());
         }
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use ctflow_replicate::{Role, Standing};
+use ctflow_replicate::Role;
 
 use super::isolate::TABLE;
 use super::report::{Changed, milliseconds};
@@ -13,7 +13,7 @@ use super::{State, Turn, schedule};
 use crate::access::Access;
 use crate::control::WorkerEnded;
 use crate::limits::{SERVER_ANSWER_MAX, SERVER_RETRY};
-use crate::replication::{self, Progress, Replication, What};
+use crate::replication::{self, Progress, Replication, ReplicationStatus, What};
 use crate::reply;
 use crate::telling::Ask;
 
@@ -73,17 +73,19 @@ fn keep(state: &State) -> Option<String> {
 pub(super) fn kept(file: &Path) -> Option<(Role, bool)> {
     let text = fs::read_to_string(file).ok()?;
     let mut words = text.split_whitespace();
-    let name = words.next()?;
-    let role = [Role::Primary, Role::Backup, Role::Fault].into_iter().find(|role| role.to_string() == name)?;
+    let role = Role::named(words.next()?)?;
     Some((role, words.next().is_none()))
 }
 
 fn promote(access: &Access, progress: &Arc<Progress>, report: &mut Changed) {
     access.takeover.cancel_purge();
-    let handed_over = access.replication.as_ref().is_some_and(|replication| lacking(replication, report));
-    if handed_over {
-        admit(access, report); // what its packets need is in the kernel
-    }
+    if let Some(Ok(status)) = access.replication.as_ref().map(Replication::status) {
+        let lacks = lacks(&status);
+        if status.handed_over && lacks.is_empty() {
+            admit(access, report); // what its packets need is in the kernel
+        }
+        report.missing.extend(lacks);
+    } // who does not answer does not commit either, which says so
     let what = What { flows: true, expectations: true };
     match replication::commit(access, what, access.takeover.settings.rules, progress) {
         Ok(done) => {
@@ -127,26 +129,21 @@ fn step_back(access: &Access, report: &mut Changed) {
     report.purge_in_ms = Some(milliseconds(after));
 }
 
-/// What the replicas lack, as far as it is known; whether the kernel has all that there is already.
-fn lacking(replication: &Replication, report: &mut Changed) -> bool {
-    let Ok(status) = replication.status() else { return false }; // the commit says so
-    let met = || status.node.peers.iter().filter(|peer| peer.standing != Standing::Greeting);
-    if met().next().is_none() {
-        report.missing.push("no peer has been met: of its flows, if there are any, nothing is known".to_owned());
+/// What the replicas lack, as far as it is known.
+fn lacks(status: &ReplicationStatus) -> Vec<String> {
+    let mut lacks = Vec::new();
+    if status.met().next().is_none() {
+        lacks.push("no peer has been met: of its flows, if there are any, nothing is known".to_owned());
     }
-    for peer in met() {
-        let unknown: u32 = peer.received.iter().map(|stream| stream.unknown).sum();
-        if unknown > 0 && status.node.mode != ctflow_replicate::Mode::Alarm {
-            report
-                .missing
-                .push(format!("{unknown} buckets of peer {} were not known: flows may be missing", peer.name));
-        }
+    for (peer, unknown) in status.met().map(|peer| (peer, status.unknown_of(peer))).filter(|(_, unknown)| *unknown > 0)
+    {
+        lacks.push(format!("{unknown} buckets of peer {} were not known: flows may be missing", peer.name));
     }
-    let refused = status.changes.refused;
     if status.replicas.iter().any(|replica| replica.is_full) {
-        report.missing.push(format!("a replica was full, {refused} flows were refused: raise [engine] flows_max"));
+        let refused = status.changes.refused;
+        lacks.push(format!("a replica was full, {refused} flows were refused: raise [engine] flows_max"));
     }
-    status.handed_over && report.missing.is_empty()
+    lacks
 }
 
 /// Has the shards compared with the kernel's table, and waits until they are.

@@ -32,12 +32,7 @@ pub(super) static ROLE: Verb = Verb {
 
 fn role(verb: &'static Verb, rest: &[OsString]) -> Result<Command, Usage> {
     let given = Given::read(verb, rest)?;
-    let role = match given.slot(0) {
-        Some("primary") => Some(Role::Primary),
-        Some("backup") => Some(Role::Backup),
-        Some(_) => Some(Role::Fault),
-        None => None,
-    };
+    let role = given.slot(0).and_then(Role::named);
     let ask = Ask::Role { role, json: given.option("json").is_some() };
     Ok(Command::Control(Control { reach: reach(&given)?, ask }))
 }
