@@ -40,6 +40,7 @@ use crate::socket::{EventSocket, Options, SocketError};
 use crate::steer::Share;
 use crate::takeover::{Changed, Isolator, Takeover, become_role, flush_later};
 use crate::telling::{self, Ask, Asker, Hearer, Teller};
+use crate::threads::{self, Duty, Thread};
 use crate::untold::Untold;
 use crate::worker::{Command, Report, Reporter, Truth, Worker};
 
@@ -120,6 +121,7 @@ pub struct Engine {
     waker: Arc<Waker>,
     stop: Arc<AtomicBool>,
     stage_stop: Arc<AtomicBool>,
+    threads: Vec<Thread>,
 }
 
 impl Engine {
@@ -191,6 +193,12 @@ impl Engine {
             && threads.into_iter().all(|thread| !thread.is_finished())
     }
 
+    /// Its threads, for whoever wants to know what each costs.
+    #[must_use]
+    pub fn threads(&self) -> &[Thread] {
+        &self.threads
+    }
+
     /// What all workers have counted so far.
     #[must_use]
     pub fn totals(&self) -> Counts {
@@ -226,6 +234,17 @@ impl Engine {
             end.unwrap_or_else(|panic| resume_unwind(panic))?;
         }
         Ok(self.totals())
+    }
+
+    fn spawn<T: Send + 'static>(
+        &mut self,
+        name: &str,
+        duty: Duty,
+        body: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<JoinHandle<T>, StartError> {
+        let (handle, thread) = threads::start(name.to_owned(), duty, body).map_err(StartError::system("threads"))?;
+        self.threads.push(thread);
+        Ok(handle)
     }
 
     fn shut_down(&mut self) -> Vec<thread::Result<Result<(), ListenError>>> {
@@ -390,29 +409,31 @@ impl<'s> Assembly<'s> {
             waker: self.waker.clone(),
             stop: self.stop.clone(),
             stage_stop: Arc::default(),
+            threads: Vec::new(),
         };
         if let Some(prepared) = self.prepared {
             let stage = prepared.stage(self.hearers, engine.stage_stop.clone());
-            engine.stage = Some(spawn("ctflow-replicate".to_owned(), move || stage.run())?);
+            engine.stage = Some(engine.spawn("ctflow-replicate", Duty::Stage, move || stage.run())?);
         }
         if let Some(replication) = engine.access.replication.clone() {
             let _ = replication.set_role(engine.access.takeover.role()); // it was started just now, and has room
             if engine.access.takeover.settings.hot {
                 let access = engine.access.clone();
-                engine.hot =
-                    Some(spawn("ctflow-hot".to_owned(), move || replication::keep_hot(&access, &replication))?);
+                let work = move || replication::keep_hot(&access, &replication);
+                engine.hot = Some(engine.spawn("ctflow-hot", Duty::Hot, work)?);
             }
         }
         // From here on an early return drops the engine, which stops what has started.
         let control = Control::new(poll, self.lanes, self.reports, wished, self.stop.clone());
-        engine.control = Some(spawn("ctflow-control".to_owned(), move || control.run())?);
+        engine.control = Some(engine.spawn("ctflow-control", Duty::Control, move || control.run())?);
         let count = self.seats.len();
         let (begun, beginnings) = bounded(count);
         for seat in self.seats {
             let reporter = Reporter { sender: self.sender.clone(), waker: self.waker.clone() };
             let (settings, stop, begun) = (self.settings.clone(), self.stop.clone(), begun.clone());
-            let name = format!("ctflow-worker{}", seat.index);
-            engine.workers.push(spawn(name, move || seat.run(&settings, reporter, stop, &begun))?);
+            let (name, duty) = (format!("ctflow-worker{}", seat.index), Duty::Worker(seat.index));
+            let worker = engine.spawn(&name, duty, move || seat.run(&settings, reporter, stop, &begun))?;
+            engine.workers.push(worker);
         }
         drop(begun);
         for backend in beginnings.iter().take(count) {
@@ -435,13 +456,6 @@ fn takeover(settings: &Settings) -> Result<Takeover, NetlinkError> {
     let takeover = Takeover::new(*takeover, Some(isolator), Arc::new(choice.clone()), role_file.clone());
     takeover.isolate()?;
     Ok(takeover)
-}
-
-fn spawn<T: Send + 'static>(
-    name: String,
-    body: impl FnOnce() -> T + Send + 'static,
-) -> Result<JoinHandle<T>, StartError> {
-    thread::Builder::new().name(name).spawn(body).map_err(StartError::system("threads"))
 }
 
 impl Seat {

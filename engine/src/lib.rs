@@ -25,6 +25,7 @@ pub mod steer;
 pub mod sys;
 pub mod takeover;
 mod telling;
+pub mod threads;
 mod untold;
 mod watch;
 mod worker;

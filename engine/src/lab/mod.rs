@@ -2,7 +2,7 @@
 //!
 //! [`Lab::enter`] gives the calling thread a network of its own, in which it is root. There it builds links
 //! ([`link`]), rules ([`nft`](crate::nft)) and settings ([`sysctl`]), starts [`Host`]s (threads that live in further namespaces),
-//! and lets [`traffic`] flow. [`topology::Firewall`] puts these together: client, firewall, server;
+//! and lets [`traffic`] flow, or [`load`]. [`topology::Firewall`] puts these together: client, firewall, server;
 //! [`gateways::Gateways`] has two firewalls. Everything is gone
 //! when its last thread and descriptor are. Nothing here ever touches the machine's own network.
 //!
@@ -22,6 +22,7 @@ mod error;
 pub mod gateways;
 pub mod isolated;
 pub mod link;
+pub mod load;
 pub mod sysctl;
 pub mod topology;
 pub mod traffic;

@@ -60,8 +60,10 @@ const FLOOD_PREFIX: u8 = 15;
 /// When TCP repeats what was not acknowledged, in microseconds: beyond the 40 ms for which an acknowledgement may be delayed.
 const RETRANSMIT_US: &str = "60000";
 const NOBODY: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 254);
+/// Likewise on the inside, for whoever adds a route by it.
+pub(super) const NOBODY_INSIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 254);
 /// Locally administered, and no link has it.
-const NOBODY_HARDWARE: [u8; 6] = [0x02, 0, 0, 0, 0, 0xfe];
+pub(super) const NOBODY_HARDWARE: [u8; 6] = [0x02, 0, 0, 0, 0, 0xfe];
 
 /// The network of this module's picture; the calling thread's namespace is the firewall.
 #[derive(Debug)]

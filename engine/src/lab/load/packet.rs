@@ -1,0 +1,121 @@
+//! IPv4 packets of a script, as they go into a raw socket: the kernel fills in the IP header's checksum and id.
+
+use std::net::Ipv4Addr;
+
+use ctflow_parser::uapi::{IPPROTO_TCP, IPPROTO_UDP};
+
+const IP_BYTES: usize = 20;
+const TCP_BYTES: usize = 20;
+const UDP_BYTES: usize = 8;
+/// The most that a packet carries.
+pub(super) const PAYLOAD_BYTES: usize = 96;
+/// The longest packet.
+pub(super) const PACKET_BYTES: usize = IP_BYTES + TCP_BYTES + PAYLOAD_BYTES;
+
+const VERSION_AND_LENGTH: u8 = 0x45;
+const TTL: u8 = 64;
+/// In 32-bit words, in the high half.
+const TCP_LENGTH: u8 = 0x50;
+const TCP_WINDOW: u16 = 64_240;
+
+/// Where a packet comes from and goes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Ends {
+    pub(super) src: Ipv4Addr,
+    pub(super) dst: Ipv4Addr,
+    pub(super) src_port: u16,
+    pub(super) dst_port: u16,
+}
+
+impl Ends {
+    /// The other way.
+    pub(super) fn back(self) -> Self {
+        Self { src: self.dst, dst: self.src, src_port: self.dst_port, dst_port: self.src_port }
+    }
+}
+
+/// What a packet is, its ends apart.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Segment {
+    /// UDP, with so many bytes.
+    Udp { payload: usize },
+    /// TCP, with so many bytes.
+    Tcp { flags: u8, seq: u32, ack: u32, payload: usize },
+}
+
+/// One packet's bytes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Packet {
+    bytes: [u8; PACKET_BYTES],
+    length: usize,
+}
+
+impl Packet {
+    pub(super) const EMPTY: Self = Self { bytes: [0; PACKET_BYTES], length: 0 };
+
+    /// Becomes that packet.
+    pub(super) fn write(&mut self, segment: Segment, ends: &Ends) {
+        let (proto, length) = match segment {
+            Segment::Udp { payload } => (IPPROTO_UDP, UDP_BYTES + payload),
+            Segment::Tcp { payload, .. } => (IPPROTO_TCP, TCP_BYTES + payload),
+        };
+        self.length = (IP_BYTES + length).min(PACKET_BYTES);
+        self.bytes = [0; PACKET_BYTES];
+        self.put(0, [VERSION_AND_LENGTH]);
+        self.put(2, be16(self.length));
+        self.put(8, [TTL, proto]);
+        self.put(12, ends.src.octets());
+        self.put(16, ends.dst.octets());
+        self.put(20, ends.src_port.to_be_bytes());
+        self.put(22, ends.dst_port.to_be_bytes());
+        match segment {
+            Segment::Udp { .. } => self.put(24, be16(length)), // a checksum of 0 is none
+            Segment::Tcp { flags, seq, ack, .. } => {
+                self.put(24, seq.to_be_bytes());
+                self.put(28, ack.to_be_bytes());
+                self.put(32, [TCP_LENGTH, flags]);
+                self.put(34, TCP_WINDOW.to_be_bytes());
+                self.put(36, self.tcp_checksum(length).to_be_bytes());
+            }
+        }
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        self.bytes.get(..self.length).unwrap_or_default()
+    }
+
+    fn put<const N: usize>(&mut self, at: usize, value: [u8; N]) {
+        if let Some(place) = self.bytes.get_mut(at..at + N) {
+            place.copy_from_slice(&value);
+        }
+    }
+
+    /// RFC 9293, 3.1: over the addresses, the protocol and the length, the header and the payload; all payloads are zeros.
+    fn tcp_checksum(&self, length: usize) -> u16 {
+        let words = self.bytes.get(12..IP_BYTES + TCP_BYTES).unwrap_or_default().as_chunks::<2>().0;
+        let words: u32 = words.iter().map(|word| u32::from(u16::from_be_bytes(*word))).sum();
+        let sum = words + u32::from(IPPROTO_TCP) + u32::from(u16::from_be_bytes(be16(length)));
+        let folded = (sum & 0xffff) + (sum >> 16);
+        !u16::try_from((folded & 0xffff) + (folded >> 16)).unwrap_or(u16::MAX)
+    }
+}
+
+fn be16(number: usize) -> [u8; 2] {
+    u16::try_from(number).unwrap_or(u16::MAX).to_be_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tcp_packet_sums_up_to_what_its_receiver_expects() {
+        let ends = Ends { src: [198, 19, 0, 1].into(), dst: [198, 18, 255, 2].into(), src_port: 65_535, dst_port: 443 };
+        let mut packet = Packet::EMPTY;
+        packet.write(Segment::Tcp { flags: 0x18, seq: u32::MAX, ack: 77, payload: 31 }, &ends);
+        assert_eq!(packet.bytes().len(), 71);
+        let pseudo = [&packet.bytes()[12..20], &[0, IPPROTO_TCP, 0, 51], &packet.bytes()[20..], &[0]].concat();
+        let sum: u32 = pseudo.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
+        assert_eq!((sum & 0xffff) + (sum >> 16), 0xffff);
+    }
+}

@@ -1,0 +1,327 @@
+//! One thread's flows: begun in batches, ended in batches.
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+use std::net::SocketAddrV4;
+use std::num::NonZeroU32;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ctflow_parser::flow::FlowView;
+use ctflow_parser::proto::{ProtoInfo, TcpInfo};
+use ctflow_parser::request::{self, FlowChange, IfExists, Selector};
+use ctflow_parser::tuple::{L4, Tuple};
+use ctflow_parser::uapi::{AF_INET, IPS_ASSURED, IPS_CONFIRMED, IPS_SEEN_REPLY};
+use ctflow_parser::write::Writer;
+use rustix::net::{
+    AddressFamily, MMsgHdr, SendAncillaryBuffer, SendFlags, SocketAddrAny, SocketFlags, SocketType, ipproto, sendmmsg,
+    socket_with,
+};
+
+use super::pace::{Next, Pace};
+use super::packet::{Ends, Packet};
+use super::script::{self, By, Life, Script, Step, TIMEOUT};
+use super::{Kind, LabError, LoadError, Made};
+use crate::kernel::batch::{Batch, Refused};
+use crate::lab::topology::Firewall;
+
+/// Flows begun or ended together.
+const BATCH: u32 = 64;
+/// `TCP_CONNTRACK_ESTABLISHED`.
+const ESTABLISHED: u8 = 3;
+/// How long a sender that has nothing to do sleeps at most before it looks whether to stop.
+const NAP: Duration = Duration::from_millis(20);
+
+/// What a sender has made, where others can read it.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(super) struct Shared {
+    begun: AtomicU64,
+    ended: AtomicU64,
+    packets: AtomicU64,
+    refused: AtomicU64,
+    late: AtomicU64,
+}
+
+impl Shared {
+    pub(super) fn made(&self) -> Made {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Made {
+            begun: read(&self.begun),
+            ended: read(&self.ended),
+            packets: read(&self.packets),
+            refused: read(&self.refused),
+            late: read(&self.late),
+        }
+    }
+}
+
+/// The raw sockets of the client and of the server.
+#[derive(Debug)]
+pub(super) struct Ways {
+    client: OwnedFd,
+    server: OwnedFd,
+    packets: Box<[Packet]>,
+}
+
+impl Ways {
+    pub(super) fn open(firewall: &Firewall) -> Result<Self, LabError> {
+        let open = || socket_with(AddressFamily::INET, SocketType::RAW, SocketFlags::CLOEXEC, Some(ipproto::RAW));
+        let failed = |error| LabError::system("open a raw socket", error);
+        let client = firewall.client.run(open).map_err(failed)?;
+        let server = firewall.server.run(open).map_err(failed)?;
+        Ok(Self { client, server, packets: vec![Packet::EMPTY; BATCH as usize].into_boxed_slice() })
+    }
+
+    /// Sends the packet that `step` is for each of the flows.
+    fn send(&mut self, step: &Step, flows: impl Iterator<Item = Ends>) -> Result<u64, LabError> {
+        let (socket, flows): (_, Vec<Ends>) = match step.by {
+            By::Client => (&self.client, flows.collect()),
+            By::Server => (&self.server, flows.map(Ends::back).collect()),
+        };
+        for (packet, ends) in self.packets.iter_mut().zip(&flows) {
+            packet.write(step.segment, ends);
+        }
+        let targets: Vec<SocketAddrAny> = flows.iter().map(|ends| SocketAddrV4::new(ends.dst, 0).into()).collect();
+        let payloads: Vec<[IoSlice<'_>; 1]> =
+            self.packets.iter().take(flows.len()).map(|packet| [IoSlice::new(packet.bytes())]).collect();
+        let mut controls: Vec<SendAncillaryBuffer<'_, '_, '_>> = flows.iter().map(|_| <_>::default()).collect();
+        let mut messages: Vec<MMsgHdr<'_>> = targets
+            .iter()
+            .zip(&payloads)
+            .zip(&mut controls)
+            .map(|((to, payload), control)| MMsgHdr::new_with_addr(to, payload, control))
+            .collect();
+        let mut sent = 0;
+        while sent < messages.len() {
+            let rest = messages.get_mut(sent..).unwrap_or_default();
+            sent += sendmmsg(socket, rest, SendFlags::empty())
+                .map_err(|error| LabError::system("send a load's packets", error))?
+                .max(1);
+        }
+        Ok(sent as u64)
+    }
+}
+
+/// The flows of one script.
+#[derive(Debug)]
+struct Lane {
+    script: &'static Script,
+    weight: u32,
+    /// Flows that shall be there, where it is the oldest that go.
+    held: u32,
+    begun: u32,
+    ended: u32,
+    /// Where flows go by age: when those below a number had begun.
+    ages: VecDeque<(Instant, u32)>,
+}
+
+impl Lane {
+    fn alive(&self) -> u32 {
+        self.begun.wrapping_sub(self.ended)
+    }
+
+    /// How many are to be ended now, at most a batch.
+    fn due(&self, now: Instant) -> u32 {
+        let due = match self.script.life {
+            Life::Oldest => self.alive().saturating_sub(self.held),
+            Life::For(life) => {
+                let past = self.ages.iter().take_while(|(began, _)| now.duration_since(*began) >= life).last();
+                past.map_or(0, |(_, below)| below.wrapping_sub(self.ended))
+            }
+        };
+        due.min(BATCH)
+    }
+}
+
+/// One thread's flows.
+#[derive(Debug)]
+pub(super) struct Sender {
+    index: u32,
+    lanes: Vec<Lane>,
+    ways: Option<Ways>,
+    changes: Batch,
+}
+
+impl Sender {
+    /// Opens its socket for changes in the calling thread's network namespace.
+    pub(super) fn open(index: u32, kind: Kind, flows: u32, ways: Option<Ways>) -> Result<Self, LoadError> {
+        let lanes = script::lanes(kind).iter().map(|lane| Lane {
+            script: lane.script,
+            weight: lane.weight,
+            held: flows,
+            begun: 0,
+            ended: 0,
+            ages: VecDeque::new(),
+        });
+        Ok(Self { index, lanes: lanes.collect(), ways, changes: Batch::open("make load")? })
+    }
+
+    /// Begins and ends flows until told to stop.
+    pub(super) fn run(
+        &mut self,
+        per_second: Option<NonZeroU32>,
+        stop: &AtomicBool,
+        shared: &Shared,
+    ) -> Result<(), LoadError> {
+        let mut pace = per_second.map(|rate| Pace::new(rate, Instant::now()));
+        while !stop.load(Ordering::Relaxed) {
+            let count = pace.as_ref().map_or(BATCH, |pace| pace.step(BATCH));
+            self.begin(count, shared)?;
+            self.end_due(shared)?;
+            match pace.as_mut().map(|pace| pace.done(count, Instant::now())) {
+                Some(Next::Wait(time)) => self.wait(time, stop, shared)?,
+                Some(Next::Now { given_up }) => _ = shared.late.fetch_add(given_up, Ordering::Relaxed),
+                None => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Sleeps, but for what has to end meanwhile.
+    fn wait(&mut self, time: Duration, stop: &AtomicBool, shared: &Shared) -> Result<(), LoadError> {
+        let until = Instant::now() + time;
+        while !stop.load(Ordering::Relaxed) {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            thread::sleep(left.min(NAP));
+            self.end_due(shared)?;
+        }
+        Ok(())
+    }
+
+    /// Begins flows until those that stay are as many as shall be.
+    pub(super) fn fill(&mut self, shared: &Shared) -> Result<(), LoadError> {
+        for place in 0..self.lanes.len() {
+            loop {
+                let Some(lane) = self.lanes.get(place).filter(|lane| matches!(lane.script.life, Life::Oldest)) else {
+                    break;
+                };
+                let missing = lane.held.saturating_sub(lane.alive()).min(BATCH);
+                if missing == 0 {
+                    break;
+                }
+                self.begin_in(place, missing, shared)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends all flows.
+    pub(super) fn clear(&mut self, shared: &Shared) -> Result<(), LoadError> {
+        for place in 0..self.lanes.len() {
+            while let Some(count) = self.lanes.get(place).map(Lane::alive).filter(|alive| *alive > 0) {
+                self.end_in(place, count.min(BATCH), shared)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, count: u32, shared: &Shared) -> Result<(), LoadError> {
+        let weights: u32 = self.lanes.iter().map(|lane| lane.weight).sum();
+        for place in 0..self.lanes.len() {
+            let Some(lane) = self.lanes.get(place) else { break };
+            // Each lane keeps its share of all that has begun, however small the steps are.
+            let all: u64 = self.lanes.iter().map(|lane| u64::from(lane.begun)).sum();
+            let share = (all + u64::from(count)) * u64::from(lane.weight) / u64::from(weights.max(1));
+            let due = u32::try_from(share.saturating_sub(u64::from(lane.begun))).unwrap_or(BATCH).min(count);
+            if due > 0 {
+                self.begin_in(place, due, shared)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn begin_in(&mut self, place: usize, count: u32, shared: &Shared) -> Result<(), LoadError> {
+        let Some(lane) = self.lanes.get_mut(place) else { return Ok(()) };
+        let (first, script, index) = (lane.begun, lane.script, self.index);
+        let flows = (first..first.wrapping_add(count)).map(|number| script::ends(index, number, script));
+        match &mut self.ways {
+            Some(ways) => {
+                for step in script.open {
+                    let sent = ways.send(step, flows.clone())?;
+                    shared.packets.fetch_add(sent, Ordering::Relaxed);
+                }
+            }
+            None => {
+                for ends in flows {
+                    let create = |writer: &mut Writer<'_>, seq| {
+                        request::create(writer, seq, &inserted(script, &ends), IfExists::Refuse)
+                    };
+                    self.changes.add(0, create, &mut count_refused(shared))?;
+                }
+                self.changes.finish(&mut count_refused(shared))?;
+            }
+        }
+        lane.begun = first.wrapping_add(count);
+        if let Life::For(_) = script.life {
+            lane.ages.push_back((Instant::now(), lane.begun));
+        }
+        shared.begun.fetch_add(count.into(), Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn end_due(&mut self, shared: &Shared) -> Result<(), LoadError> {
+        let now = Instant::now();
+        for place in 0..self.lanes.len() {
+            while let Some(count) = self.lanes.get(place).map(|lane| lane.due(now)).filter(|due| *due > 0) {
+                self.end_in(place, count, shared)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Closes and deletes the oldest.
+    fn end_in(&mut self, place: usize, count: u32, shared: &Shared) -> Result<(), LoadError> {
+        let Some(lane) = self.lanes.get_mut(place) else { return Ok(()) };
+        let (first, script, index) = (lane.ended, lane.script, self.index);
+        let flows = (first..first.wrapping_add(count)).map(|number| script::ends(index, number, script));
+        if let Some(ways) = &mut self.ways {
+            for step in script.close {
+                let sent = ways.send(step, flows.clone())?;
+                shared.packets.fetch_add(sent, Ordering::Relaxed);
+            }
+        }
+        for ends in flows {
+            let which = Selector::Orig(tuple(script, &ends));
+            let delete = |writer: &mut Writer<'_>, seq| request::delete(writer, seq, &which, None, None);
+            self.changes.add(0, delete, &mut count_refused(shared))?;
+        }
+        self.changes.finish(&mut count_refused(shared))?;
+        lane.ended = first.wrapping_add(count);
+        let alive = lane.alive();
+        while lane.ages.front().is_some_and(|(_, below)| lane.begun.wrapping_sub(*below) >= alive) {
+            lane.ages.pop_front();
+        }
+        shared.ended.fetch_add(count.into(), Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+fn count_refused(shared: &Shared) -> impl FnMut(Refused) {
+    |_| _ = shared.refused.fetch_add(1, Ordering::Relaxed)
+}
+
+fn tuple(script: &Script, ends: &Ends) -> Tuple {
+    let l4 = L4::Ports { src: ends.src_port, dst: ends.dst_port };
+    Tuple { src: ends.src.into(), dst: ends.dst.into(), proto: script.proto, l4, zone: None }
+}
+
+/// The flow as a request has it.
+fn inserted(script: &Script, ends: &Ends) -> FlowChange<'static> {
+    let tcp = TcpInfo { state: Some(ESTABLISHED), ..TcpInfo::default() };
+    let flow = FlowView {
+        family: AF_INET,
+        orig: Some(tuple(script, ends)),
+        reply: Some(tuple(script, &ends.back())),
+        status: Some(IPS_SEEN_REPLY | IPS_ASSURED | IPS_CONFIRMED),
+        timeout: Some(TIMEOUT),
+        proto: Some(ProtoInfo::Tcp(tcp)),
+        ..FlowView::default()
+    };
+    FlowChange { flow, ..FlowChange::default() }
+}
