@@ -1,11 +1,13 @@
 //! Why the program ends without success: one line on standard error, and an exit code that scripts can tell apart.
 
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use ctflow_engine::engine::StartError;
 use ctflow_engine::kernel::KernelError;
 use ctflow_engine::lab::LabError;
+use ctflow_engine::lab::load::LoadError;
 use ctflow_engine::listener::ListenError;
 use ctflow_engine::receive::InterruptError;
 use ctflow_engine::server::ServerError;
@@ -65,6 +67,20 @@ pub(crate) enum Failure {
     /// The demonstration ran, and did not show what it is for.
     #[error("the demonstration failed: {0}")]
     Demo(String),
+    /// The benchmark's load.
+    #[error(transparent)]
+    Loading(#[from] LoadError),
+    /// The benchmark could not be carried out.
+    #[error("the benchmark failed: {0}")]
+    Bench(String),
+    /// The benchmark's report cannot be written.
+    #[error("cannot write the report {}: {source}", .path.display())]
+    Report {
+        /// Where to.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
     /// The kernel refused the one thing to do; in conntrack's words where it has any.
     #[error("Operation failed: {}", operation_words(.0))]
     Operation(#[source] KernelError),

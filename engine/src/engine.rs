@@ -106,7 +106,7 @@ pub enum StartError {
 }
 
 impl StartError {
-    fn system(what: &'static str) -> impl FnOnce(io::Error) -> Self {
+    pub(crate) fn system(what: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::System { what, source }
     }
 }
@@ -523,7 +523,7 @@ impl Drop for Farewell {
 }
 
 /// Keeps the calling thread on the core that is worker `index`'s among those this process may use.
-fn pin(index: u32) {
+pub(crate) fn pin(index: u32) {
     let cores = core_affinity::get_core_ids().unwrap_or_default();
     let core = cores.get(index as usize % cores.len().max(1));
     if !core.is_some_and(|core| core_affinity::set_for_current(*core)) {

@@ -2,6 +2,7 @@
 
 mod access;
 mod control;
+pub mod drain;
 pub mod engine;
 pub mod kernel;
 pub mod lab;

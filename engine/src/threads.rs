@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::ops::AddAssign;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -54,6 +55,14 @@ impl Thread {
             line.and_then(|rest| rest.trim().parse().ok()).unwrap_or(0)
         };
         Usage { cpu, wakeups: number("voluntary_ctxt_switches:"), preempted: number("nonvoluntary_ctxt_switches:") }
+    }
+}
+
+impl AddAssign for Usage {
+    fn add_assign(&mut self, other: Self) {
+        self.cpu += other.cpu;
+        self.wakeups += other.wakeups;
+        self.preempted += other.preempted;
     }
 }
 

@@ -425,8 +425,13 @@ const NS_PER_MS: u64 = 1_000_000;
 
 /// Milliseconds since 1970.
 pub(crate) fn now_ms() -> u64 {
+    now_us() / 1_000
+}
+
+/// Microseconds since 1970.
+pub(crate) fn now_us() -> u64 {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    now.map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or(u64::MAX))
+    now.map_or(0, |now| u64::try_from(now.as_micros()).unwrap_or(u64::MAX))
 }
 
 /// Takes in every message of one datagram; gives the first reason why one was not understood.

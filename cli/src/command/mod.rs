@@ -8,6 +8,7 @@ use crate::output::{Format, Printer, Subject};
 use jiff::tz::TimeZone;
 
 mod about;
+mod bench;
 mod change;
 mod clock;
 mod control;
@@ -57,6 +58,7 @@ pub(crate) fn run(mut plan: Plan) -> Result<(), Failure> {
         Command::Count(count) => count::count(*count),
         Command::Stats(stats) => count::statistics(*stats),
         Command::Demo => demo::run(),
+        Command::Bench(plan) => bench::run(plan),
         Command::Doctor(plan) => doctor::run(*plan),
         Command::Completions(shell) => about::completions(*shell),
         Command::Man(page) => about::man(*page),

@@ -1,8 +1,12 @@
 //! The command line as meant: everything a command needs to know, with the defaults filled in.
 
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
+use std::time::Duration;
 
+use ctflow_engine::lab::load::Kind;
+use ctflow_engine::receive::BackendKind;
 use ctflow_parser::filter::DumpFilter;
 use ctflow_parser::record::Event;
 use ctflow_parser::request::{IfExists, Selector, Table};
@@ -71,6 +75,8 @@ pub(crate) enum Command {
     Stats(Stats),
     /// `demo`.
     Demo,
+    /// `bench`.
+    Bench(Bench),
     /// `doctor`.
     Doctor(Doctor),
     /// `completions`.
@@ -321,6 +327,35 @@ pub(crate) struct Stats {
     pub(crate) subject: Subject,
     /// As JSON.
     pub(crate) json: bool,
+}
+
+/// `bench`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Bench {
+    /// What comes.
+    pub(crate) load: Kind,
+    /// Events a second; as many as this machine makes, if none.
+    pub(crate) rate: Option<NonZeroU32>,
+    /// Flows that are there all the while.
+    pub(crate) flows: u32,
+    /// How long a trial looks.
+    pub(crate) stretch: Duration,
+    /// Workers, if not as many as the daemon would have.
+    pub(crate) workers: Option<NonZeroU32>,
+    /// How workers receive.
+    pub(crate) backend: BackendKind,
+    /// Whether all back ends are measured.
+    pub(crate) compare: bool,
+    /// Backups.
+    pub(crate) replicas: usize,
+    /// The age that a flow must reach to be replicated.
+    pub(crate) min_age: Duration,
+    /// On this host's own table instead of namespaces.
+    pub(crate) host: bool,
+    /// As JSON.
+    pub(crate) json: bool,
+    /// Where to write a page.
+    pub(crate) report: Option<PathBuf>,
 }
 
 /// `doctor`.

@@ -12,10 +12,12 @@ use super::usage::Usage;
 use super::{raw, words};
 use crate::protocol;
 
+mod bench;
 mod daemon;
 mod role;
 mod sync;
 
+use bench::BENCH;
 use daemon::{DAEMON, KEYGEN};
 use role::ROLE;
 use sync::{STATUS, SYNC};
@@ -71,8 +73,8 @@ const ALONE: &[Form] = &[Form { name: "", argument: "", slots: &[], file: false 
 const JSON: VerbOption = VerbOption { short: None, long: "json", argument: "", help: "as JSON" };
 
 /// All verbs, in the order of the help text.
-pub(crate) static VERBS: [&Verb; 10] =
-    [&DAEMON, &KEYGEN, &SYNC, &STATUS, &ROLE, &DEMO, &DOCTOR, &COMPLETIONS, &MAN, &HELP];
+pub(crate) static VERBS: [&Verb; 11] =
+    [&DAEMON, &KEYGEN, &SYNC, &STATUS, &ROLE, &DEMO, &BENCH, &DOCTOR, &COMPLETIONS, &MAN, &HELP];
 
 /// What stands behind a verb, taken apart.
 #[derive(Debug, Default)]
@@ -372,7 +374,7 @@ mod tests {
 
     #[test]
     fn an_unknown_verb_hears_which_there_are() {
-        let verbs = "daemon, keygen, sync, status, role, demo, doctor, completions, man and help".into();
+        let verbs = "daemon, keygen, sync, status, role, demo, bench, doctor, completions, man and help".into();
         let unknown = Usage::UnknownVerb { word: "list".into(), verbs };
         assert_eq!(read(&["list"]).unwrap_err(), unknown);
     }

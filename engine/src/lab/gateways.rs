@@ -244,7 +244,7 @@ impl Gateways {
 }
 
 /// What crosses the cable between the firewalls is no flow of theirs.
-fn untracked() -> Ruleset {
+pub(super) fn untracked() -> Ruleset {
     Ruleset::new("ctflow-lab-sync")
         .chain(Chain::raw("in", Hook::Prerouting).rule(Rule::new().input(SYNC_LINK).notrack()))
         .chain(Chain::raw("out", Hook::Output).rule(Rule::new().output(SYNC_LINK).notrack()))
@@ -261,7 +261,7 @@ fn plug(switch: &Host, bridge: &str, port: String, link: &'static str, host: &Ho
     })
 }
 
-fn clone(host: &Host) -> Result<OwnedFd, LabError> {
+pub(super) fn clone(host: &Host) -> Result<OwnedFd, LabError> {
     host.namespace().try_clone_to_owned().map_err(|error| LabError::system("keep a namespace", error))
 }
 

@@ -3,7 +3,7 @@
 //! [`Lab::enter`] gives the calling thread a network of its own, in which it is root. There it builds links
 //! ([`link`]), rules ([`nft`](crate::nft)) and settings ([`sysctl`]), starts [`Host`]s (threads that live in further namespaces),
 //! and lets [`traffic`] flow, or [`load`]. [`topology::Firewall`] puts these together: client, firewall, server;
-//! [`gateways::Gateways`] has two firewalls. Everything is gone
+//! [`gateways::Gateways`] has two firewalls, [`backups::Backups`] gives one more that take over nothing. Everything is gone
 //! when its last thread and descriptor are. Nothing here ever touches the machine's own network.
 //!
 //! `ctflow demo`, the benches and the kernel tests of all crates run on it; the latter through
@@ -18,6 +18,7 @@
 //! # Ok::<(), ctflow_engine::lab::LabError>(())
 //! ```
 
+pub mod backups;
 mod error;
 pub mod gateways;
 pub mod isolated;

@@ -1,17 +1,20 @@
-//! How long changes take from their source to a replica, in a few hundred bytes.
+//! How long changes take from their source to a replica, in two thousand bytes.
 //!
-//! Counts by powers of two, each parted in eight: a quantile is right to an eighth of itself.
+//! Counts microseconds by powers of two, each parted in eight: a quantile is right to an eighth of itself. The source tells
+//! when a flow changed to the millisecond, so a time is up to one millisecond more than it was.
+
+use std::time::Duration;
 
 /// Parts of a power of two.
 const PARTS: u64 = 8;
 /// From 0 to some hours.
-const PLACES: usize = 8 * 24;
+const PLACES: usize = 8 * 34;
 
 /// Counted times.
 #[derive(Debug, Clone)]
 pub struct Lag {
     counts: Box<[u64]>,
-    max_ms: u64,
+    max: Duration,
 }
 
 /// What matters of them.
@@ -19,75 +22,90 @@ pub struct Lag {
 pub struct LagSummary {
     /// Changes.
     pub count: u64,
-    /// Half of them took no longer, in milliseconds; likewise the others.
-    pub p50_ms: u64,
+    /// Half of them took no longer; likewise the others.
+    pub p50: Duration,
     /// 99 of 100.
-    pub p99_ms: u64,
+    pub p99: Duration,
     /// 999 of 1,000.
-    pub p999_ms: u64,
+    pub p999: Duration,
     /// All of them.
-    pub max_ms: u64,
+    pub max: Duration,
 }
 
 impl Default for Lag {
     fn default() -> Self {
-        Self { counts: vec![0; PLACES].into_boxed_slice(), max_ms: 0 }
+        Self { counts: vec![0; PLACES].into_boxed_slice(), max: Duration::ZERO }
     }
 }
 
 impl Lag {
-    /// Counts one that took so many milliseconds.
+    /// Counts one that took so long.
     #[inline]
-    pub fn add(&mut self, milliseconds: u64) {
-        let place = place(milliseconds).min(PLACES - 1);
-        if let Some(count) = self.counts.get_mut(place) {
+    pub fn add(&mut self, time: Duration) {
+        let microseconds = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        if let Some(count) = self.counts.get_mut(place(microseconds).min(PLACES - 1)) {
             *count += 1;
         }
-        self.max_ms = self.max_ms.max(milliseconds);
+        self.max = self.max.max(time);
     }
 
     /// Adds what was counted elsewhere.
     pub fn merge(&mut self, other: &Self) {
         self.counts.iter_mut().zip(&other.counts).for_each(|(count, other)| *count += other);
-        self.max_ms = self.max_ms.max(other.max_ms);
+        self.max = self.max.max(other.max);
+    }
+
+    /// What was counted since `earlier`; the greatest, too, is then right to an eighth.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        let counts = self.counts.iter().zip(&earlier.counts).map(|(now, then)| now.saturating_sub(*then));
+        let counts: Box<[u64]> = counts.collect();
+        let max = counts.iter().rposition(|count| *count > 0).map_or(Duration::ZERO, greatest);
+        Self { counts, max: max.min(self.max) }
+    }
+
+    /// The times that were counted and how often each was, shortest first.
+    pub fn distribution(&self) -> impl Iterator<Item = (Duration, u64)> {
+        let counted = self.counts.iter().enumerate().filter(|(_, count)| **count > 0);
+        counted.map(|(place, count)| (greatest(place).min(self.max), *count))
     }
 
     /// What matters.
     #[must_use]
     pub fn summary(&self) -> LagSummary {
         let count = self.counts.iter().sum();
-        let quantile = |of_thousand: u64| self.quantile(count, of_thousand).min(self.max_ms);
-        LagSummary { count, p50_ms: quantile(500), p99_ms: quantile(990), p999_ms: quantile(999), max_ms: self.max_ms }
+        let quantile = |of_thousand: u64| self.quantile(count, of_thousand).min(self.max);
+        LagSummary { count, p50: quantile(500), p99: quantile(990), p999: quantile(999), max: self.max }
     }
 
-    fn quantile(&self, count: u64, of_thousand: u64) -> u64 {
+    fn quantile(&self, count: u64, of_thousand: u64) -> Duration {
         let wanted = (count * of_thousand).div_ceil(1_000);
         let mut seen = 0;
         let at = self.counts.iter().position(|count| {
             seen += count;
             seen >= wanted
         });
-        at.map_or(0, greatest)
+        at.map_or(Duration::ZERO, greatest)
     }
 }
 
-/// The place of a time: below 8 each its own, then eight to a power of two.
-fn place(milliseconds: u64) -> usize {
-    let Some(power) = milliseconds.checked_ilog2().and_then(|log| log.checked_sub(3)) else {
-        return usize::try_from(milliseconds).unwrap_or(usize::MAX);
+/// The place of a time: below 8 microseconds each its own, then eight to a power of two.
+fn place(microseconds: u64) -> usize {
+    let Some(power) = microseconds.checked_ilog2().and_then(|log| log.checked_sub(3)) else {
+        return usize::try_from(microseconds).unwrap_or(usize::MAX);
     };
-    let part = (milliseconds >> power) - PARTS;
+    let part = (microseconds >> power) - PARTS;
     usize::try_from((u64::from(power) + 1) * PARTS + part).unwrap_or(usize::MAX)
 }
 
 /// The greatest time of a place.
-fn greatest(place: usize) -> u64 {
+fn greatest(place: usize) -> Duration {
     let place = place as u64;
     if place < PARTS {
-        return place;
+        return Duration::from_micros(place);
     }
     let (power, part) = (place / PARTS, place % PARTS);
-    ((PARTS + part + 1) << (power - 1)) - 1
+    Duration::from_micros(((PARTS + part + 1) << (power - 1)) - 1)
 }
 
 #[cfg(test)]
@@ -96,20 +114,37 @@ mod tests {
 
     #[test]
     fn a_time_is_in_the_place_that_ends_at_or_above_it() {
-        for time in (0..5_000).chain([100_000, 1_000_000, 3_000_000]) {
-            let at = place(time);
-            assert!(greatest(at) >= time, "{time} {at}");
-            assert!(at == 0 || greatest(at - 1) < time, "{time} {at}");
+        for time in (0..5_000).chain([100_000, 1_000_000, 10_000_000_000]) {
+            let (at, duration) = (place(time), Duration::from_micros(time));
+            assert!(greatest(at) >= duration, "{time} {at}");
+            assert!(at == 0 || greatest(at - 1) < duration, "{time} {at}");
+            assert!(at < PLACES, "{time} {at}");
         }
     }
 
     #[test]
     fn quantiles_are_right_to_an_eighth() {
+        let of = Duration::from_micros;
         let mut lag = Lag::default();
         assert_eq!(lag.summary(), LagSummary::default());
-        (1..=1_000).for_each(|time| lag.add(time));
+        (1..=1_000).for_each(|time| lag.add(of(time)));
         let summary = lag.summary();
-        assert_eq!((summary.count, summary.max_ms), (1_000, 1_000));
-        assert!((500..=563).contains(&summary.p50_ms) && (990..=1_000).contains(&summary.p99_ms), "{summary:?}");
+        assert_eq!((summary.count, summary.max), (1_000, of(1_000)));
+        assert!(
+            (of(500)..=of(563)).contains(&summary.p50) && (of(990)..=of(1_000)).contains(&summary.p99),
+            "{summary:?}"
+        );
+    }
+
+    #[test]
+    fn what_was_counted_before_is_left_out() {
+        let mut lag = Lag::default();
+        lag.add(Duration::from_secs(9));
+        let before = lag.clone();
+        assert_eq!(lag.since(&before).summary(), LagSummary::default());
+        lag.add(Duration::from_micros(5));
+        let since = lag.since(&before);
+        assert_eq!(since.distribution().collect::<Vec<_>>(), [(Duration::from_micros(5), 1)]);
+        assert_eq!((since.summary().count, since.summary().max), (1, Duration::from_micros(5)));
     }
 }

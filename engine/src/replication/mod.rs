@@ -136,6 +136,7 @@ pub struct ReplicaStatus {
 #[derive(Debug)]
 pub(crate) enum Request {
     Status(Reply<ReplicationStatus>),
+    Lag(Reply<Lag>),
     Show(ReplicaId, u16, Reply<Vec<u8>>),
     Bulk,
     AskAll,
@@ -168,6 +169,14 @@ impl Replication {
     /// [`NoAnswer`]; so for all that follow.
     pub fn status(&self) -> Result<ReplicationStatus, NoAnswer> {
         self.answer(Request::Status)
+    }
+
+    /// How long changes took from their sources to the replicas held here, since the stage began.
+    ///
+    /// # Errors
+    /// [`NoAnswer`].
+    pub fn lag(&self) -> Result<Lag, NoAnswer> {
+        self.answer(Request::Lag)
     }
 
     /// The entries of a replica's bucket, in the form of the control socket; nothing of one that is gone.

@@ -30,7 +30,7 @@ use crate::limits::{LINK_DATAGRAM_MAX, LINK_DATAGRAMS_PER_TURN, LINK_TICK, STAGE
 use crate::link::{LinkError, Links, Origin};
 use crate::shard::replica::{Changes, Replica};
 use crate::telling::{Ask, Hearer};
-use crate::worker::now_ms;
+use crate::worker::{now_ms, now_us};
 
 /// Tokens: the stage's own first, then the links'.
 const STAGE: Token = Token(0);
@@ -106,7 +106,7 @@ impl Prepared {
             hearers,
             wanted,
             now: began,
-            now_ms: now_ms(),
+            now_us: now_us(),
         };
         Stage {
             poll: self.poll,
@@ -148,7 +148,7 @@ struct World {
     hearers: Vec<Hearer>,
     wanted: Vec<Wanted>,
     now: Instant,
-    now_ms: u64,
+    now_us: u64,
 }
 
 /// The replication thread's state.
@@ -204,9 +204,9 @@ impl Stage {
     /// The time of this turn.
     fn look(&mut self) -> Time {
         self.world.now = Instant::now();
-        self.world.now_ms = now_ms();
+        self.world.now_us = now_us();
         let mono = self.world.now.duration_since(self.began).as_millis();
-        Time { wall_ms: self.world.now_ms, mono_ms: u64::try_from(mono).unwrap_or(u64::MAX) }
+        Time { wall_ms: self.world.now_us / 1_000, mono_ms: u64::try_from(mono).unwrap_or(u64::MAX) }
     }
 
     /// Does everything but receive; whether there is more to do at once.
@@ -290,6 +290,11 @@ impl Stage {
         while let Ok(request) = self.requests.try_recv() {
             match request {
                 Request::Status(reply) => reply.tell(self.status(now)),
+                Request::Lag(reply) => {
+                    let mut lag = Lag::default();
+                    self.world.replicas.values().for_each(|replica| lag.merge(replica.lag()));
+                    reply.tell(lag);
+                }
                 Request::Show(id, bucket, reply) => {
                     let mut shown = Vec::new();
                     if let Some(replica) = self.world.replicas.get(&id) {
@@ -396,7 +401,7 @@ impl Host for World {
         let hot = self.hot;
         let new = || if hot { Replica::hot(flows_max) } else { Replica::new(flows_max) };
         let replica = self.replicas.entry(id).or_insert_with(new);
-        replica.set_time(self.now_ms);
+        replica.set_time(self.now_us);
         replica
     }
 

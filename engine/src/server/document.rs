@@ -161,10 +161,10 @@ pub(super) struct Peer {
     /// How far this node is behind it.
     pub(super) streams: Vec<PeerStream>,
     /// From a change on it to this node's cache.
-    pub(super) lag_ms_p50: u64,
-    pub(super) lag_ms_p99: u64,
-    pub(super) lag_ms_p999: u64,
-    pub(super) lag_ms_max: u64,
+    pub(super) lag_ms_p50: f64,
+    pub(super) lag_ms_p99: f64,
+    pub(super) lag_ms_p999: f64,
+    pub(super) lag_ms_max: f64,
     /// Times that a batch came before its turn.
     pub(super) gaps: u64,
     /// Times that it went on past what it no longer keeps.

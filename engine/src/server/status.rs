@@ -2,6 +2,7 @@
 
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use ctflow_replicate::node::{PeerStatus, SourceStatus};
 use ctflow_replicate::{Role, Standing};
@@ -292,10 +293,10 @@ fn peer(peer: &PeerStatus, report: &PeerReport) -> Peer {
         behind_bytes: peer.behind_bytes,
         behind_ms: peer.behind.iter().filter(|(batches, _)| *batches > 0).map(|(_, time)| *time).max().unwrap_or(0),
         streams: streams.collect(),
-        lag_ms_p50: report.lag.p50_ms,
-        lag_ms_p99: report.lag.p99_ms,
-        lag_ms_p999: report.lag.p999_ms,
-        lag_ms_max: report.lag.max_ms,
+        lag_ms_p50: milliseconds(report.lag.p50),
+        lag_ms_p99: milliseconds(report.lag.p99),
+        lag_ms_p999: milliseconds(report.lag.p999),
+        lag_ms_max: milliseconds(report.lag.max),
         gaps: counters().map(|counters| counters.missed).sum(),
         skipped: counters().map(|counters| counters.skips).sum(),
         malformed: counters().map(|counters| counters.malformed).sum(),
@@ -343,4 +344,9 @@ fn refused(status: &ReplicationStatus) -> Refused {
         namesake: refusals.namesake,
         peers: refusals.peers,
     }
+}
+
+/// For the document: to the microsecond.
+fn milliseconds(time: Duration) -> f64 {
+    time.as_micros() as f64 / 1e3
 }

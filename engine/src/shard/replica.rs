@@ -2,6 +2,7 @@
 
 use std::hint::black_box;
 use std::ops::AddAssign;
+use std::time::Duration;
 
 use ctflow_parser::compact::{Address, Key, V4, V6};
 use ctflow_parser::expect::ExpectView;
@@ -19,6 +20,9 @@ use super::show::Show;
 use super::table::{Table, Told};
 use crate::replication::Lag;
 
+/// Microseconds of a millisecond.
+const US_PER_MS: u64 = 1_000;
+
 /// The flows and expectations of one stream of a peer.
 #[derive(Debug)]
 pub struct Replica {
@@ -30,7 +34,8 @@ pub struct Replica {
     /// Buckets between their begin and their end.
     resyncing: BucketSet,
     digests: Digests,
-    now_ms: u64,
+    /// Microseconds since 1970.
+    now_us: u64,
     lag: Lag,
     changes: Changes,
     /// Where what is told goes into the kernel at once.
@@ -73,7 +78,7 @@ impl Replica {
             marks: vec![0; usize::from(BUCKETS) + 1].into_boxed_slice(),
             resyncing: BucketSet::EMPTY,
             digests: Digests::new(),
-            now_ms: 0,
+            now_us: 0,
             lag: Lag::default(),
             changes: Changes::default(),
             handover: None,
@@ -89,7 +94,7 @@ impl Replica {
     /// Hands over up to about `limit` flows and ends that are told in `stream`.
     pub(crate) fn hand(&mut self, stream: u16, limit: usize, handed: &mut Handed) {
         if let Some(handover) = &mut self.handover {
-            let as_of = (stream, self.now_ms);
+            let as_of = (stream, self.now_us / US_PER_MS);
             handover.hand(&mut self.v4, &mut self.v6, &self.expectations, as_of, limit, handed);
         }
     }
@@ -109,9 +114,9 @@ impl Replica {
         self.handover.as_mut().is_some_and(Handover::take_lost)
     }
 
-    /// What is put in from here on came at `now_ms`, milliseconds since 1970.
-    pub fn set_time(&mut self, now_ms: u64) {
-        self.now_ms = now_ms;
+    /// What is put in from here on came at `now_us`, microseconds since 1970.
+    pub fn set_time(&mut self, now_us: u64) {
+        self.now_us = now_us;
     }
 
     /// How long changes took from their source to here, but for those that a resync told.
@@ -146,12 +151,12 @@ impl Replica {
 
     /// Writes the entries of `bucket`, which are told in `stream`, in the form of the control socket.
     pub fn show(&self, bucket: u16, stream: u16, out: &mut Vec<u8>) {
-        Show { stream, now_ms: self.now_ms, out }.bucket(bucket, &self.v4, &self.v6, &self.expectations);
+        Show { stream, now_ms: self.now_us / US_PER_MS, out }.bucket(bucket, &self.v4, &self.v6, &self.expectations);
     }
 
     fn told(&self, entry: &Entry<'_>) -> Told {
         let mark = self.marks.get(usize::from(entry.bucket)).copied().unwrap_or_default();
-        Told { check: entry.check, mark, now_ms: self.now_ms, changed_ms: entry.version_ms }
+        Told { check: entry.check, mark, now_ms: self.now_us / US_PER_MS, changed_ms: entry.version_ms }
     }
 }
 
@@ -184,7 +189,8 @@ impl ctflow_replicate::host::Replica for Replica {
             }
         }
         if !self.resyncing.contains(entry.bucket) {
-            self.lag.add(self.now_ms.saturating_sub(entry.version_ms));
+            let changed_us = entry.version_ms.saturating_mul(US_PER_MS);
+            self.lag.add(Duration::from_micros(self.now_us.saturating_sub(changed_us)));
         }
         Ok(())
     }

@@ -112,6 +112,8 @@ struct Lane {
     weight: u32,
     /// Flows that shall be there, where it is the oldest that go.
     held: u32,
+    /// Of those begun, the ones that filled the table.
+    filled: u32,
     begun: u32,
     ended: u32,
     /// Where flows go by age: when those below a number had begun.
@@ -121,6 +123,11 @@ struct Lane {
 impl Lane {
     fn alive(&self) -> u32 {
         self.begun.wrapping_sub(self.ended)
+    }
+
+    /// Flows begun since the table was filled.
+    fn made(&self) -> u64 {
+        u64::from(self.begun.wrapping_sub(self.filled))
     }
 
     /// How many are to be ended now, at most a batch.
@@ -141,6 +148,8 @@ impl Lane {
 pub(super) struct Sender {
     index: u32,
     lanes: Vec<Lane>,
+    /// Flows that came due since the table was filled.
+    due: u64,
     ways: Option<Ways>,
     changes: Batch,
 }
@@ -152,11 +161,12 @@ impl Sender {
             script: lane.script,
             weight: lane.weight,
             held: flows,
+            filled: 0,
             begun: 0,
             ended: 0,
             ages: VecDeque::new(),
         });
-        Ok(Self { index, lanes: lanes.collect(), ways, changes: Batch::open("make load")? })
+        Ok(Self { index, lanes: lanes.collect(), due: 0, ways, changes: Batch::open("make load")? })
     }
 
     /// Begins and ends flows until told to stop.
@@ -207,6 +217,7 @@ impl Sender {
                 }
                 self.begin_in(place, missing, shared)?;
             }
+            self.lanes.get_mut(place).into_iter().for_each(|lane| lane.filled = lane.begun);
         }
         Ok(())
     }
@@ -223,14 +234,14 @@ impl Sender {
 
     fn begin(&mut self, count: u32, shared: &Shared) -> Result<(), LoadError> {
         let weights: u32 = self.lanes.iter().map(|lane| lane.weight).sum();
+        self.due += u64::from(count);
         for place in 0..self.lanes.len() {
             let Some(lane) = self.lanes.get(place) else { break };
-            // Each lane keeps its share of all that has begun, however small the steps are.
-            let all: u64 = self.lanes.iter().map(|lane| u64::from(lane.begun)).sum();
-            let share = (all + u64::from(count)) * u64::from(lane.weight) / u64::from(weights.max(1));
-            let due = u32::try_from(share.saturating_sub(u64::from(lane.begun))).unwrap_or(BATCH).min(count);
-            if due > 0 {
-                self.begin_in(place, due, shared)?;
+            // Each lane keeps its share of all that came due, however small the steps are.
+            let share = self.due * u64::from(lane.weight) / u64::from(weights.max(1));
+            let missing = u32::try_from(share.saturating_sub(lane.made())).unwrap_or(BATCH).min(BATCH);
+            if missing > 0 {
+                self.begin_in(place, missing, shared)?;
             }
         }
         Ok(())

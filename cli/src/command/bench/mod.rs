@@ -1,0 +1,241 @@
+//! `ctflow bench`: how much this machine can take, and where it goes.
+//!
+//! ```text
+//! stock      so many flows, idle: memory, idling, times to know them again        first, while no memory was used before
+//! rounds     in turns: unheard, drained, captured, replicated, and by each back end where they are compared
+//! search     the highest rate without loss, captured and replicated: by halving, unless full speed is held
+//! rates      at parts of that: latency, wake-ups
+//! ```
+//!
+//! All of it in namespaces of its own, unless it is the host that is to be measured. Nothing is judged here: figures depend on
+//! the machine. [`results`] has them all, and how they are written.
+
+mod ground;
+mod machine;
+mod pipeline;
+mod progress;
+mod results;
+mod search;
+mod stock;
+mod table;
+mod trial;
+
+use std::io::Write;
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use ctflow_engine::engine::Settings;
+use ctflow_engine::lab::load::Load;
+use ctflow_engine::receive::BackendKind;
+
+use self::ground::Ground;
+use self::pipeline::Depth;
+use self::progress::Progress;
+use self::results::{FORMAT, Held, Kernel, Latency, Limit, Measured, Rate, Results, Spread, Told};
+use self::search::{Found, Next, Search};
+use self::trial::{Outcome, Trial};
+use crate::failure::Failure;
+use crate::flags::plan::Bench;
+
+/// Rounds, each of all depths in turn.
+const ROUNDS: usize = 3;
+/// Parts of the rate held with replicas at which latency is measured.
+const PARTS: [f64; 3] = [0.25, 0.5, 0.75];
+/// The back ends that are compared.
+const BACKENDS: [BackendKind; 3] = [BackendKind::Recvmmsg, BackendKind::IoUring, BackendKind::Recv];
+
+/// Measures, and tells.
+///
+/// # Errors
+/// Where namespaces are forbidden; a pipeline or a load that fails; output that cannot be written.
+pub(super) fn run(plan: &Bench) -> Result<(), Failure> {
+    let machine = machine::look();
+    let ground = Ground::build(plan)?; // before the progress, which has a thread
+    let results = Bencher::new(plan, &ground)?.run(machine)?;
+    let text = if plan.json { json(&results) } else { table::table(&results) };
+    Ok(std::io::stdout().lock().write_all(text.as_bytes())?)
+}
+
+fn json(results: &Results) -> String {
+    // Nothing of it can fail: the keys are words, and there is no map.
+    serde_json::to_string(results).map(|text| text + "\n").unwrap_or_default()
+}
+
+/// A benchmark under way.
+struct Bencher<'p> {
+    plan: &'p Bench,
+    ground: &'p Ground,
+    settings: Settings,
+    load: Load,
+    notes: Vec<String>,
+    progress: Progress,
+}
+
+impl<'p> Bencher<'p> {
+    fn new(plan: &'p Bench, ground: &'p Ground) -> Result<Self, Failure> {
+        let mut settings = Settings { backend: plan.backend, ..Settings::default() };
+        settings.workers = plan.workers.map_or(settings.workers, NonZeroU32::get);
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let spare = u32::try_from(cores).unwrap_or(u32::MAX).saturating_sub(settings.workers + 1).max(1);
+        let (flows, note) = ground.flows(plan)?;
+        let load = Load { kind: plan.load, flows, senders: spare.min(ctflow_engine::lab::load::SENDERS) };
+        Ok(Self { plan, ground, settings, load, notes: note.into_iter().collect(), progress: Progress::new() })
+    }
+
+    fn run(mut self, machine: results::Machine) -> Result<Results, Failure> {
+        let stock = stock::take(self.ground, &self.settings, self.load, &mut self.progress)?;
+        let depths = self.rounds()?;
+        let unlimited = |depth| depths.iter().find(|measured: &&Measured| measured.depth == depth);
+        let mut held = Vec::new();
+        for depth in [Depth::Capture, Depth::Replicate] {
+            if let Some(measured) = unlimited(depth) {
+                let drained = unlimited(Depth::Drain).map(|drain| drain.spread(|one| one.events_per_second).median);
+                held.push(self.search(measured, drained)?);
+            }
+        }
+        let rates = match held.last() {
+            Some(Held { depth, events_per_second: Some(rate), .. }) => self.rates(*depth, *rate)?,
+            _ => Vec::new(),
+        };
+        Ok(Results {
+            format: FORMAT,
+            ctflow: env!("CARGO_PKG_VERSION"),
+            machine,
+            settings: self.told(),
+            stock,
+            kernel: kernel(&depths, self.plan),
+            depths,
+            held,
+            rates,
+            notes: self.notes,
+        })
+    }
+
+    fn told(&self) -> Told {
+        Told {
+            load: self.plan.load.to_string(),
+            rate: self.plan.rate.map(NonZeroU32::get),
+            flows: self.load.flows,
+            seconds: self.plan.stretch.as_secs_f64(),
+            rounds: ROUNDS,
+            workers: self.settings.workers,
+            senders: self.load.senders,
+            backend: self.plan.backend.to_string(),
+            compare: self.plan.compare,
+            replicas: self.ground.backups().len(),
+            min_age_ms: u64::try_from(self.plan.min_age.as_millis()).unwrap_or(u64::MAX),
+            host: self.plan.host,
+            tolerance: search::TOLERANCE,
+        }
+    }
+
+    fn trial(&self, depth: Depth, backend: BackendKind, rate: Option<f64>) -> Trial {
+        Trial {
+            depth,
+            load: self.load,
+            rate,
+            stretch: self.plan.stretch,
+            settings: Settings { backend, ..self.settings.clone() },
+            age: self.plan.min_age,
+        }
+    }
+
+    /// All depths in turns, so that what else this machine does hits them alike.
+    fn rounds(&mut self) -> Result<Vec<Measured>, Failure> {
+        let mut lanes = vec![(Depth::Unheard, self.plan.backend)];
+        let backends = if self.plan.compare { BACKENDS.to_vec() } else { vec![self.plan.backend] };
+        for backend in &backends {
+            lanes.push((Depth::Drain, *backend));
+            lanes.push((Depth::Capture, *backend));
+        }
+        if let ([_, ..], Some(backend)) = (self.ground.backups(), backends.first()) {
+            lanes.push((Depth::Replicate, *backend));
+        }
+        let mut rounds: Vec<Vec<Outcome>> = lanes.iter().map(|_| Vec::new()).collect();
+        for round in 1..=ROUNDS {
+            for ((depth, backend), outcomes) in lanes.iter().zip(&mut rounds) {
+                self.progress.step(format!("round {round} of {ROUNDS}, {}", table::name(*depth)));
+                let rate = self.plan.rate.map(|rate| f64::from(rate.get()));
+                let trial = self.trial(*depth, *backend, rate);
+                outcomes.push(trial.run(self.ground, &mut self.progress)?);
+            }
+        }
+        let mut measured: Vec<Measured> = lanes
+            .into_iter()
+            .zip(rounds)
+            .map(|((depth, backend), rounds)| Measured { depth, backend: backend.to_string(), to_floor: None, rounds })
+            .collect();
+        let floors: Vec<Measured> = measured.iter().filter(|one| one.depth == Depth::Drain).cloned().collect();
+        for one in &mut measured {
+            let floor = floors.iter().find(|floor| floor.backend == one.backend);
+            one.to_floor = floor.filter(|_| one.depth != Depth::Unheard).and_then(|floor| to_floor(one, floor));
+        }
+        Ok(measured)
+    }
+
+    /// The highest rate held; what the rounds found at full speed is its first trial.
+    fn search(&mut self, measured: &Measured, drained: Option<f64>) -> Result<Held, Failure> {
+        let (mut search, mut trials) = (Search::default(), Vec::new());
+        let depth = measured.depth;
+        let backend = measured.backend.parse().unwrap_or_default();
+        let found = loop {
+            let rate = match search.next() {
+                Next::Found(found) => break found,
+                Next::Unlimited => {
+                    let held = measured.rounds.iter().all(Outcome::is_held);
+                    search.note(measured.spread(|one| one.events_per_second).median, held);
+                    continue;
+                }
+                Next::Rate(rate) => rate,
+            };
+            self.progress.step(format!("highest rate without loss, {}: trying {rate:.0}", table::name(depth)));
+            let outcome = self.trial(depth, backend, Some(rate)).run(self.ground, &mut self.progress)?;
+            search.note(outcome.events_per_second, outcome.is_held());
+            trials.push(outcome);
+        };
+        let (events_per_second, limit) = match found {
+            Found::All(rate) => (Some(rate), Limit::Load),
+            Found::Limit(rate) => (Some(rate), Limit::Loss),
+            Found::None => (None, Limit::None),
+        };
+        let to_drain = events_per_second.zip(drained).map(|(rate, drained)| rate / drained);
+        Ok(Held { depth, events_per_second, limit, to_drain, trials })
+    }
+
+    /// At parts of a rate, with the kernel's time in each event.
+    fn rates(&mut self, depth: Depth, rate: f64) -> Result<Vec<Rate>, Failure> {
+        self.ground.stamp(true)?;
+        let backend = self.trial(depth, self.plan.backend, None).settings.backend;
+        let mut rates = Vec::new();
+        for part in PARTS {
+            self.progress.step(format!("at {:.0} % of the rate held", part * 100.0));
+            let outcome = self.trial(depth, backend, Some(part * rate)).run(self.ground, &mut self.progress)?;
+            let latency = Latency::of(&outcome.lag);
+            rates.push(Rate { outcome, latency });
+        }
+        self.ground.stamp(false)?;
+        Ok(rates)
+    }
+}
+
+/// What a depth's CPU time an event is beside the floor's of the same round.
+fn to_floor(measured: &Measured, floor: &Measured) -> Option<Spread> {
+    let rounds = measured.rounds.iter().zip(&floor.rounds);
+    Spread::of(rounds.map(|(one, floor)| one.cpu.total_ns / floor.cpu.total_ns.max(f64::MIN_POSITIVE)))
+}
+
+/// What event delivery costs the packet path: the time that each flow takes longer, parted among its events.
+fn kernel(depths: &[Measured], plan: &Bench) -> Kernel {
+    let flows = |depth| {
+        let measured = depths.iter().find(|measured| measured.depth == depth);
+        measured.map(|measured| measured.spread(|one| one.flows_per_second)).unwrap_or_default()
+    };
+    let (unheard, heard) = (flows(Depth::Unheard), flows(Depth::Drain));
+    let ns = |per_second: f64| Duration::from_secs(1).as_nanos() as f64 / per_second.max(1.0);
+    let longer = ns(heard.median) - ns(unheard.median);
+    Kernel {
+        unheard_flows_per_second: unheard,
+        heard_flows_per_second: heard,
+        delivery_ns_per_event: longer / plan.load.events_per_flow(),
+    }
+}

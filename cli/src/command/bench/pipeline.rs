@@ -1,0 +1,241 @@
+//! What listens to the load, and what it has done and taken so far.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ctflow_engine::drain::Drain;
+use ctflow_engine::engine::{Engine, Settings};
+use ctflow_engine::lab::load::Made;
+use ctflow_engine::lab::{backups, sysctl};
+use ctflow_engine::link::{LinkSettings, Transport};
+use ctflow_engine::metrics::Counts;
+use ctflow_engine::publish::Choice;
+use ctflow_engine::replication::{Lag, ReplicationSettings};
+use ctflow_engine::takeover;
+use ctflow_engine::threads::{Duty, Thread, Usage};
+use ctflow_replicate::{Config, Epoch, Key};
+use serde::Serialize;
+
+use super::ground::Ground;
+use crate::config::secret;
+use crate::failure::Failure;
+
+const PORT: u16 = 3780;
+/// How often it is looked whether all has arrived.
+const TICK: Duration = Duration::from_millis(10);
+/// All has arrived when nothing came for so long…
+const QUIET: Duration = Duration::from_millis(100);
+/// … and it is not waited for longer.
+const SETTLE_MAX: Duration = Duration::from_secs(60);
+
+/// How far events go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Depth {
+    /// Nobody listens.
+    Unheard,
+    /// They are received and thrown away: the floor.
+    Drain,
+    /// They are taken into the shards.
+    Capture,
+    /// And told to replicas, sealed.
+    Replicate,
+}
+
+/// What listens.
+pub(super) enum Pipeline {
+    Unheard,
+    Drain(Drain),
+    Engine { primary: Arc<Engine>, backups: Vec<Arc<Engine>> },
+}
+
+/// What was done and taken until a moment.
+#[derive(Debug, Clone)]
+pub(super) struct Reading {
+    pub(super) at: Instant,
+    pub(super) made: Made,
+    pub(super) events: u64,
+    pub(super) lost: u64,
+    pub(super) worker: Usage,
+    pub(super) control: Usage,
+    pub(super) stage: Usage,
+    /// Of all backups together.
+    pub(super) backup: Usage,
+    /// Bytes of datagrams to all backups.
+    pub(super) wire_bytes: u64,
+    pub(super) lag: Lag,
+}
+
+impl Pipeline {
+    /// Has something listen in the calling thread's network.
+    pub(super) fn start(depth: Depth, ground: &Ground, settings: &Settings, age: Duration) -> Result<Self, Failure> {
+        Ok(match depth {
+            Depth::Unheard => Self::Unheard,
+            Depth::Drain => Self::Drain(Drain::start(settings)?),
+            Depth::Capture => Self::Engine { primary: Arc::new(Engine::start(settings)?), backups: Vec::new() },
+            Depth::Replicate => {
+                let nodes = Nodes::new(ground.backups().len(), age)?;
+                let backups = (0..ground.backups().len()).map(|index| nodes.start_backup(ground, settings, index, 1));
+                let backups = backups.collect::<Result<_, Failure>>()?;
+                Self::Engine { primary: nodes.start_primary(settings, 1)?, backups }
+            }
+        })
+    }
+
+    /// What was done and taken so far; `made` is what the load says at the same time.
+    pub(super) fn look(&self, made: impl FnOnce() -> Made) -> Result<Reading, Failure> {
+        let mut reading = Reading {
+            at: Instant::now(),
+            made: made(),
+            events: 0,
+            lost: 0,
+            worker: Usage::default(),
+            control: Usage::default(),
+            stage: Usage::default(),
+            backup: Usage::default(),
+            wire_bytes: 0,
+            lag: Lag::default(),
+        };
+        match self {
+            Self::Unheard => {}
+            Self::Drain(drain) => {
+                let totals = drain.totals();
+                (reading.events, reading.lost) = (totals.datagrams, totals.lost);
+                reading.worker = taken(drain.threads(), |_| true);
+            }
+            Self::Engine { primary, backups } => {
+                let totals = primary.totals();
+                (reading.events, reading.lost) = (totals.events() + totals.events_expect, totals.events_lost);
+                reading.worker = taken(primary.threads(), |duty| matches!(duty, Duty::Worker(_)));
+                reading.control = taken(primary.threads(), |duty| duty == Duty::Control);
+                reading.stage = taken(primary.threads(), |duty| duty == Duty::Stage);
+                for backup in backups {
+                    reading.backup += taken(backup.threads(), |_| true);
+                    if let Some(replication) = backup.replication() {
+                        reading.lag.merge(&replication.lag().map_err(|error| Failure::Bench(error.to_string()))?);
+                    }
+                }
+                if let Some(replication) = primary.replication() {
+                    let status = replication.status().map_err(|error| Failure::Bench(error.to_string()))?;
+                    reading.wire_bytes = status.links.iter().map(|link| link.traffic.sent_bytes).sum();
+                }
+            }
+        }
+        Ok(reading)
+    }
+
+    /// What the workers have counted.
+    pub(super) fn counts(&self) -> Counts {
+        match self {
+            Self::Unheard | Self::Drain(_) => Counts::default(),
+            Self::Engine { primary, .. } => primary.totals(),
+        }
+    }
+
+    /// Waits until all that was made has arrived wherever it goes; whether it did.
+    pub(super) fn settle(&self) -> Result<bool, Failure> {
+        let began = Instant::now();
+        let (mut seen, mut since) = (self.arrived(), Instant::now());
+        while began.elapsed() < SETTLE_MAX {
+            thread::sleep(TICK);
+            let now = self.arrived();
+            if now != seen || self.counts().resync_pending > 0 {
+                (seen, since) = (now, Instant::now());
+            } else if since.elapsed() >= QUIET {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Whether the shards hold as many flows as the kernel, and the replicas as many as these; only what is not told
+    /// before its age is left out.
+    pub(super) fn agrees(&self, age: Duration) -> Result<bool, Failure> {
+        let Self::Engine { primary, backups } = self else { return Ok(true) };
+        let held = primary.totals().flows;
+        let told = |backup: &Arc<Engine>| !age.is_zero() || replicated(backup) == held;
+        Ok(held == sysctl::flow_count()? && backups.iter().all(told))
+    }
+
+    fn arrived(&self) -> (u64, u64) {
+        match self {
+            Self::Unheard => (0, 0),
+            Self::Drain(drain) => (drain.totals().datagrams, 0),
+            Self::Engine { primary, backups } => {
+                (primary.totals().events(), backups.iter().map(|backup| changes(backup)).sum())
+            }
+        }
+    }
+}
+
+fn taken(threads: &[Thread], of: impl Fn(Duty) -> bool) -> Usage {
+    let mut sum = Usage::default();
+    threads.iter().filter(|thread| of(thread.duty)).for_each(|thread| sum += thread.usage());
+    sum
+}
+
+/// Flows in the replicas of a backup.
+pub(super) fn replicated(backup: &Engine) -> u64 {
+    let status = backup.replication().and_then(|replication| replication.status().ok());
+    status.map_or(0, |status| status.replicas.iter().map(|replica| replica.flows).sum())
+}
+
+/// Changes that the replicas of a backup have seen.
+fn changes(backup: &Engine) -> u64 {
+    let status = backup.replication().and_then(|replication| replication.status().ok());
+    status.map_or(0, |status| status.changes.created + status.changes.updated + status.changes.destroyed)
+}
+
+/// The nodes of one run: what they share.
+pub(super) struct Nodes {
+    key: secret::Key,
+    backups: usize,
+    age: Duration,
+}
+
+impl Nodes {
+    pub(super) fn new(backups: usize, age: Duration) -> Result<Self, Failure> {
+        let key = secret::Key::random().map_err(|error| Failure::Bench(format!("there is no random key: {error}")))?;
+        Ok(Self { key, backups, age })
+    }
+
+    /// Starts the primary in the calling thread's network; each time under a greater `epoch`.
+    pub(super) fn start_primary(&self, settings: &Settings, epoch: u64) -> Result<Arc<Engine>, Failure> {
+        let replication = Some(self.replication(0, epoch));
+        Ok(Arc::new(Engine::start(&Settings { replication, ..settings.clone() })?))
+    }
+
+    /// Starts a backup on its host, likewise.
+    pub(super) fn start_backup(
+        &self,
+        ground: &Ground,
+        settings: &Settings,
+        index: usize,
+        epoch: u64,
+    ) -> Result<Arc<Engine>, Failure> {
+        let replication = Some(self.replication(index + 1, epoch));
+        let settings = Settings { workers: 1, pin: false, replication, ..settings.clone() };
+        let host = ground.backups().get(index).ok_or_else(|| Failure::Bench("there is no such backup".to_owned()))?;
+        Ok(Arc::new(host.run(move || Engine::start(&settings))?))
+    }
+
+    fn replication(&self, number: usize, epoch: u64) -> ReplicationSettings {
+        let at = |number: usize| SocketAddr::new(backups::address(number), PORT);
+        let peers = if number == 0 { (1..=self.backups).map(at).collect() } else { vec![at(0)] };
+        let config = Config::new(&format!("node{number}"), 1, Epoch::new(epoch, 0));
+        ReplicationSettings {
+            node: Config { key: Some(Key::new(*self.key.bytes())), ..config },
+            links: vec![LinkSettings { transport: Transport::Udp, local: at(number), peers, interface: None }],
+            choice: Choice {
+                least_age_ms: u32::try_from(self.age.as_millis()).unwrap_or(u32::MAX),
+                ..Choice::default()
+            },
+            replica_flows_max: ctflow_engine::limits::FLOWS_PER_SHARD,
+            takeover: takeover::Settings::default(),
+            isolation: None,
+            role_file: None,
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! What so many flows take while nothing happens: memory, idling, and the times to know them again.
+//!
+//! The first thing a benchmark does: memory that was used and given back would be used again without a trace.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ctflow_engine::engine::{Engine, Settings};
+use ctflow_engine::kernel::commit::Rules;
+use ctflow_engine::lab::load::{Load, Senders};
+use ctflow_engine::replication::What;
+use ctflow_engine::threads::Usage;
+use serde::Serialize;
+
+use super::ground::Ground;
+use super::pipeline::{Nodes, Pipeline, replicated};
+use super::progress::Progress;
+use crate::failure::Failure;
+
+/// How long idling is looked at.
+const IDLE: Duration = Duration::from_secs(3);
+/// How often memory is looked at while flows come.
+const SAMPLE: Duration = Duration::from_millis(20);
+/// Points of the curve.
+const POINTS: usize = 32;
+const TICK: Duration = Duration::from_millis(1);
+/// Nothing here takes longer.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// What was found.
+#[derive(Debug, Clone, Default, Serialize)]
+pub(super) struct Stock {
+    /// Flows that were there.
+    pub(super) flows: u64,
+    /// Resident memory that came with the flows, a flow.
+    pub(super) primary_bytes_per_flow: f64,
+    /// Likewise on a backup; null without one, as all that follows of backups.
+    pub(super) backup_bytes_per_flow: Option<f64>,
+    /// Flows, and resident memory that came with them, as they came.
+    pub(super) memory: Vec<(u64, u64)>,
+    /// Of one core, while no event comes.
+    pub(super) primary_idle_percent: f64,
+    pub(super) backup_idle_percent: Option<f64>,
+    /// From the start of a pipeline to its knowing the kernel's flows.
+    pub(super) kernel_resync_ms: f64,
+    /// From the start of a backup to its replica being whole.
+    pub(super) peer_resync_ms: Option<f64>,
+    /// The replica into the backup's kernel.
+    pub(super) commit_ms: Option<f64>,
+    /// Flows that the backup's kernel refused.
+    pub(super) commit_refused: Option<u64>,
+}
+
+/// Finds it.
+///
+/// # Errors
+/// When the pipeline or the load fails, or it takes too long.
+pub(super) fn take(
+    ground: &Ground,
+    settings: &Settings,
+    load: Load,
+    progress: &mut Progress,
+) -> Result<Stock, Failure> {
+    progress.step(format!("memory and times of {} flows", load.flows));
+    let nodes = Nodes::new(ground.backups().len(), Duration::ZERO)?;
+    let start = |epoch| match ground.backups() {
+        [] => Ok(Arc::new(Engine::start(settings)?)),
+        _ => nodes.start_primary(settings, epoch),
+    };
+    let mut senders = Senders::open(load, ground.firewall())?;
+    let mut primary = start(1)?;
+    let empty = resident_bytes();
+    let memory = fill(&mut senders, &primary, empty)?;
+    let pipeline = Pipeline::Engine { primary: primary.clone(), backups: Vec::new() };
+    pipeline.settle()?;
+    let flows = primary.totals().flows;
+    let full = resident_bytes();
+    let each = |bytes: u64| bytes as f64 / (flows as f64).max(1.0);
+    let mut stock = Stock { flows, primary_bytes_per_flow: each(full.saturating_sub(empty)), ..Stock::default() };
+    stock.memory = thin(memory);
+    if let Some(host) = ground.backups().first() {
+        let began = Instant::now();
+        let backup = nodes.start_backup(ground, settings, 0, 1)?;
+        wait(|| replicated(&backup) == flows, "the replica is not whole")?;
+        stock.peer_resync_ms = Some(milliseconds(began));
+        let with_backup = resident_bytes();
+        stock.backup_bytes_per_flow = Some(each(with_backup.saturating_sub(full)));
+        let [primary_idle, backup_idle] = idle([&primary, &backup]);
+        (stock.primary_idle_percent, stock.backup_idle_percent) = (primary_idle, Some(backup_idle));
+        let committed = host.run({
+            let backup = backup.clone();
+            move || backup.commit(What { flows: true, expectations: false }, Rules::default())
+        });
+        let committed = committed.map_err(|error| Failure::Bench(error.to_string()))?;
+        stock.commit_ms = Some(committed.took.as_secs_f64() * 1e3);
+        stock.commit_refused = Some(committed.tally.refused.values().sum());
+    } else {
+        let [primary_idle] = idle([&primary]);
+        stock.primary_idle_percent = primary_idle;
+    }
+    drop(pipeline);
+    drop(primary);
+    let began = Instant::now();
+    primary = start(2)?;
+    wait(|| primary.totals().resync_pending == 0, "the kernel resync does not end")?;
+    stock.kernel_resync_ms = milliseconds(began);
+    drop(primary);
+    match ground {
+        Ground::Host => senders.clear()?,
+        Ground::Lab { .. } => ground.flush()?,
+    }
+    Ok(stock)
+}
+
+/// Makes all flows, and gives how many there were with how much memory.
+fn fill(senders: &mut Senders, primary: &Engine, empty: u64) -> Result<Vec<(u64, u64)>, Failure> {
+    thread::scope(|scope| {
+        let filling = scope.spawn(|| senders.fill());
+        let mut memory = vec![(0, 0)];
+        while !filling.is_finished() {
+            thread::sleep(SAMPLE);
+            memory.push((primary.totals().flows, resident_bytes().saturating_sub(empty)));
+        }
+        let filled = filling.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        filled.map(|()| memory).map_err(Failure::from)
+    })
+}
+
+/// Some of many points, the last included.
+fn thin(points: Vec<(u64, u64)>) -> Vec<(u64, u64)> {
+    let (step, last) = (points.len().div_ceil(POINTS).max(1), points.len().saturating_sub(1));
+    let kept = points.into_iter().enumerate().filter(|(index, _)| index % step == 0 || *index == last);
+    kept.map(|(_, point)| point).collect()
+}
+
+/// What engines take of a core while nothing happens, in percent.
+fn idle<const N: usize>(engines: [&Arc<Engine>; N]) -> [f64; N] {
+    let taken = |engine: &Arc<Engine>| {
+        let mut sum = Usage::default();
+        engine.threads().iter().for_each(|thread| sum += thread.usage());
+        sum.cpu
+    };
+    let (before, began) = (engines.map(taken), Instant::now());
+    thread::sleep(IDLE);
+    let (after, time) = (engines.map(taken), began.elapsed().as_secs_f64());
+    let percent = |index: usize| {
+        let cpu = after.get(index).zip(before.get(index)).map(|(after, before)| after.saturating_sub(*before));
+        cpu.unwrap_or_default().as_secs_f64() / time * 100.0
+    };
+    std::array::from_fn(percent)
+}
+
+fn wait(mut is: impl FnMut() -> bool, what: &str) -> Result<(), Failure> {
+    let began = Instant::now();
+    while !is() {
+        if began.elapsed() > PATIENCE {
+            return Err(Failure::Bench(format!("{what} after {} s", PATIENCE.as_secs())));
+        }
+        thread::sleep(TICK);
+    }
+    Ok(())
+}
+
+fn milliseconds(since: Instant) -> f64 {
+    since.elapsed().as_secs_f64() * 1e3
+}
+
+/// Memory of this process that is resident now.
+fn resident_bytes() -> u64 {
+    let text = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages: u64 = text.split_ascii_whitespace().nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
+    pages * rustix::param::page_size() as u64
+}

@@ -1,0 +1,175 @@
+//! One trial: a load, something that listens to it, and what both did in a stretch of time.
+//!
+//! ```text
+//! start listening ─► fill ─► settle ─► load ── begin ───── the stretch ───── end ──► stop ─► settle ─► agree? ─► empty
+//!                                              └ look                         └ look
+//! ```
+
+use std::num::NonZeroU32;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ctflow_engine::engine::Settings;
+use ctflow_engine::lab::load::{Load, Running, Senders};
+use ctflow_engine::replication::Lag;
+use serde::Serialize;
+
+use super::ground::Ground;
+use super::pipeline::{Depth, Pipeline, Reading};
+use super::progress::Progress;
+use crate::failure::Failure;
+
+/// Before the stretch: until the load has its pace.
+const BEGINNING: Duration = Duration::from_millis(300);
+/// How often the progress is told, and a load that failed is noticed.
+const TICK: Duration = Duration::from_millis(100);
+/// A load that falls behind by more than this part is not the one that was asked for.
+const LATE_SHARE: f64 = 0.02;
+
+/// What to try.
+#[derive(Debug, Clone)]
+pub(super) struct Trial {
+    pub(super) depth: Depth,
+    pub(super) load: Load,
+    /// Events a second; as many as this machine makes, if none.
+    pub(super) rate: Option<f64>,
+    pub(super) stretch: Duration,
+    pub(super) settings: Settings,
+    /// The age that a flow must reach to be replicated.
+    pub(super) age: Duration,
+}
+
+/// What came of it. Times are of the stretch; what is `_ns` is a mean an event.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Outcome {
+    /// How far events went.
+    pub(super) depth: Depth,
+    /// Events a second that were asked for; null for as many as this machine makes.
+    pub(super) asked_per_second: Option<f64>,
+    pub(super) seconds: f64,
+    pub(super) flows_per_second: f64,
+    pub(super) events_per_second: f64,
+    /// Events that did not fit the sockets' buffers, also before and after the stretch.
+    pub(super) lost: u64,
+    /// Flows that were due and that the load could not make.
+    pub(super) late: u64,
+    /// Whether all was equal everywhere in the end.
+    pub(super) agreed: bool,
+    pub(super) cpu: Cpu,
+    /// A second, of the workers and of the replication stage.
+    pub(super) wakeups_per_second: f64,
+    /// Bytes of datagrams to all backups, a flow begun.
+    pub(super) wire_bytes_per_flow: f64,
+    #[serde(skip)]
+    pub(super) lag: Lag,
+}
+
+/// Time on a processor, an event, in nanoseconds.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub(super) struct Cpu {
+    pub(super) worker_ns: f64,
+    pub(super) control_ns: f64,
+    pub(super) stage_ns: f64,
+    /// All of the primary's.
+    pub(super) total_ns: f64,
+    /// Of all backups together.
+    pub(super) backups_ns: f64,
+}
+
+impl Trial {
+    /// Runs it.
+    ///
+    /// # Errors
+    /// When the pipeline or the load fails.
+    pub(super) fn run(&self, ground: &Ground, progress: &mut Progress) -> Result<Outcome, Failure> {
+        let pipeline = Pipeline::start(self.depth, ground, &self.settings, self.age)?;
+        let mut senders = Senders::open(self.load, ground.firewall())?;
+        senders.fill()?;
+        pipeline.settle()?;
+        let running = senders.start(self.flows_per_second())?;
+        thread::sleep(BEGINNING);
+        let before = pipeline.look(|| running.made())?;
+        self.wait(&running, &pipeline, &before, progress)?;
+        let after = pipeline.look(|| running.made())?;
+        let mut senders = running.stop()?;
+        let settled = pipeline.settle()?;
+        let agreed = settled && pipeline.agrees(self.age)?;
+        let lost = pipeline.look(|| senders.made())?.lost;
+        drop(pipeline); // what ends now nobody hears
+        match ground {
+            Ground::Host => senders.clear()?,
+            Ground::Lab { .. } => ground.flush()?,
+        }
+        Ok(self.outcome(&before, &after, lost, agreed))
+    }
+
+    fn flows_per_second(&self) -> Option<NonZeroU32> {
+        let flows = self.rate? / self.load.kind.events_per_flow();
+        NonZeroU32::new(flows.round() as u32).or(Some(NonZeroU32::MIN))
+    }
+
+    fn wait(
+        &self,
+        running: &Running,
+        pipeline: &Pipeline,
+        before: &Reading,
+        progress: &mut Progress,
+    ) -> Result<(), Failure> {
+        let began = Instant::now();
+        while began.elapsed() < self.stretch && !running.has_failed() {
+            thread::sleep(TICK.min(self.stretch.saturating_sub(began.elapsed())));
+            let now = pipeline.look(|| running.made())?;
+            progress.rate(rates(before, &now), now.lost);
+        }
+        Ok(())
+    }
+
+    fn outcome(&self, before: &Reading, after: &Reading, lost: u64, agreed: bool) -> Outcome {
+        let seconds = after.at.duration_since(before.at).as_secs_f64();
+        let made = after.made.since(&before.made);
+        let events = (after.events - before.events) as f64;
+        let each =
+            |before: Duration, after: Duration| (after.saturating_sub(before)).as_nanos() as f64 / events.max(1.0);
+        let mut cpu = Cpu {
+            worker_ns: each(before.worker.cpu, after.worker.cpu),
+            control_ns: each(before.control.cpu, after.control.cpu),
+            stage_ns: each(before.stage.cpu, after.stage.cpu),
+            total_ns: 0.0,
+            backups_ns: each(before.backup.cpu, after.backup.cpu),
+        };
+        cpu.total_ns = cpu.worker_ns + cpu.control_ns + cpu.stage_ns;
+        let wakeups = |reading: &Reading| reading.worker.wakeups + reading.stage.wakeups;
+        Outcome {
+            depth: self.depth,
+            asked_per_second: self.rate,
+            seconds,
+            flows_per_second: made.begun as f64 / seconds,
+            events_per_second: rates(before, after),
+            lost,
+            late: made.late,
+            agreed,
+            cpu,
+            wakeups_per_second: (wakeups(after) - wakeups(before)) as f64 / seconds,
+            wire_bytes_per_flow: (after.wire_bytes - before.wire_bytes) as f64 / (made.begun as f64).max(1.0),
+            lag: after.lag.since(&before.lag),
+        }
+    }
+}
+
+impl Outcome {
+    /// Whether nothing was lost, and everything equal in the end.
+    pub(super) fn is_held(&self) -> bool {
+        self.lost == 0 && self.agreed
+    }
+
+    /// Whether the load came as it was asked for.
+    pub(super) fn is_as_asked(&self) -> bool {
+        self.late as f64 <= LATE_SHARE * self.flows_per_second * self.seconds
+    }
+}
+
+/// Events a second between two readings; what nobody heard is reckoned from the flows that were made.
+fn rates(before: &Reading, after: &Reading) -> f64 {
+    let seconds = after.at.duration_since(before.at).as_secs_f64();
+    (after.events - before.events) as f64 / seconds
+}

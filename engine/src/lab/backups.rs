@@ -1,0 +1,90 @@
+//! Hosts that a firewall replicates to, and nothing else: for measuring.
+//!
+//! ```text
+//!   firewall (the calling thread)           backups
+//!   203.0.113.1  sync0, a bridge ──┬── sync0  203.0.113.2
+//!                                  └── sync0  203.0.113.3 …
+//! ```
+//!
+//! Nothing tracks what crosses the bridge.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::AsFd;
+
+use super::error::LabError;
+use super::gateways::{SYNC_LINK, clone, untracked};
+use super::link::Links;
+use super::{Host, Lab};
+
+/// The most backups: what the addresses of the bridge's network suffice for.
+pub const BACKUPS: usize = 200;
+
+const PREFIX: u8 = 24;
+
+/// The address of the firewall, of number 0, and of the backups, from 1 on.
+#[must_use]
+pub fn address(number: usize) -> IpAddr {
+    let host = u8::try_from(number.min(BACKUPS) + 1).unwrap_or(u8::MAX);
+    Ipv4Addr::new(203, 0, 113, host).into()
+}
+
+/// The hosts of this module's picture.
+#[derive(Debug)]
+pub struct Backups {
+    /// In the order of their addresses.
+    pub hosts: Vec<Host>,
+}
+
+impl Backups {
+    /// Connects so many, at most [`BACKUPS`], to the calling thread's network.
+    ///
+    /// # Errors
+    /// [`LabError`] naming the first step that failed.
+    pub fn build(lab: &Lab, count: usize) -> Result<Self, LabError> {
+        let links = Links::open()?;
+        links.bridge(SYNC_LINK)?;
+        links.up(SYNC_LINK)?;
+        links.address(SYNC_LINK, address(0), PREFIX)?;
+        untracked().apply()?;
+        let backup = |number: usize| {
+            let (host, port) = (lab.host(&format!("backup{number}"))?, format!("sync0-{number}"));
+            links.veth(&port, SYNC_LINK, clone(&host)?.as_fd())?;
+            links.join(&port, SYNC_LINK)?;
+            links.up(&port)?;
+            host.run(move || {
+                let links = Links::open()?;
+                links.up(SYNC_LINK)?;
+                links.address(SYNC_LINK, address(number), PREFIX)
+            })?;
+            Ok(host)
+        };
+        Ok(Self { hosts: (1..=count.min(BACKUPS)).map(backup).collect::<Result<_, LabError>>()? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::lab::sysctl;
+    use crate::lab::topology::Firewall;
+
+    #[test]
+    fn each_backup_hears_the_firewall_and_nothing_is_tracked() {
+        crate::isolated!({
+            let lab = Lab::enter().unwrap();
+            let _firewall = Firewall::build(&lab).unwrap();
+            let backups = Backups::build(&lab, 2).unwrap();
+            let here = UdpSocket::bind((address(0), 0)).unwrap();
+            for (host, number) in backups.hosts.iter().zip(1..) {
+                let there = host.run(move || UdpSocket::bind((address(number), 7_000)).unwrap());
+                there.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+                here.send_to(b"x", (address(number), 7_000)).unwrap();
+                assert_eq!(there.recv_from(&mut [0]).unwrap().1.ip(), address(0));
+            }
+            assert_eq!(sysctl::flow_count().unwrap(), 0);
+        });
+    }
+}
