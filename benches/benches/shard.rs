@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use ctflow_benches::{frames, records, report_allocations};
+use ctflow_engine::limits::RECEIVE_BATCH;
 use ctflow_engine::shard::{Shard, spread};
 use ctflow_parser::flow::FlowView;
 use ctflow_parser::record::Event;
@@ -40,8 +41,11 @@ fn fill(template: &FlowView<'static>, flows: u32) -> Shard {
 }
 
 fn apply(shard: &mut Shard, event: Event, flows: &[FlowView<'_>]) {
-    for flow in flows {
-        black_box(shard.apply(event, flow));
+    for batch in flows.chunks(RECEIVE_BATCH) {
+        shard.approach(batch.iter().filter_map(|flow| Some((flow.family, flow.id?))));
+        for flow in batch {
+            black_box(shard.apply(event, flow));
+        }
     }
 }
 

@@ -145,7 +145,7 @@ fn drain(
 ) -> Result<(), ListenError> {
     let mut drained = Drained::default();
     while !stop.load(Ordering::Relaxed) {
-        let round = listener.round(Patience::Paced, &mut |_| {})?;
+        let round = listener.round(Patience::Paced, &mut |_: &[u8]| {})?;
         drained.datagrams += round.taken.datagrams as u64;
         drained.lost += round.lost;
         drained.rounds += 1;

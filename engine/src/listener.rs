@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 
 use crate::pace::Pace;
-use crate::receive::{self, BackendKind, Interrupts, OpenError, Receive, ReceiveError, Taken, Wait};
+use crate::receive::{self, BackendKind, Interrupts, OpenError, Receive, ReceiveError, Sink, Taken, Wait};
 use crate::socket::{Buffer, EventSocket, Options, SocketError};
 
 /// A listener that cannot be opened, or not go on.
@@ -101,11 +101,11 @@ impl Listener {
         Ok(self.socket.queued_at_most()?)
     }
 
-    /// Waits, takes a batch and hands each datagram to `sink`, then looks at what did not fit.
+    /// Waits, takes what is queued and hands it to `sink`, then looks at what did not fit.
     ///
     /// # Errors
     /// When the socket or the back end cannot be used any more. A loss is none.
-    pub fn round(&mut self, patience: Patience, sink: &mut dyn FnMut(&[u8])) -> Result<Round, ListenError> {
+    pub fn round(&mut self, patience: Patience, sink: &mut dyn Sink) -> Result<Round, ListenError> {
         let wait = match patience {
             Patience::Paced => self.wait,
             Patience::PacedWithin(time) => match self.wait {

@@ -27,6 +27,7 @@ use crate::kernel::commit::is_held;
 use crate::limits::{ASKS_PER_ROUND, RESYNC_BATCHES_PER_ROUND, SWEEP_SLICE};
 use crate::listener::{ListenError, Listener, Patience, Round};
 use crate::metrics::{Counts, Published};
+use crate::receive::Sink;
 use crate::shard::{Applied, Shard, Swept};
 use crate::steer::Filter;
 use crate::telling::{Ask, Teller, Yielding};
@@ -215,20 +216,16 @@ impl Worker {
     }
 
     fn round(&mut self, patience: Patience) -> Result<Round, ListenError> {
-        let (shard, counts, malformed) = (&mut self.shard, &mut self.counts, &mut self.malformed);
-        let (watchers, untold) = (&mut self.watchers, &mut self.untold);
-        untold.iter_mut().for_each(Untold::begin_round);
-        let mut is_first = true;
-        let mut sink = |frame: &[u8]| {
-            if std::mem::take(&mut is_first) {
-                shard.set_time(now_ms()); // when what was waited for came
-            }
-            watchers.iter_mut().for_each(|watcher| watcher.see(frame));
-            if let Err(error) = apply_frame(shard, counts, untold.as_mut(), frame) {
-                malformed.get_or_insert(error);
-            }
+        self.untold.iter_mut().for_each(Untold::begin_round);
+        let mut intake = Intake {
+            shard: &mut self.shard,
+            counts: &mut self.counts,
+            malformed: &mut self.malformed,
+            watchers: &mut self.watchers,
+            untold: self.untold.as_mut(),
+            is_first: true,
         };
-        let round = self.listener.round(patience, &mut sink)?;
+        let round = self.listener.round(patience, &mut intake)?;
         self.counts.rounds += 1;
         self.counts.bytes += round.taken.bytes;
         if let Some(backlog) = &mut self.backlog {
@@ -418,6 +415,38 @@ impl Worker {
         self.counts.resync_pending = u64::from(self.truth != Truth::Known);
         self.published.publish(&self.counts);
     }
+}
+
+/// Where a round's events go.
+struct Intake<'w> {
+    shard: &'w mut Shard,
+    counts: &'w mut Counts,
+    malformed: &'w mut Option<ParseError>,
+    watchers: &'w mut Vec<Watcher>,
+    untold: Option<&'w mut Untold>,
+    is_first: bool,
+}
+
+impl Sink for Intake<'_> {
+    fn take(&mut self, datagrams: &[&[u8]]) {
+        if std::mem::take(&mut self.is_first) {
+            self.shard.set_time(now_ms()); // when what was waited for came
+        }
+        self.shard.approach(datagrams.iter().filter_map(|datagram| flow_id(datagram)));
+        for datagram in datagrams {
+            self.watchers.iter_mut().for_each(|watcher| watcher.see(datagram));
+            if let Err(error) = apply_frame(self.shard, self.counts, self.untold.as_deref_mut(), datagram) {
+                self.malformed.get_or_insert(error);
+            }
+        }
+    }
+}
+
+/// The family and id of the flow that a datagram's first message is of.
+#[inline]
+fn flow_id(datagram: &[u8]) -> Option<(u8, u32)> {
+    let Some(Ok(Message::Record(record))) = Messages::new(datagram).next() else { return None };
+    Some((record.family(), record.flow_id()?))
 }
 
 /// Nanoseconds of a millisecond.

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use ctflow_engine::limits::{DATAGRAM_BYTES, DATAGRAMS_PER_RECEIVE};
 use ctflow_engine::pace::Pace;
-use ctflow_engine::receive::{BackendKind, Interest, Interrupts, Receive, Taken, Wait, open};
+use ctflow_engine::receive::{BackendKind, Interest, Interrupts, Receive, Sink, Taken, Wait, open};
 use ctflow_engine::socket::{BufferPlan, EventMask, EventSocket, Options};
 use ctflow_engine::steer::{Filter, Share};
 use ctflow_engine::sys::netlink::{NetlinkSocket, Protocol};
@@ -177,7 +177,7 @@ fn open_both(kind: BackendKind, options: &Options) -> (EventSocket, Box<dyn Rece
 }
 
 /// Takes all that is queued.
-fn drain(receive: &mut dyn Receive, sink: &mut dyn FnMut(&[u8])) -> Taken {
+fn drain(receive: &mut dyn Receive, sink: &mut dyn Sink) -> Taken {
     let mut sum = Taken::default();
     while !sum.drained {
         let taken = receive.receive(Wait::None, sink).unwrap();
@@ -188,7 +188,7 @@ fn drain(receive: &mut dyn Receive, sink: &mut dyn FnMut(&[u8])) -> Taken {
 
 fn drained_numbers(receive: &mut dyn Receive) -> Vec<u32> {
     let mut numbers = Vec::new();
-    drain(receive, &mut |event| numbers.push(number(event)));
+    drain(receive, &mut |event: &[u8]| numbers.push(number(event)));
     numbers
 }
 
@@ -203,7 +203,7 @@ fn all_in_order() {
             scope.spawn(|| create_no_faster_than_read(FLOWS, socket.capacity(), &received));
             let (pace, mut wait, mut last) = (Pace::new(socket.capacity()), Wait::UntilAny, Instant::now());
             while numbers.len() < FLOWS as usize {
-                let taken = receive.receive(wait, &mut |event| numbers.push(number(event))).unwrap();
+                let taken = receive.receive(wait, &mut |event: &[u8]| numbers.push(number(event))).unwrap();
                 received.store(numbers.len() as u32, Ordering::Relaxed);
                 wait = pace.next(&taken, last.elapsed());
                 last = Instant::now();
@@ -211,7 +211,7 @@ fn all_in_order() {
         });
         assert!(numbers.into_iter().eq(0..FLOWS), "{kind}");
         assert_eq!(socket.check_loss().unwrap(), 0, "{kind}");
-        assert_eq!(drain(&mut *receive, &mut |_| ()).datagrams, 0, "{kind}");
+        assert_eq!(drain(&mut *receive, &mut |_: &[u8]| ()).datagrams, 0, "{kind}");
         Table::open().flush();
     }
 }
@@ -239,7 +239,7 @@ fn steering() {
         for start in (0..6_000).step_by(100) {
             table.create_udp(start..start + 100);
             for (worker, (_, receive)) in (0..).zip(&mut readers) {
-                drain(&mut **receive, &mut |event| {
+                drain(&mut **receive, &mut |event: &[u8]| {
                     assert_eq!(attribute(event, uapi::CTA_ID).unwrap() % workers, worker);
                     assert_eq!(seen.insert(number(event), worker), None, "an event came twice");
                     shares[worker as usize] += 1;
@@ -280,7 +280,7 @@ fn bounded() {
             return eprintln!("skipped: {}", socket.buffer());
         }
         Table::open().create_udp(0..most + LEFT);
-        let taken = receive.receive(Wait::UntilAny, &mut |_| ()).unwrap();
+        let taken = receive.receive(Wait::UntilAny, &mut |_: &[u8]| ()).unwrap();
         assert!(taken.datagrams == DATAGRAMS_PER_RECEIVE && !taken.drained, "{kind}: {taken:?}");
         assert_eq!(drained_numbers(&mut *receive), (most..most + LEFT).collect::<Vec<_>>(), "{kind}");
         Table::open().flush();
@@ -301,16 +301,16 @@ fn interrupts() {
             writer.write_all(b"!").unwrap();
             writer
         });
-        let taken = receive.receive(Wait::UntilAny, &mut |_| ()).unwrap();
+        let taken = receive.receive(Wait::UntilAny, &mut |_: &[u8]| ()).unwrap();
         assert!(taken.interrupted && taken.datagrams == 0, "{kind}: {taken:?}");
         assert!((50..1_000).contains(&start.elapsed().as_millis()), "{kind}: {:?}", start.elapsed());
         for wait in [Wait::UntilAny, Wait::AtMost(Duration::from_millis(1)), Wait::None] {
-            assert!(receive.receive(wait, &mut |_| ()).unwrap().interrupted, "{kind}: still ready");
+            assert!(receive.receive(wait, &mut |_: &[u8]| ()).unwrap().interrupted, "{kind}: still ready");
         }
         let _writer = late.join().unwrap();
         (&reader).read_one();
-        assert!(drain(&mut *receive, &mut |_| ()).datagrams == 0);
-        let quiet = receive.receive(Wait::AnyWithin(Duration::from_millis(5)), &mut |_| ()).unwrap();
+        assert!(drain(&mut *receive, &mut |_: &[u8]| ()).datagrams == 0);
+        let quiet = receive.receive(Wait::AnyWithin(Duration::from_millis(5)), &mut |_: &[u8]| ()).unwrap();
         assert!(!quiet.interrupted, "{kind}: dealt with");
     }
 }
@@ -322,12 +322,12 @@ fn hang_up() {
         let mut watched = Interrupts::new();
         watched.watch(&writer, Interest::HangUp).unwrap();
         let mut receive = open(kind, socket.netlink(), watched).unwrap();
-        assert!(!receive.receive(Wait::None, &mut |_| ()).unwrap().interrupted);
+        assert!(!receive.receive(Wait::None, &mut |_: &[u8]| ()).unwrap().interrupted);
         let gone = thread::spawn(move || {
             thread::sleep(Duration::from_millis(50));
             drop(reader);
         });
-        assert!(receive.receive(Wait::UntilAny, &mut |_| ()).unwrap().interrupted, "{kind}");
+        assert!(receive.receive(Wait::UntilAny, &mut |_: &[u8]| ()).unwrap().interrupted, "{kind}");
         gone.join().unwrap();
     }
 }
@@ -337,15 +337,15 @@ fn timed_waits() {
         let (_socket, mut receive) = open_both(kind, &small(64 * 1_024));
         let time = Duration::from_millis(20);
         let start = Instant::now();
-        assert!(receive.receive(Wait::AtMost(time), &mut |_| ()).unwrap().drained);
-        assert!(receive.receive(Wait::AnyWithin(time), &mut |_| ()).unwrap().drained);
+        assert!(receive.receive(Wait::AtMost(time), &mut |_: &[u8]| ()).unwrap().drained);
+        assert!(receive.receive(Wait::AnyWithin(time), &mut |_: &[u8]| ()).unwrap().drained);
         assert!((40..1_000).contains(&start.elapsed().as_millis()), "{kind}: {:?}", start.elapsed());
         Table::open().create_udp(0..10);
         let start = Instant::now();
-        let taken = receive.receive(Wait::AnyWithin(Duration::from_secs(60)), &mut |_| ()).unwrap();
+        let taken = receive.receive(Wait::AnyWithin(Duration::from_secs(60)), &mut |_: &[u8]| ()).unwrap();
         assert!(taken.datagrams == 10 && start.elapsed() < Duration::from_secs(10), "{kind}: {taken:?}");
         Table::open().create_udp(10..20);
-        let taken = receive.receive(Wait::AtMost(time), &mut |_| ()).unwrap();
+        let taken = receive.receive(Wait::AtMost(time), &mut |_: &[u8]| ()).unwrap();
         assert_eq!(taken.datagrams, 10, "{kind}");
         Table::open().flush();
     }
@@ -361,7 +361,7 @@ fn passing(filter: Filter) -> Vec<u32> {
     let v6 = Flow { family: uapi::AF_INET6, mark: 0x7000_0012, ..Flow::udp(4) };
     table.create(&[udp, tcp, sctp, v6]);
     let mut passed = Vec::new();
-    drain(&mut *receive, &mut |event| {
+    drain(&mut *receive, &mut |event: &[u8]| {
         let v6 = event[16] == uapi::AF_INET6;
         passed.push(if v6 { 4 } else { number(event) });
     });
@@ -405,7 +405,7 @@ fn growth() {
         let burst = u32::try_from(socket.capacity()).unwrap() * 3 / 4;
         table.create_udp(created..created + burst);
         created += burst;
-        let taken = drain(&mut *receive, &mut |_| ());
+        let taken = drain(&mut *receive, &mut |_: &[u8]| ());
         assert_eq!(taken.datagrams, burst as usize);
         sizes.extend(socket.grow(&taken).unwrap().map(|buffer| buffer.asked / 1_024));
     }
@@ -427,7 +427,7 @@ fn truncation() {
             socket.send(writer.bytes()).unwrap();
         }
         let mut lengths = Vec::new();
-        let taken = drain(&mut *receive, &mut |datagram| lengths.push(datagram.len()));
+        let taken = drain(&mut *receive, &mut |datagram: &[u8]| lengths.push(datagram.len()));
         assert_eq!((taken.datagrams, taken.truncated), (2, 1), "{kind}");
         assert_eq!(lengths, [100 + 36, 200 + 36], "{kind}");
     }
@@ -480,9 +480,12 @@ fn expectations() {
     if !create_expectation(&table, master, expected) {
         return eprintln!("skipped: no FTP helper in this kernel");
     }
-    assert_eq!(drain(&mut *first, &mut |event| assert_eq!(event[5], uapi::NFNL_SUBSYS_CTNETLINK_EXP)).datagrams, 1);
-    assert_eq!(drain(&mut *udp_only, &mut |_| ()).datagrams, 0);
-    assert_eq!(drain(&mut *second, &mut |_| ()).datagrams, 0);
+    assert_eq!(
+        drain(&mut *first, &mut |event: &[u8]| assert_eq!(event[5], uapi::NFNL_SUBSYS_CTNETLINK_EXP)).datagrams,
+        1
+    );
+    assert_eq!(drain(&mut *udp_only, &mut |_: &[u8]| ()).datagrams, 0);
+    assert_eq!(drain(&mut *second, &mut |_: &[u8]| ()).datagrams, 0);
 }
 
 fn create_expectation(table: &Table, master: Flow, expected: Flow) -> bool {

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //!            orig src dst ports   reply src dst ports   mark status timeout id   zones   proto state wscales flags
-//! IPv4  52 B      4   4    4            4   4    4        4    4      4     4     2+2     1     1      1      2  (+1)
+//! IPv4  52 B      4   4    4            4   4    4        4    4      4     4     2+2     1     1      1      2  (+1)  keeper's 2
 //! IPv6 100 B     16  16    4           16  16    4        …
 //! ```
 //!
@@ -152,6 +152,8 @@ pub struct Flow<A> {
     flags_reply: u8,
     /// Whether window scales and flags are known.
     tcp_known: bool,
+    /// Of no meaning here: its keeper's, where padding would be.
+    pub kept: [u8; 2],
 }
 
 const _: () = assert!(size_of::<Flow<V4>>() == 52);

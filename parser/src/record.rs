@@ -133,6 +133,16 @@ impl<'a> Record<'a> {
         self.attrs.clone()
     }
 
+    /// The kernel's id of the flow that this message is about, where it stands before anything that is malformed: for a look
+    /// ahead, without taking the message apart.
+    #[must_use]
+    #[inline]
+    pub fn flow_id(&self) -> Option<u32> {
+        let mut attrs = self.attrs.clone().map_while(Result::ok);
+        let id = attrs.find(|attr| attr.kind == uapi::CTA_ID)?.be32().ok()?;
+        (self.subject() == Subject::Flow).then_some(id)
+    }
+
     /// The flow this message is about. Meaningful where [`Record::subject`] is [`Subject::Flow`].
     ///
     /// # Errors

@@ -242,7 +242,7 @@ impl<'p> Follower<'p> {
     fn round(&mut self, patience: Patience) -> Result<Round, Failure> {
         let Self { listener, lines, signals, .. } = self;
         lines.now_ns = None;
-        let round = listener.round(patience, &mut |frame| lines.take(frame, signals.as_fd()))?;
+        let round = listener.round(patience, &mut |frame: &[u8]| lines.take(frame, signals.as_fd()))?;
         let banner = self.persona.banner();
         if round.lost > 0 {
             self.lost += round.lost;
@@ -291,7 +291,7 @@ impl<'p> Follower<'p> {
         self.listener.leave()?;
         loop {
             let mut unread = 0;
-            let round = self.listener.round(Patience::None, &mut |_| unread += 1)?;
+            let round = self.listener.round(Patience::None, &mut |_: &[u8]| unread += 1)?;
             self.lost += unread + round.lost;
             if round.taken.drained {
                 return Ok(());

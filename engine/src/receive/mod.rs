@@ -1,8 +1,8 @@
 //! Datagrams from the kernel, many at a time: three back ends behind one trait.
 //!
 //! A receive call has two steps. It **waits**, as long as its [`Wait`] says, for the socket or for one of the
-//! [`Interrupts`]; then it **takes** what is queued and hands each datagram to the caller's sink, up to
-//! [`DATAGRAMS_PER_RECEIVE`] so that other work gets its turn. How to wait is the caller's choice (see [`crate::pace`]);
+//! [`Interrupts`]; then it **takes** what is queued and hands it to the caller's [`Sink`], some datagrams at a time, up to
+//! [`DATAGRAMS_PER_RECEIVE`] in all so that other work gets its turn. How to wait is the caller's choice (see [`crate::pace`]);
 //! what a back end adds is only how cheaply it does the two:
 //!
 //! | back end | waits by | takes by | needs |
@@ -19,7 +19,7 @@
 //!
 //! let socket = NetlinkSocket::open(Protocol::Netfilter)?;
 //! let mut receive = open(BackendKind::Auto, &socket, Interrupts::new())?;
-//! let taken = receive.receive(Wait::UntilAny, &mut |datagram| println!("{} bytes", datagram.len()))?;
+//! let taken = receive.receive(Wait::UntilAny, &mut |datagram: &[u8]| println!("{} bytes", datagram.len()))?;
 //! assert!(taken.drained);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
@@ -43,7 +43,7 @@ pub use interrupts::{Interest, InterruptError, Interrupts};
 use self::recv::Recv;
 use self::recvmmsg::Recvmmsg;
 use self::uring::Uring;
-use crate::limits::DATAGRAMS_PER_RECEIVE;
+use crate::limits::{DATAGRAMS_PER_RECEIVE, RECEIVE_BATCH};
 use crate::sys::netlink::NetlinkSocket;
 
 /// How long a receive call waits before it takes what is queued.
@@ -78,20 +78,44 @@ pub struct Taken {
 }
 
 impl Taken {
-    /// Counts a datagram and hands it on; `None` stands for one that did not fit its buffer.
-    fn hand_over(&mut self, datagram: Option<&[u8]>, sink: &mut dyn FnMut(&[u8])) {
-        let Some(bytes) = datagram else {
-            self.truncated += 1;
-            return;
-        };
-        self.datagrams += 1;
-        self.bytes += bytes.len() as u64;
-        sink(bytes);
+    /// Counts datagrams, at most [`RECEIVE_BATCH`], and hands them on; `None` stands for one that did not fit its buffer.
+    fn hand_over<'d>(&mut self, datagrams: impl Iterator<Item = Option<&'d [u8]>>, sink: &mut dyn Sink) {
+        let mut whole: [&[u8]; RECEIVE_BATCH] = [&[]; RECEIVE_BATCH];
+        let mut places = whole.iter_mut();
+        for datagram in datagrams {
+            let Some(bytes) = datagram else {
+                self.truncated += 1;
+                continue;
+            };
+            let Some(place) = places.next() else { break };
+            *place = bytes;
+            self.bytes += bytes.len() as u64;
+        }
+        let count = RECEIVE_BATCH - places.len();
+        self.datagrams += count;
+        sink.take(whole.get(..count).unwrap_or_default());
     }
 
-    /// Whether this call has taken as much as one may.
+    /// How many more datagrams this call may take.
+    fn room(&self) -> usize {
+        DATAGRAMS_PER_RECEIVE.saturating_sub(self.datagrams + self.truncated)
+    }
+
+    /// Whether it has taken as much as it may.
     fn is_full(&self) -> bool {
-        self.datagrams + self.truncated >= DATAGRAMS_PER_RECEIVE
+        self.room() == 0
+    }
+}
+
+/// Where datagrams go. Whoever wants one after the other gives a closure.
+pub trait Sink {
+    /// Takes in some datagrams, in the order of the socket's queue, and all of them before it returns.
+    fn take(&mut self, datagrams: &[&[u8]]);
+}
+
+impl<F: FnMut(&[u8])> Sink for F {
+    fn take(&mut self, datagrams: &[&[u8]]) {
+        datagrams.iter().for_each(|datagram| self(datagram));
     }
 }
 
@@ -103,7 +127,7 @@ pub trait Receive {
     /// # Errors
     /// When the socket or the ring cannot be used any more. An overrun, a signal and a datagram that was cut are none:
     /// they are in [`Taken`].
-    fn receive(&mut self, wait: Wait, sink: &mut dyn FnMut(&[u8])) -> Result<Taken, ReceiveError>;
+    fn receive(&mut self, wait: Wait, sink: &mut dyn Sink) -> Result<Taken, ReceiveError>;
 
     /// The back end's name, as [`BackendKind`] spells it.
     fn name(&self) -> &'static str;

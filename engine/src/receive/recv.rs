@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
 
-use super::{Interrupts, Receive, ReceiveError, Taken, Wait};
+use super::{Interrupts, Receive, ReceiveError, Sink, Taken, Wait};
 use crate::limits::DATAGRAM_BYTES;
 use crate::sys::netlink::receive_one;
 
@@ -24,13 +24,13 @@ impl Recv {
 }
 
 impl Receive for Recv {
-    fn receive(&mut self, wait: Wait, sink: &mut dyn FnMut(&[u8])) -> Result<Taken, ReceiveError> {
+    fn receive(&mut self, wait: Wait, sink: &mut dyn Sink) -> Result<Taken, ReceiveError> {
         let interrupted = self.interrupts.wait(self.socket.as_fd(), wait);
         let interrupted = interrupted.map_err(|errno| ReceiveError::new(NAME, "poll", errno))?;
         let mut taken = Taken { interrupted, ..Taken::default() };
         while !taken.is_full() {
             match receive_one(self.socket.as_fd(), &mut self.buffer, RecvFlags::DONTWAIT) {
-                Ok(length) => taken.hand_over(self.buffer.get(..length), sink),
+                Ok(length) => taken.hand_over([self.buffer.get(..length)].into_iter(), sink),
                 Err(errno) => return taken.stopped_by(errno).map_err(|errno| ReceiveError::new(NAME, "recv", errno)),
             }
         }

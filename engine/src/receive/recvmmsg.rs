@@ -5,8 +5,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 
-use super::{Interrupts, OpenError, Receive, ReceiveError, Taken, Wait};
-use crate::limits::RECVMMSG_BATCH;
+use super::{Interrupts, OpenError, Receive, ReceiveError, Sink, Taken, Wait};
+use crate::limits::RECEIVE_BATCH;
 use crate::sys::recvmmsg::Batch;
 
 const NAME: &str = "recvmmsg";
@@ -39,7 +39,7 @@ impl Recvmmsg {
 }
 
 impl Receive for Recvmmsg {
-    fn receive(&mut self, wait: Wait, sink: &mut dyn FnMut(&[u8])) -> Result<Taken, ReceiveError> {
+    fn receive(&mut self, wait: Wait, sink: &mut dyn Sink) -> Result<Taken, ReceiveError> {
         let interrupted = self.interrupts.wait(self.socket.as_fd(), wait);
         let interrupted = interrupted.map_err(|errno| ReceiveError::new(NAME, "poll", errno))?;
         let mut taken = Taken { interrupted, ..Taken::default() };
@@ -48,8 +48,8 @@ impl Receive for Recvmmsg {
                 Ok(count) => count,
                 Err(errno) => return taken.stopped_by(errno).map_err(|errno| ReceiveError::new(NAME, NAME, errno)),
             };
-            self.batch.datagrams().for_each(|datagram| taken.hand_over(datagram, sink));
-            if count < RECVMMSG_BATCH {
+            taken.hand_over(self.batch.datagrams(), sink);
+            if count < RECEIVE_BATCH {
                 taken.drained = true; // an error that cut the batch short is told by the next call
                 break;
             }

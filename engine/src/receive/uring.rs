@@ -7,8 +7,8 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::io::Errno;
 
-use super::{Interrupts, OpenError, Receive, ReceiveError, Taken, Wait};
-use crate::limits::{DATAGRAMS_PER_RECEIVE, RING_COMPLETIONS};
+use super::{Interrupts, OpenError, Receive, ReceiveError, Sink, Taken, Wait};
+use crate::limits::{DATAGRAMS_PER_RECEIVE, RECEIVE_BATCH, RING_COMPLETIONS};
 use crate::sys::netlink::memory_info;
 use crate::sys::ring::{Completion, Foundation, Ring};
 
@@ -66,20 +66,38 @@ impl Uring {
         }
     }
 
-    /// Hands over what has completed.
-    fn take(&mut self, taken: &mut Taken, sink: &mut dyn FnMut(&[u8])) -> Result<(), Errno> {
-        while !taken.is_full() {
-            match self.ring.next() {
-                Some(Completion::Datagram { buffer, bytes }) => {
-                    taken.hand_over(self.ring.datagram(buffer, bytes), sink);
-                    self.ring.give_back(buffer);
+    /// Hands over what has completed, a batch at a time: its buffers are the kernel's again when it has been taken in.
+    fn take(&mut self, taken: &mut Taken, sink: &mut dyn Sink) -> Result<(), Errno> {
+        let mut more = true;
+        while more && !taken.is_full() {
+            let mut batch = [(0, 0); RECEIVE_BATCH];
+            let (mut filled, room) = (0, taken.room());
+            let ended = loop {
+                let Some(place) = batch.get_mut(filled).filter(|_| filled < room) else { break Ok(()) };
+                match self.ring.next() {
+                    Some(Completion::Datagram { buffer, bytes }) => {
+                        *place = (buffer, bytes);
+                        filled += 1;
+                    }
+                    Some(Completion::Ready) => taken.interrupted = true,
+                    Some(Completion::ReceiveFailed(errno)) => {
+                        let end = self.receive_failed(errno, taken);
+                        if end.is_err() {
+                            break end;
+                        }
+                    }
+                    Some(Completion::WatchRefused) => self.watch_refused = true,
+                    Some(Completion::Nothing) => {}
+                    None => {
+                        more = false;
+                        break Ok(());
+                    }
                 }
-                Some(Completion::Ready) => taken.interrupted = true,
-                Some(Completion::ReceiveFailed(errno)) => self.receive_failed(errno, taken)?,
-                Some(Completion::WatchRefused) => self.watch_refused = true,
-                Some(Completion::Nothing) => {}
-                None => break,
-            }
+            };
+            let batch = batch.get(..filled).unwrap_or_default();
+            taken.hand_over(batch.iter().map(|(buffer, bytes)| self.ring.datagram(*buffer, *bytes)), sink);
+            batch.iter().for_each(|(buffer, _)| self.ring.give_back(*buffer));
+            ended?;
         }
         Ok(())
     }
@@ -100,7 +118,7 @@ impl Uring {
 
     /// Takes until the socket has nothing more, or as much as one call may. A turn brings at least one completion, so the
     /// bound on turns is never met by a kernel that works.
-    fn drain(&mut self, taken: &mut Taken, sink: &mut dyn FnMut(&[u8])) -> Result<(), Errno> {
+    fn drain(&mut self, taken: &mut Taken, sink: &mut dyn Sink) -> Result<(), Errno> {
         for _ in 0..DATAGRAMS_PER_RECEIVE {
             self.take(taken, sink)?;
             if taken.is_full() {
@@ -120,7 +138,7 @@ impl Uring {
 }
 
 impl Receive for Uring {
-    fn receive(&mut self, wait: Wait, sink: &mut dyn FnMut(&[u8])) -> Result<Taken, ReceiveError> {
+    fn receive(&mut self, wait: Wait, sink: &mut dyn Sink) -> Result<Taken, ReceiveError> {
         let failed = |errno| ReceiveError::new(NAME, "io_uring_enter", errno);
         let mut taken = Taken { interrupted: self.wait(wait).map_err(failed)?, ..Taken::default() };
         self.drain(&mut taken, sink).map_err(failed)?;

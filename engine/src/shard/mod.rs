@@ -1,10 +1,11 @@
 //! The flows one worker alone owns: looked up by the kernel's id, merged from events, reconciled with dumps, told to
 //! replicas; and what a replica is told.
 //!
-//! A shard is used by one thread and has no lock. `table` holds the flows of one family, `expectations` the few there
+//! A shard is used by one thread and has no lock. `approach` reads ahead for a batch of events, `table` holds the flows of one family, `expectations` the few there
 //! are of these, `resync` says which dumped flows to believe, `key` which shard a flow belongs to. `ledger` knows what
 //! replicas are still to be told, `outbox` puts it into batches; [`replica`] is the other end.
 
+mod approach;
 mod claim;
 mod digests;
 mod expectations;
@@ -151,6 +152,12 @@ impl Shard {
     #[must_use]
     pub fn has_room(&self) -> bool {
         self.v4.has_room() && self.v6.has_room()
+    }
+
+    /// Says which flows, by family and id, the next events are of, so that they are in the cache by then.
+    #[inline]
+    pub fn approach(&self, flows: impl Iterator<Item = (u8, u32)>) {
+        approach::approach(&self.v4, &self.v6, flows);
     }
 
     /// Takes in one event.

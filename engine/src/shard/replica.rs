@@ -1,6 +1,5 @@
 //! What this node holds of one stream of a peer: the peer's shard as it was told, in the same tables.
 
-use std::hint::black_box;
 use std::ops::AddAssign;
 use std::time::Duration;
 
@@ -13,6 +12,7 @@ use ctflow_replicate::buckets::{BUCKETS, BucketSet, EXPECTATIONS, spread};
 use ctflow_replicate::host::{Entry, Full};
 
 use super::Epoch;
+use super::approach::approach;
 use super::digests::Digests;
 use super::expectations::Expectations;
 use super::handover::{Handed, Handover};
@@ -162,11 +162,7 @@ impl Replica {
 
 impl ctflow_replicate::host::Replica for Replica {
     fn approach(&self, flows: impl Iterator<Item = (u8, u32)>) {
-        let touch = |(family, id)| match family {
-            uapi::AF_INET => self.v4.touch(id),
-            _ => self.v6.touch(id),
-        };
-        black_box(flows.map(touch).fold(0, u32::wrapping_add)); // or nothing would be read
+        approach(&self.v4, &self.v6, flows);
     }
 
     fn put_flow(&mut self, flow: &FlowView<'_>, entry: &Entry<'_>) -> Result<(), Full> {

@@ -8,7 +8,8 @@ use crate::limits::SLAB_CHUNK_RECORDS;
 /// Records by index.
 #[derive(Debug)]
 pub(crate) struct Slab<T> {
-    chunks: Vec<Box<[T]>>,
+    /// Each is given its memory at once, and its records one by one: memory is written to when it is needed.
+    chunks: Vec<Vec<T>>,
     /// Indices that were in use and are not any more; taken again before new ones.
     free: Vec<u32>,
     /// Indices from here on have never been in use.
@@ -22,22 +23,22 @@ impl<T: Copy + Default> Slab<T> {
 
     /// Takes a place for `record`; `None` when `bound` records are in use.
     pub(crate) fn insert(&mut self, record: T, bound: u32) -> Option<u32> {
-        let index = match self.free.pop() {
-            Some(index) => index,
-            None if self.fresh < bound => self.grow(),
-            None => return None,
-        };
+        let Some(index) = self.free.pop() else { return self.append(record, bound) };
         *self.get_mut(index)? = record;
         Some(index)
     }
 
-    fn grow(&mut self) -> u32 {
+    fn append(&mut self, record: T, bound: u32) -> Option<u32> {
         let index = self.fresh;
-        if place(index).0 == self.chunks.len() {
-            self.chunks.push(vec![T::default(); SLAB_CHUNK_RECORDS].into_boxed_slice());
+        if index >= bound {
+            return None;
         }
+        if place(index).0 == self.chunks.len() {
+            self.chunks.push(Vec::with_capacity(SLAB_CHUNK_RECORDS));
+        }
+        self.chunks.last_mut()?.push(record);
         self.fresh += 1;
-        index
+        Some(index)
     }
 
     /// Gives the record's place back.

@@ -1,9 +1,9 @@
 //! The flows of one family in one shard.
 //!
 //! ```text
-//! spread(id) ── 8 bits ──► one of 256 small tables ── index ──► slab: 68 B a flow (IPv4)             extras: by index,
-//!                          4 B + 1 B a slot, each growing       flow 52 │ epoch, flags │ check,      only where there
-//!                          by itself; a bucket                                          │ 2 stamps   are any
+//! spread(id) ── 8 bits ──► one of 256 small tables ── index ──► slab: 64 B a flow (IPv4)             extras: by index,
+//!                          4 B + 1 B a slot, each growing       flow 52 with epoch and flags │ check,      only where there
+//!                          by itself; a bucket                  one cache line               │ 2 stamps    are any
 //! ```
 //!
 //! The index holds no flow, so its empty slots cost 5 bytes and not 70; and one table's growth moves four thousand
@@ -27,11 +27,11 @@ use crate::limits::TABLES_PER_SHARD;
 
 /// A flow and what the cache knows of it.
 #[derive(Debug, Clone, Copy, Default)]
+#[repr(C, align(64))] // of one cache line, for looking a flow up should cost one miss
 pub(super) struct Slot<A> {
+    /// What it keeps for its keeper are the epoch, which is the resync that last confirmed the flow or the one under way when an
+    /// event did (in a replica, the bucket's mark), and the flags.
     pub(super) flow: Flow<A>,
-    /// The resync that last confirmed it, or the one under way when an event did. In a replica, the bucket's mark.
-    epoch: Epoch,
-    flags: u8,
     /// Of what was last told of the flow to replicas, or in a replica, of what was told.
     pub(super) check: u32,
     /// When it came here.
@@ -40,8 +40,8 @@ pub(super) struct Slot<A> {
     pub(super) changed: Stamp,
 }
 
-const _: () = assert!(size_of::<Slot<V4>>() == 68);
-const _: () = assert!(size_of::<Slot<V6>>() == 116);
+const _: () = assert!(size_of::<Slot<V4>>() == 64);
+const _: () = assert!(size_of::<Slot<V6>>() == 128);
 
 /// The place is in use.
 const LIVE: u8 = 1;
@@ -61,38 +61,51 @@ pub(super) const YOUNG: u8 = 64;
 pub(super) const PUBLISHED: u8 = 128;
 
 impl<A: Address> Slot<A> {
+    #[inline]
+    fn epoch(&self) -> Epoch {
+        self.flow.kept[0]
+    }
+
     /// Whether any of `flags` is set.
     #[inline]
     pub(super) fn has(&self, flags: u8) -> bool {
-        self.flags & flags != 0
+        self.flow.kept[1] & flags != 0
     }
 
     #[inline]
     pub(super) fn set(&mut self, flags: u8) {
-        self.flags |= flags;
+        self.flow.kept[1] |= flags;
     }
 
     #[inline]
     pub(super) fn clear(&mut self, flags: u8) {
-        self.flags &= !flags;
+        self.flow.kept[1] &= !flags;
     }
 
-    /// Notes that `origin` speaks of the flow in `epoch`, and gives what of its words to believe.
+    /// Notes that the flow is spoken of in `epoch`.
+    #[inline]
+    fn confirm(&mut self, epoch: Epoch) {
+        if self.epoch() != epoch {
+            self.flow.kept[0] = epoch;
+            self.clear(TOLD | TOLD_MARK | TOLD_PROTO);
+        }
+    }
+
+    /// Notes that an event speaks of it in `epoch`, and of what.
+    #[inline]
+    fn hear(&mut self, view: &FlowView<'_>, epoch: Epoch) {
+        self.confirm(epoch);
+        let mark = if view.mark.is_some() { TOLD_MARK } else { 0 };
+        let proto = if view.proto.is_some() { TOLD_PROTO } else { 0 };
+        self.set(TOLD | mark | proto);
+    }
+
+    /// Notes that a dump speaks of it in `epoch`, and gives what of its words to believe.
     ///
     /// A dump is read in slices, so what it says of a flow can be older than what events have said since: it fills in
     /// what they left out and rolls nothing back.
-    #[inline]
-    fn hear<'a>(&mut self, view: &FlowView<'a>, epoch: Epoch, origin: Origin) -> FlowView<'a> {
-        if self.epoch != epoch {
-            self.epoch = epoch;
-            self.clear(TOLD | TOLD_MARK | TOLD_PROTO);
-        }
-        if origin == Origin::Event {
-            self.set(TOLD);
-            self.set(if view.mark.is_some() { TOLD_MARK } else { 0 });
-            self.set(if view.proto.is_some() { TOLD_PROTO } else { 0 });
-            return *view;
-        }
+    fn hear_dump<'a>(&mut self, view: &FlowView<'a>, epoch: Epoch) -> FlowView<'a> {
+        self.confirm(epoch);
         let unless = |told: u8| !self.has(told);
         FlowView {
             status: view.status.filter(|_| unless(TOLD)),
@@ -171,14 +184,18 @@ impl<A: Address> Table<A> {
         self.tables.get(table_of(hash))?.find(hash, same).copied()
     }
 
-    /// Reads a little of what is probably the flow with that id, so that it is in the cache soon. Calls in a row wait for
-    /// memory together, which looking flows up one by one does not.
+    /// The place of what is probably the flow with that id; any place, if there is none. See `approach`.
     #[inline]
-    pub(crate) fn touch(&self, id: u32) -> u32 {
+    pub(super) fn probable(&self, id: u32) -> u32 {
         let hash = spread(id);
         let table = self.tables.get(table_of(hash));
-        let index = table.and_then(|table| table.find(hash, |_| true));
-        index.and_then(|index| self.slab.get(*index)).map_or(0, |slot| slot.flow.id)
+        table.and_then(|table| table.find(hash, |_| true)).copied().unwrap_or(0)
+    }
+
+    /// Reads a little of the flow at a place, so that it is in the cache soon.
+    #[inline]
+    pub(super) fn touch(&self, index: u32) -> u32 {
+        self.slab.get(index).map_or(0, |slot| slot.flow.id)
     }
 
     /// The flow that `key` and `id` name, complete.
@@ -204,7 +221,17 @@ impl<A: Address> Table<A> {
     ) -> (Applied, Option<u32>) {
         let Some(index) = self.find(id, key) else { return self.create(id, view, heard) };
         let Some(slot) = self.slab.get_mut(index) else { return (Applied::NotAFlow, None) };
-        let view = &slot.hear(view, heard.epoch, heard.origin);
+        let believed;
+        let view = match heard.origin {
+            Origin::Event => {
+                slot.hear(view, heard.epoch);
+                view
+            }
+            Origin::Dump => {
+                believed = slot.hear_dump(view, heard.epoch);
+                &believed
+            }
+        };
         let mut changed = slot.flow.merge(view);
         if slot.has(EXTRA) || Extra::is_in(view) {
             slot.set(EXTRA);
@@ -219,14 +246,12 @@ impl<A: Address> Table<A> {
 
     fn create(&mut self, id: u32, view: &FlowView<'_>, heard: Heard) -> (Applied, Option<u32>) {
         let Some(flow) = Flow::new(view) else { return (Applied::NotAFlow, None) };
-        let mut slot = Slot {
-            flow,
-            epoch: heard.epoch,
-            since: Seconds::of(heard.now_ms),
-            changed: Stamp::of(heard.now_ms),
-            ..Slot::default()
-        };
-        slot.hear(view, heard.epoch, heard.origin);
+        let mut slot =
+            Slot { flow, since: Seconds::of(heard.now_ms), changed: Stamp::of(heard.now_ms), ..Slot::default() };
+        slot.confirm(heard.epoch);
+        if heard.origin == Origin::Event {
+            slot.hear(view, heard.epoch);
+        }
         match self.insert(id, slot, view) {
             Some(index) => (Applied::Created, Some(index)),
             None => (Applied::Full, None),
@@ -258,16 +283,17 @@ impl<A: Address> Table<A> {
     pub(crate) fn put(&mut self, view: &FlowView<'_>, told: Told) -> Result<(u32, Option<u32>), Applied> {
         let (key, id) = view.key().zip(view.id).ok_or(Applied::NotAFlow)?;
         let key = Key::of(&key).ok_or(Applied::NotAFlow)?;
-        let flow = Flow::new(view).ok_or(Applied::NotAFlow)?;
+        let mut flow = Flow::new(view).ok_or(Applied::NotAFlow)?;
+        flow.kept = [told.mark, 0];
         let (since, changed) = (Seconds::of(told.now_ms), Stamp::of(told.changed_ms));
-        let new = Slot { flow, epoch: told.mark, check: told.check, since, changed, ..Slot::default() };
+        let new = Slot { flow, check: told.check, since, changed };
         let Some(index) = self.find(id, &key) else {
             return self.insert(id, new, view).map(|index| (index, None)).ok_or(Applied::Full);
         };
         let Some(slot) = self.slab.get_mut(index) else { return Err(Applied::NotAFlow) };
         let before = *slot;
         *slot = Slot { since: before.since, ..new };
-        slot.set(LIVE | before.flags & (DIRTY | PUBLISHED));
+        slot.set(LIVE | before.flow.kept[1] & (DIRTY | PUBLISHED));
         if before.has(EXTRA) {
             self.extras.remove(&index);
         }
@@ -281,14 +307,24 @@ impl<A: Address> Table<A> {
     /// Removes the flow; gives what was kept of it.
     #[inline]
     pub(crate) fn remove(&mut self, key: &Key<A>, id: u32) -> Option<Slot<A>> {
-        self.find(id, key).and_then(|index| self.remove_index(index))
+        let slab = &self.slab;
+        let same = |index: &u32| slab.get(*index).is_some_and(|slot| slot.flow.id == id && slot.flow.is(key));
+        let hash = spread(id);
+        let (index, _) = self.tables.get_mut(table_of(hash))?.find_entry(hash, same).ok()?.remove();
+        self.leave(index)
     }
 
     pub(super) fn remove_index(&mut self, index: u32) -> Option<Slot<A>> {
-        let slot = *self.slab.get(index)?;
-        let hash = spread(slot.flow.id);
+        let hash = spread(self.slab.get(index)?.flow.id);
         let table = self.tables.get_mut(table_of(hash))?;
         table.find_entry(hash, |&found| found == index).ok()?.remove();
+        self.leave(index)
+    }
+
+    /// Gives a place back that no table names any more; gives what was kept there.
+    #[inline]
+    fn leave(&mut self, index: u32) -> Option<Slot<A>> {
+        let slot = *self.slab.get(index)?;
         if slot.has(EXTRA) {
             self.extras.remove(&index);
         }
@@ -320,7 +356,7 @@ impl<A: Address> Table<A> {
 
     /// Removes the flows of `bucket` that `mark` does not confirm, each told to `purged`.
     pub(crate) fn purge_bucket(&mut self, bucket: u16, mark: Epoch, mut purged: impl FnMut(&Slot<A>)) {
-        let unconfirmed = |index: &u32| self.slab.get(*index).is_some_and(|slot| slot.epoch != mark);
+        let unconfirmed = |index: &u32| self.slab.get(*index).is_some_and(|slot| slot.epoch() != mark);
         let unconfirmed: Vec<_> = self.bucket(bucket).filter(unconfirmed).collect();
         unconfirmed.into_iter().filter_map(|index| self.remove_index(index)).for_each(|slot| purged(&slot));
     }
@@ -336,7 +372,7 @@ impl<A: Address> Table<A> {
     ) -> Option<u32> {
         let end = self.slab.end().min(from.saturating_add(slice));
         for index in from..end {
-            if self.slot(index).is_some_and(|slot| slot.epoch != epoch) {
+            if self.slot(index).is_some_and(|slot| slot.epoch() != epoch) {
                 self.remove_index(index).as_ref().into_iter().for_each(&mut purged);
             }
         }

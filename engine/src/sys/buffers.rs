@@ -5,9 +5,9 @@ use std::ptr::NonNull;
 use rustix::io::Errno;
 
 use super::pages::Pages;
-use crate::limits::DATAGRAM_BYTES;
+use crate::limits::{DATAGRAM_BYTES, DATAGRAM_STRIDE};
 
-/// `count` buffers of [`DATAGRAM_BYTES`] each.
+/// `count` buffers of [`DATAGRAM_BYTES`] each, [`DATAGRAM_STRIDE`] apart.
 #[derive(Debug)]
 pub(super) struct Buffers {
     pages: Pages,
@@ -16,12 +16,12 @@ pub(super) struct Buffers {
 impl Buffers {
     /// Takes the memory for `count` buffers.
     pub(super) fn map(count: usize) -> Result<Self, Errno> {
-        Ok(Self { pages: Pages::map(count * DATAGRAM_BYTES)? })
+        Ok(Self { pages: Pages::map(count * DATAGRAM_STRIDE)? })
     }
 
     /// Where buffer `index` begins, for the kernel; none when there is no such buffer.
     pub(super) fn address(&self, index: usize) -> Option<NonNull<u8>> {
-        self.pages.at(index.checked_mul(DATAGRAM_BYTES)?, DATAGRAM_BYTES)
+        self.pages.at(index.checked_mul(DATAGRAM_STRIDE)?, DATAGRAM_BYTES)
     }
 
     /// The first `length` bytes of buffer `index`; none when there is no such buffer or it is not that long.
@@ -33,6 +33,6 @@ impl Buffers {
             return None;
         }
         // SAFETY: the caller keeps the kernel, the only other writer, away from this buffer.
-        unsafe { self.pages.slice(index.checked_mul(DATAGRAM_BYTES)?, length) }
+        unsafe { self.pages.slice(index.checked_mul(DATAGRAM_STRIDE)?, length) }
     }
 }

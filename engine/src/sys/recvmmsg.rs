@@ -14,9 +14,9 @@ use rustix::io::Errno;
 
 use super::buffers::Buffers;
 use super::pages::last_errno;
-use crate::limits::{DATAGRAM_BYTES, RECVMMSG_BATCH};
+use crate::limits::{DATAGRAM_BYTES, RECEIVE_BATCH};
 
-/// The memory for [`RECVMMSG_BATCH`] datagrams. It holds addresses of its own parts, none of which ever moves.
+/// The memory for [`RECEIVE_BATCH`] datagrams. It holds addresses of its own parts, none of which ever moves.
 #[derive(Debug)]
 pub(crate) struct Batch {
     headers: Box<[libc::mmsghdr]>,
@@ -28,11 +28,11 @@ pub(crate) struct Batch {
 impl Batch {
     /// Takes all the memory it will ever use.
     pub(crate) fn new() -> Result<Self, Errno> {
-        let buffers = Buffers::map(RECVMMSG_BATCH)?;
-        let vectors: Result<Box<[_]>, _> = (0..RECVMMSG_BATCH).map(|index| vector(&buffers, index)).collect();
+        let buffers = Buffers::map(RECEIVE_BATCH)?;
+        let vectors: Result<Box<[_]>, _> = (0..RECEIVE_BATCH).map(|index| vector(&buffers, index)).collect();
         let mut vectors = vectors?;
         let first = vectors.as_mut_ptr();
-        let headers = (0..RECVMMSG_BATCH).map(|index| header(first.wrapping_add(index))).collect();
+        let headers = (0..RECEIVE_BATCH).map(|index| header(first.wrapping_add(index))).collect();
         Ok(Self { headers, _vectors: vectors, buffers, filled: 0 })
     }
 
@@ -44,7 +44,7 @@ impl Batch {
         if result < 0 { Err(last_errno()) } else { Ok(()) }
     }
 
-    /// Reads what is queued, without waiting, in place of what the last call read. Fewer than [`RECVMMSG_BATCH`] means
+    /// Reads what is queued, without waiting, in place of what the last call read. Fewer than [`RECEIVE_BATCH`] means
     /// that nothing more was queued.
     pub(crate) fn take(&mut self, socket: BorrowedFd<'_>) -> Result<usize, Errno> {
         self.filled = 0;

@@ -328,7 +328,7 @@ mod tests {
         let running = senders.start(NonZeroU32::new(400)).unwrap();
         let (mut heard, began) = (0, Instant::now());
         let mut take = |listener: &mut Listener| {
-            let round = listener.round(Patience::None, &mut |frame| {
+            let round = listener.round(Patience::None, &mut |frame: &[u8]| {
                 heard +=
                     Messages::new(frame).filter(|message| matches!(message, Ok(Message::Record(_)))).count() as u64;
             });
