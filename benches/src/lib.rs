@@ -28,6 +28,97 @@ pub fn records(messages: &[u8]) -> impl Iterator<Item = Record<'_>> {
     })
 }
 
+/// The events of many flows as datagrams, one after the other in memory: those of the recorded IPv4 flows of TCP and UDP, given
+/// other addresses and ids. Flows overlap as on a busy firewall: about `alive` are there at a time.
+pub struct Multiplied {
+    bytes: Vec<u8>,
+    /// Where each begins and ends.
+    places: Vec<(usize, usize)>,
+}
+
+impl Multiplied {
+    /// The events of `flows` flows, from the first to the last.
+    #[must_use]
+    pub fn new(flows: u32, alive: u32) -> Self {
+        let lives = lives();
+        // Every flow's next event comes when all others that are alive have had theirs.
+        let mut order: Vec<(u64, u32, usize)> = Vec::new();
+        for flow in 0..flows {
+            let life = lives.get(flow as usize % lives.len().max(1)).map_or(0, Vec::len);
+            let step = u64::from(alive) / life.max(1) as u64;
+            order.extend((0..life).map(|event| (u64::from(flow) + event as u64 * step, flow, event)));
+        }
+        order.sort_unstable();
+        let mut multiplied = Self { bytes: Vec::new(), places: Vec::with_capacity(order.len()) };
+        for (_, flow, event) in order {
+            let life = lives.get(flow as usize % lives.len().max(1));
+            if let Some(message) = life.and_then(|life| life.get(event)) {
+                let begin = multiplied.bytes.len();
+                multiplied.bytes.extend_from_slice(message);
+                let end = multiplied.bytes.len();
+                personalise(multiplied.bytes.get_mut(begin..end).unwrap_or_default(), flow);
+                multiplied.places.push((begin, end));
+            }
+        }
+        multiplied
+    }
+
+    /// Events.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.places.is_empty()
+    }
+
+    /// The datagrams, in order.
+    #[must_use]
+    pub fn datagrams(&self) -> Vec<&[u8]> {
+        self.places.iter().map(|(begin, end)| self.bytes.get(*begin..*end).unwrap_or_default()).collect()
+    }
+}
+
+/// The events of each recorded IPv4 flow, from NEW to DESTROY.
+fn lives() -> Vec<Vec<&'static [u8]>> {
+    let mut lives: Vec<(u32, Vec<&'static [u8]>)> = Vec::new();
+    for record in records(EVENTS).filter(|record| record.family() == uapi::AF_INET) {
+        let Some(id) = record.flow_id() else { continue };
+        match lives.iter_mut().find(|(known, _)| *known == id) {
+            Some((_, life)) => life.push(record.bytes()),
+            None => lives.push((id, vec![record.bytes()])),
+        }
+    }
+    lives.into_iter().map(|(_, life)| life).collect()
+}
+
+/// Gives an event's flow the client's address and the id that are flow number `flow`'s.
+fn personalise(message: &mut [u8], flow: u32) {
+    const TOP: usize = 20;
+    /// From a tuple's beginning to the addresses' of the usual form.
+    const SRC: usize = 12;
+    const DST: usize = 20;
+    let mut at = TOP;
+    while let Some([l0, l1, k0, k1]) = message.get(at..).and_then(|rest| rest.first_chunk()).copied() {
+        let length = usize::from(u16::from_ne_bytes([l0, l1]));
+        let place = match u16::from_ne_bytes([k0, k1]) & uapi::NLA_TYPE_MASK {
+            uapi::CTA_TUPLE_ORIG => Some((at + SRC, (0x0a00_0000 | flow).to_be_bytes())),
+            uapi::CTA_TUPLE_REPLY => Some((at + DST, (0x0a00_0000 | flow).to_be_bytes())),
+            uapi::CTA_ID => Some((at + 4, flow.wrapping_mul(0x9e37_79b1).to_be_bytes())),
+            _ => None,
+        };
+        if let Some((place, value)) = place
+            && let Some(bytes) = message.get_mut(place..place + 4)
+        {
+            bytes.copy_from_slice(&value);
+        }
+        at += length.next_multiple_of(4).max(4);
+    }
+}
+
 /// Runs `stage` over `count` items once and prints what it allocated for each.
 pub fn report_allocations(name: &str, count: usize, stage: impl FnOnce()) {
     let info = allocation_counter::measure(stage);

@@ -4,6 +4,7 @@ mod access;
 mod control;
 pub mod drain;
 pub mod engine;
+pub mod intake;
 pub mod kernel;
 pub mod lab;
 pub mod limits;

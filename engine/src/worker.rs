@@ -20,14 +20,13 @@ use std::time::{Duration, SystemTime};
 use crossbeam_channel::{Receiver, Sender};
 use ctflow_parser::error::ParseError;
 use ctflow_parser::frame::{Message, Messages};
-use ctflow_parser::record::{Event, Record, Subject};
-use ctflow_replicate::delta::Change;
+use ctflow_parser::record::Subject;
 
+use crate::intake::{Intake, note};
 use crate::kernel::commit::is_held;
 use crate::limits::{ASKS_PER_ROUND, RESYNC_BATCHES_PER_ROUND, SWEEP_SLICE};
 use crate::listener::{ListenError, Listener, Patience, Round};
 use crate::metrics::{Counts, Published};
-use crate::receive::Sink;
 use crate::shard::{Applied, Shard, Swept};
 use crate::steer::Filter;
 use crate::telling::{Ask, Teller, Yielding};
@@ -217,15 +216,12 @@ impl Worker {
 
     fn round(&mut self, patience: Patience) -> Result<Round, ListenError> {
         self.untold.iter_mut().for_each(Untold::begin_round);
-        let mut intake = Intake {
-            shard: &mut self.shard,
-            counts: &mut self.counts,
-            malformed: &mut self.malformed,
-            watchers: &mut self.watchers,
-            untold: self.untold.as_mut(),
-            is_first: true,
-        };
+        let mut intake = Intake::new(&mut self.shard, &mut self.counts);
+        intake.set_aside(&mut self.watchers, self.untold.as_mut());
         let round = self.listener.round(patience, &mut intake)?;
+        if let Some(error) = intake.malformed() {
+            self.malformed.get_or_insert(error);
+        }
         self.counts.rounds += 1;
         self.counts.bytes += round.taken.bytes;
         if let Some(backlog) = &mut self.backlog {
@@ -417,41 +413,6 @@ impl Worker {
     }
 }
 
-/// Where a round's events go.
-struct Intake<'w> {
-    shard: &'w mut Shard,
-    counts: &'w mut Counts,
-    malformed: &'w mut Option<ParseError>,
-    watchers: &'w mut Vec<Watcher>,
-    untold: Option<&'w mut Untold>,
-    is_first: bool,
-}
-
-impl Sink for Intake<'_> {
-    fn take(&mut self, datagrams: &[&[u8]]) {
-        if std::mem::take(&mut self.is_first) {
-            self.shard.set_time(now_ms()); // when what was waited for came
-        }
-        self.shard.approach(datagrams.iter().filter_map(|datagram| flow_id(datagram)));
-        for datagram in datagrams {
-            self.watchers.iter_mut().for_each(|watcher| watcher.see(datagram));
-            if let Err(error) = apply_frame(self.shard, self.counts, self.untold.as_deref_mut(), datagram) {
-                self.malformed.get_or_insert(error);
-            }
-        }
-    }
-}
-
-/// The family and id of the flow that a datagram's first message is of.
-#[inline]
-fn flow_id(datagram: &[u8]) -> Option<(u8, u32)> {
-    let Some(Ok(Message::Record(record))) = Messages::new(datagram).next() else { return None };
-    Some((record.family(), record.flow_id()?))
-}
-
-/// Nanoseconds of a millisecond.
-const NS_PER_MS: u64 = 1_000_000;
-
 /// Milliseconds since 1970.
 pub(crate) fn now_ms() -> u64 {
     now_us() / 1_000
@@ -461,125 +422,4 @@ pub(crate) fn now_ms() -> u64 {
 pub(crate) fn now_us() -> u64 {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     now.map_or(0, |now| u64::try_from(now.as_micros()).unwrap_or(u64::MAX))
-}
-
-/// Takes in every message of one datagram; gives the first reason why one was not understood.
-#[inline]
-fn apply_frame(
-    shard: &mut Shard,
-    counts: &mut Counts,
-    mut untold: Option<&mut Untold>,
-    frame: &[u8],
-) -> Result<(), ParseError> {
-    let mut result = Ok(());
-    for message in Messages::new(frame) {
-        let applied = match message {
-            Ok(Message::Record(record)) => apply_record(shard, counts, untold.as_deref_mut(), &record),
-            Ok(Message::Ack(_) | Message::Done { .. } | Message::Other) => Ok(()),
-            Err(error) => Err(error),
-        };
-        if applied.is_err() {
-            counts.malformed += 1;
-            result = result.and(applied);
-        }
-    }
-    result
-}
-
-#[inline]
-fn apply_record(
-    shard: &mut Shard,
-    counts: &mut Counts,
-    untold: Option<&mut Untold>,
-    record: &Record<'_>,
-) -> Result<(), ParseError> {
-    match record.subject() {
-        Subject::Flow => {}
-        Subject::Expect => {
-            counts.events_expect += 1;
-            let expectation = record.expect()?;
-            if record.event() == Event::New {
-                untold.into_iter().for_each(|untold| untold.note(&expectation));
-            }
-            let applied = shard.apply_expectation(record.event(), &expectation);
-            counts.expectations_refused += u64::from(applied == Applied::Full);
-            return Ok(());
-        }
-        _ => return Ok(()),
-    }
-    let event = record.event();
-    match event {
-        Event::New => counts.events_new += 1,
-        Event::Update => counts.events_update += 1,
-        Event::Destroy => counts.events_destroy += 1,
-    }
-    let flow = record.flow()?;
-    if let Some(event_ns) = flow.event_ns {
-        shard.set_time(event_ns / NS_PER_MS); // it may have waited in the socket since
-    }
-    if let Some(untold) = untold {
-        if event != Event::Destroy {
-            untold.see(&flow);
-        } else if untold.has_moved(&flow) {
-            counts.moved += 1;
-            return Ok(());
-        }
-    }
-    note(counts, shard.apply(event, &flow));
-    Ok(())
-}
-
-#[inline]
-fn note(counts: &mut Counts, applied: Applied) {
-    match applied.change() {
-        Some(Change::Created) => counts.flows_created += 1,
-        Some(Change::Updated) => counts.flows_updated += 1,
-        Some(Change::Destroyed) => counts.flows_destroyed += 1,
-        None => {}
-    }
-    match applied {
-        Applied::Full => counts.flows_refused += 1,
-        Applied::NotAFlow => counts.malformed += 1,
-        Applied::Created | Applied::Updated | Applied::Unchanged | Applied::Destroyed | Applied::Unknown => {}
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use ctflow_parser::flow::FlowView;
-    use ctflow_parser::request::{self, FlowChange, IfExists};
-    use ctflow_parser::tuple::{L4, Tuple};
-    use ctflow_parser::uapi::{AF_INET, IPPROTO_TCP};
-    use ctflow_parser::write::Writer;
-
-    use super::*;
-    use crate::server::frame::Entries;
-
-    /// When a flow changed that is made by an event that the kernel stamped so, and read at 9 s.
-    fn changed_ms(event_ns: Option<u64>) -> u64 {
-        let ends = |src: [u8; 4], dst: [u8; 4]| Tuple {
-            src: src.into(),
-            dst: dst.into(),
-            proto: IPPROTO_TCP,
-            l4: L4::Ports { src: 1, dst: 2 },
-            zone: None,
-        };
-        let (orig, reply) = (Some(ends([10, 0, 0, 1], [10, 0, 0, 2])), Some(ends([10, 0, 0, 2], [10, 0, 0, 1])));
-        let flow = FlowView { family: AF_INET, orig, reply, id: Some(7), event_ns, ..FlowView::default() };
-        let mut bytes = [0; 512];
-        let mut writer = Writer::new(&mut bytes);
-        request::create(&mut writer, 1, &FlowChange { flow, ..FlowChange::default() }, IfExists::Change).unwrap();
-        let mut shard = Shard::new(10);
-        shard.set_time(9_000);
-        apply_frame(&mut shard, &mut Counts::default(), None, writer.bytes()).unwrap();
-        let mut shown = Vec::new();
-        (0..256).for_each(|bucket| shard.show(bucket, 0, &mut shown));
-        Entries::new(&shown).next().unwrap().unwrap().0.changed_ms
-    }
-
-    #[test]
-    fn an_event_happened_when_the_kernel_says_or_else_when_it_is_read() {
-        assert_eq!(changed_ms(Some(5_000_999_999)), 5_000);
-        assert_eq!(changed_ms(None), 9_000);
-    }
 }

@@ -1,0 +1,93 @@
+//! Question: how many events a second does one core take from memory into a shard, and on into batches for replicas?
+//!
+//! The recorded events are those of 200,000 flows, of which 50,000 are there at a time; they are taken in batches as a back end
+//! hands them over. The delta stage tells every 256 events, which is a millisecond's at 256,000 a second.
+
+use std::hint::black_box;
+use std::sync::Arc;
+
+use criterion::measurement::WallTime;
+use criterion::{BatchSize, BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
+use ctflow_benches::{Multiplied, report_allocations};
+use ctflow_engine::intake::Intake;
+use ctflow_engine::limits::RECEIVE_BATCH;
+use ctflow_engine::metrics::Counts;
+use ctflow_engine::publish::Choice;
+use ctflow_engine::receive::Sink;
+use ctflow_engine::shard::{Outbox, Shard};
+
+const FLOWS: u32 = 200_000;
+const ALIVE: u32 = 50_000;
+const FLOWS_MAX: u32 = 1_000_000;
+const DATAGRAM_BYTES: usize = 1_432;
+/// Batches of events between two drains.
+const TOLD_EVERY: usize = 4;
+
+fn take(shard: &mut Shard, datagrams: &[&[u8]]) -> Counts {
+    let mut counts = Counts::default();
+    for batch in datagrams.chunks(RECEIVE_BATCH) {
+        Intake::new(shard, &mut counts).take(batch);
+    }
+    counts
+}
+
+fn tell(shard: &mut Shard, datagrams: &[&[u8]], outbox: &mut Outbox) {
+    for datagrams in datagrams.chunks(TOLD_EVERY * RECEIVE_BATCH) {
+        take(shard, datagrams);
+        shard.drain(outbox);
+        outbox.close();
+        while let Some(batch) = outbox.pop() {
+            black_box(batch);
+        }
+    }
+}
+
+fn replicated() -> (Shard, Outbox) {
+    (Shard::replicated(FLOWS_MAX, Arc::new(Choice::default())), Outbox::new(0, DATAGRAM_BYTES))
+}
+
+fn stage<S>(
+    group: &mut BenchmarkGroup<'_, WallTime>,
+    name: &str,
+    setup: impl Fn() -> S,
+    work: impl Fn(&mut S, &[&[u8]]),
+    datagrams: &[&[u8]],
+) {
+    group.bench_function(name, |bencher| {
+        bencher.iter_batched(
+            &setup,
+            |mut state| {
+                work(&mut state, datagrams);
+                state
+            },
+            BatchSize::PerIteration,
+        );
+    });
+}
+
+fn pipeline(criterion: &mut Criterion) {
+    let events = Multiplied::new(FLOWS, ALIVE);
+    let datagrams = events.datagrams();
+    let counts = take(&mut Shard::new(FLOWS_MAX), &datagrams);
+    assert_eq!((counts.flows_created, counts.flows_destroyed, counts.malformed), (FLOWS.into(), FLOWS.into(), 0));
+    let (mut shard, mut outbox) = replicated();
+    report_allocations("pipeline", datagrams.len(), || tell(&mut shard, &datagrams, &mut outbox));
+    let mut group = criterion.benchmark_group("pipeline");
+    group.throughput(Throughput::Elements(datagrams.len() as u64)).sample_size(10);
+    let parse = |(): &mut (), datagrams: &[&[u8]]| {
+        for datagram in datagrams {
+            for record in ctflow_benches::records(datagram) {
+                let _ = black_box(record.flow());
+            }
+        }
+    };
+    stage(&mut group, "parse", || (), parse, &datagrams);
+    let cache = |shard: &mut Shard, datagrams: &[&[u8]]| drop(black_box(take(shard, datagrams)));
+    stage(&mut group, "parse, shard", || Shard::new(FLOWS_MAX), cache, &datagrams);
+    let delta = |(shard, outbox): &mut (Shard, Outbox), datagrams: &[&[u8]]| tell(shard, datagrams, outbox);
+    stage(&mut group, "parse, shard, delta", replicated, delta, &datagrams);
+    group.finish();
+}
+
+criterion_group!(benches, pipeline);
+criterion_main!(benches);
