@@ -3,6 +3,7 @@
 //! Besides, they are shown to whoever watches, and noted where they do not say everything ([`untold`](crate::untold)).
 
 use ctflow_parser::error::ParseError;
+use ctflow_parser::flow::FlowView;
 use ctflow_parser::frame::{Message, Messages};
 use ctflow_parser::record::{Event, Record, Subject};
 use ctflow_replicate::delta::Change;
@@ -51,9 +52,10 @@ impl Sink for Intake<'_> {
             self.shard.set_time(now_ms()); // when what was waited for came
         }
         self.shard.approach(datagrams.iter().filter_map(|datagram| flow_of(datagram)));
+        let mut view = FlowView::default();
         for datagram in datagrams {
             self.watchers.iter_mut().for_each(|watcher| watcher.see(datagram));
-            if let Err(error) = apply_frame(self.shard, self.counts, self.untold.as_deref_mut(), datagram) {
+            if let Err(error) = apply_frame(self.shard, self.counts, self.untold.as_deref_mut(), &mut view, datagram) {
                 self.malformed.get_or_insert(error);
             }
         }
@@ -67,18 +69,19 @@ fn flow_of(datagram: &[u8]) -> Option<(u8, u32)> {
     Some((record.family(), record.flow_id()?))
 }
 
-/// Takes in every message of one datagram; gives the first reason why one was not understood.
+/// Takes in every message of one datagram, each in `view` meanwhile; gives the first reason why one was not understood.
 #[inline]
-fn apply_frame(
+fn apply_frame<'f>(
     shard: &mut Shard,
     counts: &mut Counts,
     mut untold: Option<&mut Untold>,
-    frame: &[u8],
+    view: &mut FlowView<'f>,
+    frame: &'f [u8],
 ) -> Result<(), ParseError> {
     let mut result = Ok(());
     for message in Messages::new(frame) {
         let applied = match message {
-            Ok(Message::Record(record)) => apply_record(shard, counts, untold.as_deref_mut(), &record),
+            Ok(Message::Record(record)) => apply_record(shard, counts, untold.as_deref_mut(), view, &record),
             Ok(Message::Ack(_) | Message::Done { .. } | Message::Other) => Ok(()),
             Err(error) => Err(error),
         };
@@ -91,11 +94,12 @@ fn apply_frame(
 }
 
 #[inline]
-fn apply_record(
+fn apply_record<'f>(
     shard: &mut Shard,
     counts: &mut Counts,
     untold: Option<&mut Untold>,
-    record: &Record<'_>,
+    view: &mut FlowView<'f>,
+    record: &Record<'f>,
 ) -> Result<(), ParseError> {
     match record.subject() {
         Subject::Flow => {}
@@ -117,19 +121,20 @@ fn apply_record(
         Event::Update => counts.events_update += 1,
         Event::Destroy => counts.events_destroy += 1,
     }
-    let flow = record.flow()?;
+    record.read_flow(view)?;
+    let flow = &*view;
     if let Some(event_ns) = flow.event_ns {
         shard.set_time(event_ns / NS_PER_MS); // it may have waited in the socket since
     }
     if let Some(untold) = untold {
         if event != Event::Destroy {
-            untold.see(&flow);
-        } else if untold.has_moved(&flow) {
+            untold.see(flow);
+        } else if untold.has_moved(flow) {
             counts.moved += 1;
             return Ok(());
         }
     }
-    note(counts, shard.apply(event, &flow));
+    note(counts, shard.apply(event, flow));
     Ok(())
 }
 
@@ -150,7 +155,6 @@ pub(crate) fn note(counts: &mut Counts, applied: Applied) {
 
 #[cfg(test)]
 mod tests {
-    use ctflow_parser::flow::FlowView;
     use ctflow_parser::request::{self, FlowChange, IfExists};
     use ctflow_parser::tuple::{L4, Tuple};
     use ctflow_parser::uapi::{AF_INET, IPPROTO_TCP};
@@ -175,7 +179,7 @@ mod tests {
         request::create(&mut writer, 1, &FlowChange { flow, ..FlowChange::default() }, IfExists::Change).unwrap();
         let mut shard = Shard::new(10);
         shard.set_time(9_000);
-        apply_frame(&mut shard, &mut Counts::default(), None, writer.bytes()).unwrap();
+        apply_frame(&mut shard, &mut Counts::default(), None, &mut FlowView::default(), writer.bytes()).unwrap();
         let mut shown = Vec::new();
         (0..256).for_each(|bucket| shard.show(bucket, 0, &mut shown));
         Entries::new(&shown).next().unwrap().unwrap().0.changed_ms

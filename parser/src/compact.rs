@@ -124,6 +124,23 @@ impl<A: Address> Key<A> {
     pub fn of(key: &FlowKey) -> Option<Self> {
         Some(Self { orig: Ends::of(&key.orig)?, zone: key.zone, proto: key.orig.proto })
     }
+
+    /// The key of the flow that a view is of; `None` where it lacks the original tuple or is of the other family.
+    #[inline]
+    #[must_use]
+    pub fn of_view(view: &FlowView<'_>) -> Option<Self> {
+        let orig = view.orig.as_ref()?;
+        Some(Self { orig: Ends::of(orig)?, zone: orig.zone.or(view.zone).unwrap_or(0), proto: orig.proto })
+    }
+}
+
+/// Puts in what is known; whether that changed anything.
+#[inline]
+fn set<T: PartialEq>(place: &mut T, value: Option<T>) -> bool {
+    let Some(value) = value else { return false };
+    let changed = *place != value;
+    *place = value;
+    changed
 }
 
 /// One flow, compact.
@@ -164,43 +181,49 @@ impl<A: Address> Flow<A> {
     #[inline]
     #[must_use]
     pub fn new(view: &FlowView<'_>) -> Option<Self> {
-        let (orig, reply) = (view.orig?, view.reply?);
-        let zone = orig.zone.or(view.zone).unwrap_or(0);
-        let zone_reply = reply.zone.or(view.zone).unwrap_or(0);
-        let ends = (Ends::of(&orig)?, Ends::of(&reply)?);
-        let mut flow = Self { orig: ends.0, reply: ends.1, zone, zone_reply, proto: orig.proto, ..Self::default() };
-        flow.merge(view);
+        let (orig, reply) = (view.orig.as_ref()?, view.reply.as_ref()?);
+        let mut flow = Self {
+            orig: Ends::of(orig)?,
+            reply: Ends::of(reply)?,
+            mark: view.mark.unwrap_or(0),
+            status: view.status.unwrap_or(0),
+            timeout: view.timeout.unwrap_or(0),
+            id: view.id.unwrap_or(0),
+            zone: orig.zone.or(view.zone).unwrap_or(0),
+            zone_reply: reply.zone.or(view.zone).unwrap_or(0),
+            proto: orig.proto,
+            ..Self::default()
+        };
+        if let Some(proto) = &view.proto {
+            flow.merge_proto(proto);
+        }
         Some(flow)
     }
 
     /// Takes over what the view says and keeps what it does not; tells whether anything changed.
     #[inline]
     pub fn merge(&mut self, view: &FlowView<'_>) -> bool {
-        let before = *self;
-        self.mark = view.mark.unwrap_or(self.mark);
-        self.status = view.status.unwrap_or(self.status);
-        self.timeout = view.timeout.unwrap_or(self.timeout);
-        self.id = view.id.unwrap_or(self.id);
-        if let Some(reply) = view.reply.as_ref().and_then(Ends::of) {
-            self.reply = reply;
-        }
-        if let Some(proto) = &view.proto {
-            self.merge_proto(proto);
-        }
-        *self != before
+        let reply = view.reply.as_ref().and_then(Ends::of);
+        // Every field is set, whatever the one before it was: `|`, not `||`.
+        set(&mut self.mark, view.mark)
+            | set(&mut self.status, view.status)
+            | set(&mut self.timeout, view.timeout)
+            | set(&mut self.id, view.id)
+            | set(&mut self.reply, reply)
+            | view.proto.as_ref().is_some_and(|proto| self.merge_proto(proto))
     }
 
     #[inline]
-    fn merge_proto(&mut self, proto: &ProtoInfo) {
-        self.state = proto.state().unwrap_or(self.state);
-        let ProtoInfo::Tcp(tcp) = proto else { return };
-        if let (Some(orig), Some(reply)) = (tcp.wscale_orig, tcp.wscale_reply) {
-            self.wscales = orig << 4 | reply & 0x0f;
-        }
-        if let (Some(orig), Some(reply)) = (tcp.flags_orig, tcp.flags_reply) {
-            (self.flags_orig, self.flags_reply) = (orig.flags, reply.flags);
-            self.tcp_known = true;
-        }
+    fn merge_proto(&mut self, proto: &ProtoInfo) -> bool {
+        let changed = set(&mut self.state, proto.state());
+        let ProtoInfo::Tcp(tcp) = proto else { return changed };
+        let wscales = tcp.wscale_orig.zip(tcp.wscale_reply).map(|(orig, reply)| orig << 4 | reply & 0x0f);
+        let flags = tcp.flags_orig.zip(tcp.flags_reply);
+        changed
+            | set(&mut self.wscales, wscales)
+            | set(&mut self.flags_orig, flags.map(|(orig, _)| orig.flags))
+            | set(&mut self.flags_reply, flags.map(|(_, reply)| reply.flags))
+            | set(&mut self.tcp_known, flags.map(|_| true))
     }
 
     /// Whether this is the flow that `key` names.

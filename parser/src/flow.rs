@@ -146,18 +146,29 @@ impl<'a> FlowView<'a> {
     /// The first malformed attribute.
     #[inline]
     pub fn parse(family: u8, attrs: Attrs<'a>) -> Result<Self, ParseError> {
-        let mut view = Self { family, ..Self::default() };
-        for attr in attrs {
-            view.take(&attr?)?;
-        }
+        let mut view = Self::default();
+        view.read(family, attrs)?;
         Ok(view)
+    }
+
+    /// As [`FlowView::parse`], in place of what was here: a view is large, and moving one costs as much as half of the walk.
+    ///
+    /// # Errors
+    /// The first malformed attribute; what was before it is here.
+    #[inline]
+    pub fn read(&mut self, family: u8, attrs: Attrs<'a>) -> Result<(), ParseError> {
+        *self = Self { family, ..Self::default() };
+        for attr in attrs {
+            self.take(&attr?)?;
+        }
+        Ok(())
     }
 
     #[inline]
     fn take(&mut self, attr: &Attr<'a>) -> Result<(), ParseError> {
         match attr.kind {
-            uapi::CTA_TUPLE_ORIG => self.orig = Some(Tuple::parse(attr)?),
-            uapi::CTA_TUPLE_REPLY => self.reply = Some(Tuple::parse(attr)?),
+            uapi::CTA_TUPLE_ORIG => Tuple::read(attr, &mut self.orig)?,
+            uapi::CTA_TUPLE_REPLY => Tuple::read(attr, &mut self.reply)?,
             uapi::CTA_STATUS => self.status = Some(attr.be32()?),
             uapi::CTA_PROTOINFO => self.proto = ProtoInfo::parse(attr.nested())?,
             uapi::CTA_TIMEOUT => self.timeout = Some(attr.be32()?),

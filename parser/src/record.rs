@@ -152,6 +152,15 @@ impl<'a> Record<'a> {
         FlowView::parse(self.family, self.attrs())
     }
 
+    /// As [`Record::flow`], in place of what was there.
+    ///
+    /// # Errors
+    /// The first malformed attribute.
+    #[inline]
+    pub fn read_flow(&self, view: &mut FlowView<'a>) -> Result<(), ParseError> {
+        view.read(self.family, self.attrs())
+    }
+
     /// The expectation this message is about. Meaningful where [`Record::subject`] is [`Subject::Expect`].
     ///
     /// # Errors

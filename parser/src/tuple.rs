@@ -49,6 +49,7 @@ pub struct Tuple {
 impl Tuple {
     /// `AF_INET` or `AF_INET6`.
     #[must_use]
+    #[inline]
     pub fn family(&self) -> u8 {
         match self.src {
             IpAddr::V4(_) => uapi::AF_INET,
@@ -71,10 +72,22 @@ impl Tuple {
     /// A malformed attribute, or no complete pair of addresses.
     #[inline]
     pub fn parse(attr: &Attr<'_>) -> Result<Self, ParseError> {
-        match usual::parse(attr.payload) {
-            Some(tuple) => Ok(tuple),
-            None => Self::walk(attr),
+        let mut tuple = None;
+        Self::read(attr, &mut tuple)?;
+        tuple.ok_or_else(|| attr.error(Reason::Addresses))
+    }
+
+    /// As [`Tuple::parse`], into its place: a tuple that is moved right after its parts were written has the processor wait for
+    /// each of them.
+    ///
+    /// # Errors
+    /// As [`Tuple::parse`]; the place is then as it was.
+    #[inline]
+    pub(crate) fn read(attr: &Attr<'_>, place: &mut Option<Self>) -> Result<(), ParseError> {
+        if !usual::read(attr.payload, place) {
+            *place = Some(Self::walk(attr)?);
         }
+        Ok(())
     }
 
     /// Reads any form: attributes in any order, with or without a zone.
@@ -155,21 +168,31 @@ mod usual {
     const SRC_PORT: [u8; 4] = header(6, CTA_PROTO_SRC_PORT);
     const DST_PORT: [u8; 4] = header(6, CTA_PROTO_DST_PORT);
 
+    /// Whether it is of this form; it then stands in `place`.
     #[inline]
-    pub(super) fn parse(payload: &[u8]) -> Option<Tuple> {
-        let (words, []) = payload.as_chunks::<4>() else { return None };
-        let (src, dst, rest) = match words {
+    pub(super) fn read(payload: &[u8], place: &mut Option<Tuple>) -> bool {
+        let (words, []) = payload.as_chunks::<4>() else { return false };
+        match words {
             [IP_V4, SRC_V4, src, DST_V4, dst, rest @ ..] => {
-                (IpAddr::V4(Ipv4Addr::from(*src)), IpAddr::V4(Ipv4Addr::from(*dst)), rest)
+                let Some((proto, l4)) = l4(rest) else { return false };
+                let (src, dst) = (IpAddr::V4(Ipv4Addr::from(*src)), IpAddr::V4(Ipv4Addr::from(*dst)));
+                *place = Some(Tuple { src, dst, proto, l4, zone: None });
             }
             [IP_V6, SRC_V6, s0, s1, s2, s3, DST_V6, d0, d1, d2, d3, rest @ ..] => {
-                (v6([s0, s1, s2, s3]), v6([d0, d1, d2, d3]), rest)
+                let Some((proto, l4)) = l4(rest) else { return false };
+                let (src, dst) = (v6([s0, s1, s2, s3]), v6([d0, d1, d2, d3]));
+                *place = Some(Tuple { src, dst, proto, l4, zone: None });
             }
-            _ => return None,
-        };
-        let [PROTO, NUM, [proto, ..], SRC_PORT, [s0, s1, ..], DST_PORT, [d0, d1, ..]] = rest else { return None };
+            _ => return false,
+        }
+        true
+    }
+
+    #[inline]
+    fn l4(words: &[[u8; 4]]) -> Option<(u8, L4)> {
+        let [PROTO, NUM, [proto, ..], SRC_PORT, [s0, s1, ..], DST_PORT, [d0, d1, ..]] = words else { return None };
         let l4 = L4::Ports { src: u16::from_be_bytes([*s0, *s1]), dst: u16::from_be_bytes([*d0, *d1]) };
-        Some(Tuple { src, dst, proto: *proto, l4, zone: None })
+        Some((*proto, l4))
     }
 
     fn v6(words: [&[u8; 4]; 4]) -> IpAddr {
@@ -269,11 +292,17 @@ mod tests {
             let mut writer = Writer::new(&mut buffer);
             tuple.write(&mut writer, uapi::CTA_TUPLE_ORIG).unwrap();
             let mut bytes = writer.bytes().to_vec();
-            prop_assert_eq!(usual::parse(only(&bytes).payload), Some(tuple));
+            let usual = |bytes: &[u8]| {
+                let mut place = None;
+                let is_usual = usual::read(only(bytes).payload, &mut place);
+                assert_eq!(is_usual, place.is_some());
+                place
+            };
+            prop_assert_eq!(usual(&bytes), Some(tuple));
             if let Some(byte) = bytes.get_mut(at) {
                 *byte = value;
             }
-            if let Some(short) = usual::parse(only(&bytes).payload) {
+            if let Some(short) = usual(&bytes) {
                 prop_assert_eq!(Tuple::walk(&only(&bytes)), Ok(short));
             }
         }

@@ -4,6 +4,8 @@
 //! worker that owns the flow here can say when it changed here.
 
 use ctflow_parser::compact::{Address, Key};
+use ctflow_parser::flow::FlowView;
+use ctflow_parser::record::Event;
 use ctflow_parser::tuple::FlowKey;
 use ctflow_parser::uapi;
 
@@ -51,7 +53,8 @@ impl Shard {
     pub(crate) fn yield_to(&mut self, claim: &Claim) -> Verdict {
         let verdict = self.judge(claim);
         if verdict == Verdict::Yield {
-            self.destroy(&claim.key, claim.id);
+            let (orig, zone) = (Some(claim.key.orig), claim.key.named_zone());
+            self.apply(Event::Destroy, &FlowView { orig, zone, id: Some(claim.id), ..FlowView::default() });
         }
         verdict
     }

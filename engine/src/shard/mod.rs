@@ -27,7 +27,7 @@ use ctflow_parser::compact::{Address, Key, V4, V6};
 use ctflow_parser::expect::ExpectView;
 use ctflow_parser::flow::FlowView;
 use ctflow_parser::record::Event;
-use ctflow_parser::tuple::FlowKey;
+use ctflow_parser::tuple::{FlowKey, Tuple};
 use ctflow_parser::uapi;
 use ctflow_replicate::buckets::BucketSet;
 use ctflow_replicate::delta::Change;
@@ -163,10 +163,10 @@ impl Shard {
     /// Takes in one event.
     #[inline]
     pub fn apply(&mut self, event: Event, view: &FlowView<'_>) -> Applied {
-        let Some((key, id)) = view.key().zip(view.id) else { return Applied::NotAFlow };
+        let Some((id, family)) = view.id.zip(family_of(view)) else { return Applied::NotAFlow };
         match event {
-            Event::New | Event::Update => self.upsert(&key, id, view, Origin::Event),
-            Event::Destroy => self.destroy(&key, id),
+            Event::New | Event::Update => self.upsert(family, id, view, Origin::Event),
+            Event::Destroy => self.destroy(family, id, view),
         }
     }
 
@@ -187,19 +187,19 @@ impl Shard {
     }
 
     #[inline]
-    fn upsert(&mut self, key: &FlowKey, id: u32, view: &FlowView<'_>, origin: Origin) -> Applied {
+    fn upsert(&mut self, family: u8, id: u32, view: &FlowView<'_>, origin: Origin) -> Applied {
         let heard = Heard { epoch: self.epoch, origin, now_ms: self.now_ms };
-        match key.orig.family() {
-            uapi::AF_INET => upsert_in(&mut self.v4, key, id, view, heard, self.ledger.as_mut()),
-            _ => upsert_in(&mut self.v6, key, id, view, heard, self.ledger.as_mut()),
+        match family {
+            uapi::AF_INET => upsert_in(&mut self.v4, id, view, heard, self.ledger.as_mut()),
+            _ => upsert_in(&mut self.v6, id, view, heard, self.ledger.as_mut()),
         }
     }
 
-    fn destroy(&mut self, key: &FlowKey, id: u32) -> Applied {
-        self.resync.note_destroyed(key, id);
-        let removed = match key.orig.family() {
-            uapi::AF_INET => destroy_in(&mut self.v4, key, id, self.now_ms, self.ledger.as_mut()),
-            _ => destroy_in(&mut self.v6, key, id, self.now_ms, self.ledger.as_mut()),
+    fn destroy(&mut self, family: u8, id: u32, view: &FlowView<'_>) -> Applied {
+        self.resync.note_destroyed(view, id);
+        let removed = match family {
+            uapi::AF_INET => destroy_in(&mut self.v4, id, view, self.now_ms, self.ledger.as_mut()),
+            _ => destroy_in(&mut self.v6, id, view, self.now_ms, self.ledger.as_mut()),
         };
         if removed { Applied::Destroyed } else { Applied::Unknown }
     }
@@ -290,7 +290,7 @@ impl Shard {
         if self.resync.was_destroyed(&key, id) {
             return Applied::Unknown;
         }
-        self.upsert(&key, id, view, Origin::Dump)
+        self.upsert(key.orig.family(), id, view, Origin::Dump)
     }
 
     /// The dump has been read to its end: [`Shard::sweep`] may begin.
@@ -335,16 +335,21 @@ impl Shard {
     }
 }
 
+/// The family of the flow that a view is of; `None` where it lacks the original tuple.
+#[inline]
+fn family_of(view: &FlowView<'_>) -> Option<u8> {
+    view.orig.as_ref().map(Tuple::family)
+}
+
 #[inline]
 fn upsert_in<A: Address>(
     table: &mut Table<A>,
-    key: &FlowKey,
     id: u32,
     view: &FlowView<'_>,
     heard: Heard,
     ledger: Option<&mut Ledger>,
 ) -> Applied {
-    let Some(key) = Key::of(key) else { return Applied::NotAFlow };
+    let Some(key) = Key::of_view(view) else { return Applied::NotAFlow };
     let (applied, index) = table.upsert(&key, id, view, heard);
     if let (Some(ledger), Some(index), Applied::Created | Applied::Updated) = (ledger, index, applied) {
         ledger.changed(table, index, heard.now_ms);
@@ -355,12 +360,12 @@ fn upsert_in<A: Address>(
 #[inline]
 fn destroy_in<A: Address>(
     table: &mut Table<A>,
-    key: &FlowKey,
     id: u32,
+    view: &FlowView<'_>,
     now_ms: u64,
     ledger: Option<&mut Ledger>,
 ) -> bool {
-    let Some(slot) = Key::of(key).and_then(|key| table.remove(&key, id)) else { return false };
+    let Some(slot) = Key::of_view(view).and_then(|key| table.remove(&key, id)) else { return false };
     ledger.into_iter().for_each(|ledger| ledger.ended(&slot, now_ms));
     true
 }

@@ -9,6 +9,7 @@
 //! in it may have ended since, and its DESTROY be read already; taken in, it would stay for ever. So the flows that end
 //! while the dump is read are kept in mind, and a dumped flow among them is passed over; likewise expectations.
 
+use ctflow_parser::flow::FlowView;
 use ctflow_parser::tuple::FlowKey;
 use hashbrown::HashSet;
 
@@ -45,10 +46,10 @@ impl Resync {
     }
 
     #[inline]
-    pub(super) fn note_destroyed(&mut self, key: &FlowKey, id: u32) {
+    pub(super) fn note_destroyed(&mut self, flow: &FlowView<'_>, id: u32) {
         let Self::Marking { destroyed, overflowed, .. } = self else { return };
         if destroyed.len() < RESYNC_DESTROYED_MAX {
-            destroyed.insert((*key, id));
+            destroyed.extend(flow.key().map(|key| (key, id)));
         } else {
             *overflowed = true;
         }
