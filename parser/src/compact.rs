@@ -29,6 +29,8 @@ pub trait Address: Copy + Eq + Hash + Debug + Default + Send + 'static {
     fn of(address: IpAddr) -> Option<Self>;
     /// The address as either family's.
     fn any(self) -> IpAddr;
+    /// Its bytes, as on the wire.
+    fn octets(&self) -> &[u8];
 }
 
 /// An IPv4 address as on the wire.
@@ -50,6 +52,11 @@ impl Address for V4 {
     fn any(self) -> IpAddr {
         IpAddr::V4(Ipv4Addr::from(self))
     }
+
+    #[inline]
+    fn octets(&self) -> &[u8] {
+        self
+    }
 }
 
 impl Address for V6 {
@@ -66,16 +73,25 @@ impl Address for V6 {
     fn any(self) -> IpAddr {
         IpAddr::V6(Ipv6Addr::from(self))
     }
+
+    #[inline]
+    fn octets(&self) -> &[u8] {
+        self
+    }
 }
 
 /// One direction: addresses, and the ports or keys of the protocols that have them. ICMP keeps its id as source port, type and code as destination port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[repr(C)]
 pub struct Ends<A> {
-    src: A,
-    dst: A,
-    src_port: u16,
-    dst_port: u16,
+    /// Source address.
+    pub src: A,
+    /// Destination address.
+    pub dst: A,
+    /// Source port.
+    pub src_port: u16,
+    /// Destination port.
+    pub dst_port: u16,
 }
 
 impl<A: Address> Ends<A> {
@@ -96,17 +112,29 @@ impl<A: Address> Ends<A> {
                 let [kind, code] = self.dst_port.to_be_bytes();
                 L4::Icmp { kind, code, id: self.src_port }
             }
-            // Of a protocol without a tracker nothing is kept; of any other, 0 is a port, or a key, like others.
-            uapi::IPPROTO_TCP
-            | uapi::IPPROTO_UDP
-            | uapi::IPPROTO_UDPLITE
-            | uapi::IPPROTO_SCTP
-            | uapi::IPPROTO_DCCP
-            | uapi::IPPROTO_GRE => L4::Ports { src: self.src_port, dst: self.dst_port },
+            _ if has_ports(proto) => L4::Ports { src: self.src_port, dst: self.dst_port },
             _ => L4::None,
         };
         Tuple { src: self.src.any(), dst: self.dst.any(), proto, l4, zone: None }
     }
+}
+
+/// Whether a protocol's flows have ports or keys, ICMP's fields included. Of a protocol without a tracker nothing is kept; of any
+/// other, 0 is a port, or a key, like others.
+#[inline]
+#[must_use]
+pub fn has_ports(proto: u8) -> bool {
+    matches!(
+        proto,
+        uapi::IPPROTO_ICMP
+            | uapi::IPPROTO_ICMPV6
+            | uapi::IPPROTO_TCP
+            | uapi::IPPROTO_UDP
+            | uapi::IPPROTO_UDPLITE
+            | uapi::IPPROTO_SCTP
+            | uapi::IPPROTO_DCCP
+            | uapi::IPPROTO_GRE
+    )
 }
 
 /// What tells one flow from all others: the original direction, protocol and zone.
@@ -231,6 +259,40 @@ impl<A: Address> Flow<A> {
     #[must_use]
     pub fn is(&self, key: &Key<A>) -> bool {
         self.orig == key.orig && self.zone == key.zone && self.proto == key.proto
+    }
+
+    /// The original direction.
+    #[inline]
+    #[must_use]
+    pub fn orig(&self) -> &Ends<A> {
+        &self.orig
+    }
+
+    /// The reply direction.
+    #[inline]
+    #[must_use]
+    pub fn reply(&self) -> &Ends<A> {
+        &self.reply
+    }
+
+    /// The zones of the original and of the reply direction; 0 for none.
+    #[inline]
+    #[must_use]
+    pub fn zones(&self) -> (u16, u16) {
+        (self.zone, self.zone_reply)
+    }
+
+    /// TCP's window scales (original direction in the high half) and flags of both directions, where they are known.
+    #[inline]
+    #[must_use]
+    pub fn tcp(&self) -> Option<[u8; 3]> {
+        self.tcp_known.then_some([self.wscales, self.flags_orig, self.flags_reply])
+    }
+
+    /// What tells it from all others.
+    #[must_use]
+    pub fn key(&self) -> FlowKey {
+        FlowKey { orig: self.orig.tuple(self.proto), zone: self.zone }
     }
 
     /// The flow as a view, with everything that is kept here.

@@ -49,6 +49,8 @@ struct End {
 #[derive(Debug)]
 pub(super) struct Ledger {
     choice: Arc<Choice>,
+    /// Whether it selects every flow, which is not asked of each.
+    selects_all: bool,
     dirty: [VecDeque<u32>; 2],
     /// By least age, each in the order of its flows' coming.
     young: Vec<(u32, VecDeque<Young>)>,
@@ -69,6 +71,7 @@ pub(super) struct Ledger {
 impl Ledger {
     pub(super) fn new(choice: Arc<Choice>) -> Self {
         Self {
+            selects_all: choice.selects_all(),
             choice,
             dirty: [VecDeque::new(), VecDeque::new()],
             young: Vec::new(),
@@ -85,6 +88,7 @@ impl Ledger {
 
     /// Another choice holds: every bucket of flows is told by it.
     pub(super) fn choose(&mut self, choice: Arc<Choice>) {
+        self.selects_all = choice.selects_all();
         self.choice = choice;
         self.stale = self.stale.union(&(0..BUCKETS).collect());
     }
@@ -153,9 +157,10 @@ impl Ledger {
         }
         let id = slot.flow.id;
         self.digests.change(bucket_of(id), Some(slot.check), None);
-        match slot.flow.view().key().filter(|_| self.ends.len() < LEDGER_ENDS_MAX) {
-            Some(key) => self.ends.push_back(End { key, id, changed_ms: now_ms }),
-            None => self.stale.insert(bucket_of(id)),
+        if self.ends.len() < LEDGER_ENDS_MAX {
+            self.ends.push_back(End { key: slot.flow.key(), id, changed_ms: now_ms });
+        } else {
+            self.stale.insert(bucket_of(id));
         }
     }
 
@@ -274,13 +279,18 @@ impl Ledger {
 
     /// Tells a flow as it is; or its end, where it is not among those to be replicated any more.
     fn tell_flow<A: Address>(&mut self, table: &mut Table<A>, index: u32, repeat: Repeat, outbox: &mut Outbox) {
-        let Some(view) = table.view(index) else { return };
         self.scratch.clear();
-        let selected = self.choice.selects(&view);
-        if !selected || entry::encode_flow(&view, &mut self.scratch).is_err() {
-            self.untellable += u64::from(selected);
-            self.filtered += u64::from(!selected && repeat == Repeat::No);
-            return self.retract(table, index, outbox);
+        match table.plain(index).filter(|_| self.selects_all) {
+            Some(flow) => entry::encode_compact(flow, &mut self.scratch),
+            None => {
+                let Some(view) = table.view(index) else { return };
+                let selected = self.choice.selects(&view);
+                if !selected || entry::encode_flow(&view, &mut self.scratch).is_err() {
+                    self.untellable += u64::from(selected);
+                    self.filtered += u64::from(!selected && repeat == Repeat::No);
+                    return self.retract(table, index, outbox);
+                }
+            }
         }
         let check = entry::check(&self.scratch);
         let Some(slot) = table.slot_mut(index) else { return };
@@ -303,9 +313,9 @@ impl Ledger {
             return;
         }
         slot.clear(PUBLISHED);
-        let (key, id, check, changed) = (slot.flow.view().key(), slot.flow.id, slot.check, slot.changed);
+        let (key, id, check, changed) = (slot.flow.key(), slot.flow.id, slot.check, slot.changed);
         self.digests.change(bucket_of(id), Some(check), None);
-        key.iter().for_each(|key| outbox.flow_end(key, id, changed.time_ms(outbox.now_ms())));
+        outbox.flow_end(&key, id, changed.time_ms(outbox.now_ms()));
     }
 }
 

@@ -210,6 +210,12 @@ impl<A: Address> Table<A> {
         Some(if slot.has(EXTRA) { self.extras.get(&index).map_or(view, |extra| extra.complete(view)) } else { view })
     }
 
+    /// The flow at a place, if there is nothing of it besides.
+    #[inline]
+    pub(super) fn plain(&self, index: u32) -> Option<&Flow<A>> {
+        self.slot(index).filter(|slot| !slot.has(EXTRA)).map(|slot| &slot.flow)
+    }
+
     /// Creates the flow, or merges what the view says into it; gives its place, too.
     #[inline]
     pub(crate) fn upsert(

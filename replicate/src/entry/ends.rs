@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use ctflow_parser::compact::has_ports;
 use ctflow_parser::tuple::{L4, Tuple};
 use ctflow_parser::uapi;
 
@@ -82,18 +83,6 @@ pub(super) fn put_whole(tuple: &Tuple, family: u8, out: &mut Vec<u8>) -> Result<
 pub(super) fn whole(family: u8, proto: u8, reader: &mut Reader<'_>) -> Result<Tuple, Malformed> {
     let (src, dst) = addresses(family, reader)?;
     let ports = (reader.u16()?, reader.u16()?);
-    let has_ports = ports != (0, 0) || is_icmp(proto) || has_tracker(proto);
+    let has_ports = ports != (0, 0) || has_ports(proto);
     Ok(Tuple { src, dst, proto, l4: l4(proto, has_ports.then_some(ports)), zone: None })
-}
-
-fn has_tracker(proto: u8) -> bool {
-    matches!(
-        proto,
-        uapi::IPPROTO_TCP
-            | uapi::IPPROTO_UDP
-            | uapi::IPPROTO_UDPLITE
-            | uapi::IPPROTO_SCTP
-            | uapi::IPPROTO_DCCP
-            | uapi::IPPROTO_GRE
-    )
 }

@@ -11,23 +11,23 @@ use crate::cursor::{Malformed, Put, Reader};
 use crate::limits::ENTRY_BYTES_MAX;
 
 /// Which fields follow: the bits of a flow's first two bytes.
-mod bit {
-    pub(super) const PORTS: u16 = 1 << 0;
-    pub(super) const REPLY_SRC: u16 = 1 << 1;
-    pub(super) const REPLY_DST: u16 = 1 << 2;
-    pub(super) const REPLY_FIRST: u16 = 1 << 3;
-    pub(super) const REPLY_SECOND: u16 = 1 << 4;
-    pub(super) const STATUS_WIDE: u16 = 1 << 5;
-    pub(super) const STATE: u16 = 1 << 6;
-    pub(super) const TCP: u16 = 1 << 7;
-    pub(super) const MARK: u16 = 1 << 8;
-    pub(super) const ZONE: u16 = 1 << 9;
-    pub(super) const ZONE_REPLY: u16 = 1 << 10;
-    pub(super) const LABELS: u16 = 1 << 11;
-    pub(super) const HELPER: u16 = 1 << 12;
-    pub(super) const MASTER: u16 = 1 << 13;
-    pub(super) const TRACKER: u16 = 1 << 14;
-    pub(super) const REST: u16 = 1 << 15;
+pub(super) mod bit {
+    pub(in crate::entry) const PORTS: u16 = 1 << 0;
+    pub(in crate::entry) const REPLY_SRC: u16 = 1 << 1;
+    pub(in crate::entry) const REPLY_DST: u16 = 1 << 2;
+    pub(in crate::entry) const REPLY_FIRST: u16 = 1 << 3;
+    pub(in crate::entry) const REPLY_SECOND: u16 = 1 << 4;
+    pub(in crate::entry) const STATUS_WIDE: u16 = 1 << 5;
+    pub(in crate::entry) const STATE: u16 = 1 << 6;
+    pub(in crate::entry) const TCP: u16 = 1 << 7;
+    pub(in crate::entry) const MARK: u16 = 1 << 8;
+    pub(in crate::entry) const ZONE: u16 = 1 << 9;
+    pub(in crate::entry) const ZONE_REPLY: u16 = 1 << 10;
+    pub(in crate::entry) const LABELS: u16 = 1 << 11;
+    pub(in crate::entry) const HELPER: u16 = 1 << 12;
+    pub(in crate::entry) const MASTER: u16 = 1 << 13;
+    pub(in crate::entry) const TRACKER: u16 = 1 << 14;
+    pub(in crate::entry) const REST: u16 = 1 << 15;
 }
 
 /// Types of the fields in a flow's rest.

@@ -8,6 +8,7 @@
 //! The same flow is the same bytes on every node, so a number made of them ([`check`]) tells whether two nodes hold the
 //! same. What changes on its own (counters, time stamps, references) is not told at all.
 
+mod compact;
 mod ends;
 mod expect;
 mod flow;
@@ -17,6 +18,7 @@ use thiserror::Error;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::cursor::{Malformed, Put, Reader};
+pub use compact::encode_compact;
 pub use expect::{decode_expect, encode_expect};
 pub use flow::{decode_flow, encode_flow};
 

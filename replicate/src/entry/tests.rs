@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use ctflow_parser::compact::{self, Address, V4, V6};
 use ctflow_parser::expect::{ExpectNat, ExpectView};
 use ctflow_parser::flow::{FlowView, Helper, Labels, SeqAdj, Synproxy};
 use ctflow_parser::proto::{DccpInfo, ProtoInfo, SctpInfo, TcpFlags, TcpInfo};
@@ -129,7 +130,22 @@ pub(crate) fn flow() -> impl Strategy<Value = (FlowView<'static>, bool, bool)> {
     })
 }
 
+/// Asserts that the compact form of what is common of a flow is encoded as its view is.
+fn compactly<A: Address>(flow: &FlowView<'_>) {
+    let Some(compact) = compact::Flow::<A>::new(flow) else { return };
+    let (mut fast, mut plain) = (Vec::new(), Vec::new());
+    encode_compact(&compact, &mut fast);
+    encode_flow(&compact.view(), &mut plain).unwrap();
+    assert_eq!(fast, plain, "{flow:?}");
+}
+
 proptest! {
+    #[test]
+    fn a_compact_flow_is_the_same_bytes_as_its_view((flow, ..) in flow()) {
+        compactly::<V4>(&flow);
+        compactly::<V6>(&flow);
+    }
+
     #[test]
     fn a_flow_reads_back_as_it_was_told((view, helper, secctx) in flow(), texts in texts()) {
         let view = FlowView {

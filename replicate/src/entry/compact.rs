@@ -1,0 +1,117 @@
+//! The canonical form of a flow that has nothing rare, straight from its compact form: what nearly every change is.
+
+use ctflow_parser::compact::{Address, Ends, Flow, has_ports};
+use ctflow_parser::uapi;
+
+use super::ends::is_icmp;
+use super::flow::bit;
+use crate::cursor::Put;
+
+/// Bits, id, protocol; both ends of both directions; status, timeout, state, TCP's, mark, zones: of IPv6 at their longest.
+const BYTES_MAX: usize = 7 + 2 * (2 * 16 + 4) + 4 + 5 + 1 + 3 + 4 + 4;
+
+/// Appends the canonical form of `flow`, of which there is nothing besides, to `out`: the same bytes as
+/// [`encode_flow`](super::encode_flow) writes of its view.
+pub fn encode_compact<A: Address>(flow: &Flow<A>, out: &mut Vec<u8>) {
+    let mut entry = Entry { bytes: [0; BYTES_MAX], length: 2 }; // the bits, known at the end
+    entry.put_u32(flow.id);
+    entry.put_u8(flow.proto);
+    let bits = put_ends(flow, &mut entry) | put_state(flow, &mut entry) | put_zones(flow, &mut entry);
+    entry.bytes[..2].copy_from_slice(&bits.to_be_bytes());
+    out.put(entry.bytes.get(..entry.length).unwrap_or_default());
+}
+
+/// A canonical form while it is written: in one place, so that nothing is asked about room but at the end.
+struct Entry {
+    bytes: [u8; BYTES_MAX],
+    length: usize,
+}
+
+impl Put for Entry {
+    #[inline]
+    fn put(&mut self, bytes: &[u8]) {
+        if let Some(place) = self.bytes.get_mut(self.length..self.length + bytes.len()) {
+            place.copy_from_slice(bytes);
+            self.length += bytes.len();
+        }
+    }
+}
+
+#[inline]
+fn put_ends<A: Address>(flow: &Flow<A>, entry: &mut Entry) -> u16 {
+    let (orig, reply) = (flow.orig(), flow.reply());
+    entry.put(orig.src.octets());
+    entry.put(orig.dst.octets());
+    let with_ports = has_ports(flow.proto);
+    let mut bits = 0;
+    if with_ports {
+        bits |= bit::PORTS;
+        entry.put_u16(orig.src_port);
+        entry.put_u16(orig.dst_port);
+    }
+    for (address, mirrored, bit) in [(&reply.src, &orig.dst, bit::REPLY_SRC), (&reply.dst, &orig.src, bit::REPLY_DST)] {
+        if address != mirrored {
+            bits |= bit;
+            entry.put(address.octets());
+        }
+    }
+    if with_ports {
+        let (first, second) = mirrored(flow.proto, orig);
+        for (number, mirrored, bit) in
+            [(reply.src_port, first, bit::REPLY_FIRST), (reply.dst_port, second, bit::REPLY_SECOND)]
+        {
+            if number != mirrored {
+                bits |= bit;
+                entry.put_u16(number);
+            }
+        }
+    }
+    bits
+}
+
+#[inline]
+fn mirrored<A: Address>(proto: u8, orig: &Ends<A>) -> (u16, u16) {
+    if is_icmp(proto) { (orig.src_port, orig.dst_port) } else { (orig.dst_port, orig.src_port) }
+}
+
+#[inline]
+fn put_state<A: Address>(flow: &Flow<A>, entry: &mut Entry) -> u16 {
+    let mut bits = 0;
+    if let Ok(narrow) = u16::try_from(flow.status) {
+        entry.put_u16(narrow);
+    } else {
+        bits |= bit::STATUS_WIDE;
+        entry.put_u32(flow.status);
+    }
+    entry.put_varint(flow.timeout.into());
+    if flow.proto == uapi::IPPROTO_TCP {
+        if flow.state != 0 {
+            bits |= bit::STATE;
+            entry.put_u8(flow.state);
+        }
+        if let Some(tcp) = flow.tcp() {
+            bits |= bit::TCP;
+            entry.put(&tcp);
+        }
+    }
+    if flow.mark != 0 {
+        bits |= bit::MARK;
+        entry.put_u32(flow.mark);
+    }
+    bits
+}
+
+#[inline]
+fn put_zones<A: Address>(flow: &Flow<A>, entry: &mut Entry) -> u16 {
+    let (zone, zone_reply) = flow.zones();
+    let mut bits = 0;
+    if zone != 0 {
+        bits |= bit::ZONE;
+        entry.put_u16(zone);
+    }
+    if zone_reply != zone {
+        bits |= bit::ZONE_REPLY;
+        entry.put_u16(zone_reply);
+    }
+    bits
+}
