@@ -13,6 +13,12 @@ use crate::uapi::NLA_TYPE_MASK;
 
 const HEADER_BYTES: usize = 4;
 
+/// The header of an attribute as the kernel writes it, flag bits included.
+pub(crate) const fn header(length: u16, kind: u16) -> [u8; HEADER_BYTES] {
+    let ([l0, l1], [k0, k1]) = (length.to_ne_bytes(), kind.to_ne_bytes());
+    [l0, l1, k0, k1]
+}
+
 /// Walks the attributes of a message or a nest. After the first malformed one it ends: what follows a wrong length
 /// cannot be found.
 #[derive(Debug, Clone)]

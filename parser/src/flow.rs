@@ -170,7 +170,7 @@ impl<'a> FlowView<'a> {
             uapi::CTA_TUPLE_ORIG => Tuple::read(attr, &mut self.orig)?,
             uapi::CTA_TUPLE_REPLY => Tuple::read(attr, &mut self.reply)?,
             uapi::CTA_STATUS => self.status = Some(attr.be32()?),
-            uapi::CTA_PROTOINFO => self.proto = ProtoInfo::parse(attr.nested())?,
+            uapi::CTA_PROTOINFO => ProtoInfo::read(attr, &mut self.proto)?,
             uapi::CTA_TIMEOUT => self.timeout = Some(attr.be32()?),
             uapi::CTA_MARK => self.mark = Some(attr.be32()?),
             uapi::CTA_USE => self.use_count = Some(attr.be32()?),

@@ -1,6 +1,6 @@
 //! What the TCP, SCTP and DCCP trackers know of a flow beyond its ports, and the names of their states.
 
-use crate::attr::{Attr, Attrs};
+use crate::attr::{Attr, Attrs, header};
 use crate::error::ParseError;
 use crate::uapi;
 use crate::write::{Full, Writer};
@@ -95,9 +95,18 @@ pub enum ProtoInfo {
 }
 
 impl ProtoInfo {
-    /// Reads CTA_PROTOINFO's nest; `None` where it holds no protocol that is known.
+    /// Reads CTA_PROTOINFO's nest into its place; `None` where it holds no protocol that is known.
     #[inline]
-    pub(crate) fn parse(attrs: Attrs<'_>) -> Result<Option<Self>, ParseError> {
+    pub(crate) fn read(attr: &Attr<'_>, place: &mut Option<Self>) -> Result<(), ParseError> {
+        match usual_tcp(attr.payload) {
+            Some(tcp) => *place = Some(Self::Tcp(tcp)),
+            None => *place = Self::walk(attr.nested())?,
+        }
+        Ok(())
+    }
+
+    /// Reads any form.
+    fn walk(attrs: Attrs<'_>) -> Result<Option<Self>, ParseError> {
         let mut info = None;
         for attr in attrs {
             let attr = attr?;
@@ -139,6 +148,33 @@ impl ProtoInfo {
         };
         state.map(|state| names.get(usize::from(state)).copied().unwrap_or("NONE"))
     }
+}
+
+/// TCP's as kernels write it in NEW and UPDATE events: five attributes in this order and nothing else. See
+/// [`tuple`](crate::tuple) for why this is worth a way of its own.
+#[inline]
+fn usual_tcp(payload: &[u8]) -> Option<TcpInfo> {
+    use uapi::*;
+    const TCP: [u8; 4] = header(44, CTA_PROTOINFO_TCP | NLA_F_NESTED);
+    const STATE: [u8; 4] = header(5, CTA_PROTOINFO_TCP_STATE);
+    const WSCALE_ORIG: [u8; 4] = header(5, CTA_PROTOINFO_TCP_WSCALE_ORIGINAL);
+    const WSCALE_REPLY: [u8; 4] = header(5, CTA_PROTOINFO_TCP_WSCALE_REPLY);
+    const FLAGS_ORIG: [u8; 4] = header(6, CTA_PROTOINFO_TCP_FLAGS_ORIGINAL);
+    const FLAGS_REPLY: [u8; 4] = header(6, CTA_PROTOINFO_TCP_FLAGS_REPLY);
+
+    let (words, []) = payload.as_chunks::<4>() else { return None };
+    let [TCP, STATE, state, WSCALE_ORIG, wscale_orig, WSCALE_REPLY, wscale_reply, rest @ ..] = words else {
+        return None;
+    };
+    let [FLAGS_ORIG, flags_orig, FLAGS_REPLY, flags_reply] = rest else { return None };
+    let flags = |[flags, mask, ..]: [u8; 4]| Some(TcpFlags { flags, mask });
+    Some(TcpInfo {
+        state: Some(state[0]),
+        wscale_orig: Some(wscale_orig[0]),
+        wscale_reply: Some(wscale_reply[0]),
+        flags_orig: flags(*flags_orig),
+        flags_reply: flags(*flags_reply),
+    })
 }
 
 impl TcpFlags {
@@ -219,5 +255,41 @@ impl DccpInfo {
         writer.u8_opt(uapi::CTA_PROTOINFO_DCCP_STATE, self.state)?;
         writer.u8_opt(uapi::CTA_PROTOINFO_DCCP_ROLE, self.role)?;
         self.handshake_seq.map_or(Ok(()), |seq| writer.attr(uapi::CTA_PROTOINFO_DCCP_HANDSHAKE_SEQ, &seq.to_be_bytes()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// The short way and the walk agree, on TCP of the usual form and on any damage to it.
+        #[test]
+        fn usual_tcp_reads_as_the_walk_reads_it(
+            numbers: [u8; 7], at in 4usize..48, value: u8,
+        ) {
+            let [state, orig, reply, flags_orig, mask_orig, flags_reply, mask_reply] = numbers;
+            let flags = |flags, mask| Some(TcpFlags { flags, mask });
+            let tcp = TcpInfo {
+                state: Some(state),
+                wscale_orig: Some(orig),
+                wscale_reply: Some(reply),
+                flags_orig: flags(flags_orig, mask_orig),
+                flags_reply: flags(flags_reply, mask_reply),
+            };
+            let mut buffer = [0; 64];
+            let mut writer = Writer::new(&mut buffer);
+            ProtoInfo::Tcp(tcp).write(&mut writer).unwrap();
+            let mut bytes = writer.bytes().to_vec();
+            prop_assert_eq!(usual_tcp(&bytes[4..]), Some(tcp));
+            if let Some(byte) = bytes.get_mut(at) {
+                *byte = value;
+            }
+            if let Some(short) = usual_tcp(&bytes[4..]) {
+                prop_assert_eq!(ProtoInfo::walk(Attrs::new(&bytes[4..], 0)), Ok(Some(ProtoInfo::Tcp(short))));
+            }
+        }
     }
 }

@@ -150,12 +150,8 @@ impl Tuple {
 /// third of what parsing an event costs. Anything else is not refused here but walked.
 mod usual {
     use super::{IpAddr, Ipv4Addr, Ipv6Addr, L4, Tuple};
+    use crate::attr::header;
     use crate::uapi::*;
-
-    const fn header(length: u16, kind: u16) -> [u8; 4] {
-        let ([l0, l1], [k0, k1]) = (length.to_ne_bytes(), kind.to_ne_bytes());
-        [l0, l1, k0, k1]
-    }
 
     const IP_V4: [u8; 4] = header(20, CTA_TUPLE_IP | NLA_F_NESTED);
     const SRC_V4: [u8; 4] = header(8, CTA_IP_V4_SRC);
