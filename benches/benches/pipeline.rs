@@ -82,7 +82,7 @@ fn pipeline(criterion: &mut Criterion) {
         }
     };
     stage(&mut group, "parse", || (), parse, &datagrams);
-    let cache = |shard: &mut Shard, datagrams: &[&[u8]]| drop(black_box(take(shard, datagrams)));
+    let cache = |shard: &mut Shard, datagrams: &[&[u8]]| _ = black_box(take(shard, datagrams));
     stage(&mut group, "parse, shard", || Shard::new(FLOWS_MAX), cache, &datagrams);
     let delta = |(shard, outbox): &mut (Shard, Outbox), datagrams: &[&[u8]]| tell(shard, datagrams, outbox);
     stage(&mut group, "parse, shard, delta", replicated, delta, &datagrams);

@@ -30,6 +30,7 @@ use crate::kernel::batch::Batch;
 use crate::kernel::commit::Rules;
 use crate::limits::{COMMANDS_PER_WORKER, FLOWS_PER_SHARD, REPORTS_PER_WORKER, WORKERS, WORKERS_DEFAULT_MAX};
 use crate::listener::{ListenError, Listener};
+use crate::meter::Meter;
 use crate::metrics::{Counts, Published};
 use crate::netlink::NetlinkError;
 use crate::publish::Choice;
@@ -59,6 +60,8 @@ pub struct Settings {
     pub pin: bool,
     /// Peers, where there are any.
     pub replication: Option<ReplicationSettings>,
+    /// Whether each step's processor time is measured, for which events are taken apart twice: not for daily use.
+    pub metered: bool,
 }
 
 impl Default for Settings {
@@ -67,7 +70,15 @@ impl Default for Settings {
         let cores = thread::available_parallelism().map_or(1, usize::from);
         let workers = u32::try_from(cores / 4).unwrap_or(1).clamp(1, WORKERS_DEFAULT_MAX);
         let backend = BackendKind::Auto;
-        Self { workers, backend, socket: Options::default(), flows_max: FLOWS_PER_SHARD, pin: true, replication: None }
+        Self {
+            workers,
+            backend,
+            socket: Options::default(),
+            flows_max: FLOWS_PER_SHARD,
+            pin: true,
+            replication: None,
+            metered: false,
+        }
     }
 }
 
@@ -412,7 +423,7 @@ impl<'s> Assembly<'s> {
             threads: Vec::new(),
         };
         if let Some(prepared) = self.prepared {
-            let stage = prepared.stage(self.hearers, engine.stage_stop.clone());
+            let stage = prepared.stage(self.hearers, engine.stage_stop.clone(), self.settings.metered);
             engine.stage = Some(engine.spawn("ctflow-replicate", Duty::Stage, move || stage.run())?);
         }
         if let Some(replication) = engine.access.replication.clone() {
@@ -505,6 +516,7 @@ impl Seat {
             refused_before: 0,
             truth: Truth::Doubted,
             watchers: Vec::new(),
+            meter: Meter::new(settings.metered),
         };
         worker.run()
     }

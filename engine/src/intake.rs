@@ -2,12 +2,15 @@
 //!
 //! Besides, they are shown to whoever watches, and noted where they do not say everything ([`untold`](crate::untold)).
 
+use std::hint::black_box;
+
 use ctflow_parser::error::ParseError;
 use ctflow_parser::flow::FlowView;
 use ctflow_parser::frame::{Message, Messages};
 use ctflow_parser::record::{Event, Record, Subject};
 use ctflow_replicate::delta::Change;
 
+use crate::meter::Meter;
 use crate::metrics::Counts;
 use crate::receive::Sink;
 use crate::shard::{Applied, Shard};
@@ -24,6 +27,7 @@ pub struct Intake<'w> {
     counts: &'w mut Counts,
     watchers: &'w mut [Watcher],
     untold: Option<&'w mut Untold>,
+    meter: Option<&'w mut Meter>,
     malformed: Option<ParseError>,
     is_first: bool,
 }
@@ -31,12 +35,23 @@ pub struct Intake<'w> {
 impl<'w> Intake<'w> {
     /// Into this shard, counted here.
     pub fn new(shard: &'w mut Shard, counts: &'w mut Counts) -> Self {
-        Self { shard, counts, watchers: &mut [], untold: None, malformed: None, is_first: true }
+        Self { shard, counts, watchers: &mut [], untold: None, meter: None, malformed: None, is_first: true }
     }
 
     /// Shows events to those who watch, and notes what they do not say.
     pub(crate) fn set_aside(&mut self, watchers: &'w mut [Watcher], untold: Option<&'w mut Untold>) {
         (self.watchers, self.untold) = (watchers, untold);
+    }
+
+    /// Measures what each step takes.
+    pub(crate) fn measure(&mut self, meter: &'w mut Meter) {
+        self.meter = Some(meter).filter(|meter| meter.is_on());
+    }
+
+    /// A lap of the meter.
+    #[inline]
+    fn lap(&mut self) -> u64 {
+        self.meter.as_mut().map_or(0, |meter| meter.lap())
     }
 
     /// Why the first message was not understood that was not.
@@ -51,6 +66,13 @@ impl Sink for Intake<'_> {
         if std::mem::take(&mut self.is_first) {
             self.shard.set_time(now_ms()); // when what was waited for came
         }
+        let mut parsed_ns = 0;
+        if self.meter.is_some() {
+            self.counts.receive_cpu_ns += self.lap();
+            datagrams.iter().for_each(|datagram| parse(datagram));
+            parsed_ns = self.lap();
+            self.counts.parse_cpu_ns += parsed_ns;
+        }
         self.shard.approach(datagrams.iter().filter_map(|datagram| flow_of(datagram)));
         let mut view = FlowView::default();
         for datagram in datagrams {
@@ -58,6 +80,17 @@ impl Sink for Intake<'_> {
             if let Err(error) = apply_frame(self.shard, self.counts, self.untold.as_deref_mut(), &mut view, datagram) {
                 self.malformed.get_or_insert(error);
             }
+        }
+        self.counts.cache_cpu_ns += self.lap().saturating_sub(parsed_ns); // they were taken apart once more
+    }
+}
+
+/// Takes a datagram apart, for nothing but to see what that takes.
+fn parse(datagram: &[u8]) {
+    let mut view = FlowView::default();
+    for message in Messages::new(datagram) {
+        if let Ok(Message::Record(record)) = message {
+            let _ = black_box(record.read_flow(&mut view));
         }
     }
 }

@@ -10,6 +10,7 @@ pub mod lab;
 pub mod limits;
 pub mod link;
 pub mod listener;
+mod meter;
 pub mod metrics;
 pub mod netlink;
 pub mod nft;

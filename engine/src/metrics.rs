@@ -96,6 +96,14 @@ counters! {
     resync_created,
     /// Flows that a resync did not confirm.
     purged,
+    /// Where it is measured: nanoseconds on a processor that receiving took, waking included.
+    receive_cpu_ns,
+    /// Likewise taking events apart.
+    parse_cpu_ns,
+    /// Likewise taking them into the shard.
+    cache_cpu_ns,
+    /// Likewise making batches for replicas of them.
+    delta_cpu_ns,
 }
 
 impl Counts {

@@ -26,6 +26,7 @@ use crate::intake::{Intake, note};
 use crate::kernel::commit::is_held;
 use crate::limits::{ASKS_PER_ROUND, RESYNC_BATCHES_PER_ROUND, SWEEP_SLICE};
 use crate::listener::{ListenError, Listener, Patience, Round};
+use crate::meter::Meter;
 use crate::metrics::{Counts, Published};
 use crate::shard::{Applied, Shard, Swept};
 use crate::steer::Filter;
@@ -135,6 +136,8 @@ pub(crate) struct Worker {
     pub(crate) truth: Truth,
     /// Who wants to see what is received.
     pub(crate) watchers: Vec<Watcher>,
+    /// Measures the steps, where they are.
+    pub(crate) meter: Meter,
 }
 
 impl Worker {
@@ -218,10 +221,13 @@ impl Worker {
         self.untold.iter_mut().for_each(Untold::begin_round);
         let mut intake = Intake::new(&mut self.shard, &mut self.counts);
         intake.set_aside(&mut self.watchers, self.untold.as_mut());
+        self.meter.lap();
+        intake.measure(&mut self.meter);
         let round = self.listener.round(patience, &mut intake)?;
         if let Some(error) = intake.malformed() {
             self.malformed.get_or_insert(error);
         }
+        self.counts.receive_cpu_ns += self.meter.lap();
         self.counts.rounds += 1;
         self.counts.bytes += round.taken.bytes;
         if let Some(backlog) = &mut self.backlog {
@@ -396,8 +402,10 @@ impl Worker {
         let now_ms = now_ms();
         self.shard.set_time(now_ms);
         if let Some(teller) = &mut self.teller {
+            self.meter.lap();
             teller.set_time(now_ms);
             self.counts.untellable += teller.tell(&mut self.shard);
+            self.counts.delta_cpu_ns += self.meter.lap();
         }
     }
 

@@ -340,6 +340,8 @@ pub(crate) struct Bench {
     pub(crate) flows: u32,
     /// How long a trial looks.
     pub(crate) stretch: Duration,
+    /// How often each is tried.
+    pub(crate) rounds: usize,
     /// Workers, if not as many as the daemon would have.
     pub(crate) workers: Option<NonZeroU32>,
     /// How workers receive.

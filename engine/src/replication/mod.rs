@@ -77,6 +77,8 @@ pub struct ReplicationStatus {
     pub deferred: u64,
     /// Whether datagrams are sealed.
     pub sealed: bool,
+    /// What the stage's steps took, where that is measured.
+    pub cpu: StageCpu,
     /// Peers that are primary while this node is, and should not be.
     pub rivals: Vec<String>,
     /// In hot mode: all that is known of peers is in the kernel, but for what it refused.
@@ -102,6 +104,17 @@ impl ReplicationStatus {
             Mode::Ftfw | Mode::Notrack => peer.received.iter().map(|stream| stream.unknown).sum(),
         }
     }
+}
+
+/// Nanoseconds on a processor.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct StageCpu {
+    /// Taking batches and sealing them.
+    pub seal_ns: u64,
+    /// Sending them.
+    pub send_ns: u64,
+    /// Receiving, opening and applying what peers tell.
+    pub hear_ns: u64,
 }
 
 /// What the stage knows of a peer besides its state.

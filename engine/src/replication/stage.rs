@@ -25,9 +25,10 @@ use thiserror::Error;
 
 use super::hot::Giver;
 use super::rivals::Rivals;
-use super::{Lag, PeerReport, ReplicaStatus, Replication, ReplicationSettings, ReplicationStatus, Request};
+use super::{Lag, PeerReport, ReplicaStatus, Replication, ReplicationSettings, ReplicationStatus, Request, StageCpu};
 use crate::limits::{LINK_DATAGRAM_MAX, LINK_DATAGRAMS_PER_TURN, LINK_TICK, STAGE_REQUESTS, STAGE_RETRY, TURN_BATCHES};
 use crate::link::{LinkError, Links, Origin};
+use crate::meter::Meter;
 use crate::shard::replica::{Changes, Replica};
 use crate::telling::{Ask, Hearer};
 use crate::worker::{now_ms, now_us};
@@ -88,7 +89,7 @@ impl Prepared {
     }
 
     /// The stage for these workers.
-    pub(crate) fn stage(self, hearers: Vec<Hearer>, stop: Arc<AtomicBool>) -> Stage {
+    pub(crate) fn stage(self, hearers: Vec<Hearer>, stop: Arc<AtomicBool>, metered: bool) -> Stage {
         let began = Instant::now();
         let takeover = self.settings.takeover;
         let streams = u16::try_from(hearers.len()).unwrap_or(u16::MAX);
@@ -123,6 +124,9 @@ impl Prepared {
             ready: Vec::new(),
             link_due: began,
             buffer: vec![0; LINK_DATAGRAM_MAX].into_boxed_slice(),
+            metered,
+            meter: Meter::default(),
+            cpu: StageCpu::default(),
         }
     }
 }
@@ -171,12 +175,16 @@ pub(crate) struct Stage {
     ready: Vec<Token>,
     link_due: Instant,
     buffer: Box<[u8]>,
+    metered: bool,
+    meter: Meter,
+    cpu: StageCpu,
 }
 
 impl Stage {
     /// Runs until told to stop; then says goodbye to the peers.
     pub(crate) fn run(mut self) {
         let mut events = Events::with_capacity(256);
+        self.meter = Meter::new(self.metered); // on the thread that it measures
         while !self.stop.load(Ordering::Relaxed) {
             let now = self.look();
             let busy = self.turn(now);
@@ -193,7 +201,9 @@ impl Stage {
                     self.ready.push(token);
                 }
             }
+            self.meter.lap();
             self.receive();
+            self.cpu.hear_ns += self.meter.lap();
         }
         let now = self.look();
         self.take(now);
@@ -212,7 +222,9 @@ impl Stage {
     /// Does everything but receive; whether there is more to do at once.
     fn turn(&mut self, now: Time) -> bool {
         self.answer(now);
+        self.meter.lap();
         let more = self.take(now);
+        self.cpu.seal_ns += self.meter.lap();
         self.node.tick(now, &mut self.world);
         if self.world.now >= self.link_due {
             self.link_due = self.world.now + LINK_TICK;
@@ -228,7 +240,9 @@ impl Stage {
         }
         self.rivals.look(&self.node, self.world.now);
         self.world.ask_workers();
+        self.meter.lap();
         self.world.links.flush();
+        self.cpu.send_ns += self.meter.lap();
         more
     }
 
@@ -351,6 +365,7 @@ impl Stage {
             rivals: self.rivals.named(),
             handed_over: self.giver.as_ref().is_some_and(|giver| giver.is_done(&self.world.replicas)),
             sealed: self.sealed,
+            cpu: self.cpu,
             node,
             links: self.world.links.report(self.world.now),
             replicas: self.world.replicas.iter().map(replica).collect(),

@@ -4,7 +4,8 @@
 //! stock      so many flows, idle: memory, idling, times to know them again        first, while no memory was used before
 //! rounds     in turns: unheard, drained, captured, replicated, and by each back end where they are compared
 //! search     the highest rate without loss, captured and replicated: by halving, unless full speed is held
-//! rates      at parts of that: latency, wake-ups
+//! steps      what each step of the pipeline takes, by a clock that the rounds go without
+//! rates      at parts of the highest rate: latency, wake-ups
 //! ```
 //!
 //! All of it in namespaces of its own, unless it is the host that is to be measured. Nothing is judged here: figures depend on
@@ -12,6 +13,7 @@
 
 mod ground;
 mod machine;
+mod page;
 mod pipeline;
 mod progress;
 mod results;
@@ -33,12 +35,12 @@ use self::pipeline::Depth;
 use self::progress::Progress;
 use self::results::{FORMAT, Held, Kernel, Latency, Limit, Measured, Rate, Results, Spread, Told};
 use self::search::{Found, Next, Search};
-use self::trial::{Outcome, Trial};
+use self::trial::{Outcome, Steps, Trial};
 use crate::failure::Failure;
 use crate::flags::plan::Bench;
 
-/// Rounds, each of all depths in turn.
-const ROUNDS: usize = 3;
+/// Trials in which the steps are measured.
+const METERED: usize = 3;
 /// Parts of the rate held with replicas at which latency is measured.
 const PARTS: [f64; 3] = [0.25, 0.5, 0.75];
 /// The back ends that are compared.
@@ -52,7 +54,12 @@ pub(super) fn run(plan: &Bench) -> Result<(), Failure> {
     let machine = machine::look();
     let ground = Ground::build(plan)?; // before the progress, which has a thread
     let results = Bencher::new(plan, &ground)?.run(machine)?;
-    let text = if plan.json { json(&results) } else { table::table(&results) };
+    let json = json(&results);
+    if let Some(path) = &plan.report {
+        let written = std::fs::write(path, page::page(&results, &json));
+        written.map_err(|source| Failure::Report { path: path.clone(), source })?;
+    }
+    let text = if plan.json { json } else { table::table(&results) };
     Ok(std::io::stdout().lock().write_all(text.as_bytes())?)
 }
 
@@ -83,8 +90,9 @@ impl<'p> Bencher<'p> {
     }
 
     fn run(mut self, machine: results::Machine) -> Result<Results, Failure> {
-        let stock = stock::take(self.ground, &self.settings, self.load, &mut self.progress)?;
+        let stock = stock::take(self.ground, &self.settings, (self.load, self.plan.stretch), &mut self.progress)?;
         let depths = self.rounds()?;
+        let steps = self.steps()?;
         let unlimited = |depth| depths.iter().find(|measured: &&Measured| measured.depth == depth);
         let mut held = Vec::new();
         for depth in [Depth::Capture, Depth::Replicate] {
@@ -105,6 +113,7 @@ impl<'p> Bencher<'p> {
             stock,
             kernel: kernel(&depths, self.plan),
             depths,
+            steps,
             held,
             rates,
             notes: self.notes,
@@ -117,7 +126,7 @@ impl<'p> Bencher<'p> {
             rate: self.plan.rate.map(NonZeroU32::get),
             flows: self.load.flows,
             seconds: self.plan.stretch.as_secs_f64(),
-            rounds: ROUNDS,
+            rounds: self.plan.rounds,
             workers: self.settings.workers,
             senders: self.load.senders,
             backend: self.plan.backend.to_string(),
@@ -152,13 +161,16 @@ impl<'p> Bencher<'p> {
             lanes.push((Depth::Replicate, *backend));
         }
         let mut rounds: Vec<Vec<Outcome>> = lanes.iter().map(|_| Vec::new()).collect();
-        for round in 1..=ROUNDS {
+        let count = self.plan.rounds;
+        for round in 1..=count {
             for ((depth, backend), outcomes) in lanes.iter().zip(&mut rounds) {
-                self.progress.step(format!("round {round} of {ROUNDS}, {}", table::name(*depth)));
-                let rate = self.plan.rate.map(|rate| f64::from(rate.get()));
-                let trial = self.trial(*depth, *backend, rate);
+                self.progress.step(format!("round {round} of {count}, {}", table::name(*depth)));
+                let trial = self.trial(*depth, *backend, self.rate());
                 outcomes.push(trial.run(self.ground, &mut self.progress)?);
             }
+        }
+        if rounds.iter().flatten().any(Outcome::is_late) {
+            self.notes.push("this machine does not make as much load as was asked for".to_owned());
         }
         let mut measured: Vec<Measured> = lanes
             .into_iter()
@@ -171,6 +183,23 @@ impl<'p> Bencher<'p> {
             one.to_floor = floor.filter(|_| one.depth != Depth::Unheard).and_then(|floor| to_floor(one, floor));
         }
         Ok(measured)
+    }
+
+    /// What the steps take, of a few trials.
+    fn steps(&mut self) -> Result<Steps, Failure> {
+        let depth = if self.ground.backups().is_empty() { Depth::Capture } else { Depth::Replicate };
+        let mut sum = Steps::default();
+        for _ in 0..METERED {
+            self.progress.step("what each step takes");
+            let mut trial = self.trial(depth, self.plan.backend, self.rate());
+            trial.settings.metered = true;
+            sum += trial.run(self.ground, &mut self.progress)?.steps.unwrap_or_default();
+        }
+        Ok(sum.part(METERED as f64))
+    }
+
+    fn rate(&self) -> Option<f64> {
+        self.plan.rate.map(|rate| f64::from(rate.get()))
     }
 
     /// The highest rate held; what the rounds found at full speed is its first trial.

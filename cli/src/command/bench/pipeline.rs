@@ -12,7 +12,7 @@ use ctflow_engine::lab::{backups, sysctl};
 use ctflow_engine::link::{LinkSettings, Transport};
 use ctflow_engine::metrics::Counts;
 use ctflow_engine::publish::Choice;
-use ctflow_engine::replication::{Lag, ReplicationSettings};
+use ctflow_engine::replication::{Lag, Replication, ReplicationSettings, ReplicationStatus, StageCpu};
 use ctflow_engine::takeover;
 use ctflow_engine::threads::{Duty, Thread, Usage};
 use ctflow_replicate::{Config, Epoch, Key};
@@ -66,6 +66,10 @@ pub(super) struct Reading {
     /// Bytes of datagrams to all backups.
     pub(super) wire_bytes: u64,
     pub(super) lag: Lag,
+    /// Where it is measured.
+    pub(super) counts: Counts,
+    /// Likewise, of the primary and of all backups.
+    pub(super) stage_cpu: [StageCpu; 2],
 }
 
 impl Pipeline {
@@ -97,6 +101,8 @@ impl Pipeline {
             backup: Usage::default(),
             wire_bytes: 0,
             lag: Lag::default(),
+            counts: self.counts(),
+            stage_cpu: Default::default(),
         };
         match self {
             Self::Unheard => {}
@@ -115,11 +121,13 @@ impl Pipeline {
                     reading.backup += taken(backup.threads(), |_| true);
                     if let Some(replication) = backup.replication() {
                         reading.lag.merge(&replication.lag().map_err(|error| Failure::Bench(error.to_string()))?);
+                        reading.stage_cpu[1].hear_ns += status(replication)?.cpu.hear_ns;
                     }
                 }
                 if let Some(replication) = primary.replication() {
-                    let status = replication.status().map_err(|error| Failure::Bench(error.to_string()))?;
+                    let status = status(replication)?;
                     reading.wire_bytes = status.links.iter().map(|link| link.traffic.sent_bytes).sum();
+                    reading.stage_cpu[0] = status.cpu;
                 }
             }
         }
@@ -168,6 +176,10 @@ impl Pipeline {
             }
         }
     }
+}
+
+fn status(replication: &Replication) -> Result<ReplicationStatus, Failure> {
+    replication.status().map_err(|error| Failure::Bench(error.to_string()))
 }
 
 fn taken(threads: &[Thread], of: impl Fn(Duty) -> bool) -> Usage {

@@ -1,35 +1,11 @@
-//! Everything that a benchmark found, as it goes into JSON; text and page are made of the same.
-//!
-//! One object; its keys are stable, new ones may come. Where nothing was measured there is null, or an empty list.
-//!
-//! ```text
-//! format             1
-//! ctflow             the version
-//! machine            processor, cores, kernel, memory_bytes, load_average (of a minute, at the beginning)
-//! settings           load, rate (events a second, null for as many as the machine makes), flows, seconds (a stretch), rounds,
-//!                    workers, senders, backend, backends (where compared), replicas, min_age_ms, host, tolerance
-//! stock              flows, primary_bytes_per_flow, backup_bytes_per_flow, memory ([flows, bytes] as they came),
-//!                    primary_idle_percent, backup_idle_percent, kernel_resync_ms, peer_resync_ms, commit_ms, commit_refused
-//! kernel             unheard_flows_per_second, heard_flows_per_second (by a listener that throws events away),
-//!                    delivery_ns_per_event (what that costs the packet path)
-//! depths             [{depth, backend, to_floor, rounds: [outcome]}]; to_floor: CPU an event beside the floor's, spread
-//! held               [{depth, events_per_second, limit, to_floor, trials: [outcome]}]; limit: load, loss or none
-//! rates              [{outcome, latency}], at parts of the rate held with replicas
-//! notes              [text]
-//!
-//! outcome            depth (unheard, drain, capture, replicate), asked_per_second, seconds, flows_per_second, events_per_second, lost,
-//!                    late (flows that the load could not make in time), agreed (all was equal in the end), cpu: {worker_ns,
-//!                    control_ns, stage_ns, total_ns, backups_ns} an event, stages, wakeups_per_second, wire_bytes_per_flow
-//! spread             median, min, max
-//! latency            from the kernel's event to the replica: count, p50_us, p99_us, p999_us, max_us, distribution: [[us, count]]
-//! ```
+//! Everything that a benchmark found, as it goes into JSON; text and page are made of the same. `BENCH.md` describes each key; a test compares.
 
 use ctflow_engine::replication::Lag;
 use serde::Serialize;
 
 use super::pipeline::Depth;
 use super::stock::Stock;
-use super::trial::Outcome;
+use super::trial::{Outcome, Steps};
 
 /// Of [`Results::format`].
 pub(super) const FORMAT: u32 = 1;
@@ -44,6 +20,7 @@ pub(super) struct Results {
     pub(super) stock: Stock,
     pub(super) kernel: Kernel,
     pub(super) depths: Vec<Measured>,
+    pub(super) steps: Steps,
     pub(super) held: Vec<Held>,
     pub(super) rates: Vec<Rate>,
     pub(super) notes: Vec<String>,
@@ -174,13 +151,6 @@ impl Measured {
     /// Of some figure in all rounds.
     pub(super) fn spread(&self, of: impl Fn(&Outcome) -> f64) -> Spread {
         Spread::of(self.rounds.iter().map(of)).unwrap_or_default()
-    }
-}
-
-impl Results {
-    /// What was measured of a depth by the back end that was asked for.
-    pub(super) fn depth(&self, depth: Depth) -> Option<&Measured> {
-        self.depths.iter().find(|measured| measured.depth == depth)
     }
 }
 

@@ -18,8 +18,6 @@ use super::pipeline::{Nodes, Pipeline, replicated};
 use super::progress::Progress;
 use crate::failure::Failure;
 
-/// How long idling is looked at.
-const IDLE: Duration = Duration::from_secs(3);
 /// How often memory is looked at while flows come.
 const SAMPLE: Duration = Duration::from_millis(20);
 /// Points of the curve.
@@ -59,7 +57,7 @@ pub(super) struct Stock {
 pub(super) fn take(
     ground: &Ground,
     settings: &Settings,
-    load: Load,
+    (load, stretch): (Load, Duration),
     progress: &mut Progress,
 ) -> Result<Stock, Failure> {
     progress.step(format!("memory and times of {} flows", load.flows));
@@ -86,7 +84,7 @@ pub(super) fn take(
         stock.peer_resync_ms = Some(milliseconds(began));
         let with_backup = resident_bytes();
         stock.backup_bytes_per_flow = Some(each(with_backup.saturating_sub(full)));
-        let [primary_idle, backup_idle] = idle([&primary, &backup]);
+        let [primary_idle, backup_idle] = idle([&primary, &backup], stretch);
         (stock.primary_idle_percent, stock.backup_idle_percent) = (primary_idle, Some(backup_idle));
         let committed = host.run({
             let backup = backup.clone();
@@ -96,7 +94,7 @@ pub(super) fn take(
         stock.commit_ms = Some(committed.took.as_secs_f64() * 1e3);
         stock.commit_refused = Some(committed.tally.refused.values().sum());
     } else {
-        let [primary_idle] = idle([&primary]);
+        let [primary_idle] = idle([&primary], stretch);
         stock.primary_idle_percent = primary_idle;
     }
     drop(pipeline);
@@ -135,14 +133,14 @@ fn thin(points: Vec<(u64, u64)>) -> Vec<(u64, u64)> {
 }
 
 /// What engines take of a core while nothing happens, in percent.
-fn idle<const N: usize>(engines: [&Arc<Engine>; N]) -> [f64; N] {
+fn idle<const N: usize>(engines: [&Arc<Engine>; N], stretch: Duration) -> [f64; N] {
     let taken = |engine: &Arc<Engine>| {
         let mut sum = Usage::default();
         engine.threads().iter().for_each(|thread| sum += thread.usage());
         sum.cpu
     };
     let (before, began) = (engines.map(taken), Instant::now());
-    thread::sleep(IDLE);
+    thread::sleep(stretch);
     let (after, time) = (engines.map(taken), began.elapsed().as_secs_f64());
     let percent = |index: usize| {
         let cpu = after.get(index).zip(before.get(index)).map(|(after, before)| after.saturating_sub(*before));

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::pipeline::Depth;
-use super::results::{Held, Limit, Measured, Rate, Results, Spread};
+use super::results::{Limit, Measured, Rate, Results, Spread};
 use super::stock::Stock;
 
 /// Between two columns.
@@ -23,7 +23,7 @@ pub(super) fn name(depth: Depth) -> &'static str {
 pub(super) fn table(results: &Results) -> String {
     let mut text = head(results);
     let sections =
-        [kernel(results), depths(results), held(&results.held), rates(&results.rates), stock(&results.stock)];
+        [kernel(results), depths(results), steps(results), held(results), rates(&results.rates), stock(&results.stock)];
     for section in sections.into_iter().filter(|section| !section.is_empty()) {
         text.push('\n');
         text.push_str(&section);
@@ -34,7 +34,7 @@ pub(super) fn table(results: &Results) -> String {
     text
 }
 
-fn head(results: &Results) -> String {
+pub(super) fn head(results: &Results) -> String {
     let (machine, settings) = (&results.machine, &results.settings);
     let replicas = match settings.replicas {
         0 => "no replica".to_owned(),
@@ -114,10 +114,21 @@ fn depth(measured: &Measured, several: bool) -> Vec<String> {
     ]
 }
 
-fn held(held: &[Held]) -> String {
+fn steps(results: &Results) -> String {
+    let named: Vec<(&str, f64)> = results.steps.named().into_iter().filter(|(_, ns)| *ns >= 0.5).collect();
+    let mut head = vec!["by step".to_owned()];
+    head.extend(named.iter().map(|(name, _)| (*name).to_owned()));
+    let mut row = vec!["CPU ns/event".to_owned()];
+    row.extend(named.iter().map(|(_, ns)| count(*ns)));
+    aligned(&[head, row])
+}
+
+fn held(results: &Results) -> String {
+    let held = &results.held;
     let mut rows = vec![["highest rate without loss", "events/s", "of drained", ""].map(str::to_owned).to_vec()];
     rows.extend(held.iter().map(|held| {
         let limit = match held.limit {
+            Limit::Load if results.settings.rate.is_some() => "as much as was asked for",
             Limit::Load => "as fast as this load comes",
             Limit::Loss => "above it, events are lost",
             Limit::None => "events are lost at every rate",
@@ -170,11 +181,11 @@ fn stock(stock: &Stock) -> String {
     aligned(&rows)
 }
 
-fn decimal(value: f64) -> String {
+pub(super) fn decimal(value: f64) -> String {
     format!("{value:.1}")
 }
 
-fn hundredths(value: f64) -> String {
+pub(super) fn hundredths(value: f64) -> String {
     format!("{value:.2}")
 }
 

@@ -6,6 +6,7 @@
 //! ```
 
 use std::num::NonZeroU32;
+use std::ops::AddAssign;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -56,6 +57,8 @@ pub(super) struct Outcome {
     /// Whether all was equal everywhere in the end.
     pub(super) agreed: bool,
     pub(super) cpu: Cpu,
+    /// What the steps took; null where that was not measured.
+    pub(super) steps: Option<Steps>,
     /// A second, of the workers and of the replication stage.
     pub(super) wakeups_per_second: f64,
     /// Bytes of datagrams to all backups, a flow begun.
@@ -74,6 +77,65 @@ pub(super) struct Cpu {
     pub(super) total_ns: f64,
     /// Of all backups together.
     pub(super) backups_ns: f64,
+}
+
+/// Time on a processor, an event, in nanoseconds.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub(super) struct Steps {
+    /// Waking, and copying out of the kernel.
+    pub(super) receive_ns: f64,
+    /// Taking apart.
+    pub(super) parse_ns: f64,
+    /// Into the shard.
+    pub(super) cache_ns: f64,
+    /// Into batches.
+    pub(super) delta_ns: f64,
+    /// Numbering, keeping and sealing them.
+    pub(super) seal_ns: f64,
+    /// Onto the links.
+    pub(super) send_ns: f64,
+    /// On all backups together: receiving, opening and applying.
+    pub(super) backups_ns: f64,
+}
+
+impl AddAssign for Steps {
+    fn add_assign(&mut self, other: Self) {
+        self.receive_ns += other.receive_ns;
+        self.parse_ns += other.parse_ns;
+        self.cache_ns += other.cache_ns;
+        self.delta_ns += other.delta_ns;
+        self.seal_ns += other.seal_ns;
+        self.send_ns += other.send_ns;
+        self.backups_ns += other.backups_ns;
+    }
+}
+
+impl Steps {
+    /// One of `parts` like parts.
+    pub(super) fn part(self, parts: f64) -> Self {
+        Self {
+            receive_ns: self.receive_ns / parts,
+            parse_ns: self.parse_ns / parts,
+            cache_ns: self.cache_ns / parts,
+            delta_ns: self.delta_ns / parts,
+            seal_ns: self.seal_ns / parts,
+            send_ns: self.send_ns / parts,
+            backups_ns: self.backups_ns / parts,
+        }
+    }
+
+    /// Each with its name, in their order.
+    pub(super) fn named(&self) -> [(&'static str, f64); 7] {
+        [
+            ("receive", self.receive_ns),
+            ("parse", self.parse_ns),
+            ("cache", self.cache_ns),
+            ("delta", self.delta_ns),
+            ("seal", self.seal_ns),
+            ("send", self.send_ns),
+            ("backups", self.backups_ns),
+        ]
+    }
 }
 
 impl Trial {
@@ -138,6 +200,7 @@ impl Trial {
             backups_ns: each(before.backup.cpu, after.backup.cpu),
         };
         cpu.total_ns = cpu.worker_ns + cpu.control_ns + cpu.stage_ns;
+        let metered = self.settings.metered.then(|| steps(before, after, events));
         let wakeups = |reading: &Reading| reading.worker.wakeups + reading.stage.wakeups;
         Outcome {
             depth: self.depth,
@@ -149,6 +212,7 @@ impl Trial {
             late: made.late,
             agreed,
             cpu,
+            steps: metered,
             wakeups_per_second: (wakeups(after) - wakeups(before)) as f64 / seconds,
             wire_bytes_per_flow: (after.wire_bytes - before.wire_bytes) as f64 / (made.begun as f64).max(1.0),
             lag: after.lag.since(&before.lag),
@@ -162,13 +226,26 @@ impl Outcome {
         self.lost == 0 && self.agreed
     }
 
-    /// Whether the load came as it was asked for.
-    pub(super) fn is_as_asked(&self) -> bool {
-        self.late as f64 <= LATE_SHARE * self.flows_per_second * self.seconds
+    /// Whether the load fell behind what was asked for.
+    pub(super) fn is_late(&self) -> bool {
+        self.late as f64 > LATE_SHARE * self.flows_per_second * self.seconds
     }
 }
 
-/// Events a second between two readings; what nobody heard is reckoned from the flows that were made.
+fn steps(before: &Reading, after: &Reading, events: f64) -> Steps {
+    let each = |of: fn(&Reading) -> u64| of(after).saturating_sub(of(before)) as f64 / events.max(1.0);
+    Steps {
+        receive_ns: each(|reading| reading.counts.receive_cpu_ns),
+        parse_ns: each(|reading| reading.counts.parse_cpu_ns),
+        cache_ns: each(|reading| reading.counts.cache_cpu_ns),
+        delta_ns: each(|reading| reading.counts.delta_cpu_ns),
+        seal_ns: each(|reading| reading.stage_cpu[0].seal_ns),
+        send_ns: each(|reading| reading.stage_cpu[0].send_ns),
+        backups_ns: each(|reading| reading.stage_cpu[1].hear_ns),
+    }
+}
+
+/// Events a second between two readings; what nobody hears is none.
 fn rates(before: &Reading, after: &Reading) -> f64 {
     let seconds = after.at.duration_since(before.at).as_secs_f64();
     (after.events - before.events) as f64 / seconds

@@ -20,8 +20,10 @@ use super::tests;
 
 const FLOWS: u32 = 50_000;
 const FLOWS_MAX: u32 = 16_000_000;
-const SECONDS: u32 = 3;
+const SECONDS: u32 = 2;
 const SECONDS_MAX: u32 = 3_600;
+const ROUNDS: u32 = 5;
+const ROUNDS_MAX: u32 = 1_000;
 const AGE_MS_MAX: u32 = 3_600_000;
 
 const fn option(long: &'static str, argument: &'static str, help: &'static str) -> VerbOption {
@@ -36,7 +38,8 @@ pub(super) static BENCH: Verb = Verb {
         option("load", "dns|tcp|udp|netlink", "what comes, dns if nothing is said"),
         option("rate", "NUMBER", "events a second, instead of as many as this machine makes"),
         option("flows", "NUMBER", "flows that are there all the while, 50000 if nothing is said"),
-        option("seconds", "NUMBER", "how long each trial looks, 3 if nothing is said"),
+        option("seconds", "NUMBER", "how long each trial looks, 2 if nothing is said"),
+        option("rounds", "NUMBER", "how often everything is tried in turns, 5 if nothing is said"),
         option("workers", "NUMBER", "workers, as many as the daemon would have if nothing is said"),
         option("backend", "auto|recvmmsg|io_uring|recv", "how workers receive"),
         option("compare", "", "measure every receive back end, side by side"),
@@ -57,7 +60,7 @@ pub(super) static BENCH: Verb = Verb {
           datagram. With --load netlink flows are put into the table and taken out by request. As many are there all the \
           while as --flows says; each new one takes the place of the oldest. First, so many flows are looked at while nothing \
           happens: memory, idling, how long a daemon takes to know them again, a backup to be told of them and to commit \
-          them. Then, in three rounds and in turns: the load with nobody listening; with its events received and thrown away, \
+          them. Then, in as many rounds as --rounds says and in turns: the load with nobody listening; with its events received and thrown away, \
           which is the floor; captured; and replicated, encrypted, to as many backups as --replicas says. Then the highest \
           rate without loss is looked for by halving, until it is known to 2 percent; where full speed is held, more may be \
           possible. At a quarter, half and three quarters of it, how long an event takes from the kernel to the replica is \
@@ -93,6 +96,7 @@ fn bench(verb: &'static Verb, rest: &[OsString]) -> Result<Command, Usage> {
         rate: number("rate", 1..=u32::MAX)?.and_then(NonZeroU32::new),
         flows: number("flows", 1..=FLOWS_MAX)?.unwrap_or(FLOWS),
         stretch: Duration::from_secs(number("seconds", 1..=SECONDS_MAX)?.unwrap_or(SECONDS).into()),
+        rounds: number("rounds", 1..=ROUNDS_MAX)?.unwrap_or(ROUNDS) as usize,
         workers: number("workers", 1..=WORKERS)?.and_then(NonZeroU32::new),
         backend: word::<BackendKind>(&given, "backend", "auto, recvmmsg, io_uring or recv")?.unwrap_or_default(),
         compare: is("compare"),
