@@ -1,6 +1,6 @@
 //! Events on their way into a shard: a batch of datagrams read ahead for, taken apart, counted and applied.
 //!
-//! Besides, they are shown to whoever watches, and noted where they do not say everything ([`untold`](crate::untold)).
+//! Besides, they are shown to whoever watches, and noted where they do not say everything (`untold.rs`).
 
 use std::hint::black_box;
 

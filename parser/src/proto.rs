@@ -264,6 +264,10 @@ mod tests {
 
     use super::*;
 
+    fn only(bytes: &[u8]) -> Attr<'_> {
+        Attrs::new(bytes, 0).next().unwrap().unwrap()
+    }
+
     proptest! {
         /// The short way and the walk agree, on TCP of the usual form and on any damage to it.
         #[test]
@@ -283,12 +287,12 @@ mod tests {
             let mut writer = Writer::new(&mut buffer);
             ProtoInfo::Tcp(tcp).write(&mut writer).unwrap();
             let mut bytes = writer.bytes().to_vec();
-            prop_assert_eq!(usual_tcp(&bytes[4..]), Some(tcp));
+            prop_assert_eq!(usual_tcp(only(&bytes).payload), Some(tcp));
             if let Some(byte) = bytes.get_mut(at) {
                 *byte = value;
             }
-            if let Some(short) = usual_tcp(&bytes[4..]) {
-                prop_assert_eq!(ProtoInfo::walk(Attrs::new(&bytes[4..], 0)), Ok(Some(ProtoInfo::Tcp(short))));
+            if let Some(short) = usual_tcp(only(&bytes).payload) {
+                prop_assert_eq!(ProtoInfo::walk(only(&bytes).nested()), Ok(Some(ProtoInfo::Tcp(short))));
             }
         }
     }

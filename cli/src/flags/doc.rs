@@ -1,7 +1,7 @@
 //! The help text, made from the flags and the verbs themselves.
 
 use super::defs::{Argument, Effect, FLAGS, Flag};
-use super::verbs::{VERBS, Verb};
+use super::verbs::{VERBS, Verb, VerbOption};
 use crate::persona::Persona;
 use crate::protocol;
 
@@ -33,7 +33,7 @@ pub(crate) fn text(persona: Persona, topic: &Topic) -> String {
         Topic::EverythingBehind(number) => everything(persona) + &lines_of_protocol(*number),
         Topic::Protocol(number) => lines_of_protocol(*number).trim_start().to_owned(),
         Topic::Flag(flag) => in_full(&flag_head(flag), flag.man),
-        Topic::Verb(verb) => in_full(&verb_head(verb), verb.man),
+        Topic::Verb(verb) => in_full(&verb_head(verb), verb.man) + &options_of(verb),
     }
 }
 
@@ -99,6 +99,18 @@ fn verb_head(verb: &Verb) -> String {
     format!("{} {}", verb.name, verb.argument).trim_end().to_owned()
 }
 
+/// A verb's own options, a line each.
+fn options_of(verb: &Verb) -> String {
+    let lines: String = verb.options.iter().map(|option| line(&option_head(option), option.help)).collect();
+    if lines.is_empty() { lines } else { format!("\nOptions:\n{lines}") }
+}
+
+/// `-C, --config FILE`; an option without a letter is set as far in as one with.
+fn option_head(option: &VerbOption) -> String {
+    let short = option.short.map_or_else(|| "    ".to_owned(), |letter| format!("-{letter}, "));
+    format!("{short}--{} {}", option.long, option.argument).trim_end().to_owned()
+}
+
 /// The head, and the text below it, set in and broken into lines.
 fn in_full(head: &str, man: &str) -> String {
     const INDENT: &str = "\n    ";
@@ -143,6 +155,15 @@ mod tests {
         for persona in [Persona::Ctflow, Persona::Conntrack] {
             let all = text(persona, &Topic::EverythingBehind(6));
             assert!(all.contains("--family") && all.ends_with(&format!("\n\n{tcp}")), "{all}");
+        }
+    }
+
+    #[test]
+    fn a_verb_lists_its_options() {
+        for verb in VERBS {
+            let text = text(Persona::Ctflow, &Topic::Verb(verb));
+            assert!(verb.options.iter().all(|option| text.contains(&option_head(option))), "{text}");
+            assert_eq!(text.contains("\nOptions:\n"), !verb.options.is_empty(), "{text}");
         }
     }
 

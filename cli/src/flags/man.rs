@@ -6,7 +6,7 @@ use super::checks;
 use super::defs::{Argument, Effect, FLAGS, Flag, TABLES};
 use super::matrix::{Need, Row};
 use super::raw::Action;
-use super::verbs::{VERBS, Verb};
+use super::verbs::{VERBS, Verb, VerbOption};
 use super::words;
 use crate::persona::Persona;
 use crate::protocol;
@@ -215,7 +215,14 @@ fn flag_head(flag: &Flag) -> String {
 }
 
 fn verb_item(verb: &Verb) -> String {
-    item(format!("\\fB{}\\fR {}", escaped(verb.name), escaped(verb.argument)).trim_end(), verb.man)
+    let text = item(format!("\\fB{}\\fR {}", escaped(verb.name), escaped(verb.argument)).trim_end(), verb.man);
+    let options: String = verb.options.iter().map(option_item).collect();
+    if options.is_empty() { text } else { format!("{text}.RS\n{options}.RE\n") }
+}
+
+fn option_item(option: &VerbOption) -> String {
+    let names = option.spellings().map(|name| format!("\\fB{}\\fR", escaped(&name))).collect::<Vec<_>>().join(", ");
+    item(format!("{names} \\fI{}\\fR", escaped(option.argument)).trim_end_matches(" \\fI\\fR"), option.help)
 }
 
 fn example((command, text): &(&str, &str)) -> String {

@@ -11,8 +11,8 @@ use ctflow_parser::uapi::AF_UNSPEC;
 use crate::failure::Failure;
 use crate::flags::plan::Bench;
 
-/// The part of the kernel's table that flows may take: the rest is for those that are about to end.
-const TABLE_SHARE: f64 = 0.9;
+/// The part of the kernel's table that flows may take, in percent: the rest is for those that are about to end.
+const TABLE_PERCENT: u64 = 90;
 
 /// The place; the calling thread's network is the firewall, or the host.
 pub(super) enum Ground {
@@ -79,13 +79,12 @@ impl Ground {
         let max = sysctl::read("net/netfilter/nf_conntrack_max")?;
         let taken = if plan.host { sysctl::flow_count()? } else { 0 };
         // Questions are there besides, a fifth of a second's each.
-        let share = if plan.load == Kind::Dns { TABLE_SHARE / 2.0 } else { TABLE_SHARE };
-        let room = (max.saturating_sub(taken) as f64 * share) as u64;
-        let room = u32::try_from(room).unwrap_or(u32::MAX);
+        let percent = if plan.load == Kind::Dns { TABLE_PERCENT / 2 } else { TABLE_PERCENT };
+        let room = u32::try_from(max.saturating_sub(taken) * percent / 100).unwrap_or(u32::MAX);
         if plan.flows <= room {
             return Ok((plan.flows, None));
         }
-        let raised = (f64::from(plan.flows) / share).ceil();
+        let raised = (u64::from(plan.flows) * 100).div_ceil(percent) + taken;
         let note = format!(
             "{room} flows instead of {}: nf_conntrack_max is {max}; sysctl -w net.netfilter.nf_conntrack_max={raised}",
             plan.flows

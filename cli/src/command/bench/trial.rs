@@ -167,6 +167,7 @@ impl Trial {
 
     fn flows_per_second(&self) -> Option<NonZeroU32> {
         let flows = self.rate? / self.load.kind.events_per_flow();
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // no machine makes four billion a second
         NonZeroU32::new(flows.round() as u32).or(Some(NonZeroU32::MIN))
     }
 

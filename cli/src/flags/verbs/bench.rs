@@ -45,11 +45,7 @@ pub(super) static BENCH: Verb = Verb {
         option("compare", "", "measure every receive back end, side by side"),
         option("replicas", "NUMBER", "backups that are told, 1 if nothing is said"),
         option("min-age", "MILLISECONDS", "the age that a flow must reach to be replicated, 0 if nothing is said"),
-        option(
-            "host",
-            "",
-            "on this host's own table, by --load netlink and without replicas, instead of in namespaces",
-        ),
+        option("host", "", "on this host's own table: only netlink, and no replicas"),
         JSON,
         option("report", "FILE", "write a page with plots, too"),
     ],
@@ -86,7 +82,7 @@ fn bench(verb: &'static Verb, rest: &[OsString]) -> Result<Command, Usage> {
             hint: "only netlink makes flows without a network",
         });
     }
-    let replicas = number("replicas", 0..=BACKUPS as u32)?;
+    let replicas = number("replicas", 0..=u32::try_from(BACKUPS).unwrap_or(u32::MAX))?;
     if host && replicas.is_some_and(|count| count > 0) {
         return Err(Usage::Together { first: "host", second: "replicas", hint: "backups are in namespaces" });
     }

@@ -41,7 +41,7 @@ use sender::{Sender, Shared, Ways};
 /// What comes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Kind {
-    /// Three of four are questions by UDP, answered and over within [`script`]'s 200 ms; the fourth is TCP. What busy
+    /// Three of four are questions by UDP, answered and over within 200 ms; the fourth is TCP. What busy
     /// firewalls mostly see.
     #[default]
     Dns,

@@ -125,6 +125,14 @@ impl Lane {
         self.begun.wrapping_sub(self.ended)
     }
 
+    /// How many there should be and are not, at most a batch.
+    fn missing(&self) -> u32 {
+        match self.script.life {
+            Life::Oldest => self.held.saturating_sub(self.alive()).min(BATCH),
+            Life::For(_) => 0,
+        }
+    }
+
     /// Flows begun since the table was filled.
     fn made(&self) -> u64 {
         u64::from(self.begun.wrapping_sub(self.filled))
@@ -207,14 +215,7 @@ impl Sender {
     /// Begins flows until those that stay are as many as shall be.
     pub(super) fn fill(&mut self, shared: &Shared) -> Result<(), LoadError> {
         for place in 0..self.lanes.len() {
-            loop {
-                let Some(lane) = self.lanes.get(place).filter(|lane| matches!(lane.script.life, Life::Oldest)) else {
-                    break;
-                };
-                let missing = lane.held.saturating_sub(lane.alive()).min(BATCH);
-                if missing == 0 {
-                    break;
-                }
+            while let Some(missing) = self.lanes.get(place).map(Lane::missing).filter(|missing| *missing > 0) {
                 self.begin_in(place, missing, shared)?;
             }
             self.lanes.get_mut(place).into_iter().for_each(|lane| lane.filled = lane.begun);

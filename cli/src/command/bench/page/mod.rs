@@ -33,16 +33,16 @@ pub(super) fn page(results: &Results, json: &str) -> String {
                 main {
                     (kernel(results))
                     (depths(results))
-                    (figure("What an event takes, by step", plot::steps(results), steps_legend(results)))
+                    (figure("What an event takes, by step", plot::steps(results), &steps_legend(results)))
                     (held(results))
-                    (figure("Rate against loss", plot::loss(results), plot::legend(&plot::loss_series(results))))
+                    (figure("Rate against loss", plot::loss(results), &plot::legend(&plot::loss_series(results))))
                     @if !results.rates.is_empty() { (rates(results)) }
                     @if results.rates.iter().any(|rate| rate.latency.is_some()) {
                         (figure("From the kernel's event to the replica: how many took no longer", plot::latency(results),
-                            plot::legend(&plot::latency_series(results))))
+                            &plot::legend(&plot::latency_series(results))))
                     }
                     (stock(results))
-                    (figure("Memory against flows", plot::memory(results), html! {}))
+                    (figure("Memory against flows", plot::memory(results), &html! {}))
                     details {
                         summary { "Everything, as JSON" }
                         pre { (json) }
@@ -55,7 +55,7 @@ pub(super) fn page(results: &Results, json: &str) -> String {
 }
 
 /// A plot with its title, and what its colours mean.
-fn figure(title: &str, svg: Option<String>, legend: Markup) -> Markup {
+fn figure(title: &str, svg: Option<String>, legend: &Markup) -> Markup {
     html! {
         @if let Some(svg) = svg {
             figure {

@@ -1,7 +1,6 @@
 //! The plots of a page. Colours are names for the style sheet, which has them for light and dark.
 
 use std::error::Error;
-use std::ops::Range;
 
 use maud::{Markup, html};
 use plotters::coord::Shift;
@@ -46,25 +45,27 @@ fn drawn(draw: impl FnOnce(&Area<'_>) -> Drawn) -> Option<String> {
     done.ok().map(|()| svg)
 }
 
+/// An axis from 0 on.
+struct Axis<'a> {
+    name: &'a str,
+    end: f64,
+    /// What stands at a value.
+    label: &'a dyn Fn(&f64) -> String,
+}
+
 /// Lines through points, with their axes.
-fn lines(
-    area: &Area<'_>,
-    (x, y): (Range<f64>, Range<f64>),
-    (x_name, y_name): (&str, &str),
-    (x_label, y_label): (&dyn Fn(&f64) -> String, &dyn Fn(&f64) -> String),
-    series_of: &[(usize, Vec<(f64, f64)>)],
-) -> Drawn {
+fn lines(area: &Area<'_>, x: &Axis<'_>, y: &Axis<'_>, series_of: &[(usize, Vec<(f64, f64)>)]) -> Drawn {
     let mut chart = ChartBuilder::on(area);
-    let mut chart =
-        chart.margin(8).margin_right(24).x_label_area_size(36).y_label_area_size(52).build_cartesian_2d(x, y)?;
+    let chart = chart.margin(8).margin_right(24).x_label_area_size(36).y_label_area_size(52);
+    let mut chart = chart.build_cartesian_2d(0.0..x.end, 0.0..y.end)?;
     chart
         .configure_mesh()
-        .x_desc(x_name)
-        .y_desc(y_name)
+        .x_desc(x.name)
+        .y_desc(y.name)
         .x_labels(5)
         .y_labels(5)
-        .x_label_formatter(x_label)
-        .y_label_formatter(y_label)
+        .x_label_formatter(x.label)
+        .y_label_formatter(y.label)
         .label_style(LETTERS.into_font().color(&INK))
         .axis_desc_style(LETTERS.into_font().color(&INK))
         .axis_style(INK)
@@ -116,9 +117,10 @@ pub(super) fn loss(results: &Results) -> Option<String> {
         .filter(|(_, points)| !points.is_empty())
         .collect();
     let all = || points.iter().flat_map(|(_, points)| points);
-    let ranges = (0.0..above(all().map(|point| point.0), 1.0), 0.0..above(all().map(|point| point.1), 1.0));
+    let x = Axis { name: "events a second", end: above(all().map(|point| point.0), 1.0), label: &thousands };
     let percent = |value: &f64| format!("{value:.1}");
-    drawn(|area| lines(area, ranges, ("events a second", "% lost"), (&thousands, &percent), &points))
+    let y = Axis { name: "% lost", end: above(all().map(|point| point.1), 1.0), label: &percent };
+    drawn(|area| lines(area, &x, &y, &points))
 }
 
 pub(super) fn latency_series(results: &Results) -> Vec<(usize, String)> {
@@ -144,16 +146,18 @@ pub(super) fn latency(results: &Results) -> Option<String> {
         .collect();
     let longest = above(points.iter().flat_map(|(_, points)| points).map(|point| point.0), 1.0);
     let (ms, percent) = (|value: &f64| format!("{value:.1}"), |value: &f64| format!("{value:.0}"));
-    drawn(|area| lines(area, (0.0..longest, 0.0..100.0), ("milliseconds", "% of changes"), (&ms, &percent), &points))
+    let x = Axis { name: "milliseconds", end: longest, label: &ms };
+    let y = Axis { name: "% of changes", end: 100.0, label: &percent };
+    drawn(|area| lines(area, &x, &y, &points))
 }
 
 pub(super) fn memory(results: &Results) -> Option<String> {
     let points: Vec<(f64, f64)> =
         results.stock.memory.iter().map(|(flows, bytes)| (*flows as f64, *bytes as f64 / f64::from(1 << 20))).collect();
-    let ranges =
-        (0.0..above(points.iter().map(|point| point.0), 1.0), 0.0..above(points.iter().map(|point| point.1), 1.0));
+    let x = Axis { name: "flows", end: above(points.iter().map(|point| point.0), 1.0), label: &thousands };
     let mebibytes = |value: &f64| format!("{value:.1}");
-    drawn(|area| lines(area, ranges, ("flows", "MiB"), (&thousands, &mebibytes), &[(0, points)]))
+    let y = Axis { name: "MiB", end: above(points.iter().map(|point| point.1), 1.0), label: &mebibytes };
+    drawn(|area| lines(area, &x, &y, &[(0, points)]))
 }
 
 /// A bar for the floor, one for what is captured or replicated, parted by step.
