@@ -3,6 +3,8 @@
 //! `parser/fixtures/events.nl` holds the events of TCP and UDP exchanges over IPv4 with NAT and over IPv6, one message
 //! after the other, as `cargo run -p ctflow-engine --example record` recorded them.
 
+pub mod pair;
+
 use std::net::{IpAddr, Ipv4Addr};
 
 use ctflow_parser::flow::FlowView;

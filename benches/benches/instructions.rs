@@ -1,0 +1,106 @@
+//! Question: how many instructions does each stage of the pipeline take? Counted by callgrind, whatever else the machine does.
+//!
+//! 11,000 recorded events of 2,000 flows, of which 500 are there at a time. Takes `valgrind` and `gungraun-runner`; see
+//! `instructions.json` for the figures that hold, and CONTRIBUTING.md for how they are changed.
+
+#![allow(missing_docs, unused_qualifications)] // of what the macros write
+
+use std::hint::black_box;
+use std::sync::Arc;
+
+use ctflow_benches::pair::Pair;
+use ctflow_benches::{Multiplied, records};
+use ctflow_engine::intake::Intake;
+use ctflow_engine::limits::RECEIVE_BATCH;
+use ctflow_engine::metrics::Counts;
+use ctflow_engine::publish::Choice;
+use ctflow_engine::receive::Sink;
+use ctflow_engine::shard::{Outbox, Shard};
+use ctflow_replicate::Payload;
+use gungraun::{library_benchmark, library_benchmark_group, main};
+
+const FLOWS: u32 = 2_000;
+const ALIVE: u32 = 500;
+const FLOWS_MAX: u32 = 1_000_000;
+const DATAGRAM_BYTES: usize = 1_432;
+const TOLD_EVERY: usize = 4;
+
+fn events() -> Multiplied {
+    Multiplied::new(FLOWS, ALIVE)
+}
+
+fn captured() -> (Multiplied, Shard) {
+    (events(), Shard::new(FLOWS_MAX))
+}
+
+fn replicated() -> (Multiplied, Shard, Outbox) {
+    (events(), Shard::replicated(FLOWS_MAX, Arc::new(Choice::default())), Outbox::new(0, DATAGRAM_BYTES))
+}
+
+/// What replicas are told of the events.
+fn batches((events, mut shard, mut outbox): (Multiplied, Shard, Outbox)) -> Vec<Payload> {
+    let (mut counts, mut batches) = (Counts::default(), Vec::new());
+    for datagrams in events.datagrams().chunks(TOLD_EVERY * RECEIVE_BATCH) {
+        for batch in datagrams.chunks(RECEIVE_BATCH) {
+            Intake::new(&mut shard, &mut counts).take(batch);
+        }
+        shard.drain(&mut outbox);
+        outbox.close();
+        batches.extend(std::iter::from_fn(|| outbox.pop()));
+    }
+    batches
+}
+
+fn told() -> (Pair, Vec<Payload>) {
+    (Pair::new(), batches(replicated()))
+}
+
+fn sealed() -> (Pair, Vec<Vec<u8>>) {
+    let (mut pair, batches) = told();
+    let datagrams = pair.seal(batches);
+    (pair, datagrams)
+}
+
+#[library_benchmark]
+#[bench::events(events())]
+fn parse(events: Multiplied) -> Multiplied {
+    for datagram in events.datagrams() {
+        for record in records(datagram) {
+            let _ = black_box(record.flow());
+        }
+    }
+    events
+}
+
+#[library_benchmark]
+#[bench::events(captured())]
+fn cache((events, mut shard): (Multiplied, Shard)) -> (Multiplied, Shard) {
+    let mut counts = Counts::default();
+    for batch in events.datagrams().chunks(RECEIVE_BATCH) {
+        Intake::new(&mut shard, &mut counts).take(batch);
+    }
+    (events, shard)
+}
+
+#[library_benchmark]
+#[bench::events(replicated())]
+fn delta(state: (Multiplied, Shard, Outbox)) -> Vec<Payload> {
+    batches(state)
+}
+
+#[library_benchmark]
+#[bench::events(told())]
+fn seal((mut pair, batches): (Pair, Vec<Payload>)) -> (Pair, Vec<Vec<u8>>) {
+    let datagrams = pair.seal(batches);
+    (pair, datagrams)
+}
+
+#[library_benchmark]
+#[bench::events(sealed())]
+fn apply((mut pair, datagrams): (Pair, Vec<Vec<u8>>)) -> Pair {
+    pair.apply(datagrams);
+    pair
+}
+
+library_benchmark_group!(name = stages, benchmarks = [parse, cache, delta, seal, apply]);
+main!(library_benchmark_groups = stages);

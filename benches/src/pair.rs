@@ -1,0 +1,117 @@
+//! Two nodes in one thread, without links: what one sends is kept until the other receives it.
+
+use ctflow_engine::shard::replica::Replica;
+use ctflow_replicate::buckets::BucketSet;
+use ctflow_replicate::{Address, Config, Destination, Epoch, Host, Key, Node, Note, Payload, ReplicaId, Time};
+
+/// Flows that the replica may hold.
+const FLOWS_MAX: u32 = 1_000_000;
+/// 2026.
+const WALL_MS: u64 = 1_790_000_000_000;
+/// More turns than two nodes need to meet.
+const TURNS: u64 = 100;
+
+/// What a node acts on.
+struct World {
+    sent: Vec<Vec<u8>>,
+    replica: Replica,
+}
+
+impl Host for World {
+    type Replica = Replica;
+
+    fn send(&mut self, _: Destination, datagram: &[u8]) {
+        self.sent.push(datagram.to_vec());
+    }
+
+    fn replica(&mut self, _: ReplicaId) -> &mut Replica {
+        &mut self.replica
+    }
+
+    fn forget(&mut self, _: ReplicaId) {}
+
+    fn tell_buckets(&mut self, _: u16, _: &BucketSet) {}
+
+    fn tell_digests(&mut self, _: u16, _: u64) {}
+
+    fn note(&mut self, _: Note) {}
+}
+
+/// A node and its number as the other one's address.
+struct Side {
+    node: Node,
+    world: World,
+    number: u32,
+}
+
+impl Side {
+    fn new(name: &str, number: u32) -> Self {
+        let config = Config { key: Some(Key::new([7; 32])), ..Config::new(name, 1, Epoch::new(1, number)) };
+        let node = Node::new(config, Time { wall_ms: WALL_MS, mono_ms: 0 });
+        Self { node, world: World { sent: Vec::new(), replica: Replica::new(FLOWS_MAX) }, number }
+    }
+
+    fn receive(&mut self, now: Time, from: u32, datagrams: Vec<Vec<u8>>) {
+        for mut datagram in datagrams {
+            self.node.receive(now, Address { peer: from, link: 0 }, &mut datagram, &mut self.world);
+        }
+    }
+}
+
+/// A primary and a backup that know each other, with encryption.
+pub struct Pair {
+    primary: Side,
+    backup: Side,
+    mono_ms: u64,
+}
+
+impl Pair {
+    /// Has them meet.
+    #[must_use]
+    pub fn new() -> Self {
+        let mut pair = Self { primary: Side::new("primary", 1), backup: Side::new("backup", 2), mono_ms: 0 };
+        for _ in 0..TURNS {
+            pair.mono_ms += 100;
+            let now = pair.now();
+            pair.primary.node.tick(now, &mut pair.primary.world);
+            pair.backup.node.tick(now, &mut pair.backup.world);
+            let (from_primary, from_backup) =
+                (std::mem::take(&mut pair.primary.world.sent), std::mem::take(&mut pair.backup.world.sent));
+            pair.backup.receive(now, pair.primary.number, from_primary);
+            pair.primary.receive(now, pair.backup.number, from_backup);
+        }
+        pair
+    }
+
+    /// Has the primary number and seal these batches; gives the datagrams.
+    #[must_use]
+    pub fn seal(&mut self, batches: Vec<Payload>) -> Vec<Vec<u8>> {
+        let now = self.now();
+        for batch in batches {
+            self.primary.node.tell(now, batch, &mut self.primary.world);
+        }
+        std::mem::take(&mut self.primary.world.sent)
+    }
+
+    /// Has the backup open and apply datagrams of the primary.
+    pub fn apply(&mut self, datagrams: Vec<Vec<u8>>) {
+        let now = self.now();
+        self.backup.receive(now, self.primary.number, datagrams);
+    }
+
+    /// Flows that the replica holds.
+    #[must_use]
+    pub fn replicated(&self) -> u32 {
+        self.backup.world.replica.count().0
+    }
+
+    fn now(&self) -> Time {
+        Time { wall_ms: WALL_MS + self.mono_ms, mono_ms: self.mono_ms }
+    }
+}
+
+impl Default for Pair {
+    fn default() -> Self {
+        Self::new()
+    }
+}
