@@ -8,16 +8,37 @@
 //!            ^ the two top bits say nested and network order; the kernel sets them as it likes, so both are ignored
 //! ```
 
+use zerocopy::byteorder::{NativeEndian, U16};
+use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
+
 use crate::error::{ParseError, Reason};
 use crate::uapi::NLA_TYPE_MASK;
 
 const HEADER_BYTES: usize = 4;
+
+/// The length with the padding behind it: a multiple of four. Of lengths that come from 16 or 32 bits nothing is cut off.
+#[inline]
+pub(crate) const fn aligned(length: usize) -> usize {
+    length.wrapping_add(3) & !3
+}
 
 /// The header of an attribute as the kernel writes it, flag bits included.
 pub(crate) const fn header(length: u16, kind: u16) -> [u8; HEADER_BYTES] {
     let ([l0, l1], [k0, k1]) = (length.to_ne_bytes(), kind.to_ne_bytes());
     [l0, l1, k0, k1]
 }
+
+/// `struct nlattr` of the kernel's `include/uapi/linux/netlink.h`.
+#[derive(FromBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct NlAttr {
+    /// Bytes of header and payload.
+    length: U16<NativeEndian>,
+    /// The type, and two flags.
+    kind: U16<NativeEndian>,
+}
+
+const _: () = assert!(size_of::<NlAttr>() == HEADER_BYTES);
 
 /// Walks the attributes of a message or a nest. After the first malformed one it ends: what follows a wrong length
 /// cannot be found.
@@ -39,13 +60,13 @@ impl<'a> Attrs<'a> {
     /// The next attribute, taken off; `None` when its length is impossible.
     #[inline]
     fn take(&mut self) -> Option<Attr<'a>> {
-        let (&[l0, l1, k0, k1], body) = self.rest.split_first_chunk::<HEADER_BYTES>()?;
-        let length = usize::from(u16::from_ne_bytes([l0, l1])).checked_sub(HEADER_BYTES)?;
-        let payload = body.get(..length)?;
-        let offset = self.end.saturating_sub(body.len());
+        let (header, body) = NlAttr::ref_from_prefix(self.rest).ok()?;
+        let length = usize::from(header.length.get());
+        let payload = body.get(..length.checked_sub(HEADER_BYTES)?)?;
+        let offset = self.end.wrapping_sub(body.len()); // `end` counts all of `body`
         // The last attribute's padding may be missing: the message's length need not count it.
-        self.rest = body.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some(Attr { kind: u16::from_ne_bytes([k0, k1]) & NLA_TYPE_MASK, payload, offset })
+        self.rest = self.rest.get(aligned(length)..).unwrap_or_default();
+        Some(Attr { kind: header.kind.get() & NLA_TYPE_MASK, payload, offset })
     }
 
     #[cold]

@@ -9,7 +9,7 @@
 use zerocopy::byteorder::native_endian::{U16, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use crate::attr::Attrs;
+use crate::attr::{Attrs, aligned};
 use crate::error::{ParseError, Reason};
 use crate::record::Record;
 use crate::uapi;
@@ -70,7 +70,7 @@ impl<'a> Iterator for Messages<'a> {
         match self.split() {
             Ok((header, message)) => {
                 let at = self.offset.saturating_add(HEADER_BYTES);
-                self.offset = self.offset.saturating_add(message.len().next_multiple_of(4));
+                self.offset = self.offset.saturating_add(aligned(message.len()));
                 Some(Message::new(header, message, at))
             }
             Err(error) => {

@@ -163,10 +163,12 @@ fn usual_tcp(payload: &[u8]) -> Option<TcpInfo> {
     const FLAGS_REPLY: [u8; 4] = header(6, CTA_PROTOINFO_TCP_FLAGS_REPLY);
 
     let (words, []) = payload.as_chunks::<4>() else { return None };
-    let [TCP, STATE, state, WSCALE_ORIG, wscale_orig, WSCALE_REPLY, wscale_reply, rest @ ..] = words else {
+    let [tcp, h0, state, h1, wscale_orig, h2, wscale_reply, h3, flags_orig, h4, flags_reply] =
+        <&[[u8; 4]; 11]>::try_from(words).ok()?;
+    let headers = (*tcp, *h0, *h1, *h2, *h3, *h4);
+    if headers != (TCP, STATE, WSCALE_ORIG, WSCALE_REPLY, FLAGS_ORIG, FLAGS_REPLY) {
         return None;
-    };
-    let [FLAGS_ORIG, flags_orig, FLAGS_REPLY, flags_reply] = rest else { return None };
+    }
     let flags = |[flags, mask, ..]: [u8; 4]| Some(TcpFlags { flags, mask });
     Some(TcpInfo {
         state: Some(state[0]),

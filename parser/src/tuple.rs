@@ -168,27 +168,31 @@ mod usual {
     #[inline]
     pub(super) fn read(payload: &[u8], place: &mut Option<Tuple>) -> bool {
         let (words, []) = payload.as_chunks::<4>() else { return false };
-        match words {
-            [IP_V4, SRC_V4, src, DST_V4, dst, rest @ ..] => {
-                let Some((proto, l4)) = l4(rest) else { return false };
-                let (src, dst) = (IpAddr::V4(Ipv4Addr::from(*src)), IpAddr::V4(Ipv4Addr::from(*dst)));
-                *place = Some(Tuple { src, dst, proto, l4, zone: None });
-            }
-            [IP_V6, SRC_V6, s0, s1, s2, s3, DST_V6, d0, d1, d2, d3, rest @ ..] => {
-                let Some((proto, l4)) = l4(rest) else { return false };
-                let (src, dst) = (v6([s0, s1, s2, s3]), v6([d0, d1, d2, d3]));
-                *place = Some(Tuple { src, dst, proto, l4, zone: None });
-            }
-            _ => return false,
+        // Headers are compared as whole words, which patterns would not do.
+        if let Ok([ip, src, src_value, dst, dst_value, rest @ ..]) = <&[[u8; 4]; 12]>::try_from(words)
+            && (*ip, *src, *dst) == (IP_V4, SRC_V4, DST_V4)
+            && let Some((proto, l4)) = l4(rest)
+        {
+            let (src, dst) = (IpAddr::V4(Ipv4Addr::from(*src_value)), IpAddr::V4(Ipv4Addr::from(*dst_value)));
+            *place = Some(Tuple { src, dst, proto, l4, zone: None });
+            return true;
         }
-        true
+        if let Ok([ip, src, s0, s1, s2, s3, dst, d0, d1, d2, d3, rest @ ..]) = <&[[u8; 4]; 18]>::try_from(words)
+            && (*ip, *src, *dst) == (IP_V6, SRC_V6, DST_V6)
+            && let Some((proto, l4)) = l4(rest)
+        {
+            let (src, dst) = (v6([s0, s1, s2, s3]), v6([d0, d1, d2, d3]));
+            *place = Some(Tuple { src, dst, proto, l4, zone: None });
+            return true;
+        }
+        false
     }
 
     #[inline]
-    fn l4(words: &[[u8; 4]]) -> Option<(u8, L4)> {
-        let [PROTO, NUM, [proto, ..], SRC_PORT, [s0, s1, ..], DST_PORT, [d0, d1, ..]] = words else { return None };
+    fn l4(words: &[[u8; 4]; 7]) -> Option<(u8, L4)> {
+        let [nest, num, [proto, ..], src, [s0, s1, ..], dst, [d0, d1, ..]] = words;
         let l4 = L4::Ports { src: u16::from_be_bytes([*s0, *s1]), dst: u16::from_be_bytes([*d0, *d1]) };
-        Some((*proto, l4))
+        ((*nest, *num, *src, *dst) == (PROTO, NUM, SRC_PORT, DST_PORT)).then_some((*proto, l4))
     }
 
     fn v6(words: [&[u8; 4]; 4]) -> IpAddr {
