@@ -126,7 +126,7 @@ impl Pipeline {
                 }
                 if let Some(replication) = primary.replication() {
                     let status = status(replication)?;
-                    reading.wire_bytes = status.links.iter().map(|link| link.traffic.sent_bytes).sum();
+                    reading.wire_bytes = sent(&status);
                     reading.stage_cpu[0] = status.cpu;
                 }
             }
@@ -142,8 +142,9 @@ impl Pipeline {
         }
     }
 
-    /// Waits until all that was made has arrived wherever it goes; whether it did.
-    pub(super) fn settle(&self) -> Result<bool, Failure> {
+    /// Waits until all that was made has arrived wherever it goes, also what reaches its `age` first; whether it did.
+    pub(super) fn settle(&self, age: Duration) -> Result<bool, Failure> {
+        thread::sleep(age);
         let began = Instant::now();
         let (mut seen, mut since) = (self.arrived(), Instant::now());
         while began.elapsed() < SETTLE_MAX {
@@ -178,7 +179,13 @@ impl Pipeline {
     }
 }
 
-fn status(replication: &Replication) -> Result<ReplicationStatus, Failure> {
+/// Bytes of datagrams to all peers.
+pub(super) fn sent(status: &ReplicationStatus) -> u64 {
+    status.links.iter().map(|link| link.traffic.sent_bytes).sum()
+}
+
+/// How the replication stage stands.
+pub(super) fn status(replication: &Replication) -> Result<ReplicationStatus, Failure> {
     replication.status().map_err(|error| Failure::Bench(error.to_string()))
 }
 

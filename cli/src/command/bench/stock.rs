@@ -14,7 +14,7 @@ use ctflow_engine::threads::Usage;
 use serde::Serialize;
 
 use super::ground::Ground;
-use super::pipeline::{Nodes, Pipeline, replicated};
+use super::pipeline::{Nodes, Pipeline, replicated, sent, status};
 use super::progress::Progress;
 use crate::failure::Failure;
 
@@ -44,6 +44,8 @@ pub(super) struct Stock {
     pub(super) kernel_resync_ms: f64,
     /// From the start of a backup to its replica being whole.
     pub(super) peer_resync_ms: Option<f64>,
+    /// Bytes of datagrams that told the backup of the flows, a flow: all batches are full.
+    pub(super) told_bytes_per_flow: Option<f64>,
     /// The replica into the backup's kernel.
     pub(super) commit_ms: Option<f64>,
     /// Flows that the backup's kernel refused.
@@ -71,17 +73,18 @@ pub(super) fn take(
     let empty = resident_bytes();
     let memory = fill(&mut senders, &primary, empty)?;
     let pipeline = Pipeline::Engine { primary: primary.clone(), backups: Vec::new() };
-    pipeline.settle()?;
+    pipeline.settle(Duration::ZERO)?;
     let flows = primary.totals().flows;
     let full = resident_bytes();
     let each = |bytes: u64| bytes as f64 / (flows as f64).max(1.0);
     let mut stock = Stock { flows, primary_bytes_per_flow: each(full.saturating_sub(empty)), ..Stock::default() };
     stock.memory = thin(memory);
     if let Some(host) = ground.backups().first() {
-        let began = Instant::now();
+        let (began, told) = (Instant::now(), sent_bytes(&primary)?);
         let backup = nodes.start_backup(ground, settings, 0, 1)?;
         wait(|| replicated(&backup) == flows, "the replica is not whole")?;
         stock.peer_resync_ms = Some(milliseconds(began));
+        stock.told_bytes_per_flow = Some(each(sent_bytes(&primary)? - told));
         let with_backup = resident_bytes();
         stock.backup_bytes_per_flow = Some(each(with_backup.saturating_sub(full)));
         let [primary_idle, backup_idle] = idle([&primary, &backup], stretch);
@@ -109,6 +112,11 @@ pub(super) fn take(
         Ground::Lab { .. } => ground.flush()?,
     }
     Ok(stock)
+}
+
+/// Bytes that an engine has sent to its peers.
+fn sent_bytes(engine: &Engine) -> Result<u64, Failure> {
+    engine.replication().map_or(Ok(0), |replication| Ok(sent(&status(replication)?)))
 }
 
 /// Makes all flows, and gives how many there were with how much memory.

@@ -174,6 +174,7 @@ fn stock(stock: &Stock) -> String {
         row("known again, ms", decimal(stock.kernel_resync_ms), stock.peer_resync_ms.map(decimal)),
     ];
     if let Some(commit) = stock.commit_ms {
+        rows.push(row("bytes told a flow", stock.told_bytes_per_flow.map_or_else(String::new, decimal), None));
         rows.push(row("committed, ms", String::new(), Some(decimal(commit))));
     } else {
         rows.iter_mut().for_each(|row| row.truncate(2));

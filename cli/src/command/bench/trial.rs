@@ -147,14 +147,14 @@ impl Trial {
         let pipeline = Pipeline::start(self.depth, ground, &self.settings, self.age)?;
         let mut senders = Senders::open(self.load, ground.firewall())?;
         senders.fill()?;
-        pipeline.settle()?;
+        pipeline.settle(self.age)?;
         let running = senders.start(self.flows_per_second())?;
         thread::sleep(BEGINNING);
         let before = pipeline.look(|| running.made())?;
         self.wait(&running, &pipeline, &before, progress)?;
         let after = pipeline.look(|| running.made())?;
         let mut senders = running.stop()?;
-        let settled = pipeline.settle()?;
+        let settled = pipeline.settle(Duration::ZERO)?;
         let agreed = settled && pipeline.agrees(self.age)?;
         let lost = pipeline.look(|| senders.made())?.lost;
         drop(pipeline); // what ends now nobody hears

@@ -171,6 +171,7 @@ fn stock(results: &Results) -> Markup {
         row("bytes a flow", decimal(stock.primary_bytes_per_flow), backup(stock.backup_bytes_per_flow, decimal)),
         row("% of a core", hundredths(stock.primary_idle_percent), backup(stock.backup_idle_percent, hundredths)),
         row("known again, ms", decimal(stock.kernel_resync_ms), backup(stock.peer_resync_ms, decimal)),
+        row("bytes told a flow", backup(stock.told_bytes_per_flow, decimal), "-".to_owned()),
         row("committed, ms", "-".to_owned(), backup(stock.commit_ms, decimal)),
     ];
     section(&format!("{} flows, idle", count(stock.flows as f64)), &["", "primary", "backup"], &rows)
