@@ -14,7 +14,7 @@ use std::os::fd::AsFd;
 use super::error::LabError;
 use super::gateways::{SYNC_LINK, clone, untracked};
 use super::link::Links;
-use super::{Host, Lab};
+use super::{Host, Lab, sysctl};
 
 /// The most backups: what the addresses of the bridge's network suffice for.
 pub const BACKUPS: usize = 200;
@@ -43,6 +43,8 @@ impl Backups {
     pub fn build(lab: &Lab, count: usize) -> Result<Self, LabError> {
         let links = Links::open()?;
         links.bridge(SYNC_LINK)?;
+        // Where the kernel has its bridges call iptables, each packet would go through all of it for nothing.
+        let _ = sysctl::write("net/bridge/bridge-nf-call-iptables", "0");
         links.up(SYNC_LINK)?;
         links.address(SYNC_LINK, address(0), PREFIX)?;
         untracked().apply()?;
@@ -68,7 +70,6 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::lab::sysctl;
     use crate::lab::topology::Firewall;
 
     #[test]
