@@ -31,6 +31,7 @@ usage: ctflow-perf [--rounds N] [--flows N] [--rate N] [--program PATH] [--write
   return          how soon a replica is equal after a restart, and after 30 s without a link
   commit          time of putting a full replica into the kernel, beside conntrackd's
   takeover        how long connections are silent when a firewall dies, beside conntrackd's
+  bench           ctflow bench: the pipeline beside the floor, large tables, what a least age saves
 
 All of these scenarios are run unless some are named. Needs no root but for the socket buffer of burst.
 ";
@@ -110,11 +111,9 @@ mod tests {
     fn all_scenarios_run_unless_some_are_named() {
         assert_eq!(parsed("").unwrap().scenarios, Scenario::ALL);
         assert_eq!(parsed("list events").unwrap().scenarios, [Scenario::List, Scenario::Events]);
-        assert!(
-            parsed("lists")
-                .unwrap_err()
-                .contains("events, burst, list, json, delete, load, replicate, loss, lag, return, commit, takeover")
-        );
+        assert!(parsed("lists").unwrap_err().contains(
+            "events, burst, list, json, delete, load, replicate, loss, lag, return, commit, takeover, bench"
+        ));
     }
 
     #[test]

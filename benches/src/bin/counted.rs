@@ -31,7 +31,9 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("counted: {error}; count with `cargo bench -p ctflow-benches --bench instructions -- --save-summary=json`");
+            eprintln!(
+                "counted: {error}; count with `cargo bench -p ctflow-benches --bench instructions -- --save-summary=json`"
+            );
             ExitCode::FAILURE
         }
     }

@@ -1,6 +1,7 @@
 //! The work that is compared. Each scenario is a file: what it does is its module's text.
 
 mod burst;
+mod capacity;
 mod comeback;
 mod commit;
 mod cost;
@@ -50,11 +51,13 @@ pub(crate) enum Scenario {
     Commit,
     /// Connections through a firewall that dies.
     Takeover,
+    /// What `ctflow bench` says.
+    Bench,
 }
 
 impl Scenario {
     /// In the order of the report.
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::Events,
         Self::Burst,
         Self::List,
@@ -67,10 +70,11 @@ impl Scenario {
         Self::Return,
         Self::Commit,
         Self::Takeover,
+        Self::Bench,
     ];
 
     /// What to type for it.
-    const NAMES: [&str; 12] = [
+    const NAMES: [&str; 13] = [
         "events",
         "burst",
         "list",
@@ -83,6 +87,7 @@ impl Scenario {
         "return",
         "commit",
         "takeover",
+        "bench",
     ];
 
     /// Does the work with both contestants in turns.
@@ -103,6 +108,7 @@ impl Scenario {
             Self::Return => comeback::run(options, programs),
             Self::Commit => commit::run(options, programs),
             Self::Takeover => takeover::run(options, programs),
+            Self::Bench => capacity::run(options, programs),
         }
     }
 }

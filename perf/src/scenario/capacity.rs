@@ -1,0 +1,161 @@
+//! `bench`: `ctflow bench` by itself, for what it says of the pipeline beside the floor of only receiving, of large tables, and of
+//! what a least age saves.
+//!
+//! Three benchmarks: questions and connections as fast as they come; the same at a steady rate with and without a least age that
+//! three of four flows never reach; and tables of 100,000 flows and of a million, changed by requests. Ratios to the floor are
+//! those of adjoining trials.
+
+use serde_json::Value;
+
+use crate::failure::Failure;
+use crate::options::Options;
+use crate::process::Process;
+use crate::program::{Program, Programs};
+use crate::report::{Goal, Row, Table};
+use crate::statistics::Summary;
+use crate::suite::number;
+
+const FLOWS: u32 = 1_000_000;
+/// Beside which the large table is held.
+const FEW_FLOWS: u32 = 100_000;
+/// Rounds of a benchmark for each that was asked for: a trial is short, and noise shows in each.
+const ROUNDS: usize = 3;
+/// Events a second at which a least age is looked at.
+const STEADY: &str = "100000";
+/// Longer than a question lives.
+const LEAST_AGE_MS: &str = "1000";
+/// No benchmark takes longer.
+const LONGEST: std::time::Duration = std::time::Duration::from_secs(1_800);
+
+/// CPU an event, in percent of the floor's.
+const CAPTURED: f64 = 130.0;
+const REPLICATED: f64 = 170.0;
+/// Of the rate with a listener that throws events away, in percent.
+const RATE_PERCENT: f64 = 95.0;
+const MEMORY_BYTES: f64 = 128.0;
+const WIRE_BYTES: f64 = 48.0;
+/// CPU an event, of a million flows beside 100,000.
+const GROWTH: f64 = 1.15;
+/// Of what it is without a least age.
+const AGED: f64 = 1.0 / 3.0;
+/// Of a core.
+const IDLE_PERCENT: f64 = 0.5;
+
+/// Runs it.
+///
+/// # Errors
+/// When the program fails.
+pub(super) fn run(options: &Options, programs: &Programs) -> Result<Table, Failure> {
+    let (flows, note) = super::flows(options, FLOWS)?;
+    let ours = &programs.ours;
+    let rounds = (ROUNDS * options.rounds).to_string();
+    let bench = |what: &str, arguments: &[&str]| {
+        eprintln!("bench: {what}");
+        bench(ours, &[&["--seconds", "1", "--rounds", &rounds][..], arguments].concat())
+    };
+    let full = bench("as fast as it goes", &[])?;
+    let young = bench("told at once", &["--rate", STEADY])?;
+    let aged = bench("told when older than questions get", &["--rate", STEADY, "--min-age", LEAST_AGE_MS])?;
+    let (few, many) = (FEW_FLOWS.min(flows).to_string(), flows.to_string());
+    let table = ["--load", "netlink", "--replicas", "1", "--flows"];
+    let few = bench("few flows", &[&table[..], &[&few]].concat())?;
+    let many = bench("many flows", &[&table[..], &[&many]].concat())?;
+    let mut rows = pipeline(&full);
+    rows.extend(tables(&few, &many));
+    rows.extend(least_age(&young, &aged));
+    let title = format!("bench: ctflow bench, {rounds} rounds; the large table has {} flows", super::count(flows));
+    Ok(Table { title, names: [ours.name.clone(), String::new()], rows, notes: note.into_iter().collect() })
+}
+
+fn bench(program: &Program, arguments: &[&str]) -> Result<Value, Failure> {
+    let arguments = [&["bench", "--json"][..], arguments].concat();
+    let ended = Process::start(program, &arguments)?.run_out(LONGEST)?;
+    serde_json::from_slice(&ended.output).map_err(|_| Failure::Unreadable("the benchmark's JSON".to_owned()))
+}
+
+/// A depth of a benchmark: `drain`, `capture`, `replicate`.
+fn depth<'v>(results: &'v Value, name: &str) -> &'v Value {
+    let depths = results["depths"].as_array().into_iter().flatten();
+    depths.into_iter().find(|depth| depth["depth"] == name).unwrap_or(&Value::Null)
+}
+
+/// A figure of all rounds of a depth.
+fn rounds(depth: &Value, of: impl Fn(&Value) -> f64) -> Summary {
+    Summary::of(depth["rounds"].as_array().into_iter().flatten().map(of))
+}
+
+/// A spread of ratios, in percent.
+fn percent(value: &Value) -> Summary {
+    let of = |name: &str| 100.0 * number(&value[name]);
+    Summary { min: of("min"), median: of("median"), max: of("max") }
+}
+
+fn one(value: f64) -> Summary {
+    Summary::of([value])
+}
+
+/// What the pipeline costs beside the floor, and whether it keeps up.
+fn pipeline(full: &Value) -> Vec<Row> {
+    let ratio = |name: &str, limit| {
+        Row::single(format!("{name}, CPU an event, % of the floor"), percent(&depth(full, name)["to_floor"]))
+            .goal(|ours| Goal::at_most(limit, ours))
+    };
+    let steps = &full["steps"];
+    let sum = |names: &[&str]| names.iter().map(|name| number(&steps[*name])).sum::<f64>();
+    let receive = sum(&["receive_ns"]);
+    let captured = sum(&["receive_ns", "parse_ns", "cache_ns"]);
+    let replicated = captured + sum(&["delta_ns", "seal_ns", "send_ns"]);
+    let held = |place: usize| 100.0 * number(&full["held"][place]["to_drain"]);
+    let lost = |name| rounds(depth(full, name), |round| number(&round["lost"]));
+    vec![
+        ratio("capture", CAPTURED),
+        ratio("replicate", REPLICATED),
+        Row::single("capture, by step: % of receiving", one(100.0 * captured / receive)),
+        Row::single("replicate, by step: % of receiving", one(100.0 * replicated / receive)),
+        Row::single("highest rate without loss, captured, % of that drained", one(held(0)))
+            .goal(|ours| Goal::new(format!("≥ {RATE_PERCENT}"), ours.median >= RATE_PERCENT)),
+        Row::single("likewise, replicated", one(held(1))),
+        Row::single("events lost, captured", lost("capture")).goal(Goal::none),
+        Row::single("events lost, replicated", lost("replicate")).goal(Goal::none),
+    ]
+}
+
+/// What a large table costs.
+fn tables(few: &Value, many: &Value) -> Vec<Row> {
+    let cpu = |results: &Value| rounds(depth(results, "capture"), |round| number(&round["cpu"]["total_ns"]));
+    let (with_few, with_many) = (cpu(few), cpu(many));
+    let stock = |name: &str| one(number(&many["stock"][name]));
+    let idle = |side: &str| {
+        Row::single(format!("idle {side} with the large table, % of a core"), stock(&format!("{side}_idle_percent")))
+            .goal(|ours| Goal::new(format!("< {IDLE_PERCENT}"), ours.median < IDLE_PERCENT))
+    };
+    vec![
+        Row::both("captured, large table beside 100,000 flows: CPU an event, ns", [with_many, with_few])
+            .goal_of_peer(GROWTH),
+        Row::single("memory a flow, primary, bytes", stock("primary_bytes_per_flow"))
+            .goal(|ours| Goal::at_most(MEMORY_BYTES, ours)),
+        Row::single("memory a flow, backup, bytes", stock("backup_bytes_per_flow"))
+            .goal(|ours| Goal::at_most(MEMORY_BYTES, ours)),
+        Row::single("bytes of datagrams a flow, in full batches", stock("told_bytes_per_flow"))
+            .goal(|ours| Goal::at_most(WIRE_BYTES, ours)),
+        idle("primary"),
+        idle("backup"),
+        Row::single("flows known again from the kernel, ms", stock("kernel_resync_ms")),
+        Row::single("flows told to a new backup, ms", stock("peer_resync_ms")),
+        Row::single("flows committed, ms", stock("commit_ms")),
+    ]
+}
+
+/// What a least age saves.
+fn least_age(young: &Value, aged: &Value) -> Vec<Row> {
+    let both = |of: fn(&Value) -> f64| [aged, young].map(|results| rounds(depth(results, "replicate"), of));
+    vec![
+        Row::both(
+            "a second's least age beside none: bytes of datagrams a flow",
+            both(|round| number(&round["wire_bytes_per_flow"])),
+        )
+        .goal_of_peer(AGED),
+        Row::both("likewise: CPU of the backup an event, ns", both(|round| number(&round["cpu"]["backups_ns"])))
+            .goal_of_peer(AGED),
+    ]
+}
