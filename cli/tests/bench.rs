@@ -60,12 +60,15 @@ fn a_small_benchmark_says_all_that_it_should() {
     let depths = results["depths"].as_array().unwrap();
     let names: Vec<&str> = depths.iter().map(|depth| depth["depth"].as_str().unwrap()).collect();
     assert_eq!(names, ["unheard", "drain", "capture", "replicate"]);
+    for depth in &depths[2..] {
+        assert!((0.5..20.0).contains(&median(&depth["to_floor"])), "{depth}");
+    }
     for depth in &depths[1..] {
         let round = &depth["rounds"][0];
         assert_eq!((&round["lost"], &round["agreed"]), (&0.into(), &true.into()), "{depth}");
         let rate = round["events_per_second"].as_f64().unwrap() + round["late"].as_f64().unwrap() * 7.0;
         assert!((700.0..1_300.0).contains(&rate), "{rate} of 1,000: {depth}");
-        assert!(round["cpu"]["total_ns"].as_f64().unwrap() > 0.0 && median(&depth["to_floor"]) > 0.0, "{depth}");
+        assert!(round["cpu"]["total_ns"].as_f64().unwrap() > 0.0, "{depth}");
     }
     let replicated = &depths[3]["rounds"][0];
     assert!(replicated["wire_bytes_per_flow"].as_f64().unwrap() > 20.0, "{replicated}");

@@ -146,6 +146,7 @@ impl<'p> Bencher<'p> {
             stretch: self.plan.stretch,
             settings: Settings { backend, ..self.settings.clone() },
             age: self.plan.min_age,
+            beside: false,
         }
     }
 
@@ -160,29 +161,30 @@ impl<'p> Bencher<'p> {
         if let ([_, ..], Some(backend)) = (self.ground.backups(), backends.first()) {
             lanes.push((Depth::Replicate, *backend));
         }
-        let mut rounds: Vec<Vec<Outcome>> = lanes.iter().map(|_| Vec::new()).collect();
+        let mut rounds: Vec<[Vec<Outcome>; 2]> = lanes.iter().map(|_| Default::default()).collect();
         let count = self.plan.rounds;
         for round in 1..=count {
-            for ((depth, backend), outcomes) in lanes.iter().zip(&mut rounds) {
+            for ((depth, backend), [outcomes, beside]) in lanes.iter().zip(&mut rounds) {
                 self.progress.step(format!("round {round} of {count}, {}", table::name(*depth)));
                 let trial = self.trial(*depth, *backend, self.rate());
                 outcomes.push(trial.run(self.ground, &mut self.progress)?);
+                if matches!(depth, Depth::Capture | Depth::Replicate) {
+                    self.progress.step(format!("round {round} of {count}, {} beside the floor", table::name(*depth)));
+                    beside.push(Trial { beside: true, ..trial }.run(self.ground, &mut self.progress)?);
+                }
             }
         }
-        if rounds.iter().flatten().any(Outcome::is_late) {
+        if rounds.iter().flatten().flatten().any(Outcome::is_late) {
             self.notes.push("this machine does not make as much load as was asked for".to_owned());
         }
-        let mut measured: Vec<Measured> = lanes
-            .into_iter()
-            .zip(rounds)
-            .map(|((depth, backend), rounds)| Measured { depth, backend: backend.to_string(), to_floor: None, rounds })
-            .collect();
-        let floors: Vec<Measured> = measured.iter().filter(|one| one.depth == Depth::Drain).cloned().collect();
-        for one in &mut measured {
-            let floor = floors.iter().find(|floor| floor.backend == one.backend);
-            one.to_floor = floor.filter(|_| one.depth != Depth::Unheard).and_then(|floor| to_floor(one, floor));
-        }
-        Ok(measured)
+        let measured = lanes.into_iter().zip(rounds).map(|((depth, backend), [rounds, beside])| Measured {
+            depth,
+            backend: backend.to_string(),
+            to_floor: Spread::of(beside.iter().filter_map(to_floor)),
+            rounds,
+            beside,
+        });
+        Ok(measured.collect())
     }
 
     /// What the steps take, of a few trials.
@@ -247,10 +249,9 @@ impl<'p> Bencher<'p> {
     }
 }
 
-/// What a depth's CPU time an event is beside the floor's of the same round.
-fn to_floor(measured: &Measured, floor: &Measured) -> Option<Spread> {
-    let rounds = measured.rounds.iter().zip(&floor.rounds);
-    Spread::of(rounds.map(|(one, floor)| one.cpu.total_ns / floor.cpu.total_ns.max(f64::MIN_POSITIVE)))
+/// What a depth's CPU time an event is beside that of the floor in the same trial.
+fn to_floor(outcome: &Outcome) -> Option<f64> {
+    outcome.cpu.floor_ns.filter(|ns| *ns > 0.0).map(|floor| outcome.cpu.total_ns / floor)
 }
 
 /// What event delivery costs the packet path: the time that each flow takes longer, parted among its events.

@@ -189,7 +189,8 @@ pub(super) fn status(replication: &Replication) -> Result<ReplicationStatus, Fai
     replication.status().map_err(|error| Failure::Bench(error.to_string()))
 }
 
-fn taken(threads: &[Thread], of: impl Fn(Duty) -> bool) -> Usage {
+/// What threads have taken together.
+pub(super) fn taken(threads: &[Thread], of: impl Fn(Duty) -> bool) -> Usage {
     let mut sum = Usage::default();
     threads.iter().filter(|thread| of(thread.duty)).for_each(|thread| sum += thread.usage());
     sum

@@ -67,8 +67,10 @@ pub(super) struct Kernel {
 pub(super) struct Measured {
     pub(super) depth: Depth,
     pub(super) backend: String,
+    /// CPU an event beside the floor's, of the trials that have it beside.
     pub(super) to_floor: Option<Spread>,
     pub(super) rounds: Vec<Outcome>,
+    pub(super) beside: Vec<Outcome>,
 }
 
 /// The highest rate without loss.

@@ -10,13 +10,14 @@ use std::ops::AddAssign;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use ctflow_engine::drain::Drain;
 use ctflow_engine::engine::Settings;
 use ctflow_engine::lab::load::{Load, Running, Senders};
 use ctflow_engine::replication::Lag;
 use serde::Serialize;
 
 use super::ground::Ground;
-use super::pipeline::{Depth, Pipeline, Reading};
+use super::pipeline::{self, Depth, Pipeline, Reading};
 use super::progress::Progress;
 use crate::failure::Failure;
 
@@ -38,6 +39,8 @@ pub(super) struct Trial {
     pub(super) settings: Settings,
     /// The age that a flow must reach to be replicated.
     pub(super) age: Duration,
+    /// Whether the same events are thrown away beside, on the same cores.
+    pub(super) beside: bool,
 }
 
 /// What came of it. Times are of the stretch; what is `_ns` is a mean an event.
@@ -77,6 +80,8 @@ pub(super) struct Cpu {
     pub(super) total_ns: f64,
     /// Of all backups together.
     pub(super) backups_ns: f64,
+    /// Of what threw the same events away beside it, in trials that have that.
+    pub(super) floor_ns: Option<f64>,
 }
 
 /// Time on a processor, an event, in nanoseconds.
@@ -144,15 +149,17 @@ impl Trial {
     /// # Errors
     /// When the pipeline or the load fails.
     pub(super) fn run(&self, ground: &Ground, progress: &mut Progress) -> Result<Outcome, Failure> {
+        let floor = self.beside.then(|| Drain::start(&self.settings)).transpose()?;
+        let floor_cpu = || floor.as_ref().map(|floor| pipeline::taken(floor.threads(), |_| true).cpu);
         let pipeline = Pipeline::start(self.depth, ground, &self.settings, self.age)?;
         let mut senders = Senders::open(self.load, ground.firewall())?;
         senders.fill()?;
         pipeline.settle(self.age)?;
         let running = senders.start(self.flows_per_second())?;
         thread::sleep(BEGINNING);
-        let before = pipeline.look(|| running.made())?;
+        let (before, floor_before) = (pipeline.look(|| running.made())?, floor_cpu());
         self.wait(&running, &pipeline, &before, progress)?;
-        let after = pipeline.look(|| running.made())?;
+        let (after, floor_after) = (pipeline.look(|| running.made())?, floor_cpu());
         let mut senders = running.stop()?;
         let settled = pipeline.settle(Duration::ZERO)?;
         let agreed = settled && pipeline.agrees(self.age)?;
@@ -162,7 +169,11 @@ impl Trial {
             Ground::Host => senders.clear()?,
             Ground::Lab { .. } => ground.flush()?,
         }
-        Ok(self.outcome(&before, &after, lost, agreed))
+        let mut outcome = self.outcome(&before, &after, lost, agreed);
+        let events = (outcome.events_per_second * outcome.seconds).max(1.0);
+        let floor = floor_after.zip(floor_before).map(|(after, before)| after.saturating_sub(before));
+        outcome.cpu.floor_ns = floor.map(|cpu| cpu.as_nanos() as f64 / events);
+        Ok(outcome)
     }
 
     fn flows_per_second(&self) -> Option<NonZeroU32> {
@@ -199,6 +210,7 @@ impl Trial {
             stage_ns: each(before.stage.cpu, after.stage.cpu),
             total_ns: 0.0,
             backups_ns: each(before.backup.cpu, after.backup.cpu),
+            floor_ns: None,
         };
         cpu.total_ns = cpu.worker_ns + cpu.control_ns + cpu.stage_ns;
         let metered = self.settings.metered.then(|| steps(before, after, events));
