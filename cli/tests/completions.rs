@@ -14,7 +14,7 @@ const LONGEST: &str = "60";
 
 /// A line up to the cursor, and all that may be offered. `DIR` is a folder with a file `flows.txt`.
 const CASES: [(&str, &str); 41] = [
-    ("ctflow ", "daemon keygen sync status role demo doctor completions man help"),
+    ("ctflow ", "daemon keygen sync status role demo bench doctor completions man help"),
     ("ctflow d", "daemon demo doctor"),
     ("ctflow sync ", "dump commit flush bulk resync kernel-resync verify stop"),
     ("ctflow sync dump ", "internal external flows expectations"),
@@ -36,6 +36,7 @@ const CASES: [(&str, &str); 41] = [
     ("ctflow help ic", "icmp icmpv6"),
     ("ctflow help --outp", "--output"),
     ("ctflow demo ", ""),
+    ("ctflow bench --r", "--rate --rounds --replicas --report"),
     ("conntrack ", ""),
     ("ctflow -L ", "expect conntrack dying unconfirmed"),
     ("ctflow -L d", "dying"),
