@@ -13,7 +13,7 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_ctflow");
 const LONGEST: &str = "60";
 
 /// A line up to the cursor, and all that may be offered. `DIR` is a folder with a file `flows.txt`.
-const CASES: [(&str, &str); 41] = [
+const CASES: [(&str, &str); 42] = [
     ("ctflow ", "daemon keygen sync status role demo bench doctor completions man help"),
     ("ctflow d", "daemon demo doctor"),
     ("ctflow sync ", "dump commit flush bulk resync kernel-resync verify stop"),
