@@ -78,7 +78,7 @@ fn combinations_that_mean_nothing() {
 fn unknown_verbs_name_those_that_there_are() {
     refused(
         &["list"],
-        &["unknown verb `list'", "daemon, keygen, sync, status, role, demo, doctor, completions, man and help"],
+        &["unknown verb `list'", "daemon, keygen, sync, status, role, demo, bench, doctor, completions, man and help"],
     );
     refused(&["doctor", "--jsn"], &["`doctor' does not take `--jsn'", "--json"]);
     refused(&["help", "--got"], &["`help' does not take `--got'"]);

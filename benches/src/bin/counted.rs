@@ -20,8 +20,8 @@ const RECORDED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/instructions.json")
 const COUNTED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/gungraun/ctflow-benches/instructions/stages");
 /// Where a summary has the count.
 const INSTRUCTIONS: &str = "/profiles/0/data/total/metrics/Ir/values/new";
-/// More than this, beside what is recorded, is told as growth, and less as a reason to record anew.
-const TOLERANCE: f64 = 0.05;
+/// So many percent more than is recorded are growth, and less are a reason to record anew.
+const TOLERANCE_PERCENT: u64 = 5;
 
 type Counts = BTreeMap<String, u64>;
 
@@ -77,13 +77,13 @@ fn compare(recorded: &Counts, counted: &Counts) -> (Vec<String>, bool) {
             return format!("{stage}: counted or recorded, not both: record it");
         };
         let change = *now as f64 / (*before).max(1) as f64 - 1.0;
-        let verdict = match change {
-            grown if grown > TOLERANCE => {
-                is_held = false;
-                "GROWN: mend it, or record it with the reason in the commit"
-            }
-            shrunk if shrunk < -TOLERANCE => "less: record it",
-            _ => "held",
+        let verdict = if now * 100 > before * (100 + TOLERANCE_PERCENT) {
+            is_held = false;
+            "GROWN: mend it, or record it with the reason in the commit"
+        } else if now * 100 < before * (100 - TOLERANCE_PERCENT) {
+            "less: record it"
+        } else {
+            "held"
         };
         format!("{stage}: {now} instructions, {:+.1} % of {before}: {verdict}", 100.0 * change)
     };
