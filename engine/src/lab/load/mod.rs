@@ -16,7 +16,7 @@
 //!
 //! With [`Kind::Netlink`] flows come by request, too, and no packets are needed: that also runs outside a lab.
 
-mod pace;
+pub mod pace;
 mod packet;
 mod script;
 mod sender;
@@ -225,13 +225,13 @@ impl Senders {
             Running { load: self.load, shared: self.shared.clone(), stop: stop.clone(), threads: Vec::new() };
         for (index, mut sender) in self.senders.into_iter().enumerate() {
             let (shared, stop) = (self.shared.clone(), stop.clone());
-            let share = per_second.and_then(|all| pace::share(all, index, self.load.senders));
-            let idle = per_second.is_some() && share.is_none();
+            let share = per_second.map(|all| pace::share(all, index, self.load.senders));
             let body = move || {
                 pin(index);
-                let result = match shared.get(index) {
-                    Some(shared) if !idle => sender.run(share, &stop, shared),
-                    _ => Ok(()),
+                let result = match (shared.get(index), share) {
+                    (Some(shared), Some(None)) => sender.rest(&stop, shared), // the rate is less than one a sender
+                    (Some(shared), share) => sender.run(share.flatten(), &stop, shared),
+                    (None, _) => Ok(()),
                 };
                 result.map(|()| sender)
             };
@@ -346,6 +346,20 @@ mod tests {
         senders.clear().unwrap();
         while take(&mut listener) > 0 {}
         (senders.made(), heard)
+    }
+
+    #[test]
+    fn a_sender_without_a_share_of_the_rate_rests_and_has_not_failed() {
+        crate::isolated!({
+            let _lab = Lab::enter().unwrap();
+            let load = Load { kind: Kind::Netlink, flows: 4, senders: 4 };
+            let running = Senders::open(load, None).unwrap().start(NonZeroU32::new(2)).unwrap();
+            thread::sleep(Duration::from_millis(100));
+            assert!(!running.has_failed());
+            let mut senders = running.stop().unwrap();
+            assert_eq!(senders.made().begun, 2, "one of each that has a share");
+            senders.clear().unwrap();
+        });
     }
 
     fn check(kind: Kind) {

@@ -17,24 +17,27 @@ pub(super) fn share(all: NonZeroU32, index: usize, senders: u32) -> Option<NonZe
 
 /// So many things a second.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub struct Pace {
     per_second: NonZeroU32,
     from: Instant,
     done: u64,
 }
 
 impl Pace {
-    pub(super) fn new(per_second: NonZeroU32, now: Instant) -> Self {
+    /// From `now` on.
+    #[must_use]
+    pub fn new(per_second: NonZeroU32, now: Instant) -> Self {
         Self { per_second, from: now, done: 0 }
     }
 
     /// How many to do at once, at most `most`.
-    pub(super) fn step(&self, most: u32) -> u32 {
+    #[must_use]
+    pub fn step(&self, most: u32) -> u32 {
         (self.per_second.get() / STEPS).clamp(1, most)
     }
 
     /// Notes that so many were done, and says how long it is until the next is due, or how many are given up.
-    pub(super) fn done(&mut self, count: u32, now: Instant) -> Next {
+    pub fn done(&mut self, count: u32, now: Instant) -> Next {
         self.done += u64::from(count);
         let due = self.from + Duration::from_nanos(self.nanoseconds(self.done));
         if let Some(early) = due.checked_duration_since(now) {
@@ -57,7 +60,7 @@ impl Pace {
 
 /// When the next is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Next {
+pub enum Next {
     /// Then.
     Wait(Duration),
     /// It is due; so many before it are not done any more.

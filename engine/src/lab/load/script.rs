@@ -7,12 +7,11 @@ use ctflow_parser::uapi::{IPPROTO_TCP, IPPROTO_UDP};
 
 use super::Kind;
 use super::packet::{Ends, Segment};
+use crate::lab::topology::FLOOD_NETWORK;
 
 /// Where clients are.
 pub(super) const CLIENTS: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 0);
 pub(super) const CLIENTS_PREFIX: u8 = 16;
-/// Where servers are.
-const SERVERS: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 0);
 /// Clients that a sender has; no two senders share one.
 const CLIENTS_PER_SENDER: u32 = (1 << 16) / super::SENDERS;
 /// Servers that are talked to: addresses from the first one on.
@@ -141,7 +140,7 @@ pub(super) fn ends(sender: u32, number: u32, script: &Script) -> Ends {
     let port = FIRST_PORT + number % PORTS;
     Ends {
         src: Ipv4Addr::from_bits(CLIENTS.to_bits() + client),
-        dst: Ipv4Addr::from_bits(SERVERS.to_bits() + 1 + number % SERVERS_TALKED_TO),
+        dst: Ipv4Addr::from_bits(FLOOD_NETWORK.to_bits() + 1 + number % SERVERS_TALKED_TO),
         src_port: u16::try_from(port).unwrap_or(u16::MAX),
         dst_port: script.server_port,
     }

@@ -190,7 +190,7 @@ impl Sender {
             self.begin(count, shared)?;
             self.end_due(shared)?;
             match pace.as_mut().map(|pace| pace.done(count, Instant::now())) {
-                Some(Next::Wait(time)) => self.wait(time, stop, shared)?,
+                Some(Next::Wait(time)) => self.wait(Some(Instant::now() + time), stop, shared)?,
                 Some(Next::Now { given_up }) => _ = shared.late.fetch_add(given_up, Ordering::Relaxed),
                 None => {}
             }
@@ -198,11 +198,15 @@ impl Sender {
         Ok(())
     }
 
-    /// Sleeps, but for what has to end meanwhile.
-    fn wait(&mut self, time: Duration, stop: &AtomicBool, shared: &Shared) -> Result<(), LoadError> {
-        let until = Instant::now() + time;
+    /// Begins nothing until told to stop.
+    pub(super) fn rest(&mut self, stop: &AtomicBool, shared: &Shared) -> Result<(), LoadError> {
+        self.wait(None, stop, shared)
+    }
+
+    /// Sleeps until then, or until told to stop, but for what has to end meanwhile.
+    fn wait(&mut self, until: Option<Instant>, stop: &AtomicBool, shared: &Shared) -> Result<(), LoadError> {
         while !stop.load(Ordering::Relaxed) {
-            let left = until.saturating_duration_since(Instant::now());
+            let left = until.map_or(NAP, |until| until.saturating_duration_since(Instant::now()));
             if left.is_zero() {
                 break;
             }
