@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use ctflow_engine::kernel::KernelError;
 use ctflow_engine::kernel::batch::{Batch, Refused};
 use ctflow_engine::lab::Host;
+use ctflow_engine::lab::load::pace::{Next, Pace};
 use ctflow_parser::flow::FlowView;
 use ctflow_parser::proto::{ProtoInfo, TcpInfo};
 use ctflow_parser::request::{self, FlowChange, IfExists, Selector};
@@ -80,12 +81,12 @@ impl Table {
     /// # Errors
     /// As [`Table::create`].
     pub(crate) fn create_paced(&mut self, flows: Range<u32>, per_second: NonZeroU32) -> Result<(), Failure> {
-        let mut pace = Pace::new(per_second);
+        let mut pace = Pace::new(per_second, Instant::now());
         let mut next = flows.start;
         while next < flows.end {
             let end = flows.end.min(next.saturating_add(STEP));
             self.create(next..end)?;
-            pace.done(end - next);
+            keep(&mut pace, end - next);
             next = end;
         }
         Ok(())
@@ -198,40 +199,21 @@ fn churn(
     stop: &AtomicBool,
 ) -> Result<Churned, Failure> {
     let (mut oldest, mut next, started) = (there.start, there.end, Instant::now());
-    let (mut events, mut pace) = (0, Pace::new(per_second));
+    let (mut events, mut pace) = (0, Pace::new(per_second, Instant::now()));
     while !stop.load(Ordering::Relaxed) && started.elapsed() < longest {
         table.create(next..next + STEP / 2)?;
         table.delete(oldest..oldest + STEP / 2)?;
         (oldest, next) = (oldest + STEP / 2, next + STEP / 2);
         events += u64::from(STEP);
-        pace.done(STEP);
+        keep(&mut pace, STEP);
     }
     Ok(Churned { events, elapsed: started.elapsed() })
 }
 
-/// Sleeps so that so many things are done a second, and does not catch up what was late by more than a moment.
-#[derive(Debug)]
-struct Pace {
-    due: Instant,
-    each: Duration,
-}
-
-impl Pace {
-    /// What is late by more is not made good: it would come as a burst.
-    const LATE_MAX: Duration = Duration::from_millis(20);
-
-    fn new(per_second: NonZeroU32) -> Self {
-        Self { due: Instant::now(), each: Duration::from_secs(1) / per_second.get() }
-    }
-
-    fn done(&mut self, things: u32) {
-        self.due += self.each * things;
-        let now = Instant::now();
-        if let Some(early) = self.due.checked_duration_since(now) {
-            thread::sleep(early);
-        } else if now - self.due > Self::LATE_MAX {
-            self.due = now;
-        }
+/// Sleeps until the next of a steady rate is due, `things` of which were done.
+fn keep(pace: &mut Pace, things: u32) {
+    if let Next::Wait(early) = pace.done(things, Instant::now()) {
+        thread::sleep(early);
     }
 }
 
