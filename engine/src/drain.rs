@@ -10,9 +10,8 @@ use std::thread::JoinHandle;
 
 use crossbeam_channel::bounded;
 
-use crate::engine::{Settings, StartError, pin};
+use crate::engine::{Settings, StartError, pin, wake_up};
 use crate::listener::{ListenError, Listener, Patience};
-use crate::receive::{Interest, Interrupts};
 use crate::socket::{EventSocket, Options};
 use crate::steer::Share;
 use crate::threads::{self, Duty, Thread};
@@ -69,12 +68,7 @@ impl Drain {
     fn add(&mut self, settings: &Settings, index: u32) -> Result<(), StartError> {
         let share = Share { worker: index, workers: settings.workers };
         let socket = EventSocket::open(&Options { share, ..settings.socket.clone() })?;
-        let (wake, waker) = UnixStream::pair().map_err(StartError::system("drain's wake-up"))?;
-        for end in [&wake, &waker] {
-            end.set_nonblocking(true).map_err(StartError::system("drain's wake-up"))?;
-        }
-        let mut interrupts = Interrupts::new();
-        interrupts.watch(&wake, Interest::Readable)?;
+        let (wake, waker, interrupts) = wake_up()?;
         let published = Arc::<Published>::default();
         let (tell, told) = bounded(1);
         let body = {

@@ -368,12 +368,7 @@ impl<'s> Assembly<'s> {
         options.filter.ignored_port_ids.push(self.committer.port_id());
         let socket = EventSocket::open(&options)?;
         let (sender, commands) = bounded(COMMANDS_PER_WORKER);
-        let (wake, waker) = UnixStream::pair().map_err(StartError::system("worker's wake-up"))?;
-        for end in [&wake, &waker] {
-            end.set_nonblocking(true).map_err(StartError::system("worker's wake-up"))?;
-        }
-        let mut interrupts = Interrupts::new();
-        interrupts.watch(&wake, Interest::Readable)?;
+        let (wake, waker, interrupts) = wake_up()?;
         let published = Arc::<Published>::default();
         // Before the worker's first word, too, its flows are not the kernel's.
         published.publish(&Counts { resync_pending: 1, ..Counts::default() });
@@ -532,6 +527,17 @@ impl Drop for Farewell {
     fn drop(&mut self) {
         self.reporter.tell(Report::Ended(self.index));
     }
+}
+
+/// What a thread that receives is woken by: its end, the others', and what its receive watches.
+pub(crate) fn wake_up() -> Result<(UnixStream, UnixStream, Interrupts), StartError> {
+    let (wake, waker) = UnixStream::pair().map_err(StartError::system("worker's wake-up"))?;
+    for end in [&wake, &waker] {
+        end.set_nonblocking(true).map_err(StartError::system("worker's wake-up"))?;
+    }
+    let mut interrupts = Interrupts::new();
+    interrupts.watch(&wake, Interest::Readable)?;
+    Ok((wake, waker, interrupts))
 }
 
 /// Keeps the calling thread on the core that is worker `index`'s among those this process may use.

@@ -39,8 +39,6 @@ pub struct Usage {
     pub cpu: Duration,
     /// Times that it waited and was woken.
     pub wakeups: u64,
-    /// Times that it was taken off its core with work left.
-    pub preempted: u64,
 }
 
 impl Thread {
@@ -50,11 +48,8 @@ impl Thread {
         let Ok(cpu) = thread_cpu(self.id) else { return Usage::default() };
         let path = format!("/proc/self/task/{}/status", self.id.as_raw_nonzero());
         let status = fs::read_to_string(path).unwrap_or_default();
-        let number = |name: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(name));
-            line.and_then(|rest| rest.trim().parse().ok()).unwrap_or(0)
-        };
-        Usage { cpu, wakeups: number("voluntary_ctxt_switches:"), preempted: number("nonvoluntary_ctxt_switches:") }
+        let switches = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        Usage { cpu, wakeups: switches.and_then(|number| number.trim().parse().ok()).unwrap_or(0) }
     }
 }
 
@@ -62,7 +57,6 @@ impl AddAssign for Usage {
     fn add_assign(&mut self, other: Self) {
         self.cpu += other.cpu;
         self.wakeups += other.wakeups;
-        self.preempted += other.preempted;
     }
 }
 
@@ -70,11 +64,7 @@ impl Usage {
     /// What was taken between `earlier` and now.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
-        Self {
-            cpu: self.cpu.saturating_sub(earlier.cpu),
-            wakeups: self.wakeups.saturating_sub(earlier.wakeups),
-            preempted: self.preempted.saturating_sub(earlier.preempted),
-        }
+        Self { cpu: self.cpu.saturating_sub(earlier.cpu), wakeups: self.wakeups.saturating_sub(earlier.wakeups) }
     }
 }
 

@@ -185,6 +185,12 @@ impl<'a> Attr<'a> {
     }
 }
 
+/// The one attribute that `bytes` are.
+#[cfg(test)]
+pub(crate) fn only(bytes: &[u8]) -> Attr<'_> {
+    Attrs::new(bytes, 0).next().unwrap().unwrap()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

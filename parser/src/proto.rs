@@ -265,10 +265,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    fn only(bytes: &[u8]) -> Attr<'_> {
-        Attrs::new(bytes, 0).next().unwrap().unwrap()
-    }
+    use crate::attr::only;
 
     proptest! {
         /// The short way and the walk agree, on TCP of the usual form and on any damage to it.

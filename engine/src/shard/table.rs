@@ -179,9 +179,8 @@ impl<A: Address> Table<A> {
 
     #[inline]
     fn find(&self, id: u32, key: &Key<A>) -> Option<u32> {
-        let same = |index: &u32| self.slab.get(*index).is_some_and(|slot| slot.flow.id == id && slot.flow.is(key));
         let hash = spread(id);
-        self.tables.get(table_of(hash))?.find(hash, same).copied()
+        self.tables.get(table_of(hash))?.find(hash, is(&self.slab, id, key)).copied()
     }
 
     /// The place of what is probably the flow with that id; any place, if there is none. See `approach`.
@@ -254,9 +253,9 @@ impl<A: Address> Table<A> {
         let Some(flow) = Flow::new(view) else { return (Applied::NotAFlow, None) };
         let mut slot =
             Slot { flow, since: Seconds::of(heard.now_ms), changed: Stamp::of(heard.now_ms), ..Slot::default() };
-        slot.confirm(heard.epoch);
-        if heard.origin == Origin::Event {
-            slot.hear(view, heard.epoch);
+        match heard.origin {
+            Origin::Event => slot.hear(view, heard.epoch),
+            Origin::Dump => slot.confirm(heard.epoch),
         }
         match self.insert(id, slot, view) {
             Some(index) => (Applied::Created, Some(index)),
@@ -313,10 +312,9 @@ impl<A: Address> Table<A> {
     /// Removes the flow; gives what was kept of it.
     #[inline]
     pub(crate) fn remove(&mut self, key: &Key<A>, id: u32) -> Option<Slot<A>> {
-        let slab = &self.slab;
-        let same = |index: &u32| slab.get(*index).is_some_and(|slot| slot.flow.id == id && slot.flow.is(key));
         let hash = spread(id);
-        let (index, _) = self.tables.get_mut(table_of(hash))?.find_entry(hash, same).ok()?.remove();
+        let table = self.tables.get_mut(table_of(hash))?;
+        let (index, _) = table.find_entry(hash, is(&self.slab, id, key)).ok()?.remove();
         self.leave(index)
     }
 
@@ -389,6 +387,12 @@ impl<A: Address> Table<A> {
     pub(crate) fn iter(&self) -> impl Iterator<Item = FlowView<'_>> {
         (0..self.slab.end()).filter_map(|index| self.view(index))
     }
+}
+
+/// Whether it is the flow that `id` and `key` name which is kept at a place.
+#[inline]
+fn is<'s, A: Address>(slab: &'s Slab<Slot<A>>, id: u32, key: &'s Key<A>) -> impl Fn(&u32) -> bool + 's {
+    move |index| slab.get(*index).is_some_and(|slot| slot.flow.id == id && slot.flow.is(key))
 }
 
 /// Which small table: bits that neither hashbrown's buckets (the low ones) nor its tags (the top 7) use.

@@ -1,10 +1,9 @@
 //! The canonical form of a flow that has nothing rare, straight from its compact form: what nearly every change is.
 
-use ctflow_parser::compact::{Address, Ends, Flow, has_ports};
+use ctflow_parser::compact::{Address, Flow, has_ports};
 use ctflow_parser::uapi;
 
-use super::ends::is_icmp;
-use super::flow::bit;
+use super::flow::{bit, mirror, put_status, put_zones};
 use crate::cursor::Put;
 
 /// Bits, id, protocol; both ends of both directions; status, timeout, state, TCP's, mark, zones: of IPv6 at their longest.
@@ -16,7 +15,7 @@ pub fn encode_compact<A: Address>(flow: &Flow<A>, out: &mut Vec<u8>) {
     let mut entry = Entry { bytes: [0; BYTES_MAX], length: 2 }; // the bits, known at the end
     entry.put_u32(flow.id);
     entry.put_u8(flow.proto);
-    let bits = put_ends(flow, &mut entry) | put_state(flow, &mut entry) | put_zones(flow, &mut entry);
+    let bits = put_ends(flow, &mut entry) | put_state(flow, &mut entry) | put_zones(flow.zones(), &mut entry);
     entry.bytes[..2].copy_from_slice(&bits.to_be_bytes());
     out.put(entry.bytes.get(..entry.length).unwrap_or_default());
 }
@@ -56,7 +55,7 @@ fn put_ends<A: Address>(flow: &Flow<A>, entry: &mut Entry) -> u16 {
         }
     }
     if with_ports {
-        let (first, second) = mirrored(flow.proto, orig);
+        let (first, second) = mirror(flow.proto, (orig.src_port, orig.dst_port));
         for (number, mirrored, bit) in
             [(reply.src_port, first, bit::REPLY_FIRST), (reply.dst_port, second, bit::REPLY_SECOND)]
         {
@@ -70,19 +69,8 @@ fn put_ends<A: Address>(flow: &Flow<A>, entry: &mut Entry) -> u16 {
 }
 
 #[inline]
-fn mirrored<A: Address>(proto: u8, orig: &Ends<A>) -> (u16, u16) {
-    if is_icmp(proto) { (orig.src_port, orig.dst_port) } else { (orig.dst_port, orig.src_port) }
-}
-
-#[inline]
 fn put_state<A: Address>(flow: &Flow<A>, entry: &mut Entry) -> u16 {
-    let mut bits = 0;
-    if let Ok(narrow) = u16::try_from(flow.status) {
-        entry.put_u16(narrow);
-    } else {
-        bits |= bit::STATUS_WIDE;
-        entry.put_u32(flow.status);
-    }
+    let mut bits = put_status(flow.status, entry);
     entry.put_varint(flow.timeout.into());
     if flow.proto == uapi::IPPROTO_TCP {
         if flow.state != 0 {
@@ -97,21 +85,6 @@ fn put_state<A: Address>(flow: &Flow<A>, entry: &mut Entry) -> u16 {
     if flow.mark != 0 {
         bits |= bit::MARK;
         entry.put_u32(flow.mark);
-    }
-    bits
-}
-
-#[inline]
-fn put_zones<A: Address>(flow: &Flow<A>, entry: &mut Entry) -> u16 {
-    let (zone, zone_reply) = flow.zones();
-    let mut bits = 0;
-    if zone != 0 {
-        bits |= bit::ZONE;
-        entry.put_u16(zone);
-    }
-    if zone_reply != zone {
-        bits |= bit::ZONE_REPLY;
-        entry.put_u16(zone_reply);
     }
     bits
 }

@@ -63,12 +63,13 @@ fn put_flow(flow: &FlowView<'_>, out: &mut Vec<u8>, start: usize) -> Result<(), 
     if orig.family() != flow.family || reply.family() != flow.family || orig.proto != reply.proto {
         return Err(NotEncodable("directions of two families or protocols"));
     }
+    let zone = |tuple: &Tuple| tuple.zone.or(flow.zone).unwrap_or(0);
     out.put_u16(0); // the bits, known at the end
     out.put_u32(id);
     out.put_u8(orig.proto);
     let mut bits = put_ends(&orig, &reply, out)?;
     bits |= put_state(flow, orig.proto, out)?;
-    bits |= put_zones(flow, &orig, &reply, out);
+    bits |= put_zones((zone(&orig), zone(&reply)), out);
     bits |= put_rare(flow, out)?;
     bits |= put_tracker(flow.proto, out)?;
     bits |= put_rest(flow, out)?;
@@ -113,19 +114,13 @@ fn put_ends(orig: &Tuple, reply: &Tuple, out: &mut Vec<u8>) -> Result<u16, NotEn
 }
 
 /// Ports change places in an answer; ICMP's id and type with code stay where they are.
-fn mirror(proto: u8, (first, second): (u16, u16)) -> (u16, u16) {
+#[inline]
+pub(super) fn mirror(proto: u8, (first, second): (u16, u16)) -> (u16, u16) {
     if is_icmp(proto) { (first, second) } else { (second, first) }
 }
 
 fn put_state(flow: &FlowView<'_>, proto: u8, out: &mut Vec<u8>) -> Result<u16, NotEncodable> {
-    let mut bits = 0;
-    let status = flow.status.unwrap_or(0);
-    if let Ok(narrow) = u16::try_from(status) {
-        out.put_u16(narrow);
-    } else {
-        bits |= bit::STATUS_WIDE;
-        out.put_u32(status);
-    }
+    let mut bits = put_status(flow.status.unwrap_or(0), out);
     out.put_varint(flow.timeout.unwrap_or(0).into());
     let tracker = flow.proto.map(|info| match info {
         ProtoInfo::Tcp(_) => uapi::IPPROTO_TCP,
@@ -153,8 +148,19 @@ fn put_state(flow: &FlowView<'_>, proto: u8, out: &mut Vec<u8>) -> Result<u16, N
     Ok(bits)
 }
 
-fn put_zones(flow: &FlowView<'_>, orig: &Tuple, reply: &Tuple, out: &mut Vec<u8>) -> u16 {
-    let [zone, zone_reply] = [orig, reply].map(|tuple| tuple.zone.or(flow.zone).unwrap_or(0));
+#[inline]
+pub(super) fn put_status(status: u32, out: &mut impl Put) -> u16 {
+    if let Ok(narrow) = u16::try_from(status) {
+        out.put_u16(narrow);
+        return 0;
+    }
+    out.put_u32(status);
+    bit::STATUS_WIDE
+}
+
+/// The zones of the original and of the reply direction; 0 for none.
+#[inline]
+pub(super) fn put_zones((zone, zone_reply): (u16, u16), out: &mut impl Put) -> u16 {
     let mut bits = 0;
     if zone != 0 {
         bits |= bit::ZONE;
