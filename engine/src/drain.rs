@@ -4,9 +4,10 @@
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::JoinHandle;
+use std::thread::{self, JoinHandle};
 
 use crossbeam_channel::bounded;
 
@@ -116,6 +117,23 @@ impl Drain {
         })
     }
 
+    /// Stops all threads.
+    ///
+    /// # Errors
+    /// That of the first which ended before it was told to.
+    ///
+    /// # Panics
+    /// When a thread did.
+    pub fn stop(mut self) -> Result<(), ListenError> {
+        self.shut_down().into_iter().try_for_each(|end| end.unwrap_or_else(|panic| resume_unwind(panic)))
+    }
+
+    fn shut_down(&mut self) -> Vec<thread::Result<Result<(), ListenError>>> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.wakers.iter_mut().for_each(|waker| _ = waker.write(&[0])); // a full pipe has woken it already
+        self.handles.drain(..).map(JoinHandle::join).collect()
+    }
+
     /// Whether every thread runs.
     #[must_use]
     pub fn is_running(&self) -> bool {
@@ -125,9 +143,7 @@ impl Drain {
 
 impl Drop for Drain {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        self.wakers.iter_mut().for_each(|waker| _ = waker.write(&[0])); // a full pipe has woken it already
-        self.handles.drain(..).for_each(|handle| drop(handle.join())); // its error has no one to interest any more
+        drop(self.shut_down()); // errors have no one to interest any more
     }
 }
 
@@ -173,7 +189,7 @@ mod tests {
             }
             let began = Instant::now();
             while drain.totals().datagrams < 40 && began.elapsed() < Duration::from_secs(5) {
-                std::thread::sleep(Duration::from_millis(5));
+                thread::sleep(Duration::from_millis(5));
             }
             let Drained { datagrams, lost, rounds } = drain.totals();
             assert!((40..=60).contains(&datagrams) && lost == 0 && rounds > 1, "{:?}", drain.totals());

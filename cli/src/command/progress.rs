@@ -1,6 +1,8 @@
-//! A progress bar on standard error for work that takes longer than a second: on a terminal, never in a pipe.
+//! Progress on standard error: a bar for work that takes longer than a second, a line that says what is done. On a terminal,
+//! never in a pipe.
 
 use std::env;
+use std::fmt::Display;
 use std::io::{self, IsTerminal};
 use std::time::{Duration, Instant};
 
@@ -8,6 +10,41 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// Work that is done sooner needs no bar.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How often the live line shows that it lives.
+const SPIN: Duration = Duration::from_millis(200);
+
+/// What is done now, as one live line.
+pub(super) struct Live {
+    bar: ProgressBar,
+    step: String,
+}
+
+impl Live {
+    pub(super) fn new() -> Self {
+        let style = ProgressStyle::with_template("{spinner} {elapsed} {msg}");
+        let bar = ProgressBar::new_spinner().with_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
+        bar.enable_steady_tick(SPIN);
+        Self { bar, step: String::new() }
+    }
+
+    /// What is done from here on.
+    pub(super) fn step(&mut self, step: impl Into<String>) {
+        self.step = step.into();
+        self.bar.set_message(self.step.clone());
+    }
+
+    /// How it goes.
+    pub(super) fn tell(&self, how: impl Display) {
+        self.bar.set_message(format!("{}: {how}", self.step));
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
 
 /// How far some work is.
 pub(super) struct Progress {

@@ -15,9 +15,9 @@ mod ground;
 mod machine;
 mod page;
 mod pipeline;
-mod progress;
 mod results;
 mod search;
+mod sections;
 mod stock;
 mod table;
 mod trial;
@@ -32,18 +32,18 @@ use ctflow_engine::receive::BackendKind;
 
 use self::ground::Ground;
 use self::pipeline::Depth;
-use self::progress::Progress;
 use self::results::{FORMAT, Held, Kernel, Latency, Limit, Measured, Rate, Results, Spread, Told};
 use self::search::{Found, Next, Search};
 use self::trial::{Outcome, Steps, Trial};
+use crate::command::progress::Live;
 use crate::failure::Failure;
 use crate::flags::plan::Bench;
 
-/// Trials in which the steps are measured.
-const METERED: usize = 3;
+/// As many stretches long is the trial in which the steps are measured: it is the only one of its kind.
+const METERED: u32 = 3;
 /// Parts of the rate held with replicas at which latency is measured.
 const PARTS: [f64; 3] = [0.25, 0.5, 0.75];
-/// The back ends that are compared.
+/// The back ends that are compared; the first, unless another is asked for, is used for the rest, too.
 const BACKENDS: [BackendKind; 3] = [BackendKind::Recvmmsg, BackendKind::IoUring, BackendKind::Recv];
 
 /// Measures, and tells.
@@ -75,31 +75,30 @@ struct Bencher<'p> {
     settings: Settings,
     load: Load,
     notes: Vec<String>,
-    progress: Progress,
+    live: Live,
 }
 
 impl<'p> Bencher<'p> {
     fn new(plan: &'p Bench, ground: &'p Ground) -> Result<Self, Failure> {
-        let mut settings = Settings { backend: plan.backend, ..Settings::default() };
+        // What is compared is named.
+        let backend = if plan.compare && plan.backend == BackendKind::Auto { BACKENDS[0] } else { plan.backend };
+        let mut settings = Settings { backend, ..Settings::default() };
         settings.workers = plan.workers.map_or(settings.workers, NonZeroU32::get);
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let spare = u32::try_from(cores).unwrap_or(u32::MAX).saturating_sub(settings.workers + 1).max(1);
         let (flows, note) = ground.flows(plan)?;
         let load = Load { kind: plan.load, flows, senders: spare.min(ctflow_engine::lab::load::SENDERS) };
-        Ok(Self { plan, ground, settings, load, notes: note.into_iter().collect(), progress: Progress::new() })
+        Ok(Self { plan, ground, settings, load, notes: note.into_iter().collect(), live: Live::new() })
     }
 
     fn run(mut self, machine: results::Machine) -> Result<Results, Failure> {
-        let stock = stock::take(self.ground, &self.settings, (self.load, self.plan.stretch), &mut self.progress)?;
+        let stock = stock::take(self.ground, &self.settings, (self.load, self.plan.stretch), &mut self.live)?;
         let depths = self.rounds()?;
         let steps = self.steps()?;
-        let unlimited = |depth| depths.iter().find(|measured: &&Measured| measured.depth == depth);
+        let drained = of(&depths, Depth::Drain).map(|drain| drain.spread(|one| one.events_per_second).median);
         let mut held = Vec::new();
-        for depth in [Depth::Capture, Depth::Replicate] {
-            if let Some(measured) = unlimited(depth) {
-                let drained = unlimited(Depth::Drain).map(|drain| drain.spread(|one| one.events_per_second).median);
-                held.push(self.search(measured, drained)?);
-            }
+        for measured in [Depth::Capture, Depth::Replicate].into_iter().filter_map(|depth| of(&depths, depth)) {
+            held.push(self.search(measured, drained)?);
         }
         let rates = match held.last() {
             Some(Held { depth, events_per_second: Some(rate), .. }) => self.rates(*depth, *rate)?,
@@ -112,11 +111,11 @@ impl<'p> Bencher<'p> {
             settings: self.told(),
             stock,
             kernel: kernel(&depths, self.plan),
+            notes: notes(self.notes, &depths, &held, &rates),
             depths,
             steps,
             held,
             rates,
-            notes: self.notes,
         })
     }
 
@@ -129,7 +128,7 @@ impl<'p> Bencher<'p> {
             rounds: self.plan.rounds,
             workers: self.settings.workers,
             senders: self.load.senders,
-            backend: self.plan.backend.to_string(),
+            backend: self.settings.backend.to_string(),
             compare: self.plan.compare,
             replicas: self.ground.backups().len(),
             min_age_ms: u64::try_from(self.plan.min_age.as_millis()).unwrap_or(u64::MAX),
@@ -138,13 +137,13 @@ impl<'p> Bencher<'p> {
         }
     }
 
-    fn trial(&self, depth: Depth, backend: BackendKind, rate: Option<f64>) -> Trial {
+    fn trial(&self, depth: Depth, rate: Option<f64>) -> Trial {
         Trial {
             depth,
             load: self.load,
             rate,
             stretch: self.plan.stretch,
-            settings: Settings { backend, ..self.settings.clone() },
+            settings: self.settings.clone(),
             age: self.plan.min_age,
             beside: false,
         }
@@ -152,30 +151,28 @@ impl<'p> Bencher<'p> {
 
     /// All depths in turns, so that what else this machine does hits them alike.
     fn rounds(&mut self) -> Result<Vec<Measured>, Failure> {
-        let mut lanes = vec![(Depth::Unheard, self.plan.backend)];
-        let backends = if self.plan.compare { BACKENDS.to_vec() } else { vec![self.plan.backend] };
-        for backend in &backends {
-            lanes.push((Depth::Drain, *backend));
-            lanes.push((Depth::Capture, *backend));
+        let asked = self.settings.backend;
+        let mut lanes = vec![(Depth::Unheard, asked)];
+        let others = BACKENDS.into_iter().filter(|backend| self.plan.compare && *backend != asked);
+        for backend in [asked].into_iter().chain(others) {
+            lanes.extend([(Depth::Drain, backend), (Depth::Capture, backend)]);
         }
-        if let ([_, ..], Some(backend)) = (self.ground.backups(), backends.first()) {
-            lanes.push((Depth::Replicate, *backend));
+        if !self.ground.backups().is_empty() {
+            lanes.push((Depth::Replicate, asked));
         }
         let mut rounds: Vec<[Vec<Outcome>; 2]> = lanes.iter().map(|_| Default::default()).collect();
         let count = self.plan.rounds;
         for round in 1..=count {
             for ((depth, backend), [outcomes, beside]) in lanes.iter().zip(&mut rounds) {
-                self.progress.step(format!("round {round} of {count}, {}", table::name(*depth)));
-                let trial = self.trial(*depth, *backend, self.rate());
-                outcomes.push(trial.run(self.ground, &mut self.progress)?);
+                self.live.step(format!("round {round} of {count}, {}", sections::name(*depth)));
+                let mut trial = self.trial(*depth, self.rate());
+                trial.settings.backend = *backend;
+                outcomes.push(trial.run(self.ground, &self.live)?);
                 if matches!(depth, Depth::Capture | Depth::Replicate) {
-                    self.progress.step(format!("round {round} of {count}, {} beside the floor", table::name(*depth)));
-                    beside.push(Trial { beside: true, ..trial }.run(self.ground, &mut self.progress)?);
+                    self.live.step(format!("round {round} of {count}, {} beside the floor", sections::name(*depth)));
+                    beside.push(Trial { beside: true, ..trial }.run(self.ground, &self.live)?);
                 }
             }
-        }
-        if rounds.iter().flatten().flatten().any(Outcome::is_late) {
-            self.notes.push("this machine does not make as much load as was asked for".to_owned());
         }
         let measured = lanes.into_iter().zip(rounds).map(|((depth, backend), [rounds, beside])| Measured {
             depth,
@@ -187,17 +184,14 @@ impl<'p> Bencher<'p> {
         Ok(measured.collect())
     }
 
-    /// What the steps take, of a few trials.
+    /// What the steps take.
     fn steps(&mut self) -> Result<Steps, Failure> {
         let depth = if self.ground.backups().is_empty() { Depth::Capture } else { Depth::Replicate };
-        let mut sum = Steps::default();
-        for _ in 0..METERED {
-            self.progress.step("what each step takes");
-            let mut trial = self.trial(depth, self.plan.backend, self.rate());
-            trial.settings.metered = true;
-            sum += trial.run(self.ground, &mut self.progress)?.steps.unwrap_or_default();
-        }
-        Ok(sum.part(METERED as f64))
+        self.live.step("what each step takes");
+        let mut trial = self.trial(depth, self.rate());
+        trial.settings.metered = true;
+        trial.stretch *= METERED;
+        Ok(trial.run(self.ground, &self.live)?.steps.unwrap_or_default())
     }
 
     fn rate(&self) -> Option<f64> {
@@ -208,7 +202,6 @@ impl<'p> Bencher<'p> {
     fn search(&mut self, measured: &Measured, drained: Option<f64>) -> Result<Held, Failure> {
         let (mut search, mut trials) = (Search::default(), Vec::new());
         let depth = measured.depth;
-        let backend = measured.backend.parse().unwrap_or_default();
         let found = loop {
             let rate = match search.next() {
                 Next::Found(found) => break found,
@@ -219,8 +212,8 @@ impl<'p> Bencher<'p> {
                 }
                 Next::Rate(rate) => rate,
             };
-            self.progress.step(format!("highest rate without loss, {}: trying {rate:.0}", table::name(depth)));
-            let outcome = self.trial(depth, backend, Some(rate)).run(self.ground, &mut self.progress)?;
+            self.live.step(format!("highest rate without loss, {}: trying {rate:.0}", sections::name(depth)));
+            let outcome = self.trial(depth, Some(rate)).run(self.ground, &self.live)?;
             search.note(outcome.events_per_second, outcome.is_held());
             trials.push(outcome);
         };
@@ -236,17 +229,39 @@ impl<'p> Bencher<'p> {
     /// At parts of a rate, with the kernel's time in each event.
     fn rates(&mut self, depth: Depth, rate: f64) -> Result<Vec<Rate>, Failure> {
         self.ground.stamp(true)?;
-        let backend = self.trial(depth, self.plan.backend, None).settings.backend;
         let mut rates = Vec::new();
         for part in PARTS {
-            self.progress.step(format!("at {:.0} % of the rate held", part * 100.0));
-            let outcome = self.trial(depth, backend, Some(part * rate)).run(self.ground, &mut self.progress)?;
+            self.live.step(format!("at {:.0} % of the rate held", part * 100.0));
+            let outcome = self.trial(depth, Some(part * rate)).run(self.ground, &self.live)?;
             let latency = Latency::of(&outcome.lag);
             rates.push(Rate { outcome, latency });
         }
         self.ground.stamp(false)?;
         Ok(rates)
     }
+}
+
+/// What went so far, by the back end that all but the comparison uses.
+fn of(depths: &[Measured], depth: Depth) -> Option<&Measured> {
+    depths.iter().find(|measured| measured.depth == depth)
+}
+
+/// What has to be known to understand the figures.
+fn notes(mut notes: Vec<String>, depths: &[Measured], held: &[Held], rates: &[Rate]) -> Vec<String> {
+    let rounds = || depths.iter().flat_map(|measured| measured.rounds.iter().chain(&measured.beside));
+    if rounds().any(Outcome::is_late) {
+        notes.push("this machine does not make as much load as was asked for".to_owned());
+    }
+    let others = held.iter().flat_map(|held| &held.trials).chain(rates.iter().map(|rate| &rate.outcome));
+    let all: Vec<_> = rounds().chain(others).collect();
+    let disagreed = all.iter().filter(|outcome| !outcome.agreed).count();
+    if disagreed > 0 {
+        let trials = all.len();
+        notes.push(format!(
+            "in {disagreed} of {trials} trials kernel, shards and replicas did not hold the same number of flows in the end"
+        ));
+    }
+    notes
 }
 
 /// What a depth's CPU time an event is beside that of the floor in the same trial.
@@ -256,10 +271,8 @@ fn to_floor(outcome: &Outcome) -> Option<f64> {
 
 /// What event delivery costs the packet path: the time that each flow takes longer, parted among its events.
 fn kernel(depths: &[Measured], plan: &Bench) -> Kernel {
-    let flows = |depth| {
-        let measured = depths.iter().find(|measured| measured.depth == depth);
-        measured.map(|measured| measured.spread(|one| one.flows_per_second)).unwrap_or_default()
-    };
+    let flows =
+        |depth| of(depths, depth).map(|measured| measured.spread(|one| one.flows_per_second)).unwrap_or_default();
     let (unheard, heard) = (flows(Depth::Unheard), flows(Depth::Drain));
     let ns = |per_second: f64| Duration::from_secs(1).as_nanos() as f64 / per_second.max(1.0);
     let longer = ns(heard.median) - ns(unheard.median);

@@ -1,5 +1,6 @@
 //! What listens to the load, and what it has done and taken so far.
 
+use std::iter;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread;
@@ -90,11 +91,12 @@ impl Pipeline {
 
     /// What was done and taken so far; `made` is what the load says at the same time.
     pub(super) fn look(&self, made: impl FnOnce() -> Made) -> Result<Reading, Failure> {
+        let (at, made, (events, lost)) = (Instant::now(), made(), self.heard());
         let mut reading = Reading {
-            at: Instant::now(),
-            made: made(),
-            events: 0,
-            lost: 0,
+            at,
+            made,
+            events,
+            lost,
             worker: Usage::default(),
             control: Usage::default(),
             stage: Usage::default(),
@@ -106,14 +108,8 @@ impl Pipeline {
         };
         match self {
             Self::Unheard => {}
-            Self::Drain(drain) => {
-                let totals = drain.totals();
-                (reading.events, reading.lost) = (totals.datagrams, totals.lost);
-                reading.worker = taken(drain.threads(), |_| true);
-            }
+            Self::Drain(drain) => reading.worker = taken(drain.threads(), |_| true),
             Self::Engine { primary, backups } => {
-                let totals = primary.totals();
-                (reading.events, reading.lost) = (totals.events() + totals.events_expect, totals.events_lost);
                 reading.worker = taken(primary.threads(), |duty| matches!(duty, Duty::Worker(_)));
                 reading.control = taken(primary.threads(), |duty| duty == Duty::Control);
                 reading.stage = taken(primary.threads(), |duty| duty == Duty::Stage);
@@ -134,8 +130,53 @@ impl Pipeline {
         Ok(reading)
     }
 
+    /// Events heard and events lost so far.
+    pub(super) fn heard(&self) -> (u64, u64) {
+        match self {
+            Self::Unheard => (0, 0),
+            Self::Drain(drain) => {
+                let totals = drain.totals();
+                (totals.datagrams, totals.lost)
+            }
+            Self::Engine { primary, .. } => {
+                let totals = primary.totals();
+                (totals.events() + totals.events_expect, totals.events_lost)
+            }
+        }
+    }
+
+    /// Whether every thread runs.
+    pub(super) fn is_running(&self) -> bool {
+        match self {
+            Self::Unheard => true,
+            Self::Drain(drain) => drain.is_running(),
+            Self::Engine { primary, backups } => {
+                primary.is_running() && backups.iter().all(|backup| backup.is_running())
+            }
+        }
+    }
+
+    /// Stops every thread.
+    ///
+    /// # Errors
+    /// What ended one before.
+    pub(super) fn stop(self) -> Result<(), Failure> {
+        let was_running = self.is_running();
+        match self {
+            Self::Unheard => {}
+            Self::Drain(drain) => drain.stop()?,
+            Self::Engine { primary, backups } => {
+                for engine in iter::once(primary).chain(backups).filter_map(Arc::into_inner) {
+                    engine.stop()?;
+                }
+            }
+        }
+        let ended = || Failure::Bench("a thread of the pipeline has ended by itself".to_owned());
+        was_running.then_some(()).ok_or_else(ended)
+    }
+
     /// What the workers have counted.
-    pub(super) fn counts(&self) -> Counts {
+    fn counts(&self) -> Counts {
         match self {
             Self::Unheard | Self::Drain(_) => Counts::default(),
             Self::Engine { primary, .. } => primary.totals(),
@@ -168,14 +209,13 @@ impl Pipeline {
         Ok(held == sysctl::flow_count()? && backups.iter().all(told))
     }
 
+    /// Events heard, and changes that the replicas of all backups have seen.
     fn arrived(&self) -> (u64, u64) {
-        match self {
-            Self::Unheard => (0, 0),
-            Self::Drain(drain) => (drain.totals().datagrams, 0),
-            Self::Engine { primary, backups } => {
-                (primary.totals().events(), backups.iter().map(|backup| changes(backup)).sum())
-            }
-        }
+        let changed = match self {
+            Self::Unheard | Self::Drain(_) => 0,
+            Self::Engine { backups, .. } => backups.iter().map(|backup| changes(backup)).sum(),
+        };
+        (self.heard().0, changed)
     }
 }
 

@@ -37,7 +37,6 @@ pub(super) enum Found {
 pub(super) struct Search {
     held: Option<f64>,
     not_held: Option<f64>,
-    unlimited: bool,
     trials: u32,
 }
 
@@ -46,7 +45,7 @@ impl Search {
     pub(super) fn next(&self) -> Next {
         match (self.held, self.not_held) {
             (None, None) => Next::Unlimited,
-            (Some(held), None) if self.unlimited => Next::Found(Found::All(held)),
+            (Some(held), None) => Next::Found(Found::All(held)),
             (held, Some(not_held)) => {
                 let low = held.unwrap_or(0.0);
                 if not_held - low <= TOLERANCE * not_held || self.trials >= TRIALS {
@@ -55,13 +54,11 @@ impl Search {
                     Next::Rate(f64::midpoint(low, not_held))
                 }
             }
-            (Some(held), None) => Next::Found(Found::Limit(held)),
         }
     }
 
     /// Takes note of a trial: of `rate` events a second, made in fact, and whether they were held.
     pub(super) fn note(&mut self, rate: f64, held: bool) {
-        self.unlimited |= self.trials == 0 && held;
         self.trials += 1;
         if held {
             self.held = Some(self.held.map_or(rate, |best| best.max(rate)));

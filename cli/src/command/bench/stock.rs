@@ -10,12 +10,11 @@ use ctflow_engine::engine::{Engine, Settings};
 use ctflow_engine::kernel::commit::Rules;
 use ctflow_engine::lab::load::{Load, Senders};
 use ctflow_engine::replication::What;
-use ctflow_engine::threads::Usage;
 use serde::Serialize;
 
 use super::ground::Ground;
-use super::pipeline::{Nodes, Pipeline, replicated, sent, status};
-use super::progress::Progress;
+use super::pipeline::{Nodes, Pipeline, replicated, sent, status, taken};
+use crate::command::progress::Live;
 use crate::failure::Failure;
 
 /// How often memory is looked at while flows come.
@@ -60,9 +59,9 @@ pub(super) fn take(
     ground: &Ground,
     settings: &Settings,
     (load, stretch): (Load, Duration),
-    progress: &mut Progress,
+    live: &mut Live,
 ) -> Result<Stock, Failure> {
-    progress.step(format!("memory and times of {} flows", load.flows));
+    live.step(format!("memory and times of {} flows", load.flows));
     let nodes = Nodes::new(ground.backups().len(), Duration::ZERO)?;
     let start = |epoch| match ground.backups() {
         [] => Ok(Arc::new(Engine::start(settings)?)),
@@ -142,19 +141,11 @@ fn thin(points: Vec<(u64, u64)>) -> Vec<(u64, u64)> {
 
 /// What engines take of a core while nothing happens, in percent.
 fn idle<const N: usize>(engines: [&Arc<Engine>; N], stretch: Duration) -> [f64; N] {
-    let taken = |engine: &Arc<Engine>| {
-        let mut sum = Usage::default();
-        engine.threads().iter().for_each(|thread| sum += thread.usage());
-        sum.cpu
-    };
-    let (before, began) = (engines.map(taken), Instant::now());
+    let all = |engine: &Arc<Engine>| taken(engine.threads(), |_| true);
+    let (before, began) = (engines.map(|engine| (engine, all(engine))), Instant::now());
     thread::sleep(stretch);
-    let (after, time) = (engines.map(taken), began.elapsed().as_secs_f64());
-    let percent = |index: usize| {
-        let cpu = after.get(index).zip(before.get(index)).map(|(after, before)| after.saturating_sub(*before));
-        cpu.unwrap_or_default().as_secs_f64() / time * 100.0
-    };
-    std::array::from_fn(percent)
+    let time = began.elapsed().as_secs_f64();
+    before.map(|(engine, before)| 100.0 * all(engine).since(&before).cpu.as_secs_f64() / time)
 }
 
 fn wait(mut is: impl FnMut() -> bool, what: &str) -> Result<(), Failure> {

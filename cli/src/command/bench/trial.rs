@@ -6,7 +6,6 @@
 //! ```
 
 use std::num::NonZeroU32;
-use std::ops::AddAssign;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,7 +17,7 @@ use serde::Serialize;
 
 use super::ground::Ground;
 use super::pipeline::{self, Depth, Pipeline, Reading};
-use super::progress::Progress;
+use crate::command::progress::Live;
 use crate::failure::Failure;
 
 /// Before the stretch: until the load has its pace.
@@ -103,32 +102,7 @@ pub(super) struct Steps {
     pub(super) backups_ns: f64,
 }
 
-impl AddAssign for Steps {
-    fn add_assign(&mut self, other: Self) {
-        self.receive_ns += other.receive_ns;
-        self.parse_ns += other.parse_ns;
-        self.cache_ns += other.cache_ns;
-        self.delta_ns += other.delta_ns;
-        self.seal_ns += other.seal_ns;
-        self.send_ns += other.send_ns;
-        self.backups_ns += other.backups_ns;
-    }
-}
-
 impl Steps {
-    /// One of `parts` like parts.
-    pub(super) fn part(self, parts: f64) -> Self {
-        Self {
-            receive_ns: self.receive_ns / parts,
-            parse_ns: self.parse_ns / parts,
-            cache_ns: self.cache_ns / parts,
-            delta_ns: self.delta_ns / parts,
-            seal_ns: self.seal_ns / parts,
-            send_ns: self.send_ns / parts,
-            backups_ns: self.backups_ns / parts,
-        }
-    }
-
     /// Each with its name, in their order.
     pub(super) fn named(&self) -> [(&'static str, f64); 7] {
         [
@@ -148,7 +122,7 @@ impl Trial {
     ///
     /// # Errors
     /// When the pipeline or the load fails.
-    pub(super) fn run(&self, ground: &Ground, progress: &mut Progress) -> Result<Outcome, Failure> {
+    pub(super) fn run(&self, ground: &Ground, live: &Live) -> Result<Outcome, Failure> {
         let floor = self.beside.then(|| Drain::start(&self.settings)).transpose()?;
         let floor_cpu = || floor.as_ref().map(|floor| pipeline::taken(floor.threads(), |_| true).cpu);
         let pipeline = Pipeline::start(self.depth, ground, &self.settings, self.age)?;
@@ -158,13 +132,13 @@ impl Trial {
         let running = senders.start(self.flows_per_second())?;
         thread::sleep(BEGINNING);
         let (before, floor_before) = (pipeline.look(|| running.made())?, floor_cpu());
-        self.wait(&running, &pipeline, &before, progress)?;
+        self.wait(&running, &pipeline, &before, live);
         let (after, floor_after) = (pipeline.look(|| running.made())?, floor_cpu());
         let mut senders = running.stop()?;
         let settled = pipeline.settle(Duration::ZERO)?;
         let agreed = settled && pipeline.agrees(self.age)?;
         let lost = pipeline.look(|| senders.made())?.lost;
-        drop(pipeline); // what ends now nobody hears
+        pipeline.stop()?; // what ends now nobody hears
         match ground {
             Ground::Host => senders.clear()?,
             Ground::Lab { .. } => ground.flush()?,
@@ -182,20 +156,15 @@ impl Trial {
         NonZeroU32::new(flows.round() as u32).or(Some(NonZeroU32::MIN))
     }
 
-    fn wait(
-        &self,
-        running: &Running,
-        pipeline: &Pipeline,
-        before: &Reading,
-        progress: &mut Progress,
-    ) -> Result<(), Failure> {
+    /// For the stretch, or until a part fails: stopping it says why.
+    fn wait(&self, running: &Running, pipeline: &Pipeline, before: &Reading, live: &Live) {
         let began = Instant::now();
-        while began.elapsed() < self.stretch && !running.has_failed() {
+        while began.elapsed() < self.stretch && !running.has_failed() && pipeline.is_running() {
             thread::sleep(TICK.min(self.stretch.saturating_sub(began.elapsed())));
-            let now = pipeline.look(|| running.made())?;
-            progress.rate(rates(before, &now), now.lost);
+            let (events, lost) = pipeline.heard();
+            let per_second = (events - before.events) as f64 / before.at.elapsed().as_secs_f64();
+            live.tell(format_args!("{per_second:.0} events/s, {lost} lost"));
         }
-        Ok(())
     }
 
     fn outcome(&self, before: &Reading, after: &Reading, lost: u64, agreed: bool) -> Outcome {
@@ -220,7 +189,7 @@ impl Trial {
             asked_per_second: self.rate,
             seconds,
             flows_per_second: made.begun as f64 / seconds,
-            events_per_second: rates(before, after),
+            events_per_second: events / seconds,
             lost,
             late: made.late,
             agreed,
@@ -256,10 +225,4 @@ fn steps(before: &Reading, after: &Reading, events: f64) -> Steps {
         send_ns: each(|reading| reading.stage_cpu[0].send_ns),
         backups_ns: each(|reading| reading.stage_cpu[1].hear_ns),
     }
-}
-
-/// Events a second between two readings; what nobody hears is none.
-fn rates(before: &Reading, after: &Reading) -> f64 {
-    let seconds = after.at.duration_since(before.at).as_secs_f64();
-    (after.events - before.events) as f64 / seconds
 }

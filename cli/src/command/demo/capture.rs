@@ -11,10 +11,10 @@ use ctflow_engine::lab::traffic::Traffic;
 use ctflow_engine::lab::{Host, sysctl};
 use ctflow_parser::filter::DumpFilter;
 use ctflow_parser::request::Table;
-use indicatif::{ProgressBar, ProgressStyle};
 
 use super::pair::Pair;
 use super::{TICK, TRAFFIC, say};
+use crate::command::progress::Live;
 use crate::failure::Failure;
 
 const TCP_PER_SECOND: u32 = 300;
@@ -25,7 +25,8 @@ const EXPIRE: Duration = Duration::from_secs(10);
 
 /// Has traffic flow until no more flows are left than `staying`, and says how many the kernel then has.
 pub(super) fn run(gateways: &Gateways, pair: &Pair<'_>, staying: usize) -> Result<u64, Failure> {
-    let bar = progress_bar();
+    let mut live = Live::new();
+    live.step("traffic");
     let traffic = Traffic {
         tcp: vec![(SERVER, 80).into(), REDIRECTED, (SERVER6, 443).into()],
         udp: vec![(SERVER, 53).into(), (SERVER6, 53).into()],
@@ -36,13 +37,14 @@ pub(super) fn run(gateways: &Gateways, pair: &Pair<'_>, staying: usize) -> Resul
     };
     let running = traffic.start(&gateways.client)?;
     while !running.is_finished() {
-        tell(&bar, "traffic", pair);
+        tell(&live, pair);
         thread::sleep(TICK);
     }
     let failure = running.last_failure();
     let done = running.finish();
-    let left = expire(gateways.firewall(Which::One), pair, u64::try_from(staying).unwrap_or(u64::MAX), &bar)?;
-    bar.finish_and_clear();
+    live.step("flows end");
+    let left = expire(gateways.firewall(Which::One), pair, u64::try_from(staying).unwrap_or(u64::MAX), &live)?;
+    drop(live);
     say(&format!("connections: {} by TCP, {} by UDP, {} failed", done.tcp, done.udp, done.failed))?;
     match failure {
         Some(failure) => Err(Failure::Demo(format!("{} connections failed, the last: {failure}", done.failed))),
@@ -53,7 +55,7 @@ pub(super) fn run(gateways: &Gateways, pair: &Pair<'_>, staying: usize) -> Resul
 /// Waits until the flows have ended in the firewall's kernel, in its shards and with its peer, and says how many the
 /// kernel has. Reading the table has the kernel let go of what is past its time; part by part, so that their events come
 /// in no burst.
-fn expire(firewall: &Host, pair: &Pair<'_>, staying: u64, bar: &ProgressBar) -> Result<u64, Failure> {
+fn expire(firewall: &Host, pair: &Pair<'_>, staying: u64, live: &Live) -> Result<u64, Failure> {
     let deadline = Instant::now() + EXPIRE;
     loop {
         let left = firewall.run(sysctl::flow_count)?;
@@ -68,21 +70,13 @@ fn expire(firewall: &Host, pair: &Pair<'_>, staying: u64, bar: &ProgressBar) -> 
             }
             Ok(())
         })?;
-        tell(bar, "flows end", pair);
+        tell(live, pair);
         thread::sleep(TICK);
     }
 }
 
-/// A live line on a terminal, nothing elsewhere.
-fn progress_bar() -> ProgressBar {
-    let style =
-        ProgressStyle::with_template("{spinner} {elapsed} {msg}").unwrap_or_else(|_| ProgressStyle::default_spinner());
-    ProgressBar::new_spinner().with_style(style)
-}
-
-fn tell(bar: &ProgressBar, stage: &str, pair: &Pair<'_>) {
+fn tell(live: &Live, pair: &Pair<'_>) {
     let totals = pair.captured();
     let (events, flows, lost) = (totals.events(), totals.flows, totals.events_lost);
-    bar.set_message(format!("{stage}: {events} events, {flows} flows now, {lost} lost"));
-    bar.tick();
+    live.tell(format_args!("{events} events, {flows} flows now, {lost} lost"));
 }

@@ -11,7 +11,7 @@ use crate::command::bench::pipeline::Depth;
 use crate::command::bench::results::Results;
 
 /// As wide as a phone's page, so that letters there are as large as the text.
-const SIZE: (u32, u32) = (400, 260);
+const SIZE: (u32, u32) = (320, 220);
 const LETTERS: (&str, u32) = ("sans-serif", 12);
 const INK: RGBColor = RGBColor(0, 0, 1);
 const LINE: RGBColor = RGBColor(0, 0, 2);
@@ -62,7 +62,7 @@ fn lines(area: &Area<'_>, x: &Axis<'_>, y: &Axis<'_>, series_of: &[(usize, Vec<(
         .configure_mesh()
         .x_desc(x.name)
         .y_desc(y.name)
-        .x_labels(5)
+        .x_labels(4)
         .y_labels(5)
         .x_label_formatter(x.label)
         .y_label_formatter(y.label)
@@ -183,7 +183,7 @@ pub(super) fn steps(results: &Results) -> Option<String> {
         chart
             .configure_mesh()
             .x_desc("nanoseconds an event")
-            .x_labels(5)
+            .x_labels(4)
             .y_labels(5)
             .x_label_formatter(&thousands)
             .y_label_formatter(&bar)

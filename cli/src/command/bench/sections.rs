@@ -1,0 +1,279 @@
+//! The results as words and numbers in tables: what the text aligns and the page lays out.
+
+use super::pipeline::Depth;
+use super::results::{Held, Latency, Limit, Measured, Rate, Results, Spread};
+use super::stock::Stock;
+use super::trial::Outcome;
+
+/// A table.
+#[derive(Debug)]
+pub(super) struct Section {
+    pub(super) about: About,
+    pub(super) title: String,
+    /// Names of the columns; those of the rows and the remarks have none.
+    pub(super) columns: Vec<String>,
+    pub(super) rows: Vec<Row>,
+}
+
+/// What a table is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum About {
+    Kernel,
+    Depths,
+    Steps,
+    Held,
+    Rates,
+    Stock,
+}
+
+/// A line of a table, with as many cells as there are columns.
+#[derive(Debug)]
+pub(super) struct Row {
+    pub(super) name: String,
+    pub(super) cells: Vec<String>,
+    pub(super) remark: String,
+}
+
+impl Row {
+    fn new(name: impl Into<String>, cells: impl IntoIterator<Item = String>) -> Self {
+        Self { name: name.into(), cells: cells.into_iter().collect(), remark: String::new() }
+    }
+
+    fn remark(self, remark: impl Into<String>) -> Self {
+        Self { remark: remark.into(), ..self }
+    }
+}
+
+impl Section {
+    fn new<'c>(
+        about: About,
+        title: impl Into<String>,
+        columns: impl IntoIterator<Item = &'c str>,
+        rows: Vec<Row>,
+    ) -> Self {
+        let columns = columns.into_iter().map(str::to_owned).collect();
+        let mut section = Self { about, title: title.into(), columns, rows };
+        section.drop_empty_columns();
+        section
+    }
+
+    /// What no row says anything of was not measured.
+    fn drop_empty_columns(&mut self) {
+        for column in (0..self.columns.len()).rev() {
+            if self.rows.iter().all(|row| row.cells.get(column).is_none_or(String::is_empty)) {
+                self.columns.remove(column);
+                self.rows.iter_mut().filter(|row| column < row.cells.len()).for_each(|row| {
+                    row.cells.remove(column);
+                });
+            }
+        }
+    }
+}
+
+/// What a depth is called.
+pub(super) fn name(depth: Depth) -> &'static str {
+    match depth {
+        Depth::Unheard => "unheard",
+        Depth::Drain => "drained",
+        Depth::Capture => "captured",
+        Depth::Replicate => "replicated",
+    }
+}
+
+/// What was measured, and where: a line each.
+pub(super) fn head(results: &Results) -> [String; 2] {
+    let (machine, settings) = (&results.machine, &results.settings);
+    let replicas = match settings.replicas {
+        0 => "no replica".to_owned(),
+        many => plural(many as u64, "replica"),
+    };
+    let asked = format!(
+        "ctflow {}: {} load, {} flows, {} s a trial, {}; {} by {}, {replicas}",
+        results.ctflow,
+        settings.load,
+        count(f64::from(settings.flows)),
+        settings.seconds,
+        plural(settings.rounds as u64, "round"),
+        plural(settings.workers.into(), "worker"),
+        settings.backend,
+    );
+    let place = format!(
+        "{}, {}, Linux {}, load {}",
+        machine.processor,
+        plural(machine.cores as u64, "core"),
+        machine.kernel,
+        machine.load_average,
+    );
+    [asked, place]
+}
+
+/// All tables that have something to say.
+pub(super) fn sections(results: &Results) -> Vec<Section> {
+    let sections =
+        [kernel(results), depths(results), steps(results), held(results), rates(&results.rates), stock(&results.stock)];
+    sections.into_iter().filter(|section| !section.rows.is_empty()).collect()
+}
+
+fn kernel(results: &Results) -> Section {
+    let kernel = &results.kernel;
+    let row = |name: &str, spread: &Spread| Row::new(name, [count(spread.median)]);
+    let delivery = format!("event delivery costs the packet path {} ns an event", count(kernel.delivery_ns_per_event));
+    let rows = vec![
+        row("nobody listens", &kernel.unheard_flows_per_second),
+        row("events thrown away", &kernel.heard_flows_per_second).remark(delivery),
+    ];
+    Section::new(About::Kernel, "the kernel alone", ["flows/s"], rows)
+}
+
+fn depths(results: &Results) -> Section {
+    let columns = [
+        "events/s",
+        "lost",
+        "CPU ns/event",
+        "worker",
+        "control",
+        "stage",
+        "backups",
+        "beside floor",
+        "wake-ups/s",
+        "wire bytes/flow",
+    ];
+    let heard = results.depths.iter().filter(|measured| measured.depth != Depth::Unheard);
+    let rows = heard.map(|measured| depth(measured, results.settings.compare)).collect();
+    Section::new(About::Depths, "events", columns, rows)
+}
+
+fn depth(measured: &Measured, several: bool) -> Row {
+    let median = |of: fn(&Outcome) -> f64| measured.spread(of).median;
+    let part = |value: f64| if value >= 0.5 { count(value) } else { String::new() };
+    let lost: u64 = measured.rounds.iter().map(|one| one.lost).sum();
+    let floor = measured
+        .to_floor
+        .map_or_else(String::new, |spread| format!("{:.2} ({:.2}-{:.2})", spread.median, spread.min, spread.max));
+    let name = name(measured.depth);
+    let name = if several { format!("{name}, {}", measured.backend) } else { name.to_owned() };
+    let wire = median(|one| one.wire_bytes_per_flow);
+    Row::new(
+        name,
+        [
+            count(median(|one| one.events_per_second)),
+            count(lost as f64),
+            count(median(|one| one.cpu.total_ns)),
+            part(median(|one| one.cpu.worker_ns)),
+            part(median(|one| one.cpu.control_ns)),
+            part(median(|one| one.cpu.stage_ns)),
+            part(median(|one| one.cpu.backups_ns)),
+            floor,
+            count(median(|one| one.wakeups_per_second)),
+            if wire > 0.0 { decimal(wire) } else { String::new() },
+        ],
+    )
+}
+
+fn steps(results: &Results) -> Section {
+    let (names, times): (Vec<_>, Vec<_>) = results.steps.named().into_iter().filter(|(_, ns)| *ns >= 0.5).unzip();
+    Section::new(About::Steps, "by step", names, vec![Row::new("CPU ns/event", times.into_iter().map(count))])
+}
+
+fn held(results: &Results) -> Section {
+    let limit = |held: &Held| match held.limit {
+        Limit::Load if results.settings.rate.is_some() => "as much as was asked for",
+        Limit::Load => "as fast as this load comes",
+        Limit::Loss => "above it, events are lost",
+        Limit::None => "events are lost at every rate",
+    };
+    let rows = results.held.iter().map(|held| {
+        let rate = held.events_per_second.map_or_else(|| "none".to_owned(), count);
+        let part = held.to_drain.map_or_else(String::new, hundredths);
+        Row::new(name(held.depth), [rate, part]).remark(limit(held))
+    });
+    Section::new(About::Held, "highest rate without loss", ["events/s", "of drained"], rows.collect())
+}
+
+fn rates(rates: &[Rate]) -> Section {
+    let columns = ["lost", "CPU ns/event", "wake-ups/s", "latency ms p50", "p99", "p99.9", "max"];
+    let rows = rates.iter().map(|rate| {
+        let outcome = &rate.outcome;
+        let ms = |of: fn(&Latency) -> u64| {
+            rate.latency.as_ref().map_or_else(String::new, |latency| decimal(of(latency) as f64 / 1e3))
+        };
+        Row::new(
+            format!("{} events/s", count(outcome.events_per_second)),
+            [
+                count(outcome.lost as f64),
+                count(outcome.cpu.total_ns),
+                count(outcome.wakeups_per_second),
+                ms(|latency| latency.p50_us),
+                ms(|latency| latency.p99_us),
+                ms(|latency| latency.p999_us),
+                ms(|latency| latency.max_us),
+            ],
+        )
+    });
+    Section::new(About::Rates, "at a steady rate", columns, rows.collect())
+}
+
+fn stock(stock: &Stock) -> Section {
+    let shown = |value: Option<f64>, show: fn(f64) -> String| value.map_or_else(String::new, show);
+    let row = |name, primary: Option<f64>, backup: Option<f64>, show| {
+        Row::new(name, [shown(primary, show), shown(backup, show)])
+    };
+    let rows = [
+        row("bytes a flow", Some(stock.primary_bytes_per_flow), stock.backup_bytes_per_flow, decimal),
+        row("% of a core", Some(stock.primary_idle_percent), stock.backup_idle_percent, hundredths),
+        row("known again, ms", Some(stock.kernel_resync_ms), stock.peer_resync_ms, decimal),
+        row("bytes told a flow", stock.told_bytes_per_flow, None, decimal),
+        row("committed, ms", None, stock.commit_ms, decimal),
+    ];
+    let said = rows.into_iter().filter(|row| row.cells.iter().any(|cell| !cell.is_empty()));
+    let title = format!("{} flows, idle", count(stock.flows as f64));
+    Section::new(About::Stock, title, ["primary", "backup"], said.collect())
+}
+
+fn plural(number: u64, thing: &str) -> String {
+    if number == 1 { format!("1 {thing}") } else { format!("{number} {thing}s") }
+}
+
+fn decimal(value: f64) -> String {
+    format!("{value:.1}")
+}
+
+fn hundredths(value: f64) -> String {
+    format!("{value:.2}")
+}
+
+/// With commas between the thousands.
+pub(super) fn count(value: f64) -> String {
+    let digits = format!("{value:.0}");
+    let first = digits.len() % 3;
+    let mut text = String::with_capacity(digits.len() * 4 / 3);
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && index % 3 == first && !text.ends_with('-') {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_column_that_no_row_fills_is_left_out() {
+        let rows = || vec![Row::new("a", ["1".to_owned(), String::new(), "3".to_owned()]), Row::new("b", [])];
+        let section = Section::new(About::Rates, "", ["x", "y", "z"], rows());
+        assert_eq!(section.columns, ["x", "z"]);
+        assert_eq!(section.rows.iter().map(|row| row.cells.as_slice()).collect::<Vec<_>>(), [&["1", "3"][..], &[]]);
+    }
+
+    #[test]
+    fn thousands_are_parted_by_commas() {
+        let cases = [(0.4, "0"), (999.0, "999"), (1_000.0, "1,000"), (12_345_678.0, "12,345,678"), (-100.0, "-100")];
+        for (value, text) in cases {
+            assert_eq!(count(value), text);
+        }
+        assert_eq!(count(-123_456.0), "-123,456");
+    }
+}
