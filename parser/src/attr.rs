@@ -57,6 +57,13 @@ impl<'a> Attrs<'a> {
         Self { rest: bytes, end: offset.saturating_add(bytes.len()) }
     }
 
+    /// The next bytes as a whole, and the walk over what follows them: for whoever knows what kernels usually write.
+    #[inline]
+    pub(crate) fn split<T: FromBytes + Immutable + KnownLayout + Unaligned>(&self) -> Option<(&'a T, Self)> {
+        let (whole, rest) = T::ref_from_prefix(self.rest).ok()?;
+        Some((whole, Self { rest, end: self.end }))
+    }
+
     /// The next attribute, taken off; `None` when its length is impossible.
     #[inline]
     fn take(&mut self) -> Option<Attr<'a>> {

@@ -3,10 +3,13 @@
 //! A [`FlowView`] holds numbers by value and borrows text and blobs from the received frame. What the kernel did not
 //! send is `None`: a listing has nearly all fields, a NEW event little more than the tuples, an UPDATE what changed.
 
-use crate::attr::{Attr, Attrs};
+use zerocopy::byteorder::{BigEndian, U32};
+use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
+
+use crate::attr::{Attr, Attrs, header};
 use crate::error::{ParseError, Reason};
 use crate::proto::ProtoInfo;
-use crate::tuple::{FlowKey, Tuple};
+use crate::tuple::{self, FlowKey, Tuple};
 use crate::uapi;
 use crate::write::{Full, Writer};
 
@@ -158,10 +161,28 @@ impl<'a> FlowView<'a> {
     #[inline]
     pub fn read(&mut self, family: u8, attrs: Attrs<'a>) -> Result<(), ParseError> {
         *self = Self { family, ..Self::default() };
+        let rest = self.begin(&attrs);
+        self.walk(rest.unwrap_or(attrs))
+    }
+
+    #[inline]
+    fn walk(&mut self, attrs: Attrs<'a>) -> Result<(), ParseError> {
         for attr in attrs {
             self.take(&attr?)?;
         }
         Ok(())
+    }
+
+    /// Reads the usual beginning; gives what follows it. Of any other, nothing is read that the walk does not read again.
+    #[inline]
+    fn begin(&mut self, attrs: &Attrs<'a>) -> Option<Attrs<'a>> {
+        let (usual, rest) = Usual::split(attrs)?;
+        let tuples = [(&usual.orig, &mut self.orig), (&usual.reply, &mut self.reply)];
+        if tuples.into_iter().any(|(words, place)| !tuple::usual::read_v4(words, place)) {
+            return None;
+        }
+        (self.id, self.status) = (Some(usual.id.get()), Some(usual.status.get()));
+        Some(rest)
     }
 
     #[inline]
@@ -199,6 +220,15 @@ impl<'a> FlowView<'a> {
             _ => {}
         }
         Ok(())
+    }
+
+    /// The flow's id, without taking the rest apart.
+    #[inline]
+    pub(crate) fn id_of(attrs: &Attrs<'a>) -> Option<u32> {
+        if let Some((usual, _)) = Usual::split(attrs) {
+            return Some(usual.id.get());
+        }
+        attrs.clone().map_while(Result::ok).find(|attr| attr.kind == uapi::CTA_ID)?.be32().ok()
     }
 
     /// What tells this flow from all others; `None` where the original tuple is missing.
@@ -262,6 +292,35 @@ impl<'a> FlowView<'a> {
         self.labels.map_or(Ok(()), |labels| labels.write(writer, uapi::CTA_LABELS))?;
         self.synproxy.map_or(Ok(()), |synproxy| synproxy.write(writer))?;
         writer.be64_opt(uapi::CTA_TIMESTAMP_EVENT, self.event_ns)
+    }
+}
+
+/// How kernels begin nearly every event of an IPv4 flow. See [`tuple::usual`] for why this is worth a way of
+/// its own.
+#[derive(FromBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct Usual {
+    orig_header: [u8; 4],
+    orig: [[u8; 4]; tuple::usual::WORDS_V4],
+    reply_header: [u8; 4],
+    reply: [[u8; 4]; tuple::usual::WORDS_V4],
+    id_header: [u8; 4],
+    id: U32<BigEndian>,
+    status_header: [u8; 4],
+    status: U32<BigEndian>,
+}
+
+impl Usual {
+    /// What begins so, tuples not yet taken apart, and what follows.
+    #[inline]
+    fn split<'a>(attrs: &Attrs<'a>) -> Option<(&'a Self, Attrs<'a>)> {
+        const ORIG: [u8; 4] = header(52, uapi::CTA_TUPLE_ORIG | uapi::NLA_F_NESTED);
+        const REPLY: [u8; 4] = header(52, uapi::CTA_TUPLE_REPLY | uapi::NLA_F_NESTED);
+        const ID: [u8; 4] = header(8, uapi::CTA_ID);
+        const STATUS: [u8; 4] = header(8, uapi::CTA_STATUS);
+        let (usual, rest) = attrs.split::<Self>()?;
+        let headers = (usual.orig_header, usual.reply_header, usual.id_header, usual.status_header);
+        (headers == (ORIG, REPLY, ID, STATUS)).then_some((usual, rest))
     }
 }
 
@@ -390,8 +449,41 @@ impl Synproxy {
 mod tests {
     use core::net::IpAddr;
 
+    use proptest::prelude::*;
+
     use super::*;
     use std::vec::Vec;
+
+    proptest! {
+        /// The short way and the walk agree, on what begins as usual and on any damage to it.
+        #[test]
+        fn the_usual_beginning_reads_as_the_walk_reads_it(
+            src: [u8; 4], ports: (u16, u16), numbers: [u32; 3], at in 0usize..128, value: u8,
+        ) {
+            let l4 = tuple::L4::Ports { src: ports.0, dst: ports.1 };
+            let tuple = Tuple { src: src.into(), dst: IpAddr::from([10, 2, 2, 2]), proto: uapi::IPPROTO_UDP, l4, zone: None };
+            let mut buffer = [0; 256];
+            let mut writer = Writer::new(&mut buffer);
+            tuple.write(&mut writer, uapi::CTA_TUPLE_ORIG).unwrap();
+            tuple.write(&mut writer, uapi::CTA_TUPLE_REPLY).unwrap();
+            for (kind, number) in [uapi::CTA_ID, uapi::CTA_STATUS, uapi::CTA_TIMEOUT].into_iter().zip(numbers) {
+                writer.be32_opt(kind, Some(number)).unwrap();
+            }
+            let mut bytes = writer.bytes().to_vec();
+            prop_assert!(Usual::split(&Attrs::new(&bytes, 20)).is_some());
+            for damaged in [false, true] {
+                if let Some(byte) = bytes.get_mut(at).filter(|_| damaged) {
+                    *byte = value;
+                }
+                let attrs = || Attrs::new(&bytes, 20);
+                let mut walked = FlowView::default();
+                let walk = walked.walk(attrs()).map(|()| walked);
+                prop_assert_eq!(FlowView::parse(0, attrs()), walk);
+                let found = attrs().map_while(Result::ok).find(|attr| attr.kind == uapi::CTA_ID);
+                prop_assert_eq!(FlowView::id_of(&attrs()), found.and_then(|attr| attr.be32().ok()));
+            }
+        }
+    }
 
     #[test]
     fn labels_keep_their_numbers_through_the_kernels_words() {
@@ -418,7 +510,7 @@ mod tests {
             src: IpAddr::from([10, 1, 1, 1]),
             dst: IpAddr::from([10, 2, 2, 2]),
             proto: uapi::IPPROTO_UDP,
-            l4: crate::tuple::L4::Ports { src: 1, dst: 2 },
+            l4: tuple::L4::Ports { src: 1, dst: 2 },
             zone: Some(3),
         };
         let view = FlowView { orig: Some(orig), ..FlowView::default() };

@@ -105,7 +105,10 @@ impl<'a> Message<'a> {
             uapi::NLMSG_ERROR => Ack::new(header, payload, offset).map(Self::Ack),
             uapi::NLMSG_DONE => Ok(Self::Done { errno: leading_errno(payload).unwrap_or(0) }),
             kind if kind < uapi::NLMSG_MIN_TYPE => Ok(Self::Other),
-            _ => Record::new(header, message, offset).map(Self::Record),
+            _ => match Record::new(header, message, offset) {
+                Some(record) => Ok(Self::Record(record)),
+                None => Err(ParseError::new(offset, Reason::FamilyHeaderCut)),
+            },
         }
     }
 }

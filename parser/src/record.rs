@@ -1,7 +1,7 @@
 //! A netfilter message: which subsystem, which event, which family, and its attributes still to be walked.
 
 use crate::attr::Attrs;
-use crate::error::{ParseError, Reason};
+use crate::error::ParseError;
 use crate::expect::ExpectView;
 use crate::flow::FlowView;
 use crate::frame::NlMsgHdr;
@@ -50,13 +50,11 @@ pub struct Record<'a> {
 
 impl<'a> Record<'a> {
     #[inline]
-    pub(crate) fn new(header: &'a NlMsgHdr, message: &'a [u8], offset: usize) -> Result<Self, ParseError> {
-        let payload = message.get(size_of::<NlMsgHdr>()..).unwrap_or_default();
-        let Some((&[family, _version, high, low], attrs)) = payload.split_first_chunk::<FAMILY_HEADER_BYTES>() else {
-            return Err(ParseError::new(offset, Reason::FamilyHeaderCut));
-        };
+    pub(crate) fn new(header: &'a NlMsgHdr, message: &'a [u8], offset: usize) -> Option<Self> {
+        let payload = message.get(size_of::<NlMsgHdr>()..)?;
+        let (&[family, _version, high, low], attrs) = payload.split_first_chunk::<FAMILY_HEADER_BYTES>()?;
         let attrs = Attrs::new(attrs, offset.saturating_add(FAMILY_HEADER_BYTES));
-        Ok(Self { header, message, family, resource: u16::from_be_bytes([high, low]), attrs })
+        Some(Self { header, message, family, resource: u16::from_be_bytes([high, low]), attrs })
     }
 
     /// The whole message, header included, as it was received.
@@ -138,9 +136,7 @@ impl<'a> Record<'a> {
     #[must_use]
     #[inline]
     pub fn flow_id(&self) -> Option<u32> {
-        let mut attrs = self.attrs.clone().map_while(Result::ok);
-        let id = attrs.find(|attr| attr.kind == uapi::CTA_ID)?.be32().ok()?;
-        (self.subject() == Subject::Flow).then_some(id)
+        (self.subject() == Subject::Flow).then(|| FlowView::id_of(&self.attrs)).flatten()
     }
 
     /// The flow this message is about. Meaningful where [`Record::subject`] is [`Subject::Flow`].
