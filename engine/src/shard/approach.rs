@@ -4,12 +4,11 @@
 //! and each only when the one before is there. Touched one after the other without a word in between, the flows of a batch
 //! overlap: first all indices, then all flows.
 
-use std::hint::black_box;
-
 use ctflow_parser::compact::{Address, V4, V6};
 use ctflow_parser::uapi;
 
 use super::table::Table;
+use crate::sys::prefetch::prefetch;
 
 /// Flows touched together: more than a processor waits for at once, and few enough to be in its nearest cache still when they
 /// are looked up.
@@ -47,9 +46,14 @@ impl Ids {
     }
 
     fn touch<A: Address>(&mut self, table: &Table<A>) {
-        let ids = self.ids.get_mut(..std::mem::take(&mut self.count)).unwrap_or_default();
-        ids.iter_mut().for_each(|id| *id = table.probable(*id));
-        // Or nothing would be read.
-        black_box(ids.iter().fold(0, |sum: u32, index| sum.wrapping_add(table.touch(*index))));
+        let ids = self.ids.get(..std::mem::take(&mut self.count)).unwrap_or_default();
+        let mut places = [None; TOGETHER];
+        for (place, id) in places.iter_mut().zip(ids) {
+            *place = table.probable(*id);
+            if let Some(place) = *place {
+                prefetch(place);
+            }
+        }
+        places.iter().flatten().filter_map(|index| table.anywhere(**index)).for_each(prefetch);
     }
 }

@@ -183,18 +183,17 @@ impl<A: Address> Table<A> {
         self.tables.get(table_of(hash))?.find(hash, is(&self.slab, id, key)).copied()
     }
 
-    /// The place of what is probably the flow with that id; any place, if there is none. See `approach`.
+    /// Where the index of what is probably the flow with that id stands, not read yet. See `approach`.
     #[inline]
-    pub(super) fn probable(&self, id: u32) -> u32 {
+    pub(super) fn probable(&self, id: u32) -> Option<&u32> {
         let hash = spread(id);
-        let table = self.tables.get(table_of(hash));
-        table.and_then(|table| table.find(hash, |_| true)).copied().unwrap_or(0)
+        self.tables.get(table_of(hash))?.find(hash, |_| true)
     }
 
-    /// Reads a little of the flow at a place, so that it is in the cache soon.
+    /// What is at a place, in use or not.
     #[inline]
-    pub(super) fn touch(&self, index: u32) -> u32 {
-        self.slab.get(index).map_or(0, |slot| slot.flow.id)
+    pub(super) fn anywhere(&self, index: u32) -> Option<&Slot<A>> {
+        self.slab.get(index)
     }
 
     /// The flow that `key` and `id` name, complete.
