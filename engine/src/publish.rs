@@ -14,6 +14,8 @@ use ctflow_parser::filter::Masked;
 use ctflow_parser::flow::FlowView;
 use ctflow_parser::uapi;
 
+use crate::limits::PAUSE_MS_MAX;
+
 /// Whether what a rule lists is what is replicated, or what is not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Listed {
@@ -93,6 +95,16 @@ impl Choice {
         listed.map_or(self.least_age_ms, |(_, milliseconds)| *milliseconds)
     }
 
+    /// How long changes may wait to be told together, in milliseconds: a hundredth of the shortest least age, at most
+    /// [`PAUSE_MS_MAX`]. Who does without all flows of the last second does not need those of the last ten milliseconds, and
+    /// peers are woken a tenth as often.
+    #[must_use]
+    pub fn pause_ms(&self) -> u32 {
+        let ages = self.least_ages.iter().map(|(_, milliseconds)| *milliseconds);
+        let shortest = ages.chain([self.least_age_ms]).min().unwrap_or(0);
+        (shortest / 100).min(PAUSE_MS_MAX)
+    }
+
     /// Whether every flow is to be replicated.
     #[must_use]
     pub fn selects_all(&self) -> bool {
@@ -138,6 +150,15 @@ mod tests {
             zone: None,
         };
         FlowView { orig: Some(tuple(src, "192.0.2.1")), reply: Some(tuple(server, src)), ..FlowView::default() }
+    }
+
+    #[test]
+    fn changes_wait_only_where_every_protocol_has_a_least_age() {
+        let pause = |least_age_ms, least_ages| Choice { least_age_ms, least_ages, ..Choice::default() }.pause_ms();
+        assert_eq!(pause(0, vec![(17, 60_000)]), 0);
+        assert_eq!(pause(1_000, vec![(6, 0)]), 0);
+        assert_eq!(pause(60_000, vec![(17, 250)]), 2);
+        assert_eq!(pause(60_000, vec![]), 10);
     }
 
     #[test]

@@ -183,6 +183,7 @@ impl Worker {
             self.show(round.lost);
             if round.taken.drained {
                 self.tell();
+                self.shard.end_pause();
                 while self.can_tell() {
                     self.tell();
                 }
@@ -203,7 +204,9 @@ impl Worker {
             || !self.commands.is_empty()
             || !self.asks.is_empty()
             || self.can_tell();
-        let news = self.shard.news_in_ms().map(Duration::from_millis);
+        // What the stage has no room for yet it asks for itself.
+        let news = self.teller.as_ref().filter(|teller| teller.is_free()).and_then(|_| self.shard.news_in_ms());
+        let news = news.map(Duration::from_millis);
         let untold = self.untold.as_ref().and_then(Untold::due_in);
         let patience = match [news, untold, self.held()].into_iter().flatten().min() {
             _ if busy => Patience::None,

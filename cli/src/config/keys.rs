@@ -182,7 +182,8 @@ pub(crate) static SECTIONS: [Section; 9] = [
                 name: "min_age_ms",
                 takes: "a number of milliseconds, 0 to 60000",
                 default: "0",
-                man: "Flows that end before they are so old are never told to the peers.",
+                man: "Flows that end before they are so old are never told to the peers. Where every protocol has such an \
+                      age, changes of older flows wait for a hundredth of the shortest, at most 10 ms, to be told together.",
             },
             Key {
                 name: "min_ages_ms",

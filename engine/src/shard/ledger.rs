@@ -6,6 +6,8 @@
 //!            a bucket that replicas lack, or that fell out of the bounds here ──► last: begin, its flows, end
 //! ```
 //!
+//! Where all flows must be of some age, drains pause in between: see [`Choice::pause_ms`].
+//!
 //! Between two drains a flow is told at most once, as it is then; one that ends before it was told is never told at all.
 //! What is told is checked: a flow that changed in nothing that replicas hold is not told again, and a bucket's digest
 //! is what a replica's must be once it has come to this place in the stream.
@@ -51,6 +53,8 @@ pub(super) struct Ledger {
     choice: Arc<Choice>,
     /// Whether it selects every flow, which is not asked of each.
     selects_all: bool,
+    /// Before then, in milliseconds since 1970, changes and ends wait.
+    paused_until_ms: u64,
     dirty: [VecDeque<u32>; 2],
     /// By least age, each in the order of its flows' coming.
     young: Vec<(u32, VecDeque<Young>)>,
@@ -73,6 +77,7 @@ impl Ledger {
         Self {
             selects_all: choice.selects_all(),
             choice,
+            paused_until_ms: 0,
             dirty: [VecDeque::new(), VecDeque::new()],
             young: Vec::new(),
             ends: VecDeque::new(),
@@ -164,18 +169,24 @@ impl Ledger {
         }
     }
 
-    /// When the next flow is old enough, in milliseconds since 1970.
-    pub(super) fn next_due_ms(&self) -> Option<u64> {
-        self.young.iter().filter_map(|(_, queue)| queue.front()).map(|young| young.due_ms).min()
+    /// When there is something to tell, in milliseconds since 1970: changes after the pause, the next flow when it is old
+    /// enough, and what was asked for at once.
+    pub(super) fn news_at_ms(&self) -> Option<u64> {
+        if self.digests_wanted.is_some() || !self.stale.is_empty() {
+            return Some(0);
+        }
+        let grown = self.young.iter().filter_map(|(_, queue)| queue.front()).map(|young| young.due_ms).min();
+        let first = if self.has_changes() { Some(0) } else { grown };
+        first.map(|at_ms| at_ms.max(self.paused_until_ms))
     }
 
-    /// Whether a drain would tell anything.
-    pub(super) fn has_news(&self, now_ms: u64) -> bool {
-        self.dirty.iter().any(|dirty| !dirty.is_empty())
-            || !self.ends.is_empty()
-            || self.digests_wanted.is_some()
-            || !self.stale.is_empty()
-            || self.next_due_ms().is_some_and(|due_ms| due_ms <= now_ms)
+    fn has_changes(&self) -> bool {
+        !self.ends.is_empty() || self.dirty.iter().any(|dirty| !dirty.is_empty())
+    }
+
+    /// Changes wait no longer.
+    pub(super) fn end_pause(&mut self) {
+        self.paused_until_ms = 0;
     }
 
     /// Tells what there is to tell, as far as the outbox has room for it: ends, changes, stale buckets, and digests when
@@ -202,6 +213,9 @@ impl Ledger {
             let Some(bucket) = self.stale.iter().next() else { break };
             self.stale.remove(bucket);
             self.tell_bucket(bucket, v4, v6, expectations, outbox);
+        }
+        if !self.has_changes() {
+            self.paused_until_ms = now_ms.saturating_add(self.choice.pause_ms().into());
         }
         if outbox.has_room()
             && let Some(number) = self.digests_wanted.take()

@@ -221,16 +221,25 @@ impl Shard {
         }
     }
 
-    /// Whether [`Shard::drain`] would tell anything.
+    /// Whether it is time for [`Shard::drain`].
     #[must_use]
     pub fn has_news(&self) -> bool {
-        self.ledger.as_ref().is_some_and(|ledger| ledger.has_news(self.now_ms)) || self.expectations.has_news()
+        self.news_in_ms() == Some(0)
     }
 
-    /// How long until a flow is old enough to be told, in milliseconds; 0 when one is.
+    /// How long until it is time for [`Shard::drain`], in milliseconds; `None` where there will be nothing to tell unless
+    /// something happens.
     #[must_use]
     pub fn news_in_ms(&self) -> Option<u64> {
-        self.ledger.as_ref()?.next_due_ms().map(|due_ms| due_ms.saturating_sub(self.now_ms))
+        if self.expectations.has_news() {
+            return Some(0);
+        }
+        self.ledger.as_ref()?.news_at_ms().map(|at_ms| at_ms.saturating_sub(self.now_ms))
+    }
+
+    /// Has [`Shard::drain`] wait for nothing but flows' ages.
+    pub fn end_pause(&mut self) {
+        self.ledger.iter_mut().for_each(Ledger::end_pause);
     }
 
     /// Tells what replicas do not know yet. What the outbox has no room for is told by a later call.

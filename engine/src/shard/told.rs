@@ -217,14 +217,38 @@ fn a_flow_younger_than_its_protocol_must_be_is_not_told() {
     shard.apply(Event::New, &flow(3));
     shard.apply(Event::New, &flow(6));
     shard.apply(Event::New, &flow(4)); // TCP
-    assert_eq!(shard.news_in_ms(), Some(500));
+    assert_eq!(shard.news_in_ms(), Some(0));
     shard.drain(&mut outbox);
     assert_eq!(tell(&mut outbox, &mut replica), 1);
+    assert_eq!(shard.news_in_ms(), Some(500));
     shard.apply(Event::Destroy, &flow(3));
     shard.set_time(START_MS + 500);
     assert!(shard.has_news());
     shard.drain(&mut outbox);
     assert_eq!((tell(&mut outbox, &mut replica), replica.entries()), (1, 2));
+    agree(&shard, &replica);
+}
+
+#[test]
+fn where_all_flows_must_be_of_an_age_their_changes_are_told_together() {
+    let (mut shard, mut outbox, mut replica) = shard(Choice { least_age_ms: 500, ..Choice::default() });
+    shard.apply(Event::New, &flow(1));
+    shard.set_time(START_MS + 500);
+    shard.drain(&mut outbox);
+    assert_eq!(tell(&mut outbox, &mut replica), 1);
+    shard.apply(Event::Update, &FlowView { mark: Some(7), ..flow(1) });
+    assert_eq!((shard.has_news(), shard.news_in_ms()), (false, Some(5)));
+    shard.set_time(START_MS + 505);
+    assert!(shard.has_news());
+    shard.drain(&mut outbox);
+    assert_eq!(tell(&mut outbox, &mut replica), 1);
+    shard.apply(Event::Destroy, &flow(1));
+    assert!(!shard.has_news());
+    shard.end_pause();
+    assert!(shard.has_news(), "a worker that ends tells all");
+    shard.want_digests(1);
+    shard.drain(&mut outbox);
+    assert_eq!((tell(&mut outbox, &mut replica), replica.entries()), (1, 0));
     agree(&shard, &replica);
 }
 
