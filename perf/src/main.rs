@@ -34,6 +34,7 @@ use failure::Failure;
 use network::Network;
 use options::{Asked, Options};
 use program::Programs;
+use results::Section;
 
 fn main() -> ExitCode {
     match run() {
@@ -63,16 +64,14 @@ fn measure(options: &Options, network: &Network) -> Result<(), Failure> {
     let programs = Programs::find(options.program.as_deref())?;
     let about = report::preamble(&programs)?;
     println!("{about}");
-    let mut tables = Vec::new();
-    for scenario in &options.scenarios {
-        let table = scenario.run(options, network, &programs)?;
-        println!("\n{table}");
-        tables.push(table);
-        // Each time, for a later one may fail.
+    for &scenario in &options.scenarios {
+        let before = report::load()?;
+        let table = scenario.run(options, network, &programs)?.to_string();
+        let by = format!("{}; load {before} before, {} after", options.command(scenario), report::load()?);
+        println!("\n{by}\n{table}");
         if let Some(path) = &options.write {
-            results::write(path, options, &format!("{about}\nin the end, {}", report::load()?), &tables)?;
+            results::write(path, &Section { scenario, about: &about, by: &by, table: &table })?;
         }
     }
-    println!("\n{}", report::load()?);
     Ok(())
 }

@@ -18,7 +18,7 @@ usage: ctflow-perf [--rounds N] [--flows N] [--rate N] [--program PATH] [--write
   --flows N       flows instead of each scenario's own number
   --rate N        new flows a second in events (default 30000)
   --program PATH  what to measure instead of the ctflow beside this program
-  --write FILE    the results as Markdown, too; what stands under its last heading stays
+  --write FILE    the results as Markdown, too; other scenarios' on the same machine stay there
   events          CPU time for each event followed, at a rate that both can hold
   burst           events followed of flows that come as fast as packets go, then are flushed
   list            time, memory and text of a listing
@@ -71,6 +71,21 @@ impl Default for Options {
     }
 }
 
+impl Options {
+    /// What to type for a scenario of these.
+    pub(crate) fn command(&self, scenario: Scenario) -> String {
+        let own = Self::default();
+        let mut words = format!("`perf/run --rounds {}", self.rounds);
+        if let Some(flows) = self.flows {
+            words.push_str(&format!(" --flows {flows}"));
+        }
+        if self.rate != own.rate {
+            words.push_str(&format!(" --rate {}", self.rate));
+        }
+        words + " " + scenario.name() + "`"
+    }
+}
+
 /// Reads the command line.
 ///
 /// # Errors
@@ -114,6 +129,13 @@ mod tests {
         assert!(parsed("lists").unwrap_err().contains(
             "events, burst, list, json, delete, load, replicate, loss, lag, return, commit, takeover, bench"
         ));
+    }
+
+    #[test]
+    fn a_scenarios_command_says_what_was_not_usual() {
+        let command = |words| parsed(words).unwrap().command(Scenario::List);
+        assert_eq!(command(""), "`perf/run --rounds 5 list`");
+        assert_eq!(command("--flows 9 --rate 5 --rounds 1"), "`perf/run --rounds 1 --flows 9 --rate 5 list`");
     }
 
     #[test]

@@ -25,7 +25,7 @@ pub(crate) fn preamble(programs: &Programs) -> Result<String, Failure> {
     let cores = available_parallelism().map_or(1, usize::from);
     let kernel = rustix::system::uname();
     let kernel = kernel.release().to_string_lossy();
-    let mut text = format!("machine: {model}, {cores} cores, Linux {kernel}\n{}", load()?);
+    let mut text = format!("machine: {model}, {cores} cores, Linux {kernel}");
     for program in programs.both() {
         // Where the project is says nothing.
         let folder = std::env::current_dir().unwrap_or_default();
@@ -36,14 +36,14 @@ pub(crate) fn preamble(programs: &Programs) -> Result<String, Failure> {
     Ok(text)
 }
 
-/// How busy the machine is.
+/// How busy the machine is: the averages over 1, 5 and 15 minutes.
 ///
 /// # Errors
 /// Without `/proc`.
 pub(crate) fn load() -> Result<String, Failure> {
     let loadavg = read("/proc/loadavg")?;
     let averages: Vec<&str> = loadavg.split_whitespace().take(3).collect();
-    Ok(format!("load over 1, 5 and 15 minutes: {}", averages.join(" ")))
+    Ok(averages.join(" "))
 }
 
 fn read(path: &str) -> Result<String, Failure> {

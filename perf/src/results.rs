@@ -1,67 +1,98 @@
 //! `RESULTS.md`: what was measured, on which machine, by which command.
 //!
-//! The tables are written anew each time. What people wrote below them, under the heading [`REMARKS`], stays.
+//! Each scenario has a section of its own. Those measured anew replace theirs, and the others stay, as long as the machine is
+//! the same. What people wrote below them, under the heading [`REMARKS`], stays, too.
 
 use std::fs;
 use std::io;
 use std::path::Path;
 
 use crate::failure::Failure;
-use crate::options::Options;
-use crate::report::Table;
+use crate::scenario::Scenario;
 
 /// Where what is written by hand begins.
 const REMARKS: &str = "## What does not hold, and what was tried";
+/// Before each section's name.
+const HEADING: &str = "\n## ";
 
-/// Writes the file.
+/// What a scenario found.
+pub(crate) struct Section<'t> {
+    /// Which one.
+    pub(crate) scenario: Scenario,
+    /// The machine and the programs.
+    pub(crate) about: &'t str,
+    /// Rounds, and how busy the machine was.
+    pub(crate) by: &'t str,
+    /// What was found.
+    pub(crate) table: &'t str,
+}
+
+/// Writes the section into the file.
 ///
 /// # Errors
 /// When it cannot be read or written.
-pub(crate) fn write(path: &Path, options: &Options, about: &str, tables: &[Table]) -> Result<(), Failure> {
+pub(crate) fn write(path: &Path, section: &Section<'_>) -> Result<(), Failure> {
     let before = match fs::read_to_string(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
         read => read.map_err(Failure::system(format!("read {}", path.display())))?,
     };
-    let text = text(options, about, tables, &before);
-    fs::write(path, text).map_err(Failure::system(format!("write {}", path.display())))
+    fs::write(path, text(section, &before)).map_err(Failure::system(format!("write {}", path.display())))
 }
 
-fn text(options: &Options, about: &str, tables: &[Table], before: &str) -> String {
+fn text(section: &Section<'_>, before: &str) -> String {
     let mut text = format!(
         "# Results\n\n\
-         Written by `perf/run --rounds {} --write FILE`. Trust ratios, not absolute figures; [README.md](README.md) says what\n\
-         each scenario does, how it is measured, and how to read it.\n\n```text\n{about}\n```\n",
-        options.rounds
+         Written by `perf/run --write FILE`, each scenario by the command that stands there. Trust ratios, not absolute figures;\n\
+         [README.md](README.md) says what each scenario does, how it is measured, and how to read it.\n\n\
+         ```text\n{}\n```\n",
+        section.about
     );
-    for table in tables {
-        text.push_str(&format!("\n```text\n{table}\n```\n"));
+    let (sections, remarks) = before.split_at(before.find(REMARKS).unwrap_or(before.len()));
+    let same_machine = before.contains(&format!("```text\n{}\n```\n", section.about));
+    for scenario in Scenario::ALL {
+        let name = scenario.name();
+        if scenario == section.scenario {
+            text.push_str(&format!("{HEADING}{name}\n\n{}\n\n```text\n{}\n```\n", section.by, section.table));
+        } else if let Some(old) = old(sections, name).filter(|_| same_machine) {
+            text.push_str(&format!("{HEADING}{old}\n"));
+        }
     }
-    let remarks = before.find(REMARKS).and_then(|place| before.get(place..)).unwrap_or(REMARKS);
+    let remarks = if remarks.is_empty() { REMARKS } else { remarks };
     format!("{text}\n{}\n", remarks.trim_end())
+}
+
+/// What a scenario found before.
+fn old<'b>(before: &'b str, name: &str) -> Option<&'b str> {
+    let mut sections = before.split(HEADING).skip(1);
+    sections.find(|section| section.lines().next() == Some(name)).map(str::trim_end)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::Row;
-    use crate::statistics::Summary;
+
+    fn section(scenario: Scenario, table: &'static str) -> Section<'static> {
+        Section { scenario, about: "machine: one", by: "by hand", table }
+    }
 
     #[test]
-    fn tables_are_replaced_and_remarks_stay() {
-        let table = |figure: f64| Table {
-            title: "work".into(),
-            names: ["ctflow".into(), "conntrack".into()],
-            rows: vec![Row::single("CPU, ms", Summary::of([figure]))],
-            notes: Vec::new(),
-        };
-        let options = Options { rounds: 2, ..Options::default() };
-        let first = text(&options, "machine: one", &[table(7.0)], "");
-        assert!(
-            first.contains("--rounds 2") && first.contains("machine: one") && first.ends_with(&format!("{REMARKS}\n"))
-        );
-        let again = text(&options, "machine: other", &[table(8.0)], &format!("{first}\nIt is slow since it rains.\n"));
-        assert!(again.contains("machine: other") && !again.contains("machine: one"));
+    fn a_section_is_replaced_and_all_else_stays() {
+        let list = text(&section(Scenario::List, "list: 7"), "");
+        assert!(list.contains("machine: one") && list.ends_with(&format!("{REMARKS}\n")), "{list}");
+        let remarked = format!("{list}\nIt is slow since it rains.\n");
+        let both = text(&section(Scenario::Events, "events: 8"), &remarked);
+        assert!(both.find("events: 8") < both.find("list: 7"), "in the order of the report: {both}");
+        let again = text(&section(Scenario::List, "list: 9"), &both);
+        assert!(again.contains("events: 8") && again.contains("list: 9") && !again.contains("list: 7"), "{again}");
         assert_eq!(again.matches(REMARKS).count(), 1);
         assert!(again.ends_with("It is slow since it rains.\n"), "{again}");
+        assert_eq!(text(&section(Scenario::List, "list: 9"), &again), again);
+    }
+
+    #[test]
+    fn another_machines_figures_are_not_kept() {
+        let list = text(&section(Scenario::List, "list: 7"), "");
+        let other = text(&Section { about: "machine: other", ..section(Scenario::Events, "events: 8") }, &list);
+        assert!(!other.contains("list: 7"), "{other}");
     }
 }

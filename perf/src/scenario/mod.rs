@@ -73,7 +73,7 @@ impl Scenario {
         Self::Bench,
     ];
 
-    /// What to type for it.
+    /// Their names.
     const NAMES: [&str; 13] = [
         "events",
         "burst",
@@ -89,6 +89,12 @@ impl Scenario {
         "takeover",
         "bench",
     ];
+
+    /// What to type for it.
+    pub(crate) fn name(self) -> &'static str {
+        let mut known = Self::ALL.into_iter().zip(Self::NAMES);
+        known.find(|(scenario, _)| *scenario == self).map_or("", |(_, name)| name)
+    }
 
     /// Does the work with both contestants in turns.
     ///
