@@ -39,6 +39,13 @@ struct Young {
     v6: bool,
 }
 
+impl Young {
+    /// How long it is still to wait.
+    fn left_ms(&self, least_ms: u32, now_ms: u64) -> u64 {
+        left_ms(self.due_ms, now_ms, least_ms)
+    }
+}
+
 /// A flow that is gone and that replicas hold.
 #[derive(Debug, Clone, Copy)]
 struct End {
@@ -169,15 +176,17 @@ impl Ledger {
         }
     }
 
-    /// When there is something to tell, in milliseconds since 1970: changes after the pause, the next flow when it is old
-    /// enough, and what was asked for at once.
-    pub(super) fn news_at_ms(&self) -> Option<u64> {
+    /// In how many milliseconds there is something to tell: changes after the pause, the next flow when it is old enough,
+    /// and what was asked for at once.
+    pub(super) fn news_in_ms(&self, now_ms: u64) -> Option<u64> {
         if self.digests_wanted.is_some() || !self.stale.is_empty() {
             return Some(0);
         }
-        let grown = self.young.iter().filter_map(|(_, queue)| queue.front()).map(|young| young.due_ms).min();
+        let grown =
+            self.young.iter().filter_map(|(least_ms, queue)| Some(queue.front()?.left_ms(*least_ms, now_ms))).min();
         let first = if self.has_changes() { Some(0) } else { grown };
-        first.map(|at_ms| at_ms.max(self.paused_until_ms))
+        let pause_ms = left_ms(self.paused_until_ms, now_ms, self.choice.pause_ms());
+        first.map(|in_ms| in_ms.max(pause_ms))
     }
 
     fn has_changes(&self) -> bool {
@@ -227,8 +236,8 @@ impl Ledger {
     /// Flows that have reached their least age become dirty.
     fn grow_up(&mut self, v4: &mut Table<V4>, v6: &mut Table<V6>, now_ms: u64) {
         let mut young = std::mem::take(&mut self.young);
-        for (_, queue) in &mut young {
-            while let Some(one) = queue.pop_front_if(|one| one.due_ms <= now_ms) {
+        for (least_ms, queue) in &mut young {
+            while let Some(one) = queue.pop_front_if(|one| one.left_ms(*least_ms, now_ms) == 0) {
                 if one.v6 { self.grown(v6, &one) } else { self.grown(v4, &one) }
             }
         }
@@ -331,6 +340,13 @@ impl Ledger {
         self.digests.change(bucket_of(id), Some(check), None);
         outbox.flow_end(&key, id, changed.time_ms(outbox.now_ms()));
     }
+}
+
+/// What is left of a wait that was `whole_ms` long. Nothing is left of one that seems longer now than it ever was: it was
+/// begun before the clock was set back.
+fn left_ms(until_ms: u64, now_ms: u64, whole_ms: u32) -> u64 {
+    let left_ms = until_ms.saturating_sub(now_ms);
+    if left_ms <= whole_ms.into() { left_ms } else { 0 }
 }
 
 /// Whether to tell a flow that replicas know just so.

@@ -234,7 +234,7 @@ impl Shard {
         if self.expectations.has_news() {
             return Some(0);
         }
-        self.ledger.as_ref()?.news_at_ms().map(|at_ms| at_ms.saturating_sub(self.now_ms))
+        self.ledger.as_ref()?.news_in_ms(self.now_ms)
     }
 
     /// Has [`Shard::drain`] wait for nothing but flows' ages.

@@ -253,6 +253,30 @@ fn where_all_flows_must_be_of_an_age_their_changes_are_told_together() {
 }
 
 #[test]
+fn a_clock_that_is_set_back_holds_no_change_up() {
+    let (mut shard, mut outbox, mut replica) = shard(Choice { least_age_ms: 500, ..Choice::default() });
+    shard.apply(Event::New, &flow(1));
+    shard.set_time(START_MS + 500);
+    shard.drain(&mut outbox);
+    assert_eq!(tell(&mut outbox, &mut replica), 1);
+    shard.set_time(START_MS - 3_600_000);
+    shard.apply(Event::Destroy, &flow(1));
+    assert!(shard.has_news());
+    shard.drain(&mut outbox);
+    assert_eq!((tell(&mut outbox, &mut replica), replica.entries()), (1, 0));
+}
+
+#[test]
+fn a_clock_that_is_set_back_keeps_no_flow_young() {
+    let (mut shard, mut outbox, mut replica) = shard(Choice { least_age_ms: 500, ..Choice::default() });
+    shard.apply(Event::New, &flow(1));
+    shard.set_time(START_MS - 3_600_000);
+    assert!(shard.has_news());
+    shard.drain(&mut outbox);
+    assert_eq!((tell(&mut outbox, &mut replica), replica.entries()), (1, 1));
+}
+
+#[test]
 fn what_is_not_chosen_any_more_is_taken_back() {
     let marked = |mark| FlowView { mark: Some(mark), ..flow(1) };
     let mark = ctflow_parser::filter::Masked { value: 1, mask: 1 };
