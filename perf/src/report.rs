@@ -5,6 +5,8 @@ use std::fs;
 use std::ops::Range;
 use std::thread::available_parallelism;
 
+use indicatif::HumanFloatCount;
+
 use crate::failure::Failure;
 use crate::procfs;
 use crate::program::Programs;
@@ -175,18 +177,7 @@ impl fmt::Display for Table {
 /// With commas between the thousands, and one decimal where it says something.
 pub(crate) fn number(value: f64) -> String {
     let decimals = usize::from(value.abs() < 100.0 && value.fract() != 0.0);
-    let plain = format!("{value:.decimals$}");
-    let digits = plain.find('.').unwrap_or(plain.len());
-    let (whole, rest) = plain.split_at(digits);
-    let first = whole.starts_with('-');
-    let mut grouped = String::with_capacity(plain.len() + plain.len() / 3);
-    for (index, digit) in whole.chars().enumerate() {
-        if index > usize::from(first) && (whole.len() - index).is_multiple_of(3) {
-            grouped.push(',');
-        }
-        grouped.push(digit);
-    }
-    grouped + rest
+    format!("{:.decimals$}", HumanFloatCount(value))
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! The results as words and numbers in tables: what the text aligns and the page lays out.
 
+use indicatif::HumanFloatCount;
+
 use super::pipeline::Depth;
 use super::results::{Held, Latency, Limit, Measured, Rate, Results, Spread};
 use super::stock::Stock;
@@ -244,16 +246,7 @@ fn hundredths(value: f64) -> String {
 
 /// With commas between the thousands.
 pub(super) fn count(value: f64) -> String {
-    let digits = format!("{value:.0}");
-    let first = digits.len() % 3;
-    let mut text = String::with_capacity(digits.len() * 4 / 3);
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && index % 3 == first && !text.ends_with('-') {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
+    format!("{:.0}", HumanFloatCount(value))
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
 //! Room for events in the kernel: the socket buffer, and the program that decides what goes into it.
 
 use ctflow_engine::limits::{EVENT_BUFFER_BYTES, SOCKET_BUFFER_BYTES};
+use indicatif::HumanCount;
 use serde_json::{Value, json};
 
-use super::grouped;
 use crate::command::doctor::facts::{Buffers, Facts, Refusal};
 use crate::command::doctor::finding::Finding;
 
@@ -17,9 +17,11 @@ pub(super) fn size(facts: &Facts) -> Finding {
         Err(refusal) => return Finding::note("buffer", format!("not measured: {}", refusal.reason())),
     };
     let effective = forced.unwrap_or(unforced);
-    let found = format!("{} bytes hold {}", grouped(effective as u64), lasting(effective));
+    let found = format!("{} bytes hold {}", HumanCount(effective as u64), lasting(effective));
     let finding = match (forced, facts.settings.rmem_max) {
-        (Some(_), _) => Finding::ok("buffer", format!("{found}; without rights {} events", grouped(events(unforced)))),
+        (Some(_), _) => {
+            Finding::ok("buffer", format!("{found}; without rights {} events", HumanCount(events(unforced))))
+        }
         (None, _) if unforced >= 2 * SOCKET_BUFFER_BYTES => Finding::ok("buffer", found),
         (None, rmem_max) => limited(&found, rmem_max),
     };
@@ -39,7 +41,7 @@ fn events(bytes: usize) -> u64 {
 
 fn lasting(bytes: usize) -> String {
     let events = events(bytes);
-    format!("{} events, {} ms at {}/s", grouped(events), stall_ms(events), grouped(RATE))
+    format!("{} events, {} ms at {}/s", HumanCount(events), stall_ms(events), HumanCount(RATE))
 }
 
 fn stall_ms(events: u64) -> u64 {

@@ -39,19 +39,6 @@ pub(super) fn all(facts: &Facts) -> Vec<Finding> {
     CHECKS.iter().map(|check| check(facts)).collect()
 }
 
-/// A number as people read it: `13,107`.
-fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -104,11 +91,5 @@ mod tests {
         let no = || Refusal::with(Errno::PERM);
         let facts = Facts { stats: Err(no()), listening: Err(no()), ring: Err(no()), ..Facts::healthy() };
         assert_eq!(missing(&all(&facts)), 1);
-    }
-
-    #[test]
-    fn numbers_are_grouped_by_thousands() {
-        let numbers = [0, 999, 1_000, 13_107, 8_388_608];
-        assert_eq!(numbers.map(grouped), ["0", "999", "1,000", "13,107", "8,388,608"]);
     }
 }

@@ -1,8 +1,8 @@
 //! The conntrack table: how full it is, and how long its chains may get.
 
+use indicatif::HumanCount;
 use serde_json::json;
 
-use super::grouped;
 use crate::command::doctor::facts::{Facts, Table};
 use crate::command::doctor::finding::Finding;
 
@@ -21,7 +21,7 @@ pub(super) fn fill(facts: &Facts) -> Finding {
     let finding = match (count, max) {
         (Some(0), _) => empty(),
         (Some(count), Some(max)) if max > 0 => filled(count, max),
-        (Some(count), _) => Finding::ok("table", format!("{} flows", grouped(count))),
+        (Some(count), _) => Finding::ok("table", format!("{} flows", HumanCount(count))),
         (None, _) => Finding::note("table", "unknown: neither /proc/sys nor netlink tells the number of flows"),
     };
     finding.value(json!({ "count": count, "max": max }))
@@ -38,7 +38,7 @@ fn empty() -> Finding {
 
 fn filled(count: u64, max: u64) -> Finding {
     let percent = count.saturating_mul(100) / max;
-    let found = format!("{} flows of {} ({percent} %)", grouped(count), grouped(max));
+    let found = format!("{} flows of {} ({percent} %)", HumanCount(count), HumanCount(max));
     if percent <= FULL_PERCENT {
         return Finding::ok("table", found);
     }
@@ -57,11 +57,11 @@ pub(super) fn buckets(facts: &Facts) -> Finding {
 }
 
 fn chains(max: u64, buckets: u64) -> Finding {
-    let found = format!("{} for {} flows at most", grouped(buckets), grouped(max));
+    let found = format!("{} for {} flows at most", HumanCount(buckets), HumanCount(max));
     if max <= buckets.saturating_mul(FLOWS_PER_BUCKET) {
         return Finding::ok("buckets", found);
     }
-    let entries = grouped(max.saturating_mul(2) / buckets);
+    let entries = HumanCount(max.saturating_mul(2) / buckets);
     Finding::warning("buckets", format!("{found}: {entries} entries to a chain when the table is full"))
         .mend(format!("sysctl -w net.netfilter.nf_conntrack_buckets={max}  # on the host"))
 }
