@@ -1,7 +1,7 @@
-//! Reading ahead: flows that are about to be looked up are touched together, so that they wait for memory together.
+//! Prefetching: flows that are about to be looked up are fetched together, so that they wait for memory together.
 //!
 //! A lookup reads its small table's tags, an index, and a flow, each from a place that no cache has when there are many flows,
-//! and each only when the one before is there. Touched one after the other without a word in between, the flows of a batch
+//! and each only when the one before is there. Asked for one after the other without waiting in between, the flows of a batch
 //! overlap: first all indices, then all flows.
 
 use ctflow_parser::compact::{Address, V4, V6};
@@ -10,11 +10,11 @@ use ctflow_parser::uapi;
 use super::table::Table;
 use crate::sys::prefetch::prefetch;
 
-/// Flows touched together: more than a processor waits for at once, and few enough to be in its nearest cache still when they
+/// Flows fetched together: more than a processor waits for at once, and few enough to be in its nearest cache still when they
 /// are looked up.
 const TOGETHER: usize = 32;
 
-/// Touches what are probably the flows with these families and ids.
+/// Fetches what are probably the flows with these families and ids.
 pub(super) fn approach(v4: &Table<V4>, v6: &Table<V6>, flows: impl Iterator<Item = (u8, u32)>) {
     let (mut of_v4, mut of_v6) = (Ids::default(), Ids::default());
     for (family, id) in flows {
@@ -23,8 +23,8 @@ pub(super) fn approach(v4: &Table<V4>, v6: &Table<V6>, flows: impl Iterator<Item
             _ => of_v6.add(v6, id),
         }
     }
-    of_v4.touch(v4);
-    of_v6.touch(v6);
+    of_v4.fetch(v4);
+    of_v6.fetch(v6);
 }
 
 #[derive(Default)]
@@ -37,7 +37,7 @@ impl Ids {
     #[inline]
     fn add<A: Address>(&mut self, table: &Table<A>, id: u32) {
         if self.count == TOGETHER {
-            self.touch(table);
+            self.fetch(table);
         }
         if let Some(place) = self.ids.get_mut(self.count) {
             *place = id;
@@ -45,7 +45,7 @@ impl Ids {
         }
     }
 
-    fn touch<A: Address>(&mut self, table: &Table<A>) {
+    fn fetch<A: Address>(&mut self, table: &Table<A>) {
         let ids = self.ids.get(..std::mem::take(&mut self.count)).unwrap_or_default();
         let mut places = [None; TOGETHER];
         for (place, id) in places.iter_mut().zip(ids) {

@@ -183,7 +183,7 @@ impl<A: Address> Table<A> {
         self.tables.get(table_of(hash))?.find(hash, is(&self.slab, id, key)).copied()
     }
 
-    /// Where the index of what is probably the flow with that id stands, not read yet. See `approach`.
+    /// Where the index of what is probably the flow with that id stands, which is not read here. See `approach`.
     #[inline]
     pub(super) fn probable(&self, id: u32) -> Option<&u32> {
         let hash = spread(id);
