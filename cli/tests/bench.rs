@@ -27,6 +27,17 @@ fn bench(report: &Path) -> Option<Value> {
     Some(serde_json::from_slice(&output.stdout).unwrap())
 }
 
+#[test]
+fn a_report_that_cannot_be_written_is_refused_before_anything_is_measured() {
+    let folder = tempfile::tempdir().unwrap();
+    let small = ["bench", "--load", "netlink", "--flows", "1", "--seconds", "1", "--rounds", "1", "--replicas", "0"];
+    let output = Command::new(env!("CARGO_BIN_EXE_ctflow")).args(small).arg("--report").arg(folder.path()).output();
+    let output = output.unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.contains("cannot write the report"), "{stderr}");
+    assert!(output.stdout.is_empty() && output.status.code() == Some(1));
+}
+
 /// Every key of a document, at any depth.
 fn keys(document: &Value, found: &mut Vec<String>) {
     match document {

@@ -22,8 +22,10 @@ mod stock;
 mod table;
 mod trial;
 
+use std::fs::{self, File};
 use std::io::Write;
 use std::num::NonZeroU32;
+use std::path::Path;
 use std::time::Duration;
 
 use ctflow_engine::engine::Settings;
@@ -51,16 +53,21 @@ const BACKENDS: [BackendKind; 3] = [BackendKind::Recvmmsg, BackendKind::IoUring,
 /// # Errors
 /// Where namespaces are forbidden; a pipeline or a load that fails; output that cannot be written.
 pub(super) fn run(plan: &Bench) -> Result<(), Failure> {
+    let refused = |path: &Path, source| Failure::Report { path: path.to_owned(), source };
+    if let Some(path) = &plan.report {
+        // What cannot be written is told now and not after minutes; what stands there stays until there is something better.
+        File::options().append(true).create(true).open(path).map_err(|source| refused(path, source))?;
+    }
     let machine = machine::look();
     let ground = Ground::build(plan)?; // before the progress, which has a thread
     let results = Bencher::new(plan, &ground)?.run(machine)?;
     let json = json(&results);
+    let text = if plan.json { &json } else { &table::table(&results) };
+    std::io::stdout().lock().write_all(text.as_bytes())?;
     if let Some(path) = &plan.report {
-        let written = std::fs::write(path, page::page(&results, &json));
-        written.map_err(|source| Failure::Report { path: path.clone(), source })?;
+        fs::write(path, page::page(&results, &json)).map_err(|source| refused(path, source))?;
     }
-    let text = if plan.json { json } else { table::table(&results) };
-    Ok(std::io::stdout().lock().write_all(text.as_bytes())?)
+    Ok(())
 }
 
 fn json(results: &Results) -> String {
