@@ -173,7 +173,7 @@ fn depth(measured: &Measured, several: bool) -> Row {
 }
 
 fn steps(results: &Results) -> Section {
-    let (names, times): (Vec<_>, Vec<_>) = results.steps.named().into_iter().filter(|(_, ns)| *ns >= 0.5).unzip();
+    let (names, times): (Vec<_>, Vec<_>) = results.steps.noticed().map(|(_, name, ns)| (name, ns)).unzip();
     Section::new(About::Steps, "by step", names, vec![Row::new("CPU ns/event", times.into_iter().map(count))])
 }
 

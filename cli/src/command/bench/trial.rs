@@ -79,7 +79,7 @@ pub(super) struct Cpu {
     pub(super) total_ns: f64,
     /// Of all backups together.
     pub(super) backups_ns: f64,
-    /// Of what threw the same events away beside it, in trials that have that.
+    /// Of what threw the same events away beside it, in trials that have that and where it lost none.
     pub(super) floor_ns: Option<f64>,
 }
 
@@ -115,6 +115,12 @@ impl Steps {
             ("backups", self.backups_ns),
         ]
     }
+
+    /// Those that took half a nanosecond or more, each with its place among all.
+    pub(super) fn noticed(&self) -> impl Iterator<Item = (usize, &'static str, f64)> {
+        let places = self.named().into_iter().enumerate();
+        places.filter(|(_, (_, ns))| *ns >= 0.5).map(|(place, (name, ns))| (place, name, ns))
+    }
 }
 
 impl Trial {
@@ -139,15 +145,15 @@ impl Trial {
         let agreed = settled && pipeline.agrees(self.age)?;
         let lost = pipeline.look(|| senders.made())?.lost;
         pipeline.stop()?; // what ends now nobody hears
+        // What it lost was no work for it.
+        let is_floor = floor.as_ref().is_some_and(|floor| floor.totals().lost == 0);
+        floor.map(Drain::stop).transpose()?;
         match ground {
             Ground::Host => senders.clear()?,
             Ground::Lab { .. } => ground.flush()?,
         }
-        let mut outcome = self.outcome(&before, &after, lost, agreed);
-        let events = (outcome.events_per_second * outcome.seconds).max(1.0);
-        let floor = floor_after.zip(floor_before).map(|(after, before)| after.saturating_sub(before));
-        outcome.cpu.floor_ns = floor.map(|cpu| cpu.as_nanos() as f64 / events);
-        Ok(outcome)
+        let floor = floor_before.zip(floor_after).filter(|_| is_floor);
+        Ok(self.outcome([&before, &after], floor, lost, agreed))
     }
 
     fn flows_per_second(&self) -> Option<NonZeroU32> {
@@ -167,7 +173,14 @@ impl Trial {
         }
     }
 
-    fn outcome(&self, before: &Reading, after: &Reading, lost: u64, agreed: bool) -> Outcome {
+    /// `floor` is the processor time of what threw the same events away, at both looks.
+    fn outcome(
+        &self,
+        [before, after]: [&Reading; 2],
+        floor: Option<(Duration, Duration)>,
+        lost: u64,
+        agreed: bool,
+    ) -> Outcome {
         let seconds = after.at.duration_since(before.at).as_secs_f64();
         let made = after.made.since(&before.made);
         let events = (after.events - before.events) as f64;
@@ -179,7 +192,7 @@ impl Trial {
             stage_ns: each(before.stage.cpu, after.stage.cpu),
             total_ns: 0.0,
             backups_ns: each(before.backup.cpu, after.backup.cpu),
-            floor_ns: None,
+            floor_ns: floor.map(|(before, after)| each(before, after)),
         };
         cpu.total_ns = cpu.worker_ns + cpu.control_ns + cpu.stage_ns;
         let metered = self.settings.metered.then(|| steps(before, after, events));

@@ -101,12 +101,6 @@ fn figure(title: &str, svg: Option<String>, legend: &Markup) -> Markup {
 }
 
 fn steps_legend(results: &Results) -> Markup {
-    let named = results.steps.named();
-    let shown: Vec<_> = named
-        .iter()
-        .enumerate()
-        .filter(|(_, (_, ns))| *ns >= 0.5)
-        .map(|(index, (name, ns))| (index, format!("{name}: {} ns", count(*ns))))
-        .collect();
-    plot::legend(&shown)
+    let shown = results.steps.noticed().map(|(place, name, ns)| (place, format!("{name}: {} ns", count(ns))));
+    plot::legend(&shown.collect::<Vec<_>>())
 }
