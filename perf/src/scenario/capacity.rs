@@ -44,6 +44,9 @@ const AGED: f64 = 1.0 / 3.0;
 /// Of a core.
 const IDLE_PERCENT: f64 = 0.5;
 
+/// What every benchmark here measures.
+const DEPTHS: [&str; 3] = ["drain", "capture", "replicate"];
+
 /// Runs it.
 ///
 /// # Errors
@@ -70,19 +73,40 @@ pub(super) fn run(options: &Options, programs: &Programs) -> Result<Table, Failu
     rows.extend(tables(&with_few, &with_many));
     rows.extend(least_age(&young, &aged));
     let title = format!("bench: ctflow bench, {rounds} rounds; the large table has {} flows", super::count(flows));
-    Ok(Table { title, names: [ours.name.clone(), String::new()], rows, notes: note.into_iter().collect() })
+    let mut notes: Vec<String> = note.into_iter().collect();
+    notes.extend([&young, &aged, &with_few, &with_many].into_iter().flatten().chain([&full]).flat_map(said));
+    notes.sort();
+    notes.dedup();
+    Ok(Table { title, names: [ours.name.clone(), String::new()], rows, notes })
+}
+
+/// What has to be known of a benchmark: its own notes, and whether a steady rate was too much.
+fn said(results: &Value) -> Vec<String> {
+    let notes = results["notes"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let rate = &results["settings"]["rate"];
+    let lost = DEPTHS.map(|name| rounds(slice::from_ref(results), name, |round| number(&round["lost"])).max);
+    let losing =
+        (rate.is_u64() && lost.iter().any(|lost| *lost > 0.0)).then(|| format!("events were lost at {rate} a second"));
+    notes.map(str::to_owned).chain(losing).collect()
 }
 
 fn bench(program: &Program, arguments: &[&str]) -> Result<Value, Failure> {
     let arguments = [&["bench", "--json"][..], arguments].concat();
     let ended = Process::start(program, &arguments)?.run_out(LONGEST)?;
-    serde_json::from_slice(&ended.output).map_err(|_| Failure::Unreadable("the benchmark's JSON".to_owned()))
+    let results: Option<Value> = serde_json::from_slice(&ended.output).ok();
+    let is_whole = |results: &Value| DEPTHS.iter().all(|name| depth(results, name)["rounds"][0].is_object());
+    results.filter(is_whole).ok_or_else(|| Failure::Unreadable("the benchmark's JSON".to_owned()))
 }
 
-/// A depth of a benchmark: `drain`, `capture`, `replicate`.
+/// What a benchmark says under `key` of one of [`DEPTHS`].
+fn of_depth<'v>(results: &'v Value, key: &str, name: &str) -> &'v Value {
+    let mut all = results[key].as_array().into_iter().flatten();
+    all.find(|one| one["depth"] == name).unwrap_or(&Value::Null)
+}
+
+/// One of [`DEPTHS`].
 fn depth<'v>(results: &'v Value, name: &str) -> &'v Value {
-    let depths = results["depths"].as_array().into_iter().flatten();
-    depths.into_iter().find(|depth| depth["depth"] == name).unwrap_or(&Value::Null)
+    of_depth(results, "depths", name)
 }
 
 /// A figure of all rounds of a depth of some benchmarks.
@@ -112,16 +136,17 @@ fn pipeline(full: &Value) -> Vec<Row> {
     let receive = sum(&["receive_ns"]);
     let captured = sum(&["receive_ns", "parse_ns", "cache_ns"]);
     let replicated = captured + sum(&["delta_ns", "seal_ns", "send_ns"]);
-    let held = |place: usize| 100.0 * number(&full["held"][place]["to_drain"]);
+    // None where no rate was held.
+    let held = |name| 100.0 * of_depth(full, "held", name)["to_drain"].as_f64().unwrap_or_default();
     let lost = |name| rounds(slice::from_ref(full), name, |round| number(&round["lost"]));
     vec![
         ratio("capture", CAPTURED),
         ratio("replicate", REPLICATED),
         Row::single("capture, by step: % of receiving", one(100.0 * captured / receive)),
         Row::single("replicate, by step: % of receiving", one(100.0 * replicated / receive)),
-        Row::single("highest rate without loss, captured, % of that drained", one(held(0)))
+        Row::single("highest rate without loss, captured, % of that drained", one(held("capture")))
             .goal(|ours| Goal::new(format!("≥ {RATE_PERCENT}"), ours.median >= RATE_PERCENT)),
-        Row::single("likewise, replicated", one(held(1))),
+        Row::single("likewise, replicated", one(held("replicate"))),
         Row::single("events lost, captured", lost("capture")).goal(Goal::none),
         Row::single("events lost, replicated", lost("replicate")).goal(Goal::none),
     ]
