@@ -1,4 +1,4 @@
-//! Events on their way into a shard: a batch of datagrams read ahead for, taken apart, counted and applied.
+//! Events on their way into a shard: a batch of datagrams taken apart, counted and applied, its flows fetched first.
 //!
 //! Besides, they are shown to whoever watches, and noted where they do not say everything (`untold.rs`).
 

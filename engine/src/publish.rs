@@ -97,7 +97,7 @@ impl Choice {
 
     /// How long changes may wait to be told together, in milliseconds: a hundredth of the shortest least age, at most
     /// [`PAUSE_MS_MAX`]. Who does without all flows of the last second does not need those of the last ten milliseconds, and
-    /// peers are woken a tenth as often.
+    /// peers are woken less often.
     #[must_use]
     pub fn pause_ms(&self) -> u32 {
         let ages = self.least_ages.iter().map(|(_, milliseconds)| *milliseconds);

@@ -174,7 +174,7 @@ impl fmt::Display for Table {
     }
 }
 
-/// With commas between the thousands, and one decimal where it says something.
+/// With commas between the thousands, and one decimal where it is not 0 and there are less than three digits before it.
 pub(crate) fn number(value: f64) -> String {
     let decimals = usize::from(value.abs() < 100.0 && value.fract() != 0.0);
     format!("{:.decimals$}", HumanFloatCount(value))
@@ -188,6 +188,7 @@ mod tests {
     fn numbers_are_grouped() {
         assert_eq!(number(0.0), "0");
         assert_eq!(number(99.46), "99.5");
+        assert_eq!(number(75.98), "76");
         assert_eq!(number(100.4), "100");
         assert_eq!(number(1_234.0), "1,234");
         assert_eq!(number(300_000.0), "300,000");

@@ -1,9 +1,9 @@
 //! The flows one worker alone owns: looked up by the kernel's id, merged from events, reconciled with dumps, told to
 //! replicas; and what a replica is told.
 //!
-//! A shard is used by one thread and has no lock. `approach` reads ahead for a batch of events, `table` holds the flows of one family, `expectations` the few there
-//! are of these, `resync` says which dumped flows to believe, `key` which shard a flow belongs to. `ledger` knows what
-//! replicas are still to be told, `outbox` puts it into batches; [`replica`] is the other end.
+//! A shard is used by one thread and has no lock. `approach` fetches the flows of a batch of events, `table` holds those of one
+//! family, `expectations` the few there are of these, `resync` says which dumped flows to believe, `key` which shard a flow
+//! belongs to. `ledger` knows what replicas are still to be told, `outbox` puts it into batches; [`replica`] is the other end.
 
 mod approach;
 mod claim;
