@@ -60,7 +60,8 @@ pub(super) fn run(options: &Options, programs: &Programs) -> Result<Table, Failu
     };
     let rounds = ROUNDS * options.rounds;
     let full = bench("as fast as it goes", rounds, &[])?;
-    let (few, many) = (FEW_FLOWS.min(flows).to_string(), flows.to_string());
+    let few_flows = FEW_FLOWS.min(flows);
+    let (few, many) = (few_flows.to_string(), flows.to_string());
     let (mut young, mut aged, mut with_few, mut with_many) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for _ in 0..options.rounds {
         let steady = |what, arguments: &[&str]| bench(what, ROUNDS, &[&["--rate", STEADY][..], arguments].concat());
@@ -70,7 +71,7 @@ pub(super) fn run(options: &Options, programs: &Programs) -> Result<Table, Failu
         with_many.push(steady("many flows", &["--load", "netlink", "--flows", &many])?);
     }
     let mut rows = pipeline(&full);
-    rows.extend(tables(&with_few, &with_many));
+    rows.extend(tables(&with_few, &with_many, few_flows));
     rows.extend(least_age(&young, &aged));
     let title = format!("bench: ctflow bench, {rounds} rounds; the large table has {} flows", super::count(flows));
     let mut notes: Vec<String> = note.into_iter().collect();
@@ -152,8 +153,8 @@ fn pipeline(full: &Value) -> Vec<Row> {
     ]
 }
 
-/// What a large table costs.
-fn tables(few: &[Value], many: &[Value]) -> Vec<Row> {
+/// What a large table costs, beside one of `few_flows`.
+fn tables(few: &[Value], many: &[Value], few_flows: u32) -> Vec<Row> {
     let cpu = |results| rounds(results, "capture", |round| number(&round["cpu"]["total_ns"]));
     let step = |results: &[Value]| Summary::of(results.iter().map(|one| number(&one["steps"]["cache_ns"])));
     let stock = |name: &str| Summary::of(many.iter().map(|one| number(&one["stock"][name])));
@@ -161,9 +162,9 @@ fn tables(few: &[Value], many: &[Value]) -> Vec<Row> {
         Row::single(format!("idle {side} with the large table, % of a core"), stock(&format!("{side}_idle_percent")))
             .goal(|ours| Goal::new(format!("< {IDLE_PERCENT}"), ours.median < IDLE_PERCENT))
     };
+    let captured = format!("captured, large table beside {} flows: CPU an event, ns", super::count(few_flows));
     vec![
-        Row::both("captured, large table beside 100,000 flows: CPU an event, ns", [many, few].map(cpu))
-            .goal_of_peer(GROWTH),
+        Row::both(captured, [many, few].map(cpu)).goal_of_peer(GROWTH),
         Row::both("likewise, of that into the shard", [many, few].map(step)),
         Row::single("memory a flow, primary, bytes", stock("primary_bytes_per_flow"))
             .goal(|ours| Goal::at_most(MEMORY_BYTES, ours)),
