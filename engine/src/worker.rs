@@ -184,7 +184,7 @@ impl Worker {
             if round.taken.drained {
                 self.tell();
                 self.shard.end_pause();
-                while self.can_tell() {
+                while self.news_in() == Some(Duration::ZERO) {
                     self.tell();
                 }
                 return Ok(());
@@ -192,21 +192,20 @@ impl Worker {
         }
     }
 
-    /// Whether there is more to tell replicas, and the stage takes it.
-    fn can_tell(&self) -> bool {
-        self.teller.as_ref().is_some_and(Teller::is_free) && self.shard.has_news()
+    /// How long until there is something to tell replicas. What the stage has no room for yet it asks for itself.
+    fn news_in(&self) -> Option<Duration> {
+        self.teller.as_ref().filter(|teller| teller.is_free())?;
+        self.shard.news_in_ms().map(Duration::from_millis)
     }
 
     /// Takes a batch of events into the shard; gives how many were lost.
     fn take(&mut self) -> Result<u64, ListenError> {
+        let news = self.news_in();
         let busy = self.shard.is_sweeping()
             || (self.backlog.is_some() && self.held().is_none())
             || !self.commands.is_empty()
             || !self.asks.is_empty()
-            || self.can_tell();
-        // What the stage has no room for yet it asks for itself.
-        let news = self.teller.as_ref().filter(|teller| teller.is_free()).and_then(|_| self.shard.news_in_ms());
-        let news = news.map(Duration::from_millis);
+            || news == Some(Duration::ZERO);
         let untold = self.untold.as_ref().and_then(Untold::due_in);
         let patience = match [news, untold, self.held()].into_iter().flatten().min() {
             _ if busy => Patience::None,
