@@ -262,6 +262,14 @@ fn notes(mut notes: Vec<String>, depths: &[Measured], held: &[Held], rates: &[Ra
     let others = held.iter().flat_map(|held| &held.trials).chain(rates.iter().map(|rate| &rate.outcome));
     let all: Vec<_> = rounds().chain(others).collect();
     let disagreed = all.iter().filter(|outcome| !outcome.agreed).count();
+    let beside = || depths.iter().flat_map(|measured| &measured.beside);
+    let floorless = beside().filter(|outcome| outcome.cpu.floor_ns.is_none()).count();
+    if floorless > 0 {
+        let trials = beside().count();
+        notes.push(format!(
+            "in {floorless} of {trials} trials beside the floor it lost events: they are left out of the ratio to it"
+        ));
+    }
     if disagreed > 0 {
         let trials = all.len();
         notes.push(format!(
