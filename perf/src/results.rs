@@ -21,7 +21,7 @@ pub(crate) struct Section<'t> {
     pub(crate) scenario: Scenario,
     /// The machine and the programs.
     pub(crate) about: &'t str,
-    /// Rounds, and how busy the machine was.
+    /// The command, and how busy the machine was.
     pub(crate) by: &'t str,
     /// What was found.
     pub(crate) table: &'t str,
