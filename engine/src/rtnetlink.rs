@@ -1,11 +1,20 @@
-//! Kernel numbers of rtnetlink under their kernel names, in the order of their headers: [rtnetlink.h], [if_link.h],
-//! [veth.h], [if_addr.h], [neighbour.h].
+//! Questions to rtnetlink, and its numbers under their kernel names, in the order of their headers: [rtnetlink.h],
+//! [if_link.h], [veth.h], [if.h], [if_addr.h], [neighbour.h].
 //!
 //! [rtnetlink.h]: https://github.com/torvalds/linux/blob/v6.18/include/uapi/linux/rtnetlink.h
 //! [if_link.h]: https://github.com/torvalds/linux/blob/v6.18/include/uapi/linux/if_link.h
 //! [veth.h]: https://github.com/torvalds/linux/blob/v6.18/include/uapi/linux/veth.h
+//! [if.h]: https://github.com/torvalds/linux/blob/v6.18/include/uapi/linux/if.h
 //! [if_addr.h]: https://github.com/torvalds/linux/blob/v6.18/include/uapi/linux/if_addr.h
 //! [neighbour.h]: https://github.com/torvalds/linux/blob/v6.18/include/uapi/linux/neighbour.h
+
+use std::ops::Range;
+
+use ctflow_parser::frame::{Message, Messages};
+use ctflow_parser::uapi::{AF_UNSPEC, NLM_F_DUMP, NLM_F_REQUEST};
+use ctflow_parser::write::{Full, Writer};
+
+use crate::sys::netlink::NetlinkSocket;
 
 // rtnetlink.h
 pub(crate) const RTM_NEWLINK: u16 = 16;
@@ -32,6 +41,8 @@ pub(crate) const IFLA_INFO_KIND: u16 = 1;
 pub(crate) const IFLA_INFO_DATA: u16 = 2;
 pub(crate) const VETH_INFO_PEER: u16 = 1;
 pub(crate) const IFF_UP: u32 = 1;
+/// Operational: the carrier is there, and the queues have been started for it.
+pub(crate) const IFF_RUNNING: u32 = 0x40;
 
 // if_addr.h
 pub(crate) const IFA_ADDRESS: u16 = 1;
@@ -42,3 +53,63 @@ pub(crate) const IFA_F_NODAD: u8 = 2;
 pub(crate) const NDA_DST: u16 = 1;
 pub(crate) const NDA_LLADDR: u16 = 2;
 pub(crate) const NUD_PERMANENT: u16 = 0x80;
+
+/// The longest request, for a link, takes 32 bytes.
+const REQUEST_BYTES: usize = 32;
+/// As large as parts of a dump get.
+const ANSWER_BYTES: usize = 32 * 1024;
+// Where numbers stand in a message: in its header, and in `ifinfomsg`.
+const KIND: Range<usize> = 4..6;
+const LINK_FLAGS: Range<usize> = 24..28;
+
+/// The flags (`IFF_…`) of the link of this index; none where the kernel does not say.
+///
+/// The kernel has caught up with the carrier when it answers (`linkwatch_sync_dev` in `rtnl_getlink`, since 6.8).
+pub(crate) fn link_flags(socket: &NetlinkSocket, index: u32) -> Option<u32> {
+    let mut found = None;
+    let this_link = |message: &mut Writer<'_>| {
+        message.raw(&[AF_UNSPEC, 0, 0, 0])?;
+        message.raw(&index.to_ne_bytes())?;
+        message.raw(&[0; 8])
+    };
+    ask(socket, RTM_GETLINK, NLM_F_REQUEST, this_link, |kind, message| {
+        found = number(message, LINK_FLAGS).filter(|_| kind == RTM_NEWLINK);
+    })?;
+    found
+}
+
+/// Asks one thing, and hands each message of the answer to `each`, with its kind. Nothing where the answer is none.
+pub(crate) fn ask(
+    socket: &NetlinkSocket,
+    kind: u16,
+    flags: u16,
+    body: impl FnOnce(&mut Writer<'_>) -> Result<(), Full>,
+    mut each: impl FnMut(u16, &[u8]),
+) -> Option<()> {
+    let mut request = [0; REQUEST_BYTES];
+    let mut writer = Writer::new(&mut request);
+    writer.message(kind, flags, 1, body).ok()?;
+    socket.send(writer.bytes()).ok()?;
+    let mut answer = vec![0; ANSWER_BYTES];
+    loop {
+        let length = socket.receive(&mut answer).ok()?; // it was queued within the call
+        for message in Messages::new(answer.get(..length)?) {
+            match message.ok()? {
+                Message::Record(record) => {
+                    let kind = record.bytes().get(KIND)?.try_into().ok()?;
+                    each(u16::from_ne_bytes(kind), record.bytes());
+                }
+                Message::Done { .. } | Message::Ack(_) => return Some(()),
+                Message::Other => {}
+            }
+        }
+        if flags & NLM_F_DUMP == 0 {
+            return Some(());
+        }
+    }
+}
+
+/// The number that stands at `place` of a message.
+pub(crate) fn number(message: &[u8], place: Range<usize>) -> Option<u32> {
+    Some(u32::from_ne_bytes(message.get(place)?.try_into().ok()?))
+}

@@ -128,6 +128,7 @@ fn a_group_hears_each_other_and_nobody_himself() {
             links.up("sync").unwrap();
             links.address("sync", "192.0.2.2".parse().unwrap(), 24).unwrap();
         });
+        links.await_carrier("sync").unwrap();
         for (group, local) in [("239.1.2.3:3780", "0.0.0.0:3780"), ("[ff02::c7]:3780", "[::]:3780")] {
             let mut ends = [open(group, local), host.run(move || open(group, local))];
             let now = Instant::now();

@@ -105,6 +105,7 @@ impl Pair {
                 links.address(LINK, IpAddr::V4(side.address()), PREFIX)
             })?;
         }
+        pair.host(Side::Primary).run(|| Links::open()?.await_carrier(LINK))?;
         Ok(pair)
     }
 

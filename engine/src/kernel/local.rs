@@ -10,23 +10,16 @@ use std::ops::Range;
 use std::time::Instant;
 
 use ctflow_parser::attr::Attrs;
-use ctflow_parser::frame::{Message, Messages};
-use ctflow_parser::uapi::{AF_INET, AF_INET6, AF_UNSPEC, NLM_F_DUMP, NLM_F_REQUEST};
-use ctflow_parser::write::{Full, Writer};
+use ctflow_parser::uapi::{AF_INET, AF_INET6, NLM_F_DUMP, NLM_F_REQUEST};
+use ctflow_parser::write::Writer;
 
 use crate::limits::{LOCAL_ADDRESSES, LOCAL_ASKED_EVERY};
-use crate::rtnetlink::{IFA_ADDRESS, IFA_LOCAL, IFF_UP, RTM_GETADDR, RTM_GETLINK, RTM_NEWADDR, RTM_NEWLINK};
+use crate::rtnetlink::{IFA_ADDRESS, IFA_LOCAL, IFF_UP, RTM_GETADDR, RTM_NEWADDR, ask, link_flags, number};
 use crate::sys::netlink::{NetlinkSocket, Protocol};
 
-/// Both requests take 32 bytes.
-const REQUEST_BYTES: usize = 32;
-/// As large as parts of a dump get.
-const ANSWER_BYTES: usize = 32 * 1024;
-// Where numbers stand in a message: in its header, in `ifaddrmsg` and in `ifinfomsg`.
-const KIND: Range<usize> = 4..6;
+// Where things stand in an `ifaddrmsg` with its header.
 const ADDRESS_LINK: Range<usize> = 20..24;
 const ADDRESS_ATTRIBUTES: usize = 24;
-const LINK_FLAGS: Range<usize> = 24..28;
 
 /// Asks the kernel, and remembers which addresses were this host's.
 #[derive(Debug, Default)]
@@ -96,52 +89,8 @@ impl LocalAddresses {
             }
         })?;
         let Some(link) = link else { return Some(false) };
-        let mut up = false;
-        let this_link = |message: &mut Writer<'_>| {
-            message.raw(&[AF_UNSPEC, 0, 0, 0])?;
-            message.raw(&link.to_ne_bytes())?;
-            message.raw(&[0; 8])
-        };
-        ask(socket, RTM_GETLINK, NLM_F_REQUEST, this_link, |kind, message| {
-            up = kind == RTM_NEWLINK && number(message, LINK_FLAGS).is_some_and(|flags| flags & IFF_UP != 0);
-        })?;
-        Some(up)
+        link_flags(socket, link).map(|flags| flags & IFF_UP != 0)
     }
-}
-
-/// Asks one thing, and hands each message of the answer to `each`, with its kind. Nothing where the answer is none.
-fn ask(
-    socket: &NetlinkSocket,
-    kind: u16,
-    flags: u16,
-    body: impl FnOnce(&mut Writer<'_>) -> Result<(), Full>,
-    mut each: impl FnMut(u16, &[u8]),
-) -> Option<()> {
-    let mut request = [0; REQUEST_BYTES];
-    let mut writer = Writer::new(&mut request);
-    writer.message(kind, flags, 1, body).ok()?;
-    socket.send(writer.bytes()).ok()?;
-    let mut answer = vec![0; ANSWER_BYTES];
-    loop {
-        let length = socket.receive(&mut answer).ok()?; // it was queued within the call
-        for message in Messages::new(answer.get(..length)?) {
-            match message.ok()? {
-                Message::Record(record) => {
-                    let kind = record.bytes().get(KIND)?.try_into().ok()?;
-                    each(u16::from_ne_bytes(kind), record.bytes());
-                }
-                Message::Done { .. } | Message::Ack(_) => return Some(()),
-                Message::Other => {}
-            }
-        }
-        if flags & NLM_F_DUMP == 0 {
-            return Some(());
-        }
-    }
-}
-
-fn number(message: &[u8], place: Range<usize>) -> Option<u32> {
-    Some(u32::from_ne_bytes(message.get(place)?.try_into().ok()?))
 }
 
 /// The address that a message is about; of the two that a point-to-point link has, the near one.

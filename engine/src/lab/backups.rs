@@ -58,9 +58,14 @@ impl Backups {
                 links.up(SYNC_LINK)?;
                 links.address(SYNC_LINK, address(number), PREFIX)
             })?;
+            links.await_carrier(&port)?;
             Ok(host)
         };
-        Ok(Self { hosts: (1..=count.min(BACKUPS)).map(backup).collect::<Result<_, LabError>>()? })
+        let hosts = (1..=count.min(BACKUPS)).map(backup).collect::<Result<_, LabError>>()?;
+        if count > 0 {
+            links.await_carrier(SYNC_LINK)?;
+        }
+        Ok(Self { hosts })
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::time::Duration;
 
 use thiserror::Error;
 
@@ -28,6 +29,14 @@ pub enum LabError {
     /// What was asked of the kernel by netlink.
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
+    /// A link that was switched on carries nothing.
+    #[error("link {link} has no carrier after {longest:?}: switch its other end on")]
+    NoCarrier {
+        /// Its name.
+        link: String,
+        /// How long it was waited for.
+        longest: Duration,
+    },
     /// More flows were asked of a flood than its addresses and ports can tell apart.
     #[error("a flood has {most} flows at most, {asked} were asked: start another")]
     FloodTooLarge {

@@ -86,6 +86,11 @@ impl Side {
         format!("{}-{}", which.name(), self.link())
     }
 
+    /// The bridge's end of the client's or the server's cable.
+    fn host_port(self) -> String {
+        format!("host-{}", self.link())
+    }
+
     /// What the active firewall has there.
     fn addresses(self) -> [(IpAddr, u8); 2] {
         match self {
@@ -135,7 +140,7 @@ impl Gateways {
                 links.bridge(&name)?;
                 links.up(&name)
             })?;
-            plug(&switch, &bridge, format!("host-{}", side.link()), HOST_LINK, host)?;
+            plug(&switch, &bridge, side.host_port(), HOST_LINK, host)?;
             for which in [Which::One, Which::Other] {
                 let firewall = &firewalls[which.index()];
                 plug(&switch, &bridge, side.port(which), side.link(), firewall)?;
@@ -159,6 +164,12 @@ impl Gateways {
             settle_host(&[(CLIENT, PREFIX), (CLIENT6, PREFIX6)], &[FIREWALL_INSIDE, FIREWALL_INSIDE6])
         })?;
         server.run(|| settle_host(&[(SERVER, PREFIX), (SERVER6, PREFIX6)], &[FIREWALL_OUTSIDE, FIREWALL_OUTSIDE6]))?;
+        firewalls[0].run(|| Links::open()?.await_carrier(SYNC_LINK))?;
+        let ports = Side::BOTH.map(|side| [side.host_port(), side.port(Which::One), side.port(Which::Other)]);
+        switch.run(move || {
+            let links = Links::open()?;
+            ports.as_flattened().iter().try_for_each(|port| links.await_carrier(port))
+        })?;
         let echo = Echo::start(&server, &server_addresses())?;
         Ok(Self { client, server, firewalls, switch, echo })
     }

@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use ctflow_parser::uapi::{
     AF_INET, AF_INET6, AF_UNSPEC, NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST,
@@ -13,10 +15,14 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use super::error::LabError;
 use crate::netlink::{NetlinkError, Requests};
 use crate::rtnetlink::*;
-use crate::sys::netlink::Protocol;
+use crate::sys::netlink::{NetlinkSocket, Protocol};
 
 /// One request; the longest, a pair of links, takes some 150 bytes.
 const REQUEST_BYTES: usize = 512;
+/// A kernel that is asked catches up at once, an older one within a second; either may have to wait for its turn.
+const CARRIER_LONGEST: Duration = Duration::from_secs(10);
+/// How often a link without a carrier is looked at.
+const CARRIER_TICK: Duration = Duration::from_millis(5);
 
 /// The links of the namespace of the thread that opened it.
 #[derive(Debug)]
@@ -101,6 +107,25 @@ impl Links {
             link_header(message, IFF_UP, IFF_UP)?;
             message.text(IFLA_IFNAME, name)
         })
+    }
+
+    /// Waits until a link carries packets: both of its ends are on, and the kernel has taken note, which it does when it gets
+    /// to it, up to a second later. What is sent before that is dropped without a word.
+    ///
+    /// # Errors
+    /// [`LabError::NoCarrier`] when an end stays off.
+    pub fn await_carrier(&self, name: &str) -> Result<(), LabError> {
+        let index = self.index(name)?;
+        let socket = NetlinkSocket::open(Protocol::Route)
+            .map_err(|error| LabError::system(format!("ask for the carrier of link {name}"), error))?;
+        let started = Instant::now();
+        while link_flags(&socket, index).is_none_or(|flags| flags & IFF_RUNNING == 0) {
+            if started.elapsed() > CARRIER_LONGEST {
+                return Err(LabError::NoCarrier { link: name.to_owned(), longest: CARRIER_LONGEST });
+            }
+            thread::sleep(CARRIER_TICK);
+        }
+        Ok(())
     }
 
     /// Switches a link off: the routes over it go, its addresses stay.
@@ -258,6 +283,40 @@ mod tests {
             assert_eq!(send(), Err(std::io::ErrorKind::NetworkUnreachable));
             links.up("here").unwrap();
             send().unwrap();
+        });
+    }
+
+    #[test]
+    fn nothing_is_lost_once_a_link_has_its_carrier() {
+        const HARDWARE: [u8; 6] = [0x02, 0, 0, 0, 0, 2];
+        crate::isolated!({
+            let lab = Lab::enter().unwrap();
+            let other = lab.host("other").unwrap();
+            let links = Links::open().unwrap();
+            links.veth("here", "there", other.namespace()).unwrap();
+            links.address("here", [192, 0, 2, 1].into(), 24).unwrap();
+            let there = other.run(|| {
+                let links = Links::open().unwrap();
+                links.hardware("there", HARDWARE).unwrap();
+                links.address("there", [192, 0, 2, 2].into(), 24).unwrap();
+                std::net::UdpSocket::bind("192.0.2.2:7000").unwrap()
+            });
+            there.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+            let here = std::net::UdpSocket::bind("192.0.2.1:0").unwrap();
+            // Each time the far end is the later one, so that this end has to wait for the kernel's notice.
+            for sent in 0..200u8 {
+                links.up("here").unwrap();
+                other.run(|| Links::open().unwrap().up("there").unwrap());
+                links.await_carrier("here").unwrap();
+                // Known beforehand, or the datagram would be kept until the second question for it is answered.
+                links.neighbour("here", [192, 0, 2, 2].into(), HARDWARE).unwrap();
+                here.send_to(&[sent], "192.0.2.2:7000").unwrap();
+                let mut came = [0];
+                there.recv(&mut came).unwrap();
+                assert_eq!(came, [sent]);
+                other.run(|| Links::open().unwrap().down("there").unwrap());
+                links.down("here").unwrap();
+            }
         });
     }
 

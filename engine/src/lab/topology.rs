@@ -91,6 +91,8 @@ impl Firewall {
             settle_host(&[(CLIENT, PREFIX), (CLIENT6, PREFIX6)], &[FIREWALL_INSIDE, FIREWALL_INSIDE6])
         })?;
         server.run(|| settle_host(&[(SERVER, PREFIX), (SERVER6, PREFIX6)], &[FIREWALL_OUTSIDE, FIREWALL_OUTSIDE6]))?;
+        let links = Links::open()?;
+        [INSIDE_LINK, OUTSIDE_LINK].iter().try_for_each(|link| links.await_carrier(link))?;
         sink_floods()?;
         rules().apply()?; // before `track`: where tracking is a module, its settings appear with the first rule
         track()?;

@@ -71,6 +71,7 @@ pub(crate) fn cable(lab: &Lab) -> Host {
         links.up("sync").unwrap();
         links.address("sync", ADDRESSES[1].parse().unwrap(), 24).unwrap();
     });
+    links.await_carrier("sync").unwrap();
     host
 }
 
