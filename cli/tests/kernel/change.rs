@@ -253,7 +253,6 @@ fn a_capture_file_shows_what_was_followed() {
         let capture = Follower::start(PROGRAM, &["-w", file]);
         fill();
         flush();
-        std::thread::sleep(std::time::Duration::from_millis(100));
         let (_, live, _) = plain.interrupt();
         let (code, stdout, stderr) = capture.interrupt();
         assert!(code == 0 && stdout.is_empty() && stderr.contains("8 flow events"), "{stderr}");
