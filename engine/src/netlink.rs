@@ -97,6 +97,11 @@ impl Requests {
         Ok(Self { socket })
     }
 
+    /// For questions, between two requests.
+    pub(crate) fn socket(&self) -> &NetlinkSocket {
+        &self.socket
+    }
+
     /// Sends `requests`, of which the last asks for an acknowledgement, and waits for that or for a refusal. Their
     /// sequence numbers count from 1 and say which of `operations` was refused; any other number means `whole`.
     pub(crate) fn perform(&self, requests: &[u8], operations: &[String], whole: &str) -> Result<(), NetlinkError> {

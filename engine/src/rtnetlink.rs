@@ -62,20 +62,20 @@ const ANSWER_BYTES: usize = 32 * 1024;
 const KIND: Range<usize> = 4..6;
 const LINK_FLAGS: Range<usize> = 24..28;
 
-/// The flags (`IFF_…`) of the link of this index; none where the kernel does not say.
+/// The flags (`IFF_…`) of the link of this index, 0 of one that is not there; nothing where the kernel does not answer.
 ///
 /// The kernel has caught up with the carrier when it answers (`linkwatch_sync_dev` in `rtnl_getlink`, since 6.8).
 pub(crate) fn link_flags(socket: &NetlinkSocket, index: u32) -> Option<u32> {
-    let mut found = None;
+    let mut flags = 0;
     let this_link = |message: &mut Writer<'_>| {
         message.raw(&[AF_UNSPEC, 0, 0, 0])?;
         message.raw(&index.to_ne_bytes())?;
         message.raw(&[0; 8])
     };
     ask(socket, RTM_GETLINK, NLM_F_REQUEST, this_link, |kind, message| {
-        found = number(message, LINK_FLAGS).filter(|_| kind == RTM_NEWLINK);
+        flags = number(message, LINK_FLAGS).filter(|_| kind == RTM_NEWLINK).unwrap_or_default();
     })?;
-    found
+    Some(flags)
 }
 
 /// Asks one thing, and hands each message of the answer to `each`, with its kind. Nothing where the answer is none.
@@ -112,4 +112,21 @@ pub(crate) fn ask(
 /// The number that stands at `place` of a message.
 pub(crate) fn number(message: &[u8], place: Range<usize>) -> Option<u32> {
     Some(u32::from_ne_bytes(message.get(place)?.try_into().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lab::Lab;
+    use crate::sys::netlink::Protocol;
+
+    #[test]
+    fn a_link_that_is_not_there_is_not_up() {
+        crate::isolated!({
+            let _lab = Lab::enter().unwrap();
+            let socket = NetlinkSocket::open(Protocol::Route).unwrap();
+            assert_eq!(link_flags(&socket, 1).unwrap() & IFF_UP, IFF_UP, "the loopback link");
+            assert_eq!(link_flags(&socket, 1_000), Some(0));
+        });
+    }
 }

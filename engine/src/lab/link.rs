@@ -15,7 +15,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use super::error::LabError;
 use crate::netlink::{NetlinkError, Requests};
 use crate::rtnetlink::*;
-use crate::sys::netlink::{NetlinkSocket, Protocol};
+use crate::sys::netlink::Protocol;
 
 /// One request; the longest, a pair of links, takes some 150 bytes.
 const REQUEST_BYTES: usize = 512;
@@ -116,10 +116,8 @@ impl Links {
     /// [`LabError::NoCarrier`] when an end stays off.
     pub fn await_carrier(&self, name: &str) -> Result<(), LabError> {
         let index = self.index(name)?;
-        let socket = NetlinkSocket::open(Protocol::Route)
-            .map_err(|error| LabError::system(format!("ask for the carrier of link {name}"), error))?;
         let started = Instant::now();
-        while link_flags(&socket, index).is_none_or(|flags| flags & IFF_RUNNING == 0) {
+        while link_flags(self.requests.socket(), index).is_none_or(|flags| flags & IFF_RUNNING == 0) {
             if started.elapsed() > CARRIER_LONGEST {
                 return Err(LabError::NoCarrier { link: name.to_owned(), longest: CARRIER_LONGEST });
             }
