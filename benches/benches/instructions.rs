@@ -10,10 +10,10 @@ use std::sync::Arc;
 
 use ctflow_benches::pair::Pair;
 use ctflow_benches::{Multiplied, records};
+use ctflow_engine::filter::Choice;
 use ctflow_engine::intake::Intake;
 use ctflow_engine::limits::RECEIVE_BATCH;
 use ctflow_engine::metrics::Counts;
-use ctflow_engine::publish::Choice;
 use ctflow_engine::receive::Sink;
 use ctflow_engine::shard::{Outbox, Shard};
 use ctflow_replicate::Payload;

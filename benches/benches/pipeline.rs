@@ -9,10 +9,10 @@ use std::sync::Arc;
 use criterion::measurement::WallTime;
 use criterion::{BatchSize, BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
 use ctflow_benches::{Multiplied, report_allocations};
+use ctflow_engine::filter::Choice;
 use ctflow_engine::intake::Intake;
 use ctflow_engine::limits::RECEIVE_BATCH;
 use ctflow_engine::metrics::Counts;
-use ctflow_engine::publish::Choice;
 use ctflow_engine::receive::Sink;
 use ctflow_engine::shard::{Outbox, Shard};
 

@@ -3,12 +3,12 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use crate::control::Wishes;
 use crate::kernel::batch::Batch;
+use crate::kernel_resync::Wishes;
 use crate::metrics::{Counts, Published};
 use crate::replication::Replication;
 use crate::takeover::Takeover;
-use crate::telling::Asker;
+use crate::worker_channel::Asker;
 
 /// The ways to an engine's threads, and what does not change of it.
 #[derive(Clone)]

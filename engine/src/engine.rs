@@ -24,26 +24,26 @@ use mio::{Poll, Waker};
 use thiserror::Error;
 
 use crate::access::Access;
-use crate::control::{Control, Lane, REPORTS, Wish, Wishes};
+use crate::filter::Choice;
 use crate::kernel::KernelError;
 use crate::kernel::batch::Batch;
 use crate::kernel::commit::Rules;
+use crate::kernel_resync::{Control, Lane, REPORTS, Wish, Wishes};
 use crate::limits::{COMMANDS_PER_WORKER, FLOWS_PER_SHARD, REPORTS_PER_WORKER, WORKERS, WORKERS_DEFAULT_MAX};
 use crate::listener::{ListenError, Listener};
 use crate::meter::Meter;
 use crate::metrics::{Counts, Published};
 use crate::netlink::NetlinkError;
-use crate::publish::Choice;
 use crate::receive::{BackendKind, Interest, InterruptError, Interrupts};
 use crate::replication::{self, CommitError, Committed, Prepared, Replication, ReplicationSettings, StageError, What};
 use crate::shard::Shard;
 use crate::socket::{EventSocket, Options, SocketError};
 use crate::steer::Share;
 use crate::takeover::{Changed, Isolator, Takeover, become_role, flush_later};
-use crate::telling::{self, Ask, Asker, Hearer, Teller};
 use crate::threads::{self, Duty, Thread};
-use crate::untold::Untold;
+use crate::unreported::Untold;
 use crate::worker::{Command, Report, Reporter, Truth, Worker};
+use crate::worker_channel::{self, Ask, Asker, Hearer, Teller};
 
 /// How to capture.
 #[derive(Debug, Clone)]
@@ -374,7 +374,7 @@ impl<'s> Assembly<'s> {
         published.publish(&Counts { resync_pending: 1, ..Counts::default() });
         let waker = Arc::new(waker);
         self.lanes.push(Lane::new(sender, waker.clone(), published.clone()));
-        let (asker, asks) = telling::asks(waker);
+        let (asker, asks) = worker_channel::asks(waker);
         let (shard, teller) = self.shard(index, &asker);
         // Expectations are heard of by worker 0 alone.
         let untold = teller.is_some().then(|| Untold::open(index == 0)).transpose()?;
@@ -389,7 +389,7 @@ impl<'s> Assembly<'s> {
         let Some(prepared) = &self.prepared else { return (Shard::new(flows_max), None) };
         let stream = u16::try_from(index).unwrap_or(u16::MAX); // WORKERS are fewer
         let choice = Arc::new(prepared.settings().choice.clone());
-        let (teller, hearer) = telling::ends(stream, prepared.datagram_bytes(), prepared.waker(), asker.clone());
+        let (teller, hearer) = worker_channel::ends(stream, prepared.datagram_bytes(), prepared.waker(), asker.clone());
         self.hearers.push(hearer);
         (Shard::replicated(flows_max, choice), Some(teller))
     }

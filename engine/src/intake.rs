@@ -14,7 +14,7 @@ use crate::meter::Meter;
 use crate::metrics::Counts;
 use crate::receive::Sink;
 use crate::shard::{Applied, Shard};
-use crate::untold::Untold;
+use crate::unreported::Untold;
 use crate::watch::Watcher;
 use crate::worker::now_ms;
 

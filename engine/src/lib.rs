@@ -1,11 +1,12 @@
 //! Threads, memory and the kernel.
 
 mod access;
-mod control;
 pub mod drain;
 pub mod engine;
+pub mod filter;
 pub mod intake;
 pub mod kernel;
+mod kernel_resync;
 pub mod lab;
 pub mod limits;
 pub mod link;
@@ -15,20 +16,19 @@ pub mod metrics;
 pub mod netlink;
 pub mod nft;
 pub mod pace;
-pub mod publish;
 pub mod receive;
-mod renewal;
 pub mod replication;
 mod reply;
 mod rtnetlink;
+mod seqadj_refresh;
 pub mod server;
 pub mod shard;
 pub mod socket;
 pub mod steer;
 pub mod sys;
 pub mod takeover;
-mod telling;
 pub mod threads;
-mod untold;
+mod unreported;
 mod watch;
 mod worker;
+mod worker_channel;

@@ -30,9 +30,9 @@ use crate::meter::Meter;
 use crate::metrics::{Counts, Published};
 use crate::shard::{Applied, Shard, Swept};
 use crate::steer::Filter;
-use crate::telling::{Ask, Teller, Yielding};
-use crate::untold::Untold;
+use crate::unreported::Untold;
 use crate::watch::Watcher;
+use crate::worker_channel::{Ask, Teller, Yielding};
 
 /// What the control thread asks of a worker.
 #[derive(Debug)]

@@ -16,22 +16,22 @@
 #![forbid(unsafe_code)]
 
 pub mod batch;
+mod bucket_cycle;
 pub mod buckets;
 mod control;
 mod cursor;
 pub mod delta;
 pub mod entry;
-mod held;
+mod held_back;
 pub mod host;
 pub mod item;
 pub mod limits;
 pub mod mode;
 pub mod node;
 pub mod note;
-mod pace;
 mod peer;
 mod receive;
-mod resend;
+mod resend_queue;
 pub mod seal;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;

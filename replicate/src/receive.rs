@@ -13,7 +13,7 @@ use crate::buckets::{BUCKETS_ALL, BucketSet, EXPECTATIONS, bucket_of};
 use crate::control::{Gap, Verdict};
 use crate::cursor::Malformed;
 use crate::entry::{self, check};
-use crate::held::Held;
+use crate::held_back::Held;
 use crate::host::{Entry, Replica, ReplicaId};
 use crate::item::{Digests, Item, Items};
 use crate::limits::{ACK_BATCHES, ACK_MS, GAP_MS, GAP_REPEAT_MS, GAPS_PER_ACK, MALFORMED_PAUSE_MS, WANT_REPEAT_MS};

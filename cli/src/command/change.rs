@@ -14,7 +14,7 @@ use ctflow_parser::tuple::Tuple;
 use ctflow_parser::uapi;
 use jiff::tz::TimeZone;
 
-use super::mass::{Mass, Outcome, Vanished};
+use super::bulk::{Mass, Outcome, Vanished};
 use super::summary::Summary;
 use super::{clock, count, progress};
 use crate::change::Expected;

@@ -16,7 +16,7 @@ use crate::failure::Failure;
 use crate::flags::plan::{Ask, Control, Reach};
 use crate::labels::LabelMap;
 use crate::output::daemon::{Cached, changed, committed, gate, page, report, rivals, role, verdict};
-use crate::output::sink::Sink;
+use crate::output::stdout::Sink;
 use crate::output::{Format, Occasion, Printer, Subject};
 use crate::persona::Persona;
 

@@ -13,7 +13,7 @@ use ctflow_parser::request::{self, Table};
 
 use crate::failure::Failure;
 use crate::flags::plan::{Count, Stats};
-use crate::output::sink::Sink;
+use crate::output::stdout::Sink;
 use crate::output::{Subject, stats};
 
 const PROC_COUNT: &str = "/proc/sys/net/netfilter/nf_conntrack_count";

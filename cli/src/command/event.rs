@@ -38,7 +38,7 @@ use crate::failure::Failure;
 use crate::flags::plan::{self, Events, Reach};
 use crate::labels::LabelMap;
 use crate::output::requester::Requesters;
-use crate::output::sink::{Offered, Sink};
+use crate::output::stdout::{Offered, Sink};
 use crate::output::{Occasion, Printer, Requester, Subject};
 use crate::persona::Persona;
 

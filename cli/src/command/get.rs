@@ -11,7 +11,7 @@ use super::clock;
 use super::summary::Summary;
 use crate::failure::Failure;
 use crate::flags::plan::Get;
-use crate::output::sink::Sink;
+use crate::output::stdout::Sink;
 use crate::output::{Format, Occasion, Printer, Subject};
 use crate::persona::Persona;
 

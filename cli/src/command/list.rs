@@ -13,7 +13,7 @@ use super::summary::Summary;
 use crate::failure::Failure;
 use crate::flags::plan::List;
 use crate::labels::LabelMap;
-use crate::output::sink::Sink;
+use crate::output::stdout::Sink;
 use crate::output::{Occasion, Printer};
 use crate::persona::Persona;
 

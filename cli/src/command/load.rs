@@ -17,11 +17,11 @@ use ctflow_engine::limits::LOAD_PREPARED_BYTES;
 use ctflow_parser::request;
 use rustix::fs::{MemfdFlags, memfd_create};
 
-use super::mass::{Mass, Outcome, Vanished};
-use super::prepared::{Prepared, Step};
+use super::bulk::{Mass, Outcome, Vanished};
 use super::progress::Progress;
+use super::staged::{Prepared, Step};
 use super::summary::Summary;
-use super::{change, names};
+use super::{change, labels};
 use crate::failure::Failure;
 use crate::flags::line::{self, LineError, READ_BYTES_MAX};
 use crate::flags::parse_line;
@@ -183,7 +183,7 @@ struct Loader<'n> {
 
 impl<'n> Loader<'n> {
     fn open(persona: Persona, name: &'n str, labelmap: Option<&Path>) -> Result<Self, Failure> {
-        let labels = labelmap.map(|path| names::read(persona, Some(path)));
+        let labels = labelmap.map(|path| labels::read(persona, Some(path)));
         let mass = change::mass("carry out a line", Format::default(), Vanished::Failure)?;
         Ok(Self { persona, name, labels, mass, last: 0 })
     }
@@ -227,10 +227,10 @@ impl<'n> Loader<'n> {
     }
 
     fn name_labels(&mut self, plan: &mut Plan) -> Result<(), Failure> {
-        if self.labels.is_none() && names::names_any(&plan.command) {
-            self.labels = Some(names::read(plan.persona, None));
+        if self.labels.is_none() && labels::names_any(&plan.command) {
+            self.labels = Some(labels::read(plan.persona, None));
         }
-        self.labels.as_ref().map_or(Ok(()), |map| names::put_in(&mut plan.command, map))
+        self.labels.as_ref().map_or(Ok(()), |map| labels::put_in(&mut plan.command, map))
     }
 
     /// Has the lines so far answered.
@@ -247,7 +247,7 @@ impl<'n> Loader<'n> {
     /// Of a line that selects, what vanished meanwhile is no failure.
     fn settle_changes(&mut self, number: u64) -> Result<(), Failure> {
         let Outcome { failed, .. } = self.mass.outcome()?;
-        let first = failed.into_iter().find(|one| !super::mass::is_absence(&one.error));
+        let first = failed.into_iter().find(|one| !super::bulk::is_absence(&one.error));
         self.last = number;
         self.refuse(first.into_iter().map(|one| Refused { tag: number, ..one }).collect())
     }

@@ -9,6 +9,7 @@ use jiff::tz::TimeZone;
 
 mod about;
 mod bench;
+mod bulk;
 mod change;
 mod clock;
 mod control;
@@ -19,12 +20,11 @@ mod doctor;
 mod event;
 mod get;
 mod keygen;
+mod labels;
 mod list;
 mod load;
-mod mass;
-mod names;
-mod prepared;
 mod progress;
+mod staged;
 pub(crate) mod summary;
 
 /// Carries out what the command line means.
@@ -32,7 +32,7 @@ pub(crate) fn run(mut plan: Plan) -> Result<(), Failure> {
     for warning in &plan.warnings {
         let _ = writeln!(io::stderr().lock(), "{warning}"); // a closed stderr wants no warnings
     }
-    let labels = names::resolve(&mut plan)?;
+    let labels = labels::resolve(&mut plan)?;
     let printer = |format: Format| Printer::new(format, Subject::Flows, TimeZone::system()).with_labels(labels.clone());
     let persona = plan.persona;
     match &plan.command {

@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use ctflow_engine::engine::Settings;
+use ctflow_engine::filter::{self, Listed, Prefix, Rule};
 use ctflow_engine::kernel::commit::{Lifetime, Rules, Windows};
 use ctflow_engine::limits::{FILTER_PROTOCOLS, FLOWS_PER_SHARD};
 use ctflow_engine::link::{LinkSettings, Transport};
-use ctflow_engine::publish::{self, Listed, Prefix, Rule};
 use ctflow_engine::replication::ReplicationSettings;
 use ctflow_engine::socket::{BufferPlan, EventMask, Options};
 use ctflow_engine::steer::Filter;
@@ -118,10 +118,10 @@ fn link(link: &config::Link) -> LinkSettings {
 }
 
 /// What is told to peers.
-pub(super) fn choice(sync: &Sync) -> publish::Choice {
+pub(super) fn choice(sync: &Sync) -> filter::Choice {
     let filter = &sync.filter;
     let milliseconds = |time: std::time::Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
-    publish::Choice {
+    filter::Choice {
         protocols: filter.protocols.as_ref().map(|choice| rule(choice, |protocol| Some(*protocol))),
         addresses: filter.addresses.as_ref().map(|choice| rule(choice, |one| Prefix::new(one.address, one.prefix))),
         tcp_states: filter.tcp_states.as_ref().map(|choice| rule(choice, |state| Some(*state))),

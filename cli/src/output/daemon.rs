@@ -1,19 +1,19 @@
 //! What the daemon answers, as text: its status, its verdict on the caches, and what conntrackd would print.
 
-mod cached;
-mod committed;
+mod cache;
+mod commit_report;
 mod document;
-mod report;
 mod role;
 mod statistics;
-mod verdict;
+mod status_report;
+mod verify_report;
 
-pub(crate) use cached::Cached;
-pub(crate) use committed::committed;
-pub(crate) use report::report;
+pub(crate) use cache::Cached;
+pub(crate) use commit_report::committed;
 pub(crate) use role::{changed, gate, rivals, role};
 pub(crate) use statistics::page;
-pub(crate) use verdict::verdict;
+pub(crate) use status_report::report;
+pub(crate) use verify_report::verdict;
 
 #[cfg(test)]
 pub(crate) mod tests {

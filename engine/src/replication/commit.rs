@@ -25,7 +25,7 @@ use crate::kernel::commit::Rules;
 use crate::limits::{COMMIT_BUCKETS_AHEAD, COMMIT_RELATED_BYTES};
 use crate::reply::Awaited;
 use crate::server::frame::{Entries, EntryHead};
-use crate::telling::Yielding;
+use crate::worker_channel::Yielding;
 
 /// What is committed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -35,7 +35,7 @@ use crate::limits::{COMMIT_RELATED_BYTES, HOT_CONFIRM, HOT_LOOK, HOT_RETRY, HOT_
 use crate::reply::Reply;
 use crate::shard::handover::Handed;
 use crate::shard::replica::Replica;
-use crate::telling::Yielding;
+use crate::worker_channel::Yielding;
 
 /// What the thread is to do next.
 #[derive(Debug)]

@@ -28,8 +28,8 @@ use crate::kernel::commit::{Rules, commit, is_held, of_existing};
 use crate::limits::COMMIT_REASONS;
 use crate::server::frame::{Entries, EntryHead};
 use crate::shard::{Claim, Verdict, shard_of};
-use crate::telling::{Ask, Asker, Yielding};
 use crate::worker::now_ms;
+use crate::worker_channel::{Ask, Asker, Yielding};
 
 /// Whose word counts of a flow that is in this kernel already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

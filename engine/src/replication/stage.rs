@@ -24,14 +24,14 @@ use mio::{Events, Poll, Token, Waker};
 use thiserror::Error;
 
 use super::hot::Giver;
-use super::rivals::Rivals;
+use super::split_brain::Rivals;
 use super::{Lag, PeerReport, ReplicaStatus, Replication, ReplicationSettings, ReplicationStatus, Request, StageCpu};
 use crate::limits::{LINK_DATAGRAM_MAX, LINK_DATAGRAMS_PER_TURN, LINK_TICK, STAGE_REQUESTS, STAGE_RETRY, TURN_BATCHES};
 use crate::link::{LinkError, Links, Origin};
 use crate::meter::Meter;
 use crate::shard::replica::{Changes, Replica};
-use crate::telling::{Ask, Hearer};
 use crate::worker::{now_ms, now_us};
+use crate::worker_channel::{Ask, Hearer};
 
 /// Tokens: the stage's own first, then the links'.
 const STAGE: Token = Token(0);

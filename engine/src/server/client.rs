@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 
 use mio::net::UnixStream;
 
+use super::context::World;
 use super::failure::Failure;
 use super::frame::Kind;
 use super::job::{self, Job, Turn};
 use super::out::Out;
 use super::request::Request;
-use super::world::World;
 use crate::limits::{SERVER_REQUEST_BYTES, SERVER_REQUEST_MAX, SERVER_UNREAD_MAX};
 
 /// Turns of a job before other clients get theirs.
@@ -177,8 +177,8 @@ mod tests {
 
     use super::*;
     use crate::access::Access;
-    use crate::control::Wishes;
     use crate::kernel::batch::Batch;
+    use crate::kernel_resync::Wishes;
     use crate::server::frame;
     use crate::server::verify::Verification;
 

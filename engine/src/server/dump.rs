@@ -9,14 +9,14 @@ use ctflow_replicate::ReplicaId;
 use ctflow_replicate::buckets::{BUCKETS, EXPECTATIONS};
 use serde::Serialize;
 
+use super::context::{Query, World};
 use super::failure::Failure;
 use super::job::{Job, Polled, Question, Turn, Unanswered, stage_silent, worker_silent};
 use super::out::Out;
 use super::request::{Cache, Of};
-use super::world::{Query, World};
 use crate::limits::{SERVER_ANSWER_MAX, STAGE_ANSWER_MAX};
 use crate::replication::{ReplicationStatus, Request};
-use crate::telling::Ask;
+use crate::worker_channel::Ask;
 
 /// Where entries are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,15 +3,15 @@
 use crossbeam_channel::TryRecvError;
 use serde::Serialize;
 
+use super::context::{Query, World};
 use super::failure::Failure;
 use super::frame::Kind;
 use super::job::{Job, Turn, Unanswered, worker_silent};
 use super::out::Out;
 use super::request::Of;
-use super::world::{Query, World};
 use crate::limits::SERVER_RETRY;
-use crate::telling::{Ask, Asker};
 use crate::watch::{self, Chunk, Watch};
+use crate::worker_channel::{Ask, Asker};
 
 /// One worker being watched.
 struct Watched {

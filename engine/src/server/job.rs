@@ -5,8 +5,9 @@
 
 use std::time::{Duration, Instant};
 
+use super::background::Errand;
+use super::context::{Query, World};
 use super::dump::Dump;
-use super::errand::Errand;
 use super::events::Following;
 use super::failure::Failure;
 use super::order::{Ordering, Wanted};
@@ -15,7 +16,6 @@ use super::request::Request;
 use super::status::Reporting;
 use super::steps::Steps;
 use super::verify::Verifying;
-use super::world::{Query, World};
 use crate::limits::SERVER_RETRY;
 use crate::reply::{self, Awaited, Reply};
 

@@ -32,10 +32,11 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod background;
 mod client;
+mod context;
 mod document;
 mod dump;
-mod errand;
 mod events;
 mod failure;
 pub mod frame;
@@ -49,7 +50,6 @@ mod socket;
 mod status;
 mod steps;
 mod verify;
-mod world;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -61,9 +61,9 @@ use mio::{Poll, Waker};
 pub use self::order::{Answer, Order, Unchanged, Wanted};
 pub use self::socket::{ControlSocket, ServerError};
 
+use self::context::World;
 use self::serve::{Serving, WAKE};
 use self::verify::Verification;
-use self::world::World;
 use crate::engine::Engine;
 
 /// A server that runs. Dropping it stops it.

@@ -2,10 +2,10 @@
 
 use serde::Serialize;
 
+use super::context::World;
 use super::failure::Failure;
 use super::job::{Job, Polled, Question, Turn};
 use super::out::Out;
-use super::world::World;
 use crate::limits::SERVER_ANSWER_MAX;
 use crate::reply::{self, Reply};
 

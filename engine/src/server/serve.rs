@@ -17,10 +17,10 @@ use rustix::net::sockopt::socket_peercred;
 use rustix::process::geteuid;
 
 use super::client::{Client, Served};
+use super::context::World;
 use super::failure::Failure;
 use super::out::Out;
 use super::socket::ControlSocket;
-use super::world::World;
 use crate::limits::{SERVER_BACKLOG, SERVER_CLIENTS, SERVER_FAREWELL, SERVER_STRANGERS_SAID};
 
 /// Answers of other threads, or the end.

@@ -7,12 +7,12 @@ use std::time::Duration;
 use ctflow_replicate::node::{PeerStatus, SourceStatus};
 use ctflow_replicate::{Role, Standing};
 
+use super::context::{Query, World};
 use super::document::{Cache, Document, Engine, Gate, Hot, Link, Peer, PeerStream, Refused, Source, SourceStream};
 use super::failure::Failure;
 use super::job::{Job, Polled, Question, Turn};
 use super::out::Out;
 use super::process;
-use super::world::{Query, World};
 use crate::limits::STAGE_ANSWER_MAX;
 use crate::link::{LinkReport, Transport};
 use crate::metrics::Counts;

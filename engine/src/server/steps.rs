@@ -2,11 +2,11 @@
 
 use std::collections::VecDeque;
 
+use super::context::{Query, World};
 use super::failure::Failure;
 use super::job::{Job, Polled, Question, Turn, Unanswered, no_peers, stage_silent};
 use super::out::Out;
-use super::world::{Query, World};
-use crate::control::WorkerEnded;
+use crate::kernel_resync::WorkerEnded;
 use crate::limits::{SERVER_ANSWER_MAX, SERVER_LOOK, SERVER_RETRY, STAGE_ANSWER_MAX};
 use crate::replication::{ReplicationStatus, Request};
 use crate::takeover;

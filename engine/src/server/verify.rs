@@ -9,10 +9,10 @@ use ctflow_replicate::Standing;
 use ctflow_replicate::node::{PeerStatus, VerdictStatus};
 use serde::Serialize;
 
+use super::context::{Query, World};
 use super::failure::Failure;
 use super::job::{Job, Polled, Question, Turn, no_peers, stage_silent};
 use super::out::Out;
-use super::world::{Query, World};
 use crate::limits::{SERVER_LOOK, SERVER_RETRY, SERVER_VERIFY_MAX, STAGE_ANSWER_MAX};
 use crate::replication::{ReplicationStatus, Request};
 use crate::worker::now_ms;

@@ -16,8 +16,8 @@ use ctflow_parser::compact::{Address, V4, V6};
 use ctflow_parser::tuple::FlowKey;
 use ctflow_replicate::buckets::BUCKETS;
 
+use super::encode_entries::Show;
 use super::expectations::Expectations;
-use super::show::Show;
 use super::table::{DIRTY, PUBLISHED, Slot, Table};
 use crate::limits::{LEDGER_DIRTY_MAX, LEDGER_ENDS_MAX};
 

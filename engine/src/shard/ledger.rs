@@ -27,8 +27,8 @@ use super::digests::Digests;
 use super::expectations::Expectations;
 use super::outbox::Outbox;
 use super::table::{DIRTY, PUBLISHED, Slot, Table, YOUNG};
+use crate::filter::Choice;
 use crate::limits::{LEDGER_DIRTY_MAX, LEDGER_ENDS_MAX, LEDGER_YOUNG_MAX};
-use crate::publish::Choice;
 
 /// A flow that waits for its least age.
 #[derive(Debug, Clone, Copy)]

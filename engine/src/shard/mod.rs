@@ -5,18 +5,18 @@
 //! family, `expectations` the few there are of these, `resync` says which dumped flows to believe, `key` which shard a flow
 //! belongs to. `ledger` knows what replicas are still to be told, `outbox` puts it into batches; [`replica`] is the other end.
 
-mod approach;
-mod claim;
+mod conflict;
 mod digests;
+mod encode_entries;
 mod expectations;
 mod extra;
 pub(crate) mod handover;
 mod key;
 mod ledger;
 mod outbox;
+mod prefetch;
 pub mod replica;
 mod resync;
-mod show;
 mod slab;
 mod stamp;
 mod table;
@@ -32,16 +32,16 @@ use ctflow_parser::uapi;
 use ctflow_replicate::buckets::BucketSet;
 use ctflow_replicate::delta::Change;
 
-pub(crate) use claim::{Claim, Verdict};
+pub(crate) use conflict::{Claim, Verdict};
+use encode_entries::Show;
 use expectations::Expectations;
 pub use key::{shard_of, spread};
 use ledger::Ledger;
 pub use outbox::Outbox;
 use resync::Resync;
-use show::Show;
 use table::{Heard, Table};
 
-use crate::publish::Choice;
+use crate::filter::Choice;
 
 /// A resync's number, wrapping: two are never under way at once, so neighbours are all that must differ.
 type Epoch = u8;
@@ -157,7 +157,7 @@ impl Shard {
     /// Says which flows, by family and id, the next events are of, so that they are in the cache by then.
     #[inline]
     pub fn approach(&self, flows: impl Iterator<Item = (u8, u32)>) {
-        approach::approach(&self.v4, &self.v6, flows);
+        prefetch::approach(&self.v4, &self.v6, flows);
     }
 
     /// Takes in one event.
@@ -380,6 +380,6 @@ fn destroy_in<A: Address>(
 }
 
 #[cfg(test)]
-mod tests;
+mod ledger_tests;
 #[cfg(test)]
-mod told;
+mod tests;

@@ -12,11 +12,11 @@ use ctflow_replicate::buckets::{BUCKETS, BucketSet, EXPECTATIONS, spread};
 use ctflow_replicate::host::{Entry, Full};
 
 use super::Epoch;
-use super::approach::approach;
 use super::digests::Digests;
+use super::encode_entries::Show;
 use super::expectations::Expectations;
 use super::handover::{Handed, Handover};
-use super::show::Show;
+use super::prefetch::approach;
 use super::table::{Table, Told};
 use crate::replication::Lag;
 

@@ -28,9 +28,9 @@ pub(crate) use self::role::become_role;
 pub(crate) use self::schedule::{flush_later, flush_now};
 
 use self::schedule::Scheduled;
+use crate::filter::Choice;
 use crate::kernel::commit::Rules;
 use crate::netlink::NetlinkError;
-use crate::publish::Choice;
 use crate::replication::Tally;
 
 /// How a node takes over, and steps back.

@@ -11,11 +11,11 @@ use super::isolate::TABLE;
 use super::report::{Changed, milliseconds};
 use super::{State, Turn, schedule};
 use crate::access::Access;
-use crate::control::WorkerEnded;
+use crate::kernel_resync::WorkerEnded;
 use crate::limits::{SERVER_ANSWER_MAX, SERVER_RETRY};
 use crate::replication::{self, Progress, Replication, ReplicationStatus, What};
 use crate::reply;
-use crate::telling::Ask;
+use crate::worker_channel::Ask;
 
 /// Takes `role`, in the calling thread: as long as a commit and a kernel resync take.
 pub(crate) fn become_role(access: &Access, _turn: &Turn, role: Role, progress: &Arc<Progress>) -> Changed {

@@ -6,11 +6,11 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use ctflow_engine::engine::{Engine, Settings};
+use ctflow_engine::filter::Choice;
 use ctflow_engine::kernel::dump::{Dump, Progress};
 use ctflow_engine::kernel::request::Requester;
 use ctflow_engine::lab::{Host, Lab, link};
 use ctflow_engine::link::{LinkSettings, Transport};
-use ctflow_engine::publish::Choice;
 use ctflow_engine::replication::{ReplicationSettings, ReplicationStatus};
 use ctflow_engine::socket::{EventMask, Options};
 use ctflow_engine::takeover;

@@ -1,8 +1,7 @@
 //! The work that is compared. Each scenario is a file: what it does is its module's text.
 
+mod bench;
 mod burst;
-mod capacity;
-mod comeback;
 mod commit;
 mod cost;
 mod delete;
@@ -13,6 +12,7 @@ mod lag;
 mod list;
 mod load;
 mod loss;
+mod rejoin;
 mod replicate;
 mod takeover;
 
@@ -111,10 +111,10 @@ impl Scenario {
             Self::Replicate => replicate::run(options, programs),
             Self::Loss => loss::run(options, programs),
             Self::Lag => lag::run(options, programs),
-            Self::Return => comeback::run(options, programs),
+            Self::Return => rejoin::run(options, programs),
             Self::Commit => commit::run(options, programs),
             Self::Takeover => takeover::run(options, programs),
-            Self::Bench => capacity::run(options, programs),
+            Self::Bench => bench::run(options, programs),
         }
     }
 }

@@ -10,12 +10,13 @@
 //! One thread drives it. Nothing here blocks, reads a clock or keeps more than [`crate::limits`] say: a caller passes the
 //! time, asks [`Node::can_take`] before it hands a batch over, and calls [`Node::tick`] at [`Node::deadline`].
 
-mod listen;
-mod meet;
-mod speak;
+mod handshake;
+mod receive;
+mod send;
 mod status;
 
 use crate::batch::Payload;
+use crate::bucket_cycle::Round;
 use crate::buckets::BucketSet;
 use crate::host::{Destination, Host, Replica, ReplicaId};
 use crate::limits::{
@@ -25,10 +26,9 @@ use crate::limits::{
 };
 use crate::mode::{Mode, Role};
 use crate::note::{Note, Said};
-use crate::pace::Round;
 use crate::peer::{Peer, Standing};
 use crate::receive::Receive;
-use crate::resend::Resend;
+use crate::resend_queue::Resend;
 use crate::seal::{Key, Sealer};
 use crate::source::Stream;
 use crate::time::{Epoch, Time};

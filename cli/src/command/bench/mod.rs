@@ -11,16 +11,16 @@
 //! All of it in namespaces of its own, unless it is the host that is to be measured. Nothing is judged here: figures depend on
 //! the machine. [`results`] has them all, and how they are written.
 
-mod ground;
+mod idle;
 mod machine;
+mod network;
 mod page;
 mod pipeline;
 mod results;
+mod run;
 mod search;
 mod sections;
-mod stock;
 mod table;
-mod trial;
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -32,11 +32,11 @@ use ctflow_engine::engine::Settings;
 use ctflow_engine::lab::load::Load;
 use ctflow_engine::receive::BackendKind;
 
-use self::ground::Ground;
+use self::network::Ground;
 use self::pipeline::Depth;
 use self::results::{FORMAT, Held, Kernel, Latency, Limit, Measured, Rate, Results, Spread, Told};
+use self::run::{Outcome, Steps, Trial};
 use self::search::{Found, Next, Search};
-use self::trial::{Outcome, Steps, Trial};
 use crate::command::progress::Live;
 use crate::failure::Failure;
 use crate::flags::plan::Bench;
@@ -99,7 +99,7 @@ impl<'p> Bencher<'p> {
     }
 
     fn run(mut self, machine: results::Machine) -> Result<Results, Failure> {
-        let stock = stock::take(self.ground, &self.settings, (self.load, self.plan.stretch), &mut self.live)?;
+        let stock = idle::take(self.ground, &self.settings, (self.load, self.plan.stretch), &mut self.live)?;
         let depths = self.rounds()?;
         let steps = self.steps()?;
         let drained = of(&depths, Depth::Drain).map(|drain| drain.spread(|one| one.events_per_second).median);

@@ -3,9 +3,9 @@
 use ctflow_engine::replication::Lag;
 use serde::Serialize;
 
+use super::idle::Stock;
 use super::pipeline::Depth;
-use super::stock::Stock;
-use super::trial::{Outcome, Steps};
+use super::run::{Outcome, Steps};
 
 /// Of [`Results::format`].
 pub(super) const FORMAT: u32 = 1;

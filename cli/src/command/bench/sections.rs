@@ -2,10 +2,10 @@
 
 use indicatif::HumanFloatCount;
 
+use super::idle::Stock;
 use super::pipeline::Depth;
 use super::results::{Held, Latency, Limit, Measured, Rate, Results, Spread};
-use super::stock::Stock;
-use super::trial::Outcome;
+use super::run::Outcome;
 
 /// A table.
 #[derive(Debug)]

@@ -6,11 +6,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use ctflow_engine::engine::{Engine, Settings, StartError};
+use ctflow_engine::filter::Choice;
 use ctflow_engine::lab::gateways::{Gateways, SYNC, Which};
 use ctflow_engine::limits::FLOWS_PER_SHARD;
 use ctflow_engine::link::{LinkSettings, Transport};
 use ctflow_engine::metrics::Counts;
-use ctflow_engine::publish::Choice;
 use ctflow_engine::replication::ReplicationSettings;
 use ctflow_engine::takeover;
 use ctflow_replicate::{Config, Epoch, Key, Role};

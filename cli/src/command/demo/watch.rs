@@ -15,7 +15,7 @@ use jiff::tz::TimeZone;
 use super::TICK;
 use crate::command::clock;
 use crate::failure::Failure;
-use crate::output::sink::Sink;
+use crate::output::stdout::Sink;
 use crate::output::{Format, Occasion, Printer, Subject};
 
 /// How long the last event is waited for.

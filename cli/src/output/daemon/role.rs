@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use serde_json::Value;
 
-use super::committed::committed;
+use super::commit_report::committed;
 use super::document::Document;
 
 /// The role in a status.

@@ -18,8 +18,8 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use ctflow_replicate::batch::Payload;
 use ctflow_replicate::buckets::BucketSet;
 
+use crate::filter::Choice;
 use crate::limits::{ASKS_PER_WORKER, STAGE_BATCHES, WORKER_ANSWER_MAX};
-use crate::publish::Choice;
 use crate::reply::{self, Reply};
 use crate::shard::{Claim, Outbox, Shard, Verdict};
 use crate::watch::Watcher;

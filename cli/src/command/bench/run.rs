@@ -15,7 +15,7 @@ use ctflow_engine::lab::load::{Load, Running, Senders};
 use ctflow_engine::replication::Lag;
 use serde::Serialize;
 
-use super::ground::Ground;
+use super::network::Ground;
 use super::pipeline::{self, Depth, Pipeline, Reading};
 use crate::command::progress::Live;
 use crate::failure::Failure;

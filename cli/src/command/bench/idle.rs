@@ -12,7 +12,7 @@ use ctflow_engine::lab::load::{Load, Senders};
 use ctflow_engine::replication::What;
 use serde::Serialize;
 
-use super::ground::Ground;
+use super::network::Ground;
 use super::pipeline::{Nodes, Pipeline, replicated, sent, status, taken};
 use crate::command::progress::Live;
 use crate::failure::Failure;

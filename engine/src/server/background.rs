@@ -9,10 +9,10 @@ use ctflow_parser::request;
 use ctflow_replicate::Role;
 use serde::Serialize;
 
+use super::context::World;
 use super::failure::Failure;
 use super::job::{Job, Polled, Question, Turn, Unanswered, no_peers};
 use super::out::Out;
-use super::world::World;
 use crate::access::Access;
 use crate::kernel::KernelError;
 use crate::kernel::request::Requester;

@@ -7,9 +7,9 @@ use std::time::Instant;
 use super::order::Order;
 use super::verify::Verification;
 use crate::access::Access;
-use crate::control::Wish;
+use crate::kernel_resync::Wish;
 use crate::replication::Request;
-use crate::telling::Ask;
+use crate::worker_channel::Ask;
 
 /// The engine as the server sees it, and what its clients share.
 pub(super) struct World {

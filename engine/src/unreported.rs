@@ -13,7 +13,7 @@ use ctflow_parser::uapi::IPS_SRC_NAT;
 use crate::kernel::KernelError;
 use crate::kernel::local::LocalAddresses;
 use crate::limits::{MOVED_HELD, MOVED_KEPT};
-use crate::renewal::Renewals;
+use crate::seqadj_refresh::Renewals;
 
 /// What one worker finds out besides.
 #[derive(Debug)]

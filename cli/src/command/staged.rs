@@ -3,7 +3,7 @@
 use ctflow_parser::request::{self, REQUEST_BYTES};
 use ctflow_parser::write::Writer;
 
-use super::names;
+use super::labels;
 use crate::flags::plan::{Command, Plan};
 
 /// Lines, one behind the other. When it [is full](Self::is_full), keep no more.
@@ -66,7 +66,7 @@ impl Prepared {
 /// The one request that `plan` is, if it is one and depends on nothing else.
 fn written<'b>(plan: &Plan, buffer: &'b mut [u8]) -> Option<&'b [u8]> {
     let Command::Create(create) = &plan.command else { return None };
-    if names::names_any(&plan.command) {
+    if labels::names_any(&plan.command) {
         return None;
     }
     let mut writer = Writer::new(buffer);

@@ -13,7 +13,7 @@ use ctflow_parser::write::{Full, Writer};
 use rustix::io::Errno;
 
 use crate::failure::Failure;
-use crate::output::sink::Sink;
+use crate::output::stdout::Sink;
 use crate::output::{Occasion, Printer};
 
 /// What becomes of a request that the kernel refuses because there is no such entry.
