@@ -13,7 +13,7 @@ use ctflow_parser::tuple::FlowKey;
 use ctflow_parser::uapi;
 use ctflow_parser::write::Writer;
 use ctflow_replicate::buckets::BucketSet;
-use ctflow_replicate::entry::{decode_end, decode_expect, decode_flow, encode_expect, encode_flow};
+use ctflow_replicate::entry::{decode_expect, decode_flow, decode_flow_end, encode_expect, encode_flow};
 use ctflow_replicate::host::{Address, Destination, Entry, Full, Host, Replica, ReplicaId};
 use ctflow_replicate::item::{Item, Items};
 use ctflow_replicate::wire::node_id;
@@ -117,7 +117,7 @@ pub fn replication(bytes: &[u8]) {
 
 /// What reads as an entry has a canonical form; read and written again, that is the same bytes.
 fn entry(family: u8, bytes: &[u8]) {
-    let _ = decode_end(family, bytes);
+    let _ = decode_flow_end(family, bytes);
     let (mut canonical, mut again) = (Vec::new(), Vec::new());
     if let Ok(flow) = decode_flow(family, bytes)
         && encode_flow(&flow, &mut canonical).is_ok()

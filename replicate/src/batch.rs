@@ -32,11 +32,11 @@ pub struct Payload {
     /// The datagram to be: room for the header, the HLC time, the items.
     pub bytes: Vec<u8>,
     /// The buckets that anything in it touches.
-    pub buckets: BucketSet,
+    pub buckets_touched: BucketSet,
     /// The buckets that begin in it.
-    pub begun: BucketSet,
+    pub buckets_started: BucketSet,
     /// The number of the digests in it, where it holds any.
-    pub digests: Option<u64>,
+    pub digests_number: Option<u64>,
     /// Flows, expectations and ends of either in it.
     pub entries: u32,
     /// When the oldest change in it happened, in milliseconds since 1970.
@@ -59,7 +59,7 @@ pub enum WriteError {
 pub struct BatchWriter {
     payload: Payload,
     /// Length of `payload.bytes` at which it is full.
-    end: usize,
+    bytes_max: usize,
     scratch: Vec<u8>,
 }
 
@@ -76,13 +76,13 @@ impl BatchWriter {
             stream,
             time_ms,
             bytes,
-            buckets: BucketSet::EMPTY,
-            begun: BucketSet::EMPTY,
-            digests: None,
+            buckets_touched: BucketSet::EMPTY,
+            buckets_started: BucketSet::EMPTY,
+            digests_number: None,
             entries: 0,
             changed_ms_oldest: time_ms,
         };
-        Self { payload, end: datagram_bytes - TAG_BYTES, scratch: Vec::new() }
+        Self { payload, bytes_max: datagram_bytes - TAG_BYTES, scratch: Vec::new() }
     }
 
     /// Whether nothing was written yet.
@@ -94,29 +94,29 @@ impl BatchWriter {
     /// Bytes left for items.
     #[must_use]
     pub fn room(&self) -> usize {
-        self.end.saturating_sub(self.payload.bytes.len())
+        self.bytes_max.saturating_sub(self.payload.bytes.len())
     }
 
     /// Tells a flow's newest state: its canonical form ([`entry::encode_flow`]), of `family`, changed at `changed_ms`.
     ///
     /// # Errors
     /// [`WriteError::NoRoom`]; [`WriteError::NotEncodable`] where `flow` is too short for a flow.
-    pub fn flow(&mut self, family: u8, flow: &[u8], changed_ms: u64) -> Result<(), WriteError> {
+    pub fn push_flow(&mut self, family: u8, flow: &[u8], changed_ms: u64) -> Result<(), WriteError> {
         let id = entry::flow_id(flow).ok_or(NotEncodable("no flow"))?;
         let kind = if family == AF_INET { kind::FLOW_V4 } else { kind::FLOW_V6 };
-        self.entry(kind, bucket_of(id), flow, changed_ms)
+        self.push_entry(kind, bucket_of(id), flow, changed_ms)
     }
 
     /// Tells that the flow of this key and id ended at `changed_ms`.
     ///
     /// # Errors
     /// [`WriteError::NoRoom`]; [`WriteError::NotEncodable`] where the key is no flow's.
-    pub fn flow_end(&mut self, key: &FlowKey, id: u32, changed_ms: u64) -> Result<(), WriteError> {
+    pub fn push_flow_end(&mut self, key: &FlowKey, id: u32, changed_ms: u64) -> Result<(), WriteError> {
         let mut body = std::mem::take(&mut self.scratch);
         body.clear();
         let kind = if key.orig.src.is_ipv4() { kind::FLOW_END_V4 } else { kind::FLOW_END_V6 };
-        let written = match entry::encode_end(key, id, &mut body) {
-            Ok(()) => self.entry(kind, bucket_of(id), &body, changed_ms),
+        let written = match entry::encode_flow_end(key, id, &mut body) {
+            Ok(()) => self.push_entry(kind, bucket_of(id), &body, changed_ms),
             Err(error) => Err(error.into()),
         };
         self.scratch = body;
@@ -127,23 +127,23 @@ impl BatchWriter {
     ///
     /// # Errors
     /// [`WriteError::NoRoom`].
-    pub fn expect(&mut self, expect: &[u8], changed_ms: u64) -> Result<(), WriteError> {
-        self.entry(kind::EXPECT, EXPECTATIONS, expect, changed_ms)
+    pub fn push_expect(&mut self, expect: &[u8], changed_ms: u64) -> Result<(), WriteError> {
+        self.push_entry(kind::EXPECT, EXPECTATIONS, expect, changed_ms)
     }
 
     /// Tells that the expectation of this id ended.
     ///
     /// # Errors
     /// [`WriteError::NoRoom`].
-    pub fn expect_end(&mut self, id: u32, changed_ms: u64) -> Result<(), WriteError> {
-        self.entry(kind::EXPECT_END, EXPECTATIONS, &id.to_be_bytes(), changed_ms)
+    pub fn push_expect_end(&mut self, id: u32, changed_ms: u64) -> Result<(), WriteError> {
+        self.push_entry(kind::EXPECT_END, EXPECTATIONS, &id.to_be_bytes(), changed_ms)
     }
 
-    fn entry(&mut self, kind: u8, bucket: u16, body: &[u8], changed_ms: u64) -> Result<(), WriteError> {
+    fn push_entry(&mut self, kind: u8, bucket: u16, body: &[u8], changed_ms: u64) -> Result<(), WriteError> {
         let Ok(length) = u16::try_from(body.len()) else { return Err(NotEncodable("longer than an item").into()) };
         let age = self.payload.time_ms.saturating_sub(changed_ms);
         let (age_bytes, length_bytes) = (varint_bytes(age), if length < 255 { 1 } else { 3 });
-        self.reserve(1 + age_bytes + length_bytes + body.len())?;
+        self.check_room(1 + age_bytes + length_bytes + body.len())?;
         let bytes = &mut self.payload.bytes;
         bytes.put_u8(kind);
         bytes.put_varint(age);
@@ -154,8 +154,8 @@ impl BatchWriter {
             }
             Ok(length) => bytes.put_u8(length),
         }
-        bytes.put(body);
-        self.payload.buckets.insert(bucket);
+        bytes.put_slice(body);
+        self.payload.buckets_touched.insert(bucket);
         self.payload.entries += 1;
         self.payload.changed_ms_oldest = self.payload.changed_ms_oldest.min(changed_ms);
         Ok(())
@@ -165,9 +165,9 @@ impl BatchWriter {
     ///
     /// # Errors
     /// [`WriteError::NoRoom`].
-    pub fn begin(&mut self, bucket: u16) -> Result<(), WriteError> {
-        self.mark(kind::BUCKET_BEGIN, bucket)?;
-        self.payload.begun.insert(bucket);
+    pub fn push_bucket_begin(&mut self, bucket: u16) -> Result<(), WriteError> {
+        self.push_mark(kind::BUCKET_BEGIN, bucket)?;
+        self.payload.buckets_started.insert(bucket);
         Ok(())
     }
 
@@ -175,15 +175,15 @@ impl BatchWriter {
     ///
     /// # Errors
     /// [`WriteError::NoRoom`].
-    pub fn end(&mut self, bucket: u16) -> Result<(), WriteError> {
-        self.mark(kind::BUCKET_END, bucket)
+    pub fn push_bucket_end(&mut self, bucket: u16) -> Result<(), WriteError> {
+        self.push_mark(kind::BUCKET_END, bucket)
     }
 
-    fn mark(&mut self, kind: u8, bucket: u16) -> Result<(), WriteError> {
-        self.reserve(3)?;
+    fn push_mark(&mut self, kind: u8, bucket: u16) -> Result<(), WriteError> {
+        self.check_room(3)?;
         self.payload.bytes.put_u8(kind);
         self.payload.bytes.put_u16(bucket);
-        self.payload.buckets.insert(bucket);
+        self.payload.buckets_touched.insert(bucket);
         Ok(())
     }
 
@@ -192,7 +192,7 @@ impl BatchWriter {
     ///
     /// # Errors
     /// [`WriteError::NoRoom`] where not one fits.
-    pub fn digests(&mut self, number: u64, first: u16, values: &[u64]) -> Result<u16, WriteError> {
+    pub fn push_digests(&mut self, number: u64, first: u16, values: &[u64]) -> Result<u16, WriteError> {
         let fitting = self.room().saturating_sub(1 + 8 + 2 + 2) / 8;
         let count = u16::try_from(values.len().min(fitting)).unwrap_or(u16::MAX);
         if count == 0 {
@@ -204,11 +204,11 @@ impl BatchWriter {
         bytes.put_u16(first);
         bytes.put_u16(count);
         values.iter().take(count.into()).for_each(|value| bytes.put_u64(*value));
-        self.payload.digests = Some(number);
+        self.payload.digests_number = Some(number);
         Ok(count)
     }
 
-    fn reserve(&self, count: usize) -> Result<(), WriteError> {
+    fn check_room(&self, count: usize) -> Result<(), WriteError> {
         if count <= self.room() { Ok(()) } else { Err(WriteError::NoRoom) }
     }
 
@@ -233,17 +233,17 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_reads_back_in_order() {
+    fn items_read_back_in_the_order_written() {
         let mut writer = BatchWriter::new(2, 1_000, 1_400);
         assert!(writer.is_empty());
         let (short, long) = ([7; 20], [9; 400]);
-        writer.flow(AF_INET, &short, 400).unwrap();
-        writer.begin(5).unwrap();
-        writer.flow(10, &long, 1_000).unwrap();
-        writer.end(5).unwrap();
-        writer.expect(&[1; 255], 2_000).unwrap();
-        writer.expect_end(77, 900).unwrap();
-        assert_eq!(writer.digests(3, 250, &[11, 12]), Ok(2));
+        writer.push_flow(AF_INET, &short, 400).unwrap();
+        writer.push_bucket_begin(5).unwrap();
+        writer.push_flow(10, &long, 1_000).unwrap();
+        writer.push_bucket_end(5).unwrap();
+        writer.push_expect(&[1; 255], 2_000).unwrap();
+        writer.push_expect_end(77, 900).unwrap();
+        assert_eq!(writer.push_digests(3, 250, &[11, 12]), Ok(2));
         let payload = writer.finish();
         let read: Vec<_> = items(&payload).map(Result::unwrap).collect();
         assert_eq!(read[0], Item::Flow { family: 2, entry: &short, version_ms: 400 });
@@ -256,16 +256,16 @@ mod tests {
         assert_eq!((digests.number, digests.iter().collect::<Vec<_>>()), (3, vec![(250, 11), (251, 12)]));
         let flow_bucket = |bytes| bucket_of(entry::flow_id(bytes).unwrap());
         let touched = [5, EXPECTATIONS, flow_bucket(&short), flow_bucket(&long)];
-        assert_eq!(payload.buckets, touched.into_iter().collect());
-        assert_eq!((payload.begun, payload.entries), ([5].into_iter().collect(), 4));
-        assert_eq!((payload.digests, payload.changed_ms_oldest), (Some(3), 400));
+        assert_eq!(payload.buckets_touched, touched.into_iter().collect());
+        assert_eq!((payload.buckets_started, payload.entries), ([5].into_iter().collect(), 4));
+        assert_eq!((payload.digests_number, payload.changed_ms_oldest), (Some(3), 400));
     }
 
     #[test]
-    fn a_full_batch_refuses_and_keeps_what_it_has() {
+    fn a_full_batch_refuses_an_item_and_keeps_the_earlier_ones() {
         let mut writer = BatchWriter::new(0, 0, 0);
         let mut count = 0;
-        while writer.flow(AF_INET, &[1; 100], 0).is_ok() {
+        while writer.push_flow(AF_INET, &[1; 100], 0).is_ok() {
             count += 1;
         }
         let payload = writer.finish();
@@ -275,12 +275,12 @@ mod tests {
     }
 
     #[test]
-    fn digests_that_do_not_fit_are_told_in_parts() {
+    fn digests_that_do_not_fit_go_into_the_next_batch() {
         let values = [1; 257];
         let (mut first, mut parts) = (0, 0);
         while usize::from(first) < values.len() {
             let mut writer = BatchWriter::new(0, 0, DATAGRAM_BYTES_MIN);
-            first += writer.digests(1, first, &values[first.into()..]).unwrap();
+            first += writer.push_digests(1, first, &values[first.into()..]).unwrap();
             parts += 1;
         }
         assert_eq!((first, parts), (257, 2));
@@ -289,7 +289,7 @@ mod tests {
     #[test]
     fn an_unknown_item_ends_the_batch_with_an_error() {
         let mut writer = BatchWriter::new(0, 0, 1_400);
-        writer.begin(1).unwrap();
+        writer.push_bucket_begin(1).unwrap();
         let mut payload = writer.finish();
         payload.bytes.extend([99, 0, 0, 16, 0, 1]);
         let read: Vec<_> = items(&payload).collect();
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn varints_are_as_long_as_said() {
+    fn varint_bytes_is_the_encoded_length() {
         for (number, bytes) in [(0, 1), (127, 1), (128, 2), (u64::MAX, 10)] {
             assert_eq!(varint_bytes(number), bytes);
         }

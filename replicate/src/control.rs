@@ -203,7 +203,7 @@ impl<'a> Blocks<'a> {
     fn read(&mut self) -> Result<Option<Block<'a>>, ControlError> {
         let [kind, flags] = self.reader.array()?;
         let length = self.reader.u16()?;
-        let mut body = Reader::new(self.reader.take(length.into())?);
+        let mut body = Reader::new(self.reader.bytes(length.into())?);
         let block = match kind {
             kind::HELLO => Block::Hello(read_hello(&mut body)?),
             kind::HEADS => Block::Heads(Heads(whole(body.rest())?)),
@@ -305,19 +305,19 @@ impl Message {
     }
 
     fn block(&mut self, kind: u8, length: usize) -> &mut Vec<u8> {
-        self.bytes.put(&[kind, 0]);
+        self.bytes.put_slice(&[kind, 0]);
         self.bytes.put_u16(u16::try_from(length).unwrap_or(u16::MAX)); // a datagram's bound is below it
         &mut self.bytes
     }
 
     pub(crate) fn hello(&mut self, hello: &Hello<'_>) {
         let body = self.block(kind::HELLO, 20 + hello.name.len());
-        body.put(&[hello.version_lowest, hello.version_highest, hello.mode, hello.role.number()]);
+        body.put_slice(&[hello.version_lowest, hello.version_highest, hello.mode, hello.role.number()]);
         body.put_u16(hello.streams);
         body.put_u16(0);
         body.put_u32(hello.features);
         body.put_u64(hello.newest.0);
-        body.put(hello.name.as_bytes());
+        body.put_slice(hello.name.as_bytes());
     }
 
     /// As many of `heads` as there is room for, from the front; returns how many.
@@ -354,7 +354,7 @@ impl Message {
         let body = self.block(kind::WANT, 36);
         body.put_u16(stream);
         body.put_u16(first | expectations_flag(buckets));
-        body.put(&buckets.to_wire());
+        body.put_slice(&buckets.to_wire());
     }
 
     pub(crate) fn skip(&mut self, stream: u16, go_on: u64, buckets: &BucketSet) {
@@ -362,7 +362,7 @@ impl Message {
         body.put_u16(stream);
         body.put_u16(expectations_flag(buckets));
         body.put_u64(go_on);
-        body.put(&buckets.to_wire());
+        body.put_slice(&buckets.to_wire());
     }
 
     pub(crate) fn verify(&mut self, number: u64) {
@@ -376,15 +376,15 @@ impl Message {
         for number in [verdict.number, verdict.seq, verdict.entries, verdict.digest] {
             body.put_u64(number);
         }
-        body.put(&verdict.differing.to_wire());
+        body.put_slice(&verdict.differing.to_wire());
     }
 
     pub(crate) fn ask(&mut self) {
-        self.block(kind::ASK, 4).put(&[1, 0, 0, 0]);
+        self.block(kind::ASK, 4).put_slice(&[1, 0, 0, 0]);
     }
 
     pub(crate) fn bye(&mut self, reason: Reason) {
-        self.block(kind::BYE, 4).put(&[reason.number(), 0, 0, 0]);
+        self.block(kind::BYE, 4).put_slice(&[reason.number(), 0, 0, 0]);
     }
 }
 
@@ -452,9 +452,9 @@ mod tests {
     #[test]
     fn an_unknown_block_is_passed_over_unless_it_must_be_known() {
         let mut message = message();
-        message.bytes.put(&[200, 0, 0, 1, 7]);
+        message.bytes.put_slice(&[200, 0, 0, 1, 7]);
         message.verify(8);
-        message.bytes.put(&[201, MUST_KNOW, 0, 0]);
+        message.bytes.put_slice(&[201, MUST_KNOW, 0, 0]);
         assert_eq!(blocks(&message), [Ok(Block::Verify { number: 8 }), Err(ControlError::MustKnow(201))]);
     }
 

@@ -36,7 +36,7 @@ impl<'a> Reader<'a> {
     }
 
     #[inline]
-    pub(crate) fn take(&mut self, count: usize) -> Result<&'a [u8], Malformed> {
+    pub(crate) fn bytes(&mut self, count: usize) -> Result<&'a [u8], Malformed> {
         let (taken, rest) = self.rest.split_at_checked(count).ok_or_else(|| self.malformed())?;
         self.rest = rest;
         Ok(taken)
@@ -94,40 +94,40 @@ impl<'a> Reader<'a> {
 
     /// One byte of length, and as many bytes.
     #[inline]
-    pub(crate) fn short(&mut self) -> Result<&'a [u8], Malformed> {
+    pub(crate) fn short_bytes(&mut self) -> Result<&'a [u8], Malformed> {
         let length = self.u8()?;
-        self.take(length.into())
+        self.bytes(length.into())
     }
 
     /// An item's length, one byte below 255, or 255 and two bytes, and as many bytes.
     #[inline]
-    pub(crate) fn long(&mut self) -> Result<&'a [u8], Malformed> {
+    pub(crate) fn long_bytes(&mut self) -> Result<&'a [u8], Malformed> {
         let length = match self.u8()? {
             255 => self.u16()?,
             length => length.into(),
         };
-        self.take(length.into())
+        self.bytes(length.into())
     }
 }
 
 /// Appends to a buffer.
 pub(crate) trait Put {
-    fn put(&mut self, bytes: &[u8]);
+    fn put_slice(&mut self, bytes: &[u8]);
 
     fn put_u8(&mut self, number: u8) {
-        self.put(&[number]);
+        self.put_slice(&[number]);
     }
 
     fn put_u16(&mut self, number: u16) {
-        self.put(&number.to_be_bytes());
+        self.put_slice(&number.to_be_bytes());
     }
 
     fn put_u32(&mut self, number: u32) {
-        self.put(&number.to_be_bytes());
+        self.put_slice(&number.to_be_bytes());
     }
 
     fn put_u64(&mut self, number: u64) {
-        self.put(&number.to_be_bytes());
+        self.put_slice(&number.to_be_bytes());
     }
 
     /// LEB128.
@@ -146,7 +146,7 @@ fn low_bits(number: u64) -> u8 {
 
 impl Put for Vec<u8> {
     #[inline]
-    fn put(&mut self, bytes: &[u8]) {
+    fn put_slice(&mut self, bytes: &[u8]) {
         self.extend_from_slice(bytes);
     }
 }

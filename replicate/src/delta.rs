@@ -23,7 +23,7 @@ pub enum Change {
 impl Change {
     /// What this change and the `next` one of the same flow amount to; `None` when nothing is left to tell.
     #[must_use]
-    pub fn then(self, next: Self) -> Option<Self> {
+    pub fn conflate_with(self, next: Self) -> Option<Self> {
         match (self, next) {
             (Self::Created, Self::Destroyed) => None,
             (Self::Created, Self::Created | Self::Updated) => Some(Self::Created),
@@ -40,7 +40,7 @@ mod tests {
     use super::Change::{self, Created, Destroyed, Updated};
 
     /// A replica that is told each change: whether it has the flow, and which version of it.
-    fn told(mut have: Option<u32>, changes: impl IntoIterator<Item = (Change, u32)>) -> Option<u32> {
+    fn replay(mut have: Option<u32>, changes: impl IntoIterator<Item = (Change, u32)>) -> Option<u32> {
         for (change, version) in changes {
             match change {
                 Created => have = Some(version),
@@ -53,7 +53,7 @@ mod tests {
 
     /// Whatever happens to a flow, a replica told the one conflated change ends where one told everything does.
     #[test]
-    fn conflated_changes_leave_a_replica_where_all_of_them_would() {
+    fn a_conflated_change_has_the_effect_of_all_its_parts() {
         let possible = |have: bool| if have { vec![Updated, Destroyed] } else { vec![Created] };
         for had in [false, true] {
             let mut runs = vec![(had, Vec::new())];
@@ -68,13 +68,13 @@ mod tests {
                     .collect();
                 for (_, run) in &runs {
                     let start = had.then_some(0);
-                    let all = told(start, run.iter().copied().zip(1..));
+                    let all = replay(start, run.iter().copied().zip(1..));
                     let newest = u32::try_from(run.len()).unwrap();
                     let mut conflated = None;
                     for next in run {
-                        conflated = conflated.map_or(Some(*next), |sum: Change| sum.then(*next));
+                        conflated = conflated.map_or(Some(*next), |sum: Change| sum.conflate_with(*next));
                     }
-                    assert_eq!(told(start, conflated.map(|change| (change, newest))), all, "{had} {run:?}");
+                    assert_eq!(replay(start, conflated.map(|change| (change, newest))), all, "{had} {run:?}");
                 }
             }
         }

@@ -104,29 +104,29 @@ impl<'a> Items<'a> {
     }
 
     /// Family and id of each flow in it, as far as it parses; ends of flows included.
-    pub(crate) fn flows(&self) -> impl Iterator<Item = (u8, u32)> + use<'a> {
+    pub(crate) fn flow_ids(&self) -> impl Iterator<Item = (u8, u32)> + use<'a> {
         let id = |item| match item {
             Item::Flow { family, entry, .. } => Some((family, entry::flow_id(entry)?)),
-            Item::FlowEnd { family, body, .. } => Some((family, entry::end_id(body)?)),
+            Item::FlowEnd { family, body, .. } => Some((family, entry::flow_end_id(body)?)),
             _ => None,
         };
         self.clone().map_while(Result::ok).filter_map(id)
     }
 
-    fn read(&mut self) -> Result<Item<'a>, Malformed> {
+    fn read_item(&mut self) -> Result<Item<'a>, Malformed> {
         let kind = self.reader.u8()?;
         match kind {
             kind::BUCKET_BEGIN => return self.reader.u16().map(Item::BucketBegin),
             kind::BUCKET_END => return self.reader.u16().map(Item::BucketEnd),
             kind::DIGESTS => {
                 let (number, first, count) = (self.reader.u64()?, self.reader.u16()?, self.reader.u16()?);
-                let values = self.reader.take(usize::from(count) * 8)?;
+                let values = self.reader.bytes(usize::from(count) * 8)?;
                 return Ok(Item::Digests(Digests { number, first, values }));
             }
             _ => {}
         }
         let version_ms = self.time_ms.saturating_sub(self.reader.varint()?);
-        let body = self.reader.long()?;
+        let body = self.reader.long_bytes()?;
         Ok(match kind {
             kind::FLOW_V4 => Item::Flow { family: AF_INET, entry: body, version_ms },
             kind::FLOW_V6 => Item::Flow { family: AF_INET6, entry: body, version_ms },
@@ -146,7 +146,7 @@ impl<'a> Iterator for Items<'a> {
         if self.reader.is_empty() {
             return None;
         }
-        let item = self.read();
+        let item = self.read_item();
         if item.is_err() {
             self.reader.rest();
         }

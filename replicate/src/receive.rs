@@ -12,7 +12,7 @@ use crate::batch::HEADROOM_BYTES;
 use crate::buckets::{BUCKETS_ALL, BucketSet, EXPECTATIONS, bucket_of};
 use crate::control::{Gap, Verdict};
 use crate::cursor::Malformed;
-use crate::entry::{self, check};
+use crate::entry::{self, entry_check};
 use crate::held_back::Held;
 use crate::host::{Entry, Replica, ReplicaId};
 use crate::item::{Digests, Item, Items};
@@ -198,24 +198,24 @@ impl Receive {
     ) -> Result<(), Malformed> {
         let items = Items::new(body)?;
         self.time_ms = self.time_ms.max(items.time_ms);
-        replica.approach(items.flows());
+        replica.approach(items.flow_ids());
         for item in items {
             match item? {
                 Item::Flow { family, entry, version_ms } => {
                     let flow = entry::decode_flow(family, entry)?;
                     let bucket = bucket_of(flow.id.unwrap_or(0));
-                    let entry = Entry { bucket, bytes: entry, check: check(entry), version_ms };
+                    let entry = Entry { bucket, bytes: entry, check: entry_check(entry), version_ms };
                     let full = replica.put_flow(&flow, &entry).is_err();
                     self.put(bucket, full, found);
                 }
                 Item::FlowEnd { family, body, .. } => {
-                    let (key, id) = entry::decode_end(family, body)?;
+                    let (key, id) = entry::decode_flow_end(family, body)?;
                     replica.remove_flow(bucket_of(id), &key, id);
                     self.counters.entries += 1;
                 }
                 Item::Expect { entry, version_ms } => {
                     let expect = entry::decode_expect(entry)?;
-                    let entry = Entry { bucket: EXPECTATIONS, bytes: entry, check: check(entry), version_ms };
+                    let entry = Entry { bucket: EXPECTATIONS, bytes: entry, check: entry_check(entry), version_ms };
                     let full = replica.put_expect(&expect, &entry).is_err();
                     self.put(EXPECTATIONS, full, found);
                 }

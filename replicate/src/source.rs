@@ -53,14 +53,14 @@ impl Stream {
     pub(crate) fn tell(&mut self, payload: &Payload) -> u64 {
         self.newest += 1;
         self.entries += u64::from(payload.entries);
-        for bucket in payload.buckets.iter() {
+        for bucket in payload.buckets_touched.iter() {
             set(&mut self.touched, bucket, self.newest);
         }
-        for bucket in payload.begun.iter() {
+        for bucket in payload.buckets_started.iter() {
             set(&mut self.begun, bucket, self.newest);
         }
-        self.asked = self.asked.without(&payload.begun);
-        if payload.digests.is_some() {
+        self.asked = self.asked.without(&payload.buckets_started);
+        if payload.digests_number.is_some() {
             self.digests = self.newest;
             self.digests_asked = None;
         }
@@ -129,7 +129,7 @@ mod tests {
         let mut stream = Stream::new(0);
         assert_eq!(stream.want(&set(&[1, 2]), 1), set(&[1, 2]));
         assert_eq!(stream.want(&set(&[1, 2, 256]), 1), set(&[256]));
-        stream.tell(&batch(|writer| writer.begin(1).unwrap()));
+        stream.tell(&batch(|writer| writer.push_bucket_begin(1).unwrap()));
         assert_eq!(stream.want(&set(&[1, 2]), 1), set(&[]), "its begin is still before the peer");
         assert_eq!(stream.want(&set(&[1, 2]), 2), set(&[1]), "the peer came past its begin and lacks it still");
     }
@@ -143,7 +143,7 @@ mod tests {
     fn what_was_touched_since_is_told_by_bucket() {
         let mut stream = Stream::new(0);
         for bucket in [3, 4, 5] {
-            stream.tell(&batch(|writer| writer.end(bucket).unwrap()));
+            stream.tell(&batch(|writer| writer.push_bucket_end(bucket).unwrap()));
         }
         assert_eq!(stream.touched_since(2), set(&[4, 5]));
         stream.restart();
@@ -155,7 +155,7 @@ mod tests {
         let mut stream = Stream::new(0);
         assert!(stream.want_digests(1) && !stream.want_digests(1) && !stream.ask_digests(7));
         stream.tell(&batch(|writer| {
-            writer.digests(0, 0, &[0; 2]).unwrap();
+            writer.push_digests(0, 0, &[0; 2]).unwrap();
         }));
         assert!(!stream.want_digests(1), "they are on their way to that one");
         assert!(stream.want_digests(2) && !stream.want_digests(2));

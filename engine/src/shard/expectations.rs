@@ -59,7 +59,7 @@ impl Expectations {
         if entry::encode_expect(view, &mut bytes).is_err() {
             return Applied::NotAFlow;
         }
-        let check = entry::check(&bytes);
+        let check = entry::entry_check(&bytes);
         if let Some(held) = self.held.get_mut(&id) {
             held.mark = mark;
             if held.check == check {

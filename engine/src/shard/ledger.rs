@@ -315,7 +315,7 @@ impl Ledger {
                 }
             }
         }
-        let check = entry::check(&self.scratch);
+        let check = entry::entry_check(&self.scratch);
         let Some(slot) = table.slot_mut(index) else { return };
         let known = slot.has(PUBLISHED).then_some(slot.check);
         slot.clear(DIRTY);

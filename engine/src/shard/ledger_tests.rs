@@ -38,16 +38,18 @@ fn take(payload: &Payload, replica: &mut Replica) -> usize {
                 entries += 1;
                 let flow = entry::decode_flow(family, bytes).unwrap();
                 let bucket = bucket_of(flow.id.unwrap());
-                replica.put_flow(&flow, &Entry { bucket, bytes, check: entry::check(bytes), version_ms }).unwrap();
+                replica
+                    .put_flow(&flow, &Entry { bucket, bytes, check: entry::entry_check(bytes), version_ms })
+                    .unwrap();
             }
             Item::FlowEnd { family, body, .. } => {
                 entries += 1;
-                let (key, id) = entry::decode_end(family, body).unwrap();
+                let (key, id) = entry::decode_flow_end(family, body).unwrap();
                 replica.remove_flow(bucket_of(id), &key, id);
             }
             Item::Expect { entry: bytes, version_ms } => {
                 let expect = entry::decode_expect(bytes).unwrap();
-                let told = Entry { bucket: EXPECTATIONS, bytes, check: entry::check(bytes), version_ms };
+                let told = Entry { bucket: EXPECTATIONS, bytes, check: entry::entry_check(bytes), version_ms };
                 replica.put_expect(&expect, &told).unwrap();
             }
             Item::ExpectEnd { id, .. } => replica.remove_expect(id),

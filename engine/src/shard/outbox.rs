@@ -75,27 +75,27 @@ impl Outbox {
     }
 
     pub(super) fn flow(&mut self, family: u8, entry: &[u8], changed_ms: u64) {
-        self.write(|batch| batch.flow(family, entry, changed_ms));
+        self.write(|batch| batch.push_flow(family, entry, changed_ms));
     }
 
     pub(super) fn flow_end(&mut self, key: &FlowKey, id: u32, changed_ms: u64) {
-        self.write(|batch| batch.flow_end(key, id, changed_ms));
+        self.write(|batch| batch.push_flow_end(key, id, changed_ms));
     }
 
     pub(super) fn expect(&mut self, entry: &[u8], changed_ms: u64) {
-        self.write(|batch| batch.expect(entry, changed_ms));
+        self.write(|batch| batch.push_expect(entry, changed_ms));
     }
 
     pub(super) fn expect_end(&mut self, id: u32, changed_ms: u64) {
-        self.write(|batch| batch.expect_end(id, changed_ms));
+        self.write(|batch| batch.push_expect_end(id, changed_ms));
     }
 
     pub(super) fn begin(&mut self, bucket: u16) {
-        self.write(|batch| batch.begin(bucket));
+        self.write(|batch| batch.push_bucket_begin(bucket));
     }
 
     pub(super) fn end(&mut self, bucket: u16) {
-        self.write(|batch| batch.end(bucket));
+        self.write(|batch| batch.push_bucket_end(bucket));
     }
 
     pub(super) fn digests(&mut self, number: u64, digests: &[u64]) {
@@ -103,7 +103,7 @@ impl Outbox {
         while let Some(rest) = digests.get(usize::from(first)..).filter(|rest| !rest.is_empty()) {
             let mut told = 0;
             self.write(|batch| {
-                told = batch.digests(number, first, rest)?;
+                told = batch.push_digests(number, first, rest)?;
                 Ok(())
             });
             if told == 0 {

@@ -3,7 +3,7 @@
 use ctflow_parser::compact::{Address, Flow, has_ports};
 use ctflow_parser::uapi;
 
-use super::flow::{bit, mirror, put_status, put_zones};
+use super::flow::{bit, mirror_numbers, put_status, put_zones};
 use crate::cursor::Put;
 
 /// Bits, id, protocol; both ends of both directions; status, timeout, state, TCP's, mark, zones: of IPv6 at their longest.
@@ -12,23 +12,23 @@ const BYTES_MAX: usize = 7 + 2 * (2 * 16 + 4) + 4 + 5 + 1 + 3 + 4 + 4;
 /// Appends the canonical form of `flow`, of which there is nothing besides, to `out`: the same bytes as
 /// [`encode_flow`](super::encode_flow) writes of its view.
 pub fn encode_compact<A: Address>(flow: &Flow<A>, out: &mut Vec<u8>) {
-    let mut entry = Entry { bytes: [0; BYTES_MAX], length: 2 }; // the bits, known at the end
+    let mut entry = EntryBuffer { bytes: [0; BYTES_MAX], length: 2 }; // the bits, known at the end
     entry.put_u32(flow.id);
     entry.put_u8(flow.proto);
     let bits = put_ends(flow, &mut entry) | put_state(flow, &mut entry) | put_zones(flow.zones(), &mut entry);
     entry.bytes[..2].copy_from_slice(&bits.to_be_bytes());
-    out.put(entry.bytes.get(..entry.length).unwrap_or_default());
+    out.put_slice(entry.bytes.get(..entry.length).unwrap_or_default());
 }
 
 /// A canonical form while it is written: in one place, so that nothing is asked about room but at the end.
-struct Entry {
+struct EntryBuffer {
     bytes: [u8; BYTES_MAX],
     length: usize,
 }
 
-impl Put for Entry {
+impl Put for EntryBuffer {
     #[inline]
-    fn put(&mut self, bytes: &[u8]) {
+    fn put_slice(&mut self, bytes: &[u8]) {
         if let Some(place) = self.bytes.get_mut(self.length..self.length + bytes.len()) {
             place.copy_from_slice(bytes);
             self.length += bytes.len();
@@ -37,10 +37,10 @@ impl Put for Entry {
 }
 
 #[inline]
-fn put_ends<A: Address>(flow: &Flow<A>, entry: &mut Entry) -> u16 {
+fn put_ends<A: Address>(flow: &Flow<A>, entry: &mut EntryBuffer) -> u16 {
     let (orig, reply) = (flow.orig(), flow.reply());
-    entry.put(orig.src.octets());
-    entry.put(orig.dst.octets());
+    entry.put_slice(orig.src.octets());
+    entry.put_slice(orig.dst.octets());
     let with_ports = has_ports(flow.proto);
     let mut bits = 0;
     if with_ports {
@@ -51,11 +51,11 @@ fn put_ends<A: Address>(flow: &Flow<A>, entry: &mut Entry) -> u16 {
     for (address, mirrored, bit) in [(&reply.src, &orig.dst, bit::REPLY_SRC), (&reply.dst, &orig.src, bit::REPLY_DST)] {
         if address != mirrored {
             bits |= bit;
-            entry.put(address.octets());
+            entry.put_slice(address.octets());
         }
     }
     if with_ports {
-        let (first, second) = mirror(flow.proto, (orig.src_port, orig.dst_port));
+        let (first, second) = mirror_numbers(flow.proto, (orig.src_port, orig.dst_port));
         for (number, mirrored, bit) in
             [(reply.src_port, first, bit::REPLY_FIRST), (reply.dst_port, second, bit::REPLY_SECOND)]
         {
@@ -69,7 +69,7 @@ fn put_ends<A: Address>(flow: &Flow<A>, entry: &mut Entry) -> u16 {
 }
 
 #[inline]
-fn put_state<A: Address>(flow: &Flow<A>, entry: &mut Entry) -> u16 {
+fn put_state<A: Address>(flow: &Flow<A>, entry: &mut EntryBuffer) -> u16 {
     let mut bits = put_status(flow.status, entry);
     entry.put_varint(flow.timeout.into());
     if flow.proto == uapi::IPPROTO_TCP {
@@ -79,7 +79,7 @@ fn put_state<A: Address>(flow: &Flow<A>, entry: &mut Entry) -> u16 {
         }
         if let Some(tcp) = flow.tcp() {
             bits |= bit::TCP;
-            entry.put(&tcp);
+            entry.put_slice(&tcp);
         }
     }
     if flow.mark != 0 {

@@ -12,12 +12,12 @@ use crate::cursor::{Malformed, Put, Reader};
 pub(super) fn put_addresses(tuple: &Tuple, out: &mut Vec<u8>) -> Result<(), NotEncodable> {
     match (tuple.src, tuple.dst) {
         (IpAddr::V4(src), IpAddr::V4(dst)) => {
-            out.put(&src.octets());
-            out.put(&dst.octets());
+            out.put_slice(&src.octets());
+            out.put_slice(&dst.octets());
         }
         (IpAddr::V6(src), IpAddr::V6(dst)) => {
-            out.put(&src.octets());
-            out.put(&dst.octets());
+            out.put_slice(&src.octets());
+            out.put_slice(&dst.octets());
         }
         _ => return Err(NotEncodable("addresses of two families")),
     }
@@ -26,12 +26,12 @@ pub(super) fn put_addresses(tuple: &Tuple, out: &mut Vec<u8>) -> Result<(), NotE
 
 pub(super) fn put_address(address: IpAddr, out: &mut Vec<u8>) {
     match address {
-        IpAddr::V4(address) => out.put(&address.octets()),
-        IpAddr::V6(address) => out.put(&address.octets()),
+        IpAddr::V4(address) => out.put_slice(&address.octets()),
+        IpAddr::V6(address) => out.put_slice(&address.octets()),
     }
 }
 
-pub(super) fn address(family: u8, reader: &mut Reader<'_>) -> Result<IpAddr, Malformed> {
+pub(super) fn read_address(family: u8, reader: &mut Reader<'_>) -> Result<IpAddr, Malformed> {
     match family {
         uapi::AF_INET => reader.array().map(|octets: [u8; 4]| Ipv4Addr::from(octets).into()),
         uapi::AF_INET6 => reader.array().map(|octets: [u8; 16]| Ipv6Addr::from(octets).into()),
@@ -39,12 +39,12 @@ pub(super) fn address(family: u8, reader: &mut Reader<'_>) -> Result<IpAddr, Mal
     }
 }
 
-pub(super) fn addresses(family: u8, reader: &mut Reader<'_>) -> Result<(IpAddr, IpAddr), Malformed> {
-    Ok((address(family, reader)?, address(family, reader)?))
+pub(super) fn read_addresses(family: u8, reader: &mut Reader<'_>) -> Result<(IpAddr, IpAddr), Malformed> {
+    Ok((read_address(family, reader)?, read_address(family, reader)?))
 }
 
 /// What identifies a tuple besides its addresses, as two numbers: ports, keys, or ICMP id and type with code.
-pub(super) fn ports(tuple: &Tuple) -> Result<Option<(u16, u16)>, NotEncodable> {
+pub(super) fn l4_numbers(tuple: &Tuple) -> Result<Option<(u16, u16)>, NotEncodable> {
     match tuple.l4 {
         L4::None => Ok(None),
         L4::Ports { src, dst } if !is_icmp(tuple.proto) => Ok(Some((src, dst))),
@@ -53,7 +53,7 @@ pub(super) fn ports(tuple: &Tuple) -> Result<Option<(u16, u16)>, NotEncodable> {
     }
 }
 
-pub(super) fn l4(proto: u8, ports: Option<(u16, u16)>) -> L4 {
+pub(super) fn l4_of_numbers(proto: u8, ports: Option<(u16, u16)>) -> L4 {
     match ports {
         None => L4::None,
         Some((id, kind_code)) if is_icmp(proto) => {
@@ -69,20 +69,20 @@ pub(super) fn is_icmp(proto: u8) -> bool {
 }
 
 /// Both ends of a tuple whose ports are always there: of a protocol without any they are 0.
-pub(super) fn put_whole(tuple: &Tuple, family: u8, out: &mut Vec<u8>) -> Result<(), NotEncodable> {
+pub(super) fn put_tuple(tuple: &Tuple, family: u8, out: &mut Vec<u8>) -> Result<(), NotEncodable> {
     if tuple.family() != family {
         return Err(NotEncodable("tuples of two families"));
     }
     put_addresses(tuple, out)?;
-    let (src, dst) = ports(tuple)?.unwrap_or((0, 0));
+    let (src, dst) = l4_numbers(tuple)?.unwrap_or((0, 0));
     out.put_u16(src);
     out.put_u16(dst);
     Ok(())
 }
 
-pub(super) fn whole(family: u8, proto: u8, reader: &mut Reader<'_>) -> Result<Tuple, Malformed> {
-    let (src, dst) = addresses(family, reader)?;
+pub(super) fn read_tuple(family: u8, proto: u8, reader: &mut Reader<'_>) -> Result<Tuple, Malformed> {
+    let (src, dst) = read_addresses(family, reader)?;
     let ports = (reader.u16()?, reader.u16()?);
     let has_ports = ports != (0, 0) || has_ports(proto);
-    Ok(Tuple { src, dst, proto, l4: l4(proto, has_ports.then_some(ports)), zone: None })
+    Ok(Tuple { src, dst, proto, l4: l4_of_numbers(proto, has_ports.then_some(ports)), zone: None })
 }

@@ -2,7 +2,7 @@
 
 use ctflow_parser::expect::{ExpectNat, ExpectView};
 
-use super::{NotEncodable, ends, put_short, text};
+use super::{NotEncodable, ends, put_short_bytes, read_text};
 use crate::cursor::{Malformed, Put, Reader};
 use crate::limits::ENTRY_BYTES_MAX;
 
@@ -31,16 +31,16 @@ fn put_expect(expect: &ExpectView<'_>, out: &mut Vec<u8>) -> Result<(), NotEncod
         return Err(NotEncodable("a tuple or the id is missing"));
     };
     out.put_u32(id);
-    out.put(&[expect.family, tuple.proto, master.proto]);
+    out.put_slice(&[expect.family, tuple.proto, master.proto]);
     for tuple in [tuple, mask, master] {
-        ends::put_whole(&tuple, expect.family, out)?;
+        ends::put_tuple(&tuple, expect.family, out)?;
     }
     out.put_u16(expect.zone.unwrap_or(0));
     out.put_varint(expect.timeout.unwrap_or(0).into());
     out.put_u32(expect.flags.unwrap_or(0));
     out.put_u32(expect.class.unwrap_or(0));
-    put_short(expect.helper.unwrap_or("").as_bytes(), out)?;
-    put_short(expect.function.unwrap_or("").as_bytes(), out)?;
+    put_short_bytes(expect.helper.unwrap_or("").as_bytes(), out)?;
+    put_short_bytes(expect.function.unwrap_or("").as_bytes(), out)?;
     let Some(nat) = expect.nat else {
         out.put_u8(NAT_NONE);
         return Ok(());
@@ -48,7 +48,7 @@ fn put_expect(expect: &ExpectView<'_>, out: &mut Vec<u8>) -> Result<(), NotEncod
     let direction = u8::try_from(nat.direction).ok().filter(|direction| *direction != NAT_NONE);
     out.put_u8(direction.ok_or(NotEncodable("a direction past 254"))?);
     out.put_u8(nat.tuple.proto);
-    ends::put_whole(&nat.tuple, expect.family, out)
+    ends::put_tuple(&nat.tuple, expect.family, out)
 }
 
 /// The expectation that `entry` tells; texts are borrowed from it. Timeout, flags, class and id are always there.
@@ -59,18 +59,19 @@ pub fn decode_expect(entry: &[u8]) -> Result<ExpectView<'_>, Malformed> {
     let mut reader = Reader::new(entry);
     let id = reader.u32()?;
     let [family, proto, master_proto] = reader.array()?;
-    let tuple = ends::whole(family, proto, &mut reader)?;
-    let mask = ends::whole(family, proto, &mut reader)?;
-    let master = ends::whole(family, master_proto, &mut reader)?;
+    let tuple = ends::read_tuple(family, proto, &mut reader)?;
+    let mask = ends::read_tuple(family, proto, &mut reader)?;
+    let master = ends::read_tuple(family, master_proto, &mut reader)?;
     let zone = Some(reader.u16()?).filter(|zone| *zone != 0);
     let timeout = u32::try_from(reader.varint()?).map_err(|_| reader.malformed())?;
     let (flags, class) = (reader.u32()?, reader.u32()?);
-    let [helper, function] = [text(&mut reader)?, text(&mut reader)?].map(|text| Some(text).filter(|t| !t.is_empty()));
+    let [helper, function] =
+        [read_text(&mut reader)?, read_text(&mut reader)?].map(|text| Some(text).filter(|t| !t.is_empty()));
     let nat = match reader.u8()? {
         NAT_NONE => None,
         direction => {
             let proto = reader.u8()?;
-            Some(ExpectNat { direction: direction.into(), tuple: ends::whole(family, proto, &mut reader)? })
+            Some(ExpectNat { direction: direction.into(), tuple: ends::read_tuple(family, proto, &mut reader)? })
         }
     };
     if !reader.is_empty() {

@@ -6,7 +6,7 @@ use ctflow_parser::tuple::{L4, Tuple};
 use ctflow_parser::uapi;
 
 use super::ends::{self, is_icmp};
-use super::{NotEncodable, put_short, text};
+use super::{NotEncodable, put_short_bytes, read_text};
 use crate::cursor::{Malformed, Put, Reader};
 use crate::limits::ENTRY_BYTES_MAX;
 
@@ -86,7 +86,7 @@ fn put_flow(flow: &FlowView<'_>, out: &mut Vec<u8>, start: usize) -> Result<(), 
 fn put_ends(orig: &Tuple, reply: &Tuple, out: &mut Vec<u8>) -> Result<u16, NotEncodable> {
     let mut bits = 0;
     ends::put_addresses(orig, out)?;
-    let ports = (ends::ports(orig)?, ends::ports(reply)?);
+    let ports = (ends::l4_numbers(orig)?, ends::l4_numbers(reply)?);
     if let Some((first, second)) = ports.0 {
         bits |= bit::PORTS;
         out.put_u16(first);
@@ -103,7 +103,7 @@ fn put_ends(orig: &Tuple, reply: &Tuple, out: &mut Vec<u8>) -> Result<u16, NotEn
         (Some(orig), Some(reply)) => (orig, reply),
         _ => return Err(NotEncodable("only one direction has ports")),
     };
-    let (mirrored, reply) = (mirror(orig.proto, numbers.0), numbers.1);
+    let (mirrored, reply) = (mirror_numbers(orig.proto, numbers.0), numbers.1);
     for (number, mirrored, bit) in [(reply.0, mirrored.0, bit::REPLY_FIRST), (reply.1, mirrored.1, bit::REPLY_SECOND)] {
         if number != mirrored {
             bits |= bit;
@@ -115,7 +115,7 @@ fn put_ends(orig: &Tuple, reply: &Tuple, out: &mut Vec<u8>) -> Result<u16, NotEn
 
 /// Ports change places in an answer; ICMP's id and type with code stay where they are.
 #[inline]
-pub(super) fn mirror(proto: u8, (first, second): (u16, u16)) -> (u16, u16) {
+pub(super) fn mirror_numbers(proto: u8, (first, second): (u16, u16)) -> (u16, u16) {
     if is_icmp(proto) { (first, second) } else { (second, first) }
 }
 
@@ -139,7 +139,7 @@ fn put_state(flow: &FlowView<'_>, proto: u8, out: &mut Vec<u8>) -> Result<u16, N
     {
         bits |= bit::TCP;
         let wscales = wscale_orig.unwrap_or(0) << 4 | wscale_reply.unwrap_or(0) & 0x0f;
-        out.put(&[wscales, orig.flags, reply.flags]);
+        out.put_slice(&[wscales, orig.flags, reply.flags]);
     }
     if let Some(mark @ 1..) = flow.mark {
         bits |= bit::MARK;
@@ -177,17 +177,17 @@ fn put_rare(flow: &FlowView<'_>, out: &mut Vec<u8>) -> Result<u16, NotEncodable>
     let mut bits = 0;
     if let Some(labels) = flow.labels {
         bits |= bit::LABELS;
-        out.put(&labels.0.to_be_bytes());
+        out.put_slice(&labels.0.to_be_bytes());
     }
     if let Some(helper) = flow.helper {
         bits |= bit::HELPER;
-        put_short(helper.name.as_bytes(), out)?;
-        put_short(helper.info, out)?;
+        put_short_bytes(helper.name.as_bytes(), out)?;
+        put_short_bytes(helper.info, out)?;
     }
     if let Some(master) = flow.master {
         bits |= bit::MASTER;
         out.put_u8(master.proto);
-        ends::put_whole(&master, flow.family, out)?;
+        ends::put_tuple(&master, flow.family, out)?;
         out.put_u16(master.zone.unwrap_or(0));
     }
     Ok(bits)
@@ -227,7 +227,7 @@ fn put_rest(flow: &FlowView<'_>, out: &mut Vec<u8>) -> Result<u16, NotEncodable>
     }
     if let Some(context) = flow.secctx {
         out.put_u8(rest::SECCTX);
-        put_short(context.as_bytes(), out)?;
+        put_short_bytes(context.as_bytes(), out)?;
     }
     let length = out.len() - place - 2;
     if length == 0 {
@@ -241,7 +241,7 @@ fn put_rest(flow: &FlowView<'_>, out: &mut Vec<u8>) -> Result<u16, NotEncodable>
 }
 
 fn put_numbers(kind: u8, numbers: [u32; 3], out: &mut Vec<u8>) {
-    out.put(&[kind, 12]);
+    out.put_slice(&[kind, 12]);
     numbers.into_iter().for_each(|number| out.put_u32(number));
 }
 
@@ -255,11 +255,11 @@ pub fn decode_flow(family: u8, entry: &[u8]) -> Result<FlowView<'_>, Malformed> 
     let mut reader = Reader::new(entry);
     let bits = reader.u16()?;
     let (id, proto) = (reader.u32()?, reader.u8()?);
-    let (mut orig, mut reply) = ends_of(family, bits, proto, &mut reader)?;
+    let (mut orig, mut reply) = read_tuples(family, bits, proto, &mut reader)?;
     let status = if bits & bit::STATUS_WIDE == 0 { reader.u16()?.into() } else { reader.u32()? };
     let timeout = u32::try_from(reader.varint()?).map_err(|_| reader.malformed())?;
     let state = if bits & bit::STATE == 0 { 0 } else { reader.u8()? };
-    let info = info_of(bits, proto, state, &mut reader)?;
+    let info = read_proto_info(bits, proto, state, &mut reader)?;
     let mark = if bits & bit::MARK == 0 { 0 } else { reader.u32()? };
     let zone = if bits & bit::ZONE == 0 { 0 } else { reader.u16()? };
     let zone_of = |zone: u16| (zone != 0).then_some(zone);
@@ -272,18 +272,18 @@ pub fn decode_flow(family: u8, entry: &[u8]) -> Result<FlowView<'_>, Malformed> 
     (view.orig, view.reply, view.id, view.proto) = (Some(orig), Some(reply), Some(id), info);
     (view.status, view.timeout, view.mark) = (Some(status), Some(timeout), Some(mark));
     if bits >= bit::LABELS {
-        take_rare(&mut view, bits, &mut reader)?;
+        read_rare(&mut view, bits, &mut reader)?;
     }
     if reader.is_empty() { Ok(view) } else { Err(reader.malformed()) }
 }
 
 #[inline]
-fn ends_of(family: u8, bits: u16, proto: u8, reader: &mut Reader<'_>) -> Result<(Tuple, Tuple), Malformed> {
-    let (src, dst) = ends::addresses(family, reader)?;
+fn read_tuples(family: u8, bits: u16, proto: u8, reader: &mut Reader<'_>) -> Result<(Tuple, Tuple), Malformed> {
+    let (src, dst) = ends::read_addresses(family, reader)?;
     let ports = if bits & bit::PORTS == 0 { None } else { Some((reader.u16()?, reader.u16()?)) };
-    let reply_src = if bits & bit::REPLY_SRC == 0 { dst } else { ends::address(family, reader)? };
-    let reply_dst = if bits & bit::REPLY_DST == 0 { src } else { ends::address(family, reader)? };
-    let mut reply_ports = ports.map(|ports| mirror(proto, ports));
+    let reply_src = if bits & bit::REPLY_SRC == 0 { dst } else { ends::read_address(family, reader)? };
+    let reply_dst = if bits & bit::REPLY_DST == 0 { src } else { ends::read_address(family, reader)? };
+    let mut reply_ports = ports.map(|ports| mirror_numbers(proto, ports));
     if let Some(ports) = &mut reply_ports {
         if bits & bit::REPLY_FIRST != 0 {
             ports.0 = reader.u16()?;
@@ -292,13 +292,13 @@ fn ends_of(family: u8, bits: u16, proto: u8, reader: &mut Reader<'_>) -> Result<
             ports.1 = reader.u16()?;
         }
     }
-    let orig = Tuple { src, dst, proto, l4: ends::l4(proto, ports), zone: None };
-    let l4: L4 = ends::l4(proto, reply_ports);
+    let orig = Tuple { src, dst, proto, l4: ends::l4_of_numbers(proto, ports), zone: None };
+    let l4: L4 = ends::l4_of_numbers(proto, reply_ports);
     Ok((orig, Tuple { src: reply_src, dst: reply_dst, proto, l4, zone: None }))
 }
 
 #[inline]
-fn info_of(bits: u16, proto: u8, state: u8, reader: &mut Reader<'_>) -> Result<Option<ProtoInfo>, Malformed> {
+fn read_proto_info(bits: u16, proto: u8, state: u8, reader: &mut Reader<'_>) -> Result<Option<ProtoInfo>, Malformed> {
     let tcp = if bits & bit::TCP == 0 { None } else { Some(reader.array::<3>()?) };
     let state = Some(state);
     Ok(match proto {
@@ -315,31 +315,31 @@ fn info_of(bits: u16, proto: u8, state: u8, reader: &mut Reader<'_>) -> Result<O
     })
 }
 
-fn take_rare<'a>(view: &mut FlowView<'a>, bits: u16, reader: &mut Reader<'a>) -> Result<(), Malformed> {
+fn read_rare<'a>(view: &mut FlowView<'a>, bits: u16, reader: &mut Reader<'a>) -> Result<(), Malformed> {
     if bits & bit::LABELS != 0 {
         view.labels = Some(Labels(reader.u128()?));
     }
     if bits & bit::HELPER != 0 {
-        view.helper = Some(Helper { name: text(reader)?, info: reader.short()? });
+        view.helper = Some(Helper { name: read_text(reader)?, info: reader.short_bytes()? });
     }
     if bits & bit::MASTER != 0 {
         let proto = reader.u8()?;
-        let master = ends::whole(view.family, proto, reader)?;
+        let master = ends::read_tuple(view.family, proto, reader)?;
         view.master = Some(Tuple { zone: Some(reader.u16()?).filter(|zone| *zone != 0), ..master });
     }
     if bits & bit::TRACKER != 0 {
         let (kind, numbers) = (reader.u8()?, reader.u64()?);
-        take_tracker(view, kind, numbers);
+        set_tracker_numbers(view, kind, numbers);
     }
     if bits & bit::REST != 0 {
         let length = reader.u16()?;
-        take_rest(view, Reader::new(reader.take(length.into())?))?;
+        read_rest(view, Reader::new(reader.bytes(length.into())?))?;
     }
     Ok(())
 }
 
 /// A tracker's numbers beside its state; those of another protocol's are passed over.
-fn take_tracker(view: &mut FlowView<'_>, kind: u8, numbers: u64) {
+fn set_tracker_numbers(view: &mut FlowView<'_>, kind: u8, numbers: u64) {
     let [role, _, rest @ ..] = numbers.to_be_bytes();
     match (&mut view.proto, kind) {
         (Some(ProtoInfo::Sctp(sctp)), TRACKER_SCTP) => {
@@ -356,10 +356,10 @@ fn take_tracker(view: &mut FlowView<'_>, kind: u8, numbers: u64) {
     }
 }
 
-fn take_rest<'a>(view: &mut FlowView<'a>, mut reader: Reader<'a>) -> Result<(), Malformed> {
+fn read_rest<'a>(view: &mut FlowView<'a>, mut reader: Reader<'a>) -> Result<(), Malformed> {
     while !reader.is_empty() {
         let kind = reader.u8()?;
-        let mut field = Reader::new(reader.short()?);
+        let mut field = Reader::new(reader.short_bytes()?);
         match kind {
             rest::SEQADJ_ORIG | rest::SEQADJ_REPLY => {
                 let adjust =

@@ -31,7 +31,7 @@ pub struct NotEncodable(pub(crate) &'static str);
 /// The check of an entry: a number of its bytes, which digests are made of.
 #[must_use]
 #[inline]
-pub fn check(entry: &[u8]) -> u32 {
+pub fn entry_check(entry: &[u8]) -> u32 {
     let [.., a, b, c, d] = xxh3_64(entry).to_be_bytes();
     u32::from_be_bytes([a, b, c, d])
 }
@@ -46,7 +46,7 @@ pub fn flow_id(entry: &[u8]) -> Option<u32> {
 /// The id in the body of an end-of-flow item; `None` of fewer bytes than any has.
 #[must_use]
 #[inline]
-pub fn end_id(body: &[u8]) -> Option<u32> {
+pub fn flow_end_id(body: &[u8]) -> Option<u32> {
     body.first_chunk().map(|id| u32::from_be_bytes(*id))
 }
 
@@ -54,12 +54,12 @@ pub fn end_id(body: &[u8]) -> Option<u32> {
 ///
 /// # Errors
 /// Where the key's addresses are of two families, or its ports not of its protocol.
-pub fn encode_end(key: &FlowKey, id: u32, out: &mut Vec<u8>) -> Result<(), NotEncodable> {
+pub fn encode_flow_end(key: &FlowKey, id: u32, out: &mut Vec<u8>) -> Result<(), NotEncodable> {
     out.put_u32(id);
     out.put_u16(key.zone);
     out.put_u8(key.orig.proto);
     ends::put_addresses(&key.orig, out)?;
-    if let Some((src, dst)) = ends::ports(&key.orig)? {
+    if let Some((src, dst)) = ends::l4_numbers(&key.orig)? {
         out.put_u16(src);
         out.put_u16(dst);
     }
@@ -70,23 +70,23 @@ pub fn encode_end(key: &FlowKey, id: u32, out: &mut Vec<u8>) -> Result<(), NotEn
 ///
 /// # Errors
 /// Bytes that are no end of a flow of `family`.
-pub fn decode_end(family: u8, body: &[u8]) -> Result<(FlowKey, u32), Malformed> {
+pub fn decode_flow_end(family: u8, body: &[u8]) -> Result<(FlowKey, u32), Malformed> {
     let mut reader = Reader::new(body);
     let (id, zone, proto) = (reader.u32()?, reader.u16()?, reader.u8()?);
-    let (src, dst) = ends::addresses(family, &mut reader)?;
+    let (src, dst) = ends::read_addresses(family, &mut reader)?;
     let ports = if reader.is_empty() { None } else { Some((reader.u16()?, reader.u16()?)) };
-    let orig = Tuple { src, dst, proto, l4: ends::l4(proto, ports), zone: None };
+    let orig = Tuple { src, dst, proto, l4: ends::l4_of_numbers(proto, ports), zone: None };
     if reader.is_empty() { Ok((FlowKey { orig, zone }, id)) } else { Err(reader.malformed()) }
 }
 
-fn put_short(bytes: &[u8], out: &mut Vec<u8>) -> Result<(), NotEncodable> {
+fn put_short_bytes(bytes: &[u8], out: &mut Vec<u8>) -> Result<(), NotEncodable> {
     out.put_u8(u8::try_from(bytes.len()).map_err(|_| NotEncodable("a text or blob of more than 255 bytes"))?);
-    out.put(bytes);
+    out.put_slice(bytes);
     Ok(())
 }
 
-fn text<'a>(reader: &mut Reader<'a>) -> Result<&'a str, Malformed> {
-    let bytes = reader.short()?;
+fn read_text<'a>(reader: &mut Reader<'a>) -> Result<&'a str, Malformed> {
+    let bytes = reader.short_bytes()?;
     str::from_utf8(bytes).map_err(|_| reader.malformed())
 }
 

@@ -131,7 +131,7 @@ pub(crate) fn flow() -> impl Strategy<Value = (FlowView<'static>, bool, bool)> {
 }
 
 /// Asserts that the compact form of what is common of a flow is encoded as its view is.
-fn compactly<A: Address>(flow: &FlowView<'_>) {
+fn assert_compact_form_encodes_alike<A: Address>(flow: &FlowView<'_>) {
     let Some(compact) = compact::Flow::<A>::new(flow) else { return };
     let (mut fast, mut plain) = (Vec::new(), Vec::new());
     encode_compact(&compact, &mut fast);
@@ -142,12 +142,12 @@ fn compactly<A: Address>(flow: &FlowView<'_>) {
 proptest! {
     #[test]
     fn a_compact_flow_is_the_same_bytes_as_its_view((flow, ..) in flow()) {
-        compactly::<V4>(&flow);
-        compactly::<V6>(&flow);
+        assert_compact_form_encodes_alike::<V4>(&flow);
+        assert_compact_form_encodes_alike::<V6>(&flow);
     }
 
     #[test]
-    fn a_flow_reads_back_as_it_was_told((view, helper, secctx) in flow(), texts in texts()) {
+    fn a_flow_decodes_to_what_was_encoded((view, helper, secctx) in flow(), texts in texts()) {
         let view = FlowView {
             helper: helper.then_some(Helper { name: &texts.0, info: &texts.1 }),
             secctx: secctx.then_some(texts.2.as_str()),
@@ -168,15 +168,15 @@ proptest! {
     }
 
     #[test]
-    fn an_end_names_the_flow_that_ended((view, ..) in flow()) {
+    fn a_flow_end_decodes_to_its_key_and_id((view, ..) in flow()) {
         let key = view.key().unwrap();
         let mut end = Vec::new();
-        encode_end(&key, 77, &mut end).unwrap();
-        prop_assert_eq!(decode_end(view.family, &end), Ok((key, 77)));
+        encode_flow_end(&key, 77, &mut end).unwrap();
+        prop_assert_eq!(decode_flow_end(view.family, &end), Ok((key, 77)));
     }
 
     #[test]
-    fn an_expectation_reads_back_as_it_was_told(
+    fn an_expectation_decodes_to_what_was_encoded(
         v6: bool,
         proto in prop::sample::select(&PROTOCOLS[..7]),
         numbers in any::<(u32, u32, u32, u32, u16)>(),
@@ -212,10 +212,10 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..200), family: u8) {
+    fn any_bytes_decode_or_are_refused(bytes in prop::collection::vec(any::<u8>(), 0..200), family: u8) {
         for family in [family, AF_INET, AF_INET6] {
             let _ = decode_flow(family, &bytes);
-            let _ = decode_end(family, &bytes);
+            let _ = decode_flow_end(family, &bytes);
         }
         let _ = decode_expect(&bytes);
     }
@@ -245,7 +245,7 @@ fn a_usual_flow_takes_under_30_bytes() {
 }
 
 #[test]
-fn what_has_no_form_is_refused_and_leaves_nothing_behind() {
+fn an_unencodable_entry_leaves_the_buffer_unchanged() {
     let mut entry = vec![1, 2];
     assert!(encode_flow(&FlowView::default(), &mut entry).is_err());
     assert!(encode_expect(&ExpectView::default(), &mut entry).is_err());
@@ -254,7 +254,7 @@ fn what_has_no_form_is_refused_and_leaves_nothing_behind() {
 
 /// A later node's field in the rest of a flow is passed over, and what follows it is read.
 #[test]
-fn an_unknown_field_in_the_rest_is_passed_over() {
+fn an_unknown_field_in_the_rest_is_skipped() {
     let mut entry = vec![0x80, 0, 0, 0, 0, 9, 89, 1, 1, 1, 1, 2, 2, 2, 2, 0, 0, 0];
     entry.extend([0, 7, 200, 1, 0xff, 4, 2, b'h', b'i']);
     assert_eq!(decode_flow(AF_INET, &entry).unwrap().secctx, Some("hi"));

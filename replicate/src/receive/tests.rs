@@ -55,7 +55,7 @@ fn a_flow() -> (Place, Cached) {
 fn put(writer: &mut BatchWriter) {
     let flow = a_flow().1;
     let family = if flow.bytes.len() > 40 { 10 } else { 2 };
-    writer.flow(family, &flow.bytes, 900).unwrap();
+    writer.push_flow(family, &flow.bytes, 900).unwrap();
 }
 
 #[test]
@@ -78,9 +78,9 @@ fn a_bucket_told_whole_is_known_and_what_it_did_not_confirm_is_purged() {
     let mut bench = Bench::new(Mode::Ftfw);
     let bucket = a_flow().0.0;
     bench.take(1, put);
-    bench.take(2, |writer| writer.begin(bucket).unwrap());
+    bench.take(2, |writer| writer.push_bucket_begin(bucket).unwrap());
     assert!(!bench.receive.wants(0).unwrap().0.contains(bucket), "it is under way");
-    bench.take(3, |writer| writer.end(bucket).unwrap());
+    bench.take(3, |writer| writer.push_bucket_end(bucket).unwrap());
     assert!(!bench.receive.unknown().contains(bucket));
     assert_eq!((bench.replica().entries(), bench.receive.counters.purged), (0, 1));
 }
@@ -91,14 +91,14 @@ fn a_bucket_of_which_something_was_skipped_is_wanted_again() {
     let (bucket, other) = (a_flow().0.0, a_flow().0.0 ^ 1);
     bench.take(1, |writer| {
         put(writer);
-        writer.begin(bucket).unwrap();
-        writer.begin(other).unwrap();
+        writer.push_bucket_begin(bucket).unwrap();
+        writer.push_bucket_begin(other).unwrap();
     });
     bench.skip(7, &[bucket]);
     assert_eq!(bench.receive.next, 7);
     bench.take(7, |writer| {
-        writer.end(bucket).unwrap();
-        writer.end(other).unwrap();
+        writer.push_bucket_end(bucket).unwrap();
+        writer.push_bucket_end(other).unwrap();
     });
     assert!(bench.receive.wants(0).unwrap().0.contains(bucket));
     assert!(!bench.receive.unknown().contains(other), "nothing of it was skipped");
@@ -116,7 +116,7 @@ fn equal_digests_make_buckets_known_and_others_wanted() {
     assert_eq!(bench.receive.wants(0), Some((BucketSet::all_of(0), true)));
     let mut first = 0;
     for seq in 2..=3 {
-        bench.take(seq, |writer| first += writer.digests(9, first, &[0; 257][usize::from(first)..]).unwrap());
+        bench.take(seq, |writer| first += writer.push_digests(9, first, &[0; 257][usize::from(first)..]).unwrap());
     }
     let differing: BucketSet = [a_flow().0.0].into_iter().collect();
     assert_eq!(bench.receive.wants(0), Some((differing, false)));
@@ -128,11 +128,11 @@ fn equal_digests_make_buckets_known_and_others_wanted() {
 fn a_malformed_batch_makes_all_unknown_and_nothing_wanted_for_a_second() {
     let mut bench = Bench::new(Mode::Ftfw);
     bench.take(1, |writer| {
-        (0..257).for_each(|bucket| writer.begin(bucket).unwrap());
+        (0..257).for_each(|bucket| writer.push_bucket_begin(bucket).unwrap());
     });
-    bench.take(2, |writer| (0..257).for_each(|bucket| writer.end(bucket).unwrap()));
+    bench.take(2, |writer| (0..257).for_each(|bucket| writer.push_bucket_end(bucket).unwrap()));
     assert!(bench.receive.is_synchronised() && bench.receive.wants(0).is_none());
-    bench.take(3, |writer| writer.flow(2, &[0; 9], 0).unwrap());
+    bench.take(3, |writer| writer.push_flow(2, &[0; 9], 0).unwrap());
     assert_eq!((bench.found.malformed, bench.receive.next), (Some(3), 4));
     assert!(bench.receive.wants(MALFORMED_PAUSE_MS - 1).is_none());
     assert_eq!(bench.receive.wants(MALFORMED_PAUSE_MS), Some((BucketSet::all_of(0), false)));
@@ -144,10 +144,10 @@ fn what_had_no_room_is_wanted_when_there_is_some() {
     let bucket = a_flow().0.0;
     bench.host.set_room(0);
     bench.take(1, |writer| {
-        writer.begin(bucket).unwrap();
+        writer.push_bucket_begin(bucket).unwrap();
         put(writer);
     });
-    bench.take(2, |writer| writer.end(bucket).unwrap());
+    bench.take(2, |writer| writer.push_bucket_end(bucket).unwrap());
     assert!(bench.found.full && bench.receive.unknown().contains(bucket));
     assert!(!bench.receive.wants(0).unwrap().0.contains(bucket), "there is no room for it");
     bench.host.set_room(100);
@@ -161,15 +161,15 @@ fn without_resending_a_batch_is_taken_as_it_comes_and_a_gap_purges_nothing() {
     let bucket = a_flow().0.0;
     bench.take(4, |writer| {
         put(writer);
-        writer.begin(bucket).unwrap();
+        writer.push_bucket_begin(bucket).unwrap();
     });
-    bench.take(6, |writer| writer.end(bucket).unwrap());
+    bench.take(6, |writer| writer.push_bucket_end(bucket).unwrap());
     assert_eq!((bench.replica().entries(), bench.receive.counters.missed), (1, 1));
     assert!(bench.receive.unknown().contains(bucket) && bench.receive.ack_due.is_none());
-    bench.take(5, |writer| writer.begin(bucket).unwrap());
+    bench.take(5, |writer| writer.push_bucket_begin(bucket).unwrap());
     assert_eq!(bench.receive.next, 7, "what comes late is not taken");
-    bench.take(7, |writer| writer.begin(bucket).unwrap());
-    bench.take(8, |writer| writer.end(bucket).unwrap());
+    bench.take(7, |writer| writer.push_bucket_begin(bucket).unwrap());
+    bench.take(8, |writer| writer.push_bucket_end(bucket).unwrap());
     assert_eq!((bench.replica().entries(), bench.receive.unknown().contains(bucket)), (0, false));
 }
 

@@ -14,7 +14,7 @@ use ctflow_parser::uapi::{AF_INET, AF_INET6, IPPROTO_TCP};
 use super::rng::Rng;
 use crate::batch::{BatchWriter, Payload, WriteError};
 use crate::buckets::{BucketSet, EXPECTATIONS, bucket_of, spread};
-use crate::entry::{check, encode_expect, encode_flow};
+use crate::entry::{encode_expect, encode_flow, entry_check};
 
 /// A flow or an expectation by its bucket and number. The number of a flow is not its id: some share one.
 pub(crate) type Place = (u16, u32);
@@ -189,8 +189,10 @@ impl Shard {
         let place = *place;
         match delta {
             Delta::Changed => write_entry(&self.cache, place, writer)?,
-            Delta::Ended(Cached { key: Some(key), id, changed_ms, .. }) => writer.flow_end(key, *id, *changed_ms)?,
-            Delta::Ended(Cached { id, changed_ms, .. }) => writer.expect_end(*id, *changed_ms)?,
+            Delta::Ended(Cached { key: Some(key), id, changed_ms, .. }) => {
+                writer.push_flow_end(key, *id, *changed_ms)?
+            }
+            Delta::Ended(Cached { id, changed_ms, .. }) => writer.push_expect_end(*id, *changed_ms)?,
         }
         self.deltas.remove(&place);
         Ok(())
@@ -199,7 +201,7 @@ impl Shard {
     fn tell_bucket(&mut self, writer: &mut BatchWriter) -> Result<(), WriteError> {
         let Some((bucket, last)) = self.telling else {
             let Some(bucket) = self.asked.front() else { return Ok(()) };
-            writer.begin(*bucket)?;
+            writer.push_bucket_begin(*bucket)?;
             self.telling = Some((*bucket, None));
             self.asked.pop_front();
             return Ok(());
@@ -211,7 +213,7 @@ impl Shard {
                 self.telling = Some((bucket, Some(place.1)));
             }
             None => {
-                writer.end(bucket)?;
+                writer.push_bucket_end(bucket)?;
                 self.telling = None;
             }
         }
@@ -222,21 +224,21 @@ impl Shard {
         let Some((number, first)) = self.digests else { return Ok(()) };
         let buckets = u16::try_from(BucketSet::all_of(self.number).count()).unwrap_or(0);
         let values: Vec<_> = (first..buckets).map(|bucket| self.digest(bucket)).collect();
-        let told = first + writer.digests(number, first, &values)?;
+        let told = first + writer.push_digests(number, first, &values)?;
         self.digests = (told < buckets).then_some((number, told));
         Ok(())
     }
 
     fn digest(&self, bucket: u16) -> u64 {
         let entries = self.cache.range((bucket, 0)..=(bucket, u32::MAX));
-        entries.fold(0, |digest, (_, cached)| digest.wrapping_add(spread(check(&cached.bytes))))
+        entries.fold(0, |digest, (_, cached)| digest.wrapping_add(spread(entry_check(&cached.bytes))))
     }
 }
 
 fn write_entry(cache: &BTreeMap<Place, Cached>, place: Place, writer: &mut BatchWriter) -> Result<(), WriteError> {
     match cache.get(&place) {
-        Some(cached) if place.0 == EXPECTATIONS => writer.expect(&cached.bytes, cached.changed_ms),
-        Some(cached) => writer.flow(cached.family, &cached.bytes, cached.changed_ms),
+        Some(cached) if place.0 == EXPECTATIONS => writer.push_expect(&cached.bytes, cached.changed_ms),
+        Some(cached) => writer.push_flow(cached.family, &cached.bytes, cached.changed_ms),
         None => Ok(()),
     }
 }
