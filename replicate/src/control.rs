@@ -29,7 +29,7 @@ mod kind {
     pub(super) const SKIP: u8 = 5;
     pub(super) const VERIFY: u8 = 6;
     pub(super) const VERDICT: u8 = 7;
-    pub(super) const ASK: u8 = 8;
+    pub(super) const REQUEST: u8 = 8;
     pub(super) const BYE: u8 = 9;
 }
 
@@ -92,7 +92,7 @@ impl Reason {
         }
     }
 
-    fn of(number: u8) -> Self {
+    fn from_number(number: u8) -> Self {
         match number {
             1 => Self::Stopped,
             2 => Self::Version,
@@ -120,7 +120,7 @@ pub(crate) enum Block<'a> {
     },
     Skip {
         stream: u16,
-        go_on: u64,
+        resume_at: u64,
         buckets: BucketSet,
     },
     Verify {
@@ -128,7 +128,7 @@ pub(crate) enum Block<'a> {
     },
     Verdict(Verdict),
     /// Send everything again.
-    Ask,
+    Request,
     Bye(Reason),
 }
 
@@ -187,7 +187,7 @@ impl From<Malformed> for ControlError {
 }
 
 /// Reads a control message's body: whom it is for, and its blocks.
-pub(crate) fn read(body: &[u8]) -> Result<(Addressee, Blocks<'_>), Malformed> {
+pub(crate) fn parse(body: &[u8]) -> Result<(Addressee, Blocks<'_>), Malformed> {
     let mut reader = Reader::new(body);
     let addressee = Addressee { node: reader.u64()?, epoch: Epoch(reader.u64()?), time_ms: reader.u64()? };
     Ok((addressee, Blocks { reader }))
@@ -200,16 +200,16 @@ pub(crate) struct Blocks<'a> {
 }
 
 impl<'a> Blocks<'a> {
-    fn read(&mut self) -> Result<Option<Block<'a>>, ControlError> {
+    fn read_block(&mut self) -> Result<Option<Block<'a>>, ControlError> {
         let [kind, flags] = self.reader.array()?;
         let length = self.reader.u16()?;
         let mut body = Reader::new(self.reader.bytes(length.into())?);
         let block = match kind {
             kind::HELLO => Block::Hello(read_hello(&mut body)?),
-            kind::HEADS => Block::Heads(Heads(whole(body.rest())?)),
+            kind::HEADS => Block::Heads(Heads(exact_chunks(body.rest())?)),
             kind::ACK => {
                 let (stream, _, next) = (body.u16()?, body.u16()?, body.u64()?);
-                Block::Ack { stream, next, gaps: Gaps(whole(body.rest())?) }
+                Block::Ack { stream, next, gaps: Gaps(exact_chunks(body.rest())?) }
             }
             kind::WANT => {
                 let (stream, flags) = (body.u16()?, body.u16()?);
@@ -218,7 +218,7 @@ impl<'a> Blocks<'a> {
             }
             kind::SKIP => {
                 let (stream, flags, go_on) = (body.u16()?, body.u16()?, body.u64()?);
-                Block::Skip { stream, go_on, buckets: read_buckets(flags, &mut body)? }
+                Block::Skip { stream, resume_at: go_on, buckets: read_buckets(flags, &mut body)? }
             }
             kind::VERIFY => Block::Verify { number: body.u64()? },
             kind::VERDICT => {
@@ -227,11 +227,11 @@ impl<'a> Blocks<'a> {
                 let differing = read_buckets(flags, &mut body)?;
                 Block::Verdict(Verdict { stream, number, seq, entries, digest, differing })
             }
-            kind::ASK => match body.u8()? {
-                1 => Block::Ask,
+            kind::REQUEST => match body.u8()? {
+                1 => Block::Request,
                 _ => return Ok(None),
             },
-            kind::BYE => Block::Bye(Reason::of(body.u8()?)),
+            kind::BYE => Block::Bye(Reason::from_number(body.u8()?)),
             kind if flags & MUST_KNOW != 0 => return Err(ControlError::MustKnow(kind)),
             _ => return Ok(None),
         };
@@ -239,7 +239,7 @@ impl<'a> Blocks<'a> {
     }
 }
 
-fn whole<const N: usize>(bytes: &[u8]) -> Result<&[[u8; N]], ControlError> {
+fn exact_chunks<const N: usize>(bytes: &[u8]) -> Result<&[[u8; N]], ControlError> {
     let (records, rest) = bytes.as_chunks();
     if rest.is_empty() { Ok(records) } else { Err(ControlError::Malformed) }
 }
@@ -264,7 +264,7 @@ impl<'a> Iterator for Blocks<'a> {
 
     fn next(&mut self) -> Option<Self::Item> {
         while !self.reader.is_empty() {
-            match self.read() {
+            match self.read_block() {
                 Ok(None) => {}
                 Ok(Some(block)) => return Some(Ok(block)),
                 Err(error) => {
@@ -278,20 +278,20 @@ impl<'a> Iterator for Blocks<'a> {
 }
 
 /// A control message while it is written, into a buffer that is used again.
-pub(crate) struct Message {
+pub(crate) struct ControlWriter {
     pub(crate) bytes: Vec<u8>,
-    end: usize,
+    bytes_max: usize,
 }
 
-impl Message {
+impl ControlWriter {
     /// Begins a message of at most `datagram_bytes`.
-    pub(crate) fn begin(mut bytes: Vec<u8>, addressee: Addressee, datagram_bytes: usize) -> Self {
+    pub(crate) fn new(mut bytes: Vec<u8>, addressee: Addressee, datagram_bytes: usize) -> Self {
         bytes.clear();
         bytes.resize(HEADER_BYTES, 0);
         bytes.put_u64(addressee.node);
         bytes.put_u64(addressee.epoch.0);
         bytes.put_u64(addressee.time_ms);
-        Self { bytes, end: datagram_bytes - TAG_BYTES }
+        Self { bytes, bytes_max: datagram_bytes - TAG_BYTES }
     }
 
     /// Whether no block was written.
@@ -301,17 +301,17 @@ impl Message {
 
     /// Whether blocks with bodies of `count` bytes in `blocks` blocks still fit.
     pub(crate) fn has_room(&self, blocks: usize, count: usize) -> bool {
-        self.bytes.len() + 4 * blocks + count <= self.end
+        self.bytes.len() + 4 * blocks + count <= self.bytes_max
     }
 
-    fn block(&mut self, kind: u8, length: usize) -> &mut Vec<u8> {
+    fn start_block(&mut self, kind: u8, length: usize) -> &mut Vec<u8> {
         self.bytes.put_slice(&[kind, 0]);
         self.bytes.put_u16(u16::try_from(length).unwrap_or(u16::MAX)); // a datagram's bound is below it
         &mut self.bytes
     }
 
-    pub(crate) fn hello(&mut self, hello: &Hello<'_>) {
-        let body = self.block(kind::HELLO, 20 + hello.name.len());
+    pub(crate) fn push_hello(&mut self, hello: &Hello<'_>) {
+        let body = self.start_block(kind::HELLO, 20 + hello.name.len());
         body.put_slice(&[hello.version_lowest, hello.version_highest, hello.mode, hello.role.number()]);
         body.put_u16(hello.streams);
         body.put_u16(0);
@@ -321,11 +321,11 @@ impl Message {
     }
 
     /// As many of `heads` as there is room for, from the front; returns how many.
-    pub(crate) fn heads(&mut self, heads: &[(u16, u64, u64)]) -> usize {
-        let fitting = self.end.saturating_sub(self.bytes.len() + 4) / 20;
+    pub(crate) fn push_heads(&mut self, heads: &[(u16, u64, u64)]) -> usize {
+        let fitting = self.bytes_max.saturating_sub(self.bytes.len() + 4) / 20;
         let count = heads.len().min(fitting);
         if count > 0 {
-            let body = self.block(kind::HEADS, 20 * count);
+            let body = self.start_block(kind::HEADS, 20 * count);
             for (stream, oldest, newest) in heads.iter().take(count) {
                 body.put_u16(*stream);
                 body.put_u16(0);
@@ -337,9 +337,9 @@ impl Message {
     }
 
     /// At most [`GAPS_PER_ACK`] of the gaps are told.
-    pub(crate) fn ack(&mut self, stream: u16, next: u64, gaps: &[Gap]) {
+    pub(crate) fn push_ack(&mut self, stream: u16, next: u64, gaps: &[Gap]) {
         let gaps = gaps.iter().take(GAPS_PER_ACK);
-        let body = self.block(kind::ACK, 12 + 16 * gaps.len());
+        let body = self.start_block(kind::ACK, 12 + 16 * gaps.len());
         body.put_u16(stream);
         body.put_u16(0);
         body.put_u64(next);
@@ -349,16 +349,16 @@ impl Message {
         }
     }
 
-    pub(crate) fn want(&mut self, stream: u16, digests_first: bool, buckets: &BucketSet) {
+    pub(crate) fn push_want(&mut self, stream: u16, digests_first: bool, buckets: &BucketSet) {
         let first = if digests_first { FLAG_DIGESTS_FIRST } else { 0 };
-        let body = self.block(kind::WANT, 36);
+        let body = self.start_block(kind::WANT, 36);
         body.put_u16(stream);
         body.put_u16(first | expectations_flag(buckets));
         body.put_slice(&buckets.to_wire());
     }
 
-    pub(crate) fn skip(&mut self, stream: u16, go_on: u64, buckets: &BucketSet) {
-        let body = self.block(kind::SKIP, 44);
+    pub(crate) fn push_skip(&mut self, stream: u16, go_on: u64, buckets: &BucketSet) {
+        let body = self.start_block(kind::SKIP, 44);
         body.put_u16(stream);
         body.put_u16(expectations_flag(buckets));
         body.put_u64(go_on);
@@ -366,11 +366,11 @@ impl Message {
     }
 
     pub(crate) fn verify(&mut self, number: u64) {
-        self.block(kind::VERIFY, 8).put_u64(number);
+        self.start_block(kind::VERIFY, 8).put_u64(number);
     }
 
-    pub(crate) fn verdict(&mut self, verdict: &Verdict) {
-        let body = self.block(kind::VERDICT, 68);
+    pub(crate) fn push_verdict(&mut self, verdict: &Verdict) {
+        let body = self.start_block(kind::VERDICT, 68);
         body.put_u16(verdict.stream);
         body.put_u16(expectations_flag(&verdict.differing));
         for number in [verdict.number, verdict.seq, verdict.entries, verdict.digest] {
@@ -379,12 +379,12 @@ impl Message {
         body.put_slice(&verdict.differing.to_wire());
     }
 
-    pub(crate) fn ask(&mut self) {
-        self.block(kind::ASK, 4).put_slice(&[1, 0, 0, 0]);
+    pub(crate) fn push_request(&mut self) {
+        self.start_block(kind::REQUEST, 4).put_slice(&[1, 0, 0, 0]);
     }
 
     pub(crate) fn bye(&mut self, reason: Reason) {
-        self.block(kind::BYE, 4).put_slice(&[reason.number(), 0, 0, 0]);
+        self.start_block(kind::BYE, 4).put_slice(&[reason.number(), 0, 0, 0]);
     }
 }
 
@@ -400,12 +400,12 @@ mod tests {
 
     const TO: Addressee = Addressee { node: 1, epoch: Epoch(2), time_ms: 3 };
 
-    fn message() -> Message {
-        Message::begin(Vec::new(), TO, 1_400)
+    fn message() -> ControlWriter {
+        ControlWriter::new(Vec::new(), TO, 1_400)
     }
 
-    fn blocks(message: &Message) -> Vec<Result<Block<'_>, ControlError>> {
-        let (to, blocks) = read(&message.bytes[HEADER_BYTES..]).unwrap();
+    fn blocks(message: &ControlWriter) -> Vec<Result<Block<'_>, ControlError>> {
+        let (to, blocks) = parse(&message.bytes[HEADER_BYTES..]).unwrap();
         assert_eq!(to, TO);
         blocks.collect()
     }
@@ -426,14 +426,14 @@ mod tests {
         let verdict = Verdict { stream: 1, number: 2, seq: 3, entries: 4, digest: 5, differing: buckets };
         let mut message = message();
         assert!(message.is_empty());
-        message.hello(&hello);
-        assert_eq!(message.heads(&[(0, 1, 2), (7, 8, 9)]), 2);
-        message.ack(3, 10, &[Gap { from: 10, to: 11 }, Gap { from: 13, to: 13 }]);
-        message.want(3, true, &buckets);
-        message.skip(2, 77, &buckets);
+        message.push_hello(&hello);
+        assert_eq!(message.push_heads(&[(0, 1, 2), (7, 8, 9)]), 2);
+        message.push_ack(3, 10, &[Gap { from: 10, to: 11 }, Gap { from: 13, to: 13 }]);
+        message.push_want(3, true, &buckets);
+        message.push_skip(2, 77, &buckets);
         message.verify(8);
-        message.verdict(&verdict);
-        message.ask();
+        message.push_verdict(&verdict);
+        message.push_request();
         message.bye(Reason::Mode);
         let blocks: Vec<_> = blocks(&message).into_iter().map(Result::unwrap).collect();
         assert_eq!(blocks[0], Block::Hello(hello));
@@ -442,15 +442,15 @@ mod tests {
         let Block::Ack { stream: 3, next: 10, gaps } = blocks[2] else { panic!() };
         assert_eq!(gaps.iter().map(|gap| (gap.from, gap.to)).collect::<Vec<_>>(), [(10, 11), (13, 13)]);
         assert_eq!(blocks[3], Block::Want { stream: 3, digests_first: true, buckets });
-        assert_eq!(blocks[4], Block::Skip { stream: 2, go_on: 77, buckets });
+        assert_eq!(blocks[4], Block::Skip { stream: 2, resume_at: 77, buckets });
         assert_eq!(
             blocks[5..],
-            [Block::Verify { number: 8 }, Block::Verdict(verdict), Block::Ask, Block::Bye(Reason::Mode)]
+            [Block::Verify { number: 8 }, Block::Verdict(verdict), Block::Request, Block::Bye(Reason::Mode)]
         );
     }
 
     #[test]
-    fn an_unknown_block_is_passed_over_unless_it_must_be_known() {
+    fn an_unknown_block_is_skipped_unless_it_must_be_known() {
         let mut message = message();
         message.bytes.put_slice(&[200, 0, 0, 1, 7]);
         message.verify(8);
@@ -459,17 +459,17 @@ mod tests {
     }
 
     #[test]
-    fn heads_are_told_as_far_as_there_is_room() {
+    fn heads_are_written_as_far_as_they_fit() {
         let heads = vec![(1, 2, 3); 100];
         let mut message = message();
-        let told = message.heads(&heads);
-        assert!(told == 66 && message.bytes.len() <= 1_400 - TAG_BYTES && message.heads(&heads) == 0);
+        let told = message.push_heads(&heads);
+        assert!(told == 66 && message.bytes.len() <= 1_400 - TAG_BYTES && message.push_heads(&heads) == 0);
     }
 
     proptest! {
         #[test]
         fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-            if let Ok((_, blocks)) = read(&bytes) {
+            if let Ok((_, blocks)) = parse(&bytes) {
                 for block in blocks.flatten() {
                     drop(format!("{block:?}"));
                 }

@@ -97,9 +97,9 @@ impl Sealer {
         let (front, body) = datagram.split_at_mut_checked(HEADER_BYTES)?;
         front.copy_from_slice(&header.to_wire());
         if let Some(secret) = &mut self.secret {
-            let key = secret.key(header)?;
+            let key = secret.find_or_derive_key(header)?;
             let tag = key.seal_in_place_separate_tag(nonce(header), Aad::from(&*front), body).ok()?;
-            secret.keep(header, key);
+            secret.cache_key(header, key);
             datagram.extend_from_slice(tag.as_ref());
         }
         Some(())
@@ -112,11 +112,11 @@ impl Sealer {
         }
         let (front, body) = datagram.split_at_mut_checked(HEADER_BYTES).ok_or(OpenError::NotAuthentic)?;
         let Some(secret) = &mut self.secret else { return Ok(body) };
-        let key = secret.key(header).ok_or(OpenError::NotAuthentic)?;
+        let key = secret.find_or_derive_key(header).ok_or(OpenError::NotAuthentic)?;
         let opened = key.open_in_place(nonce(header), Aad::from(&*front), body).map_err(|_| OpenError::NotAuthentic);
         // Only what is authentic is worth a place: anybody can write a header.
         if opened.is_ok() {
-            secret.keep(header, key);
+            secret.cache_key(header, key);
         }
         opened
     }
@@ -124,20 +124,20 @@ impl Sealer {
 
 impl Secret {
     /// The key of the header's node and epoch, one of those kept or derived now.
-    fn key(&self, header: &Header) -> Option<Arc<LessSafeKey>> {
-        match self.kept(header) {
+    fn find_or_derive_key(&self, header: &Header) -> Option<Arc<LessSafeKey>> {
+        match self.cached_key(header) {
             Some(key) => Some(Arc::clone(key)),
             None => derive(&self.shared, header.node, header.epoch).map(Arc::new),
         }
     }
 
-    fn kept(&self, header: &Header) -> Option<&Arc<LessSafeKey>> {
+    fn cached_key(&self, header: &Header) -> Option<&Arc<LessSafeKey>> {
         let is = |(node, epoch, _): &&(u64, Epoch, _)| (*node, *epoch) == (header.node, header.epoch);
         self.derived.iter().find(is).map(|(.., key)| key)
     }
 
-    fn keep(&mut self, header: &Header, key: Arc<LessSafeKey>) {
-        if self.kept(header).is_some() {
+    fn cache_key(&mut self, header: &Header, key: Arc<LessSafeKey>) {
+        if self.cached_key(header).is_some() {
             return;
         }
         if self.derived.len() >= KEYS_MAX {
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_sealed_opens_under_the_same_key_only() {
+    fn a_sealed_datagram_opens_under_the_same_key_only() {
         let mut sealer = Sealer::new(Some(Key::new([7; 32])));
         let datagram = sealed(&mut sealer);
         let header = Header::parse(&datagram).unwrap();
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_kept_within_bounds_and_derived_again() {
+    fn cached_keys_are_bounded_and_derived_again() {
         let mut sealer = Sealer::new(Some(Key::new([7; 32])));
         let datagram = sealed(&mut sealer);
         for seq in 0..2 * KEYS_MAX as u64 {
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn in_clear_a_datagram_is_header_and_body() {
+    fn without_a_key_a_datagram_is_header_and_clear_body() {
         let mut sealer = Sealer::new(None);
         let mut datagram = sealed(&mut sealer);
         let header = Header::parse(&datagram).unwrap();

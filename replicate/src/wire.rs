@@ -160,7 +160,7 @@ mod tests {
     };
 
     #[test]
-    fn a_header_is_where_the_protocol_says() {
+    fn header_fields_are_at_the_specified_offsets() {
         let bytes = HEADER.to_wire();
         assert_eq!(bytes[..8], [0xc7, 0xf1, 1, 0x81, 1, 2, 0, 0]);
         assert_eq!((bytes[8], bytes[16], bytes[24], bytes[31]), (0x03, 0x11, 0x21, 0x28));
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_this_protocol_or_version_is_refused() {
+    fn another_protocol_or_version_is_refused() {
         let mut bytes = HEADER.to_wire();
         assert_eq!(Header::parse(&bytes[..31]), Err(HeaderError::Foreign));
         bytes[2] = 2;

@@ -183,7 +183,7 @@ impl Node {
         body: &'a [u8],
         host: &mut impl Host,
     ) -> Option<(Addressee, Blocks<'a>)> {
-        let whole = control::read(body).map_err(ControlError::from).and_then(|(to, blocks)| {
+        let whole = control::parse(body).map_err(ControlError::from).and_then(|(to, blocks)| {
             blocks.clone().try_for_each(|block| block.map(drop))?;
             Ok((to, blocks))
         });
@@ -275,7 +275,7 @@ impl Node {
                         self.hear_want(stream, next, digests_first, &buckets, host);
                     }
                 }
-                Block::Skip { stream, go_on, buckets } => {
+                Block::Skip { stream, resume_at: go_on, buckets } => {
                     let mut found = Found::default();
                     let peer = self.peers.get_mut(index);
                     if let Some(receive) = peer.and_then(|peer| peer.streams.get_mut(usize::from(stream))) {
@@ -285,7 +285,7 @@ impl Node {
                 }
                 Block::Verify { number } => self.hear_verify(number, host),
                 Block::Verdict(verdict) => self.hear_verdict(now, index, verdict, host),
-                Block::Ask => self.hear_ask(host),
+                Block::Request => self.hear_ask(host),
                 Block::Bye(_) => {}
             }
         }

@@ -2,7 +2,7 @@
 
 use super::Node;
 use crate::buckets::BucketSet;
-use crate::control::{Addressee, Hello, Message, Reason, Verdict};
+use crate::control::{Addressee, ControlWriter, Hello, Reason, Verdict};
 use crate::host::{Destination, Host};
 use crate::limits::{GAPS_PER_ACK, HEADS_BUSY_MS, HEADS_IDLE_MS, RESEND_ROUND_MS, RESENDS_PER_ROUND, VERIFY_REPEAT_MS};
 use crate::peer::Peer;
@@ -18,13 +18,13 @@ const ACK_BODY_BYTES: usize = 12 + 16 * GAPS_PER_ACK + 36;
 
 impl Node {
     /// Begins a message to `node` in its `epoch`; to every peer where both are none.
-    fn message(&mut self, node: u64, epoch: Epoch) -> Message {
+    fn message(&mut self, node: u64, epoch: Epoch) -> ControlWriter {
         let addressee = Addressee { node, epoch, time_ms: self.hlc_ms };
-        Message::begin(std::mem::take(&mut self.scratch), addressee, self.config.datagram_bytes)
+        ControlWriter::new(std::mem::take(&mut self.scratch), addressee, self.config.datagram_bytes)
     }
 
     /// Seals a message and sends it, unless there is nothing in it.
-    fn say(&mut self, to: Destination, message: Message, host: &mut impl Host) {
+    fn say(&mut self, to: Destination, message: ControlWriter, host: &mut impl Host) {
         let is_empty = message.is_empty();
         let mut datagram = message.bytes;
         if !is_empty {
@@ -39,8 +39,8 @@ impl Node {
         self.scratch = datagram;
     }
 
-    fn put_hello(&self, message: &mut Message, newest: Epoch) {
-        message.hello(&Hello {
+    fn put_hello(&self, message: &mut ControlWriter, newest: Epoch) {
+        message.push_hello(&Hello {
             version_lowest: VERSION,
             version_highest: VERSION,
             mode: self.config.mode.number(),
@@ -75,9 +75,9 @@ impl Node {
         let mut message = self.message(node, epoch);
         self.put_hello(&mut message, epoch);
         if asks {
-            message.ask();
+            message.push_request();
         }
-        message.heads(&self.heads());
+        message.push_heads(&self.heads());
         self.say(Destination::Peer { node, at }, message, host);
     }
 
@@ -131,7 +131,7 @@ impl Node {
         let mut rest = heads.as_slice();
         while !rest.is_empty() {
             let mut message = self.message(0, Epoch::NONE);
-            let told = message.heads(rest);
+            let told = message.push_heads(rest);
             rest = rest.get(told.max(1)..).unwrap_or_default();
             self.say(Destination::All, message, host);
         }
@@ -155,9 +155,9 @@ impl Node {
             let receive = self.peers.get_mut(index).and_then(|peer| peer.streams.get_mut(stream));
             let Some(receive) = receive.filter(|stream| is_due(stream)) else { continue };
             let stream = receive.id.stream;
-            message.ack(stream, receive.next, &receive.gaps());
+            message.push_ack(stream, receive.next, &receive.gaps());
             if let Some((buckets, digests_first)) = receive.wants(now.mono_ms) {
-                message.want(stream, digests_first, &buckets);
+                message.push_want(stream, digests_first, &buckets);
             }
             receive.acknowledged(now.mono_ms);
         }
@@ -200,7 +200,7 @@ impl Node {
         }
         if lacks_older {
             let mut message = self.message(node, epoch);
-            message.skip(stream, oldest, &touched);
+            message.push_skip(stream, oldest, &touched);
             self.say(to, message, host);
             self.counters.skips_sent += 1;
         }
@@ -210,7 +210,7 @@ impl Node {
         let Some(peer) = self.peers.get(index) else { return };
         let (node, at, epoch) = (peer.node, peer.at, peer.epoch);
         let mut message = self.message(node, epoch);
-        message.verdict(verdict);
+        message.push_verdict(verdict);
         self.say(Destination::Peer { node, at }, message, host);
     }
 
@@ -226,7 +226,7 @@ impl Node {
             self.acknowledge(now, index, host);
         } else if self.config.mode.honours_ask() {
             let mut message = self.message(node, epoch);
-            message.ask();
+            message.push_request();
             self.say(Destination::Peer { node, at }, message, host);
         }
     }
