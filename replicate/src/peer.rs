@@ -4,7 +4,7 @@ use crate::control::{Reason, Verdict};
 use crate::host::Address;
 use crate::limits::{LOST_MS, RESPONSIVE_MS};
 use crate::mode::Role;
-use crate::receive::Receive;
+use crate::receive::ReceiveStream;
 use crate::time::Epoch;
 
 /// How a peer stands with this node.
@@ -38,7 +38,7 @@ pub(crate) struct Peer {
     /// Control messages that came.
     pub(crate) window: Window,
     /// Its streams here.
-    pub(crate) streams: Vec<Receive>,
+    pub(crate) streams: Vec<ReceiveStream>,
     /// How many streams it had before, while replicas of those are still kept.
     pub(crate) streams_before: Option<u16>,
     /// Whether the log already says that all of it is known.
@@ -120,7 +120,7 @@ impl Peer {
 
     /// Whether all its streams have begun and are known as far as there is room.
     pub(crate) fn is_synchronised(&self) -> bool {
-        self.streams.iter().all(Receive::is_synchronised)
+        self.streams.iter().all(ReceiveStream::is_in_sync)
     }
 }
 

@@ -13,7 +13,7 @@ use crate::buckets::{BUCKETS_ALL, BucketSet, EXPECTATIONS, bucket_of};
 use crate::control::{Gap, Verdict};
 use crate::cursor::Malformed;
 use crate::entry::{self, entry_check};
-use crate::held_back::Held;
+use crate::held_back::HeldBack;
 use crate::host::{Entry, Replica, ReplicaId};
 use crate::item::{Digests, Item, Items};
 use crate::limits::{ACK_BATCHES, ACK_MS, GAP_MS, GAP_REPEAT_MS, GAPS_PER_ACK, MALFORMED_PAUSE_MS, WANT_REPEAT_MS};
@@ -44,38 +44,38 @@ pub struct ReceiveCounters {
 
 /// What came of some batches, for their peer to be told and for the log.
 #[derive(Debug, Default)]
-pub(crate) struct Found {
+pub(crate) struct Outcome {
     pub(crate) verdicts: Vec<Verdict>,
     /// The seq of a batch that did not parse.
-    pub(crate) malformed: Option<u64>,
-    pub(crate) full: bool,
+    pub(crate) malformed_seq: Option<u64>,
+    pub(crate) replica_full: bool,
 }
 
 /// One stream of a peer in one epoch.
 #[derive(Debug)]
-pub(crate) struct Receive {
+pub(crate) struct ReceiveStream {
     pub(crate) id: ReplicaId,
     mode: Mode,
     /// The next seq to apply; 0 until the first heads.
     pub(crate) next: u64,
     /// The newest seq known of.
     pub(crate) newest: u64,
-    held: Held,
+    held: HeldBack,
     /// Not sure of these.
     unknown: BucketSet,
     /// Of the unknown, those to be compared before they are wanted.
-    compare: BucketSet,
+    compare_first: BucketSet,
     /// Begun and not ended.
-    under_way: BucketSet,
+    in_progress: BucketSet,
     /// Something of these had no room.
     refused: BucketSet,
-    comparing: Option<Comparing>,
+    comparison: Option<Comparison>,
     /// Batches since the last acknowledgement.
     unacknowledged: u32,
     /// When the next acknowledgement is due, monotonic.
     pub(crate) ack_due: Option<u64>,
     /// Until when nothing is wanted.
-    want_after: u64,
+    want_after_ms: u64,
     /// HLC time of the last batch applied.
     pub(crate) time_ms: u64,
     /// The last comparison that was asked for by an operator.
@@ -85,14 +85,14 @@ pub(crate) struct Receive {
 
 /// A comparison whose digests come in parts.
 #[derive(Debug)]
-struct Comparing {
+struct Comparison {
     number: u64,
-    bucket: u16,
+    next_bucket: u16,
     digest: u64,
     differing: BucketSet,
 }
 
-impl Receive {
+impl ReceiveStream {
     /// A stream of which nothing came yet. With `digests_first` its replica holds something that may still be right.
     pub(crate) fn new(id: ReplicaId, mode: Mode, held_back_bytes: usize, digests_first: bool) -> Self {
         let all = BucketSet::all_of(id.stream);
@@ -101,15 +101,15 @@ impl Receive {
             mode,
             next: 0,
             newest: 0,
-            held: Held::new(held_back_bytes),
+            held: HeldBack::new(held_back_bytes),
             unknown: all,
-            compare: if digests_first { all } else { BucketSet::EMPTY },
-            under_way: BucketSet::EMPTY,
+            compare_first: if digests_first { all } else { BucketSet::EMPTY },
+            in_progress: BucketSet::EMPTY,
             refused: BucketSet::EMPTY,
-            comparing: None,
+            comparison: None,
             unacknowledged: 0,
             ack_due: None,
-            want_after: 0,
+            want_after_ms: 0,
             time_ms: 0,
             verdict: None,
             counters: ReceiveCounters::default(),
@@ -117,32 +117,39 @@ impl Receive {
     }
 
     /// Whether the batch `seq` is worth opening. One that is not may mean that an acknowledgement was lost.
-    pub(crate) fn lacks(&mut self, now_ms: u64, seq: u64) -> bool {
+    pub(crate) fn is_missing(&mut self, now_ms: u64, seq: u64) -> bool {
         let begun = self.next != 0 || !self.mode.acknowledges();
         if begun && seq >= self.next && !self.held.contains(seq) {
             return true;
         }
         if begun {
             self.counters.duplicates += 1;
-            self.acknowledge_within(now_ms, ACK_MS);
+            self.schedule_ack(now_ms, ACK_MS);
         }
         false
     }
 
     /// Takes a batch that was lacking, and what was held back behind it.
-    pub(crate) fn take(&mut self, now_ms: u64, seq: u64, body: &[u8], replica: &mut impl Replica, found: &mut Found) {
+    pub(crate) fn accept_batch(
+        &mut self,
+        now_ms: u64,
+        seq: u64,
+        body: &[u8],
+        replica: &mut impl Replica,
+        found: &mut Outcome,
+    ) {
         if !self.mode.acknowledges() {
-            self.take_as_it_comes(now_ms, seq, body, replica, found);
+            self.accept_newer(now_ms, seq, body, replica, found);
             return;
         }
         self.newest = self.newest.max(seq);
         self.unacknowledged += 1;
         if seq == self.next {
-            self.apply(now_ms, body, replica, found);
-            self.drain(now_ms, replica, found);
+            self.apply_batch(now_ms, body, replica, found);
+            self.apply_held_back(now_ms, replica, found);
         } else {
             self.counters.missed += u64::from(self.held.is_empty());
-            self.held.put(seq, body);
+            self.held.insert(seq, body);
         }
         let within = if self.unacknowledged >= ACK_BATCHES {
             0
@@ -151,40 +158,40 @@ impl Receive {
         } else {
             ACK_MS
         };
-        self.acknowledge_within(now_ms, within);
+        self.schedule_ack(now_ms, within);
     }
 
     /// Without resending: a batch newer than the last is applied, whatever is missing before it.
-    fn take_as_it_comes(&mut self, now_ms: u64, seq: u64, body: &[u8], replica: &mut impl Replica, found: &mut Found) {
+    fn accept_newer(&mut self, now_ms: u64, seq: u64, body: &[u8], replica: &mut impl Replica, found: &mut Outcome) {
         if self.next != 0 && seq > self.next {
             self.counters.missed += seq - self.next;
-            self.under_way = BucketSet::EMPTY; // what was lost may have confirmed something: nothing is purged
-            self.comparing = None;
+            self.in_progress = BucketSet::EMPTY; // what was lost may have confirmed something: nothing is purged
+            self.comparison = None;
         }
         self.next = seq;
         self.newest = seq;
-        self.apply(now_ms, body, replica, found);
+        self.apply_batch(now_ms, body, replica, found);
     }
 
     /// Applies what was held back and is no longer behind a gap.
-    fn drain(&mut self, now_ms: u64, replica: &mut impl Replica, found: &mut Found) {
-        while let Some(body) = self.held.take(self.next) {
-            self.apply(now_ms, &body, replica, found);
+    fn apply_held_back(&mut self, now_ms: u64, replica: &mut impl Replica, found: &mut Outcome) {
+        while let Some(body) = self.held.pop_seq(self.next) {
+            self.apply_batch(now_ms, &body, replica, found);
         }
     }
 
     /// Applies the batch `next`.
-    fn apply(&mut self, now_ms: u64, body: &[u8], replica: &mut impl Replica, found: &mut Found) {
+    fn apply_batch(&mut self, now_ms: u64, body: &[u8], replica: &mut impl Replica, found: &mut Outcome) {
         let seq = self.next;
         self.next = self.next.saturating_add(1);
         self.counters.batches += 1;
         self.counters.bytes += (body.len() + HEADROOM_BYTES) as u64;
         if self.apply_items(seq, body, replica, found).is_err() {
             self.counters.malformed += 1;
-            found.malformed = Some(seq);
+            found.malformed_seq = Some(seq);
             self.unknown = BucketSet::all_of(self.id.stream);
-            (self.under_way, self.compare, self.comparing) = (BucketSet::EMPTY, BucketSet::EMPTY, None);
-            self.want_after = now_ms + MALFORMED_PAUSE_MS;
+            (self.in_progress, self.compare_first, self.comparison) = (BucketSet::EMPTY, BucketSet::EMPTY, None);
+            self.want_after_ms = now_ms + MALFORMED_PAUSE_MS;
         }
         self.retry_refused(replica);
     }
@@ -194,7 +201,7 @@ impl Receive {
         seq: u64,
         body: &[u8],
         replica: &mut impl Replica,
-        found: &mut Found,
+        found: &mut Outcome,
     ) -> Result<(), Malformed> {
         let items = Items::new(body)?;
         self.time_ms = self.time_ms.max(items.time_ms);
@@ -206,7 +213,7 @@ impl Receive {
                     let bucket = bucket_of(flow.id.unwrap_or(0));
                     let entry = Entry { bucket, bytes: entry, check: entry_check(entry), version_ms };
                     let full = replica.put_flow(&flow, &entry).is_err();
-                    self.put(bucket, full, found);
+                    self.count_entry(bucket, full, found);
                 }
                 Item::FlowEnd { family, body, .. } => {
                     let (key, id) = entry::decode_flow_end(family, body)?;
@@ -217,79 +224,79 @@ impl Receive {
                     let expect = entry::decode_expect(entry)?;
                     let entry = Entry { bucket: EXPECTATIONS, bytes: entry, check: entry_check(entry), version_ms };
                     let full = replica.put_expect(&expect, &entry).is_err();
-                    self.put(EXPECTATIONS, full, found);
+                    self.count_entry(EXPECTATIONS, full, found);
                 }
                 Item::ExpectEnd { id, .. } => {
                     replica.remove_expect(id);
                     self.counters.entries += 1;
                 }
-                Item::BucketBegin(bucket) => self.begin(bucket, replica),
-                Item::BucketEnd(bucket) => self.end(bucket, replica),
-                Item::Digests(digests) => self.compare(seq, &digests, replica, found),
+                Item::BucketBegin(bucket) => self.start_bucket(bucket, replica),
+                Item::BucketEnd(bucket) => self.finish_bucket(bucket, replica),
+                Item::Digests(digests) => self.compare_digests(seq, &digests, replica, found),
             }
         }
         Ok(())
     }
 
-    fn put(&mut self, bucket: u16, full: bool, found: &mut Found) {
+    fn count_entry(&mut self, bucket: u16, full: bool, found: &mut Outcome) {
         self.counters.entries += 1;
         if full {
             self.counters.refused += 1;
             self.refused.insert(bucket);
-            found.full = true;
+            found.replica_full = true;
         }
     }
 
-    fn begin(&mut self, bucket: u16, replica: &mut impl Replica) {
+    fn start_bucket(&mut self, bucket: u16, replica: &mut impl Replica) {
         // Where things expire, marks belong to the sweeps that expire them.
         if self.mode.expires() || !BucketSet::all_of(self.id.stream).contains(bucket) {
             return;
         }
         replica.begin(bucket);
-        self.under_way.insert(bucket);
+        self.in_progress.insert(bucket);
         self.refused.remove(bucket);
     }
 
-    fn end(&mut self, bucket: u16, replica: &mut impl Replica) {
-        if !self.under_way.contains(bucket) {
+    fn finish_bucket(&mut self, bucket: u16, replica: &mut impl Replica) {
+        if !self.in_progress.contains(bucket) {
             return;
         }
         self.counters.purged += replica.end(bucket);
-        self.under_way.remove(bucket);
-        self.know(bucket);
+        self.in_progress.remove(bucket);
+        self.mark_known(bucket);
     }
 
-    fn know(&mut self, bucket: u16) {
+    fn mark_known(&mut self, bucket: u16) {
         self.unknown.remove(bucket);
-        self.compare.remove(bucket);
+        self.compare_first.remove(bucket);
     }
 
     /// Compares the replica with its source as of here in the stream.
-    fn compare(&mut self, seq: u64, digests: &Digests<'_>, replica: &mut impl Replica, found: &mut Found) {
+    fn compare_digests(&mut self, seq: u64, digests: &Digests<'_>, replica: &mut impl Replica, found: &mut Outcome) {
         let (number, all) = (digests.number, BucketSet::all_of(self.id.stream));
-        let begun = Comparing { number, bucket: 0, digest: 0, differing: BucketSet::EMPTY };
-        let mut comparing = if digests.first == 0 { Some(begun) } else { self.comparing.take() }
-            .filter(|comparing| (comparing.number, comparing.bucket) == (number, digests.first));
+        let begun = Comparison { number, next_bucket: 0, digest: 0, differing: BucketSet::EMPTY };
+        let mut comparing = if digests.first == 0 { Some(begun) } else { self.comparison.take() }
+            .filter(|comparing| (comparing.number, comparing.next_bucket) == (number, digests.first));
         for (bucket, digest) in digests.iter().filter(|(bucket, _)| all.contains(*bucket)) {
             let same = replica.digest(bucket) == digest;
             if same {
-                self.know(bucket);
+                self.mark_known(bucket);
                 self.refused.remove(bucket);
             } else {
                 self.unknown.insert(bucket);
-                self.compare.remove(bucket);
+                self.compare_first.remove(bucket);
             }
             if let Some(comparing) = &mut comparing {
-                comparing.bucket = bucket + 1;
+                comparing.next_bucket = bucket + 1;
                 comparing.digest = comparing.digest.wrapping_add(digest);
                 if !same {
                     comparing.differing.insert(bucket);
                 }
             }
         }
-        if comparing.as_ref().is_some_and(|comparing| u32::from(comparing.bucket) < all.count()) {
-            self.comparing = comparing;
-        } else if let Some(Comparing { digest, differing, .. }) = comparing.filter(|_| number != 0) {
+        if comparing.as_ref().is_some_and(|comparing| u32::from(comparing.next_bucket) < all.count()) {
+            self.comparison = comparing;
+        } else if let Some(Comparison { digest, differing, .. }) = comparing.filter(|_| number != 0) {
             let (stream, entries) = (self.id.stream, replica.entries());
             let verdict = Verdict { stream, number, seq, entries, digest, differing };
             self.verdict = Some(verdict);
@@ -301,13 +308,13 @@ impl Receive {
     /// known without what was refused since its begin.
     pub(crate) fn retry_refused(&mut self, replica: &impl Replica) {
         if !self.refused.is_empty() && replica.has_room() {
-            self.unknown = self.unknown.union(&self.refused.without(&self.under_way));
-            self.refused = self.refused.intersection(&self.under_way);
+            self.unknown = self.unknown.union(&self.refused.without(&self.in_progress));
+            self.refused = self.refused.intersection(&self.in_progress);
         }
     }
 
     /// The source's newest seq. The first one says where the stream begins here.
-    pub(crate) fn heads(&mut self, now_ms: u64, newest: u64) {
+    pub(crate) fn on_heads(&mut self, now_ms: u64, newest: u64) {
         if !self.mode.acknowledges() {
             return;
         }
@@ -315,17 +322,17 @@ impl Receive {
             self.next = newest.saturating_add(1);
         }
         self.newest = self.newest.max(newest);
-        self.acknowledge_within(now_ms, 0);
+        self.schedule_ack(now_ms, 0);
     }
 
     /// The source no longer keeps what is before `go_on`; what it touched in `buckets` is unknown.
-    pub(crate) fn skip(
+    pub(crate) fn on_skip(
         &mut self,
         now_ms: u64,
         go_on: u64,
         buckets: &BucketSet,
         replica: &mut impl Replica,
-        found: &mut Found,
+        found: &mut Outcome,
     ) {
         if self.next == 0 || go_on <= self.next {
             return;
@@ -336,29 +343,29 @@ impl Receive {
         self.held.drop_before(go_on);
         let buckets = buckets.intersection(&BucketSet::all_of(self.id.stream));
         self.unknown = self.unknown.union(&buckets);
-        self.under_way = self.under_way.without(&buckets);
-        self.comparing = None;
-        self.drain(now_ms, replica, found);
-        self.acknowledge_within(now_ms, 0);
+        self.in_progress = self.in_progress.without(&buckets);
+        self.comparison = None;
+        self.apply_held_back(now_ms, replica, found);
+        self.schedule_ack(now_ms, 0);
     }
 
     /// Makes all of it unknown: it is asked for again.
-    pub(crate) fn forget(&mut self, now_ms: u64) {
+    pub(crate) fn mark_all_unknown(&mut self, now_ms: u64) {
         self.unknown = BucketSet::all_of(self.id.stream);
-        (self.under_way, self.compare, self.refused) = (BucketSet::EMPTY, BucketSet::EMPTY, BucketSet::EMPTY);
-        self.comparing = None;
-        self.acknowledge_within(now_ms, 0);
+        (self.in_progress, self.compare_first, self.refused) = (BucketSet::EMPTY, BucketSet::EMPTY, BucketSet::EMPTY);
+        self.comparison = None;
+        self.schedule_ack(now_ms, 0);
     }
 
     /// Purges what of `bucket` was not told since this was last called, and marks the rest; where things expire.
-    pub(crate) fn sweep(&mut self, bucket: u16, replica: &mut impl Replica) {
+    pub(crate) fn sweep_bucket(&mut self, bucket: u16, replica: &mut impl Replica) {
         if BucketSet::all_of(self.id.stream).contains(bucket) {
             self.counters.purged += replica.end(bucket);
             replica.begin(bucket);
         }
     }
 
-    fn acknowledge_within(&mut self, now_ms: u64, within_ms: u64) {
+    fn schedule_ack(&mut self, now_ms: u64, within_ms: u64) {
         if self.next != 0 && self.mode.acknowledges() {
             let due = now_ms + within_ms;
             self.ack_due = Some(self.ack_due.map_or(due, |earlier| earlier.min(due)));
@@ -387,12 +394,12 @@ impl Receive {
     }
 
     /// The buckets to ask for, and whether their digests are to come first.
-    pub(crate) fn wants(&self, now_ms: u64) -> Option<(BucketSet, bool)> {
-        if now_ms < self.want_after {
+    pub(crate) fn wanted_buckets(&self, now_ms: u64) -> Option<(BucketSet, bool)> {
+        if now_ms < self.want_after_ms {
             return None;
         }
-        let waiting = self.under_way.union(&self.refused);
-        let (compare, unknown) = (self.compare.without(&waiting), self.unknown.without(&waiting));
+        let waiting = self.in_progress.union(&self.refused);
+        let (compare, unknown) = (self.compare_first.without(&waiting), self.unknown.without(&waiting));
         if !compare.is_empty() {
             return Some((compare, true));
         }
@@ -405,13 +412,13 @@ impl Receive {
     }
 
     /// Whether all is known that there is room for.
-    pub(crate) fn is_synchronised(&self) -> bool {
+    pub(crate) fn is_in_sync(&self) -> bool {
         self.unknown.without(&self.refused).is_empty()
     }
 
     /// Whether a bucket told whole has begun to come, or came.
-    pub(crate) fn is_being_told(&self) -> bool {
-        !self.under_way.is_empty() || self.unknown != BucketSet::all_of(self.id.stream)
+    pub(crate) fn has_bulk_started(&self) -> bool {
+        !self.in_progress.is_empty() || self.unknown != BucketSet::all_of(self.id.stream)
     }
 
     /// Bytes of batches held back.

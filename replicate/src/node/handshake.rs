@@ -15,7 +15,7 @@ use crate::limits::{HELLO_MS, PEERS_MAX, STREAMS_MAX};
 use crate::mode::Mode;
 use crate::note::Note;
 use crate::peer::{Acked, Peer, Standing, Window};
-use crate::receive::Receive;
+use crate::receive::ReceiveStream;
 use crate::time::{Epoch, Time};
 use crate::wire::{Header, VERSION};
 
@@ -124,7 +124,7 @@ impl Node {
         let streams = (0..of).map(|stream| {
             let id = ReplicaId { node: header.node, stream, of };
             let holds_some = host.replica(id).entries() > 0;
-            Receive::new(id, mode, held_back_bytes, holds_some)
+            ReceiveStream::new(id, mode, held_back_bytes, holds_some)
         });
         peer.streams = streams.collect();
         let acked = |bytes| Acked { bytes, progress_ms: now.mono_ms, ..Acked::default() };

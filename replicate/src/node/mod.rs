@@ -27,7 +27,7 @@ use crate::limits::{
 use crate::mode::{Mode, Role};
 use crate::note::{Note, Said};
 use crate::peer::{Peer, Standing};
-use crate::receive::Receive;
+use crate::receive::ReceiveStream;
 use crate::resend_queue::Resend;
 use crate::seal::{Key, Sealer};
 use crate::source::Stream;
@@ -294,7 +294,7 @@ impl Node {
     /// Whether a peer is live, and of those that are everything is known.
     #[must_use]
     pub fn is_in_step(&self) -> bool {
-        let known = |peer: &Peer| !peer.streams.is_empty() && peer.streams.iter().all(Receive::is_synchronised);
+        let known = |peer: &Peer| !peer.streams.is_empty() && peer.streams.iter().all(ReceiveStream::is_in_sync);
         self.hears_any() && self.peers.iter().filter(|peer| peer.is_live()).all(known)
     }
 
@@ -402,7 +402,7 @@ impl Node {
         }
         for bucket in self.sweep.due(now.mono_ms) {
             for stream in self.peers.iter_mut().flat_map(|peer| &mut peer.streams) {
-                stream.sweep(bucket, host.replica(stream.id));
+                stream.sweep_bucket(bucket, host.replica(stream.id));
             }
         }
     }

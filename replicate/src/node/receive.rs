@@ -6,7 +6,7 @@ use crate::control::{self, Addressee, Block, Blocks, ControlError, Hello};
 use crate::host::{Address, Host};
 use crate::note::{Held, Note};
 use crate::peer::{Peer, Standing};
-use crate::receive::Found;
+use crate::receive::Outcome;
 use crate::seal::OpenError;
 use crate::time::{Epoch, Time};
 use crate::wire::{Header, HeaderError, Kind};
@@ -72,13 +72,13 @@ impl Node {
             self.counters.refusals.unproven += 1;
             return;
         };
-        if stream.lacks(now.mono_ms, header.seq) {
+        if stream.is_missing(now.mono_ms, header.seq) {
             let Some(body) = self.open(now, from, header, datagram, host) else { return };
             self.hear(now, from, index, host);
-            let mut found = Found::default();
+            let mut found = Outcome::default();
             let peer = self.peers.get_mut(index);
             if let Some(stream) = peer.and_then(|peer| peer.streams.get_mut(usize::from(header.stream))) {
-                stream.take(now.mono_ms, header.seq, body, host.replica(stream.id), &mut found);
+                stream.accept_batch(now.mono_ms, header.seq, body, host.replica(stream.id), &mut found);
                 let time_ms = stream.time_ms;
                 self.tell_time(now, time_ms);
             }
@@ -98,12 +98,12 @@ impl Node {
     }
 
     /// Tells its peer and the operator what came of some batches.
-    fn report(&mut self, now: Time, index: usize, stream: u16, found: Found, host: &mut impl Host) {
+    fn report(&mut self, now: Time, index: usize, stream: u16, found: Outcome, host: &mut impl Host) {
         let Some(peer) = self.peers.get_mut(index) else { return };
         let is_news = !peer.synchronised && peer.is_synchronised();
         peer.synchronised |= is_news;
         // What every batch of a busy stream comes through ends here.
-        if !is_news && found.malformed.is_none() && !found.full && found.verdicts.is_empty() {
+        if !is_news && found.malformed_seq.is_none() && !found.replica_full && found.verdicts.is_empty() {
             return;
         }
         let name = peer.name.clone();
@@ -111,10 +111,10 @@ impl Node {
             host.note(Note::Synchronised { name: name.clone() });
             self.forget_before(index, host);
         }
-        if let Some(seq) = found.malformed {
+        if let Some(seq) = found.malformed_seq {
             self.note(now, Note::Malformed { name: name.clone(), stream, seq }, host);
         }
-        if found.full {
+        if found.replica_full {
             self.note(now, Note::Full { name: name.clone(), stream }, host);
         }
         for verdict in found.verdicts {
@@ -276,10 +276,10 @@ impl Node {
                     }
                 }
                 Block::Skip { stream, resume_at: go_on, buckets } => {
-                    let mut found = Found::default();
+                    let mut found = Outcome::default();
                     let peer = self.peers.get_mut(index);
                     if let Some(receive) = peer.and_then(|peer| peer.streams.get_mut(usize::from(stream))) {
-                        receive.skip(now.mono_ms, go_on, &buckets, host.replica(receive.id), &mut found);
+                        receive.on_skip(now.mono_ms, go_on, &buckets, host.replica(receive.id), &mut found);
                     }
                     self.report(now, index, stream, found, host);
                 }
@@ -317,7 +317,7 @@ impl Node {
         for (stream, _, newest) in heads {
             if let Some(receive) = peer.streams.get_mut(usize::from(stream)) {
                 receive.retry_refused(host.replica(receive.id));
-                receive.heads(now.mono_ms, newest);
+                receive.on_heads(now.mono_ms, newest);
             }
         }
     }

@@ -6,7 +6,7 @@ use crate::control::{Addressee, ControlWriter, Hello, Reason, Verdict};
 use crate::host::{Destination, Host};
 use crate::limits::{GAPS_PER_ACK, HEADS_BUSY_MS, HEADS_IDLE_MS, RESEND_ROUND_MS, RESENDS_PER_ROUND, VERIFY_REPEAT_MS};
 use crate::peer::Peer;
-use crate::receive::Receive;
+use crate::receive::ReceiveStream;
 use crate::time::{Epoch, Time};
 use crate::wire::{Header, Kind, VERSION};
 
@@ -70,7 +70,7 @@ impl Node {
         let Some(peer) = self.peers.get(index) else { return };
         let mode = self.config.mode;
         let asks = mode.honours_ask() && !mode.acknowledges();
-        let asks = asks && !peer.streams.iter().all(Receive::is_being_told);
+        let asks = asks && !peer.streams.iter().all(ReceiveStream::has_bulk_started);
         let (node, at, epoch) = (peer.node, peer.at, peer.epoch);
         let mut message = self.message(node, epoch);
         self.put_hello(&mut message, epoch);
@@ -139,7 +139,7 @@ impl Node {
 
     /// Acknowledges the streams of a peer that are due, and wants what is unknown of them.
     pub(super) fn acknowledge(&mut self, now: Time, index: usize, host: &mut impl Host) {
-        let is_due = |stream: &Receive| stream.ack_due.is_some_and(|due| now.mono_ms >= due);
+        let is_due = |stream: &ReceiveStream| stream.ack_due.is_some_and(|due| now.mono_ms >= due);
         let Some(peer) = self.peers.get(index).filter(|peer| peer.is_live()) else { return };
         if !peer.streams.iter().any(is_due) {
             return;
@@ -156,7 +156,7 @@ impl Node {
             let Some(receive) = receive.filter(|stream| is_due(stream)) else { continue };
             let stream = receive.id.stream;
             message.push_ack(stream, receive.next, &receive.gaps());
-            if let Some((buckets, digests_first)) = receive.wants(now.mono_ms) {
+            if let Some((buckets, digests_first)) = receive.wanted_buckets(now.mono_ms) {
                 message.push_want(stream, digests_first, &buckets);
             }
             receive.acknowledged(now.mono_ms);
@@ -219,7 +219,7 @@ impl Node {
         let Some(peer) = self.peers.get_mut(index).filter(|peer| peer.is_heeded()) else { return };
         peer.synchronised = false;
         for stream in &mut peer.streams {
-            stream.forget(now.mono_ms);
+            stream.mark_all_unknown(now.mono_ms);
         }
         let (node, at, epoch) = (peer.node, peer.at, peer.epoch);
         if self.config.mode.acknowledges() {
