@@ -46,7 +46,7 @@ pub use host::{Address, Destination, Host, Replica, ReplicaId};
 pub use mode::{Mode, Role};
 pub use node::{Config, Node, Status};
 pub use note::Note;
-pub use peer::Standing;
+pub use peer::PeerState;
 pub use receive::ReceiveCounters;
 pub use seal::Key;
 pub use time::{Epoch, Time};

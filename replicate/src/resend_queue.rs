@@ -9,28 +9,28 @@ use crate::limits::BATCH_OVERHEAD_BYTES;
 
 /// One sealed batch.
 #[derive(Debug)]
-pub(crate) struct Kept {
+pub(crate) struct KeptBatch {
     seq: u64,
     /// Counts over all streams: which batch is older.
     order: u64,
     /// What the stream's sealed batches before it were charged.
     pub(crate) bytes_before: u64,
     /// When it was told, monotonic.
-    pub(crate) told_ms: u64,
+    pub(crate) queued_ms: u64,
     /// What was sent.
     pub(crate) datagram: Vec<u8>,
 }
 
-impl Kept {
-    fn charge(&self) -> usize {
+impl KeptBatch {
+    fn charged_bytes(&self) -> usize {
         self.datagram.capacity() + BATCH_OVERHEAD_BYTES
     }
 }
 
 /// The resend queue.
 #[derive(Debug)]
-pub(crate) struct Resend {
-    streams: Vec<VecDeque<Kept>>,
+pub(crate) struct ResendQueue {
+    streams: Vec<VecDeque<KeptBatch>>,
     bytes: usize,
     bound: usize,
     order: u64,
@@ -38,7 +38,7 @@ pub(crate) struct Resend {
     pub(crate) evicted: u64,
 }
 
-impl Resend {
+impl ResendQueue {
     /// For `streams` streams, at most `bound` bytes.
     pub(crate) fn new(streams: u16, bound: usize) -> Self {
         let streams = (0..streams).map(|_| VecDeque::new()).collect();
@@ -58,9 +58,9 @@ impl Resend {
         if datagram.len() < datagram.capacity() / 2 {
             datagram.shrink_to_fit();
         }
-        let kept = Kept { seq, order: self.order, bytes_before, told_ms, datagram };
+        let kept = KeptBatch { seq, order: self.order, bytes_before, queued_ms: told_ms, datagram };
         self.order += 1;
-        let charge = kept.charge();
+        let charge = kept.charged_bytes();
         self.bytes += charge;
         if let Some(queue) = self.streams.get_mut(usize::from(stream)) {
             queue.push_back(kept);
@@ -71,25 +71,25 @@ impl Resend {
 
     /// Drops the oldest batch of all; whether there was one.
     fn evict(&mut self) -> bool {
-        let order = |queue: &VecDeque<Kept>| queue.front().map_or(u64::MAX, |kept| kept.order);
+        let order = |queue: &VecDeque<KeptBatch>| queue.front().map_or(u64::MAX, |kept| kept.order);
         let oldest = self.streams.iter_mut().min_by_key(|queue| order(queue));
         let Some(kept) = oldest.and_then(VecDeque::pop_front) else { return false };
-        self.bytes -= kept.charge();
+        self.bytes -= kept.charged_bytes();
         self.evicted += 1;
         true
     }
 
     /// Drops the batches of `stream` before `next`.
-    pub(crate) fn trim(&mut self, stream: u16, next: u64) {
+    pub(crate) fn drop_before(&mut self, stream: u16, next: u64) {
         let Some(queue) = self.streams.get_mut(usize::from(stream)) else { return };
         while let Some(kept) = queue.pop_front_if(|kept| kept.seq < next) {
-            self.bytes -= kept.charge();
+            self.bytes -= kept.charged_bytes();
         }
     }
 
     /// Drops all batches of `stream`.
     pub(crate) fn clear(&mut self, stream: u16) {
-        self.trim(stream, u64::MAX);
+        self.drop_before(stream, u64::MAX);
     }
 
     /// The oldest seq kept of `stream`.
@@ -98,13 +98,13 @@ impl Resend {
     }
 
     /// The batch `seq` of `stream`.
-    pub(crate) fn get(&self, stream: u16, seq: u64) -> Option<&Kept> {
+    pub(crate) fn get(&self, stream: u16, seq: u64) -> Option<&KeptBatch> {
         let queue = self.queue(stream)?;
         let index = seq.checked_sub(queue.front()?.seq)?;
         queue.get(usize::try_from(index).ok()?)
     }
 
-    fn queue(&self, stream: u16) -> Option<&VecDeque<Kept>> {
+    fn queue(&self, stream: u16) -> Option<&VecDeque<KeptBatch>> {
         self.streams.get(usize::from(stream))
     }
 
@@ -120,13 +120,13 @@ mod tests {
 
     const BYTES: usize = 100 + BATCH_OVERHEAD_BYTES;
 
-    fn push(resend: &mut Resend, stream: u16, seq: u64) {
+    fn push(resend: &mut ResendQueue, stream: u16, seq: u64) {
         resend.push(stream, seq, (seq - 1) * 100, 0, vec![0; 100]);
     }
 
     #[test]
-    fn the_oldest_of_any_stream_leave_first() {
-        let mut resend = Resend::new(2, 4 * BYTES);
+    fn the_oldest_batch_of_any_stream_is_evicted_first() {
+        let mut resend = ResendQueue::new(2, 4 * BYTES);
         for (stream, seq) in [(0, 1), (1, 1), (0, 2), (0, 3), (1, 2), (0, 4)] {
             push(&mut resend, stream, seq);
             assert!(resend.bytes() <= 4 * BYTES);
@@ -136,10 +136,10 @@ mod tests {
     }
 
     #[test]
-    fn what_everybody_has_is_dropped() {
-        let mut resend = Resend::new(1, 10 * BYTES);
+    fn dropping_acknowledged_batches_frees_their_bytes() {
+        let mut resend = ResendQueue::new(1, 10 * BYTES);
         (1..=5).for_each(|seq| push(&mut resend, 0, seq));
-        resend.trim(0, 4);
+        resend.drop_before(0, 4);
         assert_eq!((resend.oldest(0), resend.bytes()), (Some(4), 2 * BYTES));
         resend.clear(0);
         assert_eq!((resend.oldest(0), resend.bytes()), (None, 0));
@@ -147,7 +147,7 @@ mod tests {
 
     #[test]
     fn a_batch_over_the_bound_is_not_kept() {
-        let mut resend = Resend::new(1, 50);
+        let mut resend = ResendQueue::new(1, 50);
         push(&mut resend, 0, 1);
         assert_eq!((resend.oldest(0), resend.bytes()), (None, 0));
     }

@@ -8,68 +8,68 @@ use crate::buckets::{BUCKETS_ALL, BucketSet};
 
 /// One stream of this node.
 #[derive(Debug)]
-pub(crate) struct Stream {
+pub(crate) struct SourceStream {
     number: u16,
     /// The last seq told; 0 before the first.
     pub(crate) newest: u64,
     /// What the sealed batches told so far were charged in the resend queue.
-    pub(crate) bytes: u64,
+    pub(crate) charged_bytes: u64,
     /// Flows, expectations and ends told so far.
     pub(crate) entries: u64,
     /// The last seq that touched each bucket.
     touched: [u64; BUCKETS_ALL],
     /// The last seq in which each bucket began.
-    begun: [u64; BUCKETS_ALL],
+    started: [u64; BUCKETS_ALL],
     /// The last seq with digests.
     digests: u64,
     /// Buckets asked of the shard whose begin was not told yet.
-    asked: BucketSet,
+    scheduled: BucketSet,
     /// Digests asked of the shard under this number, none of which were told yet.
-    digests_asked: Option<u64>,
+    digests_scheduled: Option<u64>,
 }
 
-impl Stream {
+impl SourceStream {
     pub(crate) fn new(number: u16) -> Self {
         Self {
             number,
             newest: 0,
-            bytes: 0,
+            charged_bytes: 0,
             entries: 0,
             touched: [0; BUCKETS_ALL],
-            begun: [0; BUCKETS_ALL],
+            started: [0; BUCKETS_ALL],
             digests: 0,
-            asked: BucketSet::EMPTY,
-            digests_asked: None,
+            scheduled: BucketSet::EMPTY,
+            digests_scheduled: None,
         }
     }
 
     /// Begins anew under another epoch. What was asked of the shard is still to come.
     pub(crate) fn restart(&mut self) {
-        let (asked, digests_asked) = (self.asked, self.digests_asked);
-        *self = Self { asked, digests_asked, ..Self::new(self.number) };
+        let (asked, digests_asked) = (self.scheduled, self.digests_scheduled);
+        *self = Self { scheduled: asked, digests_scheduled: digests_asked, ..Self::new(self.number) };
     }
 
     /// Notes what the next batch holds; returns its seq.
-    pub(crate) fn tell(&mut self, payload: &Payload) -> u64 {
+    pub(crate) fn append_batch(&mut self, payload: &Payload) -> u64 {
         self.newest += 1;
         self.entries += u64::from(payload.entries);
         for bucket in payload.buckets_touched.iter() {
-            set(&mut self.touched, bucket, self.newest);
+            record_seq(&mut self.touched, bucket, self.newest);
         }
         for bucket in payload.buckets_started.iter() {
-            set(&mut self.begun, bucket, self.newest);
+            record_seq(&mut self.started, bucket, self.newest);
         }
-        self.asked = self.asked.without(&payload.buckets_started);
+        self.scheduled = self.scheduled.without(&payload.buckets_started);
         if payload.digests_number.is_some() {
             self.digests = self.newest;
-            self.digests_asked = None;
+            self.digests_scheduled = None;
         }
         self.newest
     }
 
     /// Buckets asked of the shard whose begin was not told yet.
-    pub(crate) fn asked(&self) -> u32 {
-        self.asked.count()
+    pub(crate) fn scheduled(&self) -> u32 {
+        self.scheduled.count()
     }
 
     /// All buckets touched by the batch `seq` or a later one.
@@ -79,31 +79,31 @@ impl Stream {
 
     /// Of the buckets that a peer wants whose next seq is `next`, those to ask of the shard now: neither asked for
     /// already nor begun in a batch that the peer has not come to. They count as asked.
-    pub(crate) fn want(&mut self, buckets: &BucketSet, next: u64) -> BucketSet {
-        let under_way = (0..).zip(self.begun).filter(|(_, begun)| *begun >= next).map(|(bucket, _)| bucket).collect();
-        let ask = buckets.intersection(&BucketSet::all_of(self.number)).without(&self.asked).without(&under_way);
-        self.asked = self.asked.union(&ask);
+    pub(crate) fn schedule_wanted(&mut self, buckets: &BucketSet, next: u64) -> BucketSet {
+        let under_way = (0..).zip(self.started).filter(|(_, begun)| *begun >= next).map(|(bucket, _)| bucket).collect();
+        let ask = buckets.intersection(&BucketSet::all_of(self.number)).without(&self.scheduled).without(&under_way);
+        self.scheduled = self.scheduled.union(&ask);
         ask
     }
 
     /// Whether to ask the shard for its digests, for a peer that wants them first and whose next seq is `next`. They then
     /// count as asked.
-    pub(crate) fn want_digests(&mut self, next: u64) -> bool {
-        self.digests < next && self.ask_digests(0)
+    pub(crate) fn schedule_digests_for(&mut self, next: u64) -> bool {
+        self.digests < next && self.schedule_digests(0)
     }
 
     /// Whether to ask the shard for its digests under `number`: not before those asked for earlier were told.
-    pub(crate) fn ask_digests(&mut self, number: u64) -> bool {
-        let free = self.digests_asked.is_none();
+    pub(crate) fn schedule_digests(&mut self, number: u64) -> bool {
+        let free = self.digests_scheduled.is_none();
         if free {
-            self.digests_asked = Some(number);
+            self.digests_scheduled = Some(number);
         }
         free
     }
 }
 
 /// A bucket's number is below the array's length; one that is not would belong to no stream.
-fn set(seqs: &mut [u64; BUCKETS_ALL], bucket: u16, seq: u64) {
+fn record_seq(seqs: &mut [u64; BUCKETS_ALL], bucket: u16, seq: u64) {
     if let Some(place) = seqs.get_mut(usize::from(bucket)) {
         *place = seq;
     }
@@ -125,25 +125,29 @@ mod tests {
     }
 
     #[test]
-    fn a_bucket_is_asked_for_once_and_not_while_it_is_on_its_way() {
-        let mut stream = Stream::new(0);
-        assert_eq!(stream.want(&set(&[1, 2]), 1), set(&[1, 2]));
-        assert_eq!(stream.want(&set(&[1, 2, 256]), 1), set(&[256]));
-        stream.tell(&batch(|writer| writer.push_bucket_begin(1).unwrap()));
-        assert_eq!(stream.want(&set(&[1, 2]), 1), set(&[]), "its begin is still before the peer");
-        assert_eq!(stream.want(&set(&[1, 2]), 2), set(&[1]), "the peer came past its begin and lacks it still");
+    fn a_bucket_is_scheduled_once_and_not_while_in_flight() {
+        let mut stream = SourceStream::new(0);
+        assert_eq!(stream.schedule_wanted(&set(&[1, 2]), 1), set(&[1, 2]));
+        assert_eq!(stream.schedule_wanted(&set(&[1, 2, 256]), 1), set(&[256]));
+        stream.append_batch(&batch(|writer| writer.push_bucket_begin(1).unwrap()));
+        assert_eq!(stream.schedule_wanted(&set(&[1, 2]), 1), set(&[]), "its begin is still before the peer");
+        assert_eq!(
+            stream.schedule_wanted(&set(&[1, 2]), 2),
+            set(&[1]),
+            "the peer came past its begin and lacks it still"
+        );
     }
 
     #[test]
     fn only_stream_0_has_expectations() {
-        assert_eq!(Stream::new(1).want(&set(&[5, 256]), 1), set(&[5]));
+        assert_eq!(SourceStream::new(1).schedule_wanted(&set(&[5, 256]), 1), set(&[5]));
     }
 
     #[test]
-    fn what_was_touched_since_is_told_by_bucket() {
-        let mut stream = Stream::new(0);
+    fn touched_since_returns_the_buckets_of_later_batches() {
+        let mut stream = SourceStream::new(0);
         for bucket in [3, 4, 5] {
-            stream.tell(&batch(|writer| writer.push_bucket_end(bucket).unwrap()));
+            stream.append_batch(&batch(|writer| writer.push_bucket_end(bucket).unwrap()));
         }
         assert_eq!(stream.touched_since(2), set(&[4, 5]));
         stream.restart();
@@ -151,13 +155,13 @@ mod tests {
     }
 
     #[test]
-    fn digests_serve_all_who_have_not_come_to_them() {
-        let mut stream = Stream::new(0);
-        assert!(stream.want_digests(1) && !stream.want_digests(1) && !stream.ask_digests(7));
-        stream.tell(&batch(|writer| {
+    fn digests_in_flight_serve_every_peer_before_them() {
+        let mut stream = SourceStream::new(0);
+        assert!(stream.schedule_digests_for(1) && !stream.schedule_digests_for(1) && !stream.schedule_digests(7));
+        stream.append_batch(&batch(|writer| {
             writer.push_digests(0, 0, &[0; 2]).unwrap();
         }));
-        assert!(!stream.want_digests(1), "they are on their way to that one");
-        assert!(stream.want_digests(2) && !stream.want_digests(2));
+        assert!(!stream.schedule_digests_for(1), "they are on their way to that one");
+        assert!(stream.schedule_digests_for(2) && !stream.schedule_digests_for(2));
     }
 }

@@ -24,7 +24,7 @@ use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 use ctflow_replicate::node::PeerStatus;
-use ctflow_replicate::{Config, Mode, ReplicaId, Role, Standing, Status};
+use ctflow_replicate::{Config, Mode, PeerState, ReplicaId, Role, Status};
 use thiserror::Error;
 
 pub use self::commit::{CommitError, Committed, What};
@@ -94,7 +94,7 @@ impl ReplicationStatus {
 
     /// The peers that have proven who they are.
     pub(crate) fn met(&self) -> impl Iterator<Item = &PeerStatus> {
-        self.node.peers.iter().filter(|peer| peer.standing != Standing::Greeting)
+        self.node.peers.iter().filter(|peer| peer.standing != PeerState::Unproven)
     }
 
     /// Buckets that a peer has yet to tell; in alarm mode nothing is ever known for sure, and what is not told expires.

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use ctflow_replicate::node::{PeerStatus, SourceStatus};
-use ctflow_replicate::{Role, Standing};
+use ctflow_replicate::{PeerState, Role};
 
 use super::context::{Query, World};
 use super::document::{Cache, Document, Engine, Gate, Hot, Link, Peer, PeerStream, Refused, Source, SourceStream};
@@ -125,11 +125,11 @@ fn not_ready(totals: &Counts, stage: &Stage) -> Vec<String> {
 fn out_of_sync(peer: &PeerStatus, status: &ReplicationStatus) -> Option<String> {
     let name = &peer.name;
     match peer.standing {
-        Standing::Live => {}
-        Standing::Lost => return Some(format!("peer {name} is lost: not heard for {} s", peer.silent_ms / 1_000)),
-        Standing::Stopped => return Some(format!("peer {name} has stopped")),
-        Standing::Refused(_) => return Some(format!("peer {name} and this node refuse each other: see the log")),
-        Standing::Greeting => return None,
+        PeerState::Live => {}
+        PeerState::Lost => return Some(format!("peer {name} is lost: not heard for {} s", peer.silent_ms / 1_000)),
+        PeerState::Stopped => return Some(format!("peer {name} has stopped")),
+        PeerState::Refused(_) => return Some(format!("peer {name} and this node refuse each other: see the log")),
+        PeerState::Unproven => return None,
     }
     if status.replicas.iter().any(|replica| replica.id.node == peer.node && replica.is_full) {
         return Some(format!("the replica of peer {name} is full: raise [engine] flows_max"));
@@ -156,7 +156,7 @@ fn gate(world: &mut World, totals: &Counts, stage: &Stage) -> Gate {
         waits.push("the internal cache is being compared with the kernel's table".to_owned());
     }
     if let Stage::Answers(status) = stage {
-        let live = status.met().filter(|peer| peer.standing == Standing::Live);
+        let live = status.met().filter(|peer| peer.standing == PeerState::Live);
         waits.extend(live.filter_map(|peer| unknown(peer, status)));
         if status.met().next().is_none() {
             waits.push("no peer has been met yet".to_owned());
@@ -237,7 +237,7 @@ fn external(status: &ReplicationStatus) -> Cache {
 
 fn source(status: &ReplicationStatus, totals: &Counts) -> Source {
     let node = &status.node;
-    let live = || node.peers.iter().filter(|peer| peer.standing == Standing::Live);
+    let live = || node.peers.iter().filter(|peer| peer.standing == PeerState::Live);
     let stream = |(stream, source): (u16, &SourceStatus)| {
         let behind = live().filter_map(|peer| peer.behind.get(usize::from(stream))).map(|(batches, _)| *batches).max();
         let kept = |oldest: u64| source.newest.saturating_add(1).saturating_sub(oldest);
@@ -280,11 +280,11 @@ fn peer(peer: &PeerStatus, report: &PeerReport) -> Peer {
         node: format!("{:016x}", peer.node),
         epoch: peer.epoch.0,
         standing: match peer.standing {
-            Standing::Greeting => "greeting",
-            Standing::Live => "live",
-            Standing::Lost => "lost",
-            Standing::Stopped => "stopped",
-            Standing::Refused(_) => "refused",
+            PeerState::Unproven => "greeting",
+            PeerState::Live => "live",
+            PeerState::Lost => "lost",
+            PeerState::Stopped => "stopped",
+            PeerState::Refused(_) => "refused",
         },
         address: report.address.map(|address| address.to_string()),
         role: peer.role.to_string(),

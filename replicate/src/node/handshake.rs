@@ -14,7 +14,7 @@ use crate::host::{Address, Destination, Host, Replica, ReplicaId};
 use crate::limits::{HELLO_MS, PEERS_MAX, STREAMS_MAX};
 use crate::mode::Mode;
 use crate::note::Note;
-use crate::peer::{Acked, Peer, Standing, Window};
+use crate::peer::{Acked, Peer, PeerState, ReplayWindow};
 use crate::receive::ReceiveStream;
 use crate::time::{Epoch, Time};
 use crate::wire::{Header, VERSION};
@@ -70,7 +70,7 @@ impl Node {
     ) {
         let Some(index) = self.peer_or_new(now, from, header.node, hello.name, host) else { return };
         if let Some(peer) = self.peers.get_mut(index) {
-            peer.standing = Standing::Refused(reason);
+            peer.state = PeerState::Refused(reason);
         }
         if reason == Reason::Mode {
             let (name, theirs) = (hello.name.into(), Mode::of(hello.mode));
@@ -115,11 +115,11 @@ impl Node {
         replace_streams(peer, of, host);
         peer.name = hello.name.into();
         peer.epoch = header.epoch;
-        peer.standing = Standing::Live;
+        peer.state = PeerState::Live;
         peer.role = hello.role;
-        (peer.at, peer.heard_ms) = (from, now.mono_ms);
-        peer.window = Window::behind(header.seq);
-        peer.synchronised = false;
+        (peer.at, peer.last_received_ms) = (from, now.mono_ms);
+        peer.replay_window = ReplayWindow::up_to(header.seq);
+        peer.in_sync_reported = false;
         peer.answered_ms = None;
         let streams = (0..of).map(|stream| {
             let id = ReplicaId { node: header.node, stream, of };
@@ -127,8 +127,8 @@ impl Node {
             ReceiveStream::new(id, mode, held_back_bytes, holds_some)
         });
         peer.streams = streams.collect();
-        let acked = |bytes| Acked { bytes, progress_ms: now.mono_ms, ..Acked::default() };
-        peer.acked = self.streams.iter().map(|source| acked(source.bytes)).collect();
+        let acked = |bytes| Acked { charged_bytes: bytes, progress_ms: now.mono_ms, ..Acked::default() };
+        peer.acked = self.streams.iter().map(|source| acked(source.charged_bytes)).collect();
         host.note(Note::Live { name: peer.name.clone(), epoch: peer.epoch, streams: of });
     }
 
@@ -190,13 +190,13 @@ impl Node {
         let peer = index.and_then(|index| self.peers.get_mut(index));
         if reason == Reason::Stopped {
             if let Some(peer) = peer.filter(|peer| peer.is_live() && peer.epoch == header.epoch) {
-                peer.standing = Standing::Stopped;
+                peer.state = PeerState::Stopped;
                 host.note(Note::Stopped { name: peer.name.clone() });
             }
             return;
         }
-        if let Some(peer) = peer.filter(|peer| !peer.is_heeded()) {
-            peer.standing = Standing::Refused(reason);
+        if let Some(peer) = peer.filter(|peer| !peer.is_accepted()) {
+            peer.state = PeerState::Refused(reason);
         }
         let note = match reason {
             Reason::NameTaken => Note::NameTaken { name: self.config.name.clone(), from },
@@ -213,14 +213,14 @@ fn replace_streams(peer: &mut Peer, of: u16, host: &mut impl Host) {
     if had == of {
         return;
     }
-    let incomplete = match peer.streams_before {
+    let incomplete = match peer.old_stream_count {
         None => {
-            peer.streams_before = Some(had);
+            peer.old_stream_count = Some(had);
             None
         }
         Some(before) => {
             if before == of {
-                peer.streams_before = None;
+                peer.old_stream_count = None;
             }
             Some(had)
         }

@@ -16,7 +16,7 @@ mod send;
 mod status;
 
 use crate::batch::Payload;
-use crate::bucket_cycle::Round;
+use crate::bucket_cycle::BucketCycle;
 use crate::buckets::BucketSet;
 use crate::host::{Destination, Host, Replica, ReplicaId};
 use crate::limits::{
@@ -26,11 +26,11 @@ use crate::limits::{
 };
 use crate::mode::{Mode, Role};
 use crate::note::{Note, Said};
-use crate::peer::{Peer, Standing};
+use crate::peer::{Peer, PeerState};
 use crate::receive::ReceiveStream;
-use crate::resend_queue::Resend;
+use crate::resend_queue::ResendQueue;
 use crate::seal::{Key, Sealer};
-use crate::source::Stream;
+use crate::source::SourceStream;
 use crate::time::{Epoch, Time};
 use crate::wire::{Header, Kind, node_id};
 pub use status::{Counters, PeerStatus, ReceiveStatus, Refusals, SourceStatus, Status, VerdictStatus};
@@ -102,16 +102,16 @@ pub struct Node {
     /// The last control message's seq.
     control_seq: u64,
     hlc_ms: u64,
-    streams: Vec<Stream>,
-    resend: Resend,
+    streams: Vec<SourceStream>,
+    resend: ResendQueue,
     peers: Vec<Peer>,
     hello_due: u64,
     heads_due: u64,
     verify: Option<Verify>,
     /// In alarm mode, what is told again.
-    refresh: Round,
+    refresh: BucketCycle,
     /// In alarm mode, what expires.
-    sweep: Round,
+    sweep: BucketCycle,
     said: Said,
     opened: u64,
     counters: Counters,
@@ -140,14 +140,14 @@ impl Node {
             sealer: Sealer::new(config.key.clone()),
             control_seq: 0,
             hlc_ms: now.wall_ms,
-            streams: (0..config.streams).map(Stream::new).collect(),
-            resend: Resend::new(config.streams, config.resend_bytes),
+            streams: (0..config.streams).map(SourceStream::new).collect(),
+            resend: ResendQueue::new(config.streams, config.resend_bytes),
             peers: Vec::new(),
             hello_due: now.mono_ms,
             heads_due: now.mono_ms + HEADS_IDLE_MS,
             verify: None,
-            refresh: Round::new(config.refresh_ms, now.mono_ms),
-            sweep: Round::new(config.cache_timeout_ms, now.mono_ms),
+            refresh: BucketCycle::new(config.refresh_ms, now.mono_ms),
+            sweep: BucketCycle::new(config.cache_timeout_ms, now.mono_ms),
             said: Said::default(),
             opened: 0,
             counters: Counters::default(),
@@ -185,7 +185,7 @@ impl Node {
     #[must_use]
     pub fn can_take(&self, now: Time, stream: u16) -> bool {
         let Some(source) = self.streams.get(usize::from(stream)) else { return false };
-        let behind = self.peers.iter().map(|peer| peer.holds_up(now.mono_ms, stream, source.bytes));
+        let behind = self.peers.iter().map(|peer| peer.window_bytes_used(now.mono_ms, stream, source.charged_bytes));
         behind.max().unwrap_or(0) < self.config.window_bytes as u64
     }
 
@@ -195,7 +195,7 @@ impl Node {
         self.tell_time(now, payload.time_ms);
         let stream = payload.stream;
         let Some(source) = self.streams.get_mut(usize::from(stream)) else { return };
-        let seq = source.tell(&payload);
+        let seq = source.append_batch(&payload);
         let (epoch, cipher) = (self.epoch, self.sealer.cipher());
         let header = Header { kind: Kind::Batch, cipher, stream, node: self.id, epoch, seq };
         let mut datagram = payload.bytes;
@@ -218,10 +218,10 @@ impl Node {
         if !self.config.mode.acknowledges() {
             return;
         }
-        let before = source.bytes;
-        source.bytes += self.resend.push(stream, seq, before, now.mono_ms, datagram) as u64;
+        let before = source.charged_bytes;
+        source.charged_bytes += self.resend.push(stream, seq, before, now.mono_ms, datagram) as u64;
         for peer in self.peers.iter_mut().filter(|peer| peer.is_live()) {
-            if let Some(acked) = peer.acked.get_mut(usize::from(stream)).filter(|acked| acked.bytes == before) {
+            if let Some(acked) = peer.acked.get_mut(usize::from(stream)).filter(|acked| acked.charged_bytes == before) {
                 acked.progress_ms = now.mono_ms; // it has something to come further to from now on
             }
         }
@@ -231,7 +231,7 @@ impl Node {
     /// the next one.
     fn reaches_back(&self, stream: u16, seq: u64) -> bool {
         let oldest = self.resend.oldest(stream).unwrap_or(seq);
-        let lost = self.peers.iter().filter(|peer| peer.may_ask() && !peer.is_live());
+        let lost = self.peers.iter().filter(|peer| peer.may_request_resend() && !peer.is_live());
         let mut reached = lost.filter_map(|peer| peer.acked.get(usize::from(stream)));
         self.config.mode.acknowledges() && reached.any(|acked| acked.next >= oldest)
     }
@@ -261,12 +261,12 @@ impl Node {
     /// When [`Node::tick`] is wanted next, in monotonic milliseconds.
     #[must_use]
     pub fn deadline(&self) -> u64 {
-        let alarm = self.config.mode.expires().then(|| self.refresh.next_ms().min(self.sweep.next_ms()));
+        let alarm = self.config.mode.expires().then(|| self.refresh.next_due_ms().min(self.sweep.next_due_ms()));
         let verify = self.verify.as_ref().map(|verify| verify.due_ms);
         let live = self.peers.iter().filter(|peer| peer.is_live());
         let peers = live.flat_map(|peer| {
             let acks = peer.streams.iter().filter_map(|stream| stream.ack_due);
-            acks.chain([peer.lost_at()])
+            acks.chain([peer.lost_at_ms()])
         });
         let own = [Some(self.hello_due), Some(self.heads_due), alarm, verify];
         own.into_iter().flatten().chain(peers).min().unwrap_or(self.hello_due)
@@ -373,9 +373,9 @@ impl Node {
         let inherited_ms = self.inherited_ms;
         let mut inherited = Vec::new();
         for peer in self.peers.iter_mut().filter(|peer| peer.is_overdue(now.mono_ms)) {
-            peer.standing = Standing::Lost;
+            peer.state = PeerState::Lost;
             host.note(Note::Lost { name: peer.name.clone() });
-            if inherited_ms.is_some_and(|since| peer.heard_ms <= since) {
+            if inherited_ms.is_some_and(|since| peer.last_received_ms <= since) {
                 inherited.push(peer.node);
             }
         }
@@ -387,20 +387,20 @@ impl Node {
     /// Has the shard tell the buckets that it was not asked for already.
     fn tell_all(&mut self, stream: u16, buckets: &BucketSet, host: &mut impl Host) {
         let Some(source) = self.streams.get_mut(usize::from(stream)) else { return };
-        let ask = source.want(buckets, u64::MAX);
+        let ask = source.schedule_wanted(buckets, u64::MAX);
         if !ask.is_empty() {
             host.tell_buckets(stream, &ask);
         }
     }
 
     fn refresh_and_sweep(&mut self, now: Time, host: &mut impl Host) {
-        let refreshed: BucketSet = self.refresh.due(now.mono_ms).collect();
+        let refreshed: BucketSet = self.refresh.due_buckets(now.mono_ms).collect();
         if !refreshed.is_empty() {
             for stream in 0..self.config.streams {
                 self.tell_all(stream, &refreshed, host);
             }
         }
-        for bucket in self.sweep.due(now.mono_ms) {
+        for bucket in self.sweep.due_buckets(now.mono_ms) {
             for stream in self.peers.iter_mut().flat_map(|peer| &mut peer.streams) {
                 stream.sweep_bucket(bucket, host.replica(stream.id));
             }
@@ -410,7 +410,7 @@ impl Node {
     /// Gives up the replicas of the streams that a peer had before.
     fn forget_before(&mut self, peer: usize, host: &mut impl Host) {
         let Some(peer) = self.peers.get_mut(peer) else { return };
-        if let Some(of) = peer.streams_before.take() {
+        if let Some(of) = peer.old_stream_count.take() {
             for stream in 0..of {
                 host.forget(ReplicaId { node: peer.node, stream, of });
             }

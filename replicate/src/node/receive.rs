@@ -5,7 +5,7 @@ use crate::buckets::BucketSet;
 use crate::control::{self, Addressee, Block, Blocks, ControlError, Hello};
 use crate::host::{Address, Host};
 use crate::note::{Held, Note};
-use crate::peer::{Peer, Standing};
+use crate::peer::{Peer, PeerState};
 use crate::receive::Outcome;
 use crate::seal::OpenError;
 use crate::time::{Epoch, Time};
@@ -66,7 +66,7 @@ impl Node {
     fn receive_batch(&mut self, now: Time, from: Address, header: &Header, datagram: &mut [u8], host: &mut impl Host) {
         let index = self.peer_index(header.node);
         let peer = index.and_then(|index| self.peers.get_mut(index));
-        let peer = peer.filter(|peer| peer.is_heeded() && peer.epoch == header.epoch);
+        let peer = peer.filter(|peer| peer.is_accepted() && peer.epoch == header.epoch);
         let stream = peer.and_then(|peer| peer.streams.get_mut(usize::from(header.stream)));
         let (Some(index), Some(stream)) = (index, stream) else {
             self.counters.refusals.unproven += 1;
@@ -90,9 +90,9 @@ impl Node {
     /// A peer is heard: it is live, wherever it speaks from.
     fn hear(&mut self, now: Time, from: Address, index: usize, host: &mut impl Host) {
         let Some(peer) = self.peers.get_mut(index) else { return };
-        (peer.at, peer.heard_ms) = (from, now.mono_ms);
-        if peer.standing != Standing::Live {
-            peer.standing = Standing::Live;
+        (peer.at, peer.last_received_ms) = (from, now.mono_ms);
+        if peer.state != PeerState::Live {
+            peer.state = PeerState::Live;
             host.note(Note::Back { name: peer.name.clone() });
         }
     }
@@ -100,8 +100,8 @@ impl Node {
     /// Tells its peer and the operator what came of some batches.
     fn report(&mut self, now: Time, index: usize, stream: u16, found: Outcome, host: &mut impl Host) {
         let Some(peer) = self.peers.get_mut(index) else { return };
-        let is_news = !peer.synchronised && peer.is_synchronised();
-        peer.synchronised |= is_news;
+        let is_news = !peer.in_sync_reported && peer.is_in_sync();
+        peer.in_sync_reported |= is_news;
         // What every batch of a busy stream comes through ends here.
         if !is_news && found.malformed_seq.is_none() && !found.replica_full && found.verdicts.is_empty() {
             return;
@@ -150,7 +150,7 @@ impl Node {
         let index = self.peer_index(header.node);
         let peer = index.and_then(|index| self.peers.get(index));
         let proven = peer.map_or(Epoch::NONE, |peer| peer.epoch);
-        if header.epoch == proven && peer.is_some_and(|peer| peer.window.has(header.seq)) {
+        if header.epoch == proven && peer.is_some_and(|peer| peer.replay_window.contains(header.seq)) {
             self.counters.refusals.replayed += 1;
             return;
         }
@@ -248,13 +248,13 @@ impl Node {
     ) {
         self.heed_newest(now, to, &blocks, host);
         let Some(peer) = self.peers.get_mut(index) else { return };
-        peer.window.put(header.seq);
+        peer.replay_window.insert(header.seq);
         self.tell_time(now, to.time_ms);
         let is_to_this_run = to.epoch == self.epoch;
         let is_for_all = to.node == 0;
         let mut acked = None;
         let mut stopped = false;
-        let is_heeded = self.peers.get(index).is_some_and(Peer::is_heeded);
+        let is_heeded = self.peers.get(index).is_some_and(Peer::is_accepted);
         for block in blocks.flatten() {
             match block {
                 Block::Hello(hello) => self.hear_hello(index, &hello, is_for_all, host),
@@ -342,9 +342,9 @@ impl Node {
             acked.next = next;
             acked.progress_ms = now.mono_ms;
             if next > source.newest {
-                acked.bytes = source.bytes;
+                acked.charged_bytes = source.charged_bytes;
             } else if let Some(kept) = self.resend.get(stream, next) {
-                acked.bytes = kept.bytes_before;
+                acked.charged_bytes = kept.bytes_before;
             }
             self.trim(stream);
         }
@@ -354,22 +354,22 @@ impl Node {
 
     /// Drops the batches of `stream` that all have who may ask for any.
     fn trim(&mut self, stream: u16) {
-        let peers = self.peers.iter().filter(|peer| peer.may_ask());
+        let peers = self.peers.iter().filter(|peer| peer.may_request_resend());
         let acked = peers.filter_map(|peer| peer.acked.get(usize::from(stream)));
         if let Some(next) = acked.map(|acked| acked.next).min() {
-            self.resend.trim(stream, next);
+            self.resend.drop_before(stream, next);
         }
     }
 
     fn hear_want(&mut self, stream: u16, next: u64, digests_first: bool, buckets: &BucketSet, host: &mut impl Host) {
         let Some(source) = self.streams.get_mut(usize::from(stream)) else { return };
         if digests_first {
-            if source.want_digests(next) {
+            if source.schedule_digests_for(next) {
                 host.tell_digests(stream, 0);
             }
             return;
         }
-        let ask = source.want(buckets, next);
+        let ask = source.schedule_wanted(buckets, next);
         if !ask.is_empty() {
             host.tell_buckets(stream, &ask);
         }
@@ -377,7 +377,7 @@ impl Node {
 
     fn hear_verify(&mut self, number: u64, host: &mut impl Host) {
         for (stream, source) in (0..).zip(&mut self.streams) {
-            if source.ask_digests(number) {
+            if source.schedule_digests(number) {
                 host.tell_digests(stream, number);
             }
         }

@@ -103,7 +103,7 @@ impl Node {
     }
 
     pub(super) fn say_bye(&mut self, index: usize, host: &mut impl Host) {
-        let Some(peer) = self.peers.get(index).filter(|peer| peer.is_heeded()) else { return };
+        let Some(peer) = self.peers.get(index).filter(|peer| peer.is_accepted()) else { return };
         let (node, at, epoch) = (peer.node, peer.at, peer.epoch);
         self.refuse(node, epoch, Reason::Stopped, Destination::Peer { node, at }, host);
     }
@@ -179,7 +179,7 @@ impl Node {
         let Some(peer) = self.peers.get_mut(index) else { return };
         let (node, at, epoch) = (peer.node, peer.at, peer.epoch);
         let Some(acked) = peer.acked.get_mut(usize::from(stream)) else { return };
-        if acked.round_ms.is_some_and(|round_ms| now.mono_ms < round_ms + RESEND_ROUND_MS) {
+        if acked.resent_ms.is_some_and(|round_ms| now.mono_ms < round_ms + RESEND_ROUND_MS) {
             return;
         }
         let to = Destination::Peer { node, at };
@@ -189,7 +189,7 @@ impl Node {
         let mut left = RESENDS_PER_ROUND;
         let mut lacks_older = false;
         for (from, to_seq) in gaps {
-            acked.round_ms = Some(now.mono_ms);
+            acked.resent_ms = Some(now.mono_ms);
             lacks_older |= from < oldest;
             for seq in from.max(oldest)..=to_seq.min(newest) {
                 let Some(kept) = self.resend.get(stream, seq).filter(|_| left > 0) else { break };
@@ -216,8 +216,8 @@ impl Node {
 
     /// Has everything of a peer told again: by wanting it, or by asking where nothing can be wanted.
     pub(super) fn ask(&mut self, now: Time, index: usize, host: &mut impl Host) {
-        let Some(peer) = self.peers.get_mut(index).filter(|peer| peer.is_heeded()) else { return };
-        peer.synchronised = false;
+        let Some(peer) = self.peers.get_mut(index).filter(|peer| peer.is_accepted()) else { return };
+        peer.in_sync_reported = false;
         for stream in &mut peer.streams {
             stream.mark_all_unknown(now.mono_ms);
         }
@@ -238,7 +238,7 @@ impl Node {
         verify.due_ms = now.mono_ms + VERIFY_REPEAT_MS;
         let number = verify.number;
         for (stream, source) in (0..).zip(&mut self.streams) {
-            if source.ask_digests(number) {
+            if source.schedule_digests(number) {
                 host.tell_digests(stream, number);
             }
         }

@@ -5,9 +5,9 @@ use crate::buckets::BucketSet;
 use crate::control::Verdict;
 use crate::host::Address;
 use crate::mode::{Mode, Role};
-use crate::peer::{Peer, Standing};
+use crate::peer::{Peer, PeerState};
 use crate::receive::ReceiveCounters;
-use crate::source::Stream;
+use crate::source::SourceStream;
 use crate::time::{Epoch, Time};
 
 /// Datagrams that were refused, by reason.
@@ -110,7 +110,7 @@ pub struct PeerStatus {
     /// Its greatest epoch proven; none where it has none.
     pub epoch: Epoch,
     /// How it stands.
-    pub standing: Standing,
+    pub standing: PeerState,
     /// Its role.
     pub role: Role,
     /// Where it was heard last.
@@ -177,9 +177,9 @@ impl Node {
             oldest: self.resend.oldest(stream),
             newest: source.newest,
             entries: source.entries,
-            bytes: source.bytes,
+            bytes: source.charged_bytes,
             resend_bytes: self.resend_bytes_of(stream, source),
-            asked: source.asked(),
+            asked: source.scheduled(),
         });
         Status {
             name: self.config.name.clone(),
@@ -196,9 +196,9 @@ impl Node {
         }
     }
 
-    fn resend_bytes_of(&self, stream: u16, source: &Stream) -> u64 {
+    fn resend_bytes_of(&self, stream: u16, source: &SourceStream) -> u64 {
         let oldest = self.resend.oldest(stream).and_then(|seq| self.resend.get(stream, seq));
-        oldest.map_or(0, |kept| source.bytes.saturating_sub(kept.bytes_before))
+        oldest.map_or(0, |kept| source.charged_bytes.saturating_sub(kept.bytes_before))
     }
 
     fn peer_status(&self, now: Time, peer: &Peer) -> PeerStatus {
@@ -216,20 +216,21 @@ impl Node {
             }
         });
         let behind = (0..).zip(self.streams.iter().zip(&peer.acked)).map(|(stream, (source, acked))| {
-            let told_ms = self.resend.get(stream, acked.next).map_or(now.mono_ms, |kept| kept.told_ms);
+            let told_ms = self.resend.get(stream, acked.next).map_or(now.mono_ms, |kept| kept.queued_ms);
             let batches = source.newest.saturating_add(1).saturating_sub(acked.next.max(1));
             (batches, now.mono_ms.saturating_sub(told_ms))
         });
         let streams = self.streams.iter().zip(&peer.acked);
-        let behind_bytes = streams.map(|(source, acked)| source.bytes.saturating_sub(acked.bytes)).sum();
+        let behind_bytes =
+            streams.map(|(source, acked)| source.charged_bytes.saturating_sub(acked.charged_bytes)).sum();
         PeerStatus {
             name: peer.name.clone(),
             node: peer.node,
             epoch: peer.epoch,
-            standing: peer.standing,
+            standing: peer.state,
             role: peer.role,
             at: peer.at,
-            silent_ms: now.mono_ms.saturating_sub(peer.heard_ms),
+            silent_ms: now.mono_ms.saturating_sub(peer.last_received_ms),
             received: received.collect(),
             behind: behind.collect(),
             behind_bytes,

@@ -41,7 +41,7 @@ impl Bench {
     fn pair() -> Self {
         let mut bench = Self::new([config("a", 1, 10), config("b", 2, 20)]);
         bench.run(20, EVERYTHING);
-        assert!(bench.standing(0) == Standing::Live && bench.standing(1) == Standing::Live);
+        assert!(bench.standing(0) == PeerState::Live && bench.standing(1) == PeerState::Live);
         bench
     }
 
@@ -123,7 +123,7 @@ impl Bench {
     }
 
     /// How the first peer of a node stands.
-    fn standing(&self, of: usize) -> Standing {
+    fn standing(&self, of: usize) -> PeerState {
         self.status(of).peers[0].standing
     }
 
@@ -172,7 +172,7 @@ fn a_recorded_hello_proves_nothing() {
         node.receive(time, from, &mut datagram.clone(), host);
     }
     let status = bench.status(1);
-    assert_eq!((status.peers[0].standing, status.peers[0].epoch), (Standing::Greeting, Epoch::NONE));
+    assert_eq!((status.peers[0].standing, status.peers[0].epoch), (PeerState::Unproven, Epoch::NONE));
     assert!(bench.nodes[1].1.replicas.is_empty() && status.counters.refusals.unproven > 0);
 }
 
@@ -240,7 +240,7 @@ fn a_peer_that_comes_back_in_the_same_epoch_goes_on_where_it_was() {
     bench.change(0, 50);
     bench.run(200, EVERYTHING);
     bench.run(LOST_MS + 10, |_, _, _| false);
-    assert_eq!(bench.standing(1), Standing::Lost);
+    assert_eq!(bench.standing(1), PeerState::Lost);
     assert!(bench.agrees(0, 1), "what a lost peer told stays");
     let before = bench.batches_sent(0);
     bench.run(1_500, EVERYTHING);
@@ -294,7 +294,7 @@ fn a_restarted_node_with_the_same_flows_is_compared_first() {
     bench.nodes[0] = bench.start(config("a", 1, 500));
     bench.nodes[0].2[0].cache = shard.cache;
     bench.run(1_500, EVERYTHING);
-    assert!(bench.agrees(0, 1) && bench.standing(1) == Standing::Live);
+    assert!(bench.agrees(0, 1) && bench.standing(1) == PeerState::Live);
     assert!(bench.batches_sent(0) < 30, "two of digests, no flows: {}", bench.batches_sent(0));
     assert_eq!(bench.status(1).peers[0].received[0].counters.entries, 0);
 }
@@ -308,7 +308,7 @@ fn replicas_of_another_number_of_streams_stay_until_the_new_ones_are_complete() 
     bench.nodes[0] = bench.start(config("a", 3, 500));
     bench.change(0, 100);
     bench.run(30, |_, _, datagram| !is_batch(datagram));
-    assert_eq!(bench.standing(1), Standing::Live);
+    assert_eq!(bench.standing(1), PeerState::Live);
     assert!(bench.nodes[1].1.replicas.contains_key(&old));
     bench.run(1_500, EVERYTHING);
     assert!(bench.agrees(0, 1) && !bench.nodes[1].1.replicas.contains_key(&old));
@@ -361,7 +361,7 @@ fn a_node_that_stops_says_so() {
     let (node, host, _) = &mut bench.nodes[0];
     node.stop(host);
     bench.deliver(0, &mut |_, _, _: &[u8]| true);
-    assert_eq!(bench.standing(1), Standing::Stopped);
+    assert_eq!(bench.standing(1), PeerState::Stopped);
     assert_eq!(bench.notes(1).last(), Some(&Note::Stopped { name: "a".into() }));
 }
 

@@ -11,7 +11,7 @@ use super::shard::{self, Cached, Place, Shard};
 use crate::buckets::EXPECTATIONS;
 use crate::host::{Address, Destination, ReplicaId};
 use crate::node::{Config, Node, VerdictStatus};
-use crate::peer::Standing;
+use crate::peer::PeerState;
 use crate::seal::Key;
 use crate::time::{Epoch, Time};
 
@@ -302,7 +302,7 @@ impl Cluster {
         let status = replica.node.status(self.time(at));
         let node = source.node.id();
         let Some(peer) = status.peers.iter().find(|peer| peer.node == node) else { return Some("not met".into()) };
-        if peer.standing != Standing::Live || peer.epoch != source.node.epoch() {
+        if peer.standing != PeerState::Live || peer.epoch != source.node.epoch() {
             return Some(format!("{:?} in epoch {}, not {}", peer.standing, peer.epoch, source.node.epoch()));
         }
         let of = u16::try_from(source.shards.len()).unwrap_or(0);
