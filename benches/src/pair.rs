@@ -28,11 +28,11 @@ impl Host for World {
         &mut self.replica
     }
 
-    fn forget(&mut self, _: ReplicaId) {}
+    fn drop_replica(&mut self, _: ReplicaId) {}
 
-    fn tell_buckets(&mut self, _: u16, _: &BucketSet) {}
+    fn schedule_buckets(&mut self, _: u16, _: &BucketSet) {}
 
-    fn tell_digests(&mut self, _: u16, _: u64) {}
+    fn schedule_digests(&mut self, _: u16, _: u64) {}
 
     fn note(&mut self, _: Note) {}
 }

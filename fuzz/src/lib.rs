@@ -157,17 +157,17 @@ impl Host for Nothing {
     }
 
     fn replica(&mut self, id: ReplicaId) -> &mut Self {
-        assert!(id.stream < id.of && id.node != node_id("a"));
+        assert!(id.stream < id.streams && id.node != node_id("a"));
         self
     }
 
-    fn forget(&mut self, _: ReplicaId) {}
+    fn drop_replica(&mut self, _: ReplicaId) {}
 
-    fn tell_buckets(&mut self, stream: u16, buckets: &BucketSet) {
+    fn schedule_buckets(&mut self, stream: u16, buckets: &BucketSet) {
         assert!(stream < 2 && !buckets.is_empty());
     }
 
-    fn tell_digests(&mut self, stream: u16, _: u64) {
+    fn schedule_digests(&mut self, stream: u16, _: u64) {
         assert!(stream < 2);
     }
 
@@ -177,11 +177,11 @@ impl Host for Nothing {
 }
 
 impl Replica for Nothing {
-    fn put_flow(&mut self, _: &FlowView<'_>, _: &Entry<'_>) -> Result<(), Full> {
+    fn insert_flow(&mut self, _: &FlowView<'_>, _: &Entry<'_>) -> Result<(), Full> {
         Err(Full)
     }
 
-    fn put_expect(&mut self, _: &ExpectView<'_>, _: &Entry<'_>) -> Result<(), Full> {
+    fn insert_expect(&mut self, _: &ExpectView<'_>, _: &Entry<'_>) -> Result<(), Full> {
         Ok(())
     }
 
@@ -189,11 +189,11 @@ impl Replica for Nothing {
 
     fn remove_expect(&mut self, _: u32) {}
 
-    fn begin(&mut self, bucket: u16) {
+    fn mark_bucket(&mut self, bucket: u16) {
         assert!(bucket < 257);
     }
 
-    fn end(&mut self, _: u16) -> u64 {
+    fn purge_marked(&mut self, _: u16) -> u64 {
         0
     }
 

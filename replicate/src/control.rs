@@ -255,7 +255,7 @@ fn read_hello<'a>(body: &mut Reader<'a>) -> Result<Hello<'a>, Malformed> {
     if name.len() > NAME_BYTES_MAX {
         return Err(body.malformed());
     }
-    let role = Role::of(role);
+    let role = Role::from_number(role);
     Ok(Hello { version_lowest, version_highest, mode, role, streams, features, newest, name })
 }
 

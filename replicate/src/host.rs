@@ -43,7 +43,7 @@ pub struct ReplicaId {
     /// The stream.
     pub stream: u16,
     /// How many streams the node has.
-    pub of: u16,
+    pub streams: u16,
 }
 
 /// What a node drives.
@@ -58,14 +58,14 @@ pub trait Host {
     fn replica(&mut self, id: ReplicaId) -> &mut Self::Replica;
 
     /// Gives up the replica `id`, if it is there.
-    fn forget(&mut self, id: ReplicaId);
+    fn drop_replica(&mut self, id: ReplicaId);
 
     /// Has the shard tell all of these buckets of `stream`, each as begin, entries, end, among its deltas. Asked once;
     /// a bucket is not asked for again before its begin was told.
-    fn tell_buckets(&mut self, stream: u16, buckets: &BucketSet);
+    fn schedule_buckets(&mut self, stream: u16, buckets: &BucketSet);
 
     /// Has the shard tell the digests of all buckets of `stream` under `number`. Not asked for again before some were told.
-    fn tell_digests(&mut self, stream: u16, number: u64);
+    fn schedule_digests(&mut self, stream: u16, number: u64);
 
     /// Has something to say to the operator.
     fn note(&mut self, note: Note);
@@ -93,20 +93,20 @@ pub struct Entry<'a> {
 pub trait Replica {
     /// Flows of these families and ids are about to be put in or taken out: a chance to have what is held of them at hand.
     /// One after the other, each would wait for memory by itself.
-    fn approach(&self, _flows: impl Iterator<Item = (u8, u32)>) {}
+    fn prefetch(&self, _flows: impl Iterator<Item = (u8, u32)>) {}
 
     /// Puts in a flow, or its newer state in place of the older one, which is known by id and key. It is confirmed:
     /// whatever mark it had is gone.
     ///
     /// # Errors
     /// [`Full`] for a flow that is not held, where there is no room for more; nothing changed.
-    fn put_flow(&mut self, flow: &FlowView<'_>, entry: &Entry<'_>) -> Result<(), Full>;
+    fn insert_flow(&mut self, flow: &FlowView<'_>, entry: &Entry<'_>) -> Result<(), Full>;
 
     /// Likewise an expectation, known by its id.
     ///
     /// # Errors
     /// As of a flow.
-    fn put_expect(&mut self, expect: &ExpectView<'_>, entry: &Entry<'_>) -> Result<(), Full>;
+    fn insert_expect(&mut self, expect: &ExpectView<'_>, entry: &Entry<'_>) -> Result<(), Full>;
 
     /// Takes out the flow of this key and id, if it is held.
     fn remove_flow(&mut self, bucket: u16, key: &FlowKey, id: u32);
@@ -115,10 +115,10 @@ pub trait Replica {
     fn remove_expect(&mut self, id: u32);
 
     /// Marks all entries of `bucket`.
-    fn begin(&mut self, bucket: u16);
+    fn mark_bucket(&mut self, bucket: u16);
 
     /// Purges the entries of `bucket` that are still marked; returns how many.
-    fn end(&mut self, bucket: u16) -> u64;
+    fn purge_marked(&mut self, bucket: u16) -> u64;
 
     /// The digest of `bucket`: the sum of `spread(check)` over its entries.
     fn digest(&self, bucket: u16) -> u64;

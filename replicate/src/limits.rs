@@ -48,7 +48,7 @@ pub const ACK_BATCHES: u32 = 32;
 pub const ACK_MS: u64 = 5;
 
 /// How long a gap may be a mere reordering before it is told, in milliseconds.
-pub const GAP_MS: u64 = 1;
+pub const REORDER_WINDOW_MS: u64 = 1;
 
 /// How soon a gap that is still there is told again, in milliseconds: as soon as it would be answered again.
 pub const GAP_REPEAT_MS: u64 = RESEND_ROUND_MS;

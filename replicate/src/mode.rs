@@ -22,7 +22,7 @@ impl Mode {
         }
     }
 
-    pub(crate) fn of(number: u8) -> Option<Self> {
+    pub(crate) fn from_number(number: u8) -> Option<Self> {
         [Self::Ftfw, Self::Alarm, Self::Notrack].into_iter().find(|mode| mode.number() == number)
     }
 
@@ -32,7 +32,7 @@ impl Mode {
     }
 
     /// Whether a replica may ask for everything.
-    pub(crate) fn honours_ask(self) -> bool {
+    pub(crate) fn honours_request(self) -> bool {
         self != Self::Alarm
     }
 
@@ -68,12 +68,12 @@ pub enum Role {
 
 impl Role {
     /// Those that can be taken.
-    pub const TAKEN: [Self; 3] = [Self::Primary, Self::Backup, Self::Fault];
+    pub const SETTABLE: [Self; 3] = [Self::Primary, Self::Backup, Self::Fault];
 
     /// The one of those that is called so.
     #[must_use]
-    pub fn named(name: &str) -> Option<Self> {
-        Self::TAKEN.into_iter().find(|role| role.to_string() == name)
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::SETTABLE.into_iter().find(|role| role.to_string() == name)
     }
 
     pub(crate) fn number(self) -> u8 {
@@ -86,8 +86,8 @@ impl Role {
     }
 
     /// A later version's role is none that is known here.
-    pub(crate) fn of(number: u8) -> Self {
-        Self::TAKEN.into_iter().find(|role| role.number() == number).unwrap_or_default()
+    pub(crate) fn from_number(number: u8) -> Self {
+        Self::SETTABLE.into_iter().find(|role| role.number() == number).unwrap_or_default()
     }
 }
 

@@ -23,12 +23,12 @@ pub enum Note {
         streams: u16,
     },
     /// A lost or stopped peer is heard again in the same epoch.
-    Back {
+    Reconnected {
         /// The peer's name.
         name: String,
     },
     /// All buckets of a peer are known.
-    Synchronised {
+    InSync {
         /// The peer's name.
         name: String,
     },
@@ -122,7 +122,7 @@ pub enum Note {
         /// The peer's name.
         name: String,
         /// Whose replica it is.
-        held: Held,
+        held_by: HeldBy,
         /// The stream.
         stream: u16,
         /// What it was asked for under.
@@ -136,11 +136,11 @@ pub enum Note {
 
 /// Which of two nodes holds a replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Held {
+pub enum HeldBy {
     /// This node, of the peer's stream.
-    Here,
+    ThisNode,
     /// The peer, of this node's stream.
-    There,
+    Peer,
 }
 
 impl fmt::Display for Note {
@@ -149,8 +149,8 @@ impl fmt::Display for Note {
             Self::Live { name, epoch, streams } => {
                 write!(f, "peer {name}: live, epoch {epoch}, {streams} streams")
             }
-            Self::Back { name } => write!(f, "peer {name}: heard again, goes on where it was"),
-            Self::Synchronised { name } => write!(f, "peer {name}: all of it is replicated"),
+            Self::Reconnected { name } => write!(f, "peer {name}: heard again, goes on where it was"),
+            Self::InSync { name } => write!(f, "peer {name}: all of it is replicated"),
             Self::Lost { name } => write!(f, "peer {name}: not heard for 3 s; its flows are kept, check the link"),
             Self::Stopped { name } => write!(f, "peer {name}: stopped; its flows are kept"),
             Self::Refused { node, reason } => write!(f, "node {node:016x}: refuses this node: {reason}"),
@@ -189,10 +189,10 @@ impl fmt::Display for Note {
                 write!(f, "peer {name}: no room for more of stream {stream}; raise [engine] flows_max here")
             }
             Self::TooManyPeers { .. } => f.write_str("one peer too many; it is ignored"),
-            Self::Verdict { name, held, stream, number, entries, differing } => {
+            Self::Verdict { name, held_by: held, stream, number, entries, differing } => {
                 let held = match held {
-                    Held::Here => "of",
-                    Held::There => "at",
+                    HeldBy::ThisNode => "of",
+                    HeldBy::Peer => "at",
                 };
                 let verdict = if *differing == 0 { "is the same" } else { "differs and is told again" };
                 write!(f, "verify {number}: replica {held} {name}, stream {stream}, {entries} entries, ")?;
@@ -217,7 +217,7 @@ impl fmt::Display for Reason {
 impl Note {
     /// Where the datagram came from that it is about: what an address looks like only the caller knows.
     #[must_use]
-    pub fn from(&self) -> Option<Address> {
+    pub fn source_address(&self) -> Option<Address> {
         match self {
             Self::NameTaken { from, .. }
             | Self::OtherVersion { from, .. }
@@ -230,7 +230,7 @@ impl Note {
 
     /// What it is about, where it is not to be repeated. What anybody could have sent is about nothing in particular:
     /// one of its kind is enough, whatever address it claims.
-    fn subject(&self) -> Option<u64> {
+    fn rate_limit_key(&self) -> Option<u64> {
         match self {
             Self::NameTaken { .. }
             | Self::OtherVersion { .. }
@@ -249,12 +249,12 @@ impl Note {
 
 /// What was said lately, so that it is not said again within a minute.
 #[derive(Debug, Default)]
-pub(crate) struct Said(Vec<(Discriminant<Note>, u64, u64)>);
+pub(crate) struct RecentNotes(Vec<(Discriminant<Note>, u64, u64)>);
 
-impl Said {
+impl RecentNotes {
     /// Whether `note` is to be said at `now_ms`; if so it counts as said.
-    pub(crate) fn admits(&mut self, note: &Note, now_ms: u64) -> bool {
-        let Some(subject) = note.subject() else { return true };
+    pub(crate) fn admit(&mut self, note: &Note, now_ms: u64) -> bool {
+        let Some(subject) = note.rate_limit_key() else { return true };
         let kind = discriminant(note);
         self.0.retain(|(.., said_ms)| now_ms.saturating_sub(*said_ms) < NOTE_MS);
         if self.0.iter().any(|(other, about, _)| (*other, *about) == (kind, subject)) {
@@ -273,13 +273,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_stranger_causes_is_said_once_a_minute() {
-        let mut said = Said::default();
+    fn notes_that_anyone_can_cause_are_logged_once_a_minute() {
+        let mut said = RecentNotes::default();
         let note = |peer| Note::WrongKey { from: Address { peer, link: 0 } };
-        assert!(said.admits(&note(1), 0));
-        assert!(!said.admits(&note(2), NOTE_MS - 1), "another address is no other matter");
-        assert!(said.admits(&note(1), NOTE_MS));
+        assert!(said.admit(&note(1), 0));
+        assert!(!said.admit(&note(2), NOTE_MS - 1), "another address is no other matter");
+        assert!(said.admit(&note(1), NOTE_MS));
         let lost = Note::Lost { name: "b".into() };
-        assert!(said.admits(&lost, 0) && said.admits(&lost, 0));
+        assert!(said.admit(&lost, 0) && said.admit(&lost, 0));
     }
 }

@@ -16,7 +16,9 @@ use crate::entry::{self, entry_check};
 use crate::held_back::HeldBack;
 use crate::host::{Entry, Replica, ReplicaId};
 use crate::item::{Digests, Item, Items};
-use crate::limits::{ACK_BATCHES, ACK_MS, GAP_MS, GAP_REPEAT_MS, GAPS_PER_ACK, MALFORMED_PAUSE_MS, WANT_REPEAT_MS};
+use crate::limits::{
+    ACK_BATCHES, ACK_MS, GAP_REPEAT_MS, GAPS_PER_ACK, MALFORMED_PAUSE_MS, REORDER_WINDOW_MS, WANT_REPEAT_MS,
+};
 use crate::mode::Mode;
 
 /// What was counted of one stream's replication here.
@@ -154,7 +156,7 @@ impl ReceiveStream {
         let within = if self.unacknowledged >= ACK_BATCHES {
             0
         } else if self.newest >= self.next {
-            GAP_MS
+            REORDER_WINDOW_MS
         } else {
             ACK_MS
         };
@@ -205,14 +207,14 @@ impl ReceiveStream {
     ) -> Result<(), Malformed> {
         let items = Items::new(body)?;
         self.time_ms = self.time_ms.max(items.time_ms);
-        replica.approach(items.flow_ids());
+        replica.prefetch(items.flow_ids());
         for item in items {
             match item? {
                 Item::Flow { family, entry, version_ms } => {
                     let flow = entry::decode_flow(family, entry)?;
                     let bucket = bucket_of(flow.id.unwrap_or(0));
                     let entry = Entry { bucket, bytes: entry, check: entry_check(entry), version_ms };
-                    let full = replica.put_flow(&flow, &entry).is_err();
+                    let full = replica.insert_flow(&flow, &entry).is_err();
                     self.count_entry(bucket, full, found);
                 }
                 Item::FlowEnd { family, body, .. } => {
@@ -223,7 +225,7 @@ impl ReceiveStream {
                 Item::Expect { entry, version_ms } => {
                     let expect = entry::decode_expect(entry)?;
                     let entry = Entry { bucket: EXPECTATIONS, bytes: entry, check: entry_check(entry), version_ms };
-                    let full = replica.put_expect(&expect, &entry).is_err();
+                    let full = replica.insert_expect(&expect, &entry).is_err();
                     self.count_entry(EXPECTATIONS, full, found);
                 }
                 Item::ExpectEnd { id, .. } => {
@@ -252,7 +254,7 @@ impl ReceiveStream {
         if self.mode.expires() || !BucketSet::all_of(self.id.stream).contains(bucket) {
             return;
         }
-        replica.begin(bucket);
+        replica.mark_bucket(bucket);
         self.in_progress.insert(bucket);
         self.refused.remove(bucket);
     }
@@ -261,7 +263,7 @@ impl ReceiveStream {
         if !self.in_progress.contains(bucket) {
             return;
         }
-        self.counters.purged += replica.end(bucket);
+        self.counters.purged += replica.purge_marked(bucket);
         self.in_progress.remove(bucket);
         self.mark_known(bucket);
     }
@@ -360,8 +362,8 @@ impl ReceiveStream {
     /// Purges what of `bucket` was not told since this was last called, and marks the rest; where things expire.
     pub(crate) fn sweep_bucket(&mut self, bucket: u16, replica: &mut impl Replica) {
         if BucketSet::all_of(self.id.stream).contains(bucket) {
-            self.counters.purged += replica.end(bucket);
-            replica.begin(bucket);
+            self.counters.purged += replica.purge_marked(bucket);
+            replica.mark_bucket(bucket);
         }
     }
 

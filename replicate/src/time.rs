@@ -37,7 +37,7 @@ impl Epoch {
 
     /// Milliseconds since 1970 at which it began, by its node's clock.
     #[must_use]
-    pub fn began_ms(self) -> u64 {
+    pub fn started_ms(self) -> u64 {
         self.0 >> RANDOM_BITS
     }
 }
@@ -56,6 +56,6 @@ mod tests {
     fn a_raised_epoch_is_above_and_keeps_its_random_bits() {
         let (low, high) = (Epoch::new(1_000, 0xfffff), Epoch::new(2_000, 7));
         let raised = low.above(high);
-        assert!(raised > high && raised.began_ms() == 2_001 && raised.0 & 0xfffff == 0xfffff);
+        assert!(raised > high && raised.started_ms() == 2_001 && raised.0 & 0xfffff == 0xfffff);
     }
 }

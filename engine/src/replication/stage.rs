@@ -420,20 +420,20 @@ impl Host for World {
         replica
     }
 
-    fn forget(&mut self, id: ReplicaId) {
+    fn drop_replica(&mut self, id: ReplicaId) {
         if let Some(replica) = self.replicas.remove(&id) {
             self.forgotten += replica.changes();
             self.unheld = true;
         }
     }
 
-    fn tell_buckets(&mut self, stream: u16, buckets: &BucketSet) {
+    fn schedule_buckets(&mut self, stream: u16, buckets: &BucketSet) {
         if let Some(wanted) = self.wanted.get_mut(usize::from(stream)) {
             wanted.buckets = wanted.buckets.union(buckets);
         }
     }
 
-    fn tell_digests(&mut self, stream: u16, number: u64) {
+    fn schedule_digests(&mut self, stream: u16, number: u64) {
         if let Some(wanted) = self.wanted.get_mut(usize::from(stream)) {
             wanted.digests = Some(number);
         }
@@ -442,13 +442,13 @@ impl Host for World {
     fn note(&mut self, note: Note) {
         match note {
             Note::Live { .. }
-            | Note::Back { .. }
-            | Note::Synchronised { .. }
+            | Note::Reconnected { .. }
+            | Note::InSync { .. }
             | Note::Stopped { .. }
             | Note::Verdict { .. } => {
                 tracing::info!("{note}");
             }
-            _ => match note.from().and_then(origin) {
+            _ => match note.source_address().and_then(origin) {
                 // Links are counted from 1 wherever operators see them.
                 Some(from) => match self.links.address(from) {
                     Some(address) => tracing::warn!("{address} on link {}: {note}", u16::from(from.link) + 1),

@@ -162,7 +162,7 @@ impl Line {
     }
 
     fn one_role(&self) -> Result<Role, Failure> {
-        let named = self.role.as_deref().and_then(Role::named);
+        let named = self.role.as_deref().and_then(Role::from_name);
         named.ok_or_else(|| self.wrong("role", &["primary", "backup", "fault"]))
     }
 

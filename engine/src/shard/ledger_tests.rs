@@ -39,7 +39,7 @@ fn take(payload: &Payload, replica: &mut Replica) -> usize {
                 let flow = entry::decode_flow(family, bytes).unwrap();
                 let bucket = bucket_of(flow.id.unwrap());
                 replica
-                    .put_flow(&flow, &Entry { bucket, bytes, check: entry::entry_check(bytes), version_ms })
+                    .insert_flow(&flow, &Entry { bucket, bytes, check: entry::entry_check(bytes), version_ms })
                     .unwrap();
             }
             Item::FlowEnd { family, body, .. } => {
@@ -50,12 +50,12 @@ fn take(payload: &Payload, replica: &mut Replica) -> usize {
             Item::Expect { entry: bytes, version_ms } => {
                 let expect = entry::decode_expect(bytes).unwrap();
                 let told = Entry { bucket: EXPECTATIONS, bytes, check: entry::entry_check(bytes), version_ms };
-                replica.put_expect(&expect, &told).unwrap();
+                replica.insert_expect(&expect, &told).unwrap();
             }
             Item::ExpectEnd { id, .. } => replica.remove_expect(id),
-            Item::BucketBegin(bucket) => replica.begin(bucket),
+            Item::BucketBegin(bucket) => replica.mark_bucket(bucket),
             Item::BucketEnd(bucket) => {
-                replica.end(bucket);
+                replica.purge_marked(bucket);
             }
             Item::Digests(digests) => {
                 for (bucket, digest) in digests.iter() {

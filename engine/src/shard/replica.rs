@@ -161,11 +161,11 @@ impl Replica {
 }
 
 impl ctflow_replicate::host::Replica for Replica {
-    fn approach(&self, flows: impl Iterator<Item = (u8, u32)>) {
+    fn prefetch(&self, flows: impl Iterator<Item = (u8, u32)>) {
         approach(&self.v4, &self.v6, flows);
     }
 
-    fn put_flow(&mut self, flow: &FlowView<'_>, entry: &Entry<'_>) -> Result<(), Full> {
+    fn insert_flow(&mut self, flow: &FlowView<'_>, entry: &Entry<'_>) -> Result<(), Full> {
         let told = self.told(entry);
         let before = match flow.family {
             uapi::AF_INET => self.v4.put(flow, told),
@@ -191,7 +191,7 @@ impl ctflow_replicate::host::Replica for Replica {
         Ok(())
     }
 
-    fn put_expect(&mut self, expect: &ExpectView<'_>, entry: &Entry<'_>) -> Result<(), Full> {
+    fn insert_expect(&mut self, expect: &ExpectView<'_>, entry: &Entry<'_>) -> Result<(), Full> {
         let told = self.told(entry);
         let before = self.expectations.put(expect.id.ok_or(Full)?, entry.bytes, told).map_err(|_| Full)?;
         self.digests.change(entry.bucket, before, Some(entry.check));
@@ -213,14 +213,14 @@ impl ctflow_replicate::host::Replica for Replica {
         self.digests.change(EXPECTATIONS, check, None);
     }
 
-    fn begin(&mut self, bucket: u16) {
+    fn mark_bucket(&mut self, bucket: u16) {
         if let Some(mark) = self.marks.get_mut(usize::from(bucket)) {
             *mark = mark.wrapping_add(1);
         }
         self.resyncing.insert(bucket);
     }
 
-    fn end(&mut self, bucket: u16) -> u64 {
+    fn purge_marked(&mut self, bucket: u16) -> u64 {
         self.resyncing.remove(bucket);
         let mark = self.marks.get(usize::from(bucket)).copied().unwrap_or_default();
         let (mut purged, mut checks) = (0, 0u64);

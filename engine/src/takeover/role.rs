@@ -73,7 +73,7 @@ fn keep(state: &State) -> Option<String> {
 pub(super) fn kept(file: &Path) -> Option<(Role, bool)> {
     let text = fs::read_to_string(file).ok()?;
     let mut words = text.split_whitespace();
-    let role = Role::named(words.next()?)?;
+    let role = Role::from_name(words.next()?)?;
     Some((role, words.next().is_none()))
 }
 

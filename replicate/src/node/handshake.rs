@@ -55,7 +55,7 @@ impl Node {
         if !(hello.version_lowest..=hello.version_highest).contains(&VERSION) {
             return Some(Reason::Version);
         }
-        (Mode::of(hello.mode) != Some(self.config.mode)).then_some(Reason::Mode)
+        (Mode::from_number(hello.mode) != Some(self.config.mode)).then_some(Reason::Mode)
     }
 
     /// Keeps in mind that a node is refused: its hello is of now, it names this run.
@@ -73,7 +73,7 @@ impl Node {
             peer.state = PeerState::Refused(reason);
         }
         if reason == Reason::Mode {
-            let (name, theirs) = (hello.name.into(), Mode::of(hello.mode));
+            let (name, theirs) = (hello.name.into(), Mode::from_number(hello.mode));
             self.note(now, Note::OtherMode { name, theirs, ours: self.config.mode }, host);
         }
     }
@@ -122,7 +122,7 @@ impl Node {
         peer.in_sync_reported = false;
         peer.answered_ms = None;
         let streams = (0..of).map(|stream| {
-            let id = ReplicaId { node: header.node, stream, of };
+            let id = ReplicaId { node: header.node, stream, streams: of };
             let holds_some = host.replica(id).entries() > 0;
             ReceiveStream::new(id, mode, held_back_bytes, holds_some)
         });
@@ -226,6 +226,6 @@ fn replace_streams(peer: &mut Peer, of: u16, host: &mut impl Host) {
         }
     };
     for stream in 0..incomplete.unwrap_or(0) {
-        host.forget(ReplicaId { node: peer.node, stream, of: had });
+        host.drop_replica(ReplicaId { node: peer.node, stream, streams: had });
     }
 }

@@ -25,7 +25,7 @@ use crate::limits::{
     WINDOW_BYTES_DEFAULT,
 };
 use crate::mode::{Mode, Role};
-use crate::note::{Note, Said};
+use crate::note::{Note, RecentNotes};
 use crate::peer::{Peer, PeerState};
 use crate::receive::ReceiveStream;
 use crate::resend_queue::ResendQueue;
@@ -112,7 +112,7 @@ pub struct Node {
     refresh: BucketCycle,
     /// In alarm mode, what expires.
     sweep: BucketCycle,
-    said: Said,
+    said: RecentNotes,
     opened: u64,
     counters: Counters,
     /// The buffer that control messages are written into.
@@ -148,7 +148,7 @@ impl Node {
             verify: None,
             refresh: BucketCycle::new(config.refresh_ms, now.mono_ms),
             sweep: BucketCycle::new(config.cache_timeout_ms, now.mono_ms),
-            said: Said::default(),
+            said: RecentNotes::default(),
             opened: 0,
             counters: Counters::default(),
             scratch: Vec::new(),
@@ -364,7 +364,7 @@ impl Node {
     }
 
     fn note(&mut self, now: Time, note: Note, host: &mut impl Host) {
-        if self.said.admits(&note, now.mono_ms) {
+        if self.said.admit(&note, now.mono_ms) {
             host.note(note);
         }
     }
@@ -389,7 +389,7 @@ impl Node {
         let Some(source) = self.streams.get_mut(usize::from(stream)) else { return };
         let ask = source.schedule_wanted(buckets, u64::MAX);
         if !ask.is_empty() {
-            host.tell_buckets(stream, &ask);
+            host.schedule_buckets(stream, &ask);
         }
     }
 
@@ -412,7 +412,7 @@ impl Node {
         let Some(peer) = self.peers.get_mut(peer) else { return };
         if let Some(of) = peer.old_stream_count.take() {
             for stream in 0..of {
-                host.forget(ReplicaId { node: peer.node, stream, of });
+                host.drop_replica(ReplicaId { node: peer.node, stream, streams: of });
             }
         }
     }

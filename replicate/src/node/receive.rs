@@ -4,7 +4,7 @@ use super::Node;
 use crate::buckets::BucketSet;
 use crate::control::{self, Addressee, Block, Blocks, ControlError, Hello};
 use crate::host::{Address, Host};
-use crate::note::{Held, Note};
+use crate::note::{HeldBy, Note};
 use crate::peer::{Peer, PeerState};
 use crate::receive::Outcome;
 use crate::seal::OpenError;
@@ -93,7 +93,7 @@ impl Node {
         (peer.at, peer.last_received_ms) = (from, now.mono_ms);
         if peer.state != PeerState::Live {
             peer.state = PeerState::Live;
-            host.note(Note::Back { name: peer.name.clone() });
+            host.note(Note::Reconnected { name: peer.name.clone() });
         }
     }
 
@@ -108,7 +108,7 @@ impl Node {
         }
         let name = peer.name.clone();
         if is_news {
-            host.note(Note::Synchronised { name: name.clone() });
+            host.note(Note::InSync { name: name.clone() });
             self.forget_before(index, host);
         }
         if let Some(seq) = found.malformed_seq {
@@ -119,18 +119,18 @@ impl Node {
         }
         for verdict in found.verdicts {
             self.say_verdict(index, &verdict, host);
-            self.note_verdict(&name, Held::Here, &verdict, host);
+            self.note_verdict(&name, HeldBy::ThisNode, &verdict, host);
             self.end_verify(now);
         }
     }
 
     /// Says what a comparison found if it was this node's wish, or if something differs.
-    fn note_verdict(&self, name: &str, held: Held, verdict: &control::Verdict, host: &mut impl Host) {
+    fn note_verdict(&self, name: &str, held: HeldBy, verdict: &control::Verdict, host: &mut impl Host) {
         let wished = self.verify.as_ref().is_some_and(|verify| verify.number == verdict.number);
         if wished || !verdict.differing.is_empty() {
             host.note(Note::Verdict {
                 name: name.into(),
-                held,
+                held_by: held,
                 stream: verdict.stream,
                 number: verdict.number,
                 entries: verdict.entries,
@@ -365,20 +365,20 @@ impl Node {
         let Some(source) = self.streams.get_mut(usize::from(stream)) else { return };
         if digests_first {
             if source.schedule_digests_for(next) {
-                host.tell_digests(stream, 0);
+                host.schedule_digests(stream, 0);
             }
             return;
         }
         let ask = source.schedule_wanted(buckets, next);
         if !ask.is_empty() {
-            host.tell_buckets(stream, &ask);
+            host.schedule_buckets(stream, &ask);
         }
     }
 
     fn hear_verify(&mut self, number: u64, host: &mut impl Host) {
         for (stream, source) in (0..).zip(&mut self.streams) {
             if source.schedule_digests(number) {
-                host.tell_digests(stream, number);
+                host.schedule_digests(stream, number);
             }
         }
     }
@@ -388,13 +388,13 @@ impl Node {
         let Some(acked) = peer.acked.get_mut(usize::from(verdict.stream)) else { return };
         acked.verdict = Some(verdict);
         let name = peer.name.clone();
-        self.note_verdict(&name, Held::There, &verdict, host);
+        self.note_verdict(&name, HeldBy::Peer, &verdict, host);
         self.end_verify(now);
     }
 
     /// Somebody wants everything told again.
     fn hear_ask(&mut self, host: &mut impl Host) {
-        if self.config.mode.honours_ask() {
+        if self.config.mode.honours_request() {
             self.bulk(host);
         }
     }

@@ -69,7 +69,7 @@ impl Node {
     pub(super) fn greet(&mut self, index: usize, host: &mut impl Host) {
         let Some(peer) = self.peers.get(index) else { return };
         let mode = self.config.mode;
-        let asks = mode.honours_ask() && !mode.acknowledges();
+        let asks = mode.honours_request() && !mode.acknowledges();
         let asks = asks && !peer.streams.iter().all(ReceiveStream::has_bulk_started);
         let (node, at, epoch) = (peer.node, peer.at, peer.epoch);
         let mut message = self.message(node, epoch);
@@ -224,7 +224,7 @@ impl Node {
         let (node, at, epoch) = (peer.node, peer.at, peer.epoch);
         if self.config.mode.acknowledges() {
             self.acknowledge(now, index, host);
-        } else if self.config.mode.honours_ask() {
+        } else if self.config.mode.honours_request() {
             let mut message = self.message(node, epoch);
             message.push_request();
             self.say(Destination::Peer { node, at }, message, host);
@@ -239,7 +239,7 @@ impl Node {
         let number = verify.number;
         for (stream, source) in (0..).zip(&mut self.streams) {
             if source.schedule_digests(number) {
-                host.tell_digests(stream, number);
+                host.schedule_digests(stream, number);
             }
         }
         for index in 0..self.peers.len() {

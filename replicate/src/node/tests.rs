@@ -5,7 +5,7 @@ use crate::batch::{BatchWriter, HEADROOM_BYTES};
 use crate::control::Reason;
 use crate::host::Address;
 use crate::limits::{LOST_MS, NOTE_MS, RESPONSIVE_MS};
-use crate::note::Held;
+use crate::note::HeldBy;
 use crate::sim::host::SimHost;
 use crate::sim::rng::Rng;
 use crate::sim::shard::{Shard, flow};
@@ -113,7 +113,7 @@ impl Bench {
         (0..count).zip(shards).all(|(stream, shard)| {
             let mut told: Vec<_> = shard.cache.values().map(|cached| cached.bytes.as_slice()).collect();
             told.sort_unstable();
-            let id = ReplicaId { node: node.id(), stream, of: count };
+            let id = ReplicaId { node: node.id(), stream, streams: count };
             self.nodes[at].1.replicas.get(&id).is_some_and(|replica| replica.contents() == told)
         })
     }
@@ -152,7 +152,7 @@ fn two_nodes_meet_and_replicate_each_other() {
     let notes = bench.notes(0);
     assert!(matches!(&notes[0], Note::Live { name, streams: 2, .. } if name == "b"));
     assert_eq!(bench.status(0).counters.batches_resent, 0);
-    assert!(notes.contains(&Note::Synchronised { name: "b".into() }));
+    assert!(notes.contains(&Note::InSync { name: "b".into() }));
 }
 
 #[test]
@@ -244,7 +244,7 @@ fn a_peer_that_comes_back_in_the_same_epoch_goes_on_where_it_was() {
     assert!(bench.agrees(0, 1), "what a lost peer told stays");
     let before = bench.batches_sent(0);
     bench.run(1_500, EVERYTHING);
-    assert!(bench.notes(1).contains(&Note::Back { name: "a".into() }));
+    assert!(bench.notes(1).contains(&Note::Reconnected { name: "a".into() }));
     assert_eq!(bench.batches_sent(0), before, "nothing is told again");
 }
 
@@ -304,7 +304,7 @@ fn replicas_of_another_number_of_streams_stay_until_the_new_ones_are_complete() 
     let mut bench = Bench::pair();
     bench.change(0, 100);
     bench.run(200, EVERYTHING);
-    let old = ReplicaId { node: bench.nodes[0].0.id(), stream: 0, of: 1 };
+    let old = ReplicaId { node: bench.nodes[0].0.id(), stream: 0, streams: 1 };
     bench.nodes[0] = bench.start(config("a", 3, 500));
     bench.change(0, 100);
     bench.run(30, |_, _, datagram| !is_batch(datagram));
@@ -331,7 +331,7 @@ fn verify_tells_that_both_sides_agree_and_mends_what_does_not() {
     let mut bench = Bench::pair();
     bench.change(0, 100);
     bench.run(200, EVERYTHING);
-    let id = ReplicaId { node: bench.nodes[0].0.id(), stream: 0, of: 1 };
+    let id = ReplicaId { node: bench.nodes[0].0.id(), stream: 0, streams: 1 };
     let cleared = bench.nodes[1].1.replicas.get_mut(&id).unwrap();
     cleared.clear();
     bench.notes(0);
@@ -342,14 +342,14 @@ fn verify_tells_that_both_sides_agree_and_mends_what_does_not() {
         bench.run(300, EVERYTHING);
         let notes = bench.notes(0);
         let verdicts = notes.iter().filter_map(|note| match note {
-            Note::Verdict { held, number, differing, .. } => Some((*held, *number, *differing > 0)),
+            Note::Verdict { held_by: held, number, differing, .. } => Some((*held, *number, *differing > 0)),
             _ => None,
         });
         let mut verdicts: Vec<_> = verdicts.collect();
-        verdicts.sort_by_key(|(held, ..)| *held == Held::There);
+        verdicts.sort_by_key(|(held, ..)| *held == HeldBy::Peer);
         assert_eq!(
             verdicts,
-            [(Held::Here, number, false), (Held::Here, number, false), (Held::There, number, differs)]
+            [(HeldBy::ThisNode, number, false), (HeldBy::ThisNode, number, false), (HeldBy::Peer, number, differs)]
         );
         assert!(bench.agrees(0, 1));
     }

@@ -8,7 +8,7 @@ use crate::sim::rng::Rng;
 use crate::sim::shard::{Cached, Place, flow};
 use crate::wire::HEADER_BYTES;
 
-const ID: ReplicaId = ReplicaId { node: 1, stream: 0, of: 1 };
+const ID: ReplicaId = ReplicaId { node: 1, stream: 0, streams: 1 };
 
 /// A stream, its replica, and what came of it.
 struct Bench {
@@ -197,7 +197,7 @@ fn an_acknowledgement_is_due_after_5_ms_32_batches_or_a_gap() {
     bench.receive_batch(1, |_| {});
     assert_eq!(bench.receive.ack_due, Some(ACK_MS));
     bench.receive_batch(3, |_| {});
-    assert_eq!(bench.receive.ack_due, Some(GAP_MS));
+    assert_eq!(bench.receive.ack_due, Some(REORDER_WINDOW_MS));
     bench.receive.acknowledged(0);
     assert_eq!(bench.receive.ack_due, Some(GAP_REPEAT_MS));
     (4..4 + u64::from(ACK_BATCHES)).for_each(|seq| bench.receive_batch(seq, |_| {}));

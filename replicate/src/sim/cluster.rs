@@ -314,7 +314,8 @@ impl Cluster {
             let received = peer.received.get(usize::from(stream))?;
             let mut told: Vec<_> = shard.cache.values().map(|cached| cached.bytes.as_slice()).collect();
             told.sort_unstable();
-            let held = replica.host.replicas.get(&ReplicaId { node, stream, of }).map(|replica| replica.contents());
+            let held =
+                replica.host.replicas.get(&ReplicaId { node, stream, streams: of }).map(|replica| replica.contents());
             if received.unknown > 0 || received.behind > 0 || held.as_ref() != Some(&told) {
                 let mut what = format!("stream {stream}: {} told, {:?} held", told.len(), held.map(|held| held.len()));
                 let _ = write!(what, "\n{received:?}\n{:?}", source.node.status(self.time(at)));

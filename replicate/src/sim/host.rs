@@ -52,11 +52,11 @@ impl SimReplica {
 }
 
 impl Replica for SimReplica {
-    fn put_flow(&mut self, flow: &FlowView<'_>, entry: &Entry<'_>) -> Result<(), Full> {
+    fn insert_flow(&mut self, flow: &FlowView<'_>, entry: &Entry<'_>) -> Result<(), Full> {
         self.put(flow.id.unwrap_or(0), flow.key(), entry)
     }
 
-    fn put_expect(&mut self, expect: &ExpectView<'_>, entry: &Entry<'_>) -> Result<(), Full> {
+    fn insert_expect(&mut self, expect: &ExpectView<'_>, entry: &Entry<'_>) -> Result<(), Full> {
         self.put(expect.id.unwrap_or(0), None, entry)
     }
 
@@ -70,12 +70,12 @@ impl Replica for SimReplica {
         self.entries.remove(&(EXPECTATIONS, id));
     }
 
-    fn begin(&mut self, bucket: u16) {
+    fn mark_bucket(&mut self, bucket: u16) {
         let entries = self.entries.range_mut((bucket, 0)..=(bucket, u32::MAX));
         entries.flat_map(|(_, held)| held).for_each(|held| held.is_marked = true);
     }
 
-    fn end(&mut self, bucket: u16) -> u64 {
+    fn purge_marked(&mut self, bucket: u16) -> u64 {
         let before = self.bucket(bucket).count();
         for (_, entries) in self.entries.range_mut((bucket, 0)..=(bucket, u32::MAX)) {
             entries.retain(|held| !held.is_marked);
@@ -134,15 +134,15 @@ impl Host for SimHost {
         self.replicas.entry(id).or_insert_with(|| SimReplica { room, ..SimReplica::default() })
     }
 
-    fn forget(&mut self, id: ReplicaId) {
+    fn drop_replica(&mut self, id: ReplicaId) {
         self.replicas.remove(&id);
     }
 
-    fn tell_buckets(&mut self, stream: u16, buckets: &BucketSet) {
+    fn schedule_buckets(&mut self, stream: u16, buckets: &BucketSet) {
         self.buckets_asked.push((stream, *buckets));
     }
 
-    fn tell_digests(&mut self, stream: u16, number: u64) {
+    fn schedule_digests(&mut self, stream: u16, number: u64) {
         self.digests_asked.push((stream, number));
     }
 

@@ -32,7 +32,7 @@ pub(super) static ROLE: Verb = Verb {
 
 fn role(verb: &'static Verb, rest: &[OsString]) -> Result<Command, Usage> {
     let given = Given::read(verb, rest)?;
-    let role = given.slot(0).and_then(Role::named);
+    let role = given.slot(0).and_then(Role::from_name);
     let ask = Ask::Role { role, json: given.option("json").is_some() };
     Ok(Command::Control(Control { reach: reach(&given)?, ask }))
 }
