@@ -88,7 +88,7 @@ impl Pair {
     pub fn seal(&mut self, batches: Vec<Payload>) -> Vec<Vec<u8>> {
         let now = self.now();
         for batch in batches {
-            self.primary.node.tell(now, batch, &mut self.primary.world);
+            self.primary.node.send_batch(now, batch, &mut self.primary.world);
         }
         std::mem::take(&mut self.primary.world.sent)
     }

@@ -117,7 +117,7 @@ impl Giver {
         }
         let sweep = match self.sweep {
             Some(Sweep::All) => self.sweep.take(),
-            Some(Sweep::UnconfirmedSince(_)) if handed.is_empty() && node.is_in_step() => self.sweep.take(),
+            Some(Sweep::UnconfirmedSince(_)) if handed.is_empty() && node.is_in_sync() => self.sweep.take(),
             _ => None,
         };
         if handed.is_empty() && sweep.is_none() {
@@ -128,7 +128,7 @@ impl Giver {
     }
 
     fn look(&mut self, node: &Node, replicas: &mut HashMap<ReplicaId, Replica>, now: Instant) {
-        if node.hears_any() {
+        if node.has_live_peer() {
             self.live = now;
             if std::mem::take(&mut self.withdrawn) {
                 self.confirm(replicas, now);

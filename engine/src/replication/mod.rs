@@ -94,7 +94,7 @@ impl ReplicationStatus {
 
     /// The peers that have proven who they are.
     pub(crate) fn met(&self) -> impl Iterator<Item = &PeerStatus> {
-        self.node.peers.iter().filter(|peer| peer.standing != PeerState::Unproven)
+        self.node.peers.iter().filter(|peer| peer.state != PeerState::Unproven)
     }
 
     /// Buckets that a peer has yet to tell; in alarm mode nothing is ever known for sure, and what is not told expires.

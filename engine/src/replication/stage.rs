@@ -262,13 +262,13 @@ impl Stage {
             let mut taken = 0;
             while taken < TURN_BATCHES {
                 let Some(hearer) = self.world.hearers.get(index) else { break };
-                if !self.node.can_take(now, stream) {
+                if !self.node.is_window_open(now, stream) {
                     self.deferred += u64::from(!hearer.batches.is_empty());
                     break;
                 }
                 let Ok(payload) = hearer.batches.try_recv() else { break };
                 taken += 1;
-                self.node.tell(now, payload, &mut self.world);
+                self.node.send_batch(now, payload, &mut self.world);
             }
             if taken > 0 {
                 self.world.hearers.get(index).into_iter().for_each(Hearer::feed);
@@ -291,9 +291,9 @@ impl Stage {
                 let Some((origin, bytes)) = world.links.next(token, poll.registry(), world.now, buffer) else { break };
                 let datagram = buffer.get_mut(..bytes).unwrap_or_default();
                 let from = Address { peer: origin.address.into(), link: origin.link };
-                let before = node.opened();
+                let before = node.datagrams_opened();
                 node.receive(now, from, datagram, world);
-                if node.opened() > before {
+                if node.datagrams_opened() > before {
                     world.links.heard(origin, world.now);
                 }
             }
@@ -316,8 +316,8 @@ impl Stage {
                     }
                     reply.tell(shown);
                 }
-                Request::Bulk => self.node.bulk(&mut self.world),
-                Request::AskAll => self.node.ask_all(now, &mut self.world),
+                Request::Bulk => self.node.bulk_send(&mut self.world),
+                Request::AskAll => self.node.request_from_all(now, &mut self.world),
                 Request::Verify(number) => self.node.verify(now, number, &mut self.world),
                 Request::FlushExternal => self.node.flush_external(now, &mut self.world),
                 Request::FlushAbsent => self.node.flush_absent(now, &mut self.world),

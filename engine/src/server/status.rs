@@ -124,7 +124,7 @@ fn not_ready(totals: &Counts, stage: &Stage) -> Vec<String> {
 /// Why this node is not in sync with a peer.
 fn out_of_sync(peer: &PeerStatus, status: &ReplicationStatus) -> Option<String> {
     let name = &peer.name;
-    match peer.standing {
+    match peer.state {
         PeerState::Live => {}
         PeerState::Lost => return Some(format!("peer {name} is lost: not heard for {} s", peer.silent_ms / 1_000)),
         PeerState::Stopped => return Some(format!("peer {name} has stopped")),
@@ -156,7 +156,7 @@ fn gate(world: &mut World, totals: &Counts, stage: &Stage) -> Gate {
         waits.push("the internal cache is being compared with the kernel's table".to_owned());
     }
     if let Stage::Answers(status) = stage {
-        let live = status.met().filter(|peer| peer.standing == PeerState::Live);
+        let live = status.met().filter(|peer| peer.state == PeerState::Live);
         waits.extend(live.filter_map(|peer| unknown(peer, status)));
         if status.met().next().is_none() {
             waits.push("no peer has been met yet".to_owned());
@@ -237,7 +237,7 @@ fn external(status: &ReplicationStatus) -> Cache {
 
 fn source(status: &ReplicationStatus, totals: &Counts) -> Source {
     let node = &status.node;
-    let live = || node.peers.iter().filter(|peer| peer.standing == PeerState::Live);
+    let live = || node.peers.iter().filter(|peer| peer.state == PeerState::Live);
     let stream = |(stream, source): (u16, &SourceStatus)| {
         let behind = live().filter_map(|peer| peer.behind.get(usize::from(stream))).map(|(batches, _)| *batches).max();
         let kept = |oldest: u64| source.newest.saturating_add(1).saturating_sub(oldest);
@@ -279,7 +279,7 @@ fn peer(peer: &PeerStatus, report: &PeerReport) -> Peer {
         name: peer.name.clone(),
         node: format!("{:016x}", peer.node),
         epoch: peer.epoch.0,
-        standing: match peer.standing {
+        standing: match peer.state {
             PeerState::Unproven => "greeting",
             PeerState::Live => "live",
             PeerState::Lost => "lost",
@@ -339,10 +339,10 @@ fn refused(status: &ReplicationStatus) -> Refused {
         key: refusals.not_authentic,
         replayed: refusals.replayed,
         unproven: refusals.unproven,
-        epoch: refusals.epoch,
+        epoch: refusals.old_epoch,
         malformed: refusals.malformed + refusals.unknown_block,
-        namesake: refusals.namesake,
-        peers: refusals.peers,
+        namesake: refusals.duplicate_name,
+        peers: refusals.too_many_peers,
     }
 }
 

@@ -100,7 +100,7 @@ impl Steps {
             Some(Waiting::For(question)) => match question.poll(world).map_err(stage_silent)? {
                 Polled::Not(turn) => return Ok(Err(turn)),
                 Polled::Answer(status) => {
-                    let asked = status.node.streams.iter().any(|stream| stream.asked > 0);
+                    let asked = status.node.streams.iter().any(|stream| stream.scheduled > 0);
                     if matches!(self.steps.front(), Some(Step::OnItsWay)) && asked {
                         self.waiting = None;
                         return Ok(Err(Turn::Again(SERVER_LOOK)));

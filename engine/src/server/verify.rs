@@ -109,9 +109,8 @@ impl Peer {
     fn new(number: u64, peer: &PeerStatus) -> Self {
         let streams = Compared::all(number, peer.verdicts.iter().copied());
         let held = Compared::all(number, peer.received.iter().map(|stream| stream.verdict));
-        let answered = peer.standing == PeerState::Live
-            && streams.len() == peer.verdicts.len()
-            && held.len() == peer.received.len();
+        let answered =
+            peer.state == PeerState::Live && streams.len() == peer.verdicts.len() && held.len() == peer.received.len();
         Self { name: peer.name.clone(), answered, streams, held }
     }
 
@@ -124,7 +123,7 @@ impl Verdict {
     /// `entries` of each stream of this node.
     fn new(number: u64, status: &ReplicationStatus, entries: impl Iterator<Item = u64>) -> Self {
         // One that never proved itself is nobody yet.
-        let met = status.node.peers.iter().filter(|peer| peer.standing != PeerState::Unproven);
+        let met = status.node.peers.iter().filter(|peer| peer.state != PeerState::Unproven);
         let peers: Vec<_> = met.map(|peer| Peer::new(number, peer)).collect();
         let source = |(stream, entries)| {
             let of = |peer: &Peer| {
@@ -143,7 +142,7 @@ impl Verdict {
 
 /// Whether every live peer has answered. Nobody else will.
 fn is_answered(number: u64, status: &ReplicationStatus) -> bool {
-    let live = status.node.peers.iter().filter(|peer| peer.standing == PeerState::Live);
+    let live = status.node.peers.iter().filter(|peer| peer.state == PeerState::Live);
     live.map(|peer| Peer::new(number, peer)).all(|peer| peer.answered)
 }
 

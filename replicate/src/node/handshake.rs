@@ -21,7 +21,7 @@ use crate::wire::{Header, VERSION};
 
 impl Node {
     /// Hears a hello of an epoch above the greatest proven one. Whether it is proven now.
-    pub(super) fn meet(
+    pub(super) fn on_unproven_hello(
         &mut self,
         now: Time,
         from: Address,
@@ -32,26 +32,26 @@ impl Node {
     ) -> bool {
         let names_us = to.epoch == self.epoch;
         let (node, epoch) = (header.node, header.epoch);
-        if let Some(reason) = self.objection(hello) {
-            self.refuse(node, epoch, reason, Destination::Address(from), host);
+        if let Some(reason) = self.refusal_reason(hello) {
+            self.send_bye(node, epoch, reason, Destination::Address(from), host);
             if names_us {
                 self.hold_refused(now, from, header, hello, reason, host);
             }
             return false;
         }
-        let Some(index) = self.peer_or_new(now, from, node, hello.name, host) else { return false };
+        let Some(index) = self.find_or_add_peer(now, from, node, hello.name, host) else { return false };
         if !names_us {
             let proven = self.peers.get(index).map_or(Epoch::NONE, |peer| peer.epoch);
             self.answer_hello(node, epoch, proven, Destination::Address(from), host);
             return false;
         }
-        self.prove(now, from, index, header, hello, host);
-        self.greet(index, host);
+        self.mark_proven(now, from, index, header, hello, host);
+        self.send_hello_to_peer(index, host);
         true
     }
 
     /// Why a node that says this hello is refused.
-    fn objection(&self, hello: &Hello<'_>) -> Option<Reason> {
+    fn refusal_reason(&self, hello: &Hello<'_>) -> Option<Reason> {
         if !(hello.version_lowest..=hello.version_highest).contains(&VERSION) {
             return Some(Reason::Version);
         }
@@ -68,7 +68,7 @@ impl Node {
         reason: Reason,
         host: &mut impl Host,
     ) {
-        let Some(index) = self.peer_or_new(now, from, header.node, hello.name, host) else { return };
+        let Some(index) = self.find_or_add_peer(now, from, header.node, hello.name, host) else { return };
         if let Some(peer) = self.peers.get_mut(index) {
             peer.state = PeerState::Refused(reason);
         }
@@ -83,13 +83,20 @@ impl Node {
     }
 
     /// The peer of this node id; a new one where there is room, or where one that was never proven makes some.
-    fn peer_or_new(&mut self, now: Time, from: Address, node: u64, name: &str, host: &mut impl Host) -> Option<usize> {
+    fn find_or_add_peer(
+        &mut self,
+        now: Time,
+        from: Address,
+        node: u64,
+        name: &str,
+        host: &mut impl Host,
+    ) -> Option<usize> {
         if let Some(index) = self.peer_index(node) {
             return Some(index);
         }
         if self.peers.len() >= PEERS_MAX {
             let Some(greeting) = self.peers.iter().position(|peer| peer.epoch == Epoch::NONE) else {
-                self.counters.refusals.peers += 1;
+                self.counters.refusals.too_many_peers += 1;
                 self.note(now, Note::TooManyPeers { from }, host);
                 return None;
             };
@@ -100,7 +107,7 @@ impl Node {
     }
 
     /// Takes the epoch of a peer as proven: it is live, and all of it is unknown.
-    fn prove(
+    fn mark_proven(
         &mut self,
         now: Time,
         from: Address,
@@ -112,7 +119,7 @@ impl Node {
         let (mode, held_back_bytes) = (self.config.mode, self.config.held_back_bytes);
         let Some(peer) = self.peers.get_mut(index) else { return };
         let of = hello.streams.clamp(1, STREAMS_MAX);
-        replace_streams(peer, of, host);
+        replace_replicas(peer, of, host);
         peer.name = hello.name.into();
         peer.epoch = header.epoch;
         peer.state = PeerState::Live;
@@ -134,8 +141,8 @@ impl Node {
 
     /// Hears an epoch below the greatest proven one of its node: a recording, a node whose clock went back, or a second
     /// node of the same name. Answers at most once a second.
-    pub(super) fn hear_refused_epoch(&mut self, now: Time, from: Address, header: &Header, host: &mut impl Host) {
-        self.counters.refusals.epoch += 1;
+    pub(super) fn on_refused_epoch(&mut self, now: Time, from: Address, header: &Header, host: &mut impl Host) {
+        self.counters.refusals.old_epoch += 1;
         let Some(index) = self.peer_index(header.node) else { return };
         let Some(peer) = self.peers.get_mut(index) else { return };
         if peer.answered_ms.is_some_and(|answered_ms| now.mono_ms < answered_ms + HELLO_MS) {
@@ -145,7 +152,7 @@ impl Node {
         let (is_elsewhere, proven) = (peer.is_live() && peer.at.peer != from.peer, peer.epoch);
         let to = Destination::Address(from);
         if is_elsewhere {
-            self.refuse(header.node, header.epoch, Reason::NameTaken, to, host);
+            self.send_bye(header.node, header.epoch, Reason::NameTaken, to, host);
         } else {
             self.answer_hello(header.node, header.epoch, proven, to, host);
         }
@@ -153,7 +160,7 @@ impl Node {
 
     /// Hears a node that has this one's name. It may be this one's own last run, or a recording of it, so nothing is
     /// said to the operator before the other one says so to this run.
-    pub(super) fn hear_namesake(
+    pub(super) fn on_duplicate_name(
         &mut self,
         now: Time,
         from: Address,
@@ -161,11 +168,11 @@ impl Node {
         to: &Addressee,
         host: &mut impl Host,
     ) {
-        self.counters.refusals.namesake += 1;
+        self.counters.refusals.duplicate_name += 1;
         if to.epoch == self.epoch {
             self.note(now, Note::NameTaken { name: self.config.name.clone(), from }, host);
         } else {
-            self.refuse(header.node, header.epoch, Reason::NameTaken, Destination::Address(from), host);
+            self.send_bye(header.node, header.epoch, Reason::NameTaken, Destination::Address(from), host);
         }
     }
 
@@ -185,7 +192,7 @@ impl Node {
     }
 
     /// Hears that somebody takes leave or refuses this run.
-    pub(super) fn hear_bye(&mut self, now: Time, from: Address, header: &Header, reason: Reason, host: &mut impl Host) {
+    pub(super) fn on_bye(&mut self, now: Time, from: Address, header: &Header, reason: Reason, host: &mut impl Host) {
         let index = self.peer_index(header.node);
         let peer = index.and_then(|index| self.peers.get_mut(index));
         if reason == Reason::Stopped {
@@ -208,7 +215,7 @@ impl Node {
 
 /// Decides which replicas of a peer stay that now has `of` streams: those of as many streams, which may still be right;
 /// and of others those that were complete last, until the new ones are.
-fn replace_streams(peer: &mut Peer, of: u16, host: &mut impl Host) {
+fn replace_replicas(peer: &mut Peer, of: u16, host: &mut impl Host) {
     let Ok(had @ 1..) = u16::try_from(peer.streams.len()) else { return };
     if had == of {
         return;

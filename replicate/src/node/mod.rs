@@ -84,7 +84,7 @@ impl Config {
 
 /// An operator's wish to compare, until all peers answered.
 #[derive(Debug)]
-struct Verify {
+struct Verification {
     number: u64,
     until_ms: u64,
     due_ms: u64,
@@ -97,7 +97,7 @@ pub struct Node {
     epoch: Epoch,
     role: Role,
     /// Since when what absent peers held is this node's; monotonic.
-    inherited_ms: Option<u64>,
+    absent_flushed_ms: Option<u64>,
     sealer: Sealer,
     /// The last control message's seq.
     control_seq: u64,
@@ -107,13 +107,13 @@ pub struct Node {
     peers: Vec<Peer>,
     hello_due: u64,
     heads_due: u64,
-    verify: Option<Verify>,
+    verify: Option<Verification>,
     /// In alarm mode, what is told again.
     refresh: BucketCycle,
     /// In alarm mode, what expires.
     sweep: BucketCycle,
-    said: RecentNotes,
-    opened: u64,
+    recent_notes: RecentNotes,
+    datagrams_opened: u64,
     counters: Counters,
     /// The buffer that control messages are written into.
     scratch: Vec<u8>,
@@ -136,7 +136,7 @@ impl Node {
             id: node_id(&config.name),
             epoch: config.epoch,
             role: Role::None,
-            inherited_ms: None,
+            absent_flushed_ms: None,
             sealer: Sealer::new(config.key.clone()),
             control_seq: 0,
             hlc_ms: now.wall_ms,
@@ -148,8 +148,8 @@ impl Node {
             verify: None,
             refresh: BucketCycle::new(config.refresh_ms, now.mono_ms),
             sweep: BucketCycle::new(config.cache_timeout_ms, now.mono_ms),
-            said: RecentNotes::default(),
-            opened: 0,
+            recent_notes: RecentNotes::default(),
+            datagrams_opened: 0,
             counters: Counters::default(),
             scratch: Vec::new(),
             config,
@@ -170,8 +170,8 @@ impl Node {
 
     /// Datagrams that opened so far: whoever sent them has the key. One that came before may be among them, or not.
     #[must_use]
-    pub fn opened(&self) -> u64 {
-        self.opened
+    pub fn datagrams_opened(&self) -> u64 {
+        self.datagrams_opened
     }
 
     /// HLC time: the wall clock's, but never before what was seen of a peer; milliseconds since 1970.
@@ -183,7 +183,7 @@ impl Node {
     /// Whether the window of `stream` is open: its shard may hand over a batch. If not, deltas wait in the shard, where
     /// the newest state of a flow takes the place of older ones.
     #[must_use]
-    pub fn can_take(&self, now: Time, stream: u16) -> bool {
+    pub fn is_window_open(&self, now: Time, stream: u16) -> bool {
         let Some(source) = self.streams.get(usize::from(stream)) else { return false };
         let behind = self.peers.iter().map(|peer| peer.window_bytes_used(now.mono_ms, stream, source.charged_bytes));
         behind.max().unwrap_or(0) < self.config.window_bytes as u64
@@ -191,8 +191,8 @@ impl Node {
 
     /// Tells all peers the next batch of a stream. While none is live it is kept for one that is lost, if what it missed so
     /// far is there too; else only what it touched is noted: a peer that comes later asks for the buckets.
-    pub fn tell(&mut self, now: Time, payload: Payload, host: &mut impl Host) {
-        self.tell_time(now, payload.time_ms);
+    pub fn send_batch(&mut self, now: Time, payload: Payload, host: &mut impl Host) {
+        self.advance_hlc(now, payload.time_ms);
         let stream = payload.stream;
         let Some(source) = self.streams.get_mut(usize::from(stream)) else { return };
         let seq = source.append_batch(&payload);
@@ -200,7 +200,7 @@ impl Node {
         let header = Header { kind: Kind::Batch, cipher, stream, node: self.id, epoch, seq };
         let mut datagram = payload.bytes;
         let is_heard = self.peers.iter().any(Peer::is_live);
-        let is_kept = is_heard || self.reaches_back(stream, seq);
+        let is_kept = is_heard || self.lost_peer_can_resume(stream, seq);
         if !is_kept || self.sealer.seal(&header, &mut datagram).is_none() {
             self.resend.clear(stream);
             self.counters.batches_unsent += 1;
@@ -229,7 +229,7 @@ impl Node {
 
     /// Whether a lost peer that comes back could go on where it was, with the batches of a stream that are kept and `seq`,
     /// the next one.
-    fn reaches_back(&self, stream: u16, seq: u64) -> bool {
+    fn lost_peer_can_resume(&self, stream: u16, seq: u64) -> bool {
         let oldest = self.resend.oldest(stream).unwrap_or(seq);
         let lost = self.peers.iter().filter(|peer| peer.may_request_resend() && !peer.is_live());
         let mut reached = lost.filter_map(|peer| peer.acked.get(usize::from(stream)));
@@ -238,20 +238,20 @@ impl Node {
 
     /// Does what is due. Early or late calls do no harm.
     pub fn tick(&mut self, now: Time, host: &mut impl Host) {
-        self.tell_time(now, 0);
-        self.lose_silent(now, host);
+        self.advance_hlc(now, 0);
+        self.mark_silent_peers_lost(now, host);
         if now.mono_ms >= self.hello_due {
             self.hello_due = now.mono_ms + HELLO_MS;
-            self.say_hello(host);
+            self.send_hello(host);
         }
         if now.mono_ms >= self.heads_due {
-            self.say_heads(now, host);
+            self.send_heads(now, host);
         }
         for peer in 0..self.peers.len() {
-            self.acknowledge(now, peer, host);
+            self.send_due_acks(now, peer, host);
         }
         if self.verify.as_ref().is_some_and(|verify| now.mono_ms >= verify.due_ms) {
-            self.say_verify(now, host);
+            self.send_verify(now, host);
         }
         if self.config.mode.expires() {
             self.refresh_and_sweep(now, host);
@@ -275,7 +275,7 @@ impl Node {
     /// Sets what it does for traffic, and tells its peers.
     pub fn set_role(&mut self, now: Time, role: Role) {
         self.role = role;
-        self.inherited_ms = None;
+        self.absent_flushed_ms = None;
         self.hello_due = now.mono_ms;
     }
 
@@ -287,15 +287,15 @@ impl Node {
 
     /// Whether any peer is live.
     #[must_use]
-    pub fn hears_any(&self) -> bool {
+    pub fn has_live_peer(&self) -> bool {
         self.peers.iter().any(Peer::is_live)
     }
 
     /// Whether a peer is live, and of those that are everything is known.
     #[must_use]
-    pub fn is_in_step(&self) -> bool {
+    pub fn is_in_sync(&self) -> bool {
         let known = |peer: &Peer| !peer.streams.is_empty() && peer.streams.iter().all(ReceiveStream::is_in_sync);
-        self.hears_any() && self.peers.iter().filter(|peer| peer.is_live()).all(known)
+        self.has_live_peer() && self.peers.iter().filter(|peer| peer.is_live()).all(known)
     }
 
     /// The names of the live peers that do as this node does: two primaries, unless that is what the operator wants.
@@ -304,73 +304,73 @@ impl Node {
     }
 
     /// The operator wants everything from all peers again.
-    pub fn ask_all(&mut self, now: Time, host: &mut impl Host) {
+    pub fn request_from_all(&mut self, now: Time, host: &mut impl Host) {
         for peer in 0..self.peers.len() {
-            self.ask(now, peer, host);
+            self.request_from_peer(now, peer, host);
         }
     }
 
     /// The operator wants everything told to all peers again.
-    pub fn bulk(&mut self, host: &mut impl Host) {
+    pub fn bulk_send(&mut self, host: &mut impl Host) {
         for stream in 0..self.config.streams {
-            self.tell_all(stream, &BucketSet::all_of(stream), host);
+            self.bulk_send_buckets(stream, &BucketSet::all_of(stream), host);
         }
     }
 
     /// The operator wants to know whether replicas and sources agree, this node's and its peers'. Answers come as
     /// [`Note::Verdict`] under `number`, which is not 0, and stand in the status.
     pub fn verify(&mut self, now: Time, number: u64, host: &mut impl Host) {
-        self.verify = Some(Verify { number, until_ms: now.mono_ms + VERIFY_MS, due_ms: now.mono_ms });
-        self.say_verify(now, host);
+        self.verify = Some(Verification { number, until_ms: now.mono_ms + VERIFY_MS, due_ms: now.mono_ms });
+        self.send_verify(now, host);
     }
 
     /// The operator wants the replicas emptied. What the peers have is asked for again.
     pub fn flush_external(&mut self, now: Time, host: &mut impl Host) {
-        self.empty(now, |_| true, host);
+        self.empty_replicas(now, |_| true, host);
     }
 
     /// The same of the replicas of peers that are not live: what they held is this node's now, and goes on without them.
     /// Likewise of those that turn out not to have been, as they are not heard any more from here on.
     pub fn flush_absent(&mut self, now: Time, host: &mut impl Host) {
-        self.inherited_ms = Some(now.mono_ms);
-        self.empty(now, |peer| !peer.is_live(), host);
+        self.absent_flushed_ms = Some(now.mono_ms);
+        self.empty_replicas(now, |peer| !peer.is_live(), host);
     }
 
-    fn empty(&mut self, now: Time, whose: impl Fn(&Peer) -> bool, host: &mut impl Host) {
+    fn empty_replicas(&mut self, now: Time, whose: impl Fn(&Peer) -> bool, host: &mut impl Host) {
         for index in 0..self.peers.len() {
             if !self.peers.get(index).is_some_and(&whose) {
                 continue;
             }
-            self.forget_before(index, host);
+            self.drop_old_replicas(index, host);
             if let Some(peer) = self.peers.get(index) {
                 for stream in &peer.streams {
                     host.replica(stream.id).clear();
                 }
             }
-            self.ask(now, index, host);
+            self.request_from_peer(now, index, host);
         }
     }
 
     /// Takes leave of all peers. Nothing is to be called after it.
     pub fn stop(&mut self, host: &mut impl Host) {
         for index in 0..self.peers.len() {
-            self.say_bye(index, host);
+            self.send_stopped(index, host);
         }
     }
 
     /// Brings HLC time forward to what the clock or somebody else says.
-    fn tell_time(&mut self, now: Time, seen_ms: u64) {
+    fn advance_hlc(&mut self, now: Time, seen_ms: u64) {
         self.hlc_ms = self.hlc_ms.max(now.wall_ms).max(seen_ms);
     }
 
     fn note(&mut self, now: Time, note: Note, host: &mut impl Host) {
-        if self.said.admit(&note, now.mono_ms) {
+        if self.recent_notes.admit(&note, now.mono_ms) {
             host.note(note);
         }
     }
 
-    fn lose_silent(&mut self, now: Time, host: &mut impl Host) {
-        let inherited_ms = self.inherited_ms;
+    fn mark_silent_peers_lost(&mut self, now: Time, host: &mut impl Host) {
+        let inherited_ms = self.absent_flushed_ms;
         let mut inherited = Vec::new();
         for peer in self.peers.iter_mut().filter(|peer| peer.is_overdue(now.mono_ms)) {
             peer.state = PeerState::Lost;
@@ -380,12 +380,12 @@ impl Node {
             }
         }
         if !inherited.is_empty() {
-            self.empty(now, |peer| inherited.contains(&peer.node), host);
+            self.empty_replicas(now, |peer| inherited.contains(&peer.node), host);
         }
     }
 
     /// Has the shard tell the buckets that it was not asked for already.
-    fn tell_all(&mut self, stream: u16, buckets: &BucketSet, host: &mut impl Host) {
+    fn bulk_send_buckets(&mut self, stream: u16, buckets: &BucketSet, host: &mut impl Host) {
         let Some(source) = self.streams.get_mut(usize::from(stream)) else { return };
         let ask = source.schedule_wanted(buckets, u64::MAX);
         if !ask.is_empty() {
@@ -397,7 +397,7 @@ impl Node {
         let refreshed: BucketSet = self.refresh.due_buckets(now.mono_ms).collect();
         if !refreshed.is_empty() {
             for stream in 0..self.config.streams {
-                self.tell_all(stream, &refreshed, host);
+                self.bulk_send_buckets(stream, &refreshed, host);
             }
         }
         for bucket in self.sweep.due_buckets(now.mono_ms) {
@@ -408,7 +408,7 @@ impl Node {
     }
 
     /// Gives up the replicas of the streams that a peer had before.
-    fn forget_before(&mut self, peer: usize, host: &mut impl Host) {
+    fn drop_old_replicas(&mut self, peer: usize, host: &mut impl Host) {
         let Some(peer) = self.peers.get_mut(peer) else { return };
         if let Some(of) = peer.old_stream_count.take() {
             for stream in 0..of {
@@ -418,8 +418,8 @@ impl Node {
     }
 
     /// Ends the operator's verification once all live peers answered for all streams, there and here.
-    fn end_verify(&mut self, now: Time) {
-        let Some(Verify { number, until_ms, .. }) = self.verify else { return };
+    fn finish_verify(&mut self, now: Time) {
+        let Some(Verification { number, until_ms, .. }) = self.verify else { return };
         let answered = self.peers.iter().filter(|peer| peer.is_live()).all(|peer| {
             let here = peer.streams.iter().map(|stream| stream.verdict);
             let there = peer.acked.iter().map(|acked| acked.verdict);

@@ -14,7 +14,7 @@ use crate::wire::{Header, HeaderError, Kind};
 impl Node {
     /// Takes a received datagram; it is opened where it is. Whatever it is, it is acted on or counted, never more.
     pub fn receive(&mut self, now: Time, from: Address, datagram: &mut [u8], host: &mut impl Host) {
-        self.tell_time(now, 0);
+        self.advance_hlc(now, 0);
         let header = match Header::parse(datagram) {
             Ok(header) => header,
             Err(HeaderError::Foreign) => {
@@ -47,7 +47,7 @@ impl Node {
     ) -> Option<&'a [u8]> {
         match self.sealer.open(header, datagram) {
             Ok(body) => {
-                self.opened += 1;
+                self.datagrams_opened += 1;
                 Some(body)
             }
             Err(OpenError::Cipher) => {
@@ -74,21 +74,21 @@ impl Node {
         };
         if stream.is_missing(now.mono_ms, header.seq) {
             let Some(body) = self.open(now, from, header, datagram, host) else { return };
-            self.hear(now, from, index, host);
+            self.mark_live(now, from, index, host);
             let mut found = Outcome::default();
             let peer = self.peers.get_mut(index);
             if let Some(stream) = peer.and_then(|peer| peer.streams.get_mut(usize::from(header.stream))) {
                 stream.accept_batch(now.mono_ms, header.seq, body, host.replica(stream.id), &mut found);
                 let time_ms = stream.time_ms;
-                self.tell_time(now, time_ms);
+                self.advance_hlc(now, time_ms);
             }
-            self.report(now, index, header.stream, found, host);
+            self.report_outcome(now, index, header.stream, found, host);
         }
-        self.acknowledge(now, index, host);
+        self.send_due_acks(now, index, host);
     }
 
     /// A peer is heard: it is live, wherever it speaks from.
-    fn hear(&mut self, now: Time, from: Address, index: usize, host: &mut impl Host) {
+    fn mark_live(&mut self, now: Time, from: Address, index: usize, host: &mut impl Host) {
         let Some(peer) = self.peers.get_mut(index) else { return };
         (peer.at, peer.last_received_ms) = (from, now.mono_ms);
         if peer.state != PeerState::Live {
@@ -98,7 +98,7 @@ impl Node {
     }
 
     /// Tells its peer and the operator what came of some batches.
-    fn report(&mut self, now: Time, index: usize, stream: u16, found: Outcome, host: &mut impl Host) {
+    fn report_outcome(&mut self, now: Time, index: usize, stream: u16, found: Outcome, host: &mut impl Host) {
         let Some(peer) = self.peers.get_mut(index) else { return };
         let is_news = !peer.in_sync_reported && peer.is_in_sync();
         peer.in_sync_reported |= is_news;
@@ -109,7 +109,7 @@ impl Node {
         let name = peer.name.clone();
         if is_news {
             host.note(Note::InSync { name: name.clone() });
-            self.forget_before(index, host);
+            self.drop_old_replicas(index, host);
         }
         if let Some(seq) = found.malformed_seq {
             self.note(now, Note::Malformed { name: name.clone(), stream, seq }, host);
@@ -118,9 +118,9 @@ impl Node {
             self.note(now, Note::Full { name: name.clone(), stream }, host);
         }
         for verdict in found.verdicts {
-            self.say_verdict(index, &verdict, host);
+            self.send_verdict(index, &verdict, host);
             self.note_verdict(&name, HeldBy::ThisNode, &verdict, host);
-            self.end_verify(now);
+            self.finish_verify(now);
         }
     }
 
@@ -155,28 +155,28 @@ impl Node {
             return;
         }
         let Some(body) = self.open(now, from, header, datagram, host) else { return };
-        let Some((to, blocks)) = self.read(now, header, body, host) else { return };
+        let Some((to, blocks)) = self.read_control(now, header, body, host) else { return };
         if to.node != 0 && to.node != self.id {
             return; // another one's, by a group
         }
         if header.node == self.id {
-            self.hear_namesake(now, from, header, &to, host);
+            self.on_duplicate_name(now, from, header, &to, host);
             return;
         }
         if header.epoch < proven {
-            self.hear_refused_epoch(now, from, header, host);
-            self.heed_newest(now, &to, &blocks, host);
+            self.on_refused_epoch(now, from, header, host);
+            self.raise_epoch_if_newer_known(now, &to, &blocks, host);
             return;
         }
-        if header.epoch > proven && !self.hear_stranger(now, from, header, &to, blocks.clone(), host) {
+        if header.epoch > proven && !self.on_unproven_message(now, from, header, &to, blocks.clone(), host) {
             return;
         }
         let Some(index) = self.peer_index(header.node) else { return };
-        self.hear_peer(now, from, index, header, &to, blocks, host);
+        self.on_proven_message(now, from, index, header, &to, blocks, host);
     }
 
     /// The addressee and blocks of a message, all of which were seen to parse; one that does not is dropped whole.
-    fn read<'a>(
+    fn read_control<'a>(
         &mut self,
         now: Time,
         header: &Header,
@@ -199,7 +199,7 @@ impl Node {
     }
 
     /// Hears an epoch that is not proven. Whether it is now.
-    fn hear_stranger(
+    fn on_unproven_message(
         &mut self,
         now: Time,
         from: Address,
@@ -208,22 +208,22 @@ impl Node {
         mut blocks: Blocks<'_>,
         host: &mut impl Host,
     ) -> bool {
-        self.heed_newest(now, to, &blocks, host);
+        self.raise_epoch_if_newer_known(now, to, &blocks, host);
         let said = blocks.find_map(|block| match block {
             Ok(Block::Hello(hello)) => Some(Ok(hello)),
             Ok(Block::Bye(reason)) => Some(Err(reason)),
             _ => None,
         });
         match said {
-            Some(Ok(hello)) => return self.meet(now, from, header, to, &hello, host),
-            Some(Err(reason)) if to.epoch == self.epoch => self.hear_bye(now, from, header, reason, host),
+            Some(Ok(hello)) => return self.on_unproven_hello(now, from, header, to, &hello, host),
+            Some(Err(reason)) if to.epoch == self.epoch => self.on_bye(now, from, header, reason, host),
             _ => self.counters.refusals.unproven += 1,
         }
         false
     }
 
     /// Raises this node's epoch if a message to this run knows a later one.
-    fn heed_newest(&mut self, now: Time, to: &Addressee, blocks: &Blocks<'_>, host: &mut impl Host) {
+    fn raise_epoch_if_newer_known(&mut self, now: Time, to: &Addressee, blocks: &Blocks<'_>, host: &mut impl Host) {
         for block in blocks.clone() {
             if let Ok(Block::Hello(Hello { newest, .. })) = block
                 && to.epoch == self.epoch
@@ -236,7 +236,7 @@ impl Node {
 
     /// Hears a peer in its proven epoch.
     #[allow(clippy::too_many_arguments)] // one message: when, from where, whose, to whom, what
-    fn hear_peer(
+    fn on_proven_message(
         &mut self,
         now: Time,
         from: Address,
@@ -246,10 +246,10 @@ impl Node {
         blocks: Blocks<'_>,
         host: &mut impl Host,
     ) {
-        self.heed_newest(now, to, &blocks, host);
+        self.raise_epoch_if_newer_known(now, to, &blocks, host);
         let Some(peer) = self.peers.get_mut(index) else { return };
         peer.replay_window.insert(header.seq);
-        self.tell_time(now, to.time_ms);
+        self.advance_hlc(now, to.time_ms);
         let is_to_this_run = to.epoch == self.epoch;
         let is_for_all = to.node == 0;
         let mut acked = None;
@@ -257,22 +257,22 @@ impl Node {
         let is_heeded = self.peers.get(index).is_some_and(Peer::is_accepted);
         for block in blocks.flatten() {
             match block {
-                Block::Hello(hello) => self.hear_hello(index, &hello, is_for_all, host),
+                Block::Hello(hello) => self.on_hello(index, &hello, is_for_all, host),
                 Block::Bye(reason) if is_to_this_run => {
                     stopped = true;
-                    self.hear_bye(now, from, header, reason, host);
+                    self.on_bye(now, from, header, reason, host);
                 }
                 _ if !is_heeded => {}
-                Block::Heads(heads) => self.hear_heads(now, index, heads.iter(), host),
+                Block::Heads(heads) => self.on_heads(now, index, heads.iter(), host),
                 _ if !is_to_this_run => {} // said to an earlier run
                 Block::Ack { stream, next, gaps } => {
                     let gaps = gaps.iter().map(|gap| (gap.from, gap.to));
-                    acked = self.hear_ack(now, index, stream, next, gaps, host).then_some((stream, next));
+                    acked = self.on_ack(now, index, stream, next, gaps, host).then_some((stream, next));
                 }
                 Block::Want { stream, digests_first, buckets } => {
                     // What is wanted goes with where its peer is: with an older message's, more would be told than lacks.
                     if let Some((_, next)) = acked.filter(|(of, _)| *of == stream) {
-                        self.hear_want(stream, next, digests_first, &buckets, host);
+                        self.on_want(stream, next, digests_first, &buckets, host);
                     }
                 }
                 Block::Skip { stream, resume_at: go_on, buckets } => {
@@ -281,32 +281,32 @@ impl Node {
                     if let Some(receive) = peer.and_then(|peer| peer.streams.get_mut(usize::from(stream))) {
                         receive.on_skip(now.mono_ms, go_on, &buckets, host.replica(receive.id), &mut found);
                     }
-                    self.report(now, index, stream, found, host);
+                    self.report_outcome(now, index, stream, found, host);
                 }
-                Block::Verify { number } => self.hear_verify(number, host),
-                Block::Verdict(verdict) => self.hear_verdict(now, index, verdict, host),
-                Block::Request => self.hear_ask(host),
+                Block::Verify { number } => self.on_verify(number, host),
+                Block::Verdict(verdict) => self.on_verdict(now, index, verdict, host),
+                Block::Request => self.on_request(host),
                 Block::Bye(_) => {}
             }
         }
         if is_heeded && !stopped {
-            self.hear(now, from, index, host);
-            self.acknowledge(now, index, host);
+            self.mark_live(now, from, index, host);
+            self.send_due_acks(now, index, host);
         }
     }
 
     /// A hello of a proven epoch: news of its role. One that is to this node by name and does not know its epoch is
     /// answered, so that it is proven there too.
-    fn hear_hello(&mut self, index: usize, hello: &Hello<'_>, is_for_all: bool, host: &mut impl Host) {
+    fn on_hello(&mut self, index: usize, hello: &Hello<'_>, is_for_all: bool, host: &mut impl Host) {
         let own_epoch = self.epoch;
         let Some(peer) = self.peers.get_mut(index) else { return };
         peer.role = hello.role;
         if !is_for_all && hello.newest != own_epoch {
-            self.greet(index, host);
+            self.send_hello_to_peer(index, host);
         }
     }
 
-    fn hear_heads(
+    fn on_heads(
         &mut self,
         now: Time,
         index: usize,
@@ -323,7 +323,7 @@ impl Node {
     }
 
     /// Whether the acknowledgement is the newest of its stream.
-    fn hear_ack(
+    fn on_ack(
         &mut self,
         now: Time,
         index: usize,
@@ -346,14 +346,14 @@ impl Node {
             } else if let Some(kept) = self.resend.get(stream, next) {
                 acked.charged_bytes = kept.bytes_before;
             }
-            self.trim(stream);
+            self.trim_resend_queue(stream);
         }
-        self.make_good(now, index, stream, next, gaps, host);
+        self.resend_gaps(now, index, stream, next, gaps, host);
         true
     }
 
     /// Drops the batches of `stream` that all have who may ask for any.
-    fn trim(&mut self, stream: u16) {
+    fn trim_resend_queue(&mut self, stream: u16) {
         let peers = self.peers.iter().filter(|peer| peer.may_request_resend());
         let acked = peers.filter_map(|peer| peer.acked.get(usize::from(stream)));
         if let Some(next) = acked.map(|acked| acked.next).min() {
@@ -361,7 +361,7 @@ impl Node {
         }
     }
 
-    fn hear_want(&mut self, stream: u16, next: u64, digests_first: bool, buckets: &BucketSet, host: &mut impl Host) {
+    fn on_want(&mut self, stream: u16, next: u64, digests_first: bool, buckets: &BucketSet, host: &mut impl Host) {
         let Some(source) = self.streams.get_mut(usize::from(stream)) else { return };
         if digests_first {
             if source.schedule_digests_for(next) {
@@ -375,7 +375,7 @@ impl Node {
         }
     }
 
-    fn hear_verify(&mut self, number: u64, host: &mut impl Host) {
+    fn on_verify(&mut self, number: u64, host: &mut impl Host) {
         for (stream, source) in (0..).zip(&mut self.streams) {
             if source.schedule_digests(number) {
                 host.schedule_digests(stream, number);
@@ -383,19 +383,19 @@ impl Node {
         }
     }
 
-    fn hear_verdict(&mut self, now: Time, index: usize, verdict: control::Verdict, host: &mut impl Host) {
+    fn on_verdict(&mut self, now: Time, index: usize, verdict: control::Verdict, host: &mut impl Host) {
         let Some(peer) = self.peers.get_mut(index) else { return };
         let Some(acked) = peer.acked.get_mut(usize::from(verdict.stream)) else { return };
         acked.verdict = Some(verdict);
         let name = peer.name.clone();
         self.note_verdict(&name, HeldBy::Peer, &verdict, host);
-        self.end_verify(now);
+        self.finish_verify(now);
     }
 
     /// Somebody wants everything told again.
-    fn hear_ask(&mut self, host: &mut impl Host) {
+    fn on_request(&mut self, host: &mut impl Host) {
         if self.config.mode.honours_request() {
-            self.bulk(host);
+            self.bulk_send(host);
         }
     }
 }

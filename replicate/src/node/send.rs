@@ -18,13 +18,13 @@ const ACK_BODY_BYTES: usize = 12 + 16 * GAPS_PER_ACK + 36;
 
 impl Node {
     /// Begins a message to `node` in its `epoch`; to every peer where both are none.
-    fn message(&mut self, node: u64, epoch: Epoch) -> ControlWriter {
+    fn new_message(&mut self, node: u64, epoch: Epoch) -> ControlWriter {
         let addressee = Addressee { node, epoch, time_ms: self.hlc_ms };
         ControlWriter::new(std::mem::take(&mut self.scratch), addressee, self.config.datagram_bytes)
     }
 
     /// Seals a message and sends it, unless there is nothing in it.
-    fn say(&mut self, to: Destination, message: ControlWriter, host: &mut impl Host) {
+    fn send_message(&mut self, to: Destination, message: ControlWriter, host: &mut impl Host) {
         let is_empty = message.is_empty();
         let mut datagram = message.bytes;
         if !is_empty {
@@ -39,7 +39,7 @@ impl Node {
         self.scratch = datagram;
     }
 
-    fn put_hello(&self, message: &mut ControlWriter, newest: Epoch) {
+    fn push_own_hello(&self, message: &mut ControlWriter, newest: Epoch) {
         message.push_hello(&Hello {
             version_lowest: VERSION,
             version_highest: VERSION,
@@ -53,32 +53,32 @@ impl Node {
     }
 
     /// Hello to everybody who may be there, and to each live peer by its epoch.
-    pub(super) fn say_hello(&mut self, host: &mut impl Host) {
-        let mut message = self.message(0, Epoch::NONE);
-        self.put_hello(&mut message, Epoch::NONE);
-        self.say(Destination::All, message, host);
+    pub(super) fn send_hello(&mut self, host: &mut impl Host) {
+        let mut message = self.new_message(0, Epoch::NONE);
+        self.push_own_hello(&mut message, Epoch::NONE);
+        self.send_message(Destination::All, message, host);
         for index in 0..self.peers.len() {
             if self.peers.get(index).is_some_and(Peer::is_live) {
-                self.greet(index, host);
+                self.send_hello_to_peer(index, host);
             }
         }
     }
 
     /// Hello and heads to a peer by its proven epoch; where nothing is resent, also the wish for everything until it
     /// begins to come.
-    pub(super) fn greet(&mut self, index: usize, host: &mut impl Host) {
+    pub(super) fn send_hello_to_peer(&mut self, index: usize, host: &mut impl Host) {
         let Some(peer) = self.peers.get(index) else { return };
         let mode = self.config.mode;
         let asks = mode.honours_request() && !mode.acknowledges();
         let asks = asks && !peer.streams.iter().all(ReceiveStream::has_bulk_started);
         let (node, at, epoch) = (peer.node, peer.at, peer.epoch);
-        let mut message = self.message(node, epoch);
-        self.put_hello(&mut message, epoch);
+        let mut message = self.new_message(node, epoch);
+        self.push_own_hello(&mut message, epoch);
         if asks {
             message.push_request();
         }
-        message.push_heads(&self.heads());
-        self.say(Destination::Peer { node, at }, message, host);
+        message.push_heads(&self.current_heads());
+        self.send_message(Destination::Peer { node, at }, message, host);
     }
 
     /// Hello to an epoch that is not proven, or not any more; tells the newest that is.
@@ -90,33 +90,33 @@ impl Node {
         to: Destination,
         host: &mut impl Host,
     ) {
-        let mut message = self.message(node, epoch);
-        self.put_hello(&mut message, newest);
-        self.say(to, message, host);
+        let mut message = self.new_message(node, epoch);
+        self.push_own_hello(&mut message, newest);
+        self.send_message(to, message, host);
     }
 
     /// Takes leave of a node, or refuses it.
-    pub(super) fn refuse(&mut self, node: u64, epoch: Epoch, reason: Reason, to: Destination, host: &mut impl Host) {
-        let mut message = self.message(node, epoch);
+    pub(super) fn send_bye(&mut self, node: u64, epoch: Epoch, reason: Reason, to: Destination, host: &mut impl Host) {
+        let mut message = self.new_message(node, epoch);
         message.bye(reason);
-        self.say(to, message, host);
+        self.send_message(to, message, host);
     }
 
-    pub(super) fn say_bye(&mut self, index: usize, host: &mut impl Host) {
+    pub(super) fn send_stopped(&mut self, index: usize, host: &mut impl Host) {
         let Some(peer) = self.peers.get(index).filter(|peer| peer.is_accepted()) else { return };
         let (node, at, epoch) = (peer.node, peer.at, peer.epoch);
-        self.refuse(node, epoch, Reason::Stopped, Destination::Peer { node, at }, host);
+        self.send_bye(node, epoch, Reason::Stopped, Destination::Peer { node, at }, host);
     }
 
     /// Stream, oldest seq kept, newest seq told.
-    fn heads(&self) -> Vec<(u16, u64, u64)> {
+    fn current_heads(&self) -> Vec<(u16, u64, u64)> {
         let streams = (0..).zip(&self.streams);
         let oldest = |stream, newest: u64| self.resend.oldest(stream).unwrap_or(newest.saturating_add(1));
         streams.map(|(stream, source)| (stream, oldest(stream, source.newest), source.newest)).collect()
     }
 
     /// Tells everybody how far each stream has come; soon again while somebody is behind.
-    pub(super) fn say_heads(&mut self, now: Time, host: &mut impl Host) {
+    pub(super) fn send_heads(&mut self, now: Time, host: &mut impl Host) {
         let live = || self.peers.iter().filter(|peer| peer.is_live());
         let behind = live().any(|peer| {
             let mut streams = self.streams.iter().zip(&peer.acked);
@@ -127,18 +127,18 @@ impl Node {
         if live().next().is_none() {
             return;
         }
-        let heads = self.heads();
+        let heads = self.current_heads();
         let mut rest = heads.as_slice();
         while !rest.is_empty() {
-            let mut message = self.message(0, Epoch::NONE);
+            let mut message = self.new_message(0, Epoch::NONE);
             let told = message.push_heads(rest);
             rest = rest.get(told.max(1)..).unwrap_or_default();
-            self.say(Destination::All, message, host);
+            self.send_message(Destination::All, message, host);
         }
     }
 
     /// Acknowledges the streams of a peer that are due, and wants what is unknown of them.
-    pub(super) fn acknowledge(&mut self, now: Time, index: usize, host: &mut impl Host) {
+    pub(super) fn send_due_acks(&mut self, now: Time, index: usize, host: &mut impl Host) {
         let is_due = |stream: &ReceiveStream| stream.ack_due.is_some_and(|due| now.mono_ms >= due);
         let Some(peer) = self.peers.get(index).filter(|peer| peer.is_live()) else { return };
         if !peer.streams.iter().any(is_due) {
@@ -146,11 +146,11 @@ impl Node {
         }
         let (node, at, epoch, streams) = (peer.node, peer.at, peer.epoch, peer.streams.len());
         let to = Destination::Peer { node, at };
-        let mut message = self.message(node, epoch);
+        let mut message = self.new_message(node, epoch);
         for stream in 0..streams {
             if !message.has_room(2, ACK_BODY_BYTES) {
-                let full = std::mem::replace(&mut message, self.message(node, epoch));
-                self.say(to, full, host);
+                let full = std::mem::replace(&mut message, self.new_message(node, epoch));
+                self.send_message(to, full, host);
             }
             let receive = self.peers.get_mut(index).and_then(|peer| peer.streams.get_mut(stream));
             let Some(receive) = receive.filter(|stream| is_due(stream)) else { continue };
@@ -161,12 +161,12 @@ impl Node {
             }
             receive.acknowledged(now.mono_ms);
         }
-        self.say(to, message, host);
+        self.send_message(to, message, host);
     }
 
     /// Makes good what a peer lacks of a stream: its gaps from the resend queue, and what is no longer there by a skip.
     /// At most once in 10 ms; until then the peer goes on saying what it lacks.
-    pub(super) fn make_good(
+    pub(super) fn resend_gaps(
         &mut self,
         now: Time,
         index: usize,
@@ -199,23 +199,23 @@ impl Node {
             }
         }
         if lacks_older {
-            let mut message = self.message(node, epoch);
+            let mut message = self.new_message(node, epoch);
             message.push_skip(stream, oldest, &touched);
-            self.say(to, message, host);
+            self.send_message(to, message, host);
             self.counters.skips_sent += 1;
         }
     }
 
-    pub(super) fn say_verdict(&mut self, index: usize, verdict: &Verdict, host: &mut impl Host) {
+    pub(super) fn send_verdict(&mut self, index: usize, verdict: &Verdict, host: &mut impl Host) {
         let Some(peer) = self.peers.get(index) else { return };
         let (node, at, epoch) = (peer.node, peer.at, peer.epoch);
-        let mut message = self.message(node, epoch);
+        let mut message = self.new_message(node, epoch);
         message.push_verdict(verdict);
-        self.say(Destination::Peer { node, at }, message, host);
+        self.send_message(Destination::Peer { node, at }, message, host);
     }
 
     /// Has everything of a peer told again: by wanting it, or by asking where nothing can be wanted.
-    pub(super) fn ask(&mut self, now: Time, index: usize, host: &mut impl Host) {
+    pub(super) fn request_from_peer(&mut self, now: Time, index: usize, host: &mut impl Host) {
         let Some(peer) = self.peers.get_mut(index).filter(|peer| peer.is_accepted()) else { return };
         peer.in_sync_reported = false;
         for stream in &mut peer.streams {
@@ -223,17 +223,17 @@ impl Node {
         }
         let (node, at, epoch) = (peer.node, peer.at, peer.epoch);
         if self.config.mode.acknowledges() {
-            self.acknowledge(now, index, host);
+            self.send_due_acks(now, index, host);
         } else if self.config.mode.honours_request() {
-            let mut message = self.message(node, epoch);
+            let mut message = self.new_message(node, epoch);
             message.push_request();
-            self.say(Destination::Peer { node, at }, message, host);
+            self.send_message(Destination::Peer { node, at }, message, host);
         }
     }
 
     /// Asks for verdicts on all streams, its own and its peers', until all have come.
-    pub(super) fn say_verify(&mut self, now: Time, host: &mut impl Host) {
-        self.end_verify(now);
+    pub(super) fn send_verify(&mut self, now: Time, host: &mut impl Host) {
+        self.finish_verify(now);
         let Some(verify) = &mut self.verify else { return };
         verify.due_ms = now.mono_ms + VERIFY_REPEAT_MS;
         let number = verify.number;
@@ -245,9 +245,9 @@ impl Node {
         for index in 0..self.peers.len() {
             let Some(peer) = self.peers.get(index).filter(|peer| peer.is_live()) else { continue };
             let (node, at, epoch) = (peer.node, peer.at, peer.epoch);
-            let mut message = self.message(node, epoch);
+            let mut message = self.new_message(node, epoch);
             message.verify(number);
-            self.say(Destination::Peer { node, at }, message, host);
+            self.send_message(Destination::Peer { node, at }, message, host);
         }
     }
 }

@@ -24,7 +24,7 @@ pub struct Refusals {
     /// Of an epoch that was not proven.
     pub unproven: u64,
     /// Of an epoch below the greatest one proven.
-    pub epoch: u64,
+    pub old_epoch: u64,
     /// A control message that came before.
     pub replayed: u64,
     /// A control message that does not parse.
@@ -32,9 +32,9 @@ pub struct Refusals {
     /// A control message with an unknown block that must be known.
     pub unknown_block: u64,
     /// Another node with this one's name.
-    pub namesake: u64,
+    pub duplicate_name: u64,
     /// One peer too many.
-    pub peers: u64,
+    pub too_many_peers: u64,
 }
 
 /// What was counted of a node.
@@ -97,7 +97,7 @@ pub struct SourceStatus {
     /// Bytes of it that are in the resend queue.
     pub resend_bytes: u64,
     /// Buckets that the shard was asked to tell whole and has not begun with.
-    pub asked: u32,
+    pub scheduled: u32,
 }
 
 /// A peer.
@@ -110,7 +110,7 @@ pub struct PeerStatus {
     /// Its greatest epoch proven; none where it has none.
     pub epoch: Epoch,
     /// How it stands.
-    pub standing: PeerState,
+    pub state: PeerState,
     /// Its role.
     pub role: Role,
     /// Where it was heard last.
@@ -179,7 +179,7 @@ impl Node {
             entries: source.entries,
             bytes: source.charged_bytes,
             resend_bytes: self.resend_bytes_of(stream, source),
-            asked: source.scheduled(),
+            scheduled: source.scheduled(),
         });
         Status {
             name: self.config.name.clone(),
@@ -227,7 +227,7 @@ impl Node {
             name: peer.name.clone(),
             node: peer.node,
             epoch: peer.epoch,
-            standing: peer.state,
+            state: peer.state,
             role: peer.role,
             at: peer.at,
             silent_ms: now.mono_ms.saturating_sub(peer.last_received_ms),

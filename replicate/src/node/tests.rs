@@ -41,7 +41,7 @@ impl Bench {
     fn pair() -> Self {
         let mut bench = Self::new([config("a", 1, 10), config("b", 2, 20)]);
         bench.run(20, EVERYTHING);
-        assert!(bench.standing(0) == PeerState::Live && bench.standing(1) == PeerState::Live);
+        assert!(bench.peer_state(0) == PeerState::Live && bench.peer_state(1) == PeerState::Live);
         bench
     }
 
@@ -68,10 +68,10 @@ impl Bench {
                     shards[usize::from(stream)].ask_digests(number).unwrap();
                 }
                 for shard in shards {
-                    while node.can_take(time, shard.number())
+                    while node.is_window_open(time, shard.number())
                         && let Some(payload) = shard.next_batch(node.hlc_ms(time), &mut self.rng)
                     {
-                        node.tell(time, payload, host);
+                        node.send_batch(time, payload, host);
                     }
                 }
                 self.deliver(index, &mut passes);
@@ -97,7 +97,7 @@ impl Bench {
     }
 
     /// `count` flows of node `of` come or change.
-    fn change(&mut self, of: usize, count: u32) {
+    fn change_flows(&mut self, of: usize, count: u32) {
         for number in 0..count {
             let (place, cached) = flow(number, 1_000_000, &mut self.rng);
             let shards = &mut self.nodes[of].2;
@@ -123,8 +123,8 @@ impl Bench {
     }
 
     /// How the first peer of a node stands.
-    fn standing(&self, of: usize) -> PeerState {
-        self.status(of).peers[0].standing
+    fn peer_state(&self, of: usize) -> PeerState {
+        self.status(of).peers[0].state
     }
 
     fn notes(&mut self, of: usize) -> Vec<Note> {
@@ -137,16 +137,16 @@ impl Bench {
 }
 
 #[test]
-fn a_node_can_be_handed_to_its_thread() {
+fn a_node_is_send() {
     fn is_send<T: Send>() {}
     is_send::<Node>();
 }
 
 #[test]
-fn two_nodes_meet_and_replicate_each_other() {
+fn two_nodes_connect_and_replicate_each_other() {
     let mut bench = Bench::pair();
-    bench.change(0, 50);
-    bench.change(1, 30);
+    bench.change_flows(0, 50);
+    bench.change_flows(1, 30);
     bench.run(200, EVERYTHING);
     assert!(bench.agrees(0, 1) && bench.agrees(1, 0));
     let notes = bench.notes(0);
@@ -172,7 +172,7 @@ fn a_recorded_hello_proves_nothing() {
         node.receive(time, from, &mut datagram.clone(), host);
     }
     let status = bench.status(1);
-    assert_eq!((status.peers[0].standing, status.peers[0].epoch), (PeerState::Unproven, Epoch::NONE));
+    assert_eq!((status.peers[0].state, status.peers[0].epoch), (PeerState::Unproven, Epoch::NONE));
     assert!(bench.nodes[1].1.replicas.is_empty() && status.counters.refusals.unproven > 0);
 }
 
@@ -180,7 +180,7 @@ fn a_recorded_hello_proves_nothing() {
 fn a_lost_batch_is_sent_again() {
     let mut bench = Bench::pair();
     bench.run(200, EVERYTHING);
-    bench.change(0, 100);
+    bench.change_flows(0, 100);
     let mut lost = 0;
     bench.run(1, |from, to, datagram| {
         let is_lost = (from, to) == (0, 1) && is_batch(datagram);
@@ -197,12 +197,12 @@ fn a_lost_batch_is_sent_again() {
 fn what_the_resend_queue_no_longer_holds_is_skipped_and_told_by_bucket() {
     let small = Config { resend_bytes: 0, ..config("a", 1, 10) };
     let mut bench = Bench::new([small, config("b", 1, 20)]);
-    bench.change(0, 300);
+    bench.change_flows(0, 300);
     bench.run(300, EVERYTHING);
     assert!(bench.agrees(0, 1));
     // b hears nothing for longer than it holds up anybody.
     for _ in 0..20 {
-        bench.change(0, 100);
+        bench.change_flows(0, 100);
         bench.run(RESPONSIVE_MS / 10, |from, to, _| from != 0 || to != 1);
     }
     bench.run(1_000, EVERYTHING);
@@ -211,9 +211,9 @@ fn what_the_resend_queue_no_longer_holds_is_skipped_and_told_by_bucket() {
 }
 
 #[test]
-fn a_bucket_that_two_peers_want_is_told_once() {
+fn a_bucket_that_two_peers_want_is_sent_once() {
     let mut bench = Bench::new([config("a", 1, 10), config("b", 1, 20), config("c", 1, 30)]);
-    bench.change(0, 1);
+    bench.change_flows(0, 1);
     bench.run(500, EVERYTHING);
     assert!(bench.agrees(0, 1) && bench.agrees(0, 2));
     // 257 buckets of two marks of 3 bytes each, and one flow: two batches a telling, and a few that a deadline ended.
@@ -225,22 +225,22 @@ fn a_silent_peer_closes_the_window_for_a_second_at_most() {
     let small = Config { window_bytes: 2_000, ..config("a", 1, 10) };
     let mut bench = Bench::new([small, config("b", 1, 20)]);
     bench.run(300, EVERYTHING);
-    bench.change(0, 400);
+    bench.change_flows(0, 400);
     bench.run(5, |from, _, _| from == 0);
-    assert!(!bench.nodes[0].0.can_take(bench.time(), 0));
+    assert!(!bench.nodes[0].0.is_window_open(bench.time(), 0));
     bench.run(RESPONSIVE_MS, |from, _, _| from == 0);
-    assert!(bench.nodes[0].0.can_take(bench.time(), 0));
+    assert!(bench.nodes[0].0.is_window_open(bench.time(), 0));
     bench.run(1_000, EVERYTHING);
     assert!(bench.agrees(0, 1));
 }
 
 #[test]
-fn a_peer_that_comes_back_in_the_same_epoch_goes_on_where_it_was() {
+fn a_lost_peer_resumes_where_it_was_in_the_same_epoch() {
     let mut bench = Bench::pair();
-    bench.change(0, 50);
+    bench.change_flows(0, 50);
     bench.run(200, EVERYTHING);
     bench.run(LOST_MS + 10, |_, _, _| false);
-    assert_eq!(bench.standing(1), PeerState::Lost);
+    assert_eq!(bench.peer_state(1), PeerState::Lost);
     assert!(bench.agrees(0, 1), "what a lost peer told stays");
     let before = bench.batches_sent(0);
     bench.run(1_500, EVERYTHING);
@@ -251,12 +251,12 @@ fn a_peer_that_comes_back_in_the_same_epoch_goes_on_where_it_was() {
 #[test]
 fn what_a_lost_peer_missed_is_sent_to_it_when_it_comes_back() {
     let mut bench = Bench::pair();
-    bench.change(0, 50);
+    bench.change_flows(0, 50);
     bench.run(200, EVERYTHING);
     bench.run(LOST_MS + 10, |_, _, _| false);
     let sent = bench.batches_sent(0);
     for _ in 0..20 {
-        bench.change(0, 20);
+        bench.change_flows(0, 20);
         bench.run(10, |_, _, _| false);
     }
     assert_eq!(bench.batches_sent(0), sent, "there is nobody to send to");
@@ -267,15 +267,15 @@ fn what_a_lost_peer_missed_is_sent_to_it_when_it_comes_back() {
 }
 
 #[test]
-fn what_a_lost_peer_missed_is_not_kept_once_it_is_too_much() {
+fn batches_for_a_lost_peer_are_dropped_past_the_bound() {
     let small = |name, began_ms| Config { resend_bytes: 20_000, ..config(name, 1, began_ms) };
     let mut bench = Bench::new([small("a", 10), small("b", 20)]);
     bench.run(20, EVERYTHING);
-    bench.change(0, 50);
+    bench.change_flows(0, 50);
     bench.run(200, EVERYTHING);
     bench.run(LOST_MS + 10, |_, _, _| false);
     for _ in 0..100 {
-        bench.change(0, 20);
+        bench.change_flows(0, 20);
         bench.run(10, |_, _, _| false);
     }
     assert_eq!(bench.status(0).resend_bytes, 0, "it does not reach back, so it is good for nothing");
@@ -288,27 +288,27 @@ fn what_a_lost_peer_missed_is_not_kept_once_it_is_too_much() {
 #[test]
 fn a_restarted_node_with_the_same_flows_is_compared_first() {
     let mut bench = Bench::pair();
-    bench.change(0, 400);
+    bench.change_flows(0, 400);
     bench.run(300, EVERYTHING);
     let shard = bench.nodes[0].2.remove(0);
     bench.nodes[0] = bench.start(config("a", 1, 500));
     bench.nodes[0].2[0].cache = shard.cache;
     bench.run(1_500, EVERYTHING);
-    assert!(bench.agrees(0, 1) && bench.standing(1) == PeerState::Live);
+    assert!(bench.agrees(0, 1) && bench.peer_state(1) == PeerState::Live);
     assert!(bench.batches_sent(0) < 30, "two of digests, no flows: {}", bench.batches_sent(0));
     assert_eq!(bench.status(1).peers[0].received[0].counters.entries, 0);
 }
 
 #[test]
-fn replicas_of_another_number_of_streams_stay_until_the_new_ones_are_complete() {
+fn replicas_of_the_old_stream_count_stay_until_new_ones_are_complete() {
     let mut bench = Bench::pair();
-    bench.change(0, 100);
+    bench.change_flows(0, 100);
     bench.run(200, EVERYTHING);
     let old = ReplicaId { node: bench.nodes[0].0.id(), stream: 0, streams: 1 };
     bench.nodes[0] = bench.start(config("a", 3, 500));
-    bench.change(0, 100);
+    bench.change_flows(0, 100);
     bench.run(30, |_, _, datagram| !is_batch(datagram));
-    assert_eq!(bench.standing(1), PeerState::Live);
+    assert_eq!(bench.peer_state(1), PeerState::Live);
     assert!(bench.nodes[1].1.replicas.contains_key(&old));
     bench.run(1_500, EVERYTHING);
     assert!(bench.agrees(0, 1) && !bench.nodes[1].1.replicas.contains_key(&old));
@@ -317,19 +317,19 @@ fn replicas_of_another_number_of_streams_stay_until_the_new_ones_are_complete() 
 #[test]
 fn a_node_whose_clock_went_back_raises_its_epoch() {
     let mut bench = Bench::pair();
-    bench.change(0, 10);
+    bench.change_flows(0, 10);
     bench.run(100, EVERYTHING);
     bench.nodes[0] = bench.start(config("a", 1, 5));
-    bench.change(0, 20);
+    bench.change_flows(0, 20);
     bench.run(2_500, EVERYTHING);
     assert!(bench.notes(0).iter().any(|note| matches!(note, Note::EpochRaised { .. })));
     assert!(bench.nodes[0].0.epoch() > Epoch::new(10, 5) && bench.agrees(0, 1) && bench.agrees(1, 0));
 }
 
 #[test]
-fn verify_tells_that_both_sides_agree_and_mends_what_does_not() {
+fn verify_reports_differences_and_repairs_them() {
     let mut bench = Bench::pair();
-    bench.change(0, 100);
+    bench.change_flows(0, 100);
     bench.run(200, EVERYTHING);
     let id = ReplicaId { node: bench.nodes[0].0.id(), stream: 0, streams: 1 };
     let cleared = bench.nodes[1].1.replicas.get_mut(&id).unwrap();
@@ -356,17 +356,17 @@ fn verify_tells_that_both_sides_agree_and_mends_what_does_not() {
 }
 
 #[test]
-fn a_node_that_stops_says_so() {
+fn a_stopping_node_notifies_its_peers() {
     let mut bench = Bench::pair();
     let (node, host, _) = &mut bench.nodes[0];
     node.stop(host);
     bench.deliver(0, &mut |_, _, _: &[u8]| true);
-    assert_eq!(bench.standing(1), PeerState::Stopped);
+    assert_eq!(bench.peer_state(1), PeerState::Stopped);
     assert_eq!(bench.notes(1).last(), Some(&Note::Stopped { name: "a".into() }));
 }
 
 #[test]
-fn another_mode_is_refused_by_both_and_said_once_a_minute() {
+fn another_mode_is_refused_by_both_and_logged_once_a_minute() {
     let other = Config { mode: Mode::Notrack, ..config("b", 1, 20) };
     let mut bench = Bench::new([config("a", 1, 10), other]);
     bench.run(5_000, EVERYTHING);
@@ -378,7 +378,7 @@ fn another_mode_is_refused_by_both_and_said_once_a_minute() {
 }
 
 #[test]
-fn another_key_is_said_once_a_minute() {
+fn another_key_is_logged_once_a_minute() {
     let other = Config { key: Some(Key::new([2; 32])), ..config("b", 1, 20) };
     let clear = Config { key: None, ..config("c", 1, 20) };
     let mut bench = Bench::new([config("a", 1, 10), other, clear]);
@@ -394,7 +394,7 @@ fn another_key_is_said_once_a_minute() {
 }
 
 #[test]
-fn two_nodes_of_one_name_are_told_so() {
+fn two_nodes_of_one_name_both_log_it() {
     let mut bench = Bench::new([config("a", 1, 10), config("a", 1, 20)]);
     bench.run(1_500, EVERYTHING);
     for of in 0..2 {
@@ -404,7 +404,7 @@ fn two_nodes_of_one_name_are_told_so() {
 }
 
 #[test]
-fn a_name_taken_while_its_node_is_live_is_refused() {
+fn a_second_node_of_a_live_name_is_refused() {
     let mut bench = Bench::new([config("a", 1, 10), config("b", 1, 20), config("b", 1, 15)]);
     // The two of one name do not hear each other.
     bench.run(3_000, |from, to, _| from == 0 || to == 0);
@@ -428,9 +428,9 @@ fn other_versions_and_foreign_datagrams_are_counted() {
 }
 
 #[test]
-fn while_nobody_is_there_nothing_is_kept() {
+fn without_a_live_peer_no_batch_is_kept() {
     let mut bench = Bench::new([config("a", 1, 10)]);
-    bench.change(0, 500);
+    bench.change_flows(0, 500);
     bench.run(50, EVERYTHING);
     let status = bench.status(0);
     assert!(status.counters.batches_unsent > 0 && status.streams[0].newest > 0);
@@ -440,7 +440,7 @@ fn while_nobody_is_there_nothing_is_kept() {
 #[test]
 fn flushed_replicas_are_filled_again() {
     let mut bench = Bench::pair();
-    bench.change(0, 50);
+    bench.change_flows(0, 50);
     bench.run(200, EVERYTHING);
     let time = bench.time();
     let (node, host, _) = &mut bench.nodes[1];
@@ -451,16 +451,16 @@ fn flushed_replicas_are_filled_again() {
 }
 
 #[test]
-fn in_notrack_mode_a_peer_asks_for_everything_when_it_comes() {
+fn in_notrack_mode_a_new_peer_requests_everything() {
     let notrack = |name, began_ms| Config { mode: Mode::Notrack, ..config(name, 1, began_ms) };
     let mut bench = Bench::new([notrack("a", 10), notrack("b", 20)]);
-    bench.change(0, 100);
+    bench.change_flows(0, 100);
     bench.run(2_000, EVERYTHING);
     assert!(bench.agrees(0, 1) && bench.status(0).resend_bytes == 0);
 }
 
 #[test]
-fn in_alarm_mode_everything_is_told_in_the_refresh_time_and_what_is_not_told_expires() {
+fn in_alarm_mode_all_is_sent_each_refresh_and_unsent_flows_expire() {
     let alarm = |name, began_ms| Config {
         mode: Mode::Alarm,
         refresh_ms: 300,
@@ -468,7 +468,7 @@ fn in_alarm_mode_everything_is_told_in_the_refresh_time_and_what_is_not_told_exp
         ..config(name, 1, began_ms)
     };
     let mut bench = Bench::new([alarm("a", 10), alarm("b", 20)]);
-    bench.change(0, 100);
+    bench.change_flows(0, 100);
     bench.run(1_500, EVERYTHING);
     assert!(bench.agrees(0, 1));
     bench.run(2_500, |_, _, _| false);
@@ -494,7 +494,7 @@ fn a_payload_that_is_too_short_or_of_no_stream_is_dropped() {
     let payload = BatchWriter::new(9, 0, 0).finish();
     assert_eq!(payload.bytes.len(), HEADROOM_BYTES);
     host.sent.clear();
-    node.tell(time, payload.clone(), host);
-    node.tell(time, Payload { stream: 0, bytes: vec![], ..payload }, host);
-    assert!(host.sent.is_empty() && !node.can_take(time, 9));
+    node.send_batch(time, payload.clone(), host);
+    node.send_batch(time, Payload { stream: 0, bytes: vec![], ..payload }, host);
+    assert!(host.sent.is_empty() && !node.is_window_open(time, 9));
 }

@@ -302,8 +302,8 @@ impl Cluster {
         let status = replica.node.status(self.time(at));
         let node = source.node.id();
         let Some(peer) = status.peers.iter().find(|peer| peer.node == node) else { return Some("not met".into()) };
-        if peer.standing != PeerState::Live || peer.epoch != source.node.epoch() {
-            return Some(format!("{:?} in epoch {}, not {}", peer.standing, peer.epoch, source.node.epoch()));
+        if peer.state != PeerState::Live || peer.epoch != source.node.epoch() {
+            return Some(format!("{:?} in epoch {}, not {}", peer.state, peer.epoch, source.node.epoch()));
         }
         let of = u16::try_from(source.shards.len()).unwrap_or(0);
         let kept = replica.host.replicas.keys().filter(|id| id.node == node).count();
@@ -384,11 +384,11 @@ impl Daemon {
         for shard in &mut self.shards {
             for _ in 0..20 {
                 let stream = shard.number();
-                if !self.node.can_take(time, stream) {
+                if !self.node.is_window_open(time, stream) {
                     break;
                 }
                 let Some(payload) = shard.next_batch(self.node.hlc_ms(time), rng) else { break };
-                self.node.tell(time, payload, &mut self.host);
+                self.node.send_batch(time, payload, &mut self.host);
             }
         }
     }
