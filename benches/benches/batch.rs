@@ -24,7 +24,7 @@ fn one_by_one(requester: &mut Requester) -> Result<(), KernelError> {
     })
 }
 
-fn together(batch: &mut Batch) -> Result<(), KernelError> {
+fn in_batches(batch: &mut Batch) -> Result<(), KernelError> {
     let mut refused = 0;
     for port in 1..=FLOWS {
         let change = FlowChange { flow: udp_flow(port), ..FlowChange::default() };
@@ -55,7 +55,7 @@ fn batch(criterion: &mut Criterion) {
         bencher.iter_custom(|rounds| (0..rounds).map(|_| timed(|| one_by_one(&mut requester))).sum());
     });
     group.bench_function("in batches", |bencher| {
-        bencher.iter_custom(|rounds| (0..rounds).map(|_| timed(|| together(&mut batch))).sum());
+        bencher.iter_custom(|rounds| (0..rounds).map(|_| timed(|| in_batches(&mut batch))).sum());
     });
     group.finish();
 }

@@ -9,7 +9,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use ctflow_benches::pair::Pair;
-use ctflow_benches::{Multiplied, records};
+use ctflow_benches::{MultipliedEvents, records};
 use ctflow_engine::filter::Choice;
 use ctflow_engine::intake::Intake;
 use ctflow_engine::limits::RECEIVE_BATCH;
@@ -23,24 +23,24 @@ const FLOWS: u32 = 2_000;
 const ALIVE: u32 = 500;
 const FLOWS_MAX: u32 = 1_000_000;
 const DATAGRAM_BYTES: usize = 1_432;
-const TOLD_EVERY: usize = 4;
+const BATCHES_PER_DRAIN: usize = 4;
 
-fn events() -> Multiplied {
-    Multiplied::new(FLOWS, ALIVE)
+fn events() -> MultipliedEvents {
+    MultipliedEvents::new(FLOWS, ALIVE)
 }
 
-fn captured() -> (Multiplied, Shard) {
+fn captured() -> (MultipliedEvents, Shard) {
     (events(), Shard::new(FLOWS_MAX))
 }
 
-fn replicated() -> (Multiplied, Shard, Outbox) {
+fn replicated() -> (MultipliedEvents, Shard, Outbox) {
     (events(), Shard::replicated(FLOWS_MAX, Arc::new(Choice::default())), Outbox::new(0, DATAGRAM_BYTES))
 }
 
 /// What replicas are told of the events.
-fn batches((events, mut shard, mut outbox): (Multiplied, Shard, Outbox)) -> Vec<Payload> {
+fn batches((events, mut shard, mut outbox): (MultipliedEvents, Shard, Outbox)) -> Vec<Payload> {
     let (mut counts, mut batches) = (Counts::default(), Vec::new());
-    for datagrams in events.datagrams().chunks(TOLD_EVERY * RECEIVE_BATCH) {
+    for datagrams in events.datagrams().chunks(BATCHES_PER_DRAIN * RECEIVE_BATCH) {
         for batch in datagrams.chunks(RECEIVE_BATCH) {
             Intake::new(&mut shard, &mut counts).take(batch);
         }
@@ -63,7 +63,7 @@ fn sealed() -> (Pair, Vec<Vec<u8>>) {
 
 #[library_benchmark]
 #[bench::events(events())]
-fn parse(events: Multiplied) -> Multiplied {
+fn parse(events: MultipliedEvents) -> MultipliedEvents {
     for datagram in events.datagrams() {
         for record in records(datagram) {
             let _ = black_box(record.flow());
@@ -74,7 +74,7 @@ fn parse(events: Multiplied) -> Multiplied {
 
 #[library_benchmark]
 #[bench::events(captured())]
-fn cache((events, mut shard): (Multiplied, Shard)) -> (Multiplied, Shard) {
+fn cache((events, mut shard): (MultipliedEvents, Shard)) -> (MultipliedEvents, Shard) {
     let mut counts = Counts::default();
     for batch in events.datagrams().chunks(RECEIVE_BATCH) {
         Intake::new(&mut shard, &mut counts).take(batch);
@@ -84,7 +84,7 @@ fn cache((events, mut shard): (Multiplied, Shard)) -> (Multiplied, Shard) {
 
 #[library_benchmark]
 #[bench::events(replicated())]
-fn delta(state: (Multiplied, Shard, Outbox)) -> Vec<Payload> {
+fn delta(state: (MultipliedEvents, Shard, Outbox)) -> Vec<Payload> {
     batches(state)
 }
 

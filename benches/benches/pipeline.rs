@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use criterion::measurement::WallTime;
 use criterion::{BatchSize, BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
-use ctflow_benches::{Multiplied, report_allocations};
+use ctflow_benches::{MultipliedEvents, report_allocations};
 use ctflow_engine::filter::Choice;
 use ctflow_engine::intake::Intake;
 use ctflow_engine::limits::RECEIVE_BATCH;
@@ -21,9 +21,9 @@ const ALIVE: u32 = 50_000;
 const FLOWS_MAX: u32 = 1_000_000;
 const DATAGRAM_BYTES: usize = 1_432;
 /// Batches of events between two drains.
-const TOLD_EVERY: usize = 4;
+const BATCHES_PER_DRAIN: usize = 4;
 
-fn take(shard: &mut Shard, datagrams: &[&[u8]]) -> Counts {
+fn apply_events(shard: &mut Shard, datagrams: &[&[u8]]) -> Counts {
     let mut counts = Counts::default();
     for batch in datagrams.chunks(RECEIVE_BATCH) {
         Intake::new(shard, &mut counts).take(batch);
@@ -31,9 +31,9 @@ fn take(shard: &mut Shard, datagrams: &[&[u8]]) -> Counts {
     counts
 }
 
-fn tell(shard: &mut Shard, datagrams: &[&[u8]], outbox: &mut Outbox) {
-    for datagrams in datagrams.chunks(TOLD_EVERY * RECEIVE_BATCH) {
-        take(shard, datagrams);
+fn apply_and_drain(shard: &mut Shard, datagrams: &[&[u8]], outbox: &mut Outbox) {
+    for datagrams in datagrams.chunks(BATCHES_PER_DRAIN * RECEIVE_BATCH) {
+        apply_events(shard, datagrams);
         shard.drain(outbox);
         outbox.close();
         while let Some(batch) = outbox.pop() {
@@ -66,12 +66,12 @@ fn stage<S>(
 }
 
 fn pipeline(criterion: &mut Criterion) {
-    let events = Multiplied::new(FLOWS, ALIVE);
+    let events = MultipliedEvents::new(FLOWS, ALIVE);
     let datagrams = events.datagrams();
-    let counts = take(&mut Shard::new(FLOWS_MAX), &datagrams);
+    let counts = apply_events(&mut Shard::new(FLOWS_MAX), &datagrams);
     assert_eq!((counts.flows_created, counts.flows_destroyed, counts.malformed), (FLOWS.into(), FLOWS.into(), 0));
     let (mut shard, mut outbox) = replicated();
-    report_allocations("pipeline", datagrams.len(), || tell(&mut shard, &datagrams, &mut outbox));
+    report_allocations("pipeline", datagrams.len(), || apply_and_drain(&mut shard, &datagrams, &mut outbox));
     let mut group = criterion.benchmark_group("pipeline");
     group.throughput(Throughput::Elements(datagrams.len() as u64)).sample_size(10);
     let parse = |(): &mut (), datagrams: &[&[u8]]| {
@@ -82,9 +82,9 @@ fn pipeline(criterion: &mut Criterion) {
         }
     };
     stage(&mut group, "parse", || (), parse, &datagrams);
-    let cache = |shard: &mut Shard, datagrams: &[&[u8]]| _ = black_box(take(shard, datagrams));
+    let cache = |shard: &mut Shard, datagrams: &[&[u8]]| _ = black_box(apply_events(shard, datagrams));
     stage(&mut group, "parse, shard", || Shard::new(FLOWS_MAX), cache, &datagrams);
-    let delta = |(shard, outbox): &mut (Shard, Outbox), datagrams: &[&[u8]]| tell(shard, datagrams, outbox);
+    let delta = |(shard, outbox): &mut (Shard, Outbox), datagrams: &[&[u8]]| apply_and_drain(shard, datagrams, outbox);
     stage(&mut group, "parse, shard, delta", replicated, delta, &datagrams);
     group.finish();
 }

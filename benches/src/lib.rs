@@ -32,17 +32,17 @@ pub fn records(messages: &[u8]) -> impl Iterator<Item = Record<'_>> {
 
 /// The events of many flows as datagrams, one after the other in memory: those of the recorded IPv4 flows of TCP and UDP, given
 /// other addresses and ids. Flows overlap as on a busy firewall: about `alive` are there at a time.
-pub struct Multiplied {
+pub struct MultipliedEvents {
     bytes: Vec<u8>,
     /// Where each begins and ends.
-    places: Vec<(usize, usize)>,
+    ranges: Vec<(usize, usize)>,
 }
 
-impl Multiplied {
+impl MultipliedEvents {
     /// The events of `flows` flows, from the first to the last.
     #[must_use]
     pub fn new(flows: u32, alive: u32) -> Self {
-        let lives = lives();
+        let lives = recorded_flows();
         // Every flow's next event comes when all others that are alive have had theirs.
         let mut order: Vec<(u64, u32, usize)> = Vec::new();
         for flow in 0..flows {
@@ -51,15 +51,15 @@ impl Multiplied {
             order.extend((0..life).map(|event| (u64::from(flow) + event as u64 * step, flow, event)));
         }
         order.sort_unstable();
-        let mut multiplied = Self { bytes: Vec::new(), places: Vec::with_capacity(order.len()) };
+        let mut multiplied = Self { bytes: Vec::new(), ranges: Vec::with_capacity(order.len()) };
         for (_, flow, event) in order {
             let life = lives.get(flow as usize % lives.len().max(1));
             if let Some(message) = life.and_then(|life| life.get(event)) {
                 let begin = multiplied.bytes.len();
                 multiplied.bytes.extend_from_slice(message);
                 let end = multiplied.bytes.len();
-                personalise(multiplied.bytes.get_mut(begin..end).unwrap_or_default(), flow);
-                multiplied.places.push((begin, end));
+                set_flow_identity(multiplied.bytes.get_mut(begin..end).unwrap_or_default(), flow);
+                multiplied.ranges.push((begin, end));
             }
         }
         multiplied
@@ -68,24 +68,24 @@ impl Multiplied {
     /// Events.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.places.len()
+        self.ranges.len()
     }
 
     /// Whether there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.places.is_empty()
+        self.ranges.is_empty()
     }
 
     /// The datagrams, in order.
     #[must_use]
     pub fn datagrams(&self) -> Vec<&[u8]> {
-        self.places.iter().map(|(begin, end)| self.bytes.get(*begin..*end).unwrap_or_default()).collect()
+        self.ranges.iter().map(|(begin, end)| self.bytes.get(*begin..*end).unwrap_or_default()).collect()
     }
 }
 
 /// The events of each recorded IPv4 flow, from NEW to DESTROY.
-fn lives() -> Vec<Vec<&'static [u8]>> {
+fn recorded_flows() -> Vec<Vec<&'static [u8]>> {
     let mut lives: Vec<(u32, Vec<&'static [u8]>)> = Vec::new();
     for record in records(EVENTS).filter(|record| record.family() == uapi::AF_INET) {
         let Some(id) = record.flow_id() else { continue };
@@ -98,7 +98,7 @@ fn lives() -> Vec<Vec<&'static [u8]>> {
 }
 
 /// Gives an event's flow the client's address and the id that are flow number `flow`'s.
-fn personalise(message: &mut [u8], flow: u32) {
+fn set_flow_identity(message: &mut [u8], flow: u32) {
     const TOP: usize = 20;
     /// From a tuple's beginning to the addresses' of the usual form.
     const SRC: usize = 12;

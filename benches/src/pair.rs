@@ -9,15 +9,15 @@ const FLOWS_MAX: u32 = 1_000_000;
 /// 2026.
 const WALL_MS: u64 = 1_790_000_000_000;
 /// More turns than two nodes need to meet.
-const TURNS: u64 = 100;
+const HANDSHAKE_ROUNDS: u64 = 100;
 
 /// What a node acts on.
-struct World {
+struct BenchHost {
     sent: Vec<Vec<u8>>,
     replica: Replica,
 }
 
-impl Host for World {
+impl Host for BenchHost {
     type Replica = Replica;
 
     fn send(&mut self, _: Destination, datagram: &[u8]) {
@@ -40,7 +40,7 @@ impl Host for World {
 /// A node and its number as the other one's address.
 struct Side {
     node: Node,
-    world: World,
+    host: BenchHost,
     number: u32,
 }
 
@@ -48,12 +48,12 @@ impl Side {
     fn new(name: &str, number: u32) -> Self {
         let config = Config { key: Some(Key::new([7; 32])), ..Config::new(name, 1, Epoch::new(1, number)) };
         let node = Node::new(config, Time { wall_ms: WALL_MS, mono_ms: 0 });
-        Self { node, world: World { sent: Vec::new(), replica: Replica::new(FLOWS_MAX) }, number }
+        Self { node, host: BenchHost { sent: Vec::new(), replica: Replica::new(FLOWS_MAX) }, number }
     }
 
     fn receive(&mut self, now: Time, from: u32, datagrams: Vec<Vec<u8>>) {
         for mut datagram in datagrams {
-            self.node.receive(now, Address { peer: from, link: 0 }, &mut datagram, &mut self.world);
+            self.node.receive(now, Address { peer: from, link: 0 }, &mut datagram, &mut self.host);
         }
     }
 }
@@ -70,13 +70,13 @@ impl Pair {
     #[must_use]
     pub fn new() -> Self {
         let mut pair = Self { primary: Side::new("primary", 1), backup: Side::new("backup", 2), mono_ms: 0 };
-        for _ in 0..TURNS {
+        for _ in 0..HANDSHAKE_ROUNDS {
             pair.mono_ms += 100;
             let now = pair.now();
-            pair.primary.node.tick(now, &mut pair.primary.world);
-            pair.backup.node.tick(now, &mut pair.backup.world);
+            pair.primary.node.tick(now, &mut pair.primary.host);
+            pair.backup.node.tick(now, &mut pair.backup.host);
             let (from_primary, from_backup) =
-                (std::mem::take(&mut pair.primary.world.sent), std::mem::take(&mut pair.backup.world.sent));
+                (std::mem::take(&mut pair.primary.host.sent), std::mem::take(&mut pair.backup.host.sent));
             pair.backup.receive(now, pair.primary.number, from_primary);
             pair.primary.receive(now, pair.backup.number, from_backup);
         }
@@ -88,9 +88,9 @@ impl Pair {
     pub fn seal(&mut self, batches: Vec<Payload>) -> Vec<Vec<u8>> {
         let now = self.now();
         for batch in batches {
-            self.primary.node.send_batch(now, batch, &mut self.primary.world);
+            self.primary.node.send_batch(now, batch, &mut self.primary.host);
         }
-        std::mem::take(&mut self.primary.world.sent)
+        std::mem::take(&mut self.primary.host.sent)
     }
 
     /// Has the backup open and apply datagrams of the primary.
@@ -102,7 +102,7 @@ impl Pair {
     /// Flows that the replica holds.
     #[must_use]
     pub fn replicated(&self) -> u32 {
-        self.backup.world.replica.count().0
+        self.backup.host.replica.count().0
     }
 
     fn now(&self) -> Time {

@@ -33,7 +33,7 @@ pub fn frame(bytes: &[u8]) {
         match message {
             Ok(Message::Record(record)) => {
                 end += record.bytes().len();
-                everything(&record);
+                print_all_views(&record);
             }
             Ok(message) => drop(format!("{message:?}")),
             Err(error) => assert!(error.offset as usize <= bytes.len(), "{error} lies outside the frame"),
@@ -56,8 +56,8 @@ pub fn attributes(bytes: &[u8]) {
         let written = writer.netfilter(subsystem, kind, 0, 1, uapi::AF_INET, 0, |message| message.raw(bytes));
         assert!(written.is_ok(), "the buffer was made to fit");
         let Some(Ok(Message::Record(record))) = Messages::new(writer.bytes()).next() else { continue };
-        everything(&record);
-        reread(&record);
+        print_all_views(&record);
+        assert_round_trip(&record);
     }
 }
 
@@ -96,13 +96,13 @@ pub fn request(bytes: &[u8]) {
 /// two bytes before it say: to one in clear, which takes them as they are, and to one with a key.
 pub fn replication(bytes: &[u8]) {
     for family in [uapi::AF_INET, uapi::AF_INET6] {
-        entry(family, bytes);
+        assert_entry_round_trip(family, bytes);
     }
-    items(bytes);
+    check_items(bytes);
     for key in [None, Some(Key::new([7; 32]))] {
         let now = Time { wall_ms: 1_000, mono_ms: 1_000 };
         let mut node = Node::new(Config { key, ..Config::new("a", 2, Epoch::new(1, 1)) }, now);
-        let mut host = Nothing;
+        let mut host = NullHost;
         let mut rest = bytes;
         while let Some(([a, b], after)) = rest.split_first_chunk() {
             let length = usize::from(u16::from_be_bytes([*a, *b])).min(after.len());
@@ -116,7 +116,7 @@ pub fn replication(bytes: &[u8]) {
 }
 
 /// What reads as an entry has a canonical form; read and written again, that is the same bytes.
-fn entry(family: u8, bytes: &[u8]) {
+fn assert_entry_round_trip(family: u8, bytes: &[u8]) {
     let _ = decode_flow_end(family, bytes);
     let (mut canonical, mut again) = (Vec::new(), Vec::new());
     if let Ok(flow) = decode_flow(family, bytes)
@@ -135,11 +135,11 @@ fn entry(family: u8, bytes: &[u8]) {
     }
 }
 
-fn items(bytes: &[u8]) {
+fn check_items(bytes: &[u8]) {
     for item in Items::new(bytes).into_iter().flatten().flatten() {
         match item {
-            Item::Flow { family, entry: bytes, .. } => entry(family, bytes),
-            Item::Expect { entry: bytes, .. } => entry(uapi::AF_INET, bytes),
+            Item::Flow { family, entry: bytes, .. } => assert_entry_round_trip(family, bytes),
+            Item::Expect { entry: bytes, .. } => assert_entry_round_trip(uapi::AF_INET, bytes),
             Item::Digests(digests) => drop(digests.iter().count()),
             item => drop(format!("{item:?}")),
         }
@@ -147,9 +147,9 @@ fn items(bytes: &[u8]) {
 }
 
 /// Surroundings that hold nothing, and check what can be checked of what a node asks.
-struct Nothing;
+struct NullHost;
 
-impl Host for Nothing {
+impl Host for NullHost {
     type Replica = Self;
 
     fn send(&mut self, _: Destination, datagram: &[u8]) {
@@ -176,7 +176,7 @@ impl Host for Nothing {
     }
 }
 
-impl Replica for Nothing {
+impl Replica for NullHost {
     fn insert_flow(&mut self, _: &FlowView<'_>, _: &Entry<'_>) -> Result<(), Full> {
         Err(Full)
     }
@@ -213,7 +213,7 @@ impl Replica for Nothing {
 }
 
 /// Every view of a record, printed: a view that cannot be printed cannot be used.
-fn everything(record: &Record<'_>) {
+fn print_all_views(record: &Record<'_>) {
     let flow = record.flow();
     if let Ok(flow) = &flow {
         let compact = (Flow::<V4>::new(flow).map(|flow| flow.view()), Flow::<V6>::new(flow).map(|flow| flow.view()));
@@ -224,7 +224,7 @@ fn everything(record: &Record<'_>) {
     drop(format!("{:?} {:?} {:?}", record.subject(), record.event(), record.requester()));
 }
 
-fn reread(record: &Record<'_>) {
+fn assert_round_trip(record: &Record<'_>) {
     let mut buffer = [0; REQUEST_BYTES];
     let mut writer = Writer::new(&mut buffer);
     match record.subject() {
@@ -232,20 +232,20 @@ fn reread(record: &Record<'_>) {
             let Ok(flow) = record.flow() else { return };
             let change = FlowChange { flow, ..FlowChange::default() };
             if request::create(&mut writer, 1, &change, IfExists::Change).is_ok() {
-                assert_eq!(only(writer.bytes()).and_then(|record| record.flow().ok()), Some(flow));
+                assert_eq!(single_record(writer.bytes()).and_then(|record| record.flow().ok()), Some(flow));
             }
         }
         Subject::Expect => {
             let Ok(expect) = record.expect() else { return };
             if request::create_expect(&mut writer, 1, &expect).is_ok() {
-                assert_eq!(only(writer.bytes()).and_then(|record| record.expect().ok()), Some(expect));
+                assert_eq!(single_record(writer.bytes()).and_then(|record| record.expect().ok()), Some(expect));
             }
         }
         _ => {}
     }
 }
 
-fn only(frame: &[u8]) -> Option<Record<'_>> {
+fn single_record(frame: &[u8]) -> Option<Record<'_>> {
     match Messages::new(frame).next() {
         Some(Ok(Message::Record(record))) => Some(record),
         _ => None,

@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn growth_and_what_is_not_on_both_sides_fail() {
+    fn growth_or_a_missing_stage_fails() {
         let recorded = counts(&[("parse", 1_000), ("cache", 1_000)]);
         let held = |counted: &[(&str, u64)]| compare(&recorded, &counts(counted)).1;
         assert!(held(&[("parse", 1_050), ("cache", 500)]));
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_recorded_has_every_stage() {
+    fn every_stage_is_recorded() {
         let recorded: Counts = serde_json::from_str(include_str!("../../instructions.json")).unwrap();
         let stages: Vec<&str> = recorded.keys().map(String::as_str).collect();
         assert_eq!(stages, ["apply", "cache", "delta", "parse", "seal"]);

@@ -61,11 +61,11 @@ impl Bench {
                 let time = self.time();
                 let (node, host, shards) = &mut self.nodes[index];
                 node.tick(time, host);
-                for (stream, buckets) in std::mem::take(&mut host.buckets_asked) {
-                    shards[usize::from(stream)].ask_buckets(&buckets).unwrap();
+                for (stream, buckets) in std::mem::take(&mut host.buckets_scheduled) {
+                    shards[usize::from(stream)].schedule_buckets(&buckets).unwrap();
                 }
-                for (stream, number) in std::mem::take(&mut host.digests_asked) {
-                    shards[usize::from(stream)].ask_digests(number).unwrap();
+                for (stream, number) in std::mem::take(&mut host.digests_scheduled) {
+                    shards[usize::from(stream)].schedule_digests(number).unwrap();
                 }
                 for shard in shards {
                     while node.is_window_open(time, shard.number())
@@ -101,8 +101,8 @@ impl Bench {
         for number in 0..count {
             let (place, cached) = flow(number, 1_000_000, &mut self.rng);
             let shards = &mut self.nodes[of].2;
-            let shard = crate::sim::shard::id_of(number) as usize % shards.len();
-            shards[shard].change(place, cached);
+            let shard = crate::sim::shard::flow_id_of(number) as usize % shards.len();
+            shards[shard].change_entry(place, cached);
         }
     }
 

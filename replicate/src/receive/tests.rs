@@ -5,7 +5,7 @@ use crate::batch::{BatchWriter, Payload};
 use crate::host::Host;
 use crate::sim::host::{SimHost, SimReplica};
 use crate::sim::rng::Rng;
-use crate::sim::shard::{Cached, Place, flow};
+use crate::sim::shard::{Cached, EntryKey, flow};
 use crate::wire::HEADER_BYTES;
 
 const ID: ReplicaId = ReplicaId { node: 1, stream: 0, streams: 1 };
@@ -48,7 +48,7 @@ impl Bench {
     }
 }
 
-fn a_flow() -> (Place, Cached) {
+fn a_flow() -> (EntryKey, Cached) {
     flow(1, 900, &mut Rng::new(1))
 }
 

@@ -7,7 +7,7 @@ use super::host::SimHost;
 use super::network::Network;
 use super::plan::Plan;
 use super::rng::Rng;
-use super::shard::{self, Cached, Place, Shard};
+use super::shard::{self, Cached, EntryKey, Shard};
 use crate::buckets::EXPECTATIONS;
 use crate::host::{Address, Destination, ReplicaId};
 use crate::node::{Config, Node, VerdictStatus};
@@ -43,7 +43,7 @@ pub struct Report {
 
 /// One machine: its kernel's flows outlive its daemon.
 struct Machine {
-    kernel: BTreeMap<Place, Cached>,
+    kernel: BTreeMap<EntryKey, Cached>,
     clock_ahead_ms: u64,
     /// The daemon, while it runs; else when it starts again.
     daemon: Result<Daemon, u64>,
@@ -91,7 +91,7 @@ impl Cluster {
 
     fn run(&mut self) -> Result<Report, String> {
         while self.now < self.plan.faulty_ms {
-            self.network.suffer(self.now, &self.plan, &mut self.rng);
+            self.network.inject_faults(self.now, &self.plan, &mut self.rng);
             self.crash_some();
             self.step(self.plan.churn)?;
         }
@@ -101,7 +101,7 @@ impl Cluster {
             let changes = self.now < healed + CHANGE_ON_MS;
             self.step(if changes { self.plan.churn } else { 0 })?;
             if !changes && self.now.is_multiple_of(50) {
-                match self.disagreement() {
+                match self.first_difference() {
                     None => break,
                     Some(what) if self.now > healed + AGREE_MS => return Err(what),
                     Some(_) => {}
@@ -110,9 +110,9 @@ impl Cluster {
         }
         let agreed_ms = self.now - healed;
         self.verify()?;
-        self.stay_quiet()?;
+        self.check_quiet()?;
         for index in 0..self.machines.len() {
-            self.count(index);
+            self.add_counters(index);
         }
         let (restarts, resent, skips) = (self.restarts, self.resent, self.skips);
         Ok(Report { nodes: self.plan.nodes, datagrams: self.network.sent, restarts, resent, skips, agreed_ms })
@@ -134,7 +134,7 @@ impl Cluster {
             if !self.rng.one_in(self.plan.crash * self.machines.len() as u64) {
                 continue;
             }
-            self.count(index);
+            self.add_counters(index);
             let starts = self.now + self.rng.below(4_000);
             let machine = &mut self.machines[index];
             if let Ok(daemon) = &mut machine.daemon
@@ -151,7 +151,7 @@ impl Cluster {
     }
 
     /// Adds up what a daemon counted, before it is gone.
-    fn count(&mut self, index: usize) {
+    fn add_counters(&mut self, index: usize) {
         let time = self.time(index);
         if let Ok(daemon) = &self.machines[index].daemon {
             let counters = daemon.node.status(time).counters;
@@ -177,7 +177,7 @@ impl Cluster {
         };
         let mut shards: Vec<_> = (0..streams).map(Shard::new).collect();
         for (place, cached) in &self.machines[index].kernel {
-            shards[shard_of(*place, streams)].change(*place, cached.clone());
+            shards[shard_of(*place, streams)].change_entry(*place, cached.clone());
         }
         let small = index.is_multiple_of(2);
         let host = SimHost::new(if small { self.plan.room } else { usize::MAX });
@@ -188,12 +188,12 @@ impl Cluster {
     /// One millisecond of everybody.
     fn step(&mut self, churn: u64) -> Result<(), String> {
         for index in 0..self.machines.len() {
-            let arrivals = self.network.arrivals(self.now, index, &self.plan);
+            let arrivals = self.network.receive_arrivals(self.now, index, &self.plan);
             if matches!(self.machines[index].daemon, Err(starts) if starts <= self.now) {
                 self.start(index);
             }
             for _ in 0..self.rng.below(churn + 1) {
-                self.change(index);
+                self.change_entry(index);
             }
             let time = self.time(index);
             let Ok(daemon) = &mut self.machines[index].daemon else { continue };
@@ -201,7 +201,7 @@ impl Cluster {
                 let from = Address { peer: u32::try_from(from).unwrap_or(0), link };
                 daemon.node.receive(time, from, &mut datagram, &mut daemon.host);
             }
-            daemon.obey()?;
+            daemon.schedule_requested()?;
             daemon.tell(time, &mut self.rng);
             if daemon.node.deadline() <= self.now {
                 daemon.node.tick(time, &mut daemon.host);
@@ -209,7 +209,7 @@ impl Cluster {
                     return Err(format!("node {index} is never done"));
                 }
             }
-            daemon.obey()?;
+            daemon.schedule_requested()?;
             self.deliver(index);
             if self.now.is_multiple_of(100) {
                 self.check_bounds(index)?;
@@ -220,7 +220,7 @@ impl Cluster {
     }
 
     /// A flow or an expectation comes, changes or ends.
-    fn change(&mut self, index: usize) {
+    fn change_entry(&mut self, index: usize) {
         let time_ms = self.time(index).wall_ms;
         let number = u32::try_from(self.rng.below(self.plan.flows)).unwrap_or(0);
         let (place, cached) = if self.rng.one_in(20) {
@@ -239,10 +239,10 @@ impl Cluster {
         };
         if ends {
             machine.kernel.remove(&place);
-            shard.into_iter().for_each(|shard| shard.end(place));
+            shard.into_iter().for_each(|shard| shard.end_entry(place));
         } else {
             machine.kernel.insert(place, cached.clone());
-            shard.into_iter().for_each(|shard| shard.change(place, cached.clone()));
+            shard.into_iter().for_each(|shard| shard.change_entry(place, cached.clone()));
         }
     }
 
@@ -282,7 +282,7 @@ impl Cluster {
     }
 
     /// The first thing found that does not agree.
-    fn disagreement(&self) -> Option<String> {
+    fn first_difference(&self) -> Option<String> {
         let daemons =
             || (0..).zip(&self.machines).filter_map(|(index, machine)| Some((index, machine.daemon.as_ref().ok()?)));
         for (of, source) in daemons() {
@@ -290,7 +290,7 @@ impl Cluster {
                 return Some(format!("node {of} has more to tell: {shard:?}"));
             }
             for (at, replica) in daemons().filter(|(at, _)| *at != of) {
-                if let Some(what) = self.disagree(source, at, replica) {
+                if let Some(what) = self.replica_difference(source, at, replica) {
                     return Some(format!("node {at} of node {of}: {what}"));
                 }
             }
@@ -298,7 +298,7 @@ impl Cluster {
         None
     }
 
-    fn disagree(&self, source: &Daemon, at: usize, replica: &Daemon) -> Option<String> {
+    fn replica_difference(&self, source: &Daemon, at: usize, replica: &Daemon) -> Option<String> {
         let status = replica.node.status(self.time(at));
         let node = source.node.id();
         let Some(peer) = status.peers.iter().find(|peer| peer.node == node) else { return Some("not met".into()) };
@@ -356,7 +356,7 @@ impl Cluster {
     }
 
     /// Once everybody agrees, only hello and heads with their acknowledgements go on.
-    fn stay_quiet(&mut self) -> Result<(), String> {
+    fn check_quiet(&mut self) -> Result<(), String> {
         let before = self.network.sent;
         for _ in 0..2_000 {
             self.step(0)?;
@@ -369,12 +369,12 @@ impl Cluster {
 
 impl Daemon {
     /// Passes on to the shards what the node asks of them.
-    fn obey(&mut self) -> Result<(), String> {
-        for (stream, buckets) in std::mem::take(&mut self.host.buckets_asked) {
-            self.shards[usize::from(stream)].ask_buckets(&buckets)?;
+    fn schedule_requested(&mut self) -> Result<(), String> {
+        for (stream, buckets) in std::mem::take(&mut self.host.buckets_scheduled) {
+            self.shards[usize::from(stream)].schedule_buckets(&buckets)?;
         }
-        for (stream, number) in std::mem::take(&mut self.host.digests_asked) {
-            self.shards[usize::from(stream)].ask_digests(number)?;
+        for (stream, number) in std::mem::take(&mut self.host.digests_scheduled) {
+            self.shards[usize::from(stream)].schedule_digests(number)?;
         }
         Ok(())
     }
@@ -394,6 +394,6 @@ impl Daemon {
     }
 }
 
-fn shard_of((bucket, number): Place, streams: u16) -> usize {
-    if bucket == EXPECTATIONS { 0 } else { shard::id_of(number) as usize % usize::from(streams) }
+fn shard_of((bucket, number): EntryKey, streams: u16) -> usize {
+    if bucket == EXPECTATIONS { 0 } else { shard::flow_id_of(number) as usize % usize::from(streams) }
 }

@@ -12,7 +12,7 @@ use crate::note::Note;
 
 /// One entry of a replica.
 #[derive(Debug)]
-struct Held {
+struct StoredEntry {
     key: Option<FlowKey>,
     bytes: Vec<u8>,
     check: u32,
@@ -22,14 +22,14 @@ struct Held {
 /// A replica: entries by bucket and id, of which some are of several flows.
 #[derive(Debug, Default)]
 pub(crate) struct SimReplica {
-    entries: BTreeMap<(u16, u32), Vec<Held>>,
+    entries: BTreeMap<(u16, u32), Vec<StoredEntry>>,
     room: usize,
 }
 
 impl SimReplica {
-    fn put(&mut self, id: u32, key: Option<FlowKey>, entry: &Entry<'_>) -> Result<(), Full> {
+    fn insert(&mut self, id: u32, key: Option<FlowKey>, entry: &Entry<'_>) -> Result<(), Full> {
         let is_full = self.entries.values().map(Vec::len).sum::<usize>() >= self.room;
-        let held = Held { key, bytes: entry.bytes.to_vec(), check: entry.check, is_marked: false };
+        let held = StoredEntry { key, bytes: entry.bytes.to_vec(), check: entry.check, is_marked: false };
         let entries = self.entries.entry((entry.bucket, id)).or_default();
         match entries.iter_mut().find(|held| held.key == key) {
             Some(place) => *place = held,
@@ -39,7 +39,7 @@ impl SimReplica {
         Ok(())
     }
 
-    fn bucket(&self, bucket: u16) -> impl Iterator<Item = &Held> {
+    fn bucket(&self, bucket: u16) -> impl Iterator<Item = &StoredEntry> {
         self.entries.range((bucket, 0)..=(bucket, u32::MAX)).flat_map(|(_, held)| held)
     }
 
@@ -53,11 +53,11 @@ impl SimReplica {
 
 impl Replica for SimReplica {
     fn insert_flow(&mut self, flow: &FlowView<'_>, entry: &Entry<'_>) -> Result<(), Full> {
-        self.put(flow.id.unwrap_or(0), flow.key(), entry)
+        self.insert(flow.id.unwrap_or(0), flow.key(), entry)
     }
 
     fn insert_expect(&mut self, expect: &ExpectView<'_>, entry: &Entry<'_>) -> Result<(), Full> {
-        self.put(expect.id.unwrap_or(0), None, entry)
+        self.insert(expect.id.unwrap_or(0), None, entry)
     }
 
     fn remove_flow(&mut self, bucket: u16, key: &FlowKey, id: u32) {
@@ -105,8 +105,8 @@ impl Replica for SimReplica {
 pub(crate) struct SimHost {
     pub(crate) sent: Vec<(Destination, Vec<u8>)>,
     pub(crate) replicas: BTreeMap<ReplicaId, SimReplica>,
-    pub(crate) buckets_asked: Vec<(u16, BucketSet)>,
-    pub(crate) digests_asked: Vec<(u16, u64)>,
+    pub(crate) buckets_scheduled: Vec<(u16, BucketSet)>,
+    pub(crate) digests_scheduled: Vec<(u16, u64)>,
     pub(crate) notes: Vec<Note>,
     pub(crate) room: usize,
 }
@@ -139,11 +139,11 @@ impl Host for SimHost {
     }
 
     fn schedule_buckets(&mut self, stream: u16, buckets: &BucketSet) {
-        self.buckets_asked.push((stream, *buckets));
+        self.buckets_scheduled.push((stream, *buckets));
     }
 
     fn schedule_digests(&mut self, stream: u16, number: u64) {
-        self.digests_asked.push((stream, number));
+        self.digests_scheduled.push((stream, number));
     }
 
     fn note(&mut self, note: Note) {

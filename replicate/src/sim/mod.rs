@@ -37,7 +37,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_seed_does_the_same() {
+    fn the_same_seed_gives_the_same_report() {
         assert_eq!(super::run(7), super::run(7));
     }
 }

@@ -18,7 +18,7 @@ pub(super) type Arrival = (usize, u8, Vec<u8>);
 #[derive(Debug)]
 pub(super) struct Network {
     /// By time of arrival and order of sending: to which node, what.
-    under_way: BTreeMap<(u64, u64), (usize, Arrival)>,
+    in_flight: BTreeMap<(u64, u64), (usize, Arrival)>,
     order: u64,
     inboxes: Vec<VecDeque<Arrival>>,
     recorded: Vec<Arrival>,
@@ -34,7 +34,7 @@ pub(super) struct Network {
 impl Network {
     pub(super) fn new(nodes: usize) -> Self {
         Self {
-            under_way: BTreeMap::new(),
+            in_flight: BTreeMap::new(),
             order: 0,
             inboxes: vec![VecDeque::new(); nodes],
             recorded: Vec::new(),
@@ -58,7 +58,7 @@ impl Network {
         self.sent += 1;
         let link = u8::from(rng.one_in(10));
         if self.is_healed {
-            self.put(now + 1, to, (from, link, datagram.to_vec()));
+            self.enqueue(now + 1, to, (from, link, datagram.to_vec()));
             return;
         }
         if self.cuts.contains_key(&(from.min(to), from.max(to))) || rng.one_in(plan.loss) {
@@ -80,17 +80,17 @@ impl Network {
             {
                 *byte ^= 1 << rng.below(8);
             }
-            self.put(now + 1 + rng.below(plan.delay_ms + 1), to, (from, link, datagram));
+            self.enqueue(now + 1 + rng.below(plan.delay_ms + 1), to, (from, link, datagram));
         }
     }
 
-    fn put(&mut self, at: u64, to: usize, arrival: Arrival) {
+    fn enqueue(&mut self, at: u64, to: usize, arrival: Arrival) {
         self.order += 1;
-        self.under_way.insert((at, self.order), (to, arrival));
+        self.in_flight.insert((at, self.order), (to, arrival));
     }
 
     /// What goes wrong by itself in a millisecond.
-    pub(super) fn suffer(&mut self, now: u64, plan: &Plan, rng: &mut Rng) {
+    pub(super) fn inject_faults(&mut self, now: u64, plan: &Plan, rng: &mut Rng) {
         self.cuts.retain(|_, until| now < *until);
         let node = |rng: &mut Rng| usize::try_from(rng.below(plan.nodes as u64)).unwrap_or(0);
         if rng.one_in(plan.cut) {
@@ -108,13 +108,13 @@ impl Network {
             let (from, link, datagram) = self.recorded[recorded].clone();
             // An attacker's address is not the sender's.
             let from = if rng.one_in(2) { from } else { node(rng) };
-            self.put(now + 1, node(rng), (from, link, datagram));
+            self.enqueue(now + 1, node(rng), (from, link, datagram));
         }
     }
 
     /// What `to` takes in this millisecond; a slow node leaves the rest for later.
-    pub(super) fn arrivals(&mut self, now: u64, to: usize, plan: &Plan) -> Vec<Arrival> {
-        while let Some(first) = self.under_way.first_entry().filter(|first| first.key().0 <= now) {
+    pub(super) fn receive_arrivals(&mut self, now: u64, to: usize, plan: &Plan) -> Vec<Arrival> {
+        while let Some(first) = self.in_flight.first_entry().filter(|first| first.key().0 <= now) {
             let (to, arrival) = first.remove();
             if self.inboxes[to].len() < INBOX || !self.slow.contains(&to) {
                 self.inboxes[to].push_back(arrival);

@@ -17,7 +17,7 @@ use crate::buckets::{BucketSet, EXPECTATIONS, bucket_of, spread};
 use crate::entry::{encode_expect, encode_flow, entry_check};
 
 /// A flow or an expectation by its bucket and number. The number of a flow is not its id: some share one.
-pub(crate) type Place = (u16, u32);
+pub(crate) type EntryKey = (u16, u32);
 
 /// One entry of the kernel's tables.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,7 +30,7 @@ pub(crate) struct Cached {
 }
 
 /// The id of flow `number`; every eighth shares its with the one before.
-pub(crate) fn id_of(number: u32) -> u32 {
+pub(crate) fn flow_id_of(number: u32) -> u32 {
     let number = if number % 8 == 7 { number - 1 } else { number };
     number.wrapping_mul(0x85eb_ca6b) ^ 0x1234_5678
 }
@@ -48,10 +48,10 @@ fn orig(number: u32) -> Tuple {
 }
 
 /// Flow `number` in some state.
-pub(crate) fn flow(number: u32, changed_ms: u64, rng: &mut Rng) -> (Place, Cached) {
+pub(crate) fn flow(number: u32, changed_ms: u64, rng: &mut Rng) -> (EntryKey, Cached) {
     let orig = orig(number);
     let reply = Tuple { src: orig.dst, dst: orig.src, l4: L4::Ports { src: 443, dst: 1_024 }, ..orig };
-    let (family, id) = (if orig.src.is_ipv4() { AF_INET } else { AF_INET6 }, id_of(number));
+    let (family, id) = (if orig.src.is_ipv4() { AF_INET } else { AF_INET6 }, flow_id_of(number));
     let status = u32::try_from(rng.below(1 << 17)).ok();
     let text = "x".repeat(usize::from(rng.pick(&[0u8, 0, 0, 100])));
     let secctx = (!text.is_empty()).then_some(text.as_str());
@@ -72,7 +72,7 @@ pub(crate) fn flow(number: u32, changed_ms: u64, rng: &mut Rng) -> (Place, Cache
 }
 
 /// Expectation `number` in some state.
-pub(crate) fn expect(number: u32, changed_ms: u64, rng: &mut Rng) -> (Place, Cached) {
+pub(crate) fn expect(number: u32, changed_ms: u64, rng: &mut Rng) -> (EntryKey, Cached) {
     let tuple = Some(orig(1));
     let view = ExpectView {
         family: AF_INET,
@@ -101,11 +101,11 @@ enum Delta {
 #[derive(Debug)]
 pub(crate) struct Shard {
     number: u16,
-    pub(crate) cache: BTreeMap<Place, Cached>,
-    deltas: BTreeMap<Place, Delta>,
-    asked: VecDeque<u16>,
+    pub(crate) cache: BTreeMap<EntryKey, Cached>,
+    deltas: BTreeMap<EntryKey, Delta>,
+    scheduled: VecDeque<u16>,
     /// The bucket being told, and the last of its entries that was.
-    telling: Option<(u16, Option<u32>)>,
+    sending: Option<(u16, Option<u32>)>,
     /// The digests being told: number and first bucket.
     digests: Option<(u64, u16)>,
 }
@@ -113,33 +113,33 @@ pub(crate) struct Shard {
 impl Shard {
     pub(crate) fn new(number: u16) -> Self {
         let (cache, deltas) = (BTreeMap::new(), BTreeMap::new());
-        Self { number, cache, deltas, asked: VecDeque::new(), telling: None, digests: None }
+        Self { number, cache, deltas, scheduled: VecDeque::new(), sending: None, digests: None }
     }
 
-    pub(crate) fn change(&mut self, place: Place, cached: Cached) {
+    pub(crate) fn change_entry(&mut self, place: EntryKey, cached: Cached) {
         self.cache.insert(place, cached);
         self.deltas.insert(place, Delta::Changed);
     }
 
-    pub(crate) fn end(&mut self, place: Place) {
+    pub(crate) fn end_entry(&mut self, place: EntryKey) {
         if let Some(cached) = self.cache.remove(&place) {
             self.deltas.insert(place, Delta::Ended(cached));
         }
     }
 
     /// Asked to tell buckets; says so if one of them was asked for already.
-    pub(crate) fn ask_buckets(&mut self, buckets: &BucketSet) -> Result<(), String> {
+    pub(crate) fn schedule_buckets(&mut self, buckets: &BucketSet) -> Result<(), String> {
         for bucket in buckets.iter() {
-            if self.asked.contains(&bucket) || !BucketSet::all_of(self.number).contains(bucket) {
+            if self.scheduled.contains(&bucket) || !BucketSet::all_of(self.number).contains(bucket) {
                 return Err(format!("bucket {bucket} of stream {} is asked for once too often", self.number));
             }
-            self.asked.push_back(bucket);
+            self.scheduled.push_back(bucket);
         }
         Ok(())
     }
 
     /// Asked to tell digests; says so if none of those asked for before were told.
-    pub(crate) fn ask_digests(&mut self, number: u64) -> Result<(), String> {
+    pub(crate) fn schedule_digests(&mut self, number: u64) -> Result<(), String> {
         if let Some((before, 0)) = self.digests {
             return Err(format!("digests {number} asked for before {before} were told"));
         }
@@ -152,7 +152,7 @@ impl Shard {
     }
 
     pub(crate) fn is_idle(&self) -> bool {
-        self.deltas.is_empty() && self.asked.is_empty() && self.telling.is_none() && self.digests.is_none()
+        self.deltas.is_empty() && self.scheduled.is_empty() && self.sending.is_none() && self.digests.is_none()
     }
 
     /// Entries told in the next batch; `None` where there is nothing to tell.
@@ -165,13 +165,13 @@ impl Shard {
             if self.is_idle() || rng.one_in(60) {
                 break Ok(()); // a deadline ends a batch that is not full
             }
-            let is_telling = self.telling.is_some() || !self.asked.is_empty();
+            let is_telling = self.sending.is_some() || !self.scheduled.is_empty();
             let written = if is_telling && (self.deltas.is_empty() && self.digests.is_none() || rng.one_in(2)) {
-                self.tell_bucket(&mut writer)
+                self.write_bucket_step(&mut writer)
             } else if !self.deltas.is_empty() {
-                self.tell_delta(&mut writer)
+                self.write_delta(&mut writer)
             } else {
-                self.tell_digests(&mut writer)
+                self.write_digests(&mut writer)
             };
             if written.is_err() {
                 break written;
@@ -181,7 +181,7 @@ impl Shard {
         (!writer.is_empty()).then(|| writer.finish())
     }
 
-    fn tell_delta(&mut self, writer: &mut BatchWriter) -> Result<(), WriteError> {
+    fn write_delta(&mut self, writer: &mut BatchWriter) -> Result<(), WriteError> {
         // Ends first: a new flow may have the tuple of one that ended.
         let is_end = |delta: &&Delta| matches!(delta, Delta::Ended(_));
         let end = self.deltas.iter().find(|(_, delta)| is_end(delta));
@@ -198,29 +198,29 @@ impl Shard {
         Ok(())
     }
 
-    fn tell_bucket(&mut self, writer: &mut BatchWriter) -> Result<(), WriteError> {
-        let Some((bucket, last)) = self.telling else {
-            let Some(bucket) = self.asked.front() else { return Ok(()) };
+    fn write_bucket_step(&mut self, writer: &mut BatchWriter) -> Result<(), WriteError> {
+        let Some((bucket, last)) = self.sending else {
+            let Some(bucket) = self.scheduled.front() else { return Ok(()) };
             writer.push_bucket_begin(*bucket)?;
-            self.telling = Some((*bucket, None));
-            self.asked.pop_front();
+            self.sending = Some((*bucket, None));
+            self.scheduled.pop_front();
             return Ok(());
         };
         let from = last.map_or(0, |last| last + 1);
         match self.cache.range((bucket, from)..=(bucket, u32::MAX)).next() {
             Some((place, _)) => {
                 write_entry(&self.cache, *place, writer)?;
-                self.telling = Some((bucket, Some(place.1)));
+                self.sending = Some((bucket, Some(place.1)));
             }
             None => {
                 writer.push_bucket_end(bucket)?;
-                self.telling = None;
+                self.sending = None;
             }
         }
         Ok(())
     }
 
-    fn tell_digests(&mut self, writer: &mut BatchWriter) -> Result<(), WriteError> {
+    fn write_digests(&mut self, writer: &mut BatchWriter) -> Result<(), WriteError> {
         let Some((number, first)) = self.digests else { return Ok(()) };
         let buckets = u16::try_from(BucketSet::all_of(self.number).count()).unwrap_or(0);
         let values: Vec<_> = (first..buckets).map(|bucket| self.digest(bucket)).collect();
@@ -235,7 +235,11 @@ impl Shard {
     }
 }
 
-fn write_entry(cache: &BTreeMap<Place, Cached>, place: Place, writer: &mut BatchWriter) -> Result<(), WriteError> {
+fn write_entry(
+    cache: &BTreeMap<EntryKey, Cached>,
+    place: EntryKey,
+    writer: &mut BatchWriter,
+) -> Result<(), WriteError> {
     match cache.get(&place) {
         Some(cached) if place.0 == EXPECTATIONS => writer.push_expect(&cached.bytes, cached.changed_ms),
         Some(cached) => writer.push_flow(cached.family, &cached.bytes, cached.changed_ms),
