@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use crate::kernel::batch::Batch;
-use crate::kernel_resync::Wishes;
+use crate::kernel_resync::ResyncRequests;
 use crate::metrics::{Counts, Published};
 use crate::replication::Replication;
 use crate::takeover::Takeover;
@@ -14,9 +14,9 @@ use crate::worker_channel::Asker;
 #[derive(Clone)]
 pub(crate) struct Access {
     /// Asks each worker.
-    pub(crate) askers: Arc<[Asker]>,
+    pub(crate) workers: Arc<[Asker]>,
     /// What each worker counts.
-    pub(crate) published: Arc<[Arc<Published>]>,
+    pub(crate) shared_counters: Arc<[Arc<Published>]>,
     /// Where there are peers.
     pub(crate) replication: Option<Replication>,
     /// Puts replicas into the kernel, one commit at a time. Its port is not listened to.
@@ -24,7 +24,7 @@ pub(crate) struct Access {
     /// The side that this node is on.
     pub(crate) takeover: Arc<Takeover>,
     /// Has all shards resynchronised.
-    pub(crate) wishes: Wishes,
+    pub(crate) resync_requests: ResyncRequests,
     /// The name of the back end that the workers receive by.
     pub(crate) backend: &'static str,
     /// Flows of each family that a shard may hold.
@@ -41,7 +41,7 @@ impl Access {
 
     /// What each worker has counted so far.
     pub(crate) fn by_worker(&self) -> impl Iterator<Item = Counts> {
-        self.published.iter().map(|published| published.read())
+        self.shared_counters.iter().map(|published| published.read())
     }
 
     /// What all of them have counted so far.

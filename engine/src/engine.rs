@@ -28,7 +28,7 @@ use crate::filter::Choice;
 use crate::kernel::KernelError;
 use crate::kernel::batch::Batch;
 use crate::kernel::commit::Rules;
-use crate::kernel_resync::{Control, Lane, REPORTS, Wish, Wishes};
+use crate::kernel_resync::{REPORTS, ResyncCoordinator, ResyncRequest, ResyncRequests, WorkerChannel};
 use crate::limits::{COMMANDS_PER_WORKER, FLOWS_PER_SHARD, REPORTS_PER_WORKER, WORKERS, WORKERS_DEFAULT_MAX};
 use crate::listener::{ListenError, Listener};
 use crate::meter::Meter;
@@ -174,7 +174,7 @@ impl Engine {
         let choice = Arc::new(choice);
         self.access.takeover.choose(choice.clone());
         let ask = |asker: &Asker| asker.try_ask(Ask::Choice(choice.clone())).map_err(|_| Busy);
-        self.access.askers.iter().try_for_each(ask)
+        self.access.workers.iter().try_for_each(ask)
     }
 
     /// Puts what the replicas hold into this kernel, in the calling thread: some seconds for a million flows. Where there
@@ -306,7 +306,7 @@ pub struct Busy;
 struct Assembly<'s> {
     settings: &'s Settings,
     seats: Vec<Seat>,
-    lanes: Vec<Lane>,
+    lanes: Vec<WorkerChannel>,
     sender: Sender<Report>,
     reports: Receiver<Report>,
     waker: Arc<Waker>,
@@ -314,7 +314,7 @@ struct Assembly<'s> {
     prepared: Option<Prepared>,
     hearers: Vec<Hearer>,
     askers: Vec<Asker>,
-    wishes: (Wishes, Receiver<Wish>),
+    wishes: (ResyncRequests, Receiver<ResyncRequest>),
     committer: Batch,
     takeover: Takeover,
 }
@@ -344,7 +344,7 @@ impl<'s> Assembly<'s> {
         let (sender, reports) = bounded(REPORTS_PER_WORKER * settings.workers as usize);
         let (seats, lanes) = (Vec::new(), Vec::new());
         let (waker, stop, hearers, askers) = (Arc::new(waker), Arc::default(), Vec::new(), Vec::new());
-        let wishes = Wishes::ends(waker.clone());
+        let wishes = ResyncRequests::channel(waker.clone());
         Self {
             settings,
             seats,
@@ -373,7 +373,7 @@ impl<'s> Assembly<'s> {
         // Before the worker's first word, too, its flows are not the kernel's.
         published.publish(&Counts { resync_pending: 1, ..Counts::default() });
         let waker = Arc::new(waker);
-        self.lanes.push(Lane::new(sender, waker.clone(), published.clone()));
+        self.lanes.push(WorkerChannel::new(sender, waker.clone(), published.clone()));
         let (asker, asks) = worker_channel::asks(waker);
         let (shard, teller) = self.shard(index, &asker);
         // Expectations are heard of by worker 0 alone.
@@ -402,12 +402,12 @@ impl<'s> Assembly<'s> {
             stage: None,
             hot: None,
             access: Access {
-                askers: self.askers.into(),
-                published: self.seats.iter().map(|seat| seat.published.clone()).collect(),
+                workers: self.askers.into(),
+                shared_counters: self.seats.iter().map(|seat| seat.published.clone()).collect(),
                 replication: self.prepared.as_ref().map(Prepared::replication),
                 committer: Arc::new(Mutex::new(self.committer)),
                 takeover: Arc::new(self.takeover),
-                wishes,
+                resync_requests: wishes,
                 backend: self.settings.backend.name(),
                 flows_max: self.settings.flows_max,
                 began: Instant::now(),
@@ -430,7 +430,7 @@ impl<'s> Assembly<'s> {
             }
         }
         // From here on an early return drops the engine, which stops what has started.
-        let control = Control::new(poll, self.lanes, self.reports, wished, self.stop.clone());
+        let control = ResyncCoordinator::new(poll, self.lanes, self.reports, wished, self.stop.clone());
         engine.control = Some(engine.spawn("ctflow-control", Duty::Control, move || control.run())?);
         let count = self.seats.len();
         let (begun, beginnings) = bounded(count);

@@ -58,75 +58,75 @@ const DUMP: Token = Token(1);
 pub(crate) struct WorkerEnded;
 
 /// An operator's wish that all shards be resynchronised; answered when all are.
-pub(crate) type Wish = Reply<Result<(), WorkerEnded>>;
+pub(crate) type ResyncRequest = Reply<Result<(), WorkerEnded>>;
 
 /// Makes such wishes known to the control thread.
 #[derive(Debug, Clone)]
-pub(crate) struct Wishes {
-    sender: Sender<Wish>,
+pub(crate) struct ResyncRequests {
+    sender: Sender<ResyncRequest>,
     waker: Arc<mio::Waker>,
 }
 
-impl Wishes {
+impl ResyncRequests {
     /// The two ends; `waker` wakes the control thread.
-    pub(crate) fn ends(waker: Arc<mio::Waker>) -> (Self, Receiver<Wish>) {
-        let (sender, wishes) = bounded(RESYNC_WISHES);
-        (Self { sender, waker }, wishes)
+    pub(crate) fn channel(waker: Arc<mio::Waker>) -> (Self, Receiver<ResyncRequest>) {
+        let (sender, receiver) = bounded(RESYNC_WISHES);
+        (Self { sender, waker }, receiver)
     }
 
     /// Asks for a resync of all shards that begins after this, if there is room.
     ///
     /// # Errors
     /// The wish, where there is none. A control thread that has ended is asked in vain.
-    pub(crate) fn try_wish(&self, wish: Wish) -> Result<(), Wish> {
-        let result = self.sender.try_send(wish);
+    pub(crate) fn try_request(&self, request: ResyncRequest) -> Result<(), ResyncRequest> {
+        let result = self.sender.try_send(request);
         let _ = self.waker.wake(); // fails only where the control thread is gone
         match result {
-            Err(TrySendError::Full(wish)) => Err(wish),
+            Err(TrySendError::Full(request)) => Err(request),
             Ok(()) | Err(TrySendError::Disconnected(_)) => Ok(()),
         }
     }
 }
 
 /// A wish, and the resync of each lane that has to be complete for it.
-struct Pending {
-    wish: Wish,
+struct PendingRequest {
+    request: ResyncRequest,
     resyncs: Vec<u32>,
 }
 
 /// Where a shard's resync stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Standing {
+enum ResyncState {
     Idle,
     /// Told to mark, and yet to say that it does.
-    Beginning,
+    Starting,
     Marking,
     Sweeping,
     /// Its worker has ended.
-    Gone,
+    WorkerEnded,
 }
 
 /// The control thread's end of one worker.
 #[derive(Debug)]
-pub(crate) struct Lane {
+pub(crate) struct WorkerChannel {
     commands: Sender<Command>,
     wake: Arc<UnixStream>,
-    published: Arc<Published>,
-    standing: Standing,
+    shared_counters: Arc<Published>,
+    state: ResyncState,
     /// A resync has to begin, as soon as none is under way here.
-    wanted: bool,
+    resync_needed: bool,
     /// The number of the last resync that began.
     resync: u32,
     /// The number of the last resync that was complete.
-    complete: u32,
+    completed: u32,
     /// Messages of the dump that are not sent yet.
-    batch: Vec<u8>,
+    dump_batch: Vec<u8>,
 }
 
-impl Lane {
-    pub(crate) fn new(commands: Sender<Command>, wake: Arc<UnixStream>, published: Arc<Published>) -> Self {
-        let (standing, batch) = (Standing::Idle, Vec::new());
-        Self { commands, wake, published, standing, wanted: true, resync: 0, complete: 0, batch }
+impl WorkerChannel {
+    pub(crate) fn new(commands: Sender<Command>, wake: Arc<UnixStream>, shared_counters: Arc<Published>) -> Self {
+        let (state, batch) = (ResyncState::Idle, Vec::new());
+        Self { commands, wake, shared_counters, state, resync_needed: true, resync: 0, completed: 0, dump_batch: batch }
     }
 
     /// Wakes the worker, whether for a command or to see that it is time to stop.
@@ -143,38 +143,38 @@ impl Lane {
             Ok(()) => Ok(()),
             Err(TrySendError::Full(command)) => Err(command),
             Err(TrySendError::Disconnected(_)) => {
-                self.standing = Standing::Gone;
+                self.state = ResyncState::WorkerEnded;
                 Ok(())
             }
         }
     }
 
     /// Sends the batch; whether there was room.
-    fn try_flush(&mut self) -> bool {
-        if self.batch.is_empty() {
+    fn try_send_batch(&mut self) -> bool {
+        if self.dump_batch.is_empty() {
             return true;
         }
-        let batch = std::mem::take(&mut self.batch);
+        let batch = std::mem::take(&mut self.dump_batch);
         match self.try_send(Command::Dumped(batch)) {
             Err(Command::Dumped(batch)) => {
-                self.batch = batch;
+                self.dump_batch = batch;
                 false
             }
             _ => true,
         }
     }
 
-    fn hear(&mut self, report: &Report) {
+    fn on_report(&mut self, report: &Report) {
         match *report {
-            Report::Ended(_) => self.standing = Standing::Gone,
-            Report::Wanted(_) => self.wanted = true,
-            Report::Marking { resync, .. } if self.standing == Standing::Beginning && resync == self.resync => {
-                self.standing = Standing::Marking;
+            Report::Ended(_) => self.state = ResyncState::WorkerEnded,
+            Report::Wanted(_) => self.resync_needed = true,
+            Report::Marking { resync, .. } if self.state == ResyncState::Starting && resync == self.resync => {
+                self.state = ResyncState::Marking;
             }
-            Report::Resynced { resync, again, .. } if self.standing == Standing::Sweeping && resync == self.resync => {
-                self.standing = Standing::Idle;
-                self.wanted |= again;
-                self.complete = if again { self.complete } else { resync };
+            Report::Resynced { resync, again, .. } if self.state == ResyncState::Sweeping && resync == self.resync => {
+                self.state = ResyncState::Idle;
+                self.resync_needed |= again;
+                self.completed = if again { self.completed } else { resync };
             }
             Report::Marking { .. } | Report::Resynced { .. } => {} // of a resync that was overtaken
         }
@@ -182,91 +182,101 @@ impl Lane {
 
     /// Whether resync number `resync` is complete, or a later one. Numbers wrap: the nearer way round counts.
     fn has_completed(&self, resync: u32) -> bool {
-        self.complete.wrapping_sub(resync) <= u32::MAX / 2
+        self.completed.wrapping_sub(resync) <= u32::MAX / 2
     }
 
     /// Begins a resync; where the channel is full, a later turn does.
-    fn begin(&mut self) {
+    fn start_resync(&mut self) {
         let resync = self.resync.wrapping_add(1);
-        self.batch.clear();
-        if self.try_send(Command::BeginResync(resync)).is_ok() && self.standing == Standing::Idle {
-            (self.standing, self.resync, self.wanted) = (Standing::Beginning, resync, false);
+        self.dump_batch.clear();
+        if self.try_send(Command::BeginResync(resync)).is_ok() && self.state == ResyncState::Idle {
+            (self.state, self.resync, self.resync_needed) = (ResyncState::Starting, resync, false);
         }
     }
 
     /// The dump is read and sent: lets the worker purge. Where the channel is full, a later turn does.
     fn end_dump(&mut self) {
-        if self.try_send(Command::EndDump).is_ok() && self.standing == Standing::Marking {
-            self.standing = Standing::Sweeping;
+        if self.try_send(Command::EndDump).is_ok() && self.state == ResyncState::Marking {
+            self.state = ResyncState::Sweeping;
         }
     }
 
     /// The dump broke off.
-    fn abandon(&mut self) {
-        self.batch.clear();
+    fn abandon_resync(&mut self) {
+        self.dump_batch.clear();
         // Where the command has no room, the beginning of the next resync does the same.
         let _ = self.try_send(Command::AbandonResync);
-        if self.standing == Standing::Marking {
-            (self.standing, self.wanted) = (Standing::Idle, true);
+        if self.state == ResyncState::Marking {
+            (self.state, self.resync_needed) = (ResyncState::Idle, true);
         }
     }
 }
 
 /// The dump that a resync reads.
 #[derive(Debug)]
-enum Dumping {
-    No,
+enum DumpState {
+    Idle,
     Reading(Table, Dump),
     /// It has been read; the last batches and the word of its end are still to be sent.
-    Ending,
+    SendingRest,
 }
 
 /// The control thread's state. When it goes, for whatever reason, the workers are told to stop: nobody would
 /// resynchronise them.
-pub(crate) struct Control {
+pub(crate) struct ResyncCoordinator {
     poll: Poll,
-    lanes: Vec<Lane>,
+    channels: Vec<WorkerChannel>,
     reports: Receiver<Report>,
     stop: Arc<AtomicBool>,
-    dumping: Dumping,
+    dump_state: DumpState,
     /// When the next dump may begin.
-    not_before: Instant,
+    next_dump_at: Instant,
     reconcile: Reconcile,
-    wishes: Receiver<Wish>,
-    pending: Vec<Pending>,
+    requests: Receiver<ResyncRequest>,
+    pending: Vec<PendingRequest>,
 }
 
-impl Drop for Control {
+impl Drop for ResyncCoordinator {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        self.lanes.iter().for_each(Lane::wake);
+        self.channels.iter().for_each(WorkerChannel::wake);
     }
 }
 
-impl Control {
+impl ResyncCoordinator {
     pub(crate) fn new(
         poll: Poll,
-        lanes: Vec<Lane>,
+        channels: Vec<WorkerChannel>,
         reports: Receiver<Report>,
-        wishes: Receiver<Wish>,
+        requests: Receiver<ResyncRequest>,
         stop: Arc<AtomicBool>,
     ) -> Self {
         let now = Instant::now();
         let (reconcile, pending) = (Reconcile::new(now), Vec::new());
-        Self { poll, lanes, reports, stop, dumping: Dumping::No, not_before: now, reconcile, wishes, pending }
+        Self {
+            poll,
+            channels,
+            reports,
+            stop,
+            dump_state: DumpState::Idle,
+            next_dump_at: now,
+            reconcile,
+            requests,
+            pending,
+        }
     }
 
     /// Runs until told to stop.
     pub(crate) fn run(mut self) {
         let mut events = Events::with_capacity(16);
         while !self.stop.load(Ordering::Relaxed) {
-            self.hear();
-            self.heed();
-            self.look();
-            self.begin();
+            self.read_reports();
+            self.handle_requests();
+            self.check_flow_count();
+            self.start_resyncs();
             self.start_dump_if_marking();
-            let again = self.pump();
-            match self.poll.poll(&mut events, Some(self.patience(again))) {
+            let again = self.advance_dump();
+            match self.poll.poll(&mut events, Some(self.poll_timeout(again))) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => {
                     tracing::error!(%error, "the control thread cannot wait for events: the capture ends");
                     return;
@@ -277,84 +287,86 @@ impl Control {
     }
 
     /// How long to wait for a report or a part of the dump.
-    fn patience(&self, again: Option<Duration>) -> Duration {
+    fn poll_timeout(&self, again: Option<Duration>) -> Duration {
         let now = Instant::now();
-        let wanted = self.is_idle() && self.lanes.iter().any(|lane| lane.wanted && lane.standing == Standing::Idle);
-        let begin = wanted.then(|| self.not_before.saturating_duration_since(now).max(RESYNC_RETRY));
-        let look = self.reconcile.next.saturating_duration_since(now);
-        again.or(begin).map_or(look, |time| time.min(look))
+        let wanted = self.is_dump_idle()
+            && self.channels.iter().any(|lane| lane.resync_needed && lane.state == ResyncState::Idle);
+        let start = wanted.then(|| self.next_dump_at.saturating_duration_since(now).max(RESYNC_RETRY));
+        let check = self.reconcile.next_check.saturating_duration_since(now);
+        again.or(start).map_or(check, |time| time.min(check))
     }
 
-    fn is_idle(&self) -> bool {
-        matches!(self.dumping, Dumping::No)
+    fn is_dump_idle(&self) -> bool {
+        matches!(self.dump_state, DumpState::Idle)
     }
 
-    fn is_any(&self, standing: Standing) -> bool {
-        self.lanes.iter().any(|lane| lane.standing == standing)
+    fn any_in_state(&self, standing: ResyncState) -> bool {
+        self.channels.iter().any(|lane| lane.state == standing)
     }
 
-    fn hear(&mut self) {
+    fn read_reports(&mut self) {
         for report in self.reports.try_iter() {
             let (Report::Wanted(worker)
             | Report::Ended(worker)
             | Report::Marking { worker, .. }
             | Report::Resynced { worker, .. }) = report;
-            if let Some(lane) = self.lanes.get_mut(worker as usize) {
-                lane.hear(&report);
+            if let Some(lane) = self.channels.get_mut(worker as usize) {
+                lane.on_report(&report);
             }
         }
     }
 
     /// Takes in what operators want, and answers what has come true.
-    fn heed(&mut self) {
+    fn handle_requests(&mut self) {
         while self.pending.len() < RESYNC_WISHES {
-            let Ok(wish) = self.wishes.try_recv() else { break };
+            let Ok(request) = self.requests.try_recv() else { break };
             // A resync that is under way may have read past what this one is meant to see.
-            self.lanes.iter_mut().for_each(|lane| lane.wanted = true);
-            let resyncs = self.lanes.iter().map(|lane| lane.resync.wrapping_add(1)).collect();
-            self.pending.push(Pending { wish, resyncs });
+            self.channels.iter_mut().for_each(|lane| lane.resync_needed = true);
+            let resyncs = self.channels.iter().map(|lane| lane.resync.wrapping_add(1)).collect();
+            self.pending.push(PendingRequest { request, resyncs });
         }
-        let lanes = &self.lanes;
-        let has_ended = lanes.iter().any(|lane| lane.standing == Standing::Gone);
-        let is_over = |pending: &mut Pending| {
-            has_ended || lanes.iter().zip(&pending.resyncs).all(|(lane, resync)| lane.has_completed(*resync))
+        let channels = &self.channels;
+        let has_ended = channels.iter().any(|lane| lane.state == ResyncState::WorkerEnded);
+        let is_over = |pending: &mut PendingRequest| {
+            has_ended || channels.iter().zip(&pending.resyncs).all(|(lane, resync)| lane.has_completed(*resync))
         };
-        for Pending { wish, .. } in self.pending.extract_if(.., is_over) {
+        for PendingRequest { request: wish, .. } in self.pending.extract_if(.., is_over) {
             wish.tell(if has_ended { Err(WorkerEnded) } else { Ok(()) });
         }
     }
 
     /// Looks now and then whether what is held agrees with what there is.
-    fn look(&mut self) {
-        let settled = self.lanes.iter().all(|lane| !lane.wanted && lane.standing == Standing::Idle);
+    fn check_flow_count(&mut self) {
+        let settled = self.channels.iter().all(|lane| !lane.resync_needed && lane.state == ResyncState::Idle);
         if self.reconcile.is_due(Instant::now()) && settled {
-            let held = self.lanes.iter().map(|lane| lane.published.read().flows).sum();
-            if self.reconcile.disagrees(held) {
-                self.lanes.iter_mut().for_each(|lane| lane.wanted = true);
+            let held = self.channels.iter().map(|lane| lane.shared_counters.read().flows).sum();
+            if self.reconcile.needs_resync(held) {
+                self.channels.iter_mut().for_each(|lane| lane.resync_needed = true);
             }
         }
     }
 
-    fn begin(&mut self) {
-        if self.is_idle() && !self.is_any(Standing::Beginning) && Instant::now() >= self.not_before {
-            let wanted = self.lanes.iter_mut().filter(|lane| lane.wanted && lane.standing == Standing::Idle);
-            wanted.for_each(Lane::begin);
+    fn start_resyncs(&mut self) {
+        if self.is_dump_idle() && !self.any_in_state(ResyncState::Starting) && Instant::now() >= self.next_dump_at {
+            let wanted = self.channels.iter_mut().filter(|lane| lane.resync_needed && lane.state == ResyncState::Idle);
+            wanted.for_each(WorkerChannel::start_resync);
         }
     }
 
     /// Starts the dump once all who shall be resynchronised by it are marking.
     fn start_dump_if_marking(&mut self) {
-        if !self.is_idle() || self.is_any(Standing::Beginning) || !self.is_any(Standing::Marking) {
+        if !self.is_dump_idle() || self.any_in_state(ResyncState::Starting) || !self.any_in_state(ResyncState::Marking)
+        {
             return;
         }
-        self.read(Table::Conntrack);
+        self.read_table(Table::Conntrack);
     }
 
     /// Has a table dumped.
-    fn read(&mut self, table: Table) {
+    fn read_table(&mut self, table: Table) {
         match self.start_dump(table) {
-            Ok(dump) => self.dumping = Dumping::Reading(table, dump),
-            Err(error) => self.abandon(&error),
+            Ok(dump) => self.dump_state = DumpState::Reading(table, dump),
+            Err(error) => self.abandon_resync(&error),
         }
     }
 
@@ -367,120 +379,127 @@ impl Control {
     }
 
     /// Goes on with the dump; gives how soon to come back where that is not up to the dump's socket.
-    fn pump(&mut self) -> Option<Duration> {
-        match &mut self.dumping {
-            Dumping::No => None,
-            Dumping::Reading(table, dump) => match pump_from(dump, &mut self.lanes) {
-                Ok(Pumped::Later(time)) => time,
-                Ok(Pumped::Read) if *table == Table::Conntrack => {
-                    self.read(Table::Expect);
+    fn advance_dump(&mut self) -> Option<Duration> {
+        match &mut self.dump_state {
+            DumpState::Idle => None,
+            DumpState::Reading(table, dump) => match read_dump_parts(dump, &mut self.channels) {
+                Ok(ReadOutcome::Later(time)) => time,
+                Ok(ReadOutcome::Complete) if *table == Table::Conntrack => {
+                    self.read_table(Table::Expect);
                     Some(Duration::ZERO)
                 }
-                Ok(Pumped::Read) => {
-                    self.dumping = Dumping::Ending;
-                    self.end()
+                Ok(ReadOutcome::Complete) => {
+                    self.dump_state = DumpState::SendingRest;
+                    self.finish_dump()
                 }
                 Err(error) => {
-                    self.abandon(&error);
+                    self.abandon_resync(&error);
                     None
                 }
             },
-            Dumping::Ending => self.end(),
+            DumpState::SendingRest => self.finish_dump(),
         }
     }
 
     /// Sends what is left of the dump and the word of its end; how soon to try again where there was no room.
-    fn end(&mut self) -> Option<Duration> {
-        for lane in self.lanes.iter_mut().filter(|lane| lane.standing == Standing::Marking) {
-            if lane.try_flush() {
+    fn finish_dump(&mut self) -> Option<Duration> {
+        for lane in self.channels.iter_mut().filter(|lane| lane.state == ResyncState::Marking) {
+            if lane.try_send_batch() {
                 lane.end_dump();
             }
         }
-        if self.is_any(Standing::Marking) {
+        if self.any_in_state(ResyncState::Marking) {
             return Some(RESYNC_RETRY);
         }
-        self.dumping = Dumping::No;
-        self.not_before = Instant::now() + RESYNC_INTERVAL_MIN;
-        self.reconcile.resynced(Instant::now());
+        self.dump_state = DumpState::Idle;
+        self.next_dump_at = Instant::now() + RESYNC_INTERVAL_MIN;
+        self.reconcile.restart(Instant::now());
         None
     }
 
-    fn abandon(&mut self, error: &KernelError) {
+    fn abandon_resync(&mut self, error: &KernelError) {
         tracing::error!(%error, retry = ?RESYNC_INTERVAL_MIN, "the resync with the kernel's table broke off");
-        self.lanes.iter_mut().filter(|lane| lane.standing == Standing::Marking).for_each(Lane::abandon);
-        self.dumping = Dumping::No;
-        self.not_before = Instant::now() + RESYNC_INTERVAL_MIN;
+        self.channels
+            .iter_mut()
+            .filter(|lane| lane.state == ResyncState::Marking)
+            .for_each(WorkerChannel::abandon_resync);
+        self.dump_state = DumpState::Idle;
+        self.next_dump_at = Instant::now() + RESYNC_INTERVAL_MIN;
     }
 }
 
 /// How far a turn of reading came.
-enum Pumped {
+enum ReadOutcome {
     /// To be continued: when the dump's socket is readable, or so soon.
     Later(Option<Duration>),
     /// To the end.
-    Read,
+    Complete,
 }
 
 /// Reads parts of the dump into the lanes' batches while these have room.
-fn pump_from(dump: &mut Dump, lanes: &mut [Lane]) -> Result<Pumped, KernelError> {
+fn read_dump_parts(dump: &mut Dump, channels: &mut [WorkerChannel]) -> Result<ReadOutcome, KernelError> {
     for _ in 0..RESYNC_PARTS_PER_TURN {
-        if !lanes.iter().any(|lane| lane.standing == Standing::Marking) {
-            return Ok(Pumped::Read); // nobody is left to read for
+        if !channels.iter().any(|lane| lane.state == ResyncState::Marking) {
+            return Ok(ReadOutcome::Complete); // nobody is left to read for
         }
-        if !lanes.iter_mut().filter(|lane| lane.batch.len() >= RESYNC_BATCH_BYTES).all(Lane::try_flush) {
-            return Ok(Pumped::Later(Some(RESYNC_RETRY)));
+        if !channels
+            .iter_mut()
+            .filter(|lane| lane.dump_batch.len() >= RESYNC_BATCH_BYTES)
+            .all(WorkerChannel::try_send_batch)
+        {
+            return Ok(ReadOutcome::Later(Some(RESYNC_RETRY)));
         }
-        match dump.try_read(|record| route(lanes, record))? {
+        match dump.try_read(|record| route_to_worker(channels, record))? {
             Progress::More => {}
-            Progress::NotYet => return Ok(Pumped::Later(None)),
-            Progress::Done => return Ok(Pumped::Read),
+            Progress::NotYet => return Ok(ReadOutcome::Later(None)),
+            Progress::Done => return Ok(ReadOutcome::Complete),
         }
     }
-    Ok(Pumped::Later(Some(Duration::ZERO)))
+    Ok(ReadOutcome::Later(Some(Duration::ZERO)))
 }
 
 /// Puts a message of the dump into the batch of the shard that owns its flow.
-fn route(lanes: &mut [Lane], record: &Record<'_>) {
-    let shards = u32::try_from(lanes.len()).unwrap_or(u32::MAX);
+fn route_to_worker(channels: &mut [WorkerChannel], record: &Record<'_>) {
+    let shards = u32::try_from(channels.len()).unwrap_or(u32::MAX);
     let id = || record.attrs().flatten().find(|attr| attr.kind == uapi::CTA_ID).and_then(|attr| attr.be32().ok());
     let shard = match record.subject() {
         Subject::Flow => id().map(|id| shard_of(id, shards)),
         Subject::Expect => Some(0), // the steering program's choice
         _ => None,
     };
-    let Some(lane) = shard.and_then(|shard| lanes.get_mut(shard as usize)) else { return };
-    if lane.standing == Standing::Marking {
-        lane.batch.extend_from_slice(record.bytes());
-        lane.batch.resize(lane.batch.len().next_multiple_of(4), 0);
+    let Some(lane) = shard.and_then(|shard| channels.get_mut(shard as usize)) else { return };
+    if lane.state == ResyncState::Marking {
+        lane.dump_batch.extend_from_slice(record.bytes());
+        lane.dump_batch.resize(lane.dump_batch.len().next_multiple_of(4), 0);
     }
 }
 
 /// When to look for disagreement, and what was found.
 #[derive(Debug)]
 struct Reconcile {
-    next: Instant,
+    next_check: Instant,
     /// When everything is resynchronised whatever the numbers say.
-    at_latest: Instant,
+    resync_at: Instant,
     /// Looks in a row that found more flows held than there are.
     excesses: u32,
 }
 
 impl Reconcile {
     fn new(now: Instant) -> Self {
-        Self { next: now + RECONCILE_CHECK, at_latest: now + RECONCILE_INTERVAL, excesses: 0 }
+        Self { next_check: now + RECONCILE_CHECK, resync_at: now + RECONCILE_INTERVAL, excesses: 0 }
     }
 
     fn is_due(&mut self, now: Instant) -> bool {
-        let due = now >= self.next;
+        let due = now >= self.next_check;
         if due {
-            self.next = now + RECONCILE_CHECK;
+            self.next_check = now + RECONCILE_CHECK;
         }
         due
     }
 
     /// Whether `held` flows are too many too often, or it is time anyway. A moment's excess is events on their way.
-    fn disagrees(&mut self, held: u64) -> bool {
-        if Instant::now() >= self.at_latest {
+    fn needs_resync(&mut self, held: u64) -> bool {
+        if Instant::now() >= self.resync_at {
             return true;
         }
         let excess = flow_count().is_ok_and(|count| held > count + (count / RECONCILE_SLACK).max(RECONCILE_SLACK));
@@ -488,7 +507,7 @@ impl Reconcile {
         self.excesses >= RECONCILE_CHECKS
     }
 
-    fn resynced(&mut self, now: Instant) {
+    fn restart(&mut self, now: Instant) {
         *self = Self::new(now);
     }
 }
@@ -496,7 +515,7 @@ impl Reconcile {
 /// The kernel's own count.
 fn flow_count() -> Result<u64, KernelError> {
     let mut entries = None;
-    let take = |record: &Record<'_>| entries = record.global_stats().ok().and_then(|stats| stats.entries);
-    Requester::open()?.ask("count the flows", request::global_stats, take)?;
+    let read_entries = |record: &Record<'_>| entries = record.global_stats().ok().and_then(|stats| stats.entries);
+    Requester::open()?.ask("count the flows", request::global_stats, read_entries)?;
     Ok(u64::from(entries.unwrap_or(u32::MAX)))
 }

@@ -85,7 +85,7 @@ pub(crate) fn run(
     progress.of.store(entries, Ordering::Relaxed);
     let mut tally = Tally::default();
     let word = Word::Newer(Yielding::InWord);
-    let injector = Injector { batch: &mut batch, askers: &access.askers, rules, word, tally: &mut tally };
+    let injector = Injector { batch: &mut batch, askers: &access.workers, rules, word, tally: &mut tally };
     let mut committer = Committer { injector, related: Vec::new(), progress };
     let mut replicas: Vec<ReplicaId> = status.replicas.iter().map(|replica| replica.id).collect();
     replicas.sort_unstable();

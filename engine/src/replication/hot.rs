@@ -176,7 +176,7 @@ impl Hot<'_> {
             Role::Backup | Role::Fault => Word::Theirs,
             Role::Primary | Role::None => Word::Newer(Yielding::InDeed),
         };
-        let askers = &self.access.askers;
+        let askers = &self.access.workers;
         let mut injector = Injector { batch: &mut batch, askers, rules: self.rules, word, tally };
         injector.end(&work.handed.ends)?;
         let flows = decoded(&work.handed.flows);

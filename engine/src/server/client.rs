@@ -178,7 +178,7 @@ mod tests {
     use super::*;
     use crate::access::Access;
     use crate::kernel::batch::Batch;
-    use crate::kernel_resync::Wishes;
+    use crate::kernel_resync::ResyncRequests;
     use crate::server::frame;
     use crate::server::verify::Verification;
 
@@ -187,16 +187,16 @@ mod tests {
         let poll = mio::Poll::new().unwrap();
         let waker = Arc::new(mio::Waker::new(poll.registry(), mio::Token(0)).unwrap());
         let now = Instant::now();
-        let (wishes, _) = Wishes::ends(waker.clone());
+        let (wishes, _) = ResyncRequests::channel(waker.clone());
         let (askers, published) = (Arc::new([]), Arc::new([]));
         let committer = Arc::new(Mutex::new(Batch::open("commit").unwrap()));
         let access = Access {
-            askers,
+            workers: askers,
             committer,
-            published,
+            shared_counters: published,
             replication: None,
             takeover: Arc::default(),
-            wishes,
+            resync_requests: wishes,
             backend: "none",
             flows_max: 0,
             began: now,

@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::order::Order;
 use super::verify::Verification;
 use crate::access::Access;
-use crate::kernel_resync::Wish;
+use crate::kernel_resync::ResyncRequest;
 use crate::replication::Request;
 use crate::worker_channel::Ask;
 
@@ -40,7 +40,7 @@ pub(super) enum Query {
     /// For the replication stage.
     Stage(Request),
     /// For the control thread.
-    Control(Wish),
+    Control(ResyncRequest),
 }
 
 impl World {
@@ -50,7 +50,7 @@ impl World {
     /// The query, where there is none.
     pub(super) fn send(&self, query: Query) -> Result<(), Query> {
         match query {
-            Query::Worker(worker, ask) => match self.access.askers.get(worker) {
+            Query::Worker(worker, ask) => match self.access.workers.get(worker) {
                 Some(asker) => asker.try_ask(ask).map_err(|ask| Query::Worker(worker, ask)),
                 None => Ok(()),
             },
@@ -58,7 +58,7 @@ impl World {
                 Some(replication) => replication.try_ask(request).map_err(Query::Stage),
                 None => Ok(()),
             },
-            Query::Control(wish) => self.access.wishes.try_wish(wish).map_err(Query::Control),
+            Query::Control(wish) => self.access.resync_requests.try_request(wish).map_err(Query::Control),
         }
     }
 }

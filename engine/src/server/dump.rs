@@ -51,7 +51,7 @@ impl Dump {
         let listing = (cache == Cache::External && world.access.replication.is_some()).then(list);
         let mut dump = Self { of, listing, rest: VecDeque::new(), showing: None, peers: Vec::new(), told: None };
         if cache == Cache::Internal {
-            let workers = u16::try_from(world.access.askers.len()).unwrap_or(u16::MAX); // there are 64 at most
+            let workers = u16::try_from(world.access.workers.len()).unwrap_or(u16::MAX); // there are 64 at most
             (0..workers).for_each(|worker| dump.add(Place::Worker(worker), worker));
         }
         dump

@@ -39,7 +39,7 @@ impl Following {
             let (watcher, watch) = watch::ends(of.subject(), world.waker.clone());
             Watched { unsent: Some(Query::Worker(worker, Ask::Watch(watcher))), watch, begun: false }
         };
-        Self { workers: (0..world.access.askers.len()).map(watched).collect(), begun: false }
+        Self { workers: (0..world.access.workers.len()).map(watched).collect(), begun: false }
     }
 
     /// Whether every worker watches; the client hears of that before any event.
@@ -92,7 +92,7 @@ impl Job for Following {
                 if let Some(chunk) = worker.take(number)? {
                     tell(&chunk, out);
                     if worker.watch.take_starved() {
-                        world.access.askers.get(number).into_iter().for_each(Asker::wake);
+                        world.access.workers.get(number).into_iter().for_each(Asker::wake);
                     }
                     took = true;
                 }

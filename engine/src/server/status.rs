@@ -188,7 +188,7 @@ fn hot(world: &World) -> Option<Hot> {
 fn engine(world: &World, totals: &Counts) -> Engine {
     Engine {
         backend: world.access.backend,
-        workers: world.access.askers.len(),
+        workers: world.access.workers.len(),
         events: totals.events(),
         events_new: totals.events_new,
         events_update: totals.events_update,
@@ -215,7 +215,7 @@ fn internal(world: &World, totals: &Counts) -> Cache {
         destroyed: totals.flows_destroyed,
         refused: totals.flows_refused,
         purged: totals.purged,
-        capacity: u64::from(world.access.flows_max) * world.access.askers.len() as u64,
+        capacity: u64::from(world.access.flows_max) * world.access.workers.len() as u64,
         bytes: totals.cache_bytes,
     }
 }

@@ -96,7 +96,7 @@ fn promote(access: &Access, progress: &Arc<Progress>, report: &mut Changed) {
         Err(error) => report.missing.push(format!("the commit broke off: {error}")),
     }
     admit(access, report);
-    for asker in access.askers.iter() {
+    for asker in access.workers.iter() {
         asker.answer(Ask::ForgetMoved); // who does not answer is told of by the resync
     }
     match kernel_resync(access) {
@@ -151,7 +151,7 @@ fn kernel_resync(access: &Access) -> Result<(), &'static str> {
     let until = Instant::now() + SERVER_ANSWER_MAX;
     let (reply, awaited) = reply::ends(None);
     let mut wish = reply;
-    while let Err(unsent) = access.wishes.try_wish(wish) {
+    while let Err(unsent) = access.resync_requests.try_request(wish) {
         if Instant::now() >= until {
             return Err("the control thread does not answer, see the log");
         }

@@ -47,7 +47,7 @@ pub(crate) fn flush_later(access: &Access, after: Duration) {
                 tracing::info!(purged, "flushed the kernel's table, as scheduled");
                 // Flows that peers have taken over, or that moved, are not this node's any more, which no event says.
                 let (resync, _) = reply::ends(None);
-                let _ = for_thread.wishes.try_wish(resync); // where many wait, one of them is the same
+                let _ = for_thread.resync_requests.try_request(resync); // where many wait, one of them is the same
             }
             Err(error) => tracing::error!(%error, "the kernel's table was not flushed, as scheduled"),
         }
