@@ -8,13 +8,13 @@ use crate::kernel_resync::ResyncRequests;
 use crate::metrics::{Counts, Published};
 use crate::replication::Replication;
 use crate::takeover::Takeover;
-use crate::worker_channel::Asker;
+use crate::worker_channel::WorkerHandle;
 
 /// The ways to an engine's threads, and what does not change of it.
 #[derive(Clone)]
 pub(crate) struct Access {
     /// Asks each worker.
-    pub(crate) workers: Arc<[Asker]>,
+    pub(crate) workers: Arc<[WorkerHandle]>,
     /// What each worker counts.
     pub(crate) shared_counters: Arc<[Arc<Published>]>,
     /// Where there are peers.

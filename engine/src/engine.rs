@@ -43,7 +43,7 @@ use crate::takeover::{Changed, Isolator, Takeover, become_role, flush_later};
 use crate::threads::{self, Duty, Thread};
 use crate::unreported::Untold;
 use crate::worker::{Command, Report, Reporter, Truth, Worker};
-use crate::worker_channel::{self, Ask, Asker, Hearer, Teller};
+use crate::worker_channel::{self, DeltaReceiver, DeltaSender, WorkerHandle, WorkerRequest};
 
 /// How to capture.
 #[derive(Debug, Clone)]
@@ -173,7 +173,7 @@ impl Engine {
     pub fn choose(&self, choice: Choice) -> Result<(), Busy> {
         let choice = Arc::new(choice);
         self.access.takeover.choose(choice.clone());
-        let ask = |asker: &Asker| asker.try_ask(Ask::Choice(choice.clone())).map_err(|_| Busy);
+        let ask = |asker: &WorkerHandle| asker.try_request(WorkerRequest::SetFilter(choice.clone())).map_err(|_| Busy);
         self.access.workers.iter().try_for_each(ask)
     }
 
@@ -312,8 +312,8 @@ struct Assembly<'s> {
     waker: Arc<Waker>,
     stop: Arc<AtomicBool>,
     prepared: Option<Prepared>,
-    hearers: Vec<Hearer>,
-    askers: Vec<Asker>,
+    hearers: Vec<DeltaReceiver>,
+    askers: Vec<WorkerHandle>,
     wishes: (ResyncRequests, Receiver<ResyncRequest>),
     committer: Batch,
     takeover: Takeover,
@@ -324,9 +324,9 @@ struct Seat {
     index: u32,
     socket: EventSocket,
     commands: Receiver<Command>,
-    asks: Receiver<Ask>,
+    asks: Receiver<WorkerRequest>,
     shard: Shard,
-    teller: Option<Teller>,
+    teller: Option<DeltaSender>,
     untold: Option<Untold>,
     wake: UnixStream,
     interrupts: Interrupts,
@@ -374,7 +374,7 @@ impl<'s> Assembly<'s> {
         published.publish(&Counts { resync_pending: 1, ..Counts::default() });
         let waker = Arc::new(waker);
         self.lanes.push(WorkerChannel::new(sender, waker.clone(), published.clone()));
-        let (asker, asks) = worker_channel::asks(waker);
+        let (asker, asks) = worker_channel::request_channel(waker);
         let (shard, teller) = self.shard(index, &asker);
         // Expectations are heard of by worker 0 alone.
         let untold = teller.is_some().then(|| Untold::open(index == 0)).transpose()?;
@@ -384,12 +384,13 @@ impl<'s> Assembly<'s> {
     }
 
     /// A worker's shard, and where there are replicas the worker's ends of what goes to and from them.
-    fn shard(&mut self, index: u32, asker: &Asker) -> (Shard, Option<Teller>) {
+    fn shard(&mut self, index: u32, asker: &WorkerHandle) -> (Shard, Option<DeltaSender>) {
         let flows_max = self.settings.flows_max;
         let Some(prepared) = &self.prepared else { return (Shard::new(flows_max), None) };
         let stream = u16::try_from(index).unwrap_or(u16::MAX); // WORKERS are fewer
         let choice = Arc::new(prepared.settings().choice.clone());
-        let (teller, hearer) = worker_channel::ends(stream, prepared.datagram_bytes(), prepared.waker(), asker.clone());
+        let (teller, hearer) =
+            worker_channel::delta_channel(stream, prepared.datagram_bytes(), prepared.waker(), asker.clone());
         self.hearers.push(hearer);
         (Shard::replicated(flows_max, choice), Some(teller))
     }

@@ -331,7 +331,7 @@ impl ResyncCoordinator {
             has_ended || channels.iter().zip(&pending.resyncs).all(|(lane, resync)| lane.has_completed(*resync))
         };
         for PendingRequest { request: wish, .. } in self.pending.extract_if(.., is_over) {
-            wish.tell(if has_ended { Err(WorkerEnded) } else { Ok(()) });
+            wish.send(if has_ended { Err(WorkerEnded) } else { Ok(()) });
         }
     }
 

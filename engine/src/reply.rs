@@ -21,17 +21,17 @@ pub(crate) struct Awaited<T>(Receiver<T>);
 /// The answer will not come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("no answer")]
-pub(crate) struct Gone;
+pub(crate) struct NoAnswer;
 
 /// A question's two ends. `waker` is woken by the answer, where whoever asked does not wait for it otherwise.
-pub(crate) fn ends<T>(waker: Option<Arc<mio::Waker>>) -> (Reply<T>, Awaited<T>) {
+pub(crate) fn channel<T>(waker: Option<Arc<mio::Waker>>) -> (Reply<T>, Awaited<T>) {
     let (sender, receiver) = bounded(1);
     (Reply { sender: Some(sender), waker }, Awaited(receiver))
 }
 
 impl<T> Reply<T> {
     /// Answers.
-    pub(crate) fn tell(self, answer: T) {
+    pub(crate) fn send(self, answer: T) {
         // There is room for the one answer there is, and whoever asked may have gone.
         let _ = self.sender.as_ref().map(|sender| sender.try_send(answer));
     }
@@ -49,11 +49,11 @@ impl<T> Awaited<T> {
     ///
     /// # Errors
     /// [`Gone`].
-    pub(crate) fn poll(&self) -> Result<Option<T>, Gone> {
+    pub(crate) fn poll(&self) -> Result<Option<T>, NoAnswer> {
         match self.0.try_recv() {
             Ok(answer) => Ok(Some(answer)),
             Err(TryRecvError::Empty) => Ok(None),
-            Err(TryRecvError::Disconnected) => Err(Gone),
+            Err(TryRecvError::Disconnected) => Err(NoAnswer),
         }
     }
 
@@ -61,10 +61,10 @@ impl<T> Awaited<T> {
     ///
     /// # Errors
     /// [`Gone`].
-    pub(crate) fn wait_unless(&self, ended: &Receiver<Infallible>) -> Result<T, Gone> {
+    pub(crate) fn wait_unless_ended(&self, ended: &Receiver<Infallible>) -> Result<T, NoAnswer> {
         select! {
-            recv(self.0) -> answer => answer.map_err(|_| Gone),
-            recv(ended) -> _ => self.0.try_recv().map_err(|_| Gone),
+            recv(self.0) -> answer => answer.map_err(|_| NoAnswer),
+            recv(ended) -> _ => self.0.try_recv().map_err(|_| NoAnswer),
         }
     }
 
@@ -72,8 +72,8 @@ impl<T> Awaited<T> {
     ///
     /// # Errors
     /// [`Gone`], also where it has not come by then.
-    pub(crate) fn wait(&self, longest: Duration) -> Result<T, Gone> {
-        self.0.recv_timeout(longest).map_err(|_| Gone)
+    pub(crate) fn wait(&self, longest: Duration) -> Result<T, NoAnswer> {
+        self.0.recv_timeout(longest).map_err(|_| NoAnswer)
     }
 }
 
@@ -82,18 +82,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_comes_or_is_known_not_to() {
-        let (reply, awaited) = ends::<u8>(None);
+    fn an_answer_arrives_or_is_known_not_to() {
+        let (reply, awaited) = channel::<u8>(None);
         assert_eq!(awaited.poll(), Ok(None));
-        reply.tell(7);
-        assert_eq!((awaited.poll(), awaited.poll()), (Ok(Some(7)), Err(Gone)));
-        let (reply, awaited) = ends::<u8>(None);
+        reply.send(7);
+        assert_eq!((awaited.poll(), awaited.poll()), (Ok(Some(7)), Err(NoAnswer)));
+        let (reply, awaited) = channel::<u8>(None);
         drop(reply);
-        assert_eq!(awaited.poll(), Err(Gone));
-        let (_reply, awaited) = ends::<u8>(None);
-        assert_eq!(awaited.wait(Duration::from_millis(1)), Err(Gone));
+        assert_eq!(awaited.poll(), Err(NoAnswer));
+        let (_reply, awaited) = channel::<u8>(None);
+        assert_eq!(awaited.wait(Duration::from_millis(1)), Err(NoAnswer));
         let (alive, ended) = bounded(0);
         drop(alive);
-        assert_eq!(awaited.wait_unless(&ended), Err(Gone), "the question waits for ever with nobody to read it");
+        assert_eq!(
+            awaited.wait_unless_ended(&ended),
+            Err(NoAnswer),
+            "the question waits for ever with nobody to read it"
+        );
     }
 }

@@ -32,7 +32,7 @@ use crate::shard::{Applied, Shard, Swept};
 use crate::steer::Filter;
 use crate::unreported::Untold;
 use crate::watch::Watcher;
-use crate::worker_channel::{Ask, Teller, Yielding};
+use crate::worker_channel::{DeltaSender, OnLoss, WorkerRequest};
 
 /// What the control thread asks of a worker.
 #[derive(Debug)]
@@ -109,9 +109,9 @@ pub(crate) struct Worker {
     /// Flows that are held for peers are in the kernel, too, and are not this node's.
     pub(crate) hot: bool,
     pub(crate) commands: Receiver<Command>,
-    pub(crate) asks: Receiver<Ask>,
+    pub(crate) asks: Receiver<WorkerRequest>,
     /// Where there are replicas.
-    pub(crate) teller: Option<Teller>,
+    pub(crate) teller: Option<DeltaSender>,
     /// Where there are replicas: what they must know besides.
     pub(crate) untold: Option<Untold>,
     /// Becomes readable when there is a command, or it is time to stop.
@@ -194,7 +194,7 @@ impl Worker {
 
     /// How long until there is something to tell replicas. What the stage has no room for yet it asks for itself.
     fn news_in(&self) -> Option<Duration> {
-        self.teller.as_ref().filter(|teller| teller.is_free())?;
+        self.teller.as_ref().filter(|teller| teller.has_sent_all())?;
         self.shard.news_in_ms().map(Duration::from_millis)
     }
 
@@ -372,32 +372,32 @@ impl Worker {
     fn tell(&mut self) {
         for ask in self.asks.try_iter().take(ASKS_PER_ROUND) {
             match ask {
-                Ask::Buckets(buckets) => self.shard.want_buckets(&buckets),
-                Ask::Digests(number) => self.shard.want_digests(number),
-                Ask::Choice(choice) => self.shard.choose(choice),
-                Ask::ForgetMoved(reply) => {
+                WorkerRequest::SendBuckets(buckets) => self.shard.want_buckets(&buckets),
+                WorkerRequest::SendDigests(number) => self.shard.want_digests(number),
+                WorkerRequest::SetFilter(choice) => self.shard.choose(choice),
+                WorkerRequest::ForgetMoved(reply) => {
                     self.untold.iter_mut().for_each(Untold::forget_moved);
-                    reply.tell(());
+                    reply.send(());
                 }
-                Ask::Watch(mut watcher) => {
+                WorkerRequest::AddWatcher(mut watcher) => {
                     // Those who have gone leave no trace but this: whoever comes makes room for itself.
                     self.watchers.retain(Watcher::is_watched);
                     watcher.begin();
                     self.watchers.push(watcher);
                 }
-                Ask::Show(bucket, reply) => {
+                WorkerRequest::ListBucket(bucket, reply) => {
                     let mut shown = Vec::new();
                     let stream = u16::try_from(self.index).unwrap_or(u16::MAX);
                     self.shard.set_time(now_ms());
                     self.shard.show(bucket, stream, &mut shown);
-                    reply.tell(shown);
+                    reply.send(shown);
                 }
-                Ask::Judge(claims, yielding, reply) => {
+                WorkerRequest::ResolveConflicts(claims, yielding, reply) => {
                     let judge = |claim| match yielding {
-                        Yielding::InWord => self.shard.judge(claim),
-                        Yielding::InDeed => self.shard.yield_to(claim),
+                        OnLoss::Keep => self.shard.judge(claim),
+                        OnLoss::Evict => self.shard.yield_to(claim),
                     };
-                    reply.tell(claims.iter().map(judge).collect());
+                    reply.send(claims.iter().map(judge).collect());
                 }
             }
         }
@@ -406,7 +406,7 @@ impl Worker {
         if let Some(teller) = &mut self.teller {
             self.meter.lap();
             teller.set_time(now_ms);
-            self.counts.untellable += teller.tell(&mut self.shard);
+            self.counts.untellable += teller.send_deltas(&mut self.shard);
             self.counts.delta_cpu_ns += self.meter.lap();
         }
     }

@@ -26,35 +26,35 @@ use crate::watch::Watcher;
 
 /// What a worker is asked for.
 #[derive(Debug)]
-pub(crate) enum Ask {
+pub(crate) enum WorkerRequest {
     /// Tell these buckets whole.
-    Buckets(BucketSet),
+    SendBuckets(BucketSet),
     /// Tell all digests, under this number.
-    Digests(u64),
+    SendDigests(u64),
     /// Tell what this selects from here on, and take back what it does not.
-    Choice(Arc<Choice>),
+    SetFilter(Arc<Choice>),
     /// Keep what has moved away no longer than the next resync.
     ForgetMoved(Reply<()>),
     /// Show a bucket, in the form of the control socket.
-    Show(u16, Reply<Vec<u8>>),
+    ListBucket(u16, Reply<Vec<u8>>),
     /// Hand on what is received from here on.
-    Watch(Watcher),
+    AddWatcher(Watcher),
     /// Say of each of these flows who is right.
-    Judge(Vec<Claim>, Yielding, Reply<Vec<Verdict>>),
+    ResolveConflicts(Vec<Claim>, OnLoss, Reply<Vec<Verdict>>),
 }
 
 /// What becomes of a flow that a peer's claim is right about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Yielding {
+pub(crate) enum OnLoss {
     /// It stays in the shard.
-    InWord,
+    Keep,
     /// It leaves the shard: it is the peer's.
-    InDeed,
+    Evict,
 }
 
 /// The worker's end.
 #[derive(Debug)]
-pub(crate) struct Teller {
+pub(crate) struct DeltaSender {
     outbox: Outbox,
     batches: Sender<Payload>,
     waker: Arc<mio::Waker>,
@@ -63,66 +63,71 @@ pub(crate) struct Teller {
 
 /// The stage's end, and what others ask a worker by.
 #[derive(Debug, Clone)]
-pub(crate) struct Hearer {
+pub(crate) struct DeltaReceiver {
     pub(crate) batches: Receiver<Payload>,
     starved: Arc<AtomicBool>,
-    pub(crate) asker: Asker,
+    pub(crate) worker: WorkerHandle,
 }
 
 /// Asks one worker.
 #[derive(Debug, Clone)]
-pub(crate) struct Asker {
-    asks: Sender<Ask>,
+pub(crate) struct WorkerHandle {
+    requests: Sender<WorkerRequest>,
     wake: Arc<UnixStream>,
 }
 
 /// What a worker is asked by, and its end of that; `wake` wakes the worker.
-pub(crate) fn asks(wake: Arc<UnixStream>) -> (Asker, Receiver<Ask>) {
-    let (asks, asked) = bounded(ASKS_PER_WORKER);
-    (Asker { asks, wake }, asked)
+pub(crate) fn request_channel(wake: Arc<UnixStream>) -> (WorkerHandle, Receiver<WorkerRequest>) {
+    let (requests, receiver) = bounded(ASKS_PER_WORKER);
+    (WorkerHandle { requests, wake }, receiver)
 }
 
 /// The two ends of stream `stream` for the worker that `asker` asks. `waker` wakes the stage.
-pub(crate) fn ends(stream: u16, datagram_bytes: usize, waker: Arc<mio::Waker>, asker: Asker) -> (Teller, Hearer) {
+pub(crate) fn delta_channel(
+    stream: u16,
+    datagram_bytes: usize,
+    waker: Arc<mio::Waker>,
+    worker: WorkerHandle,
+) -> (DeltaSender, DeltaReceiver) {
     let (sender, batches) = bounded(STAGE_BATCHES);
     let starved = Arc::<AtomicBool>::default();
     let outbox = Outbox::new(stream, datagram_bytes);
-    let teller = Teller { outbox, batches: sender, waker, starved: starved.clone() };
-    (teller, Hearer { batches, starved, asker })
+    let delta_sender = DeltaSender { outbox, batches: sender, waker, starved: starved.clone() };
+    (delta_sender, DeltaReceiver { batches, starved, worker })
 }
 
-impl Teller {
+impl DeltaSender {
     /// Batches that are begun from here on are as of `now_ms`, milliseconds since 1970.
     pub(crate) fn set_time(&mut self, now_ms: u64) {
         self.outbox.set_time(now_ms);
     }
 
     /// Whether all that was told is on its way: the shard may tell more.
-    pub(crate) fn is_free(&self) -> bool {
+    pub(crate) fn has_sent_all(&self) -> bool {
         self.outbox.is_empty()
     }
 
     /// Hands on what the shard has to tell, one outbox of it at most and as far as the stage takes it: events come first.
     /// Gives how many items no batch can hold.
-    pub(crate) fn tell(&mut self, shard: &mut Shard) -> u64 {
-        let mut handed = self.hand_on();
+    pub(crate) fn send_deltas(&mut self, shard: &mut Shard) -> u64 {
+        let mut sent = self.send_batches();
         if self.outbox.is_empty() && shard.has_news() {
             shard.drain(&mut self.outbox);
             self.outbox.close();
-            handed += self.hand_on();
+            sent += self.send_batches();
         }
-        if handed > 0 {
+        if sent > 0 {
             let _ = self.waker.wake(); // fails only where the stage is gone
         }
         self.outbox.take_untellable()
     }
 
     /// Hands on what the channel has room for; gives how many batches.
-    fn hand_on(&mut self) -> usize {
-        let mut handed = 0;
+    fn send_batches(&mut self) -> usize {
+        let mut sent = 0;
         while let Some(payload) = self.outbox.pop() {
             match self.batches.try_send(payload) {
-                Ok(()) => handed += 1,
+                Ok(()) => sent += 1,
                 Err(TrySendError::Full(payload)) => {
                     self.outbox.put_back(payload);
                     // Said before looking once more: the stage may have emptied the channel just before, and would wake
@@ -134,37 +139,37 @@ impl Teller {
                 Err(TrySendError::Disconnected(_)) => {} // nobody is left to tell
             }
         }
-        handed
+        sent
     }
 }
 
-impl Hearer {
+impl DeltaReceiver {
     /// Wakes the worker if it waits for room.
-    pub(crate) fn feed(&self) {
+    pub(crate) fn wake_if_starved(&self) {
         if self.starved.swap(false, Ordering::AcqRel) {
-            self.asker.wake();
+            self.worker.wake();
         }
     }
 }
 
-impl Asker {
+impl WorkerHandle {
     /// Asks, if there is room.
     ///
     /// # Errors
     /// What was asked, where there is none. A worker that has ended is asked in vain.
-    pub(crate) fn try_ask(&self, ask: Ask) -> Result<(), Ask> {
-        let result = self.asks.try_send(ask);
+    pub(crate) fn try_request(&self, request: WorkerRequest) -> Result<(), WorkerRequest> {
+        let result = self.requests.try_send(request);
         self.wake();
         match result {
-            Err(TrySendError::Full(ask)) => Err(ask),
+            Err(TrySendError::Full(request)) => Err(request),
             Ok(()) | Err(TrySendError::Disconnected(_)) => Ok(()),
         }
     }
 
     /// Asks, and waits for the answer; none comes from a worker that has ended, or does nothing for [`WORKER_ANSWER_MAX`].
-    pub(crate) fn answer<T>(&self, ask: impl FnOnce(Reply<T>) -> Ask) -> Option<T> {
-        let (reply, answer) = reply::ends(None);
-        self.asks.send_timeout(ask(reply), WORKER_ANSWER_MAX).ok()?;
+    pub(crate) fn request_and_wait<T>(&self, request: impl FnOnce(Reply<T>) -> WorkerRequest) -> Option<T> {
+        let (reply, answer) = reply::channel(None);
+        self.requests.send_timeout(request(reply), WORKER_ANSWER_MAX).ok()?;
         self.wake();
         answer.wait(WORKER_ANSWER_MAX).ok()
     }

@@ -25,7 +25,7 @@ use crate::kernel::commit::Rules;
 use crate::limits::{COMMIT_BUCKETS_AHEAD, COMMIT_RELATED_BYTES};
 use crate::reply::Awaited;
 use crate::server::frame::{Entries, EntryHead};
-use crate::worker_channel::Yielding;
+use crate::worker_channel::OnLoss;
 
 /// What is committed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,7 +84,7 @@ pub(crate) fn run(
     let entries = status.replicas.iter().map(|replica| replica.flows + replica.expectations).sum();
     progress.of.store(entries, Ordering::Relaxed);
     let mut tally = Tally::default();
-    let word = Word::Newer(Yielding::InWord);
+    let word = Word::Newer(OnLoss::Keep);
     let injector = Injector { batch: &mut batch, askers: &access.workers, rules, word, tally: &mut tally };
     let mut committer = Committer { injector, related: Vec::new(), progress };
     let mut replicas: Vec<ReplicaId> = status.replicas.iter().map(|replica| replica.id).collect();

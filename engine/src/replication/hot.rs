@@ -35,7 +35,7 @@ use crate::limits::{COMMIT_RELATED_BYTES, HOT_CONFIRM, HOT_LOOK, HOT_RETRY, HOT_
 use crate::reply::Reply;
 use crate::shard::handover::Handed;
 use crate::shard::replica::Replica;
-use crate::worker_channel::Yielding;
+use crate::worker_channel::OnLoss;
 
 /// What the thread is to do next.
 #[derive(Debug)]
@@ -123,7 +123,7 @@ impl Giver {
         if handed.is_empty() && sweep.is_none() {
             self.waiting = Some(waiting);
         } else {
-            waiting.tell(Work { handed, role: node.role(), sweep });
+            waiting.send(Work { handed, role: node.role(), sweep });
         }
     }
 
@@ -174,7 +174,7 @@ impl Hot<'_> {
         // A backup has no traffic, so it takes its peers' word; who may have some, only what is newer than its own.
         let word = match work.role {
             Role::Backup | Role::Fault => Word::Theirs,
-            Role::Primary | Role::None => Word::Newer(Yielding::InDeed),
+            Role::Primary | Role::None => Word::Newer(OnLoss::Evict),
         };
         let askers = &self.access.workers;
         let mut injector = Injector { batch: &mut batch, askers, rules: self.rules, word, tally };

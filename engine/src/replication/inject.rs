@@ -29,7 +29,7 @@ use crate::limits::COMMIT_REASONS;
 use crate::server::frame::{Entries, EntryHead};
 use crate::shard::{Claim, Verdict, shard_of};
 use crate::worker::now_ms;
-use crate::worker_channel::{Ask, Asker, Yielding};
+use crate::worker_channel::{OnLoss, WorkerHandle, WorkerRequest};
 
 /// Whose word counts of a flow that is in this kernel already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,7 +37,7 @@ pub(super) enum Word {
     /// The peer's: no traffic is here.
     Theirs,
     /// That of the node where it changed last. A flow that is held for a peer did not change here.
-    Newer(Yielding),
+    Newer(OnLoss),
 }
 
 /// A flow as a peer told it.
@@ -106,7 +106,7 @@ impl Tally {
 pub(super) struct Injector<'i> {
     pub(super) batch: &'i mut Batch,
     /// The workers: each knows when its flows changed.
-    pub(super) askers: &'i [Asker],
+    pub(super) askers: &'i [WorkerHandle],
     pub(super) rules: Rules,
     pub(super) word: Word,
     pub(super) tally: &'i mut Tally,
@@ -230,7 +230,7 @@ impl Injector<'_> {
     }
 
     /// Those of the flows `there` that are older here than their source said.
-    fn older(&mut self, flows: &[Told<'_>], there: Vec<usize>, yielding: Yielding) -> Result<Vec<usize>, KernelError> {
+    fn older(&mut self, flows: &[Told<'_>], there: Vec<usize>, yielding: OnLoss) -> Result<Vec<usize>, KernelError> {
         let keyed = |index: usize| flows.get(index).and_then(|told| Some((index, told, told.flow.key()?)));
         let keyed: Vec<_> = there.into_iter().filter_map(keyed).collect();
         let keys: Vec<FlowKey> = keyed.iter().map(|(_, _, key)| *key).collect();
@@ -248,14 +248,14 @@ impl Injector<'_> {
         }
         for (asker, claims) in self.askers.iter().zip(claims).filter(|(_, claims)| !claims.is_empty()) {
             let asked = claims.iter().map(|(_, claim)| *claim).collect();
-            let verdicts = asker.answer(|reply| Ask::Judge(asked, yielding, reply));
+            let verdicts = asker.request_and_wait(|reply| WorkerRequest::ResolveConflicts(asked, yielding, reply));
             // A worker that does not answer knows no better than one that has not heard of the flow.
             let verdicts = verdicts.unwrap_or_else(|| vec![Verdict::Unknown; claims.len()]);
             for ((index, _), verdict) in claims.into_iter().zip(verdicts) {
                 match (verdict, yielding) {
                     // Packets keep it alive here, and nothing changed in it: nobody knows it better.
-                    (Verdict::Keep, _) | (Verdict::Unknown, Yielding::InDeed) => self.tally.kept += 1,
-                    (Verdict::Yield, _) | (Verdict::Unknown, Yielding::InWord) => older.push(index),
+                    (Verdict::Keep, _) | (Verdict::Unknown, OnLoss::Evict) => self.tally.kept += 1,
+                    (Verdict::Yield, _) | (Verdict::Unknown, OnLoss::Keep) => older.push(index),
                 }
             }
         }

@@ -252,7 +252,7 @@ impl Replication {
 
     /// What is to be put into the kernel next, as soon as there is something.
     fn work(&self) -> Result<Work, NoAnswer> {
-        self.begin(Request::Work)?.wait_unless(&self.ended).map_err(|_| NoAnswer)
+        self.begin(Request::Work)?.wait_unless_ended(&self.ended).map_err(|_| NoAnswer)
     }
 
     /// Has everything handed over once more.
@@ -296,7 +296,7 @@ impl Replication {
     }
 
     fn begin<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<Awaited<T>, NoAnswer> {
-        let (reply, answer) = reply::ends(None);
+        let (reply, answer) = reply::channel(None);
         self.ask(request(reply))?;
         Ok(answer)
     }

@@ -31,7 +31,7 @@ use crate::link::{LinkError, Links, Origin};
 use crate::meter::Meter;
 use crate::shard::replica::{Changes, Replica};
 use crate::worker::{now_ms, now_us};
-use crate::worker_channel::{Ask, Hearer};
+use crate::worker_channel::{DeltaReceiver, WorkerRequest};
 
 /// Tokens: the stage's own first, then the links'.
 const STAGE: Token = Token(0);
@@ -89,7 +89,7 @@ impl Prepared {
     }
 
     /// The stage for these workers.
-    pub(crate) fn stage(self, hearers: Vec<Hearer>, stop: Arc<AtomicBool>, metered: bool) -> Stage {
+    pub(crate) fn stage(self, hearers: Vec<DeltaReceiver>, stop: Arc<AtomicBool>, metered: bool) -> Stage {
         let began = Instant::now();
         let takeover = self.settings.takeover;
         let streams = u16::try_from(hearers.len()).unwrap_or(u16::MAX);
@@ -149,7 +149,7 @@ struct World {
     unheld: bool,
     /// What became of the flows of replicas that are held no more.
     forgotten: Changes,
-    hearers: Vec<Hearer>,
+    hearers: Vec<DeltaReceiver>,
     wanted: Vec<Wanted>,
     now: Instant,
     now_us: u64,
@@ -271,7 +271,7 @@ impl Stage {
                 self.node.send_batch(now, payload, &mut self.world);
             }
             if taken > 0 {
-                self.world.hearers.get(index).into_iter().for_each(Hearer::feed);
+                self.world.hearers.get(index).into_iter().for_each(DeltaReceiver::wake_if_starved);
             }
             more |= taken == TURN_BATCHES;
         }
@@ -303,18 +303,18 @@ impl Stage {
     fn answer(&mut self, now: Time) {
         while let Ok(request) = self.requests.try_recv() {
             match request {
-                Request::Status(reply) => reply.tell(self.status(now)),
+                Request::Status(reply) => reply.send(self.status(now)),
                 Request::Lag(reply) => {
                     let mut lag = Lag::default();
                     self.world.replicas.values().for_each(|replica| lag.merge(replica.lag()));
-                    reply.tell(lag);
+                    reply.send(lag);
                 }
                 Request::Show(id, bucket, reply) => {
                     let mut shown = Vec::new();
                     if let Some(replica) = self.world.replicas.get(&id) {
                         replica.show(bucket, id.stream, &mut shown);
                     }
-                    reply.tell(shown);
+                    reply.send(shown);
                 }
                 Request::Bulk => self.node.bulk_send(&mut self.world),
                 Request::AskAll => self.node.request_from_all(now, &mut self.world),
@@ -383,11 +383,13 @@ impl World {
     /// Asks the workers for what is wanted; what one has no room for waits here.
     fn ask_workers(&mut self) {
         for (wanted, hearer) in self.wanted.iter_mut().zip(&self.hearers) {
-            if !wanted.buckets.is_empty() && hearer.asker.try_ask(Ask::Buckets(wanted.buckets)).is_ok() {
+            if !wanted.buckets.is_empty()
+                && hearer.worker.try_request(WorkerRequest::SendBuckets(wanted.buckets)).is_ok()
+            {
                 wanted.buckets = BucketSet::EMPTY;
             }
             if let Some(number) = wanted.digests
-                && hearer.asker.try_ask(Ask::Digests(number)).is_ok()
+                && hearer.worker.try_request(WorkerRequest::SendDigests(number)).is_ok()
             {
                 wanted.digests = None;
             }

@@ -51,11 +51,11 @@ impl Errand {
         if Arc::strong_count(&world.errands) > SERVER_ERRANDS {
             return Err(Failure::new("too much is under way: try again when it is done"));
         }
-        let (reply, awaited) = reply::ends(Some(world.waker.clone()));
+        let (reply, awaited) = reply::channel(Some(world.waker.clone()));
         let errand = world.errands.clone();
         let body = move || {
             let _errand = errand;
-            reply.tell(work());
+            reply.send(work());
         };
         thread::Builder::new()
             .name("ctflow-errand".to_owned())

@@ -9,7 +9,7 @@ use super::verify::Verification;
 use crate::access::Access;
 use crate::kernel_resync::ResyncRequest;
 use crate::replication::Request;
-use crate::worker_channel::Ask;
+use crate::worker_channel::WorkerRequest;
 
 /// The engine as the server sees it, and what its clients share.
 pub(super) struct World {
@@ -36,7 +36,7 @@ pub(super) struct World {
 #[derive(Debug)]
 pub(super) enum Query {
     /// For a worker.
-    Worker(usize, Ask),
+    Worker(usize, WorkerRequest),
     /// For the replication stage.
     Stage(Request),
     /// For the control thread.
@@ -51,7 +51,7 @@ impl World {
     pub(super) fn send(&self, query: Query) -> Result<(), Query> {
         match query {
             Query::Worker(worker, ask) => match self.access.workers.get(worker) {
-                Some(asker) => asker.try_ask(ask).map_err(|ask| Query::Worker(worker, ask)),
+                Some(asker) => asker.try_request(ask).map_err(|ask| Query::Worker(worker, ask)),
                 None => Ok(()),
             },
             Query::Stage(request) => match &self.access.replication {

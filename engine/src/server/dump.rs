@@ -16,7 +16,7 @@ use super::out::Out;
 use super::request::{Cache, Of};
 use crate::limits::{SERVER_ANSWER_MAX, STAGE_ANSWER_MAX};
 use crate::replication::{ReplicationStatus, Request};
-use crate::worker_channel::Ask;
+use crate::worker_channel::WorkerRequest;
 
 /// Where entries are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,7 +75,7 @@ impl Dump {
 
     fn show(&mut self, place: Place, bucket: u16, world: &World) {
         let question = Question::new(SERVER_ANSWER_MAX, world, |reply| match place {
-            Place::Worker(worker) => Query::Worker(worker.into(), Ask::Show(bucket, reply)),
+            Place::Worker(worker) => Query::Worker(worker.into(), WorkerRequest::ListBucket(bucket, reply)),
             Place::Replica(id) => Query::Stage(Request::Show(id, bucket, reply)),
         });
         self.showing = Some((place, question));

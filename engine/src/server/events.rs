@@ -11,7 +11,7 @@ use super::out::Out;
 use super::request::Of;
 use crate::limits::SERVER_RETRY;
 use crate::watch::{self, Chunk, Watch};
-use crate::worker_channel::{Ask, Asker};
+use crate::worker_channel::{WorkerHandle, WorkerRequest};
 
 /// One worker being watched.
 struct Watched {
@@ -37,7 +37,7 @@ impl Following {
     pub(super) fn new(of: Of, world: &World) -> Self {
         let watched = |worker| {
             let (watcher, watch) = watch::ends(of.subject(), world.waker.clone());
-            Watched { unsent: Some(Query::Worker(worker, Ask::Watch(watcher))), watch, begun: false }
+            Watched { unsent: Some(Query::Worker(worker, WorkerRequest::AddWatcher(watcher))), watch, begun: false }
         };
         Self { workers: (0..world.access.workers.len()).map(watched).collect(), begun: false }
     }
@@ -92,7 +92,7 @@ impl Job for Following {
                 if let Some(chunk) = worker.take(number)? {
                     tell(&chunk, out);
                     if worker.watch.take_starved() {
-                        world.access.workers.get(number).into_iter().for_each(Asker::wake);
+                        world.access.workers.get(number).into_iter().for_each(WorkerHandle::wake);
                     }
                     took = true;
                 }

@@ -93,7 +93,7 @@ pub(super) enum Unanswered {
 impl<T> Question<T> {
     /// One that `query` asks, given the way back.
     pub(super) fn new(longest: Duration, world: &World, query: impl FnOnce(Reply<T>) -> Query) -> Self {
-        let (reply, awaited) = reply::ends(Some(world.waker.clone()));
+        let (reply, awaited) = reply::channel(Some(world.waker.clone()));
         Self { unsent: Some(query(reply)), awaited, until: world.now + longest }
     }
 
@@ -112,7 +112,7 @@ impl<T> Question<T> {
         }
         match self.awaited.poll() {
             Ok(Some(answer)) => Ok(Polled::Answer(answer)),
-            Err(reply::Gone) => Err(Unanswered::Gone),
+            Err(reply::NoAnswer) => Err(Unanswered::Gone),
             Ok(None) if world.now >= self.until => Err(Unanswered::Late),
             Ok(None) if self.unsent.is_some() => Ok(Polled::Not(Turn::Again(SERVER_RETRY))),
             Ok(None) => Ok(Polled::Not(Turn::Wait)),

@@ -57,17 +57,17 @@ struct Reloaded {
 impl Answer {
     /// It is done. For [`Wanted::Stop`]: nothing but the end of the process is left to do.
     pub fn done(self) {
-        self.0.tell(Outcome::Done);
+        self.0.send(Outcome::Done);
     }
 
     /// The configuration was read again, and this of it could not be taken over.
     pub fn reloaded(self, unchanged: Vec<Unchanged>) {
-        self.0.tell(Outcome::Reloaded(unchanged));
+        self.0.send(Outcome::Reloaded(unchanged));
     }
 
     /// It failed: one line that says why.
     pub fn failed(self, error: impl Into<String>) {
-        self.0.tell(Outcome::Failed(error.into()));
+        self.0.send(Outcome::Failed(error.into()));
     }
 }
 
@@ -79,7 +79,7 @@ pub(super) struct Ordering {
 impl Ordering {
     /// Hands the order over.
     pub(super) fn new(wanted: Wanted, world: &mut World) -> Self {
-        let (reply, awaited) = reply::ends(Some(world.waker.clone()));
+        let (reply, awaited) = reply::channel(Some(world.waker.clone()));
         (world.orders)(Order { wanted, answer: Answer(reply) });
         Self { question: Question::asked(awaited, SERVER_ANSWER_MAX, world.now) }
     }

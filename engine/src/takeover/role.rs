@@ -15,7 +15,7 @@ use crate::kernel_resync::WorkerEnded;
 use crate::limits::{SERVER_ANSWER_MAX, SERVER_RETRY};
 use crate::replication::{self, Progress, Replication, ReplicationStatus, What};
 use crate::reply;
-use crate::worker_channel::Ask;
+use crate::worker_channel::WorkerRequest;
 
 /// Takes `role`, in the calling thread: as long as a commit and a kernel resync take.
 pub(crate) fn become_role(access: &Access, _turn: &Turn, role: Role, progress: &Arc<Progress>) -> Changed {
@@ -97,7 +97,7 @@ fn promote(access: &Access, progress: &Arc<Progress>, report: &mut Changed) {
     }
     admit(access, report);
     for asker in access.workers.iter() {
-        asker.answer(Ask::ForgetMoved); // who does not answer is told of by the resync
+        asker.request_and_wait(WorkerRequest::ForgetMoved); // who does not answer is told of by the resync
     }
     match kernel_resync(access) {
         Ok(()) => report.internal_flows = Some(access.totals().flows),
@@ -149,7 +149,7 @@ fn lacks(status: &ReplicationStatus) -> Vec<String> {
 /// Has the shards compared with the kernel's table, and waits until they are.
 fn kernel_resync(access: &Access) -> Result<(), &'static str> {
     let until = Instant::now() + SERVER_ANSWER_MAX;
-    let (reply, awaited) = reply::ends(None);
+    let (reply, awaited) = reply::channel(None);
     let mut wish = reply;
     while let Err(unsent) = access.resync_requests.try_request(wish) {
         if Instant::now() >= until {
@@ -161,6 +161,6 @@ fn kernel_resync(access: &Access) -> Result<(), &'static str> {
     match awaited.wait(SERVER_ANSWER_MAX) {
         Ok(Ok(())) => Ok(()),
         Ok(Err(WorkerEnded)) => Err("a worker has ended, see the log"),
-        Err(reply::Gone) => Err("it takes too long, and goes on"),
+        Err(reply::NoAnswer) => Err("it takes too long, and goes on"),
     }
 }

@@ -46,7 +46,7 @@ pub(crate) fn flush_later(access: &Access, after: Duration) {
             Ok(purged) => {
                 tracing::info!(purged, "flushed the kernel's table, as scheduled");
                 // Flows that peers have taken over, or that moved, are not this node's any more, which no event says.
-                let (resync, _) = reply::ends(None);
+                let (resync, _) = reply::channel(None);
                 let _ = for_thread.resync_requests.try_request(resync); // where many wait, one of them is the same
             }
             Err(error) => tracing::error!(%error, "the kernel's table was not flushed, as scheduled"),
