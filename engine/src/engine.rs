@@ -42,7 +42,7 @@ use crate::steer::Share;
 use crate::takeover::{Changed, Isolator, Takeover, become_role, flush_later};
 use crate::threads::{self, Duty, Thread};
 use crate::unreported::Untold;
-use crate::worker::{Command, Report, Reporter, Truth, Worker};
+use crate::worker::{Command, Report, Reporter, SyncState, Worker};
 use crate::worker_channel::{self, DeltaReceiver, DeltaSender, WorkerHandle, WorkerRequest};
 
 /// How to capture.
@@ -496,21 +496,21 @@ impl Seat {
             filter: settings.socket.filter.clone(),
             hot: settings.replication.as_ref().is_some_and(|replication| replication.takeover.hot),
             commands: self.commands,
-            asks: self.asks,
-            teller: self.teller,
-            untold: self.untold,
+            requests: self.asks,
+            delta_sender: self.teller,
+            unreported: self.untold,
             wake: self.wake,
             reporter,
-            published: self.published,
+            shared_counters: self.published,
             stop,
             counts: Counts::default(),
             resync: 0,
             backlog: None,
-            wish_reported: false,
+            resync_requested: false,
             malformed: None,
             full: false,
             refused_before: 0,
-            truth: Truth::Doubted,
+            sync_state: SyncState::Stale,
             watchers: Vec::new(),
             meter: Meter::new(settings.metered),
         };
@@ -526,7 +526,7 @@ struct Farewell {
 
 impl Drop for Farewell {
     fn drop(&mut self) {
-        self.reporter.tell(Report::Ended(self.index));
+        self.reporter.send_report(Report::Ended(self.index));
     }
 }
 

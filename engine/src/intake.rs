@@ -26,7 +26,7 @@ pub struct Intake<'w> {
     shard: &'w mut Shard,
     counts: &'w mut Counts,
     watchers: &'w mut [Watcher],
-    untold: Option<&'w mut Untold>,
+    unreported: Option<&'w mut Untold>,
     meter: Option<&'w mut Meter>,
     malformed: Option<ParseError>,
     is_first: bool,
@@ -35,12 +35,12 @@ pub struct Intake<'w> {
 impl<'w> Intake<'w> {
     /// Into this shard, counted here.
     pub fn new(shard: &'w mut Shard, counts: &'w mut Counts) -> Self {
-        Self { shard, counts, watchers: &mut [], untold: None, meter: None, malformed: None, is_first: true }
+        Self { shard, counts, watchers: &mut [], unreported: None, meter: None, malformed: None, is_first: true }
     }
 
     /// Shows events to those who watch, and notes what they do not say.
-    pub(crate) fn set_aside(&mut self, watchers: &'w mut [Watcher], untold: Option<&'w mut Untold>) {
-        (self.watchers, self.untold) = (watchers, untold);
+    pub(crate) fn with_watchers(&mut self, watchers: &'w mut [Watcher], unreported: Option<&'w mut Untold>) {
+        (self.watchers, self.unreported) = (watchers, unreported);
     }
 
     /// Measures what each step takes.
@@ -69,7 +69,7 @@ impl Sink for Intake<'_> {
         let mut parsed_ns = 0;
         if self.meter.is_some() {
             self.counts.receive_cpu_ns += self.lap();
-            datagrams.iter().for_each(|datagram| parse(datagram));
+            datagrams.iter().for_each(|datagram| parse_only(datagram));
             parsed_ns = self.lap();
             self.counts.parse_cpu_ns += parsed_ns;
         }
@@ -77,7 +77,9 @@ impl Sink for Intake<'_> {
         let mut view = FlowView::default();
         for datagram in datagrams {
             self.watchers.iter_mut().for_each(|watcher| watcher.see(datagram));
-            if let Err(error) = apply_frame(self.shard, self.counts, self.untold.as_deref_mut(), &mut view, datagram) {
+            if let Err(error) =
+                apply_frame(self.shard, self.counts, self.unreported.as_deref_mut(), &mut view, datagram)
+            {
                 self.malformed.get_or_insert(error);
             }
         }
@@ -86,7 +88,7 @@ impl Sink for Intake<'_> {
 }
 
 /// Takes a datagram apart, for nothing but to see what that takes.
-fn parse(datagram: &[u8]) {
+fn parse_only(datagram: &[u8]) {
     let mut view = FlowView::default();
     for message in Messages::new(datagram) {
         if let Ok(Message::Record(record)) = message {
@@ -107,14 +109,14 @@ fn flow_of(datagram: &[u8]) -> Option<(u8, u32)> {
 fn apply_frame<'f>(
     shard: &mut Shard,
     counts: &mut Counts,
-    mut untold: Option<&mut Untold>,
+    mut unreported: Option<&mut Untold>,
     view: &mut FlowView<'f>,
     frame: &'f [u8],
 ) -> Result<(), ParseError> {
     let mut result = Ok(());
     for message in Messages::new(frame) {
         let applied = match message {
-            Ok(Message::Record(record)) => apply_record(shard, counts, untold.as_deref_mut(), view, &record),
+            Ok(Message::Record(record)) => apply_record(shard, counts, unreported.as_deref_mut(), view, &record),
             Ok(Message::Ack(_) | Message::Done { .. } | Message::Other) => Ok(()),
             Err(error) => Err(error),
         };
@@ -130,7 +132,7 @@ fn apply_frame<'f>(
 fn apply_record<'f>(
     shard: &mut Shard,
     counts: &mut Counts,
-    untold: Option<&mut Untold>,
+    unreported: Option<&mut Untold>,
     view: &mut FlowView<'f>,
     record: &Record<'f>,
 ) -> Result<(), ParseError> {
@@ -140,7 +142,7 @@ fn apply_record<'f>(
             counts.events_expect += 1;
             let expectation = record.expect()?;
             if record.event() == Event::New {
-                untold.into_iter().for_each(|untold| untold.note(&expectation));
+                unreported.into_iter().for_each(|untold| untold.note(&expectation));
             }
             let applied = shard.apply_expectation(record.event(), &expectation);
             counts.expectations_refused += u64::from(applied == Applied::Full);
@@ -159,7 +161,7 @@ fn apply_record<'f>(
     if let Some(event_ns) = flow.event_ns {
         shard.set_time(event_ns / NS_PER_MS); // it may have waited in the socket since
     }
-    if let Some(untold) = untold {
+    if let Some(untold) = unreported {
         if event != Event::Destroy {
             untold.see(flow);
         } else if untold.has_moved(flow) {
@@ -167,12 +169,12 @@ fn apply_record<'f>(
             return Ok(());
         }
     }
-    note(counts, shard.apply(event, flow));
+    count_applied(counts, shard.apply(event, flow));
     Ok(())
 }
 
 #[inline]
-pub(crate) fn note(counts: &mut Counts, applied: Applied) {
+pub(crate) fn count_applied(counts: &mut Counts, applied: Applied) {
     match applied.change() {
         Some(Change::Created) => counts.flows_created += 1,
         Some(Change::Updated) => counts.flows_updated += 1,
@@ -219,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_happened_when_the_kernel_says_or_else_when_it_is_read() {
+    fn an_event_has_the_kernels_time_or_else_the_read_time() {
         assert_eq!(changed_ms(Some(5_000_999_999)), 5_000);
         assert_eq!(changed_ms(None), 9_000);
     }

@@ -167,7 +167,7 @@ impl WorkerChannel {
     fn on_report(&mut self, report: &Report) {
         match *report {
             Report::Ended(_) => self.state = ResyncState::WorkerEnded,
-            Report::Wanted(_) => self.resync_needed = true,
+            Report::ResyncNeeded(_) => self.resync_needed = true,
             Report::Marking { resync, .. } if self.state == ResyncState::Starting && resync == self.resync => {
                 self.state = ResyncState::Marking;
             }
@@ -306,7 +306,7 @@ impl ResyncCoordinator {
 
     fn read_reports(&mut self) {
         for report in self.reports.try_iter() {
-            let (Report::Wanted(worker)
+            let (Report::ResyncNeeded(worker)
             | Report::Ended(worker)
             | Report::Marking { worker, .. }
             | Report::Resynced { worker, .. }) = report;

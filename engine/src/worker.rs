@@ -22,7 +22,7 @@ use ctflow_parser::error::ParseError;
 use ctflow_parser::frame::{Message, Messages};
 use ctflow_parser::record::Subject;
 
-use crate::intake::{Intake, note};
+use crate::intake::{Intake, count_applied};
 use crate::kernel::commit::is_held;
 use crate::limits::{ASKS_PER_ROUND, RESYNC_BATCHES_PER_ROUND, SWEEP_SLICE};
 use crate::listener::{ListenError, Listener, Patience, Round};
@@ -52,7 +52,7 @@ pub(crate) enum Command {
 #[derive(Debug)]
 pub(crate) enum Report {
     /// Events were lost or not understood, or flows refused: the shard has to be resynchronised.
-    Wanted(u32),
+    ResyncNeeded(u32),
     /// From here on what events confirm is marked: the dump may begin.
     Marking {
         /// The worker.
@@ -81,7 +81,7 @@ pub(crate) struct Reporter {
 }
 
 impl Reporter {
-    pub(crate) fn tell(&self, report: Report) {
+    pub(crate) fn send_report(&self, report: Report) {
         // Neither can fail while the control thread runs, and when it has ended there is no one to tell.
         let _ = self.sender.try_send(report);
         let _ = self.waker.wake();
@@ -90,13 +90,13 @@ impl Reporter {
 
 /// What is known of the flows held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Truth {
+pub(crate) enum SyncState {
     /// They are the kernel's.
-    Known,
+    InSync,
     /// Something was lost since the last resync began, or none ever did.
-    Doubted,
+    Stale,
     /// A resync is under way that mends all that was lost.
-    Mending,
+    Resyncing,
 }
 
 /// What a worker is made of.
@@ -109,15 +109,15 @@ pub(crate) struct Worker {
     /// Flows that are held for peers are in the kernel, too, and are not this node's.
     pub(crate) hot: bool,
     pub(crate) commands: Receiver<Command>,
-    pub(crate) asks: Receiver<WorkerRequest>,
+    pub(crate) requests: Receiver<WorkerRequest>,
     /// Where there are replicas.
-    pub(crate) teller: Option<DeltaSender>,
+    pub(crate) delta_sender: Option<DeltaSender>,
     /// Where there are replicas: what they must know besides.
-    pub(crate) untold: Option<Untold>,
+    pub(crate) unreported: Option<Untold>,
     /// Becomes readable when there is a command, or it is time to stop.
     pub(crate) wake: UnixStream,
     pub(crate) reporter: Reporter,
-    pub(crate) published: Arc<Published>,
+    pub(crate) shared_counters: Arc<Published>,
     pub(crate) stop: Arc<AtomicBool>,
     pub(crate) counts: Counts,
     /// The number of the resync under way, or of the last one.
@@ -125,7 +125,7 @@ pub(crate) struct Worker {
     /// A resync has been asked for, and so many events at most are still to be taken before it begins.
     pub(crate) backlog: Option<u64>,
     /// That a resync is wanted has been reported, and none has begun since.
-    pub(crate) wish_reported: bool,
+    pub(crate) resync_requested: bool,
     /// Why the first message of this round was not understood.
     pub(crate) malformed: Option<ParseError>,
     /// Flows have been refused and there has been no room since.
@@ -133,7 +133,7 @@ pub(crate) struct Worker {
     /// Flows refused before this round.
     pub(crate) refused_before: u64,
     /// Whether the flows are known to be the kernel's.
-    pub(crate) truth: Truth,
+    pub(crate) sync_state: SyncState,
     /// Who wants to see what is received.
     pub(crate) watchers: Vec<Watcher>,
     /// Measures the steps, where they are.
@@ -144,48 +144,48 @@ impl Worker {
     /// Runs until told to stop, or until the socket fails. What is queued when the stop comes is still taken.
     pub(crate) fn run(mut self) -> Result<(), ListenError> {
         self.shard.set_time(now_ms());
-        let result = self.work().and_then(|()| self.finish());
+        let result = self.run_rounds().and_then(|()| self.finish());
         if let Err(error) = &result {
             tracing::error!(worker = self.index, %error, "worker ended");
         }
-        self.publish();
+        self.publish_counts();
         result
     }
 
-    fn work(&mut self) -> Result<(), ListenError> {
+    fn run_rounds(&mut self) -> Result<(), ListenError> {
         while !self.stop.load(Ordering::Relaxed) {
-            let lost = self.take()?;
-            self.show(lost);
-            self.settle(lost);
-            self.obey();
-            self.mark();
+            let lost = self.receive_events()?;
+            self.forward_to_watchers(lost);
+            self.handle_losses(lost);
+            self.run_commands();
+            self.start_marking();
             self.sweep();
-            self.find_out();
-            self.tell();
-            self.publish();
+            self.handle_unreported();
+            self.send_deltas();
+            self.publish_counts();
         }
         Ok(())
     }
 
     /// Sees to what events do not say.
-    fn find_out(&mut self) {
-        if self.untold.as_mut().is_some_and(Untold::act) && !self.wish_reported {
-            self.wish_reported = true; // nothing is lost, and nothing doubted
-            self.reporter.tell(Report::Wanted(self.index));
+    fn handle_unreported(&mut self) {
+        if self.unreported.as_mut().is_some_and(Untold::act) && !self.resync_requested {
+            self.resync_requested = true; // nothing is lost, and nothing doubted
+            self.reporter.send_report(Report::ResyncNeeded(self.index));
         }
     }
 
     fn finish(&mut self) -> Result<(), ListenError> {
         self.listener.leave()?;
         loop {
-            let round = self.round(Patience::None)?;
+            let round = self.receive_round(Patience::None)?;
             self.counts.events_lost += round.lost;
-            self.show(round.lost);
+            self.forward_to_watchers(round.lost);
             if round.taken.drained {
-                self.tell();
+                self.send_deltas();
                 self.shard.end_pause();
-                while self.news_in() == Some(Duration::ZERO) {
-                    self.tell();
+                while self.pending_in() == Some(Duration::ZERO) {
+                    self.send_deltas();
                 }
                 return Ok(());
             }
@@ -193,36 +193,36 @@ impl Worker {
     }
 
     /// How long until there is something to tell replicas. What the stage has no room for yet it asks for itself.
-    fn news_in(&self) -> Option<Duration> {
-        self.teller.as_ref().filter(|teller| teller.has_sent_all())?;
+    fn pending_in(&self) -> Option<Duration> {
+        self.delta_sender.as_ref().filter(|teller| teller.has_sent_all())?;
         self.shard.news_in_ms().map(Duration::from_millis)
     }
 
     /// Takes a batch of events into the shard; gives how many were lost.
-    fn take(&mut self) -> Result<u64, ListenError> {
-        let news = self.news_in();
+    fn receive_events(&mut self) -> Result<u64, ListenError> {
+        let pending = self.pending_in();
         let busy = self.shard.is_sweeping()
-            || (self.backlog.is_some() && self.held().is_none())
+            || (self.backlog.is_some() && self.resync_hold_left().is_none())
             || !self.commands.is_empty()
-            || !self.asks.is_empty()
-            || news == Some(Duration::ZERO);
-        let untold = self.untold.as_ref().and_then(Untold::due_in);
-        let patience = match [news, untold, self.held()].into_iter().flatten().min() {
+            || !self.requests.is_empty()
+            || pending == Some(Duration::ZERO);
+        let refresh = self.unreported.as_ref().and_then(Untold::due_in);
+        let patience = match [pending, refresh, self.resync_hold_left()].into_iter().flatten().min() {
             _ if busy => Patience::None,
             Some(time) => Patience::PacedWithin(time),
             None => Patience::Paced,
         };
-        let round = self.round(patience)?;
+        let round = self.receive_round(patience)?;
         if round.taken.interrupted {
-            self.drain_wake();
+            self.drain_wake_bytes();
         }
         Ok(round.lost)
     }
 
-    fn round(&mut self, patience: Patience) -> Result<Round, ListenError> {
-        self.untold.iter_mut().for_each(Untold::begin_round);
+    fn receive_round(&mut self, patience: Patience) -> Result<Round, ListenError> {
+        self.unreported.iter_mut().for_each(Untold::begin_round);
         let mut intake = Intake::new(&mut self.shard, &mut self.counts);
-        intake.set_aside(&mut self.watchers, self.untold.as_mut());
+        intake.with_watchers(&mut self.watchers, self.unreported.as_mut());
         self.meter.lap();
         intake.measure(&mut self.meter);
         let round = self.listener.round(patience, &mut intake)?;
@@ -233,15 +233,15 @@ impl Worker {
         self.counts.rounds += 1;
         self.counts.bytes += round.taken.bytes;
         if let Some(backlog) = &mut self.backlog {
-            let taken = u64::try_from(round.taken.datagrams + round.taken.truncated).unwrap_or(u64::MAX);
-            *backlog = if round.taken.drained { 0 } else { backlog.saturating_sub(taken) };
+            let received = u64::try_from(round.taken.datagrams + round.taken.truncated).unwrap_or(u64::MAX);
+            *backlog = if round.taken.drained { 0 } else { backlog.saturating_sub(received) };
         }
         Ok(round)
     }
 
     /// Takes the bytes that woke this worker; what they are for shows in the channel and the flag. An end of the stream
     /// means that the control thread is gone: nobody else will say stop.
-    fn drain_wake(&self) {
+    fn drain_wake_bytes(&self) {
         let mut bytes = [0; 64];
         loop {
             match (&self.wake).read(&mut bytes) {
@@ -253,7 +253,7 @@ impl Worker {
     }
 
     /// Hands on to those who watch what this round brought, and that so many were lost in it.
-    fn show(&mut self, lost: u64) {
+    fn forward_to_watchers(&mut self, lost: u64) {
         for watcher in &mut self.watchers {
             watcher.lose(lost);
             watcher.end_round();
@@ -261,27 +261,27 @@ impl Worker {
     }
 
     /// Whatever did not make it into the shard is counted, told, and mended by a resync.
-    fn settle(&mut self, lost: u64) {
+    fn handle_losses(&mut self, lost: u64) {
         let worker = self.index;
         if lost > 0 {
             self.counts.events_lost += lost;
             let (after, buffer) = (self.counts.events(), self.listener.buffer());
             tracing::warn!(worker, lost, after, "events lost, resynchronising: {buffer}");
-            self.wish_resync();
+            self.request_resync();
         }
         if let Some(error) = self.malformed.take() {
             tracing::warn!(worker, %error, "events not understood, resynchronising");
-            self.wish_resync();
+            self.request_resync();
         }
-        self.settle_refused();
+        self.handle_refused_flows();
     }
 
     /// A full shard is told when it begins to refuse, and resynchronised when there is room again.
-    fn settle_refused(&mut self) {
+    fn handle_refused_flows(&mut self) {
         let room = self.shard.has_room();
         if self.full && room {
             self.full = false;
-            self.wish_resync();
+            self.request_resync();
         } else if !self.full && !room && self.counts.flows_refused > self.refused_before {
             self.full = true;
             tracing::warn!(worker = self.index, "the shard is full and refuses new flows: raise [engine] flows_max");
@@ -291,35 +291,36 @@ impl Worker {
 
     /// Begins to mark once all is taken that was queued when the resync was asked for. What is queued may be older than a
     /// loss: a flow that it says began may have ended among what was lost, and must not be taken for confirmed.
-    fn mark(&mut self) {
-        if self.backlog == Some(0) && self.held().is_none() {
+    fn start_marking(&mut self) {
+        if self.backlog == Some(0) && self.resync_hold_left().is_none() {
             self.backlog = None;
-            self.truth = if self.truth == Truth::Known { Truth::Known } else { Truth::Mending };
+            self.sync_state =
+                if self.sync_state == SyncState::InSync { SyncState::InSync } else { SyncState::Resyncing };
             self.shard.begin_resync();
-            self.reporter.tell(Report::Marking { worker: self.index, resync: self.resync });
+            self.reporter.send_report(Report::Marking { worker: self.index, resync: self.resync });
         }
     }
 
     /// How long a resync that could begin has to wait for all that.
-    fn held(&self) -> Option<Duration> {
-        self.untold.as_ref().filter(|_| self.backlog == Some(0)).and_then(Untold::holds)
+    fn resync_hold_left(&self) -> Option<Duration> {
+        self.unreported.as_ref().filter(|_| self.backlog == Some(0)).and_then(Untold::holds)
     }
 
-    fn wish_resync(&mut self) {
-        self.truth = Truth::Doubted;
-        if !self.wish_reported {
-            self.wish_reported = true;
+    fn request_resync(&mut self) {
+        self.sync_state = SyncState::Stale;
+        if !self.resync_requested {
+            self.resync_requested = true;
             self.counts.resyncs_asked += 1;
-            self.reporter.tell(Report::Wanted(self.index));
+            self.reporter.send_report(Report::ResyncNeeded(self.index));
         }
     }
 
-    fn obey(&mut self) {
+    fn run_commands(&mut self) {
         for _ in 0..RESYNC_BATCHES_PER_ROUND {
             let Ok(command) = self.commands.try_recv() else { break };
             match command {
                 Command::BeginResync(resync) => {
-                    self.wish_reported = false;
+                    self.resync_requested = false;
                     self.resync = resync;
                     self.backlog = Some(self.listener.queued_at_most().unwrap_or(u64::MAX));
                 }
@@ -347,7 +348,7 @@ impl Worker {
                 Err(_) => Applied::NotAFlow,
             };
             counts.resync_created += u64::from(applied == Applied::Created);
-            note(counts, applied);
+            count_applied(counts, applied);
         }
     }
 
@@ -362,21 +363,21 @@ impl Worker {
             Swept::Again => true,
         };
         self.counts.resyncs += 1;
-        if !again && self.truth == Truth::Mending {
-            self.truth = Truth::Known;
+        if !again && self.sync_state == SyncState::Resyncing {
+            self.sync_state = SyncState::InSync;
         }
-        self.reporter.tell(Report::Resynced { worker: self.index, resync: self.resync, again });
+        self.reporter.send_report(Report::Resynced { worker: self.index, resync: self.resync, again });
     }
 
     /// Answers what was asked, then hands on what has changed.
-    fn tell(&mut self) {
-        for ask in self.asks.try_iter().take(ASKS_PER_ROUND) {
-            match ask {
+    fn send_deltas(&mut self) {
+        for request in self.requests.try_iter().take(ASKS_PER_ROUND) {
+            match request {
                 WorkerRequest::SendBuckets(buckets) => self.shard.want_buckets(&buckets),
                 WorkerRequest::SendDigests(number) => self.shard.want_digests(number),
-                WorkerRequest::SetFilter(choice) => self.shard.choose(choice),
+                WorkerRequest::SetFilter(filter) => self.shard.choose(filter),
                 WorkerRequest::ForgetMoved(reply) => {
-                    self.untold.iter_mut().for_each(Untold::forget_moved);
+                    self.unreported.iter_mut().for_each(Untold::forget_moved);
                     reply.send(());
                 }
                 WorkerRequest::AddWatcher(mut watcher) => {
@@ -386,14 +387,14 @@ impl Worker {
                     self.watchers.push(watcher);
                 }
                 WorkerRequest::ListBucket(bucket, reply) => {
-                    let mut shown = Vec::new();
+                    let mut entries = Vec::new();
                     let stream = u16::try_from(self.index).unwrap_or(u16::MAX);
                     self.shard.set_time(now_ms());
-                    self.shard.show(bucket, stream, &mut shown);
-                    reply.send(shown);
+                    self.shard.show(bucket, stream, &mut entries);
+                    reply.send(entries);
                 }
-                WorkerRequest::ResolveConflicts(claims, yielding, reply) => {
-                    let judge = |claim| match yielding {
+                WorkerRequest::ResolveConflicts(claims, on_loss, reply) => {
+                    let judge = |claim| match on_loss {
                         OnLoss::Keep => self.shard.judge(claim),
                         OnLoss::Evict => self.shard.yield_to(claim),
                     };
@@ -403,7 +404,7 @@ impl Worker {
         }
         let now_ms = now_ms();
         self.shard.set_time(now_ms);
-        if let Some(teller) = &mut self.teller {
+        if let Some(teller) = &mut self.delta_sender {
             self.meter.lap();
             teller.set_time(now_ms);
             self.counts.untellable += teller.send_deltas(&mut self.shard);
@@ -411,15 +412,15 @@ impl Worker {
         }
     }
 
-    fn publish(&mut self) {
+    fn publish_counts(&mut self) {
         self.counts.expectations = self.shard.expectations() as u64;
         self.counts.flows = u64::from(self.shard.len());
         self.counts.cache_bytes = self.shard.bytes();
         (self.counts.filtered, self.counts.conflated) = self.shard.untold();
         self.counts.full = u64::from(self.full);
         self.counts.buffer_bytes = self.listener.buffer().effective as u64;
-        self.counts.resync_pending = u64::from(self.truth != Truth::Known);
-        self.published.publish(&self.counts);
+        self.counts.resync_pending = u64::from(self.sync_state != SyncState::InSync);
+        self.shared_counters.publish(&self.counts);
     }
 }
 
