@@ -11,7 +11,7 @@ use std::thread::{self, JoinHandle};
 
 use crossbeam_channel::bounded;
 
-use crate::engine::{Settings, StartError, pin, wake_up};
+use crate::engine::{Settings, StartError, pin, wake_channel};
 use crate::listener::{ListenError, Listener, Patience};
 use crate::socket::{EventSocket, Options};
 use crate::steer::Share;
@@ -69,7 +69,7 @@ impl Drain {
     fn add(&mut self, settings: &Settings, index: u32) -> Result<(), StartError> {
         let share = Share { worker: index, workers: settings.workers };
         let socket = EventSocket::open(&Options { share, ..settings.socket.clone() })?;
-        let (wake, waker, interrupts) = wake_up()?;
+        let (wake, waker, interrupts) = wake_channel()?;
         let published = Arc::<Published>::default();
         let (tell, told) = bounded(1);
         let body = {

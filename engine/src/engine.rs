@@ -158,10 +158,10 @@ impl Engine {
         let waker = Waker::new(poll.registry(), REPORTS).map_err(StartError::system("control thread"))?;
         let prepared = settings.replication.clone().map(Prepared::open).transpose()?;
         let committer = Batch::open("commit an entry")?;
-        let takeover = takeover(settings)?;
+        let takeover = open_takeover(settings)?;
         let mut assembly = Assembly::new(settings, waker, prepared, committer, takeover);
         for index in 0..settings.workers {
-            assembly.add(index)?;
+            assembly.add_worker(index)?;
         }
         Ok(Opened { assembly, poll })
     }
@@ -170,11 +170,12 @@ impl Engine {
     ///
     /// # Errors
     /// [`Busy`] when a worker has no room for the question; nothing is half done for long, ask again.
-    pub fn choose(&self, choice: Choice) -> Result<(), Busy> {
-        let choice = Arc::new(choice);
-        self.access.takeover.choose(choice.clone());
-        let ask = |asker: &WorkerHandle| asker.try_request(WorkerRequest::SetFilter(choice.clone())).map_err(|_| Busy);
-        self.access.workers.iter().try_for_each(ask)
+    pub fn set_filter(&self, choice: Choice) -> Result<(), Busy> {
+        let filter = Arc::new(choice);
+        self.access.takeover.choose(filter.clone());
+        let request =
+            |asker: &WorkerHandle| asker.try_request(WorkerRequest::SetFilter(filter.clone())).map_err(|_| Busy);
+        self.access.workers.iter().try_for_each(request)
     }
 
     /// Puts what the replicas hold into this kernel, in the calling thread: some seconds for a million flows. Where there
@@ -191,9 +192,9 @@ impl Engine {
     ///
     /// # Errors
     /// [`Busy`] while another commit or change of roles is under way.
-    pub fn take_role(&self, role: Role) -> Result<Changed, Busy> {
-        let turn = self.access.takeover.begin().ok_or(Busy)?;
-        Ok(become_role(&self.access, &turn, role, &Arc::default()))
+    pub fn set_role(&self, role: Role) -> Result<Changed, Busy> {
+        let lock = self.access.takeover.begin().ok_or(Busy)?;
+        Ok(become_role(&self.access, &lock, role, &Arc::default()))
     }
 
     /// Whether every thread runs.
@@ -305,32 +306,32 @@ pub struct Busy;
 /// An engine being put together: all that can fail for want of rights or descriptors happens before a thread starts.
 struct Assembly<'s> {
     settings: &'s Settings,
-    seats: Vec<Seat>,
-    lanes: Vec<WorkerChannel>,
+    setups: Vec<WorkerSetup>,
+    channels: Vec<WorkerChannel>,
     sender: Sender<Report>,
     reports: Receiver<Report>,
     waker: Arc<Waker>,
     stop: Arc<AtomicBool>,
     prepared: Option<Prepared>,
-    hearers: Vec<DeltaReceiver>,
-    askers: Vec<WorkerHandle>,
-    wishes: (ResyncRequests, Receiver<ResyncRequest>),
+    delta_receivers: Vec<DeltaReceiver>,
+    worker_handles: Vec<WorkerHandle>,
+    resync_requests: (ResyncRequests, Receiver<ResyncRequest>),
     committer: Batch,
     takeover: Takeover,
 }
 
 /// What one worker will be started with.
-struct Seat {
+struct WorkerSetup {
     index: u32,
     socket: EventSocket,
     commands: Receiver<Command>,
-    asks: Receiver<WorkerRequest>,
+    requests: Receiver<WorkerRequest>,
     shard: Shard,
-    teller: Option<DeltaSender>,
-    untold: Option<Untold>,
+    delta_sender: Option<DeltaSender>,
+    unreported: Option<Untold>,
     wake: UnixStream,
     interrupts: Interrupts,
-    published: Arc<Published>,
+    shared_counters: Arc<Published>,
 }
 
 impl<'s> Assembly<'s> {
@@ -342,73 +343,84 @@ impl<'s> Assembly<'s> {
         takeover: Takeover,
     ) -> Self {
         let (sender, reports) = bounded(REPORTS_PER_WORKER * settings.workers as usize);
-        let (seats, lanes) = (Vec::new(), Vec::new());
-        let (waker, stop, hearers, askers) = (Arc::new(waker), Arc::default(), Vec::new(), Vec::new());
-        let wishes = ResyncRequests::channel(waker.clone());
+        let (setups, channels) = (Vec::new(), Vec::new());
+        let (waker, stop, delta_receivers, worker_handles) = (Arc::new(waker), Arc::default(), Vec::new(), Vec::new());
+        let resync_requests = ResyncRequests::channel(waker.clone());
         Self {
             settings,
-            seats,
-            lanes,
+            setups,
+            channels,
             sender,
             reports,
             waker,
             stop,
             prepared,
-            hearers,
-            askers,
-            wishes,
+            delta_receivers,
+            worker_handles,
+            resync_requests,
             committer,
             takeover,
         }
     }
 
-    fn add(&mut self, index: u32) -> Result<(), StartError> {
+    fn add_worker(&mut self, index: u32) -> Result<(), StartError> {
         let share = Share { worker: index, workers: self.settings.workers };
         let mut options = Options { share, ..self.settings.socket.clone() };
         options.filter.ignored_port_ids.push(self.committer.port_id());
         let socket = EventSocket::open(&options)?;
         let (sender, commands) = bounded(COMMANDS_PER_WORKER);
-        let (wake, waker, interrupts) = wake_up()?;
-        let published = Arc::<Published>::default();
+        let (wake, waker, interrupts) = wake_channel()?;
+        let shared_counters = Arc::<Published>::default();
         // Before the worker's first word, too, its flows are not the kernel's.
-        published.publish(&Counts { resync_pending: 1, ..Counts::default() });
+        shared_counters.publish(&Counts { resync_pending: 1, ..Counts::default() });
         let waker = Arc::new(waker);
-        self.lanes.push(WorkerChannel::new(sender, waker.clone(), published.clone()));
-        let (asker, asks) = worker_channel::request_channel(waker);
-        let (shard, teller) = self.shard(index, &asker);
+        self.channels.push(WorkerChannel::new(sender, waker.clone(), shared_counters.clone()));
+        let (handle, requests) = worker_channel::request_channel(waker);
+        let (shard, delta_sender) = self.build_shard(index, &handle);
         // Expectations are heard of by worker 0 alone.
-        let untold = teller.is_some().then(|| Untold::open(index == 0)).transpose()?;
-        self.askers.push(asker);
-        self.seats.push(Seat { index, socket, commands, asks, shard, teller, untold, wake, interrupts, published });
+        let unreported = delta_sender.is_some().then(|| Untold::open(index == 0)).transpose()?;
+        self.worker_handles.push(handle);
+        self.setups.push(WorkerSetup {
+            index,
+            socket,
+            commands,
+            requests,
+            shard,
+            delta_sender,
+            unreported,
+            wake,
+            interrupts,
+            shared_counters,
+        });
         Ok(())
     }
 
     /// A worker's shard, and where there are replicas the worker's ends of what goes to and from them.
-    fn shard(&mut self, index: u32, asker: &WorkerHandle) -> (Shard, Option<DeltaSender>) {
+    fn build_shard(&mut self, index: u32, handle: &WorkerHandle) -> (Shard, Option<DeltaSender>) {
         let flows_max = self.settings.flows_max;
         let Some(prepared) = &self.prepared else { return (Shard::new(flows_max), None) };
         let stream = u16::try_from(index).unwrap_or(u16::MAX); // WORKERS are fewer
-        let choice = Arc::new(prepared.settings().choice.clone());
-        let (teller, hearer) =
-            worker_channel::delta_channel(stream, prepared.datagram_bytes(), prepared.waker(), asker.clone());
-        self.hearers.push(hearer);
-        (Shard::replicated(flows_max, choice), Some(teller))
+        let filter = Arc::new(prepared.settings().choice.clone());
+        let (sender, receiver) =
+            worker_channel::delta_channel(stream, prepared.datagram_bytes(), prepared.waker(), handle.clone());
+        self.delta_receivers.push(receiver);
+        (Shard::replicated(flows_max, filter), Some(sender))
     }
 
     fn start(self, poll: Poll) -> Result<Engine, StartError> {
-        let (wishes, wished) = self.wishes;
+        let (resync_requests, request_receiver) = self.resync_requests;
         let mut engine = Engine {
             workers: Vec::new(),
             control: None,
             stage: None,
             hot: None,
             access: Access {
-                workers: self.askers.into(),
-                shared_counters: self.seats.iter().map(|seat| seat.published.clone()).collect(),
+                workers: self.worker_handles.into(),
+                shared_counters: self.setups.iter().map(|seat| seat.shared_counters.clone()).collect(),
                 replication: self.prepared.as_ref().map(Prepared::replication),
                 committer: Arc::new(Mutex::new(self.committer)),
                 takeover: Arc::new(self.takeover),
-                resync_requests: wishes,
+                resync_requests,
                 backend: self.settings.backend.name(),
                 flows_max: self.settings.flows_max,
                 began: Instant::now(),
@@ -419,7 +431,7 @@ impl<'s> Assembly<'s> {
             threads: Vec::new(),
         };
         if let Some(prepared) = self.prepared {
-            let stage = prepared.stage(self.hearers, engine.stage_stop.clone(), self.settings.metered);
+            let stage = prepared.stage(self.delta_receivers, engine.stage_stop.clone(), self.settings.metered);
             engine.stage = Some(engine.spawn("ctflow-replicate", Duty::Stage, move || stage.run())?);
         }
         if let Some(replication) = engine.access.replication.clone() {
@@ -431,19 +443,19 @@ impl<'s> Assembly<'s> {
             }
         }
         // From here on an early return drops the engine, which stops what has started.
-        let control = ResyncCoordinator::new(poll, self.lanes, self.reports, wished, self.stop.clone());
+        let control = ResyncCoordinator::new(poll, self.channels, self.reports, request_receiver, self.stop.clone());
         engine.control = Some(engine.spawn("ctflow-control", Duty::Control, move || control.run())?);
-        let count = self.seats.len();
-        let (begun, beginnings) = bounded(count);
-        for seat in self.seats {
+        let count = self.setups.len();
+        let (started, starts) = bounded(count);
+        for setup in self.setups {
             let reporter = Reporter { sender: self.sender.clone(), waker: self.waker.clone() };
-            let (settings, stop, begun) = (self.settings.clone(), self.stop.clone(), begun.clone());
-            let (name, duty) = (format!("ctflow-worker{}", seat.index), Duty::Worker(seat.index));
-            let worker = engine.spawn(&name, duty, move || seat.run(&settings, reporter, stop, &begun))?;
+            let (settings, stop, started) = (self.settings.clone(), self.stop.clone(), started.clone());
+            let (name, duty) = (format!("ctflow-worker{}", setup.index), Duty::Worker(setup.index));
+            let worker = engine.spawn(&name, duty, move || setup.run(&settings, reporter, stop, &started))?;
             engine.workers.push(worker);
         }
-        drop(begun);
-        for backend in beginnings.iter().take(count) {
+        drop(started);
+        for backend in starts.iter().take(count) {
             engine.access.backend = backend?;
         }
         let takeover = &engine.access.takeover;
@@ -455,7 +467,7 @@ impl<'s> Assembly<'s> {
 }
 
 /// The side that the node begins on, with traffic kept away from it where that is due.
-fn takeover(settings: &Settings) -> Result<Takeover, NetlinkError> {
+fn open_takeover(settings: &Settings) -> Result<Takeover, NetlinkError> {
     let Some(ReplicationSettings { takeover, isolation, links, choice, role_file, .. }) = &settings.replication else {
         return Ok(Takeover::default());
     };
@@ -465,27 +477,27 @@ fn takeover(settings: &Settings) -> Result<Takeover, NetlinkError> {
     Ok(takeover)
 }
 
-impl Seat {
+impl WorkerSetup {
     /// On the worker's own thread: where a ring has to be set up, and memory is taken close to its core.
     fn run(
         self,
         settings: &Settings,
         reporter: Reporter,
         stop: Arc<AtomicBool>,
-        begun: &Sender<Result<&'static str, ListenError>>,
+        started: &Sender<Result<&'static str, ListenError>>,
     ) -> Result<(), ListenError> {
-        let _farewell = Farewell { index: self.index, reporter: reporter.clone() };
+        let _end_report = ReportEndOnDrop { index: self.index, reporter: reporter.clone() };
         if settings.pin {
             pin(self.index);
         }
         // There is room for one word of each worker.
         let listener = match Listener::new(self.socket, settings.backend, self.interrupts) {
             Ok(listener) => {
-                let _ = begun.try_send(Ok(listener.backend()));
+                let _ = started.try_send(Ok(listener.backend()));
                 listener
             }
             Err(error) => {
-                let _ = begun.try_send(Err(error));
+                let _ = started.try_send(Err(error));
                 return Ok(());
             }
         };
@@ -496,12 +508,12 @@ impl Seat {
             filter: settings.socket.filter.clone(),
             hot: settings.replication.as_ref().is_some_and(|replication| replication.takeover.hot),
             commands: self.commands,
-            requests: self.asks,
-            delta_sender: self.teller,
-            unreported: self.untold,
+            requests: self.requests,
+            delta_sender: self.delta_sender,
+            unreported: self.unreported,
             wake: self.wake,
             reporter,
-            shared_counters: self.published,
+            shared_counters: self.shared_counters,
             stop,
             counts: Counts::default(),
             resync: 0,
@@ -519,19 +531,19 @@ impl Seat {
 }
 
 /// Tells the control thread that the worker has ended, however it ends.
-struct Farewell {
+struct ReportEndOnDrop {
     index: u32,
     reporter: Reporter,
 }
 
-impl Drop for Farewell {
+impl Drop for ReportEndOnDrop {
     fn drop(&mut self) {
         self.reporter.send_report(Report::Ended(self.index));
     }
 }
 
 /// What a thread that receives is woken by: its end, the others', and what its receive watches.
-pub(crate) fn wake_up() -> Result<(UnixStream, UnixStream, Interrupts), StartError> {
+pub(crate) fn wake_channel() -> Result<(UnixStream, UnixStream, Interrupts), StartError> {
     let (wake, waker) = UnixStream::pair().map_err(StartError::system("worker's wake-up"))?;
     for end in [&wake, &waker] {
         end.set_nonblocking(true).map_err(StartError::system("worker's wake-up"))?;

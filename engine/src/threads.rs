@@ -77,12 +77,12 @@ pub fn start<T: Send + 'static>(
     duty: Duty,
     body: impl FnOnce() -> T + Send + 'static,
 ) -> io::Result<(JoinHandle<T>, Thread)> {
-    let (tell, told) = bounded(1);
+    let (id_sender, id_receiver) = bounded(1);
     let handle = thread::Builder::new().name(name).spawn(move || {
-        let _ = tell.send(rustix::thread::gettid()); // there is room for one
+        let _ = id_sender.send(rustix::thread::gettid()); // there is room for one
         body()
     })?;
-    let id = told.recv().map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
+    let id = id_receiver.recv().map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
     Ok((handle, Thread { duty, id }))
 }
 
@@ -92,17 +92,17 @@ mod tests {
 
     #[test]
     fn a_thread_that_sleeps_is_woken_and_costs_next_to_nothing() {
-        let (go, gone) = bounded::<()>(0);
-        let (handle, thread) = start("sleeper".to_owned(), Duty::Control, move || for () in gone {}).unwrap();
+        let (wake_sender, wakes) = bounded::<()>(0);
+        let (handle, thread) = start("sleeper".to_owned(), Duty::Control, move || for () in wakes {}).unwrap();
         let before = thread.usage();
         for _ in 0..10 {
-            go.send(()).unwrap();
+            wake_sender.send(()).unwrap();
             thread::sleep(Duration::from_millis(2)); // until it waits again
         }
         let taken = thread.usage().since(&before);
         assert!((5..=40).contains(&taken.wakeups), "{taken:?}");
         assert!(taken.cpu < Duration::from_millis(20), "{taken:?}");
-        drop(go);
+        drop(wake_sender);
         handle.join().unwrap();
         assert_eq!(thread.usage(), Usage::default());
     }

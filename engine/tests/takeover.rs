@@ -88,7 +88,7 @@ fn in_hot_mode_flows_are_in_the_kernel_as_they_come_and_a_takeover_makes_them_it
         let other = start(end(1, HOT), &host);
         let one = Engine::start(&end(0, HOT)).unwrap();
         let both = [&one, &other];
-        other.take_role(Role::Backup).unwrap();
+        other.set_role(Role::Backup).unwrap();
         create(0..1_000);
         until("they are held", &both, || host.run(counted) == (0, 1_000));
         delete(0..300);
@@ -96,7 +96,7 @@ fn in_hot_mode_flows_are_in_the_kernel_as_they_come_and_a_takeover_makes_them_it
         assert_eq!((other.totals().flows, held(&one)), (0, 0), "what is held is not this node's, nor news");
         assert_eq!(host.run(tracked), tracked());
         one.stop().unwrap();
-        let changed = other.take_role(Role::Primary).unwrap();
+        let changed = other.set_role(Role::Primary).unwrap();
         assert_eq!(changed.missing, Vec::<String>::new());
         assert_eq!(changed.committed.unwrap().updated, 700);
         assert_eq!((host.run(counted), changed.internal_flows), ((700, 0), Some(700)));
@@ -110,7 +110,7 @@ fn in_hot_mode_flows_are_in_the_kernel_as_they_come_and_a_takeover_makes_them_it
         });
         assert!((590..=600).contains(&timeouts), "{timeouts} s are left of what the flows' source gave");
         assert_eq!(held(&other), 0, "there is nothing to take over twice");
-        assert!(other.take_role(Role::Primary).unwrap().already);
+        assert!(other.set_role(Role::Primary).unwrap().already);
     });
 }
 
@@ -121,7 +121,7 @@ fn what_is_held_and_should_not_be_is_purged() {
         let host = cable(&lab);
         let other = start(end(1, HOT), &host);
         let one = Engine::start(&end(0, HOT)).unwrap();
-        other.take_role(Role::Backup).unwrap();
+        other.set_role(Role::Backup).unwrap();
         create(0..500);
         until("they are held", &[&one, &other], || host.run(counted) == (0, 500));
         // While its daemon is down, flows end and others begin; its own it keeps.
@@ -136,7 +136,7 @@ fn what_is_held_and_should_not_be_is_purged() {
         one.stop().unwrap();
         until("nothing is held", &[&other], || host.run(counted) == (7, 0));
         assert_eq!(held(&other), 350);
-        let changed = other.take_role(Role::Primary).unwrap();
+        let changed = other.set_role(Role::Primary).unwrap();
         assert_eq!((changed.committed.unwrap().created, host.run(counted)), (350, (357, 0)));
     });
 }
@@ -151,26 +151,26 @@ fn sides_are_changed_in_order_and_back() {
         let one = Engine::start(&end(0, short)).unwrap();
         let both = [&one, &other];
         until("both know the other", &both, || both.iter().all(|end| knows_its_peer(end)));
-        assert_eq!(one.take_role(Role::Primary).unwrap().missing, Vec::<String>::new());
-        other.take_role(Role::Backup).unwrap();
+        assert_eq!(one.set_role(Role::Primary).unwrap().missing, Vec::<String>::new());
+        other.set_role(Role::Backup).unwrap();
         create(0..400);
         until("they are replicated", &both, || held(&other) == 400);
         assert_eq!(host.run(counted), (0, 0));
-        let changed = other.take_role(Role::Primary).unwrap();
+        let changed = other.set_role(Role::Primary).unwrap();
         let committed = changed.committed.unwrap();
         assert_eq!((committed.created, committed.failed, changed.internal_flows), (400, 0, Some(400)));
-        assert_eq!(one.take_role(Role::Backup).unwrap().purge_in_ms, Some(2_000));
+        assert_eq!(one.set_role(Role::Backup).unwrap().purge_in_ms, Some(2_000));
         until("the new backup has the new primary's", &both, || held(&one) == 400);
         until("and its own kernel is cleared", &both, || counted() == (0, 0));
         until("which the new primary knows", &both, || held(&other) == 0);
         // What ends now must not come back with the next takeover.
         host.run(|| delete(0..100));
         until("their end is replicated", &both, || held(&one) == 300);
-        let changed = one.take_role(Role::Primary).unwrap();
+        let changed = one.set_role(Role::Primary).unwrap();
         assert_eq!((changed.committed.unwrap().created, counted()), (300, (300, 0)));
         // A purge that was scheduled does not hit a primary.
-        one.take_role(Role::Fault).unwrap();
-        one.take_role(Role::Primary).unwrap();
+        one.set_role(Role::Fault).unwrap();
+        one.set_role(Role::Primary).unwrap();
         std::thread::sleep(Duration::from_secs(3));
         assert_eq!(counted(), (300, 0));
     });
@@ -198,20 +198,20 @@ fn the_role_outlives_the_daemon() {
             Settings { replication, ..settings }
         };
         let one = Engine::start(&loopback(settings(&file))).unwrap();
-        let missing = one.take_role(Role::Primary).unwrap().missing;
+        let missing = one.set_role(Role::Primary).unwrap().missing;
         assert_eq!(missing, ["no peer has been met: of its flows, if there are any, nothing is known"]);
         one.stop().unwrap();
         assert_eq!(fs::read_to_string(&file).unwrap(), "primary begun\n");
         let one = Engine::start(&loopback(settings(&file))).unwrap();
         until("it knows its role", &[&one], || status(&one).node.role == Role::Primary);
-        assert!(!one.take_role(Role::Primary).unwrap().already, "it was not taken completely");
+        assert!(!one.set_role(Role::Primary).unwrap().already, "it was not taken completely");
         create(0..10);
-        assert_eq!(one.take_role(Role::Backup).unwrap().missing, Vec::<String>::new());
+        assert_eq!(one.set_role(Role::Backup).unwrap().missing, Vec::<String>::new());
         one.stop().unwrap();
         assert_eq!((fs::read_to_string(&file).unwrap().as_str(), counted()), ("backup\n", (10, 0)));
         let one = Engine::start(&loopback(settings(&file))).unwrap();
         until("it knows its role", &[&one], || status(&one).node.role == Role::Backup);
-        assert!(one.take_role(Role::Backup).unwrap().already);
+        assert!(one.set_role(Role::Backup).unwrap().already);
         until("the purge that it was stopped before comes all the same", &[&one], || counted() == (0, 0));
     });
 }
@@ -267,7 +267,7 @@ fn nothing_but_replication_and_control_reaches_a_backup_that_is_isolated() {
             let other = start(gateway(Which::Other, takeover), gateways.firewall(Which::Other));
             let one = start(settings.clone(), gateways.firewall(Which::One));
             assert_eq!(answers(&gateways), ALL_ANSWER, "it has no role yet");
-            one.take_role(Role::Backup).unwrap();
+            one.set_role(Role::Backup).unwrap();
             let control = Answers { refusals: false, service: false, accepted_service: true, server: false };
             assert_eq!(answers(&gateways), control);
             until("they replicate", &[&one, &other], || knows_its_peer(&one) && knows_its_peer(&other));
@@ -276,7 +276,7 @@ fn nothing_but_replication_and_control_reaches_a_backup_that_is_isolated() {
             let one = start(settings, gateways.firewall(Which::One));
             assert_eq!(answers(&gateways), control, "it is still a backup");
             until("they replicate again", &[&one, &other], || knows_its_peer(&one) && knows_its_peer(&other));
-            assert_eq!(one.take_role(Role::Primary).unwrap().missing, Vec::<String>::new());
+            assert_eq!(one.set_role(Role::Primary).unwrap().missing, Vec::<String>::new());
             assert_eq!(answers(&gateways), ALL_ANSWER);
         }
     });
@@ -351,8 +351,8 @@ fn where_both_are_primary_the_newer_word_on_a_flow_counts() {
         let other = start(end(1, both_primary), &host);
         let one = Engine::start(&end(0, both_primary)).unwrap();
         let both = [&one, &other];
-        one.take_role(Role::Primary).unwrap();
-        other.take_role(Role::Primary).unwrap();
+        one.set_role(Role::Primary).unwrap();
+        other.set_role(Role::Primary).unwrap();
         make(&tcp(ESTABLISHED));
         until("it is held", &both, || host.run(state) == Some((ESTABLISHED, true)));
         // It moves to the other, where it changes: a packet there gives it a timeout of its own.
@@ -381,8 +381,8 @@ fn a_flow_that_has_seen_packets_while_it_is_committed_is_no_failure() {
         let host = cable(&lab);
         let other = start(end(1, HOT), &host);
         let one = Engine::start(&end(0, HOT)).unwrap();
-        one.take_role(Role::Primary).unwrap();
-        other.take_role(Role::Backup).unwrap();
+        one.set_role(Role::Primary).unwrap();
+        other.set_role(Role::Backup).unwrap();
         let new = FlowChange { flow: FlowView { status: Some(IPS_CONFIRMED), ..tcp(0).flow }, ..tcp(ESTABLISHED) };
         make(&new);
         until("it is held", &[&one, &other], || host.run(counted) == (0, 1));
@@ -394,7 +394,7 @@ fn a_flow_that_has_seen_packets_while_it_is_committed_is_no_failure() {
             ..FlowView::default()
         };
         host.run(move || update(&FlowChange { flow: answered, ..FlowChange::default() }));
-        let changed = other.take_role(Role::Primary).unwrap();
+        let changed = other.set_role(Role::Primary).unwrap();
         assert_eq!(changed.missing, Vec::<String>::new());
         let committed = changed.committed.unwrap();
         assert_eq!((committed.updated, committed.kept, committed.failed), (0, 1, 0));
@@ -411,13 +411,13 @@ fn a_primary_takes_over_what_another_one_had() {
         let one = Engine::start(&end(0, both_primary)).unwrap();
         let both = [&one, &other];
         until("they know each other", &both, || knows_its_peer(&one) && knows_its_peer(&other));
-        one.take_role(Role::Primary).unwrap();
-        other.take_role(Role::Primary).unwrap();
+        one.set_role(Role::Primary).unwrap();
+        other.set_role(Role::Primary).unwrap();
         create(0..100);
         host.run(|| create(500..550));
         until("each has the other's", &both, || (held(&one), held(&other)) == (50, 100));
         one.stop().unwrap();
-        let committed = other.take_role(Role::Primary).unwrap().committed.unwrap();
+        let committed = other.set_role(Role::Primary).unwrap().committed.unwrap();
         assert_eq!((committed.created, committed.updated, committed.failed), (100, 0, 0));
         assert_eq!(host.run(counted), (150, 0));
     });
@@ -454,8 +454,8 @@ fn a_firewall_dies_and_no_connection_notices() {
             let gateways = Gateways::build(&Lab::enter().unwrap()).unwrap();
             let start = |which: Which| start(gateway(which, takeover), gateways.firewall(which));
             let (one, other) = (start(Which::One), start(Which::Other));
-            one.take_role(Role::Primary).unwrap();
-            other.take_role(Role::Backup).unwrap();
+            one.set_role(Role::Primary).unwrap();
+            other.set_role(Role::Backup).unwrap();
             let targets = targets();
             let streams = Streams::start(&gateways.client, &targets).unwrap();
             // Until then a flow is not worth to be told as established.
@@ -463,7 +463,7 @@ fn a_firewall_dies_and_no_connection_notices() {
             until("all are replicated", &[&one, &other], || held(&other) >= targets.len() as u64);
             gateways.cut_off(Which::One).unwrap();
             drop(one); // what it says now nobody hears
-            let changed = other.take_role(Role::Primary).unwrap();
+            let changed = other.set_role(Role::Primary).unwrap();
             assert_eq!(changed.missing, Vec::<String>::new());
             gateways.activate(Which::Other).unwrap();
             std::thread::sleep(Duration::from_millis(500));
@@ -488,7 +488,7 @@ fn a_firewall_that_comes_back_takes_nothing_from_the_one_that_stepped_in() {
         let (one, other) = (start(Which::One), start(Which::Other));
         let take_role = |which: Which, engine: Engine, role| {
             gateways.firewall(which).run(move || {
-                engine.take_role(role).unwrap();
+                engine.set_role(role).unwrap();
                 engine
             })
         };
@@ -532,7 +532,7 @@ fn flows_that_leave_with_their_address_are_not_lost_to_the_peer() {
         until("they have moved", &[&one, &other], || one.totals().moved == 5);
         std::thread::sleep(Duration::from_millis(100));
         assert_eq!((one.totals().flows, held()), (before, (0, 8)));
-        other.take_role(Role::Primary).unwrap();
+        other.set_role(Role::Primary).unwrap();
         gateways.activate(Which::Other).unwrap();
         all_alive(&streams.finish(), 8);
     });
@@ -550,8 +550,8 @@ fn ftp_goes_on_with_the_data_connections_that_are_there_and_that_are_expected() 
             serve_ftp(&gateways.server, &servers).unwrap();
             let start = |which: Which| start(gateway(which, takeover), gateways.firewall(which));
             let (one, other) = (start(Which::One), start(Which::Other));
-            one.take_role(Role::Primary).unwrap();
-            other.take_role(Role::Backup).unwrap();
+            one.set_role(Role::Primary).unwrap();
+            other.set_role(Role::Backup).unwrap();
             let mut sessions = gateways.client.run(move || {
                 let open = |server: SocketAddr| {
                     let mut session = FtpSession::open(server).unwrap();
@@ -570,7 +570,7 @@ fn ftp_goes_on_with_the_data_connections_that_are_there_and_that_are_expected() 
             std::thread::sleep(Duration::from_millis(300));
             gateways.cut_off(Which::One).unwrap();
             drop(one);
-            let changed = other.take_role(Role::Primary).unwrap();
+            let changed = other.set_role(Role::Primary).unwrap();
             assert_eq!(changed.missing, Vec::<String>::new());
             gateways.activate(Which::Other).unwrap();
             for session in waiting {
@@ -604,7 +604,7 @@ fn ten_takeovers_back_and_forth_lose_nothing_and_leave_nothing() {
             // What is scheduled happens in the network of the thread that asks for it.
             let take_role = |which: Which, role| {
                 let engine = engines[which.index()].clone();
-                gateways.firewall(which).run(move || engine.take_role(role).unwrap())
+                gateways.firewall(which).run(move || engine.set_role(role).unwrap())
             };
             take_role(Which::One, Role::Primary);
             take_role(Which::Other, Role::Backup);

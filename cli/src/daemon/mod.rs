@@ -204,7 +204,7 @@ impl Running {
     fn choose(&self, new: &Config) -> Result<(), String> {
         let choice = settings::choice(&new.sync);
         for _ in 0..RETRIES {
-            if self.engine.choose(choice.clone()).is_ok() {
+            if self.engine.set_filter(choice.clone()).is_ok() {
                 return Ok(());
             }
             thread::sleep(RETRY);

@@ -58,7 +58,7 @@ impl<'g> Pair<'g> {
         thread::sleep(detection.saturating_sub(since.elapsed()));
         self.gateways.activate(Which::Other)?;
         let other = self.other.clone();
-        let changed = self.gateways.firewall(Which::Other).run(move || other.take_role(Role::Primary));
+        let changed = self.gateways.firewall(Which::Other).run(move || other.set_role(Role::Primary));
         match changed.map(|changed| changed.missing) {
             Ok(missing) if missing.is_empty() => Ok(self.other),
             Ok(missing) => Err(Failure::Demo(format!("the takeover is not complete: {}", missing.join("; ")))),
