@@ -41,7 +41,7 @@ use crate::socket::{EventSocket, Options, SocketError};
 use crate::steer::Share;
 use crate::takeover::{Changed, Isolator, Takeover, become_role, flush_later};
 use crate::threads::{self, Duty, Thread};
-use crate::unreported::Untold;
+use crate::unreported::Unreported;
 use crate::worker::{Command, Report, Reporter, SyncState, Worker};
 use crate::worker_channel::{self, DeltaReceiver, DeltaSender, WorkerHandle, WorkerRequest};
 
@@ -328,7 +328,7 @@ struct WorkerSetup {
     requests: Receiver<WorkerRequest>,
     shard: Shard,
     delta_sender: Option<DeltaSender>,
-    unreported: Option<Untold>,
+    unreported: Option<Unreported>,
     wake: UnixStream,
     interrupts: Interrupts,
     shared_counters: Arc<Published>,
@@ -378,7 +378,7 @@ impl<'s> Assembly<'s> {
         let (handle, requests) = worker_channel::request_channel(waker);
         let (shard, delta_sender) = self.build_shard(index, &handle);
         // Expectations are heard of by worker 0 alone.
-        let unreported = delta_sender.is_some().then(|| Untold::open(index == 0)).transpose()?;
+        let unreported = delta_sender.is_some().then(|| Unreported::open(index == 0)).transpose()?;
         self.worker_handles.push(handle);
         self.setups.push(WorkerSetup {
             index,

@@ -14,7 +14,7 @@ use crate::meter::Meter;
 use crate::metrics::Counts;
 use crate::receive::Sink;
 use crate::shard::{Applied, Shard};
-use crate::unreported::Untold;
+use crate::unreported::Unreported;
 use crate::watch::Watcher;
 use crate::worker::now_ms;
 
@@ -26,7 +26,7 @@ pub struct Intake<'w> {
     shard: &'w mut Shard,
     counts: &'w mut Counts,
     watchers: &'w mut [Watcher],
-    unreported: Option<&'w mut Untold>,
+    unreported: Option<&'w mut Unreported>,
     meter: Option<&'w mut Meter>,
     malformed: Option<ParseError>,
     is_first: bool,
@@ -39,7 +39,7 @@ impl<'w> Intake<'w> {
     }
 
     /// Shows events to those who watch, and notes what they do not say.
-    pub(crate) fn with_watchers(&mut self, watchers: &'w mut [Watcher], unreported: Option<&'w mut Untold>) {
+    pub(crate) fn with_watchers(&mut self, watchers: &'w mut [Watcher], unreported: Option<&'w mut Unreported>) {
         (self.watchers, self.unreported) = (watchers, unreported);
     }
 
@@ -109,7 +109,7 @@ fn flow_of(datagram: &[u8]) -> Option<(u8, u32)> {
 fn apply_frame<'f>(
     shard: &mut Shard,
     counts: &mut Counts,
-    mut unreported: Option<&mut Untold>,
+    mut unreported: Option<&mut Unreported>,
     view: &mut FlowView<'f>,
     frame: &'f [u8],
 ) -> Result<(), ParseError> {
@@ -132,7 +132,7 @@ fn apply_frame<'f>(
 fn apply_record<'f>(
     shard: &mut Shard,
     counts: &mut Counts,
-    unreported: Option<&mut Untold>,
+    unreported: Option<&mut Unreported>,
     view: &mut FlowView<'f>,
     record: &Record<'f>,
 ) -> Result<(), ParseError> {
@@ -142,7 +142,7 @@ fn apply_record<'f>(
             counts.events_expect += 1;
             let expectation = record.expect()?;
             if record.event() == Event::New {
-                unreported.into_iter().for_each(|untold| untold.note(&expectation));
+                unreported.into_iter().for_each(|untold| untold.on_expectation(&expectation));
             }
             let applied = shard.apply_expectation(record.event(), &expectation);
             counts.expectations_refused += u64::from(applied == Applied::Full);
@@ -163,7 +163,7 @@ fn apply_record<'f>(
     }
     if let Some(untold) = unreported {
         if event != Event::Destroy {
-            untold.see(flow);
+            untold.on_flow(flow);
         } else if untold.has_moved(flow) {
             counts.moved += 1;
             return Ok(());

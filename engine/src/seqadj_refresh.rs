@@ -24,7 +24,7 @@ use crate::limits::{RENEWAL_DELAY, RENEWALS};
 
 /// A flow that is to be told anew.
 #[derive(Debug, Clone, Copy)]
-struct Renewal {
+struct SeqadjRefresh {
     orig: Tuple,
     zone: Option<u16>,
     due: Instant,
@@ -32,12 +32,12 @@ struct Renewal {
 
 /// What is to be told anew, and when.
 #[derive(Debug)]
-pub(crate) struct Renewals {
+pub(crate) struct SeqadjRefreshes {
     batch: Batch,
-    waiting: VecDeque<Renewal>,
+    waiting: VecDeque<SeqadjRefresh>,
 }
 
-impl Renewals {
+impl SeqadjRefreshes {
     /// Opens a socket in the calling thread's network namespace.
     ///
     /// # Errors
@@ -47,12 +47,12 @@ impl Renewals {
     }
 
     /// An expectation is new: what it is of may have been adjusted. Where too many wait, the next resync will tell.
-    pub(crate) fn note(&mut self, expectation: &ExpectView<'_>) {
+    pub(crate) fn on_expectation(&mut self, expectation: &ExpectView<'_>) {
         let Some(orig) = expectation.master.filter(|master| master.proto == IPPROTO_TCP) else { return };
         let zone = expectation.zone.filter(|zone| *zone != 0);
-        let waits = self.waiting.back().is_some_and(|last| last.orig == orig && last.zone == zone);
-        if !waits && self.waiting.len() < RENEWALS {
-            self.waiting.push_back(Renewal { orig, zone, due: Instant::now() + RENEWAL_DELAY });
+        let queued = self.waiting.back().is_some_and(|last| last.orig == orig && last.zone == zone);
+        if !queued && self.waiting.len() < RENEWALS {
+            self.waiting.push_back(SeqadjRefresh { orig, zone, due: Instant::now() + RENEWAL_DELAY });
         }
     }
 
@@ -62,22 +62,22 @@ impl Renewals {
     }
 
     /// Asks for those that are due.
-    pub(crate) fn renew(&mut self) {
+    pub(crate) fn send_due(&mut self) {
         if self.due_in().is_none_or(|time| !time.is_zero()) {
             return;
         }
         let now = Instant::now();
         let due = self.waiting.iter().take_while(|renewal| renewal.due <= now).count();
         // Who is refused has ended meanwhile.
-        let mut ask = || {
-            for Renewal { orig, zone, .. } in self.waiting.drain(..due) {
+        let mut send = || {
+            for SeqadjRefresh { orig, zone, .. } in self.waiting.drain(..due) {
                 let flow = FlowView { family: orig.family(), orig: Some(orig), zone, ..FlowView::default() };
                 let change = FlowChange { flow, ..FlowChange::default() };
                 self.batch.add(0, |writer, seq| request::update(writer, seq, &change), &mut |_| {})?;
             }
             self.batch.finish(&mut |_| {})
         };
-        if let Err(error) = ask() {
+        if let Err(error) = send() {
             tracing::warn!(%error, "sequence adjustments of helpers may be missing in the replicas");
         }
     }

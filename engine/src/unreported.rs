@@ -13,80 +13,80 @@ use ctflow_parser::uapi::IPS_SRC_NAT;
 use crate::kernel::KernelError;
 use crate::kernel::local::LocalAddresses;
 use crate::limits::{MOVED_HELD, MOVED_KEPT};
-use crate::seqadj_refresh::Renewals;
+use crate::seqadj_refresh::SeqadjRefreshes;
 
 /// What one worker finds out besides.
 #[derive(Debug)]
-pub(crate) struct Untold {
+pub(crate) struct Unreported {
     /// Of the worker that hears of expectations.
-    renewals: Option<Renewals>,
-    local: LocalAddresses,
+    refreshes: Option<SeqadjRefreshes>,
+    local_addresses: LocalAddresses,
     /// When the first flow moved that is still held.
-    moved: Option<Instant>,
+    moved_since: Option<Instant>,
 }
 
-impl Untold {
+impl Unreported {
     /// In the calling thread's network namespace, which must be the worker's.
     ///
     /// # Errors
     /// [`KernelError::Open`].
-    pub(crate) fn open(hears_of_expectations: bool) -> Result<Self, KernelError> {
-        let renewals = hears_of_expectations.then(Renewals::open).transpose()?;
-        Ok(Self { renewals, local: LocalAddresses::default(), moved: None })
+    pub(crate) fn open(receives_expectations: bool) -> Result<Self, KernelError> {
+        let refreshes = receives_expectations.then(SeqadjRefreshes::open).transpose()?;
+        Ok(Self { refreshes, local_addresses: LocalAddresses::default(), moved_since: None })
     }
 
     /// Events come that happened after this.
     pub(crate) fn begin_round(&mut self) {
-        self.local.forget();
+        self.local_addresses.forget();
     }
 
     /// An expectation is new.
-    pub(crate) fn note(&mut self, expectation: &ExpectView<'_>) {
-        self.renewals.iter_mut().for_each(|renewals| renewals.note(expectation));
+    pub(crate) fn on_expectation(&mut self, expectation: &ExpectView<'_>) {
+        self.refreshes.iter_mut().for_each(|renewals| renewals.on_expectation(expectation));
     }
 
     /// A flow is there.
-    pub(crate) fn see(&mut self, flow: &FlowView<'_>) {
-        if let Some(reply) = flow.reply.filter(|_| is_hidden(flow)) {
-            self.local.see(reply.dst);
+    pub(crate) fn on_flow(&mut self, flow: &FlowView<'_>) {
+        if let Some(reply) = flow.reply.filter(|_| has_source_nat(flow)) {
+            self.local_addresses.see(reply.dst);
         }
     }
 
     /// Whether this flow, which the kernel says has ended, did so before its time and because the address behind which it was
     /// hidden has left.
     pub(crate) fn has_moved(&mut self, flow: &FlowView<'_>) -> bool {
-        let early = is_hidden(flow) && flow.timeout.unwrap_or(0) > 0;
-        let moved = early && flow.reply.is_some_and(|reply| self.local.has_left(reply.dst));
+        let early = has_source_nat(flow) && flow.timeout.unwrap_or(0) > 0;
+        let moved = early && flow.reply.is_some_and(|reply| self.local_addresses.has_left(reply.dst));
         if moved {
-            self.moved.get_or_insert_with(Instant::now);
+            self.moved_since.get_or_insert_with(Instant::now);
         }
         moved
     }
 
     /// This firewall has its addresses again: what is not in its kernel is nowhere.
     pub(crate) fn forget_moved(&mut self) {
-        self.moved = None;
+        self.moved_since = None;
     }
 
     /// For how long no resync may begin.
-    pub(crate) fn holds(&self) -> Option<Duration> {
-        let left = MOVED_HELD.saturating_sub(self.moved?.elapsed());
+    pub(crate) fn resync_hold_left(&self) -> Option<Duration> {
+        let left = MOVED_HELD.saturating_sub(self.moved_since?.elapsed());
         (!left.is_zero()).then_some(left)
     }
 
     /// In what time there is something to do.
     pub(crate) fn due_in(&self) -> Option<Duration> {
-        self.renewals.as_ref().and_then(Renewals::due_in)
+        self.refreshes.as_ref().and_then(SeqadjRefreshes::due_in)
     }
 
     /// Does what is due; whether it is time to compare with the kernel what has moved.
-    pub(crate) fn act(&mut self) -> bool {
-        self.renewals.iter_mut().for_each(Renewals::renew);
-        self.moved.take_if(|since| since.elapsed() >= MOVED_KEPT).is_some()
+    pub(crate) fn run_due(&mut self) -> bool {
+        self.refreshes.iter_mut().for_each(SeqadjRefreshes::send_due);
+        self.moved_since.take_if(|since| since.elapsed() >= MOVED_KEPT).is_some()
     }
 }
 
 /// Whether its source is translated.
-fn is_hidden(flow: &FlowView<'_>) -> bool {
+fn has_source_nat(flow: &FlowView<'_>) -> bool {
     flow.status.unwrap_or(0) & IPS_SRC_NAT != 0
 }

@@ -30,7 +30,7 @@ use crate::meter::Meter;
 use crate::metrics::{Counts, Published};
 use crate::shard::{Applied, Shard, Swept};
 use crate::steer::Filter;
-use crate::unreported::Untold;
+use crate::unreported::Unreported;
 use crate::watch::Watcher;
 use crate::worker_channel::{DeltaSender, OnLoss, WorkerRequest};
 
@@ -113,7 +113,7 @@ pub(crate) struct Worker {
     /// Where there are replicas.
     pub(crate) delta_sender: Option<DeltaSender>,
     /// Where there are replicas: what they must know besides.
-    pub(crate) unreported: Option<Untold>,
+    pub(crate) unreported: Option<Unreported>,
     /// Becomes readable when there is a command, or it is time to stop.
     pub(crate) wake: UnixStream,
     pub(crate) reporter: Reporter,
@@ -169,7 +169,7 @@ impl Worker {
 
     /// Sees to what events do not say.
     fn handle_unreported(&mut self) {
-        if self.unreported.as_mut().is_some_and(Untold::act) && !self.resync_requested {
+        if self.unreported.as_mut().is_some_and(Unreported::run_due) && !self.resync_requested {
             self.resync_requested = true; // nothing is lost, and nothing doubted
             self.reporter.send_report(Report::ResyncNeeded(self.index));
         }
@@ -206,7 +206,7 @@ impl Worker {
             || !self.commands.is_empty()
             || !self.requests.is_empty()
             || pending == Some(Duration::ZERO);
-        let refresh = self.unreported.as_ref().and_then(Untold::due_in);
+        let refresh = self.unreported.as_ref().and_then(Unreported::due_in);
         let patience = match [pending, refresh, self.resync_hold_left()].into_iter().flatten().min() {
             _ if busy => Patience::None,
             Some(time) => Patience::PacedWithin(time),
@@ -220,7 +220,7 @@ impl Worker {
     }
 
     fn receive_round(&mut self, patience: Patience) -> Result<Round, ListenError> {
-        self.unreported.iter_mut().for_each(Untold::begin_round);
+        self.unreported.iter_mut().for_each(Unreported::begin_round);
         let mut intake = Intake::new(&mut self.shard, &mut self.counts);
         intake.with_watchers(&mut self.watchers, self.unreported.as_mut());
         self.meter.lap();
@@ -303,7 +303,7 @@ impl Worker {
 
     /// How long a resync that could begin has to wait for all that.
     fn resync_hold_left(&self) -> Option<Duration> {
-        self.unreported.as_ref().filter(|_| self.backlog == Some(0)).and_then(Untold::holds)
+        self.unreported.as_ref().filter(|_| self.backlog == Some(0)).and_then(Unreported::resync_hold_left)
     }
 
     fn request_resync(&mut self) {
@@ -377,7 +377,7 @@ impl Worker {
                 WorkerRequest::SendDigests(number) => self.shard.want_digests(number),
                 WorkerRequest::SetFilter(filter) => self.shard.choose(filter),
                 WorkerRequest::ForgetMoved(reply) => {
-                    self.unreported.iter_mut().for_each(Untold::forget_moved);
+                    self.unreported.iter_mut().for_each(Unreported::forget_moved);
                     reply.send(());
                 }
                 WorkerRequest::AddWatcher(mut watcher) => {
