@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use ctflow_benches::pair::Pair;
 use ctflow_benches::{MultipliedEvents, records};
-use ctflow_engine::filter::Choice;
+use ctflow_engine::filter::ReplicationFilter;
 use ctflow_engine::intake::Intake;
 use ctflow_engine::limits::RECEIVE_BATCH;
 use ctflow_engine::metrics::Counts;
@@ -34,7 +34,7 @@ fn captured() -> (MultipliedEvents, Shard) {
 }
 
 fn replicated() -> (MultipliedEvents, Shard, Outbox) {
-    (events(), Shard::replicated(FLOWS_MAX, Arc::new(Choice::default())), Outbox::new(0, DATAGRAM_BYTES))
+    (events(), Shard::replicated(FLOWS_MAX, Arc::new(ReplicationFilter::default())), Outbox::new(0, DATAGRAM_BYTES))
 }
 
 /// What replicas are told of the events.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use criterion::measurement::WallTime;
 use criterion::{BatchSize, BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
 use ctflow_benches::{MultipliedEvents, report_allocations};
-use ctflow_engine::filter::Choice;
+use ctflow_engine::filter::ReplicationFilter;
 use ctflow_engine::intake::Intake;
 use ctflow_engine::limits::RECEIVE_BATCH;
 use ctflow_engine::metrics::Counts;
@@ -43,7 +43,7 @@ fn apply_and_drain(shard: &mut Shard, datagrams: &[&[u8]], outbox: &mut Outbox) 
 }
 
 fn replicated() -> (Shard, Outbox) {
-    (Shard::replicated(FLOWS_MAX, Arc::new(Choice::default())), Outbox::new(0, DATAGRAM_BYTES))
+    (Shard::replicated(FLOWS_MAX, Arc::new(ReplicationFilter::default())), Outbox::new(0, DATAGRAM_BYTES))
 }
 
 fn stage<S>(

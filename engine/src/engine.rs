@@ -24,7 +24,7 @@ use mio::{Poll, Waker};
 use thiserror::Error;
 
 use crate::access::Access;
-use crate::filter::Choice;
+use crate::filter::ReplicationFilter;
 use crate::kernel::KernelError;
 use crate::kernel::batch::Batch;
 use crate::kernel::commit::Rules;
@@ -170,7 +170,7 @@ impl Engine {
     ///
     /// # Errors
     /// [`Busy`] when a worker has no room for the question; nothing is half done for long, ask again.
-    pub fn set_filter(&self, choice: Choice) -> Result<(), Busy> {
+    pub fn set_filter(&self, choice: ReplicationFilter) -> Result<(), Busy> {
         let filter = Arc::new(choice);
         self.access.takeover.choose(filter.clone());
         let request =

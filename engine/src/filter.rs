@@ -31,12 +31,12 @@ pub struct Rule<T> {
     /// What the list is.
     pub listed: Listed,
     /// The list.
-    pub of: Vec<T>,
+    pub entries: Vec<T>,
 }
 
 impl<T> Rule<T> {
-    fn accepts(&self, is: impl FnMut(&T) -> bool) -> bool {
-        self.of.iter().any(is) == (self.listed == Listed::Accepted)
+    fn accepts(&self, matches: impl FnMut(&T) -> bool) -> bool {
+        self.entries.iter().any(matches) == (self.listed == Listed::Accepted)
     }
 }
 
@@ -57,7 +57,7 @@ impl Prefix {
 
     /// Whether `address` is one of them.
     #[must_use]
-    pub fn has(&self, address: IpAddr) -> bool {
+    pub fn contains(&self, address: IpAddr) -> bool {
         let differ = match (self.address, address) {
             (IpAddr::V4(one), IpAddr::V4(other)) => u128::from(one.to_bits() ^ other.to_bits()) << 96,
             (IpAddr::V6(one), IpAddr::V6(other)) => one.to_bits() ^ other.to_bits(),
@@ -69,7 +69,7 @@ impl Prefix {
 
 /// What is replicated. Every rule that there is must accept a flow.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Choice {
+pub struct ReplicationFilter {
     /// Layer-4 protocols.
     pub protocols: Option<Rule<u8>>,
     /// Addresses: of the original source, or of the reply's, which is the server behind any translation.
@@ -86,7 +86,7 @@ pub struct Choice {
     pub least_ages: Vec<(u8, u32)>,
 }
 
-impl Choice {
+impl ReplicationFilter {
     /// The age in milliseconds that a flow of `protocol` must reach to be told of.
     #[inline]
     #[must_use]
@@ -99,7 +99,7 @@ impl Choice {
     /// [`PAUSE_MS_MAX`]. Who does without all flows of the last second does not need those of the last ten milliseconds, and
     /// peers are woken less often.
     #[must_use]
-    pub fn pause_ms(&self) -> u32 {
+    pub fn batch_delay_ms(&self) -> u32 {
         let ages = self.least_ages.iter().map(|(_, milliseconds)| *milliseconds);
         let shortest = ages.chain([self.least_age_ms]).min().unwrap_or(0);
         (shortest / 100).min(PAUSE_MS_MAX)
@@ -120,15 +120,15 @@ impl Choice {
         let Some(orig) = flow.orig else { return false };
         let protocol = || self.protocols.as_ref().is_none_or(|rule| rule.accepts(|one| *one == orig.proto));
         let server = flow.reply.map_or(orig.dst, |reply| reply.src);
-        let ends = |prefix: &Prefix| prefix.has(orig.src) || prefix.has(server);
-        let address = || self.addresses.as_ref().is_none_or(|rule| rule.accepts(ends));
+        let matches = |prefix: &Prefix| prefix.contains(orig.src) || prefix.contains(server);
+        let address = || self.addresses.as_ref().is_none_or(|rule| rule.accepts(matches));
         let zone = orig.zone.or(flow.zone).unwrap_or(0);
         let in_zone = || self.zones.as_ref().is_none_or(|rule| rule.accepts(|one| *one == zone));
         let marked = || self.mark.is_none_or(|mark| (flow.mark.unwrap_or(0) ^ mark.value) & mark.mask == 0);
-        protocol() && self.in_state(flow, orig.proto) && in_zone() && marked() && address()
+        protocol() && self.accepts_state(flow, orig.proto) && in_zone() && marked() && address()
     }
 
-    fn in_state(&self, flow: &FlowView<'_>, protocol: u8) -> bool {
+    fn accepts_state(&self, flow: &FlowView<'_>, protocol: u8) -> bool {
         let Some(rule) = self.tcp_states.as_ref().filter(|_| protocol == uapi::IPPROTO_TCP) else { return true };
         let state = flow.proto.and_then(|proto| proto.state()).unwrap_or(0);
         rule.accepts(|one| *one == state)
@@ -154,7 +154,9 @@ mod tests {
 
     #[test]
     fn changes_wait_only_where_every_protocol_has_a_least_age() {
-        let pause = |least_age_ms, least_ages| Choice { least_age_ms, least_ages, ..Choice::default() }.pause_ms();
+        let pause = |least_age_ms, least_ages| {
+            ReplicationFilter { least_age_ms, least_ages, ..ReplicationFilter::default() }.batch_delay_ms()
+        };
         assert_eq!(pause(0, vec![(17, 60_000)]), 0);
         assert_eq!(pause(1_000, vec![(6, 0)]), 0);
         assert_eq!(pause(60_000, vec![(17, 250)]), 2);
@@ -163,25 +165,25 @@ mod tests {
 
     #[test]
     fn every_rule_must_accept() {
-        let accepted = |of| Some(Rule { listed: Listed::Accepted, of });
+        let accepted = |of| Some(Rule { listed: Listed::Accepted, entries: of });
         let prefix = Prefix::new("10.1.0.0".parse().unwrap(), 16).unwrap();
-        let choice = Choice { protocols: accepted(vec![6, 17]), ..Choice::default() };
+        let choice = ReplicationFilter { protocols: accepted(vec![6, 17]), ..ReplicationFilter::default() };
         assert!(choice.selects(&flow(6, "10.1.2.3", "10.9.9.9")));
         assert!(!choice.selects(&flow(1, "10.1.2.3", "10.9.9.9")));
-        let ignored = Some(Rule { listed: Listed::Ignored, of: vec![prefix] });
-        let choice = Choice { addresses: ignored, ..choice };
+        let ignored = Some(Rule { listed: Listed::Ignored, entries: vec![prefix] });
+        let choice = ReplicationFilter { addresses: ignored, ..choice };
         assert!(!choice.selects(&flow(6, "10.1.2.3", "10.9.9.9")));
         assert!(!choice.selects(&flow(6, "10.2.2.3", "10.1.9.9")), "the server behind the translation counts");
         assert!(choice.selects(&flow(6, "10.2.2.3", "10.9.9.9")));
-        let choice = Choice { mark: Some(Masked { value: 4, mask: 6 }), ..choice };
+        let choice = ReplicationFilter { mark: Some(Masked { value: 4, mask: 6 }), ..choice };
         let marked = |mark| FlowView { mark: Some(mark), ..flow(6, "10.2.2.3", "10.9.9.9") };
         assert!(choice.selects(&marked(5)) && !choice.selects(&marked(2)));
     }
 
     #[test]
-    fn a_state_is_asked_of_tcp_only() {
-        let rule = Some(Rule { listed: Listed::Accepted, of: vec![3] });
-        let choice = Choice { tcp_states: rule, ..Choice::default() };
+    fn tcp_states_apply_to_tcp_only() {
+        let rule = Some(Rule { listed: Listed::Accepted, entries: vec![3] });
+        let choice = ReplicationFilter { tcp_states: rule, ..ReplicationFilter::default() };
         let state = |state| FlowView {
             proto: Some(ProtoInfo::Tcp(TcpInfo { state: Some(state), ..TcpInfo::default() })),
             ..flow(6, "10.0.0.1", "10.0.0.2")
@@ -190,9 +192,9 @@ mod tests {
     }
 
     #[test]
-    fn prefixes_have_their_bits_and_their_family() {
+    fn a_prefix_matches_by_bits_and_family() {
         let prefix = |text: &str, bits| Prefix::new(text.parse().unwrap(), bits);
-        let has = |prefix: Option<Prefix>, text: &str| prefix.unwrap().has(text.parse().unwrap());
+        let has = |prefix: Option<Prefix>, text: &str| prefix.unwrap().contains(text.parse().unwrap());
         assert!(has(prefix("10.0.0.0", 8), "10.255.0.1") && !has(prefix("10.0.0.0", 8), "11.0.0.0"));
         assert!(has(prefix("0.0.0.0", 0), "1.2.3.4") && !has(prefix("0.0.0.0", 0), "::1"));
         assert!(has(prefix("2001:db8::", 32), "2001:db8:1::") && !has(prefix("2001:db8::", 32), "2001:db9::"));

@@ -67,7 +67,7 @@ counters! {
     /// Expectations refused because there were too many.
     expectations_refused,
     /// Changes that no batch could hold.
-    untellable,
+    unencodable,
     /// Changes of flows that are not to be replicated.
     filtered,
     /// Changes that were never told, since a later one of the same flow was, or its end.
@@ -87,7 +87,7 @@ counters! {
     /// Bytes of socket buffer that events have now.
     buffer_bytes,
     /// Resyncs that a loss asked for: of events, or of flows that were refused or not understood.
-    resyncs_asked,
+    resyncs_requested,
     /// Workers whose flows are not known to be the kernel's now: a resync is wanted and not complete.
     resync_pending,
     /// Resyncs completed.

@@ -310,7 +310,7 @@ impl Worker {
         self.sync_state = SyncState::Stale;
         if !self.resync_requested {
             self.resync_requested = true;
-            self.counts.resyncs_asked += 1;
+            self.counts.resyncs_requested += 1;
             self.reporter.send_report(Report::ResyncNeeded(self.index));
         }
     }
@@ -407,7 +407,7 @@ impl Worker {
         if let Some(teller) = &mut self.delta_sender {
             self.meter.lap();
             teller.set_time(now_ms);
-            self.counts.untellable += teller.send_deltas(&mut self.shard);
+            self.counts.unencodable += teller.send_deltas(&mut self.shard);
             self.counts.delta_cpu_ns += self.meter.lap();
         }
     }

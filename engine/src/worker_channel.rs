@@ -18,7 +18,7 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use ctflow_replicate::batch::Payload;
 use ctflow_replicate::buckets::BucketSet;
 
-use crate::filter::Choice;
+use crate::filter::ReplicationFilter;
 use crate::limits::{ASKS_PER_WORKER, STAGE_BATCHES, WORKER_ANSWER_MAX};
 use crate::reply::{self, Reply};
 use crate::shard::{Claim, Outbox, Shard, Verdict};
@@ -32,7 +32,7 @@ pub(crate) enum WorkerRequest {
     /// Tell all digests, under this number.
     SendDigests(u64),
     /// Tell what this selects from here on, and take back what it does not.
-    SetFilter(Arc<Choice>),
+    SetFilter(Arc<ReplicationFilter>),
     /// Keep what has moved away no longer than the next resync.
     ForgetMoved(Reply<()>),
     /// Show a bucket, in the form of the control socket.

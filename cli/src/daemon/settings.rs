@@ -118,10 +118,10 @@ fn link(link: &config::Link) -> LinkSettings {
 }
 
 /// What is told to peers.
-pub(super) fn choice(sync: &Sync) -> filter::Choice {
+pub(super) fn choice(sync: &Sync) -> filter::ReplicationFilter {
     let filter = &sync.filter;
     let milliseconds = |time: std::time::Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
-    filter::Choice {
+    filter::ReplicationFilter {
         protocols: filter.protocols.as_ref().map(|choice| rule(choice, |protocol| Some(*protocol))),
         addresses: filter.addresses.as_ref().map(|choice| rule(choice, |one| Prefix::new(one.address, one.prefix))),
         tcp_states: filter.tcp_states.as_ref().map(|choice| rule(choice, |state| Some(*state))),
@@ -137,5 +137,5 @@ fn rule<T, U>(choice: &Choice<T>, meaning: impl FnMut(&T) -> Option<U>) -> Rule<
         Choice::Accept(_) => Listed::Accepted,
         Choice::Ignore(_) => Listed::Ignored,
     };
-    Rule { listed, of: choice.items().iter().filter_map(meaning).collect() }
+    Rule { listed, entries: choice.items().iter().filter_map(meaning).collect() }
 }

@@ -34,7 +34,7 @@ pub use self::inject::Tally;
 pub use self::lag::{Lag, LagSummary};
 pub(crate) use self::stage::Prepared;
 pub use self::stage::StageError;
-use crate::filter::Choice;
+use crate::filter::ReplicationFilter;
 use crate::limits::STAGE_ANSWER_MAX;
 use crate::link::{LinkReport, LinkSettings};
 use crate::reply::{self, Awaited, Reply};
@@ -49,7 +49,7 @@ pub struct ReplicationSettings {
     /// The links, in the order of preference.
     pub links: Vec<LinkSettings>,
     /// What is told.
-    pub choice: Choice,
+    pub choice: ReplicationFilter,
     /// Flows of each family that a replica of one stream may hold.
     pub replica_flows_max: u32,
     /// What happens when a side fails.

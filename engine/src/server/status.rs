@@ -200,7 +200,7 @@ fn engine(world: &World, totals: &Counts) -> Engine {
         filtered: totals.filtered,
         buffer_bytes: totals.buffer_bytes,
         resyncs: totals.resyncs,
-        resync_lost: totals.resyncs_asked,
+        resync_lost: totals.resyncs_requested,
         resync_pending: totals.resync_pending,
         flushes: world.flushes.load(Ordering::Relaxed),
     }

@@ -27,7 +27,7 @@ use super::digests::Digests;
 use super::expectations::Expectations;
 use super::outbox::Outbox;
 use super::table::{DIRTY, PUBLISHED, Slot, Table, YOUNG};
-use crate::filter::Choice;
+use crate::filter::ReplicationFilter;
 use crate::limits::{LEDGER_DIRTY_MAX, LEDGER_ENDS_MAX, LEDGER_YOUNG_MAX};
 
 /// A flow that waits for its least age.
@@ -57,7 +57,7 @@ struct End {
 /// The bookkeeping of one shard.
 #[derive(Debug)]
 pub(super) struct Ledger {
-    choice: Arc<Choice>,
+    choice: Arc<ReplicationFilter>,
     /// Whether it selects every flow, which is not asked of each.
     selects_all: bool,
     /// Before then, in milliseconds since 1970, changes and ends wait.
@@ -80,7 +80,7 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
-    pub(super) fn new(choice: Arc<Choice>) -> Self {
+    pub(super) fn new(choice: Arc<ReplicationFilter>) -> Self {
         Self {
             selects_all: choice.selects_all(),
             choice,
@@ -99,7 +99,7 @@ impl Ledger {
     }
 
     /// Another choice holds: every bucket of flows is told by it.
-    pub(super) fn choose(&mut self, choice: Arc<Choice>) {
+    pub(super) fn choose(&mut self, choice: Arc<ReplicationFilter>) {
         self.selects_all = choice.selects_all();
         self.choice = choice;
         self.stale = self.stale.union(&(0..BUCKETS).collect());
@@ -185,7 +185,7 @@ impl Ledger {
         let grown =
             self.young.iter().filter_map(|(least_ms, queue)| Some(queue.front()?.left_ms(*least_ms, now_ms))).min();
         let first = if self.has_changes() { Some(0) } else { grown };
-        let pause_ms = left_ms(self.paused_until_ms, now_ms, self.choice.pause_ms());
+        let pause_ms = left_ms(self.paused_until_ms, now_ms, self.choice.batch_delay_ms());
         first.map(|in_ms| in_ms.max(pause_ms))
     }
 
@@ -224,7 +224,7 @@ impl Ledger {
             self.tell_bucket(bucket, v4, v6, expectations, outbox);
         }
         if !self.has_changes() {
-            self.paused_until_ms = now_ms.saturating_add(self.choice.pause_ms().into());
+            self.paused_until_ms = now_ms.saturating_add(self.choice.batch_delay_ms().into());
         }
         if outbox.has_room()
             && let Some(number) = self.digests_wanted.take()

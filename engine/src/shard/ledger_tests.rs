@@ -18,7 +18,7 @@ use proptest::prelude::*;
 
 use super::replica::Replica;
 use super::{Outbox, Shard};
-use crate::filter::{Choice, Listed, Rule};
+use crate::filter::{Listed, ReplicationFilter, Rule};
 use crate::limits::OUTBOX_BATCHES;
 
 const START_MS: u64 = 1_800_000_000_000;
@@ -111,7 +111,7 @@ fn expectation(n: u8) -> ExpectView<'static> {
     ExpectView { family, tuple, mask, master, id: Some(n.into()), timeout: Some(9), ..ExpectView::default() }
 }
 
-fn shard(choice: Choice) -> (Shard, Outbox, Replica) {
+fn shard(choice: ReplicationFilter) -> (Shard, Outbox, Replica) {
     let mut shard = Shard::replicated(1_000, Arc::new(choice));
     shard.set_time(START_MS);
     (shard, Outbox::new(0, 1_400), Replica::new(1_000))
@@ -149,7 +149,7 @@ proptest! {
 
     #[test]
     fn a_replica_that_was_told_everything_holds_what_the_shard_holds(steps in steps(), least_ms in prop_oneof![Just(0), Just(300)]) {
-        let choice = Choice { least_ages: vec![(uapi::IPPROTO_UDP, least_ms)], ..Choice::default() };
+        let choice = ReplicationFilter { least_ages: vec![(uapi::IPPROTO_UDP, least_ms)], ..ReplicationFilter::default() };
         let (mut shard, mut outbox, mut replica) = shard(choice);
         let mut now = START_MS;
         for step in steps {
@@ -194,7 +194,7 @@ proptest! {
 
 #[test]
 fn a_flow_is_told_once_as_it_is_then_and_not_at_all_if_it_ended_before() {
-    let (mut shard, mut outbox, mut replica) = shard(Choice::default());
+    let (mut shard, mut outbox, mut replica) = shard(ReplicationFilter::default());
     shard.apply(Event::New, &flow(1));
     for mark in 1..10 {
         shard.apply(Event::Update, &FlowView { mark: Some(mark), ..flow(1) });
@@ -214,7 +214,7 @@ fn a_flow_is_told_once_as_it_is_then_and_not_at_all_if_it_ended_before() {
 
 #[test]
 fn a_flow_younger_than_its_protocol_must_be_is_not_told() {
-    let choice = Choice { least_ages: vec![(uapi::IPPROTO_UDP, 500)], ..Choice::default() };
+    let choice = ReplicationFilter { least_ages: vec![(uapi::IPPROTO_UDP, 500)], ..ReplicationFilter::default() };
     let (mut shard, mut outbox, mut replica) = shard(choice);
     shard.apply(Event::New, &flow(3));
     shard.apply(Event::New, &flow(6));
@@ -233,7 +233,8 @@ fn a_flow_younger_than_its_protocol_must_be_is_not_told() {
 
 /// Where all flows must be half a second old: one that is and has just been told.
 fn grown() -> (Shard, Outbox, Replica) {
-    let (mut shard, mut outbox, mut replica) = shard(Choice { least_age_ms: 500, ..Choice::default() });
+    let (mut shard, mut outbox, mut replica) =
+        shard(ReplicationFilter { least_age_ms: 500, ..ReplicationFilter::default() });
     shard.apply(Event::New, &flow(1));
     shard.set_time(START_MS + 500);
     shard.drain(&mut outbox);
@@ -272,7 +273,8 @@ fn a_clock_that_is_set_back_holds_no_change_up() {
 
 #[test]
 fn a_clock_that_is_set_back_keeps_no_flow_young() {
-    let (mut shard, mut outbox, mut replica) = shard(Choice { least_age_ms: 500, ..Choice::default() });
+    let (mut shard, mut outbox, mut replica) =
+        shard(ReplicationFilter { least_age_ms: 500, ..ReplicationFilter::default() });
     shard.apply(Event::New, &flow(1));
     shard.set_time(START_MS - 3_600_000);
     assert!(shard.has_news());
@@ -284,7 +286,8 @@ fn a_clock_that_is_set_back_keeps_no_flow_young() {
 fn what_is_not_chosen_any_more_is_taken_back() {
     let marked = |mark| FlowView { mark: Some(mark), ..flow(1) };
     let mark = ctflow_parser::filter::Masked { value: 1, mask: 1 };
-    let (mut shard, mut outbox, mut replica) = shard(Choice { mark: Some(mark), ..Choice::default() });
+    let (mut shard, mut outbox, mut replica) =
+        shard(ReplicationFilter { mark: Some(mark), ..ReplicationFilter::default() });
     let mut after = |mark| {
         shard.apply(Event::Update, &marked(mark));
         shard.drain(&mut outbox);
@@ -292,23 +295,29 @@ fn what_is_not_chosen_any_more_is_taken_back() {
         replica.entries()
     };
     assert_eq!([after(0), after(1), after(3), after(2), after(1)], [0, 1, 1, 0, 1]);
-    shard.choose(Arc::new(Choice {
+    shard.choose(Arc::new(ReplicationFilter {
         mark: Some(ctflow_parser::filter::Masked { value: 0, mask: 1 }),
-        ..Choice::default()
+        ..ReplicationFilter::default()
     }));
     shard.drain(&mut outbox);
     tell(&mut outbox, &mut replica);
     assert_eq!(replica.entries(), 0, "another choice holds");
     let of = vec![uapi::IPPROTO_TCP];
-    let ignored = Choice { protocols: Some(Rule { listed: Listed::Ignored, of }), ..Choice::default() };
+    let ignored = ReplicationFilter {
+        protocols: Some(Rule { listed: Listed::Ignored, entries: of }),
+        ..ReplicationFilter::default()
+    };
     assert!(!ignored.selects(&flow(1)) && ignored.selects(&flow(3)));
 }
 
 #[test]
 fn an_outbox_without_room_leaves_changes_for_later() {
     let flows_max = 60_000;
-    let (mut shard, mut outbox, mut replica) =
-        (Shard::replicated(flows_max, Arc::new(Choice::default())), Outbox::new(0, 1_232), Replica::new(flows_max));
+    let (mut shard, mut outbox, mut replica) = (
+        Shard::replicated(flows_max, Arc::new(ReplicationFilter::default())),
+        Outbox::new(0, 1_232),
+        Replica::new(flows_max),
+    );
     let many = |n: u32| {
         let [_, _, high, low] = n.to_be_bytes();
         let src = std::net::IpAddr::from([10, 1, high, low]);
@@ -336,7 +345,7 @@ fn an_outbox_without_room_leaves_changes_for_later() {
 
 #[test]
 fn an_outbox_without_room_leaves_buckets_for_later() {
-    let (mut shard, mut outbox, mut replica) = shard(Choice::default());
+    let (mut shard, mut outbox, mut replica) = shard(ReplicationFilter::default());
     for n in 0..80 {
         shard.apply(Event::New, &flow(n));
     }

@@ -41,7 +41,7 @@ pub use outbox::Outbox;
 use resync::Resync;
 use table::{Heard, Table};
 
-use crate::filter::Choice;
+use crate::filter::ReplicationFilter;
 
 /// A resync's number, wrapping: two are never under way at once, so neighbours are all that must differ.
 type Epoch = u8;
@@ -126,7 +126,7 @@ impl Shard {
 
     /// An empty shard that tells replicas what `choice` selects, by [`Shard::drain`].
     #[must_use]
-    pub fn replicated(flows_max: u32, choice: Arc<Choice>) -> Self {
+    pub fn replicated(flows_max: u32, choice: Arc<ReplicationFilter>) -> Self {
         let ledger = Some(Ledger::new(choice));
         Self { ledger, ..Self::new(flows_max) }
     }
@@ -215,7 +215,7 @@ impl Shard {
     }
 
     /// Tells what `choice` selects from here on, and takes back what it does not: all buckets are told once.
-    pub fn choose(&mut self, choice: Arc<Choice>) {
+    pub fn choose(&mut self, choice: Arc<ReplicationFilter>) {
         if let Some(ledger) = &mut self.ledger {
             ledger.choose(choice);
         }

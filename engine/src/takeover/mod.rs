@@ -28,7 +28,7 @@ pub(crate) use self::role::become_role;
 pub(crate) use self::schedule::{flush_later, flush_now};
 
 use self::schedule::Scheduled;
-use crate::filter::Choice;
+use crate::filter::ReplicationFilter;
 use crate::kernel::commit::Rules;
 use crate::netlink::NetlinkError;
 use crate::replication::Tally;
@@ -85,7 +85,7 @@ struct State {
     file: Option<PathBuf>,
     purge: Option<Scheduled>,
     /// What is replicated, and purged.
-    choice: Arc<Choice>,
+    choice: Arc<ReplicationFilter>,
 }
 
 /// Nobody else changes the kernel for peers, or the role, while it is there.
@@ -111,7 +111,7 @@ impl Takeover {
     pub(crate) fn new(
         settings: Settings,
         isolator: Option<Isolator>,
-        choice: Arc<Choice>,
+        choice: Arc<ReplicationFilter>,
         file: Option<PathBuf>,
     ) -> Self {
         let (role, complete) = file.as_deref().and_then(role::kept).unwrap_or((Role::None, true));
@@ -155,7 +155,7 @@ impl Takeover {
     }
 
     /// What is replicated from here on.
-    pub(crate) fn choose(&self, choice: Arc<Choice>) {
+    pub(crate) fn choose(&self, choice: Arc<ReplicationFilter>) {
         self.state().choice = choice;
     }
 

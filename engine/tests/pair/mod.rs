@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use ctflow_engine::engine::{Engine, Settings};
-use ctflow_engine::filter::Choice;
+use ctflow_engine::filter::ReplicationFilter;
 use ctflow_engine::kernel::dump::{Dump, Progress};
 use ctflow_engine::kernel::request::Requester;
 use ctflow_engine::lab::{Host, Lab, link};
@@ -49,7 +49,7 @@ pub(crate) fn settings(end: usize, workers: u32, transport: Transport) -> Settin
         replication: Some(ReplicationSettings {
             node,
             links: vec![LinkSettings { transport, local, peers, interface }],
-            choice: Choice::default(),
+            choice: ReplicationFilter::default(),
             replica_flows_max: 1_000_000,
             takeover: takeover::Settings::default(),
             isolation: None,

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use ctflow_engine::drain::Drain;
 use ctflow_engine::engine::{Engine, Settings};
-use ctflow_engine::filter::Choice;
+use ctflow_engine::filter::ReplicationFilter;
 use ctflow_engine::lab::load::Made;
 use ctflow_engine::lab::{backups, sysctl};
 use ctflow_engine::link::{LinkSettings, Transport};
@@ -288,9 +288,9 @@ impl Nodes {
         ReplicationSettings {
             node: Config { key: Some(Key::new(*self.key.bytes())), ..config },
             links: vec![LinkSettings { transport: Transport::Udp, local: at(number), peers, interface: None }],
-            choice: Choice {
+            choice: ReplicationFilter {
                 least_age_ms: u32::try_from(self.age.as_millis()).unwrap_or(u32::MAX),
-                ..Choice::default()
+                ..ReplicationFilter::default()
             },
             replica_flows_max: ctflow_engine::limits::FLOWS_PER_SHARD,
             takeover: takeover::Settings::default(),

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use ctflow_engine::engine::{Engine, Settings, StartError};
-use ctflow_engine::filter::Choice;
+use ctflow_engine::filter::ReplicationFilter;
 use ctflow_engine::lab::gateways::{Gateways, SYNC, Which};
 use ctflow_engine::limits::FLOWS_PER_SHARD;
 use ctflow_engine::link::{LinkSettings, Transport};
@@ -83,7 +83,7 @@ fn settings(which: Which, workers: u32, key: &secret::Key) -> Settings {
                 peers: vec![at(1 - index)],
                 interface: None,
             }],
-            choice: Choice::default(),
+            choice: ReplicationFilter::default(),
             replica_flows_max: FLOWS_PER_SHARD,
             takeover: takeover::Settings { hot: true, ..takeover::Settings::default() },
             isolation: None,
