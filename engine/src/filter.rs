@@ -14,7 +14,7 @@ use ctflow_parser::filter::Masked;
 use ctflow_parser::flow::FlowView;
 use ctflow_parser::uapi;
 
-use crate::limits::PAUSE_MS_MAX;
+use crate::limits::BATCH_DELAY_MS_MAX;
 
 /// Whether what a rule lists is what is replicated, or what is not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,7 +102,7 @@ impl ReplicationFilter {
     pub fn batch_delay_ms(&self) -> u32 {
         let ages = self.least_ages.iter().map(|(_, milliseconds)| *milliseconds);
         let shortest = ages.chain([self.least_age_ms]).min().unwrap_or(0);
-        (shortest / 100).min(PAUSE_MS_MAX)
+        (shortest / 100).min(BATCH_DELAY_MS_MAX)
     }
 
     /// Whether every flow is to be replicated.

@@ -41,7 +41,7 @@ use crate::kernel::dump::{Dump, Progress};
 use crate::kernel::request::Requester;
 use crate::limits::{
     RECONCILE_CHECK, RECONCILE_CHECKS, RECONCILE_INTERVAL, RECONCILE_SLACK, RESYNC_BATCH_BYTES, RESYNC_INTERVAL_MIN,
-    RESYNC_PARTS_PER_TURN, RESYNC_RETRY, RESYNC_WISHES,
+    RESYNC_PARTS_PER_ROUND, RESYNC_REQUESTS, RESYNC_RETRY,
 };
 use crate::metrics::Published;
 use crate::reply::Reply;
@@ -70,7 +70,7 @@ pub(crate) struct ResyncRequests {
 impl ResyncRequests {
     /// The two ends; `waker` wakes the control thread.
     pub(crate) fn channel(waker: Arc<mio::Waker>) -> (Self, Receiver<ResyncRequest>) {
-        let (sender, receiver) = bounded(RESYNC_WISHES);
+        let (sender, receiver) = bounded(RESYNC_REQUESTS);
         (Self { sender, waker }, receiver)
     }
 
@@ -318,7 +318,7 @@ impl ResyncCoordinator {
 
     /// Takes in what operators want, and answers what has come true.
     fn handle_requests(&mut self) {
-        while self.pending.len() < RESYNC_WISHES {
+        while self.pending.len() < RESYNC_REQUESTS {
             let Ok(request) = self.requests.try_recv() else { break };
             // A resync that is under way may have read past what this one is meant to see.
             self.channels.iter_mut().for_each(|lane| lane.resync_needed = true);
@@ -438,7 +438,7 @@ enum ReadOutcome {
 
 /// Reads parts of the dump into the lanes' batches while these have room.
 fn read_dump_parts(dump: &mut Dump, channels: &mut [WorkerChannel]) -> Result<ReadOutcome, KernelError> {
-    for _ in 0..RESYNC_PARTS_PER_TURN {
+    for _ in 0..RESYNC_PARTS_PER_ROUND {
         if !channels.iter().any(|lane| lane.state == ResyncState::Marking) {
             return Ok(ReadOutcome::Complete); // nobody is left to read for
         }

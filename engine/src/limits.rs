@@ -112,7 +112,7 @@ pub const LEDGER_YOUNG_MAX: usize = 1_048_576;
 
 /// The longest that changes wait to be told together where all flows must be of some age, in milliseconds: a takeover misses
 /// no more than that besides, and at 100,000 events a second a batch is full by then.
-pub const PAUSE_MS_MAX: u32 = 10;
+pub const BATCH_DELAY_MS_MAX: u32 = 10;
 
 /// Ended flows that wait to be told, 40 bytes each; past it their buckets are told whole.
 pub const LEDGER_ENDS_MAX: usize = 262_144;
@@ -125,10 +125,10 @@ pub const OUTBOX_BATCHES: usize = 256;
 pub const STAGE_BATCHES: usize = 64;
 
 /// What a worker can be asked for before whoever asks has to wait.
-pub const ASKS_PER_WORKER: usize = 8;
+pub const REQUESTS_PER_WORKER: usize = 8;
 
 /// What a worker does of it between two batches of events: a bucket each at most, a millisecond with four million flows.
-pub const ASKS_PER_ROUND: usize = 1;
+pub const REQUESTS_PER_ROUND: usize = 1;
 
 /// How long a worker may take to answer whoever can wait for it. A round of it is milliseconds; one that takes a second is
 /// stuck.
@@ -140,14 +140,14 @@ pub const INJECT_FLOWS: usize = 512;
 
 /// How long two nodes may be primary together before that is said to be wrong: a change of roles reaches them one after
 /// the other, and VRRP's next advertisement is a second away.
-pub const RIVALS_PATIENCE: Duration = Duration::from_secs(5);
+pub const SPLIT_BRAIN_GRACE: Duration = Duration::from_secs(5);
 
 /// How often it is looked whether peers are live whose flows are held in this kernel.
-pub const HOT_LOOK: Duration = Duration::from_secs(1);
+pub const HOT_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How often everything that is held is confirmed: well before a flow that never changes has so little time left that it
 /// does not count as held, after 11 days.
-pub const HOT_CONFIRM: Duration = Duration::from_secs(24 * 3_600);
+pub const HOT_CONFIRM_INTERVAL: Duration = Duration::from_secs(24 * 3_600);
 
 /// Seconds by which the kernel's count of a timeout may differ from this process's.
 pub const HOT_SLACK_S: u64 = 2;
@@ -183,7 +183,7 @@ pub const BATCH_REQUESTS: usize = 64;
 
 /// Questions sent together: each is answered by a message that the kernel charges a page and its bookkeeping for, 4.7 KiB,
 /// and all of them must fit the receive buffer.
-pub const BATCH_QUESTIONS: usize = 16;
+pub const BATCH_QUERIES: usize = 16;
 
 /// Bytes of requests sent together: 64 of 448 bytes, where the usual ones have 130 to 300, and room for one of the longest
 /// there are. A send buffer holds 208 KiB unless somebody changed `net.core.wmem_default`.
@@ -228,7 +228,7 @@ pub const RECONCILE_SLACK: u64 = 64;
 pub const RECONCILE_INTERVAL: Duration = Duration::from_secs(600);
 
 /// Parts of a dump that the control thread reads before it looks for reports again: 32 × 32 KiB, about 10 ms.
-pub const RESYNC_PARTS_PER_TURN: usize = 32;
+pub const RESYNC_PARTS_PER_ROUND: usize = 32;
 
 /// How soon the control thread tries again when a worker's channel was full.
 pub const RESYNC_RETRY: Duration = Duration::from_millis(1);
@@ -254,24 +254,24 @@ pub const LINK_PEERS: usize = LINK_TOKENS - 1 - LINK_ACCEPTED_MAX;
 
 /// Flows that wait to be told anew: more than helpers expect anything of in 20 ms, at 100,000 expectations a second. What
 /// does not fit is told by the next resync.
-pub const RENEWALS: usize = 2_048;
+pub const SEQADJ_REFRESHES: usize = 2_048;
 
 /// How long after its expectation a flow is told anew. The kernel rewrites the packet right after it has
 /// told of the expectation, unless something takes its core from it.
-pub const RENEWAL_DELAY: Duration = Duration::from_millis(20);
+pub const SEQADJ_REFRESH_DELAY: Duration = Duration::from_millis(20);
 
 /// How long a flow that has moved with its address stays in the shard, unless a resync comes before.
-pub const MOVED_KEPT: Duration = Duration::from_secs(60);
+pub const MOVED_FLOW_KEEP: Duration = Duration::from_secs(60);
 
 /// How long no resync comes before: longer than the other firewall takes to notice, and to commit four million flows. What is
 /// lost meanwhile, as a firewall steps back, is found afterwards.
-pub const MOVED_HELD: Duration = Duration::from_secs(30);
+pub const MOVED_RESYNC_HOLD: Duration = Duration::from_secs(30);
 
 /// Addresses that flows are hidden behind and that are remembered: more are a pool, which is asked for again and again.
 pub const LOCAL_ADDRESSES: usize = 1_024;
 
 /// How often at most an address is asked for that was not local.
-pub const LOCAL_ASKED_EVERY: Duration = Duration::from_secs(10);
+pub const LOCAL_QUERY_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Services, and links, that an operator may except from the isolation of a backup. With those and the ports of four links'
 /// peers there are at most 400 rules, which go to the kernel in one message.
@@ -290,7 +290,7 @@ pub const LINK_QUEUE_BYTES: usize = 1_024 * 1_024;
 pub const LINK_SEND_BATCH: usize = 64;
 
 /// Datagrams received from a link before other work gets its turn: 5 ms of applying them.
-pub const LINK_DATAGRAMS_PER_TURN: usize = 256;
+pub const LINK_DATAGRAMS_PER_ROUND: usize = 256;
 
 /// The longest datagram there is, in bytes: see PROTOCOL.md.
 pub const LINK_DATAGRAM_MAX: usize = 65_000;
@@ -299,7 +299,7 @@ pub const LINK_DATAGRAM_MAX: usize = 65_000;
 pub const LINK_TICK: Duration = Duration::from_millis(100);
 
 /// Batches that the replication stage takes from a worker before it looks at other work: 2 ms of sealing and sending.
-pub const TURN_BATCHES: usize = 256;
+pub const STAGE_BATCHES_PER_ROUND: usize = 256;
 
 /// What can be wanted of the replication stage before whoever wants has to wait.
 pub const STAGE_REQUESTS: usize = 16;
@@ -308,7 +308,7 @@ pub const STAGE_REQUESTS: usize = 16;
 pub const STAGE_ANSWER_MAX: Duration = Duration::from_secs(1);
 
 /// Wishes for a resync that wait: one of each client of the control server, and as many whose clients have gone.
-pub const RESYNC_WISHES: usize = 2 * SERVER_CLIENTS;
+pub const RESYNC_REQUESTS: usize = 2 * SERVER_CLIENTS;
 
 /// Clients of the control server that are served at once; the next ones wait in the socket's queue. Operators have few
 /// consoles, and monitors ask now and then.
@@ -334,7 +334,7 @@ pub const SERVER_OUT_BYTES: usize = 256 * 1_024;
 pub const SERVER_RETRY: Duration = Duration::from_millis(1);
 
 /// How soon it looks again whether the peers have answered, or all is on its way.
-pub const SERVER_LOOK: Duration = Duration::from_millis(20);
+pub const SERVER_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// How long a worker, the kernel or the daemon itself may take to answer what a client waits for. Emptying the kernel's
 /// table of millions of flows takes seconds.
@@ -344,16 +344,16 @@ pub const SERVER_ANSWER_MAX: Duration = Duration::from_secs(60);
 pub const SERVER_VERIFY_MAX: Duration = Duration::from_millis(ctflow_replicate::limits::VERIFY_MS);
 
 /// How often it is said in the log that a stranger was refused.
-pub const SERVER_STRANGERS_SAID: Duration = Duration::from_secs(60);
+pub const SERVER_REFUSAL_LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// How long answers may still go out while the server stops.
-pub const SERVER_FAREWELL: Duration = Duration::from_secs(1);
+pub const SERVER_SHUTDOWN_MAX: Duration = Duration::from_secs(1);
 
 /// How often a client that waits for a commit is told how far it is.
-pub const SERVER_PROGRESS: Duration = Duration::from_millis(200);
+pub const SERVER_PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Threads that do for clients what blocks, each for one client.
-pub const SERVER_ERRANDS: usize = SERVER_CLIENTS;
+pub const SERVER_BACKGROUND_JOBS: usize = SERVER_CLIENTS;
 
 /// Bytes of a chunk of messages on its way from a worker to a watcher: some 300 events.
 pub const WATCH_CHUNK_BYTES: usize = 64 * 1_024;
@@ -371,10 +371,10 @@ pub const LINK_DATAGRAM_MIN: usize = 1_280 - 48;
 pub const LINK_SILENCE_MAX: Duration = Duration::from_millis(2_500);
 
 /// How long an earlier link must have been healthy again to become the active one, so that one that comes and goes is left alone.
-pub const LINK_TRIAL: Duration = Duration::from_secs(3);
+pub const LINK_RECOVERY_MIN: Duration = Duration::from_secs(3);
 
 /// How often a control message goes over a link that is not the active one.
-pub const LINK_WITNESS_INTERVAL: Duration = Duration::from_millis(500);
+pub const LINK_KEEPALIVE_INTERVAL: Duration = Duration::from_millis(500);
 
 /// How often a TCP connection is dialled.
 pub const LINK_DIAL_INTERVAL: Duration = Duration::from_millis(500);
@@ -385,7 +385,7 @@ pub const LINK_STALLED_MAX: Duration = Duration::from_secs(2);
 
 /// How long an accepted connection may bring nothing genuine: its peer says something twice a second, and one that has gone
 /// without a word is not told by the kernel.
-pub const LINK_UNHEARD_MAX: Duration = Duration::from_secs(10);
+pub const LINK_ACCEPTED_SILENCE_MAX: Duration = Duration::from_secs(10);
 
 /// What `net.core.rmem_max` is unless somebody changed it, in bytes.
 const RMEM_MAX_DEFAULT: usize = 212_992;
@@ -403,7 +403,7 @@ const _: () = assert!(SOCKET_BUFFER_BYTES_CEILING <= SOCKET_BUFFER_BYTES_MAX);
 const _: () = assert!(WAIT_MIN.as_nanos() < WAIT_MAX.as_nanos());
 const _: () = assert!(BATCH_BYTES >= 2 * REQUEST_BYTES); // the next request always has room, sent or not
 const _: () = assert!(BATCH_ANSWERS_BYTES <= RMEM_MAX_DEFAULT); // what any kernel grants
-const _: () = assert!(BATCH_QUESTIONS * 4_800 <= BATCH_ANSWERS_BYTES);
+const _: () = assert!(BATCH_QUERIES * 4_800 <= BATCH_ANSWERS_BYTES);
 const _: () = assert!(STEER_INSTRUCTIONS <= BPF_INSTRUCTIONS);
 // What may pile up must fit the default buffer's share many times over, or pacing would always be cut short.
 const _: () = assert!(BUSY_EVENTS * PILE_UP_FRACTION * EVENT_BUFFER_BYTES < SOCKET_BUFFER_BYTES);

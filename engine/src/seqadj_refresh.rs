@@ -20,7 +20,7 @@ use ctflow_parser::uapi::IPPROTO_TCP;
 
 use crate::kernel::KernelError;
 use crate::kernel::batch::Batch;
-use crate::limits::{RENEWAL_DELAY, RENEWALS};
+use crate::limits::{SEQADJ_REFRESH_DELAY, SEQADJ_REFRESHES};
 
 /// A flow that is to be told anew.
 #[derive(Debug, Clone, Copy)]
@@ -51,8 +51,8 @@ impl SeqadjRefreshes {
         let Some(orig) = expectation.master.filter(|master| master.proto == IPPROTO_TCP) else { return };
         let zone = expectation.zone.filter(|zone| *zone != 0);
         let queued = self.waiting.back().is_some_and(|last| last.orig == orig && last.zone == zone);
-        if !queued && self.waiting.len() < RENEWALS {
-            self.waiting.push_back(SeqadjRefresh { orig, zone, due: Instant::now() + RENEWAL_DELAY });
+        if !queued && self.waiting.len() < SEQADJ_REFRESHES {
+            self.waiting.push_back(SeqadjRefresh { orig, zone, due: Instant::now() + SEQADJ_REFRESH_DELAY });
         }
     }
 

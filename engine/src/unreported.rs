@@ -12,7 +12,7 @@ use ctflow_parser::uapi::IPS_SRC_NAT;
 
 use crate::kernel::KernelError;
 use crate::kernel::local::LocalAddresses;
-use crate::limits::{MOVED_HELD, MOVED_KEPT};
+use crate::limits::{MOVED_FLOW_KEEP, MOVED_RESYNC_HOLD};
 use crate::seqadj_refresh::SeqadjRefreshes;
 
 /// What one worker finds out besides.
@@ -70,7 +70,7 @@ impl Unreported {
 
     /// For how long no resync may begin.
     pub(crate) fn resync_hold_left(&self) -> Option<Duration> {
-        let left = MOVED_HELD.saturating_sub(self.moved_since?.elapsed());
+        let left = MOVED_RESYNC_HOLD.saturating_sub(self.moved_since?.elapsed());
         (!left.is_zero()).then_some(left)
     }
 
@@ -82,7 +82,7 @@ impl Unreported {
     /// Does what is due; whether it is time to compare with the kernel what has moved.
     pub(crate) fn run_due(&mut self) -> bool {
         self.refreshes.iter_mut().for_each(SeqadjRefreshes::send_due);
-        self.moved_since.take_if(|since| since.elapsed() >= MOVED_KEPT).is_some()
+        self.moved_since.take_if(|since| since.elapsed() >= MOVED_FLOW_KEEP).is_some()
     }
 }
 

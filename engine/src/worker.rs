@@ -24,7 +24,7 @@ use ctflow_parser::record::Subject;
 
 use crate::intake::{Intake, count_applied};
 use crate::kernel::commit::is_held;
-use crate::limits::{ASKS_PER_ROUND, RESYNC_BATCHES_PER_ROUND, SWEEP_SLICE};
+use crate::limits::{REQUESTS_PER_ROUND, RESYNC_BATCHES_PER_ROUND, SWEEP_SLICE};
 use crate::listener::{ListenError, Listener, Patience, Round};
 use crate::meter::Meter;
 use crate::metrics::{Counts, Published};
@@ -371,7 +371,7 @@ impl Worker {
 
     /// Answers what was asked, then hands on what has changed.
     fn send_deltas(&mut self) {
-        for request in self.requests.try_iter().take(ASKS_PER_ROUND) {
+        for request in self.requests.try_iter().take(REQUESTS_PER_ROUND) {
             match request {
                 WorkerRequest::SendBuckets(buckets) => self.shard.want_buckets(&buckets),
                 WorkerRequest::SendDigests(number) => self.shard.want_digests(number),

@@ -19,7 +19,7 @@ use ctflow_replicate::batch::Payload;
 use ctflow_replicate::buckets::BucketSet;
 
 use crate::filter::ReplicationFilter;
-use crate::limits::{ASKS_PER_WORKER, STAGE_BATCHES, WORKER_ANSWER_MAX};
+use crate::limits::{REQUESTS_PER_WORKER, STAGE_BATCHES, WORKER_ANSWER_MAX};
 use crate::reply::{self, Reply};
 use crate::shard::{Claim, Outbox, Shard, Verdict};
 use crate::watch::Watcher;
@@ -78,7 +78,7 @@ pub(crate) struct WorkerHandle {
 
 /// What a worker is asked by, and its end of that; `wake` wakes the worker.
 pub(crate) fn request_channel(wake: Arc<UnixStream>) -> (WorkerHandle, Receiver<WorkerRequest>) {
-    let (requests, receiver) = bounded(ASKS_PER_WORKER);
+    let (requests, receiver) = bounded(REQUESTS_PER_WORKER);
     (WorkerHandle { requests, wake }, receiver)
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use ctflow_engine::isolated;
 use ctflow_engine::lab::{Lab, link};
-use ctflow_engine::limits::{LINK_ACCEPTED_MAX, LINK_SILENCE_MAX, LINK_TRIAL, LINK_UNHEARD_MAX};
+use ctflow_engine::limits::{LINK_ACCEPTED_MAX, LINK_ACCEPTED_SILENCE_MAX, LINK_RECOVERY_MIN, LINK_SILENCE_MAX};
 use ctflow_engine::link::{LinkSettings, Links, Origin, Transport};
 use mio::{Events, Poll};
 
@@ -180,9 +180,9 @@ fn a_silent_link_gives_way_and_comes_back_after_its_trial() {
         };
         let later = run(&mut ends, LINK_SILENCE_MAX + Duration::from_secs(1), &[0]);
         assert_eq!((active(&ends[0], later), active(&ends[1], later)), (1, 0));
-        let later = run(&mut ends, LINK_TRIAL / 2, &[]);
+        let later = run(&mut ends, LINK_RECOVERY_MIN / 2, &[]);
         assert_eq!(active(&ends[0], later), 1, "it is on trial");
-        let later = run(&mut ends, LINK_TRIAL, &[]);
+        let later = run(&mut ends, LINK_RECOVERY_MIN, &[]);
         assert_eq!(active(&ends[0], later), 0);
     });
 }
@@ -229,8 +229,8 @@ fn a_connection_whose_peer_went_without_a_word_does_not_keep_its_place() {
             end.turn(now, &[]);
             end.links.report(now)[0].connections.unwrap().1
         };
-        assert_eq!(accepted(&mut ends[1], now + LINK_UNHEARD_MAX / 2), 1);
-        assert_eq!(accepted(&mut ends[1], now + LINK_UNHEARD_MAX), 0);
+        assert_eq!(accepted(&mut ends[1], now + LINK_ACCEPTED_SILENCE_MAX / 2), 1);
+        assert_eq!(accepted(&mut ends[1], now + LINK_ACCEPTED_SILENCE_MAX), 0);
     });
 }
 

@@ -18,7 +18,7 @@ use ctflow_parser::write::{Full, Writer, acknowledge_last};
 use rustix::io::Errno;
 
 use super::KernelError;
-use crate::limits::{BATCH_ANSWERS_BYTES, BATCH_BYTES, BATCH_QUESTIONS, BATCH_REQUESTS, DATAGRAM_BYTES};
+use crate::limits::{BATCH_ANSWERS_BYTES, BATCH_BYTES, BATCH_QUERIES, BATCH_REQUESTS, DATAGRAM_BYTES};
 use crate::sys::netlink::{NetlinkSocket, Protocol};
 
 /// A request that was not carried out.
@@ -148,7 +148,7 @@ impl Batch {
             Ok(bytes) => self.put(tag, bytes),
             Err(_) => self.done.refused = self.done.refused.saturating_add(1),
         }
-        if self.is_full(BATCH_QUESTIONS) { self.send(&mut |_| {}, told) } else { Ok(()) }
+        if self.is_full(BATCH_QUERIES) { self.send(&mut |_| {}, told) } else { Ok(()) }
     }
 
     /// Sends what is left of what was asked, and says how many questions there were and how many came to nothing.

@@ -13,7 +13,7 @@ use ctflow_parser::attr::Attrs;
 use ctflow_parser::uapi::{AF_INET, AF_INET6, NLM_F_DUMP, NLM_F_REQUEST};
 use ctflow_parser::write::Writer;
 
-use crate::limits::{LOCAL_ADDRESSES, LOCAL_ASKED_EVERY};
+use crate::limits::{LOCAL_ADDRESSES, LOCAL_QUERY_INTERVAL};
 use crate::rtnetlink::{IFA_ADDRESS, IFA_LOCAL, IFF_UP, RTM_GETADDR, RTM_NEWADDR, ask, link_flags, number};
 use crate::sys::netlink::{NetlinkSocket, Protocol};
 
@@ -39,7 +39,7 @@ impl LocalAddresses {
         if self.last == Some(address) {
             return;
         }
-        let fresh = |(local, asked): &&(bool, Instant)| *local || asked.elapsed() < LOCAL_ASKED_EVERY;
+        let fresh = |(local, asked): &&(bool, Instant)| *local || asked.elapsed() < LOCAL_QUERY_INTERVAL;
         let local = match self.known.get(&address).filter(fresh) {
             Some((local, _)) => *local,
             None => self.learn(address),

@@ -26,7 +26,7 @@ use thiserror::Error;
 use self::address::Addresses;
 use self::datagram::Datagrams;
 use self::stream::Streams;
-use crate::limits::{LINK_SILENCE_MAX, LINK_TOKENS, LINK_TRIAL, LINK_WITNESS_INTERVAL};
+use crate::limits::{LINK_KEEPALIVE_INTERVAL, LINK_RECOVERY_MIN, LINK_SILENCE_MAX, LINK_TOKENS};
 
 /// How a link carries datagrams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -144,7 +144,7 @@ impl Link {
     }
 
     fn has_been_healthy(&self, now: Instant) -> bool {
-        self.is_healthy(now) && self.heard.is_some_and(|(_, since)| now.duration_since(since) >= LINK_TRIAL)
+        self.is_healthy(now) && self.heard.is_some_and(|(_, since)| now.duration_since(since) >= LINK_RECOVERY_MIN)
     }
 }
 
@@ -181,7 +181,7 @@ impl Links {
     pub fn send_to_all(&mut self, datagram: &[u8], now: Instant) {
         let (active, control) = (self.active, is_control(datagram));
         for (index, link) in self.links.iter_mut().enumerate() {
-            let witness = control && now.duration_since(link.witnessed) >= LINK_WITNESS_INTERVAL;
+            let witness = control && now.duration_since(link.witnessed) >= LINK_KEEPALIVE_INTERVAL;
             if index == active || witness {
                 link.witnessed = if control { now } else { link.witnessed };
                 link.carrier.send_to_all(datagram, &mut link.addresses, &mut link.traffic);

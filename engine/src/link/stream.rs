@@ -13,8 +13,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::address::Addresses;
 use super::{LinkSettings, Traffic};
 use crate::limits::{
-    LINK_ACCEPTED_MAX, LINK_DATAGRAM_MAX, LINK_DIAL_INTERVAL, LINK_QUEUE_BYTES, LINK_STALLED_MAX, LINK_TOKENS,
-    LINK_UNHEARD_MAX,
+    LINK_ACCEPTED_MAX, LINK_ACCEPTED_SILENCE_MAX, LINK_DATAGRAM_MAX, LINK_DIAL_INTERVAL, LINK_QUEUE_BYTES,
+    LINK_STALLED_MAX, LINK_TOKENS,
 };
 
 /// The longest datagram sent: what fills a few segments, so that one that is lost delays little.
@@ -122,7 +122,7 @@ impl Streams {
             }
         }
         for place in &mut self.accepted {
-            if place.as_ref().is_some_and(|one| now.duration_since(one.heard) >= LINK_UNHEARD_MAX) {
+            if place.as_ref().is_some_and(|one| now.duration_since(one.heard) >= LINK_ACCEPTED_SILENCE_MAX) {
                 *place = None;
             }
         }

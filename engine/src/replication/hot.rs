@@ -31,7 +31,9 @@ use crate::access::Access;
 use crate::kernel::KernelError;
 use crate::kernel::commit::{Lifetime, Rules, is_held, unconfirmed_s};
 use crate::kernel::purge::purge;
-use crate::limits::{COMMIT_RELATED_BYTES, HOT_CONFIRM, HOT_LOOK, HOT_RETRY, HOT_SLACK_S, INJECT_FLOWS};
+use crate::limits::{
+    COMMIT_RELATED_BYTES, HOT_CHECK_INTERVAL, HOT_CONFIRM_INTERVAL, HOT_RETRY, HOT_SLACK_S, INJECT_FLOWS,
+};
 use crate::reply::Reply;
 use crate::shard::handover::Handed;
 use crate::shard::replica::Replica;
@@ -98,7 +100,7 @@ impl Giver {
 
     /// Gives what there is to do to whoever waits for it.
     pub(super) fn turn(&mut self, node: &Node, replicas: &mut HashMap<ReplicaId, Replica>, now: Instant) {
-        if now.duration_since(self.looked) >= HOT_LOOK {
+        if now.duration_since(self.looked) >= HOT_CHECK_INTERVAL {
             self.looked = now;
             self.look(node, replicas, now);
         }
@@ -139,7 +141,7 @@ impl Giver {
             );
             (self.withdrawn, self.sweep) = (true, Some(Sweep::All));
         }
-        if now.duration_since(self.since) >= HOT_CONFIRM && !self.withdrawn {
+        if now.duration_since(self.since) >= HOT_CONFIRM_INTERVAL && !self.withdrawn {
             self.confirm(replicas, now);
         }
     }

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use ctflow_replicate::{Node, Role};
 
-use crate::limits::{HOT_LOOK, RIVALS_PATIENCE};
+use crate::limits::{HOT_CHECK_INTERVAL, SPLIT_BRAIN_GRACE};
 
 /// Looks out for them, now and then.
 #[derive(Debug)]
@@ -24,7 +24,7 @@ impl Rivals {
 
     /// Looks, if it is time, and says in the log when it begins and when it is over.
     pub(super) fn look(&mut self, node: &Node, now: Instant) {
-        if self.wanted || self.looked.is_some_and(|looked| now.duration_since(looked) < HOT_LOOK) {
+        if self.wanted || self.looked.is_some_and(|looked| now.duration_since(looked) < HOT_CHECK_INTERVAL) {
             return;
         }
         self.looked = Some(now);
@@ -44,7 +44,7 @@ impl Rivals {
             return;
         }
         let since = self.since.take().map_or(now, |(since, _)| since);
-        if !self.said && now.duration_since(since) >= RIVALS_PATIENCE {
+        if !self.said && now.duration_since(since) >= SPLIT_BRAIN_GRACE {
             self.said = true;
             let rivals = names.join(", ");
             tracing::error!(
@@ -70,12 +70,12 @@ mod tests {
         let (mut rivals, start) = (Rivals::new(false), Instant::now());
         let other = || vec!["other".to_owned()];
         rivals.note(other(), start);
-        rivals.note(other(), start + RIVALS_PATIENCE / 2);
+        rivals.note(other(), start + SPLIT_BRAIN_GRACE / 2);
         assert!(rivals.named().is_empty(), "they may be changing roles");
-        rivals.note(other(), start + RIVALS_PATIENCE);
+        rivals.note(other(), start + SPLIT_BRAIN_GRACE);
         assert_eq!(rivals.named(), other());
-        rivals.note(Vec::new(), start + RIVALS_PATIENCE);
-        rivals.note(other(), start + 2 * RIVALS_PATIENCE);
+        rivals.note(Vec::new(), start + SPLIT_BRAIN_GRACE);
+        rivals.note(other(), start + 2 * SPLIT_BRAIN_GRACE);
         assert!(rivals.named().is_empty(), "it begins anew");
     }
 }

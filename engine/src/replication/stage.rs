@@ -26,7 +26,9 @@ use thiserror::Error;
 use super::hot::Giver;
 use super::split_brain::Rivals;
 use super::{Lag, PeerReport, ReplicaStatus, Replication, ReplicationSettings, ReplicationStatus, Request, StageCpu};
-use crate::limits::{LINK_DATAGRAM_MAX, LINK_DATAGRAMS_PER_TURN, LINK_TICK, STAGE_REQUESTS, STAGE_RETRY, TURN_BATCHES};
+use crate::limits::{
+    LINK_DATAGRAM_MAX, LINK_DATAGRAMS_PER_ROUND, LINK_TICK, STAGE_BATCHES_PER_ROUND, STAGE_REQUESTS, STAGE_RETRY,
+};
 use crate::link::{LinkError, Links, Origin};
 use crate::meter::Meter;
 use crate::shard::replica::{Changes, Replica};
@@ -260,7 +262,7 @@ impl Stage {
         for index in 0..self.world.hearers.len() {
             let stream = u16::try_from(index).unwrap_or(u16::MAX);
             let mut taken = 0;
-            while taken < TURN_BATCHES {
+            while taken < STAGE_BATCHES_PER_ROUND {
                 let Some(hearer) = self.world.hearers.get(index) else { break };
                 if !self.node.is_window_open(now, stream) {
                     self.deferred += u64::from(!hearer.batches.is_empty());
@@ -273,7 +275,7 @@ impl Stage {
             if taken > 0 {
                 self.world.hearers.get(index).into_iter().for_each(DeltaReceiver::wake_if_starved);
             }
-            more |= taken == TURN_BATCHES;
+            more |= taken == STAGE_BATCHES_PER_ROUND;
         }
         more
     }
@@ -283,8 +285,8 @@ impl Stage {
         let now = self.look();
         for token in std::mem::take(&mut self.ready) {
             let Self { node, world, poll, buffer, ready, .. } = self;
-            for count in 0..=LINK_DATAGRAMS_PER_TURN {
-                if count == LINK_DATAGRAMS_PER_TURN {
+            for count in 0..=LINK_DATAGRAMS_PER_ROUND {
+                if count == LINK_DATAGRAMS_PER_ROUND {
                     ready.push(token); // there may be more
                     break;
                 }

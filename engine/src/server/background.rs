@@ -16,7 +16,7 @@ use super::out::Out;
 use crate::access::Access;
 use crate::kernel::KernelError;
 use crate::kernel::request::Requester;
-use crate::limits::{SERVER_ANSWER_MAX, SERVER_COMMIT_MAX, SERVER_ERRANDS, SERVER_PROGRESS};
+use crate::limits::{SERVER_ANSWER_MAX, SERVER_BACKGROUND_JOBS, SERVER_COMMIT_MAX, SERVER_PROGRESS_INTERVAL};
 use crate::replication::{self, Progress, What};
 use crate::reply;
 use crate::takeover::{self, Commit};
@@ -48,7 +48,7 @@ impl Errand {
         world: &World,
         work: impl FnOnce() -> Outcome + Send + 'static,
     ) -> Result<Self, Failure> {
-        if Arc::strong_count(&world.errands) > SERVER_ERRANDS {
+        if Arc::strong_count(&world.errands) > SERVER_BACKGROUND_JOBS {
             return Err(Failure::new("too much is under way: try again when it is done"));
         }
         let (reply, awaited) = reply::channel(Some(world.waker.clone()));
@@ -158,7 +158,7 @@ impl Job for Errand {
                         *said = done;
                         out.json(&Underway { progress: done, of })?;
                     }
-                    Ok(Turn::Again(SERVER_PROGRESS))
+                    Ok(Turn::Again(SERVER_PROGRESS_INTERVAL))
                 }
             },
             Err(Unanswered::Late) => {

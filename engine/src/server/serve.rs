@@ -21,7 +21,7 @@ use super::context::World;
 use super::failure::Failure;
 use super::out::Out;
 use super::socket::ControlSocket;
-use crate::limits::{SERVER_BACKLOG, SERVER_CLIENTS, SERVER_FAREWELL, SERVER_STRANGERS_SAID};
+use crate::limits::{SERVER_BACKLOG, SERVER_CLIENTS, SERVER_REFUSAL_LOG_INTERVAL, SERVER_SHUTDOWN_MAX};
 
 /// Answers of other threads, or the end.
 pub(super) const WAKE: Token = Token(0);
@@ -85,7 +85,7 @@ impl Serving {
 
     /// What was answered goes out; what was not, is told so.
     fn farewell(&mut self, events: &mut Events) {
-        let until = Instant::now() + SERVER_FAREWELL;
+        let until = Instant::now() + SERVER_SHUTDOWN_MAX;
         self.serve();
         self.clients.iter_mut().flatten().for_each(Client::say_goodbye);
         while self.world.clients > 0 && Instant::now() < until {
@@ -186,7 +186,7 @@ impl Serving {
         out.failed(&Failure::new(format!("{who} may not ask this daemon: be root, or its own user (uid {own})")));
         let _ = out.write(&mut stream); // a new connection takes so little at once
         self.strangers.count += 1;
-        let due = |said: Instant| self.world.now.saturating_duration_since(said) >= SERVER_STRANGERS_SAID;
+        let due = |said: Instant| self.world.now.saturating_duration_since(said) >= SERVER_REFUSAL_LOG_INTERVAL;
         if self.strangers.said.is_none_or(due) {
             let refused = std::mem::take(&mut self.strangers.count);
             tracing::warn!(refused, "control connections of other users refused, the last one of {who}");

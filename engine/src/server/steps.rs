@@ -7,7 +7,7 @@ use super::failure::Failure;
 use super::job::{Job, Polled, Question, Turn, Unanswered, no_peers, stage_silent};
 use super::out::Out;
 use crate::kernel_resync::WorkerEnded;
-use crate::limits::{SERVER_ANSWER_MAX, SERVER_LOOK, SERVER_RETRY, STAGE_ANSWER_MAX};
+use crate::limits::{SERVER_ANSWER_MAX, SERVER_POLL_INTERVAL, SERVER_RETRY, STAGE_ANSWER_MAX};
 use crate::replication::{ReplicationStatus, Request};
 use crate::takeover;
 
@@ -103,7 +103,7 @@ impl Steps {
                     let asked = status.node.streams.iter().any(|stream| stream.scheduled > 0);
                     if matches!(self.steps.front(), Some(Step::OnItsWay)) && asked {
                         self.waiting = None;
-                        return Ok(Err(Turn::Again(SERVER_LOOK)));
+                        return Ok(Err(Turn::Again(SERVER_POLL_INTERVAL)));
                     }
                     self.steps.pop_front();
                 }

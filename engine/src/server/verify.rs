@@ -13,7 +13,7 @@ use super::context::{Query, World};
 use super::failure::Failure;
 use super::job::{Job, Polled, Question, Turn, no_peers, stage_silent};
 use super::out::Out;
-use crate::limits::{SERVER_LOOK, SERVER_RETRY, SERVER_VERIFY_MAX, STAGE_ANSWER_MAX};
+use crate::limits::{SERVER_POLL_INTERVAL, SERVER_RETRY, SERVER_VERIFY_MAX, STAGE_ANSWER_MAX};
 use crate::replication::{ReplicationStatus, Request};
 use crate::worker::now_ms;
 
@@ -166,7 +166,7 @@ impl Verifying {
         let now = world.now;
         if world.verification.count == self.before {
             if world.verification.is_under_way(now) {
-                return Err(Turn::Again(SERVER_LOOK));
+                return Err(Turn::Again(SERVER_POLL_INTERVAL));
             }
             let number = fresh(world.verification.number);
             if world.send(Query::Stage(Request::Verify(number))).is_err() {
@@ -210,7 +210,7 @@ impl Job for Verifying {
         // A later one of the daemon's own can only have begun when this one was over.
         let over = !mine || !world.verification.is_under_way(world.now);
         if !over && !is_answered(number, &status) {
-            return Ok(Turn::Again(SERVER_LOOK));
+            return Ok(Turn::Again(SERVER_POLL_INTERVAL));
         }
         let entries = world.access.by_worker().map(|counts| counts.flows + counts.expectations);
         let verdict = Arc::new(Verdict::new(number, &status, entries));
