@@ -41,7 +41,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut events = Vec::new();
     let until = Instant::now() + Duration::from_millis(200);
     while Instant::now() < until {
-        listener.round(Patience::None, &mut |frame: &[u8]| events.extend_from_slice(frame))?;
+        listener.receive_round(Patience::None, &mut |frame: &[u8]| events.extend_from_slice(frame))?;
     }
     for (name, messages) in [("events.nl", events), ("dump.nl", dump), ("stats.nl", stats)] {
         fs::write(folder.join(name), messages)?;

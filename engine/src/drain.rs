@@ -155,14 +155,14 @@ fn drain(
 ) -> Result<(), ListenError> {
     let mut drained = Drained::default();
     while !stop.load(Ordering::Relaxed) {
-        let round = listener.round(Patience::Paced, &mut |_: &[u8]| {})?;
-        drained.datagrams += round.taken.datagrams as u64;
+        let round = listener.receive_round(Patience::Paced, &mut |_: &[u8]| {})?;
+        drained.datagrams += round.received.datagrams as u64;
         drained.lost += round.lost;
         drained.rounds += 1;
         published.datagrams.store(drained.datagrams, Ordering::Relaxed);
         published.lost.store(drained.lost, Ordering::Relaxed);
         published.rounds.store(drained.rounds, Ordering::Relaxed);
-        if round.taken.interrupted {
+        if round.received.interrupted {
             let _ = { wake }.read(&mut [0; 64]); // what it is for is in the flag
         }
     }

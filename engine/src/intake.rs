@@ -76,7 +76,7 @@ impl Sink for Intake<'_> {
         self.shard.approach(datagrams.iter().filter_map(|datagram| flow_of(datagram)));
         let mut view = FlowView::default();
         for datagram in datagrams {
-            self.watchers.iter_mut().for_each(|watcher| watcher.see(datagram));
+            self.watchers.iter_mut().for_each(|watcher| watcher.on_datagram(datagram));
             if let Err(error) =
                 apply_frame(self.shard, self.counts, self.unreported.as_deref_mut(), &mut view, datagram)
             {

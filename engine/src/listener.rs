@@ -40,7 +40,7 @@ pub enum Patience {
 #[derive(Debug, Clone, Copy)]
 pub struct Round {
     /// What was taken.
-    pub taken: Taken,
+    pub received: Taken,
     /// Events lost since the last round: to a full socket buffer, or too long for a receive buffer. They stood behind
     /// what was queued then, so among or after what was taken now.
     pub lost: u64,
@@ -51,7 +51,7 @@ pub struct Listener {
     socket: EventSocket,
     receive: Box<dyn Receive>,
     wait: Wait,
-    last: Instant,
+    last_receive: Instant,
 }
 
 impl Listener {
@@ -62,7 +62,7 @@ impl Listener {
     pub fn new(socket: EventSocket, kind: BackendKind, interrupts: Interrupts) -> Result<Self, ListenError> {
         let receive = receive::open(kind, socket.netlink(), interrupts)?;
         tracing::info!(backend = receive.name(), "listening: {}", socket.buffer());
-        Ok(Self { socket, receive, wait: Wait::UntilAny, last: Instant::now() })
+        Ok(Self { socket, receive, wait: Wait::UntilAny, last_receive: Instant::now() })
     }
 
     /// Opens a socket and drains it, as [`Listener::new`].
@@ -89,7 +89,7 @@ impl Listener {
     ///
     /// # Errors
     /// [`ListenError::Socket`] when the kernel does not let go of a group.
-    pub fn leave(&mut self) -> Result<(), ListenError> {
+    pub fn leave_groups(&mut self) -> Result<(), ListenError> {
         Ok(self.socket.leave()?)
     }
 
@@ -105,7 +105,7 @@ impl Listener {
     ///
     /// # Errors
     /// When the socket or the back end cannot be used any more. A loss is none.
-    pub fn round(&mut self, patience: Patience, sink: &mut dyn Sink) -> Result<Round, ListenError> {
+    pub fn receive_round(&mut self, patience: Patience, sink: &mut dyn Sink) -> Result<Round, ListenError> {
         let wait = match patience {
             Patience::Paced => self.wait,
             Patience::PacedWithin(time) => match self.wait {
@@ -116,15 +116,15 @@ impl Listener {
             },
             Patience::None => Wait::None,
         };
-        let taken = self.receive.receive(wait, sink)?;
+        let received = self.receive.receive(wait, sink)?;
         let now = Instant::now();
-        self.wait = Pace::new(self.socket.capacity()).next(&taken, now.duration_since(self.last));
-        self.last = now;
-        let cut = u64::try_from(taken.truncated).unwrap_or(u64::MAX);
+        self.wait = Pace::new(self.socket.capacity()).next_wait(&received, now.duration_since(self.last_receive));
+        self.last_receive = now;
+        let cut = u64::try_from(received.truncated).unwrap_or(u64::MAX);
         let lost = self.socket.check_loss()?.saturating_add(cut);
-        if let Some(buffer) = self.socket.grow(&taken)? {
+        if let Some(buffer) = self.socket.grow(&received)? {
             tracing::info!("under pressure: {buffer}");
         }
-        Ok(Round { taken, lost })
+        Ok(Round { received, lost })
     }
 }

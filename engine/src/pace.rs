@@ -33,7 +33,7 @@ impl Pace {
 
     /// The wait after a receive that took `taken`, `elapsed` after the receive before it returned.
     #[must_use]
-    pub fn next(&self, taken: &Taken, elapsed: Duration) -> Wait {
+    pub fn next_wait(&self, taken: &Taken, elapsed: Duration) -> Wait {
         let count = taken.datagrams + taken.truncated;
         if !taken.drained && count > 0 {
             return Wait::None;
@@ -64,8 +64,8 @@ mod tests {
     const MILLISECOND: Duration = Duration::from_millis(1);
 
     fn next(capacity: usize, count: usize, elapsed: Duration) -> Wait {
-        let taken = Taken { datagrams: count, drained: true, ..Taken::default() };
-        Pace::new(capacity).next(&taken, elapsed)
+        let received = Taken { datagrams: count, drained: true, ..Taken::default() };
+        Pace::new(capacity).next_wait(&received, elapsed)
     }
 
     #[test]
@@ -88,9 +88,9 @@ mod tests {
     }
 
     #[test]
-    fn what_was_left_behind_is_taken_at_once() {
+    fn datagrams_left_behind_are_read_at_once() {
         let taken = Taken { datagrams: 4_096, drained: false, ..Taken::default() };
-        assert_eq!(Pace::new(10_000).next(&taken, MILLISECOND), Wait::None);
+        assert_eq!(Pace::new(10_000).next_wait(&taken, MILLISECOND), Wait::None);
     }
 
     proptest! {

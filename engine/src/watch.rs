@@ -34,21 +34,21 @@ pub(crate) struct Watcher {
     waker: Arc<mio::Waker>,
     /// That something waits for room; shared with whoever watches, and nobody else.
     starved: Arc<AtomicBool>,
-    open: Chunk,
+    open_chunk: Chunk,
     /// Missing behind what is open.
     lost: u64,
-    handed: bool,
+    sent_since_wake: bool,
 }
 
 /// The other end. The first chunk is empty: from there on the worker hands on what it receives.
 #[derive(Debug)]
-pub(crate) struct Watch {
+pub(crate) struct WatchReceiver {
     pub(crate) chunks: Receiver<Chunk>,
     starved: Arc<AtomicBool>,
 }
 
 /// The two ends of a watch of `subject`; `waker` is woken when there is more to take.
-pub(crate) fn ends(subject: Subject, waker: Arc<mio::Waker>) -> (Watcher, Watch) {
+pub(crate) fn watch_channel(subject: Subject, waker: Arc<mio::Waker>) -> (Watcher, WatchReceiver) {
     let (sender, chunks) = bounded(WATCH_CHUNKS);
     let starved = Arc::<AtomicBool>::default();
     let watcher = Watcher {
@@ -56,11 +56,11 @@ pub(crate) fn ends(subject: Subject, waker: Arc<mio::Waker>) -> (Watcher, Watch)
         chunks: sender,
         waker,
         starved: starved.clone(),
-        open: Chunk::default(),
+        open_chunk: Chunk::default(),
         lost: 0,
-        handed: false,
+        sent_since_wake: false,
     };
-    (watcher, Watch { chunks, starved })
+    (watcher, WatchReceiver { chunks, starved })
 }
 
 impl Watcher {
@@ -70,67 +70,67 @@ impl Watcher {
     }
 
     /// Says that it begins.
-    pub(crate) fn begin(&mut self) {
-        self.hand_on(Chunk::default()).unwrap_or_default();
+    pub(crate) fn send_start(&mut self) {
+        self.try_send(Chunk::default()).unwrap_or_default();
         self.wake();
     }
 
     /// Takes the messages of a datagram.
-    pub(crate) fn see(&mut self, frame: &[u8]) {
+    pub(crate) fn on_datagram(&mut self, frame: &[u8]) {
         for message in Messages::new(frame) {
             if let Ok(Message::Record(record)) = message
                 && record.subject() == self.subject
             {
-                self.push(record.bytes());
+                self.push_message(record.bytes());
             }
         }
     }
 
     /// So many were lost behind what was seen, or among it.
-    pub(crate) fn lose(&mut self, count: u64) {
+    pub(crate) fn count_lost(&mut self, count: u64) {
         self.lost = self.lost.saturating_add(count);
     }
 
     /// Hands on what there is, and wakes whoever takes it.
-    pub(crate) fn end_round(&mut self) {
-        while (!self.open.is_empty() || self.lost > 0) && self.turn_over() {}
+    pub(crate) fn flush(&mut self) {
+        while (!self.open_chunk.is_empty() || self.lost > 0) && self.try_send_open_chunk() {}
         self.wake();
     }
 
-    fn push(&mut self, message: &[u8]) {
-        let full = self.open.messages.len() + message.len() > WATCH_CHUNK_BYTES;
-        if (full || self.lost > 0) && !self.turn_over() {
+    fn push_message(&mut self, message: &[u8]) {
+        let full = self.open_chunk.messages.len() + message.len() > WATCH_CHUNK_BYTES;
+        if (full || self.lost > 0) && !self.try_send_open_chunk() {
             self.lost = self.lost.saturating_add(1);
             return;
         }
-        self.open.messages.extend_from_slice(message);
-        self.open.messages.resize(self.open.messages.len().next_multiple_of(4), 0);
+        self.open_chunk.messages.extend_from_slice(message);
+        self.open_chunk.messages.resize(self.open_chunk.messages.len().next_multiple_of(4), 0);
     }
 
     /// Hands on the open chunk and begins the next, where there is room; whether there was.
-    fn turn_over(&mut self) -> bool {
-        let open = std::mem::take(&mut self.open);
+    fn try_send_open_chunk(&mut self) -> bool {
+        let open = std::mem::take(&mut self.open_chunk);
         if open.is_empty() {
-            self.open.lost = std::mem::take(&mut self.lost);
+            self.open_chunk.lost = std::mem::take(&mut self.lost);
             return true;
         }
-        match self.hand_on(open) {
+        match self.try_send(open) {
             Ok(()) => {
-                self.open.lost = std::mem::take(&mut self.lost);
+                self.open_chunk.lost = std::mem::take(&mut self.lost);
                 true
             }
             Err(open) => {
-                self.open = open;
+                self.open_chunk = open;
                 self.starved.store(true, Ordering::Release);
                 false
             }
         }
     }
 
-    fn hand_on(&mut self, chunk: Chunk) -> Result<(), Chunk> {
+    fn try_send(&mut self, chunk: Chunk) -> Result<(), Chunk> {
         match self.chunks.try_send(chunk) {
             Ok(()) => {
-                self.handed = true;
+                self.sent_since_wake = true;
                 Ok(())
             }
             Err(TrySendError::Full(chunk)) => Err(chunk),
@@ -139,13 +139,13 @@ impl Watcher {
     }
 
     fn wake(&mut self) {
-        if std::mem::take(&mut self.handed) {
+        if std::mem::take(&mut self.sent_since_wake) {
             let _ = self.waker.wake(); // fails only where the server is gone
         }
     }
 }
 
-impl Watch {
+impl WatchReceiver {
     /// Whether the worker waits for room, which there is once a chunk was taken: it has to be woken. Says so once.
     pub(crate) fn take_starved(&self) -> bool {
         self.starved.swap(false, Ordering::AcqRel)
@@ -165,9 +165,9 @@ mod tests {
 
     use super::*;
 
-    fn watcher() -> (Watcher, Watch) {
+    fn watcher() -> (Watcher, WatchReceiver) {
         let poll = mio::Poll::new().unwrap();
-        ends(Subject::Flow, Arc::new(mio::Waker::new(poll.registry(), mio::Token(0)).unwrap()))
+        watch_channel(Subject::Flow, Arc::new(mio::Waker::new(poll.registry(), mio::Token(0)).unwrap()))
     }
 
     /// A message of the flows' subsystem.
@@ -181,44 +181,44 @@ mod tests {
     }
 
     #[test]
-    fn a_slow_watcher_is_told_how_many_it_missed_and_where() {
+    fn a_slow_watcher_receives_how_many_it_missed_and_where() {
         let (mut watcher, watch) = watcher();
-        watcher.begin();
+        watcher.send_start();
         let message = message();
         let mut sent = 0u64;
         let mut rounds = 0;
         while watcher.lost == 0 {
-            watcher.see(&message);
-            watcher.end_round();
+            watcher.on_datagram(&message);
+            watcher.flush();
             (sent, rounds) = (sent + 1, rounds + 1);
             assert!(rounds < 1_000_000);
         }
         for _ in 0..9 {
-            watcher.see(&message);
+            watcher.on_datagram(&message);
             sent += 1;
         }
-        watcher.lose(5);
+        watcher.count_lost(5);
         let mut got = 0u64;
         let mut lost = Vec::new();
-        let mut take = |watch: &Watch| {
+        let mut take = |watch: &WatchReceiver| {
             while let Ok(chunk) = watch.chunks.try_recv() {
                 lost.extend(Some((got, chunk.lost)).filter(|(_, lost)| *lost > 0));
                 got += (chunk.messages.len() / message.len()) as u64;
             }
         };
         take(&watch);
-        watcher.see(&message);
-        watcher.end_round();
+        watcher.on_datagram(&message);
+        watcher.flush();
         take(&watch);
         assert_eq!((lost.as_slice(), got), (&[(sent - 10, 15)][..], sent - 10 + 1));
     }
 
     #[test]
-    fn losses_of_the_socket_are_told_at_the_end_of_the_round() {
+    fn socket_losses_reach_the_watcher_at_the_end_of_the_round() {
         let (mut watcher, watch) = watcher();
-        watcher.see(&message());
-        watcher.lose(3);
-        watcher.end_round();
+        watcher.on_datagram(&message());
+        watcher.count_lost(3);
+        watcher.flush();
         let taken: Vec<_> = watch.chunks.try_iter().map(|chunk| (chunk.lost, chunk.messages.len())).collect();
         assert_eq!(taken, [(0, message().len()), (3, 0)]);
         assert!(watcher.is_watched());

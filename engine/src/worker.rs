@@ -176,12 +176,12 @@ impl Worker {
     }
 
     fn finish(&mut self) -> Result<(), ListenError> {
-        self.listener.leave()?;
+        self.listener.leave_groups()?;
         loop {
             let round = self.receive_round(Patience::None)?;
             self.counts.events_lost += round.lost;
             self.forward_to_watchers(round.lost);
-            if round.taken.drained {
+            if round.received.drained {
                 self.send_deltas();
                 self.shard.end_pause();
                 while self.pending_in() == Some(Duration::ZERO) {
@@ -213,7 +213,7 @@ impl Worker {
             None => Patience::Paced,
         };
         let round = self.receive_round(patience)?;
-        if round.taken.interrupted {
+        if round.received.interrupted {
             self.drain_wake_bytes();
         }
         Ok(round.lost)
@@ -225,16 +225,16 @@ impl Worker {
         intake.with_watchers(&mut self.watchers, self.unreported.as_mut());
         self.meter.lap();
         intake.measure(&mut self.meter);
-        let round = self.listener.round(patience, &mut intake)?;
+        let round = self.listener.receive_round(patience, &mut intake)?;
         if let Some(error) = intake.malformed() {
             self.malformed.get_or_insert(error);
         }
         self.counts.receive_cpu_ns += self.meter.lap();
         self.counts.rounds += 1;
-        self.counts.bytes += round.taken.bytes;
+        self.counts.bytes += round.received.bytes;
         if let Some(backlog) = &mut self.backlog {
-            let received = u64::try_from(round.taken.datagrams + round.taken.truncated).unwrap_or(u64::MAX);
-            *backlog = if round.taken.drained { 0 } else { backlog.saturating_sub(received) };
+            let received = u64::try_from(round.received.datagrams + round.received.truncated).unwrap_or(u64::MAX);
+            *backlog = if round.received.drained { 0 } else { backlog.saturating_sub(received) };
         }
         Ok(round)
     }
@@ -255,8 +255,8 @@ impl Worker {
     /// Hands on to those who watch what this round brought, and that so many were lost in it.
     fn forward_to_watchers(&mut self, lost: u64) {
         for watcher in &mut self.watchers {
-            watcher.lose(lost);
-            watcher.end_round();
+            watcher.count_lost(lost);
+            watcher.flush();
         }
     }
 
@@ -383,7 +383,7 @@ impl Worker {
                 WorkerRequest::AddWatcher(mut watcher) => {
                     // Those who have gone leave no trace but this: whoever comes makes room for itself.
                     self.watchers.retain(Watcher::is_watched);
-                    watcher.begin();
+                    watcher.send_start();
                     self.watchers.push(watcher);
                 }
                 WorkerRequest::ListBucket(bucket, reply) => {

@@ -205,7 +205,7 @@ fn all_in_order() {
             while numbers.len() < FLOWS as usize {
                 let taken = receive.receive(wait, &mut |event: &[u8]| numbers.push(number(event))).unwrap();
                 received.store(numbers.len() as u32, Ordering::Relaxed);
-                wait = pace.next(&taken, last.elapsed());
+                wait = pace.next_wait(&taken, last.elapsed());
                 last = Instant::now();
             }
         });

@@ -232,7 +232,7 @@ impl<'p> Follower<'p> {
         loop {
             let round = self.round(Patience::Paced)?;
             self.lines.write(self.signals.as_fd(), None)?;
-            if round.taken.interrupted && self.is_over()? {
+            if round.received.interrupted && self.is_over()? {
                 return Ok(());
             }
         }
@@ -242,7 +242,7 @@ impl<'p> Follower<'p> {
     fn round(&mut self, patience: Patience) -> Result<Round, Failure> {
         let Self { listener, lines, signals, .. } = self;
         lines.now_ns = None;
-        let round = listener.round(patience, &mut |frame: &[u8]| lines.take(frame, signals.as_fd()))?;
+        let round = listener.receive_round(patience, &mut |frame: &[u8]| lines.take(frame, signals.as_fd()))?;
         let banner = self.persona.banner();
         if round.lost > 0 {
             self.lost += round.lost;
@@ -273,13 +273,13 @@ impl<'p> Follower<'p> {
 
     /// No more events, but those that are queued; until they are shown, or the reader takes no more.
     fn finish(&mut self) -> Result<(), Failure> {
-        self.listener.leave()?;
+        self.listener.leave_groups()?;
         let mut drained = false;
         while !drained {
             if self.lines.write(self.signals.as_fd(), Some(LAST_PATIENCE))? == Offered::Left {
                 return Ok(());
             }
-            drained = self.round(Patience::None)?.taken.drained;
+            drained = self.round(Patience::None)?.received.drained;
         }
         self.lines.close();
         self.lines.write(self.signals.as_fd(), Some(LAST_PATIENCE))?;
@@ -288,12 +288,12 @@ impl<'p> Follower<'p> {
 
     /// Counts what is still queued as lost: nothing, but after a failure or an impatient end.
     fn count_unread(&mut self) -> Result<(), Failure> {
-        self.listener.leave()?;
+        self.listener.leave_groups()?;
         loop {
             let mut unread = 0;
-            let round = self.listener.round(Patience::None, &mut |_: &[u8]| unread += 1)?;
+            let round = self.listener.receive_round(Patience::None, &mut |_: &[u8]| unread += 1)?;
             self.lost += unread + round.lost;
-            if round.taken.drained {
+            if round.received.drained {
                 return Ok(());
             }
         }

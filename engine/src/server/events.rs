@@ -10,14 +10,14 @@ use super::job::{Job, Turn, Unanswered, worker_silent};
 use super::out::Out;
 use super::request::Of;
 use crate::limits::SERVER_RETRY;
-use crate::watch::{self, Chunk, Watch};
+use crate::watch::{self, Chunk, WatchReceiver};
 use crate::worker_channel::{WorkerHandle, WorkerRequest};
 
 /// One worker being watched.
 struct Watched {
     /// It had no room for the wish yet.
     unsent: Option<Query>,
-    watch: Watch,
+    watch: WatchReceiver,
     begun: bool,
 }
 
@@ -36,7 +36,7 @@ pub(super) struct Following {
 impl Following {
     pub(super) fn new(of: Of, world: &World) -> Self {
         let watched = |worker| {
-            let (watcher, watch) = watch::ends(of.subject(), world.waker.clone());
+            let (watcher, watch) = watch::watch_channel(of.subject(), world.waker.clone());
             Watched { unsent: Some(Query::Worker(worker, WorkerRequest::AddWatcher(watcher))), watch, begun: false }
         };
         Self { workers: (0..world.access.workers.len()).map(watched).collect(), begun: false }

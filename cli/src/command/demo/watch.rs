@@ -30,8 +30,9 @@ pub(super) fn run(gateways: &Gateways) -> Result<(), Failure> {
     let mut sink = Sink::stdout()?;
     let mut last = Instant::now();
     while last.elapsed() < SILENCE {
-        let round = listener.round(Patience::None, &mut |frame: &[u8]| print(&mut printer, &mut sink.lines, frame))?;
-        if round.taken.datagrams > 0 {
+        let round =
+            listener.receive_round(Patience::None, &mut |frame: &[u8]| print(&mut printer, &mut sink.lines, frame))?;
+        if round.received.datagrams > 0 {
             last = Instant::now();
         }
         sink.flush()?;

@@ -328,13 +328,13 @@ mod tests {
         let running = senders.start(NonZeroU32::new(400)).unwrap();
         let (mut heard, began) = (0, Instant::now());
         let mut take = |listener: &mut Listener| {
-            let round = listener.round(Patience::None, &mut |frame: &[u8]| {
+            let round = listener.receive_round(Patience::None, &mut |frame: &[u8]| {
                 heard +=
                     Messages::new(frame).filter(|message| matches!(message, Ok(Message::Record(_)))).count() as u64;
             });
             let round = round.unwrap();
             assert_eq!(round.lost, 0);
-            round.taken.datagrams
+            round.received.datagrams
         };
         while began.elapsed() < Duration::from_millis(600) {
             take(&mut listener);
