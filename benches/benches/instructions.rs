@@ -42,7 +42,7 @@ fn batches((events, mut shard, mut outbox): (MultipliedEvents, Shard, Outbox)) -
     let (mut counts, mut batches) = (Counts::default(), Vec::new());
     for datagrams in events.datagrams().chunks(BATCHES_PER_DRAIN * RECEIVE_BATCH) {
         for batch in datagrams.chunks(RECEIVE_BATCH) {
-            Intake::new(&mut shard, &mut counts).take(batch);
+            Intake::new(&mut shard, &mut counts).on_datagrams(batch);
         }
         shard.drain(&mut outbox);
         outbox.close();
@@ -77,7 +77,7 @@ fn parse(events: MultipliedEvents) -> MultipliedEvents {
 fn cache((events, mut shard): (MultipliedEvents, Shard)) -> (MultipliedEvents, Shard) {
     let mut counts = Counts::default();
     for batch in events.datagrams().chunks(RECEIVE_BATCH) {
-        Intake::new(&mut shard, &mut counts).take(batch);
+        Intake::new(&mut shard, &mut counts).on_datagrams(batch);
     }
     (events, shard)
 }

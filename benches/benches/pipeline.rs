@@ -26,7 +26,7 @@ const BATCHES_PER_DRAIN: usize = 4;
 fn apply_events(shard: &mut Shard, datagrams: &[&[u8]]) -> Counts {
     let mut counts = Counts::default();
     for batch in datagrams.chunks(RECEIVE_BATCH) {
-        Intake::new(shard, &mut counts).take(batch);
+        Intake::new(shard, &mut counts).on_datagrams(batch);
     }
     counts
 }

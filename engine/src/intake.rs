@@ -62,7 +62,7 @@ impl<'w> Intake<'w> {
 }
 
 impl Sink for Intake<'_> {
-    fn take(&mut self, datagrams: &[&[u8]]) {
+    fn on_datagrams(&mut self, datagrams: &[&[u8]]) {
         if std::mem::take(&mut self.is_first) {
             self.shard.set_time(now_ms()); // when what was waited for came
         }

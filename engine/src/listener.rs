@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 
 use crate::pace::Pace;
-use crate::receive::{self, BackendKind, Interrupts, OpenError, Receive, ReceiveError, Sink, Taken, Wait};
+use crate::receive::{self, BackendKind, Interrupts, OpenError, Receive, ReceiveError, Received, Sink, Wait};
 use crate::socket::{Buffer, EventSocket, Options, SocketError};
 
 /// A listener that cannot be opened, or not go on.
@@ -40,7 +40,7 @@ pub enum Patience {
 #[derive(Debug, Clone, Copy)]
 pub struct Round {
     /// What was taken.
-    pub received: Taken,
+    pub received: Received,
     /// Events lost since the last round: to a full socket buffer, or too long for a receive buffer. They stood behind
     /// what was queued then, so among or after what was taken now.
     pub lost: u64,
@@ -90,7 +90,7 @@ impl Listener {
     /// # Errors
     /// [`ListenError::Socket`] when the kernel does not let go of a group.
     pub fn leave_groups(&mut self) -> Result<(), ListenError> {
-        Ok(self.socket.leave()?)
+        Ok(self.socket.leave_groups()?)
     }
 
     /// How many events are queued and not yet taken, at most.

@@ -16,7 +16,7 @@
 use std::time::Duration;
 
 use crate::limits::{BUSY_EVENTS, PILE_UP_FRACTION, WAIT_MAX, WAIT_MIN};
-use crate::receive::{Taken, Wait};
+use crate::receive::{Received, Wait};
 
 /// Decides how a reader waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +33,7 @@ impl Pace {
 
     /// The wait after a receive that took `taken`, `elapsed` after the receive before it returned.
     #[must_use]
-    pub fn next_wait(&self, taken: &Taken, elapsed: Duration) -> Wait {
+    pub fn next_wait(&self, taken: &Received, elapsed: Duration) -> Wait {
         let count = taken.datagrams + taken.truncated;
         if !taken.drained && count > 0 {
             return Wait::None;
@@ -64,7 +64,7 @@ mod tests {
     const MILLISECOND: Duration = Duration::from_millis(1);
 
     fn next(capacity: usize, count: usize, elapsed: Duration) -> Wait {
-        let received = Taken { datagrams: count, drained: true, ..Taken::default() };
+        let received = Received { datagrams: count, drained: true, ..Received::default() };
         Pace::new(capacity).next_wait(&received, elapsed)
     }
 
@@ -89,7 +89,7 @@ mod tests {
 
     #[test]
     fn datagrams_left_behind_are_read_at_once() {
-        let taken = Taken { datagrams: 4_096, drained: false, ..Taken::default() };
+        let taken = Received { datagrams: 4_096, drained: false, ..Received::default() };
         assert_eq!(Pace::new(10_000).next_wait(&taken, MILLISECOND), Wait::None);
     }
 

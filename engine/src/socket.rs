@@ -26,7 +26,7 @@ use crate::limits::{
     EVENT_BUFFER_BYTES, EVENT_BUFFER_BYTES_MIN, SOCKET_BUFFER_BYTES, SOCKET_BUFFER_BYTES_CEILING,
     SOCKET_BUFFER_BYTES_MAX,
 };
-use crate::receive::Taken;
+use crate::receive::Received;
 use crate::steer::{Filter, Program, Share, SteerError};
 use crate::sys::netlink::{NetlinkSocket, Protocol};
 
@@ -114,7 +114,7 @@ impl Default for BufferPlan {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Buffer {
     /// Bytes asked.
-    pub asked: usize,
+    pub requested: usize,
     /// Bytes that the kernel lets messages take: twice what was asked, if nothing limits it.
     pub effective: usize,
     /// Whether `net.core.rmem_max` held it down, for want of `CAP_NET_ADMIN` on the host.
@@ -131,7 +131,7 @@ impl Buffer {
 
 impl fmt::Display for Buffer {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { asked, effective, limited } = self;
+        let Self { requested: asked, effective, limited } = self;
         write!(formatter, "socket buffer of {effective} bytes for {} events ({asked} bytes asked", self.capacity())?;
         if *limited {
             formatter.write_str(", limited by net.core.rmem_max; raise it or grant CAP_NET_ADMIN on the host")?;
@@ -274,7 +274,7 @@ impl EventSocket {
     ///
     /// # Errors
     /// [`SocketError::Option`]; none in practice.
-    pub fn leave(&self) -> Result<(), SocketError> {
+    pub fn leave_groups(&self) -> Result<(), SocketError> {
         for group in self.events.groups() {
             self.socket.leave(group).map_err(SocketError::option("leave a group"))?;
         }
@@ -307,19 +307,19 @@ impl EventSocket {
     ///
     /// # Errors
     /// [`SocketError::Option`], as [`EventSocket::check_loss`].
-    pub fn grow(&mut self, taken: &Taken) -> Result<Option<Buffer>, SocketError> {
-        let (asked, ceiling) = (self.buffer.asked, self.plan.ceiling());
-        if asked >= ceiling || self.buffer.limited || !self.is_pressed(taken)? {
+    pub fn grow(&mut self, received: &Received) -> Result<Option<Buffer>, SocketError> {
+        let (requested, ceiling) = (self.buffer.requested, self.plan.ceiling());
+        if requested >= ceiling || self.buffer.limited || !self.is_under_pressure(received)? {
             return Ok(None);
         }
-        self.buffer = set_buffer(&self.socket, asked.saturating_mul(2).min(ceiling))?;
+        self.buffer = set_buffer(&self.socket, requested.saturating_mul(2).min(ceiling))?;
         Ok(Some(self.buffer))
     }
 
     /// Whether what was taken and what is still queued came to more than half of the buffer.
-    fn is_pressed(&self, taken: &Taken) -> Result<bool, SocketError> {
-        let mut used = taken.datagrams * EVENT_BUFFER_BYTES;
-        if !taken.drained {
+    fn is_under_pressure(&self, received: &Received) -> Result<bool, SocketError> {
+        let mut used = received.datagrams * EVENT_BUFFER_BYTES;
+        if !received.drained {
             let info = self.socket.memory_info().map_err(SocketError::option("read the memory use"))?;
             used += info.queued_bytes as usize;
         }
@@ -328,14 +328,14 @@ impl EventSocket {
 }
 
 /// Asks for `asked` bytes, past `net.core.rmem_max` where that is permitted.
-fn set_buffer(socket: &NetlinkSocket, asked: usize) -> Result<Buffer, SocketError> {
-    let forced = socket.force_receive_buffer(asked);
+fn set_buffer(socket: &NetlinkSocket, requested: usize) -> Result<Buffer, SocketError> {
+    let forced = socket.force_receive_buffer(requested);
     if forced.is_err() {
-        socket.set_receive_buffer(asked).map_err(SocketError::option("set the buffer"))?;
+        socket.set_receive_buffer(requested).map_err(SocketError::option("set the buffer"))?;
     }
     let info = socket.memory_info().map_err(SocketError::option("read the buffer size"))?;
     let effective = info.buffer_bytes as usize;
-    Ok(Buffer { asked, effective, limited: forced.is_err() && effective < 2 * asked })
+    Ok(Buffer { requested, effective, limited: forced.is_err() && effective < 2 * requested })
 }
 
 #[cfg(test)]
@@ -343,14 +343,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_mask_gives_the_kernels_group_numbers() {
+    fn a_mask_maps_to_the_kernels_group_numbers() {
         assert_eq!(EventMask::ALL.groups().collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6]);
         assert_eq!((EventMask::DESTROY | EventMask::EXPECT_NEW).groups().collect::<Vec<_>>(), [3, 4]);
         assert!(EventMask::ALL.contains(EventMask::FLOWS) && !EventMask::NEW.contains(EventMask::FLOWS));
     }
 
     #[test]
-    fn refusals_say_what_to_do() {
+    fn refusals_name_the_remedy() {
         let refused = |errno| io::Error::from_raw_os_error(errno);
         let join = SocketError::Join { group: 1, source: refused(libc::EPERM) }.to_string();
         assert!(join.ends_with("run as root or grant CAP_NET_ADMIN"), "{join}");
@@ -359,8 +359,8 @@ mod tests {
     }
 
     #[test]
-    fn a_limited_buffer_says_what_limits_it() {
-        let buffer = Buffer { asked: 8_388_608, effective: 425_984, limited: true };
+    fn a_limited_buffer_names_its_limit() {
+        let buffer = Buffer { requested: 8_388_608, effective: 425_984, limited: true };
         assert_eq!(
             buffer.to_string(),
             "socket buffer of 425984 bytes for 332 events (8388608 bytes asked, \

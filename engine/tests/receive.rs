@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use ctflow_engine::limits::{DATAGRAM_BYTES, DATAGRAMS_PER_RECEIVE};
 use ctflow_engine::pace::Pace;
-use ctflow_engine::receive::{BackendKind, Interest, Interrupts, Receive, Sink, Taken, Wait, open};
+use ctflow_engine::receive::{BackendKind, Interest, Interrupts, Receive, Received, Sink, Wait, open};
 use ctflow_engine::socket::{BufferPlan, EventMask, EventSocket, Options};
 use ctflow_engine::steer::{Filter, Share};
 use ctflow_engine::sys::netlink::{NetlinkSocket, Protocol};
@@ -177,11 +177,15 @@ fn open_both(kind: BackendKind, options: &Options) -> (EventSocket, Box<dyn Rece
 }
 
 /// Takes all that is queued.
-fn drain(receive: &mut dyn Receive, sink: &mut dyn Sink) -> Taken {
-    let mut sum = Taken::default();
+fn drain(receive: &mut dyn Receive, sink: &mut dyn Sink) -> Received {
+    let mut sum = Received::default();
     while !sum.drained {
         let taken = receive.receive(Wait::None, sink).unwrap();
-        sum = Taken { datagrams: sum.datagrams + taken.datagrams, truncated: sum.truncated + taken.truncated, ..taken };
+        sum = Received {
+            datagrams: sum.datagrams + taken.datagrams,
+            truncated: sum.truncated + taken.truncated,
+            ..taken
+        };
     }
     sum
 }
@@ -407,10 +411,10 @@ fn growth() {
         created += burst;
         let taken = drain(&mut *receive, &mut |_: &[u8]| ());
         assert_eq!(taken.datagrams, burst as usize);
-        sizes.extend(socket.grow(&taken).unwrap().map(|buffer| buffer.asked / 1_024));
+        sizes.extend(socket.grow(&taken).unwrap().map(|buffer| buffer.requested / 1_024));
     }
     assert_eq!(sizes, [64, 100]);
-    let fixed = Taken { datagrams: 1_000_000, drained: true, ..Taken::default() };
+    let fixed = Received { datagrams: 1_000_000, drained: true, ..Received::default() };
     assert_eq!(EventSocket::open(&small(32 * 1_024)).unwrap().grow(&fixed).unwrap(), None);
     assert_eq!(socket.check_loss().unwrap(), 0);
 }

@@ -62,7 +62,7 @@ pub enum Wait {
 
 /// What one receive call did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Taken {
+pub struct Received {
     /// Datagrams handed to the sink.
     pub datagrams: usize,
     /// Their bytes.
@@ -77,9 +77,9 @@ pub struct Taken {
     pub drained: bool,
 }
 
-impl Taken {
+impl Received {
     /// Counts datagrams, at most [`RECEIVE_BATCH`], and hands them on; `None` stands for one that did not fit its buffer.
-    fn hand_over<'d>(&mut self, datagrams: impl Iterator<Item = Option<&'d [u8]>>, sink: &mut dyn Sink) {
+    fn pass_to_sink<'d>(&mut self, datagrams: impl Iterator<Item = Option<&'d [u8]>>, sink: &mut dyn Sink) {
         let mut whole: [&[u8]; RECEIVE_BATCH] = [&[]; RECEIVE_BATCH];
         let mut places = whole.iter_mut();
         for datagram in datagrams {
@@ -93,28 +93,28 @@ impl Taken {
         }
         let count = RECEIVE_BATCH - places.len();
         self.datagrams += count;
-        sink.take(whole.get(..count).unwrap_or_default());
+        sink.on_datagrams(whole.get(..count).unwrap_or_default());
     }
 
     /// How many more datagrams this call may take.
-    fn room(&self) -> usize {
+    fn room_left(&self) -> usize {
         DATAGRAMS_PER_RECEIVE.saturating_sub(self.datagrams + self.truncated)
     }
 
     /// Whether it has taken as much as it may.
     fn is_full(&self) -> bool {
-        self.room() == 0
+        self.room_left() == 0
     }
 }
 
 /// Where datagrams go. Whoever wants one after the other gives a closure.
 pub trait Sink {
     /// Takes in some datagrams, in the order of the socket's queue, and all of them before it returns.
-    fn take(&mut self, datagrams: &[&[u8]]);
+    fn on_datagrams(&mut self, datagrams: &[&[u8]]);
 }
 
 impl<F: FnMut(&[u8])> Sink for F {
-    fn take(&mut self, datagrams: &[&[u8]]) {
+    fn on_datagrams(&mut self, datagrams: &[&[u8]]) {
         datagrams.iter().for_each(|datagram| self(datagram));
     }
 }
@@ -127,7 +127,7 @@ pub trait Receive {
     /// # Errors
     /// When the socket or the ring cannot be used any more. An overrun, a signal and a datagram that was cut are none:
     /// they are in [`Taken`].
-    fn receive(&mut self, wait: Wait, sink: &mut dyn Sink) -> Result<Taken, ReceiveError>;
+    fn receive(&mut self, wait: Wait, sink: &mut dyn Sink) -> Result<Received, ReceiveError>;
 
     /// The back end's name, as [`BackendKind`] spells it.
     fn name(&self) -> &'static str;

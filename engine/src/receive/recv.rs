@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
 
-use super::{Interrupts, Receive, ReceiveError, Sink, Taken, Wait};
+use super::{Interrupts, Receive, ReceiveError, Received, Sink, Wait};
 use crate::limits::DATAGRAM_BYTES;
 use crate::sys::netlink::receive_one;
 
@@ -24,17 +24,17 @@ impl Recv {
 }
 
 impl Receive for Recv {
-    fn receive(&mut self, wait: Wait, sink: &mut dyn Sink) -> Result<Taken, ReceiveError> {
+    fn receive(&mut self, wait: Wait, sink: &mut dyn Sink) -> Result<Received, ReceiveError> {
         let interrupted = self.interrupts.wait(self.socket.as_fd(), wait);
         let interrupted = interrupted.map_err(|errno| ReceiveError::new(NAME, "poll", errno))?;
-        let mut taken = Taken { interrupted, ..Taken::default() };
-        while !taken.is_full() {
+        let mut received = Received { interrupted, ..Received::default() };
+        while !received.is_full() {
             match receive_one(self.socket.as_fd(), &mut self.buffer, RecvFlags::DONTWAIT) {
-                Ok(length) => taken.hand_over([self.buffer.get(..length)].into_iter(), sink),
-                Err(errno) => return taken.stopped_by(errno).map_err(|errno| ReceiveError::new(NAME, "recv", errno)),
+                Ok(length) => received.pass_to_sink([self.buffer.get(..length)].into_iter(), sink),
+                Err(errno) => return received.ended_by(errno).map_err(|errno| ReceiveError::new(NAME, "recv", errno)),
             }
         }
-        Ok(taken)
+        Ok(received)
     }
 
     fn name(&self) -> &'static str {
@@ -42,9 +42,9 @@ impl Receive for Recv {
     }
 }
 
-impl Taken {
+impl Received {
     /// What a socket's refusal to give another datagram means: the end of the queue, an overrun, a signal, or an error.
-    pub(super) fn stopped_by(self, errno: Errno) -> Result<Self, Errno> {
+    pub(super) fn ended_by(self, errno: Errno) -> Result<Self, Errno> {
         match errno {
             Errno::AGAIN => Ok(Self { drained: true, ..self }),
             Errno::NOBUFS => Ok(Self { overrun: true, ..self }), // read once, it is cleared; the queue is still there

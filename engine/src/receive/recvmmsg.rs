@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 
-use super::{Interrupts, OpenError, Receive, ReceiveError, Sink, Taken, Wait};
+use super::{Interrupts, OpenError, Receive, ReceiveError, Received, Sink, Wait};
 use crate::limits::RECEIVE_BATCH;
 use crate::sys::recvmmsg::Batch;
 
@@ -39,22 +39,22 @@ impl Recvmmsg {
 }
 
 impl Receive for Recvmmsg {
-    fn receive(&mut self, wait: Wait, sink: &mut dyn Sink) -> Result<Taken, ReceiveError> {
+    fn receive(&mut self, wait: Wait, sink: &mut dyn Sink) -> Result<Received, ReceiveError> {
         let interrupted = self.interrupts.wait(self.socket.as_fd(), wait);
         let interrupted = interrupted.map_err(|errno| ReceiveError::new(NAME, "poll", errno))?;
-        let mut taken = Taken { interrupted, ..Taken::default() };
-        while !taken.is_full() {
-            let count = match self.batch.take(self.socket.as_fd()) {
+        let mut received = Received { interrupted, ..Received::default() };
+        while !received.is_full() {
+            let count = match self.batch.receive(self.socket.as_fd()) {
                 Ok(count) => count,
-                Err(errno) => return taken.stopped_by(errno).map_err(|errno| ReceiveError::new(NAME, NAME, errno)),
+                Err(errno) => return received.ended_by(errno).map_err(|errno| ReceiveError::new(NAME, NAME, errno)),
             };
-            taken.hand_over(self.batch.datagrams(), sink);
+            received.pass_to_sink(self.batch.datagrams(), sink);
             if count < RECEIVE_BATCH {
-                taken.drained = true; // an error that cut the batch short is told by the next call
+                received.drained = true; // an error that cut the batch short is told by the next call
                 break;
             }
         }
-        Ok(taken)
+        Ok(received)
     }
 
     fn name(&self) -> &'static str {

@@ -35,17 +35,17 @@ mod tests {
 
     #[test]
     fn a_thread_that_works_takes_time_and_one_that_has_ended_has_none() {
-        let (tell, told) = std::sync::mpsc::channel();
+        let (id_sender, id_receiver) = std::sync::mpsc::channel();
         let (stop, stopped) = std::sync::mpsc::channel::<()>();
         let worker = std::thread::spawn(move || {
             let began = Instant::now();
             while began.elapsed() < Duration::from_millis(20) {
                 black_box(began);
             }
-            tell.send(rustix::thread::gettid()).unwrap();
+            id_sender.send(rustix::thread::gettid()).unwrap();
             let _ = stopped.recv();
         });
-        let id = told.recv().unwrap();
+        let id = id_receiver.recv().unwrap();
         let (busy, here) = (thread_cpu(id).unwrap(), thread_cpu(rustix::thread::gettid()).unwrap());
         assert!(busy >= Duration::from_millis(2), "{busy:?}, however little of a core there was");
         assert!(here < busy, "{here:?} of a thread that waited");

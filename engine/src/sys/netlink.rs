@@ -238,7 +238,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_kernel_gives_each_socket_its_own_port_id() {
+    fn each_socket_has_its_own_port_id() {
         let one = NetlinkSocket::open(Protocol::Route).unwrap();
         let other = NetlinkSocket::open(Protocol::Route).unwrap();
         assert_ne!(one.port_id(), 0);

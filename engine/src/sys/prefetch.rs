@@ -2,13 +2,13 @@
 
 /// Has the cache line at `place` brought near; where the processor cannot be told, nothing is done.
 #[inline]
-pub(crate) fn prefetch<T>(place: &T) {
+pub(crate) fn prefetch<T>(target: &T) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         // SAFETY: every x86-64 has SSE, by its definition; a prefetch reads nothing that the program sees, and cannot fault.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>((&raw const *place).cast()) }
+        unsafe { _mm_prefetch::<_MM_HINT_T0>((&raw const *target).cast()) }
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = place;
+    let _ = target;
 }

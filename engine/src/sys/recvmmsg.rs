@@ -46,7 +46,7 @@ impl Batch {
 
     /// Reads what is queued, without waiting, in place of what the last call read. Fewer than [`RECEIVE_BATCH`] means
     /// that nothing more was queued.
-    pub(crate) fn take(&mut self, socket: BorrowedFd<'_>) -> Result<usize, Errno> {
+    pub(crate) fn receive(&mut self, socket: BorrowedFd<'_>) -> Result<usize, Errno> {
         self.filled = 0;
         let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC;
         let headers = self.headers.as_mut_ptr();

@@ -48,16 +48,16 @@ pub(crate) enum Completion {
     /// A watched descriptor cannot be (a plain file, `/dev/null`): it will never be ready, and is not armed again.
     WatchRefused,
     /// An end of the receive without an error; it is no longer armed.
-    Nothing,
+    ReceiveEnded,
 }
 
 /// An io_uring with its buffers: all that the kernel may refuse, before any descriptor is given to it.
-pub(crate) struct Foundation {
+pub(crate) struct UnboundRing {
     ring: IoUring, // first, so that it is closed before the memory it knows of goes
     group: Group,
 }
 
-impl Foundation {
+impl UnboundRing {
     /// Sets the ring up and takes all its memory.
     pub(crate) fn set_up() -> Result<Self, Errno> {
         let mut builder = IoUring::builder();
@@ -68,7 +68,7 @@ impl Foundation {
     }
 
     /// Makes it read `socket` and watch `watched`. Nothing is armed yet.
-    pub(crate) fn serve(self, socket: OwnedFd, watched: Vec<(OwnedFd, PollFlags)>) -> Ring {
+    pub(crate) fn bind(self, socket: OwnedFd, watched: Vec<(OwnedFd, PollFlags)>) -> Ring {
         let watches = watched.into_iter().map(|(fd, events)| Watch { fd, events, state: WatchState::Idle }).collect();
         let Self { ring, group } = self;
         Ring { ring, group, socket, receiving: false, watches }
@@ -123,8 +123,8 @@ impl Ring {
     }
 
     /// Tells the kernel what was armed and lets it work on what is pending, without waiting.
-    pub(crate) fn run(&mut self) -> Result<(), Errno> {
-        self.ring.submitter().submit().map(drop).or_else(|error| tolerate(errno(error)))
+    pub(crate) fn submit(&mut self) -> Result<(), Errno> {
+        self.ring.submitter().submit().map(drop).or_else(|error| ignore_benign(errno(error)))
     }
 
     /// Waits until `completions` have come in or the time is up.
@@ -138,7 +138,7 @@ impl Ring {
             None => SubmitArgs::new(),
         };
         let waited = self.ring.submitter().submit_with_args(completions as usize, &arguments);
-        waited.map(drop).or_else(|error| tolerate(errno(error)))
+        waited.map(drop).or_else(|error| ignore_benign(errno(error)))
     }
 
     /// Whether something was armed that the kernel has not been told of.
@@ -158,10 +158,10 @@ impl Ring {
     }
 
     /// Takes one completion.
-    pub(crate) fn next(&mut self) -> Option<Completion> {
+    pub(crate) fn next_completion(&mut self) -> Option<Completion> {
         let entry = self.ring.completion().next()?;
         if entry.user_data() == RECEIVE {
-            return Some(self.received(&entry));
+            return Some(self.on_receive_completion(&entry));
         }
         let index = usize::try_from(entry.user_data()).unwrap_or(usize::MAX);
         let watch = self.watches.get_mut(index)?;
@@ -173,11 +173,11 @@ impl Ring {
         Some(completion)
     }
 
-    fn received(&mut self, entry: &cqueue::Entry) -> Completion {
+    fn on_receive_completion(&mut self, entry: &cqueue::Entry) -> Completion {
         self.receiving = cqueue::more(entry.flags());
         match (usize::try_from(entry.result()), cqueue::buffer_select(entry.flags())) {
             (Ok(bytes), Some(buffer)) => Completion::Datagram { buffer, bytes },
-            (Ok(_), None) => Completion::Nothing,
+            (Ok(_), None) => Completion::ReceiveEnded,
             (Err(_), _) => Completion::ReceiveFailed(Errno::from_raw_os_error(-entry.result())),
         }
     }
@@ -190,8 +190,8 @@ impl Ring {
     }
 
     /// Lets the kernel fill this buffer again.
-    pub(crate) fn give_back(&mut self, buffer: u16) {
-        self.group.give_back(buffer);
+    pub(crate) fn recycle_buffer(&mut self, buffer: u16) {
+        self.group.recycle_buffer(buffer);
     }
 
     /// The socket being read.
@@ -208,7 +208,7 @@ fn push(ring: &mut IoUring, entry: &squeue::Entry) -> Result<(), Errno> {
 }
 
 /// Errors of `enter` that are none: time is up, or completions are to be taken before more is submitted.
-fn tolerate(error: Errno) -> Result<(), Errno> {
+fn ignore_benign(error: Errno) -> Result<(), Errno> {
     match error {
         Errno::TIME | Errno::BUSY | Errno::AGAIN => Ok(()),
         other => Err(other),
@@ -236,11 +236,11 @@ impl Group {
         // SAFETY: `start` is page-aligned memory for RING_BUFFERS entries, kept by the `Ring` until its io_uring is closed.
         unsafe { ring.submitter().register_buf_ring_with_flags(start, RING_BUFFERS, GROUP, 0) }.map_err(errno)?;
         let mut group = Self { entries, buffers, tail: 0 };
-        (0..RING_BUFFERS).for_each(|buffer| group.give_back(buffer));
+        (0..RING_BUFFERS).for_each(|buffer| group.recycle_buffer(buffer));
         Ok(group)
     }
 
-    fn give_back(&mut self, buffer: u16) {
+    fn recycle_buffer(&mut self, buffer: u16) {
         let Some(address) = self.buffers.address(usize::from(buffer)) else { return };
         let Some(mut entry) = self.entry(self.tail % RING_BUFFERS) else { return };
         // SAFETY: aligned memory of `self.entries`; the kernel does not read an entry at or past the tail.
@@ -248,11 +248,11 @@ impl Group {
         entry.set_addr(address.as_ptr() as u64);
         entry.set_len(BUFFER_BYTES);
         entry.set_bid(buffer);
-        self.publish(self.tail.wrapping_add(1));
+        self.set_tail(self.tail.wrapping_add(1));
     }
 
     /// Moves the tail, making the entries before it the kernel's.
-    fn publish(&mut self, tail: u16) {
+    fn set_tail(&mut self, tail: u16) {
         self.tail = tail;
         let Some(first) = self.entry(0) else { return };
         // SAFETY: `first` is the ring's first entry, whose last field is the tail.
