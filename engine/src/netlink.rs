@@ -54,7 +54,7 @@ impl NetlinkError {
         Self::System { operation: operation.into(), source }
     }
 
-    pub(crate) fn full(operation: &str) -> impl FnOnce(Full) -> Self {
+    pub(crate) fn too_large(operation: &str) -> impl FnOnce(Full) -> Self {
         move |Full| Self::TooLarge { operation: operation.to_owned() }
     }
 }
@@ -111,7 +111,7 @@ impl Requests {
             .send(requests)
             .map_err(|error| NetlinkError::system(format!("send \"{whole}\" to the kernel"), error))?;
         loop {
-            let ack = self.answer(&mut buffer, whole)?;
+            let ack = self.receive_ack(&mut buffer, whole)?;
             let index = usize::try_from(ack.seq).ok().and_then(|seq| seq.checked_sub(1));
             if ack.errno != 0 {
                 let operation = index.and_then(|index| operations.get(index)).map_or(whole, String::as_str);
@@ -123,7 +123,7 @@ impl Requests {
         }
     }
 
-    fn answer<'b>(&self, buffer: &'b mut [u8], operation: &str) -> Result<Ack<'b>, NetlinkError> {
+    fn receive_ack<'b>(&self, buffer: &'b mut [u8], operation: &str) -> Result<Ack<'b>, NetlinkError> {
         let length = self
             .socket
             .receive(buffer)

@@ -72,14 +72,14 @@ pub(crate) fn link_flags(socket: &NetlinkSocket, index: u32) -> Option<u32> {
         message.raw(&index.to_ne_bytes())?;
         message.raw(&[0; 8])
     };
-    ask(socket, RTM_GETLINK, NLM_F_REQUEST, this_link, |kind, message| {
-        flags = number(message, LINK_FLAGS).filter(|_| kind == RTM_NEWLINK).unwrap_or_default();
+    query(socket, RTM_GETLINK, NLM_F_REQUEST, this_link, |kind, message| {
+        flags = u32_at(message, LINK_FLAGS).filter(|_| kind == RTM_NEWLINK).unwrap_or_default();
     })?;
     Some(flags)
 }
 
 /// Asks one thing, and hands each message of the answer to `each`, with its kind. Nothing where the answer is none.
-pub(crate) fn ask(
+pub(crate) fn query(
     socket: &NetlinkSocket,
     kind: u16,
     flags: u16,
@@ -110,7 +110,7 @@ pub(crate) fn ask(
 }
 
 /// The number that stands at `place` of a message.
-pub(crate) fn number(message: &[u8], place: Range<usize>) -> Option<u32> {
+pub(crate) fn u32_at(message: &[u8], place: Range<usize>) -> Option<u32> {
     Some(u32::from_ne_bytes(message.get(place)?.try_into().ok()?))
 }
 
@@ -121,7 +121,7 @@ mod tests {
     use crate::sys::netlink::Protocol;
 
     #[test]
-    fn a_link_that_is_not_there_is_not_up() {
+    fn a_missing_link_is_not_up() {
         crate::isolated!({
             let _lab = Lab::enter().unwrap();
             let socket = NetlinkSocket::open(Protocol::Route).unwrap();

@@ -114,12 +114,12 @@ impl Program {
     /// # Errors
     /// [`SteerError`]: a share that does not exist or a list past its bound.
     pub fn compile(share: Share, filter: &Filter) -> Result<Option<Self>, SteerError> {
-        check(share, filter)?;
+        check_bounds(share, filter)?;
         if share.workers == 1 && *filter == Filter::default() {
             return Ok(None);
         }
         let mut code = Assembler::default();
-        code.program(share, filter);
+        code.emit_program(share, filter);
         debug_assert!(code.instructions.len() <= STEER_INSTRUCTIONS, "derived in limits.rs");
         Ok(Some(Self { instructions: code.instructions }))
     }
@@ -131,7 +131,7 @@ impl Program {
     }
 }
 
-fn check(share: Share, filter: &Filter) -> Result<(), SteerError> {
+fn check_bounds(share: Share, filter: &Filter) -> Result<(), SteerError> {
     let Share { worker, workers } = share;
     if worker >= workers || workers > WORKERS {
         return Err(SteerError::Share { worker, workers });
@@ -183,69 +183,71 @@ struct Assembler {
 }
 
 impl Assembler {
-    fn program(&mut self, share: Share, filter: &Filter) {
-        self.not_from(&filter.ignored_port_ids);
-        self.family(filter.family);
+    fn emit_program(&mut self, share: Share, filter: &Filter) {
+        self.drop_port_ids(&filter.ignored_port_ids);
+        self.drop_other_families(filter.family);
         self.load_byte(SUBSYSTEM);
-        self.only_if_equal(u32::from(NFNL_SUBSYS_CTNETLINK), |code| code.flow(share, filter));
-        self.only_if_equal(u32::from(NFNL_SUBSYS_CTNETLINK_EXP), |code| code.expectation(share, filter));
-        self.give(verdict_without_id(share));
+        self.only_if_equal(u32::from(NFNL_SUBSYS_CTNETLINK), |code| code.emit_flow_conditions(share, filter));
+        self.only_if_equal(u32::from(NFNL_SUBSYS_CTNETLINK_EXP), |code| {
+            code.emit_expectation_conditions(share, filter)
+        });
+        self.return_verdict(verdict_without_id(share));
     }
 
-    fn flow(&mut self, share: Share, filter: &Filter) {
-        self.share(share);
-        self.protocols(CTA_TUPLE_ORIG, &filter.protocols);
-        self.mark(filter.mark);
-        self.give(ACCEPT);
+    fn emit_flow_conditions(&mut self, share: Share, filter: &Filter) {
+        self.drop_other_shares(share);
+        self.drop_other_protocols(CTA_TUPLE_ORIG, &filter.protocols);
+        self.drop_other_marks(filter.mark);
+        self.return_verdict(ACCEPT);
     }
 
-    fn expectation(&mut self, share: Share, filter: &Filter) {
-        self.protocols(CTA_EXPECT_TUPLE, &filter.protocols);
-        self.give(verdict_without_id(share));
+    fn emit_expectation_conditions(&mut self, share: Share, filter: &Filter) {
+        self.drop_other_protocols(CTA_EXPECT_TUPLE, &filter.protocols);
+        self.return_verdict(verdict_without_id(share));
     }
 
     /// Drops what a request from one of these port ids caused.
-    fn not_from(&mut self, port_ids: &[u32]) {
+    fn drop_port_ids(&mut self, port_ids: &[u32]) {
         if port_ids.is_empty() {
             return;
         }
         self.emit(LOAD_WORD, PORT_ID);
         for port_id in port_ids {
             let as_loaded = u32::from_be_bytes(port_id.to_ne_bytes()); // loads are in network order, the field is not
-            self.only_if_equal(as_loaded, |code| code.give(DROP));
+            self.only_if_equal(as_loaded, |code| code.return_verdict(DROP));
         }
     }
 
-    fn family(&mut self, family: Option<u8>) {
+    fn drop_other_families(&mut self, family: Option<u8>) {
         if let Some(family) = family {
             self.load_byte(FAMILY);
-            self.skip_if_equal(u32::from(family), |code| code.give(DROP));
+            self.skip_if_equal(u32::from(family), |code| code.return_verdict(DROP));
         }
     }
 
     /// Drops what is another worker's by its id.
-    fn share(&mut self, share: Share) {
+    fn drop_other_shares(&mut self, share: Share) {
         if share.workers == 1 {
             return;
         }
-        self.find(CTA_ID);
+        self.find_attribute(CTA_ID);
         if share.worker != 0 {
-            self.only_if_equal(0, |code| code.give(DROP)); // without an id it is worker 0's
+            self.only_if_equal(0, |code| code.return_verdict(DROP)); // without an id it is worker 0's
         }
         self.skip_if_equal(0, |code| {
             code.emit(COPY_TO_X, 0);
             code.emit(LOAD_WORD_AT_X, VALUE);
             code.emit(MODULO, share.workers);
-            code.skip_if_equal(share.worker, |code| code.give(DROP));
+            code.skip_if_equal(share.worker, |code| code.return_verdict(DROP));
         });
     }
 
     /// Drops a message whose `tuple` is of none of the `protocols`.
-    fn protocols(&mut self, tuple: u16, protocols: &[u8]) {
+    fn drop_other_protocols(&mut self, tuple: u16, protocols: &[u8]) {
         if protocols.is_empty() {
             return;
         }
-        self.find(tuple);
+        self.find_attribute(tuple);
         self.skip_if_equal(0, |code| {
             code.find_nested(CTA_TUPLE_PROTO);
             code.skip_if_equal(0, |code| {
@@ -253,33 +255,33 @@ impl Assembler {
                 code.skip_if_equal(0, |code| {
                     code.emit(COPY_TO_X, 0);
                     code.emit(LOAD_BYTE_AT_X, VALUE);
-                    code.one_of(protocols);
+                    code.drop_unless_one_of(protocols);
                 });
             });
         });
     }
 
     /// Drops unless A is one of these.
-    fn one_of(&mut self, values: &[u8]) {
+    fn drop_unless_one_of(&mut self, values: &[u8]) {
         match values.split_first() {
-            Some((first, rest)) => self.skip_if_equal(u32::from(*first), |code| code.one_of(rest)),
-            None => self.give(DROP),
+            Some((first, rest)) => self.skip_if_equal(u32::from(*first), |code| code.drop_unless_one_of(rest)),
+            None => self.return_verdict(DROP),
         }
     }
 
-    fn mark(&mut self, mark: Option<Masked>) {
+    fn drop_other_marks(&mut self, mark: Option<Masked>) {
         let Some(Masked { value, mask }) = mark else { return };
-        self.find(CTA_MARK);
+        self.find_attribute(CTA_MARK);
         self.skip_if_equal(0, |code| {
             code.emit(COPY_TO_X, 0);
             code.emit(LOAD_WORD_AT_X, VALUE);
         }); // not found leaves zero in A: the mark that the kernel leaves out
         self.emit(AND, mask);
-        self.skip_if_equal(value & mask, |code| code.give(DROP));
+        self.skip_if_equal(value & mask, |code| code.return_verdict(DROP));
     }
 
     /// A = where the message's attribute of this type is, or zero.
-    fn find(&mut self, kind: u16) {
+    fn find_attribute(&mut self, kind: u16) {
         self.emit(LOAD_X_NUMBER, u32::from(kind));
         self.emit(LOAD_NUMBER, ATTRIBUTES);
         self.emit(LOAD_WORD, FIND_ATTRIBUTE);
@@ -318,7 +320,7 @@ impl Assembler {
         self.emit(LOAD_BYTE, offset);
     }
 
-    fn give(&mut self, verdict: u32) {
+    fn return_verdict(&mut self, verdict: u32) {
         self.emit(RETURN, verdict);
     }
 

@@ -247,7 +247,7 @@ impl Wire {
 }
 
 fn loss(one_of: NonZeroU32) -> Ruleset {
-    let rule = Rule::new().input(LINK).one_of(one_of).drop();
+    let rule = Rule::new().input(LINK).one_in(one_of).drop();
     Ruleset::new("ctflow-perf-loss").chain(Chain::filter("input", Hook::Input).rule(rule))
 }
 

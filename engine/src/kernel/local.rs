@@ -14,7 +14,7 @@ use ctflow_parser::uapi::{AF_INET, AF_INET6, NLM_F_DUMP, NLM_F_REQUEST};
 use ctflow_parser::write::Writer;
 
 use crate::limits::{LOCAL_ADDRESSES, LOCAL_QUERY_INTERVAL};
-use crate::rtnetlink::{IFA_ADDRESS, IFA_LOCAL, IFF_UP, RTM_GETADDR, RTM_NEWADDR, ask, link_flags, number};
+use crate::rtnetlink::{IFA_ADDRESS, IFA_LOCAL, IFF_UP, RTM_GETADDR, RTM_NEWADDR, link_flags, query, u32_at};
 use crate::sys::netlink::{NetlinkSocket, Protocol};
 
 // Where things stand in an `ifaddrmsg` with its header.
@@ -83,9 +83,9 @@ impl LocalAddresses {
         let family = if address.is_ipv4() { AF_INET } else { AF_INET6 };
         let mut link = None;
         let addresses = |message: &mut Writer<'_>| message.raw(&[family, 0, 0, 0, 0, 0, 0, 0]);
-        ask(socket, RTM_GETADDR, NLM_F_REQUEST | NLM_F_DUMP, addresses, |kind, message| {
+        query(socket, RTM_GETADDR, NLM_F_REQUEST | NLM_F_DUMP, addresses, |kind, message| {
             if kind == RTM_NEWADDR && address_of(message) == Some(address) {
-                link = number(message, ADDRESS_LINK);
+                link = u32_at(message, ADDRESS_LINK);
             }
         })?;
         let Some(link) = link else { return Some(false) };

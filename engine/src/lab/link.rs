@@ -214,7 +214,9 @@ impl Links {
     ) -> Result<(), LabError> {
         let mut buffer = [0; REQUEST_BYTES];
         let mut writer = Writer::new(&mut buffer);
-        writer.message(kind, NLM_F_REQUEST | NLM_F_ACK | flags, 1, body).map_err(NetlinkError::full(&operation))?;
+        writer
+            .message(kind, NLM_F_REQUEST | NLM_F_ACK | flags, 1, body)
+            .map_err(NetlinkError::too_large(&operation))?;
         let operations = [operation];
         Ok(self.requests.perform(writer.bytes(), &operations, &operations[0])?)
     }

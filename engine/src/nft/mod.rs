@@ -75,12 +75,12 @@ impl Ruleset {
     }
 
     fn write(&self, batch: &mut Batch<'_>, flags: u32) -> Result<(), Full> {
-        batch.bracket(NFNL_MSG_BATCH_BEGIN)?;
-        batch.clear(&self.table)?;
-        batch.table(&self.table, flags)?;
+        batch.add_marker(NFNL_MSG_BATCH_BEGIN)?;
+        batch.remove_table(&self.table)?;
+        batch.add_table(&self.table, flags)?;
         self.helpers.iter().try_for_each(|helper| helper.write(batch, &self.table))?;
         self.chains.iter().try_for_each(|chain| chain.write(batch, &self.table))?;
-        batch.bracket(NFNL_MSG_BATCH_END)
+        batch.add_marker(NFNL_MSG_BATCH_END)
     }
 }
 
@@ -126,13 +126,13 @@ impl Loader {
     ///
     /// # Errors
     /// As [`Loader::load`].
-    pub fn load_own(&self, ruleset: &Ruleset) -> Result<(), NetlinkError> {
+    pub fn load_owned(&self, ruleset: &Ruleset) -> Result<(), NetlinkError> {
         self.load_with(ruleset, NFT_TABLE_F_OWNER).or_else(|_| self.load(ruleset))
     }
 
     fn load_with(&self, ruleset: &Ruleset, flags: u32) -> Result<(), NetlinkError> {
         let rules = ruleset.chains.iter().map(|chain| 1 + chain.rules.len()).sum::<usize>();
-        let last = CLEAR + 1 + ruleset.helpers.len() + rules;
+        let last = REMOVE_TABLE_OPERATIONS + 1 + ruleset.helpers.len() + rules;
         self.perform(&format!("load nftables table {}", ruleset.table), last, |batch| ruleset.write(batch, flags))
     }
 
@@ -141,10 +141,10 @@ impl Loader {
     /// # Errors
     /// [`NetlinkError::Refused`], as a rule for want of rights, or of nf_tables.
     pub fn remove(&self, table: &str) -> Result<(), NetlinkError> {
-        self.perform(&format!("remove nftables table {table}"), CLEAR, |batch| {
-            batch.bracket(NFNL_MSG_BATCH_BEGIN)?;
-            batch.clear(table)?;
-            batch.bracket(NFNL_MSG_BATCH_END)
+        self.perform(&format!("remove nftables table {table}"), REMOVE_TABLE_OPERATIONS, |batch| {
+            batch.add_marker(NFNL_MSG_BATCH_BEGIN)?;
+            batch.remove_table(table)?;
+            batch.add_marker(NFNL_MSG_BATCH_END)
         })
     }
 
@@ -156,7 +156,7 @@ impl Loader {
     ) -> Result<(), NetlinkError> {
         let mut buffer = vec![0; BATCH_BYTES];
         let mut batch = Batch { writer: Writer::new(&mut buffer), operations: Vec::new(), last };
-        write(&mut batch).map_err(NetlinkError::full(whole))?;
+        write(&mut batch).map_err(NetlinkError::too_large(whole))?;
         self.requests.perform(batch.writer.bytes(), &batch.operations, whole)
     }
 }
@@ -297,13 +297,13 @@ impl Rule {
     /// `iifname <link>`
     #[must_use]
     pub fn input(self, link: &str) -> Self {
-        self.load(Expression::LoadMeta(NFT_META_IIFNAME)).equal(link_name(link))
+        self.push(Expression::LoadMeta(NFT_META_IIFNAME)).equal(link_name(link))
     }
 
     /// `oifname <link>`
     #[must_use]
     pub fn output(self, link: &str) -> Self {
-        self.load(Expression::LoadMeta(NFT_META_OIFNAME)).equal(link_name(link))
+        self.push(Expression::LoadMeta(NFT_META_OIFNAME)).equal(link_name(link))
     }
 
     /// `ip daddr <network>/<prefix>`
@@ -311,8 +311,8 @@ impl Rule {
     pub fn destination(self, network: Ipv4Addr, prefix: u8) -> Self {
         let mask = u32::MAX.checked_shl(32u32.saturating_sub(prefix.into())).unwrap_or(0);
         self.family(AF_INET)
-            .load(Expression::LoadPayload { base: NFT_PAYLOAD_NETWORK_HEADER, offset: 16, bytes: 4 })
-            .load(Expression::Mask(mask.to_be_bytes()))
+            .push(Expression::LoadPayload { base: NFT_PAYLOAD_NETWORK_HEADER, offset: 16, bytes: 4 })
+            .push(Expression::Mask(mask.to_be_bytes()))
             .equal((network.to_bits() & mask).to_be_bytes())
     }
 
@@ -323,11 +323,11 @@ impl Rule {
         match address {
             IpAddr::V4(address) => self
                 .family(AF_INET)
-                .load(Expression::LoadPayload { base, offset: 12, bytes: 4 })
+                .push(Expression::LoadPayload { base, offset: 12, bytes: 4 })
                 .equal(address.octets()),
             IpAddr::V6(address) => self
                 .family(AF_INET6)
-                .load(Expression::LoadPayload { base, offset: 8, bytes: 16 })
+                .push(Expression::LoadPayload { base, offset: 8, bytes: 16 })
                 .equal(address.octets()),
         }
     }
@@ -335,14 +335,14 @@ impl Rule {
     /// `meta l4proto <protocol>`
     #[must_use]
     pub fn protocol(self, protocol: u8) -> Self {
-        self.load(Expression::LoadMeta(NFT_META_L4PROTO)).equal([protocol])
+        self.push(Expression::LoadMeta(NFT_META_L4PROTO)).equal([protocol])
     }
 
     /// `meta l4proto <protocol> th sport <port>`
     #[must_use]
     pub fn source_port(self, protocol: u8, port: u16) -> Self {
         self.protocol(protocol)
-            .load(Expression::LoadPayload { base: NFT_PAYLOAD_TRANSPORT_HEADER, offset: 0, bytes: 2 })
+            .push(Expression::LoadPayload { base: NFT_PAYLOAD_TRANSPORT_HEADER, offset: 0, bytes: 2 })
             .equal(port.to_be_bytes())
     }
 
@@ -350,7 +350,7 @@ impl Rule {
     #[must_use]
     pub fn destination_port(self, protocol: u8, port: u16) -> Self {
         self.protocol(protocol)
-            .load(Expression::LoadPayload { base: NFT_PAYLOAD_TRANSPORT_HEADER, offset: 2, bytes: 2 })
+            .push(Expression::LoadPayload { base: NFT_PAYLOAD_TRANSPORT_HEADER, offset: 2, bytes: 2 })
             .equal(port.to_be_bytes())
     }
 
@@ -358,43 +358,43 @@ impl Rule {
     #[must_use]
     pub fn icmpv6_type(self, first: u8, last: u8) -> Self {
         self.protocol(IPPROTO_ICMPV6)
-            .load(Expression::LoadPayload { base: NFT_PAYLOAD_TRANSPORT_HEADER, offset: 0, bytes: 1 })
-            .load(Expression::Compare { operator: NFT_CMP_GTE, value: vec![first] })
-            .load(Expression::Compare { operator: NFT_CMP_LTE, value: vec![last] })
+            .push(Expression::LoadPayload { base: NFT_PAYLOAD_TRANSPORT_HEADER, offset: 0, bytes: 1 })
+            .push(Expression::Compare { operator: NFT_CMP_GTE, value: vec![first] })
+            .push(Expression::Compare { operator: NFT_CMP_LTE, value: vec![last] })
     }
 
     /// `ct state <one of states>`; it also switches connection tracking on in the namespace.
     #[must_use]
     pub fn state(self, states: &[State]) -> Self {
         let bits = states.iter().fold(0, |bits, state| bits | *state as u32);
-        self.load(Expression::LoadFlow(NFT_CT_STATE))
-            .load(Expression::Mask(bits.to_ne_bytes()))
-            .load(Expression::Compare { operator: NFT_CMP_NEQ, value: vec![0; 4] })
+        self.push(Expression::LoadFlow(NFT_CT_STATE))
+            .push(Expression::Mask(bits.to_ne_bytes()))
+            .push(Expression::Compare { operator: NFT_CMP_NEQ, value: vec![0; 4] })
     }
 
     /// `ct direction reply`: of a flow that the other side began.
     #[must_use]
     pub fn reply(self) -> Self {
-        self.load(Expression::LoadFlow(NFT_CT_DIRECTION)).equal([NF_CT_DIR_REPLY])
+        self.push(Expression::LoadFlow(NFT_CT_DIRECTION)).equal([NF_CT_DIR_REPLY])
     }
 
     /// `ct mark <mark>`
     #[must_use]
     pub fn marked(self, mark: u32) -> Self {
-        self.load(Expression::LoadFlow(NFT_CT_MARK)).equal(mark.to_ne_bytes())
+        self.push(Expression::LoadFlow(NFT_CT_MARK)).equal(mark.to_ne_bytes())
     }
 
     /// `numgen random mod <packets> 0`: one packet of so many, by chance.
     #[must_use]
-    pub fn one_of(self, packets: NonZeroU32) -> Self {
-        self.load(Expression::Random(packets.get())).equal([0; 4])
+    pub fn one_in(self, packets: NonZeroU32) -> Self {
+        self.push(Expression::Random(packets.get())).equal([0; 4])
     }
 
     /// `ct mark set <mark>`
     #[must_use]
     pub fn set_mark(self, mark: u32) -> Self {
-        self.load(Expression::Value { register: NFT_REG_1, value: mark.to_ne_bytes().to_vec() })
-            .load(Expression::StoreFlow(NFT_CT_MARK))
+        self.push(Expression::Value { register: NFT_REG_1, value: mark.to_ne_bytes().to_vec() })
+            .push(Expression::StoreFlow(NFT_CT_MARK))
     }
 
     /// `ct label set <label>`, one of 0 to 127, beside those that it has. Flows can have labels only where some rule
@@ -402,57 +402,57 @@ impl Rule {
     #[must_use]
     pub fn set_label(self, label: u8) -> Self {
         let bits = 1u128.checked_shl(label.into()).unwrap_or(0).to_ne_bytes();
-        self.load(Expression::Value { register: NFT_REG_1, value: bits.to_vec() })
-            .load(Expression::StoreFlow(NFT_CT_LABELS))
+        self.push(Expression::Value { register: NFT_REG_1, value: bits.to_vec() })
+            .push(Expression::StoreFlow(NFT_CT_LABELS))
     }
 
     /// `ct helper set "<name>"`, one that the ruleset has.
     #[must_use]
     pub fn set_helper(self, name: &str) -> Self {
-        self.load(Expression::Helper(name.to_owned()))
+        self.push(Expression::Helper(name.to_owned()))
     }
 
     /// `masquerade`: the source becomes the output link's address.
     #[must_use]
     pub fn masquerade(self) -> Self {
-        self.load(Expression::Masquerade)
+        self.push(Expression::Masquerade)
     }
 
     /// `dnat ip to <address>:<port>`
     #[must_use]
     pub fn dnat(self, to: SocketAddrV4) -> Self {
-        self.load(Expression::Value { register: NFT_REG_1, value: to.ip().octets().to_vec() })
-            .load(Expression::Value { register: NFT_REG_2, value: to.port().to_be_bytes().to_vec() })
-            .load(Expression::TranslateDestination)
+        self.push(Expression::Value { register: NFT_REG_1, value: to.ip().octets().to_vec() })
+            .push(Expression::Value { register: NFT_REG_2, value: to.port().to_be_bytes().to_vec() })
+            .push(Expression::TranslateDestination)
     }
 
     /// `notrack`: in a raw chain.
     #[must_use]
     pub fn notrack(self) -> Self {
-        self.load(Expression::NoTrack)
+        self.push(Expression::NoTrack)
     }
 
     /// `accept`
     #[must_use]
     pub fn accept(self) -> Self {
-        self.load(Expression::Verdict(NF_ACCEPT))
+        self.push(Expression::Verdict(NF_ACCEPT))
     }
 
     /// `drop`
     #[must_use]
     pub fn drop(self) -> Self {
-        self.load(Expression::Verdict(NF_DROP))
+        self.push(Expression::Verdict(NF_DROP))
     }
 
     fn family(self, family: u8) -> Self {
-        self.load(Expression::LoadMeta(NFT_META_NFPROTO)).equal([family])
+        self.push(Expression::LoadMeta(NFT_META_NFPROTO)).equal([family])
     }
 
     fn equal(self, value: impl Into<Vec<u8>>) -> Self {
-        self.load(Expression::Compare { operator: NFT_CMP_EQ, value: value.into() })
+        self.push(Expression::Compare { operator: NFT_CMP_EQ, value: value.into() })
     }
 
-    fn load(mut self, expression: Expression) -> Self {
+    fn push(mut self, expression: Expression) -> Self {
         self.expressions.push(expression);
         self
     }
@@ -521,8 +521,8 @@ impl Expression {
 
     fn write_data(&self, data: &mut Writer<'_>) -> Result<(), Full> {
         match self {
-            Self::LoadMeta(key) => numbers(data, &[(NFTA_META_DREG, NFT_REG_1), (NFTA_META_KEY, *key)]),
-            Self::LoadPayload { base, offset, bytes } => numbers(
+            Self::LoadMeta(key) => write_numbers(data, &[(NFTA_META_DREG, NFT_REG_1), (NFTA_META_KEY, *key)]),
+            Self::LoadPayload { base, offset, bytes } => write_numbers(
                 data,
                 &[
                     (NFTA_PAYLOAD_DREG, NFT_REG_1),
@@ -531,26 +531,27 @@ impl Expression {
                     (NFTA_PAYLOAD_LEN, *bytes),
                 ],
             ),
-            Self::LoadFlow(key) => numbers(data, &[(NFTA_CT_DREG, NFT_REG_1), (NFTA_CT_KEY, *key)]),
-            Self::StoreFlow(key) => numbers(data, &[(NFTA_CT_SREG, NFT_REG_1), (NFTA_CT_KEY, *key)]),
-            Self::Random(below) => {
-                numbers(data, &[(NFTA_NG_DREG, NFT_REG_1), (NFTA_NG_MODULUS, *below), (NFTA_NG_TYPE, NFT_NG_RANDOM)])
-            }
+            Self::LoadFlow(key) => write_numbers(data, &[(NFTA_CT_DREG, NFT_REG_1), (NFTA_CT_KEY, *key)]),
+            Self::StoreFlow(key) => write_numbers(data, &[(NFTA_CT_SREG, NFT_REG_1), (NFTA_CT_KEY, *key)]),
+            Self::Random(below) => write_numbers(
+                data,
+                &[(NFTA_NG_DREG, NFT_REG_1), (NFTA_NG_MODULUS, *below), (NFTA_NG_TYPE, NFT_NG_RANDOM)],
+            ),
             Self::Mask(mask) => {
-                numbers(
+                write_numbers(
                     data,
                     &[(NFTA_BITWISE_SREG, NFT_REG_1), (NFTA_BITWISE_DREG, NFT_REG_1), (NFTA_BITWISE_LEN, 4)],
                 )?;
-                value(data, NFTA_BITWISE_MASK, mask)?;
-                value(data, NFTA_BITWISE_XOR, &[0; 4])
+                write_value(data, NFTA_BITWISE_MASK, mask)?;
+                write_value(data, NFTA_BITWISE_XOR, &[0; 4])
             }
             Self::Compare { operator, value: against } => {
-                numbers(data, &[(NFTA_CMP_SREG, NFT_REG_1), (NFTA_CMP_OP, *operator)])?;
-                value(data, NFTA_CMP_DATA, against)
+                write_numbers(data, &[(NFTA_CMP_SREG, NFT_REG_1), (NFTA_CMP_OP, *operator)])?;
+                write_value(data, NFTA_CMP_DATA, against)
             }
             Self::Value { register, value: constant } => {
                 data.be32(NFTA_IMMEDIATE_DREG, *register)?;
-                value(data, NFTA_IMMEDIATE_DATA, constant)
+                write_value(data, NFTA_IMMEDIATE_DATA, constant)
             }
             Self::Verdict(verdict) => {
                 data.be32(NFTA_IMMEDIATE_DREG, NFT_REG_VERDICT)?;
@@ -563,7 +564,7 @@ impl Expression {
                 data.text(NFTA_OBJREF_IMM_NAME, name)
             }
             Self::NoTrack | Self::Masquerade => Ok(()),
-            Self::TranslateDestination => numbers(
+            Self::TranslateDestination => write_numbers(
                 data,
                 &[
                     (NFTA_NAT_TYPE, NFT_NAT_DNAT),
@@ -576,11 +577,11 @@ impl Expression {
     }
 }
 
-fn numbers(data: &mut Writer<'_>, attributes: &[(u16, u32)]) -> Result<(), Full> {
+fn write_numbers(data: &mut Writer<'_>, attributes: &[(u16, u32)]) -> Result<(), Full> {
     attributes.iter().try_for_each(|(kind, number)| data.be32(*kind, *number))
 }
 
-fn value(data: &mut Writer<'_>, kind: u16, bytes: &[u8]) -> Result<(), Full> {
+fn write_value(data: &mut Writer<'_>, kind: u16, bytes: &[u8]) -> Result<(), Full> {
     data.nest(kind, |nest| nest.attr(NFTA_DATA_VALUE, bytes))
 }
 
@@ -592,10 +593,10 @@ struct Batch<'b> {
 }
 
 /// The operations of [`Batch::clear`].
-const CLEAR: usize = 2;
+const REMOVE_TABLE_OPERATIONS: usize = 2;
 
 impl Batch<'_> {
-    fn table(&mut self, table: &str, flags: u32) -> Result<(), Full> {
+    fn add_table(&mut self, table: &str, flags: u32) -> Result<(), Full> {
         self.add(format!("add table {table}"), NFT_MSG_NEWTABLE, |message| {
             message.text(NFTA_TABLE_NAME, table)?;
             message.be32_opt(NFTA_TABLE_FLAGS, Some(flags).filter(|flags| *flags != 0))
@@ -603,12 +604,12 @@ impl Batch<'_> {
     }
 
     /// The table is not there after it, whether it was before or not.
-    fn clear(&mut self, table: &str) -> Result<(), Full> {
-        self.table(table, 0)?;
+    fn remove_table(&mut self, table: &str) -> Result<(), Full> {
+        self.add_table(table, 0)?;
         self.add(format!("remove table {table}"), NFT_MSG_DELTABLE, |message| message.text(NFTA_TABLE_NAME, table))
     }
 
-    fn bracket(&mut self, kind: u16) -> Result<(), Full> {
+    fn add_marker(&mut self, kind: u16) -> Result<(), Full> {
         let [high, low] = kind.to_be_bytes();
         self.writer.netfilter(high, low, NLM_F_REQUEST, 0, AF_UNSPEC, NFNL_SUBSYS_NFTABLES.into(), |_| Ok(()))
     }
@@ -666,7 +667,7 @@ mod tests {
                 };
                 (0..packets).filter(arrived).count()
             };
-            let rule = Rule::new().input("lo").one_of(10.try_into().unwrap()).drop();
+            let rule = Rule::new().input("lo").one_in(10.try_into().unwrap()).drop();
             let loss = Ruleset::new("loss").chain(Chain::filter("input", Hook::Input).rule(rule));
             loss.apply().unwrap();
             let arrived = arrived_of(10_000);

@@ -85,7 +85,7 @@ impl Isolator {
         if let Some(ruleset) = &self.ruleset
             && *state == State::Admitted
         {
-            self.loader.load_own(ruleset)?;
+            self.loader.load_owned(ruleset)?;
             *state = State::Isolated;
             tracing::info!(table = TABLE, "traffic is kept away");
         }
