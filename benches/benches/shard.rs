@@ -42,7 +42,7 @@ fn fill(template: &FlowView<'static>, flows: u32) -> Shard {
 
 fn apply(shard: &mut Shard, event: Event, flows: &[FlowView<'_>]) {
     for batch in flows.chunks(RECEIVE_BATCH) {
-        shard.approach(batch.iter().filter_map(|flow| Some((flow.family, flow.id?))));
+        shard.prefetch(batch.iter().filter_map(|flow| Some((flow.family, flow.id?))));
         for flow in batch {
             black_box(shard.apply(event, flow));
         }

@@ -73,7 +73,7 @@ impl Sink for Intake<'_> {
             parsed_ns = self.lap();
             self.counts.parse_cpu_ns += parsed_ns;
         }
-        self.shard.approach(datagrams.iter().filter_map(|datagram| flow_of(datagram)));
+        self.shard.prefetch(datagrams.iter().filter_map(|datagram| flow_of(datagram)));
         let mut view = FlowView::default();
         for datagram in datagrams {
             self.watchers.iter_mut().for_each(|watcher| watcher.on_datagram(datagram));
@@ -216,7 +216,7 @@ mod tests {
         shard.set_time(9_000);
         apply_frame(&mut shard, &mut Counts::default(), None, &mut FlowView::default(), writer.bytes()).unwrap();
         let mut shown = Vec::new();
-        (0..256).for_each(|bucket| shard.show(bucket, 0, &mut shown));
+        (0..256).for_each(|bucket| shard.encode_bucket(bucket, 0, &mut shown));
         Entries::new(&shown).next().unwrap().unwrap().0.changed_ms
     }
 

@@ -183,7 +183,7 @@ impl Worker {
             self.forward_to_watchers(round.lost);
             if round.received.drained {
                 self.send_deltas();
-                self.shard.end_pause();
+                self.shard.cancel_pause();
                 while self.pending_in() == Some(Duration::ZERO) {
                     self.send_deltas();
                 }
@@ -195,7 +195,7 @@ impl Worker {
     /// How long until there is something to tell replicas. What the stage has no room for yet it asks for itself.
     fn pending_in(&self) -> Option<Duration> {
         self.delta_sender.as_ref().filter(|teller| teller.has_sent_all())?;
-        self.shard.news_in_ms().map(Duration::from_millis)
+        self.shard.pending_in_ms().map(Duration::from_millis)
     }
 
     /// Takes a batch of events into the shard; gives how many were lost.
@@ -296,7 +296,7 @@ impl Worker {
             self.backlog = None;
             self.sync_state =
                 if self.sync_state == SyncState::InSync { SyncState::InSync } else { SyncState::Resyncing };
-            self.shard.begin_resync();
+            self.shard.start_resync();
             self.reporter.send_report(Report::Marking { worker: self.index, resync: self.resync });
         }
     }
@@ -325,7 +325,7 @@ impl Worker {
                     self.backlog = Some(self.listener.queued_at_most().unwrap_or(u64::MAX));
                 }
                 Command::Dumped(messages) => self.apply_dumped(&messages),
-                Command::EndDump => self.shard.end_dump(),
+                Command::EndDump => self.shard.finish_dump(),
                 Command::AbandonResync => self.shard.abandon_resync(),
             }
         }
@@ -360,7 +360,7 @@ impl Worker {
         let again = match self.shard.sweep(SWEEP_SLICE, |_| *purged += 1) {
             Swept::More => return,
             Swept::Done => false,
-            Swept::Again => true,
+            Swept::RepeatResync => true,
         };
         self.counts.resyncs += 1;
         if !again && self.sync_state == SyncState::Resyncing {
@@ -373,9 +373,9 @@ impl Worker {
     fn send_deltas(&mut self) {
         for request in self.requests.try_iter().take(REQUESTS_PER_ROUND) {
             match request {
-                WorkerRequest::SendBuckets(buckets) => self.shard.want_buckets(&buckets),
-                WorkerRequest::SendDigests(number) => self.shard.want_digests(number),
-                WorkerRequest::SetFilter(filter) => self.shard.choose(filter),
+                WorkerRequest::SendBuckets(buckets) => self.shard.queue_buckets(&buckets),
+                WorkerRequest::SendDigests(number) => self.shard.queue_digests(number),
+                WorkerRequest::SetFilter(filter) => self.shard.set_filter(filter),
                 WorkerRequest::ForgetMoved(reply) => {
                     self.unreported.iter_mut().for_each(Unreported::forget_moved);
                     reply.send(());
@@ -390,13 +390,13 @@ impl Worker {
                     let mut entries = Vec::new();
                     let stream = u16::try_from(self.index).unwrap_or(u16::MAX);
                     self.shard.set_time(now_ms());
-                    self.shard.show(bucket, stream, &mut entries);
+                    self.shard.encode_bucket(bucket, stream, &mut entries);
                     reply.send(entries);
                 }
                 WorkerRequest::ResolveConflicts(claims, on_loss, reply) => {
                     let judge = |claim| match on_loss {
-                        OnLoss::Keep => self.shard.judge(claim),
-                        OnLoss::Evict => self.shard.yield_to(claim),
+                        OnLoss::Keep => self.shard.compare_with_peer(claim),
+                        OnLoss::Evict => self.shard.evict_unless_newer(claim),
                     };
                     reply.send(claims.iter().map(judge).collect());
                 }
@@ -413,10 +413,10 @@ impl Worker {
     }
 
     fn publish_counts(&mut self) {
-        self.counts.expectations = self.shard.expectations() as u64;
+        self.counts.expectations = self.shard.expectation_count() as u64;
         self.counts.flows = u64::from(self.shard.len());
         self.counts.cache_bytes = self.shard.bytes();
-        (self.counts.filtered, self.counts.conflated) = self.shard.untold();
+        (self.counts.filtered, self.counts.conflated) = self.shard.suppressed();
         self.counts.full = u64::from(self.full);
         self.counts.buffer_bytes = self.listener.buffer().effective as u64;
         self.counts.resync_pending = u64::from(self.sync_state != SyncState::InSync);

@@ -21,7 +21,7 @@ use ctflow_replicate::buckets::BucketSet;
 use crate::filter::ReplicationFilter;
 use crate::limits::{REQUESTS_PER_WORKER, STAGE_BATCHES, WORKER_ANSWER_MAX};
 use crate::reply::{self, Reply};
-use crate::shard::{Claim, Outbox, Shard, Verdict};
+use crate::shard::{Newer, Outbox, PeerVersion, Shard};
 use crate::watch::Watcher;
 
 /// What a worker is asked for.
@@ -40,7 +40,7 @@ pub(crate) enum WorkerRequest {
     /// Hand on what is received from here on.
     AddWatcher(Watcher),
     /// Say of each of these flows who is right.
-    ResolveConflicts(Vec<Claim>, OnLoss, Reply<Vec<Verdict>>),
+    ResolveConflicts(Vec<PeerVersion>, OnLoss, Reply<Vec<Newer>>),
 }
 
 /// What becomes of a flow that a peer's claim is right about.
@@ -111,7 +111,7 @@ impl DeltaSender {
     /// Gives how many items no batch can hold.
     pub(crate) fn send_deltas(&mut self, shard: &mut Shard) -> u64 {
         let mut sent = self.send_batches();
-        if self.outbox.is_empty() && shard.has_news() {
+        if self.outbox.is_empty() && shard.has_pending() {
             shard.drain(&mut self.outbox);
             self.outbox.close();
             sent += self.send_batches();
@@ -119,7 +119,7 @@ impl DeltaSender {
         if sent > 0 {
             let _ = self.waker.wake(); // fails only where the stage is gone
         }
-        self.outbox.take_untellable()
+        self.outbox.take_unencodable()
     }
 
     /// Hands on what the channel has room for; gives how many batches.
@@ -129,7 +129,7 @@ impl DeltaSender {
             match self.batches.try_send(payload) {
                 Ok(()) => sent += 1,
                 Err(TrySendError::Full(payload)) => {
-                    self.outbox.put_back(payload);
+                    self.outbox.push_front(payload);
                     // Said before looking once more: the stage may have emptied the channel just before, and would wake
                     // nobody.
                     if self.starved.swap(true, Ordering::AcqRel) {

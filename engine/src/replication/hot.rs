@@ -35,14 +35,14 @@ use crate::limits::{
     COMMIT_RELATED_BYTES, HOT_CHECK_INTERVAL, HOT_CONFIRM_INTERVAL, HOT_RETRY, HOT_SLACK_S, INJECT_FLOWS,
 };
 use crate::reply::Reply;
-use crate::shard::handover::Handed;
+use crate::shard::handover::Pending;
 use crate::shard::replica::Replica;
 use crate::worker_channel::OnLoss;
 
 /// What the thread is to do next.
 #[derive(Debug)]
 pub(crate) struct Work {
-    handed: Handed,
+    handed: Pending,
     role: Role,
     sweep: Option<Sweep>,
 }
@@ -84,7 +84,7 @@ impl Giver {
 
     /// Whether everything that is known of peers is in the kernel, or was refused.
     pub(super) fn is_done(&self, replicas: &HashMap<ReplicaId, Replica>) -> bool {
-        self.waiting.is_some() && !self.withdrawn && replicas.values().all(Replica::is_handed_over)
+        self.waiting.is_some() && !self.withdrawn && replicas.values().all(Replica::is_drained)
     }
 
     /// Somebody asks for work.
@@ -94,7 +94,7 @@ impl Giver {
 
     /// Everything is put in once more, and what is held and was not is purged.
     pub(super) fn confirm(&mut self, replicas: &mut HashMap<ReplicaId, Replica>, now: Instant) {
-        replicas.values_mut().for_each(Replica::hand_again);
+        replicas.values_mut().for_each(Replica::requeue_all);
         (self.since, self.sweep) = (now, Some(Sweep::UnconfirmedSince(now)));
     }
 
@@ -104,7 +104,7 @@ impl Giver {
             self.looked = now;
             self.look(node, replicas, now);
         }
-        if replicas.values_mut().any(Replica::take_lost) {
+        if replicas.values_mut().any(Replica::take_ends_lost) {
             self.confirm(replicas, now);
         }
         // What peers still tell a primary is older than what it knows, whatever they think of it: a firewall that comes back
@@ -113,9 +113,9 @@ impl Giver {
             return;
         }
         let Some(waiting) = self.waiting.take() else { return };
-        let mut handed = Handed::default();
+        let mut handed = Pending::default();
         for (id, replica) in replicas.iter_mut().filter(|_| !self.withdrawn) {
-            replica.hand(id.stream, INJECT_FLOWS, &mut handed);
+            replica.drain_pending(id.stream, INJECT_FLOWS, &mut handed);
         }
         let sweep = match self.sweep {
             Some(Sweep::All) => self.sweep.take(),

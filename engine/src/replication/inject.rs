@@ -27,7 +27,7 @@ use crate::kernel::batch::{Batch, Refused};
 use crate::kernel::commit::{Rules, commit, is_held, of_existing};
 use crate::limits::COMMIT_REASONS;
 use crate::server::frame::{Entries, EntryHead};
-use crate::shard::{Claim, Verdict, shard_of};
+use crate::shard::{Newer, PeerVersion, shard_of};
 use crate::worker::now_ms;
 use crate::worker_channel::{OnLoss, WorkerHandle, WorkerRequest};
 
@@ -235,11 +235,11 @@ impl Injector<'_> {
         let keyed: Vec<_> = there.into_iter().filter_map(keyed).collect();
         let keys: Vec<FlowKey> = keyed.iter().map(|(_, _, key)| *key).collect();
         let mut older = Vec::new();
-        let mut claims: Vec<Vec<(usize, Claim)>> = vec![Vec::new(); self.askers.len()];
+        let mut claims: Vec<Vec<(usize, PeerVersion)>> = vec![Vec::new(); self.askers.len()];
         for ((index, told, key), here) in keyed.into_iter().zip(self.look(&keys)?) {
             match here {
                 Some(Here { id, held: false }) => {
-                    let claim = Claim { key, id, changed_ms: told.head.changed_ms };
+                    let claim = PeerVersion { key, id, changed_ms: told.head.changed_ms };
                     let worker = shard_of(id, u32::try_from(self.askers.len()).unwrap_or(u32::MAX));
                     claims.get_mut(worker as usize).into_iter().for_each(|claims| claims.push((index, claim)));
                 }
@@ -250,12 +250,12 @@ impl Injector<'_> {
             let asked = claims.iter().map(|(_, claim)| *claim).collect();
             let verdicts = asker.request_and_wait(|reply| WorkerRequest::ResolveConflicts(asked, yielding, reply));
             // A worker that does not answer knows no better than one that has not heard of the flow.
-            let verdicts = verdicts.unwrap_or_else(|| vec![Verdict::Unknown; claims.len()]);
+            let verdicts = verdicts.unwrap_or_else(|| vec![Newer::Unknown; claims.len()]);
             for ((index, _), verdict) in claims.into_iter().zip(verdicts) {
                 match (verdict, yielding) {
                     // Packets keep it alive here, and nothing changed in it: nobody knows it better.
-                    (Verdict::Keep, _) | (Verdict::Unknown, OnLoss::Evict) => self.tally.kept += 1,
-                    (Verdict::Yield, _) | (Verdict::Unknown, OnLoss::Keep) => older.push(index),
+                    (Newer::Local, _) | (Newer::Unknown, OnLoss::Evict) => self.tally.kept += 1,
+                    (Newer::Peer, _) | (Newer::Unknown, OnLoss::Keep) => older.push(index),
                 }
             }
         }

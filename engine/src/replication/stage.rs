@@ -314,7 +314,7 @@ impl Stage {
                 Request::Show(id, bucket, reply) => {
                     let mut shown = Vec::new();
                     if let Some(replica) = self.world.replicas.get(&id) {
-                        replica.show(bucket, id.stream, &mut shown);
+                        replica.encode_bucket(bucket, id.stream, &mut shown);
                     }
                     reply.send(shown);
                 }

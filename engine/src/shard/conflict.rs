@@ -14,7 +14,7 @@ use super::table::Table;
 
 /// What a peer says of a flow that is in this node's kernel.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Claim {
+pub(crate) struct PeerVersion {
     /// Which flow.
     pub(crate) key: FlowKey,
     /// Its id in this kernel.
@@ -25,34 +25,34 @@ pub(crate) struct Claim {
 
 /// What this node has to say to that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum Newer {
     /// Nothing is known of the flow here.
     Unknown,
     /// What is known here is not newer.
-    Yield,
+    Peer,
     /// It changed here since.
-    Keep,
+    Local,
 }
 
 impl Shard {
     /// Judges a claim.
-    pub(crate) fn judge(&self, claim: &Claim) -> Verdict {
+    pub(crate) fn compare_with_peer(&self, claim: &PeerVersion) -> Newer {
         let changed_ms = match claim.key.orig.family() {
             uapi::AF_INET => changed_ms(&self.v4, claim, self.now_ms),
             _ => changed_ms(&self.v6, claim, self.now_ms),
         };
         match changed_ms {
-            None => Verdict::Unknown,
-            Some(here) if here <= claim.changed_ms => Verdict::Yield,
-            Some(_) => Verdict::Keep,
+            None => Newer::Unknown,
+            Some(here) if here <= claim.changed_ms => Newer::Peer,
+            Some(_) => Newer::Local,
         }
     }
 
     /// Judges a claim, and gives up the flow to it unless it changed here since: it is the peer's from now on, and replicas
     /// are told that it is not this node's any more.
-    pub(crate) fn yield_to(&mut self, claim: &Claim) -> Verdict {
-        let verdict = self.judge(claim);
-        if verdict == Verdict::Yield {
+    pub(crate) fn evict_unless_newer(&mut self, claim: &PeerVersion) -> Newer {
+        let verdict = self.compare_with_peer(claim);
+        if verdict == Newer::Peer {
             let (orig, zone) = (Some(claim.key.orig), claim.key.named_zone());
             self.apply(Event::Destroy, &FlowView { orig, zone, id: Some(claim.id), ..FlowView::default() });
         }
@@ -60,7 +60,7 @@ impl Shard {
     }
 }
 
-fn changed_ms<A: Address>(table: &Table<A>, claim: &Claim, now_ms: u64) -> Option<u64> {
+fn changed_ms<A: Address>(table: &Table<A>, claim: &PeerVersion, now_ms: u64) -> Option<u64> {
     let slot = table.find_slot(&Key::of(&claim.key)?, claim.id)?;
     Some(slot.changed.time_ms(now_ms))
 }

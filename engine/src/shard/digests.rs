@@ -19,14 +19,14 @@ impl Digests {
 
     /// An entry of `bucket` that had the check `before` has `after`; `None` where it is not there.
     #[inline]
-    pub(super) fn change(&mut self, bucket: u16, before: Option<u32>, after: Option<u32>) {
+    pub(super) fn replace_check(&mut self, bucket: u16, before: Option<u32>, after: Option<u32>) {
         if let Some(digest) = self.0.get_mut(usize::from(bucket)) {
             *digest = digest.wrapping_sub(before.map_or(0, spread)).wrapping_add(after.map_or(0, spread));
         }
     }
 
     /// Entries of `bucket` are gone whose digest alone is `digest`.
-    pub(super) fn withdraw(&mut self, bucket: u16, digest: u64) {
+    pub(super) fn subtract(&mut self, bucket: u16, digest: u64) {
         if let Some(kept) = self.0.get_mut(usize::from(bucket)) {
             *kept = kept.wrapping_sub(digest);
         }

@@ -22,7 +22,7 @@ impl Extra {
     /// Whether `view` says anything that belongs here. The kernel gives some attributes to flows that have nothing of the
     /// kind, all zero: these are no reason to begin one.
     #[inline]
-    pub(crate) fn is_in(view: &FlowView<'_>) -> bool {
+    pub(crate) fn is_needed_for(view: &FlowView<'_>) -> bool {
         view.labels.is_some_and(|labels| labels != Labels::default())
             || view.helper.is_some()
             || view.secctx.is_some()
@@ -36,12 +36,12 @@ impl Extra {
     /// Takes over what the view says and keeps what it does not; tells whether anything changed. What is the same as
     /// before, as in nearly every event of a flow with a helper, costs a comparison.
     pub(crate) fn merge(&mut self, view: &FlowView<'_>) -> bool {
-        let mut changed = replace(&mut self.labels, view.labels)
-            | replace(&mut self.seqadj_orig, view.seqadj_orig)
-            | replace(&mut self.seqadj_reply, view.seqadj_reply)
-            | replace(&mut self.synproxy, view.synproxy)
-            | replace(&mut self.master, view.master)
-            | replace(&mut self.proto, view.proto.filter(|proto| !matches!(proto, ProtoInfo::Tcp(_))));
+        let mut changed = update_if_some(&mut self.labels, view.labels)
+            | update_if_some(&mut self.seqadj_orig, view.seqadj_orig)
+            | update_if_some(&mut self.seqadj_reply, view.seqadj_reply)
+            | update_if_some(&mut self.synproxy, view.synproxy)
+            | update_if_some(&mut self.master, view.master)
+            | update_if_some(&mut self.proto, view.proto.filter(|proto| !matches!(proto, ProtoInfo::Tcp(_))));
         if let Some(helper) = view.helper.filter(|helper| self.helper() != Some(*helper)) {
             self.helper = Some((helper.name.into(), helper.info.into()));
             changed = true;
@@ -58,7 +58,7 @@ impl Extra {
     }
 
     /// Adds what is kept here to the view of the flow it belongs to.
-    pub(crate) fn complete<'a>(&'a self, view: FlowView<'a>) -> FlowView<'a> {
+    pub(crate) fn add_to<'a>(&'a self, view: FlowView<'a>) -> FlowView<'a> {
         FlowView {
             labels: self.labels,
             helper: self.helper(),
@@ -74,7 +74,7 @@ impl Extra {
 }
 
 /// Puts in what is told, if anything; tells whether it is different.
-fn replace<T: PartialEq>(kept: &mut Option<T>, told: Option<T>) -> bool {
+fn update_if_some<T: PartialEq>(kept: &mut Option<T>, told: Option<T>) -> bool {
     let changed = told.is_some() && *kept != told;
     if changed {
         *kept = told;
@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn zeros_are_nothing_rare() {
+    fn all_zero_attributes_need_no_extra() {
         let zeros = FlowView {
             labels: Some(Labels::default()),
             seqadj_orig: Some(SeqAdj::default()),
@@ -95,7 +95,7 @@ mod tests {
             synproxy: Some(Synproxy::default()),
             ..FlowView::default()
         };
-        assert!(!Extra::is_in(&zeros), "what ctnetlink makes has them, and would cost four times as much");
-        assert!(Extra::is_in(&FlowView { labels: Some(Labels(4)), ..zeros }));
+        assert!(!Extra::is_needed_for(&zeros), "what ctnetlink makes has them, and would cost four times as much");
+        assert!(Extra::is_needed_for(&FlowView { labels: Some(Labels(4)), ..zeros }));
     }
 }

@@ -24,13 +24,13 @@ use crate::limits::OUTBOX_BATCHES;
 const START_MS: u64 = 1_800_000_000_000;
 
 /// Puts what was told into a replica, as the protocol does; gives how many entries it was, and checks digests on the way.
-fn tell(outbox: &mut Outbox, replica: &mut Replica) -> usize {
+fn deliver(outbox: &mut Outbox, replica: &mut Replica) -> usize {
     outbox.close();
-    std::iter::from_fn(|| outbox.pop()).map(|payload| take(&payload, replica)).sum()
+    std::iter::from_fn(|| outbox.pop()).map(|payload| apply_batch(&payload, replica)).sum()
 }
 
 /// Likewise one batch.
-fn take(payload: &Payload, replica: &mut Replica) -> usize {
+fn apply_batch(payload: &Payload, replica: &mut Replica) -> usize {
     let mut entries = 0;
     for item in Items::new(&payload.bytes[HEADER_BYTES..]).unwrap() {
         match item.unwrap() {
@@ -68,7 +68,7 @@ fn take(payload: &Payload, replica: &mut Replica) -> usize {
 }
 
 /// Everything held, as others are shown it, without since when.
-fn shown(show: impl Fn(u16, &mut Vec<u8>)) -> BTreeSet<Vec<u8>> {
+fn held_entries(show: impl Fn(u16, &mut Vec<u8>)) -> BTreeSet<Vec<u8>> {
     let mut entries = BTreeSet::new();
     for bucket in 0..=EXPECTATIONS {
         let mut out = Vec::new();
@@ -83,8 +83,11 @@ fn shown(show: impl Fn(u16, &mut Vec<u8>)) -> BTreeSet<Vec<u8>> {
     entries
 }
 
-fn agree(shard: &Shard, replica: &Replica) {
-    let (here, there) = (shown(|bucket, out| shard.show(bucket, 0, out)), shown(|b, out| replica.show(b, 0, out)));
+fn assert_same_entries(shard: &Shard, replica: &Replica) {
+    let (here, there) = (
+        held_entries(|bucket, out| shard.encode_bucket(bucket, 0, out)),
+        held_entries(|b, out| replica.encode_bucket(b, 0, out)),
+    );
     assert_eq!(here, there);
 }
 
@@ -111,7 +114,7 @@ fn expectation(n: u8) -> ExpectView<'static> {
     ExpectView { family, tuple, mask, master, id: Some(n.into()), timeout: Some(9), ..ExpectView::default() }
 }
 
-fn shard(choice: ReplicationFilter) -> (Shard, Outbox, Replica) {
+fn new_shard(choice: ReplicationFilter) -> (Shard, Outbox, Replica) {
     let mut shard = Shard::replicated(1_000, Arc::new(choice));
     shard.set_time(START_MS);
     (shard, Outbox::new(0, 1_400), Replica::new(1_000))
@@ -148,9 +151,9 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_replica_that_was_told_everything_holds_what_the_shard_holds(steps in steps(), least_ms in prop_oneof![Just(0), Just(300)]) {
+    fn a_drained_shard_and_its_replica_hold_the_same(steps in steps(), least_ms in prop_oneof![Just(0), Just(300)]) {
         let choice = ReplicationFilter { least_ages: vec![(uapi::IPPROTO_UDP, least_ms)], ..ReplicationFilter::default() };
-        let (mut shard, mut outbox, mut replica) = shard(choice);
+        let (mut shard, mut outbox, mut replica) = new_shard(choice);
         let mut now = START_MS;
         for step in steps {
             match step {
@@ -166,14 +169,14 @@ proptest! {
                 Step::Wait(ms) => now += u64::from(ms),
                 Step::Drain => {
                     shard.drain(&mut outbox);
-                    tell(&mut outbox, &mut replica);
+                    deliver(&mut outbox, &mut replica);
                 }
-                Step::Bucket(bucket) => shard.want_buckets(&[u16::from(bucket), EXPECTATIONS].into_iter().collect()),
-                Step::Digests => shard.want_digests(1),
+                Step::Bucket(bucket) => shard.queue_buckets(&[u16::from(bucket), EXPECTATIONS].into_iter().collect()),
+                Step::Digests => shard.queue_digests(1),
                 Step::Resync(confirmed) => {
-                    shard.begin_resync();
+                    shard.start_resync();
                     confirmed.into_iter().for_each(|n| { shard.apply_dumped(&flow(n)); });
-                    shard.end_dump();
+                    shard.finish_dump();
                     while shard.is_sweeping() {
                         shard.sweep(16, |_| {});
                     }
@@ -184,17 +187,17 @@ proptest! {
         }
         shard.set_time(now + 1_000);
         shard.drain(&mut outbox);
-        shard.want_digests(2);
+        shard.queue_digests(2);
         shard.drain(&mut outbox);
-        tell(&mut outbox, &mut replica);
-        agree(&shard, &replica);
-        prop_assert!(!shard.has_news());
+        deliver(&mut outbox, &mut replica);
+        assert_same_entries(&shard, &replica);
+        prop_assert!(!shard.has_pending());
     }
 }
 
 #[test]
-fn a_flow_is_told_once_as_it_is_then_and_not_at_all_if_it_ended_before() {
-    let (mut shard, mut outbox, mut replica) = shard(ReplicationFilter::default());
+fn a_flow_is_sent_once_in_its_newest_state() {
+    let (mut shard, mut outbox, mut replica) = new_shard(ReplicationFilter::default());
     shard.apply(Event::New, &flow(1));
     for mark in 1..10 {
         shard.apply(Event::Update, &FlowView { mark: Some(mark), ..flow(1) });
@@ -202,105 +205,105 @@ fn a_flow_is_told_once_as_it_is_then_and_not_at_all_if_it_ended_before() {
     shard.apply(Event::New, &flow(2));
     shard.apply(Event::Destroy, &flow(2));
     shard.drain(&mut outbox);
-    assert_eq!(tell(&mut outbox, &mut replica), 1);
+    assert_eq!(deliver(&mut outbox, &mut replica), 1);
     shard.apply(Event::Update, &FlowView { mark: Some(3), ..flow(1) });
     shard.apply(Event::Update, &FlowView { mark: Some(9), ..flow(1) });
     shard.drain(&mut outbox);
-    assert_eq!(tell(&mut outbox, &mut replica), 0, "replicas know it just so");
+    assert_eq!(deliver(&mut outbox, &mut replica), 0, "replicas know it just so");
     shard.apply(Event::Destroy, &flow(1));
     shard.drain(&mut outbox);
-    assert_eq!((tell(&mut outbox, &mut replica), replica.entries()), (1, 0));
+    assert_eq!((deliver(&mut outbox, &mut replica), replica.entries()), (1, 0));
 }
 
 #[test]
-fn a_flow_younger_than_its_protocol_must_be_is_not_told() {
+fn a_flow_below_its_protocols_least_age_is_not_sent() {
     let choice = ReplicationFilter { least_ages: vec![(uapi::IPPROTO_UDP, 500)], ..ReplicationFilter::default() };
-    let (mut shard, mut outbox, mut replica) = shard(choice);
+    let (mut shard, mut outbox, mut replica) = new_shard(choice);
     shard.apply(Event::New, &flow(3));
     shard.apply(Event::New, &flow(6));
     shard.apply(Event::New, &flow(4)); // TCP
-    assert_eq!(shard.news_in_ms(), Some(0));
+    assert_eq!(shard.pending_in_ms(), Some(0));
     shard.drain(&mut outbox);
-    assert_eq!(tell(&mut outbox, &mut replica), 1);
-    assert_eq!(shard.news_in_ms(), Some(500));
+    assert_eq!(deliver(&mut outbox, &mut replica), 1);
+    assert_eq!(shard.pending_in_ms(), Some(500));
     shard.apply(Event::Destroy, &flow(3));
     shard.set_time(START_MS + 500);
-    assert!(shard.has_news());
+    assert!(shard.has_pending());
     shard.drain(&mut outbox);
-    assert_eq!((tell(&mut outbox, &mut replica), replica.entries()), (1, 2));
-    agree(&shard, &replica);
+    assert_eq!((deliver(&mut outbox, &mut replica), replica.entries()), (1, 2));
+    assert_same_entries(&shard, &replica);
 }
 
 /// Where all flows must be half a second old: one that is and has just been told.
-fn grown() -> (Shard, Outbox, Replica) {
+fn sent_aged_flow() -> (Shard, Outbox, Replica) {
     let (mut shard, mut outbox, mut replica) =
-        shard(ReplicationFilter { least_age_ms: 500, ..ReplicationFilter::default() });
+        new_shard(ReplicationFilter { least_age_ms: 500, ..ReplicationFilter::default() });
     shard.apply(Event::New, &flow(1));
     shard.set_time(START_MS + 500);
     shard.drain(&mut outbox);
-    assert_eq!(tell(&mut outbox, &mut replica), 1);
+    assert_eq!(deliver(&mut outbox, &mut replica), 1);
     (shard, outbox, replica)
 }
 
 #[test]
-fn where_all_flows_must_be_of_an_age_their_changes_are_told_together() {
-    let (mut shard, mut outbox, mut replica) = grown();
+fn with_a_least_age_for_all_flows_changes_are_sent_together() {
+    let (mut shard, mut outbox, mut replica) = sent_aged_flow();
     shard.apply(Event::Update, &FlowView { mark: Some(7), ..flow(1) });
-    assert_eq!((shard.has_news(), shard.news_in_ms()), (false, Some(5)));
+    assert_eq!((shard.has_pending(), shard.pending_in_ms()), (false, Some(5)));
     shard.set_time(START_MS + 505);
-    assert!(shard.has_news());
+    assert!(shard.has_pending());
     shard.drain(&mut outbox);
-    assert_eq!(tell(&mut outbox, &mut replica), 1);
+    assert_eq!(deliver(&mut outbox, &mut replica), 1);
     shard.apply(Event::Destroy, &flow(1));
-    assert!(!shard.has_news());
-    shard.end_pause();
-    assert!(shard.has_news(), "a worker that ends tells all");
-    shard.want_digests(1);
+    assert!(!shard.has_pending());
+    shard.cancel_pause();
+    assert!(shard.has_pending(), "a worker that ends tells all");
+    shard.queue_digests(1);
     shard.drain(&mut outbox);
-    assert_eq!((tell(&mut outbox, &mut replica), replica.entries()), (1, 0));
-    agree(&shard, &replica);
+    assert_eq!((deliver(&mut outbox, &mut replica), replica.entries()), (1, 0));
+    assert_same_entries(&shard, &replica);
 }
 
 #[test]
-fn a_clock_that_is_set_back_holds_no_change_up() {
-    let (mut shard, mut outbox, mut replica) = grown();
+fn a_clock_set_back_delays_no_change() {
+    let (mut shard, mut outbox, mut replica) = sent_aged_flow();
     shard.set_time(START_MS - 3_600_000);
     shard.apply(Event::Destroy, &flow(1));
-    assert!(shard.has_news());
+    assert!(shard.has_pending());
     shard.drain(&mut outbox);
-    assert_eq!((tell(&mut outbox, &mut replica), replica.entries()), (1, 0));
+    assert_eq!((deliver(&mut outbox, &mut replica), replica.entries()), (1, 0));
 }
 
 #[test]
-fn a_clock_that_is_set_back_keeps_no_flow_young() {
+fn a_clock_set_back_delays_no_young_flow() {
     let (mut shard, mut outbox, mut replica) =
-        shard(ReplicationFilter { least_age_ms: 500, ..ReplicationFilter::default() });
+        new_shard(ReplicationFilter { least_age_ms: 500, ..ReplicationFilter::default() });
     shard.apply(Event::New, &flow(1));
     shard.set_time(START_MS - 3_600_000);
-    assert!(shard.has_news());
+    assert!(shard.has_pending());
     shard.drain(&mut outbox);
-    assert_eq!((tell(&mut outbox, &mut replica), replica.entries()), (1, 1));
+    assert_eq!((deliver(&mut outbox, &mut replica), replica.entries()), (1, 1));
 }
 
 #[test]
-fn what_is_not_chosen_any_more_is_taken_back() {
+fn a_flow_no_longer_selected_is_retracted() {
     let marked = |mark| FlowView { mark: Some(mark), ..flow(1) };
     let mark = ctflow_parser::filter::Masked { value: 1, mask: 1 };
     let (mut shard, mut outbox, mut replica) =
-        shard(ReplicationFilter { mark: Some(mark), ..ReplicationFilter::default() });
+        new_shard(ReplicationFilter { mark: Some(mark), ..ReplicationFilter::default() });
     let mut after = |mark| {
         shard.apply(Event::Update, &marked(mark));
         shard.drain(&mut outbox);
-        tell(&mut outbox, &mut replica);
+        deliver(&mut outbox, &mut replica);
         replica.entries()
     };
     assert_eq!([after(0), after(1), after(3), after(2), after(1)], [0, 1, 1, 0, 1]);
-    shard.choose(Arc::new(ReplicationFilter {
+    shard.set_filter(Arc::new(ReplicationFilter {
         mark: Some(ctflow_parser::filter::Masked { value: 0, mask: 1 }),
         ..ReplicationFilter::default()
     }));
     shard.drain(&mut outbox);
-    tell(&mut outbox, &mut replica);
+    deliver(&mut outbox, &mut replica);
     assert_eq!(replica.entries(), 0, "another choice holds");
     let of = vec![uapi::IPPROTO_TCP];
     let ignored = ReplicationFilter {
@@ -311,7 +314,7 @@ fn what_is_not_chosen_any_more_is_taken_back() {
 }
 
 #[test]
-fn an_outbox_without_room_leaves_changes_for_later() {
+fn a_full_outbox_leaves_changes_for_later() {
     let flows_max = 60_000;
     let (mut shard, mut outbox, mut replica) = (
         Shard::replicated(flows_max, Arc::new(ReplicationFilter::default())),
@@ -329,38 +332,38 @@ fn an_outbox_without_room_leaves_changes_for_later() {
         shard.apply(Event::New, &many(n));
     });
     let mut drains = 0;
-    while shard.has_news() {
+    while shard.has_pending() {
         shard.drain(&mut outbox);
         outbox.close();
         let waiting: Vec<_> = std::iter::from_fn(|| outbox.pop()).collect();
         assert!(waiting.len() <= OUTBOX_BATCHES + 1, "{}", waiting.len());
         waiting.iter().for_each(|payload| {
-            take(payload, &mut replica);
+            apply_batch(payload, &mut replica);
         });
         drains += 1;
     }
     assert!(drains > 1);
-    agree(&shard, &replica);
+    assert_same_entries(&shard, &replica);
 }
 
 #[test]
-fn an_outbox_without_room_leaves_buckets_for_later() {
-    let (mut shard, mut outbox, mut replica) = shard(ReplicationFilter::default());
+fn a_full_outbox_leaves_buckets_for_later() {
+    let (mut shard, mut outbox, mut replica) = new_shard(ReplicationFilter::default());
     for n in 0..80 {
         shard.apply(Event::New, &flow(n));
     }
-    shard.want_buckets(&BucketSet::all_of(0));
+    shard.queue_buckets(&BucketSet::all_of(0));
     let mut drains = 0;
-    while shard.has_news() {
+    while shard.has_pending() {
         shard.drain(&mut outbox);
         outbox.close();
         drains += 1;
         // The stage takes less than is told.
         let mut taken = Outbox::new(0, 1_400);
-        outbox.pop().into_iter().for_each(|payload| taken.put_back(payload));
-        tell(&mut taken, &mut replica);
+        outbox.pop().into_iter().for_each(|payload| taken.push_front(payload));
+        deliver(&mut taken, &mut replica);
         assert!(drains < 1_000);
     }
-    tell(&mut outbox, &mut replica);
-    agree(&shard, &replica);
+    deliver(&mut outbox, &mut replica);
+    assert_same_entries(&shard, &replica);
 }

@@ -32,19 +32,19 @@ use ctflow_parser::uapi;
 use ctflow_replicate::buckets::BucketSet;
 use ctflow_replicate::delta::Change;
 
-pub(crate) use conflict::{Claim, Verdict};
-use encode_entries::Show;
+pub(crate) use conflict::{Newer, PeerVersion};
+use encode_entries::EntryEncoder;
 use expectations::Expectations;
 pub use key::{shard_of, spread};
 use ledger::Ledger;
 pub use outbox::Outbox;
 use resync::Resync;
-use table::{Heard, Table};
+use table::{ApplyContext, Table};
 
 use crate::filter::ReplicationFilter;
 
 /// A resync's number, wrapping: two are never under way at once, so neighbours are all that must differ.
-type Epoch = u8;
+type Generation = u8;
 
 /// Where a description of a flow comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,7 +93,7 @@ pub enum Swept {
     /// The resync is complete: the shard agrees with the kernel.
     Done,
     /// More flows ended during the dump than were kept in mind; another resync has to follow.
-    Again,
+    RepeatResync,
 }
 
 /// The flows of one worker.
@@ -102,7 +102,7 @@ pub struct Shard {
     v4: Table<V4>,
     v6: Table<V6>,
     expectations: Expectations,
-    epoch: Epoch,
+    generation: Generation,
     resync: Resync,
     now_ms: u64,
     /// Where there are replicas.
@@ -117,7 +117,7 @@ impl Shard {
             v4: Table::new(flows_max),
             v6: Table::new(flows_max),
             expectations: Expectations::default(),
-            epoch: 0,
+            generation: 0,
             resync: Resync::Idle,
             now_ms: 0,
             ledger: None,
@@ -156,8 +156,8 @@ impl Shard {
 
     /// Says which flows, by family and id, the next events are of, so that they are in the cache by then.
     #[inline]
-    pub fn approach(&self, flows: impl Iterator<Item = (u8, u32)>) {
-        prefetch::approach(&self.v4, &self.v6, flows);
+    pub fn prefetch(&self, flows: impl Iterator<Item = (u8, u32)>) {
+        prefetch::prefetch_flows(&self.v4, &self.v6, flows);
     }
 
     /// Takes in one event.
@@ -173,22 +173,22 @@ impl Shard {
     /// Takes in one event of an expectation.
     pub fn apply_expectation(&mut self, event: Event, view: &ExpectView<'_>) -> Applied {
         if let (Event::Destroy, Some(id)) = (event, view.id) {
-            self.resync.note_fulfilled(id);
+            self.resync.note_expectation_destroyed(id);
         }
-        self.expectations.apply(event, view, self.epoch, self.now_ms)
+        self.expectations.apply(event, view, self.generation, self.now_ms)
     }
 
     /// Takes in one expectation of the dump that a resync reads.
     pub fn apply_dumped_expectation(&mut self, view: &ExpectView<'_>) -> Applied {
-        if view.id.is_some_and(|id| self.resync.was_fulfilled(id)) {
+        if view.id.is_some_and(|id| self.resync.was_expectation_destroyed(id)) {
             return Applied::Unknown;
         }
-        self.expectations.apply(Event::New, view, self.epoch, self.now_ms)
+        self.expectations.apply(Event::New, view, self.generation, self.now_ms)
     }
 
     #[inline]
     fn upsert(&mut self, family: u8, id: u32, view: &FlowView<'_>, origin: Origin) -> Applied {
-        let heard = Heard { epoch: self.epoch, origin, now_ms: self.now_ms };
+        let heard = ApplyContext { generation: self.generation, origin, now_ms: self.now_ms };
         match family {
             uapi::AF_INET => upsert_in(&mut self.v4, id, view, heard, self.ledger.as_mut()),
             _ => upsert_in(&mut self.v6, id, view, heard, self.ledger.as_mut()),
@@ -205,41 +205,41 @@ impl Shard {
     }
 
     /// Has these buckets told whole by the next [`Shard::drain`]s.
-    pub fn want_buckets(&mut self, buckets: &BucketSet) {
-        self.ledger.iter_mut().for_each(|ledger| ledger.want_buckets(buckets));
+    pub fn queue_buckets(&mut self, buckets: &BucketSet) {
+        self.ledger.iter_mut().for_each(|ledger| ledger.queue_buckets(buckets));
     }
 
     /// Has all digests told under `number`, behind everything that is to be told now.
-    pub fn want_digests(&mut self, number: u64) {
-        self.ledger.iter_mut().for_each(|ledger| ledger.want_digests(number));
+    pub fn queue_digests(&mut self, number: u64) {
+        self.ledger.iter_mut().for_each(|ledger| ledger.queue_digests(number));
     }
 
     /// Tells what `choice` selects from here on, and takes back what it does not: all buckets are told once.
-    pub fn choose(&mut self, choice: Arc<ReplicationFilter>) {
+    pub fn set_filter(&mut self, choice: Arc<ReplicationFilter>) {
         if let Some(ledger) = &mut self.ledger {
-            ledger.choose(choice);
+            ledger.set_filter(choice);
         }
     }
 
     /// Whether it is time for [`Shard::drain`].
     #[must_use]
-    pub fn has_news(&self) -> bool {
-        self.news_in_ms() == Some(0)
+    pub fn has_pending(&self) -> bool {
+        self.pending_in_ms() == Some(0)
     }
 
     /// How long until it is time for [`Shard::drain`], in milliseconds; `None` where there will be nothing to tell unless
     /// something happens.
     #[must_use]
-    pub fn news_in_ms(&self) -> Option<u64> {
-        if self.expectations.has_news() {
+    pub fn pending_in_ms(&self) -> Option<u64> {
+        if self.expectations.has_pending() {
             return Some(0);
         }
-        self.ledger.as_ref()?.news_in_ms(self.now_ms)
+        self.ledger.as_ref()?.pending_in_ms(self.now_ms)
     }
 
     /// Has [`Shard::drain`] wait for nothing but flows' ages.
-    pub fn end_pause(&mut self) {
-        self.ledger.iter_mut().for_each(Ledger::end_pause);
+    pub fn cancel_pause(&mut self) {
+        self.ledger.iter_mut().for_each(Ledger::cancel_pause);
     }
 
     /// Tells what replicas do not know yet. What the outbox has no room for is told by a later call.
@@ -258,8 +258,8 @@ impl Shard {
     }
 
     /// Writes the entries of `bucket`, which are told in `stream`, in the form of the control socket.
-    pub fn show(&self, bucket: u16, stream: u16, out: &mut Vec<u8>) {
-        Show { stream, now_ms: self.now_ms, out }.bucket(bucket, &self.v4, &self.v6, &self.expectations);
+    pub fn encode_bucket(&self, bucket: u16, stream: u16, out: &mut Vec<u8>) {
+        EntryEncoder { stream, now_ms: self.now_ms, out }.encode_bucket(bucket, &self.v4, &self.v6, &self.expectations);
     }
 
     /// Bytes of memory that hold flows.
@@ -271,13 +271,13 @@ impl Shard {
     /// Changes that replicas were not told: those of flows that are not to be replicated, and those that a later change
     /// of the same flow replaced.
     #[must_use]
-    pub fn untold(&self) -> (u64, u64) {
+    pub fn suppressed(&self) -> (u64, u64) {
         self.ledger.as_ref().map_or((0, 0), |ledger| (ledger.filtered, ledger.conflated))
     }
 
     /// Expectations held.
     #[must_use]
-    pub fn expectations(&self) -> usize {
+    pub fn expectation_count(&self) -> usize {
         self.expectations.len()
     }
 
@@ -288,8 +288,8 @@ impl Shard {
 
     /// Begins a resync: from here on flows are marked as confirmed, by events and by [`Shard::apply_dumped`]. One that
     /// is under way begins anew.
-    pub fn begin_resync(&mut self) {
-        self.epoch = self.epoch.wrapping_add(1);
+    pub fn start_resync(&mut self) {
+        self.generation = self.generation.wrapping_add(1);
         self.resync = Resync::marking();
     }
 
@@ -303,8 +303,8 @@ impl Shard {
     }
 
     /// The dump has been read to its end: [`Shard::sweep`] may begin.
-    pub fn end_dump(&mut self) {
-        self.resync.begin_sweep();
+    pub fn finish_dump(&mut self) {
+        self.resync.start_sweep();
     }
 
     /// The dump broke off: the marks mean nothing, so nothing is purged.
@@ -321,24 +321,24 @@ impl Shard {
     /// Purges unconfirmed flows among the next `slice` places, each told to `purged`; with the last of them the
     /// expectations.
     pub fn sweep(&mut self, slice: u32, mut purged: impl FnMut(FlowView<'_>)) -> Swept {
-        let Resync::Sweeping { v4_from, v6_from, again } = &mut self.resync else { return Swept::Done };
+        let Resync::Sweeping { v4_from, v6_from, repeat_needed: again } = &mut self.resync else { return Swept::Done };
         let (ledger, now_ms) = (&mut self.ledger, self.now_ms);
         if let Some(from) = *v4_from {
-            *v4_from = self.v4.sweep(from, slice, self.epoch, |slot| {
+            *v4_from = self.v4.sweep(from, slice, self.generation, |slot| {
                 purged(slot.flow.view());
-                ledger.iter_mut().for_each(|ledger| ledger.ended(slot, now_ms));
+                ledger.iter_mut().for_each(|ledger| ledger.on_flow_ended(slot, now_ms));
             });
         } else if let Some(from) = *v6_from {
-            *v6_from = self.v6.sweep(from, slice, self.epoch, |slot| {
+            *v6_from = self.v6.sweep(from, slice, self.generation, |slot| {
                 purged(slot.flow.view());
-                ledger.iter_mut().for_each(|ledger| ledger.ended(slot, now_ms));
+                ledger.iter_mut().for_each(|ledger| ledger.on_flow_ended(slot, now_ms));
             });
         }
         if v4_from.or(*v6_from).is_some() {
             return Swept::More;
         }
-        let done = if *again { Swept::Again } else { Swept::Done };
-        self.expectations.purge(self.epoch, now_ms);
+        let done = if *again { Swept::RepeatResync } else { Swept::Done };
+        self.expectations.purge(self.generation, now_ms);
         self.resync = Resync::Idle;
         done
     }
@@ -355,13 +355,13 @@ fn upsert_in<A: Address>(
     table: &mut Table<A>,
     id: u32,
     view: &FlowView<'_>,
-    heard: Heard,
+    heard: ApplyContext,
     ledger: Option<&mut Ledger>,
 ) -> Applied {
     let Some(key) = Key::of_view(view) else { return Applied::NotAFlow };
     let (applied, index) = table.upsert(&key, id, view, heard);
     if let (Some(ledger), Some(index), Applied::Created | Applied::Updated) = (ledger, index, applied) {
-        ledger.changed(table, index, heard.now_ms);
+        ledger.on_flow_changed(table, index, heard.now_ms);
     }
     applied
 }
@@ -375,7 +375,7 @@ fn destroy_in<A: Address>(
     ledger: Option<&mut Ledger>,
 ) -> bool {
     let Some(slot) = Key::of_view(view).and_then(|key| table.remove(&key, id)) else { return false };
-    ledger.into_iter().for_each(|ledger| ledger.ended(&slot, now_ms));
+    ledger.into_iter().for_each(|ledger| ledger.on_flow_ended(&slot, now_ms));
     true
 }
 

@@ -20,14 +20,14 @@ pub struct Outbox {
     open: Option<BatchWriter>,
     closed: VecDeque<Payload>,
     /// Items that no batch can hold.
-    untellable: u64,
+    unencodable: u64,
 }
 
 impl Outbox {
     /// An empty one of `stream`, for datagrams of at most `datagram_bytes`.
     #[must_use]
     pub fn new(stream: u16, datagram_bytes: usize) -> Self {
-        Self { stream, datagram_bytes, now_ms: 0, open: None, closed: VecDeque::new(), untellable: 0 }
+        Self { stream, datagram_bytes, now_ms: 0, open: None, closed: VecDeque::new(), unencodable: 0 }
     }
 
     /// Batches that are begun from here on are as of `now_ms`, milliseconds since 1970.
@@ -65,44 +65,44 @@ impl Outbox {
     }
 
     /// Puts a batch back that could not be handed on.
-    pub fn put_back(&mut self, payload: Payload) {
+    pub fn push_front(&mut self, payload: Payload) {
         self.closed.push_front(payload);
     }
 
     /// Items that no batch could hold since the last call.
-    pub fn take_untellable(&mut self) -> u64 {
-        std::mem::take(&mut self.untellable)
+    pub fn take_unencodable(&mut self) -> u64 {
+        std::mem::take(&mut self.unencodable)
     }
 
-    pub(super) fn flow(&mut self, family: u8, entry: &[u8], changed_ms: u64) {
-        self.write(|batch| batch.push_flow(family, entry, changed_ms));
+    pub(super) fn write_flow(&mut self, family: u8, entry: &[u8], changed_ms: u64) {
+        self.write_item(|batch| batch.push_flow(family, entry, changed_ms));
     }
 
-    pub(super) fn flow_end(&mut self, key: &FlowKey, id: u32, changed_ms: u64) {
-        self.write(|batch| batch.push_flow_end(key, id, changed_ms));
+    pub(super) fn write_flow_end(&mut self, key: &FlowKey, id: u32, changed_ms: u64) {
+        self.write_item(|batch| batch.push_flow_end(key, id, changed_ms));
     }
 
-    pub(super) fn expect(&mut self, entry: &[u8], changed_ms: u64) {
-        self.write(|batch| batch.push_expect(entry, changed_ms));
+    pub(super) fn write_expect(&mut self, entry: &[u8], changed_ms: u64) {
+        self.write_item(|batch| batch.push_expect(entry, changed_ms));
     }
 
-    pub(super) fn expect_end(&mut self, id: u32, changed_ms: u64) {
-        self.write(|batch| batch.push_expect_end(id, changed_ms));
+    pub(super) fn write_expect_end(&mut self, id: u32, changed_ms: u64) {
+        self.write_item(|batch| batch.push_expect_end(id, changed_ms));
     }
 
-    pub(super) fn begin(&mut self, bucket: u16) {
-        self.write(|batch| batch.push_bucket_begin(bucket));
+    pub(super) fn write_bucket_begin(&mut self, bucket: u16) {
+        self.write_item(|batch| batch.push_bucket_begin(bucket));
     }
 
-    pub(super) fn end(&mut self, bucket: u16) {
-        self.write(|batch| batch.push_bucket_end(bucket));
+    pub(super) fn write_bucket_end(&mut self, bucket: u16) {
+        self.write_item(|batch| batch.push_bucket_end(bucket));
     }
 
-    pub(super) fn digests(&mut self, number: u64, digests: &[u64]) {
+    pub(super) fn write_digests(&mut self, number: u64, digests: &[u64]) {
         let mut first = 0u16;
         while let Some(rest) = digests.get(usize::from(first)..).filter(|rest| !rest.is_empty()) {
             let mut told = 0;
-            self.write(|batch| {
+            self.write_item(|batch| {
                 told = batch.push_digests(number, first, rest)?;
                 Ok(())
             });
@@ -114,7 +114,7 @@ impl Outbox {
     }
 
     /// Writes an item to the open batch, or to a new one where that is full.
-    fn write(&mut self, mut item: impl FnMut(&mut BatchWriter) -> Result<(), WriteError>) {
+    fn write_item(&mut self, mut item: impl FnMut(&mut BatchWriter) -> Result<(), WriteError>) {
         for _ in 0..2 {
             let fresh = || BatchWriter::new(self.stream, self.now_ms, self.datagram_bytes);
             match item(self.open.get_or_insert_with(fresh)) {
@@ -123,6 +123,6 @@ impl Outbox {
                 Err(WriteError::NotEncodable(_)) => break,
             }
         }
-        self.untellable += 1;
+        self.unencodable += 1;
     }
 }

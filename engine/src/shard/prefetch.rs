@@ -15,7 +15,7 @@ use crate::sys::prefetch::prefetch;
 const TOGETHER: usize = 32;
 
 /// Fetches what are probably the flows with these families and ids.
-pub(super) fn approach(v4: &Table<V4>, v6: &Table<V6>, flows: impl Iterator<Item = (u8, u32)>) {
+pub(super) fn prefetch_flows(v4: &Table<V4>, v6: &Table<V6>, flows: impl Iterator<Item = (u8, u32)>) {
     let (mut of_v4, mut of_v6) = (Ids::default(), Ids::default());
     for (family, id) in flows {
         match family {
@@ -49,11 +49,11 @@ impl Ids {
         let ids = self.ids.get(..std::mem::take(&mut self.count)).unwrap_or_default();
         let mut places = [None; TOGETHER];
         for (place, id) in places.iter_mut().zip(ids) {
-            *place = table.probable(*id);
+            *place = table.probable_index(*id);
             if let Some(place) = *place {
                 prefetch(place);
             }
         }
-        places.iter().flatten().filter_map(|index| table.anywhere(**index)).for_each(prefetch);
+        places.iter().flatten().filter_map(|index| table.raw_slot(**index)).for_each(prefetch);
     }
 }

@@ -11,13 +11,13 @@ use ctflow_parser::uapi;
 use ctflow_replicate::buckets::{BUCKETS, BucketSet, EXPECTATIONS, spread};
 use ctflow_replicate::host::{Entry, Full};
 
-use super::Epoch;
+use super::Generation;
 use super::digests::Digests;
-use super::encode_entries::Show;
+use super::encode_entries::EntryEncoder;
 use super::expectations::Expectations;
-use super::handover::{Handed, Handover};
-use super::prefetch::approach;
-use super::table::{Table, Told};
+use super::handover::{Handover, Pending};
+use super::prefetch::prefetch_flows;
+use super::table::{EntryMeta, Table};
 use crate::replication::Lag;
 
 /// Microseconds of a millisecond.
@@ -30,7 +30,7 @@ pub struct Replica {
     v6: Table<V6>,
     expectations: Expectations,
     /// By bucket: what confirms an entry since the bucket's last begin.
-    marks: Box<[Epoch]>,
+    generations: Box<[Generation]>,
     /// Buckets between their begin and their end.
     resyncing: BucketSet,
     digests: Digests,
@@ -75,7 +75,7 @@ impl Replica {
             v4: Table::new(flows_max),
             v6: Table::new(flows_max),
             expectations: Expectations::default(),
-            marks: vec![0; usize::from(BUCKETS) + 1].into_boxed_slice(),
+            generations: vec![0; usize::from(BUCKETS) + 1].into_boxed_slice(),
             resyncing: BucketSet::EMPTY,
             digests: Digests::new(),
             now_us: 0,
@@ -92,26 +92,26 @@ impl Replica {
     }
 
     /// Hands over up to about `limit` flows and ends that are told in `stream`.
-    pub(crate) fn hand(&mut self, stream: u16, limit: usize, handed: &mut Handed) {
+    pub(crate) fn drain_pending(&mut self, stream: u16, limit: usize, handed: &mut Pending) {
         if let Some(handover) = &mut self.handover {
             let as_of = (stream, self.now_us / US_PER_MS);
-            handover.hand(&mut self.v4, &mut self.v6, &self.expectations, as_of, limit, handed);
+            handover.drain_pending(&mut self.v4, &mut self.v6, &self.expectations, as_of, limit, handed);
         }
     }
 
     /// Whether nothing is left to hand over.
-    pub(crate) fn is_handed_over(&self) -> bool {
+    pub(crate) fn is_drained(&self) -> bool {
         self.handover.as_ref().is_none_or(Handover::is_empty)
     }
 
     /// Hands over everything once more.
-    pub(crate) fn hand_again(&mut self) {
-        self.handover.iter_mut().for_each(Handover::walk);
+    pub(crate) fn requeue_all(&mut self) {
+        self.handover.iter_mut().for_each(Handover::requeue_all);
     }
 
     /// Whether an end could not be kept until it was handed over; says so once.
-    pub(crate) fn take_lost(&mut self) -> bool {
-        self.handover.as_mut().is_some_and(Handover::take_lost)
+    pub(crate) fn take_ends_lost(&mut self) -> bool {
+        self.handover.as_mut().is_some_and(Handover::take_ends_lost)
     }
 
     /// What is put in from here on came at `now_us`, microseconds since 1970.
@@ -134,7 +134,7 @@ impl Replica {
     /// Whether there is no room for one more flow of some family.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.v4.len() >= self.v4.bound() || self.v6.len() >= self.v6.bound()
+        self.v4.len() >= self.v4.flows_max() || self.v6.len() >= self.v6.flows_max()
     }
 
     /// Bytes of memory that hold flows.
@@ -150,26 +150,36 @@ impl Replica {
     }
 
     /// Writes the entries of `bucket`, which are told in `stream`, in the form of the control socket.
-    pub fn show(&self, bucket: u16, stream: u16, out: &mut Vec<u8>) {
-        Show { stream, now_ms: self.now_us / US_PER_MS, out }.bucket(bucket, &self.v4, &self.v6, &self.expectations);
+    pub fn encode_bucket(&self, bucket: u16, stream: u16, out: &mut Vec<u8>) {
+        EntryEncoder { stream, now_ms: self.now_us / US_PER_MS, out }.encode_bucket(
+            bucket,
+            &self.v4,
+            &self.v6,
+            &self.expectations,
+        );
     }
 
-    fn told(&self, entry: &Entry<'_>) -> Told {
-        let mark = self.marks.get(usize::from(entry.bucket)).copied().unwrap_or_default();
-        Told { check: entry.check, mark, now_ms: self.now_us / US_PER_MS, changed_ms: entry.version_ms }
+    fn entry_meta(&self, entry: &Entry<'_>) -> EntryMeta {
+        let mark = self.generations.get(usize::from(entry.bucket)).copied().unwrap_or_default();
+        EntryMeta {
+            check: entry.check,
+            generation: mark,
+            now_ms: self.now_us / US_PER_MS,
+            changed_ms: entry.version_ms,
+        }
     }
 }
 
 impl ctflow_replicate::host::Replica for Replica {
     fn prefetch(&self, flows: impl Iterator<Item = (u8, u32)>) {
-        approach(&self.v4, &self.v6, flows);
+        prefetch_flows(&self.v4, &self.v6, flows);
     }
 
     fn insert_flow(&mut self, flow: &FlowView<'_>, entry: &Entry<'_>) -> Result<(), Full> {
-        let told = self.told(entry);
+        let told = self.entry_meta(entry);
         let before = match flow.family {
-            uapi::AF_INET => self.v4.put(flow, told),
-            _ => self.v6.put(flow, told),
+            uapi::AF_INET => self.v4.replace(flow, told),
+            _ => self.v6.replace(flow, told),
         };
         match &before {
             Ok((_, None)) => self.changes.created += 1,
@@ -177,11 +187,11 @@ impl ctflow_replicate::host::Replica for Replica {
             Err(_) => self.changes.refused += 1,
         }
         let (index, before) = before.map_err(|_| Full)?;
-        self.digests.change(entry.bucket, before, Some(entry.check));
+        self.digests.replace_check(entry.bucket, before, Some(entry.check));
         if let Some(handover) = &mut self.handover {
             match flow.family {
-                uapi::AF_INET => handover.changed(&mut self.v4, index),
-                _ => handover.changed(&mut self.v6, index),
+                uapi::AF_INET => handover.on_flow_changed(&mut self.v4, index),
+                _ => handover.on_flow_changed(&mut self.v6, index),
             }
         }
         if !self.resyncing.contains(entry.bucket) {
@@ -192,10 +202,10 @@ impl ctflow_replicate::host::Replica for Replica {
     }
 
     fn insert_expect(&mut self, expect: &ExpectView<'_>, entry: &Entry<'_>) -> Result<(), Full> {
-        let told = self.told(entry);
-        let before = self.expectations.put(expect.id.ok_or(Full)?, entry.bytes, told).map_err(|_| Full)?;
-        self.digests.change(entry.bucket, before, Some(entry.check));
-        self.handover.iter_mut().for_each(Handover::expected);
+        let told = self.entry_meta(entry);
+        let before = self.expectations.replace(expect.id.ok_or(Full)?, entry.bytes, told).map_err(|_| Full)?;
+        self.digests.replace_check(entry.bucket, before, Some(entry.check));
+        self.handover.iter_mut().for_each(Handover::on_expectation_changed);
         Ok(())
     }
 
@@ -205,16 +215,16 @@ impl ctflow_replicate::host::Replica for Replica {
             _ => remove(&mut self.v6, key, id, self.handover.as_mut()),
         };
         self.changes.destroyed += u64::from(check.is_some());
-        self.digests.change(bucket, check, None);
+        self.digests.replace_check(bucket, check, None);
     }
 
     fn remove_expect(&mut self, id: u32) {
         let check = self.expectations.remove(id);
-        self.digests.change(EXPECTATIONS, check, None);
+        self.digests.replace_check(EXPECTATIONS, check, None);
     }
 
     fn mark_bucket(&mut self, bucket: u16) {
-        if let Some(mark) = self.marks.get_mut(usize::from(bucket)) {
+        if let Some(mark) = self.generations.get_mut(usize::from(bucket)) {
             *mark = mark.wrapping_add(1);
         }
         self.resyncing.insert(bucket);
@@ -222,27 +232,27 @@ impl ctflow_replicate::host::Replica for Replica {
 
     fn purge_marked(&mut self, bucket: u16) -> u64 {
         self.resyncing.remove(bucket);
-        let mark = self.marks.get(usize::from(bucket)).copied().unwrap_or_default();
+        let mark = self.generations.get(usize::from(bucket)).copied().unwrap_or_default();
         let (mut purged, mut checks) = (0, 0u64);
         let mut count = |check| {
             purged += 1;
             checks = checks.wrapping_add(spread(check));
         };
         if bucket == EXPECTATIONS {
-            self.expectations.purge_told(mark, count);
+            self.expectations.purge_unconfirmed(mark, count);
         } else {
             let handover = &mut self.handover;
             self.v4.purge_bucket(bucket, mark, |slot| {
                 count(slot.check);
-                handover.iter_mut().for_each(|handover| handover.ended(slot));
+                handover.iter_mut().for_each(|handover| handover.on_flow_ended(slot));
             });
             self.v6.purge_bucket(bucket, mark, |slot| {
                 count(slot.check);
-                handover.iter_mut().for_each(|handover| handover.ended(slot));
+                handover.iter_mut().for_each(|handover| handover.on_flow_ended(slot));
             });
             self.changes.purged += purged;
         }
-        self.digests.withdraw(bucket, checks);
+        self.digests.subtract(bucket, checks);
         purged
     }
 
@@ -259,7 +269,7 @@ impl ctflow_replicate::host::Replica for Replica {
     }
 
     fn clear(&mut self) {
-        let flows_max = self.v4.bound();
+        let flows_max = self.v4.flows_max();
         (self.v4, self.v6) = (Table::new(flows_max), Table::new(flows_max));
         self.expectations.clear();
         self.digests.clear();
@@ -270,6 +280,6 @@ impl ctflow_replicate::host::Replica for Replica {
 
 fn remove<A: Address>(table: &mut Table<A>, key: &FlowKey, id: u32, handover: Option<&mut Handover>) -> Option<u32> {
     let slot = table.remove(&Key::of(key)?, id)?;
-    handover.into_iter().for_each(|handover| handover.ended(&slot));
+    handover.into_iter().for_each(|handover| handover.on_flow_ended(&slot));
     Some(slot.check)
 }

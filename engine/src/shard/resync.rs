@@ -25,7 +25,7 @@ pub(super) enum Resync {
         /// Flows that ended meanwhile.
         destroyed: HashSet<(FlowKey, u32)>,
         /// Expectations that did, by id.
-        fulfilled: HashSet<u32>,
+        destroyed_expectations: HashSet<u32>,
         /// There were more of them than are kept.
         overflowed: bool,
     },
@@ -36,13 +36,13 @@ pub(super) enum Resync {
         /// Likewise for IPv6.
         v6_from: Option<u32>,
         /// Another resync has to follow.
-        again: bool,
+        repeat_needed: bool,
     },
 }
 
 impl Resync {
     pub(super) fn marking() -> Self {
-        Self::Marking { destroyed: HashSet::new(), fulfilled: HashSet::new(), overflowed: false }
+        Self::Marking { destroyed: HashSet::new(), destroyed_expectations: HashSet::new(), overflowed: false }
     }
 
     #[inline]
@@ -62,8 +62,8 @@ impl Resync {
         }
     }
 
-    pub(super) fn note_fulfilled(&mut self, id: u32) {
-        let Self::Marking { fulfilled, overflowed, .. } = self else { return };
+    pub(super) fn note_expectation_destroyed(&mut self, id: u32) {
+        let Self::Marking { destroyed_expectations: fulfilled, overflowed, .. } = self else { return };
         if fulfilled.len() < RESYNC_DESTROYED_MAX {
             fulfilled.insert(id);
         } else {
@@ -71,13 +71,13 @@ impl Resync {
         }
     }
 
-    pub(super) fn was_fulfilled(&self, id: u32) -> bool {
-        matches!(self, Self::Marking { fulfilled, .. } if fulfilled.contains(&id))
+    pub(super) fn was_expectation_destroyed(&self, id: u32) -> bool {
+        matches!(self, Self::Marking { destroyed_expectations, .. } if destroyed_expectations.contains(&id))
     }
 
-    pub(super) fn begin_sweep(&mut self) {
+    pub(super) fn start_sweep(&mut self) {
         if let Self::Marking { overflowed, .. } = self {
-            *self = Self::Sweeping { v4_from: Some(0), v6_from: Some(0), again: *overflowed };
+            *self = Self::Sweeping { v4_from: Some(0), v6_from: Some(0), repeat_needed: *overflowed };
         }
     }
 }

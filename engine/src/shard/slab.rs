@@ -33,7 +33,7 @@ impl<T: Copy + Default> Slab<T> {
         if index >= bound {
             return None;
         }
-        if place(index).0 == self.chunks.len() {
+        if chunk_and_offset(index).0 == self.chunks.len() {
             self.chunks.push(Vec::with_capacity(SLAB_CHUNK_RECORDS));
         }
         self.chunks.last_mut()?.push(record);
@@ -51,13 +51,13 @@ impl<T: Copy + Default> Slab<T> {
 
     #[inline]
     pub(crate) fn get(&self, index: u32) -> Option<&T> {
-        let (chunk, offset) = place(index);
+        let (chunk, offset) = chunk_and_offset(index);
         self.chunks.get(chunk)?.get(offset)
     }
 
     #[inline]
     pub(crate) fn get_mut(&mut self, index: u32) -> Option<&mut T> {
-        let (chunk, offset) = place(index);
+        let (chunk, offset) = chunk_and_offset(index);
         self.chunks.get_mut(chunk)?.get_mut(offset)
     }
 
@@ -67,13 +67,13 @@ impl<T: Copy + Default> Slab<T> {
     }
 
     /// One past the highest index ever in use.
-    pub(crate) fn end(&self) -> u32 {
+    pub(crate) fn index_end(&self) -> u32 {
         self.fresh
     }
 }
 
 #[inline]
-fn place(index: u32) -> (usize, usize) {
+fn chunk_and_offset(index: u32) -> (usize, usize) {
     let index = index as usize;
     (index / SLAB_CHUNK_RECORDS, index % SLAB_CHUNK_RECORDS)
 }

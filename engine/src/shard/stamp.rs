@@ -6,7 +6,7 @@
 pub(super) struct Stamp(u32);
 
 /// How far ahead of now a stamp may be.
-const AHEAD_MS: u32 = 3_600_000;
+const AHEAD_MAX_MS: u32 = 3_600_000;
 
 impl Stamp {
     /// The stamp of a time, in milliseconds since 1970.
@@ -19,7 +19,7 @@ impl Stamp {
     pub(super) fn time_ms(self, now_ms: u64) -> u64 {
         let back = Self::of(now_ms).0.wrapping_sub(self.0);
         let ahead = self.0.wrapping_sub(Self::of(now_ms).0);
-        if ahead <= AHEAD_MS { now_ms.saturating_add(ahead.into()) } else { now_ms.saturating_sub(back.into()) }
+        if ahead <= AHEAD_MAX_MS { now_ms.saturating_add(ahead.into()) } else { now_ms.saturating_sub(back.into()) }
     }
 }
 
@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_time_comes_back_if_it_is_not_too_far_from_now() {
+    fn a_stamp_decodes_to_its_time_within_its_range() {
         let now = 1_800_000_000_000;
         let day = 24 * 3_600 * 1_000;
         for time in [now, now - 1, now - 12_345, now - 49 * day, now + 1, now + 3_600_000] {

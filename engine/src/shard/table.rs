@@ -22,7 +22,7 @@ use super::extra::Extra;
 use super::key::spread;
 use super::slab::Slab;
 use super::stamp::{Seconds, Stamp};
-use super::{Applied, Epoch, Origin};
+use super::{Applied, Generation, Origin};
 use crate::limits::TABLES_PER_SHARD;
 
 /// A flow and what the cache knows of it.
@@ -48,21 +48,21 @@ const LIVE: u8 = 1;
 /// There is an [`Extra`] beside it.
 const EXTRA: u8 = 2;
 /// An event of this epoch told of the flow: its status and timeout, which every event carries.
-const TOLD: u8 = 4;
+const FROM_EVENT: u8 = 4;
 /// One told its mark.
-const TOLD_MARK: u8 = 8;
+const MARK_FROM_EVENT: u8 = 8;
 /// One told its tracker's state.
-const TOLD_PROTO: u8 = 16;
+const PROTO_FROM_EVENT: u8 = 16;
 /// It is among those to be told to replicas; in a replica, to be put into the kernel.
 pub(super) const DIRTY: u8 = 32;
 /// It waits for its protocol's least age before it is told.
 pub(super) const YOUNG: u8 = 64;
 /// Replicas have been told of it; in a replica, it was handed over to be put into the kernel.
-pub(super) const PUBLISHED: u8 = 128;
+pub(super) const SENT: u8 = 128;
 
 impl<A: Address> Slot<A> {
     #[inline]
-    fn epoch(&self) -> Epoch {
+    fn generation(&self) -> Generation {
         self.flow.kept[0]
     }
 
@@ -84,34 +84,34 @@ impl<A: Address> Slot<A> {
 
     /// Notes that the flow is spoken of in `epoch`.
     #[inline]
-    fn confirm(&mut self, epoch: Epoch) {
-        if self.epoch() != epoch {
+    fn confirm(&mut self, epoch: Generation) {
+        if self.generation() != epoch {
             self.flow.kept[0] = epoch;
-            self.clear(TOLD | TOLD_MARK | TOLD_PROTO);
+            self.clear(FROM_EVENT | MARK_FROM_EVENT | PROTO_FROM_EVENT);
         }
     }
 
     /// Notes that an event speaks of it in `epoch`, and of what.
     #[inline]
-    fn hear(&mut self, view: &FlowView<'_>, epoch: Epoch) {
+    fn confirm_by_event(&mut self, view: &FlowView<'_>, epoch: Generation) {
         self.confirm(epoch);
-        let mark = if view.mark.is_some() { TOLD_MARK } else { 0 };
-        let proto = if view.proto.is_some() { TOLD_PROTO } else { 0 };
-        self.set(TOLD | mark | proto);
+        let mark = if view.mark.is_some() { MARK_FROM_EVENT } else { 0 };
+        let proto = if view.proto.is_some() { PROTO_FROM_EVENT } else { 0 };
+        self.set(FROM_EVENT | mark | proto);
     }
 
     /// Notes that a dump speaks of it in `epoch`, and gives what of its words to believe.
     ///
     /// A dump is read in slices, so what it says of a flow can be older than what events have said since: it fills in
     /// what they left out and rolls nothing back.
-    fn hear_dump<'a>(&mut self, view: &FlowView<'a>, epoch: Epoch) -> FlowView<'a> {
+    fn confirm_by_dump<'a>(&mut self, view: &FlowView<'a>, epoch: Generation) -> FlowView<'a> {
         self.confirm(epoch);
         let unless = |told: u8| !self.has(told);
         FlowView {
-            status: view.status.filter(|_| unless(TOLD)),
-            timeout: view.timeout.filter(|_| unless(TOLD)),
-            mark: view.mark.filter(|_| unless(TOLD_MARK)),
-            proto: view.proto.filter(|_| unless(TOLD_PROTO)),
+            status: view.status.filter(|_| unless(FROM_EVENT)),
+            timeout: view.timeout.filter(|_| unless(FROM_EVENT)),
+            mark: view.mark.filter(|_| unless(MARK_FROM_EVENT)),
+            proto: view.proto.filter(|_| unless(PROTO_FROM_EVENT)),
             ..*view
         }
     }
@@ -119,18 +119,18 @@ impl<A: Address> Slot<A> {
 
 /// How an event or a dump speaks of a flow.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Heard {
-    pub(crate) epoch: Epoch,
+pub(crate) struct ApplyContext {
+    pub(crate) generation: Generation,
     pub(crate) origin: Origin,
     pub(crate) now_ms: u64,
 }
 
 /// How a source told of a flow.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Told {
+pub(crate) struct EntryMeta {
     pub(crate) check: u32,
     /// The mark of the flow's bucket.
-    pub(crate) mark: Epoch,
+    pub(crate) generation: Generation,
     /// When it was told, in milliseconds since 1970.
     pub(crate) now_ms: u64,
     /// When it changed, likewise.
@@ -140,18 +140,18 @@ pub(crate) struct Told {
 /// The flows of one family.
 #[derive(Debug)]
 pub(crate) struct Table<A> {
-    tables: Vec<HashTable<u32>>,
+    buckets: Vec<HashTable<u32>>,
     slab: Slab<Slot<A>>,
     extras: HashMap<u32, Extra>,
     count: u32,
-    bound: u32,
+    flows_max: u32,
 }
 
 impl<A: Address> Table<A> {
     /// An empty table that holds at most `bound` flows.
     pub(crate) fn new(bound: u32) -> Self {
         let tables = (0..TABLES_PER_SHARD).map(|_| HashTable::new()).collect();
-        Self { tables, slab: Slab::new(), extras: HashMap::new(), count: 0, bound }
+        Self { buckets: tables, slab: Slab::new(), extras: HashMap::new(), count: 0, flows_max: bound }
     }
 
     /// Flows held.
@@ -160,39 +160,39 @@ impl<A: Address> Table<A> {
     }
 
     /// Flows that it may hold.
-    pub(crate) fn bound(&self) -> u32 {
-        self.bound
+    pub(crate) fn flows_max(&self) -> u32 {
+        self.flows_max
     }
 
     /// Bytes of memory taken. The index is reckoned from the most flows that were ever here, who are spread evenly over
     /// the small tables; looking at each of these would be too much for every round.
     pub(crate) fn bytes(&self) -> usize {
-        let each = (self.slab.end() as usize).div_ceil(TABLES_PER_SHARD);
+        let each = (self.slab.index_end() as usize).div_ceil(TABLES_PER_SHARD);
         let places = if each == 0 { 0 } else { (each * 8).div_ceil(7).next_power_of_two() };
         self.slab.bytes() + TABLES_PER_SHARD * places * (size_of::<u32>() + 1) + self.extras.allocation_size()
     }
 
     /// Whether a tenth of the bound is free.
     pub(crate) fn has_room(&self) -> bool {
-        self.count <= self.bound - self.bound / 10
+        self.count <= self.flows_max - self.flows_max / 10
     }
 
     #[inline]
     fn find(&self, id: u32, key: &Key<A>) -> Option<u32> {
         let hash = spread(id);
-        self.tables.get(table_of(hash))?.find(hash, is(&self.slab, id, key)).copied()
+        self.buckets.get(bucket_of_hash(hash))?.find(hash, matches_flow(&self.slab, id, key)).copied()
     }
 
     /// Where the index of what is probably the flow with that id stands, which is not read here. See `approach`.
     #[inline]
-    pub(super) fn probable(&self, id: u32) -> Option<&u32> {
+    pub(super) fn probable_index(&self, id: u32) -> Option<&u32> {
         let hash = spread(id);
-        self.tables.get(table_of(hash))?.find(hash, |_| true)
+        self.buckets.get(bucket_of_hash(hash))?.find(hash, |_| true)
     }
 
     /// What is at a place, in use or not.
     #[inline]
-    pub(super) fn anywhere(&self, index: u32) -> Option<&Slot<A>> {
+    pub(super) fn raw_slot(&self, index: u32) -> Option<&Slot<A>> {
         self.slab.get(index)
     }
 
@@ -205,12 +205,12 @@ impl<A: Address> Table<A> {
     pub(super) fn view(&self, index: u32) -> Option<FlowView<'_>> {
         let slot = self.slot(index)?;
         let view = slot.flow.view();
-        Some(if slot.has(EXTRA) { self.extras.get(&index).map_or(view, |extra| extra.complete(view)) } else { view })
+        Some(if slot.has(EXTRA) { self.extras.get(&index).map_or(view, |extra| extra.add_to(view)) } else { view })
     }
 
     /// The flow at a place, if there is nothing of it besides.
     #[inline]
-    pub(super) fn plain(&self, index: u32) -> Option<&Flow<A>> {
+    pub(super) fn flow_without_extra(&self, index: u32) -> Option<&Flow<A>> {
         self.slot(index).filter(|slot| !slot.has(EXTRA)).map(|slot| &slot.flow)
     }
 
@@ -221,23 +221,23 @@ impl<A: Address> Table<A> {
         key: &Key<A>,
         id: u32,
         view: &FlowView<'_>,
-        heard: Heard,
+        heard: ApplyContext,
     ) -> (Applied, Option<u32>) {
         let Some(index) = self.find(id, key) else { return self.create(id, view, heard) };
         let Some(slot) = self.slab.get_mut(index) else { return (Applied::NotAFlow, None) };
         let believed;
         let view = match heard.origin {
             Origin::Event => {
-                slot.hear(view, heard.epoch);
+                slot.confirm_by_event(view, heard.generation);
                 view
             }
             Origin::Dump => {
-                believed = slot.hear_dump(view, heard.epoch);
+                believed = slot.confirm_by_dump(view, heard.generation);
                 &believed
             }
         };
         let mut changed = slot.flow.merge(view);
-        if slot.has(EXTRA) || Extra::is_in(view) {
+        if slot.has(EXTRA) || Extra::is_needed_for(view) {
             slot.set(EXTRA);
             changed |= self.extras.entry(index).or_default().merge(view);
         }
@@ -248,13 +248,13 @@ impl<A: Address> Table<A> {
         (Applied::Updated, Some(index))
     }
 
-    fn create(&mut self, id: u32, view: &FlowView<'_>, heard: Heard) -> (Applied, Option<u32>) {
+    fn create(&mut self, id: u32, view: &FlowView<'_>, heard: ApplyContext) -> (Applied, Option<u32>) {
         let Some(flow) = Flow::new(view) else { return (Applied::NotAFlow, None) };
         let mut slot =
             Slot { flow, since: Seconds::of(heard.now_ms), changed: Stamp::of(heard.now_ms), ..Slot::default() };
         match heard.origin {
-            Origin::Event => slot.hear(view, heard.epoch),
-            Origin::Dump => slot.confirm(heard.epoch),
+            Origin::Event => slot.confirm_by_event(view, heard.generation),
+            Origin::Dump => slot.confirm(heard.generation),
         }
         match self.insert(id, slot, view) {
             Some(index) => (Applied::Created, Some(index)),
@@ -264,16 +264,16 @@ impl<A: Address> Table<A> {
 
     /// Takes a place for a flow that is not here; `None` when there is none.
     fn insert(&mut self, id: u32, mut slot: Slot<A>, view: &FlowView<'_>) -> Option<u32> {
-        let extra = Extra::is_in(view);
+        let extra = Extra::is_needed_for(view);
         slot.set(if extra { LIVE | EXTRA } else { LIVE });
-        let index = self.slab.insert(slot, self.bound)?;
+        let index = self.slab.insert(slot, self.flows_max)?;
         if extra {
             self.extras.entry(index).or_default().merge(view);
         }
         let slab = &self.slab;
         let rehash = |index: &u32| slab.get(*index).map_or(0, |slot| spread(slot.flow.id));
         let hash = spread(id);
-        if let Some(table) = self.tables.get_mut(table_of(hash)) {
+        if let Some(table) = self.buckets.get_mut(bucket_of_hash(hash)) {
             table.insert_unique(hash, index, rehash);
         }
         self.count += 1;
@@ -284,11 +284,11 @@ impl<A: Address> Table<A> {
     ///
     /// # Errors
     /// [`Applied::Full`] or [`Applied::NotAFlow`].
-    pub(crate) fn put(&mut self, view: &FlowView<'_>, told: Told) -> Result<(u32, Option<u32>), Applied> {
+    pub(crate) fn replace(&mut self, view: &FlowView<'_>, told: EntryMeta) -> Result<(u32, Option<u32>), Applied> {
         let (key, id) = view.key().zip(view.id).ok_or(Applied::NotAFlow)?;
         let key = Key::of(&key).ok_or(Applied::NotAFlow)?;
         let mut flow = Flow::new(view).ok_or(Applied::NotAFlow)?;
-        flow.kept = [told.mark, 0];
+        flow.kept = [told.generation, 0];
         let (since, changed) = (Seconds::of(told.now_ms), Stamp::of(told.changed_ms));
         let new = Slot { flow, check: told.check, since, changed };
         let Some(index) = self.find(id, &key) else {
@@ -297,11 +297,11 @@ impl<A: Address> Table<A> {
         let Some(slot) = self.slab.get_mut(index) else { return Err(Applied::NotAFlow) };
         let before = *slot;
         *slot = Slot { since: before.since, ..new };
-        slot.set(LIVE | before.flow.kept[1] & (DIRTY | PUBLISHED));
+        slot.set(LIVE | before.flow.kept[1] & (DIRTY | SENT));
         if before.has(EXTRA) {
             self.extras.remove(&index);
         }
-        if Extra::is_in(view) {
+        if Extra::is_needed_for(view) {
             slot.set(EXTRA);
             self.extras.entry(index).or_default().merge(view);
         }
@@ -312,21 +312,21 @@ impl<A: Address> Table<A> {
     #[inline]
     pub(crate) fn remove(&mut self, key: &Key<A>, id: u32) -> Option<Slot<A>> {
         let hash = spread(id);
-        let table = self.tables.get_mut(table_of(hash))?;
-        let (index, _) = table.find_entry(hash, is(&self.slab, id, key)).ok()?.remove();
-        self.leave(index)
+        let table = self.buckets.get_mut(bucket_of_hash(hash))?;
+        let (index, _) = table.find_entry(hash, matches_flow(&self.slab, id, key)).ok()?.remove();
+        self.free_slot(index)
     }
 
     pub(super) fn remove_index(&mut self, index: u32) -> Option<Slot<A>> {
         let hash = spread(self.slab.get(index)?.flow.id);
-        let table = self.tables.get_mut(table_of(hash))?;
+        let table = self.buckets.get_mut(bucket_of_hash(hash))?;
         table.find_entry(hash, |&found| found == index).ok()?.remove();
-        self.leave(index)
+        self.free_slot(index)
     }
 
     /// Gives a place back that no table names any more; gives what was kept there.
     #[inline]
-    fn leave(&mut self, index: u32) -> Option<Slot<A>> {
+    fn free_slot(&mut self, index: u32) -> Option<Slot<A>> {
         let slot = *self.slab.get(index)?;
         if slot.has(EXTRA) {
             self.extras.remove(&index);
@@ -353,14 +353,14 @@ impl<A: Address> Table<A> {
     }
 
     /// The places of the flows in `bucket`.
-    pub(super) fn bucket(&self, bucket: u16) -> impl Iterator<Item = u32> {
-        self.tables.get(usize::from(bucket)).into_iter().flat_map(|table| table.iter().copied())
+    pub(super) fn bucket_indices(&self, bucket: u16) -> impl Iterator<Item = u32> {
+        self.buckets.get(usize::from(bucket)).into_iter().flat_map(|table| table.iter().copied())
     }
 
     /// Removes the flows of `bucket` that `mark` does not confirm, each told to `purged`.
-    pub(crate) fn purge_bucket(&mut self, bucket: u16, mark: Epoch, mut purged: impl FnMut(&Slot<A>)) {
-        let unconfirmed = |index: &u32| self.slab.get(*index).is_some_and(|slot| slot.epoch() != mark);
-        let unconfirmed: Vec<_> = self.bucket(bucket).filter(unconfirmed).collect();
+    pub(crate) fn purge_bucket(&mut self, bucket: u16, mark: Generation, mut purged: impl FnMut(&Slot<A>)) {
+        let unconfirmed = |index: &u32| self.slab.get(*index).is_some_and(|slot| slot.generation() != mark);
+        let unconfirmed: Vec<_> = self.bucket_indices(bucket).filter(unconfirmed).collect();
         unconfirmed.into_iter().filter_map(|index| self.remove_index(index)).for_each(|slot| purged(&slot));
     }
 
@@ -370,33 +370,33 @@ impl<A: Address> Table<A> {
         &mut self,
         from: u32,
         slice: u32,
-        epoch: Epoch,
+        epoch: Generation,
         mut purged: impl FnMut(&Slot<A>),
     ) -> Option<u32> {
-        let end = self.slab.end().min(from.saturating_add(slice));
+        let end = self.slab.index_end().min(from.saturating_add(slice));
         for index in from..end {
-            if self.slot(index).is_some_and(|slot| slot.epoch() != epoch) {
+            if self.slot(index).is_some_and(|slot| slot.generation() != epoch) {
                 self.remove_index(index).as_ref().into_iter().for_each(&mut purged);
             }
         }
-        (end < self.slab.end()).then_some(end)
+        (end < self.slab.index_end()).then_some(end)
     }
 
     /// All flows, complete, in no order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = FlowView<'_>> {
-        (0..self.slab.end()).filter_map(|index| self.view(index))
+        (0..self.slab.index_end()).filter_map(|index| self.view(index))
     }
 }
 
 /// Whether it is the flow that `id` and `key` name which is kept at a place.
 #[inline]
-fn is<'s, A: Address>(slab: &'s Slab<Slot<A>>, id: u32, key: &'s Key<A>) -> impl Fn(&u32) -> bool + 's {
+fn matches_flow<'s, A: Address>(slab: &'s Slab<Slot<A>>, id: u32, key: &'s Key<A>) -> impl Fn(&u32) -> bool + 's {
     move |index| slab.get(*index).is_some_and(|slot| slot.flow.id == id && slot.flow.is(key))
 }
 
 /// Which small table: bits that neither hashbrown's buckets (the low ones) nor its tags (the top 7) use.
 #[inline]
-fn table_of(hash: u64) -> usize {
+fn bucket_of_hash(hash: u64) -> usize {
     const _: () = assert!(TABLES_PER_SHARD == 256);
     usize::from(hash.to_le_bytes()[5])
 }

@@ -54,7 +54,7 @@ fn sweep_all(shard: &mut Shard) -> (Vec<FlowKey>, Swept) {
 }
 
 #[test]
-fn an_update_keeps_what_it_does_not_mention() {
+fn an_update_keeps_the_fields_it_does_not_carry() {
     let mut shard = Shard::new(10);
     let new = FlowView { mark: Some(7), status: Some(8), proto: tcp_state(1), ..flow(1, 5, false) };
     assert_eq!(shard.apply(Event::New, &new), Applied::Created);
@@ -79,7 +79,7 @@ fn two_flows_may_share_an_id_and_one_flow_its_key_with_its_predecessor() {
 }
 
 #[test]
-fn a_full_shard_says_so_and_takes_flows_again_when_some_have_gone() {
+fn a_full_shard_refuses_flows_until_one_is_destroyed() {
     let mut shard = Shard::new(2);
     for n in 0..2 {
         shard.apply(Event::New, &flow(n, n.into(), false));
@@ -91,7 +91,7 @@ fn a_full_shard_says_so_and_takes_flows_again_when_some_have_gone() {
 }
 
 #[test]
-fn rare_attributes_leave_with_their_flow() {
+fn rare_attributes_are_removed_with_their_flow() {
     let mut shard = Shard::new(10);
     let helped = FlowView { helper: Some(Helper { name: "ftp", info: &[] }), ..flow(1, 5, false) };
     shard.apply(Event::New, &helped);
@@ -102,18 +102,18 @@ fn rare_attributes_leave_with_their_flow() {
 }
 
 #[test]
-fn a_resync_purges_what_neither_dump_nor_events_confirm() {
+fn a_resync_purges_flows_that_neither_dump_nor_events_confirm() {
     let mut shard = Shard::new(100);
     for n in 0..20 {
         shard.apply(Event::New, &flow(n, n.into(), n % 2 == 0));
     }
-    shard.begin_resync();
+    shard.start_resync();
     shard.apply(Event::Update, &FlowView { status: Some(2), ..flow(3, 3, false) });
     for n in 10..20 {
         shard.apply_dumped(&flow(n, n.into(), n % 2 == 0));
     }
     shard.apply_dumped(&flow(30, 30, false));
-    shard.end_dump();
+    shard.finish_dump();
     let (purged, end) = sweep_all(&mut shard);
     assert_eq!((purged.len(), end, shard.len()), (9, Swept::Done, 12));
     assert!(!purged.contains(&key(&flow(3, 3, false))));
@@ -123,10 +123,10 @@ fn a_resync_purges_what_neither_dump_nor_events_confirm() {
 fn a_flow_that_ended_while_the_dump_was_read_does_not_come_back() {
     let mut shard = Shard::new(10);
     shard.apply(Event::New, &flow(1, 5, false));
-    shard.begin_resync();
+    shard.start_resync();
     shard.apply(Event::Destroy, &flow(1, 5, false));
     shard.apply_dumped(&flow(1, 5, false));
-    shard.end_dump();
+    shard.finish_dump();
     assert_eq!(sweep_all(&mut shard).1, Swept::Done);
     assert!(shard.is_empty());
 }
@@ -135,7 +135,7 @@ fn a_flow_that_ended_while_the_dump_was_read_does_not_come_back() {
 fn an_older_dump_fills_in_but_rolls_nothing_back() {
     let mut shard = Shard::new(10);
     shard.apply(Event::New, &FlowView { proto: tcp_state(1), ..flow(1, 5, false) });
-    shard.begin_resync();
+    shard.start_resync();
     shard.apply(Event::Update, &FlowView { status: Some(14), proto: tcp_state(3), ..flow(1, 5, false) });
     let dumped = FlowView { status: Some(8), mark: Some(9), proto: tcp_state(2), ..flow(1, 5, false) };
     assert_eq!(shard.apply_dumped(&dumped), Applied::Updated);
@@ -145,10 +145,10 @@ fn an_older_dump_fills_in_but_rolls_nothing_back() {
 }
 
 #[test]
-fn a_dump_that_broke_off_purges_nothing() {
+fn an_abandoned_dump_purges_nothing() {
     let mut shard = Shard::new(10);
     shard.apply(Event::New, &flow(1, 5, false));
-    shard.begin_resync();
+    shard.start_resync();
     shard.abandon_resync();
     assert_eq!(sweep_all(&mut shard), (Vec::new(), Swept::Done));
     assert_eq!(shard.len(), 1);
@@ -194,12 +194,12 @@ proptest! {
                 }
                 // The kernel forgot every second flow without saying so.
                 Step::Resync => {
-                    shard.begin_resync();
+                    shard.start_resync();
                     oracle.retain(|_, mark| mark.is_multiple_of(2));
                     for n in (0..40).filter(|n| oracle.contains_key(&key(&view(*n, 0)))) {
                         shard.apply_dumped(&view(n, oracle[&key(&view(n, 0))]));
                     }
-                    shard.end_dump();
+                    shard.finish_dump();
                     prop_assert_eq!(sweep_all(&mut shard).1, Swept::Done);
                 }
             }
@@ -216,14 +216,14 @@ proptest! {
 enum Act {
     /// The flow with this number begins, or, if it is there, gets this mark.
     Touch(u16, u32),
-    End(u16),
+    EndFlow(u16),
     /// From now on events are lost, or not.
     Lose(bool),
     /// The worker takes some of the queued events.
-    Take(usize),
-    Begin,
+    Deliver(usize),
+    StartDump,
     Slice,
-    EndDump,
+    FinishDump,
     Sweep,
     Abandon,
 }
@@ -231,12 +231,12 @@ enum Act {
 fn acts() -> impl Strategy<Value = Vec<Act>> {
     let act = prop_oneof![
         10 => (0u16..32, 1u32..9).prop_map(|(n, mark)| Act::Touch(n, mark)),
-        6 => (0u16..32).prop_map(Act::End),
+        6 => (0u16..32).prop_map(Act::EndFlow),
         1 => any::<bool>().prop_map(Act::Lose),
-        8 => (0usize..6).prop_map(Act::Take),
-        2 => Just(Act::Begin),
+        8 => (0usize..6).prop_map(Act::Deliver),
+        2 => Just(Act::StartDump),
         6 => Just(Act::Slice),
-        2 => Just(Act::EndDump),
+        2 => Just(Act::FinishDump),
         4 => Just(Act::Sweep),
         1 => Just(Act::Abandon),
     ];
@@ -257,7 +257,7 @@ struct Kernel {
 const SLICE: u16 = 5;
 
 impl Kernel {
-    fn tell(&mut self, event: Event, flow: FlowView<'static>) {
+    fn emit_event(&mut self, event: Event, flow: FlowView<'static>) {
         if !self.losing {
             self.queue.push_back((event, flow));
         }
@@ -267,17 +267,17 @@ impl Kernel {
         if let Some(flow) = self.flows.get_mut(&n) {
             flow.mark = Some(mark);
             let told = *flow;
-            return self.tell(Event::Update, told);
+            return self.emit_event(Event::Update, told);
         }
         self.births += 1;
         let born = FlowView { mark: Some(mark), ..flow(n, self.births, n.is_multiple_of(3)) };
         self.flows.insert(n, born);
-        self.tell(Event::New, born);
+        self.emit_event(Event::New, born);
     }
 
-    fn end(&mut self, n: u16) {
+    fn end_flow(&mut self, n: u16) {
         if let Some(flow) = self.flows.remove(&n) {
-            self.tell(Event::Destroy, FlowView { mark: None, ..flow });
+            self.emit_event(Event::Destroy, FlowView { mark: None, ..flow });
         }
     }
 
@@ -299,7 +299,7 @@ impl Kernel {
         part
     }
 
-    fn take(&mut self, count: usize, shard: &mut Shard) {
+    fn deliver_events(&mut self, count: usize, shard: &mut Shard) {
         for (event, flow) in self.queue.drain(..count.min(self.queue.len())) {
             shard.apply(event, &flow);
         }
@@ -310,23 +310,23 @@ proptest! {
     /// Whatever was lost, and however dumps and events were interleaved or broken off: one resync after the losses end,
     /// while the kernel goes on changing, makes the shard hold what the kernel holds.
     #[test]
-    fn one_resync_after_the_losses_end_mends_everything(before in acts(), during in acts()) {
+    fn one_resync_after_the_losses_end_repairs_everything(before in acts(), during in acts()) {
         let mut kernel = Kernel::default();
         let mut shard = Shard::new(1_000);
         for act in before {
             match act {
                 Act::Touch(n, mark) => kernel.touch(n, mark),
-                Act::End(n) => kernel.end(n),
+                Act::EndFlow(n) => kernel.end_flow(n),
                 Act::Lose(losing) => kernel.losing = losing,
-                Act::Take(count) => kernel.take(count, &mut shard),
-                Act::Begin => {
-                    shard.begin_resync();
+                Act::Deliver(count) => kernel.deliver_events(count, &mut shard),
+                Act::StartDump => {
+                    shard.start_resync();
                     kernel.start_dump();
                 }
                 Act::Slice => for flow in kernel.slice() {
                     shard.apply_dumped(&flow);
                 },
-                Act::EndDump => shard.end_dump(),
+                Act::FinishDump => shard.finish_dump(),
                 Act::Sweep => {
                     shard.sweep(7, |_| {});
                 }
@@ -334,14 +334,14 @@ proptest! {
             }
         }
         kernel.losing = false;
-        kernel.take(usize::MAX, &mut shard); // the worker sees to it that what is older than the loss is taken first
-        shard.begin_resync();
+        kernel.deliver_events(usize::MAX, &mut shard); // the worker sees to it that what is older than the loss is taken first
+        shard.start_resync();
         kernel.start_dump();
         for act in during {
             match act {
                 Act::Touch(n, mark) => kernel.touch(n, mark),
-                Act::End(n) => kernel.end(n),
-                Act::Take(count) => kernel.take(count, &mut shard),
+                Act::EndFlow(n) => kernel.end_flow(n),
+                Act::Deliver(count) => kernel.deliver_events(count, &mut shard),
                 Act::Slice => for flow in kernel.slice() {
                     shard.apply_dumped(&flow);
                 },
@@ -353,9 +353,9 @@ proptest! {
                 shard.apply_dumped(&flow);
             }
         }
-        shard.end_dump();
+        shard.finish_dump();
         prop_assert_eq!(sweep_all(&mut shard).1, Swept::Done);
-        kernel.take(usize::MAX, &mut shard);
+        kernel.deliver_events(usize::MAX, &mut shard);
         let held: HashMap<_, _> = shard.iter().map(|flow| ((key(&flow), flow.id), flow.mark)).collect();
         let there: HashMap<_, _> = kernel.flows.values().map(|flow| ((key(flow), flow.id), flow.mark)).collect();
         prop_assert_eq!(held, there);
