@@ -20,7 +20,7 @@ const FLOWS: u16 = 4_096;
 fn one_by_one(requester: &mut Requester) -> Result<(), KernelError> {
     (1..=FLOWS).try_for_each(|port| {
         let change = FlowChange { flow: udp_flow(port), ..FlowChange::default() };
-        requester.ask("create", |writer, seq| request::create(writer, seq, &change, IfExists::Refuse), |_| {})
+        requester.request("create", |writer, seq| request::create(writer, seq, &change, IfExists::Refuse), |_| {})
     })
 }
 
@@ -41,7 +41,7 @@ fn timed(work: impl FnOnce() -> Result<(), KernelError>) -> Duration {
     work().expect("flows are created");
     let elapsed = started.elapsed();
     let flush = |writer: &mut Writer<'_>, seq| request::flush(writer, seq, uapi::AF_UNSPEC);
-    Requester::open().and_then(|mut requester| requester.ask("flush", flush, |_| {})).expect("flows are flushed");
+    Requester::open().and_then(|mut requester| requester.request("flush", flush, |_| {})).expect("flows are flushed");
     elapsed
 }
 

@@ -24,7 +24,7 @@ const FLOWS: u16 = 256;
 fn create(requester: &mut Requester) -> Result<(), KernelError> {
     (1..=FLOWS).try_for_each(|port| {
         let change = FlowChange { flow: udp_flow(port), ..FlowChange::default() };
-        requester.ask("create", |writer, seq| request::create(writer, seq, &change, IfExists::Refuse), |_| {})
+        requester.request("create", |writer, seq| request::create(writer, seq, &change, IfExists::Refuse), |_| {})
     })
 }
 
@@ -47,7 +47,7 @@ fn drain(receive: &mut dyn Receive) -> (Duration, usize) {
 fn round(requester: &mut Requester, receive: &mut dyn Receive) -> Result<Duration, KernelError> {
     create(requester)?;
     let (created, news) = drain(receive);
-    requester.ask("flush", |writer, seq| request::flush(writer, seq, uapi::AF_UNSPEC), |_| {})?;
+    requester.request("flush", |writer, seq| request::flush(writer, seq, uapi::AF_UNSPEC), |_| {})?;
     let (flushed, ends) = drain(receive);
     assert_eq!(news + ends, 2 * usize::from(FLOWS), "every event is there");
     Ok(created + flushed)

@@ -36,8 +36,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut stats = listing(Dump::cpu_stats(Table::Conntrack)?)?;
     stats.extend(listing(Dump::cpu_stats(Table::Expect)?)?);
     let mut requester = Requester::open()?;
-    requester.ask("read the statistics", request::global_stats, |record| stats.extend(record.bytes()))?;
-    requester.ask("empty the table", |writer, seq| request::flush(writer, seq, 0), |_| {})?;
+    requester.request("read the statistics", request::global_stats, |record| stats.extend(record.bytes()))?;
+    requester.request("empty the table", |writer, seq| request::flush(writer, seq, 0), |_| {})?;
     let mut events = Vec::new();
     let until = Instant::now() + Duration::from_millis(200);
     while Instant::now() < until {

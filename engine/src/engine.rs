@@ -27,7 +27,7 @@ use crate::access::Access;
 use crate::filter::ReplicationFilter;
 use crate::kernel::KernelError;
 use crate::kernel::batch::Batch;
-use crate::kernel::commit::Rules;
+use crate::kernel::commit::CommitRules;
 use crate::kernel_resync::{REPORTS, ResyncCoordinator, ResyncRequest, ResyncRequests, WorkerChannel};
 use crate::limits::{COMMANDS_PER_WORKER, FLOWS_PER_SHARD, REPORTS_PER_WORKER, WORKERS, WORKERS_DEFAULT_MAX};
 use crate::listener::{ListenError, Listener};
@@ -183,7 +183,7 @@ impl Engine {
     ///
     /// # Errors
     /// [`CommitError`].
-    pub fn commit(&self, what: What, rules: Rules) -> Result<Committed, CommitError> {
+    pub fn commit(&self, what: What, rules: CommitRules) -> Result<Committed, CommitError> {
         replication::commit(&self.access, what, rules, &Arc::default())
     }
 

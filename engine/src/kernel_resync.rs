@@ -516,6 +516,6 @@ impl Reconcile {
 fn flow_count() -> Result<u64, KernelError> {
     let mut entries = None;
     let read_entries = |record: &Record<'_>| entries = record.global_stats().ok().and_then(|stats| stats.entries);
-    Requester::open()?.ask("count the flows", request::global_stats, read_entries)?;
+    Requester::open()?.request("count the flows", request::global_stats, read_entries)?;
     Ok(u64::from(entries.unwrap_or(u32::MAX)))
 }

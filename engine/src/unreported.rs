@@ -37,7 +37,7 @@ impl Unreported {
 
     /// Events come that happened after this.
     pub(crate) fn begin_round(&mut self) {
-        self.local_addresses.forget();
+        self.local_addresses.recheck_left();
     }
 
     /// An expectation is new.
@@ -48,7 +48,7 @@ impl Unreported {
     /// A flow is there.
     pub(crate) fn on_flow(&mut self, flow: &FlowView<'_>) {
         if let Some(reply) = flow.reply.filter(|_| has_source_nat(flow)) {
-            self.local_addresses.see(reply.dst);
+            self.local_addresses.observe(reply.dst);
         }
     }
 

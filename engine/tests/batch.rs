@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use ctflow_engine::kernel::KernelError;
-use ctflow_engine::kernel::batch::{Batch, Done, Refused};
+use ctflow_engine::kernel::batch::{Batch, BatchOutcome, Refused};
 use ctflow_engine::kernel::dump::Dump;
 use ctflow_engine::lab::{Lab, sysctl};
 use ctflow_parser::filter::DumpFilter;
@@ -49,7 +49,7 @@ fn delete(writer: &mut Writer<'_>, seq: u32, index: u32) -> Result<(), Full> {
 type Write = fn(&mut Writer<'_>, u32, u32) -> Result<(), Full>;
 
 /// Makes a request of each index, which is its tag too; gives the refused ones with their errno.
-fn all(operation: &'static str, write: Write, indices: impl Iterator<Item = u32>) -> (Done, Vec<(u64, i32)>) {
+fn all(operation: &'static str, write: Write, indices: impl Iterator<Item = u32>) -> (BatchOutcome, Vec<(u64, i32)>) {
     let mut batch = Batch::open(operation).unwrap();
     let mut refusals = Vec::new();
     let mut refused = |refused: Refused| refusals.push((refused.tag, refused.error.errno().unwrap()));
@@ -79,7 +79,7 @@ fn network(flows: u64) -> Lab {
 fn every_one_of_many_requests_is_carried_out() {
     ctflow_engine::isolated!({
         let _lab = network(20_000);
-        let expected = Done { requests: 20_000, refused: 0 };
+        let expected = BatchOutcome { requests: 20_000, refused: 0 };
         assert_eq!(all("create flows", create, 0..20_000), (expected, vec![]));
         assert_eq!(present(), (0..20_000).collect());
         assert_eq!(all("delete flows", delete, 0..20_000), (expected, vec![]));
@@ -94,7 +94,7 @@ fn a_refused_request_is_named_and_keeps_no_other_from_being_carried_out() {
         let thirds = || (0..1_000).filter(|index| index % 3 == 0);
         let refusals = |errno| thirds().map(|index| (u64::from(index), errno)).collect::<Vec<_>>();
         assert_eq!(all("create flows", create, thirds()).1, []);
-        let done = Done { requests: 1_000, refused: 334 };
+        let done = BatchOutcome { requests: 1_000, refused: 334 };
         assert_eq!(done.carried_out(), 666);
         assert_eq!(all("create flows", create, 0..1_000), (done, refusals(EEXIST)));
         assert_eq!(present(), (0..1_000).collect());
@@ -110,7 +110,7 @@ fn a_batch_of_refusals_loses_no_answer() {
     ctflow_engine::isolated!({
         let _lab = network(0);
         let (done, refusals) = all("delete flows", delete, 0..10_000);
-        assert_eq!(done, Done { requests: 10_000, refused: 10_000 });
+        assert_eq!(done, BatchOutcome { requests: 10_000, refused: 10_000 });
         assert_eq!(refusals, (0..10_000).map(|index| (index, ENOENT)).collect::<Vec<_>>());
     });
 }
@@ -137,7 +137,7 @@ fn a_request_that_is_too_long_is_told_of_in_its_turn() {
         assert!(exists.starts_with("the kernel refused to create flows: File exists"), "{exists}");
         assert_eq!(long, "cannot create flows: request buffer is full");
         assert_eq!(present(), [1, 4].into());
-        assert_eq!(batch.finish(&mut |_| {}).unwrap(), Done::default());
+        assert_eq!(batch.finish(&mut |_| {}).unwrap(), BatchOutcome::default());
     });
 }
 

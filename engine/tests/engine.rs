@@ -38,7 +38,7 @@ fn settings(workers: u32) -> Settings {
 
 fn flush() {
     let mut requester = Requester::open().unwrap();
-    requester.ask("empty the table", |writer, seq| request::flush(writer, seq, 0), |_| {}).unwrap();
+    requester.request("empty the table", |writer, seq| request::flush(writer, seq, 0), |_| {}).unwrap();
 }
 
 #[test]
@@ -184,7 +184,7 @@ fn a_flush_of_one_family_leaves_the_other() {
         let mut requester = Requester::open().unwrap();
         for (family, left) in [(AF_INET, before - 1), (AF_UNSPEC, 0)] {
             let write = |writer: &mut Writer<'_>, seq| request::flush(writer, seq, family);
-            requester.ask("empty the table", write, |_| {}).unwrap();
+            requester.request("empty the table", write, |_| {}).unwrap();
             assert_eq!(sysctl::flow_count().unwrap(), left);
         }
     });
@@ -207,11 +207,11 @@ fn a_listing_is_the_same_read_at_once_in_parts_or_ahead() {
         let mut whole = Vec::new();
         all().read_all(|record| whole.push(record.flow().unwrap().id)).unwrap();
         assert!(whole.len() >= 3_000);
-        let mut ahead = all().ahead().unwrap();
+        let mut ahead = all().read_ahead().unwrap();
         let mut parts = Vec::new();
         while ahead.read(|record| parts.push(record.flow().unwrap().id)).unwrap() != Progress::Done {}
         assert_eq!(parts, whole);
-        drop(all().ahead().unwrap()); // a reader that is not interested any more holds nothing up
+        drop(all().read_ahead().unwrap()); // a reader that is not interested any more holds nothing up
     });
 }
 

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use ctflow_engine::engine::{Engine, Settings};
 use ctflow_engine::isolated;
-use ctflow_engine::kernel::commit::{Lifetime, Rules};
+use ctflow_engine::kernel::commit::{CommitRules, Lifetime};
 use ctflow_engine::lab::Lab;
 use ctflow_engine::link::{LinkSettings, Transport};
 use ctflow_engine::replication::{ReplicationSettings, What};
@@ -93,7 +93,7 @@ fn a_commit_makes_the_replica_the_kernels_own_and_is_no_news() {
         create(0..2_000);
         until("all are replicated", &[&one, &other], || held(&other) == 2_010);
         let everything = What { flows: true, expectations: true };
-        let committed = other.commit(everything, Rules::default()).unwrap().tally;
+        let committed = other.commit(everything, CommitRules::default()).unwrap().tally;
         assert_eq!((committed.created, committed.updated, committed.failed()), (2_010, 0, 0), "{committed:?}");
         let there = host.run(tracked);
         assert_eq!(there, tracked());
@@ -102,7 +102,7 @@ fn a_commit_makes_the_replica_the_kernels_own_and_is_no_news() {
         // Again: nothing is doubled, and what has changed is brought over.
         delete(0..500);
         until("their end is replicated", &[&one, &other], || held(&other) == 1_510);
-        let rules = Rules { lifetime: Lifetime::Seconds(77), ..Rules::default() };
+        let rules = CommitRules { lifetime: Lifetime::Seconds(77), ..CommitRules::default() };
         let committed = other.commit(everything, rules).unwrap().tally;
         assert_eq!((committed.created, committed.updated, committed.failed()), (0, 1_510, 0), "{committed:?}");
         assert_eq!(host.run(|| ctflow_engine::lab::sysctl::flow_count().unwrap()), 2_010);

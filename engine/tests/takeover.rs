@@ -40,9 +40,9 @@ const HOT: takeover::Settings = takeover::Settings { hot: true, purge_after: Dur
 /// `Default` is not to be had in a constant.
 const fn defaults() -> takeover::Settings {
     takeover::Settings {
-        rules: ctflow_engine::kernel::commit::Rules {
+        rules: ctflow_engine::kernel::commit::CommitRules {
             lifetime: ctflow_engine::kernel::commit::Lifetime::Left,
-            windows: ctflow_engine::kernel::commit::Windows::Forgiven,
+            windows: ctflow_engine::kernel::commit::Windows::Liberal,
         },
         hot: false,
         purge_after: Duration::from_secs(60),
@@ -318,7 +318,7 @@ fn tcp(state: u8) -> FlowChange<'static> {
 
 fn update(change: &FlowChange<'_>) {
     let write = |writer: &mut Writer<'_>, seq| request::update(writer, seq, change);
-    Requester::open().unwrap().ask("change a flow", write, |_| {}).unwrap();
+    Requester::open().unwrap().request("change a flow", write, |_| {}).unwrap();
 }
 
 fn change(to: u8) {
@@ -368,7 +368,7 @@ fn where_both_are_primary_the_newer_word_on_a_flow_counts() {
         let end = |writer: &mut Writer<'_>, seq| {
             request::delete(writer, seq, &request::Selector::Orig(tcp(0).flow.orig.unwrap()), None, None)
         };
-        Requester::open().unwrap().ask("end a flow", end, |_| {}).unwrap();
+        Requester::open().unwrap().request("end a flow", end, |_| {}).unwrap();
         until("it is gone from both", &both, || host.run(|| sysctl::flow_count().unwrap()) == 0);
         assert!(status(&one).rivals.is_empty(), "two primaries are what was asked for");
     });

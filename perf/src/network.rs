@@ -76,7 +76,7 @@ impl Network {
     /// The kernel's refusal; or it does not get empty.
     pub(crate) fn flush() -> Result<(), Failure> {
         let mut requester = Requester::open()?;
-        requester.ask("flush the table", |writer, seq| request::flush(writer, seq, AF_UNSPEC), |_| ())?;
+        requester.request("flush the table", |writer, seq| request::flush(writer, seq, AF_UNSPEC), |_| ())?;
         let deadline = Deadline::new("the table to be empty", FLUSH_LONGEST);
         deadline.poll(Duration::from_millis(5), || Ok(sysctl::flow_count()? == 0))
     }

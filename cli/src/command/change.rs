@@ -102,7 +102,7 @@ pub(super) fn create(persona: Persona, plan: &Create) -> Result<(), Failure> {
     let change = plan.creation.change();
     let write =
         |writer: &mut ctflow_parser::write::Writer<'_>, seq| request::create(writer, seq, &change, plan.existing);
-    Requester::open()?.ask("create a flow", write, |_| {}).map_err(Failure::Operation)?;
+    Requester::open()?.request("create a flow", write, |_| {}).map_err(Failure::Operation)?;
     let summary = match plan.existing {
         request::IfExists::Refuse => Summary::Created(1),
         request::IfExists::Change => Summary::Added(1),
@@ -118,7 +118,7 @@ pub(super) fn create(persona: Persona, plan: &Create) -> Result<(), Failure> {
 pub(super) fn create_expect(plan: &Expected) -> Result<(), Failure> {
     let view = plan.view();
     let write = |writer: &mut ctflow_parser::write::Writer<'_>, seq| request::create_expect(writer, seq, &view);
-    Requester::open()?.ask("create an expectation", write, |_| {}).map_err(Failure::Operation)
+    Requester::open()?.request("create an expectation", write, |_| {}).map_err(Failure::Operation)
 }
 
 /// `-D expect`.
@@ -127,7 +127,7 @@ pub(super) fn create_expect(plan: &Expected) -> Result<(), Failure> {
 /// The kernel's refusal.
 pub(super) fn delete_expect(persona: Persona, tuple: &Tuple) -> Result<(), Failure> {
     let write = |writer: &mut ctflow_parser::write::Writer<'_>, seq| request::delete_expect(writer, seq, tuple, None);
-    Requester::open()?.ask("delete an expectation", write, |_| {}).map_err(Failure::Operation)?;
+    Requester::open()?.request("delete an expectation", write, |_| {}).map_err(Failure::Operation)?;
     Summary::ExpectationsDeleted(1).print(persona);
     Ok(())
 }
@@ -141,7 +141,7 @@ pub(super) fn flush(plan: Flush) -> Result<(), KernelError> {
         Subject::Flows => request::flush(writer, seq, plan.family),
         Subject::Expectations => request::flush_expect(writer, seq),
     };
-    Requester::open()?.ask("empty the table", write, |_| {})
+    Requester::open()?.request("empty the table", write, |_| {})
 }
 
 /// Hands each flow that is selected to `work`, until it fails.
@@ -150,7 +150,7 @@ fn each(
     selection: &Selection,
     mut work: impl FnMut(&FlowView<'_>, &Occasion<'_>) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
-    let mut dump = Dump::start(Table::Conntrack, filter, false)?.ahead()?;
+    let mut dump = Dump::start(Table::Conntrack, filter, false)?.read_ahead()?;
     let mut bar = progress::Progress::beside_lines(count::flows().unwrap_or(0).into(), "flows");
     let mut state = ControlFlow::Continue(());
     let mut progress = Progress::More;

@@ -44,7 +44,7 @@ pub(super) fn count(plan: Count) -> Result<(), Failure> {
 pub(super) fn flows() -> Result<u32, Failure> {
     let mut entries = Ok(None);
     let take = |record: &Record<'_>| entries = record.global_stats().map(|stats| stats.entries);
-    Requester::open()?.ask("count the flows", request::global_stats, take)?;
+    Requester::open()?.request("count the flows", request::global_stats, take)?;
     let count = entries.map_err(|first| Failure::Malformed { count: 1, first })?;
     count.ok_or(Failure::NoCount)
 }

@@ -30,7 +30,7 @@ pub(super) fn flow(persona: Persona, plan: &Get, mut printer: Printer) -> Result
         Err(error) => malformed = Some(error),
     };
     let write = |writer: &mut Writer<'_>, seq| request::get(writer, seq, &plan.which, plan.zone);
-    Requester::open()?.ask("find the flow", write, take).map_err(Failure::Operation)?;
+    Requester::open()?.request("find the flow", write, take).map_err(Failure::Operation)?;
     printer.finish(&mut sink.lines);
     sink.flush()?;
     if let Some(first) = malformed {
@@ -52,7 +52,7 @@ pub(super) fn expectation(tuple: &Tuple) -> Result<(), Failure> {
         Err(error) => malformed = Some(error),
     };
     let write = |writer: &mut Writer<'_>, seq| request::get_expect(writer, seq, tuple, None);
-    Requester::open()?.ask("find the expectation", write, take).map_err(Failure::Operation)?;
+    Requester::open()?.request("find the expectation", write, take).map_err(Failure::Operation)?;
     sink.flush()?;
     malformed.map_or(Ok(()), |first| Err(Failure::Malformed { count: 1, first }))
 }

@@ -23,7 +23,7 @@ use crate::persona::Persona;
 /// The kernel's refusal, a full disk, a reader that has gone; or entries that do not parse, after all others.
 pub(super) fn run(persona: Persona, plan: &List, labels: Option<Arc<LabelMap>>) -> Result<(), Failure> {
     let mut listing = Listing::new(plan, labels)?;
-    let mut dump = Dump::start(plan.table, &plan.filter, plan.zero)?.ahead()?;
+    let mut dump = Dump::start(plan.table, &plan.filter, plan.zero)?.read_ahead()?;
     let mut progress = Progress::More;
     while progress != Progress::Done {
         listing.now_ns = clock::now_ns();

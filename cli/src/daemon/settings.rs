@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use ctflow_engine::engine::Settings;
 use ctflow_engine::filter::{self, Listed, Prefix, Rule};
-use ctflow_engine::kernel::commit::{Lifetime, Rules, Windows};
+use ctflow_engine::kernel::commit::{CommitRules, Lifetime, Windows};
 use ctflow_engine::limits::{FILTER_PROTOCOLS, FLOWS_PER_SHARD};
 use ctflow_engine::link::{LinkSettings, Transport};
 use ctflow_engine::replication::ReplicationSettings;
@@ -68,9 +68,9 @@ fn replication(config: &Config, epoch: Epoch, flows_max: u32) -> ReplicationSett
 fn takeover(config: &Config) -> takeover::Settings {
     let given = &config.takeover;
     takeover::Settings {
-        rules: Rules {
+        rules: CommitRules {
             lifetime: given.commit_timeout_s.map_or(Lifetime::Left, Lifetime::Seconds),
-            windows: if given.tcp_window_tracking { Windows::Tracked } else { Windows::Forgiven },
+            windows: if given.tcp_window_tracking { Windows::Tracked } else { Windows::Liberal },
         },
         hot: config.sync.hot,
         purge_after: given.purge_timeout,

@@ -68,14 +68,14 @@ pub(crate) fn create(flow: FlowView<'_>) {
 pub(crate) fn create_as(change: &FlowChange<'_>) {
     let write =
         |writer: &mut ctflow_parser::write::Writer<'_>, seq| request::create(writer, seq, change, IfExists::Refuse);
-    if let Err(error) = Requester::open().unwrap().ask("create a flow", write, |_| {}) {
+    if let Err(error) = Requester::open().unwrap().request("create a flow", write, |_| {}) {
         panic!("{error}: {change:?}");
     }
 }
 
 pub(crate) fn flush() {
     let write = |writer: &mut ctflow_parser::write::Writer<'_>, seq| request::flush(writer, seq, 0);
-    Requester::open().unwrap().ask("empty the table", write, |_| {}).unwrap();
+    Requester::open().unwrap().request("empty the table", write, |_| {}).unwrap();
 }
 
 /// A program that follows events, started and seen to listen.

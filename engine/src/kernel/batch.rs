@@ -32,14 +32,14 @@ pub struct Refused {
 
 /// What became of the requests of a batch.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Done {
+pub struct BatchOutcome {
     /// Requests that were added.
     pub requests: u64,
     /// Those of them that were refused, and told of.
     pub refused: u64,
 }
 
-impl Done {
+impl BatchOutcome {
     /// Requests that the kernel carried out.
     #[must_use]
     pub fn carried_out(&self) -> u64 {
@@ -63,7 +63,7 @@ pub struct Batch {
     /// The sequence number of the next request.
     next_seq: u32,
     answer: Box<[u8]>,
-    done: Done,
+    done: BatchOutcome,
 }
 
 /// What the answers read so far say of the requests sent together.
@@ -74,7 +74,7 @@ struct Answers {
     /// Some did not fit the socket's buffer.
     lost: bool,
     /// "Not permitted" of the first request. It speaks for all of them when nothing follows it.
-    forbidden: Option<Refused>,
+    first_forbidden: Option<Refused>,
 }
 
 impl Batch {
@@ -96,7 +96,7 @@ impl Batch {
             first_seq: 1,
             next_seq: 1,
             answer: vec![0; DATAGRAM_BYTES].into_boxed_slice(),
-            done: Done::default(),
+            done: BatchOutcome::default(),
         })
     }
 
@@ -120,12 +120,12 @@ impl Batch {
         refused: &mut impl FnMut(Refused),
     ) -> Result<(), KernelError> {
         self.done.requests = self.done.requests.saturating_add(1);
-        match self.write(write) {
-            Ok(bytes) => self.put(tag, bytes),
+        match self.write_request(write) {
+            Ok(bytes) => self.append_request(tag, bytes),
             Err(source) => {
                 self.send(refused, &mut |_, _| {})?; // what came before it is told of before it
                 let error = KernelError::TooLong { operation: self.operation, source };
-                self.done.tell(Refused { tag, error }, refused);
+                self.done.report_refusal(Refused { tag, error }, refused);
             }
         }
         if self.is_full(BATCH_REQUESTS) { self.send(refused, &mut |_, _| {}) } else { Ok(()) }
@@ -137,15 +137,15 @@ impl Batch {
     ///
     /// # Errors
     /// As [`Batch::add`].
-    pub fn ask(
+    pub fn add_query(
         &mut self,
         tag: u64,
         write: impl FnOnce(&mut Writer<'_>, u32) -> Result<(), Full>,
         told: &mut impl FnMut(u64, &Record<'_>),
     ) -> Result<(), KernelError> {
         self.done.requests = self.done.requests.saturating_add(1);
-        match self.write(write) {
-            Ok(bytes) => self.put(tag, bytes),
+        match self.write_request(write) {
+            Ok(bytes) => self.append_request(tag, bytes),
             Err(_) => self.done.refused = self.done.refused.saturating_add(1),
         }
         if self.is_full(BATCH_QUERIES) { self.send(&mut |_| {}, told) } else { Ok(()) }
@@ -155,7 +155,7 @@ impl Batch {
     ///
     /// # Errors
     /// As [`Batch::add`].
-    pub fn finish_asking(&mut self, told: &mut impl FnMut(u64, &Record<'_>)) -> Result<Done, KernelError> {
+    pub fn finish_queries(&mut self, told: &mut impl FnMut(u64, &Record<'_>)) -> Result<BatchOutcome, KernelError> {
         self.send(&mut |_| {}, told)?;
         Ok(std::mem::take(&mut self.done))
     }
@@ -164,20 +164,20 @@ impl Batch {
     ///
     /// # Errors
     /// As [`Batch::add`].
-    pub fn finish(&mut self, refused: &mut impl FnMut(Refused)) -> Result<Done, KernelError> {
+    pub fn finish(&mut self, refused: &mut impl FnMut(Refused)) -> Result<BatchOutcome, KernelError> {
         self.send(refused, &mut |_, _| {})?;
         Ok(std::mem::take(&mut self.done))
     }
 
     /// Takes in what was written behind the others.
-    fn put(&mut self, tag: u64, bytes: usize) {
+    fn append_request(&mut self, tag: u64, bytes: usize) {
         self.length = self.length.saturating_add(bytes);
         self.tags.push(tag);
         self.next_seq = self.next_seq.wrapping_add(1);
     }
 
     /// Writes a request behind those gathered, and gives its length.
-    fn write(&mut self, write: impl FnOnce(&mut Writer<'_>, u32) -> Result<(), Full>) -> Result<usize, Full> {
+    fn write_request(&mut self, write: impl FnOnce(&mut Writer<'_>, u32) -> Result<(), Full>) -> Result<usize, Full> {
         let room = self.requests.get_mut(self.length..).and_then(|free| free.get_mut(..REQUEST_BYTES));
         let mut writer = Writer::new(room.ok_or(Full)?);
         write(&mut writer, self.next_seq)?;
@@ -225,7 +225,7 @@ impl Batch {
         }
         match answers {
             Answers { lost: false, complete: true, .. } => Ok(()),
-            Answers { lost: false, forbidden: Some(Refused { error, .. }), .. } => Err(error),
+            Answers { lost: false, first_forbidden: Some(Refused { error, .. }), .. } => Err(error),
             _ => Err(KernelError::Unanswered { operation: self.operation, requests: self.tags.len() }),
         }
     }
@@ -244,26 +244,26 @@ impl Batch {
             let ack = match message.map_err(|source| KernelError::Malformed { operation, source })? {
                 Message::Ack(ack) => ack,
                 Message::Record(record) => {
-                    let place = place_of(record.seq(), self.first_seq, &self.tags);
+                    let place = position_of(record.seq(), self.first_seq, &self.tags);
                     place.into_iter().for_each(|(_, tag)| told(tag, &record));
                     continue;
                 }
                 Message::Done { .. } | Message::Other => continue,
             };
             // What answers none of these requests is what an earlier failure left unread.
-            let Some((place, tag)) = place_of(ack.seq, self.first_seq, &self.tags) else { continue };
-            answers.complete |= matches!(place, Place::Last);
-            if let Some(first) = answers.forbidden.take() {
-                self.done.tell(first, refused); // something follows it, so it spoke for itself only
+            let Some((place, tag)) = position_of(ack.seq, self.first_seq, &self.tags) else { continue };
+            answers.complete |= matches!(place, Position::Last);
+            if let Some(first) = answers.first_forbidden.take() {
+                self.done.report_refusal(first, refused); // something follows it, so it spoke for itself only
             }
             if ack.errno == 0 {
                 continue;
             }
             let refusal = Refused { tag, error: KernelError::refused(operation, &ack) };
-            if matches!(place, Place::First) && Errno::from_raw_os_error(ack.errno) == Errno::PERM {
-                answers.forbidden = Some(refusal);
+            if matches!(place, Position::First) && Errno::from_raw_os_error(ack.errno) == Errno::PERM {
+                answers.first_forbidden = Some(refusal);
             } else {
-                self.done.tell(refusal, refused);
+                self.done.report_refusal(refusal, refused);
             }
         }
         Ok(())
@@ -274,8 +274,8 @@ impl Batch {
     }
 }
 
-impl Done {
-    fn tell(&mut self, refusal: Refused, refused: &mut impl FnMut(Refused)) {
+impl BatchOutcome {
+    fn report_refusal(&mut self, refusal: Refused, refused: &mut impl FnMut(Refused)) {
         self.refused = self.refused.saturating_add(1);
         refused(refusal);
     }
@@ -283,20 +283,20 @@ impl Done {
 
 /// Where a request stands among those sent together. One alone is the last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum Position {
     First,
     Between,
     Last,
 }
 
 /// Finds the request that an answer is for, among those that begin with `first_seq`.
-fn place_of(seq: u32, first_seq: u32, tags: &[u64]) -> Option<(Place, u64)> {
+fn position_of(seq: u32, first_seq: u32, tags: &[u64]) -> Option<(Position, u64)> {
     let index = usize::try_from(seq.wrapping_sub(first_seq)).ok()?;
     let tag = *tags.get(index)?;
     let place = match index {
-        _ if index.saturating_add(1) == tags.len() => Place::Last,
-        0 => Place::First,
-        _ => Place::Between,
+        _ if index.saturating_add(1) == tags.len() => Position::Last,
+        0 => Position::First,
+        _ => Position::Between,
     };
     Some((place, tag))
 }
@@ -310,17 +310,17 @@ mod tests {
     use crate::lab::Lab;
 
     #[test]
-    fn an_answer_finds_its_request_across_the_wrap_of_the_sequence() {
-        let place = |seq, tags: &[u64]| place_of(seq, u32::MAX, tags);
-        assert_eq!(place(u32::MAX, &[7, 8, 9]), Some((Place::First, 7)));
-        assert_eq!(place(0, &[7, 8, 9]), Some((Place::Between, 8)));
-        assert_eq!(place(1, &[7, 8, 9]), Some((Place::Last, 9)));
-        assert_eq!(place(u32::MAX, &[7]), Some((Place::Last, 7)));
+    fn an_answer_is_matched_across_the_wrap_of_the_sequence() {
+        let place = |seq, tags: &[u64]| position_of(seq, u32::MAX, tags);
+        assert_eq!(place(u32::MAX, &[7, 8, 9]), Some((Position::First, 7)));
+        assert_eq!(place(0, &[7, 8, 9]), Some((Position::Between, 8)));
+        assert_eq!(place(1, &[7, 8, 9]), Some((Position::Last, 9)));
+        assert_eq!(place(u32::MAX, &[7]), Some((Position::Last, 7)));
         assert_eq!((place(2, &[7, 8, 9]), place(u32::MAX - 1, &[7, 8, 9])), (None, None));
     }
 
     #[test]
-    fn lost_answers_are_an_error_and_the_next_batch_is_none_the_worse() {
+    fn lost_answers_are_an_error_and_the_next_batch_works() {
         crate::isolated!({
             let _lab = Lab::enter().unwrap();
             let mut batch = Batch::open("delete flows").unwrap();

@@ -20,17 +20,17 @@ use ctflow_parser::uapi;
 
 /// How a replicated flow is made to live here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rules {
+pub struct CommitRules {
     /// How long.
     pub lifetime: Lifetime,
     /// What is asked of TCP.
     pub windows: Windows,
 }
 
-impl Default for Rules {
+impl Default for CommitRules {
     /// As long as its source said, and no window is looked at.
     fn default() -> Self {
-        Self { lifetime: Lifetime::Left, windows: Windows::Forgiven }
+        Self { lifetime: Lifetime::Left, windows: Windows::Liberal }
     }
 }
 
@@ -50,7 +50,7 @@ pub enum Lifetime {
 pub enum Windows {
     /// No packet is dropped for being out of them, ever.
     #[default]
-    Forgiven,
+    Liberal,
     /// The next packets set them, and later ones must keep them.
     Tracked,
 }
@@ -82,7 +82,7 @@ pub fn unconfirmed_s(timeout_s: u32) -> u32 {
 impl Lifetime {
     /// Seconds for a flow that was told `timeout_s`, `age_s` ago.
     #[must_use]
-    pub fn of(self, timeout_s: u32, age_s: u64) -> u32 {
+    pub fn timeout_s(self, timeout_s: u32, age_s: u64) -> u32 {
         match self {
             Self::Left => {
                 let left = u64::from(timeout_s).saturating_sub(age_s);
@@ -100,16 +100,16 @@ const SETTABLE: u32 = uapi::IPS_SEEN_REPLY | uapi::IPS_ASSURED | uapi::IPS_FIXED
 /// The request that makes `flow`, told `age_s` ago, live here by these `rules`; `None` of a flow without both directions,
 /// which nothing replicated is.
 #[must_use]
-pub fn commit<'a>(flow: &FlowView<'a>, age_s: u64, rules: Rules) -> Option<FlowChange<'a>> {
+pub fn commit_request<'a>(flow: &FlowView<'a>, age_s: u64, rules: CommitRules) -> Option<FlowChange<'a>> {
     let (orig, reply) = (flow.orig?, flow.reply?);
     let status = flow.status.unwrap_or(0);
-    let mirror = mirrored(&orig, &reply);
+    let mirror = untranslated_reply(&orig, &reply);
     let nat = |bit: u32, told: (std::net::IpAddr, Option<u16>), plain: (std::net::IpAddr, Option<u16>)| {
         let moved = status & bit != 0 && told != plain;
         moved.then(|| NatRange { address: told.0, port: told.1.filter(|_| told.1 != plain.1) })
     };
-    let (src, dst) = ((reply.dst, port(&reply, End::Dst)), (reply.src, port(&reply, End::Src)));
-    let (plain_src, plain_dst) = ((mirror.dst, port(&mirror, End::Dst)), (mirror.src, port(&mirror, End::Src)));
+    let (src, dst) = ((reply.dst, nat_port(&reply, End::Dst)), (reply.src, nat_port(&reply, End::Src)));
+    let (plain_src, plain_dst) = ((mirror.dst, nat_port(&mirror, End::Dst)), (mirror.src, nat_port(&mirror, End::Src)));
     let labels = flow.labels.filter(|labels| *labels != Labels::default());
     Some(FlowChange {
         flow: FlowView {
@@ -117,10 +117,10 @@ pub fn commit<'a>(flow: &FlowView<'a>, age_s: u64, rules: Rules) -> Option<FlowC
             orig: Some(orig),
             reply: Some(mirror),
             status: Some(status & SETTABLE | uapi::IPS_CONFIRMED),
-            timeout: Some(rules.lifetime.of(flow.timeout.unwrap_or(0), age_s)),
+            timeout: Some(rules.lifetime.timeout_s(flow.timeout.unwrap_or(0), age_s)),
             mark: flow.mark.filter(|mark| *mark != 0),
             zone: flow.zone,
-            proto: flow.proto.map(|proto| with(rules.windows, proto)),
+            proto: flow.proto.map(|proto| with_windows(rules.windows, proto)),
             labels,
             helper: flow.helper,
             seqadj_orig: flow.seqadj_orig.filter(|adjustment| *adjustment != SeqAdj::default()),
@@ -137,7 +137,7 @@ pub fn commit<'a>(flow: &FlowView<'a>, age_s: u64, rules: Rules) -> Option<FlowC
 }
 
 /// The answer to `orig` as if nothing translated it.
-fn mirrored(orig: &Tuple, reply: &Tuple) -> Tuple {
+fn untranslated_reply(orig: &Tuple, reply: &Tuple) -> Tuple {
     let l4 = match (orig.l4, reply.l4) {
         (L4::Ports { src, dst }, _) => L4::Ports { src: dst, dst: src },
         (L4::Icmp { id, .. }, L4::Icmp { kind, code, .. }) => L4::Icmp { kind, code, id },
@@ -154,7 +154,7 @@ enum End {
 }
 
 /// What NAT calls a port: of ICMP its id.
-fn port(tuple: &Tuple, end: End) -> Option<u16> {
+fn nat_port(tuple: &Tuple, end: End) -> Option<u16> {
     match (tuple.l4, end) {
         (L4::None, _) => None,
         (L4::Ports { src, .. }, End::Src) => Some(src),
@@ -166,7 +166,7 @@ fn port(tuple: &Tuple, end: End) -> Option<u16> {
 /// What of a request may be said of a flow that is there: not how it is translated, nor whose it is. That it is another's
 /// must still show in its status.
 #[must_use]
-pub fn of_existing(change: FlowChange<'_>) -> FlowChange<'_> {
+pub fn for_existing_flow(change: FlowChange<'_>) -> FlowChange<'_> {
     let expected = if change.flow.master.is_some() { uapi::IPS_EXPECTED } else { 0 };
     let flow = FlowView {
         status: change.flow.status.map(|status| status | expected),
@@ -180,10 +180,10 @@ pub fn of_existing(change: FlowChange<'_>) -> FlowChange<'_> {
 
 /// The state as its tracker has it. This one has seen no window: unless it is forgiving, or has seen none of either side, it
 /// would drop the next packets.
-fn with(windows: Windows, proto: ProtoInfo) -> ProtoInfo {
+fn with_windows(windows: Windows, proto: ProtoInfo) -> ProtoInfo {
     let ProtoInfo::Tcp(tcp) = proto else { return proto };
     let liberal = match windows {
-        Windows::Forgiven => uapi::IP_CT_TCP_FLAG_BE_LIBERAL,
+        Windows::Liberal => uapi::IP_CT_TCP_FLAG_BE_LIBERAL,
         Windows::Tracked => 0,
     };
     let flags = |told: Option<TcpFlags>| {
@@ -209,11 +209,11 @@ mod tests {
     fn translated(status: u32, reply: Tuple) -> FlowChange<'static> {
         let orig = tuple("10.0.0.1", "192.0.2.1", ports(1000, 80));
         let flow = FlowView { orig: Some(orig), reply: Some(reply), status: Some(status), ..FlowView::default() };
-        commit(&flow, 0, Rules::default()).unwrap()
+        commit_request(&flow, 0, CommitRules::default()).unwrap()
     }
 
     #[test]
-    fn translation_is_asked_for_and_the_reply_is_as_before_it() {
+    fn nat_is_requested_and_the_reply_is_untranslated() {
         let mirror = tuple("192.0.2.1", "10.0.0.1", ports(80, 1000));
         let range = |address: &str, port| Some(NatRange { address: address.parse::<IpAddr>().unwrap(), port });
         let both = uapi::IPS_SRC_NAT | uapi::IPS_DST_NAT;
@@ -238,27 +238,30 @@ mod tests {
     }
 
     #[test]
-    fn a_flow_lives_on_for_what_was_left_and_never_for_nothing() {
-        assert_eq!([Lifetime::Left.of(100, 30), Lifetime::Left.of(100, 100), Lifetime::Left.of(0, 9)], [70, 60, 60]);
-        assert_eq!(Lifetime::Seconds(5).of(100, 30), 5);
+    fn the_timeout_is_what_was_left_or_a_minute() {
+        assert_eq!(
+            [Lifetime::Left.timeout_s(100, 30), Lifetime::Left.timeout_s(100, 100), Lifetime::Left.timeout_s(0, 9)],
+            [70, 60, 60]
+        );
+        assert_eq!(Lifetime::Seconds(5).timeout_s(100, 30), 5);
     }
 
     #[test]
-    fn a_held_flow_shows_as_such_and_for_how_long() {
-        let held = Lifetime::Held.of(100, 30);
+    fn a_held_flow_is_recognised_by_its_timeout() {
+        let held = Lifetime::Held.timeout_s(100, 30);
         assert!(is_held(held) && is_held(held - 86_400) && !is_held(5 * 86_400));
         assert_eq!((unconfirmed_s(held), unconfirmed_s(held - 7)), (0, 7));
         assert!(u64::from(held) * 1_000 < 1 << 31, "what the kernel counts at a thousand ticks a second");
     }
 
     #[test]
-    fn tcp_is_forgiven_its_windows_unless_they_are_tracked() {
+    fn tcp_windows_are_liberal_unless_tracked() {
         let told = TcpInfo { state: Some(3), wscale_orig: Some(7), ..TcpInfo::default() };
-        let of = |windows| match with(windows, ProtoInfo::Tcp(told)) {
+        let of = |windows| match with_windows(windows, ProtoInfo::Tcp(told)) {
             ProtoInfo::Tcp(tcp) => (tcp.state, tcp.wscale_orig, tcp.flags_orig.map(|flags| flags.flags)),
             _ => panic!("no TCP"),
         };
-        assert_eq!(of(Windows::Forgiven), (Some(3), Some(7), Some(uapi::IP_CT_TCP_FLAG_BE_LIBERAL)));
+        assert_eq!(of(Windows::Liberal), (Some(3), Some(7), Some(uapi::IP_CT_TCP_FLAG_BE_LIBERAL)));
         assert_eq!(of(Windows::Tracked), (Some(3), Some(7), None));
     }
 }

@@ -55,7 +55,7 @@ impl Dump {
             Table::Dying => "list dying flows",
             Table::Unconfirmed => "list unconfirmed flows",
         };
-        let mut dump = Self::ask(operation, |writer| request::dump(writer, 0, table, filter, zero))?;
+        let mut dump = Self::open_and_send(operation, |writer| request::dump(writer, 0, table, filter, zero))?;
         dump.filtered = Some((table, *filter, zero)).filter(|_| *filter != unfiltered(filter));
         Ok(dump)
     }
@@ -65,10 +65,10 @@ impl Dump {
     /// # Errors
     /// As [`Dump::start`].
     pub fn cpu_stats(table: Table) -> Result<Self, KernelError> {
-        Self::ask("read the statistics", |writer| request::cpu_stats(writer, 0, table))
+        Self::open_and_send("read the statistics", |writer| request::cpu_stats(writer, 0, table))
     }
 
-    fn ask(
+    fn open_and_send(
         operation: &'static str,
         write: impl FnOnce(&mut Writer<'_>) -> Result<(), Full>,
     ) -> Result<Self, KernelError> {
@@ -93,7 +93,7 @@ impl Dump {
     /// The kernel's refusal, or bytes that do not parse.
     pub fn read(&mut self, each: impl FnMut(&Record<'_>)) -> Result<Progress, KernelError> {
         let (length, progress) = self.receive()?;
-        self.hand_over(length, each)?;
+        self.pass_records(length, each)?;
         Ok(progress)
     }
 
@@ -105,8 +105,8 @@ impl Dump {
         let Some(length) = self.socket.try_receive(&mut self.buffer).map_err(|error| self.transport(error))? else {
             return Ok(Progress::NotYet);
         };
-        let progress = self.inspect(length)?;
-        self.hand_over(length, each)?;
+        let progress = self.check_part(length)?;
+        self.pass_records(length, each)?;
         Ok(progress)
     }
 
@@ -123,7 +123,7 @@ impl Dump {
     ///
     /// # Errors
     /// [`KernelError::Transport`] when no thread can be started.
-    pub fn ahead(self) -> Result<ReadAhead, KernelError> {
+    pub fn read_ahead(self) -> Result<ReadAhead, KernelError> {
         ReadAhead::start(self)
     }
 
@@ -131,7 +131,7 @@ impl Dump {
     fn receive(&mut self) -> Result<(usize, Progress), KernelError> {
         loop {
             match self.socket.receive(&mut self.buffer) {
-                Ok(length) => return self.inspect(length).map(|progress| (length, progress)),
+                Ok(length) => return self.check_part(length).map(|progress| (length, progress)),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(self.transport(error)),
             }
@@ -139,7 +139,7 @@ impl Dump {
     }
 
     /// Looks for the dump's end, and for a refusal, among the messages of the part in the buffer.
-    fn inspect(&mut self, length: usize) -> Result<Progress, KernelError> {
+    fn check_part(&mut self, length: usize) -> Result<Progress, KernelError> {
         let operation = self.operation;
         let frame = self.buffer.get(..length).ok_or(KernelError::Cut { operation, bytes: length })?;
         let mut progress = Progress::More;
@@ -156,7 +156,7 @@ impl Dump {
             }
         }
         match refusal {
-            Some(error) => self.without_filter(error),
+            Some(error) => self.retry_unfiltered(error),
             None => {
                 self.filtered = None; // it has answered, so it takes the filter
                 Ok(progress)
@@ -164,12 +164,12 @@ impl Dump {
         }
     }
 
-    fn hand_over(&self, length: usize, each: impl FnMut(&Record<'_>)) -> Result<(), KernelError> {
+    fn pass_records(&self, length: usize, each: impl FnMut(&Record<'_>)) -> Result<(), KernelError> {
         records(self.operation, self.buffer.get(..length).unwrap_or_default(), each)
     }
 
     /// After a refusal of a filtered dump: asks for everything of the family instead.
-    fn without_filter(&mut self, refusal: KernelError) -> Result<Progress, KernelError> {
+    fn retry_unfiltered(&mut self, refusal: KernelError) -> Result<Progress, KernelError> {
         let unsupported =
             matches!(refusal.errno().map(Errno::from_raw_os_error), Some(Errno::INVAL | Errno::OPNOTSUPP));
         let Some((table, filter, zero)) = self.filtered.take().filter(|_| unsupported) else { return Err(refusal) };

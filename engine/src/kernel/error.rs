@@ -23,7 +23,7 @@ pub enum KernelError {
         source: io::Error,
     },
     /// The kernel answered with an error.
-    #[error("the kernel refused to {operation}: {source}{said}{hint}", said = words(.said.as_ref()), hint = hint(.source))]
+    #[error("the kernel refused to {operation}: {source}{said}{hint}", said = format_kernel_text(.said.as_ref()), hint = hint(.source))]
     Refused {
         /// What was being done, as a verb phrase.
         operation: &'static str,
@@ -85,7 +85,7 @@ impl KernelError {
     }
 }
 
-fn words(said: Option<&(Box<str>, Option<u32>)>) -> String {
+fn format_kernel_text(said: Option<&(Box<str>, Option<u32>)>) -> String {
     match said {
         Some((text, Some(offset))) => format!(" ({text}, at byte {offset} of the request)"),
         Some((text, None)) => format!(" ({text})"),

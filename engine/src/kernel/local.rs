@@ -28,37 +28,37 @@ pub(crate) struct LocalAddresses {
     /// Addresses that were asked for, with whether they were local then, and when that was.
     known: HashMap<IpAddr, (bool, Instant)>,
     /// The one of them that was seen last, if it was local.
-    last: Option<IpAddr>,
+    last_local: Option<IpAddr>,
     /// Those that have left, as far as was found since the last [`LocalAddresses::forget`].
-    left: Option<(IpAddr, bool)>,
+    left_checked: Option<(IpAddr, bool)>,
 }
 
 impl LocalAddresses {
     /// A flow is there that is hidden behind `address`.
-    pub(crate) fn see(&mut self, address: IpAddr) {
-        if self.last == Some(address) {
+    pub(crate) fn observe(&mut self, address: IpAddr) {
+        if self.last_local == Some(address) {
             return;
         }
         let fresh = |(local, asked): &&(bool, Instant)| *local || asked.elapsed() < LOCAL_QUERY_INTERVAL;
         let local = match self.known.get(&address).filter(fresh) {
             Some((local, _)) => *local,
-            None => self.learn(address),
+            None => self.query_and_remember(address),
         };
-        self.last = local.then_some(address);
+        self.last_local = local.then_some(address);
     }
 
-    fn learn(&mut self, address: IpAddr) -> bool {
+    fn query_and_remember(&mut self, address: IpAddr) -> bool {
         if self.known.len() >= LOCAL_ADDRESSES {
             self.known.clear(); // those that are in use come back at once
         }
-        let local = self.ask(address).unwrap_or(false);
+        let local = self.query_is_local(address).unwrap_or(false);
         self.known.insert(address, (local, Instant::now()));
         local
     }
 
     /// Asks anew from here on whether an address has left.
-    pub(crate) fn forget(&mut self) {
-        self.left = None;
+    pub(crate) fn recheck_left(&mut self) {
+        self.left_checked = None;
     }
 
     /// Whether `address` was this host's and is no more, or its link is switched off; no, where the kernel does not say. What
@@ -67,15 +67,15 @@ impl LocalAddresses {
         if !self.known.get(&address).is_some_and(|(local, _)| *local) {
             return false;
         }
-        if let Some((_, left)) = self.left.filter(|(asked, _)| *asked == address) {
+        if let Some((_, left)) = self.left_checked.filter(|(asked, _)| *asked == address) {
             return left;
         }
-        let left = !self.ask(address).unwrap_or(true);
-        self.left = Some((address, left));
+        let left = !self.query_is_local(address).unwrap_or(true);
+        self.left_checked = Some((address, left));
         left
     }
 
-    fn ask(&mut self, address: IpAddr) -> Option<bool> {
+    fn query_is_local(&mut self, address: IpAddr) -> Option<bool> {
         let socket = match &mut self.socket {
             Some(socket) => socket,
             none => none.insert(NetlinkSocket::open(Protocol::Route).ok()?),
@@ -114,7 +114,7 @@ mod tests {
     use crate::lab::{Lab, link::Links};
 
     #[test]
-    fn an_address_has_left_when_no_link_that_is_up_has_it_any_more() {
+    fn an_address_has_left_when_no_link_that_is_up_has_it() {
         crate::isolated!({
             let lab = Lab::enter().unwrap();
             let host = lab.host("other").unwrap();
@@ -124,14 +124,14 @@ mod tests {
             for address in ["192.0.2.1", "2001:db8::1"].map(|address| address.parse::<IpAddr>().unwrap()) {
                 let prefix = if address.is_ipv4() { 24 } else { 64 };
                 let mut local = LocalAddresses::default();
-                local.see(address);
+                local.observe(address);
                 assert!(!local.has_left(address), "it was never here");
-                assert_eq!(local.last, None, "it may come yet");
+                assert_eq!(local.last_local, None, "it may come yet");
                 links.address("a", address, prefix).unwrap();
                 let mut local = LocalAddresses::default();
-                local.see(address);
+                local.observe(address);
                 let mut has_left = || {
-                    local.forget();
+                    local.recheck_left();
                     local.has_left(address)
                 };
                 assert!(!has_left());

@@ -33,7 +33,7 @@ impl Requester {
     ///
     /// # Errors
     /// The kernel's refusal, in its own words.
-    pub fn ask(
+    pub fn request(
         &mut self,
         operation: &'static str,
         write: impl FnOnce(&mut Writer<'_>, u32) -> Result<(), Full>,

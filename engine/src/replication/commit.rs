@@ -21,7 +21,7 @@ use super::inject::{Injector, Tally, Told, Word};
 use super::{NoAnswer, Replication};
 use crate::access::Access;
 use crate::kernel::KernelError;
-use crate::kernel::commit::Rules;
+use crate::kernel::commit::CommitRules;
 use crate::limits::{COMMIT_BUCKETS_AHEAD, COMMIT_RELATED_BYTES};
 use crate::reply::Awaited;
 use crate::server::frame::{Entries, EntryHead};
@@ -74,7 +74,7 @@ pub enum CommitError {
 pub(crate) fn run(
     access: &Access,
     what: What,
-    rules: Rules,
+    rules: CommitRules,
     progress: &Arc<Progress>,
 ) -> Result<Committed, CommitError> {
     let began = Instant::now();

@@ -29,7 +29,7 @@ use super::commit::{decoded, keep};
 use super::inject::{Injector, Tally, Told, Word};
 use crate::access::Access;
 use crate::kernel::KernelError;
-use crate::kernel::commit::{Lifetime, Rules, is_held, unconfirmed_s};
+use crate::kernel::commit::{CommitRules, Lifetime, is_held, unconfirmed_s};
 use crate::kernel::purge::purge;
 use crate::limits::{
     COMMIT_RELATED_BYTES, HOT_CHECK_INTERVAL, HOT_CONFIRM_INTERVAL, HOT_RETRY, HOT_SLACK_S, INJECT_FLOWS,
@@ -150,7 +150,7 @@ impl Giver {
 /// The thread's side: does what the stage has, until that ends.
 pub(crate) fn run(access: &Access, replication: &Replication) {
     let takeover = &access.takeover;
-    let rules = Rules { lifetime: Lifetime::Held, ..takeover.settings.rules };
+    let rules = CommitRules { lifetime: Lifetime::Held, ..takeover.settings.rules };
     let mut hot = Hot { access, rules, orphans: Vec::new() };
     while let Ok(work) = replication.work() {
         let mut done = Tally::default();
@@ -165,7 +165,7 @@ pub(crate) fn run(access: &Access, replication: &Replication) {
 
 struct Hot<'h> {
     access: &'h Access,
-    rules: Rules,
+    rules: CommitRules,
     /// Flows whose masters were not there when they came, with their heads.
     orphans: Vec<u8>,
 }

@@ -24,7 +24,7 @@ use rustix::io::Errno;
 
 use crate::kernel::KernelError;
 use crate::kernel::batch::{Batch, Refused};
-use crate::kernel::commit::{Rules, commit, is_held, of_existing};
+use crate::kernel::commit::{CommitRules, commit_request, for_existing_flow, is_held};
 use crate::limits::COMMIT_REASONS;
 use crate::server::frame::{Entries, EntryHead};
 use crate::shard::{Newer, PeerVersion, shard_of};
@@ -107,7 +107,7 @@ pub(super) struct Injector<'i> {
     pub(super) batch: &'i mut Batch,
     /// The workers: each knows when its flows changed.
     pub(super) askers: &'i [WorkerHandle],
-    pub(super) rules: Rules,
+    pub(super) rules: CommitRules,
     pub(super) word: Word,
     pub(super) tally: &'i mut Tally,
 }
@@ -212,7 +212,7 @@ impl Injector<'_> {
         let mut refused = Vec::new();
         for (tag, told) in which.iter().filter_map(|index| Some((*index as u64, flows.get(*index)?))) {
             let Some(change) = self.change(told) else { continue };
-            let change = of_existing(change);
+            let change = for_existing_flow(change);
             let write = |writer: &mut Writer<'_>, seq| request::update(writer, seq, &change);
             self.batch.add(tag, write, &mut |one| refused.push(one))?;
         }
@@ -273,15 +273,15 @@ impl Injector<'_> {
         };
         for (tag, key) in (0u64..).zip(keys) {
             let which = Selector::Orig(key.orig);
-            self.batch.ask(tag, |writer, seq| request::get(writer, seq, &which, key.named_zone()), &mut note)?;
+            self.batch.add_query(tag, |writer, seq| request::get(writer, seq, &which, key.named_zone()), &mut note)?;
         }
-        self.batch.finish_asking(&mut note)?;
+        self.batch.finish_queries(&mut note)?;
         Ok(found)
     }
 
     fn change<'a>(&self, told: &Told<'a>) -> Option<FlowChange<'a>> {
         let age_s = now_ms().saturating_sub(told.head.changed_ms) / 1_000;
-        commit(&told.flow, age_s, self.rules)
+        commit_request(&told.flow, age_s, self.rules)
     }
 }
 

@@ -130,7 +130,7 @@ fn document(of: &impl Serialize) -> Outcome {
 /// Expectations first: those of a flow that ends go with it.
 fn flush(access: &Access, flows: bool, expectations: bool, flushes: &AtomicU64) -> Result<(), KernelError> {
     if expectations {
-        Requester::open()?.ask("empty the expectation table", request::flush_expect, |_| {})?;
+        Requester::open()?.request("empty the expectation table", request::flush_expect, |_| {})?;
         flushes.fetch_add(1, Ordering::Relaxed);
     }
     if flows {

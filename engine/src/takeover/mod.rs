@@ -29,7 +29,7 @@ pub(crate) use self::schedule::{flush_later, flush_now};
 
 use self::schedule::Scheduled;
 use crate::filter::ReplicationFilter;
-use crate::kernel::commit::Rules;
+use crate::kernel::commit::CommitRules;
 use crate::netlink::NetlinkError;
 use crate::replication::Tally;
 
@@ -37,7 +37,7 @@ use crate::replication::Tally;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
     /// How replicated flows live in this kernel.
-    pub rules: Rules,
+    pub rules: CommitRules,
     /// Replicas go into the kernel as they come.
     pub hot: bool,
     /// From stepping back to the purge of what this node tracked; in hot mode also from the last word of any peer to the
@@ -52,7 +52,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            rules: Rules::default(),
+            rules: CommitRules::default(),
             hot: false,
             purge_after: Duration::from_secs(60),
             ready_within: Duration::from_secs(30),

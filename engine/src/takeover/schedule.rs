@@ -71,7 +71,7 @@ pub(crate) fn flush_now(access: &Access) -> Result<Option<u64>, KernelError> {
     let hot = access.takeover.settings.hot;
     if !hot && choice.selects_all() {
         let mut requester = Requester::open()?;
-        requester.ask("empty the flow table", |writer, seq| request::flush(writer, seq, AF_UNSPEC), |_| {})?;
+        requester.request("empty the flow table", |writer, seq| request::flush(writer, seq, AF_UNSPEC), |_| {})?;
         return Ok(None);
     }
     // Not by the socket whose changes are no news: these are.

@@ -129,5 +129,5 @@ pub(crate) fn tracked() -> BTreeSet<String> {
 
 pub(crate) fn make(change: &FlowChange<'_>) {
     let write = |writer: &mut Writer<'_>, seq| request::create(writer, seq, change, IfExists::Refuse);
-    Requester::open().unwrap().ask("create a flow", write, |_| {}).unwrap();
+    Requester::open().unwrap().request("create a flow", write, |_| {}).unwrap();
 }

@@ -95,5 +95,5 @@ impl Ground {
 
 fn flush() -> Result<(), Failure> {
     let mut requester = Requester::open()?;
-    Ok(requester.ask("flush the table", |writer, seq| request::flush(writer, seq, AF_UNSPEC), |_| ())?)
+    Ok(requester.request("flush the table", |writer, seq| request::flush(writer, seq, AF_UNSPEC), |_| ())?)
 }

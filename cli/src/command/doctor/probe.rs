@@ -53,7 +53,7 @@ fn buffers(socket: &NetlinkSocket) -> Result<Buffers, Refusal> {
 
 fn stats() -> Result<Table, KernelError> {
     let mut table = Table::default();
-    Requester::open()?.ask("ask for the table's size", request::global_stats, |record| {
+    Requester::open()?.request("ask for the table's size", request::global_stats, |record| {
         let stats = record.global_stats().unwrap_or_default(); // malformed is unknown
         table = Table { count: stats.entries.map(u64::from), max: stats.max_entries.map(u64::from) };
     })?;
