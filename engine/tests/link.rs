@@ -37,10 +37,10 @@ impl End {
             assert!(self.links.is_token(event.token()));
             let mut buffer = [0; 2_000];
             let registry = self.poll.registry();
-            while let Some((origin, bytes)) = self.links.next(event.token(), registry, now, &mut buffer) {
+            while let Some((origin, bytes)) = self.links.receive(event.token(), registry, now, &mut buffer) {
                 self.came.push((origin, buffer[..bytes].to_vec()));
                 if !deaf.contains(&origin.link) {
-                    self.links.heard(origin, now);
+                    self.links.note_genuine(origin, now);
                 }
             }
         }

@@ -9,12 +9,12 @@ use crate::limits::LINK_ADDRESSES;
 pub(super) struct Addresses {
     known: Vec<SocketAddr>,
     peers: usize,
-    next: usize,
+    next_replaced: usize,
 }
 
 impl Addresses {
-    pub(super) fn of(peers: &[SocketAddr]) -> Self {
-        Self { known: peers.to_vec(), peers: peers.len(), next: peers.len() }
+    pub(super) fn with_peers(peers: &[SocketAddr]) -> Self {
+        Self { known: peers.to_vec(), peers: peers.len(), next_replaced: peers.len() }
     }
 
     /// The peers that were set.
@@ -27,7 +27,7 @@ impl Addresses {
     }
 
     /// The number of `address`.
-    pub(super) fn number(&mut self, address: SocketAddr) -> u16 {
+    pub(super) fn number_of(&mut self, address: SocketAddr) -> u16 {
         let place = self.known.iter().position(|known| *known == address).unwrap_or_else(|| self.add(address));
         u16::try_from(place).unwrap_or(u16::MAX)
     }
@@ -38,8 +38,8 @@ impl Addresses {
             self.known.push(address);
             return self.known.len() - 1;
         }
-        let place = self.next;
-        self.next = if place + 1 < bound { place + 1 } else { self.peers };
+        let place = self.next_replaced;
+        self.next_replaced = if place + 1 < bound { place + 1 } else { self.peers };
         if let Some(oldest) = self.known.get_mut(place) {
             *oldest = address;
         }
@@ -52,14 +52,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn peers_keep_their_numbers_however_many_strangers_write() {
+    fn peers_keep_their_numbers_when_unknown_senders_write() {
         let address = |port| SocketAddr::from(([192, 0, 2, 1], port));
-        let mut addresses = Addresses::of(&[address(1), address(2)]);
+        let mut addresses = Addresses::with_peers(&[address(1), address(2)]);
         for port in 100..1_000 {
-            let number = addresses.number(address(port));
+            let number = addresses.number_of(address(port));
             assert_eq!(addresses.get(number), Some(address(port)));
         }
-        assert_eq!((addresses.number(address(2)), addresses.get(0)), (1, Some(address(1))));
+        assert_eq!((addresses.number_of(address(2)), addresses.get(0)), (1, Some(address(1))));
         assert_eq!(addresses.known.len(), 2 + LINK_ADDRESSES);
         assert_eq!(addresses.peers().count(), 2);
     }

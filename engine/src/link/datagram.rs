@@ -33,7 +33,7 @@ impl Datagrams {
         registry: &Registry,
         token: usize,
     ) -> Result<Self, (&'static str, io::Error)> {
-        let socket = bound(settings)?;
+        let socket = open_socket(settings)?;
         let datagram_bytes = datagram_bytes(settings);
         registry
             .register(&mut SourceFd(&socket.as_raw_fd()), Token(token), Interest::READABLE)
@@ -101,19 +101,19 @@ impl Datagrams {
         self.queue.clear();
     }
 
-    fn start(&self, index: usize) -> usize {
+    fn start_of(&self, index: usize) -> usize {
         index.checked_sub(1).and_then(|before| self.queued.get(before)).map_or(0, |(end, _)| *end)
     }
 
     fn bytes_of(&self, from: usize, count: usize) -> usize {
-        self.start(from + count) - self.start(from)
+        self.start_of(from + count) - self.start_of(from)
     }
 
     fn send_from(&self, from: usize) -> io::Result<usize> {
         let rest = self.queued.iter().enumerate().skip(from);
         let addresses: Vec<SocketAddrAny> = rest.clone().map(|(_, (_, address))| (*address).into()).collect();
         let slices: Vec<[IoSlice<'_>; 1]> = rest
-            .map(|(index, (end, _))| [IoSlice::new(self.queue.get(self.start(index)..*end).unwrap_or_default())])
+            .map(|(index, (end, _))| [IoSlice::new(self.queue.get(self.start_of(index)..*end).unwrap_or_default())])
             .collect();
         let mut controls: Vec<_> = slices.iter().map(|_| SendAncillaryBuffer::default()).collect();
         let parts = addresses.iter().zip(&slices).zip(&mut controls);
@@ -123,10 +123,10 @@ impl Datagrams {
     }
 
     /// The next datagram: its sender's number, and its length.
-    pub(super) fn next(&mut self, addresses: &mut Addresses, buffer: &mut [u8]) -> io::Result<Option<(u16, usize)>> {
+    pub(super) fn receive(&mut self, addresses: &mut Addresses, buffer: &mut [u8]) -> io::Result<Option<(u16, usize)>> {
         loop {
             match self.socket.recv_from(buffer) {
-                Ok((bytes, from)) => return Ok(Some((addresses.number(from), bytes))),
+                Ok((bytes, from)) => return Ok(Some((addresses.number_of(from), bytes))),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // What an earlier datagram met at a peer that does not listen.
@@ -137,7 +137,7 @@ impl Datagrams {
     }
 }
 
-fn bound(settings: &LinkSettings) -> Result<UdpSocket, (&'static str, io::Error)> {
+fn open_socket(settings: &LinkSettings) -> Result<UdpSocket, (&'static str, io::Error)> {
     let local = settings.local;
     let socket = Socket::new(Domain::for_address(local), Type::DGRAM, Some(Protocol::UDP));
     let socket = socket.map_err(|error| ("open a socket", error))?;

@@ -133,18 +133,18 @@ struct Link {
     addresses: Addresses,
     traffic: Traffic,
     /// When something genuine came last, and since when without a silence.
-    heard: Option<(Instant, Instant)>,
+    genuine: Option<(Instant, Instant)>,
     /// When a control message went over it last while another was active.
-    witnessed: Instant,
+    probed_at: Instant,
 }
 
 impl Link {
     fn is_healthy(&self, now: Instant) -> bool {
-        self.heard.is_some_and(|(last, _)| now.duration_since(last) < LINK_SILENCE_MAX)
+        self.genuine.is_some_and(|(last, _)| now.duration_since(last) < LINK_SILENCE_MAX)
     }
 
-    fn has_been_healthy(&self, now: Instant) -> bool {
-        self.is_healthy(now) && self.heard.is_some_and(|(_, since)| now.duration_since(since) >= LINK_RECOVERY_MIN)
+    fn has_passed_trial(&self, now: Instant) -> bool {
+        self.is_healthy(now) && self.genuine.is_some_and(|(_, since)| now.duration_since(since) >= LINK_RECOVERY_MIN)
     }
 }
 
@@ -166,7 +166,7 @@ impl Links {
         let mut links = Vec::new();
         for (number, one) in (1..).zip(settings) {
             let place = (number - 1) * LINK_TOKENS + first_token;
-            links.push(open(number, one, registry, place)?);
+            links.push(open_link(number, one, registry, place)?);
         }
         Ok(Self { links, active: 0, first_token })
     }
@@ -181,9 +181,9 @@ impl Links {
     pub fn send_to_all(&mut self, datagram: &[u8], now: Instant) {
         let (active, control) = (self.active, is_control(datagram));
         for (index, link) in self.links.iter_mut().enumerate() {
-            let witness = control && now.duration_since(link.witnessed) >= LINK_KEEPALIVE_INTERVAL;
+            let witness = control && now.duration_since(link.probed_at) >= LINK_KEEPALIVE_INTERVAL;
             if index == active || witness {
-                link.witnessed = if control { now } else { link.witnessed };
+                link.probed_at = if control { now } else { link.probed_at };
                 link.carrier.send_to_all(datagram, &mut link.addresses, &mut link.traffic);
             }
         }
@@ -211,7 +211,7 @@ impl Links {
 
     /// Takes the next datagram that came to the link of `token` into `buffer`; gives where it is from and its length, or
     /// `None` when there is none for now. Tell [`Links::heard`] if it was genuine.
-    pub fn next(
+    pub fn receive(
         &mut self,
         token: Token,
         registry: &Registry,
@@ -222,8 +222,8 @@ impl Links {
         let (index, part) = (place / LINK_TOKENS, place % LINK_TOKENS);
         let link = self.links.get_mut(index)?;
         let taken = match &mut link.carrier {
-            Carrier::Datagrams(datagrams) => datagrams.next(&mut link.addresses, buffer),
-            Carrier::Streams(streams) => streams.next(part, registry, now, &mut link.addresses, buffer),
+            Carrier::Datagrams(datagrams) => datagrams.receive(&mut link.addresses, buffer),
+            Carrier::Streams(streams) => streams.receive(part, registry, now, &mut link.addresses, buffer),
         };
         match taken {
             Ok(Some((address, bytes))) => {
@@ -240,12 +240,12 @@ impl Links {
     }
 
     /// What came from `origin` was genuine.
-    pub fn heard(&mut self, origin: Origin, now: Instant) {
+    pub fn note_genuine(&mut self, origin: Origin, now: Instant) {
         let Some(link) = self.links.get_mut(usize::from(origin.link)) else { return };
-        let since = link.heard.filter(|(last, _)| now.duration_since(*last) < LINK_SILENCE_MAX);
-        link.heard = Some((now, since.map_or(now, |(_, since)| since)));
+        let since = link.genuine.filter(|(last, _)| now.duration_since(*last) < LINK_SILENCE_MAX);
+        link.genuine = Some((now, since.map_or(now, |(_, since)| since)));
         if let (Carrier::Streams(streams), Some(address)) = (&mut link.carrier, link.addresses.get(origin.address)) {
-            streams.heard(address, now);
+            streams.note_genuine(address, now);
         }
     }
 
@@ -257,7 +257,7 @@ impl Links {
             }
         }
         let healthy = |index: usize| self.links.get(index).is_some_and(|link| link.is_healthy(now));
-        let proven = |index: &usize| self.links.get(*index).is_some_and(|link| link.has_been_healthy(now));
+        let proven = |index: &usize| self.links.get(*index).is_some_and(|link| link.has_passed_trial(now));
         let earlier = (0..self.active).find(proven);
         let other = || (0..self.links.len()).find(|index| healthy(*index));
         let best = earlier.or_else(|| if healthy(self.active) { None } else { other() });
@@ -320,8 +320,8 @@ impl Carrier {
     }
 }
 
-fn open(number: usize, settings: &LinkSettings, registry: &Registry, token: usize) -> Result<Link, LinkError> {
-    let addresses = Addresses::of(&settings.peers);
+fn open_link(number: usize, settings: &LinkSettings, registry: &Registry, token: usize) -> Result<Link, LinkError> {
+    let addresses = Addresses::with_peers(&settings.peers);
     let local = settings.local;
     let wrong = |problem: &str| LinkError::Settings { number, local, problem: problem.to_owned() };
     if settings.peers.is_empty() {
@@ -347,7 +347,7 @@ fn open(number: usize, settings: &LinkSettings, registry: &Registry, token: usiz
     };
     let long_ago = Instant::now().checked_sub(Duration::from_secs(60)).unwrap_or_else(Instant::now);
     let (traffic, settings) = (Traffic::default(), settings.clone());
-    Ok(Link { settings, carrier, addresses, traffic, heard: None, witnessed: long_ago })
+    Ok(Link { settings, carrier, addresses, traffic, genuine: None, probed_at: long_ago })
 }
 
 /// Whether a datagram is a control message.

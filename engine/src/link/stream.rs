@@ -31,10 +31,10 @@ struct Dialled {
     stream: Option<TcpStream>,
     token: Token,
     /// Whether the connection stands.
-    open: bool,
+    connected: bool,
     /// What the socket has not taken yet. Whole datagrams are dropped where it would grow past its bound.
     unsent: VecDeque<u8>,
-    dialled: Option<Instant>,
+    dialled_at: Option<Instant>,
 }
 
 /// A connection that was accepted.
@@ -44,9 +44,9 @@ struct Accepted {
     from: SocketAddr,
     buffer: Vec<u8>,
     /// What of it was handed over.
-    taken: usize,
+    consumed: usize,
     /// When it was accepted, or something genuine came over it last.
-    heard: Instant,
+    last_genuine: Instant,
     /// Something genuine came over it.
     proven: bool,
 }
@@ -79,9 +79,9 @@ impl Streams {
             peer: *peer,
             stream: None,
             token: Token(token + 1 + LINK_ACCEPTED_MAX + index),
-            open: false,
+            connected: false,
             unsent: VecDeque::new(),
-            dialled: None,
+            dialled_at: None,
         };
         // Peers past the tokens are not dialled: the settings bound them.
         let dialled =
@@ -92,7 +92,7 @@ impl Streams {
 
     /// Connections that were dialled and stand, and that were accepted.
     pub(super) fn connections(&self) -> (usize, usize) {
-        (self.dialled.iter().filter(|one| one.open).count(), self.accepted.iter().flatten().count())
+        (self.dialled.iter().filter(|one| one.connected).count(), self.accepted.iter().flatten().count())
     }
 
     pub(super) fn send_to_all(&mut self, datagram: &[u8], traffic: &mut Traffic) {
@@ -112,24 +112,24 @@ impl Streams {
     pub(super) fn tick(&mut self, registry: &Registry, now: Instant) {
         let interface = self.interface.as_deref();
         for one in &mut self.dialled {
-            let waited = one.dialled.map_or(Duration::MAX, |last| now.duration_since(last));
-            if one.stream.is_some() && (one.open || waited < LINK_STALLED_MAX) {
+            let waited = one.dialled_at.map_or(Duration::MAX, |last| now.duration_since(last));
+            if one.stream.is_some() && (one.connected || waited < LINK_STALLED_MAX) {
                 continue;
             }
             if waited >= LINK_DIAL_INTERVAL {
-                one.dialled = Some(now);
+                one.dialled_at = Some(now);
                 one.dial(registry, interface);
             }
         }
         for place in &mut self.accepted {
-            if place.as_ref().is_some_and(|one| now.duration_since(one.heard) >= LINK_ACCEPTED_SILENCE_MAX) {
+            if place.as_ref().is_some_and(|one| now.duration_since(one.last_genuine) >= LINK_ACCEPTED_SILENCE_MAX) {
                 *place = None;
             }
         }
     }
 
     /// The next datagram of the connection that `part` of the link's tokens is: its sender's number, and its length.
-    pub(super) fn next(
+    pub(super) fn receive(
         &mut self,
         part: usize,
         registry: &Registry,
@@ -142,23 +142,23 @@ impl Streams {
         };
         if let Some(place) = self.accepted.get_mut(connection) {
             let Some(one) = place else { return Ok(None) };
-            let taken = one.next(buffer);
-            let number = addresses.number(one.from);
+            let taken = one.receive(buffer);
+            let number = addresses.number_of(one.from);
             if taken.is_err() {
                 *place = None;
             }
             return taken.map(|bytes| bytes.map(|bytes| (number, bytes)));
         }
         if let Some(one) = self.dialled.get_mut(connection - LINK_ACCEPTED_MAX) {
-            one.look();
+            one.on_ready();
         }
         Ok(None)
     }
 
     /// Something genuine came over the connection from `address`.
-    pub(super) fn heard(&mut self, address: SocketAddr, now: Instant) {
+    pub(super) fn note_genuine(&mut self, address: SocketAddr, now: Instant) {
         for one in self.accepted.iter_mut().flatten().filter(|one| one.from == address) {
-            (one.proven, one.heard) = (true, now);
+            (one.proven, one.last_genuine) = (true, now);
         }
     }
 
@@ -176,7 +176,8 @@ impl Streams {
             if let Some(slot) = self.accepted.get_mut(place) {
                 *slot = None; // closes it, and gives its token back
                 registry.register(&mut stream, Token(self.first_token + 1 + place), Interest::READABLE)?;
-                *slot = Some(Accepted { stream, from, buffer: Vec::new(), taken: 0, heard: now, proven: false });
+                *slot =
+                    Some(Accepted { stream, from, buffer: Vec::new(), consumed: 0, last_genuine: now, proven: false });
             }
         }
     }
@@ -201,11 +202,11 @@ impl Dialled {
         })();
         self.unsent.clear(); // the beginning of what the last connection did not take is worth nothing
         self.stream = dialled.ok();
-        self.open = false;
+        self.connected = false;
     }
 
     /// Something happened: it stands now, takes more, or is closed.
-    fn look(&mut self) {
+    fn on_ready(&mut self) {
         let Some(stream) = &mut self.stream else { return };
         let failed = !matches!(stream.take_error(), Ok(None));
         // The peer never writes on it, so what can be read is its end.
@@ -216,17 +217,17 @@ impl Dialled {
         if failed || ended {
             self.close();
         } else {
-            self.open = stream.peer_addr().is_ok();
+            self.connected = stream.peer_addr().is_ok();
         }
     }
 
     fn close(&mut self) {
-        (self.stream, self.open) = (None, false);
+        (self.stream, self.connected) = (None, false);
         self.unsent.clear();
     }
 
     fn queue(&mut self, datagram: &[u8], traffic: &mut Traffic) {
-        let length = u16::try_from(datagram.len()).ok().filter(|_| self.open);
+        let length = u16::try_from(datagram.len()).ok().filter(|_| self.connected);
         let Some(length) = length.filter(|_| self.unsent.len() + datagram.len() + 2 <= LINK_QUEUE_BYTES) else {
             traffic.send_errors += 1;
             return;
@@ -256,13 +257,13 @@ impl Dialled {
 
 impl Accepted {
     /// Takes the next datagram into `out`; `None` when it has not come whole.
-    fn next(&mut self, out: &mut [u8]) -> io::Result<Option<usize>> {
+    fn receive(&mut self, out: &mut [u8]) -> io::Result<Option<usize>> {
         loop {
-            if let Some(bytes) = self.take(out)? {
+            if let Some(bytes) = self.pop_datagram(out)? {
                 return Ok(Some(bytes));
             }
-            self.buffer.drain(..self.taken);
-            self.taken = 0;
+            self.buffer.drain(..self.consumed);
+            self.consumed = 0;
             let held = self.buffer.len();
             self.buffer.resize(READ_BYTES, 0);
             let result = self.stream.read(self.buffer.get_mut(held..).unwrap_or_default());
@@ -277,14 +278,14 @@ impl Accepted {
         }
     }
 
-    fn take(&mut self, out: &mut [u8]) -> io::Result<Option<usize>> {
-        let rest = self.buffer.get(self.taken..).unwrap_or_default();
+    fn pop_datagram(&mut self, out: &mut [u8]) -> io::Result<Option<usize>> {
+        let rest = self.buffer.get(self.consumed..).unwrap_or_default();
         let Some((length, rest)) = rest.split_first_chunk::<2>() else { return Ok(None) };
         let length = usize::from(u16::from_be_bytes(*length));
         let Some(datagram) = rest.get(..length) else { return Ok(None) };
         let place = out.get_mut(..length).ok_or(io::ErrorKind::InvalidData)?;
         place.copy_from_slice(datagram);
-        self.taken += 2 + length;
+        self.consumed += 2 + length;
         Ok(Some(length))
     }
 }

@@ -290,13 +290,15 @@ impl Stage {
                     ready.push(token); // there may be more
                     break;
                 }
-                let Some((origin, bytes)) = world.links.next(token, poll.registry(), world.now, buffer) else { break };
+                let Some((origin, bytes)) = world.links.receive(token, poll.registry(), world.now, buffer) else {
+                    break;
+                };
                 let datagram = buffer.get_mut(..bytes).unwrap_or_default();
                 let from = Address { peer: origin.address.into(), link: origin.link };
                 let before = node.datagrams_opened();
                 node.receive(now, from, datagram, world);
                 if node.datagrams_opened() > before {
-                    world.links.heard(origin, world.now);
+                    world.links.note_genuine(origin, world.now);
                 }
             }
         }
