@@ -66,7 +66,7 @@ impl<'a> Attrs<'a> {
 
     /// The next attribute, taken off; `None` when its length is impossible.
     #[inline]
-    fn take(&mut self) -> Option<Attr<'a>> {
+    fn pop_attr(&mut self) -> Option<Attr<'a>> {
         let (header, body) = NlAttr::ref_from_prefix(self.rest).ok()?;
         let length = usize::from(header.length.get());
         let payload = body.get(..length.checked_sub(HEADER_BYTES)?)?;
@@ -92,7 +92,7 @@ impl<'a> Iterator for Attrs<'a> {
         if self.rest.is_empty() {
             return None;
         }
-        Some(match self.take() {
+        Some(match self.pop_attr() {
             Some(attr) => Ok(attr),
             None => Err(self.break_off()),
         })

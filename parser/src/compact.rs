@@ -26,9 +26,9 @@ pub trait Address: Copy + Eq + Hash + Debug + Default + Send + 'static {
     /// `AF_INET` or `AF_INET6`.
     const FAMILY: u8;
     /// The address, if it is of this family.
-    fn of(address: IpAddr) -> Option<Self>;
+    fn from_ip(address: IpAddr) -> Option<Self>;
     /// The address as either family's.
-    fn any(self) -> IpAddr;
+    fn to_ip(self) -> IpAddr;
     /// Its bytes, as on the wire.
     fn octets(&self) -> &[u8];
 }
@@ -42,14 +42,14 @@ impl Address for V4 {
     const FAMILY: u8 = uapi::AF_INET;
 
     #[inline]
-    fn of(address: IpAddr) -> Option<Self> {
+    fn from_ip(address: IpAddr) -> Option<Self> {
         match address {
             IpAddr::V4(address) => Some(address.octets()),
             IpAddr::V6(_) => None,
         }
     }
 
-    fn any(self) -> IpAddr {
+    fn to_ip(self) -> IpAddr {
         IpAddr::V4(Ipv4Addr::from(self))
     }
 
@@ -63,14 +63,14 @@ impl Address for V6 {
     const FAMILY: u8 = uapi::AF_INET6;
 
     #[inline]
-    fn of(address: IpAddr) -> Option<Self> {
+    fn from_ip(address: IpAddr) -> Option<Self> {
         match address {
             IpAddr::V4(_) => None,
             IpAddr::V6(address) => Some(address.octets()),
         }
     }
 
-    fn any(self) -> IpAddr {
+    fn to_ip(self) -> IpAddr {
         IpAddr::V6(Ipv6Addr::from(self))
     }
 
@@ -83,7 +83,7 @@ impl Address for V6 {
 /// One direction: addresses, and the ports or keys of the protocols that have them. ICMP keeps its id as source port, type and code as destination port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[repr(C)]
-pub struct Ends<A> {
+pub struct Endpoints<A> {
     /// Source address.
     pub src: A,
     /// Destination address.
@@ -94,7 +94,7 @@ pub struct Ends<A> {
     pub dst_port: u16,
 }
 
-impl<A: Address> Ends<A> {
+impl<A: Address> Endpoints<A> {
     /// `None` where the tuple is of the other family.
     #[inline]
     fn of(tuple: &Tuple) -> Option<Self> {
@@ -103,7 +103,7 @@ impl<A: Address> Ends<A> {
             L4::Ports { src, dst } => (src, dst),
             L4::Icmp { kind, code, id } => (id, u16::from_be_bytes([kind, code])),
         };
-        Some(Self { src: A::of(tuple.src)?, dst: A::of(tuple.dst)?, src_port, dst_port })
+        Some(Self { src: A::from_ip(tuple.src)?, dst: A::from_ip(tuple.dst)?, src_port, dst_port })
     }
 
     fn tuple(&self, proto: u8) -> Tuple {
@@ -115,7 +115,7 @@ impl<A: Address> Ends<A> {
             _ if has_ports(proto) => L4::Ports { src: self.src_port, dst: self.dst_port },
             _ => L4::None,
         };
-        Tuple { src: self.src.any(), dst: self.dst.any(), proto, l4, zone: None }
+        Tuple { src: self.src.to_ip(), dst: self.dst.to_ip(), proto, l4, zone: None }
     }
 }
 
@@ -140,7 +140,7 @@ pub fn has_ports(proto: u8) -> bool {
 /// What tells one flow from all others: the original direction, protocol and zone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Key<A> {
-    orig: Ends<A>,
+    orig: Endpoints<A>,
     zone: u16,
     proto: u8,
 }
@@ -150,7 +150,7 @@ impl<A: Address> Key<A> {
     #[inline]
     #[must_use]
     pub fn of(key: &FlowKey) -> Option<Self> {
-        Some(Self { orig: Ends::of(&key.orig)?, zone: key.zone, proto: key.orig.proto })
+        Some(Self { orig: Endpoints::of(&key.orig)?, zone: key.zone, proto: key.orig.proto })
     }
 
     /// The key of the flow that a view is of; `None` where it lacks the original tuple or is of the other family.
@@ -158,13 +158,13 @@ impl<A: Address> Key<A> {
     #[must_use]
     pub fn of_view(view: &FlowView<'_>) -> Option<Self> {
         let orig = view.orig.as_ref()?;
-        Some(Self { orig: Ends::of(orig)?, zone: orig.zone.or(view.zone).unwrap_or(0), proto: orig.proto })
+        Some(Self { orig: Endpoints::of(orig)?, zone: orig.zone.or(view.zone).unwrap_or(0), proto: orig.proto })
     }
 }
 
 /// Puts in what is known; whether that changed anything.
 #[inline]
-fn set<T: PartialEq>(place: &mut T, value: Option<T>) -> bool {
+fn update_if_some<T: PartialEq>(place: &mut T, value: Option<T>) -> bool {
     let Some(value) = value else { return false };
     let changed = *place != value;
     *place = value;
@@ -175,8 +175,8 @@ fn set<T: PartialEq>(place: &mut T, value: Option<T>) -> bool {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct Flow<A> {
-    orig: Ends<A>,
-    reply: Ends<A>,
+    orig: Endpoints<A>,
+    reply: Endpoints<A>,
     /// The connection mark.
     pub mark: u32,
     /// `IPS_*`.
@@ -198,7 +198,7 @@ pub struct Flow<A> {
     /// Whether window scales and flags are known.
     tcp_known: bool,
     /// Of no meaning here: its keeper's, where padding would be.
-    pub kept: [u8; 2],
+    pub owner_bytes: [u8; 2],
 }
 
 const _: () = assert!(size_of::<Flow<V4>>() == 52);
@@ -211,8 +211,8 @@ impl<A: Address> Flow<A> {
     pub fn new(view: &FlowView<'_>) -> Option<Self> {
         let (orig, reply) = (view.orig.as_ref()?, view.reply.as_ref()?);
         let mut flow = Self {
-            orig: Ends::of(orig)?,
-            reply: Ends::of(reply)?,
+            orig: Endpoints::of(orig)?,
+            reply: Endpoints::of(reply)?,
             mark: view.mark.unwrap_or(0),
             status: view.status.unwrap_or(0),
             timeout: view.timeout.unwrap_or(0),
@@ -231,47 +231,47 @@ impl<A: Address> Flow<A> {
     /// Takes over what the view says and keeps what it does not; tells whether anything changed.
     #[inline]
     pub fn merge(&mut self, view: &FlowView<'_>) -> bool {
-        let reply = view.reply.as_ref().and_then(Ends::of);
+        let reply = view.reply.as_ref().and_then(Endpoints::of);
         // Every field is set, whatever the one before it was: `|`, not `||`.
-        set(&mut self.mark, view.mark)
-            | set(&mut self.status, view.status)
-            | set(&mut self.timeout, view.timeout)
-            | set(&mut self.id, view.id)
-            | set(&mut self.reply, reply)
+        update_if_some(&mut self.mark, view.mark)
+            | update_if_some(&mut self.status, view.status)
+            | update_if_some(&mut self.timeout, view.timeout)
+            | update_if_some(&mut self.id, view.id)
+            | update_if_some(&mut self.reply, reply)
             | view.proto.as_ref().is_some_and(|proto| self.merge_proto(proto))
     }
 
     #[inline]
     fn merge_proto(&mut self, proto: &ProtoInfo) -> bool {
-        let changed = set(&mut self.state, proto.state());
+        let changed = update_if_some(&mut self.state, proto.state());
         let ProtoInfo::Tcp(tcp) = proto else { return changed };
         let wscales = tcp.wscale_orig.zip(tcp.wscale_reply).map(|(orig, reply)| orig << 4 | reply & 0x0f);
         let flags = tcp.flags_orig.zip(tcp.flags_reply);
         changed
-            | set(&mut self.wscales, wscales)
-            | set(&mut self.flags_orig, flags.map(|(orig, _)| orig.flags))
-            | set(&mut self.flags_reply, flags.map(|(_, reply)| reply.flags))
-            | set(&mut self.tcp_known, flags.map(|_| true))
+            | update_if_some(&mut self.wscales, wscales)
+            | update_if_some(&mut self.flags_orig, flags.map(|(orig, _)| orig.flags))
+            | update_if_some(&mut self.flags_reply, flags.map(|(_, reply)| reply.flags))
+            | update_if_some(&mut self.tcp_known, flags.map(|_| true))
     }
 
     /// Whether this is the flow that `key` names.
     #[inline]
     #[must_use]
-    pub fn is(&self, key: &Key<A>) -> bool {
+    pub fn has_key(&self, key: &Key<A>) -> bool {
         self.orig == key.orig && self.zone == key.zone && self.proto == key.proto
     }
 
     /// The original direction.
     #[inline]
     #[must_use]
-    pub fn orig(&self) -> &Ends<A> {
+    pub fn orig(&self) -> &Endpoints<A> {
         &self.orig
     }
 
     /// The reply direction.
     #[inline]
     #[must_use]
-    pub fn reply(&self) -> &Ends<A> {
+    pub fn reply(&self) -> &Endpoints<A> {
         &self.reply
     }
 

@@ -52,12 +52,12 @@ impl<'a> ExpectView<'a> {
     pub fn parse(family: u8, attrs: Attrs<'a>) -> Result<Self, ParseError> {
         let mut view = Self { family, ..Self::default() };
         for attr in attrs {
-            view.take(&attr?)?;
+            view.read_attr(&attr?)?;
         }
         Ok(view)
     }
 
-    fn take(&mut self, attr: &Attr<'a>) -> Result<(), ParseError> {
+    fn read_attr(&mut self, attr: &Attr<'a>) -> Result<(), ParseError> {
         match attr.kind {
             uapi::CTA_EXPECT_MASTER => self.master = Some(Tuple::parse(attr)?),
             uapi::CTA_EXPECT_TUPLE => self.tuple = Some(Tuple::parse(attr)?),

@@ -161,21 +161,21 @@ impl<'a> FlowView<'a> {
     #[inline]
     pub fn read(&mut self, family: u8, attrs: Attrs<'a>) -> Result<(), ParseError> {
         *self = Self { family, ..Self::default() };
-        let rest = self.begin(&attrs);
+        let rest = self.read_usual_start(&attrs);
         self.walk(rest.unwrap_or(attrs))
     }
 
     #[inline]
     fn walk(&mut self, attrs: Attrs<'a>) -> Result<(), ParseError> {
         for attr in attrs {
-            self.take(&attr?)?;
+            self.read_attr(&attr?)?;
         }
         Ok(())
     }
 
     /// Reads the usual beginning; gives what follows it. Of any other, nothing is read that the walk does not read again.
     #[inline]
-    fn begin(&mut self, attrs: &Attrs<'a>) -> Option<Attrs<'a>> {
+    fn read_usual_start(&mut self, attrs: &Attrs<'a>) -> Option<Attrs<'a>> {
         let (usual, rest) = Usual::split(attrs)?;
         let tuples = [(&usual.orig, &mut self.orig), (&usual.reply, &mut self.reply)];
         if tuples.into_iter().any(|(words, place)| !tuple::usual::read_v4(words, place)) {
@@ -186,7 +186,7 @@ impl<'a> FlowView<'a> {
     }
 
     #[inline]
-    fn take(&mut self, attr: &Attr<'a>) -> Result<(), ParseError> {
+    fn read_attr(&mut self, attr: &Attr<'a>) -> Result<(), ParseError> {
         match attr.kind {
             uapi::CTA_TUPLE_ORIG => Tuple::read(attr, &mut self.orig)?,
             uapi::CTA_TUPLE_REPLY => Tuple::read(attr, &mut self.reply)?,
@@ -201,13 +201,13 @@ impl<'a> FlowView<'a> {
             uapi::CTA_COUNTERS_REPLY => self.counters_reply = Some(Counters::parse(attr.nested())?),
             uapi::CTA_TIMESTAMP => (self.start_ns, self.stop_ns) = parse_timestamp(attr.nested())?,
             uapi::CTA_TIMESTAMP_EVENT => self.event_ns = Some(attr.be64()?),
-            _ => self.take_rare(attr)?,
+            _ => self.read_rare_attr(attr)?,
         }
         Ok(())
     }
 
     /// What few flows have: kept out of line, so that the walk over the common attributes stays small.
-    fn take_rare(&mut self, attr: &Attr<'a>) -> Result<(), ParseError> {
+    fn read_rare_attr(&mut self, attr: &Attr<'a>) -> Result<(), ParseError> {
         match attr.kind {
             uapi::CTA_TUPLE_MASTER => self.master = Some(Tuple::parse(attr)?),
             uapi::CTA_HELP => self.helper = Helper::parse(attr.nested())?,
@@ -457,7 +457,7 @@ mod tests {
     proptest! {
         /// The short way and the walk agree, on what begins as usual and on any damage to it.
         #[test]
-        fn the_usual_beginning_reads_as_the_walk_reads_it(
+        fn the_usual_start_reads_as_the_walk_reads_it(
             src: [u8; 4], ports: (u16, u16), numbers: [u32; 3], at in 0usize..128, value: u8,
         ) {
             let l4 = tuple::L4::Ports { src: ports.0, dst: ports.1 };

@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn an_extended_ack_carries_the_kernels_words_whether_capped_or_not() {
+    fn an_extended_ack_carries_the_kernels_text_capped_or_not() {
         let mut tail = [0; 32];
         let mut writer = Writer::new(&mut tail);
         writer.text(uapi::NLMSGERR_ATTR_MSG, "no such zone").unwrap();

@@ -107,7 +107,7 @@ pub fn cpu_stats(writer: &mut Writer<'_>, seq: u32, table: Table) -> Result<(), 
 /// # Errors
 /// [`Full`].
 pub fn global_stats(writer: &mut Writer<'_>, seq: u32) -> Result<(), Full> {
-    ask(writer, uapi::NFNL_SUBSYS_CTNETLINK, uapi::IPCTNL_MSG_CT_GET_STATS, 0, seq, uapi::AF_UNSPEC, |_| Ok(()))
+    write_acked(writer, uapi::NFNL_SUBSYS_CTNETLINK, uapi::IPCTNL_MSG_CT_GET_STATS, 0, seq, uapi::AF_UNSPEC, |_| Ok(()))
 }
 
 /// Asks for one flow.
@@ -115,7 +115,7 @@ pub fn global_stats(writer: &mut Writer<'_>, seq: u32) -> Result<(), Full> {
 /// # Errors
 /// [`Full`].
 pub fn get(writer: &mut Writer<'_>, seq: u32, which: &Selector, zone: Option<u16>) -> Result<(), Full> {
-    ask(writer, uapi::NFNL_SUBSYS_CTNETLINK, uapi::IPCTNL_MSG_CT_GET, 0, seq, which.family(), |message| {
+    write_acked(writer, uapi::NFNL_SUBSYS_CTNETLINK, uapi::IPCTNL_MSG_CT_GET, 0, seq, which.family(), |message| {
         which.write(message, zone)
     })
 }
@@ -130,9 +130,15 @@ pub fn create(writer: &mut Writer<'_>, seq: u32, change: &FlowChange<'_>, existi
             IfExists::Refuse => uapi::NLM_F_EXCL,
             IfExists::Change => 0,
         };
-    ask(writer, uapi::NFNL_SUBSYS_CTNETLINK, uapi::IPCTNL_MSG_CT_NEW, flags, seq, change.flow.family, |message| {
-        change.write(message)
-    })
+    write_acked(
+        writer,
+        uapi::NFNL_SUBSYS_CTNETLINK,
+        uapi::IPCTNL_MSG_CT_NEW,
+        flags,
+        seq,
+        change.flow.family,
+        |message| change.write(message),
+    )
 }
 
 /// Changes a flow that must be there.
@@ -140,7 +146,7 @@ pub fn create(writer: &mut Writer<'_>, seq: u32, change: &FlowChange<'_>, existi
 /// # Errors
 /// [`Full`].
 pub fn update(writer: &mut Writer<'_>, seq: u32, change: &FlowChange<'_>) -> Result<(), Full> {
-    ask(writer, uapi::NFNL_SUBSYS_CTNETLINK, uapi::IPCTNL_MSG_CT_NEW, 0, seq, change.flow.family, |message| {
+    write_acked(writer, uapi::NFNL_SUBSYS_CTNETLINK, uapi::IPCTNL_MSG_CT_NEW, 0, seq, change.flow.family, |message| {
         change.write(message)
     })
 }
@@ -156,7 +162,7 @@ pub fn delete(
     zone: Option<u16>,
     id: Option<u32>,
 ) -> Result<(), Full> {
-    ask(writer, uapi::NFNL_SUBSYS_CTNETLINK, uapi::IPCTNL_MSG_CT_DELETE, 0, seq, which.family(), |message| {
+    write_acked(writer, uapi::NFNL_SUBSYS_CTNETLINK, uapi::IPCTNL_MSG_CT_DELETE, 0, seq, which.family(), |message| {
         which.write(message, zone)?;
         message.be32_opt(uapi::CTA_ID, id)
     })
@@ -180,7 +186,7 @@ pub fn flush(writer: &mut Writer<'_>, seq: u32, family: u8) -> Result<(), Full> 
 /// [`Full`].
 pub fn get_expect(writer: &mut Writer<'_>, seq: u32, tuple: &Tuple, zone: Option<u16>) -> Result<(), Full> {
     let which = ExpectView { tuple: Some(*tuple), zone, ..ExpectView::default() };
-    ask(writer, uapi::NFNL_SUBSYS_CTNETLINK_EXP, uapi::IPCTNL_MSG_EXP_GET, 0, seq, tuple.family(), |message| {
+    write_acked(writer, uapi::NFNL_SUBSYS_CTNETLINK_EXP, uapi::IPCTNL_MSG_EXP_GET, 0, seq, tuple.family(), |message| {
         which.write(message)
     })
 }
@@ -191,7 +197,7 @@ pub fn get_expect(writer: &mut Writer<'_>, seq: u32, tuple: &Tuple, zone: Option
 /// [`Full`].
 pub fn create_expect(writer: &mut Writer<'_>, seq: u32, view: &ExpectView<'_>) -> Result<(), Full> {
     let flags = uapi::NLM_F_CREATE | uapi::NLM_F_EXCL;
-    ask(writer, uapi::NFNL_SUBSYS_CTNETLINK_EXP, uapi::IPCTNL_MSG_EXP_NEW, flags, seq, view.family, |message| {
+    write_acked(writer, uapi::NFNL_SUBSYS_CTNETLINK_EXP, uapi::IPCTNL_MSG_EXP_NEW, flags, seq, view.family, |message| {
         view.write(message)
     })
 }
@@ -201,7 +207,7 @@ pub fn create_expect(writer: &mut Writer<'_>, seq: u32, view: &ExpectView<'_>) -
 /// # Errors
 /// [`Full`].
 pub fn update_expect(writer: &mut Writer<'_>, seq: u32, view: &ExpectView<'_>) -> Result<(), Full> {
-    ask(writer, uapi::NFNL_SUBSYS_CTNETLINK_EXP, uapi::IPCTNL_MSG_EXP_NEW, 0, seq, view.family, |message| {
+    write_acked(writer, uapi::NFNL_SUBSYS_CTNETLINK_EXP, uapi::IPCTNL_MSG_EXP_NEW, 0, seq, view.family, |message| {
         view.write(message)
     })
 }
@@ -212,9 +218,15 @@ pub fn update_expect(writer: &mut Writer<'_>, seq: u32, view: &ExpectView<'_>) -
 /// [`Full`].
 pub fn delete_expect(writer: &mut Writer<'_>, seq: u32, tuple: &Tuple, zone: Option<u16>) -> Result<(), Full> {
     let which = ExpectView { tuple: Some(*tuple), zone, ..ExpectView::default() };
-    ask(writer, uapi::NFNL_SUBSYS_CTNETLINK_EXP, uapi::IPCTNL_MSG_EXP_DELETE, 0, seq, tuple.family(), |message| {
-        which.write(message)
-    })
+    write_acked(
+        writer,
+        uapi::NFNL_SUBSYS_CTNETLINK_EXP,
+        uapi::IPCTNL_MSG_EXP_DELETE,
+        0,
+        seq,
+        tuple.family(),
+        |message| which.write(message),
+    )
 }
 
 /// Empties the expectation table.
@@ -222,11 +234,13 @@ pub fn delete_expect(writer: &mut Writer<'_>, seq: u32, tuple: &Tuple, zone: Opt
 /// # Errors
 /// [`Full`].
 pub fn flush_expect(writer: &mut Writer<'_>, seq: u32) -> Result<(), Full> {
-    ask(writer, uapi::NFNL_SUBSYS_CTNETLINK_EXP, uapi::IPCTNL_MSG_EXP_DELETE, 0, seq, uapi::AF_UNSPEC, |_| Ok(()))
+    write_acked(writer, uapi::NFNL_SUBSYS_CTNETLINK_EXP, uapi::IPCTNL_MSG_EXP_DELETE, 0, seq, uapi::AF_UNSPEC, |_| {
+        Ok(())
+    })
 }
 
 /// A request to one of the two tables' subsystems, to be acknowledged.
-fn ask(
+fn write_acked(
     writer: &mut Writer<'_>,
     subsystem: u8,
     kind: u8,

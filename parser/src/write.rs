@@ -87,10 +87,10 @@ impl<'b> Writer<'b> {
         self.raw(&[0; NLMSG_HEADER_BYTES])?;
         body(self)?;
         let total = u32::try_from(self.length - start).map_err(|_| Full)?;
-        self.put(start, &total.to_ne_bytes())?;
-        self.put(start + 4, &kind.to_ne_bytes())?;
-        self.put(start + 6, &flags.to_ne_bytes())?;
-        self.put(start + 8, &seq.to_ne_bytes())
+        self.overwrite(start, &total.to_ne_bytes())?;
+        self.overwrite(start + 4, &kind.to_ne_bytes())?;
+        self.overwrite(start + 6, &flags.to_ne_bytes())?;
+        self.overwrite(start + 8, &seq.to_ne_bytes())
     }
 
     /// Appends a netfilter message: netlink header, `nfgenmsg` with `family` and `resource`, then what `body` writes.
@@ -118,13 +118,13 @@ impl<'b> Writer<'b> {
     ///
     /// # Errors
     /// [`Full`] when it does not fit, or is none.
-    pub fn again(&mut self, message: &[u8], seq: u32) -> Result<(), Full> {
+    pub fn message_copy(&mut self, message: &[u8], seq: u32) -> Result<(), Full> {
         if message.len() < NLMSG_HEADER_BYTES {
             return Err(Full);
         }
         let start = self.length;
         self.raw(message)?;
-        self.put(start + 8, &seq.to_ne_bytes())
+        self.overwrite(start + 8, &seq.to_ne_bytes())
     }
 
     /// Appends `nfgenmsg`.
@@ -158,7 +158,7 @@ impl<'b> Writer<'b> {
         let start = self.length;
         let result = self.attr(kind | NLA_F_NESTED, &[]).and_then(|()| body(self)).and_then(|()| {
             let length = u16::try_from(self.length - start).map_err(|_| Full)?;
-            self.put(start, &length.to_ne_bytes())
+            self.overwrite(start, &length.to_ne_bytes())
         });
         if result.is_err() {
             self.length = start;
@@ -255,7 +255,7 @@ impl<'b> Writer<'b> {
     }
 
     /// Overwrites bytes that were reserved earlier.
-    fn put(&mut self, at: usize, bytes: &[u8]) -> Result<(), Full> {
+    fn overwrite(&mut self, at: usize, bytes: &[u8]) -> Result<(), Full> {
         let place = self.buffer.get_mut(at..).and_then(|rest| rest.get_mut(..bytes.len()));
         place.ok_or(Full)?.copy_from_slice(bytes);
         Ok(())
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_last_message_is_left_asking_for_an_acknowledgement() {
+    fn only_the_last_message_requests_an_acknowledgement() {
         for count in 0..4u16 {
             let mut buffer = [0; 256];
             let mut writer = Writer::new(&mut buffer);
@@ -324,16 +324,16 @@ mod tests {
     }
 
     #[test]
-    fn a_message_again_differs_in_its_number_only() {
+    fn a_message_copy_differs_only_in_its_sequence_number() {
         let write = |writer: &mut Writer<'_>, seq| writer.message(1, 2, seq, |message| message.be32(5, 9));
         let (mut first, mut second, mut expected) = ([0; 64], [0; 64], [0; 64]);
         let (mut first, mut expected) = (Writer::new(&mut first), Writer::new(&mut expected));
         write(&mut first, 7).unwrap();
         write(&mut expected, 7).and_then(|()| write(&mut expected, 8)).unwrap();
         let mut writer = Writer::new(&mut second);
-        writer.again(first.bytes(), 7).and_then(|()| writer.again(first.bytes(), 8)).unwrap();
+        writer.message_copy(first.bytes(), 7).and_then(|()| writer.message_copy(first.bytes(), 8)).unwrap();
         assert_eq!(writer.bytes(), expected.bytes());
-        assert_eq!(writer.again(&[0; 15], 9), Err(Full));
+        assert_eq!(writer.message_copy(&[0; 15], 9), Err(Full));
     }
 
     #[test]

@@ -50,7 +50,7 @@ fn every_flow_is_born_once_and_dies_once() {
 }
 
 #[test]
-fn the_listing_holds_what_the_events_told() {
+fn the_listing_holds_the_flows_that_events_reported() {
     let born: HashMap<_, _> = flows(EVENTS).iter().map(|(_, flow)| (flow.key().unwrap(), flow.id)).collect();
     let listed: HashMap<_, _> = flows(DUMP).iter().map(|(_, flow)| (flow.key().unwrap(), flow.id)).collect();
     assert_eq!((born.len(), &born), (FLOWS, &listed));
@@ -82,7 +82,7 @@ fn destroy_events_have_counters_times_and_the_last_state() {
 }
 
 #[test]
-fn what_was_read_can_be_sent_back() {
+fn a_parsed_flow_can_be_sent_back() {
     for (_, flow) in flows(EVENTS).into_iter().chain(flows(DUMP)) {
         let mut buffer = [0; REQUEST_BYTES];
         let mut writer = Writer::new(&mut buffer);

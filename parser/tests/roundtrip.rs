@@ -157,11 +157,11 @@ proptest! {
 
     /// What a compact flow keeps is what the kernel said; and it knows itself by its key.
     #[test]
-    fn a_compact_flow_keeps_what_it_is_for(flow in flows("ftp", &[])) {
+    fn a_compact_flow_keeps_its_fields_and_key(flow in flows("ftp", &[])) {
         let expected_key = flow.key();
         for kept in [
-            Flow::<V4>::new(&flow).map(|compact| (compact.view(), compact.is(&Key::of(&expected_key.unwrap()).unwrap()))),
-            Flow::<V6>::new(&flow).map(|compact| (compact.view(), compact.is(&Key::of(&expected_key.unwrap()).unwrap()))),
+            Flow::<V4>::new(&flow).map(|compact| (compact.view(), compact.has_key(&Key::of(&expected_key.unwrap()).unwrap()))),
+            Flow::<V6>::new(&flow).map(|compact| (compact.view(), compact.has_key(&Key::of(&expected_key.unwrap()).unwrap()))),
         ].into_iter().flatten() {
             let (view, known) = kept;
             prop_assert!(known);
@@ -175,7 +175,7 @@ proptest! {
     }
 
     #[test]
-    fn bytes_that_nobody_wrote_end_in_an_error_or_a_view(bytes in proptest::collection::vec(any::<u8>(), 0..512)) {
+    fn arbitrary_bytes_end_in_an_error_or_a_view(bytes in proptest::collection::vec(any::<u8>(), 0..512)) {
         for message in Messages::new(&bytes) {
             if let Ok(Message::Record(record)) = message {
                 let _ = (record.flow(), record.expect(), record.global_stats(), record.cpu_stats().counters().count());
@@ -221,7 +221,7 @@ fn an_unknown_attribute_is_skipped_at_every_level() {
 }
 
 #[test]
-fn a_tuple_of_two_families_is_refused_where_it_stands() {
+fn a_tuple_of_two_families_is_refused_with_its_offset() {
     let mut buffer = [0; 256];
     let mut writer = Writer::new(&mut buffer);
     writer

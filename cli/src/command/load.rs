@@ -191,7 +191,7 @@ impl<'n> Loader<'n> {
     /// Sends a request that was written when its line was checked.
     fn send(&mut self, number: u64, request: &[u8]) -> Result<(), Failure> {
         self.last = number;
-        self.mass.add(number, None, |writer, seq| writer.again(request, seq))?;
+        self.mass.add(number, None, |writer, seq| writer.message_copy(request, seq))?;
         self.refuse_failed()
     }
 

@@ -63,30 +63,30 @@ pub(super) const SENT: u8 = 128;
 impl<A: Address> Slot<A> {
     #[inline]
     fn generation(&self) -> Generation {
-        self.flow.kept[0]
+        self.flow.owner_bytes[0]
     }
 
     /// Whether any of `flags` is set.
     #[inline]
     pub(super) fn has(&self, flags: u8) -> bool {
-        self.flow.kept[1] & flags != 0
+        self.flow.owner_bytes[1] & flags != 0
     }
 
     #[inline]
     pub(super) fn set(&mut self, flags: u8) {
-        self.flow.kept[1] |= flags;
+        self.flow.owner_bytes[1] |= flags;
     }
 
     #[inline]
     pub(super) fn clear(&mut self, flags: u8) {
-        self.flow.kept[1] &= !flags;
+        self.flow.owner_bytes[1] &= !flags;
     }
 
     /// Notes that the flow is spoken of in `epoch`.
     #[inline]
     fn confirm(&mut self, epoch: Generation) {
         if self.generation() != epoch {
-            self.flow.kept[0] = epoch;
+            self.flow.owner_bytes[0] = epoch;
             self.clear(FROM_EVENT | MARK_FROM_EVENT | PROTO_FROM_EVENT);
         }
     }
@@ -288,7 +288,7 @@ impl<A: Address> Table<A> {
         let (key, id) = view.key().zip(view.id).ok_or(Applied::NotAFlow)?;
         let key = Key::of(&key).ok_or(Applied::NotAFlow)?;
         let mut flow = Flow::new(view).ok_or(Applied::NotAFlow)?;
-        flow.kept = [told.generation, 0];
+        flow.owner_bytes = [told.generation, 0];
         let (since, changed) = (Seconds::of(told.now_ms), Stamp::of(told.changed_ms));
         let new = Slot { flow, check: told.check, since, changed };
         let Some(index) = self.find(id, &key) else {
@@ -297,7 +297,7 @@ impl<A: Address> Table<A> {
         let Some(slot) = self.slab.get_mut(index) else { return Err(Applied::NotAFlow) };
         let before = *slot;
         *slot = Slot { since: before.since, ..new };
-        slot.set(LIVE | before.flow.kept[1] & (DIRTY | SENT));
+        slot.set(LIVE | before.flow.owner_bytes[1] & (DIRTY | SENT));
         if before.has(EXTRA) {
             self.extras.remove(&index);
         }
@@ -391,7 +391,7 @@ impl<A: Address> Table<A> {
 /// Whether it is the flow that `id` and `key` name which is kept at a place.
 #[inline]
 fn matches_flow<'s, A: Address>(slab: &'s Slab<Slot<A>>, id: u32, key: &'s Key<A>) -> impl Fn(&u32) -> bool + 's {
-    move |index| slab.get(*index).is_some_and(|slot| slot.flow.id == id && slot.flow.is(key))
+    move |index| slab.get(*index).is_some_and(|slot| slot.flow.id == id && slot.flow.has_key(key))
 }
 
 /// Which small table: bits that neither hashbrown's buckets (the low ones) nor its tags (the top 7) use.
