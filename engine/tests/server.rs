@@ -19,7 +19,7 @@ use ctflow_engine::lab::topology::Firewall;
 use ctflow_engine::lab::{Lab, sysctl};
 use ctflow_engine::link::Transport;
 use ctflow_engine::server::frame::{self, Entries, Kind};
-use ctflow_engine::server::{ControlSocket, Order, Server, ServerError, Unchanged, Wanted};
+use ctflow_engine::server::{ControlSocket, Order, OrderKind, Server, ServerError, Unchanged};
 use ctflow_parser::frame::{Message, Messages};
 use ctflow_replicate::entry::decode_flow;
 use flows::{create, delete};
@@ -166,7 +166,7 @@ fn the_socket_is_its_owners_alone_and_gone_at_the_end() {
         let file = fs::metadata(&path).unwrap();
         assert!(file.file_type().is_socket() && file.mode() & 0o7777 == 0o600, "{:o}", file.mode());
         let error = ControlSocket::bind(&path).unwrap_err();
-        assert!(matches!(error, ServerError::Served(_)), "{error}");
+        assert!(matches!(error, ServerError::AlreadyServed(_)), "{error}");
         assert_eq!(
             error.to_string(),
             format!("another daemon serves {}: stop it, or name another socket", path.display())
@@ -176,11 +176,11 @@ fn the_socket_is_its_owners_alone_and_gone_at_the_end() {
         assert!(!path.exists());
         // Somebody who serves without a lock is left alone, and so is what is no socket.
         let listener = UnixListener::bind(&path).unwrap();
-        assert!(matches!(ControlSocket::bind(&path), Err(ServerError::Served(_))));
+        assert!(matches!(ControlSocket::bind(&path), Err(ServerError::AlreadyServed(_))));
         drop(listener);
         fs::remove_file(&path).unwrap();
         fs::write(&path, "mine").unwrap();
-        assert!(matches!(ControlSocket::bind(&path), Err(ServerError::NoSocket(_))));
+        assert!(matches!(ControlSocket::bind(&path), Err(ServerError::NotASocket(_))));
         assert_eq!(fs::read(&path).unwrap(), b"mine");
         assert!(matches!(ControlSocket::bind(Path::new("/nonexistent/socket")), Err(ServerError::System { .. })));
         engine.stop().unwrap();
@@ -253,7 +253,7 @@ fn orders_reach_the_owner_and_its_answers_the_client() {
         let mut clients: Vec<_> = (0..3).map(|_| ask(&path, &json!({"do": "reload"}))).collect();
         let mut answers = (0..3).map(|_| {
             let order = orders.recv_timeout(LONGEST).unwrap();
-            assert_eq!(order.wanted, Wanted::Reload);
+            assert_eq!(order.kind, OrderKind::Reload);
             order.answer
         });
         let unchanged = Unchanged { key: "[node] name".into(), why: "it needs a restart".into() };
@@ -269,7 +269,7 @@ fn orders_reach_the_owner_and_its_answers_the_client() {
         let mut watching = ask(&path, &json!({"do": "events", "of": "flows"}));
         assert_eq!(next(&mut watching).kind, Kind::Json);
         let order = orders.recv_timeout(LONGEST).unwrap();
-        assert_eq!(order.wanted, Wanted::Stop);
+        assert_eq!(order.kind, OrderKind::Stop);
         engine.stop().unwrap();
         order.answer.done();
         server.stop();
@@ -417,7 +417,7 @@ fn count(frame: &Frame) -> (u64, u64) {
             let records = Messages::new(&frame.payload).map(|message| message.unwrap());
             (records.filter(|message| matches!(message, Message::Record(_))).count() as u64, 0)
         }
-        Kind::Lost => (0, frame::lost(&frame.payload).unwrap()),
+        Kind::Lost => (0, frame::decode_lost(&frame.payload).unwrap()),
         _ => panic!("{frame:?}"),
     }
 }

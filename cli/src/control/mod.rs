@@ -215,7 +215,7 @@ impl Answer {
         match kind {
             Kind::Entries => Ok(Frame::Entries(Entries::new(payload))),
             Kind::Messages => Ok(Frame::Messages(payload)),
-            Kind::Lost => Ok(Frame::Lost(frame::lost(payload)?)),
+            Kind::Lost => Ok(Frame::Lost(frame::decode_lost(payload)?)),
             Kind::Json => {
                 serde_json::from_slice(payload).map(Frame::Document).map_err(|_| ControlError::Protocol("no JSON"))
             }

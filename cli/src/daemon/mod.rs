@@ -19,7 +19,7 @@ use std::time::{Duration, SystemTime};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use ctflow_engine::engine::Engine;
-use ctflow_engine::server::{Answer, ControlSocket, Order, Server, Unchanged, Wanted};
+use ctflow_engine::server::{Answer, ControlSocket, Order, OrderKind, Server, Unchanged};
 use ctflow_replicate::Epoch;
 use rustix::rand::{GetRandomFlags, getrandom};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -34,12 +34,12 @@ use crate::failure::Failure;
 /// What the daemon is to do as a whole, and who waits for it, if not a signal.
 #[derive(Debug)]
 struct Wish {
-    wanted: Wanted,
+    wanted: OrderKind,
     answer: Option<Answer>,
 }
 
 impl From<Order> for Wish {
-    fn from(Order { wanted, answer }: Order) -> Self {
+    fn from(Order { kind: wanted, answer }: Order) -> Self {
         Self { wanted, answer: Some(answer) }
     }
 }
@@ -126,8 +126,8 @@ impl Running {
         let mut wait = pulse;
         let waiting = loop {
             match self.wishes.recv_timeout(wait) {
-                Ok(Wish { wanted: Wanted::Stop, answer }) => break answer,
-                Ok(Wish { wanted: Wanted::Reload, answer }) => self.reload(answer),
+                Ok(Wish { wanted: OrderKind::Stop, answer }) => break answer,
+                Ok(Wish { wanted: OrderKind::Reload, answer }) => self.reload(answer),
                 Err(RecvTimeoutError::Timeout) => match self.look() {
                     Life::Well => wait = pulse,
                     Life::Silent => wait = pulse.min(LOOK_AGAIN),
@@ -221,7 +221,7 @@ const RETRY: Duration = Duration::from_millis(20);
 fn heed_signals(mut signals: Signals, wish: Sender<Wish>) -> Result<(), Failure> {
     let heed = move || {
         for signal in signals.forever() {
-            let wanted = if signal == SIGHUP { Wanted::Reload } else { Wanted::Stop };
+            let wanted = if signal == SIGHUP { OrderKind::Reload } else { OrderKind::Stop };
             let _ = wish.try_send(Wish { wanted, answer: None }); // where many wait, one of them is the same
         }
     };

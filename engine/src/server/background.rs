@@ -9,10 +9,10 @@ use ctflow_parser::request;
 use ctflow_replicate::Role;
 use serde::Serialize;
 
-use super::context::World;
+use super::context::ServerContext;
 use super::failure::Failure;
-use super::job::{Job, Polled, Question, Turn, Unanswered, no_peers};
-use super::out::Out;
+use super::job::{Job, PendingQuery, Polled, QueryError, Step, no_peers_error};
+use super::out::OutBuffer;
 use crate::access::Access;
 use crate::kernel::KernelError;
 use crate::kernel::request::Requester;
@@ -32,27 +32,27 @@ struct Underway {
 }
 
 /// A client that waits for a thread.
-pub(super) struct Errand {
-    question: Question<Outcome>,
+pub(super) struct BackgroundJob {
+    query: PendingQuery<Outcome>,
     what: &'static str,
     /// How far it is, and what was said of that last.
     progress: Option<(Arc<Progress>, u64)>,
 }
 
-impl Errand {
+impl BackgroundJob {
     /// Begins `work`, which goes on whatever becomes of the client. `what` is a noun for it.
-    fn begin(
+    fn start(
         what: &'static str,
         longest: Duration,
         progress: Option<Arc<Progress>>,
-        world: &World,
+        world: &ServerContext,
         work: impl FnOnce() -> Outcome + Send + 'static,
     ) -> Result<Self, Failure> {
-        if Arc::strong_count(&world.errands) > SERVER_BACKGROUND_JOBS {
+        if Arc::strong_count(&world.background_jobs) > SERVER_BACKGROUND_JOBS {
             return Err(Failure::new("too much is under way: try again when it is done"));
         }
         let (reply, awaited) = reply::channel(Some(world.waker.clone()));
-        let errand = world.errands.clone();
+        let errand = world.background_jobs.clone();
         let body = move || {
             let _errand = errand;
             reply.send(work());
@@ -61,20 +61,20 @@ impl Errand {
             .name("ctflow-errand".to_owned())
             .spawn(body)
             .map_err(|error| Failure::new(format!("no thread for the {what}: {error}")))?;
-        let question = Question::asked(awaited, longest, world.now);
-        Ok(Self { question, what, progress: progress.map(|progress| (progress, 0)) })
+        let question = PendingQuery::sent(awaited, longest, world.now);
+        Ok(Self { query: question, what, progress: progress.map(|progress| (progress, 0)) })
     }
 
     /// The replicas into the kernel.
     ///
     /// # Errors
     /// There is nothing to commit, or another commit or a change of roles is under way.
-    pub(super) fn commit(what: What, world: &World) -> Result<Self, Failure> {
-        world.access.replication.as_ref().ok_or_else(no_peers)?;
-        let turn = world.access.takeover.begin().ok_or_else(busy)?;
+    pub(super) fn commit(what: What, world: &ServerContext) -> Result<Self, Failure> {
+        world.access.replication.as_ref().ok_or_else(no_peers_error)?;
+        let turn = world.access.takeover.begin().ok_or_else(busy_error)?;
         let (access, progress) = (world.access.clone(), Arc::<Progress>::default());
         let seen = progress.clone();
-        Self::begin("commit", SERVER_COMMIT_MAX, Some(seen), world, move || {
+        Self::start("commit", SERVER_COMMIT_MAX, Some(seen), world, move || {
             let _turn = turn;
             access.takeover.cancel_purge();
             let done = replication::commit(&access, what, access.takeover.settings.rules, &progress)
@@ -88,7 +88,7 @@ impl Errand {
                 "committed"
             );
             tally.refused.iter().for_each(|(why, count)| tracing::warn!(count, "not committed: {why}"));
-            document(&Commit::from(done))
+            to_document(&Commit::from(done))
         })
     }
 
@@ -96,13 +96,13 @@ impl Errand {
     ///
     /// # Errors
     /// There are no peers.
-    pub(super) fn role(role: Role, world: &World) -> Result<Self, Failure> {
-        world.access.replication.as_ref().ok_or_else(no_peers)?;
+    pub(super) fn role(role: Role, world: &ServerContext) -> Result<Self, Failure> {
+        world.access.replication.as_ref().ok_or_else(no_peers_error)?;
         let (access, progress) = (world.access.clone(), Arc::<Progress>::default());
         let seen = progress.clone();
-        Self::begin("change of roles", SERVER_COMMIT_MAX, Some(seen), world, move || {
-            let turn = access.takeover.begin_within(SERVER_COMMIT_MAX).ok_or_else(busy)?;
-            document(&takeover::become_role(&access, &turn, role, &progress))
+        Self::start("change of roles", SERVER_COMMIT_MAX, Some(seen), world, move || {
+            let turn = access.takeover.begin_within(SERVER_COMMIT_MAX).ok_or_else(busy_error)?;
+            to_document(&takeover::become_role(&access, &turn, role, &progress))
         })
     }
 
@@ -110,25 +110,25 @@ impl Errand {
     ///
     /// # Errors
     /// There is no thread for it.
-    pub(super) fn flush_kernel(flows: bool, expectations: bool, world: &World) -> Result<Self, Failure> {
+    pub(super) fn flush_kernel(flows: bool, expectations: bool, world: &ServerContext) -> Result<Self, Failure> {
         let (access, flushes) = (world.access.clone(), world.flushes.clone());
-        Self::begin("flush", SERVER_ANSWER_MAX, None, world, move || {
-            let flushed = flush(&access, flows, expectations, &flushes);
+        Self::start("flush", SERVER_ANSWER_MAX, None, world, move || {
+            let flushed = flush_tables(&access, flows, expectations, &flushes);
             flushed.map(|()| None).map_err(|error| Failure::new(error.to_string()))
         })
     }
 }
 
-fn busy() -> Failure {
+fn busy_error() -> Failure {
     Failure::new("a commit or a change of roles is under way: try again when it is done")
 }
 
-fn document(of: &impl Serialize) -> Outcome {
+fn to_document(of: &impl Serialize) -> Outcome {
     serde_json::to_value(of).map(Some).map_err(|error| Failure::new(error.to_string()))
 }
 
 /// Expectations first: those of a flow that ends go with it.
-fn flush(access: &Access, flows: bool, expectations: bool, flushes: &AtomicU64) -> Result<(), KernelError> {
+fn flush_tables(access: &Access, flows: bool, expectations: bool, flushes: &AtomicU64) -> Result<(), KernelError> {
     if expectations {
         Requester::open()?.request("empty the expectation table", request::flush_expect, |_| {})?;
         flushes.fetch_add(1, Ordering::Relaxed);
@@ -140,31 +140,31 @@ fn flush(access: &Access, flows: bool, expectations: bool, flushes: &AtomicU64) 
     Ok(())
 }
 
-impl Job for Errand {
-    fn turn(&mut self, world: &mut World, out: &mut Out) -> Result<Turn, Failure> {
+impl Job for BackgroundJob {
+    fn advance(&mut self, world: &mut ServerContext, out: &mut OutBuffer) -> Result<Step, Failure> {
         let what = self.what;
-        match self.question.poll(world) {
-            Ok(Polled::Answer(outcome)) => {
+        match self.query.poll(world) {
+            Ok(Polled::Ready(outcome)) => {
                 if let Some(document) = outcome? {
-                    out.json(&document)?;
+                    out.push_json(&document)?;
                 }
-                Ok(Turn::Done)
+                Ok(Step::Done)
             }
-            Ok(Polled::Not(turn)) => match &mut self.progress {
+            Ok(Polled::Pending(turn)) => match &mut self.progress {
                 None => Ok(turn),
                 Some((progress, said)) => {
                     let (done, of) = (progress.done.load(Ordering::Relaxed), progress.of.load(Ordering::Relaxed));
                     if done != *said {
                         *said = done;
-                        out.json(&Underway { progress: done, of })?;
+                        out.push_json(&Underway { progress: done, of })?;
                     }
-                    Ok(Turn::Again(SERVER_PROGRESS_INTERVAL))
+                    Ok(Step::Again(SERVER_PROGRESS_INTERVAL))
                 }
             },
-            Err(Unanswered::Late) => {
+            Err(QueryError::TimedOut) => {
                 Err(Failure::new(format!("the {what} is not done yet, and goes on: see the daemon's log")))
             }
-            Err(Unanswered::Gone) => {
+            Err(QueryError::Ended) => {
                 Err(Failure::new(format!("the {what} ended without a word: see the daemon's log")))
             }
         }

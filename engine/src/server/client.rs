@@ -5,34 +5,34 @@ use std::time::{Duration, Instant};
 
 use mio::net::UnixStream;
 
-use super::context::World;
+use super::context::ServerContext;
 use super::failure::Failure;
 use super::frame::Kind;
-use super::job::{self, Job, Turn};
-use super::out::Out;
+use super::job::{self, Job, Step};
+use super::out::OutBuffer;
 use super::request::Request;
 use crate::limits::{SERVER_REQUEST_BYTES, SERVER_REQUEST_MAX, SERVER_UNREAD_MAX};
 
 /// Turns of a job before other clients get theirs.
-const TURNS: usize = 16;
+const STEPS_MAX: usize = 16;
 
 /// Where a client is.
 enum State {
     /// So much of its request has come.
-    Asking(Vec<u8>),
-    Working(Box<dyn Job>),
+    ReadingRequest(Vec<u8>),
+    RunningJob(Box<dyn Job>),
     /// The last frame is on its way.
-    Ending,
+    Closing,
 }
 
 /// A connection that is served.
 pub(super) struct Client {
     pub(super) stream: UnixStream,
     state: State,
-    out: Out,
-    since: Instant,
+    out: OutBuffer,
+    connected: Instant,
     /// When it last took something, or had nothing to take.
-    taken: Instant,
+    last_progress: Instant,
     /// It has closed its end, and hears nothing more.
     pub(super) hung_up: bool,
 }
@@ -41,50 +41,50 @@ pub(super) struct Client {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Served {
     /// When something happens, or after this at the latest.
-    GoesOn(Duration),
+    Continue(Duration),
     /// It is to be closed.
-    Ended,
+    Close,
 }
 
 /// How often a client is looked at whose bounds alone are to be watched.
-const LOOK: Duration = Duration::from_secs(1);
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Client {
     pub(super) fn new(stream: UnixStream, now: Instant) -> Self {
-        let state = State::Asking(Vec::new());
-        Self { stream, state, out: Out::default(), since: now, taken: now, hung_up: false }
+        let state = State::ReadingRequest(Vec::new());
+        Self { stream, state, out: OutBuffer::default(), connected: now, last_progress: now, hung_up: false }
     }
 
     /// Does what can be done for it now.
-    pub(super) fn serve(&mut self, world: &mut World) -> Served {
-        if let State::Asking(_) = self.state {
-            self.listen(world);
+    pub(super) fn serve(&mut self, world: &mut ServerContext) -> Served {
+        if let State::ReadingRequest(_) = self.state {
+            self.read_request(world);
         }
-        let again = self.work(world);
-        let late = !self.out.is_empty() && world.now.saturating_duration_since(self.taken) >= SERVER_UNREAD_MAX;
-        let ended = matches!(self.state, State::Ending) && self.out.is_empty();
-        if ended || late || self.hung_up { Served::Ended } else { Served::GoesOn(again) }
+        let again = self.run_job(world);
+        let late = !self.out.is_empty() && world.now.saturating_duration_since(self.last_progress) >= SERVER_UNREAD_MAX;
+        let ended = matches!(self.state, State::Closing) && self.out.is_empty();
+        if ended || late || self.hung_up { Served::Close } else { Served::Continue(again) }
     }
 
     /// The server ends: so does whatever is under way.
-    pub(super) fn say_goodbye(&mut self) {
-        if !matches!(self.state, State::Ending) {
+    pub(super) fn fail_unfinished(&mut self) {
+        if !matches!(self.state, State::Closing) {
             self.fail(&Failure::new("the daemon ends"));
         }
     }
 
     /// Takes what has come of the request.
-    fn listen(&mut self, world: &mut World) {
-        let State::Asking(line) = &mut self.state else { return };
+    fn read_request(&mut self, world: &mut ServerContext) {
+        let State::ReadingRequest(line) = &mut self.state else { return };
         match read_line(&mut self.stream, line) {
-            Ok(Line::NotYet) if world.now.saturating_duration_since(self.since) >= SERVER_REQUEST_MAX => {
+            Ok(Line::Incomplete) if world.now.saturating_duration_since(self.connected) >= SERVER_REQUEST_MAX => {
                 self.fail(&Failure::new(format!("no request came within {} s", SERVER_REQUEST_MAX.as_secs())));
             }
-            Ok(Line::NotYet) => {}
+            Ok(Line::Incomplete) => {}
             Ok(Line::Whole(length)) => {
                 let line = line.get(..length).unwrap_or_default();
-                match Request::read(line).and_then(|request| job::begin(request, world)) {
-                    Ok(job) => self.state = State::Working(job),
+                match Request::parse(line).and_then(|request| job::start_job(request, world)) {
+                    Ok(job) => self.state = State::RunningJob(job),
                     Err(failure) => self.fail(&failure),
                 }
             }
@@ -96,26 +96,26 @@ impl Client {
     }
 
     /// Writes, and while there is room has more said; gives when to come back at the latest.
-    fn work(&mut self, world: &mut World) -> Duration {
-        for _ in 0..TURNS {
+    fn run_job(&mut self, world: &mut ServerContext) -> Duration {
+        for _ in 0..STEPS_MAX {
             self.write(world.now);
             if self.hung_up || !self.out.has_room() {
-                return LOOK; // it wakes when it takes something
+                return CHECK_INTERVAL; // it wakes when it takes something
             }
-            let State::Working(job) = &mut self.state else { return LOOK };
-            match job.turn(world, &mut self.out) {
-                Ok(Turn::More) => {}
-                Ok(Turn::Wait) => {
+            let State::RunningJob(job) = &mut self.state else { return CHECK_INTERVAL };
+            match job.advance(world, &mut self.out) {
+                Ok(Step::More) => {}
+                Ok(Step::Wait) => {
                     self.write(world.now);
-                    return LOOK;
+                    return CHECK_INTERVAL;
                 }
-                Ok(Turn::Again(time)) => {
+                Ok(Step::Again(time)) => {
                     self.write(world.now);
-                    return time.min(LOOK);
+                    return time.min(CHECK_INTERVAL);
                 }
-                Ok(Turn::Done) => {
-                    self.out.frame(Kind::Done, &[]);
-                    self.state = State::Ending;
+                Ok(Step::Done) => {
+                    self.out.push_frame(Kind::Done, &[]);
+                    self.state = State::Closing;
                 }
                 Err(failure) => self.fail(&failure),
             }
@@ -124,13 +124,13 @@ impl Client {
     }
 
     fn fail(&mut self, failure: &Failure) {
-        self.out.failed(failure);
-        self.state = State::Ending;
+        self.out.push_failure(failure);
+        self.state = State::Closing;
     }
 
     fn write(&mut self, now: Instant) {
         match self.out.write(&mut self.stream) {
-            Ok(bytes) if bytes > 0 || self.out.is_empty() => self.taken = now,
+            Ok(bytes) if bytes > 0 || self.out.is_empty() => self.last_progress = now,
             Ok(_) => {}
             Err(_) => self.hung_up = true,
         }
@@ -139,7 +139,7 @@ impl Client {
 
 /// What there is of a line.
 enum Line {
-    NotYet,
+    Incomplete,
     /// All of it, of this length.
     Whole(usize),
     TooLong,
@@ -162,7 +162,7 @@ fn read_line(stream: &mut impl Read, line: &mut Vec<u8>) -> io::Result<Line> {
                     return Ok(Line::TooLong);
                 }
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Line::NotYet),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Line::Incomplete),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
@@ -183,7 +183,7 @@ mod tests {
     use crate::server::verify::Verification;
 
     /// A server's world without an engine.
-    fn world() -> World {
+    fn context_without_engine() -> ServerContext {
         let poll = mio::Poll::new().unwrap();
         let waker = Arc::new(mio::Waker::new(poll.registry(), mio::Token(0)).unwrap());
         let now = Instant::now();
@@ -201,12 +201,12 @@ mod tests {
             flows_max: 0,
             began: now,
         };
-        World {
+        ServerContext {
             access,
             waker,
-            orders: Box::new(drop),
+            on_order: Box::new(drop),
             verification: Verification::default(),
-            errands: Arc::default(),
+            background_jobs: Arc::default(),
             flushes: Arc::default(),
             waiting_since: None,
             clients: 1,
@@ -214,14 +214,14 @@ mod tests {
         }
     }
 
-    fn client(world: &World) -> (Client, Peer) {
+    fn client(world: &ServerContext) -> (Client, Peer) {
         let (ours, theirs) = Peer::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
         (Client::new(UnixStream::from_std(ours), world.now), theirs)
     }
 
     /// What the client was told last.
-    fn last(mut peer: Peer) -> (Kind, String) {
+    fn last_frame(mut peer: Peer) -> (Kind, String) {
         peer.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
         let (mut payload, mut last) = (Vec::new(), None);
         while let Ok(kind) = frame::read(&mut peer, &mut payload) {
@@ -231,50 +231,50 @@ mod tests {
     }
 
     #[test]
-    fn a_request_may_come_in_pieces_and_end_where_its_client_has_no_more_to_say() {
-        let mut world = world();
+    fn a_request_may_arrive_in_pieces_and_end_at_shutdown() {
+        let mut world = context_without_engine();
         let (mut client, mut peer) = client(&world);
         for piece in ["{\"version\":1,", "\"do\":\"status\"", "}"] {
             peer.write_all(piece.as_bytes()).unwrap();
-            assert!(matches!(client.serve(&mut world), Served::GoesOn(_)));
+            assert!(matches!(client.serve(&mut world), Served::Continue(_)));
         }
         peer.shutdown(std::net::Shutdown::Write).unwrap();
-        assert_eq!(client.serve(&mut world), Served::Ended);
+        assert_eq!(client.serve(&mut world), Served::Close);
         drop(client);
-        assert_eq!(last(peer).0, Kind::Done);
+        assert_eq!(last_frame(peer).0, Kind::Done);
     }
 
     #[test]
-    fn one_that_says_nothing_is_closed_after_the_bound_and_not_before() {
-        let mut world = world();
+    fn a_silent_client_is_closed_after_the_limit_and_not_before() {
+        let mut world = context_without_engine();
         let (mut client, peer) = client(&world);
         world.now += SERVER_REQUEST_MAX - Duration::from_millis(1);
-        assert!(matches!(client.serve(&mut world), Served::GoesOn(_)));
+        assert!(matches!(client.serve(&mut world), Served::Continue(_)));
         world.now += Duration::from_millis(1);
-        assert_eq!(client.serve(&mut world), Served::Ended);
+        assert_eq!(client.serve(&mut world), Served::Close);
         drop(client);
-        let (kind, text) = last(peer);
+        let (kind, text) = last_frame(peer);
         assert!(kind == Kind::Failed && text.contains("no request came within 5 s"), "{text}");
     }
 
     #[test]
-    fn one_that_does_not_read_is_closed_after_the_bound_and_one_that_reads_slowly_is_not() {
-        let mut world = world();
+    fn a_client_that_never_reads_is_closed_and_a_slow_one_is_not() {
+        let mut world = context_without_engine();
         let (mut client, mut peer) = client(&world);
-        client.state = State::Ending;
-        client.out.frame(Kind::Messages, &vec![7; 4 * 1_024 * 1_024]);
+        client.state = State::Closing;
+        client.out.push_frame(Kind::Messages, &vec![7; 4 * 1_024 * 1_024]);
         for _ in 0..5 {
-            assert!(matches!(client.serve(&mut world), Served::GoesOn(_)));
+            assert!(matches!(client.serve(&mut world), Served::Continue(_)));
             world.now += SERVER_UNREAD_MAX - Duration::from_millis(1);
             peer.read_exact(&mut vec![0; 64 * 1_024]).unwrap();
         }
-        assert!(matches!(client.serve(&mut world), Served::GoesOn(_)));
+        assert!(matches!(client.serve(&mut world), Served::Continue(_)));
         world.now += SERVER_UNREAD_MAX;
-        assert_eq!(client.serve(&mut world), Served::Ended);
+        assert_eq!(client.serve(&mut world), Served::Close);
     }
 
     #[test]
-    fn a_line_has_its_bound() {
+    fn a_request_line_has_a_maximum_length() {
         let mut line = Vec::new();
         let longest = [vec![b' '; SERVER_REQUEST_BYTES - 1], vec![b'\n']].concat();
         assert!(matches!(read_line(&mut longest.as_slice(), &mut line), Ok(Line::Whole(4_095))));

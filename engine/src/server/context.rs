@@ -12,16 +12,16 @@ use crate::replication::Request;
 use crate::worker_channel::WorkerRequest;
 
 /// The engine as the server sees it, and what its clients share.
-pub(super) struct World {
+pub(super) struct ServerContext {
     pub(super) access: Access,
     /// Wakes the server: given to everybody who is to answer it.
     pub(super) waker: Arc<mio::Waker>,
     /// Takes what the daemon as a whole is to do.
-    pub(super) orders: Box<dyn FnMut(Order) + Send>,
+    pub(super) on_order: Box<dyn FnMut(Order) + Send>,
     /// The comparison with the peers that is under way, or was last.
     pub(super) verification: Verification,
     /// Alive as often as threads run errands, and once more here.
-    pub(super) errands: Arc<()>,
+    pub(super) background_jobs: Arc<()>,
     /// Times that a table of the kernel was emptied for a client.
     pub(super) flushes: Arc<AtomicU64>,
     /// Since when somebody who asked whether this node may take over was told to wait.
@@ -43,12 +43,12 @@ pub(super) enum Query {
     Control(ResyncRequest),
 }
 
-impl World {
+impl ServerContext {
     /// Hands a query over, if there is room. One for somebody who is not there comes to nothing.
     ///
     /// # Errors
     /// The query, where there is none.
-    pub(super) fn send(&self, query: Query) -> Result<(), Query> {
+    pub(super) fn send_query(&self, query: Query) -> Result<(), Query> {
         match query {
             Query::Worker(worker, ask) => match self.access.workers.get(worker) {
                 Some(asker) => asker.try_request(ask).map_err(|ask| Query::Worker(worker, ask)),

@@ -9,18 +9,18 @@ use ctflow_replicate::ReplicaId;
 use ctflow_replicate::buckets::{BUCKETS, EXPECTATIONS};
 use serde::Serialize;
 
-use super::context::{Query, World};
+use super::context::{Query, ServerContext};
 use super::failure::Failure;
-use super::job::{Job, Polled, Question, Turn, Unanswered, stage_silent, worker_silent};
-use super::out::Out;
-use super::request::{Cache, Of};
+use super::job::{Job, PendingQuery, Polled, QueryError, Step, stage_error, worker_error};
+use super::out::OutBuffer;
+use super::request::{Cache, Table};
 use crate::limits::{SERVER_ANSWER_MAX, STAGE_ANSWER_MAX};
 use crate::replication::{ReplicationStatus, Request};
 use crate::worker_channel::WorkerRequest;
 
 /// Where entries are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum EntrySource {
     Worker(u16),
     Replica(ReplicaId),
 }
@@ -32,102 +32,109 @@ struct Peer<'a> {
 }
 
 /// A dump under way.
-pub(super) struct Dump {
-    of: Of,
+pub(super) struct DumpJob {
+    of: Table,
     /// Which replicas there are is still to be said.
-    listing: Option<Question<ReplicationStatus>>,
+    pending_status: Option<PendingQuery<ReplicationStatus>>,
     /// Buckets still to be shown.
-    rest: VecDeque<(Place, u16)>,
-    showing: Option<(Place, Question<Vec<u8>>)>,
+    remaining: VecDeque<(EntrySource, u16)>,
+    pending_bucket: Option<(EntrySource, PendingQuery<Vec<u8>>)>,
     /// Names by node.
     peers: Vec<(u64, String)>,
     /// The peer whose entries are being told.
-    told: Option<u64>,
+    current_peer: Option<u64>,
 }
 
-impl Dump {
-    pub(super) fn new(cache: Cache, of: Of, world: &World) -> Self {
-        let list = || Question::new(STAGE_ANSWER_MAX, world, |reply| Query::Stage(Request::Status(reply)));
+impl DumpJob {
+    pub(super) fn new(cache: Cache, of: Table, world: &ServerContext) -> Self {
+        let list = || PendingQuery::new(STAGE_ANSWER_MAX, world, |reply| Query::Stage(Request::Status(reply)));
         let listing = (cache == Cache::External && world.access.replication.is_some()).then(list);
-        let mut dump = Self { of, listing, rest: VecDeque::new(), showing: None, peers: Vec::new(), told: None };
+        let mut dump = Self {
+            of,
+            pending_status: listing,
+            remaining: VecDeque::new(),
+            pending_bucket: None,
+            peers: Vec::new(),
+            current_peer: None,
+        };
         if cache == Cache::Internal {
             let workers = u16::try_from(world.access.workers.len()).unwrap_or(u16::MAX); // there are 64 at most
-            (0..workers).for_each(|worker| dump.add(Place::Worker(worker), worker));
+            (0..workers).for_each(|worker| dump.enqueue_buckets(EntrySource::Worker(worker), worker));
         }
         dump
     }
 
     /// Has the buckets of a place shown. Expectations are in stream 0 only.
-    fn add(&mut self, place: Place, stream: u16) {
+    fn enqueue_buckets(&mut self, place: EntrySource, stream: u16) {
         match self.of {
-            Of::Flows => self.rest.extend((0..BUCKETS).map(|bucket| (place, bucket))),
-            Of::Expectations if stream == 0 => self.rest.push_back((place, EXPECTATIONS)),
-            Of::Expectations => {}
+            Table::Flows => self.remaining.extend((0..BUCKETS).map(|bucket| (place, bucket))),
+            Table::Expectations if stream == 0 => self.remaining.push_back((place, EXPECTATIONS)),
+            Table::Expectations => {}
         }
     }
 
-    fn list(&mut self, status: &ReplicationStatus) {
+    fn on_status(&mut self, status: &ReplicationStatus) {
         self.peers = status.node.peers.iter().map(|peer| (peer.node, peer.name.clone())).collect();
         let mut replicas: Vec<_> = status.replicas.iter().map(|replica| replica.id).collect();
         replicas.sort_unstable();
-        replicas.into_iter().for_each(|id| self.add(Place::Replica(id), id.stream));
+        replicas.into_iter().for_each(|id| self.enqueue_buckets(EntrySource::Replica(id), id.stream));
     }
 
-    fn show(&mut self, place: Place, bucket: u16, world: &World) {
-        let question = Question::new(SERVER_ANSWER_MAX, world, |reply| match place {
-            Place::Worker(worker) => Query::Worker(worker.into(), WorkerRequest::ListBucket(bucket, reply)),
-            Place::Replica(id) => Query::Stage(Request::Show(id, bucket, reply)),
+    fn request_bucket(&mut self, place: EntrySource, bucket: u16, world: &ServerContext) {
+        let question = PendingQuery::new(SERVER_ANSWER_MAX, world, |reply| match place {
+            EntrySource::Worker(worker) => Query::Worker(worker.into(), WorkerRequest::ListBucket(bucket, reply)),
+            EntrySource::Replica(id) => Query::Stage(Request::Show(id, bucket, reply)),
         });
-        self.showing = Some((place, question));
+        self.pending_bucket = Some((place, question));
     }
 
-    fn tell(&mut self, place: Place, entries: &[u8], out: &mut Out) -> Result<(), Failure> {
+    fn write_entries(&mut self, place: EntrySource, entries: &[u8], out: &mut OutBuffer) -> Result<(), Failure> {
         if entries.is_empty() {
             return Ok(());
         }
-        if let Place::Replica(id) = place
-            && self.told != Some(id.node)
+        if let EntrySource::Replica(id) = place
+            && self.current_peer != Some(id.node)
         {
-            self.told = Some(id.node);
+            self.current_peer = Some(id.node);
             let unnamed = format!("{:016x}", id.node);
             let named = self.peers.iter().find(|(node, _)| *node == id.node);
-            out.json(&Peer { peer: named.map_or(&unnamed, |(_, name)| name) })?;
+            out.push_json(&Peer { peer: named.map_or(&unnamed, |(_, name)| name) })?;
         }
-        out.entries(entries);
+        out.push_entries(entries);
         Ok(())
     }
 }
 
-fn silent(place: Place, why: Unanswered) -> Failure {
+fn source_error(place: EntrySource, why: QueryError) -> Failure {
     match place {
-        Place::Worker(worker) => worker_silent(worker.into(), why),
-        Place::Replica(_) => stage_silent(why),
+        EntrySource::Worker(worker) => worker_error(worker.into(), why),
+        EntrySource::Replica(_) => stage_error(why),
     }
 }
 
-impl Job for Dump {
-    fn turn(&mut self, world: &mut World, out: &mut Out) -> Result<Turn, Failure> {
-        if let Some(listing) = &mut self.listing {
-            match listing.poll(world).map_err(stage_silent)? {
-                Polled::Answer(status) => self.list(&status),
-                Polled::Not(turn) => return Ok(turn),
+impl Job for DumpJob {
+    fn advance(&mut self, world: &mut ServerContext, out: &mut OutBuffer) -> Result<Step, Failure> {
+        if let Some(listing) = &mut self.pending_status {
+            match listing.poll(world).map_err(stage_error)? {
+                Polled::Ready(status) => self.on_status(&status),
+                Polled::Pending(turn) => return Ok(turn),
             }
-            self.listing = None;
+            self.pending_status = None;
         }
         loop {
-            if let Some((place, question)) = &mut self.showing {
+            if let Some((place, question)) = &mut self.pending_bucket {
                 let place = *place;
-                match question.poll(world).map_err(|why| silent(place, why))? {
-                    Polled::Answer(entries) => self.tell(place, &entries, out)?,
-                    Polled::Not(turn) => return Ok(turn),
+                match question.poll(world).map_err(|why| source_error(place, why))? {
+                    Polled::Ready(entries) => self.write_entries(place, &entries, out)?,
+                    Polled::Pending(turn) => return Ok(turn),
                 }
-                self.showing = None;
+                self.pending_bucket = None;
             }
             if !out.has_room() {
-                return Ok(Turn::More);
+                return Ok(Step::More);
             }
-            let Some((place, bucket)) = self.rest.pop_front() else { return Ok(Turn::Done) };
-            self.show(place, bucket, world);
+            let Some((place, bucket)) = self.remaining.pop_front() else { return Ok(Step::Done) };
+            self.request_bucket(place, bucket, world);
         }
     }
 }

@@ -98,7 +98,7 @@ impl Kind {
 
     /// The kind that a byte stands for.
     #[must_use]
-    pub fn of(byte: u8) -> Option<Self> {
+    pub fn from_byte(byte: u8) -> Option<Self> {
         Self::ALL.iter().find(|(_, known)| *known == byte).map(|(kind, _)| *kind)
     }
 }
@@ -117,7 +117,7 @@ impl Header {
     /// [`FrameError::Kind`] or [`FrameError::Length`].
     pub fn decode(&[a, b, c, d, kind]: &[u8; HEADER_BYTES]) -> Result<Self, FrameError> {
         let bytes = u32::from_be_bytes([a, b, c, d]);
-        let kind = Kind::of(kind).ok_or(FrameError::Kind(kind))?;
+        let kind = Kind::from_byte(kind).ok_or(FrameError::Kind(kind))?;
         if usize::try_from(bytes).is_ok_and(|bytes| bytes <= PAYLOAD_BYTES_MAX) {
             Ok(Self { kind, bytes })
         } else {
@@ -144,7 +144,7 @@ pub fn read(reader: &mut impl Read, payload: &mut Vec<u8>) -> Result<Kind, ReadE
 ///
 /// # Errors
 /// [`FrameError::Lost`].
-pub fn lost(payload: &[u8]) -> Result<u64, FrameError> {
+pub fn decode_lost(payload: &[u8]) -> Result<u64, FrameError> {
     payload.try_into().map(u64::from_be_bytes).map_err(|_| FrameError::Lost)
 }
 
@@ -195,7 +195,7 @@ impl<'a> Entries<'a> {
         Self(payload)
     }
 
-    fn take(&mut self) -> Option<(EntryHead, &'a [u8])> {
+    fn split_next(&mut self) -> Option<(EntryHead, &'a [u8])> {
         let (head, rest) = self.0.split_first_chunk()?;
         let (head, length) = EntryHead::decode(head);
         let (entry, rest) = rest.split_at_checked(length)?;
@@ -211,7 +211,7 @@ impl<'a> Iterator for Entries<'a> {
         if self.0.is_empty() {
             return None;
         }
-        let taken = self.take();
+        let taken = self.split_next();
         if taken.is_none() {
             self.0 = &[];
         }
@@ -220,7 +220,7 @@ impl<'a> Iterator for Entries<'a> {
 }
 
 /// Parts entries into pieces that fit a frame each.
-pub(super) fn part(mut entries: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub(super) fn split_entries(mut entries: &[u8]) -> impl Iterator<Item = &[u8]> {
     std::iter::from_fn(move || {
         let mut walk = Entries::new(entries);
         let mut bytes = 0;
@@ -244,7 +244,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn headers_read_back_and_nothing_else_does() {
+    fn headers_round_trip_and_bad_headers_are_rejected() {
         for (kind, _) in Kind::ALL {
             let header = Header { kind, bytes: 1_000 };
             assert_eq!(Header::decode(&header.encode()), Ok(header));
@@ -260,7 +260,7 @@ mod tests {
         assert_eq!(read(&mut &b"\0\0\0\x02J{}"[..], &mut payload).unwrap(), Kind::Json);
         assert_eq!(payload, b"{}");
         assert!(matches!(read(&mut &b"\0\0\0\x02J{"[..], &mut payload), Err(ReadError::Io(_))));
-        assert_eq!((lost(&7u64.to_be_bytes()), lost(b"7")), (Ok(7), Err(FrameError::Lost)));
+        assert_eq!((decode_lost(&7u64.to_be_bytes()), decode_lost(b"7")), (Ok(7), Err(FrameError::Lost)));
     }
 
     fn entries(lengths: &[u16]) -> Vec<u8> {
@@ -278,7 +278,7 @@ mod tests {
         fn entries_read_back_also_in_parts(lengths in prop::collection::vec(0u16.., 0..80)) {
             let bytes = entries(&lengths);
             let mut read = Vec::new();
-            for piece in part(&bytes) {
+            for piece in split_entries(&bytes) {
                 prop_assert!(piece.len() <= PAYLOAD_BYTES_MAX);
                 for entry in Entries::new(piece) {
                     let (head, entry) = entry.unwrap();
@@ -294,7 +294,7 @@ mod tests {
         fn any_bytes_are_walked_to_an_end(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             let walked: Vec<_> = Entries::new(&bytes).collect();
             prop_assert!(walked.iter().rev().skip(1).all(Result::is_ok));
-            prop_assert!(part(&bytes).map(<[u8]>::len).sum::<usize>() <= bytes.len());
+            prop_assert!(split_entries(&bytes).map(<[u8]>::len).sum::<usize>() <= bytes.len());
         }
     }
 }

@@ -58,11 +58,11 @@ use std::time::Instant;
 
 use mio::{Poll, Waker};
 
-pub use self::order::{Answer, Order, Unchanged, Wanted};
+pub use self::order::{Answer, Order, OrderKind, Unchanged};
 pub use self::socket::{ControlSocket, ServerError};
 
-use self::context::World;
-use self::serve::{Serving, WAKE};
+use self::context::ServerContext;
+use self::serve::{ServerLoop, WAKE};
 use self::verify::Verification;
 use crate::engine::Engine;
 
@@ -90,18 +90,18 @@ impl Server {
         let poll = Poll::new().map_err(ServerError::Start)?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKE).map_err(ServerError::Start)?);
         let stop = Arc::<AtomicBool>::default();
-        let world = World {
+        let world = ServerContext {
             access: engine.access(),
             waker: waker.clone(),
-            orders: Box::new(orders),
+            on_order: Box::new(orders),
             verification: Verification::default(),
-            errands: Arc::default(),
+            background_jobs: Arc::default(),
             flushes: Arc::default(),
             waiting_since: None,
             clients: 0,
             now: Instant::now(),
         };
-        let serving = Serving::new(poll, socket, world, stop.clone()).map_err(ServerError::Start)?;
+        let serving = ServerLoop::new(poll, socket, world, stop.clone()).map_err(ServerError::Start)?;
         let thread = thread::Builder::new().name("ctflow-server".to_owned()).spawn(move || serving.run());
         Ok(Self { thread: Some(thread.map_err(ServerError::Start)?), waker, stop })
     }
@@ -114,10 +114,10 @@ impl Server {
 
     /// Ends, within a second: what was answered still goes out. The socket is gone then.
     pub fn stop(mut self) {
-        self.end();
+        self.shut_down();
     }
 
-    fn end(&mut self) {
+    fn shut_down(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         let _ = self.waker.wake(); // fails only where the thread is gone
         self.thread.take().map(JoinHandle::join);
@@ -126,6 +126,6 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.end();
+        self.shut_down();
     }
 }

@@ -2,16 +2,16 @@
 
 use serde::Serialize;
 
-use super::context::World;
+use super::context::ServerContext;
 use super::failure::Failure;
-use super::job::{Job, Polled, Question, Turn};
-use super::out::Out;
+use super::job::{Job, PendingQuery, Polled, Step};
+use super::out::OutBuffer;
 use crate::limits::SERVER_ANSWER_MAX;
 use crate::reply::{self, Reply};
 
 /// What a client wants of the daemon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wanted {
+pub enum OrderKind {
     /// Read the configuration again.
     Reload,
     /// End.
@@ -22,7 +22,7 @@ pub enum Wanted {
 #[derive(Debug)]
 pub struct Order {
     /// What is wanted.
-    pub wanted: Wanted,
+    pub kind: OrderKind,
     /// Answers the client, who waits. Dropped, it tells the client that the daemon did not answer.
     pub answer: Answer,
 }
@@ -72,30 +72,30 @@ impl Answer {
 }
 
 /// Waits for the owner's answer.
-pub(super) struct Ordering {
-    question: Question<Outcome>,
+pub(super) struct OrderJob {
+    query: PendingQuery<Outcome>,
 }
 
-impl Ordering {
+impl OrderJob {
     /// Hands the order over.
-    pub(super) fn new(wanted: Wanted, world: &mut World) -> Self {
+    pub(super) fn new(wanted: OrderKind, world: &mut ServerContext) -> Self {
         let (reply, awaited) = reply::channel(Some(world.waker.clone()));
-        (world.orders)(Order { wanted, answer: Answer(reply) });
-        Self { question: Question::asked(awaited, SERVER_ANSWER_MAX, world.now) }
+        (world.on_order)(Order { kind: wanted, answer: Answer(reply) });
+        Self { query: PendingQuery::sent(awaited, SERVER_ANSWER_MAX, world.now) }
     }
 }
 
-impl Job for Ordering {
-    fn turn(&mut self, world: &mut World, out: &mut Out) -> Result<Turn, Failure> {
+impl Job for OrderJob {
+    fn advance(&mut self, world: &mut ServerContext, out: &mut OutBuffer) -> Result<Step, Failure> {
         let silent = || Failure::new("the daemon did not answer: see its log");
-        match self.question.poll(world).map_err(|_| silent())? {
-            Polled::Answer(Outcome::Done) => Ok(Turn::Done),
-            Polled::Answer(Outcome::Reloaded(unchanged)) => {
-                out.json(&Reloaded { unchanged })?;
-                Ok(Turn::Done)
+        match self.query.poll(world).map_err(|_| silent())? {
+            Polled::Ready(Outcome::Done) => Ok(Step::Done),
+            Polled::Ready(Outcome::Reloaded(unchanged)) => {
+                out.push_json(&Reloaded { unchanged })?;
+                Ok(Step::Done)
             }
-            Polled::Answer(Outcome::Failed(error)) => Err(Failure::new(error)),
-            Polled::Not(turn) => Ok(turn),
+            Polled::Ready(Outcome::Failed(error)) => Err(Failure::new(error)),
+            Polled::Pending(turn) => Ok(turn),
         }
     }
 }

@@ -10,12 +10,12 @@ use crate::limits::SERVER_OUT_BYTES;
 
 /// What a client has yet to read. Who fills it asks [`Out::has_room`] before.
 #[derive(Debug, Default)]
-pub(super) struct Out {
+pub(super) struct OutBuffer {
     bytes: Vec<u8>,
     written: usize,
 }
 
-impl Out {
+impl OutBuffer {
     /// Whether more may be fetched for the client.
     pub(super) fn has_room(&self) -> bool {
         self.bytes.len() - self.written < SERVER_OUT_BYTES
@@ -26,30 +26,30 @@ impl Out {
     }
 
     /// Appends a frame, or as many as `payload` needs where its length does not matter.
-    pub(super) fn frame(&mut self, kind: Kind, payload: &[u8]) {
+    pub(super) fn push_frame(&mut self, kind: Kind, payload: &[u8]) {
         let bytes = u32::try_from(payload.len()).unwrap_or(u32::MAX);
         self.bytes.extend_from_slice(&Header { kind, bytes }.encode());
         self.bytes.extend_from_slice(payload);
     }
 
     /// Appends entries, in as many frames as they need.
-    pub(super) fn entries(&mut self, entries: &[u8]) {
-        frame::part(entries).for_each(|piece| self.frame(Kind::Entries, piece));
+    pub(super) fn push_entries(&mut self, entries: &[u8]) {
+        frame::split_entries(entries).for_each(|piece| self.push_frame(Kind::Entries, piece));
     }
 
     /// Appends a document.
-    pub(super) fn json(&mut self, document: &impl Serialize) -> Result<(), Failure> {
+    pub(super) fn push_json(&mut self, document: &impl Serialize) -> Result<(), Failure> {
         let text = serde_json::to_vec(document).map_err(|error| Failure::new(format!("no document: {error}")))?;
         if text.len() > PAYLOAD_BYTES_MAX {
             return Err(Failure::new(format!("the document is too long: {} bytes", text.len())));
         }
-        self.frame(Kind::Json, &text);
+        self.push_frame(Kind::Json, &text);
         Ok(())
     }
 
     /// Appends the last frame of a request that failed.
-    pub(super) fn failed(&mut self, failure: &Failure) {
-        self.frame(Kind::Failed, &serde_json::to_vec(failure).unwrap_or_default());
+    pub(super) fn push_failure(&mut self, failure: &Failure) {
+        self.push_frame(Kind::Failed, &serde_json::to_vec(failure).unwrap_or_default());
     }
 
     /// Writes as much as `stream` takes; gives how many bytes that were.
@@ -68,12 +68,12 @@ impl Out {
             }
         }
         let written = self.written - before;
-        self.tidy();
+        self.compact();
         Ok(written)
     }
 
     /// Takes back the room of what was written, once that is most of it.
-    fn tidy(&mut self) {
+    fn compact(&mut self) {
         if self.is_empty() {
             (self.bytes.len() > SERVER_OUT_BYTES).then(|| self.bytes = Vec::new());
             self.bytes.clear();
@@ -106,12 +106,12 @@ mod tests {
     }
 
     #[test]
-    fn a_narrow_way_takes_everything_in_order() {
-        let mut out = Out::default();
+    fn a_slow_stream_receives_everything_in_order() {
+        let mut out = OutBuffer::default();
         let mut way = Narrow(Vec::new(), 0);
         let mut expected = Vec::new();
         for number in 0..100u8 {
-            out.frame(Kind::Messages, &[number; 40]);
+            out.push_frame(Kind::Messages, &[number; 40]);
             expected.extend_from_slice(&[0, 0, 0, 40, b'M']);
             expected.extend_from_slice(&[number; 40]);
             way.1 = 17;
@@ -123,9 +123,9 @@ mod tests {
     }
 
     #[test]
-    fn room_is_what_was_not_written() {
-        let mut out = Out::default();
-        out.frame(Kind::Messages, &vec![0; SERVER_OUT_BYTES]);
+    fn only_unwritten_bytes_count_against_the_room() {
+        let mut out = OutBuffer::default();
+        out.push_frame(Kind::Messages, &vec![0; SERVER_OUT_BYTES]);
         assert!(!out.has_room());
         out.write(&mut Narrow(Vec::new(), 100)).unwrap();
         assert!(out.has_room());

@@ -7,7 +7,7 @@ use rustix::time::{ClockId, clock_gettime};
 use super::document::Process;
 
 /// Asks the kernel; what it does not tell is 0.
-pub(super) fn measure() -> Process {
+pub(super) fn measure_process() -> Process {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let cpu = clock_gettime(ClockId::ProcessCPUTime);
     let number = |number: i64| u64::try_from(number).unwrap_or(0);
@@ -27,9 +27,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn this_process_takes_some_memory_and_time() {
+    fn this_process_uses_memory() {
         assert_eq!(resident("VmHWM:\t 9 kB\nVmRSS:\t    1234 kB\n"), Some(1_263_616));
         assert_eq!((resident("VmRSS:\t many kB\n"), resident("")), (None, None));
-        assert!(measure().resident_bytes > 100_000);
+        assert!(measure_process().resident_bytes > 100_000);
     }
 }

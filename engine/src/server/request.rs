@@ -14,8 +14,8 @@ const VERSION: u32 = 1;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Request {
     Status,
-    Dump(Cache, Of),
-    Events(Of),
+    Dump(Cache, Table),
+    Events(Table),
     Flush { internal: bool, external: bool },
     FlushKernel { flows: bool, expectations: bool },
     KernelResync,
@@ -38,12 +38,12 @@ pub(super) enum Cache {
 
 /// Of which table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Of {
+pub(super) enum Table {
     Flows,
     Expectations,
 }
 
-impl Of {
+impl Table {
     pub(super) fn subject(self) -> Subject {
         match self {
             Self::Flows => Subject::Flow,
@@ -55,7 +55,7 @@ impl Of {
 /// A request as it is written.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Line {
+struct RequestLine {
     #[serde(rename = "version")]
     _version: u32,
     #[serde(rename = "do")]
@@ -72,7 +72,7 @@ struct Versioned {
 }
 
 /// Everything that `do` may be.
-const KNOWN: [&str; 14] = [
+const REQUESTS: [&str; 14] = [
     "status",
     "dump",
     "events",
@@ -94,106 +94,106 @@ impl Request {
     ///
     /// # Errors
     /// What is wrong with it, and what would be right.
-    pub(super) fn read(line: &[u8]) -> Result<Self, Failure> {
+    pub(super) fn parse(line: &[u8]) -> Result<Self, Failure> {
         let malformed = |error: serde_json::Error| Failure::new(format!("the request is not understood: {error}"));
         let Versioned { version } = serde_json::from_slice(line).map_err(malformed)?;
         if version != VERSION {
             return Err(Failure::new(format!("version {version} is not spoken here: use version {VERSION}")));
         }
-        let line: Line = serde_json::from_slice(line).map_err(malformed)?;
-        line.read()
+        let line: RequestLine = serde_json::from_slice(line).map_err(malformed)?;
+        line.parse()
     }
 }
 
-impl Line {
-    fn read(&self) -> Result<Request, Failure> {
+impl RequestLine {
+    fn parse(&self) -> Result<Request, Failure> {
         if self.what != "role" {
-            self.without(&self.role, "role")?;
+            self.reject_key(&self.role, "role")?;
         }
         Ok(match self.what.as_str() {
-            "status" => self.alone(Request::Status)?,
-            "dump" => Request::Dump(self.one_cache()?, self.one_table()?),
-            "events" => Request::Events(self.without_cache()?.one_table()?),
+            "status" => self.without_arguments(Request::Status)?,
+            "dump" => Request::Dump(self.parse_cache()?, self.parse_table()?),
+            "events" => Request::Events(self.without_cache()?.parse_table()?),
             "flush" => {
-                let (internal, external) = self.without_table()?.one_or_all(&self.cache, "cache", CACHES)?;
+                let (internal, external) = self.without_table()?.parse_one_or_all(&self.cache, "cache", CACHES)?;
                 Request::Flush { internal, external }
             }
             "flush-kernel" => {
-                let (flows, expectations) = self.without_cache()?.one_or_all(&self.of, "of", TABLES)?;
+                let (flows, expectations) = self.without_cache()?.parse_one_or_all(&self.of, "of", TABLES)?;
                 Request::FlushKernel { flows, expectations }
             }
-            "kernel-resync" => self.alone(Request::KernelResync)?,
+            "kernel-resync" => self.without_arguments(Request::KernelResync)?,
             "commit" => {
-                let (flows, expectations) = self.without_cache()?.one_or_all(&self.of, "of", TABLES)?;
+                let (flows, expectations) = self.without_cache()?.parse_one_or_all(&self.of, "of", TABLES)?;
                 Request::Commit(What { flows, expectations })
             }
-            "role" => Request::Role(self.without_cache()?.without_table()?.one_role()?),
-            "schedule-flush" => self.alone(Request::ScheduleFlush)?,
-            "bulk" => self.alone(Request::Bulk)?,
-            "peer-resync" => self.alone(Request::PeerResync)?,
-            "verify" => self.alone(Request::Verify)?,
-            "reload" => self.alone(Request::Reload)?,
-            "stop" => self.alone(Request::Stop)?,
+            "role" => Request::Role(self.without_cache()?.without_table()?.parse_role()?),
+            "schedule-flush" => self.without_arguments(Request::ScheduleFlush)?,
+            "bulk" => self.without_arguments(Request::Bulk)?,
+            "peer-resync" => self.without_arguments(Request::PeerResync)?,
+            "verify" => self.without_arguments(Request::Verify)?,
+            "reload" => self.without_arguments(Request::Reload)?,
+            "stop" => self.without_arguments(Request::Stop)?,
             other => {
-                let known = KNOWN.join(", ");
+                let known = REQUESTS.join(", ");
                 return Err(Failure::new(format!("unknown request `{other}': this daemon knows {known}")));
             }
         })
     }
 
-    fn alone(&self, request: Request) -> Result<Request, Failure> {
+    fn without_arguments(&self, request: Request) -> Result<Request, Failure> {
         self.without_cache()?.without_table()?;
         Ok(request)
     }
 
     fn without_cache(&self) -> Result<&Self, Failure> {
-        self.without(&self.cache, "cache")
+        self.reject_key(&self.cache, "cache")
     }
 
     fn without_table(&self) -> Result<&Self, Failure> {
-        self.without(&self.of, "of")
+        self.reject_key(&self.of, "of")
     }
 
-    fn without(&self, given: &Option<String>, key: &str) -> Result<&Self, Failure> {
+    fn reject_key(&self, given: &Option<String>, key: &str) -> Result<&Self, Failure> {
         match given {
             Some(_) => Err(Failure::new(format!("`{}' takes no `{key}'", self.what))),
             None => Ok(self),
         }
     }
 
-    fn one_role(&self) -> Result<Role, Failure> {
+    fn parse_role(&self) -> Result<Role, Failure> {
         let named = self.role.as_deref().and_then(Role::from_name);
-        named.ok_or_else(|| self.wrong("role", &["primary", "backup", "fault"]))
+        named.ok_or_else(|| self.invalid_value("role", &["primary", "backup", "fault"]))
     }
 
-    fn one_cache(&self) -> Result<Cache, Failure> {
-        match self.one_or_all(&self.cache, "cache", CACHES)? {
+    fn parse_cache(&self) -> Result<Cache, Failure> {
+        match self.parse_one_or_all(&self.cache, "cache", CACHES)? {
             (true, false) => Ok(Cache::Internal),
             (false, true) => Ok(Cache::External),
-            _ => Err(self.wrong("cache", &CACHES)),
+            _ => Err(self.invalid_value("cache", &CACHES)),
         }
     }
 
-    fn one_table(&self) -> Result<Of, Failure> {
-        match self.one_or_all(&self.of, "of", TABLES)? {
-            (true, false) => Ok(Of::Flows),
-            (false, true) => Ok(Of::Expectations),
-            _ => Err(self.wrong("of", &TABLES)),
+    fn parse_table(&self) -> Result<Table, Failure> {
+        match self.parse_one_or_all(&self.of, "of", TABLES)? {
+            (true, false) => Ok(Table::Flows),
+            (false, true) => Ok(Table::Expectations),
+            _ => Err(self.invalid_value("of", &TABLES)),
         }
     }
 
     /// Whether the first and the second of `words` are meant.
-    fn one_or_all(&self, given: &Option<String>, key: &str, words: [&str; 2]) -> Result<(bool, bool), Failure> {
+    fn parse_one_or_all(&self, given: &Option<String>, key: &str, words: [&str; 2]) -> Result<(bool, bool), Failure> {
         let [first, second] = words;
         match given.as_deref() {
             Some("all") => Ok((true, true)),
             Some(word) if word == first => Ok((true, false)),
             Some(word) if word == second => Ok((false, true)),
-            _ => Err(self.wrong(key, &[first, second, "all"])),
+            _ => Err(self.invalid_value(key, &[first, second, "all"])),
         }
     }
 
-    fn wrong(&self, key: &str, words: &[&str]) -> Failure {
+    fn invalid_value(&self, key: &str, words: &[&str]) -> Failure {
         Failure::new(format!("`{}' needs `{key}': one of {}", self.what, words.join(", ")))
     }
 }
@@ -205,30 +205,30 @@ const TABLES: [&str; 2] = ["flows", "expectations"];
 mod tests {
     use super::*;
 
-    fn read(line: &str) -> Result<Request, String> {
-        Request::read(line.as_bytes()).map_err(|failure| failure.error)
+    fn parse(line: &str) -> Result<Request, String> {
+        Request::parse(line.as_bytes()).map_err(|failure| failure.error)
     }
 
     #[test]
-    fn every_request_is_read() {
+    fn every_request_is_parsed() {
         let dump = r#"{"version":1,"do":"dump","cache":"external","of":"flows"}"#;
-        assert_eq!(read(dump), Ok(Request::Dump(Cache::External, Of::Flows)));
+        assert_eq!(parse(dump), Ok(Request::Dump(Cache::External, Table::Flows)));
         let flush = r#"{"version":1,"do":"flush","cache":"all"}"#;
-        assert_eq!(read(flush), Ok(Request::Flush { internal: true, external: true }));
+        assert_eq!(parse(flush), Ok(Request::Flush { internal: true, external: true }));
         let kernel = r#"{"do":"flush-kernel","of":"expectations","version":1}"#;
-        assert_eq!(read(kernel), Ok(Request::FlushKernel { flows: false, expectations: true }));
+        assert_eq!(parse(kernel), Ok(Request::FlushKernel { flows: false, expectations: true }));
         let commit = r#"{"version":1,"do":"commit","of":"all"}"#;
-        assert_eq!(read(commit), Ok(Request::Commit(What { flows: true, expectations: true })));
-        assert_eq!(read(r#"{"version":1,"do":"role","role":"backup"}"#), Ok(Request::Role(Role::Backup)));
-        for what in KNOWN {
-            let alone = read(&format!(r#"{{"version":1,"do":"{what}"}}"#));
+        assert_eq!(parse(commit), Ok(Request::Commit(What { flows: true, expectations: true })));
+        assert_eq!(parse(r#"{"version":1,"do":"role","role":"backup"}"#), Ok(Request::Role(Role::Backup)));
+        for what in REQUESTS {
+            let alone = parse(&format!(r#"{{"version":1,"do":"{what}"}}"#));
             let takes_more = ["dump", "events", "flush", "flush-kernel", "commit", "role"].contains(&what);
             assert_eq!(alone.is_err(), takes_more, "{what}: {alone:?}");
         }
     }
 
     #[test]
-    fn what_is_wrong_is_said_with_what_would_be_right() {
+    fn an_invalid_request_fails_with_what_is_valid() {
         for (line, said) in [
             ("", "not understood"),
             ("[]", "not understood"),
@@ -246,7 +246,7 @@ mod tests {
             ),
             (r#"{"version":1,"do":"flush"}"#, "`flush' needs `cache': one of internal, external, all"),
         ] {
-            let error = read(line).unwrap_err();
+            let error = parse(line).unwrap_err();
             assert!(error.contains(said), "{line}: {error}");
         }
     }

@@ -22,10 +22,10 @@ use crate::limits::SERVER_BACKLOG;
 pub enum ServerError {
     /// Somebody else does.
     #[error("another daemon serves {}: stop it, or name another socket", .0.display())]
-    Served(PathBuf),
+    AlreadyServed(PathBuf),
     /// What is there is not to be removed.
     #[error("{} is there and is no socket: remove it, or name another socket", .0.display())]
-    NoSocket(PathBuf),
+    NotASocket(PathBuf),
     /// The system refused; as a rule the folder is not there, or not ours.
     #[error("cannot {operation} {}: {source}", .path.display())]
     System {
@@ -63,9 +63,9 @@ impl ControlSocket {
     /// # Errors
     /// [`ServerError`].
     pub fn bind(path: &Path) -> Result<Self, ServerError> {
-        let lock = lock(path)?;
+        let lock = lock_path(path)?;
         remove_stale(path)?;
-        let listener = listen(path).map_err(ServerError::system("make the control socket", path))?;
+        let listener = bind_listener(path).map_err(ServerError::system("make the control socket", path))?;
         let identity = fs::symlink_metadata(path).ok().map(|file| (file.dev(), file.ino()));
         Ok(Self { listener, path: path.into(), identity, _lock: lock })
     }
@@ -92,7 +92,7 @@ impl Drop for ControlSocket {
 }
 
 /// Makes this process the one that serves `path`.
-fn lock(path: &Path) -> Result<File, ServerError> {
+fn lock_path(path: &Path) -> Result<File, ServerError> {
     let mut name = path.as_os_str().to_owned();
     name.push(".lock");
     let name = PathBuf::from(name);
@@ -101,7 +101,7 @@ fn lock(path: &Path) -> Result<File, ServerError> {
     let file = file.map_err(ServerError::system("open", &name))?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
-        Err(Errno::AGAIN) => Err(ServerError::Served(path.into())),
+        Err(Errno::AGAIN) => Err(ServerError::AlreadyServed(path.into())),
         Err(errno) => Err(ServerError::system("lock", &name)(errno.into())),
     }
 }
@@ -109,19 +109,19 @@ fn lock(path: &Path) -> Result<File, ServerError> {
 /// Removes what a daemon left behind that ended without a word.
 fn remove_stale(path: &Path) -> Result<(), ServerError> {
     match fs::symlink_metadata(path) {
-        Ok(file) if !file.file_type().is_socket() => return Err(ServerError::NoSocket(path.into())),
+        Ok(file) if !file.file_type().is_socket() => return Err(ServerError::NotASocket(path.into())),
         Ok(_) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(ServerError::system("look at", path)(error)),
     }
-    if is_answered(path) {
-        return Err(ServerError::Served(path.into()));
+    if has_listener(path) {
+        return Err(ServerError::AlreadyServed(path.into()));
     }
     fs::remove_file(path).map_err(ServerError::system("remove", path))
 }
 
 /// Whether somebody listens, who may have no lock. A full queue does not keep us waiting, and means that somebody does.
-fn is_answered(path: &Path) -> bool {
+fn has_listener(path: &Path) -> bool {
     let connect = || {
         let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
         socket.connect(&SockAddr::unix(path)?)
@@ -131,7 +131,7 @@ fn is_answered(path: &Path) -> bool {
 }
 
 /// The mode of a socket that is not bound yet becomes that of its file.
-fn listen(path: &Path) -> io::Result<UnixListener> {
+fn bind_listener(path: &Path) -> io::Result<UnixListener> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
     fchmod(socket.as_fd(), Mode::RUSR | Mode::WUSR)?;
     socket.bind(&SockAddr::unix(path)?)?;

@@ -7,11 +7,11 @@ use std::time::Duration;
 use ctflow_replicate::node::{PeerStatus, SourceStatus};
 use ctflow_replicate::{PeerState, Role};
 
-use super::context::{Query, World};
+use super::context::{Query, ServerContext};
 use super::document::{Cache, Document, Engine, Gate, Hot, Link, Peer, PeerStream, Refused, Source, SourceStream};
 use super::failure::Failure;
-use super::job::{Job, Polled, Question, Turn};
-use super::out::Out;
+use super::job::{Job, PendingQuery, Polled, Step};
+use super::out::OutBuffer;
 use super::process;
 use crate::limits::STAGE_ANSWER_MAX;
 use crate::link::{LinkReport, Transport};
@@ -19,51 +19,51 @@ use crate::metrics::Counts;
 use crate::replication::{PeerReport, ReplicationStatus, Request, Tally};
 
 /// A client that waits for the document.
-pub(super) struct Reporting {
+pub(super) struct StatusJob {
     /// Where there is a stage to ask.
-    question: Option<Question<ReplicationStatus>>,
+    pending_status: Option<PendingQuery<ReplicationStatus>>,
 }
 
-impl Reporting {
-    pub(super) fn new(world: &World) -> Self {
-        let ask = |_| Question::new(STAGE_ANSWER_MAX, world, |reply| Query::Stage(Request::Status(reply)));
-        Self { question: world.access.replication.as_ref().map(ask) }
+impl StatusJob {
+    pub(super) fn new(world: &ServerContext) -> Self {
+        let ask = |_| PendingQuery::new(STAGE_ANSWER_MAX, world, |reply| Query::Stage(Request::Status(reply)));
+        Self { pending_status: world.access.replication.as_ref().map(ask) }
     }
 }
 
-impl Job for Reporting {
-    fn turn(&mut self, world: &mut World, out: &mut Out) -> Result<Turn, Failure> {
-        let stage = match &mut self.question {
-            None => Stage::None,
+impl Job for StatusJob {
+    fn advance(&mut self, world: &mut ServerContext, out: &mut OutBuffer) -> Result<Step, Failure> {
+        let stage = match &mut self.pending_status {
+            None => StageReport::NoStage,
             Some(question) => match question.poll(world) {
-                Ok(Polled::Not(turn)) => return Ok(turn),
-                Ok(Polled::Answer(status)) => Stage::Answers(Box::new(status)),
+                Ok(Polled::Pending(turn)) => return Ok(turn),
+                Ok(Polled::Ready(status)) => StageReport::Status(Box::new(status)),
                 // What else there is to say is all the more wanted then.
-                Err(_) => Stage::Silent,
+                Err(_) => StageReport::NoAnswer,
             },
         };
-        out.json(&document(world, &stage))?;
-        Ok(Turn::Done)
+        out.push_json(&document(world, &stage))?;
+        Ok(Step::Done)
     }
 }
 
 /// What is known of the replication stage.
-enum Stage {
-    None,
-    Silent,
-    Answers(Box<ReplicationStatus>),
+enum StageReport {
+    NoStage,
+    NoAnswer,
+    Status(Box<ReplicationStatus>),
 }
 
-impl Stage {
+impl StageReport {
     fn status(&self) -> Option<&ReplicationStatus> {
         match self {
-            Self::Answers(status) => Some(status),
-            Self::None | Self::Silent => None,
+            Self::Status(status) => Some(status),
+            Self::NoStage | Self::NoAnswer => None,
         }
     }
 }
 
-fn document(world: &mut World, stage: &Stage) -> Document {
+fn document(world: &mut ServerContext, stage: &StageReport) -> Document {
     let totals = world.access.totals();
     let status = stage.status();
     let node = status.map(|status| &status.node);
@@ -91,12 +91,12 @@ fn document(world: &mut World, stage: &Stage) -> Document {
         links: status.map(|status| (1..).zip(&status.links).map(link).collect()).unwrap_or_default(),
         refused: status.map(refused).unwrap_or_default(),
         clients: world.clients,
-        process: process::measure(),
+        process: process::measure_process(),
     }
 }
 
 /// Every reason why this node should not take over now.
-fn not_ready(totals: &Counts, stage: &Stage) -> Vec<String> {
+fn not_ready(totals: &Counts, stage: &StageReport) -> Vec<String> {
     let mut reasons = Vec::new();
     if totals.resync_pending > 0 {
         reasons
@@ -106,9 +106,9 @@ fn not_ready(totals: &Counts, stage: &Stage) -> Vec<String> {
         reasons.push("the internal cache is full and refuses flows: raise [engine] flows_max".to_owned());
     }
     match stage {
-        Stage::None => {}
-        Stage::Silent => reasons.push("the replication stage does not answer: see the log".to_owned()),
-        Stage::Answers(status) => {
+        StageReport::NoStage => {}
+        StageReport::NoAnswer => reasons.push("the replication stage does not answer: see the log".to_owned()),
+        StageReport::Status(status) => {
             // One that never proved itself was not met.
             reasons.extend(status.met().filter_map(|peer| out_of_sync(peer, status)));
             let refused = status.node.counters.refusals;
@@ -134,11 +134,11 @@ fn out_of_sync(peer: &PeerStatus, status: &ReplicationStatus) -> Option<String> 
     if status.replicas.iter().any(|replica| replica.id.node == peer.node && replica.is_full) {
         return Some(format!("the replica of peer {name} is full: raise [engine] flows_max"));
     }
-    unknown(peer, status)
+    missing_buckets(peer, status)
 }
 
 /// What a peer has yet to tell.
-fn unknown(peer: &PeerStatus, status: &ReplicationStatus) -> Option<String> {
+fn missing_buckets(peer: &PeerStatus, status: &ReplicationStatus) -> Option<String> {
     let (name, unknown) = (&peer.name, status.unknown_of(peer));
     (unknown > 0).then(|| format!("peer {name} has yet to tell {unknown} buckets of flows"))
 }
@@ -146,7 +146,7 @@ fn unknown(peer: &PeerStatus, status: &ReplicationStatus) -> Option<String> {
 /// Whether keepalived should let this node take over now, or stay what it is: a primary gives way to nobody for what it lacks,
 /// for nobody has more. It is held up only by what time mends, and no longer than the operator allows: with the primary gone,
 /// who waits for it waits in vain.
-fn gate(world: &mut World, totals: &Counts, stage: &Stage) -> Gate {
+fn gate(world: &mut ServerContext, totals: &Counts, stage: &StageReport) -> Gate {
     let mut waits = Vec::new();
     if world.access.takeover.role() == Role::Primary {
         world.waiting_since = None;
@@ -155,9 +155,9 @@ fn gate(world: &mut World, totals: &Counts, stage: &Stage) -> Gate {
     if totals.resync_pending > 0 {
         waits.push("the internal cache is being compared with the kernel's table".to_owned());
     }
-    if let Stage::Answers(status) = stage {
+    if let StageReport::Status(status) = stage {
         let live = status.met().filter(|peer| peer.state == PeerState::Live);
-        waits.extend(live.filter_map(|peer| unknown(peer, status)));
+        waits.extend(live.filter_map(|peer| missing_buckets(peer, status)));
         if status.met().next().is_none() {
             waits.push("no peer has been met yet".to_owned());
         }
@@ -172,7 +172,7 @@ fn gate(world: &mut World, totals: &Counts, stage: &Stage) -> Gate {
 }
 
 /// What became of what went into the kernel as it came.
-fn hot(world: &World) -> Option<Hot> {
+fn hot(world: &ServerContext) -> Option<Hot> {
     let takeover = &world.access.takeover;
     let of = |tally: &Tally| Hot {
         created: tally.created,
@@ -185,7 +185,7 @@ fn hot(world: &World) -> Option<Hot> {
     takeover.settings.hot.then(|| of(&takeover.tally.lock().unwrap_or_else(PoisonError::into_inner)))
 }
 
-fn engine(world: &World, totals: &Counts) -> Engine {
+fn engine(world: &ServerContext, totals: &Counts) -> Engine {
     Engine {
         backend: world.access.backend,
         workers: world.access.workers.len(),
@@ -206,7 +206,7 @@ fn engine(world: &World, totals: &Counts) -> Engine {
     }
 }
 
-fn internal(world: &World, totals: &Counts) -> Cache {
+fn internal(world: &ServerContext, totals: &Counts) -> Cache {
     Cache {
         flows: totals.flows,
         expectations: totals.expectations,
@@ -293,10 +293,10 @@ fn peer(peer: &PeerStatus, report: &PeerReport) -> Peer {
         behind_bytes: peer.behind_bytes,
         behind_ms: peer.behind.iter().filter(|(batches, _)| *batches > 0).map(|(_, time)| *time).max().unwrap_or(0),
         streams: streams.collect(),
-        lag_ms_p50: milliseconds(report.lag.p50),
-        lag_ms_p99: milliseconds(report.lag.p99),
-        lag_ms_p999: milliseconds(report.lag.p999),
-        lag_ms_max: milliseconds(report.lag.max),
+        lag_ms_p50: fractional_ms(report.lag.p50),
+        lag_ms_p99: fractional_ms(report.lag.p99),
+        lag_ms_p999: fractional_ms(report.lag.p999),
+        lag_ms_max: fractional_ms(report.lag.max),
         gaps: counters().map(|counters| counters.missed).sum(),
         skipped: counters().map(|counters| counters.skips).sum(),
         malformed: counters().map(|counters| counters.malformed).sum(),
@@ -347,6 +347,6 @@ fn refused(status: &ReplicationStatus) -> Refused {
 }
 
 /// For the document: to the microsecond.
-fn milliseconds(time: Duration) -> f64 {
+fn fractional_ms(time: Duration) -> f64 {
     time.as_micros() as f64 / 1e3
 }

@@ -9,10 +9,10 @@ use ctflow_replicate::PeerState;
 use ctflow_replicate::node::{PeerStatus, VerdictStatus};
 use serde::Serialize;
 
-use super::context::{Query, World};
+use super::context::{Query, ServerContext};
 use super::failure::Failure;
-use super::job::{Job, Polled, Question, Turn, no_peers, stage_silent};
-use super::out::Out;
+use super::job::{Job, PendingQuery, Polled, Step, no_peers_error, stage_error};
+use super::out::OutBuffer;
 use crate::limits::{SERVER_POLL_INTERVAL, SERVER_RETRY, SERVER_VERIFY_MAX, STAGE_ANSWER_MAX};
 use crate::replication::{ReplicationStatus, Request};
 use crate::worker::now_ms;
@@ -23,16 +23,16 @@ pub(super) struct Verification {
     /// Its number; 0 before the first.
     number: u64,
     /// When it is over at the latest; nothing where it is over.
-    until: Option<Instant>,
+    deadline: Option<Instant>,
     /// Counts them.
-    count: u64,
+    started: u64,
     /// What the last one that is over found, for all who wait for it.
-    found: Option<(u64, Arc<Verdict>)>,
+    last: Option<(u64, Arc<Verdict>)>,
 }
 
 impl Verification {
     fn is_under_way(&self, now: Instant) -> bool {
-        self.until.is_some_and(|until| now < until)
+        self.deadline.is_some_and(|until| now < until)
     }
 }
 
@@ -141,52 +141,53 @@ impl Verdict {
 }
 
 /// Whether every live peer has answered. Nobody else will.
-fn is_answered(number: u64, status: &ReplicationStatus) -> bool {
+fn is_answered_by_all(number: u64, status: &ReplicationStatus) -> bool {
     let live = status.node.peers.iter().filter(|peer| peer.state == PeerState::Live);
     live.map(|peer| Peer::new(number, peer)).all(|peer| peer.answered)
 }
 
 /// A client that waits for a comparison.
-pub(super) struct Verifying {
+pub(super) struct VerifyJob {
     /// Comparisons up to this one began before the client came.
-    before: u64,
+    started_before: u64,
     /// The number of the one that it waits for.
     number: Option<u64>,
-    looking: Option<Question<ReplicationStatus>>,
+    pending_status: Option<PendingQuery<ReplicationStatus>>,
 }
 
-impl Verifying {
-    pub(super) fn new(world: &World) -> Result<Self, Failure> {
-        world.access.replication.as_ref().ok_or_else(no_peers)?;
-        Ok(Self { before: world.verification.count, number: None, looking: None })
+impl VerifyJob {
+    pub(super) fn new(world: &ServerContext) -> Result<Self, Failure> {
+        world.access.replication.as_ref().ok_or_else(no_peers_error)?;
+        Ok(Self { started_before: world.verification.started, number: None, pending_status: None })
     }
 
     /// Joins a comparison that began since, or begins one as soon as none is under way.
-    fn join(&mut self, world: &mut World) -> Result<u64, Turn> {
+    fn join(&mut self, world: &mut ServerContext) -> Result<u64, Step> {
         let now = world.now;
-        if world.verification.count == self.before {
+        if world.verification.started == self.started_before {
             if world.verification.is_under_way(now) {
-                return Err(Turn::Again(SERVER_POLL_INTERVAL));
+                return Err(Step::Again(SERVER_POLL_INTERVAL));
             }
-            let number = fresh(world.verification.number);
-            if world.send(Query::Stage(Request::Verify(number))).is_err() {
-                return Err(Turn::Again(SERVER_RETRY));
+            let number = next_number(world.verification.number);
+            if world.send_query(Query::Stage(Request::Verify(number))).is_err() {
+                return Err(Step::Again(SERVER_RETRY));
             }
-            let count = world.verification.count + 1;
-            let found = world.verification.found.take();
-            world.verification = Verification { number, until: Some(now + SERVER_VERIFY_MAX), count, found };
+            let count = world.verification.started + 1;
+            let found = world.verification.last.take();
+            world.verification =
+                Verification { number, deadline: Some(now + SERVER_VERIFY_MAX), started: count, last: found };
         }
         Ok(world.verification.number)
     }
 }
 
 /// A number that neither this node nor, but for chance, any other has used: the time in microseconds, and never twice.
-fn fresh(last: u64) -> u64 {
+fn next_number(last: u64) -> u64 {
     now_ms().saturating_mul(1_000).max(last.saturating_add(1))
 }
 
-impl Job for Verifying {
-    fn turn(&mut self, world: &mut World, out: &mut Out) -> Result<Turn, Failure> {
+impl Job for VerifyJob {
+    fn advance(&mut self, world: &mut ServerContext, out: &mut OutBuffer) -> Result<Step, Failure> {
         let number = match self.number {
             Some(number) => number,
             None => match self.join(world) {
@@ -195,29 +196,29 @@ impl Job for Verifying {
             },
         };
         // All who wait are served in turn, so each sees this before another comparison can be over.
-        if let Some((_, verdict)) = world.verification.found.as_ref().filter(|(found, _)| *found == number) {
-            out.json(verdict.as_ref())?;
-            return Ok(Turn::Done);
+        if let Some((_, verdict)) = world.verification.last.as_ref().filter(|(found, _)| *found == number) {
+            out.push_json(verdict.as_ref())?;
+            return Ok(Step::Done);
         }
         let query = |reply| Query::Stage(Request::Status(reply));
-        let looking = self.looking.get_or_insert_with(|| Question::new(STAGE_ANSWER_MAX, world, query));
-        let status = match looking.poll(world).map_err(stage_silent)? {
-            Polled::Answer(status) => status,
-            Polled::Not(turn) => return Ok(turn),
+        let looking = self.pending_status.get_or_insert_with(|| PendingQuery::new(STAGE_ANSWER_MAX, world, query));
+        let status = match looking.poll(world).map_err(stage_error)? {
+            Polled::Ready(status) => status,
+            Polled::Pending(turn) => return Ok(turn),
         };
-        self.looking = None;
+        self.pending_status = None;
         let mine = world.verification.number == number;
         // A later one of the daemon's own can only have begun when this one was over.
         let over = !mine || !world.verification.is_under_way(world.now);
-        if !over && !is_answered(number, &status) {
-            return Ok(Turn::Again(SERVER_POLL_INTERVAL));
+        if !over && !is_answered_by_all(number, &status) {
+            return Ok(Step::Again(SERVER_POLL_INTERVAL));
         }
         let entries = world.access.by_worker().map(|counts| counts.flows + counts.expectations);
         let verdict = Arc::new(Verdict::new(number, &status, entries));
-        out.json(verdict.as_ref())?;
+        out.push_json(verdict.as_ref())?;
         if mine {
-            (world.verification.until, world.verification.found) = (None, Some((number, verdict)));
+            (world.verification.deadline, world.verification.last) = (None, Some((number, verdict)));
         }
-        Ok(Turn::Done)
+        Ok(Step::Done)
     }
 }
