@@ -35,7 +35,9 @@ use crate::meter::Meter;
 use crate::metrics::{Counts, Published};
 use crate::netlink::NetlinkError;
 use crate::receive::{BackendKind, Interest, InterruptError, Interrupts};
-use crate::replication::{self, CommitError, Committed, Prepared, Replication, ReplicationSettings, StageError, What};
+use crate::replication::{
+    self, CommitError, CommitScope, Committed, PreparedStage, Replication, ReplicationSettings, StageError,
+};
 use crate::shard::Shard;
 use crate::socket::{EventSocket, Options, SocketError};
 use crate::steer::Share;
@@ -156,7 +158,7 @@ impl Engine {
         }
         let poll = Poll::new().map_err(StartError::system("control thread"))?;
         let waker = Waker::new(poll.registry(), REPORTS).map_err(StartError::system("control thread"))?;
-        let prepared = settings.replication.clone().map(Prepared::open).transpose()?;
+        let prepared = settings.replication.clone().map(PreparedStage::open).transpose()?;
         let committer = Batch::open("commit an entry")?;
         let takeover = open_takeover(settings)?;
         let mut assembly = Assembly::new(settings, waker, prepared, committer, takeover);
@@ -183,7 +185,7 @@ impl Engine {
     ///
     /// # Errors
     /// [`CommitError`].
-    pub fn commit(&self, what: What, rules: CommitRules) -> Result<Committed, CommitError> {
+    pub fn commit(&self, what: CommitScope, rules: CommitRules) -> Result<Committed, CommitError> {
         replication::commit(&self.access, what, rules, &Arc::default())
     }
 
@@ -312,7 +314,7 @@ struct Assembly<'s> {
     reports: Receiver<Report>,
     waker: Arc<Waker>,
     stop: Arc<AtomicBool>,
-    prepared: Option<Prepared>,
+    prepared: Option<PreparedStage>,
     delta_receivers: Vec<DeltaReceiver>,
     worker_handles: Vec<WorkerHandle>,
     resync_requests: (ResyncRequests, Receiver<ResyncRequest>),
@@ -338,7 +340,7 @@ impl<'s> Assembly<'s> {
     fn new(
         settings: &'s Settings,
         waker: Waker,
-        prepared: Option<Prepared>,
+        prepared: Option<PreparedStage>,
         committer: Batch,
         takeover: Takeover,
     ) -> Self {
@@ -400,7 +402,7 @@ impl<'s> Assembly<'s> {
         let flows_max = self.settings.flows_max;
         let Some(prepared) = &self.prepared else { return (Shard::new(flows_max), None) };
         let stream = u16::try_from(index).unwrap_or(u16::MAX); // WORKERS are fewer
-        let filter = Arc::new(prepared.settings().choice.clone());
+        let filter = Arc::new(prepared.settings().filter.clone());
         let (sender, receiver) =
             worker_channel::delta_channel(stream, prepared.datagram_bytes(), prepared.waker(), handle.clone());
         self.delta_receivers.push(receiver);
@@ -417,7 +419,7 @@ impl<'s> Assembly<'s> {
             access: Access {
                 workers: self.worker_handles.into(),
                 shared_counters: self.setups.iter().map(|seat| seat.shared_counters.clone()).collect(),
-                replication: self.prepared.as_ref().map(Prepared::replication),
+                replication: self.prepared.as_ref().map(PreparedStage::replication),
                 committer: Arc::new(Mutex::new(self.committer)),
                 takeover: Arc::new(self.takeover),
                 resync_requests,
@@ -431,7 +433,7 @@ impl<'s> Assembly<'s> {
             threads: Vec::new(),
         };
         if let Some(prepared) = self.prepared {
-            let stage = prepared.stage(self.delta_receivers, engine.stage_stop.clone(), self.settings.metered);
+            let stage = prepared.into_stage(self.delta_receivers, engine.stage_stop.clone(), self.settings.metered);
             engine.stage = Some(engine.spawn("ctflow-replicate", Duty::Stage, move || stage.run())?);
         }
         if let Some(replication) = engine.access.replication.clone() {
@@ -468,7 +470,8 @@ impl<'s> Assembly<'s> {
 
 /// The side that the node begins on, with traffic kept away from it where that is due.
 fn open_takeover(settings: &Settings) -> Result<Takeover, NetlinkError> {
-    let Some(ReplicationSettings { takeover, isolation, links, choice, role_file, .. }) = &settings.replication else {
+    let Some(ReplicationSettings { takeover, isolation, links, filter: choice, role_file, .. }) = &settings.replication
+    else {
         return Ok(Takeover::default());
     };
     let isolator = Isolator::open(isolation.as_ref(), links)?;

@@ -15,7 +15,7 @@ use ctflow_engine::isolated;
 use ctflow_engine::kernel::commit::{CommitRules, Lifetime};
 use ctflow_engine::lab::Lab;
 use ctflow_engine::link::{LinkSettings, Transport};
-use ctflow_engine::replication::{ReplicationSettings, What};
+use ctflow_engine::replication::{CommitScope, ReplicationSettings};
 use ctflow_parser::flow::FlowView;
 use ctflow_parser::proto::{ProtoInfo, TcpInfo};
 use ctflow_parser::request::{FlowChange, NatRange};
@@ -92,7 +92,7 @@ fn a_commit_makes_the_replica_the_kernels_own_and_is_no_news() {
         make_every_kind();
         create(0..2_000);
         until("all are replicated", &[&one, &other], || held(&other) == 2_010);
-        let everything = What { flows: true, expectations: true };
+        let everything = CommitScope { flows: true, expectations: true };
         let committed = other.commit(everything, CommitRules::default()).unwrap().tally;
         assert_eq!((committed.created, committed.updated, committed.failed()), (2_010, 0, 0), "{committed:?}");
         let there = host.run(tracked);

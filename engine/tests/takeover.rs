@@ -370,7 +370,7 @@ fn where_both_are_primary_the_newer_word_on_a_flow_counts() {
         };
         Requester::open().unwrap().request("end a flow", end, |_| {}).unwrap();
         until("it is gone from both", &both, || host.run(|| sysctl::flow_count().unwrap()) == 0);
-        assert!(status(&one).rivals.is_empty(), "two primaries are what was asked for");
+        assert!(status(&one).split_brain.is_empty(), "two primaries are what was asked for");
     });
 }
 

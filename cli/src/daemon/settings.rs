@@ -57,7 +57,7 @@ fn replication(config: &Config, epoch: Epoch, flows_max: u32) -> ReplicationSett
     ReplicationSettings {
         node: node(config, epoch),
         links: config.links.iter().map(link).collect(),
-        choice: choice(&config.sync),
+        filter: choice(&config.sync),
         replica_flows_max: flows_max,
         takeover: takeover(config),
         isolation: config.takeover.isolation.clone(),

@@ -17,7 +17,7 @@ use ctflow_replicate::ReplicaId;
 use ctflow_replicate::buckets::{BUCKETS, EXPECTATIONS};
 use ctflow_replicate::entry;
 
-use super::inject::{Injector, Tally, Told, Word};
+use super::inject::{Conflict, Injector, PeerFlow, Tally};
 use super::{NoAnswer, Replication};
 use crate::access::Access;
 use crate::kernel::KernelError;
@@ -29,7 +29,7 @@ use crate::worker_channel::OnLoss;
 
 /// What is committed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct What {
+pub struct CommitScope {
     /// Flows.
     pub flows: bool,
     /// Expectations.
@@ -53,7 +53,7 @@ pub(crate) struct Progress {
     /// Entries that have been seen to.
     pub(crate) done: AtomicU64,
     /// Entries that there were to see to when it began.
-    pub(crate) of: AtomicU64,
+    pub(crate) total: AtomicU64,
 }
 
 /// A commit that broke off.
@@ -73,7 +73,7 @@ pub enum CommitError {
 /// [`CommitError`]; what was done until then stays.
 pub(crate) fn run(
     access: &Access,
-    what: What,
+    what: CommitScope,
     rules: CommitRules,
     progress: &Arc<Progress>,
 ) -> Result<Committed, CommitError> {
@@ -82,51 +82,52 @@ pub(crate) fn run(
     let mut batch = access.committer();
     let status = replication.status()?;
     let entries = status.replicas.iter().map(|replica| replica.flows + replica.expectations).sum();
-    progress.of.store(entries, Ordering::Relaxed);
+    progress.total.store(entries, Ordering::Relaxed);
     let mut tally = Tally::default();
-    let word = Word::Newer(OnLoss::Keep);
-    let injector = Injector { batch: &mut batch, askers: &access.workers, rules, word, tally: &mut tally };
+    let word = Conflict::NewestWins(OnLoss::Keep);
+    let injector = Injector { batch: &mut batch, workers: &access.workers, rules, conflict: word, tally: &mut tally };
     let mut committer = Committer { injector, related: Vec::new(), progress };
     let mut replicas: Vec<ReplicaId> = status.replicas.iter().map(|replica| replica.id).collect();
     replicas.sort_unstable();
     if what.flows {
-        for shown in Walk::new(replication, replicas.iter().flat_map(|id| (0..BUCKETS).map(move |place| (*id, place))))
+        for shown in
+            BucketWalk::new(replication, replicas.iter().flat_map(|id| (0..BUCKETS).map(move |place| (*id, place))))
         {
-            committer.bucket(&shown?)?;
+            committer.commit_bucket(&shown?)?;
         }
-        committer.related()?;
+        committer.commit_related()?;
     }
     if what.expectations {
-        for shown in Walk::new(replication, replicas.iter().map(|id| (*id, EXPECTATIONS))) {
-            committer.injector.expect(&shown?)?;
+        for shown in BucketWalk::new(replication, replicas.iter().map(|id| (*id, EXPECTATIONS))) {
+            committer.injector.inject_expectations(&shown?)?;
         }
     }
     Ok(Committed { tally, unknown_buckets: status.unknown_buckets(), took: began.elapsed() })
 }
 
 /// Buckets of replicas, one after the other, the next ones asked for already.
-struct Walk<'r, P> {
+struct BucketWalk<'r, P> {
     replication: &'r Replication,
-    places: P,
-    ahead: VecDeque<Result<Awaited<Vec<u8>>, NoAnswer>>,
+    buckets: P,
+    prefetched: VecDeque<Result<Awaited<Vec<u8>>, NoAnswer>>,
 }
 
-impl<'r, P: Iterator<Item = (ReplicaId, u16)>> Walk<'r, P> {
+impl<'r, P: Iterator<Item = (ReplicaId, u16)>> BucketWalk<'r, P> {
     fn new(replication: &'r Replication, places: P) -> Self {
-        Self { replication, places, ahead: VecDeque::with_capacity(COMMIT_BUCKETS_AHEAD) }
+        Self { replication, buckets: places, prefetched: VecDeque::with_capacity(COMMIT_BUCKETS_AHEAD) }
     }
 }
 
-impl<P: Iterator<Item = (ReplicaId, u16)>> Iterator for Walk<'_, P> {
+impl<P: Iterator<Item = (ReplicaId, u16)>> Iterator for BucketWalk<'_, P> {
     type Item = Result<Vec<u8>, NoAnswer>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        while self.ahead.len() <= COMMIT_BUCKETS_AHEAD {
-            let Some((id, bucket)) = self.places.next() else { break };
-            self.ahead.push_back(self.replication.ask_show(id, bucket));
+        while self.prefetched.len() <= COMMIT_BUCKETS_AHEAD {
+            let Some((id, bucket)) = self.buckets.next() else { break };
+            self.prefetched.push_back(self.replication.request_bucket(id, bucket));
         }
-        let awaited = self.ahead.pop_front()?;
-        Some(awaited.and_then(|awaited| Replication::shown(&awaited)))
+        let awaited = self.prefetched.pop_front()?;
+        Some(awaited.and_then(|awaited| Replication::await_bucket(&awaited)))
     }
 }
 
@@ -139,27 +140,27 @@ struct Committer<'c> {
 
 impl Committer<'_> {
     /// Commits the flows of a bucket that stand alone, and keeps the others for later.
-    fn bucket(&mut self, shown: &[u8]) -> Result<(), CommitError> {
+    fn commit_bucket(&mut self, shown: &[u8]) -> Result<(), CommitError> {
         let mut alone = Vec::new();
         for (head, bytes) in Entries::new(shown).flatten() {
             match entry::decode_flow(head.family, bytes) {
-                Ok(flow) if flow.master.is_none() => alone.push(Told { head, flow, bytes }),
-                Ok(_) if self.related.len() < COMMIT_RELATED_BYTES => keep(&head, bytes, &mut self.related),
-                Ok(_) => self.injector.tally.refuse(&"too many flows of others at once"),
-                Err(error) => self.injector.tally.refuse(&error),
+                Ok(flow) if flow.master.is_none() => alone.push(PeerFlow { head, flow, bytes }),
+                Ok(_) if self.related.len() < COMMIT_RELATED_BYTES => append_entry(&head, bytes, &mut self.related),
+                Ok(_) => self.injector.tally.count_refusal(&"too many flows of others at once"),
+                Err(error) => self.injector.tally.count_refusal(&error),
             }
         }
-        self.flows(&alone)
+        self.commit_flows(&alone)
     }
 
-    fn related(&mut self) -> Result<(), CommitError> {
+    fn commit_related(&mut self) -> Result<(), CommitError> {
         let related = std::mem::take(&mut self.related);
-        self.flows(&decoded(&related))
+        self.commit_flows(&decode_flows(&related))
     }
 
-    fn flows(&mut self, flows: &[Told<'_>]) -> Result<(), CommitError> {
-        for (_, error) in self.injector.put(flows)? {
-            self.injector.tally.refuse(&error);
+    fn commit_flows(&mut self, flows: &[PeerFlow<'_>]) -> Result<(), CommitError> {
+        for (_, error) in self.injector.inject_flows(flows)? {
+            self.injector.tally.count_refusal(&error);
         }
         self.progress.done.fetch_add(flows.len() as u64, Ordering::Relaxed);
         Ok(())
@@ -167,13 +168,13 @@ impl Committer<'_> {
 }
 
 /// The flows in the entries of a bucket, but for those that do not parse.
-pub(super) fn decoded(shown: &[u8]) -> Vec<Told<'_>> {
-    let told = |(head, bytes)| Some(Told { head, flow: entry::decode_flow(head.family, bytes).ok()?, bytes });
+pub(super) fn decode_flows(shown: &[u8]) -> Vec<PeerFlow<'_>> {
+    let told = |(head, bytes)| Some(PeerFlow { head, flow: entry::decode_flow(head.family, bytes).ok()?, bytes });
     Entries::new(shown).flatten().filter_map(|(head, bytes): (EntryHead, _)| told((head, bytes))).collect()
 }
 
 /// Puts an entry behind others.
-pub(super) fn keep(head: &EntryHead, bytes: &[u8], related: &mut Vec<u8>) {
+pub(super) fn append_entry(head: &EntryHead, bytes: &[u8], related: &mut Vec<u8>) {
     related.extend_from_slice(&head.encode(u16::try_from(bytes.len()).unwrap_or(0)));
     related.extend_from_slice(bytes);
 }

@@ -33,16 +33,16 @@ use crate::worker_channel::{OnLoss, WorkerHandle, WorkerRequest};
 
 /// Whose word counts of a flow that is in this kernel already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Word {
+pub(super) enum Conflict {
     /// The peer's: no traffic is here.
-    Theirs,
+    PeerWins,
     /// That of the node where it changed last. A flow that is held for a peer did not change here.
-    Newer(OnLoss),
+    NewestWins(OnLoss),
 }
 
 /// A flow as a peer told it.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Told<'a> {
+pub(super) struct PeerFlow<'a> {
     pub(super) head: EntryHead,
     pub(super) flow: FlowView<'a>,
     /// As it was told.
@@ -77,7 +77,7 @@ impl AddAssign for Tally {
         self.purged += other.purged;
         self.expectations += other.expectations;
         for (reason, count) in other.refused {
-            self.refuse_all(reason, count);
+            self.count_refusals(reason, count);
         }
     }
 }
@@ -90,11 +90,11 @@ impl Tally {
     }
 
     /// Counts a refusal by its words; past so many different ones, as one of the others.
-    pub(super) fn refuse(&mut self, reason: &dyn ToString) {
-        self.refuse_all(reason.to_string(), 1);
+    pub(super) fn count_refusal(&mut self, reason: &dyn ToString) {
+        self.count_refusals(reason.to_string(), 1);
     }
 
-    fn refuse_all(&mut self, mut reason: String, count: u64) {
+    fn count_refusals(&mut self, mut reason: String, count: u64) {
         if self.refused.len() >= COMMIT_REASONS && !self.refused.contains_key(&reason) {
             reason = "other reasons".to_owned();
         }
@@ -106,15 +106,15 @@ impl Tally {
 pub(super) struct Injector<'i> {
     pub(super) batch: &'i mut Batch,
     /// The workers: each knows when its flows changed.
-    pub(super) askers: &'i [WorkerHandle],
+    pub(super) workers: &'i [WorkerHandle],
     pub(super) rules: CommitRules,
-    pub(super) word: Word,
+    pub(super) conflict: Conflict,
     pub(super) tally: &'i mut Tally,
 }
 
 /// A flow of this kernel, as far as it matters whose it is.
 #[derive(Debug, Clone, Copy)]
-struct Here {
+struct KernelFlow {
     id: u32,
     held: bool,
 }
@@ -125,42 +125,44 @@ impl Injector<'_> {
     ///
     /// # Errors
     /// What concerns all requests; likewise for what follows.
-    pub(super) fn put(&mut self, flows: &[Told<'_>]) -> Result<Vec<(usize, KernelError)>, KernelError> {
+    pub(super) fn inject_flows(&mut self, flows: &[PeerFlow<'_>]) -> Result<Vec<(usize, KernelError)>, KernelError> {
         let all: Vec<usize> = (0..flows.len()).collect();
         let (mut orphans, mut there) = (Vec::new(), Vec::new());
-        for Refused { tag, error } in self.create(flows, &all)? {
-            let Some((index, told)) = told_of(tag, flows) else { continue };
+        for Refused { tag, error } in self.create_flows(flows, &all)? {
+            let Some((index, told)) = flow_of_tag(tag, flows) else { continue };
             match error.errno() {
                 errno if errno == Some(Errno::EXIST.raw_os_error()) => there.push(index),
                 errno if errno == Some(Errno::NOENT.raw_os_error()) && told.flow.master.is_some() => {
                     orphans.push((index, error));
                 }
-                _ => self.tally.refuse(&error),
+                _ => self.tally.count_refusal(&error),
             }
         }
-        if let Word::Newer(yielding) = self.word {
-            there = self.older(flows, there, yielding)?;
+        if let Conflict::NewestWins(yielding) = self.conflict {
+            there = self.select_outdated(flows, there, yielding)?;
         }
-        let gone = self.update(flows, &there)?;
-        for Refused { error, .. } in self.create(flows, &gone)? {
+        let gone = self.update_flows(flows, &there)?;
+        for Refused { error, .. } in self.create_flows(flows, &gone)? {
             // Gone, and there again: a packet has begun it anew.
-            if error.errno() == Some(Errno::EXIST.raw_os_error()) && self.word != Word::Theirs {
+            if error.errno() == Some(Errno::EXIST.raw_os_error()) && self.conflict != Conflict::PeerWins {
                 self.tally.kept += 1;
             } else {
-                self.tally.refuse(&error);
+                self.tally.count_refusal(&error);
             }
         }
         Ok(orphans)
     }
 
     /// Ends these flows, where they are.
-    pub(super) fn end(&mut self, keys: &[FlowKey]) -> Result<(), KernelError> {
-        let ids: Vec<Option<u32>> = match self.word {
-            Word::Theirs => vec![None; keys.len()],
-            Word::Newer(_) => self.look(keys)?.iter().map(|here| here.filter(|here| here.held).map(|h| h.id)).collect(),
+    pub(super) fn delete_flows(&mut self, keys: &[FlowKey]) -> Result<(), KernelError> {
+        let ids: Vec<Option<u32>> = match self.conflict {
+            Conflict::PeerWins => vec![None; keys.len()],
+            Conflict::NewestWins(_) => {
+                self.query_kernel(keys)?.iter().map(|here| here.filter(|here| here.held).map(|h| h.id)).collect()
+            }
         };
         for (key, id) in keys.iter().zip(ids) {
-            if self.word != Word::Theirs && id.is_none() {
+            if self.conflict != Conflict::PeerWins && id.is_none() {
                 continue; // it is gone already, or it is this node's
             }
             let which = Selector::Orig(key.orig);
@@ -172,7 +174,7 @@ impl Injector<'_> {
     }
 
     /// Makes the expectations of `shown`, the entries of a bucket.
-    pub(super) fn expect(&mut self, shown: &[u8]) -> Result<(), KernelError> {
+    pub(super) fn inject_expectations(&mut self, shown: &[u8]) -> Result<(), KernelError> {
         let mut refused = Vec::new();
         for (_, bytes) in Entries::new(shown).flatten() {
             match entry::decode_expect(bytes) {
@@ -181,7 +183,7 @@ impl Injector<'_> {
                     let write = |writer: &mut Writer<'_>, seq| request::create_expect(writer, seq, &expect);
                     self.batch.add(0, write, &mut |one| refused.push(one))?;
                 }
-                Err(error) => self.tally.refuse(&error),
+                Err(error) => self.tally.count_refusal(&error),
             }
         }
         let sent = self.batch.finish(&mut |one| refused.push(one))?;
@@ -190,16 +192,16 @@ impl Injector<'_> {
             if one.error.errno() == Some(Errno::EXIST.raw_os_error()) {
                 self.tally.expectations += 1; // it is awaited already
             } else {
-                self.tally.refuse(&one.error);
+                self.tally.count_refusal(&one.error);
             }
         }
         Ok(())
     }
 
-    fn create(&mut self, flows: &[Told<'_>], which: &[usize]) -> Result<Vec<Refused>, KernelError> {
+    fn create_flows(&mut self, flows: &[PeerFlow<'_>], which: &[usize]) -> Result<Vec<Refused>, KernelError> {
         let mut refused = Vec::new();
         for (tag, told) in which.iter().filter_map(|index| Some((*index as u64, flows.get(*index)?))) {
-            let Some(change) = self.change(told) else { continue };
+            let Some(change) = self.flow_change(told) else { continue };
             let write = |writer: &mut Writer<'_>, seq| request::create(writer, seq, &change, IfExists::Refuse);
             self.batch.add(tag, write, &mut |one| refused.push(one))?;
         }
@@ -208,10 +210,10 @@ impl Injector<'_> {
     }
 
     /// Makes flows that are there as they were told; gives those that are not any more.
-    fn update(&mut self, flows: &[Told<'_>], which: &[usize]) -> Result<Vec<usize>, KernelError> {
+    fn update_flows(&mut self, flows: &[PeerFlow<'_>], which: &[usize]) -> Result<Vec<usize>, KernelError> {
         let mut refused = Vec::new();
         for (tag, told) in which.iter().filter_map(|index| Some((*index as u64, flows.get(*index)?))) {
-            let Some(change) = self.change(told) else { continue };
+            let Some(change) = self.flow_change(told) else { continue };
             let change = for_existing_flow(change);
             let write = |writer: &mut Writer<'_>, seq| request::update(writer, seq, &change);
             self.batch.add(tag, write, &mut |one| refused.push(one))?;
@@ -219,34 +221,39 @@ impl Injector<'_> {
         self.tally.updated += self.batch.finish(&mut |one| refused.push(one))?.carried_out();
         let mut gone = Vec::new();
         for Refused { tag, error } in refused {
-            match (told_of(tag, flows), error.errno().map(Errno::from_raw_os_error)) {
+            match (flow_of_tag(tag, flows), error.errno().map(Errno::from_raw_os_error)) {
                 (Some((index, _)), Some(Errno::NOENT)) => gone.push(index),
                 // It has seen packets here since it was looked at, which its status cannot be made to forget.
-                (_, Some(Errno::BUSY)) if self.word != Word::Theirs => self.tally.kept += 1,
-                _ => self.tally.refuse(&error),
+                (_, Some(Errno::BUSY)) if self.conflict != Conflict::PeerWins => self.tally.kept += 1,
+                _ => self.tally.count_refusal(&error),
             }
         }
         Ok(gone)
     }
 
     /// Those of the flows `there` that are older here than their source said.
-    fn older(&mut self, flows: &[Told<'_>], there: Vec<usize>, yielding: OnLoss) -> Result<Vec<usize>, KernelError> {
+    fn select_outdated(
+        &mut self,
+        flows: &[PeerFlow<'_>],
+        there: Vec<usize>,
+        yielding: OnLoss,
+    ) -> Result<Vec<usize>, KernelError> {
         let keyed = |index: usize| flows.get(index).and_then(|told| Some((index, told, told.flow.key()?)));
         let keyed: Vec<_> = there.into_iter().filter_map(keyed).collect();
         let keys: Vec<FlowKey> = keyed.iter().map(|(_, _, key)| *key).collect();
         let mut older = Vec::new();
-        let mut claims: Vec<Vec<(usize, PeerVersion)>> = vec![Vec::new(); self.askers.len()];
-        for ((index, told, key), here) in keyed.into_iter().zip(self.look(&keys)?) {
+        let mut claims: Vec<Vec<(usize, PeerVersion)>> = vec![Vec::new(); self.workers.len()];
+        for ((index, told, key), here) in keyed.into_iter().zip(self.query_kernel(&keys)?) {
             match here {
-                Some(Here { id, held: false }) => {
+                Some(KernelFlow { id, held: false }) => {
                     let claim = PeerVersion { key, id, changed_ms: told.head.changed_ms };
-                    let worker = shard_of(id, u32::try_from(self.askers.len()).unwrap_or(u32::MAX));
+                    let worker = shard_of(id, u32::try_from(self.workers.len()).unwrap_or(u32::MAX));
                     claims.get_mut(worker as usize).into_iter().for_each(|claims| claims.push((index, claim)));
                 }
-                Some(Here { held: true, .. }) | None => older.push(index),
+                Some(KernelFlow { held: true, .. }) | None => older.push(index),
             }
         }
-        for (asker, claims) in self.askers.iter().zip(claims).filter(|(_, claims)| !claims.is_empty()) {
+        for (asker, claims) in self.workers.iter().zip(claims).filter(|(_, claims)| !claims.is_empty()) {
             let asked = claims.iter().map(|(_, claim)| *claim).collect();
             let verdicts = asker.request_and_wait(|reply| WorkerRequest::ResolveConflicts(asked, yielding, reply));
             // A worker that does not answer knows no better than one that has not heard of the flow.
@@ -263,12 +270,12 @@ impl Injector<'_> {
     }
 
     /// What this kernel has of these flows.
-    fn look(&mut self, keys: &[FlowKey]) -> Result<Vec<Option<Here>>, KernelError> {
+    fn query_kernel(&mut self, keys: &[FlowKey]) -> Result<Vec<Option<KernelFlow>>, KernelError> {
         let mut found = vec![None; keys.len()];
         let mut note = |tag: u64, record: &Record<'_>| {
             let place = usize::try_from(tag).ok().and_then(|tag| found.get_mut(tag));
             if let (Some(place), Ok(FlowView { id: Some(id), timeout, .. })) = (place, record.flow()) {
-                *place = Some(Here { id, held: is_held(timeout.unwrap_or(0)) });
+                *place = Some(KernelFlow { id, held: is_held(timeout.unwrap_or(0)) });
             }
         };
         for (tag, key) in (0u64..).zip(keys) {
@@ -279,13 +286,13 @@ impl Injector<'_> {
         Ok(found)
     }
 
-    fn change<'a>(&self, told: &Told<'a>) -> Option<FlowChange<'a>> {
+    fn flow_change<'a>(&self, told: &PeerFlow<'a>) -> Option<FlowChange<'a>> {
         let age_s = now_ms().saturating_sub(told.head.changed_ms) / 1_000;
         commit_request(&told.flow, age_s, self.rules)
     }
 }
 
-fn told_of<'f, 'a>(tag: u64, flows: &'f [Told<'a>]) -> Option<(usize, &'f Told<'a>)> {
+fn flow_of_tag<'f, 'a>(tag: u64, flows: &'f [PeerFlow<'a>]) -> Option<(usize, &'f PeerFlow<'a>)> {
     let index = usize::try_from(tag).ok()?;
     Some((index, flows.get(index)?))
 }

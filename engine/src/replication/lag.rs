@@ -6,9 +6,9 @@
 use std::time::Duration;
 
 /// Parts of a power of two.
-const PARTS: u64 = 8;
+const SLOTS_PER_POWER: u64 = 8;
 /// From 0 to some hours.
-const PLACES: usize = 8 * 34;
+const SLOTS: usize = 8 * 34;
 
 /// Counted times.
 #[derive(Debug, Clone)]
@@ -34,7 +34,7 @@ pub struct LagSummary {
 
 impl Default for Lag {
     fn default() -> Self {
-        Self { counts: vec![0; PLACES].into_boxed_slice(), max: Duration::ZERO }
+        Self { counts: vec![0; SLOTS].into_boxed_slice(), max: Duration::ZERO }
     }
 }
 
@@ -43,7 +43,7 @@ impl Lag {
     #[inline]
     pub fn add(&mut self, time: Duration) {
         let microseconds = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-        if let Some(count) = self.counts.get_mut(place(microseconds).min(PLACES - 1)) {
+        if let Some(count) = self.counts.get_mut(slot_of(microseconds).min(SLOTS - 1)) {
             *count += 1;
         }
         self.max = self.max.max(time);
@@ -60,14 +60,14 @@ impl Lag {
     pub fn since(&self, earlier: &Self) -> Self {
         let counts = self.counts.iter().zip(&earlier.counts).map(|(now, then)| now.saturating_sub(*then));
         let counts: Box<[u64]> = counts.collect();
-        let max = counts.iter().rposition(|count| *count > 0).map_or(Duration::ZERO, greatest);
+        let max = counts.iter().rposition(|count| *count > 0).map_or(Duration::ZERO, slot_max);
         Self { counts, max: max.min(self.max) }
     }
 
     /// The times that were counted and how often each was, shortest first.
     pub fn distribution(&self) -> impl Iterator<Item = (Duration, u64)> {
         let counted = self.counts.iter().enumerate().filter(|(_, count)| **count > 0);
-        counted.map(|(place, count)| (greatest(place).min(self.max), *count))
+        counted.map(|(place, count)| (slot_max(place).min(self.max), *count))
     }
 
     /// What matters.
@@ -85,27 +85,27 @@ impl Lag {
             seen += count;
             seen >= wanted
         });
-        at.map_or(Duration::ZERO, greatest)
+        at.map_or(Duration::ZERO, slot_max)
     }
 }
 
 /// The place of a time: below 8 microseconds each its own, then eight to a power of two.
-fn place(microseconds: u64) -> usize {
+fn slot_of(microseconds: u64) -> usize {
     let Some(power) = microseconds.checked_ilog2().and_then(|log| log.checked_sub(3)) else {
         return usize::try_from(microseconds).unwrap_or(usize::MAX);
     };
-    let part = (microseconds >> power) - PARTS;
-    usize::try_from((u64::from(power) + 1) * PARTS + part).unwrap_or(usize::MAX)
+    let part = (microseconds >> power) - SLOTS_PER_POWER;
+    usize::try_from((u64::from(power) + 1) * SLOTS_PER_POWER + part).unwrap_or(usize::MAX)
 }
 
 /// The greatest time of a place.
-fn greatest(place: usize) -> Duration {
+fn slot_max(place: usize) -> Duration {
     let place = place as u64;
-    if place < PARTS {
+    if place < SLOTS_PER_POWER {
         return Duration::from_micros(place);
     }
-    let (power, part) = (place / PARTS, place % PARTS);
-    Duration::from_micros(((PARTS + part + 1) << (power - 1)) - 1)
+    let (power, part) = (place / SLOTS_PER_POWER, place % SLOTS_PER_POWER);
+    Duration::from_micros(((SLOTS_PER_POWER + part + 1) << (power - 1)) - 1)
 }
 
 #[cfg(test)]
@@ -113,12 +113,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_time_is_in_the_place_that_ends_at_or_above_it() {
+    fn a_time_falls_in_the_slot_that_ends_at_or_above_it() {
         for time in (0..5_000).chain([100_000, 1_000_000, 10_000_000_000]) {
-            let (at, duration) = (place(time), Duration::from_micros(time));
-            assert!(greatest(at) >= duration, "{time} {at}");
-            assert!(at == 0 || greatest(at - 1) < duration, "{time} {at}");
-            assert!(at < PLACES, "{time} {at}");
+            let (at, duration) = (slot_of(time), Duration::from_micros(time));
+            assert!(slot_max(at) >= duration, "{time} {at}");
+            assert!(at == 0 || slot_max(at - 1) < duration, "{time} {at}");
+            assert!(at < SLOTS, "{time} {at}");
         }
     }
 
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_counted_before_is_left_out() {
+    fn since_counts_only_times_after_the_earlier_snapshot() {
         let mut lag = Lag::default();
         lag.add(Duration::from_secs(9));
         let before = lag.clone();

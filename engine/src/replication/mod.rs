@@ -27,12 +27,12 @@ use ctflow_replicate::node::PeerStatus;
 use ctflow_replicate::{Config, Mode, PeerState, ReplicaId, Role, Status};
 use thiserror::Error;
 
-pub use self::commit::{CommitError, Committed, What};
+pub use self::commit::{CommitError, CommitScope, Committed};
 pub(crate) use self::commit::{Progress, run as commit};
-pub(crate) use self::hot::{Work, run as keep_hot};
+pub(crate) use self::hot::{HotWork, run as keep_hot};
 pub use self::inject::Tally;
 pub use self::lag::{Lag, LagSummary};
-pub(crate) use self::stage::Prepared;
+pub(crate) use self::stage::PreparedStage;
 pub use self::stage::StageError;
 use crate::filter::ReplicationFilter;
 use crate::limits::STAGE_ANSWER_MAX;
@@ -49,7 +49,7 @@ pub struct ReplicationSettings {
     /// The links, in the order of preference.
     pub links: Vec<LinkSettings>,
     /// What is told.
-    pub choice: ReplicationFilter,
+    pub filter: ReplicationFilter,
     /// Flows of each family that a replica of one stream may hold.
     pub replica_flows_max: u32,
     /// What happens when a side fails.
@@ -80,9 +80,9 @@ pub struct ReplicationStatus {
     /// What the stage's steps took, where that is measured.
     pub cpu: StageCpu,
     /// Peers that are primary while this node is, and should not be.
-    pub rivals: Vec<String>,
+    pub split_brain: Vec<String>,
     /// In hot mode: all that is known of peers is in the kernel, but for what it refused.
-    pub handed_over: bool,
+    pub hot_in_sync: bool,
 }
 
 impl ReplicationStatus {
@@ -93,12 +93,12 @@ impl ReplicationStatus {
     }
 
     /// The peers that have proven who they are.
-    pub(crate) fn met(&self) -> impl Iterator<Item = &PeerStatus> {
+    pub(crate) fn proven_peers(&self) -> impl Iterator<Item = &PeerStatus> {
         self.node.peers.iter().filter(|peer| peer.state != PeerState::Unproven)
     }
 
     /// Buckets that a peer has yet to tell; in alarm mode nothing is ever known for sure, and what is not told expires.
-    pub(crate) fn unknown_of(&self, peer: &PeerStatus) -> u32 {
+    pub(crate) fn unknown_buckets_of(&self, peer: &PeerStatus) -> u32 {
         match self.node.mode {
             Mode::Alarm => 0,
             Mode::Ftfw | Mode::Notrack => peer.received.iter().map(|stream| stream.unknown).sum(),
@@ -114,7 +114,7 @@ pub struct StageCpu {
     /// Sending them.
     pub send_ns: u64,
     /// Receiving, opening and applying what peers tell.
-    pub hear_ns: u64,
+    pub receive_ns: u64,
 }
 
 /// What the stage knows of a peer besides its state.
@@ -147,18 +147,18 @@ pub struct ReplicaStatus {
 
 /// What others want of the stage.
 #[derive(Debug)]
-pub(crate) enum Request {
+pub(crate) enum StageRequest {
     Status(Reply<ReplicationStatus>),
     Lag(Reply<Lag>),
-    Show(ReplicaId, u16, Reply<Vec<u8>>),
-    Bulk,
-    AskAll,
+    EncodeBucket(ReplicaId, u16, Reply<Vec<u8>>),
+    BulkSend,
+    RequestAll,
     Verify(u64),
     FlushExternal,
     FlushAbsent,
     SetRole(Role),
-    Work(Reply<Work>),
-    HandAgain,
+    NextWork(Reply<HotWork>),
+    RequeueAll,
 }
 
 /// The stage has ended, or is not heard of within [`STAGE_ANSWER_MAX`].
@@ -169,7 +169,7 @@ pub struct NoAnswer;
 /// Reaches the stage from other threads.
 #[derive(Debug, Clone)]
 pub struct Replication {
-    requests: Sender<Request>,
+    requests: Sender<StageRequest>,
     waker: Arc<mio::Waker>,
     /// Disconnected when the stage has ended: what was asked last may then wait in its channel for ever.
     ended: Receiver<Infallible>,
@@ -181,7 +181,7 @@ impl Replication {
     /// # Errors
     /// [`NoAnswer`]; so for all that follow.
     pub fn status(&self) -> Result<ReplicationStatus, NoAnswer> {
-        self.answer(Request::Status)
+        self.query(StageRequest::Status)
     }
 
     /// How long changes took from their sources to the replicas held here, since the stage began.
@@ -189,23 +189,23 @@ impl Replication {
     /// # Errors
     /// [`NoAnswer`].
     pub fn lag(&self) -> Result<Lag, NoAnswer> {
-        self.answer(Request::Lag)
+        self.query(StageRequest::Lag)
     }
 
     /// The entries of a replica's bucket, in the form of the control socket; nothing of one that is gone.
     ///
     /// # Errors
     /// [`NoAnswer`].
-    pub fn show(&self, id: ReplicaId, bucket: u16) -> Result<Vec<u8>, NoAnswer> {
-        self.ask_show(id, bucket).and_then(|awaited| Self::shown(&awaited))
+    pub fn encode_bucket(&self, id: ReplicaId, bucket: u16) -> Result<Vec<u8>, NoAnswer> {
+        self.request_bucket(id, bucket).and_then(|awaited| Self::await_bucket(&awaited))
     }
 
     /// Asks for the entries of a bucket; [`Replication::shown`] waits for them.
-    fn ask_show(&self, id: ReplicaId, bucket: u16) -> Result<Awaited<Vec<u8>>, NoAnswer> {
-        self.begin(|reply| Request::Show(id, bucket, reply))
+    fn request_bucket(&self, id: ReplicaId, bucket: u16) -> Result<Awaited<Vec<u8>>, NoAnswer> {
+        self.start_query(|reply| StageRequest::EncodeBucket(id, bucket, reply))
     }
 
-    fn shown(awaited: &Awaited<Vec<u8>>) -> Result<Vec<u8>, NoAnswer> {
+    fn await_bucket(awaited: &Awaited<Vec<u8>>) -> Result<Vec<u8>, NoAnswer> {
         awaited.wait(STAGE_ANSWER_MAX).map_err(|_| NoAnswer)
     }
 
@@ -213,16 +213,16 @@ impl Replication {
     ///
     /// # Errors
     /// [`NoAnswer`].
-    pub fn bulk(&self) -> Result<(), NoAnswer> {
-        self.ask(Request::Bulk)
+    pub fn bulk_send(&self) -> Result<(), NoAnswer> {
+        self.send_request(StageRequest::BulkSend)
     }
 
     /// Asks all peers for everything.
     ///
     /// # Errors
     /// [`NoAnswer`].
-    pub fn ask_all(&self) -> Result<(), NoAnswer> {
-        self.ask(Request::AskAll)
+    pub fn request_all(&self) -> Result<(), NoAnswer> {
+        self.send_request(StageRequest::RequestAll)
     }
 
     /// Has all replicas compared with their sources, here and at the peers, under a `number` that is not 0. What came of
@@ -231,7 +231,7 @@ impl Replication {
     /// # Errors
     /// [`NoAnswer`].
     pub fn verify(&self, number: u64) -> Result<(), NoAnswer> {
-        self.ask(Request::Verify(number))
+        self.send_request(StageRequest::Verify(number))
     }
 
     /// Empties the replicas.
@@ -239,7 +239,7 @@ impl Replication {
     /// # Errors
     /// [`NoAnswer`].
     pub fn flush_external(&self) -> Result<(), NoAnswer> {
-        self.ask(Request::FlushExternal)
+        self.send_request(StageRequest::FlushExternal)
     }
 
     /// Empties the replicas of peers that are not live: what is left of them is in the kernel.
@@ -247,17 +247,17 @@ impl Replication {
     /// # Errors
     /// [`NoAnswer`].
     pub(crate) fn flush_absent(&self) -> Result<(), NoAnswer> {
-        self.ask(Request::FlushAbsent)
+        self.send_request(StageRequest::FlushAbsent)
     }
 
     /// What is to be put into the kernel next, as soon as there is something.
-    fn work(&self) -> Result<Work, NoAnswer> {
-        self.begin(Request::Work)?.wait_unless_ended(&self.ended).map_err(|_| NoAnswer)
+    fn next_work(&self) -> Result<HotWork, NoAnswer> {
+        self.start_query(StageRequest::NextWork)?.wait_unless_ended(&self.ended).map_err(|_| NoAnswer)
     }
 
     /// Has everything handed over once more.
-    fn hand_again(&self) -> Result<(), NoAnswer> {
-        self.ask(Request::HandAgain)
+    fn requeue_all(&self) -> Result<(), NoAnswer> {
+        self.send_request(StageRequest::RequeueAll)
     }
 
     /// Sets what this node does for traffic, for its peers to know.
@@ -265,7 +265,7 @@ impl Replication {
     /// # Errors
     /// [`NoAnswer`].
     pub fn set_role(&self, role: Role) -> Result<(), NoAnswer> {
-        self.ask(Request::SetRole(role))
+        self.send_request(StageRequest::SetRole(role))
     }
 
     /// Has the stage look whether it is to stop.
@@ -277,7 +277,7 @@ impl Replication {
     ///
     /// # Errors
     /// What was asked, where there is none.
-    pub(crate) fn try_ask(&self, request: Request) -> Result<(), Request> {
+    pub(crate) fn try_send_request(&self, request: StageRequest) -> Result<(), StageRequest> {
         let result = self.requests.try_send(request);
         self.wake();
         match result {
@@ -286,18 +286,18 @@ impl Replication {
         }
     }
 
-    fn ask(&self, request: Request) -> Result<(), NoAnswer> {
+    fn send_request(&self, request: StageRequest) -> Result<(), NoAnswer> {
         self.requests.send_timeout(request, STAGE_ANSWER_MAX).map_err(|_| NoAnswer)?;
         self.waker.wake().map_err(|_| NoAnswer)
     }
 
-    fn answer<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, NoAnswer> {
-        self.begin(request)?.wait(STAGE_ANSWER_MAX).map_err(|_| NoAnswer)
+    fn query<T>(&self, request: impl FnOnce(Reply<T>) -> StageRequest) -> Result<T, NoAnswer> {
+        self.start_query(request)?.wait(STAGE_ANSWER_MAX).map_err(|_| NoAnswer)
     }
 
-    fn begin<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<Awaited<T>, NoAnswer> {
+    fn start_query<T>(&self, request: impl FnOnce(Reply<T>) -> StageRequest) -> Result<Awaited<T>, NoAnswer> {
         let (reply, answer) = reply::channel(None);
-        self.ask(request(reply))?;
+        self.send_request(request(reply))?;
         Ok(answer)
     }
 }

@@ -23,9 +23,11 @@ use ctflow_replicate::{Address, Destination, Host, Node, Note, ReplicaId, Time};
 use mio::{Events, Poll, Token, Waker};
 use thiserror::Error;
 
-use super::hot::Giver;
-use super::split_brain::Rivals;
-use super::{Lag, PeerReport, ReplicaStatus, Replication, ReplicationSettings, ReplicationStatus, Request, StageCpu};
+use super::hot::InjectQueue;
+use super::split_brain::SplitBrain;
+use super::{
+    Lag, PeerReport, ReplicaStatus, Replication, ReplicationSettings, ReplicationStatus, StageCpu, StageRequest,
+};
 use crate::limits::{
     LINK_DATAGRAM_MAX, LINK_DATAGRAMS_PER_ROUND, LINK_TICK, STAGE_BATCHES_PER_ROUND, STAGE_REQUESTS, STAGE_RETRY,
 };
@@ -51,17 +53,17 @@ pub enum StageError {
 }
 
 /// A stage with its links open, that does not run yet.
-pub(crate) struct Prepared {
+pub(crate) struct PreparedStage {
     settings: ReplicationSettings,
     poll: Poll,
     links: Links,
     waker: Arc<Waker>,
-    requests: Receiver<Request>,
+    requests: Receiver<StageRequest>,
     alive: Sender<Infallible>,
     replication: Replication,
 }
 
-impl Prepared {
+impl PreparedStage {
     /// Opens the links in the calling thread's network namespace.
     pub(crate) fn open(settings: ReplicationSettings) -> Result<Self, StageError> {
         let poll = Poll::new()?;
@@ -91,40 +93,40 @@ impl Prepared {
     }
 
     /// The stage for these workers.
-    pub(crate) fn stage(self, hearers: Vec<DeltaReceiver>, stop: Arc<AtomicBool>, metered: bool) -> Stage {
+    pub(crate) fn into_stage(self, hearers: Vec<DeltaReceiver>, stop: Arc<AtomicBool>, metered: bool) -> Stage {
         let began = Instant::now();
         let takeover = self.settings.takeover;
         let streams = u16::try_from(hearers.len()).unwrap_or(u16::MAX);
         let sealed = self.settings.node.key.is_some();
         let node = ctflow_replicate::Config { streams, datagram_bytes: self.datagram_bytes(), ..self.settings.node };
         let node = Node::new(node, Time { wall_ms: now_ms(), mono_ms: 0 });
-        let wanted = hearers.iter().map(|_| Wanted::default()).collect();
-        let world = World {
+        let wanted = hearers.iter().map(|_| PendingRequests::default()).collect();
+        let world = StageHost {
             links: self.links,
             replicas: HashMap::new(),
             replica_flows_max: self.settings.replica_flows_max,
             hot: takeover.hot,
-            unheld: false,
-            forgotten: Changes::default(),
-            hearers,
-            wanted,
+            replica_dropped: false,
+            dropped_changes: Changes::default(),
+            receivers: hearers,
+            pending: wanted,
             now: began,
             now_us: now_us(),
         };
         Stage {
             poll: self.poll,
             node,
-            world,
+            host: world,
             requests: self.requests,
             _alive: self.alive,
             sealed,
             deferred: 0,
-            giver: takeover.hot.then(|| Giver::new(takeover.purge_after, takeover.active_active, began)),
-            rivals: Rivals::new(takeover.active_active),
+            inject_queue: takeover.hot.then(|| InjectQueue::new(takeover.purge_after, takeover.active_active, began)),
+            split_brain: SplitBrain::new(takeover.active_active),
             stop,
-            began,
-            ready: Vec::new(),
-            link_due: began,
+            started: began,
+            readable: Vec::new(),
+            next_link_tick: began,
             buffer: vec![0; LINK_DATAGRAM_MAX].into_boxed_slice(),
             metered,
             meter: Meter::default(),
@@ -135,24 +137,24 @@ impl Prepared {
 
 /// What a worker is to be asked for as soon as it has room.
 #[derive(Debug, Default)]
-struct Wanted {
+struct PendingRequests {
     buckets: BucketSet,
     digests: Option<u64>,
 }
 
 /// Everything that the node acts on.
-struct World {
+struct StageHost {
     links: Links,
     replicas: HashMap<ReplicaId, Replica>,
     replica_flows_max: u32,
     /// Replicas are handed over to be put into the kernel.
     hot: bool,
     /// One that was so is held no more.
-    unheld: bool,
+    replica_dropped: bool,
     /// What became of the flows of replicas that are held no more.
-    forgotten: Changes,
-    hearers: Vec<DeltaReceiver>,
-    wanted: Vec<Wanted>,
+    dropped_changes: Changes,
+    receivers: Vec<DeltaReceiver>,
+    pending: Vec<PendingRequests>,
     now: Instant,
     now_us: u64,
 }
@@ -161,21 +163,21 @@ struct World {
 pub(crate) struct Stage {
     poll: Poll,
     node: Node,
-    world: World,
-    requests: Receiver<Request>,
+    host: StageHost,
+    requests: Receiver<StageRequest>,
     /// Goes with the stage, which those notice who wait for an answer.
     _alive: Sender<Infallible>,
     sealed: bool,
     /// Times that batches had to wait for a closed window.
     deferred: u64,
     /// Where replicas go into the kernel as they come.
-    giver: Option<Giver>,
-    rivals: Rivals,
+    inject_queue: Option<InjectQueue>,
+    split_brain: SplitBrain,
     stop: Arc<AtomicBool>,
-    began: Instant,
+    started: Instant,
     /// Links that may have more to read.
-    ready: Vec<Token>,
-    link_due: Instant,
+    readable: Vec<Token>,
+    next_link_tick: Instant,
     buffer: Box<[u8]>,
     metered: bool,
     meter: Meter,
@@ -188,9 +190,9 @@ impl Stage {
         let mut events = Events::with_capacity(256);
         self.meter = Meter::new(self.metered); // on the thread that it measures
         while !self.stop.load(Ordering::Relaxed) {
-            let now = self.look();
-            let busy = self.turn(now);
-            let patience = if busy || !self.ready.is_empty() { Duration::ZERO } else { self.patience() };
+            let now = self.update_time();
+            let busy = self.run_step(now);
+            let patience = if busy || !self.readable.is_empty() { Duration::ZERO } else { self.poll_timeout() };
             match self.poll.poll(&mut events, Some(patience)) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => {
                     tracing::error!(%error, "the replication stage cannot wait for events: replication ends");
@@ -199,81 +201,81 @@ impl Stage {
                 Ok(()) | Err(_) => {}
             }
             for token in events.iter().map(mio::event::Event::token).filter(|token| *token != STAGE) {
-                if !self.ready.contains(&token) {
-                    self.ready.push(token);
+                if !self.readable.contains(&token) {
+                    self.readable.push(token);
                 }
             }
             self.meter.lap();
-            self.receive();
-            self.cpu.hear_ns += self.meter.lap();
+            self.receive_datagrams();
+            self.cpu.receive_ns += self.meter.lap();
         }
-        let now = self.look();
-        self.take(now);
-        self.node.stop(&mut self.world);
-        self.world.links.flush();
+        let now = self.update_time();
+        self.send_batches(now);
+        self.node.stop(&mut self.host);
+        self.host.links.flush();
     }
 
     /// The time of this turn.
-    fn look(&mut self) -> Time {
-        self.world.now = Instant::now();
-        self.world.now_us = now_us();
-        let mono = self.world.now.duration_since(self.began).as_millis();
-        Time { wall_ms: self.world.now_us / 1_000, mono_ms: u64::try_from(mono).unwrap_or(u64::MAX) }
+    fn update_time(&mut self) -> Time {
+        self.host.now = Instant::now();
+        self.host.now_us = now_us();
+        let mono = self.host.now.duration_since(self.started).as_millis();
+        Time { wall_ms: self.host.now_us / 1_000, mono_ms: u64::try_from(mono).unwrap_or(u64::MAX) }
     }
 
     /// Does everything but receive; whether there is more to do at once.
-    fn turn(&mut self, now: Time) -> bool {
-        self.answer(now);
+    fn run_step(&mut self, now: Time) -> bool {
+        self.handle_requests(now);
         self.meter.lap();
-        let more = self.take(now);
+        let more = self.send_batches(now);
         self.cpu.seal_ns += self.meter.lap();
-        self.node.tick(now, &mut self.world);
-        if self.world.now >= self.link_due {
-            self.link_due = self.world.now + LINK_TICK;
-            if let Some(link) = self.world.links.tick(self.poll.registry(), self.world.now) {
+        self.node.tick(now, &mut self.host);
+        if self.host.now >= self.next_link_tick {
+            self.next_link_tick = self.host.now + LINK_TICK;
+            if let Some(link) = self.host.links.tick(self.poll.registry(), self.host.now) {
                 tracing::warn!(local = %link.local, "this link carries the deltas from now on");
             }
         }
-        if let Some(giver) = &mut self.giver {
-            if std::mem::take(&mut self.world.unheld) {
-                giver.confirm(&mut self.world.replicas, self.world.now);
+        if let Some(giver) = &mut self.inject_queue {
+            if std::mem::take(&mut self.host.replica_dropped) {
+                giver.requeue_all(&mut self.host.replicas, self.host.now);
             }
-            giver.turn(&self.node, &mut self.world.replicas, self.world.now);
+            giver.send_work(&self.node, &mut self.host.replicas, self.host.now);
         }
-        self.rivals.look(&self.node, self.world.now);
-        self.world.ask_workers();
+        self.split_brain.check(&self.node, self.host.now);
+        self.host.send_worker_requests();
         self.meter.lap();
-        self.world.links.flush();
+        self.host.links.flush();
         self.cpu.send_ns += self.meter.lap();
         more
     }
 
-    fn patience(&self) -> Duration {
-        let now = self.world.now.duration_since(self.began);
+    fn poll_timeout(&self) -> Duration {
+        let now = self.host.now.duration_since(self.started);
         let timer = Duration::from_millis(self.node.deadline()).saturating_sub(now);
-        let link = self.link_due.saturating_duration_since(self.world.now);
-        let waiting = self.world.wanted.iter().any(|wanted| !wanted.is_empty());
+        let link = self.next_link_tick.saturating_duration_since(self.host.now);
+        let waiting = self.host.pending.iter().any(|wanted| !wanted.is_empty());
         timer.min(link).min(if waiting { STAGE_RETRY } else { Duration::MAX })
     }
 
     /// Tells the batches that the workers have and the windows admit; whether there may be more.
-    fn take(&mut self, now: Time) -> bool {
+    fn send_batches(&mut self, now: Time) -> bool {
         let mut more = false;
-        for index in 0..self.world.hearers.len() {
+        for index in 0..self.host.receivers.len() {
             let stream = u16::try_from(index).unwrap_or(u16::MAX);
             let mut taken = 0;
             while taken < STAGE_BATCHES_PER_ROUND {
-                let Some(hearer) = self.world.hearers.get(index) else { break };
+                let Some(hearer) = self.host.receivers.get(index) else { break };
                 if !self.node.is_window_open(now, stream) {
                     self.deferred += u64::from(!hearer.batches.is_empty());
                     break;
                 }
                 let Ok(payload) = hearer.batches.try_recv() else { break };
                 taken += 1;
-                self.node.send_batch(now, payload, &mut self.world);
+                self.node.send_batch(now, payload, &mut self.host);
             }
             if taken > 0 {
-                self.world.hearers.get(index).into_iter().for_each(DeltaReceiver::wake_if_starved);
+                self.host.receivers.get(index).into_iter().for_each(DeltaReceiver::wake_if_starved);
             }
             more |= taken == STAGE_BATCHES_PER_ROUND;
         }
@@ -281,10 +283,10 @@ impl Stage {
     }
 
     /// Hands what came over the links to the node.
-    fn receive(&mut self) {
-        let now = self.look();
-        for token in std::mem::take(&mut self.ready) {
-            let Self { node, world, poll, buffer, ready, .. } = self;
+    fn receive_datagrams(&mut self) {
+        let now = self.update_time();
+        for token in std::mem::take(&mut self.readable) {
+            let Self { node, host: world, poll, buffer, readable: ready, .. } = self;
             for count in 0..=LINK_DATAGRAMS_PER_ROUND {
                 if count == LINK_DATAGRAMS_PER_ROUND {
                     ready.push(token); // there may be more
@@ -304,36 +306,36 @@ impl Stage {
         }
     }
 
-    fn answer(&mut self, now: Time) {
+    fn handle_requests(&mut self, now: Time) {
         while let Ok(request) = self.requests.try_recv() {
             match request {
-                Request::Status(reply) => reply.send(self.status(now)),
-                Request::Lag(reply) => {
+                StageRequest::Status(reply) => reply.send(self.status(now)),
+                StageRequest::Lag(reply) => {
                     let mut lag = Lag::default();
-                    self.world.replicas.values().for_each(|replica| lag.merge(replica.lag()));
+                    self.host.replicas.values().for_each(|replica| lag.merge(replica.lag()));
                     reply.send(lag);
                 }
-                Request::Show(id, bucket, reply) => {
+                StageRequest::EncodeBucket(id, bucket, reply) => {
                     let mut shown = Vec::new();
-                    if let Some(replica) = self.world.replicas.get(&id) {
+                    if let Some(replica) = self.host.replicas.get(&id) {
                         replica.encode_bucket(bucket, id.stream, &mut shown);
                     }
                     reply.send(shown);
                 }
-                Request::Bulk => self.node.bulk_send(&mut self.world),
-                Request::AskAll => self.node.request_from_all(now, &mut self.world),
-                Request::Verify(number) => self.node.verify(now, number, &mut self.world),
-                Request::FlushExternal => self.node.flush_external(now, &mut self.world),
-                Request::FlushAbsent => self.node.flush_absent(now, &mut self.world),
-                Request::SetRole(role) => self.node.set_role(now, role),
-                Request::Work(reply) => {
-                    if let Some(giver) = &mut self.giver {
-                        giver.ask(reply);
+                StageRequest::BulkSend => self.node.bulk_send(&mut self.host),
+                StageRequest::RequestAll => self.node.request_from_all(now, &mut self.host),
+                StageRequest::Verify(number) => self.node.verify(now, number, &mut self.host),
+                StageRequest::FlushExternal => self.node.flush_external(now, &mut self.host),
+                StageRequest::FlushAbsent => self.node.flush_absent(now, &mut self.host),
+                StageRequest::SetRole(role) => self.node.set_role(now, role),
+                StageRequest::NextWork(reply) => {
+                    if let Some(giver) = &mut self.inject_queue {
+                        giver.set_waiting(reply);
                     }
                 }
-                Request::HandAgain => {
-                    let (replicas, now) = (&mut self.world.replicas, self.world.now);
-                    self.giver.iter_mut().for_each(|giver| giver.confirm(replicas, now));
+                StageRequest::RequeueAll => {
+                    let (replicas, now) = (&mut self.host.replicas, self.host.now);
+                    self.inject_queue.iter_mut().for_each(|giver| giver.requeue_all(replicas, now));
                 }
             }
         }
@@ -346,7 +348,7 @@ impl Stage {
                 id: *id,
                 flows: flows.into(),
                 expectations: expectations as u64,
-                flows_max: self.world.replica_flows_max,
+                flows_max: self.host.replica_flows_max,
                 lag: replica.lag().summary(),
                 bytes: replica.bytes(),
                 is_full: replica.is_full(),
@@ -355,38 +357,38 @@ impl Stage {
         let node = self.node.status(now);
         let peer = |peer: &PeerStatus| {
             let mut lag = Lag::default();
-            let replicas = self.world.replicas.iter().filter(|(id, _)| id.node == peer.node);
+            let replicas = self.host.replicas.iter().filter(|(id, _)| id.node == peer.node);
             replicas.for_each(|(_, replica)| lag.merge(replica.lag()));
-            let address = origin(peer.at).and_then(|origin| self.world.links.address(origin));
+            let address = to_origin(peer.at).and_then(|origin| self.host.links.address(origin));
             PeerReport { address, lag: lag.summary() }
         };
-        let mut changes = self.world.forgotten;
-        self.world.replicas.values().for_each(|replica| changes += replica.changes());
+        let mut changes = self.host.dropped_changes;
+        self.host.replicas.values().for_each(|replica| changes += replica.changes());
         ReplicationStatus {
             peers: node.peers.iter().map(peer).collect(),
             changes,
             deferred: self.deferred,
-            rivals: self.rivals.named(),
-            handed_over: self.giver.as_ref().is_some_and(|giver| giver.is_done(&self.world.replicas)),
+            split_brain: self.split_brain.peer_names(),
+            hot_in_sync: self.inject_queue.as_ref().is_some_and(|giver| giver.is_in_sync(&self.host.replicas)),
             sealed: self.sealed,
             cpu: self.cpu,
             node,
-            links: self.world.links.report(self.world.now),
-            replicas: self.world.replicas.iter().map(replica).collect(),
+            links: self.host.links.report(self.host.now),
+            replicas: self.host.replicas.iter().map(replica).collect(),
         }
     }
 }
 
-impl Wanted {
+impl PendingRequests {
     fn is_empty(&self) -> bool {
         self.buckets.is_empty() && self.digests.is_none()
     }
 }
 
-impl World {
+impl StageHost {
     /// Asks the workers for what is wanted; what one has no room for waits here.
-    fn ask_workers(&mut self) {
-        for (wanted, hearer) in self.wanted.iter_mut().zip(&self.hearers) {
+    fn send_worker_requests(&mut self) {
+        for (wanted, hearer) in self.pending.iter_mut().zip(&self.receivers) {
             if !wanted.buckets.is_empty()
                 && hearer.worker.try_request(WorkerRequest::SendBuckets(wanted.buckets)).is_ok()
             {
@@ -401,18 +403,18 @@ impl World {
     }
 }
 
-fn origin(address: Address) -> Option<Origin> {
+fn to_origin(address: Address) -> Option<Origin> {
     Some(Origin { link: address.link, address: u16::try_from(address.peer).ok()? })
 }
 
-impl Host for World {
+impl Host for StageHost {
     type Replica = Replica;
 
     fn send(&mut self, to: Destination, datagram: &[u8]) {
         match to {
             Destination::All => self.links.send_to_all(datagram, self.now),
             Destination::Peer { at, .. } | Destination::Address(at) => {
-                origin(at).into_iter().for_each(|at| self.links.send_to(at, datagram));
+                to_origin(at).into_iter().for_each(|at| self.links.send_to(at, datagram));
             }
         }
     }
@@ -428,19 +430,19 @@ impl Host for World {
 
     fn drop_replica(&mut self, id: ReplicaId) {
         if let Some(replica) = self.replicas.remove(&id) {
-            self.forgotten += replica.changes();
-            self.unheld = true;
+            self.dropped_changes += replica.changes();
+            self.replica_dropped = true;
         }
     }
 
     fn schedule_buckets(&mut self, stream: u16, buckets: &BucketSet) {
-        if let Some(wanted) = self.wanted.get_mut(usize::from(stream)) {
+        if let Some(wanted) = self.pending.get_mut(usize::from(stream)) {
             wanted.buckets = wanted.buckets.union(buckets);
         }
     }
 
     fn schedule_digests(&mut self, stream: u16, number: u64) {
-        if let Some(wanted) = self.wanted.get_mut(usize::from(stream)) {
+        if let Some(wanted) = self.pending.get_mut(usize::from(stream)) {
             wanted.digests = Some(number);
         }
     }
@@ -454,7 +456,7 @@ impl Host for World {
             | Note::Verdict { .. } => {
                 tracing::info!("{note}");
             }
-            _ => match note.source_address().and_then(origin) {
+            _ => match note.source_address().and_then(to_origin) {
                 // Links are counted from 1 wherever operators see them.
                 Some(from) => match self.links.address(from) {
                     Some(address) => tracing::warn!("{address} on link {}: {note}", u16::from(from.link) + 1),

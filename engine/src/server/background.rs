@@ -17,7 +17,7 @@ use crate::access::Access;
 use crate::kernel::KernelError;
 use crate::kernel::request::Requester;
 use crate::limits::{SERVER_ANSWER_MAX, SERVER_BACKGROUND_JOBS, SERVER_COMMIT_MAX, SERVER_PROGRESS_INTERVAL};
-use crate::replication::{self, Progress, What};
+use crate::replication::{self, CommitScope, Progress};
 use crate::reply;
 use crate::takeover::{self, Commit};
 
@@ -69,7 +69,7 @@ impl BackgroundJob {
     ///
     /// # Errors
     /// There is nothing to commit, or another commit or a change of roles is under way.
-    pub(super) fn commit(what: What, world: &ServerContext) -> Result<Self, Failure> {
+    pub(super) fn commit(what: CommitScope, world: &ServerContext) -> Result<Self, Failure> {
         world.access.replication.as_ref().ok_or_else(no_peers_error)?;
         let turn = world.access.takeover.begin().ok_or_else(busy_error)?;
         let (access, progress) = (world.access.clone(), Arc::<Progress>::default());
@@ -153,7 +153,7 @@ impl Job for BackgroundJob {
             Ok(Polled::Pending(turn)) => match &mut self.progress {
                 None => Ok(turn),
                 Some((progress, said)) => {
-                    let (done, of) = (progress.done.load(Ordering::Relaxed), progress.of.load(Ordering::Relaxed));
+                    let (done, of) = (progress.done.load(Ordering::Relaxed), progress.total.load(Ordering::Relaxed));
                     if done != *said {
                         *said = done;
                         out.push_json(&Underway { progress: done, of })?;

@@ -8,7 +8,7 @@ use super::order::Order;
 use super::verify::Verification;
 use crate::access::Access;
 use crate::kernel_resync::ResyncRequest;
-use crate::replication::Request;
+use crate::replication::StageRequest;
 use crate::worker_channel::WorkerRequest;
 
 /// The engine as the server sees it, and what its clients share.
@@ -38,7 +38,7 @@ pub(super) enum Query {
     /// For a worker.
     Worker(usize, WorkerRequest),
     /// For the replication stage.
-    Stage(Request),
+    Stage(StageRequest),
     /// For the control thread.
     Control(ResyncRequest),
 }
@@ -55,7 +55,7 @@ impl ServerContext {
                 None => Ok(()),
             },
             Query::Stage(request) => match &self.access.replication {
-                Some(replication) => replication.try_ask(request).map_err(Query::Stage),
+                Some(replication) => replication.try_send_request(request).map_err(Query::Stage),
                 None => Ok(()),
             },
             Query::Control(wish) => self.access.resync_requests.try_request(wish).map_err(Query::Control),

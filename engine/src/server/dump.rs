@@ -15,7 +15,7 @@ use super::job::{Job, PendingQuery, Polled, QueryError, Step, stage_error, worke
 use super::out::OutBuffer;
 use super::request::{Cache, Table};
 use crate::limits::{SERVER_ANSWER_MAX, STAGE_ANSWER_MAX};
-use crate::replication::{ReplicationStatus, Request};
+use crate::replication::{ReplicationStatus, StageRequest};
 use crate::worker_channel::WorkerRequest;
 
 /// Where entries are.
@@ -47,7 +47,7 @@ pub(super) struct DumpJob {
 
 impl DumpJob {
     pub(super) fn new(cache: Cache, of: Table, world: &ServerContext) -> Self {
-        let list = || PendingQuery::new(STAGE_ANSWER_MAX, world, |reply| Query::Stage(Request::Status(reply)));
+        let list = || PendingQuery::new(STAGE_ANSWER_MAX, world, |reply| Query::Stage(StageRequest::Status(reply)));
         let listing = (cache == Cache::External && world.access.replication.is_some()).then(list);
         let mut dump = Self {
             of,
@@ -83,7 +83,7 @@ impl DumpJob {
     fn request_bucket(&mut self, place: EntrySource, bucket: u16, world: &ServerContext) {
         let question = PendingQuery::new(SERVER_ANSWER_MAX, world, |reply| match place {
             EntrySource::Worker(worker) => Query::Worker(worker.into(), WorkerRequest::ListBucket(bucket, reply)),
-            EntrySource::Replica(id) => Query::Stage(Request::Show(id, bucket, reply)),
+            EntrySource::Replica(id) => Query::Stage(StageRequest::EncodeBucket(id, bucket, reply)),
         });
         self.pending_bucket = Some((place, question));
     }

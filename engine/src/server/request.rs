@@ -5,7 +5,7 @@ use ctflow_replicate::Role;
 use serde::Deserialize;
 
 use super::failure::Failure;
-use crate::replication::What;
+use crate::replication::CommitScope;
 
 /// The version of the protocol that is spoken here.
 const VERSION: u32 = 1;
@@ -20,7 +20,7 @@ pub(super) enum Request {
     FlushKernel { flows: bool, expectations: bool },
     KernelResync,
     Bulk,
-    Commit(What),
+    Commit(CommitScope),
     Role(Role),
     ScheduleFlush,
     PeerResync,
@@ -125,7 +125,7 @@ impl RequestLine {
             "kernel-resync" => self.without_arguments(Request::KernelResync)?,
             "commit" => {
                 let (flows, expectations) = self.without_cache()?.parse_one_or_all(&self.of, "of", TABLES)?;
-                Request::Commit(What { flows, expectations })
+                Request::Commit(CommitScope { flows, expectations })
             }
             "role" => Request::Role(self.without_cache()?.without_table()?.parse_role()?),
             "schedule-flush" => self.without_arguments(Request::ScheduleFlush)?,
@@ -218,7 +218,7 @@ mod tests {
         let kernel = r#"{"do":"flush-kernel","of":"expectations","version":1}"#;
         assert_eq!(parse(kernel), Ok(Request::FlushKernel { flows: false, expectations: true }));
         let commit = r#"{"version":1,"do":"commit","of":"all"}"#;
-        assert_eq!(parse(commit), Ok(Request::Commit(What { flows: true, expectations: true })));
+        assert_eq!(parse(commit), Ok(Request::Commit(CommitScope { flows: true, expectations: true })));
         assert_eq!(parse(r#"{"version":1,"do":"role","role":"backup"}"#), Ok(Request::Role(Role::Backup)));
         for what in REQUESTS {
             let alone = parse(&format!(r#"{{"version":1,"do":"{what}"}}"#));

@@ -16,7 +16,7 @@ use super::process;
 use crate::limits::STAGE_ANSWER_MAX;
 use crate::link::{LinkReport, Transport};
 use crate::metrics::Counts;
-use crate::replication::{PeerReport, ReplicationStatus, Request, Tally};
+use crate::replication::{PeerReport, ReplicationStatus, StageRequest, Tally};
 
 /// A client that waits for the document.
 pub(super) struct StatusJob {
@@ -26,7 +26,7 @@ pub(super) struct StatusJob {
 
 impl StatusJob {
     pub(super) fn new(world: &ServerContext) -> Self {
-        let ask = |_| PendingQuery::new(STAGE_ANSWER_MAX, world, |reply| Query::Stage(Request::Status(reply)));
+        let ask = |_| PendingQuery::new(STAGE_ANSWER_MAX, world, |reply| Query::Stage(StageRequest::Status(reply)));
         Self { pending_status: world.access.replication.as_ref().map(ask) }
     }
 }
@@ -77,7 +77,7 @@ fn document(world: &mut ServerContext, stage: &StageReport) -> Document {
         uptime_ms: u64::try_from(uptime.as_millis()).unwrap_or(u64::MAX),
         mode: node.map(|node| node.mode.to_string()),
         role: node.map(|node| node.role.to_string()),
-        split_brain: status.map(|status| status.rivals.clone()).unwrap_or_default(),
+        split_brain: status.map(|status| status.split_brain.clone()).unwrap_or_default(),
         ready: not_ready.is_empty(),
         not_ready,
         gate: gate(world, &totals, stage),
@@ -110,10 +110,10 @@ fn not_ready(totals: &Counts, stage: &StageReport) -> Vec<String> {
         StageReport::NoAnswer => reasons.push("the replication stage does not answer: see the log".to_owned()),
         StageReport::Status(status) => {
             // One that never proved itself was not met.
-            reasons.extend(status.met().filter_map(|peer| out_of_sync(peer, status)));
+            reasons.extend(status.proven_peers().filter_map(|peer| out_of_sync(peer, status)));
             let refused = status.node.counters.refusals;
             let unread = refused.not_authentic + refused.cipher + refused.version;
-            if status.met().next().is_none() && unread > 0 {
+            if status.proven_peers().next().is_none() && unread > 0 {
                 reasons.push(format!("no peer was met, and {unread} datagrams could not be read: see the log"));
             }
         }
@@ -139,7 +139,7 @@ fn out_of_sync(peer: &PeerStatus, status: &ReplicationStatus) -> Option<String> 
 
 /// What a peer has yet to tell.
 fn missing_buckets(peer: &PeerStatus, status: &ReplicationStatus) -> Option<String> {
-    let (name, unknown) = (&peer.name, status.unknown_of(peer));
+    let (name, unknown) = (&peer.name, status.unknown_buckets_of(peer));
     (unknown > 0).then(|| format!("peer {name} has yet to tell {unknown} buckets of flows"))
 }
 
@@ -156,9 +156,9 @@ fn gate(world: &mut ServerContext, totals: &Counts, stage: &StageReport) -> Gate
         waits.push("the internal cache is being compared with the kernel's table".to_owned());
     }
     if let StageReport::Status(status) = stage {
-        let live = status.met().filter(|peer| peer.state == PeerState::Live);
+        let live = status.proven_peers().filter(|peer| peer.state == PeerState::Live);
         waits.extend(live.filter_map(|peer| missing_buckets(peer, status)));
-        if status.met().next().is_none() {
+        if status.proven_peers().next().is_none() {
             waits.push("no peer has been met yet".to_owned());
         }
     }

@@ -8,14 +8,14 @@ use super::job::{Job, PendingQuery, Polled, QueryError, Step, no_peers_error, st
 use super::out::OutBuffer;
 use crate::kernel_resync::WorkerEnded;
 use crate::limits::{SERVER_ANSWER_MAX, SERVER_POLL_INTERVAL, SERVER_RETRY, STAGE_ANSWER_MAX};
-use crate::replication::{ReplicationStatus, Request};
+use crate::replication::{ReplicationStatus, StageRequest};
 use crate::takeover;
 
 /// One of them.
 #[derive(Debug)]
 enum Action {
     /// Tell the replication stage to do something.
-    Send(Request),
+    Send(StageRequest),
     /// Wait until it has done what it was told before.
     AwaitStage,
     /// Wait until the shards have begun to tell every bucket that was asked of them.
@@ -45,7 +45,7 @@ impl ActionSequence {
     pub(super) fn flush(internal: bool, external: bool, world: &ServerContext) -> Self {
         world.access.takeover.cancel_purge();
         let external = external && world.access.replication.is_some();
-        let outside = external.then_some([Action::Send(Request::FlushExternal), Action::AwaitStage]);
+        let outside = external.then_some([Action::Send(StageRequest::FlushExternal), Action::AwaitStage]);
         Self::new(outside.into_iter().flatten().chain(internal.then_some(Action::KernelResync)))
     }
 
@@ -61,12 +61,12 @@ impl ActionSequence {
 
     pub(super) fn bulk(world: &ServerContext) -> Result<Self, Failure> {
         world.access.replication.as_ref().ok_or_else(no_peers_error)?;
-        Ok(Self::new([Action::Send(Request::Bulk), Action::AwaitBuckets]))
+        Ok(Self::new([Action::Send(StageRequest::BulkSend), Action::AwaitBuckets]))
     }
 
     pub(super) fn peer_resync(world: &ServerContext) -> Result<Self, Failure> {
         world.access.replication.as_ref().ok_or_else(no_peers_error)?;
-        Ok(Self::new([Action::Send(Request::AskAll), Action::AwaitStage]))
+        Ok(Self::new([Action::Send(StageRequest::RequestAll), Action::AwaitStage]))
     }
 
     /// Takes the next step; what to do then, or nothing where it was the last.
@@ -83,7 +83,7 @@ impl ActionSequence {
             // Requests are answered in their order.
             step @ (Action::AwaitStage | Action::AwaitBuckets) => {
                 self.actions.push_front(step);
-                let status = |reply| Query::Stage(Request::Status(reply));
+                let status = |reply| Query::Stage(StageRequest::Status(reply));
                 self.waiting = Some(Awaiting::Stage(PendingQuery::new(STAGE_ANSWER_MAX, world, status)));
             }
             Action::KernelResync => {

@@ -14,7 +14,7 @@ use super::failure::Failure;
 use super::job::{Job, PendingQuery, Polled, Step, no_peers_error, stage_error};
 use super::out::OutBuffer;
 use crate::limits::{SERVER_POLL_INTERVAL, SERVER_RETRY, SERVER_VERIFY_MAX, STAGE_ANSWER_MAX};
-use crate::replication::{ReplicationStatus, Request};
+use crate::replication::{ReplicationStatus, StageRequest};
 use crate::worker::now_ms;
 
 /// The last comparison.
@@ -169,7 +169,7 @@ impl VerifyJob {
                 return Err(Step::Again(SERVER_POLL_INTERVAL));
             }
             let number = next_number(world.verification.number);
-            if world.send_query(Query::Stage(Request::Verify(number))).is_err() {
+            if world.send_query(Query::Stage(StageRequest::Verify(number))).is_err() {
                 return Err(Step::Again(SERVER_RETRY));
             }
             let count = world.verification.started + 1;
@@ -200,7 +200,7 @@ impl Job for VerifyJob {
             out.push_json(verdict.as_ref())?;
             return Ok(Step::Done);
         }
-        let query = |reply| Query::Stage(Request::Status(reply));
+        let query = |reply| Query::Stage(StageRequest::Status(reply));
         let looking = self.pending_status.get_or_insert_with(|| PendingQuery::new(STAGE_ANSWER_MAX, world, query));
         let status = match looking.poll(world).map_err(stage_error)? {
             Polled::Ready(status) => status,

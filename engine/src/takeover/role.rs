@@ -13,7 +13,7 @@ use super::{State, Turn, schedule};
 use crate::access::Access;
 use crate::kernel_resync::WorkerEnded;
 use crate::limits::{SERVER_ANSWER_MAX, SERVER_RETRY};
-use crate::replication::{self, Progress, Replication, ReplicationStatus, What};
+use crate::replication::{self, CommitScope, Progress, Replication, ReplicationStatus};
 use crate::reply;
 use crate::worker_channel::WorkerRequest;
 
@@ -81,12 +81,12 @@ fn promote(access: &Access, progress: &Arc<Progress>, report: &mut Changed) {
     access.takeover.cancel_purge();
     if let Some(Ok(status)) = access.replication.as_ref().map(Replication::status) {
         let lacks = lacks(&status);
-        if status.handed_over && lacks.is_empty() {
+        if status.hot_in_sync && lacks.is_empty() {
             admit(access, report); // what its packets need is in the kernel
         }
         report.missing.extend(lacks);
     } // who does not answer does not commit either, which says so
-    let what = What { flows: true, expectations: true };
+    let what = CommitScope { flows: true, expectations: true };
     match replication::commit(access, what, access.takeover.settings.rules, progress) {
         Ok(done) => {
             let refused = done.tally.refused.iter();
@@ -132,10 +132,11 @@ fn step_back(access: &Access, report: &mut Changed) {
 /// What the replicas lack, as far as it is known.
 fn lacks(status: &ReplicationStatus) -> Vec<String> {
     let mut lacks = Vec::new();
-    if status.met().next().is_none() {
+    if status.proven_peers().next().is_none() {
         lacks.push("no peer has been met: of its flows, if there are any, nothing is known".to_owned());
     }
-    for (peer, unknown) in status.met().map(|peer| (peer, status.unknown_of(peer))).filter(|(_, unknown)| *unknown > 0)
+    for (peer, unknown) in
+        status.proven_peers().map(|peer| (peer, status.unknown_buckets_of(peer))).filter(|(_, unknown)| *unknown > 0)
     {
         lacks.push(format!("{unknown} buckets of peer {} were not known: flows may be missing", peer.name));
     }

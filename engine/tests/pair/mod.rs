@@ -49,7 +49,7 @@ pub(crate) fn settings(end: usize, workers: u32, transport: Transport) -> Settin
         replication: Some(ReplicationSettings {
             node,
             links: vec![LinkSettings { transport, local, peers, interface }],
-            choice: ReplicationFilter::default(),
+            filter: ReplicationFilter::default(),
             replica_flows_max: 1_000_000,
             takeover: takeover::Settings::default(),
             isolation: None,

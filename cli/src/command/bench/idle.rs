@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use ctflow_engine::engine::{Engine, Settings};
 use ctflow_engine::kernel::commit::CommitRules;
 use ctflow_engine::lab::load::{Load, Senders};
-use ctflow_engine::replication::What;
+use ctflow_engine::replication::CommitScope;
 use serde::Serialize;
 
 use super::network::Ground;
@@ -90,7 +90,7 @@ pub(super) fn take(
         (stock.primary_idle_percent, stock.backup_idle_percent) = (primary_idle, Some(backup_idle));
         let committed = host.run({
             let backup = backup.clone();
-            move || backup.commit(What { flows: true, expectations: false }, CommitRules::default())
+            move || backup.commit(CommitScope { flows: true, expectations: false }, CommitRules::default())
         });
         let committed = committed.map_err(|error| Failure::Bench(error.to_string()))?;
         stock.commit_ms = Some(committed.took.as_secs_f64() * 1e3);

@@ -117,7 +117,7 @@ impl Pipeline {
                     reading.backup += taken(backup.threads(), |_| true);
                     if let Some(replication) = backup.replication() {
                         reading.lag.merge(&replication.lag().map_err(|error| Failure::Bench(error.to_string()))?);
-                        reading.stage_cpu[1].hear_ns += status(replication)?.cpu.hear_ns;
+                        reading.stage_cpu[1].receive_ns += status(replication)?.cpu.receive_ns;
                     }
                 }
                 if let Some(replication) = primary.replication() {
@@ -288,7 +288,7 @@ impl Nodes {
         ReplicationSettings {
             node: Config { key: Some(Key::new(*self.key.bytes())), ..config },
             links: vec![LinkSettings { transport: Transport::Udp, local: at(number), peers, interface: None }],
-            choice: ReplicationFilter {
+            filter: ReplicationFilter {
                 least_age_ms: u32::try_from(self.age.as_millis()).unwrap_or(u32::MAX),
                 ..ReplicationFilter::default()
             },

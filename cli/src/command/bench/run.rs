@@ -236,6 +236,6 @@ fn steps(before: &Reading, after: &Reading, events: f64) -> Steps {
         delta_ns: each(|reading| reading.counts.delta_cpu_ns),
         seal_ns: each(|reading| reading.stage_cpu[0].seal_ns),
         send_ns: each(|reading| reading.stage_cpu[0].send_ns),
-        backups_ns: each(|reading| reading.stage_cpu[1].hear_ns),
+        backups_ns: each(|reading| reading.stage_cpu[1].receive_ns),
     }
 }

@@ -83,7 +83,7 @@ fn settings(which: Which, workers: u32, key: &secret::Key) -> Settings {
                 peers: vec![at(1 - index)],
                 interface: None,
             }],
-            choice: ReplicationFilter::default(),
+            filter: ReplicationFilter::default(),
             replica_flows_max: FLOWS_PER_SHARD,
             takeover: takeover::Settings { hot: true, ..takeover::Settings::default() },
             isolation: None,
