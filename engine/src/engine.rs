@@ -41,7 +41,7 @@ use crate::replication::{
 use crate::shard::Shard;
 use crate::socket::{EventSocket, Options, SocketError};
 use crate::steer::Share;
-use crate::takeover::{Changed, Isolator, Takeover, become_role, flush_later};
+use crate::takeover::{Isolator, RoleChange, Takeover, change_role, flush_later};
 use crate::threads::{self, Duty, Thread};
 use crate::unreported::Unreported;
 use crate::worker::{Command, Report, Reporter, SyncState, Worker};
@@ -174,7 +174,7 @@ impl Engine {
     /// [`Busy`] when a worker has no room for the question; nothing is half done for long, ask again.
     pub fn set_filter(&self, choice: ReplicationFilter) -> Result<(), Busy> {
         let filter = Arc::new(choice);
-        self.access.takeover.choose(filter.clone());
+        self.access.takeover.set_filter(filter.clone());
         let request =
             |asker: &WorkerHandle| asker.try_request(WorkerRequest::SetFilter(filter.clone())).map_err(|_| Busy);
         self.access.workers.iter().try_for_each(request)
@@ -194,9 +194,9 @@ impl Engine {
     ///
     /// # Errors
     /// [`Busy`] while another commit or change of roles is under way.
-    pub fn set_role(&self, role: Role) -> Result<Changed, Busy> {
-        let lock = self.access.takeover.begin().ok_or(Busy)?;
-        Ok(become_role(&self.access, &lock, role, &Arc::default()))
+    pub fn set_role(&self, role: Role) -> Result<RoleChange, Busy> {
+        let lock = self.access.takeover.try_lock_kernel().ok_or(Busy)?;
+        Ok(change_role(&self.access, &lock, role, &Arc::default()))
     }
 
     /// Whether every thread runs.
@@ -273,7 +273,7 @@ impl Engine {
         self.stage.take().map(JoinHandle::join);
         self.hot.take().map(JoinHandle::join); // it ends with the stage
         self.access.takeover.cancel_purge();
-        self.access.takeover.isolator.iter().for_each(Isolator::end);
+        self.access.takeover.isolator.iter().for_each(Isolator::shut_down);
         ends
     }
 }
@@ -461,7 +461,7 @@ impl<'s> Assembly<'s> {
             engine.access.backend = backend?;
         }
         let takeover = &engine.access.takeover;
-        if takeover.waits() {
+        if takeover.is_standby() {
             flush_later(&engine.access, takeover.settings.purge_after); // what it stopped from before, if it did
         }
         Ok(engine)

@@ -19,7 +19,7 @@ use crate::kernel::request::Requester;
 use crate::limits::{SERVER_ANSWER_MAX, SERVER_BACKGROUND_JOBS, SERVER_COMMIT_MAX, SERVER_PROGRESS_INTERVAL};
 use crate::replication::{self, CommitScope, Progress};
 use crate::reply;
-use crate::takeover::{self, Commit};
+use crate::takeover::{self, CommitReport};
 
 /// What an errand came to: a document, or nothing but its end.
 type Outcome = Result<Option<serde_json::Value>, Failure>;
@@ -71,7 +71,7 @@ impl BackgroundJob {
     /// There is nothing to commit, or another commit or a change of roles is under way.
     pub(super) fn commit(what: CommitScope, world: &ServerContext) -> Result<Self, Failure> {
         world.access.replication.as_ref().ok_or_else(no_peers_error)?;
-        let turn = world.access.takeover.begin().ok_or_else(busy_error)?;
+        let turn = world.access.takeover.try_lock_kernel().ok_or_else(busy_error)?;
         let (access, progress) = (world.access.clone(), Arc::<Progress>::default());
         let seen = progress.clone();
         Self::start("commit", SERVER_COMMIT_MAX, Some(seen), world, move || {
@@ -88,7 +88,7 @@ impl BackgroundJob {
                 "committed"
             );
             tally.refused.iter().for_each(|(why, count)| tracing::warn!(count, "not committed: {why}"));
-            to_document(&Commit::from(done))
+            to_document(&CommitReport::from(done))
         })
     }
 
@@ -101,8 +101,8 @@ impl BackgroundJob {
         let (access, progress) = (world.access.clone(), Arc::<Progress>::default());
         let seen = progress.clone();
         Self::start("change of roles", SERVER_COMMIT_MAX, Some(seen), world, move || {
-            let turn = access.takeover.begin_within(SERVER_COMMIT_MAX).ok_or_else(busy_error)?;
-            to_document(&takeover::become_role(&access, &turn, role, &progress))
+            let turn = access.takeover.lock_kernel_within(SERVER_COMMIT_MAX).ok_or_else(busy_error)?;
+            to_document(&takeover::change_role(&access, &turn, role, &progress))
         })
     }
 

@@ -58,7 +58,7 @@ pub(crate) struct Isolator {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    Admitted,
+    Open,
     Isolated,
     /// The daemon ends: whoever changes its role meanwhile isolates nothing any more.
     Ended,
@@ -76,14 +76,14 @@ impl Isolator {
         if ruleset.is_some() {
             removed?; // otherwise there is no nf_tables, and so no table
         }
-        Ok(Self { loader, ruleset, state: Mutex::new(State::Admitted) })
+        Ok(Self { loader, ruleset, state: Mutex::new(State::Open) })
     }
 
     /// Keeps traffic away, if that is wished.
     pub(crate) fn isolate(&self) -> Result<(), NetlinkError> {
         let mut state = self.state();
         if let Some(ruleset) = &self.ruleset
-            && *state == State::Admitted
+            && *state == State::Open
         {
             self.loader.load_owned(ruleset)?;
             *state = State::Isolated;
@@ -97,14 +97,14 @@ impl Isolator {
         let mut state = self.state();
         if *state == State::Isolated {
             self.loader.remove(TABLE)?;
-            *state = State::Admitted;
+            *state = State::Open;
             tracing::info!(table = TABLE, "traffic may come");
         }
         Ok(())
     }
 
     /// Lets it come, whatever comes; the daemon ends.
-    pub(crate) fn end(&self) {
+    pub(crate) fn shut_down(&self) {
         if let Err(error) = self.admit() {
             tracing::error!(%error, "traffic may be kept away until nft delete table inet {TABLE}");
         }
@@ -123,7 +123,7 @@ impl Isolator {
 
 impl Drop for Isolator {
     fn drop(&mut self) {
-        self.end();
+        self.shut_down();
     }
 }
 
@@ -143,7 +143,7 @@ fn ruleset(isolation: &Isolation, links: &[LinkSettings]) -> Ruleset {
         Some(port) => Rule::new().destination_port(service.protocol, port),
         None => Rule::new().protocol(service.protocol),
     });
-    let accepted = plain.into_iter().chain(spared).chain(links.iter().flat_map(replication)).chain(services);
+    let accepted = plain.into_iter().chain(spared).chain(links.iter().flat_map(link_rules)).chain(services);
     let input = accepted.fold(Chain::filter("input", Hook::Input), |chain, rule| chain.rule(rule.accept()));
     let unreachable = |protocol| Rule::new().protocol(protocol).state(&[Tracked::Related]).drop();
     Ruleset::new(TABLE)
@@ -153,7 +153,7 @@ fn ruleset(isolation: &Isolation, links: &[LinkSettings]) -> Ruleset {
 }
 
 /// What comes by a link. Who sends to its port is for its seal to say.
-fn replication(link: &LinkSettings) -> Vec<Rule> {
+fn link_rules(link: &LinkSettings) -> Vec<Rule> {
     let of = || link.interface.iter().fold(Rule::new(), |rule, name| rule.input(name));
     match link.transport {
         Transport::Udp => vec![of().destination_port(IPPROTO_UDP, link.local.port())],
@@ -175,7 +175,7 @@ mod tests {
     use crate::limits::{ISOLATION_ENTRIES, LINK_PEERS};
 
     #[test]
-    fn the_most_that_can_be_configured_is_loaded() {
+    fn the_largest_configurable_ruleset_loads() {
         crate::isolated!({
             let _lab = Lab::enter().unwrap();
             let entries = u16::try_from(ISOLATION_ENTRIES).unwrap();

@@ -23,8 +23,8 @@ use ctflow_replicate::Role;
 
 pub(crate) use self::isolate::Isolator;
 pub use self::isolate::{Isolation, Service};
-pub use self::report::{Changed, Commit};
-pub(crate) use self::role::become_role;
+pub use self::report::{CommitReport, RoleChange};
+pub(crate) use self::role::change_role;
 pub(crate) use self::schedule::{flush_later, flush_now};
 
 use self::schedule::Scheduled;
@@ -85,14 +85,14 @@ struct State {
     file: Option<PathBuf>,
     purge: Option<Scheduled>,
     /// What is replicated, and purged.
-    choice: Arc<ReplicationFilter>,
+    filter: Arc<ReplicationFilter>,
 }
 
 /// Nobody else changes the kernel for peers, or the role, while it is there.
 #[derive(Debug)]
-pub(crate) struct Turn(Arc<Takeover>);
+pub(crate) struct KernelLock(Arc<Takeover>);
 
-impl Drop for Turn {
+impl Drop for KernelLock {
     fn drop(&mut self) {
         *lock(&self.0.busy) = false;
         self.0.free.notify_one();
@@ -114,8 +114,8 @@ impl Takeover {
         choice: Arc<ReplicationFilter>,
         file: Option<PathBuf>,
     ) -> Self {
-        let (role, complete) = file.as_deref().and_then(role::kept).unwrap_or((Role::None, true));
-        let state = State { role, complete, file, purge: None, choice };
+        let (role, complete) = file.as_deref().and_then(role::load_role).unwrap_or((Role::None, true));
+        let state = State { role, complete, file, purge: None, filter: choice };
         let (busy, free, tally) = (Mutex::new(false), Condvar::new(), Mutex::default());
         Self { settings, isolator, state: Mutex::new(state), busy, free, tally }
     }
@@ -126,13 +126,13 @@ impl Takeover {
     /// The kernel's refusal.
     pub(crate) fn isolate(&self) -> Result<(), NetlinkError> {
         match &self.isolator {
-            Some(isolator) if self.waits() => isolator.isolate(),
+            Some(isolator) if self.is_standby() => isolator.isolate(),
             _ => Ok(()),
         }
     }
 
     /// Whether the role is to wait.
-    pub(crate) fn waits(&self) -> bool {
+    pub(crate) fn is_standby(&self) -> bool {
         matches!(self.role(), Role::Backup | Role::Fault)
     }
 
@@ -155,20 +155,20 @@ impl Takeover {
     }
 
     /// What is replicated from here on.
-    pub(crate) fn choose(&self, choice: Arc<ReplicationFilter>) {
-        self.state().choice = choice;
+    pub(crate) fn set_filter(&self, choice: Arc<ReplicationFilter>) {
+        self.state().filter = choice;
     }
 
     /// The right to change the kernel for peers, or the role; nothing while somebody else does.
-    pub(crate) fn begin(self: &Arc<Self>) -> Option<Turn> {
-        self.begin_within(Duration::ZERO)
+    pub(crate) fn try_lock_kernel(self: &Arc<Self>) -> Option<KernelLock> {
+        self.lock_kernel_within(Duration::ZERO)
     }
 
     /// The same, as soon as nobody else does; nothing if that takes longer than `patience`.
-    pub(crate) fn begin_within(self: &Arc<Self>, patience: Duration) -> Option<Turn> {
+    pub(crate) fn lock_kernel_within(self: &Arc<Self>, patience: Duration) -> Option<KernelLock> {
         let waited = self.free.wait_timeout_while(lock(&self.busy), patience, |busy| *busy);
         let (mut busy, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        (!std::mem::replace(&mut *busy, true)).then(|| Turn(self.clone()))
+        (!std::mem::replace(&mut *busy, true)).then(|| KernelLock(self.clone()))
     }
 
     /// What was scheduled does not happen.
@@ -190,20 +190,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_changes_the_kernel_and_who_is_patient_is_next() {
+    fn the_kernel_lock_has_one_holder_and_passes_to_a_waiter() {
         let takeover = Arc::new(Takeover::default());
-        let first = takeover.begin().unwrap();
-        assert!(takeover.begin().is_none());
+        let first = takeover.try_lock_kernel().unwrap();
+        assert!(takeover.try_lock_kernel().is_none());
         let (end, ended) = std::sync::mpsc::channel();
         let patient = takeover.clone();
         let next = std::thread::spawn(move || {
-            let turn = patient.begin_within(Duration::from_secs(60));
+            let turn = patient.lock_kernel_within(Duration::from_secs(60));
             end.send(()).unwrap();
             turn.is_some()
         });
         assert!(ended.recv_timeout(Duration::from_millis(50)).is_err());
         drop(first);
         assert!(next.join().unwrap());
-        assert!(takeover.begin().is_some());
+        assert!(takeover.try_lock_kernel().is_some());
     }
 }

@@ -10,7 +10,7 @@ use crate::replication::Committed;
 
 /// A commit's part of it, or a commit alone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Commit {
+pub struct CommitReport {
     /// Flows that were made.
     pub created: u64,
     /// Flows that were there, and are now as their source said.
@@ -29,7 +29,7 @@ pub struct Commit {
     pub took_ms: u64,
 }
 
-impl From<Committed> for Commit {
+impl From<Committed> for CommitReport {
     fn from(done: Committed) -> Self {
         let failed = done.tally.failed();
         Self {
@@ -47,7 +47,7 @@ impl From<Committed> for Commit {
 
 /// What became of a change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Changed {
+pub struct RoleChange {
     /// The role that was taken.
     pub role: String,
     /// The one before it.
@@ -55,7 +55,7 @@ pub struct Changed {
     /// Nothing was to be done.
     pub already: bool,
     /// Of a primary: what became of the replicas.
-    pub committed: Option<Commit>,
+    pub committed: Option<CommitReport>,
     /// Flows in the internal cache after it was compared with the kernel's table.
     pub internal_flows: Option<u64>,
     /// In so much time what this node tracked for itself leaves the kernel.
@@ -66,7 +66,7 @@ pub struct Changed {
     pub took_ms: u64,
 }
 
-impl Changed {
+impl RoleChange {
     pub(super) fn new(role: Role, before: Role) -> Self {
         Self {
             role: role.to_string(),

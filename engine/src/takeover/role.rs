@@ -8,8 +8,8 @@ use std::time::Instant;
 use ctflow_replicate::Role;
 
 use super::isolate::TABLE;
-use super::report::{Changed, milliseconds};
-use super::{State, Turn, schedule};
+use super::report::{RoleChange, milliseconds};
+use super::{KernelLock, State, schedule};
 use crate::access::Access;
 use crate::kernel_resync::WorkerEnded;
 use crate::limits::{SERVER_ANSWER_MAX, SERVER_RETRY};
@@ -18,10 +18,10 @@ use crate::reply;
 use crate::worker_channel::WorkerRequest;
 
 /// Takes `role`, in the calling thread: as long as a commit and a kernel resync take.
-pub(crate) fn become_role(access: &Access, _turn: &Turn, role: Role, progress: &Arc<Progress>) -> Changed {
+pub(crate) fn change_role(access: &Access, _turn: &KernelLock, role: Role, progress: &Arc<Progress>) -> RoleChange {
     let began = Instant::now();
     let before = access.takeover.role();
-    let mut report = Changed::new(role, before);
+    let mut report = RoleChange::new(role, before);
     // Where both are primary, who is told so again is to take over what the other one had.
     let takes_over = role == Role::Primary && access.takeover.settings.active_active;
     if role == before && !takes_over && access.takeover.state().complete {
@@ -29,7 +29,7 @@ pub(crate) fn become_role(access: &Access, _turn: &Turn, role: Role, progress: &
         return report;
     }
     tracing::info!(%role, %before, "changing sides");
-    set(access, role, &mut report);
+    set_role(access, role, &mut report);
     match role {
         Role::Primary => promote(access, progress, &mut report),
         Role::Backup | Role::Fault => step_back(access, &mut report),
@@ -38,7 +38,7 @@ pub(crate) fn become_role(access: &Access, _turn: &Turn, role: Role, progress: &
     let mut state = access.takeover.state();
     state.complete = report.missing.is_empty();
     if state.complete {
-        report.missing.extend(keep(&state));
+        report.missing.extend(save_role(&state));
     }
     drop(state);
     report.took_ms = milliseconds(began.elapsed());
@@ -47,10 +47,10 @@ pub(crate) fn become_role(access: &Access, _turn: &Turn, role: Role, progress: &
     report
 }
 
-fn set(access: &Access, role: Role, report: &mut Changed) {
+fn set_role(access: &Access, role: Role, report: &mut RoleChange) {
     let mut state = access.takeover.state();
     (state.role, state.complete) = (role, false);
-    report.missing.extend(keep(&state));
+    report.missing.extend(save_role(&state));
     drop(state);
     if access.replication.as_ref().is_some_and(|replication| replication.set_role(role).is_err()) {
         report.missing.push("the peers cannot be told: the replication stage does not answer, see the log".to_owned());
@@ -58,29 +58,29 @@ fn set(access: &Access, role: Role, report: &mut Changed) {
 }
 
 /// What a role that is not completely taken is followed by in its file.
-const BEGUN: &str = "begun";
+const INCOMPLETE: &str = "begun";
 
 /// Keeps the role; why that was not possible.
-fn keep(state: &State) -> Option<String> {
+fn save_role(state: &State) -> Option<String> {
     let file = state.file.as_ref()?;
-    let text = if state.complete { format!("{}\n", state.role) } else { format!("{} {BEGUN}\n", state.role) };
+    let text = if state.complete { format!("{}\n", state.role) } else { format!("{} {INCOMPLETE}\n", state.role) };
     let error = fs::write(file, text).err()?;
     let file = file.display();
     Some(format!("the role cannot be kept in {file} ({error}): a restarted daemon will not know it"))
 }
 
 /// The role kept in a file, if there is one, and whether it was taken completely.
-pub(super) fn kept(file: &Path) -> Option<(Role, bool)> {
+pub(super) fn load_role(file: &Path) -> Option<(Role, bool)> {
     let text = fs::read_to_string(file).ok()?;
     let mut words = text.split_whitespace();
     let role = Role::from_name(words.next()?)?;
     Some((role, words.next().is_none()))
 }
 
-fn promote(access: &Access, progress: &Arc<Progress>, report: &mut Changed) {
+fn promote(access: &Access, progress: &Arc<Progress>, report: &mut RoleChange) {
     access.takeover.cancel_purge();
     if let Some(Ok(status)) = access.replication.as_ref().map(Replication::status) {
-        let lacks = lacks(&status);
+        let lacks = missing_from_replicas(&status);
         if status.hot_in_sync && lacks.is_empty() {
             admit(access, report); // what its packets need is in the kernel
         }
@@ -112,7 +112,7 @@ fn promote(access: &Access, progress: &Arc<Progress>, report: &mut Changed) {
     }
 }
 
-fn admit(access: &Access, report: &mut Changed) {
+fn admit(access: &Access, report: &mut RoleChange) {
     if let Err(error) = access.takeover.admit() {
         report.missing.push(format!(
             "traffic is still kept away by nftables table {TABLE}: {error}; restart the daemon, with which it goes"
@@ -120,7 +120,7 @@ fn admit(access: &Access, report: &mut Changed) {
     }
 }
 
-fn step_back(access: &Access, report: &mut Changed) {
+fn step_back(access: &Access, report: &mut RoleChange) {
     if let Err(error) = access.takeover.isolate() {
         report.missing.push(format!("traffic is not kept away: {error}"));
     }
@@ -130,7 +130,7 @@ fn step_back(access: &Access, report: &mut Changed) {
 }
 
 /// What the replicas lack, as far as it is known.
-fn lacks(status: &ReplicationStatus) -> Vec<String> {
+fn missing_from_replicas(status: &ReplicationStatus) -> Vec<String> {
     let mut lacks = Vec::new();
     if status.proven_peers().next().is_none() {
         lacks.push("no peer has been met: of its flows, if there are any, nothing is known".to_owned());

@@ -34,7 +34,7 @@ pub(crate) fn flush_later(access: &Access, after: Duration) {
             return; // the other end is gone
         }
         // A takeover waits until this is done, or is done and has cancelled it: what it committed is not flushed.
-        let turn = for_thread.takeover.begin_within(SERVER_COMMIT_MAX);
+        let turn = for_thread.takeover.lock_kernel_within(SERVER_COMMIT_MAX);
         if cancelled.try_recv() != Err(TryRecvError::Empty) {
             return;
         }
@@ -67,7 +67,7 @@ pub(crate) fn flush_later(access: &Access, after: Duration) {
 /// # Errors
 /// The kernel's refusal.
 pub(crate) fn flush_now(access: &Access) -> Result<Option<u64>, KernelError> {
-    let choice = access.takeover.state().choice.clone();
+    let choice = access.takeover.state().filter.clone();
     let hot = access.takeover.settings.hot;
     if !hot && choice.selects_all() {
         let mut requester = Requester::open()?;
