@@ -49,7 +49,11 @@ fn delete(writer: &mut Writer<'_>, seq: u32, index: u32) -> Result<(), Full> {
 type Write = fn(&mut Writer<'_>, u32, u32) -> Result<(), Full>;
 
 /// Makes a request of each index, which is its tag too; gives the refused ones with their errno.
-fn all(operation: &'static str, write: Write, indices: impl Iterator<Item = u32>) -> (BatchOutcome, Vec<(u64, i32)>) {
+fn run_batch(
+    operation: &'static str,
+    write: Write,
+    indices: impl Iterator<Item = u32>,
+) -> (BatchOutcome, Vec<(u64, i32)>) {
     let mut batch = Batch::open(operation).unwrap();
     let mut refusals = Vec::new();
     let mut refused = |refused: Refused| refusals.push((refused.tag, refused.error.errno().unwrap()));
@@ -61,7 +65,7 @@ fn all(operation: &'static str, write: Write, indices: impl Iterator<Item = u32>
 }
 
 /// The marks of the flows that the kernel has: each flow's is its index.
-fn present() -> BTreeSet<u32> {
+fn marks_in_kernel() -> BTreeSet<u32> {
     let mut marks = BTreeSet::new();
     let mut dump = Dump::start(Table::Conntrack, &DumpFilter::default(), false).unwrap();
     dump.read_all(|record| marks.extend(record.flow().unwrap().mark)).unwrap();
@@ -80,28 +84,28 @@ fn every_one_of_many_requests_is_carried_out() {
     ctflow_engine::isolated!({
         let _lab = network(20_000);
         let expected = BatchOutcome { requests: 20_000, refused: 0 };
-        assert_eq!(all("create flows", create, 0..20_000), (expected, vec![]));
-        assert_eq!(present(), (0..20_000).collect());
-        assert_eq!(all("delete flows", delete, 0..20_000), (expected, vec![]));
-        assert_eq!(present(), BTreeSet::new());
+        assert_eq!(run_batch("create flows", create, 0..20_000), (expected, vec![]));
+        assert_eq!(marks_in_kernel(), (0..20_000).collect());
+        assert_eq!(run_batch("delete flows", delete, 0..20_000), (expected, vec![]));
+        assert_eq!(marks_in_kernel(), BTreeSet::new());
     });
 }
 
 #[test]
-fn a_refused_request_is_named_and_keeps_no_other_from_being_carried_out() {
+fn a_refused_request_is_named_and_does_not_stop_the_others() {
     ctflow_engine::isolated!({
         let _lab = network(1_000);
         let thirds = || (0..1_000).filter(|index| index % 3 == 0);
         let refusals = |errno| thirds().map(|index| (u64::from(index), errno)).collect::<Vec<_>>();
-        assert_eq!(all("create flows", create, thirds()).1, []);
+        assert_eq!(run_batch("create flows", create, thirds()).1, []);
         let done = BatchOutcome { requests: 1_000, refused: 334 };
         assert_eq!(done.carried_out(), 666);
-        assert_eq!(all("create flows", create, 0..1_000), (done, refusals(EEXIST)));
-        assert_eq!(present(), (0..1_000).collect());
+        assert_eq!(run_batch("create flows", create, 0..1_000), (done, refusals(EEXIST)));
+        assert_eq!(marks_in_kernel(), (0..1_000).collect());
 
-        assert_eq!(all("delete flows", delete, thirds()).1, []);
-        assert_eq!(all("delete flows", delete, 0..1_000), (done, refusals(ENOENT)));
-        assert_eq!(present(), BTreeSet::new());
+        assert_eq!(run_batch("delete flows", delete, thirds()).1, []);
+        assert_eq!(run_batch("delete flows", delete, 0..1_000), (done, refusals(ENOENT)));
+        assert_eq!(marks_in_kernel(), BTreeSet::new());
     });
 }
 
@@ -109,14 +113,14 @@ fn a_refused_request_is_named_and_keeps_no_other_from_being_carried_out() {
 fn a_batch_of_refusals_loses_no_answer() {
     ctflow_engine::isolated!({
         let _lab = network(0);
-        let (done, refusals) = all("delete flows", delete, 0..10_000);
+        let (done, refusals) = run_batch("delete flows", delete, 0..10_000);
         assert_eq!(done, BatchOutcome { requests: 10_000, refused: 10_000 });
         assert_eq!(refusals, (0..10_000).map(|index| (index, ENOENT)).collect::<Vec<_>>());
     });
 }
 
 #[test]
-fn a_request_that_is_too_long_is_told_of_in_its_turn() {
+fn a_request_that_is_too_long_is_reported_in_order() {
     ctflow_engine::isolated!({
         let _lab = network(3);
         let mut batch = Batch::open("create flows").unwrap();
@@ -136,13 +140,13 @@ fn a_request_that_is_too_long_is_told_of_in_its_turn() {
         let [(2, exists), (3, long)] = &tags[..] else { panic!("{tags:?}") };
         assert!(exists.starts_with("the kernel refused to create flows: File exists"), "{exists}");
         assert_eq!(long, "cannot create flows: request buffer is full");
-        assert_eq!(present(), [1, 4].into());
+        assert_eq!(marks_in_kernel(), [1, 4].into());
         assert_eq!(batch.finish(&mut |_| {}).unwrap(), BatchOutcome::default());
     });
 }
 
 #[test]
-fn what_is_not_permitted_ends_the_batch_instead_of_refusing_its_first_request() {
+fn a_missing_capability_fails_the_whole_batch() {
     ctflow_engine::isolated!({
         let _lab = network(3);
         let mut batch = Batch::open("create flows").unwrap();

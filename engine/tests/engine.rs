@@ -78,16 +78,16 @@ fn flows_older_than_the_capture_are_found_by_the_first_resync() {
 }
 
 #[test]
-fn a_loss_is_counted_and_mended_by_a_resync() {
+fn a_loss_is_counted_and_repaired_by_a_resync() {
     ctflow_engine::isolated!({
         let _firewall = Firewall::build(&Lab::enter().unwrap()).unwrap();
         for backend in [BackendKind::IoUring, BackendKind::Recvmmsg, BackendKind::Recv] {
-            lose_and_mend(backend);
+            lose_and_repair(backend);
         }
     });
 }
 
-fn lose_and_mend(backend: BackendKind) {
+fn lose_and_repair(backend: BackendKind) {
     let socket = Options { buffer: BufferPlan::Fixed(8 * 1_280), ..Options::default() };
     let engine = Engine::start(&Settings { backend, socket, ..settings(2) }).unwrap();
     until(&engine, "the first resync", |totals| totals.resyncs >= 2);
@@ -103,7 +103,7 @@ fn lose_and_mend(backend: BackendKind) {
 }
 
 #[test]
-fn while_losses_go_on_resyncs_still_end_and_dead_flows_do_not_pile_up() {
+fn under_steady_losses_resyncs_complete_and_purge_dead_flows() {
     ctflow_engine::isolated!({
         let _firewall = Firewall::build(&Lab::enter().unwrap()).unwrap();
         let socket = Options { buffer: BufferPlan::Fixed(8 * 1_280), ..Options::default() };
@@ -124,7 +124,7 @@ fn while_losses_go_on_resyncs_still_end_and_dead_flows_do_not_pile_up() {
 }
 
 #[test]
-fn flows_that_end_in_silence_are_noticed_by_their_number() {
+fn flows_that_end_without_an_event_are_found_by_the_flow_count() {
     ctflow_engine::isolated!({
         let _firewall = Firewall::build(&Lab::enter().unwrap()).unwrap();
         sysctl::write("net/netfilter/nf_conntrack_events", "0").unwrap();
@@ -139,7 +139,7 @@ fn flows_that_end_in_silence_are_noticed_by_their_number() {
 }
 
 #[test]
-fn a_worker_that_cannot_begin_fails_the_start() {
+fn a_worker_that_cannot_start_fails_the_engine_start() {
     ctflow_engine::isolated!({
         use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
         let limit = getrlimit(Resource::Nofile);
@@ -158,7 +158,7 @@ fn a_worker_that_cannot_begin_fails_the_start() {
 }
 
 #[test]
-fn what_is_queued_when_the_stop_comes_is_still_taken() {
+fn events_queued_at_the_stop_are_still_read() {
     ctflow_engine::isolated!({
         let _firewall = Firewall::build(&Lab::enter().unwrap()).unwrap();
         for _ in 0..20 {
@@ -199,7 +199,7 @@ fn wrong_worker_counts_are_refused_with_the_range() {
 }
 
 #[test]
-fn a_listing_is_the_same_read_at_once_in_parts_or_ahead() {
+fn a_dump_is_the_same_whether_read_whole_or_prefetched() {
     ctflow_engine::isolated!({
         let _firewall = Firewall::build(&Lab::enter().unwrap()).unwrap();
         Flood::open().unwrap().send(3_000).unwrap();
@@ -216,7 +216,7 @@ fn a_listing_is_the_same_read_at_once_in_parts_or_ahead() {
 }
 
 #[test]
-fn the_kernel_selects_a_protocol_and_what_it_cannot_select_is_listed_whole() {
+fn a_dump_the_kernel_cannot_filter_is_listed_whole() {
     ctflow_engine::isolated!({
         let firewall = Firewall::build(&Lab::enter().unwrap()).unwrap();
         firewall.client.run(|| {

@@ -15,7 +15,7 @@ use mio::{Events, Poll};
 struct End {
     poll: Poll,
     links: Links,
-    came: Vec<(Origin, Vec<u8>)>,
+    received: Vec<(Origin, Vec<u8>)>,
 }
 
 const FIRST_TOKEN: usize = 10;
@@ -24,11 +24,11 @@ impl End {
     fn open(settings: &[LinkSettings]) -> Self {
         let poll = Poll::new().unwrap();
         let links = Links::open(settings, poll.registry(), FIRST_TOKEN).unwrap();
-        Self { poll, links, came: Vec::new() }
+        Self { poll, links, received: Vec::new() }
     }
 
     /// Takes what comes within a few milliseconds; over the links of `deaf` nothing genuine.
-    fn turn(&mut self, now: Instant, deaf: &[u8]) {
+    fn poll_once(&mut self, now: Instant, deaf: &[u8]) {
         self.links.tick(self.poll.registry(), now);
         self.links.flush();
         let mut events = Events::with_capacity(64);
@@ -38,7 +38,7 @@ impl End {
             let mut buffer = [0; 2_000];
             let registry = self.poll.registry();
             while let Some((origin, bytes)) = self.links.receive(event.token(), registry, now, &mut buffer) {
-                self.came.push((origin, buffer[..bytes].to_vec()));
+                self.received.push((origin, buffer[..bytes].to_vec()));
                 if !deaf.contains(&origin.link) {
                     self.links.note_genuine(origin, now);
                 }
@@ -66,12 +66,12 @@ fn pair(transport: Transport, address: IpAddr, port: u16) -> [LinkSettings; 2] {
 }
 
 /// Turns both until the second has what it waits for.
-fn turn_until(ends: &mut [End; 2], now: Instant, mut done: impl FnMut(&mut [End; 2]) -> bool) {
+fn poll_until(ends: &mut [End; 2], now: Instant, mut done: impl FnMut(&mut [End; 2]) -> bool) {
     for _ in 0..400 {
         if done(ends) {
             return;
         }
-        ends.iter_mut().for_each(|end| end.turn(now, &[]));
+        ends.iter_mut().for_each(|end| end.poll_once(now, &[]));
     }
     panic!("it never came");
 }
@@ -90,14 +90,14 @@ fn every_transport_and_family_carries_datagrams_both_ways() {
             let long = batch(&"x".repeat(1_200));
             assert!(ends[0].links.datagram_bytes() >= 1_204, "{transport:?}");
             // Over TCP what is sent before the connection stands is dropped, as it would be by a wire.
-            turn_until(&mut ends, now, |ends| {
+            poll_until(&mut ends, now, |ends| {
                 ends[0].links.send_to_all(&long, now);
-                ends[1].came.iter().any(|(_, came)| *came == long)
+                ends[1].received.iter().any(|(_, came)| *came == long)
             });
-            let origin = ends[1].came[0].0;
-            turn_until(&mut ends, now, |ends| {
+            let origin = ends[1].received[0].0;
+            poll_until(&mut ends, now, |ends| {
                 ends[1].links.send_to(origin, &control("answer"));
-                ends[0].came.iter().any(|(_, came)| *came == control("answer"))
+                ends[0].received.iter().any(|(_, came)| *came == control("answer"))
             });
             let report = &ends[1].links.report(now)[0];
             assert!(report.healthy && report.active && report.traffic.received >= 1, "{report:?}");
@@ -115,7 +115,7 @@ fn open(group: &str, local: &str) -> End {
 }
 
 #[test]
-fn a_group_hears_each_other_and_nobody_himself() {
+fn a_multicast_group_receives_each_other_and_no_one_itself() {
     isolated!({
         let lab = Lab::enter().unwrap();
         let host = lab.host("peer").unwrap();
@@ -132,12 +132,12 @@ fn a_group_hears_each_other_and_nobody_himself() {
         for (group, local) in [("239.1.2.3:3780", "0.0.0.0:3780"), ("[ff02::c7]:3780", "[::]:3780")] {
             let mut ends = [open(group, local), host.run(move || open(group, local))];
             let now = Instant::now();
-            turn_until(&mut ends, now, |ends| {
+            poll_until(&mut ends, now, |ends| {
                 ends[0].links.send_to_all(&control("to all"), now);
-                ends[1].came.iter().any(|(_, came)| *came == control("to all"))
+                ends[1].received.iter().any(|(_, came)| *came == control("to all"))
             });
-            assert!(ends[0].came.is_empty(), "{group}");
-            let origin = ends[1].came[0].0;
+            assert!(ends[0].received.is_empty(), "{group}");
+            let origin = ends[1].received[0].0;
             assert!(
                 ends[1].links.address(origin).unwrap().ip()
                     != ends[1].links.address(Origin { link: 0, address: 0 }).unwrap().ip()
@@ -147,7 +147,7 @@ fn a_group_hears_each_other_and_nobody_himself() {
 }
 
 #[test]
-fn a_silent_link_gives_way_and_comes_back_after_its_trial() {
+fn a_silent_link_fails_over_and_returns_after_its_trial() {
     isolated!({
         Lab::enter().unwrap();
         let address = "127.0.0.1".parse().unwrap();
@@ -160,10 +160,10 @@ fn a_silent_link_gives_way_and_comes_back_after_its_trial() {
             end.links.send_to_all(&control("hello"), start);
             end.links.send_to_all(&batch("delta"), start);
         }
-        turn_until(&mut ends, start, |ends| ends.iter().all(|end| end.came.len() >= 3));
+        poll_until(&mut ends, start, |ends| ends.iter().all(|end| end.received.len() >= 3));
         for end in &ends {
             assert!(end.links.report(start).iter().all(|link| link.healthy));
-            let deltas = end.came.iter().filter(|(_, came)| *came == batch("delta"));
+            let deltas = end.received.iter().filter(|(_, came)| *came == batch("delta"));
             assert_eq!(deltas.map(|(origin, _)| origin.link).collect::<Vec<_>>(), [0]);
         }
         // From here on the first node hears nothing over the first link.
@@ -173,8 +173,8 @@ fn a_silent_link_gives_way_and_comes_back_after_its_trial() {
             while now < until {
                 now += Duration::from_millis(500);
                 ends.iter_mut().for_each(|end| end.links.send_to_all(&control("hello"), now));
-                ends[1].turn(now, &[]);
-                ends[0].turn(now, deaf);
+                ends[1].poll_once(now, &[]);
+                ends[0].poll_once(now, deaf);
             }
             now
         };
@@ -188,7 +188,7 @@ fn a_silent_link_gives_way_and_comes_back_after_its_trial() {
 }
 
 #[test]
-fn a_peer_that_restarts_is_dialled_again_and_a_stranger_keeps_nobody_out() {
+fn a_restarted_peer_is_redialled_despite_idle_strangers() {
     isolated!({
         Lab::enter().unwrap();
         let [one, other] = pair(Transport::Tcp, "127.0.0.1".parse().unwrap(), 4000);
@@ -198,14 +198,14 @@ fn a_peer_that_restarts_is_dialled_again_and_a_stranger_keeps_nobody_out() {
         let mut strangers = Vec::new();
         for _ in 0..LINK_ACCEPTED_MAX {
             strangers.push(std::net::TcpStream::connect(other.local).unwrap());
-            ends[1].turn(now, &[]);
+            ends[1].poll_once(now, &[]);
         }
         assert_eq!(ends[1].links.report(now)[0].connections.unwrap().1, LINK_ACCEPTED_MAX);
         for _ in 0..2 {
-            turn_until(&mut ends, now, |ends| {
+            poll_until(&mut ends, now, |ends| {
                 ends[0].links.send_to_all(&batch("x"), now);
                 now += Duration::from_millis(200);
-                ends[1].came.iter().any(|(_, came)| *came == batch("x"))
+                ends[1].received.iter().any(|(_, came)| *came == batch("x"))
             });
             let [first, second] = ends;
             drop(second);
@@ -215,18 +215,18 @@ fn a_peer_that_restarts_is_dialled_again_and_a_stranger_keeps_nobody_out() {
 }
 
 #[test]
-fn a_connection_whose_peer_went_without_a_word_does_not_keep_its_place() {
+fn a_connection_of_a_vanished_peer_is_closed() {
     isolated!({
         Lab::enter().unwrap();
         let settings = pair(Transport::Tcp, "127.0.0.1".parse().unwrap(), 4000);
         let mut ends = settings.map(|one| End::open(&[one]));
         let now = Instant::now();
-        turn_until(&mut ends, now, |ends| {
+        poll_until(&mut ends, now, |ends| {
             ends[0].links.send_to_all(&batch("x"), now);
-            !ends[1].came.is_empty()
+            !ends[1].received.is_empty()
         });
         let accepted = |end: &mut End, now| {
-            end.turn(now, &[]);
+            end.poll_once(now, &[]);
             end.links.report(now)[0].connections.unwrap().1
         };
         assert_eq!(accepted(&mut ends[1], now + LINK_ACCEPTED_SILENCE_MAX / 2), 1);
@@ -235,7 +235,7 @@ fn a_connection_whose_peer_went_without_a_word_does_not_keep_its_place() {
 }
 
 #[test]
-fn wrong_settings_are_told_with_what_is_right() {
+fn invalid_settings_fail_with_what_is_valid() {
     isolated!({
         Lab::enter().unwrap();
         let poll = Poll::new().unwrap();

@@ -190,7 +190,7 @@ fn drain(receive: &mut dyn Receive, sink: &mut dyn Sink) -> Received {
     sum
 }
 
-fn drained_numbers(receive: &mut dyn Receive) -> Vec<u32> {
+fn drain_numbers(receive: &mut dyn Receive) -> Vec<u32> {
     let mut numbers = Vec::new();
     drain(receive, &mut |event: &[u8]| numbers.push(number(event)));
     numbers
@@ -262,13 +262,13 @@ fn loss() {
         let (mut socket, mut receive) = open_both(kind, &small(64 * 1_024));
         let table = Table::open();
         table.create_udp(0..1_000);
-        let received = drained_numbers(&mut *receive);
+        let received = drain_numbers(&mut *receive);
         let lost = socket.check_loss().unwrap();
         assert!(lost > 0, "{kind}");
         assert_eq!(received.len() as u64 + lost, 1_000, "{kind}");
         assert!(received.len().abs_diff(socket.capacity()) <= 1, "{kind}: {} of {}", received.len(), socket.capacity());
         table.create_udp(1_000..1_010);
-        assert_eq!(drained_numbers(&mut *receive), (1_000..1_010).collect::<Vec<_>>(), "{kind}");
+        assert_eq!(drain_numbers(&mut *receive), (1_000..1_010).collect::<Vec<_>>(), "{kind}");
         assert_eq!(socket.check_loss().unwrap(), 0, "{kind}: counted once");
         table.flush();
     }
@@ -286,7 +286,7 @@ fn bounded() {
         Table::open().create_udp(0..most + LEFT);
         let taken = receive.receive(Wait::UntilAny, &mut |_: &[u8]| ()).unwrap();
         assert!(taken.datagrams == DATAGRAMS_PER_RECEIVE && !taken.drained, "{kind}: {taken:?}");
-        assert_eq!(drained_numbers(&mut *receive), (most..most + LEFT).collect::<Vec<_>>(), "{kind}");
+        assert_eq!(drain_numbers(&mut *receive), (most..most + LEFT).collect::<Vec<_>>(), "{kind}");
         Table::open().flush();
     }
 }
@@ -396,7 +396,7 @@ fn own_changes() {
     let (_socket, mut receive) = open_both(BackendKind::Recv, &only(Filter { ignored_port_ids, ..Filter::default() }));
     own.create_udp(0..10);
     other.create_udp(10..20);
-    assert_eq!(drained_numbers(&mut *receive), (10..20).collect::<Vec<_>>());
+    assert_eq!(drain_numbers(&mut *receive), (10..20).collect::<Vec<_>>());
 }
 
 fn growth() {
@@ -464,7 +464,7 @@ fn fallback() {
     let mut receive = open(BackendKind::Auto, socket.netlink(), Interrupts::new()).unwrap();
     assert_eq!(receive.name(), "recv");
     table.create_udp(0..10);
-    assert_eq!(drained_numbers(&mut *receive).len(), 10);
+    assert_eq!(drain_numbers(&mut *receive).len(), 10);
 }
 
 /// A flow with the FTP helper and an expectation of it; skipped where the kernel has no such helper.

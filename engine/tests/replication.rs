@@ -23,10 +23,10 @@ use ctflow_parser::tuple::{L4, Tuple};
 use ctflow_parser::uapi::*;
 use ctflow_replicate::{Config, Key, Mode};
 use flows::{create, delete};
-use pair::{agree, cable, held, make, settings, status, tracked, until};
+use pair::{cable, create_flow, held_flows, replicas_agree, settings, status, tracked_flows, until};
 
 /// A node of two on the same machine: `local` and `peer` are ports.
-fn on_loopback(name: &str, local: u16, peer: u16, key: Option<[u8; 32]>) -> Settings {
+fn loopback_settings(name: &str, local: u16, peer: u16, key: Option<[u8; 32]>) -> Settings {
     let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
     let settings = settings(usize::from(name == "other"), 1, Transport::Udp);
     let replication = settings.replication.map(|replication| ReplicationSettings {
@@ -43,7 +43,7 @@ fn on_loopback(name: &str, local: u16, peer: u16, key: Option<[u8; 32]>) -> Sett
 }
 
 /// Flows with everything that a takeover must not lose.
-fn make_every_kind() {
+fn create_every_kind() {
     let ends = |src: &str, dst: &str, ports: (u16, u16), proto| Tuple {
         src: src.parse().unwrap(),
         dst: dst.parse().unwrap(),
@@ -68,40 +68,40 @@ fn make_every_kind() {
     };
     let to = |address: &str, port| Some(NatRange { address: address.parse().unwrap(), port });
     let plain = |flow| FlowChange { flow, ..FlowChange::default() };
-    make(&plain(flow("10.0.0.1", "192.0.2.9", 6)));
-    make(&plain(FlowView { mark: Some(7), ..flow("10.0.0.2", "192.0.2.9", 6) }));
-    make(&plain(FlowView { zone: Some(3), ..flow("10.0.0.1", "192.0.2.9", 6) }));
-    make(&plain(flow("2001:db8::1", "2001:db8::9", 17)));
-    make(&FlowChange { nat_src: to("198.51.100.1", None), ..plain(flow("10.0.0.3", "192.0.2.9", 6)) });
-    make(&FlowChange { nat_src: to("198.51.100.1", Some(5_000)), ..plain(flow("10.0.0.4", "192.0.2.9", 17)) });
-    make(&FlowChange { nat_dst: to("10.9.9.9", Some(8_080)), ..plain(flow("10.0.0.5", "192.0.2.9", 6)) });
+    create_flow(&plain(flow("10.0.0.1", "192.0.2.9", 6)));
+    create_flow(&plain(FlowView { mark: Some(7), ..flow("10.0.0.2", "192.0.2.9", 6) }));
+    create_flow(&plain(FlowView { zone: Some(3), ..flow("10.0.0.1", "192.0.2.9", 6) }));
+    create_flow(&plain(flow("2001:db8::1", "2001:db8::9", 17)));
+    create_flow(&FlowChange { nat_src: to("198.51.100.1", None), ..plain(flow("10.0.0.3", "192.0.2.9", 6)) });
+    create_flow(&FlowChange { nat_src: to("198.51.100.1", Some(5_000)), ..plain(flow("10.0.0.4", "192.0.2.9", 17)) });
+    create_flow(&FlowChange { nat_dst: to("10.9.9.9", Some(8_080)), ..plain(flow("10.0.0.5", "192.0.2.9", 6)) });
     let both = plain(flow("10.0.0.6", "192.0.2.9", 6));
-    make(&FlowChange { nat_src: to("198.51.100.1", None), nat_dst: to("10.9.9.9", None), ..both });
-    make(&FlowChange { nat_src: to("2001:db8:1::1", None), ..plain(flow("2001:db8::2", "2001:db8::9", 6)) });
+    create_flow(&FlowChange { nat_src: to("198.51.100.1", None), nat_dst: to("10.9.9.9", None), ..both });
+    create_flow(&FlowChange { nat_src: to("2001:db8:1::1", None), ..plain(flow("2001:db8::2", "2001:db8::9", 6)) });
     let related = FlowView { master: flow("10.0.0.1", "192.0.2.9", 6).orig, ..flow("10.0.0.7", "192.0.2.9", 17) };
-    make(&plain(related));
+    create_flow(&plain(related));
 }
 
 #[test]
-fn a_commit_makes_the_replica_the_kernels_own_and_is_no_news() {
+fn a_commit_creates_the_replicas_flows_and_sends_no_event() {
     isolated!({
         let lab = Lab::enter().unwrap();
         let host = cable(&lab);
         let other = host.run(|| Engine::start(&settings(1, 2, Transport::Udp)).unwrap());
         let one = Engine::start(&settings(0, 2, Transport::Udp)).unwrap();
-        make_every_kind();
+        create_every_kind();
         create(0..2_000);
-        until("all are replicated", &[&one, &other], || held(&other) == 2_010);
+        until("all are replicated", &[&one, &other], || held_flows(&other) == 2_010);
         let everything = CommitScope { flows: true, expectations: true };
         let committed = other.commit(everything, CommitRules::default()).unwrap().tally;
         assert_eq!((committed.created, committed.updated, committed.failed()), (2_010, 0, 0), "{committed:?}");
-        let there = host.run(tracked);
-        assert_eq!(there, tracked());
+        let there = host.run(tracked_flows);
+        assert_eq!(there, tracked_flows());
         assert_eq!(other.totals().events(), 0, "what it did itself is not told");
-        assert_eq!(held(&one), 0);
+        assert_eq!(held_flows(&one), 0);
         // Again: nothing is doubled, and what has changed is brought over.
         delete(0..500);
-        until("their end is replicated", &[&one, &other], || held(&other) == 1_510);
+        until("their end is replicated", &[&one, &other], || held_flows(&other) == 1_510);
         let rules = CommitRules { lifetime: Lifetime::Seconds(77), ..CommitRules::default() };
         let committed = other.commit(everything, rules).unwrap().tally;
         assert_eq!((committed.created, committed.updated, committed.failed()), (0, 1_510, 0), "{committed:?}");
@@ -121,14 +121,14 @@ fn a_replica_follows_its_source_over_every_transport() {
             let other = host.run(move || Engine::start(&settings(1, 2, transport)).unwrap());
             let one = Engine::start(&settings(0, 3, transport)).unwrap();
             let both = [&one, &other];
-            until("what was there is replicated", &both, || held(&other) == before + 500);
+            until("what was there is replicated", &both, || held_flows(&other) == before + 500);
             create(base + 500..base + 5_000);
-            until("what came is replicated", &both, || held(&other) == before + 5_000);
+            until("what came is replicated", &both, || held_flows(&other) == before + 5_000);
             delete(base + 1_000..base + 5_000); // of those before, this kernel would not tell the end
-            until("what went is gone", &both, || held(&other) == before + 1_000);
+            until("what went is gone", &both, || held_flows(&other) == before + 1_000);
             host.run(move || create(base..base + 300));
-            until("the other way round, too", &both, || held(&one) == 300);
-            assert!(agree(&one, 7) && agree(&other, 8), "{transport:?}");
+            until("the other way round, too", &both, || held_flows(&one) == 300);
+            assert!(replicas_agree(&one, 7) && replicas_agree(&other, 8), "{transport:?}");
             let lag = status(&other).replicas.iter().map(|replica| replica.lag.p50).max().unwrap();
             assert!(lag < Duration::from_secs(1), "{transport:?}: {lag:?}");
             host.run(move || delete(base..base + 300));
@@ -139,7 +139,7 @@ fn a_replica_follows_its_source_over_every_transport() {
 }
 
 #[test]
-fn a_node_that_restarts_is_told_what_it_lacks_and_one_that_was_cut_off_catches_up() {
+fn a_restarted_node_receives_every_flow_again() {
     isolated!({
         let lab = Lab::enter().unwrap();
         let host = cable(&lab);
@@ -147,22 +147,22 @@ fn a_node_that_restarts_is_told_what_it_lacks_and_one_that_was_cut_off_catches_u
         let other = host.run(start);
         let one = Engine::start(&settings(0, 2, Transport::Udp)).unwrap();
         create(0..3_000);
-        until("they met", &[&one, &other], || held(&other) == 3_000);
+        until("they met", &[&one, &other], || held_flows(&other) == 3_000);
         // The backup restarts while the primary goes on.
         other.stop().unwrap();
         delete(0..1_000);
         create(10_000..12_000);
         let other = host.run(start);
-        until("the restarted one has all", &[&one, &other], || held(&other) == 4_000);
-        assert!(agree(&one, 3));
+        until("the restarted one has all", &[&one, &other], || held_flows(&other) == 4_000);
+        assert!(replicas_agree(&one, 3));
         // The primary restarts with another number of workers.
         one.stop().unwrap();
         delete(1_000..2_000);
         let one = Engine::start(&settings(0, 1, Transport::Udp)).unwrap();
         until("the replica is the restarted one's", &[&one, &other], || {
-            held(&other) == 3_000 && status(&other).replicas.len() == 1
+            held_flows(&other) == 3_000 && status(&other).replicas.len() == 1
         });
-        assert!(agree(&one, 4) && agree(&other, 5));
+        assert!(replicas_agree(&one, 4) && replicas_agree(&other, 5));
     });
 }
 
@@ -174,9 +174,9 @@ struct Relay {
 }
 
 /// Passes everything on.
-const NONE: u32 = 0;
+const PASS: u32 = 0;
 /// Loses one in ten, and adds to each: a cut one, a changed one, an old one, nonsense.
-const FORGE: u32 = 1;
+const DAMAGE: u32 = 1;
 /// Passes nothing.
 const CUT: u32 = 2;
 
@@ -189,7 +189,7 @@ impl Relay {
             socket
         };
         let sockets = [socket(5000), socket(5001)];
-        let (harm, stop) = (Arc::new(AtomicU32::new(NONE)), Arc::<AtomicBool>::default());
+        let (harm, stop) = (Arc::new(AtomicU32::new(PASS)), Arc::<AtomicBool>::default());
         let (harm_seen, stop_seen) = (harm.clone(), stop.clone());
         let thread = std::thread::spawn(move || {
             let mut rng = 1u64;
@@ -208,11 +208,11 @@ impl Relay {
                     let from = &sockets[1 - end];
                     let datagram = buffer[..bytes].to_vec();
                     let harm = harm_seen.load(Ordering::Relaxed);
-                    if harm == CUT || harm == FORGE && random() % 10 == 0 {
+                    if harm == CUT || harm == DAMAGE && random() % 10 == 0 {
                         continue;
                     }
                     from.send_to(&datagram, to).unwrap();
-                    if harm == FORGE {
+                    if harm == DAMAGE {
                         from.send_to(&datagram[..random() % bytes], to).unwrap();
                         let mut changed = datagram.clone();
                         changed[random() % bytes] ^= 1 << (random() % 8);
@@ -232,7 +232,7 @@ impl Relay {
         Self { harm, stop, thread: Some(thread) }
     }
 
-    fn harm(&self, harm: u32) {
+    fn set_harm(&self, harm: u32) {
         self.harm.store(harm, Ordering::Relaxed);
     }
 }
@@ -245,52 +245,52 @@ impl Drop for Relay {
 }
 
 /// Two nodes on this kernel with a relay between them, that have met.
-fn relayed() -> (Engine, Engine, Relay) {
+fn start_relayed_pair() -> (Engine, Engine, Relay) {
     let relay = Relay::start();
-    let one = Engine::start(&on_loopback("one", 4000, 5000, Some([7; 32]))).unwrap();
-    let other = Engine::start(&on_loopback("other", 4001, 5001, Some([7; 32]))).unwrap();
+    let one = Engine::start(&loopback_settings("one", 4000, 5000, Some([7; 32]))).unwrap();
+    let other = Engine::start(&loopback_settings("other", 4001, 5001, Some([7; 32]))).unwrap();
     until("they met", &[&one, &other], || [&one, &other].iter().all(|engine| !status(engine).replicas.is_empty()));
     (one, other, relay)
 }
 
 #[test]
-fn what_is_lost_cut_changed_repeated_or_nonsense_changes_nothing() {
+fn damaged_repeated_and_forged_datagrams_change_nothing() {
     isolated!({
         Lab::enter().unwrap();
-        let (one, other, relay) = relayed();
-        relay.harm(FORGE);
+        let (one, other, relay) = start_relayed_pair();
+        relay.set_harm(DAMAGE);
         for round in 0..20 {
             create(round * 500..(round + 1) * 500);
             delete(round * 500..round * 500 + 250);
             std::thread::sleep(Duration::from_millis(20));
         }
-        until("both hold the same", &[&one, &other], || held(&one) == 5_000 && held(&other) == 5_000);
-        relay.harm(NONE);
-        assert!(agree(&one, 1) && agree(&other, 2));
+        until("both hold the same", &[&one, &other], || held_flows(&one) == 5_000 && held_flows(&other) == 5_000);
+        relay.set_harm(PASS);
+        assert!(replicas_agree(&one, 1) && replicas_agree(&other, 2));
         let refusals = status(&other).node.counters.refusals;
         assert!(refusals.foreign > 0 && refusals.not_authentic > 0 && refusals.replayed > 0, "{refusals:?}");
     });
 }
 
 #[test]
-fn a_link_that_was_cut_is_caught_up_with_when_it_is_back() {
+fn a_replica_catches_up_when_a_cut_link_is_back() {
     isolated!({
         Lab::enter().unwrap();
-        let (one, other, relay) = relayed();
+        let (one, other, relay) = start_relayed_pair();
         create(0..2_000);
-        until("both hold all", &[&one, &other], || held(&one) == 2_000 && held(&other) == 2_000);
-        relay.harm(CUT);
+        until("both hold all", &[&one, &other], || held_flows(&one) == 2_000 && held_flows(&other) == 2_000);
+        relay.set_harm(CUT);
         for round in 4..40 {
             create(round * 500..(round + 1) * 500);
             std::thread::sleep(Duration::from_millis(100));
         }
         delete(0..1_000);
-        assert!(held(&other) <= 2_000 && one.is_running());
-        relay.harm(NONE);
+        assert!(held_flows(&other) <= 2_000 && one.is_running());
+        relay.set_harm(PASS);
         let back = Instant::now();
-        until("both hold all again", &[&one, &other], || held(&one) == 19_000 && held(&other) == 19_000);
+        until("both hold all again", &[&one, &other], || held_flows(&one) == 19_000 && held_flows(&other) == 19_000);
         assert!(back.elapsed() < Duration::from_secs(5), "{:?}", back.elapsed());
-        assert!(agree(&one, 1) && agree(&other, 2));
+        assert!(replicas_agree(&one, 1) && replicas_agree(&other, 2));
     });
 }
 
@@ -299,8 +299,8 @@ fn another_key_or_none_is_refused_on_both_sides() {
     isolated!({
         Lab::enter().unwrap();
         for (key, is_key) in [(Some([8; 32]), true), (None, false)] {
-            let one = Engine::start(&on_loopback("one", 4000, 4001, Some([7; 32]))).unwrap();
-            let other = Engine::start(&on_loopback("other", 4001, 4000, key)).unwrap();
+            let one = Engine::start(&loopback_settings("one", 4000, 4001, Some([7; 32]))).unwrap();
+            let other = Engine::start(&loopback_settings("other", 4001, 4000, key)).unwrap();
             let both = [&one, &other];
             until("each refuses the other", &both, || {
                 let refused = both.map(|engine| status(engine).node.counters.refusals);
@@ -317,11 +317,11 @@ fn another_key_or_none_is_refused_on_both_sides() {
 }
 
 #[test]
-fn a_full_replica_goes_on_and_is_completed_when_there_is_room() {
+fn a_full_replica_is_completed_when_it_has_room() {
     isolated!({
         Lab::enter().unwrap();
-        let one = Engine::start(&on_loopback("one", 4000, 4001, None)).unwrap();
-        let mut small = on_loopback("other", 4001, 4000, None);
+        let one = Engine::start(&loopback_settings("one", 4000, 4001, None)).unwrap();
+        let mut small = loopback_settings("other", 4001, 4000, None);
         if let Some(replication) = &mut small.replication {
             replication.replica_flows_max = 1_000;
         }
@@ -331,21 +331,21 @@ fn a_full_replica_goes_on_and_is_completed_when_there_is_room() {
         create(0..1_500);
         let refused =
             || status(&other).node.peers[0].received.iter().map(|stream| stream.counters.refused).sum::<u64>();
-        until("it is full", &both, || held(&other) == 1_000 && refused() >= 500 && held(&one) == 1_500);
+        until("it is full", &both, || held_flows(&other) == 1_000 && refused() >= 500 && held_flows(&one) == 1_500);
         delete(0..1_000);
-        until("it is complete", &both, || held(&other) == 500 && held(&one) == 500);
+        until("it is complete", &both, || held_flows(&other) == 500 && held_flows(&one) == 500);
         create(2_000..2_100);
-        until("and goes on", &both, || held(&other) == 600);
-        assert!(agree(&one, 1));
+        until("and goes on", &both, || held_flows(&other) == 600);
+        assert!(replicas_agree(&one, 1));
     });
 }
 
 #[test]
-fn protocols_that_the_kernel_leaves_out_are_not_taken_from_a_dump_either() {
+fn protocols_the_kernel_filters_are_ignored_in_dumps_too() {
     isolated!({
         Lab::enter().unwrap();
         create(0..10);
-        let mut settings = on_loopback("one", 4000, 4001, None);
+        let mut settings = loopback_settings("one", 4000, 4001, None);
         settings.socket.filter.protocols = vec![6];
         let engine = Engine::start(&settings).unwrap();
         until("it has seen the table", &[&engine], || engine.totals().resyncs > 0);
@@ -356,9 +356,9 @@ fn protocols_that_the_kernel_leaves_out_are_not_taken_from_a_dump_either() {
 }
 
 /// Two nodes on this kernel in `mode`, one second of refresh and three until what was not told expires.
-fn in_mode(mode: Mode) -> (Engine, Engine) {
+fn start_pair_in_mode(mode: Mode) -> (Engine, Engine) {
     let of = |name: &str, local, peer| {
-        let settings = on_loopback(name, local, peer, None);
+        let settings = loopback_settings(name, local, peer, None);
         let replication = settings.replication.map(|replication| ReplicationSettings {
             node: Config { mode, refresh_ms: 1_000, cache_timeout_ms: 3_000, ..replication.node },
             ..replication
@@ -371,30 +371,30 @@ fn in_mode(mode: Mode) -> (Engine, Engine) {
 }
 
 #[test]
-fn in_alarm_mode_what_is_not_told_again_expires() {
+fn in_alarm_mode_flows_that_are_not_resent_expire() {
     isolated!({
         Lab::enter().unwrap();
-        let (one, other) = in_mode(Mode::Alarm);
+        let (one, other) = start_pair_in_mode(Mode::Alarm);
         create(0..1_000);
         let both = [&one, &other];
-        until("all are held", &both, || held(&one) == 1_000 && held(&other) == 1_000);
+        until("all are held", &both, || held_flows(&one) == 1_000 && held_flows(&other) == 1_000);
         std::thread::sleep(Duration::from_secs(4));
-        assert_eq!(held(&other), 1_000, "they are told again");
+        assert_eq!(held_flows(&other), 1_000, "they are told again");
         one.stop().unwrap();
-        until("they expire", &[&other], || held(&other) == 0);
+        until("they expire", &[&other], || held_flows(&other) == 0);
     });
 }
 
 #[test]
-fn in_notrack_mode_everything_is_told_when_it_is_asked_for() {
+fn in_notrack_mode_a_peer_sends_every_flow_on_request() {
     isolated!({
         Lab::enter().unwrap();
-        let (one, other) = in_mode(Mode::Notrack);
+        let (one, other) = start_pair_in_mode(Mode::Notrack);
         create(0..1_000);
         let both = [&one, &other];
-        until("all are held", &both, || held(&one) == 1_000 && held(&other) == 1_000);
+        until("all are held", &both, || held_flows(&one) == 1_000 && held_flows(&other) == 1_000);
         other.replication().unwrap().flush_external().unwrap();
-        until("they are told again", &both, || held(&other) == 1_000);
+        until("they are told again", &both, || held_flows(&other) == 1_000);
         assert!(status(&one).node.counters.batches_resent == 0);
     });
 }

@@ -61,7 +61,7 @@ fn connect(path: &Path) -> UnixStream {
 }
 
 /// Asks, and leaves the answer to be read.
-fn ask(path: &Path, request: &Value) -> UnixStream {
+fn send_request(path: &Path, request: &Value) -> UnixStream {
     let mut stream = connect(path);
     let mut request = request.clone();
     request["version"] = json!(1);
@@ -69,17 +69,17 @@ fn ask(path: &Path, request: &Value) -> UnixStream {
     stream
 }
 
-fn next(stream: &mut UnixStream) -> Frame {
+fn next_frame(stream: &mut UnixStream) -> Frame {
     let mut payload = Vec::new();
     let kind = frame::read(stream, &mut payload).unwrap();
     Frame { kind, payload }
 }
 
 /// The whole answer.
-fn answer(mut stream: UnixStream) -> Vec<Frame> {
+fn read_frames(mut stream: UnixStream) -> Vec<Frame> {
     let mut frames = Vec::new();
     loop {
-        frames.push(next(&mut stream));
+        frames.push(next_frame(&mut stream));
         if let Some(Kind::Done | Kind::Failed) = frames.last().map(|frame| frame.kind) {
             assert_eq!(stream.read(&mut [0]).unwrap_or(0), 0, "something behind the last frame");
             return frames;
@@ -89,7 +89,7 @@ fn answer(mut stream: UnixStream) -> Vec<Frame> {
 
 /// The documents of a request that succeeds.
 fn documents(path: &Path, request: &Value) -> Vec<Value> {
-    let frames = answer(ask(path, request));
+    let frames = read_frames(send_request(path, request));
     assert_eq!(frames.last().unwrap().kind, Kind::Done, "{request}: {:?}", frames.last().map(Frame::json));
     frames.iter().filter(|frame| frame.kind == Kind::Json).map(Frame::json).collect()
 }
@@ -103,11 +103,11 @@ fn status(path: &Path) -> Value {
 }
 
 /// Why a request fails.
-fn refusal(path: &Path, request: &Value) -> String {
-    refused(&answer(ask(path, request)))
+fn failed_request(path: &Path, request: &Value) -> String {
+    error_of(&read_frames(send_request(path, request)))
 }
 
-fn refused(frames: &[Frame]) -> String {
+fn error_of(frames: &[Frame]) -> String {
     let last = frames.last().unwrap();
     assert_eq!((last.kind, last.json()["code"].as_u64()), (Kind::Failed, Some(1)));
     last.json()["error"].as_str().unwrap().to_owned()
@@ -130,7 +130,7 @@ fn marks(frames: &[Frame]) -> Vec<u32> {
 }
 
 fn dump(path: &Path, cache: &str) -> Vec<u32> {
-    let frames = answer(ask(path, &json!({"do": "dump", "cache": cache, "of": "flows"})));
+    let frames = read_frames(send_request(path, &json!({"do": "dump", "cache": cache, "of": "flows"})));
     assert_eq!(frames.last().unwrap().kind, Kind::Done);
     marks(&frames)
 }
@@ -156,7 +156,7 @@ fn serve(path: &Path, settings: &Settings) -> (Engine, Server) {
 }
 
 #[test]
-fn the_socket_is_its_owners_alone_and_gone_at_the_end() {
+fn only_the_owner_may_use_the_socket_and_it_is_removed() {
     isolated!({
         let _lab = Lab::enter().unwrap();
         let folder = Folder::new("socket");
@@ -188,7 +188,7 @@ fn the_socket_is_its_owners_alone_and_gone_at_the_end() {
 }
 
 #[test]
-fn what_concerns_the_kernel_is_done_without_peers_too() {
+fn kernel_requests_work_without_peers() {
     isolated!({
         let _firewall = Firewall::build(&Lab::enter().unwrap()).unwrap();
         let folder = Folder::new("kernel");
@@ -226,22 +226,22 @@ fn what_concerns_the_kernel_is_done_without_peers_too() {
             json!({"do": "commit", "of": "all"}),
             json!({"do": "role", "role": "primary"}),
         ] {
-            let error = refusal(&path, &request);
+            let error = failed_request(&path, &request);
             assert!(error.contains("replicates to nobody"), "{error}");
         }
-        let error = refusal(&path, &json!({"do": "rule"}));
+        let error = failed_request(&path, &json!({"do": "rule"}));
         assert!(error.starts_with("unknown request `rule': this daemon knows status, "), "{error}");
         engine.stop().unwrap();
-        let error = refusal(&path, &json!({"do": "dump", "cache": "internal", "of": "flows"}));
+        let error = failed_request(&path, &json!({"do": "dump", "cache": "internal", "of": "flows"}));
         assert!(error.contains("worker 0 has ended"), "{error}");
-        let error = refusal(&path, &json!({"do": "kernel-resync"}));
+        let error = failed_request(&path, &json!({"do": "kernel-resync"}));
         assert!(error.contains("control thread has ended"), "{error}");
         server.stop();
     });
 }
 
 #[test]
-fn orders_reach_the_owner_and_its_answers_the_client() {
+fn orders_reach_the_daemon_and_its_answers_the_client() {
     isolated!({
         let _lab = Lab::enter().unwrap();
         let folder = Folder::new("orders");
@@ -250,7 +250,7 @@ fn orders_reach_the_owner_and_its_answers_the_client() {
         let (sender, orders) = crossbeam_channel::bounded(4);
         let socket = ControlSocket::bind(&path).unwrap();
         let server = Server::start(socket, &engine, move |order| sender.try_send(order).unwrap()).unwrap();
-        let mut clients: Vec<_> = (0..3).map(|_| ask(&path, &json!({"do": "reload"}))).collect();
+        let mut clients: Vec<_> = (0..3).map(|_| send_request(&path, &json!({"do": "reload"}))).collect();
         let mut answers = (0..3).map(|_| {
             let order = orders.recv_timeout(LONGEST).unwrap();
             assert_eq!(order.kind, OrderKind::Reload);
@@ -261,26 +261,26 @@ fn orders_reach_the_owner_and_its_answers_the_client() {
         first.reloaded(vec![unchanged]);
         second.failed("line 7: no such key");
         drop(third);
-        let told = answer(clients.remove(0));
+        let told = read_frames(clients.remove(0));
         assert_eq!(told[0].json(), json!({"unchanged": [{"key": "[node] name", "why": "it needs a restart"}]}));
-        assert_eq!(refused(&answer(clients.remove(0))), "line 7: no such key");
-        assert!(refused(&answer(clients.remove(0))).contains("did not answer"));
-        let stop = ask(&path, &json!({"do": "stop"}));
-        let mut watching = ask(&path, &json!({"do": "events", "of": "flows"}));
-        assert_eq!(next(&mut watching).kind, Kind::Json);
+        assert_eq!(error_of(&read_frames(clients.remove(0))), "line 7: no such key");
+        assert!(error_of(&read_frames(clients.remove(0))).contains("did not answer"));
+        let stop = send_request(&path, &json!({"do": "stop"}));
+        let mut watching = send_request(&path, &json!({"do": "events", "of": "flows"}));
+        assert_eq!(next_frame(&mut watching).kind, Kind::Json);
         let order = orders.recv_timeout(LONGEST).unwrap();
         assert_eq!(order.kind, OrderKind::Stop);
         engine.stop().unwrap();
         order.answer.done();
         server.stop();
-        assert_eq!(answer(stop).len(), 1);
-        assert!(refused(&answer(watching)).contains("ended"));
+        assert_eq!(read_frames(stop).len(), 1);
+        assert!(error_of(&read_frames(watching)).contains("ended"));
         assert!(!path.exists());
     });
 }
 
 #[test]
-fn bad_clients_are_closed_and_harm_nobody() {
+fn bad_clients_are_closed_and_harm_no_other() {
     isolated!({
         let _lab = Lab::enter().unwrap();
         let folder = Folder::new("bad");
@@ -292,13 +292,13 @@ fn bad_clients_are_closed_and_harm_nobody() {
         let silent = connect(&path);
         let mut half = connect(&path);
         half.write_all(b"{\"version\":1,").unwrap();
-        let mut slow = ask(&path, &json!({"do": "dump", "cache": "internal", "of": "flows"}));
+        let mut slow = send_request(&path, &json!({"do": "dump", "cache": "internal", "of": "flows"}));
         let mut garbage = connect(&path);
         garbage.write_all(&[0xff, b'\n', 0, 1, 2]).unwrap();
-        assert!(refused(&answer(garbage)).contains("not understood"));
+        assert!(error_of(&read_frames(garbage)).contains("not understood"));
         let mut long = connect(&path);
         let _ = long.write_all(&vec![b'a'; 1_000_000]); // refused before it is all written
-        assert!(refused(&answer(long)).contains("at most 4096 bytes"));
+        assert!(error_of(&read_frames(long)).contains("at most 4096 bytes"));
         for _ in 0..50 {
             let mut gone = connect(&path);
             writeln!(gone, r#"{{"version":1,"do":"dump","cache":"internal","of":"flows"}}"#).unwrap();
@@ -313,12 +313,12 @@ fn bad_clients_are_closed_and_harm_nobody() {
         }
         assert!(served > 3, "{served}");
         for mute in [silent, half] {
-            assert!(refused(&answer(mute)).contains("no request came within 5 s"));
+            assert!(error_of(&read_frames(mute)).contains("no request came within 5 s"));
         }
         assert!((4..8).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
         let mut frames = Vec::new();
         while !matches!(frames.last(), Some(Frame { kind: Kind::Done, .. })) {
-            frames.push(next(&mut slow));
+            frames.push(next_frame(&mut slow));
             std::thread::sleep(Duration::from_millis(1));
         }
         assert_eq!(marks(&frames), (0..20_000).collect::<Vec<_>>());
@@ -326,27 +326,27 @@ fn bad_clients_are_closed_and_harm_nobody() {
 }
 
 #[test]
-fn the_seventeenth_client_waits_its_turn() {
+fn the_seventeenth_client_waits_for_a_free_slot() {
     isolated!({
         let _lab = Lab::enter().unwrap();
         let folder = Folder::new("many");
         let path = folder.socket();
         let (_engine, _server) = serve(&path, &settings(1));
         let follow = || {
-            let mut client = ask(&path, &json!({"do": "events", "of": "flows"}));
-            assert_eq!(next(&mut client).json(), json!({"workers": 1}));
+            let mut client = send_request(&path, &json!({"do": "events", "of": "flows"}));
+            assert_eq!(next_frame(&mut client).json(), json!({"workers": 1}));
             client
         };
         let mut clients: Vec<_> = (0..16).map(|_| follow()).collect();
-        let mut waiting = ask(&path, &json!({"do": "status"}));
+        let mut waiting = send_request(&path, &json!({"do": "status"}));
         waiting.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
         assert!(waiting.read(&mut [0]).is_err(), "served beside sixteen");
         waiting.set_read_timeout(Some(LONGEST)).unwrap();
         clients.pop();
-        assert_eq!(answer(waiting)[0].json()["clients"], json!(16));
+        assert_eq!(read_frames(waiting)[0].json()["clients"], json!(16));
         create(0..10);
         for client in &mut clients {
-            assert_eq!(next(client).kind, Kind::Messages);
+            assert_eq!(next_frame(client).kind, Kind::Messages);
         }
         drop(clients);
         until("the others were noticed to go", || status(&path)["clients"] == json!(1));
@@ -354,7 +354,7 @@ fn the_seventeenth_client_waits_its_turn() {
 }
 
 #[test]
-fn strangers_are_refused() {
+fn other_users_are_refused() {
     isolated!({
         let _lab = Lab::enter().unwrap();
         let folder = Folder::new("strangers");
@@ -366,8 +366,8 @@ fn strangers_are_refused() {
         let stranger = std::thread::spawn(move || {
             // A thread alone: who connects is the thread, and the process stays what it was.
             rustix::thread::set_thread_res_uid(uid, uid, uid).ok()?;
-            let frames: Vec<_> = (0..20).map(|_| answer(connect(&place))).collect();
-            Some(frames.iter().map(|frames| refused(frames)).collect::<Vec<_>>())
+            let frames: Vec<_> = (0..20).map(|_| read_frames(connect(&place))).collect();
+            Some(frames.iter().map(|frames| error_of(frames)).collect::<Vec<_>>())
         });
         let Some(refusals) = stranger.join().unwrap() else {
             eprintln!("skipped: this user namespace has no other user");
@@ -379,7 +379,7 @@ fn strangers_are_refused() {
 }
 
 #[test]
-fn a_dump_holds_what_stays_while_other_flows_come_and_go() {
+fn a_dump_lists_every_lasting_flow_while_others_change() {
     isolated!({
         let lab = Lab::enter().unwrap();
         let firewall = Firewall::build(&lab).unwrap();
@@ -411,7 +411,7 @@ fn a_dump_holds_what_stays_while_other_flows_come_and_go() {
 }
 
 /// Messages and losses that came.
-fn count(frame: &Frame) -> (u64, u64) {
+fn count_messages(frame: &Frame) -> (u64, u64) {
     match frame.kind {
         Kind::Messages => {
             let records = Messages::new(&frame.payload).map(|message| message.unwrap());
@@ -423,7 +423,7 @@ fn count(frame: &Frame) -> (u64, u64) {
 }
 
 #[test]
-fn events_are_shared_and_a_slow_reader_is_told_what_it_missed() {
+fn every_follower_receives_events_and_the_count_of_lost_ones() {
     isolated!({
         let _lab = Lab::enter().unwrap();
         let folder = Folder::new("events");
@@ -431,8 +431,8 @@ fn events_are_shared_and_a_slow_reader_is_told_what_it_missed() {
         let (engine, _server) = serve(&path, &settings(2));
         until("the first resync is over", || engine.totals().resyncs >= 2);
         let follow = |of| {
-            let mut client = ask(&path, &json!({"do": "events", "of": of}));
-            assert_eq!(next(&mut client).json(), json!({"workers": 2}));
+            let mut client = send_request(&path, &json!({"do": "events", "of": of}));
+            assert_eq!(next_frame(&mut client).json(), json!({"workers": 2}));
             client
         };
         let (mut fast, mut slow, mut other) = (follow("flows"), follow("flows"), follow("expectations"));
@@ -440,7 +440,7 @@ fn events_are_shared_and_a_slow_reader_is_told_what_it_missed() {
         let reading = std::thread::spawn(move || {
             let (mut seen, mut lost) = (0, 0);
             while seen + lost < 200_000 {
-                let (more, missed) = count(&next(&mut fast));
+                let (more, missed) = count_messages(&next_frame(&mut fast));
                 (seen, lost) = (seen + more, lost + missed);
             }
             (seen, lost)
@@ -455,7 +455,7 @@ fn events_are_shared_and_a_slow_reader_is_told_what_it_missed() {
         assert!(seen > 100_000 && lost >= overrun, "{seen} seen, {lost} lost, {overrun} of them by the socket");
         let (mut seen, mut lost) = (0, 0);
         while seen + lost < 200_000 {
-            let (more, missed) = count(&next(&mut slow));
+            let (more, missed) = count_messages(&next_frame(&mut slow));
             (seen, lost) = (seen + more, lost + missed);
         }
         assert!(lost > 10_000 && seen > 1_000, "{seen} seen, {lost} lost");
@@ -466,7 +466,7 @@ fn events_are_shared_and_a_slow_reader_is_told_what_it_missed() {
 }
 
 #[test]
-fn a_pair_is_shown_compared_and_told_again() {
+fn a_pair_is_dumped_verified_and_resent() {
     isolated!({
         let lab = Lab::enter().unwrap();
         let host = cable(&lab);
@@ -479,17 +479,17 @@ fn a_pair_is_shown_compared_and_told_again() {
         until("all are replicated", || status(&peer)["external"]["flows"] == json!(5_000));
         until("both are ready", || [&path, &peer].iter().all(|path| status(path)["ready"] == json!(true)));
 
-        let frames = answer(ask(&peer, &json!({"do": "dump", "cache": "external", "of": "flows"})));
+        let frames = read_frames(send_request(&peer, &json!({"do": "dump", "cache": "external", "of": "flows"})));
         assert_eq!(frames[0].json(), json!({"peer": "one"}));
         assert_eq!(frames.iter().filter(|frame| frame.kind == Kind::Json).count(), 1);
         assert_eq!(marks(&frames), (0..5_000).collect::<Vec<_>>());
-        let none = answer(ask(&peer, &json!({"do": "dump", "cache": "external", "of": "expectations"})));
+        let none = read_frames(send_request(&peer, &json!({"do": "dump", "cache": "external", "of": "expectations"})));
         assert_eq!(none.len(), 1);
 
         // Several comparisons at once share one or two.
-        let verify: Vec<_> = (0..4).map(|_| ask(&path, &json!({"do": "verify"}))).collect();
+        let verify: Vec<_> = (0..4).map(|_| send_request(&path, &json!({"do": "verify"}))).collect();
         for client in verify {
-            let verdict = answer(client)[0].json();
+            let verdict = read_frames(client)[0].json();
             assert_eq!(verdict["agrees"], json!(true), "{verdict}");
             let peer = &verdict["peers"][0];
             assert_eq!((&peer["name"], &peer["answered"]), (&json!("other"), &json!(true)));
@@ -525,13 +525,13 @@ fn a_pair_is_shown_compared_and_told_again() {
         other.stop().unwrap();
         until("the peer has stopped", || status(&path)["ready"] == json!(false));
         assert_eq!(status(&path)["not_ready"], json!(["peer other has stopped"]));
-        let verdict = document_of_verify(&path);
+        let verdict = verified(&path);
         assert_eq!((&verdict["agrees"], &verdict["peers"][0]["answered"]), (&json!(false), &json!(false)));
         server.stop();
         one.stop().unwrap();
     });
 }
 
-fn document_of_verify(path: &Path) -> Value {
+fn verified(path: &Path) -> Value {
     document(path, &json!({"do": "verify"}))
 }

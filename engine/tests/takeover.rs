@@ -33,7 +33,7 @@ use ctflow_parser::uapi::{AF_INET, IPS_ASSURED, IPS_CONFIRMED, IPS_SEEN_REPLY};
 use ctflow_parser::write::Writer;
 use ctflow_replicate::Role;
 use flows::{create, delete};
-use pair::{cable, held, make, settings, status, tracked, until};
+use pair::{cable, create_flow, held_flows, settings, status, tracked_flows, until};
 
 const HOT: takeover::Settings = takeover::Settings { hot: true, purge_after: Duration::from_secs(3), ..defaults() };
 
@@ -52,14 +52,14 @@ const fn defaults() -> takeover::Settings {
 }
 
 /// An end of the pair that takes over so.
-fn end(end: usize, takeover: takeover::Settings) -> Settings {
+fn node_settings(end: usize, takeover: takeover::Settings) -> Settings {
     let settings = settings(end, 2, Transport::Udp);
     let replication = settings.replication.map(|replication| ReplicationSettings { takeover, ..replication });
     Settings { replication, ..settings }
 }
 
 /// Flows that the calling thread's kernel has: of its own, and held for a peer.
-fn counted() -> (u64, u64) {
+fn count_flows() -> (u64, u64) {
     let (mut own, mut held) = (0, 0);
     let mut dump = Dump::start(Table::Conntrack, &DumpFilter::default(), false).unwrap();
     let mut take = |record: &Record<'_>| match is_held(record.flow().unwrap().timeout.unwrap()) {
@@ -81,25 +81,25 @@ fn start(settings: Settings, host: &Host) -> Engine {
 }
 
 #[test]
-fn in_hot_mode_flows_are_in_the_kernel_as_they_come_and_a_takeover_makes_them_its_own() {
+fn hot_mode_injects_flows_at_once_and_a_takeover_adopts_them() {
     isolated!({
         let lab = Lab::enter().unwrap();
         let host = cable(&lab);
-        let other = start(end(1, HOT), &host);
-        let one = Engine::start(&end(0, HOT)).unwrap();
+        let other = start(node_settings(1, HOT), &host);
+        let one = Engine::start(&node_settings(0, HOT)).unwrap();
         let both = [&one, &other];
         other.set_role(Role::Backup).unwrap();
         create(0..1_000);
-        until("they are held", &both, || host.run(counted) == (0, 1_000));
+        until("they are held", &both, || host.run(count_flows) == (0, 1_000));
         delete(0..300);
-        until("those that ended are not", &both, || host.run(counted) == (0, 700));
-        assert_eq!((other.totals().flows, held(&one)), (0, 0), "what is held is not this node's, nor news");
-        assert_eq!(host.run(tracked), tracked());
+        until("those that ended are not", &both, || host.run(count_flows) == (0, 700));
+        assert_eq!((other.totals().flows, held_flows(&one)), (0, 0), "what is held is not this node's, nor news");
+        assert_eq!(host.run(tracked_flows), tracked_flows());
         one.stop().unwrap();
         let changed = other.set_role(Role::Primary).unwrap();
         assert_eq!(changed.missing, Vec::<String>::new());
         assert_eq!(changed.committed.unwrap().updated, 700);
-        assert_eq!((host.run(counted), changed.internal_flows), ((700, 0), Some(700)));
+        assert_eq!((host.run(count_flows), changed.internal_flows), ((700, 0), Some(700)));
         let timeouts = host.run(|| {
             let mut longest = 0;
             let mut dump = Dump::start(Table::Conntrack, &DumpFilter::default(), false).unwrap();
@@ -109,81 +109,81 @@ fn in_hot_mode_flows_are_in_the_kernel_as_they_come_and_a_takeover_makes_them_it
             longest
         });
         assert!((590..=600).contains(&timeouts), "{timeouts} s are left of what the flows' source gave");
-        assert_eq!(held(&other), 0, "there is nothing to take over twice");
+        assert_eq!(held_flows(&other), 0, "there is nothing to take over twice");
         assert!(other.set_role(Role::Primary).unwrap().already);
     });
 }
 
 #[test]
-fn what_is_held_and_should_not_be_is_purged() {
+fn held_flows_that_no_peer_confirms_are_purged() {
     isolated!({
         let lab = Lab::enter().unwrap();
         let host = cable(&lab);
-        let other = start(end(1, HOT), &host);
-        let one = Engine::start(&end(0, HOT)).unwrap();
+        let other = start(node_settings(1, HOT), &host);
+        let one = Engine::start(&node_settings(0, HOT)).unwrap();
         other.set_role(Role::Backup).unwrap();
         create(0..500);
-        until("they are held", &[&one, &other], || host.run(counted) == (0, 500));
+        until("they are held", &[&one, &other], || host.run(count_flows) == (0, 500));
         // While its daemon is down, flows end and others begin; its own it keeps.
         other.stop().unwrap();
         delete(0..200);
         create(1_000..1_050);
         host.run(|| create(5_000..5_007));
         std::thread::sleep(Duration::from_secs(3)); // the kernel tells timeouts in seconds
-        let other = start(end(1, HOT), &host);
-        until("only what is there is held", &[&one, &other], || host.run(counted) == (7, 350));
+        let other = start(node_settings(1, HOT), &host);
+        until("only what is there is held", &[&one, &other], || host.run(count_flows) == (7, 350));
         // Nobody speaks for them any more: they leave the kernel, and can still be committed.
         one.stop().unwrap();
-        until("nothing is held", &[&other], || host.run(counted) == (7, 0));
-        assert_eq!(held(&other), 350);
+        until("nothing is held", &[&other], || host.run(count_flows) == (7, 0));
+        assert_eq!(held_flows(&other), 350);
         let changed = other.set_role(Role::Primary).unwrap();
-        assert_eq!((changed.committed.unwrap().created, host.run(counted)), (350, (357, 0)));
+        assert_eq!((changed.committed.unwrap().created, host.run(count_flows)), (350, (357, 0)));
     });
 }
 
 #[test]
-fn sides_are_changed_in_order_and_back() {
+fn roles_are_exchanged_and_exchanged_back() {
     isolated!({
         let lab = Lab::enter().unwrap();
         let host = cable(&lab);
         let short = takeover::Settings { purge_after: Duration::from_secs(2), ..defaults() };
-        let other = start(end(1, short), &host);
-        let one = Engine::start(&end(0, short)).unwrap();
+        let other = start(node_settings(1, short), &host);
+        let one = Engine::start(&node_settings(0, short)).unwrap();
         let both = [&one, &other];
         until("both know the other", &both, || both.iter().all(|end| knows_its_peer(end)));
         assert_eq!(one.set_role(Role::Primary).unwrap().missing, Vec::<String>::new());
         other.set_role(Role::Backup).unwrap();
         create(0..400);
-        until("they are replicated", &both, || held(&other) == 400);
-        assert_eq!(host.run(counted), (0, 0));
+        until("they are replicated", &both, || held_flows(&other) == 400);
+        assert_eq!(host.run(count_flows), (0, 0));
         let changed = other.set_role(Role::Primary).unwrap();
         let committed = changed.committed.unwrap();
         assert_eq!((committed.created, committed.failed, changed.internal_flows), (400, 0, Some(400)));
         assert_eq!(one.set_role(Role::Backup).unwrap().purge_in_ms, Some(2_000));
-        until("the new backup has the new primary's", &both, || held(&one) == 400);
-        until("and its own kernel is cleared", &both, || counted() == (0, 0));
-        until("which the new primary knows", &both, || held(&other) == 0);
+        until("the new backup has the new primary's", &both, || held_flows(&one) == 400);
+        until("and its own kernel is cleared", &both, || count_flows() == (0, 0));
+        until("which the new primary knows", &both, || held_flows(&other) == 0);
         // What ends now must not come back with the next takeover.
         host.run(|| delete(0..100));
-        until("their end is replicated", &both, || held(&one) == 300);
+        until("their end is replicated", &both, || held_flows(&one) == 300);
         let changed = one.set_role(Role::Primary).unwrap();
-        assert_eq!((changed.committed.unwrap().created, counted()), (300, (300, 0)));
+        assert_eq!((changed.committed.unwrap().created, count_flows()), (300, (300, 0)));
         // A purge that was scheduled does not hit a primary.
         one.set_role(Role::Fault).unwrap();
         one.set_role(Role::Primary).unwrap();
         std::thread::sleep(Duration::from_secs(3));
-        assert_eq!(counted(), (300, 0));
+        assert_eq!(count_flows(), (300, 0));
     });
 }
 
 #[test]
-fn the_role_outlives_the_daemon() {
+fn the_role_survives_a_daemon_restart() {
     isolated!({
         Lab::enter().unwrap();
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("role");
         let settings = |file: &std::path::Path| {
-            let settings = end(0, takeover::Settings { purge_after: Duration::from_secs(2), ..defaults() });
+            let settings = node_settings(0, takeover::Settings { purge_after: Duration::from_secs(2), ..defaults() });
             let role_file = Some(file.to_owned());
             let replication = settings.replication.map(|replication| ReplicationSettings { role_file, ..replication });
             Settings { replication, ..settings }
@@ -208,11 +208,11 @@ fn the_role_outlives_the_daemon() {
         create(0..10);
         assert_eq!(one.set_role(Role::Backup).unwrap().missing, Vec::<String>::new());
         one.stop().unwrap();
-        assert_eq!((fs::read_to_string(&file).unwrap().as_str(), counted()), ("backup\n", (10, 0)));
+        assert_eq!((fs::read_to_string(&file).unwrap().as_str(), count_flows()), ("backup\n", (10, 0)));
         let one = Engine::start(&loopback(settings(&file))).unwrap();
         until("it knows its role", &[&one], || status(&one).node.role == Role::Backup);
         assert!(one.set_role(Role::Backup).unwrap().already);
-        until("the purge that it was stopped before comes all the same", &[&one], || counted() == (0, 0));
+        until("the purge that it was stopped before comes all the same", &[&one], || count_flows() == (0, 0));
     });
 }
 
@@ -247,7 +247,7 @@ fn answers(gateways: &Gateways) -> Answers {
 }
 
 #[test]
-fn nothing_but_replication_and_control_reaches_a_backup_that_is_isolated() {
+fn only_replication_and_control_reach_an_isolated_backup() {
     isolated!({
         let gateways = Gateways::build(&Lab::enter().unwrap()).unwrap();
         let listen = || [22, 2222].map(|port| TcpListener::bind((FIREWALL_INSIDE, port)).unwrap());
@@ -283,7 +283,7 @@ fn nothing_but_replication_and_control_reaches_a_backup_that_is_isolated() {
 }
 
 #[test]
-fn the_isolation_that_a_dead_daemon_left_ends_with_the_next_ones_start() {
+fn a_starting_daemon_removes_the_isolation_of_a_dead_one() {
     isolated!({
         let gateways = Gateways::build(&Lab::enter().unwrap()).unwrap();
         let firewall = gateways.firewall(Which::One);
@@ -296,7 +296,7 @@ fn the_isolation_that_a_dead_daemon_left_ends_with_the_next_ones_start() {
 }
 
 /// A TCP flow in some state.
-fn tcp(state: u8) -> FlowChange<'static> {
+fn tcp_flow(state: u8) -> FlowChange<'static> {
     let end = |src: [u8; 4], dst: [u8; 4], ports: (u16, u16)| Tuple {
         src: src.into(),
         dst: dst.into(),
@@ -316,17 +316,17 @@ fn tcp(state: u8) -> FlowChange<'static> {
     FlowChange { flow, ..FlowChange::default() }
 }
 
-fn update(change: &FlowChange<'_>) {
+fn update_flow(change: &FlowChange<'_>) {
     let write = |writer: &mut Writer<'_>, seq| request::update(writer, seq, change);
     Requester::open().unwrap().request("change a flow", write, |_| {}).unwrap();
 }
 
-fn change(to: u8) {
-    update(&tcp(to));
+fn set_tcp_state(to: u8) {
+    update_flow(&tcp_flow(to));
 }
 
 /// The TCP flow's state in the calling thread's kernel, and whether it is held.
-fn state() -> Option<(u8, bool)> {
+fn tcp_state() -> Option<(u8, bool)> {
     let mut found = None;
     let mut dump = Dump::start(Table::Conntrack, &DumpFilter::default(), false).unwrap();
     let mut take = |record: &Record<'_>| {
@@ -343,30 +343,30 @@ const CLOSE_WAIT: u8 = 5;
 const TIME_WAIT: u8 = 7;
 
 #[test]
-fn where_both_are_primary_the_newer_word_on_a_flow_counts() {
+fn with_two_primaries_the_newest_state_of_a_flow_wins() {
     isolated!({
         let lab = Lab::enter().unwrap();
         let host = cable(&lab);
         let both_primary = takeover::Settings { active_active: true, ..HOT };
-        let other = start(end(1, both_primary), &host);
-        let one = Engine::start(&end(0, both_primary)).unwrap();
+        let other = start(node_settings(1, both_primary), &host);
+        let one = Engine::start(&node_settings(0, both_primary)).unwrap();
         let both = [&one, &other];
         one.set_role(Role::Primary).unwrap();
         other.set_role(Role::Primary).unwrap();
-        make(&tcp(ESTABLISHED));
-        until("it is held", &both, || host.run(state) == Some((ESTABLISHED, true)));
+        create_flow(&tcp_flow(ESTABLISHED));
+        until("it is held", &both, || host.run(tcp_state) == Some((ESTABLISHED, true)));
         // It moves to the other, where it changes: a packet there gives it a timeout of its own.
-        host.run(|| change(FIN_WAIT));
-        until("it is the other's", &both, || state() == Some((FIN_WAIT, true)) && one.totals().flows == 0);
-        assert_eq!(host.run(state), Some((FIN_WAIT, false)));
+        host.run(|| set_tcp_state(FIN_WAIT));
+        until("it is the other's", &both, || tcp_state() == Some((FIN_WAIT, true)) && one.totals().flows == 0);
+        assert_eq!(host.run(tcp_state), Some((FIN_WAIT, false)));
         // And back.
-        change(CLOSE_WAIT);
-        until("it is back", &both, || host.run(state) == Some((CLOSE_WAIT, true)) && other.totals().flows == 0);
+        set_tcp_state(CLOSE_WAIT);
+        until("it is back", &both, || host.run(tcp_state) == Some((CLOSE_WAIT, true)) && other.totals().flows == 0);
         // It ends where it is.
-        change(TIME_WAIT);
-        until("that is told", &both, || host.run(state) == Some((TIME_WAIT, true)));
+        set_tcp_state(TIME_WAIT);
+        until("that is told", &both, || host.run(tcp_state) == Some((TIME_WAIT, true)));
         let end = |writer: &mut Writer<'_>, seq| {
-            request::delete(writer, seq, &request::Selector::Orig(tcp(0).flow.orig.unwrap()), None, None)
+            request::delete(writer, seq, &request::Selector::Orig(tcp_flow(0).flow.orig.unwrap()), None, None)
         };
         Requester::open().unwrap().request("end a flow", end, |_| {}).unwrap();
         until("it is gone from both", &both, || host.run(|| sysctl::flow_count().unwrap()) == 0);
@@ -375,17 +375,18 @@ fn where_both_are_primary_the_newer_word_on_a_flow_counts() {
 }
 
 #[test]
-fn a_flow_that_has_seen_packets_while_it_is_committed_is_no_failure() {
+fn a_flow_that_sees_packets_during_its_commit_is_kept() {
     isolated!({
         let lab = Lab::enter().unwrap();
         let host = cable(&lab);
-        let other = start(end(1, HOT), &host);
-        let one = Engine::start(&end(0, HOT)).unwrap();
+        let other = start(node_settings(1, HOT), &host);
+        let one = Engine::start(&node_settings(0, HOT)).unwrap();
         one.set_role(Role::Primary).unwrap();
         other.set_role(Role::Backup).unwrap();
-        let new = FlowChange { flow: FlowView { status: Some(IPS_CONFIRMED), ..tcp(0).flow }, ..tcp(ESTABLISHED) };
-        make(&new);
-        until("it is held", &[&one, &other], || host.run(counted) == (0, 1));
+        let new =
+            FlowChange { flow: FlowView { status: Some(IPS_CONFIRMED), ..tcp_flow(0).flow }, ..tcp_flow(ESTABLISHED) };
+        create_flow(&new);
+        until("it is held", &[&one, &other], || host.run(count_flows) == (0, 1));
         // As if an answer came between the look at it and the change.
         let answered = FlowView {
             family: AF_INET,
@@ -393,7 +394,7 @@ fn a_flow_that_has_seen_packets_while_it_is_committed_is_no_failure() {
             status: Some(IPS_CONFIRMED | IPS_SEEN_REPLY | IPS_ASSURED),
             ..FlowView::default()
         };
-        host.run(move || update(&FlowChange { flow: answered, ..FlowChange::default() }));
+        host.run(move || update_flow(&FlowChange { flow: answered, ..FlowChange::default() }));
         let changed = other.set_role(Role::Primary).unwrap();
         assert_eq!(changed.missing, Vec::<String>::new());
         let committed = changed.committed.unwrap();
@@ -402,31 +403,31 @@ fn a_flow_that_has_seen_packets_while_it_is_committed_is_no_failure() {
 }
 
 #[test]
-fn a_primary_takes_over_what_another_one_had() {
+fn a_primary_takes_over_the_flows_of_another_primary() {
     isolated!({
         let lab = Lab::enter().unwrap();
         let host = cable(&lab);
         let both_primary = takeover::Settings { active_active: true, ..defaults() };
-        let other = start(end(1, both_primary), &host);
-        let one = Engine::start(&end(0, both_primary)).unwrap();
+        let other = start(node_settings(1, both_primary), &host);
+        let one = Engine::start(&node_settings(0, both_primary)).unwrap();
         let both = [&one, &other];
         until("they know each other", &both, || knows_its_peer(&one) && knows_its_peer(&other));
         one.set_role(Role::Primary).unwrap();
         other.set_role(Role::Primary).unwrap();
         create(0..100);
         host.run(|| create(500..550));
-        until("each has the other's", &both, || (held(&one), held(&other)) == (50, 100));
+        until("each has the other's", &both, || (held_flows(&one), held_flows(&other)) == (50, 100));
         one.stop().unwrap();
         let committed = other.set_role(Role::Primary).unwrap().committed.unwrap();
         assert_eq!((committed.created, committed.updated, committed.failed), (100, 0, 0));
-        assert_eq!(host.run(counted), (150, 0));
+        assert_eq!(host.run(count_flows), (150, 0));
     });
 }
 
 /// A firewall of the gateways.
 fn gateway(which: Which, takeover: takeover::Settings) -> Settings {
     let index = which.index();
-    let settings = end(index, takeover);
+    let settings = node_settings(index, takeover);
     let at = |index: usize| SocketAddr::new(SYNC[index], 3780);
     let link =
         LinkSettings { transport: Transport::Udp, local: at(index), peers: vec![at(1 - index)], interface: None };
@@ -442,13 +443,13 @@ fn targets() -> Vec<Target> {
     [&tcp[..], &tcp, &udp].concat()
 }
 
-fn all_alive(heard: &[Heard], count: usize) {
+fn assert_all_alive(heard: &[Heard], count: usize) {
     let dead: Vec<_> = heard.iter().filter(|one| one.died.is_some()).collect();
     assert!(dead.is_empty() && heard.len() == count, "{dead:?}");
 }
 
 #[test]
-fn a_firewall_dies_and_no_connection_notices() {
+fn connections_survive_the_death_of_a_firewall() {
     isolated!({
         for takeover in [defaults(), HOT] {
             let gateways = Gateways::build(&Lab::enter().unwrap()).unwrap();
@@ -460,22 +461,22 @@ fn a_firewall_dies_and_no_connection_notices() {
             let streams = Streams::start(&gateways.client, &targets).unwrap();
             // Until then a flow is not worth to be told as established.
             std::thread::sleep(Duration::from_millis(500));
-            until("all are replicated", &[&one, &other], || held(&other) >= targets.len() as u64);
+            until("all are replicated", &[&one, &other], || held_flows(&other) >= targets.len() as u64);
             gateways.cut_off(Which::One).unwrap();
             drop(one); // what it says now nobody hears
             let changed = other.set_role(Role::Primary).unwrap();
             assert_eq!(changed.missing, Vec::<String>::new());
             gateways.activate(Which::Other).unwrap();
             std::thread::sleep(Duration::from_millis(500));
-            all_alive(&streams.finish(), targets.len());
+            assert_all_alive(&streams.finish(), targets.len());
             // Its peer was live then, as far as anybody could tell. What it held must not come back with the next takeover.
-            until("the replicas are let go", &[&other], || held(&other) == 0);
+            until("the replicas are let go", &[&other], || held_flows(&other) == 0);
         }
     });
 }
 
 #[test]
-fn a_firewall_that_comes_back_takes_nothing_from_the_one_that_stepped_in() {
+fn a_returning_firewall_takes_no_flow_from_the_new_primary() {
     isolated!({
         let gateways = Gateways::build(&Lab::enter().unwrap()).unwrap();
         let folder = tempfile::tempdir().unwrap();
@@ -496,7 +497,7 @@ fn a_firewall_that_comes_back_takes_nothing_from_the_one_that_stepped_in() {
         let streams = Streams::start(&gateways.client, &targets()).unwrap();
         // One more that says nothing while all of this happens.
         let idle = gateways.client.run(|| TcpStream::connect((SERVER, 80)).unwrap());
-        let here = |which: Which| gateways.firewall(which).run(counted);
+        let here = |which: Which| gateways.firewall(which).run(count_flows);
         until("all are held", &[&one, &other], || here(Which::Other).1 >= 9);
         one.stop().unwrap();
         gateways.deactivate(Which::One).unwrap();
@@ -507,10 +508,10 @@ fn a_firewall_that_comes_back_takes_nothing_from_the_one_that_stepped_in() {
         until("they meet", &[&one, &other], || knows_its_peer(&one) && knows_its_peer(&other));
         let one = take_role(Which::One, one, Role::Backup);
         std::thread::sleep(Duration::from_secs(3)); // its purge, and what the other one hears of it
-        until("all is replicated", &[&one, &other], || held(&one) >= 9);
+        until("all is replicated", &[&one, &other], || held_flows(&one) >= 9);
         assert_eq!(here(Which::Other).1, 0, "the primary holds nothing for anybody");
         assert!(other.totals().flows >= 9);
-        all_alive(&streams.finish(), 8);
+        assert_all_alive(&streams.finish(), 8);
         idle.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
         (&idle).write_all(b"still here").unwrap();
         (&idle).read_exact(&mut [0; 10]).unwrap();
@@ -518,13 +519,13 @@ fn a_firewall_that_comes_back_takes_nothing_from_the_one_that_stepped_in() {
 }
 
 #[test]
-fn flows_that_leave_with_their_address_are_not_lost_to_the_peer() {
+fn flows_that_move_with_their_address_stay_with_the_peer() {
     isolated!({
         let gateways = Gateways::build(&Lab::enter().unwrap()).unwrap();
         let start = |which: Which| start(gateway(which, HOT), gateways.firewall(which));
         let (one, other) = (start(Which::One), start(Which::Other));
         let streams = Streams::start(&gateways.client, &targets()).unwrap();
-        let held = || gateways.firewall(Which::Other).run(counted);
+        let held = || gateways.firewall(Which::Other).run(count_flows);
         until("all are held", &[&one, &other], || held() == (0, 8));
         let before = one.totals().flows;
         // The kernel now ends what was masqueraded: by TCP four flows, by UDP one.
@@ -534,12 +535,12 @@ fn flows_that_leave_with_their_address_are_not_lost_to_the_peer() {
         assert_eq!((one.totals().flows, held()), (before, (0, 8)));
         other.set_role(Role::Primary).unwrap();
         gateways.activate(Which::Other).unwrap();
-        all_alive(&streams.finish(), 8);
+        assert_all_alive(&streams.finish(), 8);
     });
 }
 
 #[test]
-fn ftp_goes_on_with_the_data_connections_that_are_there_and_that_are_expected() {
+fn ftp_survives_with_running_and_expected_data_connections() {
     isolated!({
         for takeover in [defaults(), HOT] {
             let gateways = Gateways::build(&Lab::enter().unwrap()).unwrap();
@@ -565,7 +566,7 @@ fn ftp_goes_on_with_the_data_connections_that_are_there_and_that_are_expected() 
             let transfers: Vec<_> = running.iter_mut().map(|session| session.begin(150).unwrap()).collect();
             let expected =
                 |engine: &Engine| status(engine).replicas.iter().map(|replica| replica.expectations).sum::<u64>();
-            until("all is replicated", &[&one, &other], || held(&other) == 6 && expected(&other) == 2);
+            until("all is replicated", &[&one, &other], || held_flows(&other) == 6 && expected(&other) == 2);
             // What the helper has made of sequence numbers no event tells: it is asked for a little later.
             std::thread::sleep(Duration::from_millis(300));
             gateways.cut_off(Which::One).unwrap();
@@ -593,7 +594,7 @@ fn ftp_goes_on_with_the_data_connections_that_are_there_and_that_are_expected() 
 }
 
 #[test]
-fn ten_takeovers_back_and_forth_lose_nothing_and_leave_nothing() {
+fn ten_takeovers_lose_no_flow_and_leave_none_behind() {
     isolated!({
         for takeover in [defaults(), HOT] {
             let takeover = takeover::Settings { purge_after: Duration::from_secs(1), ..takeover };
@@ -613,7 +614,7 @@ fn ten_takeovers_back_and_forth_lose_nothing_and_leave_nothing() {
             std::thread::sleep(Duration::from_millis(300));
             for round in 0..10 {
                 let (from, to) = if round % 2 == 0 { (Which::One, Which::Other) } else { (Which::Other, Which::One) };
-                until("all are replicated", &both, || held(both[to.index()]) >= targets.len() as u64);
+                until("all are replicated", &both, || held_flows(both[to.index()]) >= targets.len() as u64);
                 gateways.deactivate(from).unwrap();
                 take_role(from, Role::Backup);
                 let changed = take_role(to, Role::Primary);
@@ -621,12 +622,12 @@ fn ten_takeovers_back_and_forth_lose_nothing_and_leave_nothing() {
                 gateways.activate(to).unwrap();
                 std::thread::sleep(Duration::from_millis(200));
             }
-            all_alive(&streams.finish(), targets.len());
+            assert_all_alive(&streams.finish(), targets.len());
             // Back on the first firewall, of the other one nothing is left but what it holds, and both agree.
-            let there = || gateways.firewall(Which::Other).run(counted);
+            let there = || gateways.firewall(Which::Other).run(count_flows);
             until("its own is purged", &both, || there().0 == 0);
             assert!(takeover.hot || there().1 == 0);
-            until("both agree", &both, || pair::agree(both[0], 7) && pair::agree(both[1], 8));
+            until("both agree", &both, || pair::replicas_agree(both[0], 7) && pair::replicas_agree(both[1], 8));
         }
     });
 }

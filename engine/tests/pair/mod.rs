@@ -80,7 +80,7 @@ pub(crate) fn status(engine: &Engine) -> ReplicationStatus {
 }
 
 /// Flows that `engine` holds of its peer.
-pub(crate) fn held(engine: &Engine) -> u64 {
+pub(crate) fn held_flows(engine: &Engine) -> u64 {
     status(engine).replicas.iter().map(|replica| replica.flows).sum()
 }
 
@@ -97,7 +97,7 @@ pub(crate) fn until(what: &str, engines: &[&Engine], mut satisfied: impl FnMut()
 }
 
 /// Compares every replica with its source, and says whether all are the same.
-pub(crate) fn agree(engine: &Engine, number: u64) -> bool {
+pub(crate) fn replicas_agree(engine: &Engine, number: u64) -> bool {
     engine.replication().unwrap().verify(number).unwrap();
     let deadline = Instant::now() + LONGEST;
     loop {
@@ -114,7 +114,7 @@ pub(crate) fn agree(engine: &Engine, number: u64) -> bool {
 }
 
 /// The flows of the calling thread's kernel, as far as a commit is to bring them over.
-pub(crate) fn tracked() -> BTreeSet<String> {
+pub(crate) fn tracked_flows() -> BTreeSet<String> {
     let mut flows = BTreeSet::new();
     let mut dump = Dump::start(Table::Conntrack, &DumpFilter::default(), false).unwrap();
     let translated = IPS_SRC_NAT | IPS_DST_NAT | IPS_SEEN_REPLY | IPS_ASSURED;
@@ -127,7 +127,7 @@ pub(crate) fn tracked() -> BTreeSet<String> {
     flows
 }
 
-pub(crate) fn make(change: &FlowChange<'_>) {
+pub(crate) fn create_flow(change: &FlowChange<'_>) {
     let write = |writer: &mut Writer<'_>, seq| request::create(writer, seq, change, IfExists::Refuse);
     Requester::open().unwrap().request("create a flow", write, |_| {}).unwrap();
 }
