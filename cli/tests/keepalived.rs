@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use ctflow_engine::isolated;
-use ctflow_engine::lab::gateways::{Gateways, SYNC, Which};
+use ctflow_engine::lab::gateways::{GatewayId, Gateways, SYNC_ADDRESSES};
 use ctflow_engine::lab::link::Links;
 use ctflow_engine::lab::topology::{INSIDE_LINK, OUTSIDE_LINK, REDIRECTED, SERVER, SERVER6};
 use ctflow_engine::lab::traffic::{Streams, Target};
@@ -25,7 +25,7 @@ const LONGEST: Duration = Duration::from_secs(30);
 
 /// A firewall with a daemon and a keepalived, and a folder with all that is theirs.
 struct Firewall<'g> {
-    which: Which,
+    which: GatewayId,
     host: &'g Host,
     folder: PathBuf,
     daemon: Option<Child>,
@@ -33,18 +33,18 @@ struct Firewall<'g> {
 }
 
 impl<'g> Firewall<'g> {
-    fn configure(gateways: &'g Gateways, folder: &Path, which: Which) -> Self {
+    fn configure(gateways: &'g Gateways, folder: &Path, which: GatewayId) -> Self {
         let (host, own) = (gateways.firewall(which), folder.join(which.name()));
         fs::create_dir(&own).unwrap();
         // VRRP speaks from addresses of the firewalls' own, in networks that nothing else is in.
         let last = u8::try_from(which.index()).unwrap() + 1;
         host.run(move || {
             let links = Links::open().unwrap();
-            links.address(INSIDE_LINK, [10, 0, 1, last].into(), 24).unwrap();
-            links.address(OUTSIDE_LINK, [10, 0, 2, last].into(), 24).unwrap();
+            links.add_address(INSIDE_LINK, [10, 0, 1, last].into(), 24).unwrap();
+            links.add_address(OUTSIDE_LINK, [10, 0, 2, last].into(), 24).unwrap();
         });
         let firewall = Self { which, host, folder: own, daemon: None, keepalived: None };
-        let [local, peer] = [SYNC[which.index()], SYNC[1 - which.index()]];
+        let [local, peer] = [SYNC_ADDRESSES[which.index()], SYNC_ADDRESSES[1 - which.index()]];
         firewall.write(
             "ctflow.toml",
             &format!(
@@ -200,12 +200,12 @@ fn whatever_fails_of_the_primary_the_other_takes_over_and_no_connection_dies() {
             eprintln!("skipped: keepalived runs no scripts in the namespace of a user without rights");
             return;
         }
-        let gateways = Gateways::without_addresses(&Lab::enter().unwrap()).unwrap();
+        let gateways = Gateways::build_inactive(&Lab::enter().unwrap()).unwrap();
         let folder = tempfile::tempdir().unwrap();
         let keygen = Command::new(PROGRAM).arg("keygen").arg(folder.path().join("key")).output().unwrap();
         assert!(keygen.status.success());
         let mut firewalls =
-            [Which::One, Which::Other].map(|which| Firewall::configure(&gateways, folder.path(), which));
+            [GatewayId::First, GatewayId::Second].map(|which| Firewall::configure(&gateways, folder.path(), which));
         firewalls.iter_mut().for_each(Firewall::start_daemon);
         until("the daemons answer", &firewalls, |all| all.iter().all(|one| one.status().is_some()));
         firewalls.iter_mut().for_each(Firewall::start_keepalived);

@@ -30,7 +30,7 @@ pub struct Drained {
 
 #[derive(Debug, Default)]
 #[repr(align(128))]
-struct Published {
+struct DrainCounters {
     datagrams: AtomicU64,
     lost: AtomicU64,
     rounds: AtomicU64,
@@ -42,7 +42,7 @@ pub struct Drain {
     threads: Vec<Thread>,
     handles: Vec<JoinHandle<Result<(), ListenError>>>,
     wakers: Vec<UnixStream>,
-    published: Vec<Arc<Published>>,
+    counters: Vec<Arc<DrainCounters>>,
     stop: Arc<AtomicBool>,
 }
 
@@ -57,20 +57,20 @@ impl Drain {
             threads: Vec::new(),
             handles: Vec::new(),
             wakers: Vec::new(),
-            published: Vec::new(),
+            counters: Vec::new(),
             stop: Arc::default(),
         };
         for index in 0..settings.workers {
-            drain.add(settings, index)?;
+            drain.start_thread(settings, index)?;
         }
         Ok(drain)
     }
 
-    fn add(&mut self, settings: &Settings, index: u32) -> Result<(), StartError> {
+    fn start_thread(&mut self, settings: &Settings, index: u32) -> Result<(), StartError> {
         let share = Share { worker: index, workers: settings.workers };
         let socket = EventSocket::open(&Options { share, ..settings.socket.clone() })?;
         let (wake, waker, interrupts) = wake_channel()?;
-        let published = Arc::<Published>::default();
+        let published = Arc::<DrainCounters>::default();
         let (tell, told) = bounded(1);
         let body = {
             let (backend, pinned, stop, published) =
@@ -82,7 +82,7 @@ impl Drain {
                 match Listener::new(socket, backend, interrupts) {
                     Ok(listener) => {
                         let _ = tell.send(Ok(())); // there is room for one
-                        drain(listener, &wake, &stop, &published)
+                        discard_events(listener, &wake, &stop, &published)
                     }
                     Err(error) => {
                         let _ = tell.send(Err(error));
@@ -96,7 +96,7 @@ impl Drain {
         self.handles.push(handle);
         self.threads.push(thread);
         self.wakers.push(waker);
-        self.published.push(published);
+        self.counters.push(published);
         told.recv().unwrap_or(Ok(())).map_err(StartError::from)
     }
 
@@ -110,7 +110,7 @@ impl Drain {
     #[must_use]
     pub fn totals(&self) -> Drained {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        self.published.iter().fold(Drained::default(), |sum, one| Drained {
+        self.counters.iter().fold(Drained::default(), |sum, one| Drained {
             datagrams: sum.datagrams + read(&one.datagrams),
             lost: sum.lost + read(&one.lost),
             rounds: sum.rounds + read(&one.rounds),
@@ -147,11 +147,11 @@ impl Drop for Drain {
     }
 }
 
-fn drain(
+fn discard_events(
     mut listener: Listener,
     wake: &UnixStream,
     stop: &AtomicBool,
-    published: &Published,
+    published: &DrainCounters,
 ) -> Result<(), ListenError> {
     let mut drained = Drained::default();
     while !stop.load(Ordering::Relaxed) {
@@ -179,7 +179,7 @@ mod tests {
     use crate::lab::traffic::udp_exchange;
 
     #[test]
-    fn events_are_counted_and_gone_by_as_many_threads_as_workers() {
+    fn one_thread_a_worker_counts_and_discards_events() {
         crate::isolated!({
             let firewall = Firewall::build(&Lab::enter().unwrap()).unwrap();
             let drain = Drain::start(&Settings { workers: 2, ..Settings::default() }).unwrap();

@@ -118,15 +118,15 @@ fn open(group: &str, local: &str) -> End {
 fn a_multicast_group_receives_each_other_and_no_one_itself() {
     isolated!({
         let lab = Lab::enter().unwrap();
-        let host = lab.host("peer").unwrap();
+        let host = lab.start_host("peer").unwrap();
         let links = link::Links::open().unwrap();
-        links.veth("sync", "sync", host.namespace()).unwrap();
+        links.create_veth("sync", "sync", host.namespace()).unwrap();
         links.up("sync").unwrap();
-        links.address("sync", "192.0.2.1".parse().unwrap(), 24).unwrap();
+        links.add_address("sync", "192.0.2.1".parse().unwrap(), 24).unwrap();
         host.run(|| {
             let links = link::Links::open().unwrap();
             links.up("sync").unwrap();
-            links.address("sync", "192.0.2.2".parse().unwrap(), 24).unwrap();
+            links.add_address("sync", "192.0.2.2".parse().unwrap(), 24).unwrap();
         });
         links.await_carrier("sync").unwrap();
         for (group, local) in [("239.1.2.3:3780", "0.0.0.0:3780"), ("[ff02::c7]:3780", "[::]:3780")] {

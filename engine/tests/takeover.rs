@@ -15,9 +15,9 @@ use ctflow_engine::isolated;
 use ctflow_engine::kernel::commit::is_held;
 use ctflow_engine::kernel::dump::{Dump, Progress};
 use ctflow_engine::kernel::request::Requester;
-use ctflow_engine::lab::gateways::{Gateways, SYNC, Which};
-use ctflow_engine::lab::topology::{FIREWALL_INSIDE, FTP_PORT, REDIRECTED, SERVER, SERVER6, follow_ftp};
-use ctflow_engine::lab::traffic::{FtpSession, Heard, Streams, Target, serve_ftp};
+use ctflow_engine::lab::gateways::{GatewayId, Gateways, SYNC_ADDRESSES};
+use ctflow_engine::lab::topology::{FIREWALL_INSIDE, FTP_PORT, REDIRECTED, SERVER, SERVER6, enable_ftp_helper};
+use ctflow_engine::lab::traffic::{FtpSession, StreamReport, Streams, Target, serve_ftp};
 use ctflow_engine::lab::{Host, Lab, sysctl};
 use ctflow_engine::link::{LinkSettings, Transport};
 use ctflow_engine::nft::{self, Chain, Hook, Ruleset};
@@ -251,21 +251,21 @@ fn only_replication_and_control_reach_an_isolated_backup() {
     isolated!({
         let gateways = Gateways::build(&Lab::enter().unwrap()).unwrap();
         let listen = || [22, 2222].map(|port| TcpListener::bind((FIREWALL_INSIDE, port)).unwrap());
-        let _services = gateways.firewall(Which::One).run(listen);
+        let _services = gateways.firewall(GatewayId::First).run(listen);
         let folder = tempfile::tempdir().unwrap();
         for takeover in [defaults(), HOT] {
             let role_file = folder.path().join(if takeover.hot { "hot" } else { "cold" });
             let accept = vec![takeover::Service { protocol: 6, port: Some(2222) }];
             let isolation = takeover::Isolation { accept, spared_links: Vec::new() };
-            let settings = gateway(Which::One, takeover);
+            let settings = gateway(GatewayId::First, takeover);
             let replication = settings.replication.map(|replication| ReplicationSettings {
                 isolation: Some(isolation),
                 role_file: Some(role_file),
                 ..replication
             });
             let settings = Settings { replication, ..settings };
-            let other = start(gateway(Which::Other, takeover), gateways.firewall(Which::Other));
-            let one = start(settings.clone(), gateways.firewall(Which::One));
+            let other = start(gateway(GatewayId::Second, takeover), gateways.firewall(GatewayId::Second));
+            let one = start(settings.clone(), gateways.firewall(GatewayId::First));
             assert_eq!(answers(&gateways), ALL_ANSWER, "it has no role yet");
             one.set_role(Role::Backup).unwrap();
             let control = Answers { refusals: false, service: false, accepted_service: true, server: false };
@@ -273,7 +273,7 @@ fn only_replication_and_control_reach_an_isolated_backup() {
             until("they replicate", &[&one, &other], || knows_its_peer(&one) && knows_its_peer(&other));
             one.stop().unwrap();
             assert_eq!(answers(&gateways), ALL_ANSWER, "there is nobody to let traffic in again");
-            let one = start(settings, gateways.firewall(Which::One));
+            let one = start(settings, gateways.firewall(GatewayId::First));
             assert_eq!(answers(&gateways), control, "it is still a backup");
             until("they replicate again", &[&one, &other], || knows_its_peer(&one) && knows_its_peer(&other));
             assert_eq!(one.set_role(Role::Primary).unwrap().missing, Vec::<String>::new());
@@ -286,11 +286,11 @@ fn only_replication_and_control_reach_an_isolated_backup() {
 fn a_starting_daemon_removes_the_isolation_of_a_dead_one() {
     isolated!({
         let gateways = Gateways::build(&Lab::enter().unwrap()).unwrap();
-        let firewall = gateways.firewall(Which::One);
+        let firewall = gateways.firewall(GatewayId::First);
         let left = || Chain::filter("forward", Hook::Forward).rule(nft::Rule::new().drop());
         firewall.run(move || Ruleset::new("ctflow-isolate").chain(left()).apply()).unwrap();
         assert!(!answers(&gateways).server);
-        let _one = start(gateway(Which::One, defaults()), firewall);
+        let _one = start(gateway(GatewayId::First, defaults()), firewall);
         assert!(answers(&gateways).server);
     });
 }
@@ -425,10 +425,10 @@ fn a_primary_takes_over_the_flows_of_another_primary() {
 }
 
 /// A firewall of the gateways.
-fn gateway(which: Which, takeover: takeover::Settings) -> Settings {
+fn gateway(which: GatewayId, takeover: takeover::Settings) -> Settings {
     let index = which.index();
     let settings = node_settings(index, takeover);
-    let at = |index: usize| SocketAddr::new(SYNC[index], 3780);
+    let at = |index: usize| SocketAddr::new(SYNC_ADDRESSES[index], 3780);
     let link =
         LinkSettings { transport: Transport::Udp, local: at(index), peers: vec![at(1 - index)], interface: None };
     let links = vec![link];
@@ -443,7 +443,7 @@ fn targets() -> Vec<Target> {
     [&tcp[..], &tcp, &udp].concat()
 }
 
-fn assert_all_alive(heard: &[Heard], count: usize) {
+fn assert_all_alive(heard: &[StreamReport], count: usize) {
     let dead: Vec<_> = heard.iter().filter(|one| one.died.is_some()).collect();
     assert!(dead.is_empty() && heard.len() == count, "{dead:?}");
 }
@@ -453,8 +453,8 @@ fn connections_survive_the_death_of_a_firewall() {
     isolated!({
         for takeover in [defaults(), HOT] {
             let gateways = Gateways::build(&Lab::enter().unwrap()).unwrap();
-            let start = |which: Which| start(gateway(which, takeover), gateways.firewall(which));
-            let (one, other) = (start(Which::One), start(Which::Other));
+            let start = |which: GatewayId| start(gateway(which, takeover), gateways.firewall(which));
+            let (one, other) = (start(GatewayId::First), start(GatewayId::Second));
             one.set_role(Role::Primary).unwrap();
             other.set_role(Role::Backup).unwrap();
             let targets = targets();
@@ -462,11 +462,11 @@ fn connections_survive_the_death_of_a_firewall() {
             // Until then a flow is not worth to be told as established.
             std::thread::sleep(Duration::from_millis(500));
             until("all are replicated", &[&one, &other], || held_flows(&other) >= targets.len() as u64);
-            gateways.cut_off(Which::One).unwrap();
+            gateways.cut_off(GatewayId::First).unwrap();
             drop(one); // what it says now nobody hears
             let changed = other.set_role(Role::Primary).unwrap();
             assert_eq!(changed.missing, Vec::<String>::new());
-            gateways.activate(Which::Other).unwrap();
+            gateways.activate(GatewayId::Second).unwrap();
             std::thread::sleep(Duration::from_millis(500));
             assert_all_alive(&streams.finish(), targets.len());
             // Its peer was live then, as far as anybody could tell. What it held must not come back with the next takeover.
@@ -480,36 +480,37 @@ fn a_returning_firewall_takes_no_flow_from_the_new_primary() {
     isolated!({
         let gateways = Gateways::build(&Lab::enter().unwrap()).unwrap();
         let folder = tempfile::tempdir().unwrap();
-        let start = |which: Which| {
+        let start = |which: GatewayId| {
             let settings = gateway(which, takeover::Settings { purge_after: Duration::from_secs(2), ..HOT });
             let role_file = Some(folder.path().join(which.name()));
             let replication = settings.replication.map(|replication| ReplicationSettings { role_file, ..replication });
             start(Settings { replication, ..settings }, gateways.firewall(which))
         };
-        let (one, other) = (start(Which::One), start(Which::Other));
-        let take_role = |which: Which, engine: Engine, role| {
+        let (one, other) = (start(GatewayId::First), start(GatewayId::Second));
+        let take_role = |which: GatewayId, engine: Engine, role| {
             gateways.firewall(which).run(move || {
                 engine.set_role(role).unwrap();
                 engine
             })
         };
-        let (one, other) = (take_role(Which::One, one, Role::Primary), take_role(Which::Other, other, Role::Backup));
+        let (one, other) =
+            (take_role(GatewayId::First, one, Role::Primary), take_role(GatewayId::Second, other, Role::Backup));
         let streams = Streams::start(&gateways.client, &targets()).unwrap();
         // One more that says nothing while all of this happens.
         let idle = gateways.client.run(|| TcpStream::connect((SERVER, 80)).unwrap());
-        let here = |which: Which| gateways.firewall(which).run(count_flows);
-        until("all are held", &[&one, &other], || here(Which::Other).1 >= 9);
+        let here = |which: GatewayId| gateways.firewall(which).run(count_flows);
+        until("all are held", &[&one, &other], || here(GatewayId::Second).1 >= 9);
         one.stop().unwrap();
-        gateways.deactivate(Which::One).unwrap();
-        let other = take_role(Which::Other, other, Role::Primary);
-        gateways.activate(Which::Other).unwrap();
+        gateways.deactivate(GatewayId::First).unwrap();
+        let other = take_role(GatewayId::Second, other, Role::Primary);
+        gateways.activate(GatewayId::Second).unwrap();
         // Its kernel still has what was not masqueraded, which it takes for its own, and new; then it learns its side.
-        let one = start(Which::One);
+        let one = start(GatewayId::First);
         until("they meet", &[&one, &other], || knows_its_peer(&one) && knows_its_peer(&other));
-        let one = take_role(Which::One, one, Role::Backup);
+        let one = take_role(GatewayId::First, one, Role::Backup);
         std::thread::sleep(Duration::from_secs(3)); // its purge, and what the other one hears of it
         until("all is replicated", &[&one, &other], || held_flows(&one) >= 9);
-        assert_eq!(here(Which::Other).1, 0, "the primary holds nothing for anybody");
+        assert_eq!(here(GatewayId::Second).1, 0, "the primary holds nothing for anybody");
         assert!(other.totals().flows >= 9);
         assert_all_alive(&streams.finish(), 8);
         idle.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
@@ -522,19 +523,19 @@ fn a_returning_firewall_takes_no_flow_from_the_new_primary() {
 fn flows_that_move_with_their_address_stay_with_the_peer() {
     isolated!({
         let gateways = Gateways::build(&Lab::enter().unwrap()).unwrap();
-        let start = |which: Which| start(gateway(which, HOT), gateways.firewall(which));
-        let (one, other) = (start(Which::One), start(Which::Other));
+        let start = |which: GatewayId| start(gateway(which, HOT), gateways.firewall(which));
+        let (one, other) = (start(GatewayId::First), start(GatewayId::Second));
         let streams = Streams::start(&gateways.client, &targets()).unwrap();
-        let held = || gateways.firewall(Which::Other).run(count_flows);
+        let held = || gateways.firewall(GatewayId::Second).run(count_flows);
         until("all are held", &[&one, &other], || held() == (0, 8));
         let before = one.totals().flows;
         // The kernel now ends what was masqueraded: by TCP four flows, by UDP one.
-        gateways.deactivate(Which::One).unwrap();
+        gateways.deactivate(GatewayId::First).unwrap();
         until("they have moved", &[&one, &other], || one.totals().moved == 5);
         std::thread::sleep(Duration::from_millis(100));
         assert_eq!((one.totals().flows, held()), (before, (0, 8)));
         other.set_role(Role::Primary).unwrap();
-        gateways.activate(Which::Other).unwrap();
+        gateways.activate(GatewayId::Second).unwrap();
         assert_all_alive(&streams.finish(), 8);
     });
 }
@@ -544,13 +545,13 @@ fn ftp_survives_with_running_and_expected_data_connections() {
     isolated!({
         for takeover in [defaults(), HOT] {
             let gateways = Gateways::build(&Lab::enter().unwrap()).unwrap();
-            for which in [Which::One, Which::Other] {
-                gateways.firewall(which).run(follow_ftp).unwrap();
+            for which in [GatewayId::First, GatewayId::Second] {
+                gateways.firewall(which).run(enable_ftp_helper).unwrap();
             }
             let servers = [(SERVER, FTP_PORT), (SERVER6, FTP_PORT)].map(SocketAddr::from);
             serve_ftp(&gateways.server, &servers).unwrap();
-            let start = |which: Which| start(gateway(which, takeover), gateways.firewall(which));
-            let (one, other) = (start(Which::One), start(Which::Other));
+            let start = |which: GatewayId| start(gateway(which, takeover), gateways.firewall(which));
+            let (one, other) = (start(GatewayId::First), start(GatewayId::Second));
             one.set_role(Role::Primary).unwrap();
             other.set_role(Role::Backup).unwrap();
             let mut sessions = gateways.client.run(move || {
@@ -563,30 +564,30 @@ fn ftp_survives_with_running_and_expected_data_connections() {
             });
             // Of each family one has its data on the way, one has it expected.
             let (running, waiting) = sessions.split_at_mut(2);
-            let transfers: Vec<_> = running.iter_mut().map(|session| session.begin(150).unwrap()).collect();
+            let transfers: Vec<_> = running.iter_mut().map(|session| session.start_transfer(150).unwrap()).collect();
             let expected =
                 |engine: &Engine| status(engine).replicas.iter().map(|replica| replica.expectations).sum::<u64>();
             until("all is replicated", &[&one, &other], || held_flows(&other) == 6 && expected(&other) == 2);
             // What the helper has made of sequence numbers no event tells: it is asked for a little later.
             std::thread::sleep(Duration::from_millis(300));
-            gateways.cut_off(Which::One).unwrap();
+            gateways.cut_off(GatewayId::First).unwrap();
             drop(one);
             let changed = other.set_role(Role::Primary).unwrap();
             assert_eq!(changed.missing, Vec::<String>::new());
-            gateways.activate(Which::Other).unwrap();
+            gateways.activate(GatewayId::Second).unwrap();
             for session in waiting {
-                let transfer = session.begin(3).unwrap();
-                session.finish(transfer).unwrap();
+                let transfer = session.start_transfer(3).unwrap();
+                session.finish_transfer(transfer).unwrap();
             }
             for (session, transfer) in running.iter_mut().zip(transfers) {
-                session.finish(transfer).unwrap();
+                session.finish_transfer(transfer).unwrap();
             }
             // Who reads along goes on: the next is expected by the second firewall itself.
             gateways.client.run(move || {
                 for mut session in sessions {
                     session.announce().unwrap();
-                    let transfer = session.begin(3).unwrap();
-                    session.finish(transfer).unwrap();
+                    let transfer = session.start_transfer(3).unwrap();
+                    session.finish_transfer(transfer).unwrap();
                 }
             });
         }
@@ -599,21 +600,25 @@ fn ten_takeovers_lose_no_flow_and_leave_none_behind() {
         for takeover in [defaults(), HOT] {
             let takeover = takeover::Settings { purge_after: Duration::from_secs(1), ..takeover };
             let gateways = Gateways::build(&Lab::enter().unwrap()).unwrap();
-            let start = |which: Which| start(gateway(which, takeover), gateways.firewall(which));
-            let engines = [Arc::new(start(Which::One)), Arc::new(start(Which::Other))];
+            let start = |which: GatewayId| start(gateway(which, takeover), gateways.firewall(which));
+            let engines = [Arc::new(start(GatewayId::First)), Arc::new(start(GatewayId::Second))];
             let both = [&*engines[0], &*engines[1]];
             // What is scheduled happens in the network of the thread that asks for it.
-            let take_role = |which: Which, role| {
+            let take_role = |which: GatewayId, role| {
                 let engine = engines[which.index()].clone();
                 gateways.firewall(which).run(move || engine.set_role(role).unwrap())
             };
-            take_role(Which::One, Role::Primary);
-            take_role(Which::Other, Role::Backup);
+            take_role(GatewayId::First, Role::Primary);
+            take_role(GatewayId::Second, Role::Backup);
             let targets = targets();
             let streams = Streams::start(&gateways.client, &targets).unwrap();
             std::thread::sleep(Duration::from_millis(300));
             for round in 0..10 {
-                let (from, to) = if round % 2 == 0 { (Which::One, Which::Other) } else { (Which::Other, Which::One) };
+                let (from, to) = if round % 2 == 0 {
+                    (GatewayId::First, GatewayId::Second)
+                } else {
+                    (GatewayId::Second, GatewayId::First)
+                };
                 until("all are replicated", &both, || held_flows(both[to.index()]) >= targets.len() as u64);
                 gateways.deactivate(from).unwrap();
                 take_role(from, Role::Backup);
@@ -624,7 +629,7 @@ fn ten_takeovers_lose_no_flow_and_leave_none_behind() {
             }
             assert_all_alive(&streams.finish(), targets.len());
             // Back on the first firewall, of the other one nothing is left but what it holds, and both agree.
-            let there = || gateways.firewall(Which::Other).run(count_flows);
+            let there = || gateways.firewall(GatewayId::Second).run(count_flows);
             until("its own is purged", &both, || there().0 == 0);
             assert!(takeover.hot || there().1 == 0);
             until("both agree", &both, || pair::replicas_agree(both[0], 7) && pair::replicas_agree(both[1], 8));

@@ -12,7 +12,7 @@ use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
 use ctflow_engine::kernel::request::Requester;
-use ctflow_engine::lab::gateways::{Gateways, Which};
+use ctflow_engine::lab::gateways::{GatewayId, Gateways};
 use ctflow_engine::lab::link::Links;
 use ctflow_engine::lab::{Host, Lab, LabError, sysctl};
 use ctflow_engine::nft::{Chain, Hook, Rule, Ruleset};
@@ -93,16 +93,16 @@ impl Pair {
     /// When namespaces are not to be had.
     pub(crate) fn build() -> Result<Self, Failure> {
         let lab = Lab::enter()?;
-        let (primary, backup) = (lab.host(Side::Primary.name())?, lab.host(Side::Backup.name())?);
+        let (primary, backup) = (lab.start_host(Side::Primary.name())?, lab.start_host(Side::Backup.name())?);
         let pair = Self { hosts: Hosts::Alone { primary, backup } };
         let backup = pair.host(Side::Backup);
         let far = backup.namespace().try_clone_to_owned().map_err(Failure::system("keep a namespace"))?;
-        pair.host(Side::Primary).run(move || Links::open()?.veth(LINK, LINK, std::os::fd::AsFd::as_fd(&far)))?;
+        pair.host(Side::Primary).run(move || Links::open()?.create_veth(LINK, LINK, std::os::fd::AsFd::as_fd(&far)))?;
         for side in [Side::Primary, Side::Backup] {
             pair.host(side).run(move || {
                 let links = Links::open()?;
                 links.up(LINK)?;
-                links.address(LINK, IpAddr::V4(side.address()), PREFIX)
+                links.add_address(LINK, IpAddr::V4(side.address()), PREFIX)
             })?;
         }
         pair.host(Side::Primary).run(|| Links::open()?.await_carrier(LINK))?;
@@ -131,8 +131,8 @@ impl Pair {
         match (&self.hosts, side) {
             (Hosts::Alone { primary, .. }, Side::Primary) => primary,
             (Hosts::Alone { backup, .. }, Side::Backup) => backup,
-            (Hosts::Gateways(gateways), Side::Primary) => gateways.firewall(Which::One),
-            (Hosts::Gateways(gateways), Side::Backup) => gateways.firewall(Which::Other),
+            (Hosts::Gateways(gateways), Side::Primary) => gateways.firewall(GatewayId::First),
+            (Hosts::Gateways(gateways), Side::Backup) => gateways.firewall(GatewayId::Second),
         }
     }
 

@@ -212,7 +212,7 @@ fn churn(
 
 /// Sleeps until the next of a steady rate is due, `things` of which were done.
 fn keep(pace: &mut Pace, things: u32) {
-    if let Next::Wait(early) = pace.done(things, Instant::now()) {
+    if let Next::Wait(early) = pace.advance(things, Instant::now()) {
         thread::sleep(early);
     }
 }

@@ -117,9 +117,9 @@ mod tests {
     fn an_address_has_left_when_no_link_that_is_up_has_it() {
         crate::isolated!({
             let lab = Lab::enter().unwrap();
-            let host = lab.host("other").unwrap();
+            let host = lab.start_host("other").unwrap();
             let links = Links::open().unwrap();
-            links.veth("a", "b", host.namespace()).unwrap();
+            links.create_veth("a", "b", host.namespace()).unwrap();
             links.up("a").unwrap();
             for address in ["192.0.2.1", "2001:db8::1"].map(|address| address.parse::<IpAddr>().unwrap()) {
                 let prefix = if address.is_ipv4() { 24 } else { 64 };
@@ -127,7 +127,7 @@ mod tests {
                 local.observe(address);
                 assert!(!local.has_left(address), "it was never here");
                 assert_eq!(local.last_local, None, "it may come yet");
-                links.address("a", address, prefix).unwrap();
+                links.add_address("a", address, prefix).unwrap();
                 let mut local = LocalAddresses::default();
                 local.observe(address);
                 let mut has_left = || {
@@ -138,9 +138,9 @@ mod tests {
                 links.down("a").unwrap();
                 assert!(has_left());
                 links.up("a").unwrap();
-                let _ = links.address("a", address, prefix); // one of IPv6 leaves with the link's going down
+                let _ = links.add_address("a", address, prefix); // one of IPv6 leaves with the link's going down
                 assert!(!has_left());
-                links.no_address("a", address, prefix).unwrap();
+                links.remove_address("a", address, prefix).unwrap();
                 assert!(has_left());
             }
         });

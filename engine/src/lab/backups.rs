@@ -12,7 +12,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsFd;
 
 use super::error::LabError;
-use super::gateways::{SYNC_LINK, clone, untracked};
+use super::gateways::{SYNC_LINK, clone_namespace, untracked_sync_rules};
 use super::link::Links;
 use super::{Host, Lab, sysctl};
 
@@ -23,7 +23,7 @@ const PREFIX: u8 = 24;
 
 /// The address of the firewall, of number 0, and of the backups, from 1 on.
 #[must_use]
-pub fn address(number: usize) -> IpAddr {
+pub fn sync_address(number: usize) -> IpAddr {
     let host = u8::try_from(number.min(BACKUPS) + 1).unwrap_or(u8::MAX);
     Ipv4Addr::new(203, 0, 113, host).into()
 }
@@ -42,21 +42,21 @@ impl Backups {
     /// [`LabError`] naming the first step that failed.
     pub fn build(lab: &Lab, count: usize) -> Result<Self, LabError> {
         let links = Links::open()?;
-        links.bridge(SYNC_LINK)?;
+        links.create_bridge(SYNC_LINK)?;
         // Where the kernel has its bridges call iptables, each packet would go through all of it for nothing.
         let _ = sysctl::write("net/bridge/bridge-nf-call-iptables", "0");
         links.up(SYNC_LINK)?;
-        links.address(SYNC_LINK, address(0), PREFIX)?;
-        untracked().apply()?;
+        links.add_address(SYNC_LINK, sync_address(0), PREFIX)?;
+        untracked_sync_rules().apply()?;
         let backup = |number: usize| {
-            let (host, port) = (lab.host(&format!("backup{number}"))?, format!("sync0-{number}"));
-            links.veth(&port, SYNC_LINK, clone(&host)?.as_fd())?;
-            links.join(&port, SYNC_LINK)?;
+            let (host, port) = (lab.start_host(&format!("backup{number}"))?, format!("sync0-{number}"));
+            links.create_veth(&port, SYNC_LINK, clone_namespace(&host)?.as_fd())?;
+            links.join_bridge(&port, SYNC_LINK)?;
             links.up(&port)?;
             host.run(move || {
                 let links = Links::open()?;
                 links.up(SYNC_LINK)?;
-                links.address(SYNC_LINK, address(number), PREFIX)
+                links.add_address(SYNC_LINK, sync_address(number), PREFIX)
             })?;
             links.await_carrier(&port)?;
             Ok(host)
@@ -78,17 +78,17 @@ mod tests {
     use crate::lab::topology::Firewall;
 
     #[test]
-    fn each_backup_hears_the_firewall_and_nothing_is_tracked() {
+    fn each_backup_receives_from_the_firewall_untracked() {
         crate::isolated!({
             let lab = Lab::enter().unwrap();
             let _firewall = Firewall::build(&lab).unwrap();
             let backups = Backups::build(&lab, 2).unwrap();
-            let here = UdpSocket::bind((address(0), 0)).unwrap();
+            let here = UdpSocket::bind((sync_address(0), 0)).unwrap();
             for (host, number) in backups.hosts.iter().zip(1..) {
-                let there = host.run(move || UdpSocket::bind((address(number), 7_000)).unwrap());
+                let there = host.run(move || UdpSocket::bind((sync_address(number), 7_000)).unwrap());
                 there.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-                here.send_to(b"x", (address(number), 7_000)).unwrap();
-                assert_eq!(there.recv_from(&mut [0]).unwrap().1.ip(), address(0));
+                here.send_to(b"x", (sync_address(number), 7_000)).unwrap();
+                assert_eq!(there.recv_from(&mut [0]).unwrap().1.ip(), sync_address(0));
             }
             assert_eq!(sysctl::flow_count().unwrap(), 0);
         });

@@ -53,7 +53,7 @@ impl LabError {
     }
 
     /// Why entering namespaces failed: the errno alone does not say, the machine's settings do.
-    pub(super) fn entering(error: io::Error) -> Self {
+    pub(super) fn enter_failed(error: io::Error) -> Self {
         match error.raw_os_error() {
             Some(libc::EINVAL) => Self::SeveralThreads,
             Some(libc::EPERM | libc::EACCES | libc::ENOSPC | libc::EUSERS) => {

@@ -18,7 +18,8 @@ use super::error::LabError;
 use super::link::Links;
 use super::topology::{
     CLIENT, CLIENT6, FIREWALL_INSIDE, FIREWALL_INSIDE6, FIREWALL_OUTSIDE, FIREWALL_OUTSIDE6, HOST_LINK, INSIDE_LINK,
-    OUTSIDE_LINK, PREFIX, PREFIX6, SERVER, SERVER6, reuse_ports, rules, server_addresses, settle_host, track,
+    OUTSIDE_LINK, PREFIX, PREFIX6, SERVER, SERVER6, configure_host, enable_tracking, firewall_rules, reuse_ports,
+    server_addresses,
 };
 use super::traffic::Echo;
 use super::{Host, Lab};
@@ -27,24 +28,25 @@ use crate::nft::{Chain, Hook, Rule, Ruleset};
 /// Both ends of the cable between the firewalls are called so.
 pub const SYNC_LINK: &str = "sync0";
 /// The firewalls' addresses on it.
-pub const SYNC: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::new(203, 0, 113, 1)), IpAddr::V4(Ipv4Addr::new(203, 0, 113, 2))];
+pub const SYNC_ADDRESSES: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(203, 0, 113, 1)), IpAddr::V4(Ipv4Addr::new(203, 0, 113, 2))];
 
 /// Which of the two firewalls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Which {
+pub enum GatewayId {
     /// The one that begins.
-    One,
+    First,
     /// The other one.
-    Other,
+    Second,
 }
 
-impl Which {
+impl GatewayId {
     /// 0 or 1.
     #[must_use]
     pub fn index(self) -> usize {
         match self {
-            Self::One => 0,
-            Self::Other => 1,
+            Self::First => 0,
+            Self::Second => 1,
         }
     }
 
@@ -52,14 +54,14 @@ impl Which {
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
-            Self::One => "one",
-            Self::Other => "other",
+            Self::First => "one",
+            Self::Second => "other",
         }
     }
 
     /// Its hardware address on a side; locally administered.
-    fn hardware(self, side: Side) -> [u8; 6] {
-        let number = if self == Self::One { 1 } else { 2 };
+    fn hardware_address(self, side: Side) -> [u8; 6] {
+        let number = if self == Self::First { 1 } else { 2 };
         [0x02, 0, 0, 0, side as u8, number]
     }
 }
@@ -82,7 +84,7 @@ impl Side {
     }
 
     /// The bridge's end of a firewall's cable.
-    fn port(self, which: Which) -> String {
+    fn firewall_port(self, which: GatewayId) -> String {
         format!("{}-{}", which.name(), self.link())
     }
 
@@ -120,8 +122,8 @@ impl Gateways {
     /// # Errors
     /// [`LabError`] naming the first step that failed.
     pub fn build(lab: &Lab) -> Result<Self, LabError> {
-        let gateways = Self::without_addresses(lab)?;
-        gateways.activate(Which::One)?;
+        let gateways = Self::build_inactive(lab)?;
+        gateways.activate(GatewayId::First)?;
         Ok(gateways)
     }
 
@@ -129,43 +131,47 @@ impl Gateways {
     ///
     /// # Errors
     /// [`LabError`] naming the first step that failed.
-    pub fn without_addresses(lab: &Lab) -> Result<Self, LabError> {
-        let (client, server, switch) = (lab.host("client")?, lab.host("server")?, lab.host("switch")?);
-        let firewalls = [lab.host(Which::One.name())?, lab.host(Which::Other.name())?];
+    pub fn build_inactive(lab: &Lab) -> Result<Self, LabError> {
+        let (client, server, switch) =
+            (lab.start_host("client")?, lab.start_host("server")?, lab.start_host("switch")?);
+        let firewalls = [lab.start_host(GatewayId::First.name())?, lab.start_host(GatewayId::Second.name())?];
         for (side, host) in [(Side::Inside, &client), (Side::Outside, &server)] {
             let bridge = format!("br-{}", side.link());
             let name = bridge.clone();
             switch.run(move || {
                 let links = Links::open()?;
-                links.bridge(&name)?;
+                links.create_bridge(&name)?;
                 links.up(&name)
             })?;
-            plug(&switch, &bridge, side.host_port(), HOST_LINK, host)?;
-            for which in [Which::One, Which::Other] {
+            connect_to_bridge(&switch, &bridge, side.host_port(), HOST_LINK, host)?;
+            for which in [GatewayId::First, GatewayId::Second] {
                 let firewall = &firewalls[which.index()];
-                plug(&switch, &bridge, side.port(which), side.link(), firewall)?;
-                firewall.run(move || Links::open()?.hardware(side.link(), which.hardware(side)))?;
+                connect_to_bridge(&switch, &bridge, side.firewall_port(which), side.link(), firewall)?;
+                firewall.run(move || Links::open()?.set_hardware_address(side.link(), which.hardware_address(side)))?;
             }
         }
-        let far = clone(&firewalls[1])?;
-        firewalls[0].run(move || Links::open()?.veth(SYNC_LINK, SYNC_LINK, far.as_fd()))?;
-        for (firewall, address) in firewalls.iter().zip(SYNC) {
+        let far = clone_namespace(&firewalls[1])?;
+        firewalls[0].run(move || Links::open()?.create_veth(SYNC_LINK, SYNC_LINK, far.as_fd()))?;
+        for (firewall, address) in firewalls.iter().zip(SYNC_ADDRESSES) {
             firewall.run(move || {
                 let links = Links::open()?;
                 [INSIDE_LINK, OUTSIDE_LINK, SYNC_LINK].iter().try_for_each(|link| links.up(link))?;
-                links.address(SYNC_LINK, address, PREFIX)?;
-                untracked().apply()?;
-                rules().apply()?;
-                track()
+                links.add_address(SYNC_LINK, address, PREFIX)?;
+                untracked_sync_rules().apply()?;
+                firewall_rules().apply()?;
+                enable_tracking()
             })?;
         }
         client.run(|| {
             reuse_ports()?;
-            settle_host(&[(CLIENT, PREFIX), (CLIENT6, PREFIX6)], &[FIREWALL_INSIDE, FIREWALL_INSIDE6])
+            configure_host(&[(CLIENT, PREFIX), (CLIENT6, PREFIX6)], &[FIREWALL_INSIDE, FIREWALL_INSIDE6])
         })?;
-        server.run(|| settle_host(&[(SERVER, PREFIX), (SERVER6, PREFIX6)], &[FIREWALL_OUTSIDE, FIREWALL_OUTSIDE6]))?;
+        server
+            .run(|| configure_host(&[(SERVER, PREFIX), (SERVER6, PREFIX6)], &[FIREWALL_OUTSIDE, FIREWALL_OUTSIDE6]))?;
         firewalls[0].run(|| Links::open()?.await_carrier(SYNC_LINK))?;
-        let ports = Side::BOTH.map(|side| [side.host_port(), side.port(Which::One), side.port(Which::Other)]);
+        let ports = Side::BOTH.map(|side| {
+            [side.host_port(), side.firewall_port(GatewayId::First), side.firewall_port(GatewayId::Second)]
+        });
         switch.run(move || {
             let links = Links::open()?;
             ports.as_flattened().iter().try_for_each(|port| links.await_carrier(port))
@@ -176,7 +182,7 @@ impl Gateways {
 
     /// One of the firewalls.
     #[must_use]
-    pub fn firewall(&self, which: Which) -> &Host {
+    pub fn firewall(&self, which: GatewayId) -> &Host {
         &self.firewalls[which.index()]
     }
 
@@ -185,13 +191,14 @@ impl Gateways {
     ///
     /// # Errors
     /// [`LabError::Netlink`] when it has them already.
-    pub fn activate(&self, which: Which) -> Result<(), LabError> {
-        self.each_address(which, Links::address)?;
+    pub fn activate(&self, which: GatewayId) -> Result<(), LabError> {
+        self.for_each_address(which, Links::add_address)?;
         for (side, host) in [(Side::Inside, &self.client), (Side::Outside, &self.server)] {
             host.run(move || {
                 let links = Links::open()?;
                 let mut addresses = side.addresses().into_iter();
-                addresses.try_for_each(|(address, _)| links.neighbour(HOST_LINK, address, which.hardware(side)))
+                addresses
+                    .try_for_each(|(address, _)| links.add_neighbour(HOST_LINK, address, which.hardware_address(side)))
             })?;
         }
         Ok(())
@@ -201,15 +208,15 @@ impl Gateways {
     ///
     /// # Errors
     /// [`LabError::Netlink`] when it does not have them.
-    pub fn deactivate(&self, which: Which) -> Result<(), LabError> {
-        self.each_address(which, Links::no_address)
+    pub fn deactivate(&self, which: GatewayId) -> Result<(), LabError> {
+        self.for_each_address(which, Links::remove_address)
     }
 
     /// Pulls all cables of a firewall: nobody is told.
     ///
     /// # Errors
     /// [`LabError::Netlink`] when a link is not there.
-    pub fn cut_off(&self, which: Which) -> Result<(), LabError> {
+    pub fn cut_off(&self, which: GatewayId) -> Result<(), LabError> {
         self.unplug(which)?;
         self.firewall(which).run(|| Links::open()?.down(SYNC_LINK))
     }
@@ -218,23 +225,23 @@ impl Gateways {
     ///
     /// # Errors
     /// [`LabError::Netlink`] when a link is not there.
-    pub fn unplug(&self, which: Which) -> Result<(), LabError> {
-        self.each_port(which, Links::down)
+    pub fn unplug(&self, which: GatewayId) -> Result<(), LabError> {
+        self.for_each_port(which, Links::down)
     }
 
     /// Puts all of its cables back.
     ///
     /// # Errors
     /// [`LabError::Netlink`] when a link is not there.
-    pub fn reconnect(&self, which: Which) -> Result<(), LabError> {
+    pub fn reconnect(&self, which: GatewayId) -> Result<(), LabError> {
         self.firewall(which).run(|| Links::open()?.up(SYNC_LINK))?;
-        self.each_port(which, Links::up)
+        self.for_each_port(which, Links::up)
     }
 
     /// Does something with each of the addresses on a firewall.
-    fn each_address(
+    fn for_each_address(
         &self,
-        which: Which,
+        which: GatewayId,
         work: fn(&Links, &str, IpAddr, u8) -> Result<(), LabError>,
     ) -> Result<(), LabError> {
         self.firewall(which).run(move || {
@@ -245,8 +252,8 @@ impl Gateways {
     }
 
     /// Does something with the switch's end of each cable of a firewall.
-    fn each_port(&self, which: Which, work: fn(&Links, &str) -> Result<(), LabError>) -> Result<(), LabError> {
-        let ports = Side::BOTH.map(|side| side.port(which));
+    fn for_each_port(&self, which: GatewayId, work: fn(&Links, &str) -> Result<(), LabError>) -> Result<(), LabError> {
+        let ports = Side::BOTH.map(|side| side.firewall_port(which));
         self.switch.run(move || {
             let links = Links::open()?;
             ports.iter().try_for_each(|port| work(&links, port))
@@ -255,24 +262,30 @@ impl Gateways {
 }
 
 /// What crosses the cable between the firewalls is no flow of theirs.
-pub(super) fn untracked() -> Ruleset {
+pub(super) fn untracked_sync_rules() -> Ruleset {
     Ruleset::new("ctflow-lab-sync")
         .chain(Chain::raw("in", Hook::Prerouting).rule(Rule::new().input(SYNC_LINK).notrack()))
         .chain(Chain::raw("out", Hook::Output).rule(Rule::new().output(SYNC_LINK).notrack()))
 }
 
 /// Connects `host`, where the cable's end is called `link`, to a bridge of the switch, where it is called `port`.
-fn plug(switch: &Host, bridge: &str, port: String, link: &'static str, host: &Host) -> Result<(), LabError> {
-    let (namespace, bridge) = (clone(host)?, bridge.to_owned());
+fn connect_to_bridge(
+    switch: &Host,
+    bridge: &str,
+    port: String,
+    link: &'static str,
+    host: &Host,
+) -> Result<(), LabError> {
+    let (namespace, bridge) = (clone_namespace(host)?, bridge.to_owned());
     switch.run(move || {
         let links = Links::open()?;
-        links.veth(&port, link, namespace.as_fd())?;
-        links.join(&port, &bridge)?;
+        links.create_veth(&port, link, namespace.as_fd())?;
+        links.join_bridge(&port, &bridge)?;
         links.up(&port)
     })
 }
 
-pub(super) fn clone(host: &Host) -> Result<OwnedFd, LabError> {
+pub(super) fn clone_namespace(host: &Host) -> Result<OwnedFd, LabError> {
     host.namespace().try_clone_to_owned().map_err(|error| LabError::system("keep a namespace", error))
 }
 
@@ -284,7 +297,7 @@ mod tests {
     use crate::lab::traffic::{Streams, Target, tcp_exchange, udp_exchange};
 
     #[test]
-    fn packets_go_through_whoever_has_the_addresses() {
+    fn packets_cross_the_firewall_that_has_the_addresses() {
         crate::isolated!({
             let gateways = Gateways::build(&Lab::enter().unwrap()).unwrap();
             let exchanges = || {
@@ -292,20 +305,20 @@ mod tests {
                 tcp_exchange(REDIRECTED, b"redirected")?;
                 udp_exchange((SERVER6, 53).into(), b"as it is")
             };
-            let tracked = |which: Which| gateways.firewall(which).run(|| sysctl::flow_count().unwrap()) >= 3;
+            let tracked = |which: GatewayId| gateways.firewall(which).run(|| sysctl::flow_count().unwrap()) >= 3;
             gateways.client.run(exchanges).unwrap();
-            assert!(tracked(Which::One) && !tracked(Which::Other));
-            gateways.deactivate(Which::One).unwrap();
-            gateways.activate(Which::Other).unwrap();
+            assert!(tracked(GatewayId::First) && !tracked(GatewayId::Second));
+            gateways.deactivate(GatewayId::First).unwrap();
+            gateways.activate(GatewayId::Second).unwrap();
             gateways.client.run(exchanges).unwrap();
-            assert!(tracked(Which::Other));
+            assert!(tracked(GatewayId::Second));
             let targets = [Target::Tcp(REDIRECTED), Target::Udp((SERVER6, 53).into())];
             let streams = Streams::start(&gateways.client, &targets).unwrap();
             std::thread::sleep(std::time::Duration::from_millis(300));
             for heard in streams.finish() {
                 assert!(heard.died.is_none() && heard.echoes > 10, "{heard:?}");
             }
-            gateways.cut_off(Which::Other).unwrap();
+            gateways.cut_off(GatewayId::Second).unwrap();
             assert!(gateways.client.run(|| udp_exchange((SERVER, 53).into(), b"lost")).is_err());
         });
     }

@@ -64,20 +64,20 @@ pub fn isolated(test: &str, body: impl FnOnce()) {
         Ok(meant) => {
             assert_eq!(meant, test, "started for another test: its name or its call of isolated! is wrong");
             body();
-            println!("\n{}", done(test));
+            println!("\n{}", done_line(test));
         }
-        Err(_) => run_again(test),
+        Err(_) => rerun_isolated(test),
     }
 }
 
 /// The line that proves that the body of `test` ran to its end.
-fn done(test: &str) -> String {
+fn done_line(test: &str) -> String {
     format!("isolated {test}: done")
 }
 
-fn run_again(test: &str) {
-    match start(test) {
-        Ok((child, output)) => judge(test, child, output),
+fn rerun_isolated(test: &str) {
+    match spawn_isolated(test) {
+        Ok((child, output)) => check_child(test, child, output),
         Err(error @ LabError::Forbidden(_)) => {
             assert!(std::env::var_os("CI").is_none(), "{test} cannot run: {error}");
             eprintln!("skipped: {test}: {error}");
@@ -87,7 +87,7 @@ fn run_again(test: &str) {
 }
 
 /// Starts the second run. Both its outputs go to one file in memory, which neither blocks nor loses their order.
-fn start(test: &str) -> Result<(Child, File), LabError> {
+fn spawn_isolated(test: &str) -> Result<(Child, File), LabError> {
     let failed = |error| LabError::system("prepare the second run of the test program", error);
     let program = std::env::current_exe().map_err(failed)?;
     let output: File = memfd_create(c"isolated", MemfdFlags::CLOEXEC).map_err(|errno| failed(errno.into()))?.into();
@@ -98,12 +98,12 @@ fn start(test: &str) -> Result<(Child, File), LabError> {
         .stdin(Stdio::null())
         .stdout(output.try_clone().map_err(failed)?)
         .stderr(output.try_clone().map_err(failed)?);
-    let child = namespace::start_in_private_network(&mut command).spawn().map_err(LabError::entering)?;
+    let child = namespace::start_in_private_network(&mut command).spawn().map_err(LabError::enter_failed)?;
     Ok((child, output))
 }
 
-fn judge(test: &str, mut child: Child, mut output: File) {
-    let status = wait(&mut child, LONGEST);
+fn check_child(test: &str, mut child: Child, mut output: File) {
+    let status = wait_or_kill(&mut child, LONGEST);
     let text = tail(&mut output).unwrap_or_else(|error| format!("(its output cannot be read: {error})"));
     print!("{text}"); // the runner shows it if the test fails
     match status {
@@ -111,12 +111,12 @@ fn judge(test: &str, mut child: Child, mut output: File) {
         Ok(None) => panic!("{test} was killed: it took longer than {LONGEST:?}"),
         Err(error) => panic!("{test} cannot be waited for: {error}"),
     }
-    let once = text.lines().filter(|line| *line == done(test)).count() == 1;
+    let once = text.lines().filter(|line| *line == done_line(test)).count() == 1;
     assert!(once, "{test} did not run in its namespaces: the test program knows no test of this name");
 }
 
 /// `None` when the child hung and was killed.
-fn wait(child: &mut Child, longest: Duration) -> io::Result<Option<ExitStatus>> {
+fn wait_or_kill(child: &mut Child, longest: Duration) -> io::Result<Option<ExitStatus>> {
     let started = Instant::now();
     while started.elapsed() < longest {
         if let Some(status) = child.try_wait()? {
@@ -175,7 +175,7 @@ mod tests {
     #[test]
     fn a_child_that_hangs_is_killed() {
         let mut child = Command::new("/bin/sleep").arg("60").spawn().unwrap();
-        assert_eq!(wait(&mut child, Duration::from_millis(50)).unwrap(), None);
+        assert_eq!(wait_or_kill(&mut child, Duration::from_millis(50)).unwrap(), None);
         assert!(child.try_wait().unwrap().is_some(), "killed and waited for");
     }
 

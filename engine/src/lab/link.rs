@@ -43,7 +43,7 @@ impl Links {
     ///
     /// # Errors
     /// [`NetlinkError::Refused`], most often since the name is taken.
-    pub fn veth(&self, name: &str, peer: &str, to: BorrowedFd<'_>) -> Result<(), LabError> {
+    pub fn create_veth(&self, name: &str, peer: &str, to: BorrowedFd<'_>) -> Result<(), LabError> {
         let namespace = to.as_raw_fd().to_ne_bytes();
         self.request(format!("create links {name} and {peer}"), RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, |message| {
             link_header(message, 0, 0)?;
@@ -65,7 +65,7 @@ impl Links {
     ///
     /// # Errors
     /// [`NetlinkError::Refused`], also where the kernel has no bridges.
-    pub fn bridge(&self, name: &str) -> Result<(), LabError> {
+    pub fn create_bridge(&self, name: &str) -> Result<(), LabError> {
         self.request(format!("create bridge {name}"), RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, |message| {
             link_header(message, 0, 0)?;
             message.text(IFLA_IFNAME, name)?;
@@ -77,7 +77,7 @@ impl Links {
     ///
     /// # Errors
     /// [`NetlinkError::Refused`] when the link is not there.
-    pub fn join(&self, name: &str, bridge: &str) -> Result<(), LabError> {
+    pub fn join_bridge(&self, name: &str, bridge: &str) -> Result<(), LabError> {
         let index = self.index(bridge)?.to_ne_bytes();
         self.request(format!("make link {name} a port of {bridge}"), RTM_NEWLINK, 0, |message| {
             link_header(message, 0, 0)?;
@@ -90,7 +90,7 @@ impl Links {
     ///
     /// # Errors
     /// [`NetlinkError::Refused`] when there is no such link.
-    pub fn hardware(&self, name: &str, hardware: [u8; 6]) -> Result<(), LabError> {
+    pub fn set_hardware_address(&self, name: &str, hardware: [u8; 6]) -> Result<(), LabError> {
         self.request(format!("set the hardware address of link {name}"), RTM_NEWLINK, 0, |message| {
             link_header(message, 0, 0)?;
             message.text(IFLA_IFNAME, name)?;
@@ -141,7 +141,7 @@ impl Links {
     ///
     /// # Errors
     /// [`NetlinkError::Refused`] when the link has it already.
-    pub fn address(&self, link: &str, address: IpAddr, prefix: u8) -> Result<(), LabError> {
+    pub fn add_address(&self, link: &str, address: IpAddr, prefix: u8) -> Result<(), LabError> {
         let operation = format!("add address {address}/{prefix} to link {link}");
         self.change_address(operation, RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, (link, address, prefix))
     }
@@ -150,7 +150,7 @@ impl Links {
     ///
     /// # Errors
     /// [`NetlinkError::Refused`] when the link does not have it.
-    pub fn no_address(&self, link: &str, address: IpAddr, prefix: u8) -> Result<(), LabError> {
+    pub fn remove_address(&self, link: &str, address: IpAddr, prefix: u8) -> Result<(), LabError> {
         let operation = format!("take address {address}/{prefix} from link {link}");
         self.change_address(operation, RTM_DELADDR, 0, (link, address, prefix))
     }
@@ -175,7 +175,7 @@ impl Links {
     ///
     /// # Errors
     /// [`NetlinkError::Refused`] when no link reaches the gateway.
-    pub fn route(&self, network: IpAddr, prefix: u8, gateway: IpAddr) -> Result<(), LabError> {
+    pub fn add_route(&self, network: IpAddr, prefix: u8, gateway: IpAddr) -> Result<(), LabError> {
         let operation = format!("add route to {network}/{prefix} via {gateway}");
         self.request(operation, RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, |message| {
             let family = family(gateway);
@@ -192,7 +192,7 @@ impl Links {
     ///
     /// # Errors
     /// [`NetlinkError::Refused`] when there is no such link.
-    pub fn neighbour(&self, link: &str, address: IpAddr, hardware: [u8; 6]) -> Result<(), LabError> {
+    pub fn add_neighbour(&self, link: &str, address: IpAddr, hardware: [u8; 6]) -> Result<(), LabError> {
         let index = self.index(link)?;
         let operation = format!("add neighbour {address} to link {link}");
         self.request(operation, RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE, |message| {
@@ -258,7 +258,7 @@ mod tests {
         crate::isolated!({
             let _lab = Lab::enter().unwrap();
             let links = Links::open().unwrap();
-            let error = links.route([192, 0, 2, 0].into(), 24, [198, 51, 100, 1].into()).unwrap_err().to_string();
+            let error = links.add_route([192, 0, 2, 0].into(), 24, [198, 51, 100, 1].into()).unwrap_err().to_string();
             assert_eq!(
                 error,
                 "kernel refused to add route to 192.0.2.0/24 via 198.51.100.1: \
@@ -271,11 +271,11 @@ mod tests {
     fn a_link_that_is_down_carries_nothing_until_it_is_up_again() {
         crate::isolated!({
             let lab = Lab::enter().unwrap();
-            let other = lab.host("other").unwrap();
+            let other = lab.start_host("other").unwrap();
             let links = Links::open().unwrap();
-            links.veth("here", "there", other.namespace()).unwrap();
+            links.create_veth("here", "there", other.namespace()).unwrap();
             links.up("here").unwrap();
-            links.address("here", [192, 0, 2, 1].into(), 24).unwrap();
+            links.add_address("here", [192, 0, 2, 1].into(), 24).unwrap();
             let socket = std::net::UdpSocket::bind("192.0.2.1:0").unwrap();
             let send = || socket.send_to(b"x", "192.0.2.2:7000").map_err(|error| error.kind());
             send().unwrap();
@@ -291,14 +291,14 @@ mod tests {
         const HARDWARE: [u8; 6] = [0x02, 0, 0, 0, 0, 2];
         crate::isolated!({
             let lab = Lab::enter().unwrap();
-            let other = lab.host("other").unwrap();
+            let other = lab.start_host("other").unwrap();
             let links = Links::open().unwrap();
-            links.veth("here", "there", other.namespace()).unwrap();
-            links.address("here", [192, 0, 2, 1].into(), 24).unwrap();
+            links.create_veth("here", "there", other.namespace()).unwrap();
+            links.add_address("here", [192, 0, 2, 1].into(), 24).unwrap();
             let there = other.run(|| {
                 let links = Links::open().unwrap();
-                links.hardware("there", HARDWARE).unwrap();
-                links.address("there", [192, 0, 2, 2].into(), 24).unwrap();
+                links.set_hardware_address("there", HARDWARE).unwrap();
+                links.add_address("there", [192, 0, 2, 2].into(), 24).unwrap();
                 std::net::UdpSocket::bind("192.0.2.2:7000").unwrap()
             });
             there.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
@@ -309,7 +309,7 @@ mod tests {
                 other.run(|| Links::open().unwrap().up("there").unwrap());
                 links.await_carrier("here").unwrap();
                 // Known beforehand, or the datagram would be kept until the second question for it is answered.
-                links.neighbour("here", [192, 0, 2, 2].into(), HARDWARE).unwrap();
+                links.add_neighbour("here", [192, 0, 2, 2].into(), HARDWARE).unwrap();
                 here.send_to(&[sent], "192.0.2.2:7000").unwrap();
                 let mut came = [0];
                 there.recv(&mut came).unwrap();
@@ -321,10 +321,10 @@ mod tests {
     }
 
     #[test]
-    fn a_link_that_is_not_there_is_named() {
+    fn a_missing_link_is_named() {
         crate::isolated!({
             let _lab = Lab::enter().unwrap();
-            let error = Links::open().unwrap().address("wan9", [192, 0, 2, 1].into(), 24).unwrap_err();
+            let error = Links::open().unwrap().add_address("wan9", [192, 0, 2, 1].into(), 24).unwrap_err();
             assert_eq!(error.to_string(), "cannot find link wan9: No such device (os error 19)");
         });
     }

@@ -63,8 +63,8 @@ impl Lab {
     /// [`LabError::Forbidden`] where user namespaces are, [`LabError::SeveralThreads`] when called too late.
     pub fn enter() -> Result<Self, LabError> {
         if !PRIVATE.get() {
-            namespace::enter_private_network().map_err(LabError::entering)?;
-            settle()?;
+            namespace::enter_private_network().map_err(LabError::enter_failed)?;
+            prepare_namespace()?;
         }
         Ok(Self { thread: PhantomData })
     }
@@ -73,13 +73,13 @@ impl Lab {
     ///
     /// # Errors
     /// [`LabError::System`] when a limit on threads or namespaces is reached.
-    pub fn host(&self, name: &str) -> Result<Host, LabError> {
+    pub fn start_host(&self, name: &str) -> Result<Host, LabError> {
         Host::start(name)
     }
 }
 
 /// Marks the calling thread's namespace as private and makes it fit for use.
-fn settle() -> Result<(), LabError> {
+fn prepare_namespace() -> Result<(), LabError> {
     PRIVATE.set(true);
     // A link's own IPv6 address would be tested for duplicates for a second, and nothing forwarded to it meanwhile.
     // Without IPv6 there is no such setting and no such wait.
@@ -96,8 +96,8 @@ pub fn probe() -> Result<(), LabError> {
     let mut command = Command::new("/proc/version/none");
     match namespace::start_in_private_network(&mut command).spawn() {
         Err(error) if error.raw_os_error() == Some(libc::ENOTDIR) => Ok(()),
-        Err(error) => Err(LabError::entering(error)),
-        Ok(mut child) => child.wait().map(drop).map_err(LabError::entering), // cannot be, and would be a yes as well
+        Err(error) => Err(LabError::enter_failed(error)),
+        Ok(mut child) => child.wait().map(drop).map_err(LabError::enter_failed), // cannot be, and would be a yes as well
     }
 }
 
@@ -120,7 +120,7 @@ impl Host {
         let failed = |error| LabError::system(format!("start the thread of host {name}"), error);
         let (jobs, to_do) = bounded(1); // `run` waits for its answer: there is never a second job
         let (report, ready) = bounded(1);
-        let work = move || live(&report, &to_do);
+        let work = move || run_host_thread(&report, &to_do);
         let thread = thread::Builder::new().name(name.to_owned()).spawn(work).map_err(failed)?;
         let namespace = ready.recv().map_err(|_| failed(std::io::ErrorKind::BrokenPipe.into()))??;
         Ok(Self { name: name.to_owned(), namespace, jobs: Some(jobs), thread: Some(thread) })
@@ -164,10 +164,10 @@ impl Drop for Host {
 }
 
 /// A host's thread: enters its namespace, reports it, then does what it is told until nobody can tell it anything.
-fn live(report: &Sender<Result<OwnedFd, LabError>>, jobs: &Receiver<Job>) {
+fn run_host_thread(report: &Sender<Result<OwnedFd, LabError>>, jobs: &Receiver<Job>) {
     let ready = namespace::enter_network()
-        .map_err(LabError::entering)
-        .and_then(|()| settle())
+        .map_err(LabError::enter_failed)
+        .and_then(|()| prepare_namespace())
         .and_then(|()| namespace::current().map_err(|error| LabError::system("open the namespace of a host", error)));
     let _ = report.send(ready); // on failure `start` drops its end of `jobs`, which ends the loop
     for job in jobs {
@@ -180,10 +180,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hosts_live_apart_and_hand_back_results_and_panics() {
+    fn a_host_has_its_own_namespace_and_returns_results_and_panics() {
         crate::isolated!({
             let lab = Lab::enter().unwrap();
-            let host = lab.host("alone").unwrap();
+            let host = lab.start_host("alone").unwrap();
             assert_eq!(host.run(|| sysctl::write("net/ipv4/ip_default_ttl", "7").map(|()| 1)).unwrap(), 1);
             assert_eq!(host.run(|| sysctl::read("net/ipv4/ip_default_ttl")).unwrap(), 7);
             assert_eq!(sysctl::read("net/ipv4/ip_default_ttl").unwrap(), 64);
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn probing_says_what_entering_would_and_stays_outside() {
+    fn probe_checks_enter_and_keeps_the_namespace() {
         crate::isolated!({
             let here = || std::fs::read_link("/proc/thread-self/ns/net").unwrap();
             let before = here();

@@ -59,11 +59,11 @@ pub(super) const FLOOD_NETWORK: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 0);
 const FLOOD_PREFIX: u8 = 15;
 /// When TCP repeats what was not acknowledged, in microseconds: beyond the 40 ms for which an acknowledgement may be delayed.
 const RETRANSMIT_US: &str = "60000";
-const NOBODY: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 254);
+const UNUSED_OUTSIDE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 254);
 /// Likewise on the inside, for whoever adds a route by it.
-pub(super) const NOBODY_INSIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 254);
+pub(super) const UNUSED_INSIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 254);
 /// Locally administered, and no link has it.
-pub(super) const NOBODY_HARDWARE: [u8; 6] = [0x02, 0, 0, 0, 0, 0xfe];
+pub(super) const UNUSED_HARDWARE: [u8; 6] = [0x02, 0, 0, 0, 0, 0xfe];
 
 /// The network of this module's picture; the calling thread's namespace is the firewall.
 #[derive(Debug)]
@@ -83,19 +83,20 @@ impl Firewall {
     /// # Errors
     /// [`LabError`] naming the first step that failed.
     pub fn build(lab: &Lab) -> Result<Self, LabError> {
-        let (client, server) = (lab.host("client")?, lab.host("server")?);
-        cable(INSIDE_LINK, &[(FIREWALL_INSIDE, PREFIX), (FIREWALL_INSIDE6, PREFIX6)], &client)?;
-        cable(OUTSIDE_LINK, &[(FIREWALL_OUTSIDE, PREFIX), (FIREWALL_OUTSIDE6, PREFIX6)], &server)?;
+        let (client, server) = (lab.start_host("client")?, lab.start_host("server")?);
+        connect_host(INSIDE_LINK, &[(FIREWALL_INSIDE, PREFIX), (FIREWALL_INSIDE6, PREFIX6)], &client)?;
+        connect_host(OUTSIDE_LINK, &[(FIREWALL_OUTSIDE, PREFIX), (FIREWALL_OUTSIDE6, PREFIX6)], &server)?;
         client.run(|| {
             reuse_ports()?;
-            settle_host(&[(CLIENT, PREFIX), (CLIENT6, PREFIX6)], &[FIREWALL_INSIDE, FIREWALL_INSIDE6])
+            configure_host(&[(CLIENT, PREFIX), (CLIENT6, PREFIX6)], &[FIREWALL_INSIDE, FIREWALL_INSIDE6])
         })?;
-        server.run(|| settle_host(&[(SERVER, PREFIX), (SERVER6, PREFIX6)], &[FIREWALL_OUTSIDE, FIREWALL_OUTSIDE6]))?;
+        server
+            .run(|| configure_host(&[(SERVER, PREFIX), (SERVER6, PREFIX6)], &[FIREWALL_OUTSIDE, FIREWALL_OUTSIDE6]))?;
         let links = Links::open()?;
         [INSIDE_LINK, OUTSIDE_LINK].iter().try_for_each(|link| links.await_carrier(link))?;
-        sink_floods()?;
-        rules().apply()?; // before `track`: where tracking is a module, its settings appear with the first rule
-        track()?;
+        route_floods()?;
+        firewall_rules().apply()?; // before `track`: where tracking is a module, its settings appear with the first rule
+        enable_tracking()?;
         let echo = Echo::start(&server, &server_addresses())?;
         Ok(Self { client, server, echo })
     }
@@ -108,7 +109,7 @@ pub const FTP_PORT: u16 = 21;
 ///
 /// # Errors
 /// [`LabError::Netlink`] where the kernel has no such helper.
-pub fn follow_ftp() -> Result<(), LabError> {
+pub fn enable_ftp_helper() -> Result<(), LabError> {
     let rule = Rule::new().destination_port(IPPROTO_TCP, FTP_PORT).set_helper("ftp");
     let ruleset = Ruleset::new("ctflow-lab-ftp").helper("ftp", IPPROTO_TCP);
     Ok(ruleset.chain(Chain::filter("prerouting", Hook::Prerouting).rule(rule)).apply()?)
@@ -134,29 +135,29 @@ pub fn shorten_timeouts() -> Result<(), LabError> {
 }
 
 /// Connects the firewall (the calling thread) to `host`, whose end it leaves without addresses.
-fn cable(link: &str, addresses: &[(IpAddr, u8)], host: &Host) -> Result<(), LabError> {
+fn connect_host(link: &str, addresses: &[(IpAddr, u8)], host: &Host) -> Result<(), LabError> {
     let links = Links::open()?;
-    links.veth(link, HOST_LINK, host.namespace())?;
+    links.create_veth(link, HOST_LINK, host.namespace())?;
     links.up(link)?;
-    addresses.iter().try_for_each(|(address, prefix)| links.address(link, *address, *prefix))
+    addresses.iter().try_for_each(|(address, prefix)| links.add_address(link, *address, *prefix))
 }
 
 /// On a host: its end of the cable, and the way to everything else.
-pub(super) fn settle_host(addresses: &[(IpAddr, u8)], gateways: &[IpAddr]) -> Result<(), LabError> {
+pub(super) fn configure_host(addresses: &[(IpAddr, u8)], gateways: &[IpAddr]) -> Result<(), LabError> {
     let links = Links::open()?;
     links.up(HOST_LINK)?;
-    keep_trying()?;
-    addresses.iter().try_for_each(|(address, prefix)| links.address(HOST_LINK, *address, *prefix))?;
+    set_steady_retransmits()?;
+    addresses.iter().try_for_each(|(address, prefix)| links.add_address(HOST_LINK, *address, *prefix))?;
     gateways.iter().try_for_each(|gateway| match gateway {
-        IpAddr::V4(_) => links.route(Ipv4Addr::UNSPECIFIED.into(), 0, *gateway),
-        IpAddr::V6(_) => links.route(Ipv6Addr::UNSPECIFIED.into(), 0, *gateway),
+        IpAddr::V4(_) => links.add_route(Ipv4Addr::UNSPECIFIED.into(), 0, *gateway),
+        IpAddr::V6(_) => links.add_route(Ipv6Addr::UNSPECIFIED.into(), 0, *gateway),
     })
 }
 
 /// On a host: TCP of little data that gets no answer tries again and again at one pace, not ever more slowly, and soon where
 /// the kernel can be told so (6.11), for no way in a lab is longer than a few milliseconds. Streams thus show when a way
 /// that was gone is there again.
-fn keep_trying() -> Result<(), LabError> {
+fn set_steady_retransmits() -> Result<(), LabError> {
     sysctl::write("net/ipv4/tcp_congestion_control", "reno")?; // every kernel has it; by BBR no stream is ever thin
     sysctl::write("net/ipv4/tcp_thin_linear_timeouts", "1")?;
     let soon = "net/ipv4/tcp_rto_min_us";
@@ -173,14 +174,14 @@ pub(super) fn reuse_ports() -> Result<(), LabError> {
 }
 
 /// On the firewall: the way to nobody.
-fn sink_floods() -> Result<(), LabError> {
+fn route_floods() -> Result<(), LabError> {
     let links = Links::open()?;
-    links.neighbour(OUTSIDE_LINK, NOBODY.into(), NOBODY_HARDWARE)?;
-    links.route(FLOOD_NETWORK.into(), FLOOD_PREFIX, NOBODY.into())
+    links.add_neighbour(OUTSIDE_LINK, UNUSED_OUTSIDE.into(), UNUSED_HARDWARE)?;
+    links.add_route(FLOOD_NETWORK.into(), FLOOD_PREFIX, UNUSED_OUTSIDE.into())
 }
 
 /// On the firewall: forwarding, and all that connection tracking can record.
-pub(super) fn track() -> Result<(), LabError> {
+pub(super) fn enable_tracking() -> Result<(), LabError> {
     sysctl::write("net/ipv4/ip_forward", "1")?;
     sysctl::write("net/ipv6/conf/all/forwarding", "1")?;
     sysctl::write("net/netfilter/nf_conntrack_acct", "1")?;
@@ -188,7 +189,7 @@ pub(super) fn track() -> Result<(), LabError> {
 }
 
 /// The firewall's rules. Asking for a flow's state is what has the kernel track flows in this namespace at all.
-pub(super) fn rules() -> Ruleset {
+pub(super) fn firewall_rules() -> Ruleset {
     let known = Rule::new().state(&[State::New, State::Established, State::Related]).accept();
     let https = SocketAddrV4::new(SERVER_V4, 443);
     let port = REDIRECTED.port();
@@ -219,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn packets_cross_the_firewall_by_every_way_and_are_tracked() {
+    fn packets_cross_the_firewall_by_every_path_and_are_tracked() {
         crate::isolated!({
             let firewall = firewall();
             let exchanges = || {
@@ -259,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mark_set_on_the_first_packet_is_there_on_the_next() {
+    fn a_mark_set_on_the_first_packet_is_kept_on_the_next() {
         crate::isolated!({
             let firewall = firewall();
             let chain = Chain::filter("marks", Hook::Forward)

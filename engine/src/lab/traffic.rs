@@ -14,7 +14,7 @@ pub use echo::Echo;
 pub use flood::Flood;
 pub use ftp::{FtpSession, Transfer, serve_ftp};
 pub use paced::{Progress, Running, Traffic};
-pub use streams::{Heard, Streams, Target};
+pub use streams::{StreamReport, Streams, Target};
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream, UdpSocket};
@@ -36,7 +36,7 @@ pub const UDP_PAYLOAD_BYTES: usize = 1400;
 /// [`LabError::System`] when the connection is refused or lost, echoes something else, or cannot hold `payload`
 /// ([`TCP_PAYLOAD_BYTES`]).
 pub fn tcp_exchange(server: SocketAddr, payload: &[u8]) -> Result<(), LabError> {
-    tcp(server, payload)
+    try_tcp_exchange(server, payload)
         .map_err(|error| LabError::system(format!("exchange {} bytes with {server} by TCP", payload.len()), error))
 }
 
@@ -45,11 +45,11 @@ pub fn tcp_exchange(server: SocketAddr, payload: &[u8]) -> Result<(), LabError> 
 /// # Errors
 /// [`LabError::System`] when nothing or something else comes back within two seconds.
 pub fn udp_exchange(server: SocketAddr, payload: &[u8]) -> Result<(), LabError> {
-    udp(server, payload)
+    try_udp_exchange(server, payload)
         .map_err(|error| LabError::system(format!("exchange {} bytes with {server} by UDP", payload.len()), error))
 }
 
-fn tcp(server: SocketAddr, payload: &[u8]) -> io::Result<()> {
+fn try_tcp_exchange(server: SocketAddr, payload: &[u8]) -> io::Result<()> {
     let mut stream = TcpStream::connect_timeout(&server, ANSWER_WAIT)?;
     stream.set_read_timeout(Some(ANSWER_WAIT))?;
     stream.set_write_timeout(Some(ANSWER_WAIT))?;
@@ -58,10 +58,10 @@ fn tcp(server: SocketAddr, payload: &[u8]) -> io::Result<()> {
     stream.read_exact(&mut echo)?;
     stream.shutdown(Shutdown::Write)?;
     let rest = stream.read(&mut [0])?; // until the server has closed as well: the flow has ended
-    same(&echo, payload, rest)
+    check_echo(&echo, payload, rest)
 }
 
-fn udp(server: SocketAddr, payload: &[u8]) -> io::Result<()> {
+fn try_udp_exchange(server: SocketAddr, payload: &[u8]) -> io::Result<()> {
     let any: IpAddr = if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = UdpSocket::bind((any, 0))?;
     socket.connect(server)?;
@@ -69,9 +69,9 @@ fn udp(server: SocketAddr, payload: &[u8]) -> io::Result<()> {
     socket.send(payload)?;
     let mut echo = vec![0; payload.len() + 1];
     let length = socket.recv(&mut echo)?;
-    same(echo.get(..length).unwrap_or_default(), payload, 0)
+    check_echo(echo.get(..length).unwrap_or_default(), payload, 0)
 }
 
-fn same(echo: &[u8], payload: &[u8], rest: usize) -> io::Result<()> {
+fn check_echo(echo: &[u8], payload: &[u8], rest: usize) -> io::Result<()> {
     if echo == payload && rest == 0 { Ok(()) } else { Err(io::Error::other("the echo differs from what was sent")) }
 }

@@ -61,15 +61,15 @@ pub(crate) fn settings(end: usize, workers: u32, transport: Transport) -> Settin
 
 /// The second node's host, connected to the calling thread's namespace, which is the first's.
 pub(crate) fn cable(lab: &Lab) -> Host {
-    let host = lab.host("other").unwrap();
+    let host = lab.start_host("other").unwrap();
     let links = link::Links::open().unwrap();
-    links.veth("sync", "sync", host.namespace()).unwrap();
+    links.create_veth("sync", "sync", host.namespace()).unwrap();
     links.up("sync").unwrap();
-    links.address("sync", ADDRESSES[0].parse().unwrap(), 24).unwrap();
+    links.add_address("sync", ADDRESSES[0].parse().unwrap(), 24).unwrap();
     host.run(|| {
         let links = link::Links::open().unwrap();
         links.up("sync").unwrap();
-        links.address("sync", ADDRESSES[1].parse().unwrap(), 24).unwrap();
+        links.add_address("sync", ADDRESSES[1].parse().unwrap(), 24).unwrap();
     });
     links.await_carrier("sync").unwrap();
     host

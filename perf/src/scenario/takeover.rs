@@ -12,9 +12,9 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ctflow_engine::lab::gateways::{Gateways, Which};
-use ctflow_engine::lab::topology::{FTP_PORT, REDIRECTED, SERVER, SERVER6, follow_ftp};
-use ctflow_engine::lab::traffic::{FtpSession, Heard, Streams, Target, Transfer, serve_ftp};
+use ctflow_engine::lab::gateways::{GatewayId, Gateways};
+use ctflow_engine::lab::topology::{FTP_PORT, REDIRECTED, SERVER, SERVER6, enable_ftp_helper};
+use ctflow_engine::lab::traffic::{FtpSession, StreamReport, Streams, Target, Transfer, serve_ftp};
 use ctflow_engine::lab::{Lab, LabError};
 
 use crate::failure::Failure;
@@ -44,7 +44,7 @@ const HOT_UDP_MS: f64 = 50.0;
 /// What a takeover did to connections.
 #[derive(Debug)]
 struct Survived {
-    streams: Vec<Heard>,
+    streams: Vec<StreamReport>,
     /// FTP transfers that were under way, or expected, and did not come to their end.
     transfers_broken: u64,
 }
@@ -99,7 +99,7 @@ impl Transfers {
             let mut sessions = [FtpSession::open(server)?, FtpSession::open(server)?];
             sessions.iter_mut().try_for_each(FtpSession::announce)?;
             let [mut running, waiting] = sessions;
-            let transfer = running.begin(PIECES[0])?;
+            let transfer = running.start_transfer(PIECES[0])?;
             Ok(Self { running: (running, transfer), waiting })
         })
     }
@@ -107,16 +107,16 @@ impl Transfers {
     fn broken(self) -> u64 {
         let (mut running, transfer) = self.running;
         let mut waiting = self.waiting;
-        let expected = waiting.begin(PIECES[1]).and_then(|transfer| waiting.finish(transfer));
-        [running.finish(transfer), expected].iter().filter(|outcome| outcome.is_err()).count() as u64
+        let expected = waiting.start_transfer(PIECES[1]).and_then(|transfer| waiting.finish_transfer(transfer));
+        [running.finish_transfer(transfer), expected].iter().filter(|outcome| outcome.is_err()).count() as u64
     }
 }
 
 fn take_over(suite: &Suite, flows: u32) -> Result<Survived, Failure> {
     let pair = Pair::of(Gateways::build(&Lab::enter()?)?);
     let gateways = pair.gateways()?;
-    for which in [Which::One, Which::Other] {
-        gateways.firewall(which).run(follow_ftp)?;
+    for which in [GatewayId::First, GatewayId::Second] {
+        gateways.firewall(which).run(enable_ftp_helper)?;
     }
     let mut running = suite.start(&pair)?;
     if suite.is_hot() {
@@ -130,18 +130,18 @@ fn take_over(suite: &Suite, flows: u32) -> Result<Survived, Failure> {
     thread::sleep(Duration::from_secs(1)); // until they are replicated, too
 
     let failed = Instant::now();
-    gateways.cut_off(Which::One)?;
+    gateways.cut_off(GatewayId::First)?;
     running.kill(Side::Primary);
     thread::sleep(DETECTION.saturating_sub(failed.elapsed()));
     if suite.is_hot() {
-        gateways.activate(Which::Other)?;
+        gateways.activate(GatewayId::Second)?;
         running.take_role(Side::Backup, "primary")?;
     } else {
         running.letters(Side::Backup, &["-c"])?;
         if suite.expects_apart() {
             running.letters(Side::Backup, &["-c", "expect"])?;
         }
-        gateways.activate(Which::Other)?;
+        gateways.activate(GatewayId::Second)?;
     }
     let transfers_broken = transfers.broken();
     thread::sleep(AFTERWARDS);

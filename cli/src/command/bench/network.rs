@@ -33,7 +33,7 @@ impl Ground {
         }
         let lab = Lab::enter()?; // before any thread: without root it is granted to a process that has one
         let firewall = Box::new(Firewall::build(&lab)?);
-        load::prepare(&firewall)?;
+        load::prepare_firewall(&firewall)?;
         let ground = Self::Lab { firewall, backups: Backups::build(&lab, plan.replicas)? };
         // As a kernel is that nobody has set: what events say besides costs everybody alike.
         sysctl::write("net/netfilter/nf_conntrack_acct", "0")?;

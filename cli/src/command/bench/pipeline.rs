@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use ctflow_engine::drain::Drain;
 use ctflow_engine::engine::{Engine, Settings};
 use ctflow_engine::filter::ReplicationFilter;
-use ctflow_engine::lab::load::Made;
+use ctflow_engine::lab::load::LoadTotals;
 use ctflow_engine::lab::{backups, sysctl};
 use ctflow_engine::link::{LinkSettings, Transport};
 use ctflow_engine::metrics::Counts;
@@ -56,7 +56,7 @@ pub(super) enum Pipeline {
 #[derive(Debug, Clone)]
 pub(super) struct Reading {
     pub(super) at: Instant,
-    pub(super) made: Made,
+    pub(super) made: LoadTotals,
     pub(super) events: u64,
     pub(super) lost: u64,
     pub(super) worker: Usage,
@@ -90,7 +90,7 @@ impl Pipeline {
     }
 
     /// What was done and taken so far; `made` is what the load says at the same time.
-    pub(super) fn look(&self, made: impl FnOnce() -> Made) -> Result<Reading, Failure> {
+    pub(super) fn look(&self, made: impl FnOnce() -> LoadTotals) -> Result<Reading, Failure> {
         let (at, made, (events, lost)) = (Instant::now(), made(), self.heard());
         let mut reading = Reading {
             at,
@@ -282,7 +282,7 @@ impl Nodes {
     }
 
     fn replication(&self, number: usize, epoch: u64) -> ReplicationSettings {
-        let at = |number: usize| SocketAddr::new(backups::address(number), PORT);
+        let at = |number: usize| SocketAddr::new(backups::sync_address(number), PORT);
         let peers = if number == 0 { (1..=self.backups).map(at).collect() } else { vec![at(0)] };
         let config = Config::new(&format!("node{number}"), 1, Epoch::new(epoch, 0));
         ReplicationSettings {

@@ -137,13 +137,13 @@ impl Trial {
         pipeline.settle(self.age)?;
         let running = senders.start(self.flows_per_second())?;
         thread::sleep(BEGINNING);
-        let (before, floor_before) = (pipeline.look(|| running.made())?, floor_cpu());
+        let (before, floor_before) = (pipeline.look(|| running.totals())?, floor_cpu());
         self.wait(&running, &pipeline, &before, live);
-        let (after, floor_after) = (pipeline.look(|| running.made())?, floor_cpu());
+        let (after, floor_after) = (pipeline.look(|| running.totals())?, floor_cpu());
         let mut senders = running.stop()?;
         let settled = pipeline.settle(Duration::ZERO)?;
         let agreed = settled && pipeline.agrees(self.age)?;
-        let lost = pipeline.look(|| senders.made())?.lost;
+        let lost = pipeline.look(|| senders.totals())?.lost;
         pipeline.stop()?; // what ends now nobody hears
         // What it lost was no work for it.
         let is_floor = floor.as_ref().is_some_and(|floor| floor.totals().lost == 0);
@@ -201,15 +201,15 @@ impl Trial {
             depth: self.depth,
             asked_per_second: self.rate,
             seconds,
-            flows_per_second: made.begun as f64 / seconds,
+            flows_per_second: made.started as f64 / seconds,
             events_per_second: events / seconds,
             lost,
-            late: made.late,
+            late: made.skipped,
             agreed,
             cpu,
             steps: metered,
             wakeups_per_second: (wakeups(after) - wakeups(before)) as f64 / seconds,
-            wire_bytes_per_flow: (after.wire_bytes - before.wire_bytes) as f64 / (made.begun as f64).max(1.0),
+            wire_bytes_per_flow: (after.wire_bytes - before.wire_bytes) as f64 / (made.started as f64).max(1.0),
             lag: after.lag.since(&before.lag),
         }
     }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use ctflow_engine::kernel::KernelError;
 use ctflow_engine::kernel::dump::{Dump, Progress};
-use ctflow_engine::lab::gateways::{Gateways, Which};
+use ctflow_engine::lab::gateways::{GatewayId, Gateways};
 use ctflow_engine::lab::topology::{REDIRECTED, SERVER, SERVER6};
 use ctflow_engine::lab::traffic::Traffic;
 use ctflow_engine::lab::{Host, sysctl};
@@ -43,7 +43,7 @@ pub(super) fn run(gateways: &Gateways, pair: &Pair<'_>, staying: usize) -> Resul
     let failure = running.last_failure();
     let done = running.finish();
     live.step("flows end");
-    let left = expire(gateways.firewall(Which::One), pair, u64::try_from(staying).unwrap_or(u64::MAX), &live)?;
+    let left = expire(gateways.firewall(GatewayId::First), pair, u64::try_from(staying).unwrap_or(u64::MAX), &live)?;
     drop(live);
     say(&format!("connections: {} by TCP, {} by UDP, {} failed", done.tcp, done.udp, done.failed))?;
     match failure {

@@ -21,9 +21,9 @@ use std::thread;
 use std::time::Duration;
 
 use ctflow_engine::lab::Lab;
-use ctflow_engine::lab::gateways::{Gateways, Which};
+use ctflow_engine::lab::gateways::{GatewayId, Gateways};
 use ctflow_engine::lab::topology::{REDIRECTED, SERVER, SERVER6, shorten_timeouts};
-use ctflow_engine::lab::traffic::{Heard, Streams, Target};
+use ctflow_engine::lab::traffic::{StreamReport, Streams, Target};
 use ctflow_engine::metrics::Counts;
 
 use self::pair::Pair;
@@ -52,7 +52,7 @@ const AFTERWARDS: Duration = Duration::from_secs(1);
 pub(super) fn run() -> Result<(), Failure> {
     let lab = Lab::enter()?; // first of all: an unprivileged process may do it only while it has one thread
     let gateways = Gateways::build(&lab)?;
-    for which in [Which::One, Which::Other] {
+    for which in [GatewayId::First, GatewayId::Second] {
         gateways.firewall(which).run(shorten_timeouts)?;
     }
     say("A client, two firewalls with NAT and a server, in network namespaces of their own on this kernel.")?;
@@ -86,7 +86,7 @@ fn targets() -> Vec<Target> {
     by_tcp.into_iter().cycle().take(tcp).chain(by_udp.into_iter().cycle().take(udp)).collect()
 }
 
-fn sum_up(captured: &Counts, in_kernel: u64, streams: &[Heard]) -> Result<(), Failure> {
+fn sum_up(captured: &Counts, in_kernel: u64, streams: &[StreamReport]) -> Result<(), Failure> {
     let Counts { events_new, events_update, events_destroy, events_lost, flows, .. } = *captured;
     let survived = streams.iter().filter(|stream| stream.died.is_none()).count();
     let all = STREAMS.iter().sum::<usize>();

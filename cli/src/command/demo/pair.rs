@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use ctflow_engine::engine::{Engine, Settings, StartError};
 use ctflow_engine::filter::ReplicationFilter;
-use ctflow_engine::lab::gateways::{Gateways, SYNC, Which};
+use ctflow_engine::lab::gateways::{GatewayId, Gateways, SYNC_ADDRESSES};
 use ctflow_engine::limits::FLOWS_PER_SHARD;
 use ctflow_engine::link::{LinkSettings, Transport};
 use ctflow_engine::metrics::Counts;
@@ -31,11 +31,11 @@ impl<'g> Pair<'g> {
     /// Starts both.
     pub(super) fn start(gateways: &'g Gateways) -> Result<Self, Failure> {
         let key = secret::Key::random().map_err(|error| Failure::Demo(format!("there is no random key: {error}")))?;
-        let start = |which: Which, workers| -> Result<Engine, StartError> {
+        let start = |which: GatewayId, workers| -> Result<Engine, StartError> {
             let settings = settings(which, workers, &key);
             gateways.firewall(which).run(move || Engine::start(&settings))
         };
-        Ok(Self { gateways, one: start(Which::One, WORKERS)?, other: Arc::new(start(Which::Other, 1)?) })
+        Ok(Self { gateways, one: start(GatewayId::First, WORKERS)?, other: Arc::new(start(GatewayId::Second, 1)?) })
     }
 
     /// What the first firewall has captured.
@@ -53,12 +53,12 @@ impl<'g> Pair<'g> {
     /// the role. It runs on until what is returned is dropped.
     pub(super) fn fail_over(self, detection: Duration) -> Result<Arc<Engine>, Failure> {
         let since = Instant::now();
-        self.gateways.cut_off(Which::One)?;
+        self.gateways.cut_off(GatewayId::First)?;
         drop(self.one); // what it says now nobody hears
         thread::sleep(detection.saturating_sub(since.elapsed()));
-        self.gateways.activate(Which::Other)?;
+        self.gateways.activate(GatewayId::Second)?;
         let other = self.other.clone();
-        let changed = self.gateways.firewall(Which::Other).run(move || other.set_role(Role::Primary));
+        let changed = self.gateways.firewall(GatewayId::Second).run(move || other.set_role(Role::Primary));
         match changed.map(|changed| changed.missing) {
             Ok(missing) if missing.is_empty() => Ok(self.other),
             Ok(missing) => Err(Failure::Demo(format!("the takeover is not complete: {}", missing.join("; ")))),
@@ -68,9 +68,9 @@ impl<'g> Pair<'g> {
 }
 
 /// For one run of these two firewalls, which is the only one: any epoch will do.
-fn settings(which: Which, workers: u32, key: &secret::Key) -> Settings {
+fn settings(which: GatewayId, workers: u32, key: &secret::Key) -> Settings {
     let index = which.index();
-    let at = |index: usize| SocketAddr::new(SYNC[index], PORT);
+    let at = |index: usize| SocketAddr::new(SYNC_ADDRESSES[index], PORT);
     let config = Config::new(which.name(), 1, Epoch::new(1, 0));
     Settings {
         workers,

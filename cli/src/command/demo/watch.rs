@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ctflow_engine::lab::gateways::{Gateways, Which};
+use ctflow_engine::lab::gateways::{GatewayId, Gateways};
 use ctflow_engine::lab::topology::REDIRECTED;
 use ctflow_engine::lab::traffic::tcp_exchange;
 use ctflow_engine::listener::{ListenError, Listener, Patience};
@@ -22,7 +22,7 @@ use crate::output::{Format, Occasion, Printer, Subject};
 const SILENCE: Duration = Duration::from_millis(300);
 
 pub(super) fn run(gateways: &Gateways) -> Result<(), Failure> {
-    let socket = gateways.firewall(Which::One).run(|| EventSocket::open(&Options::default()));
+    let socket = gateways.firewall(GatewayId::First).run(|| EventSocket::open(&Options::default()));
     let mut listener = Listener::new(socket.map_err(ListenError::from)?, BackendKind::Recvmmsg, Interrupts::new())?;
     gateways.client.run(|| tcp_exchange(REDIRECTED, b"hello"))?;
     let format = Format { timestamp: true, ..Format::default() };

@@ -33,10 +33,10 @@ use thiserror::Error;
 use super::error::LabError;
 use super::link::Links;
 use super::sysctl;
-use super::topology::{Firewall, INSIDE_LINK, NOBODY_HARDWARE, NOBODY_INSIDE};
+use super::topology::{Firewall, INSIDE_LINK, UNUSED_HARDWARE, UNUSED_INSIDE};
 use crate::kernel::KernelError;
 use script::{CLIENTS, CLIENTS_PREFIX};
-use sender::{Sender, Shared, Ways};
+use sender::{RawSockets, Sender, SenderCounters};
 
 /// What comes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -61,7 +61,7 @@ impl Kind {
     /// Events that a flow is, from its first to its last: the kernel's, with default settings, as the tests find them.
     #[must_use]
     pub fn events_per_flow(self) -> f64 {
-        let lanes = script::lanes(self);
+        let lanes = script::scripts_of(self);
         let weights: u32 = lanes.iter().map(|lane| lane.weight).sum();
         let events: u32 = lanes.iter().map(|lane| lane.weight * lane.script.events).sum();
         f64::from(events) / f64::from(weights.max(1))
@@ -115,9 +115,9 @@ pub enum LoadError {
 
 /// What has been made so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Made {
+pub struct LoadTotals {
     /// Flows begun.
-    pub begun: u64,
+    pub started: u64,
     /// Flows ended by request.
     pub ended: u64,
     /// Packets sent.
@@ -126,19 +126,19 @@ pub struct Made {
     /// full.
     pub refused: u64,
     /// Flows that were due and not made: this machine was too slow for the rate.
-    pub late: u64,
+    pub skipped: u64,
 }
 
-impl Made {
+impl LoadTotals {
     /// What was made between `earlier` and now.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
         Self {
-            begun: self.begun.saturating_sub(earlier.begun),
+            started: self.started.saturating_sub(earlier.started),
             ended: self.ended.saturating_sub(earlier.ended),
             packets: self.packets.saturating_sub(earlier.packets),
             refused: self.refused.saturating_sub(earlier.refused),
-            late: self.late.saturating_sub(earlier.late),
+            skipped: self.skipped.saturating_sub(earlier.skipped),
         }
     }
 }
@@ -147,10 +147,10 @@ impl Made {
 ///
 /// # Errors
 /// [`LabError`]
-pub fn prepare(_firewall: &Firewall) -> Result<(), LabError> {
+pub fn prepare_firewall(_firewall: &Firewall) -> Result<(), LabError> {
     let links = Links::open()?;
-    links.neighbour(INSIDE_LINK, NOBODY_INSIDE.into(), NOBODY_HARDWARE)?;
-    links.route(CLIENTS.into(), CLIENTS_PREFIX, NOBODY_INSIDE.into())?;
+    links.add_neighbour(INSIDE_LINK, UNUSED_INSIDE.into(), UNUSED_HARDWARE)?;
+    links.add_route(CLIENTS.into(), CLIENTS_PREFIX, UNUSED_INSIDE.into())?;
     ["udp_timeout", "udp_timeout_stream", "tcp_timeout_syn_sent", "tcp_timeout_time_wait"]
         .iter()
         .try_for_each(|name| sysctl::write(&format!("net/netfilter/nf_conntrack_{name}"), "3600"))
@@ -161,7 +161,7 @@ pub fn prepare(_firewall: &Firewall) -> Result<(), LabError> {
 pub struct Senders {
     load: Load,
     senders: Vec<Sender>,
-    shared: Arc<[Shared]>,
+    shared: Arc<[SenderCounters]>,
 }
 
 impl Senders {
@@ -173,19 +173,19 @@ impl Senders {
     pub fn open(load: Load, firewall: Option<&Firewall>) -> Result<Self, LoadError> {
         let count = load.senders.clamp(1, SENDERS);
         let senders = (0..count).map(|index| {
-            let ways = firewall.filter(|_| load.kind != Kind::Netlink).map(Ways::open).transpose()?;
+            let ways = firewall.filter(|_| load.kind != Kind::Netlink).map(RawSockets::open).transpose()?;
             let flows = load.flows / count + u32::from(index < load.flows % count);
             Sender::open(index, load.kind, flows, ways)
         });
         let senders: Vec<Sender> = senders.collect::<Result<_, LoadError>>()?;
-        let shared = senders.iter().map(|_| Shared::default()).collect();
+        let shared = senders.iter().map(|_| SenderCounters::default()).collect();
         Ok(Self { load, senders, shared })
     }
 
     /// What has been made since they were opened.
     #[must_use]
-    pub fn made(&self) -> Made {
-        made(&self.shared)
+    pub fn totals(&self) -> LoadTotals {
+        sum_totals(&self.shared)
     }
 
     /// Makes flows until as many are there as shall be, as fast as it goes.
@@ -193,7 +193,7 @@ impl Senders {
     /// # Errors
     /// [`LoadError`].
     pub fn fill(&mut self) -> Result<(), LoadError> {
-        self.each(Sender::fill)
+        self.for_each_sender(Sender::fill)
     }
 
     /// Ends all flows.
@@ -201,10 +201,13 @@ impl Senders {
     /// # Errors
     /// [`LoadError`].
     pub fn clear(&mut self) -> Result<(), LoadError> {
-        self.each(Sender::clear)
+        self.for_each_sender(Sender::clear)
     }
 
-    fn each(&mut self, work: fn(&mut Sender, &Shared) -> Result<(), LoadError>) -> Result<(), LoadError> {
+    fn for_each_sender(
+        &mut self,
+        work: fn(&mut Sender, &SenderCounters) -> Result<(), LoadError>,
+    ) -> Result<(), LoadError> {
         let senders = self.senders.iter_mut().zip(self.shared.iter());
         thread::scope(|scope| {
             let threads: Vec<_> = senders.map(|(sender, shared)| scope.spawn(move || work(sender, shared))).collect();
@@ -225,11 +228,11 @@ impl Senders {
             Running { load: self.load, shared: self.shared.clone(), stop: stop.clone(), threads: Vec::new() };
         for (index, mut sender) in self.senders.into_iter().enumerate() {
             let (shared, stop) = (self.shared.clone(), stop.clone());
-            let share = per_second.map(|all| pace::share(all, index, self.load.senders));
+            let share = per_second.map(|all| pace::rate_share(all, index, self.load.senders));
             let body = move || {
                 pin(index);
                 let result = match (shared.get(index), share) {
-                    (Some(shared), Some(None)) => sender.rest(&stop, shared), // the rate is less than one a sender
+                    (Some(shared), Some(None)) => sender.run_idle(&stop, shared), // the rate is less than one a sender
                     (Some(shared), share) => sender.run(share.flatten(), &stop, shared),
                     (None, _) => Ok(()),
                 };
@@ -246,7 +249,7 @@ impl Senders {
 #[derive(Debug)]
 pub struct Running {
     load: Load,
-    shared: Arc<[Shared]>,
+    shared: Arc<[SenderCounters]>,
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<Result<Sender, LoadError>>>,
 }
@@ -254,8 +257,8 @@ pub struct Running {
 impl Running {
     /// What has been made since the senders were opened.
     #[must_use]
-    pub fn made(&self) -> Made {
-        made(&self.shared)
+    pub fn totals(&self) -> LoadTotals {
+        sum_totals(&self.shared)
     }
 
     /// Whether a sender has ended, which none does of itself but by an error: [`Running::stop`] tells it.
@@ -284,13 +287,13 @@ impl Drop for Running {
     }
 }
 
-fn made(shared: &[Shared]) -> Made {
-    shared.iter().map(Shared::made).fold(Made::default(), |sum, made| Made {
-        begun: sum.begun + made.begun,
+fn sum_totals(shared: &[SenderCounters]) -> LoadTotals {
+    shared.iter().map(SenderCounters::totals).fold(LoadTotals::default(), |sum, made| LoadTotals {
+        started: sum.started + made.started,
         ended: sum.ended + made.ended,
         packets: sum.packets + made.packets,
         refused: sum.refused + made.refused,
-        late: sum.late + made.late,
+        skipped: sum.skipped + made.skipped,
     })
 }
 
@@ -317,9 +320,9 @@ mod tests {
     const FLOWS: u32 = 60;
 
     /// The load's making of `kind`, from the first flow to the last, and how many events the kernel told.
-    fn made_and_heard(kind: Kind) -> (Made, u64) {
+    fn run_load(kind: Kind) -> (LoadTotals, u64) {
         let firewall = Firewall::build(&Lab::enter().unwrap()).unwrap();
-        prepare(&firewall).unwrap();
+        prepare_firewall(&firewall).unwrap();
         let mut listener = Listener::open(&Options::default(), BackendKind::Recvmmsg, Interrupts::new()).unwrap();
         let load = Load { kind, flows: FLOWS, senders: 2 };
         let mut senders = Senders::open(load, Some(&firewall)).unwrap();
@@ -345,11 +348,11 @@ mod tests {
         assert!(sysctl::flow_count().unwrap() >= u64::from(FLOWS));
         senders.clear().unwrap();
         while take(&mut listener) > 0 {}
-        (senders.made(), heard)
+        (senders.totals(), heard)
     }
 
     #[test]
-    fn a_sender_without_a_share_of_the_rate_rests_and_has_not_failed() {
+    fn a_sender_without_a_share_of_the_rate_stays_idle() {
         crate::isolated!({
             let _lab = Lab::enter().unwrap();
             let load = Load { kind: Kind::Netlink, flows: 4, senders: 4 };
@@ -357,47 +360,47 @@ mod tests {
             thread::sleep(Duration::from_millis(100));
             assert!(!running.has_failed());
             let mut senders = running.stop().unwrap();
-            assert_eq!(senders.made().begun, 2, "one of each that has a share");
+            assert_eq!(senders.totals().started, 2, "one of each that has a share");
             senders.clear().unwrap();
         });
     }
 
-    fn check(kind: Kind) {
-        let (made, heard) = made_and_heard(kind);
+    fn check_events(kind: Kind) {
+        let (made, heard) = run_load(kind);
         // Those that filled the table are none of the questions.
         let lasting = if kind == Kind::Dns { Kind::Tcp } else { kind };
         let filled = f64::from(FLOWS);
-        let expected = kind.events_per_flow() * (made.begun as f64 - filled) + lasting.events_per_flow() * filled;
+        let expected = kind.events_per_flow() * (made.started as f64 - filled) + lasting.events_per_flow() * filled;
         assert!((heard as f64 - expected).abs() <= expected * 0.02, "{heard} events of {expected}, {made:?}");
-        assert_eq!((made.begun, made.refused), (made.ended, 0), "{made:?}");
-        assert!(made.begun + made.late > 150, "{made:?}");
+        assert_eq!((made.started, made.refused), (made.ended, 0), "{made:?}");
+        assert!(made.started + made.skipped > 150, "{made:?}");
     }
 
     #[test]
-    fn questions_and_connections_make_as_many_events_as_they_say_and_leave_nothing() {
+    fn dns_load_makes_the_stated_events_and_leaves_no_flows() {
         crate::isolated!({
-            check(Kind::Dns);
+            check_events(Kind::Dns);
         });
     }
 
     #[test]
-    fn connections_do() {
+    fn tcp_load_makes_the_stated_events_and_leaves_no_flows() {
         crate::isolated!({
-            check(Kind::Tcp);
+            check_events(Kind::Tcp);
         });
     }
 
     #[test]
-    fn datagrams_do() {
+    fn udp_load_makes_the_stated_events_and_leaves_no_flows() {
         crate::isolated!({
-            check(Kind::Udp);
+            check_events(Kind::Udp);
         });
     }
 
     #[test]
-    fn requests_do() {
+    fn netlink_load_makes_the_stated_events_and_leaves_no_flows() {
         crate::isolated!({
-            check(Kind::Netlink);
+            check_events(Kind::Netlink);
         });
     }
 }

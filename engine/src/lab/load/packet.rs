@@ -20,16 +20,16 @@ const TCP_WINDOW: u16 = 64_240;
 
 /// Where a packet comes from and goes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Ends {
+pub(super) struct Endpoints {
     pub(super) src: Ipv4Addr,
     pub(super) dst: Ipv4Addr,
     pub(super) src_port: u16,
     pub(super) dst_port: u16,
 }
 
-impl Ends {
+impl Endpoints {
     /// The other way.
-    pub(super) fn back(self) -> Self {
+    pub(super) fn reversed(self) -> Self {
         Self { src: self.dst, dst: self.src, src_port: self.dst_port, dst_port: self.src_port }
     }
 }
@@ -54,28 +54,28 @@ impl Packet {
     pub(super) const EMPTY: Self = Self { bytes: [0; PACKET_BYTES], length: 0 };
 
     /// Becomes that packet.
-    pub(super) fn write(&mut self, segment: Segment, ends: &Ends) {
+    pub(super) fn write(&mut self, segment: Segment, ends: &Endpoints) {
         let (proto, length) = match segment {
             Segment::Udp { payload } => (IPPROTO_UDP, UDP_BYTES + payload),
             Segment::Tcp { payload, .. } => (IPPROTO_TCP, TCP_BYTES + payload),
         };
         self.length = (IP_BYTES + length).min(PACKET_BYTES);
         self.bytes = [0; PACKET_BYTES];
-        self.put(0, [VERSION_AND_LENGTH]);
-        self.put(2, be16(self.length));
-        self.put(8, [TTL, proto]);
-        self.put(12, ends.src.octets());
-        self.put(16, ends.dst.octets());
-        self.put(20, ends.src_port.to_be_bytes());
-        self.put(22, ends.dst_port.to_be_bytes());
+        self.write_at(0, [VERSION_AND_LENGTH]);
+        self.write_at(2, be16(self.length));
+        self.write_at(8, [TTL, proto]);
+        self.write_at(12, ends.src.octets());
+        self.write_at(16, ends.dst.octets());
+        self.write_at(20, ends.src_port.to_be_bytes());
+        self.write_at(22, ends.dst_port.to_be_bytes());
         match segment {
-            Segment::Udp { .. } => self.put(24, be16(length)), // a checksum of 0 is none
+            Segment::Udp { .. } => self.write_at(24, be16(length)), // a checksum of 0 is none
             Segment::Tcp { flags, seq, ack, .. } => {
-                self.put(24, seq.to_be_bytes());
-                self.put(28, ack.to_be_bytes());
-                self.put(32, [TCP_LENGTH, flags]);
-                self.put(34, TCP_WINDOW.to_be_bytes());
-                self.put(36, self.tcp_checksum(length).to_be_bytes());
+                self.write_at(24, seq.to_be_bytes());
+                self.write_at(28, ack.to_be_bytes());
+                self.write_at(32, [TCP_LENGTH, flags]);
+                self.write_at(34, TCP_WINDOW.to_be_bytes());
+                self.write_at(36, self.tcp_checksum(length).to_be_bytes());
             }
         }
     }
@@ -84,7 +84,7 @@ impl Packet {
         self.bytes.get(..self.length).unwrap_or_default()
     }
 
-    fn put<const N: usize>(&mut self, at: usize, value: [u8; N]) {
+    fn write_at<const N: usize>(&mut self, at: usize, value: [u8; N]) {
         if let Some(place) = self.bytes.get_mut(at..at + N) {
             place.copy_from_slice(&value);
         }
@@ -110,7 +110,8 @@ mod tests {
 
     #[test]
     fn a_tcp_packet_sums_up_to_what_its_receiver_expects() {
-        let ends = Ends { src: [198, 19, 0, 1].into(), dst: [198, 18, 255, 2].into(), src_port: 65_535, dst_port: 443 };
+        let ends =
+            Endpoints { src: [198, 19, 0, 1].into(), dst: [198, 18, 255, 2].into(), src_port: 65_535, dst_port: 443 };
         let mut packet = Packet::EMPTY;
         packet.write(Segment::Tcp { flags: 0x18, seq: u32::MAX, ack: 77, payload: 31 }, &ends);
         assert_eq!(packet.bytes().len(), 71);

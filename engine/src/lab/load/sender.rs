@@ -21,9 +21,9 @@ use rustix::net::{
 };
 
 use super::pace::{Next, Pace};
-use super::packet::{Ends, Packet};
-use super::script::{self, By, Life, Script, Step, TIMEOUT};
-use super::{Kind, LabError, LoadError, Made};
+use super::packet::{Endpoints, Packet};
+use super::script::{self, Lifetime, Origin, Script, Step, TIMEOUT};
+use super::{Kind, LabError, LoadError, LoadTotals};
 use crate::kernel::batch::{Batch, Refused};
 use crate::lab::topology::Firewall;
 
@@ -32,41 +32,41 @@ const BATCH: u32 = 64;
 /// `TCP_CONNTRACK_ESTABLISHED`.
 const ESTABLISHED: u8 = 3;
 /// How long a sender that has nothing to do sleeps at most before it looks whether to stop.
-const NAP: Duration = Duration::from_millis(20);
+const SLEEP_MAX: Duration = Duration::from_millis(20);
 
 /// What a sender has made, where others can read it.
 #[derive(Debug, Default)]
 #[repr(align(128))]
-pub(super) struct Shared {
-    begun: AtomicU64,
+pub(super) struct SenderCounters {
+    started: AtomicU64,
     ended: AtomicU64,
     packets: AtomicU64,
     refused: AtomicU64,
-    late: AtomicU64,
+    skipped: AtomicU64,
 }
 
-impl Shared {
-    pub(super) fn made(&self) -> Made {
+impl SenderCounters {
+    pub(super) fn totals(&self) -> LoadTotals {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        Made {
-            begun: read(&self.begun),
+        LoadTotals {
+            started: read(&self.started),
             ended: read(&self.ended),
             packets: read(&self.packets),
             refused: read(&self.refused),
-            late: read(&self.late),
+            skipped: read(&self.skipped),
         }
     }
 }
 
 /// The raw sockets of the client and of the server.
 #[derive(Debug)]
-pub(super) struct Ways {
+pub(super) struct RawSockets {
     client: OwnedFd,
     server: OwnedFd,
     packets: Box<[Packet]>,
 }
 
-impl Ways {
+impl RawSockets {
     pub(super) fn open(firewall: &Firewall) -> Result<Self, LabError> {
         let open = || socket_with(AddressFamily::INET, SocketType::RAW, SocketFlags::CLOEXEC, Some(ipproto::RAW));
         let failed = |error| LabError::system("open a raw socket", error);
@@ -76,10 +76,10 @@ impl Ways {
     }
 
     /// Sends the packet that `step` is for each of the flows.
-    fn send(&mut self, step: &Step, flows: impl Iterator<Item = Ends>) -> Result<u64, LabError> {
-        let (socket, flows): (_, Vec<Ends>) = match step.by {
-            By::Client => (&self.client, flows.collect()),
-            By::Server => (&self.server, flows.map(Ends::back).collect()),
+    fn send_step(&mut self, step: &Step, flows: impl Iterator<Item = Endpoints>) -> Result<u64, LabError> {
+        let (socket, flows): (_, Vec<Endpoints>) = match step.origin {
+            Origin::Client => (&self.client, flows.collect()),
+            Origin::Server => (&self.server, flows.map(Endpoints::reversed).collect()),
         };
         for (packet, ends) in self.packets.iter_mut().zip(&flows) {
             packet.write(step.segment, ends);
@@ -107,43 +107,43 @@ impl Ways {
 
 /// The flows of one script.
 #[derive(Debug)]
-struct Lane {
+struct ScriptFlows {
     script: &'static Script,
     weight: u32,
     /// Flows that shall be there, where it is the oldest that go.
-    held: u32,
+    target: u32,
     /// Of those begun, the ones that filled the table.
-    filled: u32,
-    begun: u32,
+    prefilled: u32,
+    started: u32,
     ended: u32,
     /// Where flows go by age: when those below a number had begun.
-    ages: VecDeque<(Instant, u32)>,
+    started_at: VecDeque<(Instant, u32)>,
 }
 
-impl Lane {
+impl ScriptFlows {
     fn alive(&self) -> u32 {
-        self.begun.wrapping_sub(self.ended)
+        self.started.wrapping_sub(self.ended)
     }
 
     /// How many there should be and are not, at most a batch.
     fn missing(&self) -> u32 {
-        match self.script.life {
-            Life::Oldest => self.held.saturating_sub(self.alive()).min(BATCH),
-            Life::For(_) => 0,
+        match self.script.lifetime {
+            Lifetime::UntilOldest => self.target.saturating_sub(self.alive()).min(BATCH),
+            Lifetime::For(_) => 0,
         }
     }
 
     /// Flows begun since the table was filled.
-    fn made(&self) -> u64 {
-        u64::from(self.begun.wrapping_sub(self.filled))
+    fn started_after_fill(&self) -> u64 {
+        u64::from(self.started.wrapping_sub(self.prefilled))
     }
 
     /// How many are to be ended now, at most a batch.
-    fn due(&self, now: Instant) -> u32 {
-        let due = match self.script.life {
-            Life::Oldest => self.alive().saturating_sub(self.held),
-            Life::For(life) => {
-                let past = self.ages.iter().take_while(|(began, _)| now.duration_since(*began) >= life).last();
+    fn due_to_end(&self, now: Instant) -> u32 {
+        let due = match self.script.lifetime {
+            Lifetime::UntilOldest => self.alive().saturating_sub(self.target),
+            Lifetime::For(life) => {
+                let past = self.started_at.iter().take_while(|(began, _)| now.duration_since(*began) >= life).last();
                 past.map_or(0, |(_, below)| below.wrapping_sub(self.ended))
             }
         };
@@ -155,26 +155,32 @@ impl Lane {
 #[derive(Debug)]
 pub(super) struct Sender {
     index: u32,
-    lanes: Vec<Lane>,
+    scripts: Vec<ScriptFlows>,
     /// Flows that came due since the table was filled.
-    due: u64,
-    ways: Option<Ways>,
+    flows_due: u64,
+    raw_sockets: Option<RawSockets>,
     changes: Batch,
 }
 
 impl Sender {
     /// Opens its socket for changes in the calling thread's network namespace.
-    pub(super) fn open(index: u32, kind: Kind, flows: u32, ways: Option<Ways>) -> Result<Self, LoadError> {
-        let lanes = script::lanes(kind).iter().map(|lane| Lane {
+    pub(super) fn open(index: u32, kind: Kind, flows: u32, ways: Option<RawSockets>) -> Result<Self, LoadError> {
+        let lanes = script::scripts_of(kind).iter().map(|lane| ScriptFlows {
             script: lane.script,
             weight: lane.weight,
-            held: flows,
-            filled: 0,
-            begun: 0,
+            target: flows,
+            prefilled: 0,
+            started: 0,
             ended: 0,
-            ages: VecDeque::new(),
+            started_at: VecDeque::new(),
         });
-        Ok(Self { index, lanes: lanes.collect(), due: 0, ways, changes: Batch::open("make load")? })
+        Ok(Self {
+            index,
+            scripts: lanes.collect(),
+            flows_due: 0,
+            raw_sockets: ways,
+            changes: Batch::open("make load")?,
+        })
     }
 
     /// Begins and ends flows until told to stop.
@@ -182,16 +188,16 @@ impl Sender {
         &mut self,
         per_second: Option<NonZeroU32>,
         stop: &AtomicBool,
-        shared: &Shared,
+        shared: &SenderCounters,
     ) -> Result<(), LoadError> {
         let mut pace = per_second.map(|rate| Pace::new(rate, Instant::now()));
         while !stop.load(Ordering::Relaxed) {
-            let count = pace.as_ref().map_or(BATCH, |pace| pace.step(BATCH));
-            self.begin(count, shared)?;
-            self.end_due(shared)?;
-            match pace.as_mut().map(|pace| pace.done(count, Instant::now())) {
-                Some(Next::Wait(time)) => self.wait(Some(Instant::now() + time), stop, shared)?,
-                Some(Next::Now { given_up }) => _ = shared.late.fetch_add(given_up, Ordering::Relaxed),
+            let count = pace.as_ref().map_or(BATCH, |pace| pace.step_size(BATCH));
+            self.start_flows(count, shared)?;
+            self.end_due_flows(shared)?;
+            match pace.as_mut().map(|pace| pace.advance(count, Instant::now())) {
+                Some(Next::Wait(time)) => self.sleep_until(Some(Instant::now() + time), stop, shared)?,
+                Some(Next::Now { skipped: given_up }) => _ = shared.skipped.fetch_add(given_up, Ordering::Relaxed),
                 None => {}
             }
         }
@@ -199,106 +205,111 @@ impl Sender {
     }
 
     /// Begins nothing until told to stop.
-    pub(super) fn rest(&mut self, stop: &AtomicBool, shared: &Shared) -> Result<(), LoadError> {
-        self.wait(None, stop, shared)
+    pub(super) fn run_idle(&mut self, stop: &AtomicBool, shared: &SenderCounters) -> Result<(), LoadError> {
+        self.sleep_until(None, stop, shared)
     }
 
     /// Sleeps until then, or until told to stop, but for what has to end meanwhile.
-    fn wait(&mut self, until: Option<Instant>, stop: &AtomicBool, shared: &Shared) -> Result<(), LoadError> {
+    fn sleep_until(
+        &mut self,
+        until: Option<Instant>,
+        stop: &AtomicBool,
+        shared: &SenderCounters,
+    ) -> Result<(), LoadError> {
         while !stop.load(Ordering::Relaxed) {
-            let left = until.map_or(NAP, |until| until.saturating_duration_since(Instant::now()));
+            let left = until.map_or(SLEEP_MAX, |until| until.saturating_duration_since(Instant::now()));
             if left.is_zero() {
                 break;
             }
-            thread::sleep(left.min(NAP));
-            self.end_due(shared)?;
+            thread::sleep(left.min(SLEEP_MAX));
+            self.end_due_flows(shared)?;
         }
         Ok(())
     }
 
     /// Begins flows until those that stay are as many as shall be.
-    pub(super) fn fill(&mut self, shared: &Shared) -> Result<(), LoadError> {
-        for place in 0..self.lanes.len() {
-            while let Some(missing) = self.lanes.get(place).map(Lane::missing).filter(|missing| *missing > 0) {
-                self.begin_in(place, missing, shared)?;
+    pub(super) fn fill(&mut self, shared: &SenderCounters) -> Result<(), LoadError> {
+        for place in 0..self.scripts.len() {
+            while let Some(missing) = self.scripts.get(place).map(ScriptFlows::missing).filter(|missing| *missing > 0) {
+                self.start_script_flows(place, missing, shared)?;
             }
-            self.lanes.get_mut(place).into_iter().for_each(|lane| lane.filled = lane.begun);
+            self.scripts.get_mut(place).into_iter().for_each(|lane| lane.prefilled = lane.started);
         }
         Ok(())
     }
 
     /// Ends all flows.
-    pub(super) fn clear(&mut self, shared: &Shared) -> Result<(), LoadError> {
-        for place in 0..self.lanes.len() {
-            while let Some(count) = self.lanes.get(place).map(Lane::alive).filter(|alive| *alive > 0) {
-                self.end_in(place, count.min(BATCH), shared)?;
+    pub(super) fn clear(&mut self, shared: &SenderCounters) -> Result<(), LoadError> {
+        for place in 0..self.scripts.len() {
+            while let Some(count) = self.scripts.get(place).map(ScriptFlows::alive).filter(|alive| *alive > 0) {
+                self.end_script_flows(place, count.min(BATCH), shared)?;
             }
         }
         Ok(())
     }
 
-    fn begin(&mut self, count: u32, shared: &Shared) -> Result<(), LoadError> {
-        let weights: u32 = self.lanes.iter().map(|lane| lane.weight).sum();
-        self.due += u64::from(count);
-        for place in 0..self.lanes.len() {
-            let Some(lane) = self.lanes.get(place) else { break };
+    fn start_flows(&mut self, count: u32, shared: &SenderCounters) -> Result<(), LoadError> {
+        let weights: u32 = self.scripts.iter().map(|lane| lane.weight).sum();
+        self.flows_due += u64::from(count);
+        for place in 0..self.scripts.len() {
+            let Some(lane) = self.scripts.get(place) else { break };
             // Each lane keeps its share of all that came due, however small the steps are.
-            let share = self.due * u64::from(lane.weight) / u64::from(weights.max(1));
-            let missing = u32::try_from(share.saturating_sub(lane.made())).unwrap_or(BATCH).min(BATCH);
+            let share = self.flows_due * u64::from(lane.weight) / u64::from(weights.max(1));
+            let missing = u32::try_from(share.saturating_sub(lane.started_after_fill())).unwrap_or(BATCH).min(BATCH);
             if missing > 0 {
-                self.begin_in(place, missing, shared)?;
+                self.start_script_flows(place, missing, shared)?;
             }
         }
         Ok(())
     }
 
-    fn begin_in(&mut self, place: usize, count: u32, shared: &Shared) -> Result<(), LoadError> {
-        let Some(lane) = self.lanes.get_mut(place) else { return Ok(()) };
-        let (first, script, index) = (lane.begun, lane.script, self.index);
-        let flows = (first..first.wrapping_add(count)).map(|number| script::ends(index, number, script));
-        match &mut self.ways {
+    fn start_script_flows(&mut self, place: usize, count: u32, shared: &SenderCounters) -> Result<(), LoadError> {
+        let Some(lane) = self.scripts.get_mut(place) else { return Ok(()) };
+        let (first, script, index) = (lane.started, lane.script, self.index);
+        let flows = (first..first.wrapping_add(count)).map(|number| script::flow_endpoints(index, number, script));
+        match &mut self.raw_sockets {
             Some(ways) => {
                 for step in script.open {
-                    let sent = ways.send(step, flows.clone())?;
+                    let sent = ways.send_step(step, flows.clone())?;
                     shared.packets.fetch_add(sent, Ordering::Relaxed);
                 }
             }
             None => {
                 for ends in flows {
                     let create = |writer: &mut Writer<'_>, seq| {
-                        request::create(writer, seq, &inserted(script, &ends), IfExists::Refuse)
+                        request::create(writer, seq, &established_flow(script, &ends), IfExists::Refuse)
                     };
                     self.changes.add(0, create, &mut count_refused(shared))?;
                 }
                 self.changes.finish(&mut count_refused(shared))?;
             }
         }
-        lane.begun = first.wrapping_add(count);
-        if let Life::For(_) = script.life {
-            lane.ages.push_back((Instant::now(), lane.begun));
+        lane.started = first.wrapping_add(count);
+        if let Lifetime::For(_) = script.lifetime {
+            lane.started_at.push_back((Instant::now(), lane.started));
         }
-        shared.begun.fetch_add(count.into(), Ordering::Relaxed);
+        shared.started.fetch_add(count.into(), Ordering::Relaxed);
         Ok(())
     }
 
-    fn end_due(&mut self, shared: &Shared) -> Result<(), LoadError> {
+    fn end_due_flows(&mut self, shared: &SenderCounters) -> Result<(), LoadError> {
         let now = Instant::now();
-        for place in 0..self.lanes.len() {
-            while let Some(count) = self.lanes.get(place).map(|lane| lane.due(now)).filter(|due| *due > 0) {
-                self.end_in(place, count, shared)?;
+        for place in 0..self.scripts.len() {
+            while let Some(count) = self.scripts.get(place).map(|lane| lane.due_to_end(now)).filter(|due| *due > 0) {
+                self.end_script_flows(place, count, shared)?;
             }
         }
         Ok(())
     }
 
     /// Closes and deletes the oldest.
-    fn end_in(&mut self, place: usize, count: u32, shared: &Shared) -> Result<(), LoadError> {
-        let Some(lane) = self.lanes.get_mut(place) else { return Ok(()) };
+    fn end_script_flows(&mut self, place: usize, count: u32, shared: &SenderCounters) -> Result<(), LoadError> {
+        let Some(lane) = self.scripts.get_mut(place) else { return Ok(()) };
         let (first, script, index) = (lane.ended, lane.script, self.index);
-        let flows = (first..first.wrapping_add(count)).map(|number| script::ends(index, number, script));
-        if let Some(ways) = &mut self.ways {
+        let flows = (first..first.wrapping_add(count)).map(|number| script::flow_endpoints(index, number, script));
+        if let Some(ways) = &mut self.raw_sockets {
             for step in script.close {
-                let sent = ways.send(step, flows.clone())?;
+                let sent = ways.send_step(step, flows.clone())?;
                 shared.packets.fetch_add(sent, Ordering::Relaxed);
             }
         }
@@ -310,30 +321,30 @@ impl Sender {
         self.changes.finish(&mut count_refused(shared))?;
         lane.ended = first.wrapping_add(count);
         let alive = lane.alive();
-        while lane.ages.front().is_some_and(|(_, below)| lane.begun.wrapping_sub(*below) >= alive) {
-            lane.ages.pop_front();
+        while lane.started_at.front().is_some_and(|(_, below)| lane.started.wrapping_sub(*below) >= alive) {
+            lane.started_at.pop_front();
         }
         shared.ended.fetch_add(count.into(), Ordering::Relaxed);
         Ok(())
     }
 }
 
-fn count_refused(shared: &Shared) -> impl FnMut(Refused) {
+fn count_refused(shared: &SenderCounters) -> impl FnMut(Refused) {
     |_| _ = shared.refused.fetch_add(1, Ordering::Relaxed)
 }
 
-fn tuple(script: &Script, ends: &Ends) -> Tuple {
+fn tuple(script: &Script, ends: &Endpoints) -> Tuple {
     let l4 = L4::Ports { src: ends.src_port, dst: ends.dst_port };
     Tuple { src: ends.src.into(), dst: ends.dst.into(), proto: script.proto, l4, zone: None }
 }
 
 /// The flow as a request has it.
-fn inserted(script: &Script, ends: &Ends) -> FlowChange<'static> {
+fn established_flow(script: &Script, ends: &Endpoints) -> FlowChange<'static> {
     let tcp = TcpInfo { state: Some(ESTABLISHED), ..TcpInfo::default() };
     let flow = FlowView {
         family: AF_INET,
         orig: Some(tuple(script, ends)),
-        reply: Some(tuple(script, &ends.back())),
+        reply: Some(tuple(script, &ends.reversed())),
         status: Some(IPS_SEEN_REPLY | IPS_ASSURED | IPS_CONFIRMED),
         timeout: Some(TIMEOUT),
         proto: Some(ProtoInfo::Tcp(tcp)),

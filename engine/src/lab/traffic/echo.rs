@@ -94,17 +94,17 @@ impl Server {
                 continue; // interrupted by a signal
             }
             if events.is_empty() {
-                (0..self.listeners.len()).for_each(|index| self.accept(index));
+                (0..self.listeners.len()).for_each(|index| self.accept_waiting(index));
             }
             for event in &events {
-                self.answer(event.token(), &mut buffer);
+                self.on_readable(event.token(), &mut buffer);
             }
         }
     }
 
-    fn answer(&mut self, token: Token, buffer: &mut [u8]) {
+    fn on_readable(&mut self, token: Token, buffer: &mut [u8]) {
         if token.0 < self.listeners.len() {
-            self.accept(token.0);
+            self.accept_waiting(token.0);
         } else if let Some(socket) = self.datagrams.get(token.0 - self.listeners.len()) {
             echo_datagrams(socket, buffer);
         } else if let Some(stream) = self.connections.get_mut(&token)
@@ -114,7 +114,7 @@ impl Server {
         }
     }
 
-    fn accept(&mut self, index: usize) {
+    fn accept_waiting(&mut self, index: usize) {
         while let Some(Ok((mut stream, _))) = self.listeners.get(index).map(TcpListener::accept) {
             let token = Token(self.next);
             let registered = self.poll.registry().register(&mut stream, token, Interest::READABLE).is_ok();

@@ -51,7 +51,7 @@ impl Flood {
     /// # Errors
     /// [`LabError::FloodTooLarge`], or [`LabError::System`] where there is no route to the flood's network.
     pub fn send(&mut self, flows: u32) -> Result<Duration, LabError> {
-        self.send_while(flows, |_| ())
+        self.send_batches(flows, |_| ())
     }
 
     /// Sends `flows` further flows at a steady rate, at most 64 at once, and returns how long that took.
@@ -60,14 +60,14 @@ impl Flood {
     /// As [`Flood::send`].
     pub fn send_paced(&mut self, flows: u32, per_second: NonZeroU32) -> Result<Duration, LabError> {
         let started = Instant::now();
-        self.send_while(flows, |sent| {
+        self.send_batches(flows, |sent| {
             let due = Duration::from_secs(1).saturating_mul(sent) / per_second.get();
             thread::sleep(due.saturating_sub(started.elapsed()));
         })
     }
 
     /// Calls `pause` with the flows sent so far before each batch.
-    fn send_while(&mut self, flows: u32, pause: impl Fn(u32)) -> Result<Duration, LabError> {
+    fn send_batches(&mut self, flows: u32, pause: impl Fn(u32)) -> Result<Duration, LabError> {
         let most = Self::MOST;
         let end = self.sent.checked_add(flows).filter(|end| *end <= most);
         let end = end.ok_or(LabError::FloodTooLarge { asked: u64::from(self.sent) + u64::from(flows), most })?;

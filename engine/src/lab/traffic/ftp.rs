@@ -20,22 +20,22 @@ const PIECE_INTERVAL: Duration = Duration::from_millis(10);
 /// [`LabError::System`] when an address is not the host's, or taken.
 pub fn serve_ftp(host: &Host, addresses: &[SocketAddr]) -> Result<(), LabError> {
     let addresses = addresses.to_vec();
-    host.run(move || addresses.into_iter().try_for_each(listen))
+    host.run(move || addresses.into_iter().try_for_each(start_server))
         .map_err(|error| LabError::system("start the FTP server", error))
 }
 
-fn listen(address: SocketAddr) -> io::Result<()> {
+fn start_server(address: SocketAddr) -> io::Result<()> {
     let listener = TcpListener::bind(address)?;
     let accept = move || {
         for control in listener.incoming().flatten() {
             // A session ends with its connection, however that ends.
-            let _ = thread::Builder::new().name("ftp-session".into()).spawn(move || serve(&control));
+            let _ = thread::Builder::new().name("ftp-session".into()).spawn(move || serve_session(&control));
         }
     };
     thread::Builder::new().name("ftp".into()).spawn(accept).map(drop)
 }
 
-fn serve(control: &TcpStream) -> io::Result<()> {
+fn serve_session(control: &TcpStream) -> io::Result<()> {
     let mut replies = control;
     replies.write_all(b"220 ready\r\n")?;
     let mut announced = None;
@@ -51,7 +51,7 @@ fn serve(control: &TcpStream) -> io::Result<()> {
             "RETR" => match announced.take() {
                 Some(address) => {
                     replies.write_all(b"150 here it comes\r\n")?;
-                    let sent = argument.parse().map_err(io::Error::other).and_then(|pieces| send(address, pieces));
+                    let sent = argument.parse().map_err(io::Error::other).and_then(|pieces| send_data(address, pieces));
                     if sent.is_ok() { b"226 that was it\r\n" } else { b"425 no data connection\r\n" }
                 }
                 None => b"503 where to?\r\n",
@@ -63,7 +63,7 @@ fn serve(control: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-fn send(to: SocketAddr, pieces: usize) -> io::Result<()> {
+fn send_data(to: SocketAddr, pieces: usize) -> io::Result<()> {
     let mut data = TcpStream::connect_timeout(&to, LONGEST)?;
     data.set_nodelay(true)?;
     (0..pieces).try_for_each(|_| {
@@ -85,13 +85,13 @@ fn parse(announced: &str) -> Option<SocketAddr> {
 }
 
 /// The connection that is awaited, or an error after [`LONGEST`].
-fn accept(listener: &TcpListener) -> io::Result<TcpStream> {
+fn accept_data(listener: &TcpListener) -> io::Result<TcpStream> {
     let socket = socket2::SockRef::from(listener);
     socket.set_read_timeout(Some(LONGEST))?; // `accept` heeds it, too
     Ok(listener.accept()?.0)
 }
 
-fn announcement(address: SocketAddr) -> String {
+fn port_command(address: SocketAddr) -> String {
     match address.ip() {
         IpAddr::V4(ip) => {
             let [a, b, c, d] = ip.octets();
@@ -106,7 +106,7 @@ fn announcement(address: SocketAddr) -> String {
 #[derive(Debug)]
 pub struct FtpSession {
     control: BufReader<TcpStream>,
-    awaiting: Option<TcpListener>,
+    data_listener: Option<TcpListener>,
 }
 
 /// Data on its way.
@@ -137,60 +137,60 @@ impl FtpSession {
     ///
     /// # Errors
     /// As above.
-    pub fn begin(&mut self, pieces: usize) -> Result<Transfer, LabError> {
-        self.try_begin(pieces).map_err(|error| LabError::system("begin an FTP transfer", error))
+    pub fn start_transfer(&mut self, pieces: usize) -> Result<Transfer, LabError> {
+        self.try_start_transfer(pieces).map_err(|error| LabError::system("begin an FTP transfer", error))
     }
 
     /// Waits until all of a transfer has come, and for the server's word on it.
     ///
     /// # Errors
     /// As above; something else came, or less.
-    pub fn finish(&mut self, transfer: Transfer) -> Result<(), LabError> {
-        self.try_finish(transfer).map_err(|error| LabError::system("finish an FTP transfer", error))
+    pub fn finish_transfer(&mut self, transfer: Transfer) -> Result<(), LabError> {
+        self.try_finish_transfer(transfer).map_err(|error| LabError::system("finish an FTP transfer", error))
     }
 
     fn try_open(server: SocketAddr) -> io::Result<Self> {
         let control = TcpStream::connect_timeout(&server, LONGEST)?;
         control.set_read_timeout(Some(LONGEST))?;
         control.set_nodelay(true)?;
-        let mut session = Self { control: BufReader::new(control), awaiting: None };
-        session.expect("220")?;
-        session.say("USER anonymous")?; // helpers read from the second command on
-        session.expect("230")?;
+        let mut session = Self { control: BufReader::new(control), data_listener: None };
+        session.expect_reply("220")?;
+        session.send_command("USER anonymous")?; // helpers read from the second command on
+        session.expect_reply("230")?;
         Ok(session)
     }
 
     fn try_announce(&mut self) -> io::Result<()> {
         let listener = TcpListener::bind((self.control.get_ref().local_addr()?.ip(), 0))?;
-        let command = announcement(listener.local_addr()?);
-        self.awaiting = Some(listener);
-        self.say(&command)?;
-        self.expect("200")
+        let command = port_command(listener.local_addr()?);
+        self.data_listener = Some(listener);
+        self.send_command(&command)?;
+        self.expect_reply("200")
     }
 
-    fn try_begin(&mut self, pieces: usize) -> io::Result<Transfer> {
-        let listener = self.awaiting.take().ok_or_else(|| io::Error::other("nothing was announced"))?;
-        self.say(&format!("RETR {pieces}"))?;
-        self.expect("150")?;
-        let data = accept(&listener)?;
+    fn try_start_transfer(&mut self, pieces: usize) -> io::Result<Transfer> {
+        let listener = self.data_listener.take().ok_or_else(|| io::Error::other("nothing was announced"))?;
+        self.send_command(&format!("RETR {pieces}"))?;
+        self.expect_reply("150")?;
+        let data = accept_data(&listener)?;
         data.set_read_timeout(Some(LONGEST))?;
         Ok(Transfer { data, pieces })
     }
 
-    fn try_finish(&mut self, Transfer { mut data, pieces }: Transfer) -> io::Result<()> {
+    fn try_finish_transfer(&mut self, Transfer { mut data, pieces }: Transfer) -> io::Result<()> {
         let mut all = Vec::new();
         data.read_to_end(&mut all)?;
         if all != PIECE.repeat(pieces) {
             return Err(io::Error::other(format!("{} bytes came of {}", all.len(), pieces * PIECE.len())));
         }
-        self.expect("226")
+        self.expect_reply("226")
     }
 
-    fn say(&mut self, command: &str) -> io::Result<()> {
+    fn send_command(&mut self, command: &str) -> io::Result<()> {
         self.control.get_ref().write_all(format!("{command}\r\n").as_bytes())
     }
 
-    fn expect(&mut self, code: &str) -> io::Result<()> {
+    fn expect_reply(&mut self, code: &str) -> io::Result<()> {
         let mut line = String::new();
         self.control.read_line(&mut line)?;
         if line.starts_with(code) { Ok(()) } else { Err(io::Error::other(format!("the server says {line:?}"))) }

@@ -12,7 +12,7 @@ use crate::lab::{Host, LabError};
 /// Work that is later than this is skipped, not caught up with.
 const MOST_LATE: Duration = Duration::from_millis(100);
 /// The longest sleep: a stop is noticed within it.
-const NAP: Duration = Duration::from_millis(10);
+const SLEEP_MAX: Duration = Duration::from_millis(10);
 
 /// What a host is to send. A rate of zero leaves that protocol out.
 #[derive(Debug, Clone)]
@@ -48,13 +48,13 @@ pub struct Progress {
 /// Traffic that is flowing. Dropping it stops it.
 #[derive(Debug)]
 pub struct Running {
-    shared: Arc<Shared>,
+    shared: Arc<SharedProgress>,
     threads: Vec<JoinHandle<()>>,
 }
 
 /// What the threads and their owner share; every number is independent of the others.
 #[derive(Debug, Default)]
-struct Shared {
+struct SharedProgress {
     stop: AtomicBool,
     tcp: AtomicU64,
     udp: AtomicU64,
@@ -69,25 +69,25 @@ impl Traffic {
     /// # Errors
     /// [`LabError::System`] when a thread cannot be started.
     pub fn start(self, host: &Host) -> Result<Running, LabError> {
-        let shared = Arc::<Shared>::default();
+        let shared = Arc::<SharedProgress>::default();
         let mut running = Running { shared: Arc::clone(&shared), threads: Vec::new() };
         let payload = vec![b'.'; self.payload_bytes.min(TCP_PAYLOAD_BYTES)];
         let datagram = vec![b'.'; self.payload_bytes.min(UDP_PAYLOAD_BYTES)];
         let until = Instant::now() + self.duration;
         let lanes = [
-            Lane {
+            PacedExchanges {
                 servers: self.tcp,
                 per_second: self.tcp_per_second,
                 payload,
                 exchange: tcp_exchange,
-                done: |s| &s.tcp,
+                completed: |s| &s.tcp,
             },
-            Lane {
+            PacedExchanges {
                 servers: self.udp,
                 per_second: self.udp_per_second,
                 payload: datagram,
                 exchange: udp_exchange,
-                done: |s| &s.udp,
+                completed: |s| &s.udp,
             },
         ];
         for lane in lanes.into_iter().filter(|lane| lane.per_second > 0 && !lane.servers.is_empty()) {
@@ -105,7 +105,7 @@ impl Running {
     #[must_use]
     pub fn progress(&self) -> Progress {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let Shared { tcp, udp, failed, skipped, .. } = &*self.shared;
+        let SharedProgress { tcp, udp, failed, skipped, .. } = &*self.shared;
         Progress { tcp: read(tcp), udp: read(udp), failed: read(failed), skipped: read(skipped) }
     }
 
@@ -151,31 +151,31 @@ impl Drop for Running {
 }
 
 /// One protocol's thread.
-struct Lane {
+struct PacedExchanges {
     servers: Vec<SocketAddr>,
     per_second: u32,
     payload: Vec<u8>,
     exchange: fn(SocketAddr, &[u8]) -> Result<(), LabError>,
-    done: fn(&Shared) -> &AtomicU64,
+    completed: fn(&SharedProgress) -> &AtomicU64,
 }
 
-impl Lane {
-    fn run(&self, until: Instant, shared: &Shared) {
+impl PacedExchanges {
+    fn run(&self, until: Instant, shared: &SharedProgress) {
         let interval = Duration::from_secs(1) / self.per_second;
         let mut due = Instant::now();
         for server in self.servers.iter().cycle() {
-            if !wait(due, until, shared) {
+            if !wait_until_due(due, until, shared) {
                 return;
             }
             self.exchange_with(*server, shared);
             due += interval;
-            due += self.skip(due, interval, shared);
+            due += self.skip_missed(due, interval, shared);
         }
     }
 
-    fn exchange_with(&self, server: SocketAddr, shared: &Shared) {
+    fn exchange_with(&self, server: SocketAddr, shared: &SharedProgress) {
         match (self.exchange)(server, &self.payload) {
-            Ok(()) => _ = (self.done)(shared).fetch_add(1, Ordering::Relaxed),
+            Ok(()) => _ = (self.completed)(shared).fetch_add(1, Ordering::Relaxed),
             Err(error) => {
                 shared.failed.fetch_add(1, Ordering::Relaxed);
                 *shared.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
@@ -184,7 +184,7 @@ impl Lane {
     }
 
     /// How far to move what is due, when it is too late to be caught up with.
-    fn skip(&self, due: Instant, interval: Duration, shared: &Shared) -> Duration {
+    fn skip_missed(&self, due: Instant, interval: Duration, shared: &SharedProgress) -> Duration {
         let late = due.elapsed();
         if late < MOST_LATE {
             return Duration::ZERO;
@@ -196,7 +196,7 @@ impl Lane {
 }
 
 /// Sleeps until `due`; `false` when it is time to stop.
-fn wait(due: Instant, until: Instant, shared: &Shared) -> bool {
+fn wait_until_due(due: Instant, until: Instant, shared: &SharedProgress) -> bool {
     loop {
         let now = Instant::now();
         if shared.stop.load(Ordering::Relaxed) || now >= until {
@@ -206,6 +206,6 @@ fn wait(due: Instant, until: Instant, shared: &Shared) -> bool {
         if left.is_zero() {
             return true;
         }
-        thread::sleep(left.min(NAP));
+        thread::sleep(left.min(SLEEP_MAX));
     }
 }

@@ -18,7 +18,7 @@ use crate::lab::{Host, LabError};
 const INTERVAL: Duration = Duration::from_millis(10);
 /// Numbers by TCP that may await their echoes: few enough for the kernel to call the stream thin, so that it tries a way
 /// that is gone at a steady pace.
-const AWAITED: u64 = 3;
+const UNANSWERED_MAX: u64 = 3;
 /// How long the echoes of the last numbers are awaited, and how long ago the last of UDP may be: longer than TCP takes
 /// between two tries after some seconds of silence.
 const LAST_WAIT: Duration = Duration::from_secs(10);
@@ -45,7 +45,7 @@ impl fmt::Display for Target {
 
 /// What became of a stream.
 #[derive(Debug)]
-pub struct Heard {
+pub struct StreamReport {
     /// Where it went.
     pub target: Target,
     /// The longest that it heard nothing.
@@ -60,7 +60,7 @@ pub struct Heard {
 #[derive(Debug)]
 pub struct Streams {
     stop: Arc<AtomicBool>,
-    threads: Vec<JoinHandle<Heard>>,
+    threads: Vec<JoinHandle<StreamReport>>,
 }
 
 impl Streams {
@@ -74,8 +74,8 @@ impl Streams {
             let stop = streams.stop.clone();
             let failed = move |error| LabError::system(format!("open a stream to {target}"), error);
             let thread = host.run(move || {
-                let line = Line::open(target).map_err(failed)?;
-                let flow = move || flow(target, line, &stop);
+                let line = StreamSocket::open(target).map_err(failed)?;
+                let flow = move || run_stream(target, line, &stop);
                 thread::Builder::new().name("stream".into()).spawn(flow).map_err(failed)
             })?;
             streams.threads.push(thread);
@@ -85,7 +85,7 @@ impl Streams {
 
     /// Sends no more, waits for what is still to come back, and says what became of each.
     #[must_use]
-    pub fn finish(mut self) -> Vec<Heard> {
+    pub fn finish(mut self) -> Vec<StreamReport> {
         self.stop.store(true, Ordering::Relaxed);
         self.threads.drain(..).filter_map(|thread| thread.join().ok()).collect()
     }
@@ -98,12 +98,12 @@ impl Drop for Streams {
 }
 
 /// A stream's socket.
-enum Line {
+enum StreamSocket {
     Tcp(TcpStream, Vec<u8>),
     Udp(UdpSocket),
 }
 
-impl Line {
+impl StreamSocket {
     fn open(target: Target) -> io::Result<Self> {
         match target {
             Target::Tcp(server) => {
@@ -139,7 +139,7 @@ impl Line {
                 match stream.read(&mut buffer) {
                     Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                     Ok(length) => rest.extend_from_slice(buffer.get(..length).unwrap_or_default()),
-                    Err(error) if is_nothing(&error) => {}
+                    Err(error) if is_no_data(&error) => {}
                     Err(error) => return Err(error),
                 }
                 let whole = rest.len() - rest.len() % NUMBER;
@@ -160,19 +160,19 @@ impl Line {
     }
 }
 
-fn is_nothing(error: &io::Error) -> bool {
+fn is_no_data(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted)
 }
 
-fn flow(target: Target, mut line: Line, stop: &AtomicBool) -> Heard {
-    let mut heard = Heard { target, silence: Duration::ZERO, echoes: 0, died: None };
-    if let Err(why) = keep(&mut line, stop, &mut heard) {
+fn run_stream(target: Target, mut line: StreamSocket, stop: &AtomicBool) -> StreamReport {
+    let mut heard = StreamReport { target, silence: Duration::ZERO, echoes: 0, died: None };
+    if let Err(why) = exchange_numbers(&mut line, stop, &mut heard) {
         heard.died = Some(why.to_string());
     }
     heard
 }
 
-fn keep(line: &mut Line, stop: &AtomicBool, heard: &mut Heard) -> io::Result<()> {
+fn exchange_numbers(line: &mut StreamSocket, stop: &AtomicBool, heard: &mut StreamReport) -> io::Result<()> {
     let (mut sent, mut expected) = (0u64, 0u64);
     let (mut last, mut due) = (Instant::now(), Instant::now());
     let mut stopped = None;
@@ -186,13 +186,13 @@ fn keep(line: &mut Line, stop: &AtomicBool, heard: &mut Heard) -> io::Result<()>
             if now.duration_since(since) >= LAST_WAIT {
                 return Err(io::Error::other(format!("{} of {sent} numbers never came back", sent - expected)));
             }
-            if matches!(line, Line::Udp(_)) && last >= since {
+            if matches!(line, StreamSocket::Udp(_)) && last >= since {
                 return Ok(()); // something sent since came back: the way is there
             }
         }
         let may_send = match line {
-            Line::Tcp(..) => stopped.is_none() && sent - expected < AWAITED,
-            Line::Udp(_) => true, // after the stop, too, for one of them to come back
+            StreamSocket::Tcp(..) => stopped.is_none() && sent - expected < UNANSWERED_MAX,
+            StreamSocket::Udp(_) => true, // after the stop, too, for one of them to come back
         };
         if may_send && now >= due {
             line.send(sent)?;
@@ -200,7 +200,7 @@ fn keep(line: &mut Line, stop: &AtomicBool, heard: &mut Heard) -> io::Result<()>
             due = now + INTERVAL;
         }
         for number in line.receive()? {
-            if matches!(line, Line::Tcp(..)) && number != expected {
+            if matches!(line, StreamSocket::Tcp(..)) && number != expected {
                 return Err(io::Error::other(format!("number {number} came where {expected} was to come")));
             }
             expected = number + 1;
