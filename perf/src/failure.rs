@@ -30,13 +30,13 @@ pub(crate) enum Failure {
     },
     /// There is nothing to compare with.
     #[error("{0} is not installed: it is neither on PATH nor in /usr/sbin; Debian and Ubuntu have it in package {0}")]
-    NoPeer(&'static str),
+    NotInstalled(&'static str),
     /// The program to measure was not built, or not where its path says.
     #[error("there is no program {0}: start perf/run, which builds it, or give --program")]
     NoProgram(String),
     /// A measured program ended by itself, or badly.
     #[error("{command} ended with {status}; it said: {said}")]
-    Ended {
+    Exited {
         /// The program and its arguments.
         command: String,
         /// How it ended.
@@ -46,7 +46,7 @@ pub(crate) enum Failure {
     },
     /// A wait was over before what it was for came.
     #[error("waited {longest:?} in vain for {what}")]
-    TooLong {
+    TimedOut {
         /// What was waited for.
         what: String,
         /// How long.

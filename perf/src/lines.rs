@@ -47,7 +47,7 @@ impl Tally {
     }
 
     /// Events that are in one of the two only, kind by kind: what is missing of one cannot hide behind another.
-    pub(crate) fn differing(&self, other: &Self) -> u64 {
+    pub(crate) fn count_differing(&self, other: &Self) -> u64 {
         let kinds = [(self.new, other.new), (self.update, other.update), (self.destroy, other.destroy)];
         kinds.iter().map(|(here, there)| here.abs_diff(*there)).sum()
     }
@@ -66,16 +66,16 @@ pub(crate) struct Difference {
 
 /// Compares two listings in any order, timeouts, ages and `use=` apart. A line that is there twice must be there twice in both.
 pub(crate) fn difference(left: &[u8], right: &[u8]) -> Difference {
-    between(&comparable(left, timeless), &comparable(right, timeless))
+    compare_sorted(&sorted_lines(left, without_timers), &sorted_lines(right, without_timers))
 }
 
 /// Compares the dump of an internal cache with that of its replica, in any order, by what both have: state, original
 /// direction, flags and mark.
 pub(crate) fn replica_difference(internal: &[u8], external: &[u8]) -> Difference {
-    between(&comparable(internal, replicated), &comparable(external, replicated))
+    compare_sorted(&sorted_lines(internal, replicated_part), &sorted_lines(external, replicated_part))
 }
 
-fn between(left: &[Vec<u8>], right: &[Vec<u8>]) -> Difference {
+fn compare_sorted(left: &[Vec<u8>], right: &[Vec<u8>]) -> Difference {
     let (mut left, mut right) = (left.iter().peekable(), right.iter().peekable());
     let mut difference = Difference::default();
     loop {
@@ -96,14 +96,14 @@ fn between(left: &[Vec<u8>], right: &[Vec<u8>]) -> Difference {
     }
 }
 
-fn comparable(output: &[u8], what: impl Fn(&[u8]) -> Vec<u8>) -> Vec<Vec<u8>> {
+fn sorted_lines(output: &[u8], what: impl Fn(&[u8]) -> Vec<u8>) -> Vec<Vec<u8>> {
     let mut sorted: Vec<_> = lines(output).map(what).collect();
     sorted.sort_unstable();
     sorted
 }
 
 /// The line with a `-` for its timeout, without the value of its age and without `use=`; every blank stays, so that their number is compared, too.
-fn timeless(line: &[u8]) -> Vec<u8> {
+fn without_timers(line: &[u8]) -> Vec<u8> {
     let mut kept = Vec::with_capacity(line.len());
     let mut word_number = 0;
     for (index, word) in line.split(|byte| *byte == b' ').enumerate() {
@@ -123,7 +123,7 @@ fn timeless(line: &[u8]) -> Vec<u8> {
 }
 
 /// The line without the answers' direction, which a replica need not know, and without what is the cache's own.
-fn replicated(line: &[u8]) -> Vec<u8> {
+fn replicated_part(line: &[u8]) -> Vec<u8> {
     let mut kept: Vec<&[u8]> = Vec::new();
     let mut words = line.split(|byte| *byte == b' ').filter(|word| !word.is_empty());
     for word in words.by_ref().take_while(|word| *word != b"[active") {
@@ -154,7 +154,7 @@ mod tests {
                         [UNREPLIED] src=198.18.0.1 dst=192.0.2.2 sport=5 dport=4 mark=0 delta-time=1 use=1\n";
 
     #[test]
-    fn events_are_counted_by_kind_and_nothing_else_is_one() {
+    fn events_are_counted_by_kind_and_other_lines_apart() {
         let output = "[1700000000.123456]\t    [NEW] ipv4     2 udp      17 30 src=192.0.2.2 id=1\n\
                       [1700000000.123457]\t [UPDATE] ipv4     2 udp      17 30 src=192.0.2.2 id=1\n\
                       [1700000000.123458]\t[DESTROY] ipv4     2 udp      17 src=192.0.2.2 [UNREPLIED] id=1\n\
@@ -162,7 +162,7 @@ mod tests {
         let tally = Tally::of(output.as_bytes());
         assert_eq!(tally, Tally { new: 1, update: 1, destroy: 1, other: 1 });
         assert_eq!(tally.events(), 3);
-        assert_eq!(tally.differing(&Tally { new: 3, ..Tally::default() }), 4);
+        assert_eq!(tally.count_differing(&Tally { new: 3, ..Tally::default() }), 4);
         assert_eq!(Tally::of(b""), Tally::default());
     }
 
@@ -175,7 +175,7 @@ mod tests {
         let later = FLOW.replace(" 29 ", " 7 ").replace("time=1", "time=23").replace("use=1", "use=2");
         assert_eq!(difference(FLOW.as_bytes(), later.as_bytes()), Difference::default());
         let tcp = "ipv4     2 tcp      6 431999 ESTABLISHED src=192.0.2.2";
-        assert_eq!(timeless(tcp.as_bytes()), b"ipv4     2 tcp      6 - ESTABLISHED src=192.0.2.2");
+        assert_eq!(without_timers(tcp.as_bytes()), b"ipv4     2 tcp      6 - ESTABLISHED src=192.0.2.2");
     }
 
     #[test]
@@ -190,7 +190,7 @@ mod tests {
 
     /// As captured of conntrackd 1.4.7.
     #[test]
-    fn a_replica_is_compared_by_what_it_can_show() {
+    fn a_replica_is_compared_by_what_it_has() {
         let internal = "tcp      6 TIME_WAIT src=192.0.2.2 dst=198.51.100.10 sport=43002 dport=8080 src=198.51.100.10 \
                         dst=198.51.100.1 sport=8080 dport=43002 [ASSURED] mark=42 [active since 2s]\n";
         let external = "tcp      6 TIME_WAIT src=192.0.2.2 dst=198.51.100.10 sport=43002 dport=8080 [ASSURED] mark=42 \

@@ -32,7 +32,7 @@ mod wait;
 
 use failure::Failure;
 use network::Network;
-use options::{Asked, Options};
+use options::{Invocation, Options};
 use program::Programs;
 use results::Section;
 
@@ -48,26 +48,26 @@ fn main() -> ExitCode {
 
 fn run() -> Result<(), Failure> {
     let options = match options::parse(lexopt::Parser::from_env())? {
-        Asked::Help => {
+        Invocation::Help => {
             print!("{}", options::HELP);
             return Ok(());
         }
-        Asked::Run(options) => options,
+        Invocation::Run(options) => options,
     };
     // First of all: an unprivileged process must still have a single thread, and later processes share the network.
     let network = Network::build()?;
-    wait::heed_signals()?;
-    measure(&options, &network)
+    wait::catch_signals()?;
+    run_scenarios(&options, &network)
 }
 
-fn measure(options: &Options, network: &Network) -> Result<(), Failure> {
+fn run_scenarios(options: &Options, network: &Network) -> Result<(), Failure> {
     let programs = Programs::find(options.program.as_deref())?;
     let about = report::preamble(&programs)?;
     println!("{about}");
     for &scenario in &options.scenarios {
-        let before = report::load()?;
+        let before = report::load_average()?;
         let table = scenario.run(options, network, &programs)?.to_string();
-        let by = format!("{}; load {before} before, {} after", options.command(scenario), report::load()?);
+        let by = format!("{}; load {before} before, {} after", options.command(scenario), report::load_average()?);
         println!("\n{by}\n{table}");
         if let Some(path) = &options.write {
             results::write(path, &Section { scenario, about: &about, by: &by, table: &table })?;

@@ -43,15 +43,15 @@ impl Network {
     ///
     /// # Errors
     /// When the limit cannot be read.
-    pub(crate) fn fitting(asked: u32) -> Result<u32, Failure> {
-        Ok(within(asked, sysctl::read("net/netfilter/nf_conntrack_max")?))
+    pub(crate) fn fit_to_table(asked: u32) -> Result<u32, Failure> {
+        Ok(below_limit(asked, sysctl::read("net/netfilter/nf_conntrack_max")?))
     }
 
     /// Opens a flood of new flows from the client.
     ///
     /// # Errors
     /// When no socket is to be had.
-    pub(crate) fn flood(&self) -> Result<Flood, Failure> {
+    pub(crate) fn open_flood(&self) -> Result<Flood, Failure> {
         Ok(self.firewall.client.run(Flood::open)?)
     }
 
@@ -60,13 +60,13 @@ impl Network {
     ///
     /// # Errors
     /// When they cannot be sent.
-    pub(crate) fn send(
+    pub(crate) fn send_flows(
         &self,
         flood: Flood,
         flows: u32,
         per_second: Option<NonZeroU32>,
     ) -> Result<(Flood, u64), Failure> {
-        let flood = self.firewall.client.run(move || send(flood, flows, per_second))?;
+        let flood = self.firewall.client.run(move || send_flood(flood, flows, per_second))?;
         Ok((flood, sysctl::flow_count()?))
     }
 
@@ -82,7 +82,7 @@ impl Network {
     }
 }
 
-fn send(mut flood: Flood, flows: u32, per_second: Option<NonZeroU32>) -> Result<Flood, LabError> {
+fn send_flood(mut flood: Flood, flows: u32, per_second: Option<NonZeroU32>) -> Result<Flood, LabError> {
     match per_second {
         Some(rate) => flood.send_paced(flows, rate)?,
         None => flood.send(flows)?,
@@ -90,7 +90,7 @@ fn send(mut flood: Flood, flows: u32, per_second: Option<NonZeroU32>) -> Result<
     Ok(flood)
 }
 
-fn within(asked: u32, limit: u64) -> u32 {
+fn below_limit(asked: u32, limit: u64) -> u32 {
     let most = limit.saturating_sub(limit.div_ceil(SPARE));
     asked.min(u32::try_from(most).unwrap_or(u32::MAX))
 }
@@ -101,18 +101,18 @@ mod tests {
 
     #[test]
     fn the_table_is_never_filled_to_its_limit() {
-        assert_eq!(within(100_000, 262_144), 100_000);
-        assert_eq!(within(300_000, 262_144), 249_036);
-        assert_eq!(within(5, 0), 0);
+        assert_eq!(below_limit(100_000, 262_144), 100_000);
+        assert_eq!(below_limit(300_000, 262_144), 249_036);
+        assert_eq!(below_limit(5, 0), 0);
     }
 
     #[test]
     fn flows_are_made_and_flushed() {
         ctflow_engine::isolated!({
             let network = Network::build().unwrap();
-            let (flood, flows) = network.send(network.flood().unwrap(), 1_000, None).unwrap();
+            let (flood, flows) = network.send_flows(network.open_flood().unwrap(), 1_000, None).unwrap();
             assert_eq!(flows, 1_000);
-            let (_, flows) = network.send(flood, 500, NonZeroU32::new(50_000)).unwrap();
+            let (_, flows) = network.send_flows(flood, 500, NonZeroU32::new(50_000)).unwrap();
             assert_eq!(flows, 1_500);
             Network::flush().unwrap();
         });

@@ -38,7 +38,7 @@ All of these scenarios are run unless some are named. Needs no root but for the 
 
 /// A command line's meaning.
 #[derive(Debug)]
-pub(crate) enum Asked {
+pub(crate) enum Invocation {
     /// The help text.
     Help,
     /// A comparison.
@@ -90,11 +90,11 @@ impl Options {
 ///
 /// # Errors
 /// [`Failure::Usage`].
-pub(crate) fn parse(mut words: lexopt::Parser) -> Result<Asked, Failure> {
+pub(crate) fn parse(mut words: lexopt::Parser) -> Result<Invocation, Failure> {
     let mut options = Options::default();
     while let Some(word) = words.next()? {
         match word {
-            Short('h') | Long("help") => return Ok(Asked::Help),
+            Short('h') | Long("help") => return Ok(Invocation::Help),
             Long("rounds") => options.rounds = words.value()?.parse::<NonZeroU32>()?.get() as usize,
             Long("flows") => options.flows = Some(words.value()?.parse::<NonZeroU32>()?.get()),
             Long("rate") => options.rate = words.value()?.parse()?,
@@ -107,7 +107,7 @@ pub(crate) fn parse(mut words: lexopt::Parser) -> Result<Asked, Failure> {
     if options.scenarios.is_empty() {
         options.scenarios = Scenario::ALL.to_vec();
     }
-    Ok(Asked::Run(options))
+    Ok(Invocation::Run(options))
 }
 
 #[cfg(test)]
@@ -116,8 +116,8 @@ mod tests {
 
     fn parsed(words: &str) -> Result<Options, String> {
         match parse(lexopt::Parser::from_args(words.split_whitespace())) {
-            Ok(Asked::Run(options)) => Ok(options),
-            Ok(Asked::Help) => Err("help".into()),
+            Ok(Invocation::Run(options)) => Ok(options),
+            Ok(Invocation::Help) => Err("help".into()),
             Err(failure) => Err(failure.to_string()),
         }
     }
@@ -132,14 +132,14 @@ mod tests {
     }
 
     #[test]
-    fn a_scenarios_command_says_what_was_not_usual() {
+    fn a_scenarios_command_names_the_options_that_differ() {
         let command = |words| parsed(words).unwrap().command(Scenario::List);
         assert_eq!(command(""), "`perf/run --rounds 5 list`");
         assert_eq!(command("--flows 9 --rate 5 --rounds 1"), "`perf/run --rounds 1 --flows 9 --rate 5 list`");
     }
 
     #[test]
-    fn numbers_are_taken_and_zero_is_refused() {
+    fn numbers_are_read_and_zero_is_refused() {
         let options = parsed("--rounds 2 --flows=1000 --rate 5 --program /bin/x").unwrap();
         assert_eq!((options.rounds, options.flows, options.rate.get()), (2, Some(1000), 5));
         assert_eq!(options.program, Some("/bin/x".into()));

@@ -111,7 +111,7 @@ impl Pair {
 
     /// The firewalls of a network with connections through it; the first is the primary. Their cable is of the same name,
     /// with the same addresses.
-    pub(crate) fn of(gateways: Gateways) -> Self {
+    pub(crate) fn of_gateways(gateways: Gateways) -> Self {
         Self { hosts: Hosts::Gateways(Box::new(gateways)) }
     }
 
@@ -140,7 +140,7 @@ impl Pair {
     ///
     /// # Errors
     /// When the setting cannot be written.
-    pub(crate) fn stamp(&self, stamped: bool) -> Result<(), Failure> {
+    pub(crate) fn set_event_timestamps(&self, stamped: bool) -> Result<(), Failure> {
         let value = if stamped { "1" } else { "0" };
         Ok(self.host(Side::Primary).run(move || sysctl::write("net/netfilter/nf_conntrack_timestamp", value))?)
     }
@@ -170,23 +170,23 @@ impl Pair {
     ///
     /// # Errors
     /// The kernel's refusal.
-    pub(crate) fn lose_one_of(&self, packets: NonZeroU32) -> Result<(), Failure> {
-        self.on_both(move || Ok(loss(packets).apply()?))
+    pub(crate) fn start_loss(&self, packets: NonZeroU32) -> Result<(), Failure> {
+        self.run_on_both(move || Ok(loss_rules(packets).apply()?))
     }
 
     /// Ends the loss.
     ///
     /// # Errors
     /// The kernel's refusal.
-    pub(crate) fn lose_nothing(&self) -> Result<(), Failure> {
-        self.on_both(|| Ok(loss(NonZeroU32::MIN).remove()?))
+    pub(crate) fn stop_loss(&self) -> Result<(), Failure> {
+        self.run_on_both(|| Ok(loss_rules(NonZeroU32::MIN).remove()?))
     }
 
     /// Switches the primary's end of the cable off, or on again.
     ///
     /// # Errors
     /// The kernel's refusal.
-    pub(crate) fn connect(&self, connected: bool) -> Result<(), Failure> {
+    pub(crate) fn set_link_up(&self, connected: bool) -> Result<(), Failure> {
         let switch = move || {
             let links = Links::open()?;
             if connected { links.up(LINK) } else { links.down(LINK) }
@@ -198,14 +198,14 @@ impl Pair {
     ///
     /// # Errors
     /// Without `/proc`.
-    pub(crate) fn wire(&self) -> Result<Wire, Failure> {
+    pub(crate) fn wire_bytes(&self) -> Result<WireBytes, Failure> {
         const PATH: &str = "/proc/thread-self/net/dev";
         let text = self
             .host(Side::Primary)
             .run(|| fs::read_to_string(PATH))
             .map_err(Failure::system(format!("read {PATH}")))?;
         let bytes = procfs::link_bytes(&text, LINK).ok_or_else(|| Failure::Unreadable(PATH.to_owned()))?;
-        Ok(Wire { received: bytes.0, sent: bytes.1 })
+        Ok(WireBytes { received: bytes.0, sent: bytes.1 })
     }
 
     /// Waits until both only keep in touch, and returns when the last of all else had crossed.
@@ -214,9 +214,9 @@ impl Pair {
     /// When they do not come to rest.
     pub(crate) fn await_quiet(&self) -> Result<Instant, Failure> {
         let deadline = Deadline::new("the link to be quiet", QUIET_LONGEST);
-        let (mut bytes, mut since) = (self.wire()?.both(), Instant::now());
+        let (mut bytes, mut since) = (self.wire_bytes()?.total(), Instant::now());
         deadline.poll(TICK, || {
-            let now = self.wire()?.both();
+            let now = self.wire_bytes()?.total();
             if now - bytes > QUIET_BYTES {
                 (bytes, since) = (now, Instant::now());
             }
@@ -225,7 +225,7 @@ impl Pair {
         Ok(since)
     }
 
-    fn on_both(&self, work: impl Fn() -> Result<(), LabError> + Copy + Send + 'static) -> Result<(), Failure> {
+    fn run_on_both(&self, work: impl Fn() -> Result<(), LabError> + Copy + Send + 'static) -> Result<(), Failure> {
         self.host(Side::Primary).run(work)?;
         Ok(self.host(Side::Backup).run(work)?)
     }
@@ -233,20 +233,20 @@ impl Pair {
 
 /// What has crossed the cable, seen from the primary.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Wire {
+pub(crate) struct WireBytes {
     /// Bytes from the backup.
     pub(crate) received: u64,
     /// Bytes to the backup.
     pub(crate) sent: u64,
 }
 
-impl Wire {
-    fn both(self) -> u64 {
+impl WireBytes {
+    fn total(self) -> u64 {
         self.received + self.sent
     }
 }
 
-fn loss(one_of: NonZeroU32) -> Ruleset {
+fn loss_rules(one_of: NonZeroU32) -> Ruleset {
     let rule = Rule::new().input(LINK).one_in(one_of).drop();
     Ruleset::new("ctflow-perf-loss").chain(Chain::filter("input", Hook::Input).rule(rule))
 }
@@ -270,16 +270,16 @@ mod tests {
             };
             let (long, short) = (Duration::from_secs(10), Duration::from_millis(200));
             assert!(crosses_within(long));
-            pair.lose_one_of(NonZeroU32::MIN).unwrap();
+            pair.start_loss(NonZeroU32::MIN).unwrap();
             assert!(!crosses_within(short));
-            pair.lose_nothing().unwrap();
+            pair.stop_loss().unwrap();
             assert!(crosses_within(long));
-            pair.connect(false).unwrap();
+            pair.set_link_up(false).unwrap();
             assert!(!crosses_within(short));
-            pair.connect(true).unwrap();
+            pair.set_link_up(true).unwrap();
             // The kernel takes up to a second to notice the carrier.
             Deadline::new("a datagram", Duration::from_secs(5)).poll(TICK, || Ok(crosses_within(short))).unwrap();
-            let wire = pair.wire().unwrap();
+            let wire = pair.wire_bytes().unwrap();
             assert!(wire.sent >= 4 * 43, "{wire:?}: four datagrams of a byte behind their headers");
             pair.await_quiet().unwrap();
         });

@@ -37,7 +37,7 @@ const READY_LONGEST: Duration = Duration::from_secs(10);
 /// Printing 300,000 events takes seconds.
 const SETTLE_LONGEST: Duration = Duration::from_secs(120);
 /// Any command takes seconds; this is for one that hangs.
-pub(crate) const RUN_LONGEST: Duration = Duration::from_secs(120);
+pub(crate) const RUN_TIMEOUT: Duration = Duration::from_secs(120);
 /// Ending on SIGTERM takes milliseconds.
 const END_LONGEST: Duration = Duration::from_secs(10);
 /// What is shown of a failed program's standard error, at its end.
@@ -49,17 +49,17 @@ pub(crate) struct Process {
     command: String,
     child: Child,
     /// Ready to read once the process has ended.
-    end: OwnedFd,
+    pidfd: OwnedFd,
     started: Instant,
     output: File,
-    messages: File,
+    stderr: File,
     /// CPU time by thread id, of ended threads as well.
     threads_ns: HashMap<OsString, u64>,
 }
 
 /// A process that has ended well.
 #[derive(Debug)]
-pub(crate) struct Ended {
+pub(crate) struct Exited {
     /// From its start to its end.
     pub(crate) wall: Duration,
     /// User and system time of all its threads.
@@ -90,7 +90,7 @@ impl Process {
         match watch(&child) {
             Ok(end) => {
                 let threads_ns = HashMap::new();
-                Ok(Self { command, child, end, started, output, messages, threads_ns })
+                Ok(Self { command, child, pidfd: end, started, output, stderr: messages, threads_ns })
             }
             Err(errno) => {
                 let _ = child.kill().and_then(|()| child.wait());
@@ -116,7 +116,7 @@ impl Process {
     pub(crate) fn await_subscription(&mut self) -> Result<(), Failure> {
         let deadline = Deadline::new(format!("{} to subscribe", self.command), READY_LONGEST);
         deadline.poll(TICK, || {
-            self.must_live()?;
+            self.check_running()?;
             self.read("net/netlink").map(|text| procfs::netlink_has_listener(&text))
         })
     }
@@ -129,7 +129,7 @@ impl Process {
         let deadline = Deadline::new(format!("{} to be done", self.command), SETTLE_LONGEST);
         let (mut length, mut since) = (self.length()?, Instant::now());
         deadline.poll(TICK, || {
-            self.must_live()?;
+            self.check_running()?;
             let now = self.length()?;
             if now != length {
                 (length, since) = (now, Instant::now());
@@ -145,7 +145,7 @@ impl Process {
     pub(crate) fn cpu(&mut self) -> Result<Duration, Failure> {
         let unreadable = || Failure::Unreadable(self.path("stat"));
         let ticks = procfs::stat_cpu_ns(&self.read("stat")?).ok_or_else(unreadable)?;
-        self.look_at_threads()?;
+        self.sample_threads()?;
         Ok(Duration::from_nanos(ticks.max(self.threads_ns.values().sum())))
     }
 
@@ -154,7 +154,7 @@ impl Process {
     /// # Errors
     /// When it has ended.
     pub(crate) fn resident_bytes(&mut self) -> Result<u64, Failure> {
-        self.must_live()?;
+        self.check_running()?;
         let unreadable = || Failure::Unreadable(self.path("status"));
         procfs::status_resident_bytes(&self.read("status")?).ok_or_else(unreadable)
     }
@@ -163,12 +163,12 @@ impl Process {
     ///
     /// # Errors
     /// When it does not end.
-    pub(crate) fn end(mut self) -> Result<Vec<u8>, Failure> {
+    pub(crate) fn stop(mut self) -> Result<Vec<u8>, Failure> {
         let pid = rustix::process::Pid::from_child(&self.child);
         let failed = format!("end {}", self.command);
         kill_process(pid, Signal::TERM).map_err(Failure::system(failed))?;
         let deadline = Deadline::new(format!("{} to end", self.command), END_LONGEST);
-        while !self.ends_within(SAMPLE)? {
+        while !self.exits_within(SAMPLE)? {
             deadline.check()?;
         }
         let _ = self.reap()?; // told to end: its status says nothing
@@ -184,41 +184,41 @@ impl Process {
     ///
     /// # Errors
     /// When it does not end, or not well.
-    pub(crate) fn run_out(mut self, longest: Duration) -> Result<Ended, Failure> {
+    pub(crate) fn run_to_end(mut self, longest: Duration) -> Result<Exited, Failure> {
         let deadline = Deadline::new(format!("{} to end", self.command), longest);
         let mut peak_bytes = self.peak_bytes();
-        while !self.ends_within(SAMPLE)? {
+        while !self.exits_within(SAMPLE)? {
             peak_bytes = peak_bytes.max(self.peak_bytes());
-            self.look_at_threads()?;
+            self.sample_threads()?;
             deadline.check()?;
         }
         let wall = self.started.elapsed();
         let cpu = self.cpu()?; // before it is reaped, with which its figures go
         let status = self.reap()?;
         if !status.success() {
-            return Err(self.ended(status));
+            return Err(self.exit_failure(status));
         }
-        Ok(Ended { wall, cpu, peak_bytes, output: contents(&self.output)? })
+        Ok(Exited { wall, cpu, peak_bytes, output: contents(&self.output)? })
     }
 
     /// Fails when it has ended.
     ///
     /// # Errors
     /// With what it said last.
-    pub(crate) fn must_live(&mut self) -> Result<(), Failure> {
+    pub(crate) fn check_running(&mut self) -> Result<(), Failure> {
         let status = self.child.try_wait().map_err(Failure::system(format!("look at {}", self.command)))?;
-        status.map_or(Ok(()), |status| Err(self.ended(status)))
+        status.map_or(Ok(()), |status| Err(self.exit_failure(status)))
     }
 
-    fn ended(&self, status: ExitStatus) -> Failure {
-        let text = contents(&self.messages).unwrap_or_default();
+    fn exit_failure(&self, status: ExitStatus) -> Failure {
+        let text = contents(&self.stderr).unwrap_or_default();
         let shown = text.get(text.len().saturating_sub(SHOWN_BYTES)..).unwrap_or_default();
         let said = String::from_utf8_lossy(shown).trim().to_owned();
-        Failure::Ended { command: self.command.clone(), status, said }
+        Failure::Exited { command: self.command.clone(), status, said }
     }
 
-    fn ends_within(&self, longest: Timespec) -> Result<bool, Failure> {
-        let mut watched = [PollFd::new(&self.end, PollFlags::IN)];
+    fn exits_within(&self, longest: Timespec) -> Result<bool, Failure> {
+        let mut watched = [PollFd::new(&self.pidfd, PollFlags::IN)];
         match poll(&mut watched, Some(&longest)) {
             Ok(ready) => Ok(ready > 0),
             Err(Errno::INTR) => Ok(false),
@@ -230,7 +230,7 @@ impl Process {
         self.child.wait().map_err(Failure::system(format!("wait for {}", self.command)))
     }
 
-    fn look_at_threads(&mut self) -> Result<(), Failure> {
+    fn sample_threads(&mut self) -> Result<(), Failure> {
         let folder = self.path("task");
         let failed = || Failure::system(format!("read {folder}"));
         for entry in fs::read_dir(&folder).map_err(failed())? {
@@ -304,28 +304,28 @@ mod tests {
     const LONGEST: Duration = Duration::from_secs(30);
 
     #[test]
-    fn what_a_process_printed_and_cost_is_known_after_its_end() {
+    fn output_and_cost_are_known_after_the_end() {
         let busy = "i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done; echo done";
-        let ended = shell(busy).run_out(LONGEST).unwrap();
+        let ended = shell(busy).run_to_end(LONGEST).unwrap();
         assert_eq!(ended.output, b"done\n");
         assert!(ended.cpu > Duration::from_millis(5) && ended.cpu <= ended.wall, "{ended:?}");
         assert!(ended.peak_bytes > 100_000, "{ended:?}");
     }
 
     #[test]
-    fn a_bad_end_is_told_with_what_was_said() {
-        let failure = shell("echo no such thing >&2; exit 3").run_out(LONGEST).unwrap_err();
+    fn a_failed_exit_is_reported_with_standard_error() {
+        let failure = shell("echo no such thing >&2; exit 3").run_to_end(LONGEST).unwrap_err();
         assert!(failure.to_string().ends_with("ended with exit status: 3; it said: no such thing"), "{failure}");
         let failure = shell("exit 4").await_quiet().unwrap_err();
         assert!(failure.to_string().contains("exit status: 4"), "{failure}");
     }
 
     #[test]
-    fn a_process_ends_when_told_or_when_it_takes_too_long() {
+    fn a_process_ends_on_sigterm_or_at_its_timeout() {
         let mut sleeper = shell("echo ready; exec sleep 60");
         sleeper.await_quiet().unwrap();
-        assert_eq!(sleeper.end().unwrap(), b"ready\n");
-        let failure = shell("exec sleep 60").run_out(Duration::from_millis(10)).unwrap_err();
-        assert!(matches!(failure, Failure::TooLong { .. }), "{failure}");
+        assert_eq!(sleeper.stop().unwrap(), b"ready\n");
+        let failure = shell("exec sleep 60").run_to_end(Duration::from_millis(10)).unwrap_err();
+        assert!(matches!(failure, Failure::TimedOut { .. }), "{failure}");
     }
 }

@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn peak_memory_is_there_while_the_process_lives() {
+    fn peak_memory_is_known_while_the_process_lives() {
         let status = "Name:\tcat\nVmPeak:\t    5000 kB\nVmHWM:\t    1696 kB\nVmRSS:\t 1600 kB\n";
         assert_eq!(status_peak_bytes(status), Some(1696 * 1024));
         assert_eq!(status_resident_bytes(status), Some(1600 * 1024));

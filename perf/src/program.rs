@@ -8,7 +8,7 @@ use crate::failure::Failure;
 use crate::process::Process;
 
 /// What ctflow is compared with.
-const PEER: &str = "conntrack";
+const REFERENCE: &str = "conntrack";
 /// Where the peer is besides `PATH`: users other than root often have no `sbin` there.
 const SUPERUSER_PATH: &str = "/usr/sbin";
 /// Printing a version takes milliseconds.
@@ -35,7 +35,7 @@ impl Program {
     /// # Errors
     /// [`Failure::NoPeer`].
     pub(crate) fn installed(name: &'static str) -> Result<Self, Failure> {
-        installed(name).map(Self::at).ok_or(Failure::NoPeer(name))
+        installed(name).map(Self::at).ok_or(Failure::NotInstalled(name))
     }
 
     /// What it says of its version.
@@ -43,7 +43,7 @@ impl Program {
     /// # Errors
     /// When it cannot be run.
     pub(crate) fn version(&self) -> Result<String, Failure> {
-        let ended = Process::start(self, &["--version"])?.run_out(VERSION_LONGEST)?;
+        let ended = Process::start(self, &["--version"])?.run_to_end(VERSION_LONGEST)?;
         let text = String::from_utf8_lossy(&ended.output).into_owned();
         Ok(text.lines().next().unwrap_or("(says no version)").to_owned())
     }
@@ -55,7 +55,7 @@ pub(crate) struct Programs {
     /// ctflow.
     pub(crate) ours: Program,
     /// conntrack.
-    pub(crate) peer: Program,
+    pub(crate) reference: Program,
 }
 
 impl Programs {
@@ -68,12 +68,12 @@ impl Programs {
         if !path.is_file() {
             return Err(Failure::NoProgram(path.display().to_string()));
         }
-        Ok(Self { ours: Program::at(path), peer: Program::installed(PEER)? })
+        Ok(Self { ours: Program::at(path), reference: Program::installed(REFERENCE)? })
     }
 
     /// ctflow, then the peer.
     pub(crate) fn both(&self) -> [&Program; 2] {
-        [&self.ours, &self.peer]
+        [&self.ours, &self.reference]
     }
 }
 
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_there_is_named() {
+    fn a_missing_program_is_named() {
         let failure = Programs::find(Some(Path::new("/nowhere/ctflow"))).unwrap_err();
         assert!(failure.to_string().starts_with("there is no program /nowhere/ctflow"), "{failure}");
         assert_eq!(installed("no such program"), None);

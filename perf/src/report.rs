@@ -42,7 +42,7 @@ pub(crate) fn preamble(programs: &Programs) -> Result<String, Failure> {
 ///
 /// # Errors
 /// Without `/proc`.
-pub(crate) fn load() -> Result<String, Failure> {
+pub(crate) fn load_average() -> Result<String, Failure> {
     let loadavg = read("/proc/loadavg")?;
     let averages: Vec<&str> = loadavg.split_whitespace().take(3).collect();
     Ok(averages.join(" "))
@@ -71,7 +71,7 @@ impl Goal {
     }
 
     /// That no round has any.
-    pub(crate) fn none(reached: &Summary) -> Self {
+    pub(crate) fn zero(reached: &Summary) -> Self {
         Self::new("0", reached.max == 0.0)
     }
 }
@@ -87,37 +87,37 @@ impl fmt::Display for Goal {
 pub(crate) struct Row {
     figure: String,
     ours: Summary,
-    peer: Option<Summary>,
+    reference: Option<Summary>,
     goal: Option<Goal>,
 }
 
 impl Row {
     /// A figure of both programs.
     pub(crate) fn both(figure: impl Into<String>, [ours, peer]: [Summary; 2]) -> Self {
-        Self { figure: figure.into(), ours, peer: Some(peer), goal: None }
+        Self { figure: figure.into(), ours, reference: Some(peer), goal: None }
     }
 
     /// A figure that is no comparison.
     pub(crate) fn single(figure: impl Into<String>, value: Summary) -> Self {
-        Self { figure: figure.into(), ours: value, peer: None, goal: None }
+        Self { figure: figure.into(), ours: value, reference: None, goal: None }
     }
 
     /// With a goal, told of what ctflow reached.
-    pub(crate) fn goal(mut self, goal: impl FnOnce(&Summary) -> Goal) -> Self {
+    pub(crate) fn with_goal(mut self, goal: impl FnOnce(&Summary) -> Goal) -> Self {
         self.goal = Some(goal(&self.ours));
         self
     }
 
     /// With the goal that the median is at most `share` of the peer's.
-    pub(crate) fn goal_of_peer(mut self, share: f64) -> Self {
-        let ratio = self.peer.as_ref().and_then(|peer| self.ours.ratio_to(peer));
+    pub(crate) fn with_goal_of_reference(mut self, share: f64) -> Self {
+        let ratio = self.reference.as_ref().and_then(|peer| self.ours.ratio_to(peer));
         self.goal = ratio.map(|ratio| Goal::new(format!("ratio ≤ {}", (share * 1e3).round() / 1e3), ratio <= share));
         self
     }
 
     fn cells(&self) -> Vec<String> {
         let summary = |summary: &Summary| [summary.min, summary.median, summary.max].map(number);
-        let peer = self.peer.as_ref();
+        let peer = self.reference.as_ref();
         let ratio = peer.and_then(|peer| self.ours.ratio_to(peer));
         let mut cells = vec![self.figure.clone()];
         cells.extend(summary(&self.ours));
@@ -147,7 +147,7 @@ impl Table {
         let head = ["figure", &format!("{ours} min"), "median", "max", &format!("{peer} min"), "median", "max"];
         let head = head.into_iter().chain(["ratio", "goal"]).map(str::to_owned).collect();
         let mut cells: Vec<Vec<String>> = [head].into_iter().chain(self.rows.iter().map(Row::cells)).collect();
-        if self.rows.iter().all(|row| row.peer.is_none()) {
+        if self.rows.iter().all(|row| row.reference.is_none()) {
             cells.iter_mut().for_each(|row| drop(row.drain(COMPARISON)));
         }
         cells
@@ -202,8 +202,9 @@ mod tests {
             title: "events: 5 flows".into(),
             names: ["ctflow".into(), "conntrack".into()],
             rows: vec![
-                Row::both("CPU an event, ns", [of(2_000.0), of(10_000.0)]).goal(|ours| Goal::at_most(2_500.0, ours)),
-                Row::single("lines that differ", of(3.0)).goal(Goal::none),
+                Row::both("CPU an event, ns", [of(2_000.0), of(10_000.0)])
+                    .with_goal(|ours| Goal::at_most(2_500.0, ours)),
+                Row::single("lines that differ", of(3.0)).with_goal(Goal::zero),
             ],
             notes: vec!["a note".into()],
         };
@@ -217,11 +218,11 @@ a note";
     }
 
     #[test]
-    fn what_is_not_compared_has_no_columns_for_it() {
+    fn a_table_without_comparison_has_no_columns_for_it() {
         let table = Table {
             title: "lag".into(),
             names: ["ctflow".into(), String::new()],
-            rows: vec![Row::single("p99, ms", Summary::of([3.0])).goal(Goal::none)],
+            rows: vec![Row::single("p99, ms", Summary::of([3.0])).with_goal(Goal::zero)],
             notes: Vec::new(),
         };
         let expected = "lag\nfigure   ctflow min  median  max  goal\np99, ms           3       3    3  0: MISSED";

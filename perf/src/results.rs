@@ -36,10 +36,10 @@ pub(crate) fn write(path: &Path, section: &Section<'_>) -> Result<(), Failure> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
         read => read.map_err(Failure::system(format!("read {}", path.display())))?,
     };
-    fs::write(path, text(section, &before)).map_err(Failure::system(format!("write {}", path.display())))
+    fs::write(path, with_section(section, &before)).map_err(Failure::system(format!("write {}", path.display())))
 }
 
-fn text(section: &Section<'_>, before: &str) -> String {
+fn with_section(section: &Section<'_>, before: &str) -> String {
     let mut text = format!(
         "# Results\n\n\
          Written by `perf/run --write FILE`, each scenario by the command that stands there. Trust ratios, not absolute figures;\n\
@@ -53,7 +53,7 @@ fn text(section: &Section<'_>, before: &str) -> String {
         let name = scenario.name();
         if scenario == section.scenario {
             text.push_str(&format!("{HEADING}{name}\n\n{}\n\n```text\n{}\n```\n", section.by, section.table));
-        } else if let Some(old) = old(sections, name).filter(|_| same_machine) {
+        } else if let Some(old) = old_section(sections, name).filter(|_| same_machine) {
             text.push_str(&format!("{HEADING}{old}\n"));
         }
     }
@@ -62,7 +62,7 @@ fn text(section: &Section<'_>, before: &str) -> String {
 }
 
 /// What a scenario found before.
-fn old<'b>(before: &'b str, name: &str) -> Option<&'b str> {
+fn old_section<'b>(before: &'b str, name: &str) -> Option<&'b str> {
     let mut sections = before.split(HEADING).skip(1);
     sections.find(|section| section.lines().next() == Some(name)).map(str::trim_end)
 }
@@ -77,22 +77,22 @@ mod tests {
 
     #[test]
     fn a_section_is_replaced_and_all_else_stays() {
-        let list = text(&section(Scenario::List, "list: 7"), "");
+        let list = with_section(&section(Scenario::List, "list: 7"), "");
         assert!(list.contains("machine: one") && list.ends_with(&format!("{REMARKS}\n")), "{list}");
         let remarked = format!("{list}\nIt is slow since it rains.\n");
-        let both = text(&section(Scenario::Events, "events: 8"), &remarked);
+        let both = with_section(&section(Scenario::Events, "events: 8"), &remarked);
         assert!(both.find("events: 8") < both.find("list: 7"), "in the order of the report: {both}");
-        let again = text(&section(Scenario::List, "list: 9"), &both);
+        let again = with_section(&section(Scenario::List, "list: 9"), &both);
         assert!(again.contains("events: 8") && again.contains("list: 9") && !again.contains("list: 7"), "{again}");
         assert_eq!(again.matches(REMARKS).count(), 1);
         assert!(again.ends_with("It is slow since it rains.\n"), "{again}");
-        assert_eq!(text(&section(Scenario::List, "list: 9"), &again), again);
+        assert_eq!(with_section(&section(Scenario::List, "list: 9"), &again), again);
     }
 
     #[test]
     fn another_machines_figures_are_not_kept() {
-        let list = text(&section(Scenario::List, "list: 7"), "");
-        let other = text(&Section { about: "machine: other", ..section(Scenario::Events, "events: 8") }, &list);
+        let list = with_section(&section(Scenario::List, "list: 7"), "");
+        let other = with_section(&Section { about: "machine: other", ..section(Scenario::Events, "events: 8") }, &list);
         assert!(!other.contains("list: 7"), "{other}");
     }
 }

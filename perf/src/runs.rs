@@ -9,7 +9,7 @@ pub(crate) struct Runs<T> {
     /// Of ctflow.
     pub(crate) ours: Vec<T>,
     /// Of what it is compared with.
-    pub(crate) peer: Vec<T>,
+    pub(crate) reference: Vec<T>,
 }
 
 impl<T> Runs<T> {
@@ -23,17 +23,17 @@ impl<T> Runs<T> {
         [ours, peer]: [&C; 2],
         mut run: impl FnMut(&C) -> Result<T, Failure>,
     ) -> Result<Self, Failure> {
-        let mut runs = Self { ours: Vec::with_capacity(rounds), peer: Vec::with_capacity(rounds) };
+        let mut runs = Self { ours: Vec::with_capacity(rounds), reference: Vec::with_capacity(rounds) };
         for round in 1..=rounds {
             eprintln!("{what}: round {round} of {rounds}");
             runs.ours.push(run(ours)?);
-            runs.peer.push(run(peer)?);
+            runs.reference.push(run(peer)?);
         }
         Ok(runs)
     }
 
     /// One figure of both.
     pub(crate) fn summaries(&self, figure: impl Fn(&T) -> f64) -> [Summary; 2] {
-        [&self.ours, &self.peer].map(|runs| Summary::of(runs.iter().map(&figure)))
+        [&self.ours, &self.reference].map(|runs| Summary::of(runs.iter().map(&figure)))
     }
 }

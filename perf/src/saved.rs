@@ -9,7 +9,7 @@ use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd;
 
 use crate::failure::Failure;
-use crate::process::{Ended, Process, RUN_LONGEST, file_in_memory};
+use crate::process::{Exited, Process, RUN_TIMEOUT, file_in_memory};
 use crate::program::Program;
 
 /// The port that all flows go to but each fifth.
@@ -22,16 +22,16 @@ const FIRST_CLIENT: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 
 /// A file of established TCP flows, a line each.
 #[derive(Debug)]
-pub(crate) struct Saved {
+pub(crate) struct SavedTable {
     file: File,
 }
 
-impl Saved {
+impl SavedTable {
     /// Writes one.
     ///
     /// # Errors
     /// When there is no memory for it.
-    pub(crate) fn of(flows: u32) -> Result<Self, Failure> {
+    pub(crate) fn with_flows(flows: u32) -> Result<Self, Failure> {
         let mut text = String::new();
         (0..flows).for_each(|index| line(&mut text, index));
         let mut file = file_in_memory()?;
@@ -43,14 +43,14 @@ impl Saved {
     ///
     /// # Errors
     /// When it does not.
-    pub(crate) fn load(&self, program: &Program) -> Result<Ended, Failure> {
+    pub(crate) fn load(&self, program: &Program) -> Result<Exited, Failure> {
         let path = format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd());
-        Process::start(program, &["-R", &path])?.run_out(RUN_LONGEST)
+        Process::start(program, &["-R", &path])?.run_to_end(RUN_TIMEOUT)
     }
 }
 
 /// How many of so many flows go to the common port.
-pub(crate) fn common(flows: u32) -> u32 {
+pub(crate) fn common_count(flows: u32) -> u32 {
     flows - flows.div_ceil(PORTS_TURN)
 }
 
@@ -77,7 +77,7 @@ mod tests {
             let lines: std::collections::HashSet<_> = text.lines().collect();
             assert_eq!(lines.len(), flows as usize);
             let common_lines = lines.iter().filter(|line| line.contains(" --dport 443 ")).count();
-            assert_eq!(common_lines, common(flows) as usize);
+            assert_eq!(common_lines, common_count(flows) as usize);
         }
     }
 }

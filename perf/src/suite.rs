@@ -15,18 +15,18 @@ use tempfile::TempDir;
 use crate::failure::Failure;
 use crate::lines::{self, Difference};
 use crate::pair::{LINK, Pair, Side};
-use crate::process::{Process, RUN_LONGEST};
+use crate::process::{Process, RUN_TIMEOUT};
 use crate::program::{Program, Programs};
 use crate::wait::Deadline;
 
 /// What ctflow's replication is compared with.
-const PEER: &str = "conntrackd";
+const REFERENCE: &str = "conntrackd";
 /// Two daemons find each other in two seconds at most.
-const STEP_LONGEST: Duration = Duration::from_secs(20);
+const PEERING_TIMEOUT: Duration = Duration::from_secs(20);
 /// conntrackd does not say when it has found its peer; it takes less.
-const STEP_BLIND: Duration = Duration::from_secs(2);
+const CONNTRACKD_PEERING_TIME: Duration = Duration::from_secs(2);
 /// How often a daemon is asked whether it has come so far: each time costs some milliseconds of CPU.
-const ASKED_EVERY: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Whose programs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,13 +45,13 @@ pub(crate) struct Suite {
     daemon: Program,
     folder: TempDir,
     /// More of the configuration: ctflow's sections, or what stands in conntrackd's `Sync`.
-    more: &'static str,
+    extra_config: &'static str,
 }
 
 /// Replicas go into the kernel as they come, and nothing else comes to a backup.
 const HOT: &str = "[sync]\nhot = true\n[takeover]\nisolate = true\n";
 /// Expectations are replicated, too, which ours always are.
-const EXPECTING: &str = "  Options { ExpectationSync On }\n";
+const WITH_EXPECTATIONS: &str = "  Options { ExpectationSync On }\n";
 
 impl Suite {
     /// ctflow's: links are encrypted, by UDP.
@@ -59,7 +59,7 @@ impl Suite {
     /// # Errors
     /// When files cannot be written.
     pub(crate) fn ours(programs: &Programs) -> Result<Self, Failure> {
-        Self::ours_with(programs, "")
+        Self::ours_with_config(programs, "")
     }
 
     /// The same in hot mode, with backups isolated.
@@ -67,45 +67,47 @@ impl Suite {
     /// # Errors
     /// When files cannot be written.
     pub(crate) fn hot(programs: &Programs) -> Result<Self, Failure> {
-        Self::ours_with(programs, HOT)
+        Self::ours_with_config(programs, HOT)
     }
 
-    fn ours_with(programs: &Programs, more: &'static str) -> Result<Self, Failure> {
+    fn ours_with_config(programs: &Programs, more: &'static str) -> Result<Self, Failure> {
         let (folder, client) = (folder()?, programs.ours.clone());
         let path = fs::canonicalize(&client.path).map_err(Failure::system("find ctflow"))?;
         let daemon = folder.path().join("ctflowd"); // by which name it takes the daemon's letters
         symlink(path, &daemon).map_err(Failure::system("link ctflow"))?;
         let key = folder.path().join("key").display().to_string();
-        Process::start(&client, &["keygen", &key])?.run_out(RUN_LONGEST)?;
-        Self { kind: Kind::Ctflow, client, daemon: Program::at(daemon), folder, more }.configured()
+        Process::start(&client, &["keygen", &key])?.run_to_end(RUN_TIMEOUT)?;
+        Self { kind: Kind::Ctflow, client, daemon: Program::at(daemon), folder, extra_config: more }
+            .write_configuration()
     }
 
     /// conntrack-tools': mode FT-FW, in clear, by UDP, with buffers as large as ours may grow.
     ///
     /// # Errors
     /// When it is not installed, or files cannot be written.
-    pub(crate) fn peer() -> Result<Self, Failure> {
-        Self::peer_with("")
+    pub(crate) fn reference() -> Result<Self, Failure> {
+        Self::reference_with_config("")
     }
 
     /// The same with expectations.
     ///
     /// # Errors
     /// When it is not installed, or files cannot be written.
-    pub(crate) fn peer_expecting() -> Result<Self, Failure> {
-        Self::peer_with(EXPECTING)
+    pub(crate) fn reference_with_expectations() -> Result<Self, Failure> {
+        Self::reference_with_config(WITH_EXPECTATIONS)
     }
 
-    fn peer_with(more: &'static str) -> Result<Self, Failure> {
-        let daemon = Program::installed(PEER)?;
-        Self { kind: Kind::ConntrackTools, client: daemon.clone(), daemon, folder: folder()?, more }.configured()
+    fn reference_with_config(more: &'static str) -> Result<Self, Failure> {
+        let daemon = Program::installed(REFERENCE)?;
+        Self { kind: Kind::ConntrackTools, client: daemon.clone(), daemon, folder: folder()?, extra_config: more }
+            .write_configuration()
     }
 
     /// Its name in the report.
     pub(crate) fn name(&self) -> String {
         match self.kind {
             Kind::Ctflow => "ctflow".to_owned(),
-            Kind::ConntrackTools => PEER.to_owned(),
+            Kind::ConntrackTools => REFERENCE.to_owned(),
         }
     }
 
@@ -116,12 +118,12 @@ impl Suite {
 
     /// Whether its replicas are in the kernel before a takeover.
     pub(crate) fn is_hot(&self) -> bool {
-        self.more == HOT
+        self.extra_config == HOT
     }
 
     /// Whether its expectations are committed by a letter of their own.
-    pub(crate) fn expects_apart(&self) -> bool {
-        self.more == EXPECTING
+    pub(crate) fn commits_expectations_apart(&self) -> bool {
+        self.extra_config == WITH_EXPECTATIONS
     }
 
     /// Starts it on both sides of a pair whose tables are empty, and waits until they have found each other.
@@ -132,16 +134,16 @@ impl Suite {
         pair.flush(Side::Primary)?;
         pair.flush(Side::Backup)?;
         let mut running = Running { suite: self, pair, primary: None, backup: None };
-        running.start(Side::Primary)?;
-        running.start(Side::Backup)?;
+        running.start_daemon(Side::Primary)?;
+        running.start_daemon(Side::Backup)?;
         for side in [Side::Primary, Side::Backup] {
             running.process(side)?.await_subscription()?;
         }
-        running.await_step()?;
+        running.await_peering()?;
         Ok(running)
     }
 
-    fn configured(self) -> Result<Self, Failure> {
+    fn write_configuration(self) -> Result<Self, Failure> {
         for side in [Side::Primary, Side::Backup] {
             let text = match self.kind {
                 Kind::Ctflow => self.ctflow_toml(side),
@@ -165,7 +167,7 @@ impl Suite {
              [security]\nkey_file = \"{folder}/key\"\n\
              [control]\nsocket = \"{folder}/{name}.sock\"\n\
              [log]\nfile = \"{folder}/{name}.log\"\n{}",
-            self.more
+            self.extra_config
         )
     }
 
@@ -179,7 +181,7 @@ impl Suite {
              General {{\n  HashSize 65536\n  HashLimit 4194304\n  LogFile {folder}/{name}.log\n  LockFile \
              {folder}/{name}.lock\n  UNIX {{ Path {folder}/{name}.sock }}\n  NetlinkBufferSize 16777216\n  \
              NetlinkBufferSizeMaxGrowth 134217728\n}}\n",
-            self.more
+            self.extra_config
         )
     }
 }
@@ -202,28 +204,28 @@ impl Running<'_> {
     ///
     /// # Errors
     /// When it cannot be started.
-    pub(crate) fn start(&mut self, side: Side) -> Result<(), Failure> {
+    pub(crate) fn start_daemon(&mut self, side: Side) -> Result<(), Failure> {
         for left_over in ["lock", "sock"] {
             let _ = fs::remove_file(self.suite.file(side, left_over)); // of one that was killed
         }
         let configuration = self.suite.file(side, "conf").display().to_string();
         let process = Process::start_on(self.pair.host(side), &self.suite.daemon, &["-C", &configuration])?;
-        *self.place(side) = Some(process);
+        *self.daemon_slot(side) = Some(process);
         Ok(())
     }
 
     /// Kills the daemon of one side.
     pub(crate) fn kill(&mut self, side: Side) {
-        self.place(side).take().into_iter().for_each(Process::kill);
+        self.daemon_slot(side).take().into_iter().for_each(Process::kill);
     }
 
     /// Tells both to end, and waits until they have.
     ///
     /// # Errors
     /// When they do not.
-    pub(crate) fn end(mut self) -> Result<(), Failure> {
+    pub(crate) fn stop(mut self) -> Result<(), Failure> {
         let both = [self.primary.take(), self.backup.take()];
-        both.into_iter().flatten().try_for_each(|process| process.end().map(drop))
+        both.into_iter().flatten().try_for_each(|process| process.stop().map(drop))
     }
 
     /// The daemon of one side.
@@ -233,7 +235,7 @@ impl Running<'_> {
     pub(crate) fn process(&mut self, side: Side) -> Result<&mut Process, Failure> {
         let name = format!("{} of the {}", self.suite.daemon.name, side.name());
         let none = || Failure::system(format!("look at {name}"))(std::io::Error::from(std::io::ErrorKind::NotFound));
-        self.place(side).as_mut().ok_or_else(none)
+        self.daemon_slot(side).as_mut().ok_or_else(none)
     }
 
     /// Both caches as they are printed: that of the primary's own flows, and what the backup has of them.
@@ -241,8 +243,8 @@ impl Running<'_> {
     /// # Errors
     /// When a daemon does not answer.
     pub(crate) fn dumps(&self) -> Result<Dumps, Failure> {
-        let internal = self.ask(&self.suite.daemon, Side::Primary, &["-i"])?;
-        let external = self.ask(&self.suite.daemon, Side::Backup, &["-e"])?;
+        let internal = self.run_client(&self.suite.daemon, Side::Primary, &["-i"])?;
+        let external = self.run_client(&self.suite.daemon, Side::Backup, &["-e"])?;
         Ok(Dumps { internal, external })
     }
 
@@ -251,7 +253,7 @@ impl Running<'_> {
     /// # Errors
     /// When the daemon does not answer, or not with a document.
     pub(crate) fn status(&self, side: Side) -> Result<Value, Failure> {
-        let text = self.ask(&self.suite.client, side, &["status", "--json"])?;
+        let text = self.run_client(&self.suite.client, side, &["status", "--json"])?;
         serde_json::from_slice(&text).map_err(|_| Failure::Unreadable("ctflow's status".to_owned()))
     }
 
@@ -259,16 +261,16 @@ impl Running<'_> {
     ///
     /// # Errors
     /// When it does not answer, or refuses.
-    pub(crate) fn letters(&self, side: Side, letters: &[&str]) -> Result<(), Failure> {
-        self.ask(&self.suite.daemon, side, letters).map(drop)
+    pub(crate) fn run_daemon_command(&self, side: Side, letters: &[&str]) -> Result<(), Failure> {
+        self.run_client(&self.suite.daemon, side, letters).map(drop)
     }
 
     /// Has ctflow's daemon of one side take a role.
     ///
     /// # Errors
     /// When it does not answer, or not completely.
-    pub(crate) fn take_role(&self, side: Side, role: &str) -> Result<(), Failure> {
-        self.ask(&self.suite.client, side, &["role", role]).map(drop)
+    pub(crate) fn set_role(&self, side: Side, role: &str) -> Result<(), Failure> {
+        self.run_client(&self.suite.client, side, &["role", role]).map(drop)
     }
 
     /// Times that one side lost events to a full socket buffer.
@@ -276,18 +278,19 @@ impl Running<'_> {
     /// # Errors
     /// When it does not say.
     pub(crate) fn overruns(&self, side: Side) -> Result<u64, Failure> {
-        let text = self.ask(&self.suite.daemon, side, &["-s", "runtime"])?;
-        overruns(&String::from_utf8_lossy(&text)).ok_or_else(|| Failure::Unreadable("statistics of the run".into()))
+        let text = self.run_client(&self.suite.daemon, side, &["-s", "runtime"])?;
+        parse_overruns(&String::from_utf8_lossy(&text))
+            .ok_or_else(|| Failure::Unreadable("statistics of the run".into()))
     }
 
     /// Whether the primary finds that the backup has what it has.
     ///
     /// # Errors
     /// When it does not say.
-    pub(crate) fn agrees(&self) -> Result<bool, Failure> {
-        match self.ask(&self.suite.client, Side::Primary, &["sync", "verify"]) {
+    pub(crate) fn verify(&self) -> Result<bool, Failure> {
+        match self.run_client(&self.suite.client, Side::Primary, &["sync", "verify"]) {
             Ok(_) => Ok(true),
-            Err(Failure::Ended { status, .. }) if status.code() == Some(1) => Ok(false),
+            Err(Failure::Exited { status, .. }) if status.code() == Some(1) => Ok(false),
             Err(failure) => Err(failure),
         }
     }
@@ -299,36 +302,37 @@ impl Running<'_> {
     /// When they do not within `longest`.
     pub(crate) fn await_agreement(&self, longest: Duration) -> Result<Instant, Failure> {
         let deadline = Deadline::new("the caches to agree", longest);
-        deadline
-            .poll(ASKED_EVERY, || Ok(self.in_step(Side::Primary) && self.in_step(Side::Backup) && self.agrees()?))?;
+        deadline.poll(POLL_INTERVAL, || {
+            Ok(self.is_in_sync(Side::Primary) && self.is_in_sync(Side::Backup) && self.verify()?)
+        })?;
         Ok(Instant::now())
     }
 
-    fn await_step(&self) -> Result<(), Failure> {
+    fn await_peering(&self) -> Result<(), Failure> {
         if self.suite.kind == Kind::ConntrackTools {
-            thread::sleep(STEP_BLIND);
+            thread::sleep(CONNTRACKD_PEERING_TIME);
             return Ok(());
         }
-        let deadline = Deadline::new("the nodes to find each other", STEP_LONGEST);
-        deadline.poll(ASKED_EVERY, || Ok(self.in_step(Side::Primary) && self.in_step(Side::Backup)))
+        let deadline = Deadline::new("the nodes to find each other", PEERING_TIMEOUT);
+        deadline.poll(POLL_INTERVAL, || Ok(self.is_in_sync(Side::Primary) && self.is_in_sync(Side::Backup)))
     }
 
     /// Whether it hears its peer and lacks nothing that the peer told; not while it does not answer.
-    fn in_step(&self, side: Side) -> bool {
-        self.status(side).is_ok_and(|status| peer_is_known(&status))
+    fn is_in_sync(&self, side: Side) -> bool {
+        self.status(side).is_ok_and(|status| peer_is_in_sync(&status))
     }
 
-    fn ask(&self, program: &Program, side: Side, words: &[&str]) -> Result<Vec<u8>, Failure> {
+    fn run_client(&self, program: &Program, side: Side, words: &[&str]) -> Result<Vec<u8>, Failure> {
         let configuration = self.suite.file(side, "conf").display().to_string();
         // conntrackd reads only the configuration named before the letter.
         let words: Vec<&str> = match program.name == self.suite.client.name && self.suite.is_ours() {
             true => words.iter().copied().chain(["-C", &configuration]).collect(),
             false => ["-C", &configuration].into_iter().chain(words.iter().copied()).collect(),
         };
-        Ok(Process::start(program, &words)?.run_out(RUN_LONGEST)?.output)
+        Ok(Process::start(program, &words)?.run_to_end(RUN_TIMEOUT)?.output)
     }
 
-    fn place(&mut self, side: Side) -> &mut Option<Process> {
+    fn daemon_slot(&mut self, side: Side) -> &mut Option<Process> {
         match side {
             Side::Primary => &mut self.primary,
             Side::Backup => &mut self.backup,
@@ -337,15 +341,15 @@ impl Running<'_> {
 }
 
 /// A number of a document. What is not told is no number, and misses every goal.
-pub(crate) fn number(value: &Value) -> f64 {
+pub(crate) fn json_number(value: &Value) -> f64 {
     value.as_f64().unwrap_or(f64::INFINITY)
 }
 
-fn overruns(statistics: &str) -> Option<u64> {
+fn parse_overruns(statistics: &str) -> Option<u64> {
     statistics.lines().find_map(|line| line.trim().strip_prefix("netlink overrun:")?.trim().parse().ok())
 }
 
-fn peer_is_known(status: &Value) -> bool {
+fn peer_is_in_sync(status: &Value) -> bool {
     let Some([peer]) = status["peers"].as_array().map(Vec::as_slice) else { return false };
     let streams = peer["streams"].as_array().map(Vec::as_slice).unwrap_or_default();
     let known = |stream: &Value| stream["unknown"].as_u64() == Some(0);
@@ -361,7 +365,7 @@ pub(crate) struct Dumps {
 
 impl Dumps {
     /// Flows in the backup's external cache.
-    pub(crate) fn replicated(&self) -> u64 {
+    pub(crate) fn replica_count(&self) -> u64 {
         lines::count(&self.external)
     }
 
@@ -378,19 +382,19 @@ mod tests {
 
     /// As captured of conntrackd 1.4.7.
     #[test]
-    fn overruns_are_told() {
+    fn overruns_are_read_from_the_statistics() {
         let page = "netlink stats:\n\tdump unknown type:\t\t           0\n\tnetlink overrun:\t\t           3\n";
-        assert_eq!(overruns(page), Some(3));
-        assert_eq!(overruns(""), None);
+        assert_eq!(parse_overruns(page), Some(3));
+        assert_eq!(parse_overruns(""), None);
     }
 
     #[test]
-    fn a_peer_is_known_when_nothing_of_it_is_lacking() {
+    fn a_peer_is_in_sync_when_nothing_of_it_is_missing() {
         let status = |standing: &str, streams: Value| json!({"peers": [{"standing": standing, "streams": streams}]});
-        assert!(peer_is_known(&status("live", json!([{"unknown": 0}, {"unknown": 0}]))));
-        assert!(!peer_is_known(&status("live", json!([{"unknown": 0}, {"unknown": 3}]))));
-        assert!(!peer_is_known(&status("live", json!([]))), "it has not said yet what there is");
-        assert!(!peer_is_known(&status("lost", json!([{"unknown": 0}]))));
-        assert!(!peer_is_known(&json!({"peers": []})));
+        assert!(peer_is_in_sync(&status("live", json!([{"unknown": 0}, {"unknown": 0}]))));
+        assert!(!peer_is_in_sync(&status("live", json!([{"unknown": 0}, {"unknown": 3}]))));
+        assert!(!peer_is_in_sync(&status("live", json!([]))), "it has not said yet what there is");
+        assert!(!peer_is_in_sync(&status("lost", json!([{"unknown": 0}]))));
+        assert!(!peer_is_in_sync(&json!({"peers": []})));
     }
 }

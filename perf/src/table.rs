@@ -40,7 +40,7 @@ pub(crate) struct Table {
     batch: Batch,
     /// Changes that were refused.
     refused: u64,
-    first: Option<KernelError>,
+    first_error: Option<KernelError>,
 }
 
 impl Table {
@@ -50,7 +50,7 @@ impl Table {
     /// When no socket is to be had.
     pub(crate) fn open(host: &Host) -> Result<Self, Failure> {
         let batch = host.run(|| Batch::open("change a flow"))?;
-        Ok(Self { batch, refused: 0, first: None })
+        Ok(Self { batch, refused: 0, first_error: None })
     }
 
     /// Creates flows.
@@ -59,9 +59,9 @@ impl Table {
     /// The kernel's refusal; likewise for what follows.
     pub(crate) fn create(&mut self, flows: Range<u32>) -> Result<(), Failure> {
         flows.into_iter().try_for_each(|number| {
-            self.change(|writer, seq| request::create(writer, seq, &change(number), IfExists::Refuse))
+            self.add_change(|writer, seq| request::create(writer, seq, &established_flow(number), IfExists::Refuse))
         })?;
-        self.settle()
+        self.finish_batch()
     }
 
     /// Deletes flows.
@@ -71,9 +71,9 @@ impl Table {
     pub(crate) fn delete(&mut self, flows: Range<u32>) -> Result<(), Failure> {
         flows.into_iter().try_for_each(|number| {
             let which = Selector::Orig(tuple(number));
-            self.change(|writer, seq| request::delete(writer, seq, &which, None, None))
+            self.add_change(|writer, seq| request::delete(writer, seq, &which, None, None))
         })?;
-        self.settle()
+        self.finish_batch()
     }
 
     /// Creates flows at a steady rate.
@@ -86,29 +86,29 @@ impl Table {
         while next < flows.end {
             let end = flows.end.min(next.saturating_add(STEP));
             self.create(next..end)?;
-            keep(&mut pace, end - next);
+            keep_pace(&mut pace, end - next);
             next = end;
         }
         Ok(())
     }
 
-    fn change(
+    fn add_change(
         &mut self,
         write: impl FnOnce(&mut ctflow_parser::write::Writer<'_>, u32) -> Result<(), ctflow_parser::write::Full>,
     ) -> Result<(), Failure> {
-        let (refused, first) = (&mut self.refused, &mut self.first);
-        Ok(self.batch.add(0, write, &mut note(refused, first))?)
+        let (refused, first) = (&mut self.refused, &mut self.first_error);
+        Ok(self.batch.add(0, write, &mut count_refused(refused, first))?)
     }
 
-    fn settle(&mut self) -> Result<(), Failure> {
-        let (refused, first) = (&mut self.refused, &mut self.first);
-        self.batch.finish(&mut note(refused, first))?;
+    fn finish_batch(&mut self) -> Result<(), Failure> {
+        let (refused, first) = (&mut self.refused, &mut self.first_error);
+        self.batch.finish(&mut count_refused(refused, first))?;
         let refused = std::mem::take(&mut self.refused);
-        self.first.take().map_or(Ok(()), |first| Err(Failure::Refused { refused, first }))
+        self.first_error.take().map_or(Ok(()), |first| Err(Failure::Refused { refused, first }))
     }
 }
 
-fn note<'n>(count: &'n mut u64, first: &'n mut Option<KernelError>) -> impl FnMut(Refused) + 'n {
+fn count_refused<'n>(count: &'n mut u64, first: &'n mut Option<KernelError>) -> impl FnMut(Refused) + 'n {
     move |refused| {
         *count += 1;
         first.get_or_insert(refused.error);
@@ -120,19 +120,19 @@ fn note<'n>(count: &'n mut u64, first: &'n mut Option<KernelError>) -> impl FnMu
 #[derive(Debug)]
 pub(crate) struct Churn {
     stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<Result<Churned, Failure>>>,
+    thread: Option<JoinHandle<Result<ChurnTotals, Failure>>>,
 }
 
 /// What a [`Churn`] did.
 #[derive(Debug)]
-pub(crate) struct Churned {
+pub(crate) struct ChurnTotals {
     /// Flows made and flows ended.
     pub(crate) events: u64,
     /// From its begin to its end.
     pub(crate) elapsed: Duration,
 }
 
-impl Churned {
+impl ChurnTotals {
     /// How many it really was a second.
     pub(crate) fn per_second(&self) -> f64 {
         self.events as f64 / self.elapsed.as_secs_f64()
@@ -153,7 +153,7 @@ impl Churn {
     ) -> Result<Self, Failure> {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
-        let work = move || churn(table, there, per_second, longest, &stopped);
+        let work = move || run_churn(table, there, per_second, longest, &stopped);
         let thread = thread::Builder::new().name("churn".into()).spawn(work);
         Ok(Self { stop, thread: Some(thread.map_err(Failure::system("start a thread"))?) })
     }
@@ -162,7 +162,7 @@ impl Churn {
     ///
     /// # Errors
     /// The kernel's refusal.
-    pub(crate) fn wait(mut self) -> Result<Churned, Failure> {
+    pub(crate) fn wait(mut self) -> Result<ChurnTotals, Failure> {
         self.join()
     }
 
@@ -170,12 +170,12 @@ impl Churn {
     ///
     /// # Errors
     /// The kernel's refusal.
-    pub(crate) fn end(mut self) -> Result<Churned, Failure> {
+    pub(crate) fn stop(mut self) -> Result<ChurnTotals, Failure> {
         self.stop.store(true, Ordering::Relaxed);
         self.join()
     }
 
-    fn join(&mut self) -> Result<Churned, Failure> {
+    fn join(&mut self) -> Result<ChurnTotals, Failure> {
         let ended = self.thread.take().map(JoinHandle::join);
         let died = || Failure::system("change the table")(std::io::Error::other("its thread died"));
         ended.and_then(Result::ok).unwrap_or_else(|| Err(died()))
@@ -191,13 +191,13 @@ impl Drop for Churn {
     }
 }
 
-fn churn(
+fn run_churn(
     mut table: Table,
     there: Range<u32>,
     per_second: NonZeroU32,
     longest: Duration,
     stop: &AtomicBool,
-) -> Result<Churned, Failure> {
+) -> Result<ChurnTotals, Failure> {
     let (mut oldest, mut next, started) = (there.start, there.end, Instant::now());
     let (mut events, mut pace) = (0, Pace::new(per_second, Instant::now()));
     while !stop.load(Ordering::Relaxed) && started.elapsed() < longest {
@@ -205,13 +205,13 @@ fn churn(
         table.delete(oldest..oldest + STEP / 2)?;
         (oldest, next) = (oldest + STEP / 2, next + STEP / 2);
         events += u64::from(STEP);
-        keep(&mut pace, STEP);
+        keep_pace(&mut pace, STEP);
     }
-    Ok(Churned { events, elapsed: started.elapsed() })
+    Ok(ChurnTotals { events, elapsed: started.elapsed() })
 }
 
 /// Sleeps until the next of a steady rate is due, `things` of which were done.
-fn keep(pace: &mut Pace, things: u32) {
+fn keep_pace(pace: &mut Pace, things: u32) {
     if let Next::Wait(early) = pace.advance(things, Instant::now()) {
         thread::sleep(early);
     }
@@ -223,7 +223,7 @@ fn tuple(number: u32) -> Tuple {
     Tuple { src, dst: SERVER.into(), proto: IPPROTO_TCP, l4, zone: None }
 }
 
-fn change(number: u32) -> FlowChange<'static> {
+fn established_flow(number: u32) -> FlowChange<'static> {
     let orig = tuple(number);
     let reply = Tuple { src: orig.dst, dst: orig.src, l4: L4::Ports { src: SERVER_PORT, dst: CLIENT_PORT }, ..orig };
     let flow = FlowView {
@@ -244,7 +244,7 @@ mod tests {
     use crate::pair::{Pair, Side};
 
     #[test]
-    fn flows_come_and_go_as_told() {
+    fn flows_are_created_and_deleted_as_requested() {
         ctflow_engine::isolated!({
             let pair = Pair::build().unwrap();
             let flows = || pair.flows(Side::Primary).unwrap();

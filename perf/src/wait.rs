@@ -15,7 +15,7 @@ static INTERRUPTED: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
 ///
 /// # Errors
 /// When the system refuses a handler.
-pub(crate) fn heed_signals() -> Result<(), Failure> {
+pub(crate) fn catch_signals() -> Result<(), Failure> {
     for signal in [SIGINT, SIGTERM] {
         let registered = signal_hook::flag::register(signal, Arc::clone(&INTERRUPTED));
         registered.map_err(Failure::system("handle signals"))?;
@@ -42,11 +42,11 @@ impl Deadline {
     /// # Errors
     /// [`Failure::TooLong`], [`Failure::Interrupted`].
     pub(crate) fn check(&self) -> Result<(), Failure> {
-        uninterrupted()?;
+        check_interrupted()?;
         if self.started.elapsed() < self.longest {
             return Ok(());
         }
-        Err(Failure::TooLong { what: self.what.clone(), longest: self.longest })
+        Err(Failure::TimedOut { what: self.what.clone(), longest: self.longest })
     }
 
     /// Asks `ready` again and again, `pause` apart, until it says so.
@@ -59,7 +59,7 @@ impl Deadline {
         mut ready: impl FnMut() -> Result<bool, Failure>,
     ) -> Result<(), Failure> {
         loop {
-            uninterrupted()?; // first: a signal to the whole process group has ended what is waited for, too
+            check_interrupted()?; // first: a signal to the whole process group has ended what is waited for, too
             if ready()? {
                 return Ok(());
             }
@@ -69,7 +69,7 @@ impl Deadline {
     }
 }
 
-fn uninterrupted() -> Result<(), Failure> {
+fn check_interrupted() -> Result<(), Failure> {
     if INTERRUPTED.load(Ordering::Relaxed) { Err(Failure::Interrupted) } else { Ok(()) }
 }
 
@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_wait_ends_with_what_it_is_for_or_says_what_did_not_come() {
+    fn a_wait_ends_when_ready_or_names_what_did_not_come() {
         let mut asked = 0;
         let wait = Deadline::new("godot", Duration::from_millis(20));
         let ready = || {

@@ -24,10 +24,10 @@ const ARGUMENTS: [&str; 5] = ["-E", "-o", "extended,timestamp,id", "-b", "268435
 /// # Errors
 /// When a program or the network fails.
 pub(super) fn run(options: &Options, network: &Network, programs: &Programs) -> Result<Table, Failure> {
-    let (flows, note) = super::flows(options, FLOWS)?;
+    let (flows, note) = super::fit_flows(options, FLOWS)?;
     let once = |program: &Program| {
         Network::flush()?;
-        Following::run(program, &ARGUMENTS, || come_and_go(network, flows))
+        Following::run(program, &ARGUMENTS, || create_and_flush(network, flows))
     };
     let notes = note.into_iter().chain(buffer_note(flows)?).collect();
     let runs = Runs::alternate("burst", options.rounds, programs.both(), once)?;
@@ -40,8 +40,8 @@ pub(super) fn run(options: &Options, network: &Network, programs: &Programs) -> 
 }
 
 /// Every flow is two events: one as it comes, one as it goes.
-fn come_and_go(network: &Network, flows: u32) -> Result<Tally, Failure> {
-    let (_, made) = network.send(network.flood()?, flows, None)?;
+fn create_and_flush(network: &Network, flows: u32) -> Result<Tally, Failure> {
+    let (_, made) = network.send_flows(network.open_flood()?, flows, None)?;
     Network::flush()?;
     Ok(Tally { new: made, destroy: made, ..Tally::default() })
 }
@@ -49,8 +49,8 @@ fn come_and_go(network: &Network, flows: u32) -> Result<Tally, Failure> {
 fn rows(runs: &Runs<Following>) -> Vec<Row> {
     vec![
         Row::both("events printed", runs.summaries(Following::printed)),
-        Row::both("events missing", runs.summaries(Following::missing)).goal(Goal::none),
-        Row::both("CPU an event, ns", runs.summaries(Following::event_ns)),
+        Row::both("events missing", runs.summaries(Following::missing)).with_goal(Goal::zero),
+        Row::both("CPU an event, ns", runs.summaries(Following::cpu_per_event_ns)),
     ]
 }
 

@@ -22,14 +22,14 @@ use crate::table::Table as KernelTable;
 
 const FLOWS: u32 = 300_000;
 /// Flows that begin and end at once, between two breaks: 10,000 events a second.
-const MEANWHILE: u32 = 50;
-const BREAK: Duration = Duration::from_millis(10);
+const BUSY_FLOWS: u32 = 50;
+const BUSY_PAUSE: Duration = Duration::from_millis(10);
 /// Of conntrackd's time: 2.2 times faster.
 const SHARE: f64 = 1.0 / 2.2;
 
 /// What was measured of one run.
 #[derive(Debug)]
-struct Committed {
+struct CommitRun {
     /// From the command's start to its end.
     wall: Duration,
     /// The daemon's CPU time for it, the kernel's work included.
@@ -41,7 +41,7 @@ struct Committed {
     /// Times that the backup's daemon lost events.
     overruns: u64,
     /// Of the kernel alone.
-    floor: Duration,
+    baseline: Duration,
 }
 
 /// Runs it.
@@ -49,9 +49,9 @@ struct Committed {
 /// # Errors
 /// When a program or the network fails.
 pub(super) fn run(options: &Options, programs: &Programs) -> Result<Table, Failure> {
-    let (flows, note) = super::flows(options, FLOWS)?;
-    let (pair, ours, peer) = (Pair::build()?, Suite::ours(programs)?, Suite::peer()?);
-    let runs = Runs::alternate("commit", options.rounds, [&ours, &peer], |suite| committed(&pair, suite, flows))?;
+    let (flows, note) = super::fit_flows(options, FLOWS)?;
+    let (pair, ours, peer) = (Pair::build()?, Suite::ours(programs)?, Suite::reference()?);
+    let runs = Runs::alternate("commit", options.rounds, [&ours, &peer], |suite| measure(&pair, suite, flows))?;
     let title = format!(
         "commit: {} replicated flows put into the backup's kernel, {} rounds",
         super::count(flows),
@@ -60,7 +60,7 @@ pub(super) fn run(options: &Options, programs: &Programs) -> Result<Table, Failu
     Ok(Table { title, names: [ours.name(), peer.name()], rows: rows(&runs), notes: note.into_iter().collect() })
 }
 
-fn committed(pair: &Pair, suite: &Suite, flows: u32) -> Result<Committed, Failure> {
+fn measure(pair: &Pair, suite: &Suite, flows: u32) -> Result<CommitRun, Failure> {
     let mut running = suite.start(pair)?;
     let mut backup = KernelTable::open(pair.host(Side::Backup))?;
     let began = Instant::now();
@@ -74,11 +74,11 @@ fn committed(pair: &Pair, suite: &Suite, flows: u32) -> Result<Committed, Failur
     pair.flush(Side::Primary)?;
     let before = running.process(Side::Backup)?.cpu()?;
     let resident = running.process(Side::Backup)?.resident_bytes()?;
-    let (done, own) = (AtomicBool::new(false), flows..flows.saturating_add(MEANWHILE));
+    let (done, own) = (AtomicBool::new(false), flows..flows.saturating_add(BUSY_FLOWS));
     let (wall, others) = thread::scope(|scope| {
         let others = scope.spawn(|| keep_busy(pair, own, &done));
         let began = Instant::now();
-        let committed = running.letters(Side::Backup, &["-c"]);
+        let committed = running.run_daemon_command(Side::Backup, &["-c"]);
         let wall = began.elapsed();
         done.store(true, Ordering::Relaxed);
         (committed.map(|()| wall), others.join())
@@ -89,8 +89,8 @@ fn committed(pair: &Pair, suite: &Suite, flows: u32) -> Result<Committed, Failur
     let memory_bytes = running.process(Side::Backup)?.resident_bytes()?.saturating_sub(resident);
     let missing = pair.flows(Side::Backup)?.abs_diff(flows.into());
     let overruns = running.overruns(Side::Backup)?;
-    running.end()?;
-    Ok(Committed { wall, cpu, memory_bytes, missing, overruns, floor })
+    running.stop()?;
+    Ok(CommitRun { wall, cpu, memory_bytes, missing, overruns, baseline: floor })
 }
 
 /// Has flows begin and end in the backup's kernel until it is `done`.
@@ -99,19 +99,19 @@ fn keep_busy(pair: &Pair, flows: Range<u32>, done: &AtomicBool) -> Result<(), Fa
     while !done.load(Ordering::Relaxed) {
         table.create(flows.clone())?;
         table.delete(flows.clone())?;
-        thread::sleep(BREAK);
+        thread::sleep(BUSY_PAUSE);
     }
     Ok(())
 }
 
-fn rows(runs: &Runs<Committed>) -> Vec<Row> {
+fn rows(runs: &Runs<CommitRun>) -> Vec<Row> {
     let wall_ms = runs.summaries(|run| super::cost::milliseconds(run.wall));
-    let floor_ms = runs.summaries(|run| super::cost::milliseconds(run.floor));
+    let floor_ms = runs.summaries(|run| super::cost::milliseconds(run.baseline));
     vec![
         Row::both("flows missing in the kernel, or too many", runs.summaries(|run| run.missing as f64))
-            .goal(Goal::none),
-        Row::both("times that the backup lost events", runs.summaries(|run| run.overruns as f64)).goal(Goal::none),
-        Row::both("from the command to its end, ms", wall_ms).goal_of_peer(SHARE),
+            .with_goal(Goal::zero),
+        Row::both("times that the backup lost events", runs.summaries(|run| run.overruns as f64)).with_goal(Goal::zero),
+        Row::both("from the command to its end, ms", wall_ms).with_goal_of_reference(SHARE),
         Row::both("the same flows put in by this process, ms", floor_ms),
         Row::both("CPU of the daemon, ms", runs.summaries(|run| super::cost::milliseconds(run.cpu))),
         Row::both("memory taken besides, KiB", runs.summaries(|run| run.memory_bytes as f64 / 1024.0)),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::process::Ended;
+use crate::process::Exited;
 
 const KIB: f64 = 1024.0;
 
@@ -16,7 +16,7 @@ pub(super) struct Cost {
 
 impl Cost {
     /// Of a process that has ended.
-    pub(super) fn of(ended: &Ended) -> Self {
+    pub(super) fn of(ended: &Exited) -> Self {
         Self { wall: ended.wall, cpu: ended.cpu, peak_bytes: ended.peak_bytes }
     }
 

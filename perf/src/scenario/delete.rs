@@ -8,11 +8,11 @@ use crate::failure::Failure;
 use crate::lines;
 use crate::network::Network;
 use crate::options::Options;
-use crate::process::{Process, RUN_LONGEST};
+use crate::process::{Process, RUN_TIMEOUT};
 use crate::program::{Program, Programs};
 use crate::report::{Goal, Row, Table};
 use crate::runs::Runs;
-use crate::saved::{self, Saved};
+use crate::saved::{self, SavedTable};
 
 use super::cost::Cost;
 
@@ -35,15 +35,15 @@ struct Deleting {
 /// # Errors
 /// When a program or the network fails.
 pub(super) fn run(options: &Options, programs: &Programs) -> Result<Table, Failure> {
-    let (flows, note) = super::flows(options, FLOWS)?;
-    let table = Saved::of(flows)?;
-    let wanted = saved::common(flows);
+    let (flows, note) = super::fit_flows(options, FLOWS)?;
+    let table = SavedTable::with_flows(flows)?;
+    let wanted = saved::common_count(flows);
     let port = saved::COMMON_PORT.to_string();
     let arguments = ["-D", "-p", "tcp", "--dport", &port];
     let once = |program: &Program| {
         Network::flush()?;
         table.load(&programs.ours)?;
-        let ended = Process::start(program, &arguments)?.run_out(RUN_LONGEST)?;
+        let ended = Process::start(program, &arguments)?.run_to_end(RUN_TIMEOUT)?;
         let misprinted = lines::count(&ended.output).abs_diff(u64::from(wanted));
         let misdeleted = sysctl::flow_count()?.abs_diff(u64::from(flows - wanted));
         Ok(Deleting { cost: Cost::of(&ended), misprinted, misdeleted })
@@ -57,10 +57,10 @@ pub(super) fn run(options: &Options, programs: &Programs) -> Result<Table, Failu
 
 fn rows(runs: &Runs<Deleting>) -> Vec<Row> {
     vec![
-        Row::both("wall, ms", runs.summaries(|run| run.cost.wall_ms())).goal_of_peer(SHARE),
+        Row::both("wall, ms", runs.summaries(|run| run.cost.wall_ms())).with_goal_of_reference(SHARE),
         Row::both("CPU, ms", runs.summaries(|run| run.cost.cpu_ms())),
         Row::both("peak memory, KiB", runs.summaries(|run| run.cost.peak_kib())),
-        Row::both("lines missing or too many", runs.summaries(|run| run.misprinted as f64)).goal(Goal::none),
-        Row::both("flows missing or too many", runs.summaries(|run| run.misdeleted as f64)).goal(Goal::none),
+        Row::both("lines missing or too many", runs.summaries(|run| run.misprinted as f64)).with_goal(Goal::zero),
+        Row::both("flows missing or too many", runs.summaries(|run| run.misdeleted as f64)).with_goal(Goal::zero),
     ]
 }

@@ -23,11 +23,11 @@ const SHARE: f64 = 0.25;
 /// # Errors
 /// When a program or the network fails.
 pub(super) fn run(options: &Options, network: &Network, programs: &Programs) -> Result<Table, Failure> {
-    let (flows, note) = super::flows(options, FLOWS)?;
+    let (flows, note) = super::fit_flows(options, FLOWS)?;
     let once = |program: &Program| {
         Network::flush()?;
         Following::run(program, &ARGUMENTS, || {
-            let (_, new) = network.send(network.flood()?, flows, Some(options.rate))?;
+            let (_, new) = network.send_flows(network.open_flood()?, flows, Some(options.rate))?;
             Ok(Tally { new, ..Tally::default() })
         })
     };
@@ -40,8 +40,8 @@ pub(super) fn run(options: &Options, network: &Network, programs: &Programs) -> 
 
 fn rows(runs: &Runs<Following>) -> Vec<Row> {
     vec![
-        Row::both("CPU an event, ns", runs.summaries(Following::event_ns)).goal_of_peer(SHARE),
+        Row::both("CPU an event, ns", runs.summaries(Following::cpu_per_event_ns)).with_goal_of_reference(SHARE),
         Row::both("events printed", runs.summaries(Following::printed)),
-        Row::both("events missing", runs.summaries(Following::missing)).goal(Goal::none),
+        Row::both("events missing", runs.summaries(Following::missing)).with_goal(Goal::zero),
     ]
 }

@@ -34,11 +34,11 @@ impl Following {
         let happened = cause()?;
         process.await_quiet()?;
         let cpu = process.cpu()?.saturating_sub(before);
-        Ok(Self { cpu, happened, printed: Tally::of(&process.end()?) })
+        Ok(Self { cpu, happened, printed: Tally::of(&process.stop()?) })
     }
 
     /// CPU time for each event printed, in nanoseconds.
-    pub(super) fn event_ns(&self) -> f64 {
+    pub(super) fn cpu_per_event_ns(&self) -> f64 {
         self.cpu.as_nanos() as f64 / self.printed.events().max(1) as f64
     }
 
@@ -49,6 +49,6 @@ impl Following {
 
     /// How far the printed events are from those that happened: lost, or printed twice.
     pub(super) fn missing(&self) -> f64 {
-        self.happened.differing(&self.printed) as f64
+        self.happened.count_differing(&self.printed) as f64
     }
 }

@@ -6,7 +6,7 @@ use crate::failure::Failure;
 use crate::lines;
 use crate::network::Network;
 use crate::options::Options;
-use crate::process::{Process, RUN_LONGEST};
+use crate::process::{Process, RUN_TIMEOUT};
 use crate::program::Programs;
 use crate::report::{Goal, Row, Table};
 use crate::runs::Runs;
@@ -33,11 +33,11 @@ struct Listing {
 /// # Errors
 /// When the program or the network fails.
 pub(super) fn run(options: &Options, network: &Network, programs: &Programs) -> Result<Table, Failure> {
-    let (flows, note) = super::flows(options, FLOWS)?;
+    let (flows, note) = super::fit_flows(options, FLOWS)?;
     Network::flush()?;
-    let (_, made) = network.send(network.flood()?, flows, None)?;
+    let (_, made) = network.send_flows(network.open_flood()?, flows, None)?;
     let once = |arguments: &[&str; 3]| {
-        let ended = Process::start(&programs.ours, arguments)?.run_out(RUN_LONGEST)?;
+        let ended = Process::start(&programs.ours, arguments)?.run_to_end(RUN_TIMEOUT)?;
         let bytes_a_flow = ended.output.len() as f64 / made.max(1) as f64;
         let misprinted = lines::count(&ended.output).abs_diff(made);
         Ok(Listing { cost: Cost::of(&ended), misprinted, bytes_a_flow })
@@ -52,10 +52,10 @@ pub(super) fn run(options: &Options, network: &Network, programs: &Programs) -> 
 
 fn rows(runs: &Runs<Listing>) -> Vec<Row> {
     vec![
-        Row::both("wall, ms", runs.summaries(|run| run.cost.wall_ms())).goal_of_peer(SHARE),
+        Row::both("wall, ms", runs.summaries(|run| run.cost.wall_ms())).with_goal_of_reference(SHARE),
         Row::both("CPU, ms", runs.summaries(|run| run.cost.cpu_ms())),
         Row::both("peak memory, KiB", runs.summaries(|run| run.cost.peak_kib())),
         Row::both("bytes a flow", runs.summaries(|run| run.bytes_a_flow)),
-        Row::both("lines missing or too many", runs.summaries(|run| run.misprinted as f64)).goal(Goal::none),
+        Row::both("lines missing or too many", runs.summaries(|run| run.misprinted as f64)).with_goal(Goal::zero),
     ]
 }

@@ -13,7 +13,7 @@ use crate::pair::{Pair, Side};
 use crate::program::Programs;
 use crate::report::{Goal, Row, Table};
 use crate::statistics::Summary;
-use crate::suite::{Suite, number};
+use crate::suite::{Suite, json_number};
 use crate::table::{Churn, Table as KernelTable};
 
 /// Flows that are there all the while.
@@ -23,13 +23,13 @@ const RATE: NonZeroU32 = NonZeroU32::MIN.saturating_add(49_999);
 /// Behind the time that the first flows take.
 const DURATION: Duration = Duration::from_secs(20);
 /// Milliseconds.
-const P99_AIM: f64 = 5.0;
+const P99_GOAL_MS: f64 = 5.0;
 /// After the last event.
 const EQUAL_WITHIN: Duration = Duration::from_secs(5);
 
 /// What was measured of one run.
 #[derive(Debug)]
-struct Lagging {
+struct LagRun {
     per_second: f64,
     /// The lag's p50, p99, p99.9 and greatest, in milliseconds.
     lag_ms: [f64; 4],
@@ -44,13 +44,13 @@ struct Lagging {
 /// # Errors
 /// When a program or the network fails.
 pub(super) fn run(options: &Options, programs: &Programs) -> Result<Table, Failure> {
-    let (flows, note) = super::flows(options, FLOWS)?;
+    let (flows, note) = super::fit_flows(options, FLOWS)?;
     let (pair, suite) = (Pair::build()?, Suite::ours(programs)?);
-    pair.stamp(true)?;
+    pair.set_event_timestamps(true)?;
     let mut runs = Vec::with_capacity(options.rounds);
     for round in 1..=options.rounds {
         eprintln!("lag: round {round} of {}", options.rounds);
-        runs.push(lagging(&pair, &suite, flows)?);
+        runs.push(measure(&pair, &suite, flows)?);
     }
     let title = format!(
         "lag: {} events a second for {} s, {} flows all the while, {} rounds",
@@ -63,7 +63,7 @@ pub(super) fn run(options: &Options, programs: &Programs) -> Result<Table, Failu
     Ok(Table { title, names, rows: rows(&runs), notes: note.into_iter().collect() })
 }
 
-fn lagging(pair: &Pair, suite: &Suite, flows: u32) -> Result<Lagging, Failure> {
+fn measure(pair: &Pair, suite: &Suite, flows: u32) -> Result<LagRun, Failure> {
     let running = suite.start(pair)?;
     let mut table = KernelTable::open(pair.host(Side::Primary))?;
     table.create_paced(0..flows, RATE)?;
@@ -71,23 +71,23 @@ fn lagging(pair: &Pair, suite: &Suite, flows: u32) -> Result<Lagging, Failure> {
     running.await_agreement(EQUAL_WITHIN)?;
     let (primary, backup) = (running.status(Side::Primary)?, running.status(Side::Backup)?);
     let differing = running.dumps()?.difference().lines as f64;
-    running.end()?;
+    running.stop()?;
     let peer = &backup["peers"][0];
-    let lag_ms = ["lag_ms_p50", "lag_ms_p99", "lag_ms_p999", "lag_ms_max"].map(|key| number(&peer[key]));
-    let lost = number(&primary["engine"]["events_lost"]);
-    Ok(Lagging { per_second: churned.per_second(), lag_ms, lost, differing })
+    let lag_ms = ["lag_ms_p50", "lag_ms_p99", "lag_ms_p999", "lag_ms_max"].map(|key| json_number(&peer[key]));
+    let lost = json_number(&primary["engine"]["events_lost"]);
+    Ok(LagRun { per_second: churned.per_second(), lag_ms, lost, differing })
 }
 
-fn rows(runs: &[Lagging]) -> Vec<Row> {
-    let row = |figure: &str, value: &dyn Fn(&Lagging) -> f64| Row::single(figure, Summary::of(runs.iter().map(value)));
+fn rows(runs: &[LagRun]) -> Vec<Row> {
+    let row = |figure: &str, value: &dyn Fn(&LagRun) -> f64| Row::single(figure, Summary::of(runs.iter().map(value)));
     vec![
         row("events a second", &|run| run.per_second),
         row("kernel to replica, p50, ms", &|run| run.lag_ms[0]),
         row("kernel to replica, p99, ms", &|run| run.lag_ms[1])
-            .goal(|ours| Goal::new(format!("< {P99_AIM}"), ours.median < P99_AIM)),
+            .with_goal(|ours| Goal::new(format!("< {P99_GOAL_MS}"), ours.median < P99_GOAL_MS)),
         row("kernel to replica, p99.9, ms", &|run| run.lag_ms[2]),
         row("kernel to replica, greatest, ms", &|run| run.lag_ms[3]),
-        row("events lost", &|run| run.lost).goal(Goal::none),
-        row("lines that differ", &|run| run.differing).goal(Goal::none),
+        row("events lost", &|run| run.lost).with_goal(Goal::zero),
+        row("lines that differ", &|run| run.differing).with_goal(Goal::zero),
     ]
 }

@@ -13,7 +13,7 @@ use crate::failure::Failure;
 use crate::lines::{self, Difference};
 use crate::network::Network;
 use crate::options::Options;
-use crate::process::{Ended, Process, RUN_LONGEST};
+use crate::process::{Exited, Process, RUN_TIMEOUT};
 use crate::program::{Program, Programs};
 use crate::report::{Goal, Row, Table, number};
 use crate::runs::Runs;
@@ -37,11 +37,11 @@ const GROWTH_KIB: f64 = 256.0;
 /// # Errors
 /// When a program or the network fails.
 pub(super) fn run(options: &Options, network: &Network, programs: &Programs) -> Result<Table, Failure> {
-    let (flows, note) = super::flows(options, FLOWS)?;
+    let (flows, note) = super::fit_flows(options, FLOWS)?;
     let few = FEW.min(flows);
     Network::flush()?;
-    let (flood, small) = filled(options, network, programs, network.flood()?, few)?;
-    let (_, full) = filled(options, network, programs, flood, flows - few)?;
+    let (flood, small) = measure_filled(options, network, programs, network.open_flood()?, few)?;
+    let (_, full) = measure_filled(options, network, programs, flood, flows - few)?;
     Network::flush()?;
     let words = ARGUMENTS.join(" ");
     let title = format!("list: {} flows to a file with {words}, {} rounds", super::count(flows), options.rounds);
@@ -52,7 +52,7 @@ pub(super) fn run(options: &Options, network: &Network, programs: &Programs) -> 
 
 /// The first line that only one of them printed, of each.
 fn examples(difference: &Difference, programs: &Programs) -> impl Iterator<Item = String> {
-    let sides = [(&programs.ours, &difference.left), (&programs.peer, &difference.right)];
+    let sides = [(&programs.ours, &difference.left), (&programs.reference, &difference.right)];
     let example = |(program, line): (&Program, &Option<String>)| {
         line.as_ref().map(|line| format!("Only {} has: {line}", program.name))
     };
@@ -61,7 +61,7 @@ fn examples(difference: &Difference, programs: &Programs) -> impl Iterator<Item 
 
 /// What was measured of one size of the table.
 #[derive(Debug)]
-struct Filled {
+struct FilledTable {
     runs: Runs<Cost>,
     /// The kernel's dump alone, in milliseconds.
     floor: Summary,
@@ -70,27 +70,27 @@ struct Filled {
 }
 
 /// Adds flows to the table, then has it listed.
-fn filled(
+fn measure_filled(
     options: &Options,
     network: &Network,
     programs: &Programs,
     flood: Flood,
     more: u32,
-) -> Result<(Flood, Filled), Failure> {
-    let (flood, flows) = network.send(flood, more, None)?;
+) -> Result<(Flood, FilledTable), Failure> {
+    let (flood, flows) = network.send_flows(flood, more, None)?;
     let what = format!("list of {}", number(flows as f64));
     let mut floors = Vec::with_capacity(2 * options.rounds);
     let once = |program: &Program| {
         floors.push(milliseconds(floor()?));
-        Ok(Cost::of(&listed(program)?))
+        Ok(Cost::of(&run_listing(program)?))
     };
     let runs = Runs::alternate(&what, options.rounds, programs.both(), once)?;
-    let difference = lines::difference(&listed(&programs.ours)?.output, &listed(&programs.peer)?.output);
-    Ok((flood, Filled { runs, floor: Summary::of(floors), difference }))
+    let difference = lines::difference(&run_listing(&programs.ours)?.output, &run_listing(&programs.reference)?.output);
+    Ok((flood, FilledTable { runs, floor: Summary::of(floors), difference }))
 }
 
-fn listed(program: &Program) -> Result<Ended, Failure> {
-    Process::start(program, &ARGUMENTS)?.run_out(RUN_LONGEST)
+fn run_listing(program: &Program) -> Result<Exited, Failure> {
+    Process::start(program, &ARGUMENTS)?.run_to_end(RUN_TIMEOUT)
 }
 
 fn floor() -> Result<Duration, Failure> {
@@ -99,21 +99,21 @@ fn floor() -> Result<Duration, Failure> {
     Ok(started.elapsed())
 }
 
-fn rows(small: &Filled, full: &Filled, [few, flows]: [String; 2]) -> Vec<Row> {
-    let memory = |filled: &Filled| filled.runs.summaries(Cost::peak_kib);
+fn rows(small: &FilledTable, full: &FilledTable, [few, flows]: [String; 2]) -> Vec<Row> {
+    let memory = |filled: &FilledTable| filled.runs.summaries(Cost::peak_kib);
     let [small_memory, _] = memory(small);
     let walls = full.runs.summaries(Cost::wall_ms);
     let over_floor = Summary::of([100.0 * walls[0].median / full.floor.median]);
     vec![
-        Row::both("wall, ms", walls).goal_of_peer(SHARE),
+        Row::both("wall, ms", walls).with_goal_of_reference(SHARE),
         // The kernel composes one dump on one core: where this ratio is above the goal, no listing reaches it.
-        Row::both("kernel's dump alone, wall, ms", [full.floor, walls[1]]).goal_of_peer(SHARE),
-        Row::single("wall, % of the kernel's dump alone", over_floor).goal(|ours| Goal::at_most(OVER_FLOOR, ours)),
+        Row::both("kernel's dump alone, wall, ms", [full.floor, walls[1]]).with_goal_of_reference(SHARE),
+        Row::single("wall, % of the kernel's dump alone", over_floor).with_goal(|ours| Goal::at_most(OVER_FLOOR, ours)),
         Row::both("CPU, ms", full.runs.summaries(Cost::cpu_ms)),
         Row::both(format!("peak memory at {few}, KiB"), memory(small)),
         Row::both(format!("peak memory at {flows}, KiB"), memory(full))
-            .goal(|ours| Goal::at_most(small_memory.median + GROWTH_KIB, ours)),
+            .with_goal(|ours| Goal::at_most(small_memory.median + GROWTH_KIB, ours)),
         Row::single("lines that differ", Summary::of([(small.difference.lines + full.difference.lines) as f64]))
-            .goal(Goal::none),
+            .with_goal(Goal::zero),
     ]
 }

@@ -8,7 +8,7 @@ use crate::options::Options;
 use crate::program::{Program, Programs};
 use crate::report::{Goal, Row, Table};
 use crate::runs::Runs;
-use crate::saved::Saved;
+use crate::saved::SavedTable;
 
 use super::cost::Cost;
 
@@ -31,10 +31,10 @@ struct Loading {
 /// # Errors
 /// When a program or the network fails.
 pub(super) fn run(options: &Options, programs: &Programs) -> Result<Table, Failure> {
-    let (flows, note) = super::flows(options, FLOWS)?;
+    let (flows, note) = super::fit_flows(options, FLOWS)?;
     let few = FEW.min(flows);
-    let small = loaded(options, programs, few)?;
-    let large = loaded(options, programs, flows)?;
+    let small = measure(options, programs, few)?;
+    let large = measure(options, programs, flows)?;
     Network::flush()?;
     let [few, flows] = [few, flows].map(super::count);
     let title = format!("load: files of {few} and of {flows} flows with -R FILE, {} rounds", options.rounds);
@@ -42,8 +42,8 @@ pub(super) fn run(options: &Options, programs: &Programs) -> Result<Table, Failu
     Ok(Table { title, names: super::names(programs), rows, notes: note.into_iter().collect() })
 }
 
-fn loaded(options: &Options, programs: &Programs, flows: u32) -> Result<Runs<Loading>, Failure> {
-    let file = Saved::of(flows)?;
+fn measure(options: &Options, programs: &Programs, flows: u32) -> Result<Runs<Loading>, Failure> {
+    let file = SavedTable::with_flows(flows)?;
     let once = |program: &Program| {
         Network::flush()?;
         let cost = Cost::of(&file.load(program)?);
@@ -55,9 +55,9 @@ fn loaded(options: &Options, programs: &Programs, flows: u32) -> Result<Runs<Loa
 fn rows(flows: &str, runs: &Runs<Loading>) -> [Row; 4] {
     let row = |figure: &str, value: fn(&Loading) -> f64| Row::both(format!("{flows}: {figure}"), runs.summaries(value));
     [
-        row("wall, ms", |run| run.cost.wall_ms()).goal_of_peer(SHARE),
+        row("wall, ms", |run| run.cost.wall_ms()).with_goal_of_reference(SHARE),
         row("CPU, ms", |run| run.cost.cpu_ms()),
         row("peak memory, KiB", |run| run.cost.peak_kib()),
-        row("flows missing or too many", |run| run.missing as f64).goal(Goal::none),
+        row("flows missing or too many", |run| run.missing as f64).with_goal(Goal::zero),
     ]
 }

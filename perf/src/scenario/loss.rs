@@ -13,7 +13,7 @@ use crate::pair::{Pair, Side};
 use crate::program::Programs;
 use crate::report::{Goal, Row, Table};
 use crate::runs::Runs;
-use crate::suite::{Running, Suite, number};
+use crate::suite::{Running, Suite, json_number};
 use crate::table::Table as KernelTable;
 
 const FLOWS: u32 = 100_000;
@@ -28,7 +28,7 @@ const COMPARED_EVERY: Duration = Duration::from_millis(100);
 
 /// What was measured of one run.
 #[derive(Debug)]
-struct Lossy {
+struct LossRun {
     /// From the last event until both dumps were found equal, what dumping took included; the longest wait where they were not.
     until_equal: Duration,
     /// Lines that differ when the time is over.
@@ -48,12 +48,12 @@ struct Lossy {
 /// # Errors
 /// When a program or the network fails.
 pub(super) fn run(options: &Options, programs: &Programs) -> Result<Table, Failure> {
-    let (flows, note) = super::flows(options, FLOWS)?;
-    let (pair, ours, peer) = (Pair::build()?, Suite::ours(programs)?, Suite::peer()?);
+    let (flows, note) = super::fit_flows(options, FLOWS)?;
+    let (pair, ours, peer) = (Pair::build()?, Suite::ours(programs)?, Suite::reference()?);
     let once = |suite: &Suite| {
-        pair.lose_one_of(LOST_OF)?;
-        let measured = lossy(&pair, suite, flows);
-        pair.lose_nothing()?;
+        pair.start_loss(LOST_OF)?;
+        let measured = measure(&pair, suite, flows);
+        pair.stop_loss()?;
         measured
     };
     let runs = Runs::alternate("loss", options.rounds, [&ours, &peer], once)?;
@@ -72,31 +72,31 @@ fn deleted(flows: u32) -> u32 {
     flows / 10 * DELETED_OF_TEN
 }
 
-fn lossy(pair: &Pair, suite: &Suite, flows: u32) -> Result<Lossy, Failure> {
+fn measure(pair: &Pair, suite: &Suite, flows: u32) -> Result<LossRun, Failure> {
     let running = suite.start(pair)?;
     let mut table = KernelTable::open(pair.host(Side::Primary))?;
-    let sent = pair.wire()?.sent;
+    let sent = pair.wire_bytes()?.sent;
     table.create(0..flows)?;
     table.delete(0..deleted(flows))?;
     let last = Instant::now();
-    let until_equal = equal_after(&running, last, u64::from(flows - deleted(flows)))?;
+    let until_equal = await_equal_dumps(&running, last, u64::from(flows - deleted(flows)))?;
     thread::sleep(EQUAL_WITHIN.saturating_sub(last.elapsed()));
-    let agrees = suite.is_ours().then(|| running.agrees()).transpose()?;
+    let agrees = suite.is_ours().then(|| running.verify()).transpose()?;
     let difference = running.dumps()?.difference();
-    let sent_bytes = pair.wire()?.sent - sent;
-    let resent = if suite.is_ours() { number(&running.status(Side::Primary)?["source"]["resent"]) } else { 0.0 };
-    running.end()?;
+    let sent_bytes = pair.wire_bytes()?.sent - sent;
+    let resent = if suite.is_ours() { json_number(&running.status(Side::Primary)?["source"]["resent"]) } else { 0.0 };
+    running.stop()?;
     let sides = [("primary", difference.left), ("backup", difference.right)];
     let example = |(side, line): (&str, Option<String>)| line.map(|line| format!("Only the {side} has: {line}"));
     let examples = sides.into_iter().filter_map(example).collect();
-    Ok(Lossy { until_equal, differing: difference.lines, examples, agrees, sent_bytes, resent })
+    Ok(LossRun { until_equal, differing: difference.lines, examples, agrees, sent_bytes, resent })
 }
 
 /// Compares until they are equal, at most as long as they have time.
-fn equal_after(running: &Running<'_>, last: Instant, flows: u64) -> Result<Duration, Failure> {
+fn await_equal_dumps(running: &Running<'_>, last: Instant, flows: u64) -> Result<Duration, Failure> {
     while last.elapsed() < EQUAL_WITHIN {
         let dumps = running.dumps()?;
-        if dumps.replicated() == flows && dumps.difference().lines == 0 {
+        if dumps.replica_count() == flows && dumps.difference().lines == 0 {
             return Ok(last.elapsed());
         }
         thread::sleep(COMPARED_EVERY);
@@ -104,14 +104,14 @@ fn equal_after(running: &Running<'_>, last: Instant, flows: u64) -> Result<Durat
     Ok(EQUAL_WITHIN)
 }
 
-fn rows(runs: &Runs<Lossy>) -> Vec<Row> {
+fn rows(runs: &Runs<LossRun>) -> Vec<Row> {
     let equal_ms = runs.summaries(|run| super::cost::milliseconds(run.until_equal));
-    let disagreeing = |run: &Lossy| f64::from(u8::from(run.agrees == Some(false)));
+    let disagreeing = |run: &LossRun| f64::from(u8::from(run.agrees == Some(false)));
     let [disagreeing, _] = runs.summaries(disagreeing);
     let [resent, _] = runs.summaries(|run| run.resent);
     vec![
-        Row::both("lines that differ after 5 s", runs.summaries(|run| run.differing as f64)).goal(Goal::none),
-        Row::single("verify finds a difference after 5 s", disagreeing).goal(Goal::none),
+        Row::both("lines that differ after 5 s", runs.summaries(|run| run.differing as f64)).with_goal(Goal::zero),
+        Row::single("verify finds a difference after 5 s", disagreeing).with_goal(Goal::zero),
         Row::both("last event to equal dumps, ms (5,000: never)", equal_ms),
         Row::both("sent by the primary, bytes", runs.summaries(|run| run.sent_bytes as f64)),
         Row::single("batches sent again", resent),

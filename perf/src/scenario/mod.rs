@@ -130,9 +130,9 @@ impl FromStr for Scenario {
 }
 
 /// The flows of a scenario, and a note where the machine's table does not take as many as asked.
-fn flows(options: &Options, own: u32) -> Result<(u32, Option<String>), Failure> {
+fn fit_flows(options: &Options, own: u32) -> Result<(u32, Option<String>), Failure> {
     let asked = options.flows.unwrap_or(own);
-    let flows = Network::fitting(asked)?;
+    let flows = Network::fit_to_table(asked)?;
     let note = || {
         let (flows, asked) = (count(flows), count(asked));
         format!("{flows} flows instead of {asked}: the machine's nf_conntrack_max takes no more, and is left as it is.")

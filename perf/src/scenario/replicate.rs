@@ -22,14 +22,14 @@ const BACKUP_SHARE: f64 = 0.125;
 /// Of its memory.
 const MEMORY_SHARE: f64 = 0.25;
 /// Bytes a flow.
-const MEMORY_AIM: f64 = 128.0;
+const MEMORY_GOAL_BYTES: f64 = 128.0;
 
 /// What was measured of one run.
 #[derive(Debug)]
-struct Replicated {
+struct ReplicateRun {
     flows: u64,
-    primary: Spent,
-    backup: Spent,
+    primary: Usage,
+    backup: Usage,
     /// Bytes from the primary to the backup while flows came.
     wire_bytes: u64,
     /// Flows that the replica lacks or has too many, or has otherwise.
@@ -42,7 +42,7 @@ struct Replicated {
 
 /// What one daemon spent.
 #[derive(Debug)]
-struct Spent {
+struct Usage {
     cpu: Duration,
     resident_bytes: u64,
 }
@@ -52,9 +52,9 @@ struct Spent {
 /// # Errors
 /// When a program or the network fails.
 pub(super) fn run(options: &Options, programs: &Programs) -> Result<Table, Failure> {
-    let (flows, note) = super::flows(options, FLOWS)?;
-    let (pair, ours, peer) = (Pair::build()?, Suite::ours(programs)?, Suite::peer()?);
-    let once = |suite: &Suite| replicated(&pair, suite, flows);
+    let (flows, note) = super::fit_flows(options, FLOWS)?;
+    let (pair, ours, peer) = (Pair::build()?, Suite::ours(programs)?, Suite::reference()?);
+    let once = |suite: &Suite| measure(&pair, suite, flows);
     let runs = Runs::alternate("replicate", options.rounds, [&ours, &peer], once)?;
     let title = format!(
         "replicate: {} flows put into the primary's kernel, then flushed, {} rounds; ours encrypted",
@@ -64,58 +64,58 @@ pub(super) fn run(options: &Options, programs: &Programs) -> Result<Table, Failu
     Ok(Table { title, names: [ours.name(), peer.name()], rows: rows(&runs), notes: note.into_iter().collect() })
 }
 
-fn replicated(pair: &Pair, suite: &Suite, flows: u32) -> Result<Replicated, Failure> {
+fn measure(pair: &Pair, suite: &Suite, flows: u32) -> Result<ReplicateRun, Failure> {
     let mut running = suite.start(pair)?;
     let mut table = KernelTable::open(pair.host(Side::Primary))?;
-    let (began, sent) = (look(&mut running)?, pair.wire()?.sent);
+    let (began, sent) = (sample_usage(&mut running)?, pair.wire_bytes()?.sent);
     table.create(0..flows)?;
     let flows = pair.flows(Side::Primary)?;
     pair.await_quiet()?;
-    let (came, wire_bytes) = (look(&mut running)?, pair.wire()?.sent - sent);
+    let (came, wire_bytes) = (sample_usage(&mut running)?, pair.wire_bytes()?.sent - sent);
     let dumps = running.dumps()?; // conntrackd does that in a child, whose time is not its own
-    let missing = dumps.difference().lines + dumps.replicated().abs_diff(flows);
-    let dumped = look(&mut running)?;
+    let missing = dumps.difference().lines + dumps.replica_count().abs_diff(flows);
+    let dumped = sample_usage(&mut running)?;
     pair.flush(Side::Primary)?;
     pair.await_quiet()?;
-    let ended = look(&mut running)?;
-    let left = running.dumps()?.replicated();
+    let ended = sample_usage(&mut running)?;
+    let left = running.dumps()?.replica_count();
     let overruns = running.overruns(Side::Primary)?;
-    running.end()?;
-    let spent = |side: usize| Spent {
+    running.stop()?;
+    let spent = |side: usize| Usage {
         cpu: (came[side].cpu - began[side].cpu) + (ended[side].cpu - dumped[side].cpu),
         resident_bytes: came[side].resident_bytes.saturating_sub(began[side].resident_bytes),
     };
-    Ok(Replicated { flows, primary: spent(0), backup: spent(1), wire_bytes, missing, left, overruns })
+    Ok(ReplicateRun { flows, primary: spent(0), backup: spent(1), wire_bytes, missing, left, overruns })
 }
 
 /// Both daemons as they are now: the primary's, the backup's.
-fn look(running: &mut Running<'_>) -> Result<[Spent; 2], Failure> {
+fn sample_usage(running: &mut Running<'_>) -> Result<[Usage; 2], Failure> {
     let mut of = |side| {
         let process = running.process(side)?;
-        Ok::<_, Failure>(Spent { cpu: process.cpu()?, resident_bytes: process.resident_bytes()? })
+        Ok::<_, Failure>(Usage { cpu: process.cpu()?, resident_bytes: process.resident_bytes()? })
     };
     Ok([of(Side::Primary)?, of(Side::Backup)?])
 }
 
-fn rows(runs: &Runs<Replicated>) -> Vec<Row> {
-    let event_ns = |of: fn(&Replicated) -> &Spent| {
+fn rows(runs: &Runs<ReplicateRun>) -> Vec<Row> {
+    let event_ns = |of: fn(&ReplicateRun) -> &Usage| {
         runs.summaries(move |run| of(run).cpu.as_nanos() as f64 / (2 * run.flows) as f64)
     };
     let memory =
-        |of: fn(&Replicated) -> &Spent| runs.summaries(move |run| of(run).resident_bytes as f64 / run.flows as f64);
+        |of: fn(&ReplicateRun) -> &Usage| runs.summaries(move |run| of(run).resident_bytes as f64 / run.flows as f64);
     let memory_rows = |name: &str, of| {
         let [ours, peer] = memory(of);
         [
-            Row::both(format!("memory a flow, {name}, bytes"), [ours, peer]).goal_of_peer(MEMORY_SHARE),
+            Row::both(format!("memory a flow, {name}, bytes"), [ours, peer]).with_goal_of_reference(MEMORY_SHARE),
             Row::single(format!("memory a flow, {name}, of the aim, bytes"), ours)
-                .goal(|ours| Goal::at_most(MEMORY_AIM, ours)),
+                .with_goal(|ours| Goal::at_most(MEMORY_GOAL_BYTES, ours)),
         ]
     };
     let mut rows = vec![
-        Row::both("flows that differ or are missing", runs.summaries(|run| run.missing as f64)).goal(Goal::none),
-        Row::both("flows left after the flush", runs.summaries(|run| run.left as f64)).goal(Goal::none),
-        Row::both("CPU an event, primary, ns", event_ns(|run| &run.primary)).goal_of_peer(PRIMARY_SHARE),
-        Row::both("CPU an event, backup, ns", event_ns(|run| &run.backup)).goal_of_peer(BACKUP_SHARE),
+        Row::both("flows that differ or are missing", runs.summaries(|run| run.missing as f64)).with_goal(Goal::zero),
+        Row::both("flows left after the flush", runs.summaries(|run| run.left as f64)).with_goal(Goal::zero),
+        Row::both("CPU an event, primary, ns", event_ns(|run| &run.primary)).with_goal_of_reference(PRIMARY_SHARE),
+        Row::both("CPU an event, backup, ns", event_ns(|run| &run.backup)).with_goal_of_reference(BACKUP_SHARE),
     ];
     rows.extend(memory_rows("primary", |run| &run.primary));
     rows.extend(memory_rows("backup", |run| &run.backup));

@@ -32,7 +32,7 @@ const FLOWS: u32 = 20_000;
 /// How long nobody notices.
 const DETECTION: Duration = Duration::from_millis(300);
 /// How long connections go on by way of the second firewall.
-const AFTERWARDS: Duration = Duration::from_secs(1);
+const TIME_AFTER_TAKEOVER: Duration = Duration::from_secs(1);
 /// Streams to each kind of target.
 const STREAMS: usize = 4;
 /// Pieces of a transfer that is under way when the firewall fails; and of one that begins afterwards.
@@ -43,7 +43,7 @@ const HOT_UDP_MS: f64 = 50.0;
 
 /// What a takeover did to connections.
 #[derive(Debug)]
-struct Survived {
+struct TakeoverResult {
     streams: Vec<StreamReport>,
     /// FTP transfers that were under way, or expected, and did not come to their end.
     transfers_broken: u64,
@@ -52,8 +52,8 @@ struct Survived {
 /// By a suite; by ctflow in hot mode as well.
 #[derive(Debug)]
 struct Measured {
-    committed: Survived,
-    hot: Option<Survived>,
+    committed: TakeoverResult,
+    hot: Option<TakeoverResult>,
 }
 
 /// Runs it.
@@ -61,8 +61,8 @@ struct Measured {
 /// # Errors
 /// When a program or the network fails. A connection that dies is a figure.
 pub(super) fn run(options: &Options, programs: &Programs) -> Result<Table, Failure> {
-    let (flows, note) = super::flows(options, FLOWS)?;
-    let (ours, hot, peer) = (Suite::ours(programs)?, Suite::hot(programs)?, Suite::peer_expecting()?);
+    let (flows, note) = super::fit_flows(options, FLOWS)?;
+    let (ours, hot, peer) = (Suite::ours(programs)?, Suite::hot(programs)?, Suite::reference_with_expectations()?);
     let runs = Runs::alternate("takeover", options.rounds, [&ours, &peer], |suite| {
         let committed = take_over(suite, flows)?;
         let hot = suite.is_ours().then(|| take_over(&hot, flows)).transpose()?;
@@ -104,7 +104,7 @@ impl Transfers {
         })
     }
 
-    fn broken(self) -> u64 {
+    fn count_broken(self) -> u64 {
         let (mut running, transfer) = self.running;
         let mut waiting = self.waiting;
         let expected = waiting.start_transfer(PIECES[1]).and_then(|transfer| waiting.finish_transfer(transfer));
@@ -112,16 +112,16 @@ impl Transfers {
     }
 }
 
-fn take_over(suite: &Suite, flows: u32) -> Result<Survived, Failure> {
-    let pair = Pair::of(Gateways::build(&Lab::enter()?)?);
+fn take_over(suite: &Suite, flows: u32) -> Result<TakeoverResult, Failure> {
+    let pair = Pair::of_gateways(Gateways::build(&Lab::enter()?)?);
     let gateways = pair.gateways()?;
     for which in [GatewayId::First, GatewayId::Second] {
         gateways.firewall(which).run(enable_ftp_helper)?;
     }
     let mut running = suite.start(&pair)?;
     if suite.is_hot() {
-        running.take_role(Side::Primary, "primary")?;
-        running.take_role(Side::Backup, "backup")?;
+        running.set_role(Side::Primary, "primary")?;
+        running.set_role(Side::Backup, "backup")?;
     }
     KernelTable::open(pair.host(Side::Primary))?.create(0..flows)?;
     let streams = Streams::start(&gateways.client, &targets())?;
@@ -135,37 +135,39 @@ fn take_over(suite: &Suite, flows: u32) -> Result<Survived, Failure> {
     thread::sleep(DETECTION.saturating_sub(failed.elapsed()));
     if suite.is_hot() {
         gateways.activate(GatewayId::Second)?;
-        running.take_role(Side::Backup, "primary")?;
+        running.set_role(Side::Backup, "primary")?;
     } else {
-        running.letters(Side::Backup, &["-c"])?;
-        if suite.expects_apart() {
-            running.letters(Side::Backup, &["-c", "expect"])?;
+        running.run_daemon_command(Side::Backup, &["-c"])?;
+        if suite.commits_expectations_apart() {
+            running.run_daemon_command(Side::Backup, &["-c", "expect"])?;
         }
         gateways.activate(GatewayId::Second)?;
     }
-    let transfers_broken = transfers.broken();
-    thread::sleep(AFTERWARDS);
+    let transfers_broken = transfers.count_broken();
+    thread::sleep(TIME_AFTER_TAKEOVER);
     let streams = streams.finish();
     running.kill(Side::Backup);
-    Ok(Survived { streams, transfers_broken })
+    Ok(TakeoverResult { streams, transfers_broken })
 }
 
 fn rows(runs: &Runs<Measured>) -> Vec<Row> {
-    let committed = |figure: &dyn Fn(&Survived) -> f64| runs.summaries(|run| figure(&run.committed));
-    let hot = |figure: &dyn Fn(&Survived) -> f64| {
+    let committed = |figure: &dyn Fn(&TakeoverResult) -> f64| runs.summaries(|run| figure(&run.committed));
+    let hot = |figure: &dyn Fn(&TakeoverResult) -> f64| {
         Summary::of(runs.ours.iter().filter_map(|run| run.hot.as_ref()).map(figure))
     };
     vec![
-        Row::both("streams that died", committed(&died)).goal(Goal::none),
-        Row::both("FTP transfers that broke, of 2", committed(&broken)).goal(Goal::none),
-        Row::both("TCP silent beyond the detection, ms", committed(&|run| silence(run, is_tcp))).goal_of_peer(1.0),
-        Row::both("UDP silent beyond the detection, ms", committed(&|run| silence(run, is_udp))).goal_of_peer(1.0),
-        Row::single("hot, isolated: streams that died", hot(&died)).goal(Goal::none),
-        Row::single("hot, isolated: FTP transfers that broke", hot(&broken)).goal(Goal::none),
-        Row::single("hot, isolated: TCP silent likewise, ms", hot(&|run| silence(run, is_tcp)))
-            .goal(within(HOT_TCP_MS)),
-        Row::single("hot, isolated: UDP silent likewise, ms", hot(&|run| silence(run, is_udp)))
-            .goal(within(HOT_UDP_MS)),
+        Row::both("streams that died", committed(&streams_died)).with_goal(Goal::zero),
+        Row::both("FTP transfers that broke, of 2", committed(&broken_transfers)).with_goal(Goal::zero),
+        Row::both("TCP silent beyond the detection, ms", committed(&|run| silence_ms(run, is_tcp)))
+            .with_goal_of_reference(1.0),
+        Row::both("UDP silent beyond the detection, ms", committed(&|run| silence_ms(run, is_udp)))
+            .with_goal_of_reference(1.0),
+        Row::single("hot, isolated: streams that died", hot(&streams_died)).with_goal(Goal::zero),
+        Row::single("hot, isolated: FTP transfers that broke", hot(&broken_transfers)).with_goal(Goal::zero),
+        Row::single("hot, isolated: TCP silent likewise, ms", hot(&|run| silence_ms(run, is_tcp)))
+            .with_goal(within(HOT_TCP_MS)),
+        Row::single("hot, isolated: UDP silent likewise, ms", hot(&|run| silence_ms(run, is_udp)))
+            .with_goal(within(HOT_UDP_MS)),
     ]
 }
 
@@ -173,11 +175,11 @@ fn within(most_ms: f64) -> impl FnOnce(&Summary) -> Goal {
     move |silence| Goal::new(format!("≤ {most_ms}"), silence.median <= most_ms)
 }
 
-fn died(run: &Survived) -> f64 {
+fn streams_died(run: &TakeoverResult) -> f64 {
     run.streams.iter().filter(|stream| stream.died.is_some()).count() as f64
 }
 
-fn broken(run: &Survived) -> f64 {
+fn broken_transfers(run: &TakeoverResult) -> f64 {
     run.transfers_broken as f64
 }
 
@@ -190,7 +192,7 @@ fn is_udp(target: Target) -> bool {
 }
 
 /// The longest of those that live.
-fn silence(run: &Survived, counts: fn(Target) -> bool) -> f64 {
+fn silence_ms(run: &TakeoverResult, counts: fn(Target) -> bool) -> f64 {
     let alive = run.streams.iter().filter(|stream| counts(stream.target) && stream.died.is_none());
     let longest = alive.map(|stream| stream.silence).max().unwrap_or_default();
     super::cost::milliseconds(longest.saturating_sub(DETECTION))
