@@ -204,7 +204,7 @@ impl Failure {
             let _ = writeln!(stderr, "{banner}: {said}"); // nowhere is left to say that this failed
         }
         let wants_help = match self {
-            Self::Usage(usage) => usage.wants_help(),
+            Self::Usage(usage) => usage.suggests_help(),
             other => matches!(other, Self::Label(_) | Self::Load { .. }),
         };
         if wants_help {

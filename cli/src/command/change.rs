@@ -101,9 +101,9 @@ fn after<'a>(flow: &FlowView<'a>, change: &FlowChange<'a>) -> FlowView<'a> {
 pub(super) fn create(persona: Persona, plan: &Create) -> Result<(), Failure> {
     let change = plan.creation.change();
     let write =
-        |writer: &mut ctflow_parser::write::Writer<'_>, seq| request::create(writer, seq, &change, plan.existing);
+        |writer: &mut ctflow_parser::write::Writer<'_>, seq| request::create(writer, seq, &change, plan.if_exists);
     Requester::open()?.request("create a flow", write, |_| {}).map_err(Failure::Operation)?;
-    let summary = match plan.existing {
+    let summary = match plan.if_exists {
         request::IfExists::Refuse => Summary::Created(1),
         request::IfExists::Change => Summary::Added(1),
     };

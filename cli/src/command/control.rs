@@ -13,7 +13,7 @@ use crate::control::entry::{Entry, Told};
 use crate::control::request::{Cache, Request};
 use crate::control::{self, ControlError, Frame};
 use crate::failure::Failure;
-use crate::flags::plan::{Ask, Control, Reach};
+use crate::flags::plan::{Control, ControlRequest, Reach};
 use crate::labels::LabelMap;
 use crate::output::daemon::{Cached, changed, committed, gate, page, report, rivals, role, verdict};
 use crate::output::stdout::Sink;
@@ -29,17 +29,17 @@ const NS_PER_MS: u64 = 1_000_000;
 /// There is no daemon, it refuses, or its answer makes no sense; or replicas differ.
 pub(super) fn run(persona: Persona, plan: &Control, labels: Option<Arc<LabelMap>>) -> Result<(), Failure> {
     let reach = &plan.reach;
-    match plan.ask {
-        Ask::Status { json } => {
+    match plan.request {
+        ControlRequest::Status { json } => {
             let status = control::document(reach, Request::Status)?;
             print(&if json { format!("{status:#}\n") } else { report(&status) })?;
             alone(&status)
         }
-        Ask::Ready => match gate(&control::document(reach, Request::Status)?) {
+        ControlRequest::Ready => match gate(&control::document(reach, Request::Status)?) {
             Some(waits) => Err(Failure::NotReady(waits)),
             None => Ok(()),
         },
-        Ask::Role { role: None, json } => {
+        ControlRequest::Role { role: None, json } => {
             let status = control::document(reach, Request::Status)?;
             print(&if json {
                 format!("{}\n", json!({"role": role(&status)}))
@@ -48,22 +48,22 @@ pub(super) fn run(persona: Persona, plan: &Control, labels: Option<Arc<LabelMap>
             })?;
             alone(&status)
         }
-        Ask::Role { role: Some(role), json } => {
+        ControlRequest::Role { role: Some(role), json } => {
             let document = work(reach, Request::Role(role))?;
             let (said, complete) = changed(&document);
             print(&if json { format!("{document:#}\n") } else { said })?;
             if complete { Ok(()) } else { Err(Failure::RoleIncomplete) }
         }
-        Ask::Statistics(show) => print(&page(show, &control::document(reach, Request::Status)?)),
-        Ask::Do(request) => Ok(control::order(reach, request)?),
-        Ask::Verify => verify(reach),
-        Ask::Commit(of) => commit(persona, reach, of),
-        Ask::Dump { cache, of, format } => {
+        ControlRequest::Statistics(show) => print(&page(show, &control::document(reach, Request::Status)?)),
+        ControlRequest::Simple(request) => Ok(control::order(reach, request)?),
+        ControlRequest::Verify => verify(reach),
+        ControlRequest::Commit(of) => commit(persona, reach, of),
+        ControlRequest::Dump { cache, of, format } => {
             let shown = dump(reach, cache, of, format, labels)?;
             Summary::Listed(of, shown).print(persona);
             Ok(())
         }
-        Ask::Cache { cache, of, xml } => as_conntrackd(reach, cache, of, xml),
+        ControlRequest::Cache { cache, of, xml } => as_conntrackd(reach, cache, of, xml),
     }
 }
 

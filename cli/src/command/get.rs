@@ -29,7 +29,7 @@ pub(super) fn flow(persona: Persona, plan: &Get, mut printer: Printer) -> Result
         Ok(_) => {}
         Err(error) => malformed = Some(error),
     };
-    let write = |writer: &mut Writer<'_>, seq| request::get(writer, seq, &plan.which, plan.zone);
+    let write = |writer: &mut Writer<'_>, seq| request::get(writer, seq, &plan.selector, plan.zone);
     Requester::open()?.request("find the flow", write, take).map_err(Failure::Operation)?;
     printer.finish(&mut sink.lines);
     sink.flush()?;

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::failure::Failure;
-use crate::flags::plan::{Ask, Command, Control, Plan};
+use crate::flags::plan::{Command, Control, ControlRequest, Plan};
 use crate::labels::LabelMap;
 use crate::output::Encoding;
 use crate::persona::Persona;
@@ -51,7 +51,7 @@ fn prints(command: &Command) -> Prints {
         Command::Get(get) => get.format,
         Command::Update(update) => update.format,
         Command::Events(events) => events.format,
-        Command::Control(Control { ask: Ask::Dump { format, .. }, .. }) => *format,
+        Command::Control(Control { request: ControlRequest::Dump { format, .. }, .. }) => *format,
         _ => return Prints::Nothing,
     };
     match format.encoding {

@@ -23,7 +23,7 @@ use super::staged::{Prepared, Step};
 use super::summary::Summary;
 use super::{change, labels};
 use crate::failure::Failure;
-use crate::flags::line::{self, LineError, READ_BYTES_MAX};
+use crate::flags::line::{self, LINE_READ_BYTES_MAX, LineError};
 use crate::flags::parse_line;
 use crate::flags::plan::{Command, Load, Plan};
 use crate::flags::usage::Usage;
@@ -122,7 +122,7 @@ fn wrong(name: &str, number: u64, usage: Usage) -> Failure {
 }
 
 fn words(name: &str, number: u64, line: &[u8]) -> Result<Vec<OsString>, Failure> {
-    line::words(line).map_err(|source| Failure::Words { name: name.to_owned(), number, source })
+    line::split_words(line).map_err(|source| Failure::Words { name: name.to_owned(), number, source })
 }
 
 /// A place between two lines.
@@ -152,14 +152,14 @@ impl<'f> Lines<'f> {
     fn next(&mut self) -> Result<Option<(u64, Vec<OsString>)>, Failure> {
         loop {
             self.line.clear();
-            let read = self.file.by_ref().take(READ_BYTES_MAX).read_until(b'\n', &mut self.line);
+            let read = self.file.by_ref().take(LINE_READ_BYTES_MAX).read_until(b'\n', &mut self.line);
             let bytes = read.map_err(|source| Failure::Load { name: self.name.to_owned(), source })?;
             if bytes == 0 {
                 return Ok(None);
             }
             self.place.offset += bytes as u64;
             self.place.lines += 1;
-            if bytes as u64 == READ_BYTES_MAX && !self.line.ends_with(b"\n") {
+            if bytes as u64 == LINE_READ_BYTES_MAX && !self.line.ends_with(b"\n") {
                 let (name, number) = (self.name.to_owned(), self.place.lines);
                 return Err(Failure::Words { name, number, source: LineError::Long });
             }
@@ -202,7 +202,7 @@ impl<'n> Loader<'n> {
             Command::Create(create) => {
                 let change = create.creation.change();
                 self.last = number;
-                self.mass.add(number, None, |writer, seq| request::create(writer, seq, &change, create.existing))?;
+                self.mass.add(number, None, |writer, seq| request::create(writer, seq, &change, create.if_exists))?;
                 self.refuse_failed()
             }
             Command::Delete(delete) => {

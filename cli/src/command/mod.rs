@@ -62,7 +62,7 @@ pub(crate) fn run(mut plan: Plan) -> Result<(), Failure> {
         Command::Doctor(plan) => doctor::run(*plan),
         Command::Completions(shell) => about::completions(*shell),
         Command::Man(page) => about::man(*page),
-        Command::Letters => about::letters(persona),
+        Command::DaemonHelp => about::letters(persona),
         Command::Daemon(daemon) => daemon::run(daemon),
         Command::Keygen(file) => keygen::run(file.as_deref()),
         Command::Control(control) => control::run(persona, control, labels),

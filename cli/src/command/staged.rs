@@ -70,7 +70,7 @@ fn written<'b>(plan: &Plan, buffer: &'b mut [u8]) -> Option<&'b [u8]> {
         return None;
     }
     let mut writer = Writer::new(buffer);
-    request::create(&mut writer, 0, &create.creation.change(), create.existing).ok()?;
+    request::create(&mut writer, 0, &create.creation.change(), create.if_exists).ok()?;
     Some(writer.into_bytes())
 }
 
@@ -86,7 +86,7 @@ mod tests {
         let lines = [create, "-D -p tcp", &format!("{create} --label-add x"), create];
         let mut prepared = Prepared::new(0);
         for (number, text) in (3..).zip(lines) {
-            let plan = parse_line(Persona::Ctflow, line::words(text.as_bytes()).unwrap()).unwrap();
+            let plan = parse_line(Persona::Ctflow, line::split_words(text.as_bytes()).unwrap()).unwrap();
             prepared.keep(number, &plan, text.as_bytes());
         }
         let steps: Vec<_> = prepared.steps().collect();

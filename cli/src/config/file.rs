@@ -462,7 +462,7 @@ fn unknown_section(name: &str) -> Problem {
         (None, None) => String::new(),
     };
     let heads: Vec<_> = SECTIONS.iter().map(Section::head).collect();
-    let sections = words::series(heads.iter().map(String::as_str));
+    let sections = words::join_with_and(heads.iter().map(String::as_str));
     Problem::UnknownSection { name: name.to_owned(), meant, sections }
 }
 
@@ -477,6 +477,6 @@ fn unknown_key(name: &str, section: &'static Section) -> Problem {
         (None, Some(other)) => format!(", did you mean that of {}?", other.head()),
         (None, None) => String::new(),
     };
-    let (section, keys) = (section.head(), words::series(names));
+    let (section, keys) = (section.head(), words::join_with_and(names));
     Problem::UnknownKey { name: name.to_owned(), section, meant, keys }
 }

@@ -51,12 +51,12 @@ pub(crate) fn script(shell: Shell) -> String {
 }
 
 /// The flags that need no `-p`.
-fn general() -> impl Iterator<Item = &'static Flag> {
+fn general_flags() -> impl Iterator<Item = &'static Flag> {
     FLAGS.into_iter().filter(|flag| flag.protocols().is_empty())
 }
 
 /// The protocols by name and number, and the flags behind each one's `-p`.
-fn fields() -> impl Iterator<Item = (&'static str, u8, Vec<&'static Flag>)> {
+fn protocol_flags() -> impl Iterator<Item = (&'static str, u8, Vec<&'static Flag>)> {
     let numbered = protocol::names().filter_map(|name| protocol::number(name).map(|number| (name, number)));
     numbered.map(|(name, number)| {
         (name, number, FLAGS.into_iter().filter(|flag| flag.protocols().contains(&number)).collect())
@@ -93,7 +93,7 @@ fn states(protocol: u8) -> &'static [&'static str] {
 }
 
 /// What may stand behind a verb and the words that follow it already; options do not count.
-struct Chain {
+struct VerbWords {
     /// The verb and the words.
     words: String,
     /// The words that may be next.
@@ -103,34 +103,34 @@ struct Chain {
 }
 
 /// All that may stand behind a verb; `help` takes any name that there is, of options as they are typed.
-fn chains(verb: &Verb) -> Vec<Chain> {
+fn verb_words(verb: &Verb) -> Vec<VerbWords> {
     let mut chains = Vec::new();
     if verb.name == "help" {
         let verbs = VERBS.iter().map(|verb| verb.name).chain(protocol::names()).map(str::to_owned);
         let next = verbs.chain(FLAGS.into_iter().flat_map(spellings)).collect();
-        return vec![Chain { words: verb.name.to_owned(), next, file: false }];
+        return vec![VerbWords { words: verb.name.to_owned(), next, file: false }];
     }
     let named: Vec<_> = verb.forms.iter().map(|form| form.name.to_owned()).filter(|name| !name.is_empty()).collect();
     if !named.is_empty() {
-        chains.push(Chain { words: verb.name.to_owned(), next: named, file: false });
+        chains.push(VerbWords { words: verb.name.to_owned(), next: named, file: false });
     }
     for form in verb.forms {
         let words = format!("{} {}", verb.name, form.name).trim_end().to_owned();
-        behind(words, form.slots, form.file, &mut chains);
+        append_verb_words(words, form.slots, form.file, &mut chains);
     }
     chains
 }
 
 /// A word of each slot at most, in any order.
-fn behind(words: String, slots: &[&[&str]], file: bool, chains: &mut Vec<Chain>) {
+fn append_verb_words(words: String, slots: &[&[&str]], file: bool, chains: &mut Vec<VerbWords>) {
     let next: Vec<_> = slots.iter().flat_map(|slot| slot.iter().map(|word| (*word).to_owned())).collect();
     for (place, slot) in slots.iter().enumerate().filter(|_| slots.len() > 1) {
         let others: Vec<_> =
             slots.iter().enumerate().filter(|(other, _)| *other != place).map(|(_, slot)| *slot).collect();
-        slot.iter().for_each(|word| behind(format!("{words} {word}"), &others, file, chains));
+        slot.iter().for_each(|word| append_verb_words(format!("{words} {word}"), &others, file, chains));
     }
     if file || !next.is_empty() {
-        chains.push(Chain { words, next, file });
+        chains.push(VerbWords { words, next, file });
     }
 }
 
@@ -170,7 +170,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_script_knows_every_flag_and_verb() {
+    fn every_script_lists_every_flag_and_verb() {
         for (name, shell) in SHELLS {
             let script = script(shell);
             assert!(FLAGS.iter().all(|flag| script.contains(flag.long)), "{name}");

@@ -7,7 +7,7 @@
 use ctflow_parser::request::Table;
 
 use super::matrix::Row;
-use super::raw::{Action, Raw, Word};
+use super::raw::{Action, OptionValue, RawArgs};
 use super::usage::Usage;
 
 mod addresses;
@@ -69,7 +69,7 @@ pub(crate) enum Effect {
         /// With which commands.
         legal: Row,
         /// Takes the value.
-        apply: fn(&mut Raw, Word<'_>) -> Result<(), Usage>,
+        apply: fn(&mut RawArgs, OptionValue<'_>) -> Result<(), Usage>,
     },
     /// It does nothing, with any command, but warn so.
     Ignored(&'static str),
@@ -97,17 +97,17 @@ const OPTION: Flag =
     Flag { short: None, long: "", aliases: &[], argument: Argument::None, help: "", man: "", effect: Effect::File };
 
 /// An option, legal as its row says.
-const fn option(legal: &'static str, apply: fn(&mut Raw, Word<'_>) -> Result<(), Usage>) -> Effect {
-    Effect::Option { protocols: &[], legal: Row::of(legal), apply }
+const fn option(legal: &'static str, apply: fn(&mut RawArgs, OptionValue<'_>) -> Result<(), Usage>) -> Effect {
+    Effect::Option { protocols: &[], legal: Row::from_letters(legal), apply }
 }
 
 /// An option of some protocols, legal as its row says.
 const fn field(
     protocols: &'static [u8],
     legal: &'static str,
-    apply: fn(&mut Raw, Word<'_>) -> Result<(), Usage>,
+    apply: fn(&mut RawArgs, OptionValue<'_>) -> Result<(), Usage>,
 ) -> Effect {
-    Effect::Option { protocols, legal: Row::of(legal), apply }
+    Effect::Option { protocols, legal: Row::from_letters(legal), apply }
 }
 
 /// All flags, in the order of the help text; where several options are illegal, the first here is complained of.
@@ -217,8 +217,8 @@ mod tests {
     use std::ffi::OsString;
     use std::net::IpAddr;
 
-    pub(super) fn read(line: &str) -> Result<Raw, Usage> {
-        Raw::read(line.split(' ').map(OsString::from))
+    pub(super) fn read(line: &str) -> Result<RawArgs, Usage> {
+        RawArgs::read(line.split(' ').map(OsString::from))
     }
 
     pub(super) fn ip(text: &str) -> IpAddr {
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn no_two_flags_share_a_name_and_all_are_described() {
+    fn flag_names_are_unique_and_flags_are_described() {
         let letters: Vec<_> = FLAGS.iter().filter_map(|flag| flag.short).collect();
         let names: Vec<_> = FLAGS.iter().flat_map(|flag| flag.names()).collect();
         assert!(letters.iter().all(|letter| letters.iter().filter(|other| *other == letter).count() == 1));

@@ -14,9 +14,9 @@ const WIDTH: usize = 78;
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Topic {
     /// All commands, options and verbs, a line each.
-    Everything,
+    Overview,
     /// The same, but of the protocols' options those of this one only: the last thing on the screen.
-    EverythingBehind(u8),
+    OverviewWithProtocol(u8),
     /// The options of one protocol, a line each.
     Protocol(u8),
     /// One command or option, in full.
@@ -29,15 +29,15 @@ pub(crate) enum Topic {
 pub(crate) fn text(persona: Persona, topic: &Topic) -> String {
     let fields = |flag: &Flag| !flag.protocols().is_empty();
     match topic {
-        Topic::Everything => everything(persona) + &lines_behind("the -p of their protocol", fields),
-        Topic::EverythingBehind(number) => everything(persona) + &lines_of_protocol(*number),
+        Topic::Overview => overview(persona) + &protocol_section("the -p of their protocol", fields),
+        Topic::OverviewWithProtocol(number) => overview(persona) + &lines_of_protocol(*number),
         Topic::Protocol(number) => lines_of_protocol(*number).trim_start().to_owned(),
-        Topic::Flag(flag) => in_full(&flag_head(flag), flag.man),
-        Topic::Verb(verb) => in_full(&verb_head(verb), verb.man) + &options_of(verb),
+        Topic::Flag(flag) => wrapped(&flag_head(flag), flag.man),
+        Topic::Verb(verb) => wrapped(&verb_head(verb), verb.man) + &verb_options(verb),
     }
 }
 
-fn everything(persona: Persona) -> String {
+fn overview(persona: Persona) -> String {
     let (banner, name) = (persona.banner(), persona.name());
     let commands = lines(|flag| matches!(flag.effect, Effect::Command { .. } | Effect::File));
     let is_option = |flag: &Flag| matches!(flag.effect, Effect::Option { .. } | Effect::Ignored(_));
@@ -61,10 +61,10 @@ fn lines_of_protocol(number: u8) -> String {
         "unknown" => number.to_string(),
         name => name.to_owned(),
     };
-    lines_behind(&format!("-p {name}"), |flag| flag.protocols().contains(&number))
+    protocol_section(&format!("-p {name}"), |flag| flag.protocols().contains(&number))
 }
 
-fn lines_behind(what: &str, wanted: impl Fn(&Flag) -> bool) -> String {
+fn protocol_section(what: &str, wanted: impl Fn(&Flag) -> bool) -> String {
     match lines(wanted) {
         none if none.is_empty() => format!("\nOptions behind {what}: none\n"),
         lines => format!("\nOptions behind {what}:\n{lines}"),
@@ -100,7 +100,7 @@ fn verb_head(verb: &Verb) -> String {
 }
 
 /// A verb's own options, a line each.
-fn options_of(verb: &Verb) -> String {
+fn verb_options(verb: &Verb) -> String {
     let lines: String = verb.options.iter().map(|option| line(&option_head(option), option.help)).collect();
     if lines.is_empty() { lines } else { format!("\nOptions:\n{lines}") }
 }
@@ -112,7 +112,7 @@ fn option_head(option: &VerbOption) -> String {
 }
 
 /// The head, and the text below it, set in and broken into lines.
-fn in_full(head: &str, man: &str) -> String {
+fn wrapped(head: &str, man: &str) -> String {
     const INDENT: &str = "\n    ";
     let mut text = head.trim_start().to_owned();
     let mut column = WIDTH;
@@ -136,9 +136,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_flag_and_verb_has_its_line_and_conntrack_no_verbs() {
-        let ours = text(Persona::Ctflow, &Topic::Everything);
-        let theirs = text(Persona::Conntrack, &Topic::Everything);
+    fn every_flag_has_a_help_line_and_conntrack_has_no_verbs() {
+        let ours = text(Persona::Ctflow, &Topic::Overview);
+        let theirs = text(Persona::Conntrack, &Topic::Overview);
         for flag in FLAGS {
             assert!([&ours, &theirs].iter().all(|text| text.contains(&line(&flag_head(flag), flag.help))));
         }
@@ -147,13 +147,13 @@ mod tests {
     }
 
     #[test]
-    fn a_protocol_has_its_own_options_and_no_others() {
+    fn a_protocol_lists_only_its_own_options() {
         let tcp = text(Persona::Ctflow, &Topic::Protocol(6));
         assert!(tcp.starts_with("Options behind -p tcp:\n      --sport, --orig-port-src PORT "), "{tcp}");
         assert!(tcp.contains("--state") && !tcp.contains("--icmp-type") && !tcp.contains("--family"), "{tcp}");
         assert_eq!(text(Persona::Ctflow, &Topic::Protocol(200)), "Options behind -p 200: none\n");
         for persona in [Persona::Ctflow, Persona::Conntrack] {
-            let all = text(persona, &Topic::EverythingBehind(6));
+            let all = text(persona, &Topic::OverviewWithProtocol(6));
             assert!(all.contains("--family") && all.ends_with(&format!("\n\n{tcp}")), "{all}");
         }
     }
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_topic_is_broken_into_lines() {
+    fn long_help_is_wrapped() {
         for flag in FLAGS {
             let text = text(Persona::Ctflow, &Topic::Flag(flag));
             assert!(text.lines().skip(1).all(|line| line.starts_with("    ") && line.len() <= WIDTH), "{text}");

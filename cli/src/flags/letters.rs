@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::fmt::Write;
 use std::path::PathBuf;
 
-use super::plan::{Ask, Command, Control, Daemon, Plan, Reach, Show};
+use super::plan::{Command, Control, ControlRequest, Daemon, Plan, Reach, StatisticsPage};
 use super::usage::Usage;
 use super::words;
 use crate::config;
@@ -149,7 +149,7 @@ const STATISTICS: &[&str] =
     &["network", "cache", "runtime", "multicast", "link", "rsqueue", "queue", "ct", "expect", "process"];
 
 /// A letter as typed, and the word behind it.
-struct Typed {
+struct TypedLetter {
     letter: &'static Letter,
     word: Option<&'static str>,
 }
@@ -161,16 +161,16 @@ struct Typed {
 pub(super) fn read(persona: Persona, args: &[OsString]) -> Result<Plan, Usage> {
     let mut rest = args.iter();
     let (mut config, mut detach, mut xml) = (None, false, false);
-    let mut asked: Option<Typed> = None;
+    let mut asked: Option<TypedLetter> = None;
     let mut warnings = Vec::new();
     while let Some(argument) = rest.next() {
-        let letter = letter(argument)?;
+        let letter = find_letter(argument)?;
         let word = rest.as_slice().first().filter(|word| !word.as_encoded_bytes().starts_with(b"-"));
         match (letter.letter, word) {
             ('C', None) => return Err(Usage::MissingArgument { option: "-C".to_owned(), argument: "FILE" }),
             ('C', Some(file)) => config = Some(PathBuf::from(file)),
             (_, Some(word)) if letter.words.is_empty() => {
-                return Err(Usage::Stray(word.to_string_lossy().into_owned()));
+                return Err(Usage::UnexpectedWord(word.to_string_lossy().into_owned()));
             }
             _ => {}
         }
@@ -178,7 +178,7 @@ pub(super) fn read(persona: Persona, args: &[OsString]) -> Result<Plan, Usage> {
             rest.next();
         }
         let word = word.filter(|_| !letter.words.is_empty());
-        let word = word.map(|word| meaning(letter, &word.to_string_lossy())).transpose()?;
+        let word = word.map(|word| expand_word(letter, &word.to_string_lossy())).transpose()?;
         if word == Some("multicast") {
             warnings.push("WARNING: `-s multicast' is called `-s link' now");
         }
@@ -187,7 +187,7 @@ pub(super) fn read(persona: Persona, args: &[OsString]) -> Result<Plan, Usage> {
             'd' => detach = true,
             'x' => xml = true,
             _ => {
-                let first = asked.replace(Typed { letter, word });
+                let first = asked.replace(TypedLetter { letter, word });
                 if let Some(first) = first.filter(|first| first.letter.letter != letter.letter) {
                     let typed = |letter: &Letter| format!("-{}", letter.letter);
                     return Err(Usage::TwoCommands { first: typed(first.letter), second: typed(letter) });
@@ -195,12 +195,12 @@ pub(super) fn read(persona: Persona, args: &[OsString]) -> Result<Plan, Usage> {
             }
         }
     }
-    let command = command(asked.as_ref(), config, detach, xml)?;
+    let command = plan_command(asked.as_ref(), config, detach, xml)?;
     Ok(Plan { persona, command, labelmap: None, warnings })
 }
 
 /// The letter that an argument is.
-fn letter(argument: &OsString) -> Result<&'static Letter, Usage> {
+fn find_letter(argument: &OsString) -> Result<&'static Letter, Usage> {
     let typed = argument.to_string_lossy();
     let known = match typed.as_ref() {
         "--help" => Some('h'),
@@ -208,31 +208,44 @@ fn letter(argument: &OsString) -> Result<&'static Letter, Usage> {
         other => other.strip_prefix('-').and_then(|letter| letter.parse().ok()),
     };
     let stray = || {
-        if typed.starts_with('-') { Usage::UnknownLetter(typed.to_string()) } else { Usage::Stray(typed.to_string()) }
+        if typed.starts_with('-') {
+            Usage::UnknownLetter(typed.to_string())
+        } else {
+            Usage::UnexpectedWord(typed.to_string())
+        }
     };
     LETTERS.iter().find(|letter| Some(letter.letter) == known).ok_or_else(stray)
 }
 
 /// The word that an abbreviation means.
-fn meaning(letter: &'static Letter, word: &str) -> Result<&'static str, Usage> {
+fn expand_word(letter: &'static Letter, word: &str) -> Result<&'static str, Usage> {
     let known = letter.words.iter().find(|known| !word.is_empty() && known.starts_with(word)).copied();
     known.ok_or_else(|| {
         let words = letter.words.iter().copied().filter(|word| *word != "multicast");
-        Usage::BadValue { option: format!("-{}", letter.letter), value: word.to_owned(), right: words::series(words) }
+        Usage::BadValue {
+            option: format!("-{}", letter.letter),
+            value: word.to_owned(),
+            right: words::join_with_and(words),
+        }
     })
 }
 
-fn command(asked: Option<&Typed>, config: Option<PathBuf>, detach: bool, xml: bool) -> Result<Command, Usage> {
+fn plan_command(
+    asked: Option<&TypedLetter>,
+    config: Option<PathBuf>,
+    detach: bool,
+    xml: bool,
+) -> Result<Command, Usage> {
     let Some(asked) = asked else {
         if xml {
-            return Err(Usage::LoneXml);
+            return Err(Usage::XmlWithoutDump);
         }
         let config = config.unwrap_or_else(|| config::DEFAULT_PATH.into());
         return Ok(Command::Daemon(Daemon { config, check: false, detach }));
     };
     let letter = asked.letter.letter;
     if xml && !matches!(letter, 'i' | 'e') {
-        return Err(Usage::LoneXml);
+        return Err(Usage::XmlWithoutDump);
     }
     if detach && !matches!(letter, 'v' | 'h') {
         return Err(Usage::TwoCommands { first: "-d".to_owned(), second: format!("-{letter}") });
@@ -245,38 +258,38 @@ fn command(asked: Option<&Typed>, config: Option<PathBuf>, detach: bool, xml: bo
     let of = table.unwrap_or(Subject::Flows);
     let ask = match letter {
         'v' => return Ok(Command::Version),
-        'h' => return Ok(Command::Letters),
-        'i' => Ask::Cache { cache: Cache::Internal, of, xml },
-        'e' => Ask::Cache { cache: Cache::External, of, xml },
-        's' => Ask::Statistics(statistics(asked.word)),
-        'c' => Ask::Commit(table),
-        'f' => Ask::Do(Request::Flush(match asked.word {
+        'h' => return Ok(Command::DaemonHelp),
+        'i' => ControlRequest::Cache { cache: Cache::Internal, of, xml },
+        'e' => ControlRequest::Cache { cache: Cache::External, of, xml },
+        's' => ControlRequest::Statistics(statistics_page(asked.word)),
+        'c' => ControlRequest::Commit(table),
+        'f' => ControlRequest::Simple(Request::Flush(match asked.word {
             Some("internal") => Flushed::Internal,
             Some("external") => Flushed::External,
             _ => Flushed::All,
         })),
-        'F' => Ask::Do(Request::FlushKernel(table)),
-        'R' => Ask::Do(Request::KernelResync),
-        'B' => Ask::Do(Request::Bulk),
-        'n' => Ask::Do(Request::PeerResync),
-        't' => Ask::Do(Request::ScheduleFlush),
-        _ => Ask::Do(Request::Stop),
+        'F' => ControlRequest::Simple(Request::FlushKernel(table)),
+        'R' => ControlRequest::Simple(Request::KernelResync),
+        'B' => ControlRequest::Simple(Request::Bulk),
+        'n' => ControlRequest::Simple(Request::PeerResync),
+        't' => ControlRequest::Simple(Request::ScheduleFlush),
+        _ => ControlRequest::Simple(Request::Stop),
     };
     let reach = config.map_or(Reach::Default, Reach::Config);
-    Ok(Command::Control(Control { reach, ask }))
+    Ok(Command::Control(Control { reach, request: ask }))
 }
 
-fn statistics(word: Option<&str>) -> Show {
+fn statistics_page(word: Option<&str>) -> StatisticsPage {
     match word {
-        Some("network") => Show::Network,
-        Some("cache") => Show::Cache,
-        Some("runtime") => Show::Runtime,
-        Some("multicast" | "link") => Show::Link,
-        Some("rsqueue") => Show::ResendQueue,
-        Some("queue") => Show::Queue,
-        Some("process") => Show::Process,
-        Some("expect") => Show::Overview(Subject::Expectations),
-        _ => Show::Overview(Subject::Flows),
+        Some("network") => StatisticsPage::Network,
+        Some("cache") => StatisticsPage::Cache,
+        Some("runtime") => StatisticsPage::Runtime,
+        Some("multicast" | "link") => StatisticsPage::Link,
+        Some("rsqueue") => StatisticsPage::ResendQueue,
+        Some("queue") => StatisticsPage::Queue,
+        Some("process") => StatisticsPage::Process,
+        Some("expect") => StatisticsPage::Overview(Subject::Expectations),
+        _ => StatisticsPage::Overview(Subject::Flows),
     }
 }
 
@@ -356,16 +369,16 @@ mod tests {
         super::read(Persona::Ctflowd, &args).map(|plan| plan.command)
     }
 
-    fn asked(line: &str) -> Option<(Reach, Ask)> {
+    fn asked(line: &str) -> Option<(Reach, ControlRequest)> {
         match read(line) {
-            Ok(Command::Control(control)) => Some((control.reach, control.ask)),
+            Ok(Command::Control(control)) => Some((control.reach, control.request)),
             _ => None,
         }
     }
 
     #[test]
-    fn every_letter_asks_what_conntrackds_does() {
-        let cache = |cache, of, xml| Ask::Cache { cache, of, xml };
+    fn every_letter_requests_what_conntrackds_does() {
+        let cache = |cache, of, xml| ControlRequest::Cache { cache, of, xml };
         let (flows, expect) = (Subject::Flows, Subject::Expectations);
         let table = [
             ("-i", cache(Cache::Internal, flows, false)),
@@ -373,28 +386,28 @@ mod tests {
             ("-i e -x", cache(Cache::Internal, expect, true)),
             ("-e", cache(Cache::External, flows, false)),
             ("-x -e exp", cache(Cache::External, expect, true)),
-            ("-c", Ask::Commit(None)),
-            ("-c ct", Ask::Commit(Some(flows))),
-            ("-f", Ask::Do(Request::Flush(Flushed::All))),
-            ("-f int", Ask::Do(Request::Flush(Flushed::Internal))),
-            ("-f e", Ask::Do(Request::Flush(Flushed::External))),
-            ("-F", Ask::Do(Request::FlushKernel(None))),
-            ("-F expect", Ask::Do(Request::FlushKernel(Some(expect)))),
-            ("-R", Ask::Do(Request::KernelResync)),
-            ("-R ct", Ask::Do(Request::KernelResync)),
-            ("-B", Ask::Do(Request::Bulk)),
-            ("-n", Ask::Do(Request::PeerResync)),
-            ("-t", Ask::Do(Request::ScheduleFlush)),
-            ("-k", Ask::Do(Request::Stop)),
-            ("-s", Ask::Statistics(Show::Overview(flows))),
-            ("-s expect", Ask::Statistics(Show::Overview(expect))),
-            ("-s net", Ask::Statistics(Show::Network)),
-            ("-s c", Ask::Statistics(Show::Cache)),
-            ("-s run", Ask::Statistics(Show::Runtime)),
-            ("-s multicast", Ask::Statistics(Show::Link)),
-            ("-s rs", Ask::Statistics(Show::ResendQueue)),
-            ("-s queue", Ask::Statistics(Show::Queue)),
-            ("-s process", Ask::Statistics(Show::Process)),
+            ("-c", ControlRequest::Commit(None)),
+            ("-c ct", ControlRequest::Commit(Some(flows))),
+            ("-f", ControlRequest::Simple(Request::Flush(Flushed::All))),
+            ("-f int", ControlRequest::Simple(Request::Flush(Flushed::Internal))),
+            ("-f e", ControlRequest::Simple(Request::Flush(Flushed::External))),
+            ("-F", ControlRequest::Simple(Request::FlushKernel(None))),
+            ("-F expect", ControlRequest::Simple(Request::FlushKernel(Some(expect)))),
+            ("-R", ControlRequest::Simple(Request::KernelResync)),
+            ("-R ct", ControlRequest::Simple(Request::KernelResync)),
+            ("-B", ControlRequest::Simple(Request::Bulk)),
+            ("-n", ControlRequest::Simple(Request::PeerResync)),
+            ("-t", ControlRequest::Simple(Request::ScheduleFlush)),
+            ("-k", ControlRequest::Simple(Request::Stop)),
+            ("-s", ControlRequest::Statistics(StatisticsPage::Overview(flows))),
+            ("-s expect", ControlRequest::Statistics(StatisticsPage::Overview(expect))),
+            ("-s net", ControlRequest::Statistics(StatisticsPage::Network)),
+            ("-s c", ControlRequest::Statistics(StatisticsPage::Cache)),
+            ("-s run", ControlRequest::Statistics(StatisticsPage::Runtime)),
+            ("-s multicast", ControlRequest::Statistics(StatisticsPage::Link)),
+            ("-s rs", ControlRequest::Statistics(StatisticsPage::ResendQueue)),
+            ("-s queue", ControlRequest::Statistics(StatisticsPage::Queue)),
+            ("-s process", ControlRequest::Statistics(StatisticsPage::Process)),
         ];
         for (line, ask) in table {
             assert_eq!(asked(line), Some((Reach::Default, ask)), "{line}");
@@ -410,11 +423,11 @@ mod tests {
         };
         assert_eq!(daemon(""), Some((config::DEFAULT_PATH.into(), false)));
         assert_eq!(daemon("-C /x -d"), Some(("/x".into(), true)));
-        assert!(matches!(read("-v"), Ok(Command::Version)) && matches!(read("--help"), Ok(Command::Letters)));
+        assert!(matches!(read("-v"), Ok(Command::Version)) && matches!(read("--help"), Ok(Command::DaemonHelp)));
     }
 
     #[test]
-    fn what_is_no_letter_does_nothing() {
+    fn anything_but_a_letter_is_refused() {
         for line in [
             "-i ok", "k", "ok", "-i ct k", "-kill", "-s foo", "-f foo", "-i foo", "-d -i", "-C", "-C -d", "-x",
             "-k -x", "-B x", "-i -e", "-k -B", "--kill", "-", "", "-é",
@@ -426,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn the_texts_know_every_letter() {
+    fn help_and_man_page_list_every_letter() {
         let (help, page) = (help(Persona::Ctflowd), page());
         assert!(LETTERS.iter().all(|letter| help.contains(letter.help) && page.contains(&letter_item(letter))));
         assert!(page.is_ascii() && help.lines().all(|line| line.len() < 90), "{help}");

@@ -12,9 +12,9 @@ use thiserror::Error;
 /// The longest line, its end not counted.
 const LINE_BYTES_MAX: usize = 10_239;
 /// The most bytes of a line that are read, blanks at its end among them; a longer one is too long whatever it says.
-pub(crate) const READ_BYTES_MAX: u64 = 64 * 1_024;
+pub(crate) const LINE_READ_BYTES_MAX: u64 = 64 * 1_024;
 /// Words that a saved line has at most, as a rule.
-const WORDS_USUAL: usize = 32;
+const WORDS_TYPICAL: usize = 32;
 /// The most words of a line.
 const WORDS_MAX: usize = 253;
 /// The longest word.
@@ -38,19 +38,19 @@ pub(crate) enum LineError {
 }
 
 /// The words of `line`; none for a line that says nothing.
-pub(crate) fn words(line: &[u8]) -> Result<Vec<OsString>, LineError> {
+pub(crate) fn split_words(line: &[u8]) -> Result<Vec<OsString>, LineError> {
     let line = line.trim_ascii_end();
     if line.len() > LINE_BYTES_MAX {
         return Err(LineError::Long);
     }
     let mut rest = line.trim_ascii_start();
-    let mut words = Vec::with_capacity(WORDS_USUAL);
+    let mut words = Vec::with_capacity(WORDS_TYPICAL);
     if rest.starts_with(b"#") {
         return Ok(words);
     }
     while !rest.is_empty() {
         let word;
-        (word, rest) = first_word(rest)?;
+        (word, rest) = split_first_word(rest)?;
         if word.len() > WORD_BYTES_MAX {
             return Err(LineError::LongWord);
         }
@@ -64,7 +64,7 @@ pub(crate) fn words(line: &[u8]) -> Result<Vec<OsString>, LineError> {
 }
 
 /// The first word, and what follows it. The line begins with it.
-fn first_word(line: &[u8]) -> Result<(Vec<u8>, &[u8]), LineError> {
+fn split_first_word(line: &[u8]) -> Result<(Vec<u8>, &[u8]), LineError> {
     let plain = line.iter().position(|byte| *byte == b'"' || byte.is_ascii_whitespace()).unwrap_or(line.len());
     let (plain, mut rest) = line.split_at(plain);
     let mut word = plain.to_vec();
@@ -90,11 +90,11 @@ mod tests {
     use super::*;
 
     fn split(line: &str) -> Vec<String> {
-        words(line.as_bytes()).unwrap().into_iter().map(|word| word.into_string().unwrap()).collect()
+        split_words(line.as_bytes()).unwrap().into_iter().map(|word| word.into_string().unwrap()).collect()
     }
 
     #[test]
-    fn blanks_part_words_and_quotes_keep_them_together() {
+    fn blanks_separate_words_and_quotes_group_them() {
         assert_eq!(split("  -D\t-s  1.1.1.1 \r\n"), ["-D", "-s", "1.1.1.1"]);
         assert_eq!(split(r#"-U --label-add "a b" x"y z"w"#), ["-U", "--label-add", "a b", "xy zw"]);
         assert_eq!(split(r#""a\"b\\c" d\e """#), [r#"a"b\c"#, r"d\e", ""]);
@@ -105,13 +105,13 @@ mod tests {
     }
 
     #[test]
-    fn bounds_are_kept() {
-        assert_eq!(words(b"-D \"x"), Err(LineError::OpenQuote));
-        assert_eq!(words(b"-D \"x\\"), Err(LineError::OpenQuote));
-        assert_eq!(words(&b"a".repeat(WORD_BYTES_MAX + 1)), Err(LineError::LongWord));
-        assert_eq!(words(&b"a".repeat(WORD_BYTES_MAX)).unwrap().len(), 1);
-        assert_eq!(words(&b"a ".repeat(WORDS_MAX)).unwrap().len(), WORDS_MAX);
-        assert_eq!(words(&b"a ".repeat(WORDS_MAX + 1)), Err(LineError::ManyWords));
-        assert_eq!(words(&b"#".repeat(LINE_BYTES_MAX + 1)), Err(LineError::Long));
+    fn lines_beyond_the_limits_are_refused() {
+        assert_eq!(split_words(b"-D \"x"), Err(LineError::OpenQuote));
+        assert_eq!(split_words(b"-D \"x\\"), Err(LineError::OpenQuote));
+        assert_eq!(split_words(&b"a".repeat(WORD_BYTES_MAX + 1)), Err(LineError::LongWord));
+        assert_eq!(split_words(&b"a".repeat(WORD_BYTES_MAX)).unwrap().len(), 1);
+        assert_eq!(split_words(&b"a ".repeat(WORDS_MAX)).unwrap().len(), WORDS_MAX);
+        assert_eq!(split_words(&b"a ".repeat(WORDS_MAX + 1)), Err(LineError::ManyWords));
+        assert_eq!(split_words(&b"#".repeat(LINE_BYTES_MAX + 1)), Err(LineError::Long));
     }
 }

@@ -171,19 +171,19 @@ fn flag_item(flag: &Flag) -> String {
     let company = match flag.effect {
         Effect::Command { tables, .. } if !tables.is_empty() => {
             let names = TABLES.iter().filter(|(_, table)| tables.contains(table)).map(|(name, _)| *name);
-            format!(" Tables: {}.", words::series(names))
+            format!(" Tables: {}.", words::join_with_and(names))
         }
-        Effect::Option { ref legal, protocols, .. } => company(legal, protocols),
+        Effect::Option { ref legal, protocols, .. } => legal_commands(legal, protocols),
         _ => String::new(),
     };
     item(&flag_head(flag), &format!("{}{company}", flag.man))
 }
 
 /// With which commands an option goes, behind which protocols.
-fn company(legal: &Row, protocols: &[u8]) -> String {
+fn legal_commands(legal: &Row, protocols: &[u8]) -> String {
     let spelled = |wanted: &dyn Fn(Action, Need) -> bool| {
         let commands = legal.commands().filter(|command| wanted(command.0, legal.need(*command)));
-        commands.map(checks::spelled).collect::<Vec<_>>().join(", ")
+        commands.map(checks::command_spelling).collect::<Vec<_>>().join(", ")
     };
     // Counts and statistics have one form besides their line.
     let others = [Action::Count, Action::Stats];
@@ -197,7 +197,7 @@ fn company(legal: &Row, protocols: &[u8]) -> String {
     }
     if !protocols.is_empty() {
         let names = protocols.iter().map(|number| protocol::name(*number));
-        let _ = write!(text, " Protocols: {}.", words::series(names));
+        let _ = write!(text, " Protocols: {}.", words::join_with_and(names));
     }
     text
 }
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn an_option_says_what_it_goes_with() {
+    fn an_option_names_its_commands() {
         let text = |name| FLAGS.into_iter().find(|flag| flag.long == name).map(flag_item).unwrap();
         assert!(text("event-mask").contains("Goes with \\-E.\n"), "{}", text("event-mask"));
         assert!(text("state").contains("Needed with \\-I, \\-A.\nProtocols: tcp, sctp and dccp.\n"));
@@ -253,7 +253,7 @@ mod tests {
 
     /// The keys as the writer spells them, in its source.
     #[test]
-    fn every_key_of_json_is_explained() {
+    fn every_json_key_is_described() {
         let words: Vec<_> = JSON
             .iter()
             .flat_map(|(keys, text)| [keys, text])

@@ -50,7 +50,7 @@ pub(super) fn column(command: (Action, Subject)) -> Option<usize> {
 
 impl Row {
     /// A letter for each column, blanks for the eye. What is left out at the end is illegal.
-    pub(super) const fn of(letters: &str) -> Self {
+    pub(super) const fn from_letters(letters: &str) -> Self {
         let letters = letters.as_bytes();
         let mut row = [Need::Illegal; COLUMNS.len()];
         let (mut column, mut place) = (0, 0);
@@ -76,13 +76,13 @@ impl Row {
     }
 
     /// What the command of that [`column()`] has to do with the option.
-    pub(super) fn at(&self, column: Option<usize>) -> Need {
+    pub(super) fn need_in_column(&self, column: Option<usize>) -> Need {
         column.and_then(|column| self.0.get(column)).copied().unwrap_or(Need::Illegal)
     }
 
     /// What a command has to do with the option.
     pub(super) fn need(&self, command: (Action, Subject)) -> Need {
-        self.at(column(command))
+        self.need_in_column(column(command))
     }
 
     /// The commands that the option goes with.

@@ -33,7 +33,7 @@ pub(crate) mod verbs;
 pub(crate) mod words;
 
 use plan::{Command, Load, Plan};
-use raw::{Action, Raw};
+use raw::{Action, RawArgs};
 use usage::Usage;
 pub(crate) use words::number;
 
@@ -47,13 +47,13 @@ pub(crate) fn parse(persona: Persona, args: impl Iterator<Item = OsString>) -> R
     match (persona, args.split_first()) {
         (Persona::Ctflowd | Persona::Conntrackd, _) => letters::read(persona, &args),
         (Persona::Ctflow, Some((word, rest))) if !raw::is_option(word) => verbs::read(word, rest).map(alone),
-        (_, Some((word, rest))) if word == "-R" || word == "--load-file" => load(word, rest).map(alone),
-        _ => plan::plan(persona, Raw::read(args)?),
+        (_, Some((word, rest))) if word == "-R" || word == "--load-file" => parse_load_file(word, rest).map(alone),
+        _ => plan::plan(persona, RawArgs::read(args)?),
     }
 }
 
 /// `-R FILE`, which stands in front of everything; what follows is ignored, as conntrack does.
-fn load(option: &OsStr, rest: &[OsString]) -> Result<Command, Usage> {
+fn parse_load_file(option: &OsStr, rest: &[OsString]) -> Result<Command, Usage> {
     let missing = || Usage::MissingArgument { option: option.to_string_lossy().into_owned(), argument: "FILE" };
     let file = rest.first().ok_or_else(missing)?;
     Ok(Command::Load(if file == "-" { Load::Stdin } else { Load::File(file.into()) }))
@@ -64,7 +64,7 @@ fn load(option: &OsStr, rest: &[OsString]) -> Result<Command, Usage> {
 /// # Errors
 /// What is wrong with it; or a command that is not for files.
 pub(crate) fn parse_line(persona: Persona, words: Vec<OsString>) -> Result<Plan, Usage> {
-    let raw = Raw::read(words)?;
+    let raw = RawArgs::read(words)?;
     if let Some(chosen) = &raw.command {
         let changes =
             matches!(chosen.action, Action::Create | Action::Add | Action::Update | Action::Delete | Action::Flush);
@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn load_file_stands_first_and_has_its_file() {
+    fn load_file_must_be_first_and_needs_a_file() {
         let load = |args: &[&str]| match parse(Persona::Conntrack, args.iter().map(OsString::from)) {
             Ok(Plan { command: Command::Load(load), .. }) => Some(load),
             _ => None,
@@ -96,8 +96,8 @@ mod tests {
     }
 
     #[test]
-    fn a_line_changes_flows_and_does_nothing_else() {
-        let read = |line: &str| parse_line(Persona::Conntrack, line::words(line.as_bytes()).unwrap());
+    fn a_line_of_a_file_may_only_change_flows() {
+        let read = |line: &str| parse_line(Persona::Conntrack, line::split_words(line.as_bytes()).unwrap());
         for line in ["-D", "-F -f ipv6", "-U -m 5", "-A -p 50 -t 5 -s ::1 -d ::2", "--delete -p tcp"] {
             assert!(read(line).is_ok(), "{line}");
         }

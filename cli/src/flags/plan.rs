@@ -18,7 +18,7 @@ use super::checks;
 use super::completions::Shell;
 use super::defs::{self, Effect, Flag};
 use super::doc::Topic;
-use super::raw::{Action, Chosen, Ends, LabelsDel, Raw, subject_of};
+use super::raw::{Action, Endpoints, LabelsDel, RawArgs, TypedCommand, subject_of};
 use super::usage::Usage;
 use crate::change::{self, Creation, Expected, Tracker};
 use crate::control::request::{Cache, Request};
@@ -84,7 +84,7 @@ pub(crate) enum Command {
     /// `man`.
     Man(Page),
     /// `ctflowd -h`.
-    Letters,
+    DaemonHelp,
     /// `daemon`, and `ctflowd` without a request.
     Daemon(Daemon),
     /// `keygen`: to a file, or to standard output.
@@ -121,7 +121,7 @@ pub(crate) struct Control {
     /// How to find it.
     pub(crate) reach: Reach,
     /// What to ask.
-    pub(crate) ask: Ask,
+    pub(crate) request: ControlRequest,
 }
 
 /// How to find the daemon.
@@ -137,7 +137,7 @@ pub(crate) enum Reach {
 
 /// What to ask, and how to show the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ask {
+pub(crate) enum ControlRequest {
     /// Put the external cache into the kernel; both kinds where none is named.
     Commit(Option<Subject>),
     /// How it is.
@@ -173,16 +173,16 @@ pub(crate) enum Ask {
         xml: bool,
     },
     /// A page of conntrackd's statistics.
-    Statistics(Show),
+    Statistics(StatisticsPage),
     /// A comparison with the peers.
     Verify,
     /// What has no answer but that it is done.
-    Do(Request),
+    Simple(Request),
 }
 
 /// A page of conntrackd's statistics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Show {
+pub(crate) enum StatisticsPage {
     /// Caches, traffic, the active link, losses.
     Overview(Subject),
     /// Datagrams refused and lost.
@@ -205,7 +205,7 @@ pub(crate) enum Show {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Get {
     /// By which direction the kernel finds it.
-    pub(crate) which: Selector,
+    pub(crate) selector: Selector,
     /// The zone of both directions.
     pub(crate) zone: Option<u16>,
     /// What the flow that is found must be like besides: id, labels, state, mark.
@@ -231,7 +231,7 @@ pub(crate) struct Create {
     /// The flow.
     pub(crate) creation: Creation,
     /// `Refuse` for `-I`, `Change` for `-A`.
-    pub(crate) existing: IfExists,
+    pub(crate) if_exists: IfExists,
 }
 
 /// `-U`: which flows, what to change in them, and how to print each.
@@ -339,7 +339,7 @@ pub(crate) struct Bench {
     /// Flows that are there all the while.
     pub(crate) flows: u32,
     /// How long a trial looks.
-    pub(crate) stretch: Duration,
+    pub(crate) trial_duration: Duration,
     /// How often each is tried.
     pub(crate) rounds: usize,
     /// Workers, if not as many as the daemon would have.
@@ -400,46 +400,46 @@ impl EventMask {
 }
 
 /// What was typed, as what is meant.
-pub(super) fn plan(persona: Persona, raw: Raw) -> Result<Plan, Usage> {
-    let command = command(&raw)?;
+pub(super) fn plan(persona: Persona, raw: RawArgs) -> Result<Plan, Usage> {
+    let command = plan_command(&raw)?;
     Ok(Plan { persona, command, labelmap: raw.labelmap, warnings: raw.warnings })
 }
 
-fn command(raw: &Raw) -> Result<Command, Usage> {
-    let Some(chosen) = &raw.command else { return without_command(raw) };
+fn plan_command(raw: &RawArgs) -> Result<Command, Usage> {
+    let Some(chosen) = &raw.command else { return plan_without_command(raw) };
     checks::check(raw, chosen)?;
     let expect = chosen.subject() == Subject::Expectations;
     Ok(match chosen.action {
-        Action::List => Command::List(list(raw, chosen)),
-        Action::Get if expect => Command::GetExpect(one_way(raw, &raw.orig)?),
-        Action::Get => Command::Get(get(raw)?),
-        Action::Delete if expect => Command::DeleteExpect(one_way(raw, &raw.orig)?),
-        Action::Delete => Command::Delete(delete(raw)),
-        Action::Create if expect => Command::CreateExpect(expected(raw)?),
-        Action::Create => Command::Create(Create { creation: creation(raw)?, existing: IfExists::Refuse }),
-        Action::Add => Command::Create(Create { creation: creation(raw)?, existing: IfExists::Change }),
-        Action::Update => Command::Update(update(raw)),
+        Action::List => Command::List(plan_list(raw, chosen)),
+        Action::Get if expect => Command::GetExpect(tuple_of(raw, &raw.orig)?),
+        Action::Get => Command::Get(plan_get(raw)?),
+        Action::Delete if expect => Command::DeleteExpect(tuple_of(raw, &raw.orig)?),
+        Action::Delete => Command::Delete(plan_delete(raw)),
+        Action::Create if expect => Command::CreateExpect(plan_expectation(raw)?),
+        Action::Create => Command::Create(Create { creation: plan_creation(raw)?, if_exists: IfExists::Refuse }),
+        Action::Add => Command::Create(Create { creation: plan_creation(raw)?, if_exists: IfExists::Change }),
+        Action::Update => Command::Update(plan_update(raw)),
         Action::Flush => Command::Flush(Flush { subject: chosen.subject(), family: raw.family.unwrap_or(0) }),
-        Action::Event => Command::Events(events(raw, chosen)),
-        Action::Count => Command::Count(count(raw, chosen)),
+        Action::Event => Command::Events(plan_events(raw, chosen)),
+        Action::Count => Command::Count(plan_count(raw, chosen)),
         Action::Stats => Command::Stats(Stats { subject: chosen.subject(), json: is_json(raw) }),
         Action::Version => Command::Version,
-        Action::Help => Command::Help(raw.protocol.map_or(Topic::Everything, Topic::EverythingBehind)),
+        Action::Help => Command::Help(raw.protocol.map_or(Topic::Overview, Topic::OverviewWithProtocol)),
     })
 }
 
 /// Nothing typed is a question; options alone are a mistake.
-fn without_command(raw: &Raw) -> Result<Command, Usage> {
+fn plan_without_command(raw: &RawArgs) -> Result<Command, Usage> {
     let is_command = |flag: &&&Flag| matches!(flag.effect, Effect::Command { .. });
     let letters = || defs::FLAGS.iter().filter(is_command).filter_map(|flag| flag.short);
-    if raw.given.is_empty() {
-        return Ok(Command::Help(Topic::Everything));
+    if raw.options.is_empty() {
+        return Ok(Command::Help(Topic::Overview));
     }
     let commands = letters().map(|letter| format!("-{letter}")).collect::<Vec<_>>().join(", ");
     Err(Usage::NoCommand { commands })
 }
 
-fn list(raw: &Raw, chosen: &Chosen) -> List {
+fn plan_list(raw: &RawArgs, chosen: &TypedCommand) -> List {
     let family = match chosen.subject() {
         Subject::Flows => raw.family.unwrap_or(uapi::AF_UNSPEC),
         Subject::Expectations => raw.family.unwrap_or(uapi::AF_INET), // so does conntrack, and so does `-C expect`
@@ -448,14 +448,14 @@ fn list(raw: &Raw, chosen: &Chosen) -> List {
     List { table: chosen.table, filter: selection.kernel_side(), selection, format: format(raw), zero: raw.zero }
 }
 
-fn delete(raw: &Raw) -> Delete {
+fn plan_delete(raw: &RawArgs) -> Delete {
     let status = status_filter(raw).unwrap_or_default();
     let selection = Selection { status, timeout: raw.timeout, ..selection(raw) };
     Delete { filter: selection.kernel_side(), selection, format: raw.format }
 }
 
 /// State, mark, status and timeout are what to change, so they do not select.
-fn update(raw: &Raw) -> Update {
+fn plan_update(raw: &RawArgs) -> Update {
     let selection = Selection { state: None, mark: None, ..selection(raw) };
     let (labels_del, del_bits) = match &raw.labels_del {
         LabelsDel::All => (Vec::new(), u128::MAX),
@@ -475,13 +475,13 @@ fn update(raw: &Raw) -> Update {
 }
 
 /// How to print: whoever names labels sees them, as in conntrack.
-fn format(raw: &Raw) -> Format {
+fn format(raw: &RawArgs) -> Format {
     let names = !raw.labels.is_empty() || !raw.labels_add.is_empty() || raw.labels_del != LabelsDel::default();
     Format { labels: raw.format.labels || names, ..raw.format }
 }
 
 /// What the options select that mean the same to all commands.
-fn selection(raw: &Raw) -> Selection {
+fn selection(raw: &RawArgs) -> Selection {
     Selection {
         family: raw.family.unwrap_or(uapi::AF_UNSPEC),
         protocol: raw.protocol,
@@ -501,7 +501,7 @@ fn selection(raw: &Raw) -> Selection {
     }
 }
 
-fn side(ends: &Ends, [src_mask, dst_mask]: [Option<IpAddr>; 2]) -> Side {
+fn side(ends: &Endpoints, [src_mask, dst_mask]: [Option<IpAddr>; 2]) -> Side {
     let network = |address, mask: Option<_>| mask.map_or(Network::one(address), |mask| Network::masked(address, mask));
     Side {
         src: ends.src.map(|address| network(address, src_mask)),
@@ -512,7 +512,7 @@ fn side(ends: &Ends, [src_mask, dst_mask]: [Option<IpAddr>; 2]) -> Side {
 }
 
 /// The status to select by; nothing where none was named. `UNSET` alone is what a saved line means by it.
-pub(super) fn status_filter(raw: &Raw) -> Option<Status> {
+pub(super) fn status_filter(raw: &RawArgs) -> Option<Status> {
     match (raw.status, raw.status_unset) {
         (Status { set: 0, clear: 0 }, true) => Some(Status { set: 0, clear: checks::UNSET }),
         (Status { set: 0, clear: 0 }, false) => None,
@@ -521,30 +521,30 @@ pub(super) fn status_filter(raw: &Raw) -> Option<Status> {
 }
 
 /// One direction and its answer; what is not given is the other's mirror image.
-fn both_ways(raw: &Raw) -> Result<(Tuple, Tuple), Usage> {
+fn orig_and_reply(raw: &RawArgs) -> Result<(Tuple, Tuple), Usage> {
     let (orig, reply) = (&raw.orig, &raw.reply);
-    let there = Ends {
+    let there = Endpoints {
         src: orig.src.or(reply.dst),
         dst: orig.dst.or(reply.src),
         src_port: orig.src_port.or(reply.dst_port),
         dst_port: orig.dst_port.or(reply.src_port),
     };
-    let back = Ends {
+    let back = Endpoints {
         src: reply.src.or(there.dst),
         dst: reply.dst.or(there.src),
         src_port: reply.src_port.or(there.dst_port),
         dst_port: reply.dst_port.or(there.src_port),
     };
-    let (mut orig, mut reply) = (one_way(raw, &there)?, one_way(raw, &back)?);
+    let (mut orig, mut reply) = (tuple_of(raw, &there)?, tuple_of(raw, &back)?);
     (orig.zone, reply.zone) = (raw.orig_zone, raw.reply_zone);
     if let L4::Icmp { kind, .. } = &mut reply.l4 {
-        *kind = answer(reply.proto, *kind);
+        *kind = icmp_reply_type(reply.proto, *kind);
     }
     Ok((orig, reply))
 }
 
 /// The ICMP type that answers `kind`.
-fn answer(protocol: u8, kind: u8) -> u8 {
+fn icmp_reply_type(protocol: u8, kind: u8) -> u8 {
     let pairs: &[(u8, u8)] = if protocol == uapi::IPPROTO_ICMP {
         &[(8, 0), (13, 14), (15, 16), (17, 18)]
     } else {
@@ -559,10 +559,10 @@ fn answer(protocol: u8, kind: u8) -> u8 {
 }
 
 /// The tuple with those ends. That they are there has been checked.
-fn one_way(raw: &Raw, ends: &Ends) -> Result<Tuple, Usage> {
+fn tuple_of(raw: &RawArgs, ends: &Endpoints) -> Result<Tuple, Usage> {
     let (Some(src), Some(dst)) = (ends.src, ends.dst) else {
         let command = raw.command.as_ref().map(|chosen| chosen.typed.to_string()).unwrap_or_default();
-        return Err(Usage::HalfPair { first: "src", second: "dst", command });
+        return Err(Usage::IncompletePair { first: "src", second: "dst", command });
     };
     let proto = raw.protocol.unwrap_or(0);
     let icmp = raw.icmp;
@@ -578,20 +578,20 @@ fn one_way(raw: &Raw, ends: &Ends) -> Result<Tuple, Usage> {
     Ok(Tuple { src, dst, proto, l4, zone: None })
 }
 
-fn get(raw: &Raw) -> Result<Get, Usage> {
-    let (orig, reply) = both_ways(raw)?;
+fn plan_get(raw: &RawArgs) -> Result<Get, Usage> {
+    let (orig, reply) = orig_and_reply(raw)?;
     let by_orig = raw.orig.src.is_some() && raw.orig.dst.is_some();
     let which = if by_orig { Selector::Orig(orig) } else { Selector::Reply(reply) };
-    Ok(Get { which, zone: raw.zone, selection: selection(raw), format: format(raw) })
+    Ok(Get { selector: which, zone: raw.zone, selection: selection(raw), format: format(raw) })
 }
 
-fn tracker(raw: &Raw) -> Tracker {
+fn tracker(raw: &RawArgs) -> Tracker {
     let (vtag_orig, vtag_reply) = raw.vtags;
     Tracker { state: raw.state.map(|(_, state)| state), vtag_orig, vtag_reply, role: raw.role }
 }
 
-fn creation(raw: &Raw) -> Result<Creation, Usage> {
-    let (orig, reply) = both_ways(raw)?;
+fn plan_creation(raw: &RawArgs) -> Result<Creation, Usage> {
+    let (orig, reply) = orig_and_reply(raw)?;
     let range = |nat: Option<crate::selection::Translated>| nat.and_then(|to| change::nat_range(to.address, to.port));
     Ok(Creation {
         orig,
@@ -609,12 +609,12 @@ fn creation(raw: &Raw) -> Result<Creation, Usage> {
     })
 }
 
-fn expected(raw: &Raw) -> Result<Expected, Usage> {
-    let (tuple, mask) = (one_way(raw, &raw.expected)?, one_way(raw, &raw.mask)?);
-    Ok(Expected { tuple, mask, master: one_way(raw, &raw.orig)?, timeout: raw.timeout })
+fn plan_expectation(raw: &RawArgs) -> Result<Expected, Usage> {
+    let (tuple, mask) = (tuple_of(raw, &raw.expected)?, tuple_of(raw, &raw.mask)?);
+    Ok(Expected { tuple, mask, master: tuple_of(raw, &raw.orig)?, timeout: raw.timeout })
 }
 
-fn events(raw: &Raw, chosen: &Chosen) -> Events {
+fn plan_events(raw: &RawArgs, chosen: &TypedCommand) -> Events {
     Events {
         subject: chosen.subject(),
         mask: raw.events.unwrap_or(EventMask::ALL),
@@ -627,11 +627,11 @@ fn events(raw: &Raw, chosen: &Chosen) -> Events {
     }
 }
 
-fn is_json(raw: &Raw) -> bool {
+fn is_json(raw: &RawArgs) -> bool {
     raw.format.encoding == Encoding::Json
 }
 
-fn count(raw: &Raw, chosen: &Chosen) -> Count {
+fn plan_count(raw: &RawArgs, chosen: &TypedCommand) -> Count {
     let subject = chosen.subject();
     let family = if subject == Subject::Expectations { uapi::AF_INET } else { uapi::AF_UNSPEC };
     Count { subject, family, json: is_json(raw) }
@@ -643,7 +643,7 @@ mod tests {
     use std::ffi::OsString;
 
     fn plan(line: &str) -> Result<Command, Usage> {
-        command(&Raw::read(line.split_whitespace().map(OsString::from))?)
+        plan_command(&RawArgs::read(line.split_whitespace().map(OsString::from))?)
     }
 
     #[test]
@@ -671,7 +671,7 @@ mod tests {
     }
 
     #[test]
-    fn events_are_all_of_them_unless_said() {
+    fn all_events_are_followed_without_an_event_mask() {
         let Ok(Command::Events(events)) = plan("-E") else { panic!("no events") };
         assert_eq!((events.subject, events.mask, events.buffer_bytes), (Subject::Flows, EventMask::ALL, None));
         let Ok(Command::Events(events)) = plan("-E -e DESTROY -b 4096") else { panic!("no events") };
@@ -680,9 +680,9 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_a_question_and_options_alone_a_mistake() {
-        assert!(matches!(plan(""), Ok(Command::Help(Topic::Everything))));
-        assert!(matches!(plan("word -- -L"), Ok(Command::Help(Topic::Everything))));
+    fn no_arguments_print_help_and_options_alone_are_refused() {
+        assert!(matches!(plan(""), Ok(Command::Help(Topic::Overview))));
+        assert!(matches!(plan("word -- -L"), Ok(Command::Help(Topic::Overview))));
         let commands = "-L, -G, -D, -I, -A, -U, -F, -E, -C, -S, -V, -h".to_owned();
         assert_eq!(plan("-o xml").unwrap_err(), Usage::NoCommand { commands });
     }
@@ -706,7 +706,7 @@ mod tests {
 
     /// The reference's table: each option with each command, by what the first complaint is about.
     #[test]
-    fn the_matrix_of_commands_and_options() {
+    fn each_option_is_legal_with_the_commands_of_its_row() {
         let table = [
             ("-s 1.1.1.1", "ooooooo- -ooo- -"),
             ("-r 1.1.1.1", "ooooooo- -ooo- -"),
@@ -757,10 +757,10 @@ mod tests {
     }
 
     #[test]
-    fn what_a_command_needs_is_asked_for() {
+    fn missing_required_options_are_named() {
         let needed = |line: &str| match plan(line).unwrap_err() {
-            Usage::Needed { option, .. } => option,
-            Usage::HalfPair { first, .. } => first,
+            Usage::MissingOption { option, .. } => option,
+            Usage::IncompletePair { first, .. } => first,
             other => panic!("{line}: {other}"),
         };
         let table = [
@@ -788,7 +788,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_direction_is_the_mirror_image() {
+    fn a_missing_direction_mirrors_the_other() {
         let creation = |line| match plan(line) {
             Ok(Command::Create(create)) => create.creation,
             other => panic!("{other:?}"),
@@ -812,28 +812,28 @@ mod tests {
     }
 
     #[test]
-    fn an_icmp_question_is_answered_by_its_type() {
+    fn an_icmp_reply_has_the_answering_type() {
         let line = "-I -p icmp -t 9 -s 10.0.0.1 -d 10.0.0.2 --icmp-type 8 --icmp-code 0 --icmp-id 7";
         let Ok(Command::Create(create)) = plan(line) else { panic!("no creation") };
         assert_eq!(create.creation.reply.l4, L4::Icmp { kind: 0, code: 0, id: 7 });
-        assert_eq!((answer(58, 129), answer(58, 1), answer(1, 13)), (128, 1, 14));
+        assert_eq!((icmp_reply_type(58, 129), icmp_reply_type(58, 1), icmp_reply_type(1, 13)), (128, 1, 14));
     }
 
     #[test]
-    fn a_flow_is_got_by_either_direction_and_in_its_zone() {
+    fn get_selects_by_either_direction_and_zone() {
         let get = |line| match plan(line) {
             Ok(Command::Get(get)) => get,
             other => panic!("{other:?}"),
         };
         let by_orig = get("-G -p udp -s 1.1.1.1 -d 1.1.1.2 --sport 1 --dport 2 -w 7");
-        assert!(matches!(by_orig.which, Selector::Orig(tuple) if tuple.ports() == Some((1, 2))));
+        assert!(matches!(by_orig.selector, Selector::Orig(tuple) if tuple.ports() == Some((1, 2))));
         assert_eq!(by_orig.zone, Some(7));
         let by_reply = get("-G -p udp -r 1.1.1.1 -q 1.1.1.2 --sport 1 --dport 2");
-        assert!(matches!(by_reply.which, Selector::Reply(tuple) if tuple.ports() == Some((2, 1))));
+        assert!(matches!(by_reply.selector, Selector::Reply(tuple) if tuple.ports() == Some((2, 1))));
     }
 
     #[test]
-    fn a_negated_status_selects_what_is_deleted() {
+    fn a_negated_status_selects_flows_to_delete() {
         let delete = |line| match plan(line) {
             Ok(Command::Delete(delete)) => (delete.selection.status, delete.filter.status.map(|status| status.mask)),
             other => panic!("{other:?}"),
@@ -846,7 +846,7 @@ mod tests {
     }
 
     #[test]
-    fn an_update_selects_by_what_it_does_not_change() {
+    fn an_update_does_not_select_by_what_it_changes() {
         let line = "-U -s 10.0.0.0/8 -p tcp --state CLOSE -m 1/3 -u ASSURED -t 4 --label-del -w 7";
         let Ok(Command::Update(plan)) = plan(line) else { panic!("no update") };
         let (selection, update) = (plan.selection, plan.update);
@@ -857,7 +857,7 @@ mod tests {
     }
 
     #[test]
-    fn expected_ports_are_ports_whatever_the_protocol() {
+    fn expected_ports_are_ports_in_every_protocol() {
         let line = "-I expect -s 1.1.1.1 -d 1.1.1.2 -p sctp --sport 1 --dport 2 --tuple-src 2.2.2.2 --tuple-dst 2.2.2.3 \
                     --mask-src 255.255.255.255 --mask-dst 255.0.0.0 --tuple-port-src 3 --tuple-port-dst 4 \
                     --mask-port-src 65535 --mask-port-dst 0 -t 9 --orig-vtag 1 --reply-vtag 1";
@@ -867,7 +867,7 @@ mod tests {
     }
 
     #[test]
-    fn an_illegal_option_says_where_it_belongs() {
+    fn an_illegal_option_names_its_commands() {
         let refused = plan("-C expect -e NEW --output=id").unwrap_err();
         let expected = Usage::Illegal {
             option: "output",

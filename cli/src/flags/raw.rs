@@ -58,14 +58,14 @@ pub(crate) enum Action {
 
 /// A flag as it was typed, for messages.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Typed {
+pub(crate) enum FlagSpelling {
     /// Its letter.
     Letter(char),
     /// Its name, or the beginning of it.
     Name(Cow<'static, str>),
 }
 
-impl fmt::Display for Typed {
+impl fmt::Display for FlagSpelling {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Letter(letter) => write!(out, "-{letter}"),
@@ -76,16 +76,16 @@ impl fmt::Display for Typed {
 
 /// The command that was typed.
 #[derive(Debug, Clone)]
-pub(crate) struct Chosen {
+pub(crate) struct TypedCommand {
     /// Which.
     pub(crate) action: Action,
     /// As typed.
-    pub(crate) typed: Typed,
+    pub(crate) typed: FlagSpelling,
     /// On what; conntrack where no table was named.
     pub(crate) table: Table,
 }
 
-impl Chosen {
+impl TypedCommand {
     /// What the table holds.
     pub(crate) fn subject(&self) -> Subject {
         subject_of(self.table)
@@ -102,11 +102,11 @@ pub(super) fn subject_of(table: Table) -> Subject {
 
 /// All that was typed. Values have been read, combinations have not been looked at.
 #[derive(Debug, Default)]
-pub(crate) struct Raw {
+pub(crate) struct RawArgs {
     /// The command.
-    pub(crate) command: Option<Chosen>,
+    pub(crate) command: Option<TypedCommand>,
     /// The options, in the order typed, repeats included.
-    pub(crate) given: Vec<&'static Flag>,
+    pub(crate) options: Vec<&'static Flag>,
     /// What is to be told on standard error whatever happens.
     pub(crate) warnings: Vec<&'static str>,
     /// `-o`, everything that was asked for.
@@ -122,15 +122,15 @@ pub(crate) struct Raw {
     /// The family of `-f` and of all addresses.
     pub(crate) family: Option<u8>,
     /// `-s`, `-d`, and ports or keys.
-    pub(crate) orig: Ends,
+    pub(crate) orig: Endpoints,
     /// `-r`, `-q`, and ports or keys.
-    pub(crate) reply: Ends,
+    pub(crate) reply: Endpoints,
     /// What an expectation awaits: `--tuple-*`.
-    pub(crate) expected: Ends,
+    pub(crate) expected: Endpoints,
     /// `--mask-*`.
-    pub(crate) mask: Ends,
+    pub(crate) mask: Endpoints,
     /// The prefixes of `-s` and `-d`, as masks.
-    pub(crate) prefix: Ends,
+    pub(crate) prefix: Endpoints,
     /// `--icmp-*` and `--icmpv6-*`.
     pub(crate) icmp: Icmp,
     /// `--state`, and of which protocol.
@@ -181,7 +181,7 @@ pub(crate) struct Raw {
 
 /// Addresses and ports or keys of one direction, as far as they were given.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Ends {
+pub(crate) struct Endpoints {
     /// Source address.
     pub(crate) src: Option<IpAddr>,
     /// Destination address.
@@ -218,66 +218,66 @@ impl Default for LabelsDel {
 
 /// An option's argument, and the option as it was typed.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Word<'a> {
-    option: &'a Typed,
+pub(crate) struct OptionValue<'a> {
+    option: &'a FlagSpelling,
     /// The argument.
     pub(crate) value: &'a str,
 }
 
-impl Word<'_> {
+impl OptionValue<'_> {
     /// Reads each item of a list separated by commas. An empty item is as wrong as an unknown one.
-    pub(crate) fn each<T: Copy>(&self, names: &[(&str, T)], mut take: impl FnMut(T)) -> Result<(), Usage> {
+    pub(crate) fn for_each_item<T: Copy>(&self, names: &[(&str, T)], mut take: impl FnMut(T)) -> Result<(), Usage> {
         for item in self.value.split(',') {
-            let known = || words::series(names.iter().map(|(name, _)| *name));
-            take(words::choose(item, names).ok_or_else(|| self.refuse(item, known()))?);
+            let known = || words::join_with_and(names.iter().map(|(name, _)| *name));
+            take(words::match_prefix(item, names).ok_or_else(|| self.invalid_item(item, known()))?);
         }
         Ok(())
     }
 
     /// Says that the argument is none, and what would be.
-    pub(crate) fn bad(&self, right: impl Into<String>) -> Usage {
-        self.refuse(self.value, right.into())
+    pub(crate) fn invalid(&self, right: impl Into<String>) -> Usage {
+        self.invalid_item(self.value, right.into())
     }
 
     /// A port: decimal digits, which is how conntrack reads it.
     pub(crate) fn port(&self) -> Result<u16, Usage> {
         let port = words::decimal(self.value).and_then(|port| u16::try_from(port).ok());
-        port.ok_or_else(|| self.bad("one number, 0 to 65535"))
+        port.ok_or_else(|| self.invalid("one number, 0 to 65535"))
     }
 
     /// A GRE key.
     pub(crate) fn key(&self) -> Result<u16, Usage> {
         let key = words::number(self.value).and_then(|key| u16::try_from(key).ok());
-        key.ok_or_else(|| self.bad("a number, 0 to 65535, in hex behind 0x"))
+        key.ok_or_else(|| self.invalid("a number, 0 to 65535, in hex behind 0x"))
     }
 
     /// An ICMP type or code.
     pub(crate) fn byte(&self) -> Result<u8, Usage> {
         let byte = words::decimal(self.value).and_then(|byte| u8::try_from(byte).ok());
-        byte.ok_or_else(|| self.bad("a number, 0 to 255"))
+        byte.ok_or_else(|| self.invalid("a number, 0 to 255"))
     }
 
     /// An SCTP verification tag.
     pub(crate) fn tag(&self) -> Result<u32, Usage> {
-        words::number(self.value).ok_or_else(|| self.bad("a number, 0 to 4294967295"))
+        words::number(self.value).ok_or_else(|| self.invalid("a number, 0 to 4294967295"))
     }
 
     /// A zone.
     pub(crate) fn zone(&self) -> Result<u16, Usage> {
         let zone = words::number(self.value).and_then(|zone| u16::try_from(zone).ok());
-        zone.ok_or_else(|| self.number("0 to 65535"))
+        zone.ok_or_else(|| self.invalid_number("0 to 65535"))
     }
 
     /// Any number of 32 bits.
     pub(crate) fn number_32(&self) -> Result<u32, Usage> {
-        words::number(self.value).ok_or_else(|| self.number("0 to 4294967295"))
+        words::number(self.value).ok_or_else(|| self.invalid_number("0 to 4294967295"))
     }
 
     /// Adds the names of a list.
-    pub(crate) fn names(&self, names: &mut Vec<String>) -> Result<(), Usage> {
+    pub(crate) fn append_names(&self, names: &mut Vec<String>) -> Result<(), Usage> {
         for name in self.value.split(',') {
             if name.is_empty() {
-                return Err(self.bad("names of labels, parted by commas"));
+                return Err(self.invalid("names of labels, parted by commas"));
             }
             names.push(name.to_owned());
         }
@@ -285,12 +285,12 @@ impl Word<'_> {
     }
 
     /// Says that the argument is no such number; to conntrack that is another kind of error.
-    pub(crate) fn number(&self, right: &'static str) -> Usage {
+    pub(crate) fn invalid_number(&self, right: &'static str) -> Usage {
         Usage::BadNumber { option: self.option.to_string(), value: self.value.to_owned(), right }
     }
 
     /// Says that an item of the argument is none, and what would be.
-    pub(crate) fn refuse(&self, value: &str, right: String) -> Usage {
+    pub(crate) fn invalid_item(&self, value: &str, right: String) -> Usage {
         Usage::BadValue { option: self.option.to_string(), value: value.to_owned(), right }
     }
 }
@@ -300,7 +300,7 @@ pub(super) fn is_option(word: &OsStr) -> bool {
     word.len() > 1 && word.as_bytes().starts_with(b"-")
 }
 
-impl Raw {
+impl RawArgs {
     /// Reads arguments left to right, up to the first that is wrong.
     pub(super) fn read(args: impl IntoIterator<Item = OsString>) -> Result<Self, Usage> {
         let mut parser = Parser::from_args(args);
@@ -309,17 +309,17 @@ impl Raw {
         while let Some((flag, typed)) = next_flag(&mut parser, raw.protocol)? {
             match flag.effect {
                 Effect::Command { action, tables } => {
-                    let table = take_table(&mut parser, &typed, tables)?;
-                    raw.choose(Chosen { action, typed, table })?;
+                    let table = read_table(&mut parser, &typed, tables)?;
+                    raw.set_command(TypedCommand { action, typed, table })?;
                 }
                 Effect::Option { apply, .. } => {
-                    let value = take_value(&mut parser, flag, &typed)?;
-                    raw.given.push(flag);
-                    apply(&mut raw, Word { option: &typed, value: &value })?;
+                    let value = read_value(&mut parser, flag, &typed)?;
+                    raw.options.push(flag);
+                    apply(&mut raw, OptionValue { option: &typed, value: &value })?;
                 }
                 Effect::Ignored(warning) => {
-                    take_value(&mut parser, flag, &typed)?;
-                    raw.given.push(flag);
+                    read_value(&mut parser, flag, &typed)?;
+                    raw.options.push(flag);
                     raw.warnings.push(warning);
                 }
                 Effect::File => return Err(Usage::NotFirst(typed.to_string())),
@@ -329,7 +329,7 @@ impl Raw {
     }
 
     /// Notes the family of an address or of `-f`; the first one holds for the whole command.
-    pub(super) fn set_family(&mut self, word: Word<'_>, family: u8) -> Result<(), Usage> {
+    pub(super) fn set_family(&mut self, word: OptionValue<'_>, family: u8) -> Result<(), Usage> {
         let name = |family| if family == uapi::AF_INET { "IPv4" } else { "IPv6" };
         let first = *self.family.get_or_insert(family);
         if first == family {
@@ -338,7 +338,7 @@ impl Raw {
         Err(Usage::MixedFamilies { option: word.option.to_string(), first: name(first), second: name(family) })
     }
 
-    fn choose(&mut self, chosen: Chosen) -> Result<(), Usage> {
+    fn set_command(&mut self, chosen: TypedCommand) -> Result<(), Usage> {
         match &self.command {
             Some(first) => Err(Usage::TwoCommands { first: first.typed.to_string(), second: chosen.typed.to_string() }),
             None => {
@@ -350,66 +350,66 @@ impl Raw {
 }
 
 /// The next flag and how it was typed; words that are none are passed over.
-fn next_flag(parser: &mut Parser, protocol: Option<u8>) -> Result<Option<(&'static Flag, Typed)>, Usage> {
+fn next_flag(parser: &mut Parser, protocol: Option<u8>) -> Result<Option<(&'static Flag, FlagSpelling)>, Usage> {
     loop {
-        return match parser.next().map_err(unexpected)? {
+        return match parser.next().map_err(usage_of_parser_error)? {
             None => Ok(None),
             Some(Arg::Value(_)) => continue,
             Some(Arg::Short(letter)) => {
-                let typed = Typed::Letter(letter);
-                match LOOKUP.letters.get(&letter) {
+                let typed = FlagSpelling::Letter(letter);
+                match FLAG_INDEX.letters.get(&letter) {
                     Some(flag) => Ok(Some((*flag, typed))),
                     None => Err(Usage::UnknownOption(typed.to_string())),
                 }
             }
             Some(Arg::Long(name)) => {
-                let exists = |flag: &Flag| exists_behind(flag, protocol);
-                let (flag, name) = named(name, exists).map_err(|error| explain(error, name))?;
-                Ok(Some((flag, Typed::Name(name))))
+                let exists = |flag: &Flag| exists_with_protocol(flag, protocol);
+                let (flag, name) = find_long_flag(name, exists).map_err(|error| explain_unknown_option(error, name))?;
+                Ok(Some((flag, FlagSpelling::Name(name))))
             }
         };
     }
 }
 
 /// Whether a flag exists where the last `-p` was `protocol`.
-fn exists_behind(flag: &Flag, protocol: Option<u8>) -> bool {
+fn exists_with_protocol(flag: &Flag, protocol: Option<u8>) -> bool {
     let protocols = flag.protocols();
     protocols.is_empty() || protocol.is_some_and(|protocol| protocols.contains(&protocol))
 }
 
 /// An unknown name that would be known behind another `-p`.
-fn explain(error: Usage, name: &str) -> Usage {
-    match (&error, long(name)) {
+fn explain_unknown_option(error: Usage, name: &str) -> Usage {
+    match (&error, find_by_long_name(name)) {
         (Usage::UnknownOption(option), Ok(flag)) => Usage::NeedsProtocol {
             option: option.clone(),
-            protocols: words::series(flag.protocols().iter().map(|protocol| protocol::name(*protocol))),
+            protocols: words::join_with_and(flag.protocols().iter().map(|protocol| protocol::name(*protocol))),
         },
         _ => error,
     }
 }
 
 /// The flag with that long name, or the only one with a name that begins like it, behind whatever `-p`.
-pub(super) fn long(name: &str) -> Result<&'static Flag, Usage> {
-    named(name, |_| true).map(|(flag, _)| flag)
+pub(super) fn find_by_long_name(name: &str) -> Result<&'static Flag, Usage> {
+    find_long_flag(name, |_| true).map(|(flag, _)| flag)
 }
 
 /// The flags by what is typed of them: load files have many.
-struct Lookup {
+struct FlagIndex {
     letters: HashMap<char, &'static Flag>,
     names: HashMap<&'static str, &'static Flag>,
 }
 
-static LOOKUP: LazyLock<Lookup> = LazyLock::new(|| {
+static FLAG_INDEX: LazyLock<FlagIndex> = LazyLock::new(|| {
     let flags = defs::FLAGS.into_iter();
-    Lookup {
+    FlagIndex {
         letters: flags.clone().filter_map(|flag| Some((flag.short?, flag))).collect(),
         names: flags.flat_map(|flag| flag.names().map(move |name| (name, flag))).collect(),
     }
 });
 
 /// The flag that `name` or its beginning means, and the name.
-fn named(name: &str, exists: impl Fn(&Flag) -> bool) -> Result<(&'static Flag, Cow<'static, str>), Usage> {
-    match LOOKUP.names.get_key_value(name) {
+fn find_long_flag(name: &str, exists: impl Fn(&Flag) -> bool) -> Result<(&'static Flag, Cow<'static, str>), Usage> {
+    match FLAG_INDEX.names.get_key_value(name) {
         Some((name, flag)) if exists(flag) => return Ok((flag, Cow::Borrowed(name))),
         _ => {}
     }
@@ -423,13 +423,13 @@ fn named(name: &str, exists: impl Fn(&Flag) -> bool) -> Result<(&'static Flag, C
         }
         Some(_) => Err(Usage::Ambiguous {
             typed: format!("--{name}"),
-            candidates: words::series(found.iter().map(|(known, _)| *known)),
+            candidates: words::join_with_and(found.iter().map(|(known, _)| *known)),
         }),
     }
 }
 
 /// The argument that an option needs, or may have; nothing for those that take none.
-fn take_value(parser: &mut Parser, flag: &Flag, typed: &Typed) -> Result<String, Usage> {
+fn read_value(parser: &mut Parser, flag: &Flag, typed: &FlagSpelling) -> Result<String, Usage> {
     let value = match flag.argument {
         Argument::None | Argument::Table => return Ok(String::new()),
         Argument::Required(argument) => {
@@ -437,7 +437,7 @@ fn take_value(parser: &mut Parser, flag: &Flag, typed: &Typed) -> Result<String,
         }
         Argument::Optional(_) => {
             let attached = parser.optional_value();
-            let next = |parser: &mut Parser| parser.try_raw_args()?.next_if(|word| !begins_otherwise(word));
+            let next = |parser: &mut Parser| parser.try_raw_args()?.next_if(|word| !starts_another_argument(word));
             attached.or_else(|| next(parser)).unwrap_or_default()
         }
     };
@@ -446,29 +446,31 @@ fn take_value(parser: &mut Parser, flag: &Flag, typed: &Typed) -> Result<String,
 }
 
 /// Whether a word can be neither a table nor an argument that may be left out.
-fn begins_otherwise(word: &OsStr) -> bool {
+fn starts_another_argument(word: &OsStr) -> bool {
     matches!(word.as_bytes().first(), Some(b'-' | b'!'))
 }
 
 /// The table behind a command: the next word, if it is no option, or what stands behind `--dump=`.
-fn take_table(parser: &mut Parser, command: &Typed, tables: &[Table]) -> Result<Table, Usage> {
+fn read_table(parser: &mut Parser, command: &FlagSpelling, tables: &[Table]) -> Result<Table, Usage> {
     let word = match parser.try_raw_args() {
         Some(_) if tables.is_empty() => None,
-        Some(mut words) => words.next_if(|word| !begins_otherwise(word)),
-        None if matches!(command, Typed::Name(_)) && !tables.is_empty() => parser.optional_value(),
+        Some(mut words) => words.next_if(|word| !starts_another_argument(word)),
+        None if matches!(command, FlagSpelling::Name(_)) && !tables.is_empty() => parser.optional_value(),
         None => None, // more letters behind the command's
     };
     let Some(word) = word else { return Ok(Table::Conntrack) };
     let word = word.to_string_lossy();
-    let named = words::choose(&word, &defs::TABLES).filter(|table| tables.contains(table));
+    let named = words::match_prefix(&word, &defs::TABLES).filter(|table| tables.contains(table));
     named.ok_or_else(|| Usage::UnknownTable {
         command: command.to_string(),
         table: word.into_owned(),
-        tables: words::series(defs::TABLES.iter().filter(|(_, table)| tables.contains(table)).map(|(name, _)| *name)),
+        tables: words::join_with_and(
+            defs::TABLES.iter().filter(|(_, table)| tables.contains(table)).map(|(name, _)| *name),
+        ),
     })
 }
 
-fn unexpected(error: lexopt::Error) -> Usage {
+fn usage_of_parser_error(error: lexopt::Error) -> Usage {
     match error {
         lexopt::Error::UnexpectedValue { option, value } => {
             Usage::UnexpectedArgument { option, value: value.to_string_lossy().into_owned() }
@@ -482,8 +484,8 @@ mod tests {
     use super::*;
     use crate::output::Encoding;
 
-    fn read(line: &str) -> Result<Raw, Usage> {
-        Raw::read(line.split_whitespace().map(OsString::from))
+    fn read(line: &str) -> Result<RawArgs, Usage> {
+        RawArgs::read(line.split_whitespace().map(OsString::from))
     }
 
     fn chosen(line: &str) -> (Action, Table) {
@@ -492,7 +494,7 @@ mod tests {
     }
 
     #[test]
-    fn any_order_joined_letters_and_attached_values() {
+    fn options_may_be_reordered_joined_and_have_attached_values() {
         for line in ["-L -o xml -p udp", "-p udp -o xml -L", "-Loxml -pudp", "--output=xml stray -L --protonum 17 more"]
         {
             let raw = read(line).unwrap();
@@ -502,7 +504,7 @@ mod tests {
     }
 
     #[test]
-    fn long_names_may_be_cut_where_no_other_begins_so() {
+    fn long_names_may_be_abbreviated_while_unique() {
         assert_eq!(chosen("--count").0, Action::Count);
         assert_eq!(chosen("--event").0, Action::Event, "a whole name, though --event-mask begins with it");
         assert_eq!(read("-L --proto tcp").unwrap().protocol, Some(6));
@@ -512,7 +514,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_is_the_word_behind_the_command() {
+    fn the_table_is_the_word_after_the_command() {
         let lists = |table| (Action::List, table);
         assert_eq!(chosen("-L"), lists(Table::Conntrack));
         assert_eq!(chosen("-L e"), lists(Table::Expect));
@@ -532,7 +534,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named_as_typed() {
+    fn messages_repeat_the_option_as_typed() {
         let missing = Usage::MissingArgument { option: "--proto".into(), argument: "PROTO" };
         assert_eq!(read("-L --proto").unwrap_err(), missing);
         let two = Usage::TwoCommands { first: "-L".into(), second: "--stats".into() };

@@ -8,7 +8,7 @@ use super::{defs, words};
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub(crate) enum Usage {
     /// No option has this name, or this one begins no option's name.
-    #[error("unknown option `{0}'{meant}", meant = meant(.0))]
+    #[error("unknown option `{0}'{meant}", meant = suggestion(.0))]
     UnknownOption(String),
     /// An abbreviation of several.
     #[error("option `{typed}' is ambiguous: it begins {candidates}")]
@@ -88,7 +88,7 @@ pub(crate) enum Usage {
     },
     /// A verb and a word it has no use for.
     #[error("`{verb}' does not take `{word}': it takes {right}")]
-    VerbArgument {
+    UnexpectedVerbArgument {
         /// The verb.
         verb: &'static str,
         /// As typed.
@@ -98,7 +98,7 @@ pub(crate) enum Usage {
     },
     /// A verb without the word it is about.
     #[error("`{verb}' needs an argument: {right}")]
-    VerbAlone {
+    MissingVerbArgument {
         /// The verb.
         verb: &'static str,
         /// What would be right.
@@ -126,7 +126,7 @@ pub(crate) enum Usage {
     },
     /// `-p tcp --sport 1 -p icmp`.
     #[error("option `{option}' says nothing of protocol {protocol}: only the last -p counts, and it must come first")]
-    OtherProtocol {
+    WrongProtocol {
         /// Its full name.
         option: &'static str,
         /// The protocol that holds.
@@ -142,7 +142,7 @@ pub(crate) enum Usage {
     },
     /// An option that the command cannot do without.
     #[error("you need to supply the `--{option}' option for `{command}'")]
-    Needed {
+    MissingOption {
         /// Its full name.
         option: &'static str,
         /// As it would be typed.
@@ -150,7 +150,7 @@ pub(crate) enum Usage {
     },
     /// Half a direction does not name a flow.
     #[error("you have to specify `--{first}' and `--{second}' for `{command}'")]
-    HalfPair {
+    IncompletePair {
         /// Its full name.
         first: &'static str,
         /// Its full name.
@@ -160,7 +160,7 @@ pub(crate) enum Usage {
     },
     /// Two options that exclude each other.
     #[error("cannot use `--{first}' with `--{second}': {hint}")]
-    Together {
+    MutuallyExclusive {
         /// Its full name.
         first: &'static str,
         /// Its full name.
@@ -173,7 +173,7 @@ pub(crate) enum Usage {
     BothLabels,
     /// A mask and nothing to put it on.
     #[error("can't use `--{mask}' without `--{address}'")]
-    LoneMask {
+    MaskWithoutAddress {
         /// Its full name.
         mask: &'static str,
         /// Its full name.
@@ -181,7 +181,7 @@ pub(crate) enum Usage {
     },
     /// `-o save,id`.
     #[error("cannot combine save output with any other output type, use -o save only")]
-    SaveAlone,
+    SaveCombined,
     /// `-u SRC_NAT` as a filter: nothing would be left of it, and everything be selected.
     #[error("option `--status' names no status to select by: use --src-nat or --dst-nat for translated flows")]
     NoStatus,
@@ -199,14 +199,14 @@ pub(crate) enum Usage {
     UnknownLetter(String),
     /// A word where a letter is expected.
     #[error("`{0}' is no option, and no word of the one before: options begin with a dash")]
-    Stray(String),
+    UnexpectedWord(String),
     /// `-x` without a dump.
     #[error("option `-x' goes with -i and -e only")]
-    LoneXml,
+    XmlWithoutDump,
 }
 
 /// The long option that a mistyped one is nearly.
-fn meant(option: &str) -> String {
+fn suggestion(option: &str) -> String {
     let names = defs::FLAGS.into_iter().flat_map(defs::Flag::names);
     let name = option.strip_prefix("--").and_then(|typed| words::nearest(typed, names));
     name.map_or_else(String::new, |name| format!(", did you mean `--{name}'?"))
@@ -216,13 +216,13 @@ impl Usage {
     /// The exit code: 2 for the command line, but 1 where conntrack says 1.
     pub(crate) fn code(&self) -> u8 {
         match self {
-            Self::BadNumber { .. } | Self::SaveAlone | Self::BothLabels | Self::NoStatus => 1,
+            Self::BadNumber { .. } | Self::SaveCombined | Self::BothLabels | Self::NoStatus => 1,
             _ => 2,
         }
     }
 
     /// Whether a look at the help text would help: conntrack points there when it ends with 2.
-    pub(crate) fn wants_help(&self) -> bool {
+    pub(crate) fn suggests_help(&self) -> bool {
         self.code() == 2
     }
 }

@@ -68,7 +68,7 @@ pub(crate) struct VerbOption {
 }
 
 /// A verb that takes no words.
-const ALONE: &[Form] = &[Form { name: "", argument: "", slots: &[], file: false }];
+const NO_WORDS: &[Form] = &[Form { name: "", argument: "", slots: &[], file: false }];
 
 const JSON: VerbOption = VerbOption { short: None, long: "json", argument: "", help: "as JSON" };
 
@@ -78,7 +78,7 @@ pub(crate) static VERBS: [&Verb; 11] =
 
 /// What stands behind a verb, taken apart.
 #[derive(Debug, Default)]
-struct Given {
+struct VerbArgs {
     /// The form's name.
     form: &'static str,
     /// The word of each slot of the form.
@@ -89,26 +89,26 @@ struct Given {
     options: Vec<(&'static str, OsString)>,
 }
 
-impl Given {
+impl VerbArgs {
     /// Takes apart what stands behind `verb`.
     fn read(verb: &'static Verb, rest: &[OsString]) -> Result<Self, Usage> {
         let mut parser = Parser::from_args(rest.iter().cloned());
         let mut given = Self::default();
         let mut form = verb.forms.iter().find(|form| form.name.is_empty());
         loop {
-            let known = |arg: &Arg<'_>| verb.options.iter().find(|option| option.is(arg));
+            let known = |arg: &Arg<'_>| verb.options.iter().find(|option| option.matches(arg));
             match parser.next() {
                 Ok(None) => break,
                 Ok(Some(Arg::Value(word))) => match form {
-                    Some(form) => given.word(verb, form, word)?,
+                    Some(form) => given.read_word(verb, form, word)?,
                     None => {
                         let named = verb.forms.iter().find(|form| form.name == word);
                         form = Some(named.ok_or_else(|| verb.refuse(&word))?);
                     }
                 },
                 Ok(Some(arg)) => {
-                    let option = known(&arg).ok_or_else(|| verb.refuse(spelled(&arg).as_ref()))?;
-                    let typed = spelled(&arg);
+                    let option = known(&arg).ok_or_else(|| verb.refuse(arg_spelling(&arg).as_ref()))?;
+                    let typed = arg_spelling(&arg);
                     let missing = || Usage::MissingArgument { option: typed, argument: option.argument };
                     let value = if option.argument.is_empty() {
                         OsString::new()
@@ -128,7 +128,7 @@ impl Given {
         Ok(given)
     }
 
-    fn word(&mut self, verb: &'static Verb, form: &'static Form, word: OsString) -> Result<(), Usage> {
+    fn read_word(&mut self, verb: &'static Verb, form: &'static Form, word: OsString) -> Result<(), Usage> {
         self.slots.resize(form.slots.len(), None);
         for (slot, words) in self.slots.iter_mut().zip(form.slots) {
             if let Some(known) = words.iter().find(|known| **known == word).filter(|_| slot.is_none()) {
@@ -164,7 +164,7 @@ impl VerbOption {
         short.into_iter().chain([format!("--{}", self.long)])
     }
 
-    fn is(&self, arg: &Arg<'_>) -> bool {
+    fn matches(&self, arg: &Arg<'_>) -> bool {
         match arg {
             Arg::Short(letter) => self.short == Some(*letter),
             Arg::Long(name) => self.long == *name,
@@ -173,7 +173,7 @@ impl VerbOption {
     }
 }
 
-fn spelled(arg: &Arg<'_>) -> String {
+fn arg_spelling(arg: &Arg<'_>) -> String {
     match arg {
         Arg::Short(letter) => format!("-{letter}"),
         Arg::Long(name) => format!("--{name}"),
@@ -184,7 +184,7 @@ fn spelled(arg: &Arg<'_>) -> String {
 /// Reads a command line that begins with `word`.
 pub(super) fn read(word: &OsStr, rest: &[OsString]) -> Result<Command, Usage> {
     let Some(verb) = VERBS.into_iter().find(|verb| verb.name == word) else {
-        let verbs = words::series(VERBS.iter().map(|verb| verb.name));
+        let verbs = words::join_with_and(VERBS.iter().map(|verb| verb.name));
         return Err(Usage::UnknownVerb { word: word.to_string_lossy().into_owned(), verbs });
     };
     if rest.iter().any(|word| word == "--help" || word == "-h") {
@@ -196,7 +196,7 @@ pub(super) fn read(word: &OsStr, rest: &[OsString]) -> Result<Command, Usage> {
 static DEMO: Verb = Verb {
     name: "demo",
     argument: "",
-    forms: ALONE,
+    forms: NO_WORDS,
     options: &[],
     help: "show the program at work on connections of its own",
     man: "Makes connections of its own through two firewalls of its own, shows what the program has to say of them, cuts \
@@ -209,15 +209,15 @@ fn demo(verb: &'static Verb, rest: &[OsString]) -> Result<Command, Usage> {
 }
 
 #[test]
-fn demo_takes_nothing() {
+fn demo_accepts_no_argument() {
     assert!(matches!(tests::read(&["demo"]), Ok(Command::Demo)));
-    assert!(matches!(tests::read(&["demo", "x"]), Err(Usage::VerbArgument { .. })));
+    assert!(matches!(tests::read(&["demo", "x"]), Err(Usage::UnexpectedVerbArgument { .. })));
 }
 
 static DOCTOR: Verb = Verb {
     name: "doctor",
     argument: "[--json]",
-    forms: ALONE,
+    forms: NO_WORDS,
     options: &[JSON],
     help: "examine this machine: what works, what is missing",
     man: "Examines the kernel, its settings and our privileges, and says what works, what does not, and what to do \
@@ -226,15 +226,17 @@ static DOCTOR: Verb = Verb {
 };
 
 fn doctor(verb: &'static Verb, rest: &[OsString]) -> Result<Command, Usage> {
-    let given = Given::read(verb, rest)?;
+    let given = VerbArgs::read(verb, rest)?;
     Ok(Command::Doctor(Doctor { json: given.option("json").is_some() }))
 }
 
 #[test]
-fn doctor_may_answer_in_json() {
+fn doctor_accepts_json() {
     assert!(matches!(tests::read(&["doctor"]), Ok(Command::Doctor(Doctor { json: false }))));
     assert!(matches!(tests::read(&["doctor", "--json"]), Ok(Command::Doctor(Doctor { json: true }))));
-    assert!(matches!(tests::read(&["doctor", "--json", "-x"]), Err(Usage::VerbArgument { word, .. }) if word == "-x"));
+    assert!(
+        matches!(tests::read(&["doctor", "--json", "-x"]), Err(Usage::UnexpectedVerbArgument { word, .. }) if word == "-x")
+    );
 }
 
 static COMPLETIONS: Verb = Verb {
@@ -254,7 +256,7 @@ static COMPLETIONS: Verb = Verb {
 fn completions(verb: &'static Verb, rest: &[OsString]) -> Result<Command, Usage> {
     const RIGHT: &str = "one of bash, zsh and fish";
     let Some((shell, others)) = rest.split_first() else {
-        return Err(Usage::VerbAlone { verb: verb.name, right: RIGHT });
+        return Err(Usage::MissingVerbArgument { verb: verb.name, right: RIGHT });
     };
     let known: Option<Shell> = SHELLS.iter().find(|(name, _)| *name == shell).map(|(_, shell)| *shell);
     match (known, others.first()) {
@@ -265,14 +267,14 @@ fn completions(verb: &'static Verb, rest: &[OsString]) -> Result<Command, Usage>
 }
 
 #[test]
-fn completions_are_for_one_shell_that_we_know() {
+fn completions_accept_one_known_shell() {
     for (name, shell) in SHELLS {
         assert!(matches!(tests::read(&["completions", name]), Ok(Command::Completions(read)) if read == shell));
     }
     assert!(SHELLS.iter().map(|(name, _)| name).eq(COMPLETIONS.forms[0].slots[0]));
-    assert!(matches!(tests::read(&["completions"]), Err(Usage::VerbAlone { .. })));
+    assert!(matches!(tests::read(&["completions"]), Err(Usage::MissingVerbArgument { .. })));
     for words in [&["completions", "csh"][..], &["completions", "bash", "zsh"]] {
-        assert!(matches!(tests::read(words), Err(Usage::VerbArgument { .. })), "{words:?}");
+        assert!(matches!(tests::read(words), Err(Usage::UnexpectedVerbArgument { .. })), "{words:?}");
     }
 }
 
@@ -288,7 +290,7 @@ static MAN: Verb = Verb {
 };
 
 fn man(verb: &'static Verb, rest: &[OsString]) -> Result<Command, Usage> {
-    let given = Given::read(verb, rest)?;
+    let given = VerbArgs::read(verb, rest)?;
     Ok(Command::Man(match given.slot(0) {
         Some("ctflow.toml") => Page::Configuration,
         Some("ctflowd") => Page::Daemon,
@@ -297,17 +299,17 @@ fn man(verb: &'static Verb, rest: &[OsString]) -> Result<Command, Usage> {
 }
 
 #[test]
-fn man_prints_one_page() {
+fn man_accepts_one_page() {
     assert!(matches!(tests::read(&["man"]), Ok(Command::Man(Page::Program))));
     assert!(matches!(tests::read(&["man", "ctflow.toml"]), Ok(Command::Man(Page::Configuration))));
     assert!(matches!(tests::read(&["man", "ctflowd"]), Ok(Command::Man(Page::Daemon))));
-    assert!(matches!(tests::read(&["man", "x"]), Err(Usage::VerbArgument { .. })));
+    assert!(matches!(tests::read(&["man", "x"]), Err(Usage::UnexpectedVerbArgument { .. })));
 }
 
 static HELP: Verb = Verb {
     name: "help",
     argument: "[TOPIC]",
-    forms: ALONE,
+    forms: NO_WORDS,
     options: &[],
     help: "explain everything, or one option, command, verb or protocol",
     man: "Prints the help text; with a topic, all there is to say of that option, command or verb: `help -o', `help \
@@ -317,13 +319,13 @@ static HELP: Verb = Verb {
 
 fn help(verb: &'static Verb, rest: &[OsString]) -> Result<Command, Usage> {
     let topic = match rest {
-        [] => Some(Topic::Everything),
+        [] => Some(Topic::Overview),
         [word] => topic(&word.to_string_lossy()),
         [_, word, ..] => return Err(refuse(verb, word, "one topic")),
     };
     match (topic, rest.first()) {
         (None, Some(word)) => Err(refuse(verb, word, "the name of an option, a command, a verb or a protocol")),
-        (topic, _) => Ok(Command::Help(topic.unwrap_or(Topic::Everything))),
+        (topic, _) => Ok(Command::Help(topic.unwrap_or(Topic::Overview))),
     }
 }
 
@@ -334,12 +336,12 @@ fn topic(word: &str) -> Option<Topic> {
     let verb = || VERBS.into_iter().find(|verb| verb.name == word).map(Topic::Verb);
     let flag = || super::defs::FLAGS.into_iter().find(|flag| letter.is_some() && flag.short == letter);
     let protocol = || protocol::number(word).map(Topic::Protocol);
-    verb().or_else(protocol).or_else(|| flag().or_else(|| raw::long(name).ok()).map(Topic::Flag))
+    verb().or_else(protocol).or_else(|| flag().or_else(|| raw::find_by_long_name(name).ok()).map(Topic::Flag))
 }
 
 #[test]
 fn help_finds_flags_and_verbs() {
-    assert!(matches!(tests::read(&["help"]), Ok(Command::Help(Topic::Everything))));
+    assert!(matches!(tests::read(&["help"]), Ok(Command::Help(Topic::Overview))));
     assert!(matches!(tests::read(&["demo", "--help"]), Ok(Command::Help(Topic::Verb(verb))) if verb.name == "demo"));
     assert!(matches!(tests::read(&["help", "help"]), Ok(Command::Help(Topic::Verb(verb))) if verb.name == "help"));
     for word in ["-o", "o", "--output", "outp"] {
@@ -348,7 +350,7 @@ fn help_finds_flags_and_verbs() {
     }
     assert!(matches!(tests::read(&["help", "TCP"]), Ok(Command::Help(Topic::Protocol(6)))));
     for words in [&["help", "X"][..], &["help", ""], &["help", "-o", "-e"]] {
-        assert!(matches!(tests::read(words), Err(Usage::VerbArgument { .. })), "{words:?}");
+        assert!(matches!(tests::read(words), Err(Usage::UnexpectedVerbArgument { .. })), "{words:?}");
     }
 }
 
@@ -360,7 +362,7 @@ impl Verb {
 }
 
 fn refuse(verb: &Verb, word: &OsStr, right: &'static str) -> Usage {
-    Usage::VerbArgument { verb: verb.name, word: word.to_string_lossy().into_owned(), right }
+    Usage::UnexpectedVerbArgument { verb: verb.name, word: word.to_string_lossy().into_owned(), right }
 }
 
 #[cfg(test)]
@@ -373,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_verb_hears_which_there_are() {
+    fn an_unknown_verb_lists_the_known_ones() {
         let verbs = "daemon, keygen, sync, status, role, demo, bench, doctor, completions, man and help".into();
         let unknown = Usage::UnknownVerb { word: "list".into(), verbs };
         assert_eq!(read(&["list"]).unwrap_err(), unknown);

@@ -7,7 +7,7 @@ use crate::protocol;
 
 /// The first of `names` that begins with `word`, whatever the case; conntrack's rule for tables, events and output
 /// types. An empty word begins nothing.
-pub(crate) fn choose<T: Copy>(word: &str, names: &[(&str, T)]) -> Option<T> {
+pub(crate) fn match_prefix<T: Copy>(word: &str, names: &[(&str, T)]) -> Option<T> {
     let begins = |name: &str| name.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word));
     names.iter().find(|(name, _)| !word.is_empty() && begins(name)).map(|(_, meaning)| *meaning)
 }
@@ -32,11 +32,11 @@ pub(crate) fn decimal(word: &str) -> Option<u32> {
 /// An address: IPv6, or IPv4 in any of the notations of `inet_aton`.
 pub(super) fn address(word: &str) -> Option<IpAddr> {
     // What the standard library takes for IPv4, `aton` reads alike, and slower.
-    word.parse().ok().or_else(|| aton(word).map(IpAddr::V4))
+    word.parse().ok().or_else(|| parse_inet_aton(word).map(IpAddr::V4))
 }
 
 /// One to four numbers between dots; the last one fills the bytes that are left.
-fn aton(word: &str) -> Option<Ipv4Addr> {
+fn parse_inet_aton(word: &str) -> Option<Ipv4Addr> {
     let mut parts = [0; 4];
     let mut count = 0;
     for part in word.split('.') {
@@ -53,7 +53,7 @@ fn aton(word: &str) -> Option<Ipv4Addr> {
 }
 
 /// The mask with `length` leading ones in the family of `address`.
-pub(super) fn mask(address: IpAddr, length: u32) -> Option<IpAddr> {
+pub(super) fn prefix_mask(address: IpAddr, length: u32) -> Option<IpAddr> {
     let (ones, width) = (!u128::MAX.checked_shr(length).unwrap_or(0), if address.is_ipv4() { 32 } else { 128 });
     let leading = ones.to_be_bytes();
     let mask = match address {
@@ -65,13 +65,13 @@ pub(super) fn mask(address: IpAddr, length: u32) -> Option<IpAddr> {
 
 /// A layer-4 protocol: one of ours by name, one of /etc/protocols by name or alias, or a number up to 255.
 pub(crate) fn protocol(word: &str) -> Option<u8> {
-    let listed = || fs::read_to_string("/etc/protocols").ok().and_then(|list| protocol_in(&list, word));
+    let listed = || fs::read_to_string("/etc/protocols").ok().and_then(|list| find_protocol(&list, word));
     let numbered = || number(word).and_then(|number| u8::try_from(number).ok());
     protocol::number(word).or_else(numbered).or_else(listed)
 }
 
 /// `name number alias…` to a line, `#` opens a comment.
-fn protocol_in(list: &str, word: &str) -> Option<u8> {
+fn find_protocol(list: &str, word: &str) -> Option<u8> {
     list.lines().find_map(|line| {
         let mut fields = line.split('#').next()?.split_whitespace();
         let (name, number) = (fields.next()?, fields.next()?);
@@ -83,13 +83,13 @@ fn protocol_in(list: &str, word: &str) -> Option<u8> {
 /// The one of `names` that `word` nearly is: fewer than half of its letters, and two at most, are wrong, missing or too
 /// many.
 pub(crate) fn nearest<'n>(word: &str, names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
-    let measured = names.map(|name| (distance(word, name), name));
+    let measured = names.map(|name| (edit_distance(word, name), name));
     let near = measured.filter(|(distance, _)| *distance <= 2 && 2 * distance < word.len());
     near.min_by_key(|(distance, _)| *distance).map(|(_, name)| name)
 }
 
 /// How many bytes must be changed, taken away or put in to make one word the other (Levenshtein).
-fn distance(word: &str, name: &str) -> usize {
+fn edit_distance(word: &str, name: &str) -> usize {
     // From the beginnings of `word` so far to each beginning of `name`.
     let mut row: Vec<usize> = (0..=name.len()).collect();
     for (index, letter) in word.bytes().enumerate() {
@@ -106,7 +106,7 @@ fn distance(word: &str, name: &str) -> usize {
 }
 
 /// `a, b and c`.
-pub(crate) fn series<'a>(words: impl IntoIterator<Item = &'a str>) -> String {
+pub(crate) fn join_with_and<'a>(words: impl IntoIterator<Item = &'a str>) -> String {
     let words: Vec<_> = words.into_iter().collect();
     match words.split_last() {
         Some((last, [])) => (*last).to_owned(),
@@ -120,14 +120,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn any_beginning_chooses_the_first_name_it_begins() {
+    fn a_prefix_matches_the_first_name_that_starts_with_it() {
         let names = [("extended", 1), ("xml", 2), ("Expect", 3)];
-        let chosen = ["e", "EX", "extended", "xM", "expect", "", "extendedx", "é"].map(|word| choose(word, &names));
+        let chosen =
+            ["e", "EX", "extended", "xM", "expect", "", "extendedx", "é"].map(|word| match_prefix(word, &names));
         assert_eq!(chosen, [Some(1), Some(1), Some(1), Some(2), Some(3), None, None, None]);
     }
 
     #[test]
-    fn numbers_are_written_as_in_c() {
+    fn numbers_are_read_in_c_notation() {
         let read = ["0", "10", "0x1F", "010", "4294967295"].map(number);
         assert_eq!(read, [Some(0), Some(10), Some(31), Some(8), Some(u32::MAX)]);
         for word in ["", "x", "0x", "08", "-1", "+1", "0x-1", "1k", "4294967296", " 1"] {
@@ -136,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_written_as_inet_aton_reads_them() {
+    fn addresses_are_read_as_inet_aton_reads_them() {
         let table = [
             ("10.1.1", "10.1.0.1"),
             ("0x0a010101", "10.1.1.1"),
@@ -158,19 +159,19 @@ mod tests {
     }
 
     #[test]
-    fn masks_have_so_many_ones() {
+    fn a_prefix_length_makes_a_mask() {
         let v4 = Ipv4Addr::UNSPECIFIED.into();
-        let masks = [0, 8, 23, 32].map(|length| mask(v4, length).unwrap().to_string());
+        let masks = [0, 8, 23, 32].map(|length| prefix_mask(v4, length).unwrap().to_string());
         assert_eq!(masks, ["0.0.0.0", "255.0.0.0", "255.255.254.0", "255.255.255.255"]);
         let v6 = std::net::Ipv6Addr::UNSPECIFIED.into();
-        let masks = [0, 33, 128].map(|length| mask(v6, length).unwrap().to_string());
+        let masks = [0, 33, 128].map(|length| prefix_mask(v6, length).unwrap().to_string());
         assert_eq!(masks, ["::", "ffff:ffff:8000::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"]);
-        assert_eq!((mask(v4, 33), mask(v6, 129)), (None, None));
+        assert_eq!((prefix_mask(v4, 33), prefix_mask(v6, 129)), (None, None));
         assert_eq!((decimal("010"), decimal("0x1"), decimal("+1"), decimal("")), (Some(10), None, None, None));
     }
 
     #[test]
-    fn protocols_have_names_aliases_and_numbers() {
+    fn protocols_are_found_by_name_alias_and_number() {
         assert_eq!(
             ["TCP", "gre", "0x84", "0", "255"].map(protocol),
             [Some(6), Some(47), Some(132), Some(0), Some(255)]
@@ -178,22 +179,25 @@ mod tests {
         assert_eq!(["256", "", "nonesuch"].map(protocol), [None; 3]);
         let list = "# comment\nip\t0\tIP\t# internet protocol\n\nesp 50 IPSEC-ESP #x\nbroken\nbad x\n";
         assert_eq!(
-            ["esp", "IPSEC-ESP", "IP", "comment", "x", "bad"].map(|word| protocol_in(list, word)),
+            ["esp", "IPSEC-ESP", "IP", "comment", "x", "bad"].map(|word| find_protocol(list, word)),
             [Some(50), Some(50), Some(0), None, None, None]
         );
     }
 
     #[test]
-    fn a_mistyped_name_is_near_the_right_one() {
+    fn a_mistyped_name_finds_the_nearest_one() {
         let names = ["output", "get", "sport", "dport"];
         let found = ["ouput", "outputs", "got", "sprot", "dprt", "put", "xyz", "", "nosuch"];
         let found = found.map(|word| nearest(word, names.into_iter()).unwrap_or("-"));
         assert_eq!(found, ["output", "output", "get", "sport", "dport", "-", "-", "-", "-"]);
-        assert_eq!([distance("kitten", "sitting"), distance("", "abc"), distance("abc", "")], [3, 3, 3]);
+        assert_eq!([edit_distance("kitten", "sitting"), edit_distance("", "abc"), edit_distance("abc", "")], [3, 3, 3]);
     }
 
     #[test]
-    fn a_series_reads_as_english() {
-        assert_eq!([series(["a"]), series(["a", "b"]), series(["a", "b", "c"])], ["a", "a and b", "a, b and c"]);
+    fn names_are_joined_with_commas_and_and() {
+        assert_eq!(
+            [join_with_and(["a"]), join_with_and(["a", "b"]), join_with_and(["a", "b", "c"])],
+            ["a", "a and b", "a, b and c"]
+        );
     }
 }

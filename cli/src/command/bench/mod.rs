@@ -99,7 +99,7 @@ impl<'p> Bencher<'p> {
     }
 
     fn run(mut self, machine: results::Machine) -> Result<Results, Failure> {
-        let stock = idle::take(self.ground, &self.settings, (self.load, self.plan.stretch), &mut self.live)?;
+        let stock = idle::take(self.ground, &self.settings, (self.load, self.plan.trial_duration), &mut self.live)?;
         let depths = self.rounds()?;
         let steps = self.steps()?;
         let drained = of(&depths, Depth::Drain).map(|drain| drain.spread(|one| one.events_per_second).median);
@@ -131,7 +131,7 @@ impl<'p> Bencher<'p> {
             load: self.plan.load.to_string(),
             rate: self.plan.rate.map(NonZeroU32::get),
             flows: self.load.flows,
-            seconds: self.plan.stretch.as_secs_f64(),
+            seconds: self.plan.trial_duration.as_secs_f64(),
             rounds: self.plan.rounds,
             workers: self.settings.workers,
             senders: self.load.senders,
@@ -149,7 +149,7 @@ impl<'p> Bencher<'p> {
             depth,
             load: self.load,
             rate,
-            stretch: self.plan.stretch,
+            stretch: self.plan.trial_duration,
             settings: self.settings.clone(),
             age: self.plan.min_age,
             beside: false,

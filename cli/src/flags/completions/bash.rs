@@ -2,7 +2,9 @@
 
 use std::fmt::Write;
 
-use super::{Values, chains, fields, general, spellings, values, verb_options_with_argument, verb_values};
+use super::{
+    Values, general_flags, protocol_flags, spellings, values, verb_options_with_argument, verb_values, verb_words,
+};
 use crate::flags::defs::Flag;
 use crate::flags::verbs::{VERBS, VerbOption};
 
@@ -50,15 +52,15 @@ complete -F _ctflow ctflow conntrack
 pub(super) fn script() -> String {
     let mut script = String::from(START);
     script += "    if [[ ${COMP_WORDS[0]} != *conntrack && ${COMP_WORDS[1]} != -* ]]; then\n";
-    verbs(&mut script);
+    write_verbs(&mut script);
     script += "    else\n";
-    let _ = writeln!(script, "        options=\"{}\"", names(general()));
+    let _ = writeln!(script, "        options=\"{}\"", names(general_flags()));
     script += "        case $previous in\n";
-    for flag in general() {
-        case(&mut script, flag, &values(flag, 0));
+    for flag in general_flags() {
+        write_case(&mut script, flag, &values(flag, 0));
     }
     script += "        esac\n        case ${protocol,,} in\n";
-    for (name, number, flags) in fields() {
+    for (name, number, flags) in protocol_flags() {
         let _ = writeln!(script, "            {name}|{number})");
         let _ = writeln!(script, "                options+=\" {}\"", names(flags.iter().copied()));
         for flag in flags {
@@ -77,7 +79,7 @@ pub(super) fn script() -> String {
 }
 
 /// The loop puts the verb and the words behind it together, without options and their arguments.
-fn verbs(script: &mut String) {
+fn write_verbs(script: &mut String) {
     let spelled = |option: &VerbOption| option.spellings().collect::<Vec<_>>();
     let skipped: Vec<_> = verb_options_with_argument().into_iter().flat_map(spelled).collect();
     script.push_str("        for word in \"${COMP_WORDS[@]:1:COMP_CWORD-1}\"; do\n");
@@ -97,7 +99,7 @@ fn verbs(script: &mut String) {
     }
     let names: Vec<_> = VERBS.iter().map(|verb| verb.name).collect();
     let _ = writeln!(script, "            *:) words=\"{}\" ;;", names.join(" "));
-    for chain in VERBS.into_iter().flat_map(chains) {
+    for chain in VERBS.into_iter().flat_map(verb_words) {
         let files = if chain.file { " files=yes" } else { "" };
         let _ = writeln!(script, "            *:\"{}\") words=\"{}\"{files} ;;", chain.words, chain.next.join(" "));
     }
@@ -113,7 +115,7 @@ fn names(flags: impl Iterator<Item = &'static Flag>) -> String {
     flags.flat_map(spellings).collect::<Vec<_>>().join(" ")
 }
 
-fn case(script: &mut String, flag: &Flag, values: &Values) {
+fn write_case(script: &mut String, flag: &Flag, values: &Values) {
     let names = spellings(flag).join("|");
     let _ = match values {
         Values::One(words) => writeln!(script, "            {names}) words=\"{}\" ;;", words.join(" ")),

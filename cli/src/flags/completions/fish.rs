@@ -2,7 +2,10 @@
 
 use std::fmt::Write;
 
-use super::{Values, chains, fields, general, quoted, spellings, values, verb_options_with_argument, verb_values};
+use super::{
+    Values, general_flags, protocol_flags, quoted, spellings, values, verb_options_with_argument, verb_values,
+    verb_words,
+};
 use crate::flags::defs::{Argument, Flag};
 use crate::flags::verbs::{VERBS, VerbOption};
 
@@ -55,27 +58,27 @@ pub(super) fn script() -> String {
     let spelled = |option: &VerbOption| option.spellings().collect::<Vec<_>>();
     let skipped: Vec<_> = verb_options_with_argument().into_iter().flat_map(spelled).collect();
     let mut script = START.replace("SKIPPED", &skipped.join(" "));
-    for flag in general() {
-        complete(&mut script, flag, "__ctflow_without_verb", 0);
+    for flag in general_flags() {
+        write_flag(&mut script, flag, "__ctflow_without_verb", 0);
     }
-    for (name, number, flags) in fields() {
+    for (name, number, flags) in protocol_flags() {
         let condition = format!("'__ctflow_behind {name} {number}'");
-        flags.into_iter().for_each(|flag| complete(&mut script, flag, &condition, number));
+        flags.into_iter().for_each(|flag| write_flag(&mut script, flag, &condition, number));
     }
     for verb in VERBS {
         let help = quoted(verb.help);
         let _ = writeln!(script, "complete -c ctflow -n __ctflow_first -a {} -d {help}", verb.name);
-        for chain in chains(verb) {
+        for chain in verb_words(verb) {
             let words = chain.next.join(" ");
             let file = if chain.file { " -F" } else { "" };
             let _ = writeln!(script, "complete -c ctflow -n '__ctflow_chain \"{}\"'{file} -a '{words}'", chain.words);
         }
-        verb.options.iter().for_each(|option| verb_option(&mut script, verb.name, option));
+        verb.options.iter().for_each(|option| write_verb_option(&mut script, verb.name, option));
     }
     script
 }
 
-fn verb_option(script: &mut String, verb: &str, option: &VerbOption) {
+fn write_verb_option(script: &mut String, verb: &str, option: &VerbOption) {
     let short = option.short.map(|letter| format!(" -s {letter}")).unwrap_or_default();
     let argument = match verb_values(option) {
         _ if option.argument.is_empty() => String::new(),
@@ -87,7 +90,7 @@ fn verb_option(script: &mut String, verb: &str, option: &VerbOption) {
     let _ = writeln!(script, "complete -c ctflow -n '__ctflow_verb {verb}'{short} -l {long}{argument} -d {help}");
 }
 
-fn complete(script: &mut String, flag: &Flag, condition: &str, protocol: u8) {
+fn write_flag(script: &mut String, flag: &Flag, condition: &str, protocol: u8) {
     let short = flag.short.map(|letter| format!(" -s {letter}")).unwrap_or_default();
     let names: String = flag.names().map(|name| format!(" -l {name}")).collect();
     let required = matches!(flag.argument, Argument::Required(_));

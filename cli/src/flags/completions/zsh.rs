@@ -2,7 +2,10 @@
 
 use std::fmt::Write;
 
-use super::{Values, chains, fields, general, quoted, spellings, values, verb_options_with_argument, verb_values};
+use super::{
+    Values, general_flags, protocol_flags, quoted, spellings, values, verb_options_with_argument, verb_values,
+    verb_words,
+};
 use crate::flags::defs::{Argument, Flag};
 use crate::flags::verbs::{VERBS, VerbOption};
 
@@ -39,22 +42,22 @@ pub(super) fn script() -> String {
         let _ = writeln!(script, "            {}", quoted(&format!("{}:{}", verb.name, verb.help)));
     }
     script += "        )\n";
-    behind_verbs(&mut script);
+    write_verbs(&mut script);
     script += "        return\n    fi\n";
-    tables(&mut script);
+    write_tables(&mut script);
     script += "    specs=(\n";
-    general().for_each(|flag| specify(&mut script, flag, 0));
+    general_flags().for_each(|flag| write_specs(&mut script, flag, 0));
     script += "    )\n    case ${(L)protocol} in\n";
-    for (name, number, flags) in fields() {
+    for (name, number, flags) in protocol_flags() {
         let _ = writeln!(script, "    ({name}|{number}) specs+=(");
-        flags.into_iter().for_each(|flag| specify(&mut script, flag, number));
+        flags.into_iter().for_each(|flag| write_specs(&mut script, flag, number));
         script += "    ) ;;\n";
     }
     script + "    esac\n" + END
 }
 
 /// The loop puts the verb and the words behind it together, without options and their arguments.
-fn behind_verbs(script: &mut String) {
+fn write_verbs(script: &mut String) {
     let spelled = |option: &VerbOption| option.spellings().collect::<Vec<_>>();
     let with_argument = verb_options_with_argument();
     let skipped = with_argument.iter().flat_map(|option| spelled(option)).collect::<Vec<_>>().join("|");
@@ -82,7 +85,7 @@ fn behind_verbs(script: &mut String) {
     }
     script.push_str("            esac\n            return\n        fi\n        case $chain in\n");
     script.push_str("            ('') _describe verb verbs ;;\n");
-    for chain in VERBS.into_iter().flat_map(chains) {
+    for chain in VERBS.into_iter().flat_map(verb_words) {
         let files = if chain.file { "_files; " } else { "" };
         let _ =
             writeln!(script, "            ({}) {files}compadd -- {} ;;", quoted(&chain.words), chain.next.join(" "));
@@ -91,9 +94,9 @@ fn behind_verbs(script: &mut String) {
 }
 
 /// The word behind a command, if it is no option.
-fn tables(script: &mut String) {
+fn write_tables(script: &mut String) {
     script.push_str("    if [[ $words[CURRENT] != -* ]]; then\n        case $words[CURRENT-1] in\n");
-    for flag in general().filter(|flag| matches!(flag.argument, Argument::Table)) {
+    for flag in general_flags().filter(|flag| matches!(flag.argument, Argument::Table)) {
         if let Values::One(tables) = values(flag, 0) {
             let (names, tables) = (spellings(flag).join("|"), tables.join(" "));
             let _ = writeln!(script, "            ({names}) compadd -- {tables}; return ;;");
@@ -103,7 +106,7 @@ fn tables(script: &mut String) {
 }
 
 /// One spelling to a specification, each of which excludes the others.
-fn specify(script: &mut String, flag: &Flag, protocol: u8) {
+fn write_specs(script: &mut String, flag: &Flag, protocol: u8) {
     let all = spellings(flag);
     let help = flag.help.replace('[', "\\[").replace(']', "\\]");
     let action = match values(flag, protocol) {

@@ -7,7 +7,7 @@ use ctflow_parser::uapi;
 
 use super::options::{READ, WRITE};
 use super::{Argument, Flag, OPTION, option};
-use crate::flags::raw::{Raw, Word};
+use crate::flags::raw::{OptionValue, RawArgs};
 use crate::flags::usage::Usage;
 use crate::flags::words;
 use crate::protocol;
@@ -26,7 +26,7 @@ pub(super) static ORIG_SRC: Flag = Flag {
           IPv6 address; as a filter also a network. The first address or -f fixes the family of the whole command. \
           With -I, -D and -G of the table expect, of the flow that the expectation belongs to, or of what it awaits.",
     effect: option("occcooo- -RRR- -", |raw, word| {
-        let (address, mask) = network(raw, word, &MASK_SRC)?;
+        let (address, mask) = address_and_mask(raw, word, &MASK_SRC)?;
         (raw.orig.src, raw.prefix.src) = (Some(address), mask);
         Ok(())
     }),
@@ -51,7 +51,7 @@ pub(super) static ORIG_DST: Flag = Flag {
     help: "destination address of the original direction",
     man: "The destination address of the original direction, as --src.",
     effect: option("occcooo- -RRR- -", |raw, word| {
-        let (address, mask) = network(raw, word, &MASK_DST)?;
+        let (address, mask) = address_and_mask(raw, word, &MASK_DST)?;
         (raw.orig.dst, raw.prefix.dst) = (Some(address), mask);
         Ok(())
     }),
@@ -73,14 +73,14 @@ pub(super) static REPLY_SRC: Flag = Flag {
     man: "The source address of the reply direction. With -E a file may stand here, to be read as with --read: a \
           word that begins with a slash or a dot, or ends in .pcap or .pcapng.",
     effect: option("occcooo- -ooo- -", |raw, word| {
-        if let Some(path) = capture(raw, word, &READ) {
+        if let Some(path) = capture_file(raw, word, &READ) {
             raw.read = Some(path);
             return Ok(());
         }
         if words::address(word.value).is_none() && !word.value.contains('/') {
-            return Err(word.bad(format!("{ADDRESS}; with -E also a file, as ./FILE or FILE.pcapng")));
+            return Err(word.invalid(format!("{ADDRESS}; with -E also a file, as ./FILE or FILE.pcapng")));
         }
-        raw.reply.src = Some(single(raw, word)?);
+        raw.reply.src = Some(single_address(raw, word)?);
         Ok(())
     }),
     ..OPTION
@@ -103,7 +103,7 @@ pub(super) static REPLY_DST: Flag = Flag {
     help: "destination address of the reply direction",
     man: "The destination address of the reply direction.",
     effect: option("occcooo- -ooo- -", |raw, word| {
-        raw.reply.dst = Some(single(raw, word)?);
+        raw.reply.dst = Some(single_address(raw, word)?);
         Ok(())
     }),
     ..OPTION
@@ -121,7 +121,7 @@ pub(super) static TUPLE_SRC: Flag = Flag {
     help: "source address that an expectation awaits",
     man: "The source address of what the expectation awaits; a prefix stands for --mask-src.",
     effect: option("-------- --R-- -", |raw, word| {
-        let (address, mask) = network(raw, word, &MASK_SRC)?;
+        let (address, mask) = address_and_mask(raw, word, &MASK_SRC)?;
         (raw.expected.src, raw.mask.src) = (Some(address), mask.or(raw.mask.src));
         Ok(())
     }),
@@ -129,7 +129,7 @@ pub(super) static TUPLE_SRC: Flag = Flag {
 };
 
 #[test]
-fn tuple_src_may_bring_its_mask() {
+fn tuple_src_accepts_a_prefix_as_mask() {
     let raw = tests::read("-I expect --tuple-src 1.1.1.1/8").unwrap();
     assert_eq!((raw.expected.src, raw.mask.src), (Some(tests::ip("1.1.1.1")), Some(tests::ip("255.0.0.0"))));
 }
@@ -140,7 +140,7 @@ pub(super) static TUPLE_DST: Flag = Flag {
     help: "destination address that an expectation awaits",
     man: "The destination address of what the expectation awaits; a prefix stands for --mask-dst.",
     effect: option("-------- --R-- -", |raw, word| {
-        let (address, mask) = network(raw, word, &MASK_DST)?;
+        let (address, mask) = address_and_mask(raw, word, &MASK_DST)?;
         (raw.expected.dst, raw.mask.dst) = (Some(address), mask.or(raw.mask.dst));
         Ok(())
     }),
@@ -148,7 +148,7 @@ pub(super) static TUPLE_DST: Flag = Flag {
 };
 
 #[test]
-fn tuple_dst_may_go_without_mask() {
+fn tuple_dst_needs_no_mask() {
     let raw = tests::read("-I expect --tuple-dst 1.1.1.1").unwrap();
     assert_eq!((raw.expected.dst, raw.mask.dst), (Some(tests::ip("1.1.1.1")), None));
 }
@@ -159,7 +159,7 @@ pub(super) static MASK_SRC: Flag = Flag {
     help: "which bits of --src, or of --tuple-src, count",
     man: "A mask for --src, which takes the place of its prefix; with -I expect, for --tuple-src.",
     effect: option("o---ooo- --R-- -", |raw, word| {
-        raw.mask.src = Some(single(raw, word)?);
+        raw.mask.src = Some(single_address(raw, word)?);
         Ok(())
     }),
     ..OPTION
@@ -177,14 +177,14 @@ pub(super) static MASK_DST: Flag = Flag {
     help: "which bits of --dst, or of --tuple-dst, count",
     man: "A mask for --dst, which takes the place of its prefix; with -I expect, for --tuple-dst.",
     effect: option("o---ooo- --R-- -", |raw, word| {
-        raw.mask.dst = Some(single(raw, word)?);
+        raw.mask.dst = Some(single_address(raw, word)?);
         Ok(())
     }),
     ..OPTION
 };
 
 #[test]
-fn mask_dst_has_no_prefix() {
+fn mask_dst_refuses_a_prefix() {
     assert!(matches!(tests::read("-L --mask-dst 255.0.0.0/8"), Err(Usage::BadValue { .. })));
 }
 
@@ -200,10 +200,10 @@ pub(super) static PROTONUM: Flag = Flag {
     ..OPTION
 };
 
-fn protonum(raw: &mut Raw, word: Word<'_>) -> Result<(), Usage> {
+fn protonum(raw: &mut RawArgs, word: OptionValue<'_>) -> Result<(), Usage> {
     let right =
         || format!("{}, a name of /etc/protocols, or 0 to 255", protocol::names().collect::<Vec<_>>().join(", "));
-    raw.protocol = Some(words::protocol(word.value).ok_or_else(|| word.bad(right()))?);
+    raw.protocol = Some(words::protocol(word.value).ok_or_else(|| word.invalid(right()))?);
     Ok(())
 }
 
@@ -226,11 +226,11 @@ pub(super) static FAMILY: Flag = Flag {
     ..OPTION
 };
 
-fn family(raw: &mut Raw, word: Word<'_>) -> Result<(), Usage> {
+fn family(raw: &mut RawArgs, word: OptionValue<'_>) -> Result<(), Usage> {
     match word.value {
         value if value.starts_with("ipv4") => raw.set_family(word, uapi::AF_INET),
         value if value.starts_with("ipv6") => raw.set_family(word, uapi::AF_INET6),
-        _ => Err(word.bad("ipv4 or ipv6")),
+        _ => Err(word.invalid("ipv4 or ipv6")),
     }
 }
 
@@ -321,12 +321,14 @@ pub(super) static ZONE: Flag = Flag {
           where to look, and for -U what to select. With -E a file may stand here, to be written as with --write: a \
           word that begins with a slash or a dot, or ends in .pcap or .pcapng.",
     effect: option("ooooooo- ----- -", |raw, word| {
-        if let Some(path) = capture(raw, word, &WRITE) {
+        if let Some(path) = capture_file(raw, word, &WRITE) {
             raw.write = Some(path);
             return Ok(());
         }
-        raw.zone =
-            Some(word.zone().map_err(|_| word.number("0 to 65535; with -E also a file, as ./FILE or FILE.pcapng"))?);
+        raw.zone = Some(
+            word.zone()
+                .map_err(|_| word.invalid_number("0 to 65535; with -E also a file, as ./FILE or FILE.pcapng"))?,
+        );
         Ok(())
     }),
     ..OPTION
@@ -342,7 +344,7 @@ fn zone_is_a_number_of_16_bits() {
     for path in ["/tmp/x", "./x", "events.pcapng", "7.pcap"] {
         assert_eq!(tests::read(&format!("-E -w {path}")).unwrap().write, Some(path.into()));
     }
-    assert!(matches!(tests::read("-L -w /tmp/x"), Ok(raw) if raw.given[0].long == "write"), "refused by the matrix");
+    assert!(matches!(tests::read("-L -w /tmp/x"), Ok(raw) if raw.options[0].long == "write"), "refused by the matrix");
 }
 
 pub(super) static ORIG_ZONE: Flag = Flag {
@@ -382,36 +384,40 @@ fn reply_zone_is_a_number() {
 const ADDRESS: &str = "an IPv4 or IPv6 address; host names are not looked up";
 
 /// An address that fits the family.
-fn address(raw: &mut Raw, word: Word<'_>, text: &str, right: &str) -> Result<IpAddr, Usage> {
-    let address = words::address(text).ok_or_else(|| word.bad(right))?;
+fn family_address(raw: &mut RawArgs, word: OptionValue<'_>, text: &str, right: &str) -> Result<IpAddr, Usage> {
+    let address = words::address(text).ok_or_else(|| word.invalid(right))?;
     raw.set_family(word, if address.is_ipv4() { uapi::AF_INET } else { uapi::AF_INET6 })?;
     Ok(address)
 }
 
-fn single(raw: &mut Raw, word: Word<'_>) -> Result<IpAddr, Usage> {
+fn single_address(raw: &mut RawArgs, word: OptionValue<'_>) -> Result<IpAddr, Usage> {
     let right = if word.value.contains('/') { "an address without a prefix" } else { ADDRESS };
-    address(raw, word, word.value, right)
+    family_address(raw, word, word.value, right)
 }
 
 /// An address and the mask of its prefix, if that leaves anything open. A mask is `mask`, however it is spelled, and
 /// legal where that is.
-fn network(raw: &mut Raw, word: Word<'_>, mask: &'static Flag) -> Result<(IpAddr, Option<IpAddr>), Usage> {
+fn address_and_mask(
+    raw: &mut RawArgs,
+    word: OptionValue<'_>,
+    mask: &'static Flag,
+) -> Result<(IpAddr, Option<IpAddr>), Usage> {
     let Some((text, prefix)) = word.value.split_once('/') else {
-        return Ok((address(raw, word, word.value, ADDRESS)?, None));
+        return Ok((family_address(raw, word, word.value, ADDRESS)?, None));
     };
-    let address = address(raw, word, text, ADDRESS)?;
+    let address = family_address(raw, word, text, ADDRESS)?;
     let width = if address.is_ipv4() { 32 } else { 128 };
     let length = words::decimal(prefix).filter(|length| *length <= width);
-    let length = length.ok_or_else(|| word.bad(format!("an address and a netmask of 0 to {width} bits")))?;
+    let length = length.ok_or_else(|| word.invalid(format!("an address and a netmask of 0 to {width} bits")))?;
     if length == width {
         return Ok((address, None));
     }
-    raw.given.push(mask);
-    Ok((address, words::mask(address, length)))
+    raw.options.push(mask);
+    Ok((address, words::prefix_mask(address, length)))
 }
 
 /// `ADDR`, `ADDR:PORT`, `[ADDR6]:PORT`, bare `ADDR6`, or nothing.
-fn translated(raw: &mut Raw, word: Word<'_>) -> Result<Translated, Usage> {
+fn translated(raw: &mut RawArgs, word: OptionValue<'_>) -> Result<Translated, Usage> {
     const RIGHT: &str = "ADDR, ADDR:PORT or [ADDR6]:PORT, the port 0 to 65535";
     if word.value.is_empty() {
         return Ok(Translated::default());
@@ -419,24 +425,24 @@ fn translated(raw: &mut Raw, word: Word<'_>) -> Result<Translated, Usage> {
     let is_v6 = |text: &str| text.contains(':');
     let (text, port) = match word.value.strip_prefix('[').map(|rest| rest.split_once("]:")) {
         Some(Some((text, port))) if is_v6(text) => (text, Some(port)),
-        Some(_) => return Err(word.bad(RIGHT)),
+        Some(_) => return Err(word.invalid(RIGHT)),
         None => match word.value.split_once(':') {
             Some((text, port)) if !is_v6(port) => (text, Some(port)),
             _ => (word.value, None),
         },
     };
-    let read = |port| words::decimal(port).and_then(|port| u16::try_from(port).ok()).ok_or_else(|| word.bad(RIGHT));
+    let read = |port| words::decimal(port).and_then(|port| u16::try_from(port).ok()).ok_or_else(|| word.invalid(RIGHT));
     let port = port.map(read).transpose()?;
-    Ok(Translated { address: Some(address(raw, word, text, RIGHT)?), port })
+    Ok(Translated { address: Some(family_address(raw, word, text, RIGHT)?), port })
 }
 
 /// A file where a number or an address is expected: what neither can be. The option then is `instead`.
-fn capture(raw: &mut Raw, word: Word<'_>, instead: &'static Flag) -> Option<PathBuf> {
+fn capture_file(raw: &mut RawArgs, word: OptionValue<'_>, instead: &'static Flag) -> Option<PathBuf> {
     let (value, ends) = (word.value, [".pcap", ".pcapng"]);
     let is_file = value.starts_with(['/', '.']) || ends.iter().any(|end| value.ends_with(end));
     is_file.then(|| {
-        raw.given.pop();
-        raw.given.push(instead);
+        raw.options.pop();
+        raw.options.push(instead);
         PathBuf::from(value)
     })
 }

@@ -29,7 +29,7 @@ pub(super) static LIST: Flag = Flag {
 };
 
 #[test]
-fn list_takes_every_table() {
+fn list_accepts_every_table() {
     assert_eq!(tests::chosen("-L"), (Action::List, Table::Conntrack));
     assert_eq!(tests::chosen("--dump unconf"), (Action::List, Table::Unconfirmed));
 }
@@ -47,7 +47,7 @@ pub(super) static GET: Flag = Flag {
 };
 
 #[test]
-fn get_takes_its_tables() {
+fn get_accepts_its_tables() {
     assert_eq!(tests::chosen("-G ex"), (Action::Get, Table::Expect));
     assert!(matches!(tests::read("--get dying"), Err(Usage::UnknownTable { .. })));
 }
@@ -65,7 +65,7 @@ pub(super) static DELETE: Flag = Flag {
 };
 
 #[test]
-fn delete_takes_its_tables() {
+fn delete_accepts_its_tables() {
     assert_eq!(tests::chosen("-D expect"), (Action::Delete, Table::Expect));
     assert!(matches!(tests::read("--delete dying"), Err(Usage::UnknownTable { .. })));
 }
@@ -84,7 +84,7 @@ pub(super) static CREATE: Flag = Flag {
 };
 
 #[test]
-fn create_takes_its_tables() {
+fn create_accepts_its_tables() {
     assert_eq!(tests::chosen("-I expect"), (Action::Create, Table::Expect));
     assert!(matches!(tests::read("--create dying"), Err(Usage::UnknownTable { .. })));
 }
@@ -101,7 +101,7 @@ pub(super) static ADD: Flag = Flag {
 };
 
 #[test]
-fn add_takes_its_tables() {
+fn add_accepts_its_table() {
     assert_eq!(tests::chosen("--add"), (Action::Add, Table::Conntrack));
     assert!(matches!(tests::read("--add dying"), Err(Usage::UnknownTable { .. })));
 }
@@ -120,7 +120,7 @@ pub(super) static UPDATE: Flag = Flag {
 };
 
 #[test]
-fn update_takes_its_tables() {
+fn update_accepts_its_table() {
     assert_eq!(tests::chosen("-U"), (Action::Update, Table::Conntrack));
     assert!(matches!(tests::read("--update dying"), Err(Usage::UnknownTable { .. })));
 }
@@ -136,7 +136,7 @@ pub(super) static FLUSH: Flag = Flag {
 };
 
 #[test]
-fn flush_takes_its_tables() {
+fn flush_accepts_its_tables() {
     assert_eq!(tests::chosen("--flush e"), (Action::Flush, Table::Expect));
     assert!(matches!(tests::read("--flush dying"), Err(Usage::UnknownTable { .. })));
 }
@@ -155,7 +155,7 @@ pub(super) static LOAD_FILE: Flag = Flag {
 };
 
 #[test]
-fn load_file_comes_first_or_not_at_all() {
+fn load_file_is_refused_after_another_argument() {
     for line in ["-L -R x", "-L --load-file x", "-L --load-f x"] {
         assert!(matches!(tests::read(line), Err(Usage::NotFirst(_))), "{line}");
     }
@@ -173,7 +173,7 @@ pub(super) static EVENT: Flag = Flag {
 };
 
 #[test]
-fn event_takes_flows_and_expectations() {
+fn event_accepts_flows_and_expectations() {
     assert_eq!(tests::chosen("-E"), (Action::Event, Table::Conntrack));
     assert_eq!(tests::chosen("--event expect"), (Action::Event, Table::Expect));
 }
@@ -189,7 +189,7 @@ pub(super) static COUNTER: Flag = Flag {
 };
 
 #[test]
-fn counter_may_be_called_count() {
+fn counter_may_be_abbreviated() {
     assert_eq!(tests::chosen("-C expect"), (Action::Count, Table::Expect));
     assert_eq!(tests::chosen("--count"), (Action::Count, Table::Conntrack));
 }
@@ -206,7 +206,7 @@ pub(super) static STATS: Flag = Flag {
 };
 
 #[test]
-fn stats_of_both_tables() {
+fn stats_accepts_both_tables() {
     assert_eq!(tests::chosen("-S"), (Action::Stats, Table::Conntrack));
     assert_eq!(tests::chosen("--stats exp"), (Action::Stats, Table::Expect));
 }

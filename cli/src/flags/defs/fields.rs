@@ -4,7 +4,7 @@ use ctflow_parser::proto::{DCCP_STATES, SCTP_STATES, TCP_STATES};
 use ctflow_parser::uapi;
 
 use super::{Argument, Flag, OPTION, field};
-use crate::flags::raw::{Raw, Word};
+use crate::flags::raw::{OptionValue, RawArgs};
 use crate::flags::usage::Usage;
 use crate::flags::words;
 
@@ -159,7 +159,7 @@ fn tuple_port_dst_is_a_port() {
 }
 
 #[test]
-fn ports_are_numbers_of_16_bits_behind_their_protocol() {
+fn ports_are_16_bit_numbers_after_their_protocol() {
     for value in ["70000", "10:20", "-1", "x", "0x10", "http"] {
         assert!(matches!(tests::read(&format!("-L -p tcp --sport {value}")), Err(Usage::BadValue { .. })), "{value}");
     }
@@ -436,7 +436,7 @@ pub(super) static STATE: Flag = Flag {
     ..OPTION
 };
 
-fn state(raw: &mut Raw, word: Word<'_>) -> Result<(), Usage> {
+fn state(raw: &mut RawArgs, word: OptionValue<'_>) -> Result<(), Usage> {
     let protocol = raw.protocol.unwrap_or(uapi::IPPROTO_TCP);
     let names = match protocol {
         uapi::IPPROTO_SCTP => &SCTP_STATES,
@@ -446,13 +446,13 @@ fn state(raw: &mut Raw, word: Word<'_>) -> Result<(), Usage> {
     let old_name = protocol == uapi::IPPROTO_TCP && word.value == "LISTEN";
     let wanted = if old_name { "SYN_SENT2" } else { word.value };
     let number = (0..).zip(names).find(|(_, name)| **name == wanted).map(|(number, _)| number);
-    let state: u8 = number.ok_or_else(|| word.bad(words::series(names.iter().copied())))?;
+    let state: u8 = number.ok_or_else(|| word.invalid(words::join_with_and(names.iter().copied())))?;
     raw.state = Some((protocol, state));
     Ok(())
 }
 
 #[test]
-fn state_is_one_of_the_protocols() {
+fn state_must_belong_to_the_protocol() {
     let state = |line| tests::read(line).map(|raw| raw.state.unwrap());
     assert_eq!(state("-L -p tcp --state ESTABLISHED"), Ok((6, 3)));
     assert_eq!(state("-L -p tcp --state LISTEN"), Ok((6, 9)));
@@ -511,8 +511,8 @@ pub(super) static ROLE: Flag = Flag {
     help: "who began, for DCCP",
     man: "Which side of a DCCP flow its original direction is: client or server. May be cut short.",
     effect: field(DCCP, "--RR---- --R-- -", |raw, word| {
-        let role = words::choose(word.value, &[("client", 0), ("server", 1)]);
-        raw.role = Some(role.ok_or_else(|| word.bad("client or server"))?);
+        let role = words::match_prefix(word.value, &[("client", 0), ("server", 1)]);
+        raw.role = Some(role.ok_or_else(|| word.invalid("client or server"))?);
         Ok(())
     }),
     ..OPTION

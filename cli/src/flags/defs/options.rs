@@ -7,7 +7,7 @@ use ctflow_parser::uapi;
 
 use super::{Argument, Effect, Flag, OPTION, option};
 use crate::flags::plan::{EventMask, Reach};
-use crate::flags::raw::{LabelsDel, Raw, Word};
+use crate::flags::raw::{LabelsDel, OptionValue, RawArgs};
 use crate::flags::usage::Usage;
 use crate::flags::words;
 use crate::output::Encoding;
@@ -23,7 +23,7 @@ pub(super) static TIMEOUT: Flag = Flag {
     man: "With -I, -A and -U, the seconds after which the flow expires if no packet comes. With -D, selects the \
           flows with exactly so many seconds left.",
     effect: option("--RRoo-- --R-- -", |raw, word| {
-        let seconds = words::decimal(word.value).ok_or_else(|| word.bad("a number of seconds, 0 to 4294967295"))?;
+        let seconds = words::decimal(word.value).ok_or_else(|| word.invalid("a number of seconds, 0 to 4294967295"))?;
         raw.timeout = Some(seconds);
         Ok(())
     }),
@@ -62,17 +62,18 @@ pub(super) const STATUS_NAMES: [(&str, u32); 7] = [
     ("HW_OFFLOAD", uapi::IPS_HW_OFFLOAD),
 ];
 
-fn status(raw: &mut Raw, word: Word<'_>) -> Result<(), Usage> {
+fn status(raw: &mut RawArgs, word: OptionValue<'_>) -> Result<(), Usage> {
     for item in word.value.split(',') {
         let name = item.strip_prefix('!');
         if item.starts_with("UNREPLIED") {
             raw.status.clear |= uapi::IPS_SEEN_REPLY;
-        } else if let Some(translation) = words::choose(name.unwrap_or(item), &TRANSLATIONS) {
+        } else if let Some(translation) = words::match_prefix(name.unwrap_or(item), &TRANSLATIONS) {
             raw.warnings.push(translation);
         } else {
-            let known = || format!("{}, and UNREPLIED", words::series(STATUS_NAMES.iter().map(|(name, _)| *name)));
-            let flag = words::choose(name.unwrap_or(item), &STATUS_NAMES);
-            let flag = flag.ok_or_else(|| word.refuse(item, known()))?;
+            let known =
+                || format!("{}, and UNREPLIED", words::join_with_and(STATUS_NAMES.iter().map(|(name, _)| *name)));
+            let flag = words::match_prefix(name.unwrap_or(item), &STATUS_NAMES);
+            let flag = flag.ok_or_else(|| word.invalid_item(item, known()))?;
             match (name, flag) {
                 (Some(_), flag) => raw.status.clear |= flag,
                 (None, 0) => raw.status_unset = true,
@@ -123,7 +124,8 @@ pub(super) static MARK: Flag = Flag {
           0x, octal behind 0.",
     effect: option("o-ooooo- ----- -", |raw, word| {
         let (value, mask) = word.value.split_once('/').map_or((word.value, None), |(v, m)| (v, Some(m)));
-        let read = |text| words::number(text).ok_or_else(|| word.number("VALUE or VALUE/MASK, each 0 to 4294967295"));
+        let read =
+            |text| words::number(text).ok_or_else(|| word.invalid_number("VALUE or VALUE/MASK, each 0 to 4294967295"));
         let mask = mask.map(|mask| if mask.is_empty() { Ok(0) } else { read(mask) }).transpose()?;
         raw.mark = Some(Masked { value: read(value)?, mask: mask.unwrap_or(u32::MAX) });
         Ok(())
@@ -186,12 +188,12 @@ pub(super) static LABEL: Flag = Flag {
     argument: Argument::Required("NAME[,NAME...]"),
     help: "flows that have all these labels",
     man: "Selects flows that have all labels that are named, in one list or over several.",
-    effect: option("oo--ooo- ----- -", |raw, word| word.names(&mut raw.labels)),
+    effect: option("oo--ooo- ----- -", |raw, word| word.append_names(&mut raw.labels)),
     ..OPTION
 };
 
 #[test]
-fn labels_add_up() {
+fn labels_of_several_options_are_combined() {
     assert_eq!(tests::read("-L -l web,vpn -l x").unwrap().labels, ["web", "vpn", "x"]);
     assert!(matches!(tests::read("-L -l web,"), Err(Usage::BadValue { .. })));
 }
@@ -201,12 +203,12 @@ pub(super) static LABEL_ADD: Flag = Flag {
     argument: Argument::Required("NAME[,NAME...]"),
     help: "add these labels",
     man: "Gives the flow all labels that are named. The ruleset must use labels, else the kernel refuses.",
-    effect: option("--ooo--- ----- -", |raw, word| word.names(&mut raw.labels_add)),
+    effect: option("--ooo--- ----- -", |raw, word| word.append_names(&mut raw.labels_add)),
     ..OPTION
 };
 
 #[test]
-fn label_add_takes_names() {
+fn label_add_accepts_names() {
     assert_eq!(tests::read("-U --label-add big,eth0-in").unwrap().labels_add, ["big", "eth0-in"]);
 }
 
@@ -224,7 +226,7 @@ pub(super) static HELPER: Flag = Flag {
 };
 
 #[test]
-fn ct_helper_takes_a_name() {
+fn ct_helper_accepts_a_name() {
     assert_eq!(tests::read("-I --ct-helper ftp").unwrap().helper.as_deref(), Some("ftp"));
 }
 
@@ -239,7 +241,7 @@ pub(super) static LABEL_DEL: Flag = Flag {
             return Ok(());
         }
         let mut names = Vec::new();
-        word.names(&mut names)?;
+        word.append_names(&mut names)?;
         match &mut raw.labels_del {
             LabelsDel::All => {}
             LabelsDel::Named(known) => known.append(&mut names),
@@ -250,7 +252,7 @@ pub(super) static LABEL_DEL: Flag = Flag {
 };
 
 #[test]
-fn label_del_takes_names_or_all() {
+fn label_del_accepts_names_or_none() {
     let removed = |line| tests::read(line).unwrap().labels_del;
     assert_eq!(removed("-U --label-del -t 5"), LabelsDel::All);
     assert_eq!(removed("-U --label-del a,b"), LabelsDel::Named(vec!["a".into(), "b".into()]));
@@ -274,7 +276,7 @@ pub(super) static LABELMAP: Flag = Flag {
 };
 
 #[test]
-fn labelmap_is_named_once() {
+fn labelmap_is_accepted_once() {
     assert_eq!(tests::read("-L --labelmap /x").unwrap().labelmap, Some("/x".into()));
     assert_eq!(tests::read("-L --labelmap x --labelmap x").unwrap_err(), Usage::Repeated("labelmap"));
 }
@@ -356,9 +358,9 @@ pub(super) const OUTPUT_TYPES: [(&str, OutputType); 9] = [
     ("json", OutputType::Json),
 ];
 
-fn output(raw: &mut Raw, word: Word<'_>) -> Result<(), Usage> {
+fn output(raw: &mut RawArgs, word: OptionValue<'_>) -> Result<(), Usage> {
     let (format, types) = (&mut raw.format, &mut raw.output_types);
-    word.each(&OUTPUT_TYPES, |name| {
+    word.for_each_item(&OUTPUT_TYPES, |name| {
         types.save |= matches!(name, OutputType::Save);
         types.others |= !matches!(name, OutputType::Save);
         match name {
@@ -373,11 +375,11 @@ fn output(raw: &mut Raw, word: Word<'_>) -> Result<(), Usage> {
             OutputType::Userspace => {}
         }
     })?;
-    if types.save && types.others { Err(Usage::SaveAlone) } else { Ok(()) }
+    if types.save && types.others { Err(Usage::SaveCombined) } else { Ok(()) }
 }
 
 #[test]
-fn output_types_add_up_over_lists_and_repeats() {
+fn output_types_are_combined_over_lists_and_repeats() {
     let format = tests::read("-E -o ext,I -o TIME").unwrap().format;
     assert!(format.extended && format.id && format.timestamp && format.encoding == Encoding::Text);
     let format = tests::read("-L -ox").unwrap().format;
@@ -390,12 +392,12 @@ fn output_types_add_up_over_lists_and_repeats() {
 }
 
 #[test]
-fn save_stands_alone() {
+fn save_is_refused_with_another_output_type() {
     for line in ["-L -o save", "-L -o s", "-L -o save -o SA,save"] {
         assert_eq!(tests::read(line).unwrap().format.encoding, Encoding::Save, "{line}");
     }
     for line in ["-L -o save,xml", "-L -o id,save", "-L -o save -o userspace"] {
-        assert_eq!(tests::read(line).unwrap_err(), Usage::SaveAlone, "{line}");
+        assert_eq!(tests::read(line).unwrap_err(), Usage::SaveCombined, "{line}");
     }
 }
 
@@ -418,15 +420,15 @@ pub(super) const EVENTS: [(&str, EventMask); 4] = [
     ("DESTROY", EventMask { destroy: true, ..EventMask::NONE }),
 ];
 
-fn event_mask(raw: &mut Raw, word: Word<'_>) -> Result<(), Usage> {
+fn event_mask(raw: &mut RawArgs, word: OptionValue<'_>) -> Result<(), Usage> {
     let mut mask = raw.events.unwrap_or(EventMask::NONE);
-    word.each(&EVENTS, |event| mask = mask.or(event))?;
+    word.for_each_item(&EVENTS, |event| mask = mask.or(event))?;
     raw.events = Some(mask);
     Ok(())
 }
 
 #[test]
-fn event_mask_adds_up_over_lists_and_repeats() {
+fn event_masks_are_combined_over_lists_and_repeats() {
     let mask = |line| tests::read(line).unwrap().events;
     assert_eq!(mask("-E"), None);
     assert_eq!(mask("-E -e all"), Some(EventMask::ALL));
@@ -446,9 +448,9 @@ pub(super) static BUFFER_SIZE: Flag = Flag {
     ..OPTION
 };
 
-fn buffer_size(raw: &mut Raw, word: Word<'_>) -> Result<(), Usage> {
+fn buffer_size(raw: &mut RawArgs, word: OptionValue<'_>) -> Result<(), Usage> {
     let bytes = words::number(word.value).filter(|bytes| *bytes > 0);
-    raw.buffer_bytes = Some(bytes.ok_or_else(|| word.bad("a number of bytes, 1 to 4294967295"))?);
+    raw.buffer_bytes = Some(bytes.ok_or_else(|| word.invalid("a number of bytes, 1 to 4294967295"))?);
     Ok(())
 }
 
@@ -475,7 +477,7 @@ pub(super) static WRITE: Flag = Flag {
 };
 
 #[test]
-fn write_names_a_file() {
+fn write_accepts_a_file() {
     assert_eq!(tests::read("-E --write x").unwrap().write, Some("x".into()));
 }
 
@@ -494,7 +496,7 @@ pub(super) static READ: Flag = Flag {
 };
 
 #[test]
-fn read_names_a_file() {
+fn read_accepts_a_file() {
     assert_eq!(tests::read("-E --read x").unwrap().read, Some("x".into()));
 }
 
@@ -513,7 +515,7 @@ pub(super) static DAEMON: Flag = Flag {
 };
 
 #[test]
-fn the_daemon_is_found_by_its_socket_or_by_itself() {
+fn daemon_accepts_a_socket_or_nothing() {
     assert_eq!(tests::read("-E --daemon").unwrap().daemon, Some(Reach::Default));
     assert_eq!(tests::read("-E --daemon=/run/x").unwrap().daemon, Some(Reach::Socket("/run/x".into())));
 }

@@ -10,7 +10,7 @@ use ctflow_engine::lab::load::Kind;
 use ctflow_engine::limits::WORKERS;
 use ctflow_engine::receive::BackendKind;
 
-use super::{Given, JSON, Verb, VerbOption};
+use super::{JSON, Verb, VerbArgs, VerbOption};
 use crate::flags::plan::{Bench, Command};
 use crate::flags::usage::Usage;
 use crate::flags::words;
@@ -33,7 +33,7 @@ const fn option(long: &'static str, argument: &'static str, help: &'static str) 
 pub(super) static BENCH: Verb = Verb {
     name: "bench",
     argument: "[OPTION]...",
-    forms: super::ALONE,
+    forms: super::NO_WORDS,
     options: &[
         option("load", "dns|tcp|udp|netlink", "what comes, dns if nothing is said"),
         option("rate", "NUMBER", "events a second, instead of as many as this machine makes"),
@@ -70,13 +70,13 @@ pub(super) static BENCH: Verb = Verb {
 };
 
 fn bench(verb: &'static Verb, rest: &[OsString]) -> Result<Command, Usage> {
-    let given = Given::read(verb, rest)?;
-    let number = |long: &'static str, range: std::ops::RangeInclusive<u32>| number(&given, long, range);
+    let given = VerbArgs::read(verb, rest)?;
+    let number = |long: &'static str, range: std::ops::RangeInclusive<u32>| number_option(&given, long, range);
     let is = |long| given.option(long).is_some();
     let host = is("host");
-    let load = word::<Kind>(&given, "load", "dns, tcp, udp or netlink")?;
+    let load = parse_option::<Kind>(&given, "load", "dns, tcp, udp or netlink")?;
     if host && load.is_some_and(|load| load != Kind::Netlink) {
-        return Err(Usage::Together {
+        return Err(Usage::MutuallyExclusive {
             first: "host",
             second: "load",
             hint: "only netlink makes flows without a network",
@@ -84,17 +84,18 @@ fn bench(verb: &'static Verb, rest: &[OsString]) -> Result<Command, Usage> {
     }
     let replicas = number("replicas", 0..=u32::try_from(BACKUPS).unwrap_or(u32::MAX))?;
     if host && replicas.is_some_and(|count| count > 0) {
-        return Err(Usage::Together { first: "host", second: "replicas", hint: "backups are in namespaces" });
+        return Err(Usage::MutuallyExclusive { first: "host", second: "replicas", hint: "backups are in namespaces" });
     }
     let milliseconds = |count: Option<u32>| Duration::from_millis(count.unwrap_or(0).into());
     Ok(Command::Bench(Bench {
         load: load.unwrap_or(if host { Kind::Netlink } else { Kind::default() }),
         rate: number("rate", 1..=u32::MAX)?.and_then(NonZeroU32::new),
         flows: number("flows", 1..=FLOWS_MAX)?.unwrap_or(FLOWS),
-        stretch: Duration::from_secs(number("seconds", 1..=SECONDS_MAX)?.unwrap_or(SECONDS).into()),
+        trial_duration: Duration::from_secs(number("seconds", 1..=SECONDS_MAX)?.unwrap_or(SECONDS).into()),
         rounds: number("rounds", 1..=ROUNDS_MAX)?.unwrap_or(ROUNDS) as usize,
         workers: number("workers", 1..=WORKERS)?.and_then(NonZeroU32::new),
-        backend: word::<BackendKind>(&given, "backend", "auto, recvmmsg, io_uring or recv")?.unwrap_or_default(),
+        backend: parse_option::<BackendKind>(&given, "backend", "auto, recvmmsg, io_uring or recv")?
+            .unwrap_or_default(),
         compare: is("compare"),
         replicas: if host { 0 } else { replicas.unwrap_or(1) as usize },
         min_age: milliseconds(number("min-age", 0..=AGE_MS_MAX)?),
@@ -104,7 +105,11 @@ fn bench(verb: &'static Verb, rest: &[OsString]) -> Result<Command, Usage> {
     }))
 }
 
-fn number(given: &Given, long: &'static str, range: std::ops::RangeInclusive<u32>) -> Result<Option<u32>, Usage> {
+fn number_option(
+    given: &VerbArgs,
+    long: &'static str,
+    range: std::ops::RangeInclusive<u32>,
+) -> Result<Option<u32>, Usage> {
     let Some(typed) = given.option(long) else { return Ok(None) };
     let value = typed.to_string_lossy();
     let number = words::decimal(&value).filter(|number| range.contains(number));
@@ -115,7 +120,7 @@ fn number(given: &Given, long: &'static str, range: std::ops::RangeInclusive<u32
     })
 }
 
-fn word<T: FromStr>(given: &Given, long: &'static str, right: &str) -> Result<Option<T>, Usage> {
+fn parse_option<T: FromStr>(given: &VerbArgs, long: &'static str, right: &str) -> Result<Option<T>, Usage> {
     let Some(typed) = given.option(long) else { return Ok(None) };
     let value = typed.to_string_lossy();
     let wrong = || Usage::BadValue { option: format!("--{long}"), value: value.to_string(), right: right.to_owned() };
@@ -123,7 +128,7 @@ fn word<T: FromStr>(given: &Given, long: &'static str, right: &str) -> Result<Op
 }
 
 #[test]
-fn a_benchmark_is_of_what_was_said() {
+fn bench_options_are_read() {
     let read = |words: &[&str]| match tests::read(words) {
         Ok(Command::Bench(bench)) => Ok(bench),
         Ok(_) => unreachable!("bench is bench"),
@@ -155,7 +160,7 @@ fn a_benchmark_is_of_what_was_said() {
     ];
     let all = read(&all).unwrap();
     assert_eq!(
-        (all.load, all.rate, all.flows, all.stretch),
+        (all.load, all.rate, all.flows, all.trial_duration),
         (Kind::Tcp, NonZeroU32::new(5_000), 7, Duration::from_secs(2))
     );
     assert_eq!((all.workers, all.backend, all.compare), (NonZeroU32::new(3), BackendKind::Recv, true));

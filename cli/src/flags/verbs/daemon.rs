@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use super::{Form, Given, Verb, VerbOption};
+use super::{Form, Verb, VerbArgs, VerbOption};
 use crate::config;
 use crate::flags::plan::{Command, Daemon};
 use crate::flags::usage::Usage;
@@ -14,7 +14,7 @@ use super::tests;
 pub(super) static DAEMON: Verb = Verb {
     name: "daemon",
     argument: "[-C FILE] [-d] [--check]",
-    forms: super::ALONE,
+    forms: super::NO_WORDS,
     options: &[
         VerbOption { short: Some('C'), long: "config", argument: "FILE", help: "the configuration" },
         VerbOption { short: Some('d'), long: "detach", argument: "", help: "run in the background" },
@@ -29,14 +29,14 @@ pub(super) static DAEMON: Verb = Verb {
 };
 
 fn daemon(verb: &'static Verb, rest: &[OsString]) -> Result<Command, Usage> {
-    let given = Given::read(verb, rest)?;
+    let given = VerbArgs::read(verb, rest)?;
     let config = given.option("config").map_or_else(|| config::DEFAULT_PATH.into(), PathBuf::from);
     let (check, detach) = (given.option("check").is_some(), given.option("detach").is_some());
     Ok(Command::Daemon(Daemon { config, check, detach }))
 }
 
 #[test]
-fn the_daemon_has_a_configuration() {
+fn daemon_options_are_read() {
     let read = |words: &[&str]| match tests::read(words) {
         Ok(Command::Daemon(daemon)) => Some((daemon.config.to_str().unwrap().to_owned(), daemon.check, daemon.detach)),
         _ => None,
@@ -62,12 +62,14 @@ pub(super) static KEYGEN: Verb = Verb {
 };
 
 fn keygen(verb: &'static Verb, rest: &[OsString]) -> Result<Command, Usage> {
-    Given::read(verb, rest).map(|given| Command::Keygen(given.file))
+    VerbArgs::read(verb, rest).map(|given| Command::Keygen(given.file))
 }
 
 #[test]
-fn a_key_goes_to_a_file_or_to_standard_output() {
+fn keygen_accepts_at_most_one_file() {
     assert!(matches!(tests::read(&["keygen"]), Ok(Command::Keygen(None))));
     assert!(matches!(tests::read(&["keygen", "/k"]), Ok(Command::Keygen(Some(file))) if file.as_os_str() == "/k"));
-    assert!(matches!(tests::read(&["keygen", "a", "b"]), Err(Usage::VerbArgument { word, .. }) if word == "b"));
+    assert!(
+        matches!(tests::read(&["keygen", "a", "b"]), Err(Usage::UnexpectedVerbArgument { word, .. }) if word == "b")
+    );
 }

@@ -5,8 +5,8 @@ use std::ffi::OsString;
 use ctflow_replicate::Role;
 
 use super::sync::{CONFIG, SOCKET, reach};
-use super::{Form, Given, JSON, Verb};
-use crate::flags::plan::{Ask, Command, Control};
+use super::{Form, JSON, Verb, VerbArgs};
+use crate::flags::plan::{Command, Control, ControlRequest};
 use crate::flags::usage::Usage;
 
 #[cfg(test)]
@@ -31,16 +31,16 @@ pub(super) static ROLE: Verb = Verb {
 };
 
 fn role(verb: &'static Verb, rest: &[OsString]) -> Result<Command, Usage> {
-    let given = Given::read(verb, rest)?;
+    let given = VerbArgs::read(verb, rest)?;
     let role = given.slot(0).and_then(Role::from_name);
-    let ask = Ask::Role { role, json: given.option("json").is_some() };
-    Ok(Command::Control(Control { reach: reach(&given)?, ask }))
+    let ask = ControlRequest::Role { role, json: given.option("json").is_some() };
+    Ok(Command::Control(Control { reach: reach(&given)?, request: ask }))
 }
 
 #[test]
-fn a_role_is_asked_for_or_taken() {
+fn role_is_queried_or_set() {
     let read = |words: &[&str]| match tests::read(words) {
-        Ok(Command::Control(Control { ask: Ask::Role { role, json }, .. })) => Some((role, json)),
+        Ok(Command::Control(Control { request: ControlRequest::Role { role, json }, .. })) => Some((role, json)),
         _ => None,
     };
     assert_eq!(read(&["role"]), Some((None, false)));

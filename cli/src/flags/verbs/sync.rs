@@ -2,11 +2,11 @@
 
 use std::ffi::OsString;
 
-use super::{Form, Given, JSON, Verb, VerbOption};
+use super::{Form, JSON, Verb, VerbArgs, VerbOption};
 use crate::control::request::{Cache, Flushed, Request};
 use crate::flags::plan;
-use crate::flags::plan::{Ask, Command, Control, Plan, Reach};
-use crate::flags::raw::Raw;
+use crate::flags::plan::{Command, Control, ControlRequest, Plan, Reach};
+use crate::flags::raw::RawArgs;
 use crate::flags::usage::Usage;
 use crate::output::{Format, Subject};
 use crate::persona::Persona;
@@ -69,44 +69,44 @@ pub(super) static SYNC: Verb = Verb {
 };
 
 fn sync(verb: &'static Verb, rest: &[OsString]) -> Result<Command, Usage> {
-    let given = Given::read(verb, rest)?;
+    let given = VerbArgs::read(verb, rest)?;
     if given.form.is_empty() {
-        return Err(Usage::VerbAlone { verb: verb.name, right: verb.argument });
+        return Err(Usage::MissingVerbArgument { verb: verb.name, right: verb.argument });
     }
     let output = given.option("output");
     if output.is_some() && given.form != "dump" {
         return Err(verb.refuse("--output".as_ref()));
     }
     let ask = match given.form {
-        "dump" => Ask::Dump {
+        "dump" => ControlRequest::Dump {
             cache: if given.slot(0) == Some("external") { Cache::External } else { Cache::Internal },
             of: if given.slot(1) == Some("expectations") { Subject::Expectations } else { Subject::Flows },
             format: output.map_or(Ok(Format::default()), |types| format(types.to_owned()))?,
         },
-        "commit" => Ask::Commit(match given.slot(0) {
+        "commit" => ControlRequest::Commit(match given.slot(0) {
             Some("flows") => Some(Subject::Flows),
             Some("expectations") => Some(Subject::Expectations),
             _ => None,
         }),
-        "flush" => Ask::Do(Request::Flush(match given.slot(0) {
+        "flush" => ControlRequest::Simple(Request::Flush(match given.slot(0) {
             Some("internal") => Flushed::Internal,
             Some("external") => Flushed::External,
             _ => Flushed::All,
         })),
-        "bulk" => Ask::Do(Request::Bulk),
-        "resync" => Ask::Do(Request::PeerResync),
-        "kernel-resync" => Ask::Do(Request::KernelResync),
-        "verify" => Ask::Verify,
-        _ => Ask::Do(Request::Stop),
+        "bulk" => ControlRequest::Simple(Request::Bulk),
+        "resync" => ControlRequest::Simple(Request::PeerResync),
+        "kernel-resync" => ControlRequest::Simple(Request::KernelResync),
+        "verify" => ControlRequest::Verify,
+        _ => ControlRequest::Simple(Request::Stop),
     };
-    Ok(Command::Control(Control { reach: reach(&given)?, ask }))
+    Ok(Command::Control(Control { reach: reach(&given)?, request: ask }))
 }
 
 /// Where the daemon is.
-pub(super) fn reach(given: &Given) -> Result<Reach, Usage> {
+pub(super) fn reach(given: &VerbArgs) -> Result<Reach, Usage> {
     match (given.option("socket"), given.option("config")) {
         (Some(_), Some(_)) => {
-            Err(Usage::Together { first: "socket", second: "config", hint: "either says where the daemon is" })
+            Err(Usage::MutuallyExclusive { first: "socket", second: "config", hint: "either says where the daemon is" })
         }
         (Some(socket), None) => Ok(Reach::Socket(socket.into())),
         (None, Some(config)) => Ok(Reach::Config(config.into())),
@@ -116,7 +116,7 @@ pub(super) fn reach(given: &Given) -> Result<Reach, Usage> {
 
 /// What `-o` means, as it means it to `-L`.
 fn format(types: OsString) -> Result<Format, Usage> {
-    let raw = Raw::read(["-L".into(), "-o".into(), types])?;
+    let raw = RawArgs::read(["-L".into(), "-o".into(), types])?;
     match plan::plan(Persona::Ctflow, raw)? {
         Plan { command: Command::List(list), .. } => Ok(list.format),
         _ => Ok(Format::default()),
@@ -126,7 +126,7 @@ fn format(types: OsString) -> Result<Format, Usage> {
 pub(super) static STATUS: Verb = Verb {
     name: "status",
     argument: "[--json | --ready] [--socket PATH | -C FILE]",
-    forms: super::ALONE,
+    forms: super::NO_WORDS,
     options: &[JSON, READY, SOCKET, CONFIG],
     help: "say how the daemon, its caches, links and peers are",
     man: "Prints how the daemon is: its caches, its links, each peer with how far it is behind and how far we are behind it, \
@@ -138,17 +138,21 @@ pub(super) static STATUS: Verb = Verb {
 };
 
 fn status(verb: &'static Verb, rest: &[OsString]) -> Result<Command, Usage> {
-    let given = Given::read(verb, rest)?;
+    let given = VerbArgs::read(verb, rest)?;
     let (json, ready) = (given.option("json").is_some(), given.option("ready").is_some());
     if json && ready {
-        return Err(Usage::Together { first: "json", second: "ready", hint: "the document says it, too, as `gate'" });
+        return Err(Usage::MutuallyExclusive {
+            first: "json",
+            second: "ready",
+            hint: "the document says it, too, as `gate'",
+        });
     }
-    let ask = if ready { Ask::Ready } else { Ask::Status { json } };
-    Ok(Command::Control(Control { reach: reach(&given)?, ask }))
+    let request = if ready { ControlRequest::Ready } else { ControlRequest::Status { json } };
+    Ok(Command::Control(Control { reach: reach(&given)?, request }))
 }
 
 #[cfg(test)]
-fn asked(line: &str) -> Result<Control, Usage> {
+fn control_of(line: &str) -> Result<Control, Usage> {
     let words: Vec<_> = line.split(' ').collect();
     match tests::read(&words)? {
         Command::Control(control) => Ok(control),
@@ -157,44 +161,44 @@ fn asked(line: &str) -> Result<Control, Usage> {
 }
 
 #[test]
-fn sync_asks_one_thing() {
-    let dump = |cache, of, format| Ask::Dump { cache, of, format };
+fn sync_and_status_plan_one_request() {
+    let dump = |cache, of, format| ControlRequest::Dump { cache, of, format };
     let (plain, xml) = (Format::default(), format("xml".into()).unwrap());
     let table = [
         ("sync dump", dump(Cache::Internal, Subject::Flows, plain)),
         ("sync dump external", dump(Cache::External, Subject::Flows, plain)),
         ("sync dump expectations external -o xml", dump(Cache::External, Subject::Expectations, xml)),
         ("sync --output=xml dump", dump(Cache::Internal, Subject::Flows, xml)),
-        ("sync flush", Ask::Do(Request::Flush(Flushed::All))),
-        ("sync flush internal", Ask::Do(Request::Flush(Flushed::Internal))),
-        ("sync bulk", Ask::Do(Request::Bulk)),
-        ("sync resync", Ask::Do(Request::PeerResync)),
-        ("sync kernel-resync", Ask::Do(Request::KernelResync)),
-        ("sync verify", Ask::Verify),
-        ("sync stop", Ask::Do(Request::Stop)),
-        ("status", Ask::Status { json: false }),
-        ("status --json", Ask::Status { json: true }),
-        ("status --ready", Ask::Ready),
+        ("sync flush", ControlRequest::Simple(Request::Flush(Flushed::All))),
+        ("sync flush internal", ControlRequest::Simple(Request::Flush(Flushed::Internal))),
+        ("sync bulk", ControlRequest::Simple(Request::Bulk)),
+        ("sync resync", ControlRequest::Simple(Request::PeerResync)),
+        ("sync kernel-resync", ControlRequest::Simple(Request::KernelResync)),
+        ("sync verify", ControlRequest::Verify),
+        ("sync stop", ControlRequest::Simple(Request::Stop)),
+        ("status", ControlRequest::Status { json: false }),
+        ("status --json", ControlRequest::Status { json: true }),
+        ("status --ready", ControlRequest::Ready),
     ];
-    for (line, ask) in table {
-        assert_eq!(asked(line).unwrap(), Control { reach: Reach::Default, ask }, "{line}");
+    for (line, request) in table {
+        assert_eq!(control_of(line).unwrap(), Control { reach: Reach::Default, request }, "{line}");
     }
     for line in
         ["sync", "sync dmp", "sync dump kernel", "sync dump internal external", "sync bulk x", "sync flush -o xml"]
     {
-        assert!(asked(line).is_err(), "{line}");
+        assert!(control_of(line).is_err(), "{line}");
     }
-    assert!(matches!(asked("sync dump -o foo"), Err(Usage::BadValue { .. })));
-    assert!(matches!(asked("sync dump -o"), Err(Usage::MissingArgument { .. })));
-    assert!(matches!(asked("sync dump -o save,xml"), Err(Usage::SaveAlone)));
-    assert!(matches!(asked("status --ready --json"), Err(Usage::Together { .. })));
-    assert!(matches!(asked("status -x"), Err(Usage::VerbArgument { word, .. }) if word == "-x"));
+    assert!(matches!(control_of("sync dump -o foo"), Err(Usage::BadValue { .. })));
+    assert!(matches!(control_of("sync dump -o"), Err(Usage::MissingArgument { .. })));
+    assert!(matches!(control_of("sync dump -o save,xml"), Err(Usage::SaveCombined)));
+    assert!(matches!(control_of("status --ready --json"), Err(Usage::MutuallyExclusive { .. })));
+    assert!(matches!(control_of("status -x"), Err(Usage::UnexpectedVerbArgument { word, .. }) if word == "-x"));
 }
 
 #[test]
-fn the_daemon_is_where_it_is_said_to_be() {
-    let reach = |line: &str| asked(line).map(|control| control.reach);
+fn the_daemon_is_found_by_socket_or_configuration() {
+    let reach = |line: &str| control_of(line).map(|control| control.reach);
     assert_eq!(reach("status --socket /run/x"), Ok(Reach::Socket("/run/x".into())));
     assert_eq!(reach("sync -C /etc/x bulk"), Ok(Reach::Config("/etc/x".into())));
-    assert!(matches!(reach("status -C x --socket y"), Err(Usage::Together { .. })));
+    assert!(matches!(reach("status -C x --socket y"), Err(Usage::MutuallyExclusive { .. })));
 }

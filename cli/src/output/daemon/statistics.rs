@@ -7,7 +7,7 @@ use std::fmt::Write;
 use serde_json::Value;
 
 use super::document::Document;
-use crate::flags::plan::Show;
+use crate::flags::plan::StatisticsPage;
 use crate::output::Subject;
 
 /// What a transmit queue of conntrackd's holds at most.
@@ -16,17 +16,17 @@ const TX_QUEUE_MAX: u64 = 2_147_483_647;
 const ERROR_QUEUE_MAX: u64 = 128;
 
 /// A page.
-pub(crate) fn page(show: Show, status: &Value) -> String {
+pub(crate) fn page(show: StatisticsPage, status: &Value) -> String {
     let status = Document(status);
     match show {
-        Show::Overview(of) => overview(status, of),
-        Show::Network => network(status),
-        Show::Cache => cache(status, "internal") + &cache(status, "external"),
-        Show::Runtime => runtime(status),
-        Show::Link => status.list("links").map(link).collect(),
-        Show::ResendQueue => resend_queue(status),
-        Show::Queue => queues(status),
-        Show::Process => String::new(),
+        StatisticsPage::Overview(of) => overview(status, of),
+        StatisticsPage::Network => network(status),
+        StatisticsPage::Cache => cache(status, "internal") + &cache(status, "external"),
+        StatisticsPage::Runtime => runtime(status),
+        StatisticsPage::Link => status.list("links").map(link).collect(),
+        StatisticsPage::ResendQueue => resend_queue(status),
+        StatisticsPage::Queue => queues(status),
+        StatisticsPage::Process => String::new(),
     }
 }
 
@@ -275,15 +275,15 @@ message tracking:
                    3 Malformed msgs                    2 Lost msgs
 
 ";
-        assert_eq!(page(Show::Overview(Subject::Flows), &status()), captured);
-        let expect = page(Show::Overview(Subject::Expectations), &status());
+        assert_eq!(page(StatisticsPage::Overview(Subject::Flows), &status()), captured);
+        let expect = page(StatisticsPage::Overview(Subject::Expectations), &status());
         assert!(expect.starts_with("cache internal:\ncurrent active connections:\t           1\n"), "{expect}");
     }
 
     /// As captured, likewise.
     #[test]
     fn the_other_pages_are_conntrackds() {
-        let cache = page(Show::Cache, &status());
+        let cache = page(StatisticsPage::Cache, &status());
         let captured = "cache:internal\tactive objects:\t\t           5
 \tactive/total entries:\t\t           5/           5
 \tcreation OK/failed:\t\t          15/           1
@@ -316,7 +316,7 @@ sequence tracking statistics:
 
 UDP traffic (active device=eth2):
 ";
-        let network = page(Show::Network, &status());
+        let network = page(StatisticsPage::Network, &status());
         assert!(network.starts_with(captured), "{network}");
         let captured = "daemon uptime: 1 day(s) 2 h 3 min
 
@@ -341,7 +341,7 @@ runtime stats:
 \tlocal unknown request:\t\t           0
 
 ";
-        assert_eq!(page(Show::Runtime, &status()), captured);
+        assert_eq!(page(StatisticsPage::Runtime, &status()), captured);
         let captured = "UDP traffic device=eth2 status=RUNNING role=ACTIVE:
                 1096 Bytes sent                  224 Bytes recv
                   22 Pckts sent                   14 Pckts recv
@@ -349,17 +349,17 @@ runtime stats:
 
 TCP traffic device=198.51.100.1:3780 status=DOWN role=BACKUP:
 ";
-        let links = page(Show::Link, &status());
+        let links = page(StatisticsPage::Link, &status());
         assert!(links.starts_with(captured), "{links}");
-        assert_eq!(page(Show::ResendQueue, &status()), "resent queue (len=2)\nobject -> seq:54\n");
-        let queues = page(Show::Queue, &status());
+        assert_eq!(page(StatisticsPage::ResendQueue, &status()), "resent queue (len=2)\nobject -> seq:54\n");
+        let queues = page(StatisticsPage::Queue, &status());
         assert!(queues.starts_with("allocated queue nodes:\t\t           2\n\nqueue txqueue:\n"), "{queues}");
         assert!(
             queues.contains("maximum elements:\t\t  2147483647\nnot enough space errors:\t           0\n"),
             "{queues}"
         );
         assert!(queues.ends_with("queue rsqueue:\ncurrent elements:\t\t        2048\nmaximum elements:\t\t    67108864\nnot enough space errors:\t           0\n\n"), "{queues}");
-        assert_eq!(page(Show::Process, &status()), "");
+        assert_eq!(page(StatisticsPage::Process, &status()), "");
     }
 
     /// As captured of a pair over TCP, before and after both were there.
@@ -370,19 +370,26 @@ TCP traffic device=198.51.100.1:3780 status=DOWN role=BACKUP:
         status["links"][0]["active"] = false.into();
         status["links"][1]["active"] = true.into();
         status["links"][1]["interface"] = "eth3".into();
-        let head =
-            |status: &Value| page(Show::Network, status).lines().find(|line| line.contains("TCP")).unwrap().to_owned();
+        let head = |status: &Value| {
+            page(StatisticsPage::Network, status).lines().find(|line| line.contains("TCP")).unwrap().to_owned()
+        };
         assert_eq!(head(&status), "TCP traffic (active device=eth3) server=disconnected client=disconnected:");
         status["links"][1]["accepted"] = 1.into();
         status["links"][1]["dialled"] = 1.into();
         assert_eq!(head(&status), "TCP traffic (active device=eth3) server=connected client=connected:");
-        assert_eq!(page(Show::ResendQueue, &status), "");
-        assert!(!page(Show::Queue, &status).contains("rsqueue"));
+        assert_eq!(page(StatisticsPage::ResendQueue, &status), "");
+        assert!(!page(StatisticsPage::Queue, &status).contains("rsqueue"));
     }
 
     #[test]
     fn a_document_with_nothing_in_it_has_every_line() {
-        for show in [Show::Overview(Subject::Flows), Show::Network, Show::Cache, Show::Runtime, Show::Queue] {
+        for show in [
+            StatisticsPage::Overview(Subject::Flows),
+            StatisticsPage::Network,
+            StatisticsPage::Cache,
+            StatisticsPage::Runtime,
+            StatisticsPage::Queue,
+        ] {
             assert!(page(show, &Value::Null).lines().count() > 5, "{show:?}");
         }
     }
