@@ -34,7 +34,7 @@ use persona::Persona;
 
 fn main() -> ExitCode {
     let mut args = env::args_os();
-    let persona = Persona::of(args.next().as_deref());
+    let persona = Persona::from_program(args.next().as_deref());
     match run(persona, args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(persona),

@@ -23,7 +23,7 @@ pub(crate) enum Persona {
 
 impl Persona {
     /// Tells it by the zeroth argument, whatever directory stands before the name.
-    pub(crate) fn of(program: Option<&OsStr>) -> Self {
+    pub(crate) fn from_program(program: Option<&OsStr>) -> Self {
         let name = program.and_then(|program| Path::new(program).file_name()).unwrap_or_default();
         let known =
             [(&b"conntrack"[..], Self::Conntrack), (b"conntrackd", Self::Conntrackd), (b"ctflowd", Self::Ctflowd)];
@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_end_of_the_name_tells() {
+    fn the_persona_follows_the_end_of_the_name() {
         for (program, persona) in [
             ("/usr/sbin/conntrack", Persona::Conntrack),
             ("ct-conntrack", Persona::Conntrack),
@@ -74,8 +74,8 @@ mod tests {
             ("/opt/ctflowd/ctflow", Persona::Ctflow),
             ("", Persona::Ctflow),
         ] {
-            assert_eq!(Persona::of(Some(program.as_ref())), persona, "{program}");
+            assert_eq!(Persona::from_program(Some(program.as_ref())), persona, "{program}");
         }
-        assert_eq!(Persona::of(None), Persona::Ctflow);
+        assert_eq!(Persona::from_program(None), Persona::Ctflow);
     }
 }

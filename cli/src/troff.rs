@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_of_the_text_speaks_to_troff() {
+    fn troff_requests_in_the_text_are_escaped() {
         assert_eq!(line(".TH -x"), "\\&.TH \\-x");
         assert_eq!(line("'a\\b'"), "\\&\\(aqa\\eb\\(aq");
         assert_eq!(prose("One. .Two, e.g.two."), "One.\n\\&.Two, e.g.two.\n");

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::about::print;
-use crate::config::{Choice, Config, Filter, Link, Security};
+use crate::config::{Config, Filter, FilterList, Link, Security};
 use crate::daemon;
 use crate::failure::Failure;
 use crate::flags::plan::Daemon;
@@ -53,9 +53,9 @@ fn of_link(link: &Link) -> String {
 
 /// What flows are chosen by, and in how many words.
 fn filters(filter: &Filter) -> Vec<String> {
-    fn of<T>(name: &str, choice: Option<&Choice<T>>) -> Option<String> {
+    fn of<T>(name: &str, choice: Option<&FilterList<T>>) -> Option<String> {
         let choice = choice?;
-        let verdict = if matches!(choice, Choice::Accept(_)) { "accepted" } else { "ignored" };
+        let verdict = if matches!(choice, FilterList::Accept(_)) { "accepted" } else { "ignored" };
         Some(format!("{name} ({} {verdict})", choice.items().len()))
     }
     let parts = [

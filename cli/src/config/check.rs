@@ -10,7 +10,7 @@ use rustix::system::uname;
 use toml::Spanned;
 
 use super::error::{ConfigError, Problem};
-use super::file::{self, Bounded, Few, Given};
+use super::file::{self, Bounded, Located, ShortList};
 use super::secret::Key;
 use super::{Config, DEFAULT_SOCKET, Engine, Filter, Link, Mode, Security, Sync, Takeover, Transport};
 
@@ -32,11 +32,11 @@ const READY_WITHIN_S: u64 = 30;
 const SSH: Service = Service { protocol: IPPROTO_TCP, port: Some(22) };
 
 /// What is wrong, and at which offset.
-type Wrong = (Problem, usize);
+type ProblemAt = (Problem, usize);
 
 /// The configuration that the file means.
 pub(super) fn config(path: &Path, file: file::File, line: &dyn Fn(usize) -> usize) -> Result<Config, ConfigError> {
-    let rule = |(problem, offset): Wrong| ConfigError::Wrong {
+    let rule = |(problem, offset): ProblemAt| ConfigError::Wrong {
         path: path.to_owned(),
         line: line(offset),
         problem: problem.into(),
@@ -44,7 +44,7 @@ pub(super) fn config(path: &Path, file: file::File, line: &dyn Fn(usize) -> usiz
     let links = links(file.link).map_err(rule)?;
     let engine = engine(&file.engine).map_err(rule)?;
     let sync = sync(file.sync).map_err(rule)?;
-    let name = name(file.node).map_err(rule)?;
+    let name = node_name(file.node).map_err(rule)?;
     let key_file = key_file(file.security).map_err(rule)?;
     let security = match key_file {
         None => Security::Clear,
@@ -62,90 +62,99 @@ pub(super) fn config(path: &Path, file: file::File, line: &dyn Fn(usize) -> usiz
     Ok(Config { path: path.to_owned(), name, links, security, socket, log_file, engine, sync, takeover })
 }
 
-fn rule(text: impl Into<String>, offset: usize) -> Wrong {
+fn rule_problem(text: impl Into<String>, offset: usize) -> ProblemAt {
     (Problem::Rule(text.into()), offset)
 }
 
 /// The host name will do, unless it is none that a node may have.
-fn name(node: file::Node) -> Result<String, Wrong> {
+fn node_name(node: file::Node) -> Result<String, ProblemAt> {
     if let Some(name) = node.name {
         return Ok(name.into_inner().0);
     }
     let host = uname().nodename().to_string_lossy().into_owned();
     let advice = format!("the host name {host:?} names no node: set `name' in [node]");
-    file::NodeName::try_from(host).map(|name| name.0).map_err(|_| rule(advice, 0))
+    file::NodeName::try_from(host).map(|name| name.0).map_err(|_| rule_problem(advice, 0))
 }
 
-fn key_file(security: file::Security) -> Result<Given<file::Absolute>, Wrong> {
+fn key_file(security: file::Security) -> Result<Located<file::Absolute>, ProblemAt> {
     let insecure = security.insecure.as_ref().is_some_and(|insecure| *insecure.get_ref());
     match (security.key_file, security.insecure) {
         (Some(key_file), Some(clear)) if insecure => {
             let offset = clear.span().start.max(key_file.span().start);
-            Err(rule("`key_file' and `insecure = true' exclude each other: leave one out", offset))
+            Err(rule_problem("`key_file' and `insecure = true' exclude each other: leave one out", offset))
         }
         (None, Some(_)) if insecure => Ok(None),
         (Some(key_file), _) => Ok(Some(key_file)),
         (None, given) => {
             let advice = "no key: make one with `ctflow keygen FILE' and set `key_file' in [security], or set `insecure = \
                           true' to send everything in clear";
-            Err(rule(advice, given.map_or(0, |given| given.span().start)))
+            Err(rule_problem(advice, given.map_or(0, |given| given.span().start)))
         }
     }
 }
 
-fn links(given: Vec<Spanned<file::Link>>) -> Result<Vec<Link>, Wrong> {
+fn links(given: Vec<Spanned<file::Link>>) -> Result<Vec<Link>, ProblemAt> {
     if given.is_empty() {
-        return Err(rule("no link: a [[link]] with `local' and `peers' must be there", 0));
+        return Err(rule_problem("no link: a [[link]] with `local' and `peers' must be there", 0));
     }
     if let Some(fifth) = given.get(LINKS_MAX) {
-        return Err(rule(format!("a link too many: {LINKS_MAX} are the limit"), fifth.span().start));
+        return Err(rule_problem(format!("a link too many: {LINKS_MAX} are the limit"), fifth.span().start));
     }
     let mut links: Vec<Link> = Vec::new();
     for link in given {
         let start = link.span().start;
         let offset = link.get_ref().local.as_ref().map_or(start, |local| local.span().start);
-        let link = one_link(link.into_inner(), start)?;
+        let link = check_link(link.into_inner(), start)?;
         let stream = link.transport == Transport::Tcp;
         let taken = |other: &Link| (other.transport == Transport::Tcp) == stream && other.local == link.local;
         if links.iter().any(|other| taken(other) && other.interface == link.interface) {
-            return Err(rule(format!("two links have the local address {}: give each its own", link.local), offset));
+            return Err(rule_problem(
+                format!("two links have the local address {}: give each its own", link.local),
+                offset,
+            ));
         }
         links.push(link);
     }
     Ok(links)
 }
 
-fn one_link(given: file::Link, start: usize) -> Result<Link, Wrong> {
+fn check_link(given: file::Link, start: usize) -> Result<Link, ProblemAt> {
     let transport = given.transport.unwrap_or(Transport::Udp);
-    let missing = |key: &str| rule(format!("the link has no `{key}': it must be given"), start);
+    let missing = |key: &str| rule_problem(format!("the link has no `{key}': it must be given"), start);
     let local = given.local.ok_or_else(|| missing("local"))?.into_inner().0;
     let peers = given.peers.ok_or_else(|| missing("peers"))?;
     let offset = peers.span().start;
     let peers = peers.into_inner();
     if !(1..=PEERS_MAX).contains(&peers.len()) {
-        return Err(rule(format!("`peers' names {} addresses: 1 to {PEERS_MAX} must be there", peers.len()), offset));
+        return Err(rule_problem(
+            format!("`peers' names {} addresses: 1 to {PEERS_MAX} must be there", peers.len()),
+            offset,
+        ));
     }
     let mut addresses = Vec::new();
     for peer in &peers {
-        let address = file::peer(peer)?;
+        let address = file::parse_peer(peer)?;
         if addresses.contains(&address) {
-            return Err(rule(format!("{address} stands twice in `peers': take one away"), peer.span().start));
+            return Err(rule_problem(format!("{address} stands twice in `peers': take one away"), peer.span().start));
         }
-        one_peer(transport, local, address).map_err(|text| rule(text, peer.span().start))?;
+        check_peer(transport, local, address).map_err(|text| rule_problem(text, peer.span().start))?;
         addresses.push(address);
     }
     if transport == Transport::Multicast {
         if addresses.len() > 1 {
-            return Err(rule("a multicast link has one group in `peers': give each other group its own link", offset));
+            return Err(rule_problem(
+                "a multicast link has one group in `peers': give each other group its own link",
+                offset,
+            ));
         }
         if given.interface.is_none() {
-            return Err(rule("a multicast link needs its `interface': \"eth2\", for one", start));
+            return Err(rule_problem("a multicast link needs its `interface': \"eth2\", for one", start));
         }
     }
     Ok(Link { transport, local, peers: addresses, interface: given.interface.map(|name| name.into_inner().0) })
 }
 
-fn one_peer(transport: Transport, local: SocketAddr, peer: SocketAddr) -> Result<(), String> {
+fn check_peer(transport: Transport, local: SocketAddr, peer: SocketAddr) -> Result<(), String> {
     let family = |address: SocketAddr| if address.is_ipv4() { "IPv4" } else { "IPv6" };
     let (group, multicast) = (peer.ip().is_multicast(), transport == Transport::Multicast);
     if local.is_ipv4() != peer.is_ipv4() {
@@ -169,46 +178,46 @@ fn one_peer(transport: Transport, local: SocketAddr, peer: SocketAddr) -> Result
     }
 }
 
-fn engine(given: &file::Engine) -> Result<Engine, Wrong> {
-    let buffer_bytes = given.buffer_bytes.map(bytes);
-    let buffer_bytes_max = given.buffer_bytes_max.as_ref().map(|most| bytes(*most.get_ref()));
+fn engine(given: &file::Engine) -> Result<Engine, ProblemAt> {
+    let buffer_bytes = given.buffer_bytes.map(to_usize);
+    let buffer_bytes_max = given.buffer_bytes_max.as_ref().map(|most| to_usize(*most.get_ref()));
     if let (Some(first), Some(most), Some(given)) = (buffer_bytes, buffer_bytes_max, &given.buffer_bytes_max)
         && most < first
     {
         let text =
             format!("`buffer_bytes_max' is {most}, less than `buffer_bytes', {first}: make it as large at least");
-        return Err(rule(text, given.span().start));
+        return Err(rule_problem(text, given.span().start));
     }
     Ok(Engine {
-        workers: given.workers.map(number),
+        workers: given.workers.map(to_u32),
         backend: given.backend.map_or_else(Default::default, |backend| backend.0),
         buffer_bytes,
         buffer_bytes_max,
-        flows_max: given.flows_max.map(number),
+        flows_max: given.flows_max.map(to_u32),
     })
 }
 
-fn sync(given: file::Sync) -> Result<Sync, Wrong> {
+fn sync(given: file::Sync) -> Result<Sync, ProblemAt> {
     let mode = given.mode.unwrap_or_default();
     for (key, offset, right) in [
-        ("window_bytes", start(&given.window_bytes), Mode::Ftfw),
-        ("resend_bytes", start(&given.resend_bytes), Mode::Ftfw),
-        ("refresh_s", start(&given.refresh_s), Mode::Alarm),
-        ("cache_timeout_s", start(&given.cache_timeout_s), Mode::Alarm),
+        ("window_bytes", start_offset(&given.window_bytes), Mode::Ftfw),
+        ("resend_bytes", start_offset(&given.resend_bytes), Mode::Ftfw),
+        ("refresh_s", start_offset(&given.refresh_s), Mode::Alarm),
+        ("cache_timeout_s", start_offset(&given.cache_timeout_s), Mode::Alarm),
     ] {
         if let Some(offset) = offset.filter(|_| mode != right) {
             let (mode, right) = (mode.name(), right.name());
             let text = format!("`{key}' says nothing in mode {mode}: it is for mode {right}; leave it out");
-            return Err(rule(text, offset));
+            return Err(rule_problem(text, offset));
         }
     }
-    let window = given.window_bytes.as_ref().map(|window| bytes(*window.get_ref()));
-    let resend = given.resend_bytes.as_ref().map(|resend| bytes(*resend.get_ref()));
+    let window = given.window_bytes.as_ref().map(|window| to_usize(*window.get_ref()));
+    let resend = given.resend_bytes.as_ref().map(|resend| to_usize(*resend.get_ref()));
     if let (Some(window), Some(resend)) = (window, resend)
         && resend < window
     {
         let text = format!("`resend_bytes' is {resend}, less than `window_bytes', {window}: make it as large at least");
-        return Err(rule(text, start(&given.resend_bytes).unwrap_or(0)));
+        return Err(rule_problem(text, start_offset(&given.resend_bytes).unwrap_or(0)));
     }
     let refresh = given.refresh_s.as_ref().map_or(REFRESH_S, |seconds| seconds.get_ref().0);
     let timeout = given.cache_timeout_s.as_ref().map_or(CACHE_TIMEOUT_S, |seconds| seconds.get_ref().0);
@@ -217,7 +226,10 @@ fn sync(given: file::Sync) -> Result<Sync, Wrong> {
             "everything would expire before it is told again: `cache_timeout_s' ({timeout}) must be more than \
              `refresh_s' ({refresh})"
         );
-        return Err(rule(text, start(&given.cache_timeout_s).or(start(&given.refresh_s)).unwrap_or(0)));
+        return Err(rule_problem(
+            text,
+            start_offset(&given.cache_timeout_s).or(start_offset(&given.refresh_s)).unwrap_or(0),
+        ));
     }
     let ages = given.min_ages_ms.unwrap_or_default().0;
     Ok(Sync {
@@ -236,7 +248,7 @@ fn sync(given: file::Sync) -> Result<Sync, Wrong> {
 fn takeover(given: file::Takeover) -> Takeover {
     let seconds = |given: Option<u64>, default| Duration::from_secs(given.unwrap_or(default));
     Takeover {
-        commit_timeout_s: given.commit_timeout_s.map(number),
+        commit_timeout_s: given.commit_timeout_s.map(to_u32),
         tcp_window_tracking: given.tcp_window_tracking.unwrap_or(false),
         purge_timeout: seconds(given.purge_timeout_s.map(|given| given.0), PURGE_TIMEOUT_S),
         ready_within: seconds(given.ready_within_s.map(|given| given.0), READY_WITHIN_S),
@@ -245,7 +257,7 @@ fn takeover(given: file::Takeover) -> Takeover {
     }
 }
 
-fn isolation(accept: Option<Few<file::Service>>, spare: Option<Few<file::Interface>>) -> Isolation {
+fn isolation(accept: Option<ShortList<file::Service>>, spare: Option<ShortList<file::Interface>>) -> Isolation {
     let service = |given: file::Service| Service { protocol: given.protocol, port: given.port };
     Isolation {
         accept: accept.map_or_else(|| vec![SSH], |list| list.0.into_iter().map(service).collect()),
@@ -263,15 +275,15 @@ fn filter(given: file::Filter) -> Filter {
     }
 }
 
-fn start<T>(given: &Given<T>) -> Option<usize> {
+fn start_offset<T>(given: &Located<T>) -> Option<usize> {
     given.as_ref().map(|value| value.span().start)
 }
 
 /// What is bounded by less than 2^40 fits the machines that this runs on.
-fn bytes<const MIN: u64, const MAX: u64>(given: Bounded<MIN, MAX>) -> usize {
+fn to_usize<const MIN: u64, const MAX: u64>(given: Bounded<MIN, MAX>) -> usize {
     usize::try_from(given.0).unwrap_or(usize::MAX)
 }
 
-fn number<const MIN: u64, const MAX: u64>(given: Bounded<MIN, MAX>) -> u32 {
+fn to_u32<const MIN: u64, const MAX: u64>(given: Bounded<MIN, MAX>) -> u32 {
     u32::try_from(given.0).unwrap_or(u32::MAX)
 }

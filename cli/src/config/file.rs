@@ -19,14 +19,14 @@ use toml::{Spanned, de};
 
 use super::error::Problem;
 use super::keys::{self, Key, SECTIONS, Section};
-use super::{Choice, Mode, Network, Transport};
+use super::{FilterList, Mode, Network, Transport};
 use crate::flags::words;
 
 /// Longest piece of the file that a message repeats.
 const QUOTED_BYTES_MAX: usize = 60;
 
 /// A value and where it stands; `None` where the key is not there.
-pub(super) type Given<T> = Option<Spanned<T>>;
+pub(super) type Located<T> = Option<Spanned<T>>;
 
 /// The whole file.
 #[derive(Debug, Default, Deserialize)]
@@ -45,24 +45,24 @@ pub(super) struct File {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Node {
-    pub(super) name: Given<NodeName>,
+    pub(super) name: Located<NodeName>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Link {
     pub(super) transport: Option<Transport>,
-    pub(super) local: Given<Endpoint>,
+    pub(super) local: Located<Endpoint>,
     /// Looked at one by one later: serde would tell the place of the list only.
-    pub(super) peers: Given<Vec<Spanned<String>>>,
-    pub(super) interface: Given<Interface>,
+    pub(super) peers: Located<Vec<Spanned<String>>>,
+    pub(super) interface: Located<Interface>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Security {
-    pub(super) key_file: Given<Absolute>,
-    pub(super) insecure: Given<bool>,
+    pub(super) key_file: Located<Absolute>,
+    pub(super) insecure: Located<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -83,7 +83,7 @@ pub(super) struct Engine {
     pub(super) workers: Option<Bounded<1, 64>>,
     pub(super) backend: Option<Backend>,
     pub(super) buffer_bytes: Option<Bounded<65_536, 1_073_741_823>>,
-    pub(super) buffer_bytes_max: Given<Bounded<65_536, 1_073_741_823>>,
+    pub(super) buffer_bytes_max: Located<Bounded<65_536, 1_073_741_823>>,
     pub(super) flows_max: Option<Bounded<1_024, 4_294_967_295>>,
 }
 
@@ -94,10 +94,10 @@ pub(super) struct Sync {
     pub(super) hot: Option<bool>,
     pub(super) min_age_ms: Option<Bounded<0, 60_000>>,
     pub(super) min_ages_ms: Option<Ages>,
-    pub(super) window_bytes: Given<Bounded<65_536, 1_073_741_824>>,
-    pub(super) resend_bytes: Given<Bounded<1_048_576, 68_719_476_736>>,
-    pub(super) refresh_s: Given<Bounded<1, 86_400>>,
-    pub(super) cache_timeout_s: Given<Bounded<2, 864_000>>,
+    pub(super) window_bytes: Located<Bounded<65_536, 1_073_741_824>>,
+    pub(super) resend_bytes: Located<Bounded<1_048_576, 68_719_476_736>>,
+    pub(super) refresh_s: Located<Bounded<1, 86_400>>,
+    pub(super) cache_timeout_s: Located<Bounded<2, 864_000>>,
     pub(super) filter: Filter,
 }
 
@@ -110,17 +110,17 @@ pub(super) struct Takeover {
     pub(super) ready_within_s: Option<Bounded<1, 3_600>>,
     pub(super) active_active: Option<bool>,
     pub(super) isolate: Option<bool>,
-    pub(super) isolate_accept: Option<Few<Service>>,
-    pub(super) isolate_spare: Option<Few<Interface>>,
+    pub(super) isolate_accept: Option<ShortList<Service>>,
+    pub(super) isolate_spare: Option<ShortList<Interface>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Filter {
-    pub(super) protocols: Option<Choice<Protocol>>,
-    pub(super) addresses: Option<Choice<Network>>,
-    pub(super) tcp_states: Option<Choice<TcpState>>,
-    pub(super) zones: Option<Choice<u16>>,
+    pub(super) protocols: Option<FilterList<Protocol>>,
+    pub(super) addresses: Option<FilterList<Network>>,
+    pub(super) tcp_states: Option<FilterList<TcpState>>,
+    pub(super) zones: Option<FilterList<u16>>,
     pub(super) mark: Option<Mark>,
 }
 
@@ -137,7 +137,7 @@ pub(super) struct Endpoint(pub(super) SocketAddr);
 /// A list that is short enough to become rules.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(try_from = "Vec<T>", bound = "T: Deserialize<'de>")]
-pub(super) struct Few<T>(pub(super) Vec<T>);
+pub(super) struct ShortList<T>(pub(super) Vec<T>);
 
 /// A protocol, and a port of this node.
 #[derive(Debug, Clone, Copy, Deserialize)]
@@ -174,7 +174,7 @@ pub(super) struct Backend(pub(super) BackendKind);
 
 /// A layer-4 protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "Word")]
+#[serde(try_from = "NumberOrText")]
 pub(super) struct Protocol(pub(super) u8);
 
 /// A TCP state by its kernel's number.
@@ -184,7 +184,7 @@ pub(super) struct TcpState(pub(super) u8);
 
 /// A mark under a mask.
 #[derive(Debug, Clone, Copy, Deserialize)]
-#[serde(try_from = "Word")]
+#[serde(try_from = "NumberOrText")]
 pub(super) struct Mark(pub(super) Masked);
 
 /// Milliseconds by protocol.
@@ -195,7 +195,7 @@ pub(super) struct Ages(pub(super) Vec<(u8, u64)>);
 /// What may be written as a number or as a word.
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
-enum Word {
+enum NumberOrText {
     Number(u32),
     Text(String),
 }
@@ -264,20 +264,20 @@ impl TryFrom<String> for Backend {
     }
 }
 
-impl TryFrom<Word> for Protocol {
+impl TryFrom<NumberOrText> for Protocol {
     type Error = &'static str;
 
-    fn try_from(word: Word) -> Result<Self, Self::Error> {
+    fn try_from(word: NumberOrText) -> Result<Self, Self::Error> {
         match word {
-            Word::Number(number) => u8::try_from(number).ok(),
-            Word::Text(name) => words::protocol(&name),
+            NumberOrText::Number(number) => u8::try_from(number).ok(),
+            NumberOrText::Text(name) => words::protocol(&name),
         }
         .map(Self)
         .ok_or(WRONG)
     }
 }
 
-impl<T> TryFrom<Vec<T>> for Few<T> {
+impl<T> TryFrom<Vec<T>> for ShortList<T> {
     type Error = &'static str;
 
     fn try_from(list: Vec<T>) -> Result<Self, Self::Error> {
@@ -315,13 +315,13 @@ impl TryFrom<String> for TcpState {
     }
 }
 
-impl TryFrom<Word> for Mark {
+impl TryFrom<NumberOrText> for Mark {
     type Error = &'static str;
 
-    fn try_from(word: Word) -> Result<Self, Self::Error> {
+    fn try_from(word: NumberOrText) -> Result<Self, Self::Error> {
         let masked = match &word {
-            Word::Number(value) => Some((*value, u32::MAX)),
-            Word::Text(text) => match text.split_once('/') {
+            NumberOrText::Number(value) => Some((*value, u32::MAX)),
+            NumberOrText::Text(text) => match text.split_once('/') {
                 Some((value, mask)) => words::number(value).zip(words::number(mask)),
                 None => words::number(text).map(|value| (value, u32::MAX)),
             },
@@ -355,7 +355,7 @@ impl TryFrom<String> for Network {
 }
 
 /// A key's value in the text.
-struct Place {
+struct KeySpan {
     key: &'static Key,
     span: Range<usize>,
 }
@@ -365,13 +365,13 @@ struct Place {
 /// # Errors
 /// The first thing that is wrong with it, and the offset where.
 pub(super) fn read(text: &str) -> Result<File, (Problem, usize)> {
-    let tree = DeTable::parse(text).map_err(|error| syntax(&error))?;
-    let places = places(tree.get_ref())?;
+    let tree = DeTable::parse(text).map_err(|error| syntax_problem(&error))?;
+    let places = key_spans(tree.get_ref())?;
     File::deserialize(de::Deserializer::from(tree)).map_err(|error| {
         let span = error.span().unwrap_or_default();
         match places.iter().find(|place| place.span.start <= span.start && span.end <= place.span.end) {
-            Some(place) => (wrong(text, place.key, &span), span.start),
-            None => syntax(&error),
+            Some(place) => (value_problem(text, place.key, &span), span.start),
+            None => syntax_problem(&error),
         }
     })
 }
@@ -379,18 +379,18 @@ pub(super) fn read(text: &str) -> Result<File, (Problem, usize)> {
 /// The path of `[control] socket` in a file that may be wrong otherwise: who asks the daemon something need not be able
 /// to run it.
 pub(super) fn socket(text: &str) -> Result<Option<PathBuf>, (Problem, usize)> {
-    let tree = DeTable::parse(text).map_err(|error| syntax(&error))?;
+    let tree = DeTable::parse(text).map_err(|error| syntax_problem(&error))?;
     let section = tree.get_ref().get("control").and_then(|control| control.get_ref().as_table());
     let Some(value) = section.and_then(|section| section.get("socket")) else { return Ok(None) };
     let path = value.get_ref().as_str().and_then(|path| SocketPath::try_from(PathBuf::from(path)).ok());
     let key = || keys::section("control").and_then(|section| section.key("socket"));
     match (path, key()) {
-        (None, Some(key)) => Err((wrong(text, key, &value.span()), value.span().start)),
+        (None, Some(key)) => Err((value_problem(text, key, &value.span()), value.span().start)),
         (path, _) => Ok(path.map(|path| path.0)),
     }
 }
 
-fn syntax(error: &de::Error) -> (Problem, usize) {
+fn syntax_problem(error: &de::Error) -> (Problem, usize) {
     let message = error.message().lines().next().unwrap_or_default();
     (Problem::Syntax(message.to_owned()), error.span().unwrap_or_default().start)
 }
@@ -399,14 +399,14 @@ fn syntax(error: &de::Error) -> (Problem, usize) {
 ///
 /// # Errors
 /// It is no address.
-pub(super) fn peer(text: &Spanned<String>) -> Result<SocketAddr, (Problem, usize)> {
+pub(super) fn parse_peer(text: &Spanned<String>) -> Result<SocketAddr, (Problem, usize)> {
     let right = keys::section("link").and_then(|section| section.key("peers")).map_or("", |key| key.takes);
     let value = format!("{:?}", text.get_ref());
     let refuse = |_| (Problem::Value { key: "peers", value, right }, text.span().start);
     Endpoint::try_from(text.get_ref().clone()).map(|peer| peer.0).map_err(refuse)
 }
 
-fn wrong(text: &str, key: &'static Key, span: &Range<usize>) -> Problem {
+fn value_problem(text: &str, key: &'static Key, span: &Range<usize>) -> Problem {
     let written = text.get(span.clone()).unwrap_or_default();
     let line = written.lines().next().unwrap_or_default();
     let end = (0..=line.len().min(QUOTED_BYTES_MAX)).rev().find(|end| line.is_char_boundary(*end)).unwrap_or(0);
@@ -416,7 +416,7 @@ fn wrong(text: &str, key: &'static Key, span: &Range<usize>) -> Problem {
 }
 
 /// Where each key's value stands. Sections and keys that nobody knows are refused here, where their names have places.
-fn places(tree: &DeTable<'_>) -> Result<Vec<Place>, (Problem, usize)> {
+fn key_spans(tree: &DeTable<'_>) -> Result<Vec<KeySpan>, (Problem, usize)> {
     let mut places = Vec::new();
     for (name, value) in tree {
         let Some(section) = keys::section(name.get_ref()).filter(|section| !section.name.contains('.')) else {
@@ -424,10 +424,10 @@ fn places(tree: &DeTable<'_>) -> Result<Vec<Place>, (Problem, usize)> {
         };
         let right = || (Problem::Shape { name: section.name, right: section.head() }, name.span().start);
         match value.get_ref() {
-            DeValue::Table(table) if !section.repeated => keys_of(section, table, &mut places)?,
+            DeValue::Table(table) if !section.repeated => collect_key_spans(section, table, &mut places)?,
             DeValue::Array(tables) if section.repeated => {
                 for table in tables {
-                    keys_of(section, table.get_ref().as_table().ok_or_else(right)?, &mut places)?;
+                    collect_key_spans(section, table.get_ref().as_table().ok_or_else(right)?, &mut places)?;
                 }
             }
             _ => return Err(right()),
@@ -436,15 +436,19 @@ fn places(tree: &DeTable<'_>) -> Result<Vec<Place>, (Problem, usize)> {
     Ok(places)
 }
 
-fn keys_of(section: &'static Section, table: &DeTable<'_>, places: &mut Vec<Place>) -> Result<(), (Problem, usize)> {
+fn collect_key_spans(
+    section: &'static Section,
+    table: &DeTable<'_>,
+    places: &mut Vec<KeySpan>,
+) -> Result<(), (Problem, usize)> {
     for (name, value) in table {
         let inner = keys::section(&format!("{}.{}", section.name, name.get_ref()));
         match (inner, section.key(name.get_ref())) {
             (Some(inner), _) => {
                 let right = || (Problem::Shape { name: inner.name, right: inner.head() }, name.span().start);
-                keys_of(inner, value.get_ref().as_table().ok_or_else(right)?, places)?;
+                collect_key_spans(inner, value.get_ref().as_table().ok_or_else(right)?, places)?;
             }
-            (None, Some(key)) => places.push(Place { key, span: value.span() }),
+            (None, Some(key)) => places.push(KeySpan { key, span: value.span() }),
             (None, None) => return Err((unknown_key(name.get_ref(), section), name.span().start)),
         }
     }

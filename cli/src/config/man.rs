@@ -44,27 +44,27 @@ pub(crate) fn page() -> String {
     page += ".nh\n.ad l\n.SH NAME\nctflow.toml \\- configuration of the daemon of ctflow\n";
     page += &section("DESCRIPTION", &prose(ABOUT));
     page += ".SH SECTIONS AND KEYS\n";
-    page += &SECTIONS.iter().map(of_section).collect::<String>();
+    page += &SECTIONS.iter().map(section_text).collect::<String>();
     page += &section("RELOADING", &prose(RELOAD));
     page += &section(
         "FILES",
-        &(file(DEFAULT_PATH, "Where the file is looked for.") + &file(DEFAULT_SOCKET, "The control socket.")),
+        &(file_item(DEFAULT_PATH, "Where the file is looked for.") + &file_item(DEFAULT_SOCKET, "The control socket.")),
     );
     page += &section("EXAMPLES", &EXAMPLES.iter().map(example).collect::<String>());
     page + ".SH SEE ALSO\n.BR ctflow (1),\n.BR ctflowd (8)\n"
 }
 
-fn of_section(section: &Section) -> String {
+fn section_text(section: &Section) -> String {
     format!(".SS {}\n{}", escaped(&section.head()), prose(section.man))
-        + &section.keys.iter().map(of_key).collect::<String>()
+        + &section.keys.iter().map(key_item).collect::<String>()
 }
 
-fn of_key(key: &Key) -> String {
+fn key_item(key: &Key) -> String {
     let text = format!("{} Takes {}. Default: {}.", key.man, key.takes, key.default);
     item(&format!("\\fB{}\\fR", escaped(key.name)), &text)
 }
 
-fn file(path: &str, text: &str) -> String {
+fn file_item(path: &str, text: &str) -> String {
     item(&format!("\\fI{}\\fR", escaped(path)), text)
 }
 
@@ -80,12 +80,12 @@ mod tests {
     #[test]
     fn every_key_has_its_item() {
         let page = page();
-        let items = SECTIONS.iter().flat_map(|section| section.keys).map(of_key);
+        let items = SECTIONS.iter().flat_map(|section| section.keys).map(key_item);
         assert!(page.is_ascii() && items.into_iter().all(|item| page.contains(&item)));
     }
 
     #[test]
-    fn the_examples_are_configurations() {
+    fn the_examples_are_valid_configurations() {
         for (_, text) in EXAMPLES {
             crate::config::file::read(text).unwrap();
         }

@@ -170,13 +170,13 @@ pub(crate) enum Mode {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Filter {
     /// By layer-4 protocol.
-    pub(crate) protocols: Option<Choice<u8>>,
+    pub(crate) protocols: Option<FilterList<u8>>,
     /// By original source, original destination, or reply source.
-    pub(crate) addresses: Option<Choice<Network>>,
+    pub(crate) addresses: Option<FilterList<Network>>,
     /// By TCP state, as in [`ctflow_parser::proto::TCP_STATES`]; other protocols pass.
-    pub(crate) tcp_states: Option<Choice<u8>>,
+    pub(crate) tcp_states: Option<FilterList<u8>>,
     /// By zone, 0 for flows without one.
-    pub(crate) zones: Option<Choice<u16>>,
+    pub(crate) zones: Option<FilterList<u16>>,
     /// By mark.
     pub(crate) mark: Option<Masked>,
 }
@@ -184,19 +184,19 @@ pub(crate) struct Filter {
 /// Which of all there are.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum Choice<T> {
+pub(crate) enum FilterList<T> {
     /// These.
     Accept(Vec<T>),
     /// All but these.
     Ignore(Vec<T>),
 }
 
-impl<T> Choice<T> {
+impl<T> FilterList<T> {
     /// The same choice of what each item stands for.
-    fn map<U>(self, meaning: impl FnMut(T) -> U) -> Choice<U> {
+    fn map<U>(self, meaning: impl FnMut(T) -> U) -> FilterList<U> {
         match self {
-            Self::Accept(items) => Choice::Accept(items.into_iter().map(meaning).collect()),
-            Self::Ignore(items) => Choice::Ignore(items.into_iter().map(meaning).collect()),
+            Self::Accept(items) => FilterList::Accept(items.into_iter().map(meaning).collect()),
+            Self::Ignore(items) => FilterList::Ignore(items.into_iter().map(meaning).collect()),
         }
     }
 
@@ -246,15 +246,15 @@ impl Config {
     /// # Errors
     /// The first thing that is wrong with it.
     pub(crate) fn read(path: &Path) -> Result<Self, ConfigError> {
-        let text = text_of(path)?;
-        let file = file::read(&text).map_err(|wrong| at(path, &text, wrong))?;
+        let text = read_text(path)?;
+        let file = file::read(&text).map_err(|wrong| config_error(path, &text, wrong))?;
         check::config(path, file, &|offset| line_of(&text, offset))
     }
 }
 
 impl Config {
     /// The keys that differ and that a daemon cannot take over that was started with this configuration.
-    pub(crate) fn unchangeable(&self, new: &Self) -> Vec<&'static str> {
+    pub(crate) fn keys_needing_restart(&self, new: &Self) -> Vec<&'static str> {
         let same_security = match (&self.security, &new.security) {
             (Security::Sealed { key, .. }, Security::Sealed { key: other, .. }) => key == other,
             (Security::Clear, Security::Clear) => true,
@@ -263,7 +263,7 @@ impl Config {
         let (sync, other) = (&self.sync, &new.sync);
         // What is accepted at the start, the kernel accepts and nothing else from then on.
         let protocols = &sync.filter.protocols;
-        let in_kernel = matches!(protocols, Some(Choice::Accept(_)));
+        let in_kernel = matches!(protocols, Some(FilterList::Accept(_)));
         let differ = [
             ("[node] name", self.name != new.name),
             ("[[link]]", self.links != new.links),
@@ -289,16 +289,16 @@ impl Config {
 /// # Errors
 /// The file cannot be read, is no TOML, or names no path.
 pub(crate) fn socket(path: &Path) -> Result<PathBuf, ConfigError> {
-    let text = text_of(path)?;
-    let socket = file::socket(&text).map_err(|wrong| at(path, &text, wrong))?;
+    let text = read_text(path)?;
+    let socket = file::socket(&text).map_err(|wrong| config_error(path, &text, wrong))?;
     Ok(socket.unwrap_or_else(|| DEFAULT_SOCKET.into()))
 }
 
-fn text_of(path: &Path) -> Result<String, ConfigError> {
+fn read_text(path: &Path) -> Result<String, ConfigError> {
     fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })
 }
 
-fn at(path: &Path, text: &str, (problem, offset): (Problem, usize)) -> ConfigError {
+fn config_error(path: &Path, text: &str, (problem, offset): (Problem, usize)) -> ConfigError {
     ConfigError::Wrong { path: path.to_owned(), line: line_of(text, offset), problem: problem.into() }
 }
 

@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_reads_as_it_was_written_and_does_not_show() {
+    fn a_key_survives_a_round_trip_and_is_never_printed() {
         let key = Key::random().unwrap();
         assert_ne!(key, Key::random().unwrap());
         let read = |text: &str| with_file(text, 0o600, Key::read);
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_secret_or_no_key_is_refused() {
+    fn an_exposed_or_malformed_key_is_refused() {
         for mode in [0o640, 0o604, 0o620, 0o601] {
             let error = with_file(&"00".repeat(32), mode, Key::read).unwrap_err().to_string();
             assert!(error.contains("chmod 600 ") && error.contains(&format!("{mode:04o}")), "{error}");

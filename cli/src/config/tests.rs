@@ -44,7 +44,7 @@ fn a_pair_needs_little() {
 }
 
 #[test]
-fn everything_can_be_said() {
+fn every_key_is_read() {
     let config = read(
         r#"
         [node]
@@ -119,18 +119,18 @@ fn everything_can_be_said() {
     assert_eq!((sync.mode, sync.hot, sync.refresh), (Mode::Alarm, true, Duration::from_secs(30)));
     assert_eq!(sync.min_ages, [(132, Duration::from_millis(5)), (17, Duration::from_millis(250))]);
     let filter = sync.filter;
-    assert_eq!(filter.protocols, Some(Choice::Accept(vec![6, 17, 132])));
-    assert_eq!(filter.tcp_states, Some(Choice::Accept(vec![3, 7])));
-    assert_eq!(filter.zones, Some(Choice::Accept(vec![0, 65535])));
+    assert_eq!(filter.protocols, Some(FilterList::Accept(vec![6, 17, 132])));
+    assert_eq!(filter.tcp_states, Some(FilterList::Accept(vec![3, 7])));
+    assert_eq!(filter.zones, Some(FilterList::Accept(vec![0, 65535])));
     assert_eq!(filter.mark, Some(Masked { value: 16, mask: 255 }));
     let networks =
         [("127.0.0.0", 8), ("::1", 128)].map(|(text, prefix)| Network { address: text.parse().unwrap(), prefix });
-    assert_eq!(filter.addresses, Some(Choice::Ignore(networks.to_vec())));
+    assert_eq!(filter.addresses, Some(FilterList::Ignore(networks.to_vec())));
 }
 
 #[test]
-fn what_cannot_be_taken_over_is_named() {
-    let unchangeable = |one: &str, other: &str| with(one).unwrap().unchangeable(&with(other).unwrap());
+fn keys_that_need_a_restart_are_named() {
+    let unchangeable = |one: &str, other: &str| with(one).unwrap().keys_needing_restart(&with(other).unwrap());
     assert_eq!(unchangeable("[sync]\nmin_age_ms = 5\n[sync.filter]\nmark = \"1\"\n", ""), Vec::<&str>::new());
     assert_eq!(unchangeable("[sync]\nmode = \"alarm\"\n", "[engine]\nworkers = 2\n"), ["[engine]", "[sync] mode"]);
     // What is ignored, or accepted later, only the daemon leaves out.
@@ -141,7 +141,7 @@ fn what_cannot_be_taken_over_is_named() {
 }
 
 #[test]
-fn unknown_keys_and_sections_are_told_with_their_line() {
+fn unknown_keys_and_sections_are_refused_with_their_line() {
     refused(with("[sync]\nmod = \"ftfw\"\n"), 7, &["unknown key `mod' in [sync]", "did you mean `mode'?"]);
     refused(with("[sync]\nworkers = 4\n"), 7, &["did you mean that of [engine]?"]);
     refused(with("[syc]\n"), 6, &["unknown section [syc]", "did you mean [sync]?", "[[link]]"]);
@@ -157,7 +157,7 @@ fn unknown_keys_and_sections_are_told_with_their_line() {
 }
 
 #[test]
-fn wrong_values_are_told_with_what_would_be_right() {
+fn wrong_values_are_refused_with_what_the_key_accepts() {
     let table = [
         ("[node]\nname = \"a b\"", "\"a b\"", "letters, digits"),
         ("[node]\nname = 3", "3", "letters, digits"),
@@ -203,7 +203,7 @@ fn wrong_values_are_told_with_what_would_be_right() {
 }
 
 #[test]
-fn links_must_make_sense() {
+fn links_that_cannot_work_are_refused() {
     let link = |text: &str| read(&format!("{CLEAR}[[link]]\n{text}"));
     refused(read(CLEAR), 1, &["no link"]);
     refused(link("peers = [\"192.0.2.2:1\"]"), 3, &["no `local'"]);
@@ -229,7 +229,7 @@ fn links_must_make_sense() {
 }
 
 #[test]
-fn the_rest_must_go_together_too() {
+fn contradicting_keys_are_refused() {
     refused(read(LINK), 1, &["no key", "ctflow keygen", "insecure = true"]);
     refused(read(&format!("{LINK}[security]\ninsecure = false\n")), 5, &["no key"]);
     refused(read(&format!("{LINK}[security]\nkey_file = \"/k\"\ninsecure = true\n")), 6, &["exclude each other"]);
@@ -246,7 +246,7 @@ fn the_rest_must_go_together_too() {
 }
 
 #[test]
-fn the_socket_is_found_in_a_file_that_is_wrong_otherwise() {
+fn the_socket_is_read_from_an_otherwise_wrong_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("ctflow.toml");
     let socket = |text: &str| {

@@ -195,7 +195,7 @@ impl Running {
         }
         let why = || "restart the daemon for it".to_owned();
         let unchanged =
-            self.config.unchangeable(&new).into_iter().map(|key| Unchanged { key: key.to_owned(), why: why() });
+            self.config.keys_needing_restart(&new).into_iter().map(|key| Unchanged { key: key.to_owned(), why: why() });
         let unchanged = unchanged.collect();
         self.taken_over = new.sync;
         Ok(unchanged)

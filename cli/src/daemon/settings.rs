@@ -13,7 +13,7 @@ use ctflow_engine::steer::Filter;
 use ctflow_engine::takeover;
 use ctflow_replicate::{self as replicate, Epoch, Key};
 
-use crate::config::{self, Choice, Config, Security, Sync};
+use crate::config::{self, Config, FilterList, Security, Sync};
 
 /// How to capture and replicate, in the run of `epoch`.
 pub(super) fn engine(config: &Config, epoch: Epoch) -> Settings {
@@ -40,7 +40,7 @@ pub(super) fn engine(config: &Config, epoch: Epoch) -> Settings {
 /// says nothing of a flow's end.
 fn in_kernel(filter: &config::Filter) -> Filter {
     match &filter.protocols {
-        Some(Choice::Accept(protocols)) if protocols.len() <= FILTER_PROTOCOLS => {
+        Some(FilterList::Accept(protocols)) if protocols.len() <= FILTER_PROTOCOLS => {
             Filter { protocols: protocols.clone(), ..Filter::default() }
         }
         _ => Filter::default(),
@@ -132,10 +132,10 @@ pub(super) fn choice(sync: &Sync) -> filter::ReplicationFilter {
     }
 }
 
-fn rule<T, U>(choice: &Choice<T>, meaning: impl FnMut(&T) -> Option<U>) -> Rule<U> {
+fn rule<T, U>(choice: &FilterList<T>, meaning: impl FnMut(&T) -> Option<U>) -> Rule<U> {
     let listed = match choice {
-        Choice::Accept(_) => Listed::Accepted,
-        Choice::Ignore(_) => Listed::Ignored,
+        FilterList::Accept(_) => Listed::Accepted,
+        FilterList::Ignore(_) => Listed::Ignored,
     };
     Rule { listed, entries: choice.items().iter().filter_map(meaning).collect() }
 }
