@@ -28,7 +28,7 @@ fn bench(report: &Path) -> Option<Value> {
 }
 
 #[test]
-fn a_report_that_cannot_be_written_is_refused_before_anything_is_measured() {
+fn an_unwritable_report_is_refused_before_measuring() {
     let folder = tempfile::tempdir().unwrap();
     let small = ["bench", "--load", "netlink", "--flows", "1", "--seconds", "1", "--rounds", "1", "--replicas", "0"];
     let output = Command::new(env!("CARGO_BIN_EXE_ctflow")).args(small).arg("--report").arg(folder.path()).output();
@@ -57,7 +57,7 @@ fn median(spread: &Value) -> f64 {
 }
 
 #[test]
-fn a_small_benchmark_says_all_that_it_should() {
+fn a_small_benchmark_reports_every_figure() {
     let folder = tempfile::tempdir().unwrap();
     let report = folder.path().join("report.html");
     let Some(results) = bench(&report) else { return };
@@ -96,11 +96,11 @@ fn a_small_benchmark_says_all_that_it_should() {
     assert_eq!(held.iter().map(|held| &held["limit"]).collect::<Vec<_>>(), ["load", "load"]);
     let latency = &results["rates"][2]["latency"];
     assert!(latency["count"].as_u64().unwrap() > 100 && latency["p50_us"].as_u64() <= latency["max_us"].as_u64());
-    look_at(&report, folder.path());
+    check_page(&report, folder.path());
 }
 
 /// What a browser finds of the page, at some width and in some scheme.
-fn seen(page: &Path, width: u32, dark: bool) -> Option<Value> {
+fn page_metrics(page: &Path, width: u32, dark: bool) -> Option<Value> {
     let profile = tempfile::tempdir().unwrap();
     let flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--dump-dom"];
     let quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync"];
@@ -128,7 +128,7 @@ fn seen(page: &Path, width: u32, dark: bool) -> Option<Value> {
 }
 
 /// Has a browser lay the page out.
-fn look_at(report: &Path, folder: &Path) {
+fn check_page(report: &Path, folder: &Path) {
     // The page has no script of its own; this one says what became of it.
     const LOOK: &str = r#"<script>
         const style = (element, name) => getComputedStyle(element)[name];
@@ -148,7 +148,7 @@ fn look_at(report: &Path, folder: &Path) {
     assert_eq!(foreign, None, "the page fetches and runs nothing");
     fs::write(&watched, page.replace("</body>", &format!("{LOOK}</body>"))).unwrap();
     for (width, dark) in WIDTHS.into_iter().flat_map(|width| [(width, false), (width, true)]) {
-        let Some(seen) = seen(&watched, width, dark) else { return };
+        let Some(seen) = page_metrics(&watched, width, dark) else { return };
         let number = |at: usize| seen[at].as_f64().unwrap();
         assert!(number(0) <= number(1), "the page is wider than the window of {width}: {seen}");
         assert_eq!((number(2), number(9)), (4.0, 0.0), "four plots, nothing fetched: {seen}");

@@ -27,11 +27,11 @@ fn finding(name: &str) -> Value {
 }
 
 /// Does what a finding says, if this machine has the program for it.
-fn mend(finding: &Value) -> bool {
+fn run_mend(finding: &Value) -> bool {
     let command = finding["mend"].as_str().unwrap();
     let program = command.split(' ').next().unwrap();
-    let is_there = Command::new(program).arg("--version").output().is_ok();
-    if !is_there {
+    let is_installed = Command::new(program).arg("--version").output().is_ok();
+    if !is_installed {
         eprintln!("skipped: no {program} here");
         return false;
     }
@@ -41,7 +41,7 @@ fn mend(finding: &Value) -> bool {
 }
 
 #[test]
-fn a_network_of_ones_own_is_ready() {
+fn a_private_network_is_ready() {
     ctflow_engine::isolated!({
         Lab::enter().unwrap();
         let (code, stdout, stderr) = doctor(&[]);
@@ -52,7 +52,7 @@ fn a_network_of_ones_own_is_ready() {
 }
 
 #[test]
-fn events_turned_off_make_it_unready_until_mended() {
+fn disabled_events_are_not_ready_until_enabled() {
     ctflow_engine::isolated!({
         Lab::enter().unwrap();
         sysctl::write("net/netfilter/nf_conntrack_events", "0").unwrap();
@@ -61,7 +61,7 @@ fn events_turned_off_make_it_unready_until_mended() {
         assert_eq!(stdout.lines().last(), Some("not ready: 1 essential thing is missing"));
         let after: Vec<_> = stdout.lines().skip_while(|line| !line.starts_with("MISSING  events ")).collect();
         assert_eq!(after[1].trim_start(), "sysctl -w net.netfilter.nf_conntrack_events=1");
-        if mend(&finding("events")) {
+        if run_mend(&finding("events")) {
             assert_eq!(doctor(&[]).0, 0);
         }
     });
@@ -106,17 +106,17 @@ fn json_has_the_documented_keys() {
 }
 
 #[test]
-fn commands_that_mend_are_accepted_as_they_stand() {
+fn printed_commands_run_as_printed() {
     ctflow_engine::isolated!({
         Lab::enter().unwrap();
         for name in ["accounting", "timestamps", "events"] {
             sysctl::write(&format!("net/netfilter/nf_conntrack_{}", setting(name)), off(name)).unwrap();
-            if mend(&finding(name)) {
+            if run_mend(&finding(name)) {
                 assert_eq!(finding(name)["level"], "ok", "{name}");
             }
         }
         for name in ["table", "event_mask"] {
-            mend(&finding(name)); // a table is still empty then, and rules are not looked at
+            run_mend(&finding(name)); // a table is still empty then, and rules are not looked at
         }
     });
 }
@@ -135,7 +135,7 @@ fn off(finding: &str) -> &str {
 
 /// Only root can become nobody, and nobody must be able to reach the program.
 #[test]
-fn without_rights_it_says_so_and_how_to_get_them() {
+fn without_rights_it_prints_how_to_get_them() {
     ctflow_engine::isolated!({
         Lab::enter().unwrap();
         let mut command = Command::new(PROGRAM);

@@ -21,7 +21,7 @@ use serde_json::Value;
 const PROGRAM: &str = env!("CARGO_BIN_EXE_ctflow");
 const PACKAGING: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../packaging/keepalived");
 /// Nothing that is waited for here takes a third of this.
-const LONGEST: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A firewall with a daemon and a keepalived, and a folder with all that is theirs.
 struct Firewall<'g> {
@@ -106,18 +106,18 @@ impl<'g> Firewall<'g> {
         serde_json::from_slice(&output.stdout).ok()
     }
 
-    fn is(&self, role: &str) -> bool {
+    fn has_role(&self, role: &str) -> bool {
         self.status().is_some_and(|status| status["role"] == role)
     }
 
     /// Flows that it holds of the other one.
-    fn external(&self) -> usize {
+    fn external_flows(&self) -> usize {
         let flows = self.status().and_then(|status| status["external"]["flows"].as_u64()).unwrap();
         usize::try_from(flows).unwrap()
     }
 
     /// Whether it is a backup that could take over `flows`, and lets nothing in.
-    fn waits(&self, flows: usize) -> bool {
+    fn is_ready_backup(&self, flows: usize) -> bool {
         self.status().is_some_and(|status| {
             let held = status["external"]["flows"].as_u64().unwrap();
             status["role"] == "backup"
@@ -141,7 +141,7 @@ impl<'g> Firewall<'g> {
         kill(self.keepalived.take());
     }
 
-    fn told(&self) -> String {
+    fn describe(&self) -> String {
         let read = |name| fs::read_to_string(self.path(name)).unwrap_or_default();
         format!("{}:\n{:#?}\n{}\n{}", self.which.name(), self.status(), read("daemon.log"), read("keepalived.log"))
     }
@@ -162,10 +162,10 @@ impl Drop for Firewall<'_> {
 }
 
 fn until(what: &str, firewalls: &[Firewall<'_>; 2], mut satisfied: impl FnMut(&[Firewall<'_>; 2]) -> bool) {
-    let deadline = Instant::now() + LONGEST;
+    let deadline = Instant::now() + TIMEOUT;
     while !satisfied(firewalls) {
         if Instant::now() >= deadline {
-            let told = firewalls.iter().map(Firewall::told).collect::<String>();
+            let told = firewalls.iter().map(Firewall::describe).collect::<String>();
             panic!("never: {what}\n{told}");
         }
         std::thread::sleep(Duration::from_millis(20));
@@ -174,7 +174,7 @@ fn until(what: &str, firewalls: &[Firewall<'_>; 2], mut satisfied: impl FnMut(&[
 
 /// Whether one is primary, and the other waits.
 fn settled([one, other]: &[Firewall<'_>; 2]) -> bool {
-    one.is("primary") && other.waits(0) || other.is("primary") && one.waits(0)
+    one.has_role("primary") && other.is_ready_backup(0) || other.has_role("primary") && one.is_ready_backup(0)
 }
 
 /// How a primary fails.
@@ -189,7 +189,7 @@ enum Failure {
 }
 
 #[test]
-fn whatever_fails_of_the_primary_the_other_takes_over_and_no_connection_dies() {
+fn the_backup_takes_over_whatever_fails_and_no_connection_dies() {
     if Command::new("keepalived").arg("--version").output().is_err() {
         assert!(std::env::var_os("CI").is_none(), "keepalived is not installed");
         eprintln!("skipped: keepalived is not installed");
@@ -214,11 +214,11 @@ fn whatever_fails_of_the_primary_the_other_takes_over_and_no_connection_dies() {
         let targets = [&tcp[..], &tcp, &udp].concat();
         for failure in [Failure::Process, Failure::Cable, Failure::Host] {
             until("one is primary, the other waits", &firewalls, settled);
-            let primary = usize::from(firewalls[1].is("primary"));
+            let primary = usize::from(firewalls[1].has_role("primary"));
             let which = firewalls[primary].which;
-            let before = firewalls[1 - primary].external();
+            let before = firewalls[1 - primary].external_flows();
             let streams = Streams::start(&gateways.client, &targets).unwrap();
-            until("all is replicated", &firewalls, |all| all[1 - primary].waits(before + targets.len()));
+            until("all is replicated", &firewalls, |all| all[1 - primary].is_ready_backup(before + targets.len()));
             match failure {
                 Failure::Process => firewalls[primary].kill_daemon(),
                 Failure::Cable => gateways.unplug(which).unwrap(),
@@ -228,13 +228,13 @@ fn whatever_fails_of_the_primary_the_other_takes_over_and_no_connection_dies() {
                     firewalls[primary].kill_daemon();
                 }
             }
-            until("the other is primary", &firewalls, |all| all[1 - primary].is("primary"));
+            until("the other is primary", &firewalls, |all| all[1 - primary].has_role("primary"));
             std::thread::sleep(Duration::from_secs(2));
-            let heard = streams.finish();
-            let dead: Vec<_> = heard.iter().filter(|one| one.died.is_some()).collect();
-            assert!(dead.is_empty() && heard.len() == targets.len(), "{failure:?}: {dead:?}");
-            let silence = heard.iter().map(|one| one.silence).max().unwrap();
-            println!("{failure:?}: {} connections survived, silent for {silence:.0?} at most", heard.len());
+            let results = streams.finish();
+            let dead: Vec<_> = results.iter().filter(|one| one.died.is_some()).collect();
+            assert!(dead.is_empty() && results.len() == targets.len(), "{failure:?}: {dead:?}");
+            let silence = results.iter().map(|one| one.silence).max().unwrap();
+            println!("{failure:?}: {} connections survived, silent for {silence:.0?} at most", results.len());
             // It comes back as what it was: a backup, though it was primary before.
             gateways.reconnect(which).unwrap();
             if !matches!(failure, Failure::Cable) {

@@ -13,7 +13,7 @@ const FLOWS: u32 = 3_000;
 const SLOW_READER: &str = "{ read -r line; sleep 1.2; cat >/dev/null; }";
 
 /// What a terminal shows of `command`, in which `$0` is the program, with flows to delete.
-fn shown(command: &str) -> String {
+fn terminal_output(command: &str) -> String {
     let folder = tempfile::tempdir().unwrap();
     let flows = folder.path().join("flows");
     let mut lines = String::new();
@@ -29,7 +29,7 @@ fn shown(command: &str) -> String {
     String::from_utf8(script.output().unwrap().stdout).unwrap()
 }
 
-fn deleted() -> String {
+fn deleted_line() -> String {
     format!("ctflow v{}: {FLOWS} flow entries have been deleted.\r\n", env!("CARGO_PKG_VERSION"))
 }
 
@@ -37,18 +37,18 @@ fn deleted() -> String {
 fn a_terminal_shows_a_bar_while_a_pipe_takes_the_lines() {
     ctflow_engine::isolated!({
         Lab::enter().unwrap();
-        let shown = shown(&format!("$0 -D | {SLOW_READER}"));
+        let shown = terminal_output(&format!("$0 -D | {SLOW_READER}"));
         let (bars, summary) = shown.rsplit_once("\r\u{1b}[2K").unwrap();
         assert!(bars.starts_with('[') && bars.contains(&format!(" of {FLOWS} flows, ")), "{shown:?}");
-        assert_eq!(summary, deleted(), "it is wiped out before anything else is said");
+        assert_eq!(summary, deleted_line(), "it is wiped out before anything else is said");
     });
 }
 
 #[test]
-fn without_a_terminal_to_draw_on_there_is_no_bar() {
+fn without_a_terminal_no_bar_is_drawn() {
     ctflow_engine::isolated!({
         Lab::enter().unwrap();
-        let shown = shown(&format!("{{ $0 -D 2>&1 >&3 | cat >&2; }} 3>&1 | {SLOW_READER}"));
-        assert_eq!(shown, deleted(), "cat reads what is said");
+        let shown = terminal_output(&format!("{{ $0 -D 2>&1 >&3 | cat >&2; }} 3>&1 | {SLOW_READER}"));
+        assert_eq!(shown, deleted_line(), "cat reads what is said");
     });
 }

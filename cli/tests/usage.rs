@@ -31,13 +31,13 @@ fn unknown_options_and_commands() {
 }
 
 #[test]
-fn a_mistyped_option_is_guessed() {
+fn a_mistyped_option_gets_a_suggestion() {
     refused(&["-L", "--ouput", "json"], &["unknown option `--ouput', did you mean `--output'?"]);
     refused(&["-L", "-p", "tcp", "--dprot=80"], &["unknown option `--dprot', did you mean `--dport'?"]);
 }
 
 #[test]
-fn an_ambiguous_prefix_names_what_it_could_be() {
+fn an_ambiguous_prefix_lists_the_candidates() {
     refused(&["--e"], &["`--e' is ambiguous", "event and event-mask"]);
 }
 
@@ -49,7 +49,7 @@ fn a_missing_argument_is_described() {
 }
 
 #[test]
-fn bad_values_say_what_would_be_right() {
+fn bad_values_name_the_accepted_ones() {
     refused(&["-L", "-o", "id,foo"], &["`-o' does not take `foo'", "xml, extended, timestamp, id, ktimestamp"]);
     refused(&["-E", "-e", "NEW,"], &["`-e' does not take `'", "ALL, NEW, UPDATES and DESTROY"]);
     refused(&["-E", "-b", "lots"], &["`-b' does not take `lots'", "number of bytes"]);
@@ -65,7 +65,7 @@ fn unknown_tables_name_those_of_the_command() {
 }
 
 #[test]
-fn combinations_that_mean_nothing() {
+fn meaningless_combinations_are_refused() {
     refused(&["-L", "--event"], &["`-L' and `--event'"]);
     refused(&["-L", "-h"], &["`-L' and `-h'"]);
     refused(&["-o", "xml"], &["no command", "-L, -G"]);
@@ -75,7 +75,7 @@ fn combinations_that_mean_nothing() {
 }
 
 #[test]
-fn unknown_verbs_name_those_that_there_are() {
+fn unknown_verbs_and_words_are_refused() {
     refused(
         &["list"],
         &["unknown verb `list'", "daemon, keygen, sync, status, role, demo, bench, doctor, completions, man and help"],
@@ -98,7 +98,7 @@ fn unknown_verbs_name_those_that_there_are() {
 }
 
 #[test]
-fn help_is_no_error() {
+fn help_exits_with_success() {
     let (code, everything, stderr) = run(&[]);
     assert_eq!((code, stderr.as_str()), (0, ""));
     assert!(everything.contains("-L, --dump [TABLE]") && everything.contains("doctor [--json]"), "{everything}");
@@ -152,7 +152,7 @@ fn packaging(file: &str) -> PathBuf {
 
 /// Where groff is installed, it finds nothing to warn of.
 #[test]
-fn the_manual_pages_are_good_troff() {
+fn groff_accepts_the_manual_pages() {
     for (_, file) in PAGES {
         let page = packaging(file);
         let Ok(done) = Command::new("groff").args(["-man", "-ww", "-z", "-Tutf8"]).arg(page).output() else { return };
@@ -365,7 +365,7 @@ fn wrong_command_lines_end_with_conntracks_exit_codes() {
 
 /// Debian's package; where it is missing the comparison is left out, but not in CI.
 #[test]
-fn the_installed_conntrack_ends_wrong_command_lines_alike() {
+fn the_installed_conntrack_has_the_same_exit_codes() {
     let Some(conntrack) = ["/usr/sbin/conntrack", "/sbin/conntrack"].into_iter().find(|path| fs::exists(path).unwrap())
     else {
         assert!(std::env::var_os("CI").is_none(), "conntrack is not installed");
@@ -437,7 +437,7 @@ fn called_conntrack_it_behaves_as_conntrack() {
 
 /// No panic, and one line that says why there is no more.
 #[test]
-fn a_closed_pipe_is_told_in_one_line() {
+fn a_closed_pipe_is_reported_in_one_line() {
     let (reader, writer) = io::pipe().unwrap();
     drop(reader);
     let Output { status, stderr, .. } = Command::new(PROGRAM).arg("-h").stdout(writer).output().unwrap();

@@ -48,7 +48,7 @@ fn effect_on_table(program: &str, line: &str) -> (i32, Vec<String>, String, Vec<
 }
 
 #[test]
-fn changes_have_the_same_effect_and_words() {
+fn changes_have_conntracks_effect_and_output() {
     let Some(theirs) = conntrack() else { return };
     ctflow_engine::isolated!({
         let (ours, mut different) = (Ours::new(), Vec::new());
@@ -114,7 +114,7 @@ fn load(text: &str) -> Ran {
 }
 
 #[test]
-fn what_was_done_is_told_where_it_cannot_be_printed() {
+fn changes_are_counted_on_stderr_when_stdout_is_full() {
     ctflow_engine::isolated!({
         fill();
         let full = || std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
@@ -130,7 +130,7 @@ fn what_was_done_is_told_where_it_cannot_be_printed() {
 
 /// A user namespace of its own is nobody to the network's.
 #[test]
-fn what_a_kernel_refuses_to_list_is_told_as_conntrack_does() {
+fn kernel_refusals_are_printed_as_conntrack_prints_them() {
     let Some(theirs) = conntrack() else { return };
     ctflow_engine::isolated!({
         let ours = Ours::new();
@@ -198,13 +198,13 @@ fn a_wrong_line_anywhere_means_that_nothing_is_done() {
 }
 
 #[test]
-fn a_refused_line_is_told_with_its_number() {
+fn a_refused_line_is_reported_with_its_number() {
     ctflow_engine::isolated!({
         let line = |port| format!("-I -p udp -s 10.0.0.1 -d 10.0.0.2 --sport {port} --dport 2 -t 100\n");
         let (code, _, stderr) = load(&(line(1) + &line(2) + &line(1) + &line(3)));
         assert_eq!(code, 1);
-        let said = "standard input, line 3: Such conntrack exists, try -U to update; the others up to line 4 are carried out\n";
-        assert!(stderr.ends_with(said), "{stderr}");
+        let expected = "standard input, line 3: Such conntrack exists, try -U to update; the others up to line 4 are carried out\n";
+        assert!(stderr.ends_with(expected), "{stderr}");
         assert_eq!(run(PROGRAM, &["-C"]).1, "3\n");
         let (code, stdout, stderr) = load(&(line(8) + "-D -p udp --sport 1\n" + &line(1)));
         assert_eq!((code, stdout.lines().count(), stderr.as_str()), (0, 1, ""));
@@ -215,7 +215,7 @@ fn a_refused_line_is_told_with_its_number() {
 }
 
 #[test]
-fn mass_work_reaches_every_flow() {
+fn bulk_changes_reach_every_flow() {
     ctflow_engine::isolated!({
         let _firewall = Firewall::build(&Lab::enter().unwrap()).unwrap();
         Flood::open().unwrap().send(10_000).unwrap();
@@ -229,7 +229,7 @@ fn mass_work_reaches_every_flow() {
 }
 
 #[test]
-fn json_has_every_flow_as_an_object_of_its_own() {
+fn json_has_one_object_per_flow() {
     ctflow_engine::isolated!({
         fill();
         let (_, stdout, _) = run(PROGRAM, &["-L", "-o", "json"]);

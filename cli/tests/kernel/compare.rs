@@ -61,7 +61,7 @@ pub(crate) fn with_labels(folder: &std::path::Path, program: &str) -> String {
 }
 
 /// An edge of conntrack that we mend.
-struct Mended {
+struct KnownDifference {
     /// What is mended.
     why: &'static str,
     /// On which command lines.
@@ -70,15 +70,15 @@ struct Mended {
     undo: fn(theirs: &mut String, ours: &mut String),
 }
 
-const MENDED: [Mended; 11] = [
-    Mended {
+const KNOWN_DIFFERENCES: [KnownDifference; 11] = [
+    KnownDifference {
         why: "XML has the names of SCTP states, not TCP's of the same number",
         applies: is_xml,
         undo: |_, ours| {
             *ours = each_line(ours, |line| sctp_as_tcp(&line));
         },
     },
-    Mended {
+    KnownDifference {
         why: "XML has type, code and id of ICMP",
         applies: is_xml,
         undo: |_, ours| {
@@ -87,7 +87,7 @@ const MENDED: [Mended; 11] = [
             });
         },
     },
-    Mended {
+    KnownDifference {
         why: "XML of one flow has its root closed",
         applies: |line| is_xml(line) && line.starts_with("-G "),
         undo: |theirs, _| {
@@ -96,7 +96,7 @@ const MENDED: [Mended; 11] = [
             }
         },
     },
-    Mended {
+    KnownDifference {
         why: "XML of nothing is a document, too",
         applies: is_xml,
         undo: |theirs, ours| {
@@ -106,7 +106,7 @@ const MENDED: [Mended; 11] = [
             }
         },
     },
-    Mended {
+    KnownDifference {
         why: "saved lines keep mark, labels and helper",
         applies: is_save,
         undo: |_, ours| {
@@ -116,24 +116,24 @@ const MENDED: [Mended; 11] = [
             });
         },
     },
-    Mended {
+    KnownDifference {
         why: "saved lines have SCTP's tags in the order of their bytes",
         applies: is_save,
         undo: |theirs, _| *theirs = each_line(theirs, |line| swapped(&swapped(&line, "--orig-vtag"), "--reply-vtag")),
     },
-    Mended {
+    KnownDifference {
         why: "saved lines leave out EXPECTED, which cannot be loaded",
         applies: is_save,
         undo: |theirs, _| {
             *theirs = theirs.replace("-u EXPECTED ", "-u UNSET ").replace("EXPECTED,", "");
         },
     },
-    Mended {
+    KnownDifference {
         why: "saved lines translate the port alone, too",
         applies: is_save,
         undo: |_, ours| *ours = each_line(ours, |line| untranslated(&untranslated(&line, SOURCE), DESTINATION)),
     },
-    Mended {
+    KnownDifference {
         why: "saved lines of DCCP can be loaded, too, where the kernel has no tracker for it",
         applies: is_save,
         undo: |theirs, ours| {
@@ -142,12 +142,12 @@ const MENDED: [Mended; 11] = [
             *theirs = theirs.replace(" --sport 0 --dport 0 --reply-port-src 0 --reply-port-dst 0", "");
         },
     },
-    Mended {
+    KnownDifference {
         why: "saved lines name every state of SCTP",
         applies: is_save,
         undo: |theirs, _| *theirs = theirs.replace("--state (null) ", "--state HEARTBEAT_SENT "),
     },
-    Mended {
+    KnownDifference {
         why: "XML and saved lines say nothing of who asked, which is no part of them",
         applies: |line| is_xml(line) || is_save(line),
         undo: |theirs, _| {
@@ -275,25 +275,25 @@ impl Sides {
             };
             let (theirs, ours) = (start(&self.theirs), start(&self.ours));
             let (theirs, ours) = (ran(theirs.wait_with_output().unwrap()), ran(ours.wait_with_output().unwrap()));
-            let (theirs, ours) = without_mended(line, as_1_4_9(theirs), ours);
+            let (theirs, ours) = undo_known_differences(line, as_1_4_9(theirs), ours);
             if theirs == ours {
                 return None;
             }
             last = Some((theirs, ours));
         }
-        last.map(|(theirs, ours)| explained(line, &theirs, &ours))
+        last.map(|(theirs, ours)| describe_difference(line, &theirs, &ours))
     }
 }
 
-fn without_mended(line: &str, mut theirs: Ran, mut ours: Ran) -> (Ran, Ran) {
-    for mended in MENDED.iter().filter(|mended| (mended.applies)(line)) {
+fn undo_known_differences(line: &str, mut theirs: Ran, mut ours: Ran) -> (Ran, Ran) {
+    for mended in KNOWN_DIFFERENCES.iter().filter(|mended| (mended.applies)(line)) {
         (mended.undo)(&mut theirs.1, &mut ours.1);
     }
     (theirs, ours)
 }
 
 /// The first lines that differ, and what is mended there without making them the same.
-fn explained(line: &str, theirs: &Ran, ours: &Ran) -> String {
+fn describe_difference(line: &str, theirs: &Ran, ours: &Ran) -> String {
     let first = |theirs: &str, ours: &str| {
         let pairs = theirs.lines().map(Some).chain(std::iter::repeat(None));
         let mut pairs = pairs.zip(ours.lines().map(Some).chain(std::iter::repeat(None)));
@@ -307,7 +307,8 @@ fn explained(line: &str, theirs: &Ran, ours: &Ran) -> String {
             }
         })
     };
-    let mended: Vec<_> = MENDED.iter().filter(|mended| (mended.applies)(line)).map(|mended| mended.why).collect();
+    let mended: Vec<_> =
+        KNOWN_DIFFERENCES.iter().filter(|mended| (mended.applies)(line)).map(|mended| mended.why).collect();
     let codes = if theirs.0 == ours.0 { String::new() } else { format!("\n  exit codes {} and {}", theirs.0, ours.0) };
     let mended = if mended.is_empty() { String::new() } else { format!("\n  though mended: {}", mended.join("; ")) };
     format!("{line}{codes}{}{}{mended}", first(&theirs.1, &ours.1), first(&theirs.2, &ours.2))
@@ -446,7 +447,7 @@ fn listings_are_the_same_by_every_filter_and_in_every_output() {
     ctflow_engine::isolated!({
         let ours = Ours::new();
         let sides = Sides { theirs: theirs.to_owned(), ours: ours.path.clone() };
-        let _network = fill_by_all_means();
+        let _network = fill_with_every_kind();
         let plain = outputs(&TYPES).into_iter().chain(["save".into(), "userspace".into(), "extended,userspace".into()]);
         sides.assert_same(plain.map(|output| with_output("-L", &output)));
         let filters = FILTERS.iter().enumerate().flat_map(|(index, filter)| {
@@ -458,7 +459,7 @@ fn listings_are_the_same_by_every_filter_and_in_every_output() {
 }
 
 /// Flows that requests make, flows of packets, and expectations. What is returned keeps the network.
-fn fill_by_all_means() -> (Firewall, [TcpStream; 2]) {
+fn fill_with_every_kind() -> (Firewall, [TcpStream; 2]) {
     let firewall = Firewall::build(&Lab::enter().unwrap()).unwrap();
     record_all();
     create_every_kind();
@@ -469,12 +470,12 @@ fn fill_by_all_means() -> (Firewall, [TcpStream; 2]) {
 }
 
 #[test]
-fn entries_are_got_counted_and_told_in_numbers_the_same() {
+fn gets_counts_and_statistics_are_the_same() {
     let Some(theirs) = conntrack() else { return };
     ctflow_engine::isolated!({
         let ours = Ours::new();
         let sides = Sides { theirs: theirs.to_owned(), ours: ours.path.clone() };
-        let _network = fill_by_all_means();
+        let _network = fill_with_every_kind();
         let (_, saved, _) = run(PROGRAM, &["-L", "-o", "save"]);
         let outputs = ["", "extended,id,ktimestamp", "xml", "save", "timestamp"];
         let gets = saved.lines().zip(outputs.iter().cycle()).map(|(line, output)| with_output(&get_of(line), output));
@@ -524,7 +525,7 @@ fn labels_are_shown_and_selected_the_same() {
         let (ours, folder) = (Ours::new(), tempfile::tempdir().unwrap());
         let [theirs, ours] = [theirs, &ours.path].map(|program| with_labels(folder.path(), program));
         let sides = Sides { theirs, ours };
-        let _network = fill_by_all_means();
+        let _network = fill_with_every_kind();
         let shown = outputs(&["labels", "extended", "id", "ktimestamp", "xml"]);
         sides.assert_same(shown.iter().map(|output| with_output("-L -p udp", output)));
         let filters = ["-l vpn", "-l web", "-l big", "-l web -p udp -f ipv4", "-l vpn -s 10.0.4.1 -m 0"];
@@ -540,28 +541,28 @@ fn labels_are_shown_and_selected_the_same() {
 
 /// Gives each line, which begins behind `-E`, to both; has everything happen; compares what they have shown of it.
 #[track_caller]
-fn assert_same_events(sides: &Sides, lines: &[String], happen: impl Fn()) {
+fn assert_same_events(sides: &Sides, lines: &[String], make_events: impl Fn()) {
     let (mut different, mut shown) = (Vec::new(), 0);
     for chunk in lines.chunks(8) {
         let follow = |program: &str, line: &str| {
             let file = tempfile::NamedTempFile::new().unwrap();
             let args: Vec<_> = line.split_whitespace().collect();
-            (Follower::start_to(program, &args, file.reopen().unwrap().into()), file)
+            (Follower::start_with_stdout(program, &args, file.reopen().unwrap().into()), file)
         };
         let both = |line: &String| [follow(&sides.theirs, line), follow(&sides.ours, line)];
         let followers: Vec<_> = chunk.iter().map(both).collect();
-        happen();
+        make_events();
         until("all events are read", || queued_bytes() == 0);
         for (line, both) in chunk.iter().zip(followers) {
             let [theirs, ours] = both.map(|(follower, file)| {
                 let (code, _, stderr) = follower.interrupt();
                 let seen = std::fs::read_to_string(file.path()).unwrap();
-                (code, each_line(&seen, timeless), stderr)
+                (code, each_line(&seen, without_times), stderr)
             });
-            let (theirs, ours) = without_mended(line, as_1_4_9(theirs), ours);
+            let (theirs, ours) = undo_known_differences(line, as_1_4_9(theirs), ours);
             shown += ours.1.lines().count();
             if theirs != ours {
-                different.push(explained(line, &theirs, &ours));
+                different.push(describe_difference(line, &theirs, &ours));
             }
         }
     }
@@ -571,7 +572,7 @@ fn assert_same_events(sides: &Sides, lines: &[String], happen: impl Fn()) {
 
 /// A line without what two programs that read the same event do not say alike: their clocks, and the name of a program
 /// that may have ended.
-fn timeless(line: String) -> String {
+fn without_times(line: String) -> String {
     let line = match line.split_once("]\t") {
         Some((stamp, rest)) if stamp.starts_with('[') => format!("[now]\t{rest}"),
         _ => line,
@@ -588,10 +589,10 @@ fn timeless(line: String) -> String {
 
 /// Everything that happens to flows: they are made and changed by request, come and go with their packets, and are
 /// deleted. Done in parts, for the buffers of the old tool hold 166 events.
-fn happen(firewall: &Firewall) {
-    let calm = || until("all events are read", || queued_bytes() == 0);
+fn make_all_events(firewall: &Firewall) {
+    let wait_until_read = || until("all events are read", || queued_bytes() == 0);
     create_every_kind();
-    calm();
+    wait_until_read();
     firewall.client.run(traffic);
     until("the traffic has ended", || {
         run(PROGRAM, &["-L", "-p", "tcp", "--state", "TIME_WAIT"]).1.lines().count() >= 4
@@ -599,10 +600,10 @@ fn happen(firewall: &Firewall) {
     for line in
         ["-U -s 10.0.1.1 -f ipv4 -m 5", "-U -p udp -s 10.0.0.1 -f ipv4 -u ASSURED,SEEN_REPLY -t 77", "-D -p sctp"]
     {
-        calm();
+        wait_until_read();
         assert_eq!(run(PROGRAM, &line.split_whitespace().collect::<Vec<_>>()).0, 0, "{line}");
     }
-    calm();
+    wait_until_read();
     flush();
 }
 
@@ -621,7 +622,7 @@ fn events_are_the_same_in_every_output() {
             .collect();
         let masks = ["NEW", "UPDATES", "DESTROY", "NEW,DESTROY", "ALL", "UPDATES -e NEW", "destroy -p tcp"];
         lines.extend(masks.iter().flat_map(|mask| [format!("-e {mask}"), format!("-e {mask} -o xml")]));
-        assert_same_events(&sides, &lines, || happen(&firewall));
+        assert_same_events(&sides, &lines, || make_all_events(&firewall));
     });
 }
 
@@ -634,7 +635,7 @@ fn events_are_the_same_by_every_filter() {
         let firewall = Firewall::build(&Lab::enter().unwrap()).unwrap();
         record_all();
         let filters = FILTERS.iter().filter(|filter| !filter.contains("-u ")).map(ToString::to_string);
-        assert_same_events(&sides, &filters.collect::<Vec<_>>(), || happen(&firewall));
+        assert_same_events(&sides, &filters.collect::<Vec<_>>(), || make_all_events(&firewall));
     });
 }
 
@@ -649,7 +650,7 @@ fn events_of_labels_and_of_expectations_are_the_same() {
         let firewall = Firewall::build(&Lab::enter().unwrap()).unwrap();
         record_all();
         let lines = ["-o labels", "-o labels,xml", "-l vpn", "-l web -o labels,id", "-o save"].map(str::to_owned);
-        assert_same_events(&named, &lines, || happen(&firewall));
+        assert_same_events(&named, &lines, || make_all_events(&firewall));
         let lines = ["expect", "expect -o xml", "expect -o timestamp", "expect -o id,extended"].map(str::to_owned);
         assert_same_events(&plain, &lines, || {
             create_every_kind();

@@ -27,9 +27,9 @@ impl Pair {
         let folder = tempfile::tempdir().unwrap();
         symlink(PROGRAM, folder.path().join("ctflowd")).unwrap();
         let pair = Self { folder, daemons: Vec::new() };
-        assert_eq!(run(PROGRAM, &["keygen", &pair.text("key")]).0, 0);
+        assert_eq!(run(PROGRAM, &["keygen", &pair.path_text("key")]).0, 0);
         for (name, local, peer) in [("one", 4000, 4001), ("other", 4001, 4000)] {
-            let (key, socket, log) = (pair.text("key"), pair.socket(name), pair.text(&format!("{name}.log")));
+            let (key, socket, log) = (pair.path_text("key"), pair.socket(name), pair.path_text(&format!("{name}.log")));
             let config = format!(
                 "[node]\nname = \"{name}\"\n[[link]]\nlocal = \"127.0.0.1:{local}\"\npeers = [\"127.0.0.1:{peer}\"]\n\
                  [security]\nkey_file = {key:?}\n[control]\nsocket = {socket:?}\n[log]\nfile = {log:?}\n{more}\n"
@@ -42,14 +42,14 @@ impl Pair {
     /// Both running, and in sync.
     fn start() -> Self {
         let mut pair = Self::configured("");
-        pair.run("one");
-        pair.run("other");
+        pair.start_daemon("one");
+        pair.start_daemon("other");
         until("both are ready", || ["one", "other"].iter().all(|name| pair.status(name)["ready"] == true));
         pair
     }
 
-    fn run(&mut self, name: &str) {
-        let config = self.text(&format!("{name}.toml"));
+    fn start_daemon(&mut self, name: &str) {
+        let config = self.path_text(&format!("{name}.toml"));
         let daemon = Command::new(self.path("ctflowd")).args(["-C", &config]).stdout(Stdio::null()).spawn().unwrap();
         self.daemons.push(daemon);
         until("it answers", || self.ctflow(name, &["status"]).0 == 0);
@@ -59,12 +59,12 @@ impl Pair {
         self.folder.path().join(name)
     }
 
-    fn text(&self, name: &str) -> String {
+    fn path_text(&self, name: &str) -> String {
         self.path(name).to_str().unwrap().to_owned()
     }
 
     fn socket(&self, name: &str) -> String {
-        self.text(&format!("{name}.sock"))
+        self.path_text(&format!("{name}.sock"))
     }
 
     fn log(&self, name: &str) -> String {
@@ -76,9 +76,9 @@ impl Pair {
     }
 
     fn letters(&self, name: &str, letters: &str) -> Ran {
-        let config = self.text(&format!("{name}.toml"));
+        let config = self.path_text(&format!("{name}.toml"));
         let args: Vec<_> = letters.split(' ').collect();
-        run(&self.text("ctflowd"), &[&args[..], &["-C", &config]].concat())
+        run(&self.path_text("ctflowd"), &[&args[..], &["-C", &config]].concat())
     }
 
     fn status(&self, name: &str) -> Value {
@@ -97,7 +97,7 @@ impl Pair {
     }
 
     /// Waits until the other's replica has as many flows.
-    fn replicated(&self, flows: u64) {
+    fn wait_until_replicated(&self, flows: u64) {
         until("all are replicated", || self.status("other")["external"]["flows"] == flows);
     }
 }
@@ -120,11 +120,11 @@ fn some_flows() {
 }
 
 #[test]
-fn what_one_holds_the_other_holds_and_both_can_be_seen() {
+fn internal_and_external_caches_are_equal_in_every_format() {
     ctflow_engine::isolated!({
         let pair = Pair::start();
         some_flows();
-        pair.replicated(41);
+        pair.wait_until_replicated(41);
         for format in ["extended", "json", "save"] {
             let (internal, external) =
                 (pair.dump("one", &["internal", "-o", format]), pair.dump("other", &["external", "-o", format]));
@@ -134,17 +134,17 @@ fn what_one_holds_the_other_holds_and_both_can_be_seen() {
         let (code, text, _) = pair.ctflow("one", &["status"]);
         assert!(code == 0 && text.contains("ready") && text.contains("other"), "{text}");
         flush();
-        pair.replicated(0);
+        pair.wait_until_replicated(0);
         assert!(pair.dump("other", &["external"]).is_empty());
     });
 }
 
 #[test]
-fn the_old_letters_work_and_what_fails_exits_1() {
+fn conntrackds_letters_work_and_failures_exit_1() {
     ctflow_engine::isolated!({
         let pair = Pair::start();
         some_flows();
-        pair.replicated(41);
+        pair.wait_until_replicated(41);
         let shown = |name, letters| pair.letters(name, letters).1.lines().count();
         assert_eq!((shown("one", "-i"), shown("other", "-e"), shown("other", "-e -x")), (41, 41, 41));
         let line =
@@ -160,7 +160,7 @@ fn the_old_letters_work_and_what_fails_exits_1() {
         for letters in ["-B", "-n", "-R", "-f external", "-f"] {
             assert_eq!(pair.letters("other", letters).0, 0, "{letters}");
         }
-        pair.replicated(41);
+        pair.wait_until_replicated(41);
         assert_eq!(pair.letters("other", "-i expect").0, 0);
         assert_eq!(pair.letters("other", "-F").0, 0);
         until("the kernel's table is empty", || ctflow_engine::lab::sysctl::flow_count().unwrap() == 0);
@@ -171,21 +171,21 @@ fn the_old_letters_work_and_what_fails_exits_1() {
 }
 
 #[test]
-fn it_stops_reloads_and_keeps_its_socket_to_itself() {
+fn the_daemon_reloads_stops_and_protects_its_socket() {
     ctflow_engine::isolated!({
         let mut pair = Pair::start();
         let mode = fs::metadata(pair.socket("one")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
-        let config = pair.text("one.toml");
+        let config = pair.path_text("one.toml");
         let (code, _, stderr) = run(PROGRAM, &["daemon", "-C", &config]);
         assert!(code == 1 && stderr.contains("one.sock") || stderr.contains("in use"), "{stderr}");
         // What can change does, what cannot is named.
         let text = fs::read_to_string(&config).unwrap().replace("name = \"one\"", "name = \"two\"");
         fs::write(&config, text + "[sync.filter]\nmark = \"7/7\"\n").unwrap();
         some_flows();
-        pair.replicated(41);
+        pair.wait_until_replicated(41);
         kill_process(Pid::from_child(&pair.daemons[0]), Signal::HUP).unwrap();
-        pair.replicated(20);
+        pair.wait_until_replicated(20);
         until("it says so", || pair.log("one").contains("[node] name has changed"));
         assert_eq!(pair.ctflow("one", &["sync", "stop"]).0, 0);
         let ended = pair.daemons.remove(0).wait().unwrap();
@@ -197,11 +197,11 @@ fn it_stops_reloads_and_keeps_its_socket_to_itself() {
 }
 
 #[test]
-fn in_the_background_it_says_first_why_it_cannot() {
+fn a_failed_background_start_is_reported_before_it_returns() {
     ctflow_engine::isolated!({
         let pair = Pair::configured("");
         let detached = |name: &str| {
-            let config = pair.text(&format!("{name}.toml"));
+            let config = pair.path_text(&format!("{name}.toml"));
             ran(Command::new(pair.path("ctflowd")).args(["-d", "-C", &config]).output().unwrap())
         };
         assert_eq!(detached("one"), (0, String::new(), String::new()));
@@ -213,7 +213,7 @@ fn in_the_background_it_says_first_why_it_cannot() {
 }
 
 #[test]
-fn watchers_share_what_the_daemon_receives() {
+fn watchers_receive_each_of_the_daemons_events_once() {
     ctflow_engine::isolated!({
         let pair = Pair::start();
         let socket = pair.socket("one");
@@ -272,11 +272,11 @@ impl Conntrackd {
         let mut command = Command::new("/usr/sbin/conntrackd");
         let daemon = command.args(["-C", &path("conf")]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let theirs = Self { daemon, folder };
-        until("conntrackd answers", || theirs.ask("-s").0 == 0);
+        until("conntrackd answers", || theirs.run("-s").0 == 0);
         Some(theirs)
     }
 
-    fn ask(&self, letters: &str) -> Ran {
+    fn run(&self, letters: &str) -> Ran {
         let config = self.folder.path().join("conf");
         let args: Vec<_> = letters.split(' ').collect();
         run("/usr/sbin/conntrackd", &[&["-C", config.to_str().unwrap()], &args[..]].concat())
@@ -291,12 +291,12 @@ impl Drop for Conntrackd {
 }
 
 #[test]
-fn internal_dumps_are_as_conntrackds() {
+fn internal_dumps_match_conntrackd() {
     ctflow_engine::isolated!({
         let pair = Pair::start();
         let Some(theirs) = Conntrackd::start() else { return };
         some_flows();
-        pair.replicated(41);
+        pair.wait_until_replicated(41);
         // Whether a mark of 0 was told, an entry does not say.
         let still = |text: &str| {
             let still = |line: &str| line.split(" [active since").next().unwrap().replace(" mark=0", "");
@@ -304,10 +304,10 @@ fn internal_dumps_are_as_conntrackds() {
             lines.sort();
             lines
         };
-        let dumped = || still(&theirs.ask("-i").1);
+        let dumped = || still(&theirs.run("-i").1);
         until("conntrackd has all", || dumped().len() == 41);
         assert_eq!(still(&pair.letters("one", "-i").1), dumped());
-        let mut xml = [pair.letters("one", "-i -x").1, theirs.ask("-i -x").1].map(|text| still(&text));
+        let mut xml = [pair.letters("one", "-i -x").1, theirs.run("-i -x").1].map(|text| still(&text));
         // What the kernel counts and dates comes and goes with the way an entry came.
         xml.iter_mut()
             .flatten()
@@ -317,11 +317,11 @@ fn internal_dumps_are_as_conntrackds() {
 }
 
 #[test]
-fn a_commit_says_what_it_did() {
+fn a_commit_reports_what_it_did() {
     ctflow_engine::isolated!({
         let pair = Pair::start();
         some_flows();
-        pair.replicated(41);
+        pair.wait_until_replicated(41);
         // Both are on one kernel, so everything is there already, and it is chance which of them heard of a flow first.
         let (code, text, stderr) = pair.ctflow("other", &["sync", "commit"]);
         assert_eq!(code, 0, "{stderr}");
@@ -333,10 +333,10 @@ fn a_commit_says_what_it_did() {
 }
 
 #[test]
-fn a_flush_is_scheduled_and_taken_back() {
+fn a_scheduled_flush_can_be_cancelled() {
     ctflow_engine::isolated!({
         let mut pair = Pair::configured("[takeover]\npurge_timeout_s = 1\n");
-        pair.run("one");
+        pair.start_daemon("one");
         some_flows();
         assert_eq!(pair.letters("one", "-t"), (0, String::new(), String::new()));
         assert_eq!(pair.letters("one", "-f internal").0, 0);
@@ -348,11 +348,11 @@ fn a_flush_is_scheduled_and_taken_back() {
 }
 
 #[test]
-fn roles_are_taken_told_and_guarded() {
+fn roles_are_set_sent_to_peers_and_split_brain_is_reported() {
     ctflow_engine::isolated!({
         let pair = Pair::start();
         some_flows();
-        pair.replicated(41);
+        pair.wait_until_replicated(41);
         let role = |name: &str| pair.ctflow(name, &["role"]);
         assert_eq!(role("one"), (0, "none\n".to_owned(), String::new()));
         let (code, text, _) = pair.ctflow("one", &["role", "primary"]);
@@ -377,14 +377,14 @@ fn roles_are_taken_told_and_guarded() {
 }
 
 #[test]
-fn a_takeover_is_held_up_while_the_cache_may_yet_be_in_sync() {
+fn a_takeover_waits_while_the_cache_may_still_sync() {
     ctflow_engine::isolated!({
         let mut pair = Pair::configured("[takeover]\nready_within_s = 2\n");
-        pair.run("other");
+        pair.start_daemon("other");
         let (code, _, stderr) = pair.ctflow("other", &["status", "--ready"]);
         assert!(code == 1 && stderr.contains("not ready: ") && stderr.contains("no peer has been met yet"), "{stderr}");
         until("nobody waits for ever", || pair.ctflow("other", &["status", "--ready"]).0 == 0);
-        pair.run("one");
+        pair.start_daemon("one");
         until("it has met its peer", || pair.status("other")["ready"] == true);
         assert_eq!(pair.ctflow("other", &["status", "--ready"]).0, 0);
         let _ = pair.daemons[1].kill(); // a peer that is gone is what a takeover is for

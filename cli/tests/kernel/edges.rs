@@ -44,8 +44,8 @@ fn table() -> BTreeSet<String> {
 #[test]
 fn a_negated_status_deletes_what_it_names_and_nothing_else() {
     ctflow_engine::isolated!({
-        type Takes = fn(&str) -> bool;
-        let table_of: [(&str, Takes); 5] = [
+        type Selects = fn(&str) -> bool;
+        let table_of: [(&str, Selects); 5] = [
             ("-D -u !ASSURED", |line| !line.contains("[ASSURED]")),
             ("-D -u UNREPLIED", |line| line.contains("[UNREPLIED]")),
             ("-D -u SEEN_REPLY,!ASSURED", |line| !line.contains("[UNREPLIED]") && !line.contains("[ASSURED]")),
@@ -55,13 +55,13 @@ fn a_negated_status_deletes_what_it_names_and_nothing_else() {
             ("-D -u ASSURED,!SEEN_REPLY", |line| line.contains("[UNREPLIED]") && line.contains("[ASSURED]")),
         ];
         fill();
-        for (line, takes) in table_of {
+        for (line, selects) in table_of {
             flush();
             create_every_kind();
-            let (gone, left): (BTreeSet<_>, BTreeSet<_>) = table().into_iter().partition(|line| takes(line));
-            assert!(!gone.is_empty() && !left.is_empty(), "{line} is to tell flows apart");
-            assert_eq!(shown(&line.replace("-D", "-L")), (0, gone.len()), "{line}: listed");
-            assert_eq!(shown(line), (0, gone.len()), "{line}");
+            let (selected, left): (BTreeSet<_>, BTreeSet<_>) = table().into_iter().partition(|line| selects(line));
+            assert!(!selected.is_empty() && !left.is_empty(), "{line} is to tell flows apart");
+            assert_eq!(shown(&line.replace("-D", "-L")), (0, selected.len()), "{line}: listed");
+            assert_eq!(shown(line), (0, selected.len()), "{line}");
             assert_eq!(table(), left, "{line}");
         }
     });
@@ -104,7 +104,7 @@ fn several_labels_mean_all_of_them() {
 }
 
 #[test]
-fn translations_are_told_apart() {
+fn nat_filters_select_the_right_flows() {
     ctflow_engine::isolated!({
         fill();
         let table = [
@@ -128,7 +128,7 @@ fn translations_are_told_apart() {
 }
 
 #[test]
-fn what_selects_does_so_in_any_order() {
+fn selection_options_work_in_any_order() {
     ctflow_engine::isolated!({
         fill();
         assert_eq!(shown("-L -m 43 -u FIXED_TIMEOUT"), (0, 2));
@@ -142,7 +142,7 @@ fn what_selects_does_so_in_any_order() {
 }
 
 #[test]
-fn an_expectation_comes_and_goes_and_says_so() {
+fn expectations_are_created_listed_and_deleted_with_events() {
     ctflow_engine::isolated!({
         let _lab = Lab::enter().unwrap();
         // Before its flow is there: the kernel tells nothing of what began unheard.
@@ -179,12 +179,12 @@ fn elements(text: &str, root: &str) -> usize {
 }
 
 #[test]
-fn xml_is_one_whole_document_wherever_it_is_asked_for() {
+fn xml_is_one_whole_document_for_every_command() {
     ctflow_engine::isolated!({
         let _lab = Lab::enter().unwrap();
         // Before its flows are there: the kernel tells nothing of what began unheard.
         let file = tempfile::NamedTempFile::new().unwrap(); // a pipe that nobody reads holds less
-        let follower = Follower::start_to(PROGRAM, &["-o", "xml"], file.reopen().unwrap().into());
+        let follower = Follower::start_with_stdout(PROGRAM, &["-o", "xml"], file.reopen().unwrap().into());
         let quiet = Follower::start(PROGRAM, &["-o", "xml", "-s", "9.9.9.9"]);
         fill();
         create_expectation();
@@ -245,7 +245,7 @@ fn lines_are_whole_however_long() {
 
 /// The kernel compares a packet's tag with these bytes.
 #[test]
-fn sctp_tags_are_told_as_packets_have_them() {
+fn sctp_tags_are_in_network_byte_order() {
     ctflow_engine::isolated!({
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("events.pcapng");
@@ -261,12 +261,12 @@ fn sctp_tags_are_told_as_packets_have_them() {
 }
 
 #[test]
-fn the_buffer_that_is_asked_for_is_that_of_the_events() {
+fn the_requested_buffer_size_applies_to_events() {
     ctflow_engine::isolated!({
         let _firewall = Firewall::build(&Lab::enter().unwrap()).unwrap();
         let sizes = ["16384", "200000"].map(|bytes| {
             let file = tempfile::NamedTempFile::new().unwrap();
-            (Follower::start_to(PROGRAM, &["-e", "NEW", "-b", bytes], file.reopen().unwrap().into()), file)
+            (Follower::start_with_stdout(PROGRAM, &["-e", "NEW", "-b", bytes], file.reopen().unwrap().into()), file)
         });
         sizes.iter().for_each(|(follower, _)| follower.signal(Signal::STOP));
         Flood::open().unwrap().send(250).unwrap();
@@ -291,7 +291,7 @@ fn a_flush_of_one_family_leaves_the_other() {
 }
 
 #[test]
-fn numbers_need_no_privileges_and_succeed() {
+fn counts_and_statistics_need_no_privileges() {
     ctflow_engine::isolated!({
         create(flow("10.0.0.1", "10.0.0.2", IPPROTO_TCP, ports(1, 80)));
         // In a user namespace of its own it is nobody to the network's.
@@ -324,7 +324,7 @@ fn a_saved_event_is_a_line_that_can_be_loaded() {
 }
 
 #[test]
-fn an_update_that_the_kernel_refuses_for_some_flows_says_for_how_many() {
+fn a_partly_refused_update_reports_how_many_flows() {
     ctflow_engine::isolated!({
         let udp = |port| flow("10.0.0.1", "10.0.0.2", IPPROTO_UDP, ports(port, 53));
         for port in 1..=100 {

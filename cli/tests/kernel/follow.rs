@@ -15,7 +15,7 @@ use rustix::process::Signal;
 const BANNER: &str = concat!("ctflow v", env!("CARGO_PKG_VERSION"), ": ");
 
 #[test]
-fn an_event_is_shown_at_once_on_a_quiet_firewall() {
+fn an_event_is_printed_at_once_on_a_quiet_firewall() {
     ctflow_engine::isolated!({
         let mut follower = Follower::start(PROGRAM, &["-o", "extended"]);
         for port in 1..=3 {
@@ -40,7 +40,7 @@ fn a_termination_ends_it_like_an_interrupt_and_closes_the_xml() {
         let mut follower = follower;
         let head = follower.line() + &follower.line() + &follower.line() + &follower.line();
         follower.signal(Signal::TERM);
-        let (code, tail, _) = follower.end();
+        let (code, tail, _) = follower.wait_for_exit();
         assert_eq!(code, 0);
         assert!(head.contains("<flow type=\"new\">") && head.contains("<flow type=\"destroy\">"), "{head}");
         assert_eq!(tail, "</conntrack>\n");
@@ -48,7 +48,7 @@ fn a_termination_ends_it_like_an_interrupt_and_closes_the_xml() {
 }
 
 #[test]
-fn only_the_events_that_were_asked_for_are_shown() {
+fn only_the_selected_events_are_printed() {
     ctflow_engine::isolated!({
         let kinds = Follower::start(PROGRAM, &["-e", "DESTROY"]);
         let protocol = Follower::start(PROGRAM, &["-p", "udp", "-f", "ipv6"]);
@@ -72,7 +72,7 @@ fn a_reader_that_goes_away_ends_it_even_while_nothing_happens() {
         create(flow("10.0.0.1", "10.0.0.2", IPPROTO_UDP, ports(9, 53)));
         follower.line();
         follower.close_stdout();
-        let (code, _, stderr) = follower.end();
+        let (code, _, stderr) = follower.wait_for_exit();
         assert_eq!(code, 1);
         assert!(stderr.starts_with(&format!("{BANNER}1 flow events have been shown.")), "{stderr}");
         assert!(stderr.contains("its reader has gone"), "{stderr}");
@@ -83,9 +83,9 @@ fn a_reader_that_goes_away_ends_it_even_while_nothing_happens() {
 fn a_full_disk_ends_it_with_one_clear_line() {
     ctflow_engine::isolated!({
         let full = File::options().write(true).open("/dev/full").unwrap();
-        let follower = Follower::start_to(PROGRAM, &[], full.into());
+        let follower = Follower::start_with_stdout(PROGRAM, &[], full.into());
         create(flow("10.0.0.1", "10.0.0.2", IPPROTO_UDP, ports(9, 53)));
-        let (code, _, stderr) = follower.end();
+        let (code, _, stderr) = follower.wait_for_exit();
         assert_eq!(code, 1);
         let why =
             "cannot write to standard output: No space left on device (os error 28); make room, or write elsewhere";
@@ -94,7 +94,7 @@ fn a_full_disk_ends_it_with_one_clear_line() {
 }
 
 #[test]
-fn what_is_queued_at_the_signal_is_still_shown() {
+fn events_queued_at_the_signal_are_still_printed() {
     ctflow_engine::isolated!({
         let _firewall = Firewall::build(&Lab::enter().unwrap()).unwrap();
         let follower = Follower::start(PROGRAM, &["-e", "NEW"]);
@@ -102,14 +102,14 @@ fn what_is_queued_at_the_signal_is_still_shown() {
         Flood::open().unwrap().send(150).unwrap(); // what an unprivileged socket holds, and a pipe's 64 KiB
         follower.signal(Signal::INT);
         follower.signal(Signal::CONT);
-        let (code, stdout, stderr) = follower.end();
+        let (code, stdout, stderr) = follower.wait_for_exit();
         assert_eq!((code, stdout.lines().count()), (0, 150));
         assert_eq!(stderr, format!("{BANNER}150 flow events have been shown. 0 events have been lost.\n"));
     });
 }
 
 #[test]
-fn a_reader_that_is_stuck_does_not_keep_it_alive_and_every_event_is_counted() {
+fn a_stuck_reader_does_not_prevent_the_end_or_the_count() {
     ctflow_engine::isolated!({
         let _firewall = Firewall::build(&Lab::enter().unwrap()).unwrap();
         for signals in [1, 2] {
@@ -119,7 +119,7 @@ fn a_reader_that_is_stuck_does_not_keep_it_alive_and_every_event_is_counted() {
                 follower.signal(Signal::TERM);
                 std::thread::sleep(Duration::from_millis(100));
             }
-            let (_, stdout, stderr) = follower.end();
+            let (_, stdout, stderr) = follower.wait_for_exit();
             let numbers: Vec<u64> =
                 stderr.lines().last().unwrap().split(' ').filter_map(|word| word.parse().ok()).collect();
             assert_eq!(numbers.iter().sum::<u64>(), 2_000, "{stderr}");
@@ -132,7 +132,7 @@ fn a_reader_that_is_stuck_does_not_keep_it_alive_and_every_event_is_counted() {
 }
 
 #[test]
-fn a_kernel_that_tells_no_events_is_told_of() {
+fn disabled_kernel_events_are_reported() {
     ctflow_engine::isolated!({
         sysctl::write("net/netfilter/nf_conntrack_events", "0").unwrap();
         let (code, _, stderr) = Follower::start(PROGRAM, &[]).interrupt();
@@ -142,12 +142,12 @@ fn a_kernel_that_tells_no_events_is_told_of() {
 }
 
 #[test]
-fn a_loss_is_told_where_it_happened_and_counted_to_the_event() {
+fn a_loss_is_reported_where_it_happened_with_its_count() {
     ctflow_engine::isolated!({
         let _firewall = Firewall::build(&Lab::enter().unwrap()).unwrap();
         let file = tempfile::NamedTempFile::new().unwrap();
         let args = ["-e", "NEW", "-b", "65536"];
-        let follower = Follower::start_to(PROGRAM, &args, file.reopen().unwrap().into());
+        let follower = Follower::start_with_stdout(PROGRAM, &args, file.reopen().unwrap().into());
         follower.signal(Signal::STOP); // so that the loss is certain
         Flood::open().unwrap().send(2_000).unwrap();
         follower.signal(Signal::CONT);
@@ -165,7 +165,7 @@ fn a_loss_is_told_where_it_happened_and_counted_to_the_event() {
 }
 
 #[test]
-fn a_buffer_that_was_asked_for_holds_what_it_promises() {
+fn a_large_requested_buffer_holds_every_event() {
     ctflow_engine::isolated!({
         let _firewall = Firewall::build(&Lab::enter().unwrap()).unwrap();
         if !rustix::process::geteuid().is_root()
@@ -174,7 +174,8 @@ fn a_buffer_that_was_asked_for_holds_what_it_promises() {
             return; // past net.core.rmem_max only the host's root may go
         }
         let file = tempfile::NamedTempFile::new().unwrap();
-        let follower = Follower::start_to(PROGRAM, &["-e", "NEW", "-b", "33554432"], file.reopen().unwrap().into());
+        let follower =
+            Follower::start_with_stdout(PROGRAM, &["-e", "NEW", "-b", "33554432"], file.reopen().unwrap().into());
         follower.signal(Signal::STOP);
         Flood::open().unwrap().send(40_000).unwrap();
         follower.signal(Signal::CONT);
@@ -185,7 +186,7 @@ fn a_buffer_that_was_asked_for_holds_what_it_promises() {
 }
 
 #[test]
-fn without_rights_it_says_what_is_needed() {
+fn without_rights_the_missing_capability_is_named() {
     // The test program's own user, outside of any namespace: root may listen there, others may not.
     if rustix::process::geteuid().is_root() {
         return;

@@ -180,20 +180,20 @@ pub(crate) fn ftp(firewall: &Firewall) -> [TcpStream; 2] {
         sysctl::write("net/ipv4/ip_local_port_range", &format!("{FTP_CLIENT} {FTP_CLIENT}")).unwrap();
         let listener = TcpListener::bind((CLIENT, FTP_DATA)).unwrap();
         let mut control = TcpStream::connect((SERVER, 443)).unwrap();
-        say(&mut control, "USER anonymous\r\n");
-        say(&mut control, &port_command(FTP_DATA));
+        send_line(&mut control, "USER anonymous\r\n");
+        send_line(&mut control, &port_command(FTP_DATA));
         sysctl::write("net/ipv4/ip_local_port_range", "1024 65535").unwrap();
         (control, listener)
     });
     let data = firewall.server.run(|| TcpStream::connect(SocketAddr::new(CLIENT, FTP_DATA)).unwrap());
     listener.accept().unwrap();
     let mut control = control;
-    say(&mut control, &port_command(FTP_DATA + 1));
+    send_line(&mut control, &port_command(FTP_DATA + 1));
     [control, data]
 }
 
 /// Sends a line and awaits the server's echo, which every firewall on the way has then seen.
-fn say(control: &mut TcpStream, line: &str) {
+fn send_line(control: &mut TcpStream, line: &str) {
     control.write_all(line.as_bytes()).unwrap();
     control.read_exact(&mut vec![0; line.len()]).unwrap();
 }

@@ -28,14 +28,14 @@ impl Named {
     fn table(&self, output: &str) -> Vec<String> {
         let (code, stdout, _) = self.run(&format!("-L -o {output}"));
         assert_eq!(code, 0);
-        let mut lines: Vec<_> = stdout.lines().map(lasting).collect();
+        let mut lines: Vec<_> = stdout.lines().map(without_counters).collect();
         lines.sort();
         lines
     }
 }
 
 /// A line without timeout, counters and times, which a new flow has anew.
-fn lasting(line: &str) -> String {
+fn without_counters(line: &str) -> String {
     let passing = ["packets=", "bytes=", "delta-time=", "use="];
     let mut words: Vec<_> = line.split(' ').filter(|word| !word.is_empty()).collect();
     words.retain(|word| !passing.iter().any(|name| word.starts_with(name)));
@@ -77,7 +77,7 @@ fn a_table_that_is_saved_emptied_and_loaded_is_the_same() {
 /// Loaded once more, a saved line changes nothing, but that the kernel lets nobody translate a flow anew, or set the
 /// timeout of a flow whose timeout is fixed.
 #[test]
-fn lines_that_add_a_flow_change_it_where_it_is() {
+fn lines_that_add_a_flow_change_an_existing_one() {
     ctflow_engine::isolated!({
         let named = Named::new();
         let _lab = Lab::enter().unwrap();
@@ -109,7 +109,7 @@ fn either_tool_loads_what_the_other_saved() {
         let ours = Ours::new();
         let _lab = Lab::enter().unwrap();
         let listed = |program: &str| {
-            let mut lines: Vec<_> = run(program, &args("-L -o extended")).1.lines().map(lasting).collect();
+            let mut lines: Vec<_> = run(program, &args("-L -o extended")).1.lines().map(without_counters).collect();
             lines.sort();
             lines
         };

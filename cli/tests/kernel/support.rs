@@ -15,7 +15,7 @@ use ctflow_parser::uapi;
 
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_ctflow");
 /// Nothing that is waited for here takes a tenth of this.
-const LONGEST: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Exit code, standard output, standard error.
 pub(crate) type Ran = (i32, String, String);
@@ -85,16 +85,16 @@ pub(crate) struct Follower {
 
 impl Follower {
     pub(crate) fn start(program: &str, args: &[&str]) -> Self {
-        Self::start_to(program, args, Stdio::piped())
+        Self::start_with_stdout(program, args, Stdio::piped())
     }
 
     /// With its standard output going to `stdout`.
-    pub(crate) fn start_to(program: &str, args: &[&str], stdout: Stdio) -> Self {
-        let before = listening();
+    pub(crate) fn start_with_stdout(program: &str, args: &[&str], stdout: Stdio) -> Self {
+        let before = listening_sockets();
         let mut command = Command::new(program);
         let child = command.arg("-E").args(args).stdout(stdout).stderr(Stdio::piped()).spawn().unwrap();
         let follower = Self { child };
-        until("it listens", || !listening().is_subset(&before));
+        until("it listens", || !listening_sockets().is_subset(&before));
         follower
     }
 
@@ -119,7 +119,7 @@ impl Follower {
     }
 
     /// Waits for its end.
-    pub(crate) fn end(mut self) -> Ran {
+    pub(crate) fn wait_for_exit(mut self) -> Ran {
         let mut status = None;
         until("it ends", || {
             status = self.child.try_wait().unwrap();
@@ -136,13 +136,13 @@ impl Follower {
     /// Interrupts it and waits for its end.
     pub(crate) fn interrupt(self) -> Ran {
         self.signal(rustix::process::Signal::INT);
-        self.end()
+        self.wait_for_exit()
     }
 }
 
 /// The inodes of the netfilter sockets in this network that have joined a group. Those of programs that have just ended may
 /// still be among them.
-fn listening() -> HashSet<String> {
+fn listening_sockets() -> HashSet<String> {
     let sockets = std::fs::read_to_string("/proc/thread-self/net/netlink").unwrap();
     let inode = |line: &str| {
         let fields: Vec<_> = line.split_whitespace().collect();
@@ -172,7 +172,7 @@ impl Drop for Follower {
 }
 
 pub(crate) fn until(what: &str, mut satisfied: impl FnMut() -> bool) {
-    let deadline = Instant::now() + LONGEST;
+    let deadline = Instant::now() + TIMEOUT;
     while !satisfied() {
         assert!(Instant::now() < deadline, "never: {what}");
         std::thread::sleep(Duration::from_millis(2));
