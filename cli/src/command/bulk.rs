@@ -13,8 +13,8 @@ use ctflow_parser::write::{Full, Writer};
 use rustix::io::Errno;
 
 use crate::failure::Failure;
-use crate::output::stdout::Sink;
-use crate::output::{Occasion, Printer};
+use crate::output::stdout::StdoutBuffer;
+use crate::output::{Printer, RecordContext};
 
 /// What becomes of a request that the kernel refuses because there is no such entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub(super) enum Vanished {
 pub(super) struct Mass {
     batch: Batch,
     printer: Printer,
-    sink: Sink,
+    sink: StdoutBuffer,
     vanished: Vanished,
     /// Requests that are not answered yet, and their lines.
     pending: Vec<Pending>,
@@ -60,7 +60,7 @@ pub(super) struct Outcome {
 impl Mass {
     /// Requests to do `operation`, a verb phrase.
     pub(super) fn open(operation: &'static str, printer: Printer, vanished: Vanished) -> Result<Self, Failure> {
-        let (batch, sink) = (Batch::open(operation)?, Sink::stdout()?);
+        let (batch, sink) = (Batch::open(operation)?, StdoutBuffer::open()?);
         let (pending, lines, refused, failed) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         Ok(Self { batch, printer, sink, vanished, pending, lines, refused, done: 0, failed, failed_count: 0 })
     }
@@ -69,11 +69,11 @@ impl Mass {
     pub(super) fn add(
         &mut self,
         tag: u64,
-        flow: Option<(&FlowView<'_>, &Occasion<'_>)>,
+        flow: Option<(&FlowView<'_>, &RecordContext<'_>)>,
         write: impl FnOnce(&mut Writer<'_>, u32) -> Result<(), Full>,
     ) -> Result<(), Failure> {
         if let Some((flow, occasion)) = flow {
-            self.printer.flow(&mut self.lines, flow, occasion);
+            self.printer.print_flow(&mut self.lines, flow, occasion);
         }
         let index = self.pending.len() as u64; // the batch's own tag: below BATCH_REQUESTS
         self.pending.push(Pending { tag, end: self.lines.len() });

@@ -20,7 +20,7 @@ use super::{clock, count, progress};
 use crate::change::Expected;
 use crate::failure::Failure;
 use crate::flags::plan::{Create, Delete, Flush, Update};
-use crate::output::{Format, Occasion, Printer, Subject};
+use crate::output::{Format, Printer, RecordContext, Subject};
 use crate::persona::Persona;
 use crate::selection::Selection;
 
@@ -37,7 +37,7 @@ pub(super) fn mass(operation: &'static str, format: Format, vanished: Vanished) 
 /// The kernel's refusal; nothing deleted.
 pub(super) fn delete(persona: Persona, plan: &Delete) -> Result<(), Failure> {
     let format = Format { ktimestamp: false, labels: false, ..plan.format };
-    let printer = Printer::new(format, Subject::Flows, TimeZone::system()).of_deleted();
+    let printer = Printer::new(format, Subject::Flows, TimeZone::system()).for_deleted();
     let mut mass = Mass::open("delete a flow", printer, Vanished::Fine)?;
     let result = delete_with(plan, &mut mass);
     conclude(persona, mass, result, Summary::Deleted)
@@ -148,14 +148,14 @@ pub(super) fn flush(plan: Flush) -> Result<(), KernelError> {
 fn each(
     filter: &DumpFilter,
     selection: &Selection,
-    mut work: impl FnMut(&FlowView<'_>, &Occasion<'_>) -> Result<(), Failure>,
+    mut work: impl FnMut(&FlowView<'_>, &RecordContext<'_>) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let mut dump = Dump::start(Table::Conntrack, filter, false)?.read_ahead()?;
     let mut bar = progress::Progress::beside_lines(count::flows().unwrap_or(0).into(), "flows");
     let mut state = ControlFlow::Continue(());
     let mut progress = Progress::More;
     while progress != Progress::Done {
-        let occasion = Occasion { now_ns: clock::now_ns(), ..Occasion::default() };
+        let occasion = RecordContext { now_ns: clock::now_ns(), ..RecordContext::default() };
         let mut seen = 0;
         progress = dump.read(|record| {
             seen += 1;

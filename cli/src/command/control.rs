@@ -15,9 +15,12 @@ use crate::control::{self, ControlError, Frame};
 use crate::failure::Failure;
 use crate::flags::plan::{Control, ControlRequest, Reach};
 use crate::labels::LabelMap;
-use crate::output::daemon::{Cached, changed, committed, gate, page, report, rivals, role, verdict};
-use crate::output::stdout::Sink;
-use crate::output::{Format, Occasion, Printer, Subject};
+use crate::output::daemon::{
+    CachePrinter, commit_report, role_change_report, role_in_status, split_brain_peers, statistics_page, status_report,
+    takeover_blockers, verify_report,
+};
+use crate::output::stdout::StdoutBuffer;
+use crate::output::{Format, Printer, RecordContext, Subject};
 use crate::persona::Persona;
 
 /// Nanoseconds of a millisecond.
@@ -32,29 +35,29 @@ pub(super) fn run(persona: Persona, plan: &Control, labels: Option<Arc<LabelMap>
     match plan.request {
         ControlRequest::Status { json } => {
             let status = control::document(reach, Request::Status)?;
-            print(&if json { format!("{status:#}\n") } else { report(&status) })?;
+            print(&if json { format!("{status:#}\n") } else { status_report(&status) })?;
             alone(&status)
         }
-        ControlRequest::Ready => match gate(&control::document(reach, Request::Status)?) {
+        ControlRequest::Ready => match takeover_blockers(&control::document(reach, Request::Status)?) {
             Some(waits) => Err(Failure::NotReady(waits)),
             None => Ok(()),
         },
         ControlRequest::Role { role: None, json } => {
             let status = control::document(reach, Request::Status)?;
             print(&if json {
-                format!("{}\n", json!({"role": role(&status)}))
+                format!("{}\n", json!({"role": role_in_status(&status)}))
             } else {
-                format!("{}\n", role(&status))
+                format!("{}\n", role_in_status(&status))
             })?;
             alone(&status)
         }
         ControlRequest::Role { role: Some(role), json } => {
             let document = work(reach, Request::Role(role))?;
-            let (said, complete) = changed(&document);
+            let (said, complete) = role_change_report(&document);
             print(&if json { format!("{document:#}\n") } else { said })?;
             if complete { Ok(()) } else { Err(Failure::RoleIncomplete) }
         }
-        ControlRequest::Statistics(show) => print(&page(show, &control::document(reach, Request::Status)?)),
+        ControlRequest::Statistics(show) => print(&statistics_page(show, &control::document(reach, Request::Status)?)),
         ControlRequest::Simple(request) => Ok(control::order(reach, request)?),
         ControlRequest::Verify => verify(reach),
         ControlRequest::Commit(of) => commit(persona, reach, of),
@@ -70,7 +73,7 @@ pub(super) fn run(persona: Persona, plan: &Control, labels: Option<Arc<LabelMap>
 /// conntrackd's letter says nothing of what was done, ours does; of what was refused, both.
 fn commit(persona: Persona, reach: &Reach, of: Option<Subject>) -> Result<(), Failure> {
     let document = work(reach, Request::Commit(of))?;
-    let (said, failed) = committed(&document);
+    let (said, failed) = commit_report(&document);
     if failed > 0 || !persona.is_daemon() {
         print(&said)?;
     }
@@ -90,11 +93,11 @@ fn work(reach: &Reach, request: Request) -> Result<Value, Failure> {
 
 /// A second primary is an error, whatever else was asked.
 fn alone(status: &Value) -> Result<(), Failure> {
-    rivals(status).map_or(Ok(()), |names| Err(Failure::SplitBrain(names)))
+    split_brain_peers(status).map_or(Ok(()), |names| Err(Failure::SplitBrain(names)))
 }
 
 fn verify(reach: &Reach) -> Result<(), Failure> {
-    let (table, agrees) = verdict(&control::document(reach, Request::Verify)?);
+    let (table, agrees) = verify_report(&control::document(reach, Request::Verify)?);
     print(&table)?;
     if agrees { Ok(()) } else { Err(Failure::Differ) }
 }
@@ -108,16 +111,18 @@ fn dump(
     labels: Option<Arc<LabelMap>>,
 ) -> Result<u64, Failure> {
     let mut printer = Printer::new(format, of, TimeZone::system()).with_labels(labels);
-    let mut sink = Sink::stdout()?;
+    let mut sink = StdoutBuffer::open()?;
     let mut shown = 0;
     let now_ns = clock::now_ns();
     let result = entries(reach, cache, of, &mut sink, |lines, entry| {
         // An event's time is when it was heard of; an entry's is its last change.
-        let occasion =
-            Occasion { now_ns: entry.head.changed_ms.saturating_mul(NS_PER_MS).min(now_ns), ..Occasion::default() };
+        let occasion = RecordContext {
+            now_ns: entry.head.changed_ms.saturating_mul(NS_PER_MS).min(now_ns),
+            ..RecordContext::default()
+        };
         match entry.told()? {
-            Told::Flow(flow) => printer.flow(lines, &flow, &occasion),
-            Told::Expect(expect) => printer.expect(lines, &expect, &occasion),
+            Told::Flow(flow) => printer.print_flow(lines, &flow, &occasion),
+            Told::Expect(expect) => printer.print_expect(lines, &expect, &occasion),
         }
         shown += 1;
         Ok(())
@@ -129,14 +134,14 @@ fn dump(
 
 /// Prints a cache as conntrackd does.
 fn as_conntrackd(reach: &Reach, cache: Cache, of: Subject, xml: bool) -> Result<(), Failure> {
-    let mut printer = Cached::new(cache, of, xml);
-    let mut sink = Sink::stdout()?;
+    let mut printer = CachePrinter::new(cache, of, xml);
+    let mut sink = StdoutBuffer::open()?;
     let now_ms = clock::now_ns() / NS_PER_MS;
     let result = entries(reach, cache, of, &mut sink, |lines, entry| {
         let seconds = now_ms.saturating_sub(entry.head.since_ms) / 1_000;
         match entry.told()? {
-            Told::Flow(flow) => printer.flow(lines, &flow, seconds),
-            Told::Expect(expect) => printer.expect(lines, &expect, seconds),
+            Told::Flow(flow) => printer.print_flow(lines, &flow, seconds),
+            Told::Expect(expect) => printer.print_expect(lines, &expect, seconds),
         }
         Ok(())
     });
@@ -149,7 +154,7 @@ fn entries(
     reach: &Reach,
     cache: Cache,
     of: Subject,
-    sink: &mut Sink,
+    sink: &mut StdoutBuffer,
     mut take: impl FnMut(&mut Vec<u8>, &Entry<'_>) -> Result<(), ControlError>,
 ) -> Result<(), Failure> {
     let mut answer = control::ask(reach, Request::Dump(cache, of))?;

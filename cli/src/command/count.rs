@@ -13,7 +13,7 @@ use ctflow_parser::request::{self, Table};
 
 use crate::failure::Failure;
 use crate::flags::plan::{Count, Stats};
-use crate::output::stdout::Sink;
+use crate::output::stdout::StdoutBuffer;
 use crate::output::{Subject, stats};
 
 const PROC_COUNT: &str = "/proc/sys/net/netfilter/nf_conntrack_count";
@@ -31,7 +31,7 @@ pub(super) fn count(plan: Count) -> Result<(), Failure> {
         },
         Subject::Expectations => expectations(plan.family)?,
     };
-    let mut sink = Sink::stdout()?;
+    let mut sink = StdoutBuffer::open()?;
     if plan.json {
         stats::count_object(&mut sink.lines, count);
     } else {
@@ -67,7 +67,7 @@ fn expectations(family: u8) -> Result<u32, KernelError> {
 /// # Errors
 /// The kernel's refusal, where `/proc` does not help either; counters that do not parse.
 pub(super) fn statistics(plan: Stats) -> Result<(), Failure> {
-    let mut sink = Sink::stdout()?;
+    let mut sink = StdoutBuffer::open()?;
     match netlink_stats(plan, &mut sink.lines) {
         Err(Failure::Kernel(refusal)) => {
             let fallback = fs::read_to_string(PROC_STATS).ok().filter(|_| plan.subject == Subject::Flows);
@@ -100,7 +100,7 @@ fn proc_stats(text: &str, json: bool, lines: &mut Vec<u8>) {
     for (cpu, row) in (0..).zip(rows) {
         let values = row.split_whitespace().map(|value| u64::from_str_radix(value, 16).unwrap_or(0));
         let counters = names.iter().copied().zip(values);
-        if json { stats::named_object(lines, cpu, counters) } else { stats::named_line(lines, cpu, counters) }
+        if json { stats::proc_object(lines, cpu, counters) } else { stats::proc_line(lines, cpu, counters) }
     }
 }
 

@@ -38,8 +38,8 @@ use crate::failure::Failure;
 use crate::flags::plan::{self, Events, Reach};
 use crate::labels::LabelMap;
 use crate::output::requester::Requesters;
-use crate::output::stdout::{Offered, Sink};
-use crate::output::{Occasion, Printer, Requester, Subject};
+use crate::output::stdout::{FlushOutcome, StdoutBuffer};
+use crate::output::{Printer, RecordContext, Requester, Subject};
 use crate::persona::Persona;
 
 /// 0 means that no event is ever told.
@@ -72,7 +72,7 @@ fn replay(persona: Persona, plan: &Events, path: &Path, labels: Option<Arc<Label
         return Err(CaptureError::Itself { path: write.to_owned() }.into()); // it would be emptied first
     }
     let mut reader = Reader::open(path)?;
-    let mut lines = Lines::new(plan, Sink::stdout()?, labels)?;
+    let mut lines = Lines::new(plan, StdoutBuffer::open()?, labels)?;
     let result = loop {
         match reader.read() {
             Ok(Some(packet)) => {
@@ -104,7 +104,7 @@ fn is_same_file(one: &Path, other: &Path) -> bool {
 fn share(persona: Persona, plan: &Events, reach: &Reach, labels: Option<Arc<LabelMap>>) -> Result<(), Failure> {
     let mut answer = control::ask(reach, Request::Events(plan.subject))?;
     let signals = signals().map_err(Failure::Signals)?;
-    let mut lines = Lines::new(plan, Sink::stdout()?, labels)?;
+    let mut lines = Lines::new(plan, StdoutBuffer::open()?, labels)?;
     let mut lost = 0;
     let result = share_on(persona, &mut answer, &signals, &mut lines, &mut lost);
     lines.close();
@@ -150,7 +150,7 @@ fn share_on(
 }
 
 /// Waits for the daemon; false when a signal came first.
-fn wait(answer: &Answer, signals: &UnixStream, sink: &Sink) -> Result<bool, Failure> {
+fn wait(answer: &Answer, signals: &UnixStream, sink: &StdoutBuffer) -> Result<bool, Failure> {
     loop {
         let mut fds = vec![PollFd::new(answer, PollFlags::IN), PollFd::new(signals, PollFlags::IN)];
         if sink.has_reader() {
@@ -183,7 +183,7 @@ struct Follower<'p> {
 struct Lines<'p> {
     plan: &'p Events,
     printer: Printer,
-    sink: Sink,
+    sink: StdoutBuffer,
     /// Where events go in place of standard output.
     capture: Option<Writer>,
     requesters: Requesters,
@@ -200,7 +200,7 @@ struct Lines<'p> {
 
 impl<'p> Follower<'p> {
     fn new(persona: Persona, plan: &'p Events, labels: Option<Arc<LabelMap>>) -> Result<Self, Failure> {
-        let sink = Sink::stdout()?;
+        let sink = StdoutBuffer::open()?;
         let signals = signals().map_err(Failure::Signals)?;
         let mut interrupts = Interrupts::new();
         interrupts.watch(&signals, Interest::Readable)?;
@@ -276,7 +276,7 @@ impl<'p> Follower<'p> {
         self.listener.leave_groups()?;
         let mut drained = false;
         while !drained {
-            if self.lines.write(self.signals.as_fd(), Some(LAST_PATIENCE))? == Offered::Left {
+            if self.lines.write(self.signals.as_fd(), Some(LAST_PATIENCE))? == FlushOutcome::Unwritten {
                 return Ok(());
             }
             drained = self.round(Patience::None)?.received.drained;
@@ -307,7 +307,7 @@ impl<'p> Follower<'p> {
 }
 
 impl<'p> Lines<'p> {
-    fn new(plan: &'p Events, sink: Sink, labels: Option<Arc<LabelMap>>) -> Result<Self, Failure> {
+    fn new(plan: &'p Events, sink: StdoutBuffer, labels: Option<Arc<LabelMap>>) -> Result<Self, Failure> {
         let printer = Printer::new(plan.format, plan.subject, TimeZone::system()).with_labels(labels);
         let capture = plan.write.as_deref().map(Writer::create).transpose()?;
         let (requesters, now_ns, failed, first_error) = (Requesters::default(), None, None, None);
@@ -319,7 +319,7 @@ impl<'p> Lines<'p> {
         self.take_all(frame);
         // When the bell has rung the lines of the round gather: they are few thousand at most.
         if self.sink.is_large() && self.failed.is_none() {
-            self.failed = self.sink.offer(bell, None).err().map(Failure::from);
+            self.failed = self.sink.flush_until(bell, None).err().map(Failure::from);
         }
     }
 
@@ -339,14 +339,14 @@ impl<'p> Lines<'p> {
     }
 
     /// Writes what there is, or says what went wrong before.
-    fn write(&mut self, bell: BorrowedFd<'_>, patience: Option<Duration>) -> Result<Offered, Failure> {
+    fn write(&mut self, bell: BorrowedFd<'_>, patience: Option<Duration>) -> Result<FlushOutcome, Failure> {
         if let Some(failure) = self.failed.take() {
             return Err(failure);
         }
         if let Some(capture) = &mut self.capture {
             capture.flush()?;
         }
-        Ok(self.sink.offer(bell, patience)?)
+        Ok(self.sink.flush_until(bell, patience)?)
     }
 
     /// Events whose lines were never written.
@@ -379,12 +379,12 @@ impl<'p> Lines<'p> {
             (RecordSubject::Flow, Subject::Flows) => {
                 let flow = record.flow()?;
                 if self.plan.selection.matches(&flow) {
-                    self.show(record, |printer, lines, occasion| printer.flow(lines, &flow, occasion));
+                    self.show(record, |printer, lines, occasion| printer.print_flow(lines, &flow, occasion));
                 }
             }
             (RecordSubject::Expect, Subject::Expectations) => {
                 let expect = record.expect()?;
-                self.show(record, |printer, lines, occasion| printer.expect(lines, &expect, occasion));
+                self.show(record, |printer, lines, occasion| printer.print_expect(lines, &expect, occasion));
             }
             _ => {}
         }
@@ -392,7 +392,7 @@ impl<'p> Lines<'p> {
     }
 
     /// Prints one event, or puts it into the capture as it came.
-    fn show(&mut self, record: &Record<'_>, print: impl FnOnce(&mut Printer, &mut Vec<u8>, &Occasion<'_>)) {
+    fn show(&mut self, record: &Record<'_>, print: impl FnOnce(&mut Printer, &mut Vec<u8>, &RecordContext<'_>)) {
         let now_ns = *self.now_ns.get_or_insert_with(clock::now_ns);
         self.printed += 1;
         if let Some(capture) = &mut self.capture {
@@ -407,7 +407,11 @@ impl<'p> Lines<'p> {
             let program = if live { requesters.program(port_id, now_ns) } else { None };
             Requester { port_id, program }
         });
-        print(&mut self.printer, &mut self.sink.lines, &Occasion { event: Some(record.event()), now_ns, requester });
+        print(
+            &mut self.printer,
+            &mut self.sink.lines,
+            &RecordContext { event: Some(record.event()), now_ns, requester },
+        );
     }
 }
 

@@ -11,8 +11,8 @@ use super::clock;
 use super::summary::Summary;
 use crate::failure::Failure;
 use crate::flags::plan::Get;
-use crate::output::stdout::Sink;
-use crate::output::{Format, Occasion, Printer, Subject};
+use crate::output::stdout::StdoutBuffer;
+use crate::output::{Format, Printer, RecordContext, Subject};
 use crate::persona::Persona;
 
 /// Prints the flow that `plan` names.
@@ -20,10 +20,10 @@ use crate::persona::Persona;
 /// # Errors
 /// There is none, or none like that.
 pub(super) fn flow(persona: Persona, plan: &Get, mut printer: Printer) -> Result<(), Failure> {
-    let (mut sink, mut shown, mut malformed) = (Sink::stdout()?, 0, None);
+    let (mut sink, mut shown, mut malformed) = (StdoutBuffer::open()?, 0, None);
     let take = |record: &Record<'_>| match record.flow() {
         Ok(flow) if record.subject() == RecordSubject::Flow && plan.selection.matches(&flow) => {
-            printer.flow(&mut sink.lines, &flow, &occasion());
+            printer.print_flow(&mut sink.lines, &flow, &occasion());
             shown += 1;
         }
         Ok(_) => {}
@@ -46,9 +46,9 @@ pub(super) fn flow(persona: Persona, plan: &Get, mut printer: Printer) -> Result
 /// There is none.
 pub(super) fn expectation(tuple: &Tuple) -> Result<(), Failure> {
     let mut printer = Printer::new(Format::default(), Subject::Expectations, TimeZone::system());
-    let (mut sink, mut malformed) = (Sink::stdout()?, None);
+    let (mut sink, mut malformed) = (StdoutBuffer::open()?, None);
     let take = |record: &Record<'_>| match record.expect() {
-        Ok(expect) => printer.expect(&mut sink.lines, &expect, &occasion()),
+        Ok(expect) => printer.print_expect(&mut sink.lines, &expect, &occasion()),
         Err(error) => malformed = Some(error),
     };
     let write = |writer: &mut Writer<'_>, seq| request::get_expect(writer, seq, tuple, None);
@@ -57,6 +57,6 @@ pub(super) fn expectation(tuple: &Tuple) -> Result<(), Failure> {
     malformed.map_or(Ok(()), |first| Err(Failure::Malformed { count: 1, first }))
 }
 
-fn occasion() -> Occasion<'static> {
-    Occasion { now_ns: clock::now_ns(), ..Occasion::default() }
+fn occasion() -> RecordContext<'static> {
+    RecordContext { now_ns: clock::now_ns(), ..RecordContext::default() }
 }

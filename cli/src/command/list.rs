@@ -13,8 +13,8 @@ use super::summary::Summary;
 use crate::failure::Failure;
 use crate::flags::plan::List;
 use crate::labels::LabelMap;
-use crate::output::stdout::Sink;
-use crate::output::{Occasion, Printer};
+use crate::output::stdout::StdoutBuffer;
+use crate::output::{Printer, RecordContext};
 use crate::persona::Persona;
 
 /// Lists what `plan` names.
@@ -36,7 +36,7 @@ pub(super) fn run(persona: Persona, plan: &List, labels: Option<Arc<LabelMap>>) 
 struct Listing<'p> {
     plan: &'p List,
     printer: Printer,
-    sink: Sink,
+    sink: StdoutBuffer,
     now_ns: u64,
     shown: u64,
     malformed: u64,
@@ -46,7 +46,7 @@ struct Listing<'p> {
 impl<'p> Listing<'p> {
     fn new(plan: &'p List, labels: Option<Arc<LabelMap>>) -> io::Result<Self> {
         let printer = Printer::new(plan.format, plan.subject(), TimeZone::system()).with_labels(labels);
-        let sink = Sink::stdout()?;
+        let sink = StdoutBuffer::open()?;
         Ok(Self { plan, printer, sink, now_ns: 0, shown: 0, malformed: 0, first_error: None })
     }
 
@@ -58,17 +58,17 @@ impl<'p> Listing<'p> {
     }
 
     fn print(&mut self, record: &Record<'_>) -> Result<(), ParseError> {
-        let occasion = Occasion { now_ns: self.now_ns, ..Occasion::default() };
+        let occasion = RecordContext { now_ns: self.now_ns, ..RecordContext::default() };
         match record.subject() {
             RecordSubject::Flow => {
                 let flow = record.flow()?;
                 if self.plan.selection.matches(&flow) {
-                    self.printer.flow(&mut self.sink.lines, &flow, &occasion);
+                    self.printer.print_flow(&mut self.sink.lines, &flow, &occasion);
                     self.shown += 1;
                 }
             }
             RecordSubject::Expect => {
-                self.printer.expect(&mut self.sink.lines, &record.expect()?, &occasion);
+                self.printer.print_expect(&mut self.sink.lines, &record.expect()?, &occasion);
                 self.shown += 1;
             }
             _ => {}

@@ -8,19 +8,19 @@ mod statistics;
 mod status_report;
 mod verify_report;
 
-pub(crate) use cache::Cached;
-pub(crate) use commit_report::committed;
-pub(crate) use role::{changed, gate, rivals, role};
-pub(crate) use statistics::page;
-pub(crate) use status_report::report;
-pub(crate) use verify_report::verdict;
+pub(crate) use cache::CachePrinter;
+pub(crate) use commit_report::commit_report;
+pub(crate) use role::{role_change_report, role_in_status, split_brain_peers, takeover_blockers};
+pub(crate) use statistics::statistics_page;
+pub(crate) use status_report::status_report;
+pub(crate) use verify_report::verify_report;
 
 #[cfg(test)]
 pub(crate) mod tests {
     use serde_json::{Value, json};
 
     /// A status with most things in it.
-    pub(crate) fn status() -> Value {
+    pub(crate) fn example_status() -> Value {
         json!({
             "version": "0.1.0", "name": "fw1", "node": "0123456789abcdef", "epoch": 5, "uptime_ms": 93_780_000,
             "mode": "ftfw", "role": "primary", "ready": false, "not_ready": ["fw3 is lost"],

@@ -49,8 +49,8 @@ use ctflow_parser::record::Event;
 use ctflow_parser::tuple::{L4, Tuple};
 use ctflow_parser::uapi;
 
-use super::put::Put;
-use super::{Occasion, Requester};
+use super::put::Append;
+use super::{RecordContext, Requester};
 use crate::labels::LabelMap;
 use crate::protocol::{self, Fields};
 
@@ -58,15 +58,20 @@ use crate::protocol::{self, Fields};
 const OBJECT_BYTES: usize = 2048;
 
 /// Appends one flow's object.
-pub(super) fn flow(out: &mut Vec<u8>, flow: &FlowView<'_>, occasion: &Occasion<'_>, names: Option<&LabelMap>) {
+pub(super) fn append_flow(
+    out: &mut Vec<u8>,
+    flow: &FlowView<'_>,
+    occasion: &RecordContext<'_>,
+    names: Option<&LabelMap>,
+) {
     out.reserve(OBJECT_BYTES);
     out.literal(b"{");
     if let Some(event) = occasion.event {
-        happened(out, event, flow.event_ns, occasion);
+        event_members(out, event, flow.event_ns, occasion);
     }
     family(out, flow.family);
     protocol(out, flow.orig.or(flow.reply).map_or(0, |tuple| tuple.proto));
-    number(out, b"\"timeout\":", flow.timeout);
+    number_member(out, b"\"timeout\":", flow.timeout);
     state(out, flow.proto.as_ref());
     let [orig, reply] = trackers(flow.proto.as_ref());
     direction(out, b"\"orig\":{", flow.orig.as_ref(), flow.counters_orig, orig, flow.seqadj_orig);
@@ -74,62 +79,62 @@ pub(super) fn flow(out: &mut Vec<u8>, flow: &FlowView<'_>, occasion: &Occasion<'
     if let Some(set) = flow.status {
         status(out, set);
     }
-    number(out, b"\"mark\":", flow.mark);
-    number(out, b"\"zone\":", flow.zone);
-    number(out, b"\"start_ns\":", flow.start_ns);
-    number(out, b"\"stop_ns\":", flow.stop_ns);
-    number(out, b"\"use\":", flow.use_count);
-    number(out, b"\"id\":", flow.id);
-    rare(out, flow, names);
-    end(out);
+    number_member(out, b"\"mark\":", flow.mark);
+    number_member(out, b"\"zone\":", flow.zone);
+    number_member(out, b"\"start_ns\":", flow.start_ns);
+    number_member(out, b"\"stop_ns\":", flow.stop_ns);
+    number_member(out, b"\"use\":", flow.use_count);
+    number_member(out, b"\"id\":", flow.id);
+    rare_members(out, flow, names);
+    finish_line(out);
 }
 
 /// Appends one expectation's object.
-pub(super) fn expect(out: &mut Vec<u8>, expect: &ExpectView<'_>, occasion: &Occasion<'_>) {
+pub(super) fn append_expect(out: &mut Vec<u8>, expect: &ExpectView<'_>, occasion: &RecordContext<'_>) {
     out.reserve(OBJECT_BYTES);
     out.literal(b"{");
     if let Some(event) = occasion.event {
-        happened(out, event, None, occasion);
+        event_members(out, event, None, occasion);
     }
     family(out, expect.family);
     let awaited = expect.tuple.map_or(0, |tuple| tuple.proto);
     protocol(out, awaited);
-    number(out, b"\"timeout\":", expect.timeout);
+    number_member(out, b"\"timeout\":", expect.timeout);
     tuple_object(out, b"\"tuple\":{", expect.tuple.as_ref(), awaited);
     tuple_object(out, b"\"mask\":{", expect.mask.as_ref(), awaited);
-    whole_tuple(out, b"\"master\":{", expect.master.as_ref());
-    number(out, b"\"zone\":", expect.zone);
+    tuple_with_protocol(out, b"\"master\":{", expect.master.as_ref());
+    number_member(out, b"\"zone\":", expect.zone);
     if let Some(set) = expect.flags {
         expect_flags(out, set);
     }
-    number(out, b"\"class\":", expect.class);
-    number(out, b"\"id\":", expect.id);
-    word(out, b"\"helper\":", expect.helper);
-    word(out, b"\"function\":", expect.function);
+    number_member(out, b"\"class\":", expect.class);
+    number_member(out, b"\"id\":", expect.id);
+    text_member(out, b"\"helper\":", expect.helper);
+    text_member(out, b"\"function\":", expect.function);
     if let Some(nat) = expect.nat {
         let from_orig = nat.direction == 0;
         out.text(if from_orig { "\"nat\":{\"direction\":\"orig\"," } else { "\"nat\":{\"direction\":\"reply\"," });
         protocol(out, nat.tuple.proto);
         tuple(out, &nat.tuple, nat.tuple.proto);
-        close(out);
+        close_object(out);
     }
-    end(out);
+    finish_line(out);
 }
 
 #[inline(never)]
-fn happened(out: &mut Vec<u8>, event: Event, kernel_ns: Option<u64>, occasion: &Occasion<'_>) {
+fn event_members(out: &mut Vec<u8>, event: Event, kernel_ns: Option<u64>, occasion: &RecordContext<'_>) {
     out.text(match event {
         Event::New => "\"event\":\"new\",",
         Event::Update => "\"event\":\"update\",",
         Event::Destroy => "\"event\":\"destroy\",",
     });
-    number(out, b"\"event_ns\":", Some(kernel_ns.unwrap_or(occasion.now_ns)));
+    number_member(out, b"\"event_ns\":", Some(kernel_ns.unwrap_or(occasion.now_ns)));
     out.text(if kernel_ns.is_some() { "\"event_clock\":\"kernel\"," } else { "\"event_clock\":\"reader\"," });
     if let Some(Requester { port_id, program }) = occasion.requester {
         out.literal(b"\"requester\":{");
-        number(out, b"\"port_id\":", Some(port_id));
-        word(out, b"\"program\":", program);
-        close(out);
+        number_member(out, b"\"port_id\":", Some(port_id));
+        text_member(out, b"\"program\":", program);
+        close_object(out);
     }
 }
 
@@ -151,7 +156,7 @@ fn protocol(out: &mut Vec<u8>, protocol: u8) {
         other => {
             out.literal(b"\"protocol\":\"");
             out.text(protocol::name(other));
-            number(out, b"\",\"protocol_number\":", Some(other));
+            number_member(out, b"\",\"protocol_number\":", Some(other));
         }
     }
 }
@@ -168,13 +173,13 @@ fn state(out: &mut Vec<u8>, proto: Option<&ProtoInfo>) {
         if let Some(role) = role {
             out.text(if *role == 0 { "\"role\":\"client\"," } else { "\"role\":\"server\"," });
         }
-        number(out, b"\"handshake_seq\":", *handshake_seq);
+        number_member(out, b"\"handshake_seq\":", *handshake_seq);
     }
 }
 
 /// What a tracker knows of one direction.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
-struct Tracker {
+struct DirectionTracker {
     wscale: Option<u8>,
     flags: Option<TcpFlags>,
     vtag: Option<u32>,
@@ -182,15 +187,15 @@ struct Tracker {
 
 /// The original direction's, and the reply's.
 #[inline]
-fn trackers(proto: Option<&ProtoInfo>) -> [Tracker; 2] {
-    let none = Tracker::default();
+fn trackers(proto: Option<&ProtoInfo>) -> [DirectionTracker; 2] {
+    let none = DirectionTracker::default();
     match proto {
         Some(ProtoInfo::Tcp(TcpInfo { wscale_orig, wscale_reply, flags_orig, flags_reply, .. })) => [
-            Tracker { wscale: *wscale_orig, flags: *flags_orig, ..none },
-            Tracker { wscale: *wscale_reply, flags: *flags_reply, ..none },
+            DirectionTracker { wscale: *wscale_orig, flags: *flags_orig, ..none },
+            DirectionTracker { wscale: *wscale_reply, flags: *flags_reply, ..none },
         ],
         Some(ProtoInfo::Sctp(SctpInfo { vtag_orig, vtag_reply, .. })) => {
-            [Tracker { vtag: *vtag_orig, ..none }, Tracker { vtag: *vtag_reply, ..none }]
+            [DirectionTracker { vtag: *vtag_orig, ..none }, DirectionTracker { vtag: *vtag_reply, ..none }]
         }
         Some(ProtoInfo::Dccp(_)) | None => [none; 2],
     }
@@ -202,10 +207,10 @@ fn direction<const N: usize>(
     key: &[u8; N],
     side: Option<&Tuple>,
     counters: Option<Counters>,
-    tracker: Tracker,
+    tracker: DirectionTracker,
     seqadj: Option<SeqAdj>,
 ) {
-    if side.is_none() && counters.is_none() && seqadj.is_none() && tracker == Tracker::default() {
+    if side.is_none() && counters.is_none() && seqadj.is_none() && tracker == DirectionTracker::default() {
         return;
     }
     out.literal(key);
@@ -213,25 +218,25 @@ fn direction<const N: usize>(
         tuple(out, side, side.proto);
     }
     if let Some(Counters { packets, bytes }) = counters {
-        number(out, b"\"packets\":", Some(packets));
-        number(out, b"\"bytes\":", Some(bytes));
+        number_member(out, b"\"packets\":", Some(packets));
+        number_member(out, b"\"bytes\":", Some(bytes));
     }
-    number(out, b"\"tcp_wscale\":", tracker.wscale);
-    number(out, b"\"tcp_flags\":", tracker.flags.map(|flags| flags.flags));
-    number(out, b"\"tcp_flags_mask\":", tracker.flags.map(|flags| flags.mask).filter(|mask| *mask != 0));
-    number(out, b"\"vtag\":", tracker.vtag);
+    number_member(out, b"\"tcp_wscale\":", tracker.wscale);
+    number_member(out, b"\"tcp_flags\":", tracker.flags.map(|flags| flags.flags));
+    number_member(out, b"\"tcp_flags_mask\":", tracker.flags.map(|flags| flags.mask).filter(|mask| *mask != 0));
+    number_member(out, b"\"vtag\":", tracker.vtag);
     if let Some(seqadj) = seqadj {
         sequence_adjustment(out, seqadj);
     }
-    close(out);
+    close_object(out);
 }
 
 fn sequence_adjustment(out: &mut Vec<u8>, seqadj: SeqAdj) {
     out.literal(b"\"seqadj\":{");
-    number(out, b"\"correction_pos\":", Some(seqadj.correction_pos));
-    signed(out, b"\"offset_before\":", seqadj.offset_before);
-    signed(out, b"\"offset_after\":", seqadj.offset_after);
-    close(out);
+    number_member(out, b"\"correction_pos\":", Some(seqadj.correction_pos));
+    signed_member(out, b"\"offset_before\":", seqadj.offset_before);
+    signed_member(out, b"\"offset_after\":", seqadj.offset_after);
+    close_object(out);
 }
 
 #[inline]
@@ -244,20 +249,20 @@ fn tuple(out: &mut Vec<u8>, tuple: &Tuple, protocol: u8) {
     match tuple.l4 {
         L4::None => {}
         L4::Ports { src, dst } if protocol::fields(protocol) == Fields::Keys => {
-            number(out, b"\"src_key\":", Some(src));
-            number(out, b"\"dst_key\":", Some(dst));
+            number_member(out, b"\"src_key\":", Some(src));
+            number_member(out, b"\"dst_key\":", Some(dst));
         }
         L4::Ports { src, dst } => {
-            number(out, b"\"sport\":", Some(src));
-            number(out, b"\"dport\":", Some(dst));
+            number_member(out, b"\"sport\":", Some(src));
+            number_member(out, b"\"dport\":", Some(dst));
         }
         L4::Icmp { kind, code, id } => {
-            number(out, b"\"icmp_type\":", Some(kind));
-            number(out, b"\"icmp_code\":", Some(code));
-            number(out, b"\"icmp_id\":", Some(id));
+            number_member(out, b"\"icmp_type\":", Some(kind));
+            number_member(out, b"\"icmp_code\":", Some(code));
+            number_member(out, b"\"icmp_id\":", Some(id));
         }
     }
-    number(out, b"\"zone\":", tuple.zone);
+    number_member(out, b"\"zone\":", tuple.zone);
 }
 
 /// A tuple that has the fields of `protocol`.
@@ -265,17 +270,17 @@ fn tuple_object<const N: usize>(out: &mut Vec<u8>, key: &[u8; N], shown: Option<
     if let Some(shown) = shown {
         out.literal(key);
         tuple(out, shown, protocol);
-        close(out);
+        close_object(out);
     }
 }
 
 /// A tuple that says its own protocol.
-fn whole_tuple<const N: usize>(out: &mut Vec<u8>, key: &[u8; N], shown: Option<&Tuple>) {
+fn tuple_with_protocol<const N: usize>(out: &mut Vec<u8>, key: &[u8; N], shown: Option<&Tuple>) {
     if let Some(shown) = shown {
         out.literal(key);
         protocol(out, shown.proto);
         tuple(out, shown, shown.proto);
-        close(out);
+        close_object(out);
     }
 }
 
@@ -313,7 +318,7 @@ const fn padded<const N: usize>(text: &[u8; N]) -> ([u8; 16], u8) {
 /// The number, and the names of its bits; bits that have none are in the number only.
 #[inline]
 fn status(out: &mut Vec<u8>, set: u32) {
-    number(out, b"\"status\":", Some(set));
+    number_member(out, b"\"status\":", Some(set));
     out.literal(b"\"status_flags\":[");
     let mut rest = set & 0xffff;
     while rest != 0 {
@@ -328,23 +333,23 @@ fn status(out: &mut Vec<u8>, set: u32) {
 
 /// What few flows have: kept out of line, so that the rest stays small.
 #[inline(never)]
-fn rare(out: &mut Vec<u8>, flow: &FlowView<'_>, names: Option<&LabelMap>) {
-    number(out, b"\"secmark\":", flow.secmark);
-    word(out, b"\"secctx\":", flow.secctx);
+fn rare_members(out: &mut Vec<u8>, flow: &FlowView<'_>, names: Option<&LabelMap>) {
+    number_member(out, b"\"secmark\":", flow.secmark);
+    text_member(out, b"\"secctx\":", flow.secctx);
     if let Some(set) = flow.labels {
         labels(out, set, names);
     }
     if let Some(Helper { name, info }) = flow.helper {
-        word(out, b"\"helper\":", Some(name));
+        text_member(out, b"\"helper\":", Some(name));
         helper_info(out, info);
     }
-    whole_tuple(out, b"\"master\":{", flow.master.as_ref());
+    tuple_with_protocol(out, b"\"master\":{", flow.master.as_ref());
     if let Some(Synproxy { isn, its, tsoff }) = flow.synproxy {
         out.literal(b"\"synproxy\":{");
-        number(out, b"\"isn\":", Some(isn));
-        number(out, b"\"its\":", Some(its));
-        number(out, b"\"tsoff\":", Some(tsoff));
-        close(out);
+        number_member(out, b"\"isn\":", Some(isn));
+        number_member(out, b"\"its\":", Some(its));
+        number_member(out, b"\"tsoff\":", Some(tsoff));
+        close_object(out);
     }
 }
 
@@ -359,7 +364,7 @@ fn labels(out: &mut Vec<u8>, set: Labels, names: Option<&LabelMap>) {
     out.literal(b"\"label_names\":[");
     for number in set.iter() {
         match names.name(number) {
-            Some(name) => string(out, name),
+            Some(name) => quoted(out, name),
             None => out.literal(b"null"),
         }
         out.literal(b",");
@@ -377,7 +382,7 @@ fn helper_info(out: &mut Vec<u8>, info: &[u8]) {
 }
 
 fn expect_flags(out: &mut Vec<u8>, set: u32) {
-    number(out, b"\"flags\":", Some(set));
+    number_member(out, b"\"flags\":", Some(set));
     out.literal(b"\"flag_names\":[");
     let names = [
         (uapi::NF_CT_EXPECT_PERMANENT, "\"PERMANENT\","),
@@ -390,7 +395,7 @@ fn expect_flags(out: &mut Vec<u8>, set: u32) {
 
 /// A key with its colon, and a number, where there is one.
 #[inline]
-fn number<const N: usize, V: Into<u64>>(out: &mut Vec<u8>, key: &[u8; N], value: Option<V>) {
+fn number_member<const N: usize, V: Into<u64>>(out: &mut Vec<u8>, key: &[u8; N], value: Option<V>) {
     if let Some(value) = value {
         out.literal(key);
         out.decimal(value.into());
@@ -399,7 +404,7 @@ fn number<const N: usize, V: Into<u64>>(out: &mut Vec<u8>, key: &[u8; N], value:
 }
 
 /// A key with its colon, and a number in two's complement.
-fn signed<const N: usize>(out: &mut Vec<u8>, key: &[u8; N], value: u32) {
+fn signed_member<const N: usize>(out: &mut Vec<u8>, key: &[u8; N], value: u32) {
     let value = value.cast_signed();
     out.literal(key);
     if value < 0 {
@@ -410,16 +415,16 @@ fn signed<const N: usize>(out: &mut Vec<u8>, key: &[u8; N], value: u32) {
 }
 
 /// A key with its colon, and a text, where there is one.
-fn word<const N: usize>(out: &mut Vec<u8>, key: &[u8; N], value: Option<&str>) {
+fn text_member<const N: usize>(out: &mut Vec<u8>, key: &[u8; N], value: Option<&str>) {
     if let Some(value) = value {
         out.literal(key);
-        string(out, value);
+        quoted(out, value);
         out.literal(b",");
     }
 }
 
 /// A text in quotes. What may not stand in one as it is becomes an escape.
-pub(super) fn string(out: &mut Vec<u8>, text: &str) {
+pub(super) fn quoted(out: &mut Vec<u8>, text: &str) {
     let plain = |byte: u8| byte >= b' ' && byte != b'"' && byte != b'\\';
     out.literal(b"\"");
     if text.bytes().all(plain) {
@@ -452,13 +457,13 @@ fn close_array(out: &mut Vec<u8>) {
 
 /// The last member's comma becomes the object's end, with a comma behind.
 #[inline]
-fn close(out: &mut Vec<u8>) {
+fn close_object(out: &mut Vec<u8>) {
     close_with(out, b"},");
 }
 
 /// The last member's comma becomes the line's end.
 #[inline]
-pub(super) fn end(out: &mut Vec<u8>) {
+pub(super) fn finish_line(out: &mut Vec<u8>) {
     close_with(out, b"}\n");
 }
 
@@ -474,7 +479,7 @@ fn close_with(out: &mut Vec<u8>, closing: &[u8; 2]) {
 mod tests {
     use serde_json::{Value, json};
 
-    use super::super::captures::{LISTED, NOW_NS, TEXT, ftp_expectation, ports, print, print_expect, tuple};
+    use super::super::captures::{LISTED, NOW_NS, TEXT, ftp_expectation, ports, printed, printed_expect, tuple};
     use super::super::{Encoding, Format};
     use super::*;
 
@@ -532,7 +537,7 @@ mod tests {
     #[test]
     fn every_key_of_a_flow() {
         let requester = Some(Requester { port_id: 375, program: Some("conntrack") });
-        let occasion = Occasion { event: Some(Event::Destroy), now_ns: NOW_NS, requester };
+        let occasion = RecordContext { event: Some(Event::Destroy), now_ns: NOW_NS, requester };
         let expected = json!({
             "event": "destroy", "event_ns": NOW_NS + 1, "event_clock": "kernel",
             "requester": {"port_id": 375, "program": "conntrack"},
@@ -558,12 +563,12 @@ mod tests {
             },
             "synproxy": {"isn": 1, "its": 2, "tsoff": u32::MAX},
         });
-        assert_eq!(parsed(&print(JSON, &full(), &occasion)), expected);
+        assert_eq!(parsed(&printed(JSON, &full(), &occasion)), expected);
     }
 
     #[test]
     fn other_trackers_and_protocols() {
-        let of = |proto| parsed(&print(JSON, &FlowView { proto: Some(proto), ..full() }, &LISTED));
+        let of = |proto| parsed(&printed(JSON, &FlowView { proto: Some(proto), ..full() }, &LISTED));
         let sctp = of(ProtoInfo::Sctp(SctpInfo { state: Some(4), vtag_orig: Some(1), vtag_reply: Some(2) }));
         assert_eq!(
             [&sctp["state"], &sctp["orig"]["vtag"], &sctp["reply"]["vtag"]],
@@ -576,7 +581,7 @@ mod tests {
         );
         let orig = |proto, l4| {
             let orig = Some(tuple(proto, "2001:db8::1", "2001:db8::2", l4));
-            print(JSON, &FlowView { family: uapi::AF_INET6, orig, ..FlowView::default() }, &LISTED)
+            printed(JSON, &FlowView { family: uapi::AF_INET6, orig, ..FlowView::default() }, &LISTED)
         };
         let expected = r#"{"family":"ipv6","protocol":"gre","protocol_number":47,"orig":{"src":"2001:db8::1","dst":"2001:db8::2","src_key":1,"dst_key":2}}"#;
         assert_eq!(orig(uapi::IPPROTO_GRE, ports(1, 2)).trim_end(), expected);
@@ -588,14 +593,14 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_sent_is_not_there() {
+    fn values_that_the_kernel_did_not_send_have_no_key() {
         let empty = FlowView::default();
         assert_eq!(
-            print(JSON, &empty, &LISTED),
+            printed(JSON, &empty, &LISTED),
             "{\"family\":\"unknown\",\"protocol\":\"unknown\",\"protocol_number\":0}\n"
         );
-        let occasion = Occasion { event: Some(Event::New), now_ns: 5, requester: None };
-        let event = parsed(&print(JSON, &FlowView { status: Some(0), ..empty }, &occasion));
+        let occasion = RecordContext { event: Some(Event::New), now_ns: 5, requester: None };
+        let event = parsed(&printed(JSON, &FlowView { status: Some(0), ..empty }, &occasion));
         assert_eq!(
             [&event["event"], &event["event_ns"], &event["event_clock"]],
             [&json!("new"), &json!(5), &json!("reader")]
@@ -606,7 +611,7 @@ mod tests {
 
     #[test]
     fn every_status_flag_by_name() {
-        let all = parsed(&print(JSON, &FlowView { status: Some(u32::MAX), ..FlowView::default() }, &LISTED));
+        let all = parsed(&printed(JSON, &FlowView { status: Some(u32::MAX), ..FlowView::default() }, &LISTED));
         let names = [
             "EXPECTED",
             "SEEN_REPLY",
@@ -639,7 +644,7 @@ mod tests {
             function: Some("nat-follow-master"),
             ..ftp_expectation()
         };
-        let occasion = Occasion { event: Some(Event::New), now_ns: 5, requester: None };
+        let occasion = RecordContext { event: Some(Event::New), now_ns: 5, requester: None };
         let expected = json!({
             "event": "new", "event_ns": 5, "event_clock": "reader",
             "family": "ipv4", "protocol": "tcp", "protocol_number": 6, "timeout": 299,
@@ -656,6 +661,6 @@ mod tests {
                 "dst": "198.51.100.1", "sport": 8080, "dport": 41002, "zone": 4,
             },
         });
-        assert_eq!(parsed(&print_expect(JSON, &expect, &occasion)), expected);
+        assert_eq!(parsed(&printed_expect(JSON, &expect, &occasion)), expected);
     }
 }

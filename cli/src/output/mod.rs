@@ -81,7 +81,7 @@ pub(crate) enum Subject {
 
 /// What a record does not say of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Occasion<'a> {
+pub(crate) struct RecordContext<'a> {
     /// What happened; `None` in a listing.
     pub(crate) event: Option<Event>,
     /// The clock at reading, in nanoseconds since the epoch.
@@ -109,15 +109,15 @@ pub(crate) struct Printer {
     /// The names of labels; none where there is no file, or nothing in it.
     labels: Option<Arc<LabelMap>>,
     /// Whether what is printed has been deleted by us: its saved lines delete it elsewhere, too.
-    deleted: bool,
+    prints_deleted: bool,
     /// How far the XML document is.
-    root: Root,
+    root: RootState,
 }
 
 /// The XML document's root element.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Root {
-    Ahead,
+enum RootState {
+    Unopened,
     Open,
     Closed,
 }
@@ -125,7 +125,7 @@ enum Root {
 impl Printer {
     /// Prints records of `subject`, local times in `zone`.
     pub(crate) fn new(format: Format, subject: Subject, zone: TimeZone) -> Self {
-        Self { format, subject, zone, labels: None, deleted: false, root: Root::Ahead }
+        Self { format, subject, zone, labels: None, prints_deleted: false, root: RootState::Unopened }
     }
 
     /// With names for labels. An empty map counts as none, as to conntrack.
@@ -135,50 +135,50 @@ impl Printer {
 
     /// For elements that stand by themselves: nothing before the first and after the last.
     pub(crate) fn without_root(self) -> Self {
-        Self { root: Root::Closed, ..self }
+        Self { root: RootState::Closed, ..self }
     }
 
     /// For what `-D` prints: not an event, so its text has no tag; but saved, it is a `-D` line.
-    pub(crate) fn of_deleted(self) -> Self {
-        Self { deleted: true, ..self }
+    pub(crate) fn for_deleted(self) -> Self {
+        Self { prints_deleted: true, ..self }
     }
 
     /// Appends one flow's line.
     #[inline]
-    pub(crate) fn flow(&mut self, out: &mut Vec<u8>, flow: &FlowView<'_>, occasion: &Occasion<'_>) {
+    pub(crate) fn print_flow(&mut self, out: &mut Vec<u8>, flow: &FlowView<'_>, occasion: &RecordContext<'_>) {
         match self.format.encoding {
-            Encoding::Text => text::flow(self, out, flow, occasion),
+            Encoding::Text => text::append_flow(self, out, flow, occasion),
             Encoding::Xml => {
-                self.open(out);
-                xml::flow(self, out, flow, occasion);
+                self.open_root(out);
+                xml::append_flow(self, out, flow, occasion);
             }
             Encoding::Save => {
-                let deleted = self.deleted.then_some(Event::Destroy);
-                save::flow(out, flow, occasion.event.or(deleted), self.labels.as_deref());
+                let deleted = self.prints_deleted.then_some(Event::Destroy);
+                save::append_flow(out, flow, occasion.event.or(deleted), self.labels.as_deref());
             }
-            Encoding::Json => json::flow(out, flow, occasion, self.labels.as_deref()),
+            Encoding::Json => json::append_flow(out, flow, occasion, self.labels.as_deref()),
         }
     }
 
     /// Appends one expectation's line.
-    pub(crate) fn expect(&mut self, out: &mut Vec<u8>, expect: &ExpectView<'_>, occasion: &Occasion<'_>) {
+    pub(crate) fn print_expect(&mut self, out: &mut Vec<u8>, expect: &ExpectView<'_>, occasion: &RecordContext<'_>) {
         match self.format.encoding {
-            Encoding::Text | Encoding::Save => text::expect(&self.format, out, expect, occasion),
+            Encoding::Text | Encoding::Save => text::append_expect(&self.format, out, expect, occasion),
             Encoding::Xml => {
-                self.open(out);
+                self.open_root(out);
                 let zone = self.format.timestamp.then_some(&self.zone);
-                xml::expect(out, expect, occasion, zone);
+                xml::append_expect(out, expect, occasion, zone);
             }
-            Encoding::Json => json::expect(out, expect, occasion),
+            Encoding::Json => json::append_expect(out, expect, occasion),
         }
     }
 
     /// Appends what must follow the last record. XML of no record at all is a document, too.
     pub(crate) fn finish(&mut self, out: &mut Vec<u8>) {
-        if self.format.encoding == Encoding::Xml && self.root != Root::Closed {
-            self.open(out);
-            xml::close(out, self.subject);
-            self.root = Root::Closed;
+        if self.format.encoding == Encoding::Xml && self.root != RootState::Closed {
+            self.open_root(out);
+            xml::close_root(out, self.subject);
+            self.root = RootState::Closed;
         }
     }
 
@@ -189,24 +189,24 @@ impl Printer {
     }
 
     #[inline]
-    fn open(&mut self, out: &mut Vec<u8>) {
-        if self.root == Root::Ahead {
-            xml::open(out, self.subject);
-            self.root = Root::Open;
+    fn open_root(&mut self, out: &mut Vec<u8>) {
+        if self.root == RootState::Unopened {
+            xml::open_root(out, self.subject);
+            self.root = RootState::Open;
         }
     }
 }
 
 /// When an event happened: by the kernel's clock where it says (Linux 6.14), else when we read it.
 #[inline]
-fn event_ns(flow: &FlowView<'_>, occasion: &Occasion<'_>) -> u64 {
+fn event_ns(flow: &FlowView<'_>, occasion: &RecordContext<'_>) -> u64 {
     flow.event_ns.unwrap_or(occasion.now_ns)
 }
 
 /// How long a flow lived, in seconds: until it ended, or until now. Both ends are cut to whole seconds before they
 /// are subtracted, as conntrack does: a flow from 4.8 s to 5.1 s lived 1 s.
 #[inline]
-fn delta_seconds(flow: &FlowView<'_>, occasion: &Occasion<'_>) -> Option<u64> {
+fn lifetime_seconds(flow: &FlowView<'_>, occasion: &RecordContext<'_>) -> Option<u64> {
     let start_ns = start_ns(flow)?;
     let end_ns = flow.stop_ns.or(flow.event_ns).unwrap_or(occasion.now_ns);
     Some((end_ns / NS_PER_SECOND).saturating_sub(start_ns / NS_PER_SECOND))

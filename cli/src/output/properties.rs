@@ -12,12 +12,12 @@ use jiff::tz::TimeZone;
 use proptest::prelude::*;
 use serde_json::Value;
 
-use super::{Encoding, Format, Occasion, Printer, Requester, Subject};
+use super::{Encoding, Format, Printer, RecordContext, Requester, Subject};
 use crate::labels::LabelMap;
 
 /// The values of a record, from which its fields are picked, each there or not.
 #[derive(Debug, Clone)]
-struct Seed {
+struct RecordSeed {
     present: u64,
     numbers: [u64; 4],
     bits: u128,
@@ -26,14 +26,14 @@ struct Seed {
     info: Vec<u8>,
 }
 
-fn seed() -> impl Strategy<Value = Seed> {
+fn seed() -> impl Strategy<Value = RecordSeed> {
     let texts = [any::<String>().boxed(), "[ -~\\n\\t\"\\\\<>&]{0,20}".boxed()];
     (any::<u64>(), any::<[u64; 4]>(), any::<u128>(), any::<[u8; 16]>(), texts, any::<Vec<u8>>()).prop_map(
-        |(present, numbers, bits, address, texts, info)| Seed { present, numbers, bits, address, texts, info },
+        |(present, numbers, bits, address, texts, info)| RecordSeed { present, numbers, bits, address, texts, info },
     )
 }
 
-impl Seed {
+impl RecordSeed {
     fn has<T>(&self, field: u32, value: T) -> Option<T> {
         (self.present.rotate_right(field) & 1 == 1).then_some(value)
     }
@@ -127,14 +127,14 @@ impl Seed {
         }
     }
 
-    fn occasion(&self) -> Occasion<'_> {
+    fn occasion(&self) -> RecordContext<'_> {
         let event = [Event::New, Event::Update, Event::Destroy][usize::from(self.address[1] % 3)];
         let requester = Requester { port_id: self.u32(0), program: self.has(32, &self.texts[0]) };
-        Occasion { event: self.has(33, event), now_ns: self.numbers[0], requester: self.has(34, requester) }
+        RecordContext { event: self.has(33, event), now_ns: self.numbers[0], requester: self.has(34, requester) }
     }
 
     /// Both kinds of record in one encoding, twice, each to its own output.
-    fn printed(&self, encoding: Encoding) -> [String; 2] {
+    fn printed_twice(&self, encoding: Encoding) -> [String; 2] {
         let set = |field| self.has(field, ()).is_some();
         let format = Format {
             encoding,
@@ -150,8 +150,8 @@ impl Seed {
             let mut out = Vec::new();
             for _ in 0..2 {
                 match subject {
-                    Subject::Flows => printer.flow(&mut out, &self.flow(), &self.occasion()),
-                    Subject::Expectations => printer.expect(&mut out, &self.expect(), &self.occasion()),
+                    Subject::Flows => printer.print_flow(&mut out, &self.flow(), &self.occasion()),
+                    Subject::Expectations => printer.print_expect(&mut out, &self.expect(), &self.occasion()),
                 }
             }
             printer.finish(&mut out);
@@ -163,7 +163,7 @@ impl Seed {
 proptest! {
     #[test]
     fn json_parses_and_has_no_key_twice(seed in seed()) {
-        for text in seed.printed(Encoding::Json) {
+        for text in seed.printed_twice(Encoding::Json) {
             let lines: Vec<_> = text.split_terminator('\n').collect();
             prop_assert_eq!(lines.len(), 2);
             let value: Value = serde_json::from_str(lines[0]).unwrap();
@@ -175,16 +175,16 @@ proptest! {
 
     #[test]
     fn xml_is_balanced_and_holds_no_forbidden_character(seed in seed()) {
-        for text in seed.printed(Encoding::Xml) {
-            prop_assert_eq!(unbalanced(&text), None, "{}", text);
+        for text in seed.printed_twice(Encoding::Xml) {
+            prop_assert_eq!(xml_fault(&text), None, "{}", text);
         }
     }
 
     #[test]
     fn text_and_saved_commands_are_one_line_each(seed in seed()) {
-        let [flows, expectations] = seed.printed(Encoding::Save);
+        let [flows, expectations] = seed.printed_twice(Encoding::Save);
         prop_assert_eq!(flows.matches('\n').count(), 2);
-        prop_assert_eq!(expectations, seed.printed(Encoding::Text)[1].clone());
+        prop_assert_eq!(expectations, seed.printed_twice(Encoding::Text)[1].clone());
     }
 }
 
@@ -203,7 +203,7 @@ fn count_keys(value: &Value) -> usize {
 }
 
 /// The first thing that makes `text` no XML document.
-fn unbalanced(text: &str) -> Option<String> {
+fn xml_fault(text: &str) -> Option<String> {
     let mut open = Vec::new();
     let allowed = |character: char| matches!(character, '\t' | '\n' | ' '..='\u{fffd}' | '\u{10000}'..);
     let Some(mut rest) = text.strip_prefix("<?xml version=\"1.0\" encoding=\"utf-8\"?>\n") else {
@@ -211,7 +211,7 @@ fn unbalanced(text: &str) -> Option<String> {
     };
     let mut roots = 0;
     while let Some((between, tail)) = rest.split_once('<') {
-        if !between.chars().all(allowed) || between.contains('>') || !entities(between) {
+        if !between.chars().all(allowed) || between.contains('>') || !has_known_entities_only(between) {
             return Some(format!("text {between:?}"));
         }
         let Some((tag, tail)) = tail.split_once('>') else { return Some(format!("tag {tail:?}")) };
@@ -228,16 +228,16 @@ fn unbalanced(text: &str) -> Option<String> {
 }
 
 /// Whether every ampersand begins an entity that XML knows.
-fn entities(text: &str) -> bool {
+fn has_known_entities_only(text: &str) -> bool {
     text.split('&').skip(1).all(|behind| ["amp;", "lt;", "gt;"].iter().any(|entity| behind.starts_with(entity)))
 }
 
 #[test]
-fn what_is_unbalanced_is_seen() {
+fn the_xml_check_finds_every_fault() {
     let head = "<?xml version=\"1.0\" encoding=\"utf-8\"?>\n";
     let faults = ["<a><b></a></b>\n", "<a>\n", "<a></a><b></b>\n", "<a>&x;</a>\n", "<a>\u{1}</a>\n", "<a></a>x\n"];
     for fault in faults {
-        assert!(unbalanced(&format!("{head}{fault}")).is_some(), "{fault}");
+        assert!(xml_fault(&format!("{head}{fault}")).is_some(), "{fault}");
     }
-    assert_eq!(unbalanced(&format!("{head}<a x=\"1\">\n<b/>&lt;</a>\n")), None);
+    assert_eq!(xml_fault(&format!("{head}<a x=\"1\">\n<b/>&lt;</a>\n")), None);
 }

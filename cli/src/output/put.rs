@@ -7,7 +7,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Appending text to a reusable buffer. Nothing allocates once the buffer has grown to its longest line.
-pub(crate) trait Put {
+pub(crate) trait Append {
     /// Appends bytes known when compiled.
     fn literal<const N: usize>(&mut self, text: &[u8; N]);
     /// Appends text of any length as it is.
@@ -22,7 +22,7 @@ pub(crate) trait Put {
     fn address(&mut self, address: IpAddr);
 }
 
-impl Put for Vec<u8> {
+impl Append for Vec<u8> {
     #[inline]
     fn literal<const N: usize>(&mut self, text: &[u8; N]) {
         self.extend_from_slice(text);
@@ -35,8 +35,8 @@ impl Put for Vec<u8> {
     #[inline]
     fn decimal(&mut self, number: u64) {
         match u32::try_from(number) {
-            Ok(number) if number < HUNDRED_MILLION => put_short(self, number),
-            _ => put_long(self, number),
+            Ok(number) if number < HUNDRED_MILLION => append_short(self, number),
+            _ => append_long(self, number),
         }
     }
 
@@ -51,14 +51,14 @@ impl Put for Vec<u8> {
     #[inline]
     fn hex(&mut self, number: u16) {
         let zeros = (number.leading_zeros() / 4).min(3);
-        cut(self, u64::from(hex_digits(number)) >> (8 * zeros), 4 - zeros);
+        append_prefix(self, u64::from(hex_digits(number)) >> (8 * zeros), 4 - zeros);
     }
 
     #[inline]
     fn address(&mut self, address: IpAddr) {
         match address {
-            IpAddr::V4(address) => put_ipv4(self, address),
-            IpAddr::V6(address) => put_ipv6(self, address),
+            IpAddr::V4(address) => append_ipv4(self, address),
+            IpAddr::V6(address) => append_ipv6(self, address),
         }
     }
 }
@@ -67,14 +67,14 @@ const HUNDRED_MILLION: u32 = 100_000_000;
 
 /// A number below 10^8, without leading zeros.
 #[inline]
-fn put_short(out: &mut Vec<u8>, number: u32) {
+fn append_short(out: &mut Vec<u8>, number: u32) {
     let digits = eight_digits(number);
     let zeros = (digits.trailing_zeros() / 8).min(7); // the first digit is the lowest byte
-    cut(out, ascii(digits) >> (8 * zeros), 8 - zeros);
+    append_prefix(out, ascii(digits) >> (8 * zeros), 8 - zeros);
 }
 
 /// A number of nine digits or more: what stands above the last eight, then those.
-fn put_long(out: &mut Vec<u8>, number: u64) {
+fn append_long(out: &mut Vec<u8>, number: u64) {
     let (high, low) = (number / u64::from(HUNDRED_MILLION), number % u64::from(HUNDRED_MILLION));
     out.decimal(high);
     out.literal(&ascii(eight_digits(u32::try_from(low).unwrap_or(0))).to_le_bytes());
@@ -82,7 +82,7 @@ fn put_long(out: &mut Vec<u8>, number: u64) {
 
 /// Appends the lowest `length` bytes of `text`, lowest first.
 #[inline]
-fn cut(out: &mut Vec<u8>, text: u64, length: u32) {
+fn append_prefix(out: &mut Vec<u8>, text: u64, length: u32) {
     let end = out.len() + usize::try_from(length).unwrap_or(8);
     out.literal(&text.to_le_bytes());
     out.truncate(end);
@@ -138,7 +138,7 @@ const fn octets() -> [([u8; 4], u8); 256] {
 }
 
 #[inline]
-fn put_ipv4(out: &mut Vec<u8>, address: Ipv4Addr) {
+fn append_ipv4(out: &mut Vec<u8>, address: Ipv4Addr) {
     let mut text = 0u128;
     let mut length = 0;
     for octet in address.octets() {
@@ -153,23 +153,23 @@ fn put_ipv4(out: &mut Vec<u8>, address: Ipv4Addr) {
 
 /// The longest run of zero groups is written `::`, the first of equals, if it has two groups or more. Where it makes
 /// the address an IPv4 one in disguise (`::1.2.3.4`, `::ffff:1.2.3.4`), its last groups are written as that.
-fn put_ipv6(out: &mut Vec<u8>, address: Ipv6Addr) {
+fn append_ipv6(out: &mut Vec<u8>, address: Ipv6Addr) {
     let groups = address.segments();
     let (start, length) = longest_zeros(&groups);
     let embeds_ipv4 = start == 0 && (length == 6 || length == 5 && groups[5] == 0xffff);
     let end = if embeds_ipv4 { 6 } else { groups.len() };
     let before = &groups[..start.min(end)];
     let behind = groups.get(start + length..end).unwrap_or_default();
-    before.iter().for_each(|group| put_group(out, *group));
+    before.iter().for_each(|group| append_group(out, *group));
     match (length, start) {
         (0, _) => {}
         (_, 0) => out.literal(b"::"),
         _ => out.literal(b":"), // the first of the two stands behind the last group
     }
-    behind.iter().for_each(|group| put_group(out, *group));
+    behind.iter().for_each(|group| append_group(out, *group));
     if embeds_ipv4 {
         let [.., a, b, c, d] = address.octets();
-        put_ipv4(out, Ipv4Addr::new(a, b, c, d));
+        append_ipv4(out, Ipv4Addr::new(a, b, c, d));
     } else if length == 0 || !behind.is_empty() {
         out.truncate(out.len() - 1); // the last group's colon
     }
@@ -177,9 +177,9 @@ fn put_ipv6(out: &mut Vec<u8>, address: Ipv6Addr) {
 
 /// A group and the colon behind it.
 #[inline]
-fn put_group(out: &mut Vec<u8>, group: u16) {
+fn append_group(out: &mut Vec<u8>, group: u16) {
     let zeros = (group.leading_zeros() / 4).min(3);
-    cut(out, (u64::from(hex_digits(group)) | u64::from(b':') << 32) >> (8 * zeros), 5 - zeros);
+    append_prefix(out, (u64::from(hex_digits(group)) | u64::from(b':') << 32) >> (8 * zeros), 5 - zeros);
 }
 
 /// Where the longest run of zero groups begins and how many it has; a length of 0 where no run has two.
@@ -198,7 +198,7 @@ fn longest_zeros(groups: &[u16; 8]) -> (usize, usize) {
 mod tests {
     use super::*;
 
-    fn put(write: impl FnOnce(&mut Vec<u8>)) -> String {
+    fn appended(write: impl FnOnce(&mut Vec<u8>)) -> String {
         let mut out = b"|".to_vec();
         write(&mut out);
         String::from_utf8(out).unwrap().split_off(1)
@@ -209,17 +209,17 @@ mod tests {
         let powers = (0..20).map(|power| 10u64.pow(power));
         let edges = powers.flat_map(|power| [power - 1, power, power + 1, power.wrapping_mul(7)]);
         for number in edges.chain(0..20_000).chain([99_999_999, 100_000_000, u64::MAX, u64::from(u32::MAX)]) {
-            assert_eq!(put(|out| out.decimal(number)), number.to_string());
+            assert_eq!(appended(|out| out.decimal(number)), number.to_string());
         }
         for number in [0, 7, 999_999, 361_757, 1_000_001] {
-            assert_eq!(put(|out| out.six_digits(number)), format!("{:06}", number % 1_000_000));
+            assert_eq!(appended(|out| out.six_digits(number)), format!("{:06}", number % 1_000_000));
         }
     }
 
     #[test]
     fn hex_has_no_leading_zeros() {
         for number in 0..=u16::MAX {
-            assert_eq!(put(|out| out.hex(number)), format!("{number:x}"));
+            assert_eq!(appended(|out| out.hex(number)), format!("{number:x}"));
         }
     }
 
@@ -227,7 +227,7 @@ mod tests {
     fn ipv4_is_dotted_decimal() {
         for address in [[0, 0, 0, 0], [255, 255, 255, 255], [1, 22, 133, 9], [192, 0, 2, 10], [10, 100, 99, 200]] {
             let address = Ipv4Addr::from(address);
-            assert_eq!(put(|out| out.address(address.into())), address.to_string());
+            assert_eq!(appended(|out| out.address(address.into())), address.to_string());
         }
     }
 
@@ -256,7 +256,7 @@ mod tests {
         ];
         for (given, expected) in written_by_glibc {
             let address: Ipv6Addr = given.parse().unwrap();
-            assert_eq!(put(|out| out.address(address.into())), expected, "{given}");
+            assert_eq!(appended(|out| out.address(address.into())), expected, "{given}");
         }
     }
 }

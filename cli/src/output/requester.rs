@@ -17,7 +17,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 /// How long an answer holds. Port ids are used again, so not much longer than a program needs for its requests.
-const LIFE_NS: u64 = 1_000_000_000;
+const CACHED_NS: u64 = 1_000_000_000;
 /// How often the open files of all processes are looked through.
 const WALKS_PER_SECOND: u64 = 20;
 /// Answers remembered, by the lowest bits of the port id; a newer one takes an older one's place.
@@ -31,21 +31,21 @@ const NETLINK_NETFILTER: &str = "12";
 #[derive(Debug)]
 pub(crate) struct Requesters {
     proc: PathBuf,
-    slots: [Option<Answer>; SLOTS],
+    slots: [Option<CachedAnswer>; SLOTS],
     /// Before this there is no further walk.
     next_walk_ns: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Answer {
+struct CachedAnswer {
     port_id: u32,
     found_ns: u64,
-    name: Option<Name>,
+    name: Option<ProgramName>,
 }
 
 /// A program's name, kept in place.
 #[derive(Debug, Clone, Copy)]
-struct Name {
+struct ProgramName {
     bytes: [u8; NAME_BYTES],
     length: usize,
 }
@@ -65,28 +65,28 @@ impl Requesters {
     /// The name of the program behind `port_id` at `now_ns`; `None` where it is gone, or not ours to see.
     pub(crate) fn program(&mut self, port_id: u32, now_ns: u64) -> Option<&str> {
         let slot = usize::try_from(port_id).unwrap_or(0) % SLOTS;
-        if !self.slots[slot].is_some_and(|answer| answer.holds(port_id, now_ns)) {
-            let name = self.look_up(port_id, now_ns);
-            self.slots[slot] = Some(Answer { port_id, found_ns: now_ns, name });
+        if !self.slots[slot].is_some_and(|answer| answer.is_valid_for(port_id, now_ns)) {
+            let name = self.find_program(port_id, now_ns);
+            self.slots[slot] = Some(CachedAnswer { port_id, found_ns: now_ns, name });
         }
         self.slots[slot].as_ref()?.name.as_ref()?.text()
     }
 
-    fn look_up(&mut self, port_id: u32, now_ns: u64) -> Option<Name> {
+    fn find_program(&mut self, port_id: u32, now_ns: u64) -> Option<ProgramName> {
         let inode = self.socket_inode(port_id)?;
         // The first socket of a process has its id as port id. But so may one of another pid namespace, or of a process
         // that is gone and whose id is in use again.
         let process = self.proc.join(port_id.to_string());
-        if holds_open(&process, format!("socket:[{inode}]").as_ref()) {
-            return Name::read(&process);
+        if has_open_file(&process, format!("socket:[{inode}]").as_ref()) {
+            return ProgramName::read(&process);
         }
         // A clock set back counts as time gone by, or it would end all walks until it has caught up.
-        let waited = now_ns >= self.next_walk_ns || self.next_walk_ns - now_ns > LIFE_NS;
+        let waited = now_ns >= self.next_walk_ns || self.next_walk_ns - now_ns > CACHED_NS;
         if !waited {
             return None;
         }
-        self.next_walk_ns = now_ns.saturating_add(LIFE_NS / WALKS_PER_SECOND);
-        Name::read(&self.owner(&inode)?)
+        self.next_walk_ns = now_ns.saturating_add(CACHED_NS / WALKS_PER_SECOND);
+        ProgramName::read(&self.find_owner(&inode)?)
     }
 
     /// The inode of the netfilter socket with that port id, in our network namespace.
@@ -101,20 +101,20 @@ impl Requesters {
     }
 
     /// The directory of the process that holds the socket open.
-    fn owner(&self, inode: &str) -> Option<PathBuf> {
+    fn find_owner(&self, inode: &str) -> Option<PathBuf> {
         let link = format!("socket:[{inode}]");
         let mut processes = fs::read_dir(&self.proc).ok()?.flatten().filter(|entry| is_number(&entry.file_name()));
-        processes.find(|process| holds_open(&process.path(), link.as_ref())).map(|process| process.path())
+        processes.find(|process| has_open_file(&process.path(), link.as_ref())).map(|process| process.path())
     }
 }
 
-impl Answer {
-    fn holds(&self, port_id: u32, now_ns: u64) -> bool {
-        self.port_id == port_id && (self.found_ns..self.found_ns.saturating_add(LIFE_NS)).contains(&now_ns)
+impl CachedAnswer {
+    fn is_valid_for(&self, port_id: u32, now_ns: u64) -> bool {
+        self.port_id == port_id && (self.found_ns..self.found_ns.saturating_add(CACHED_NS)).contains(&now_ns)
     }
 }
 
-impl Name {
+impl ProgramName {
     /// Reads the process's `comm`. A process may call itself anything: what would break a line is replaced.
     fn read(process: &Path) -> Option<Self> {
         let comm = fs::read(process.join("comm")).ok()?;
@@ -135,7 +135,7 @@ fn is_number(name: &OsStr) -> bool {
     name.as_bytes().iter().all(u8::is_ascii_digit)
 }
 
-fn holds_open(process: &Path, link: &OsStr) -> bool {
+fn has_open_file(process: &Path, link: &OsStr) -> bool {
     let Ok(files) = fs::read_dir(process.join("fd")) else { return false };
     files.flatten().any(|file| fs::read_link(file.path()).is_ok_and(|target| target.as_os_str() == link))
 }
@@ -148,7 +148,7 @@ mod tests {
     use std::os::fd::OwnedFd;
     use std::os::unix::fs::symlink;
 
-    const SECOND: u64 = LIFE_NS;
+    const SECOND: u64 = CACHED_NS;
     /// As the kernel heads the table.
     const HEADER: &str = "sk               Eth Pid        Groups   Rmem     Wmem     Dump  Locks    Drops    Inode\n";
 
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_id_is_a_process_or_leads_to_one_by_its_socket() {
+    fn a_port_id_leads_to_its_process_by_id_or_by_socket() {
         let proc = Proc::new("found");
         proc.process(41, "conntrack", 1001);
         proc.process(42, "ct\u{1b}[sync d", 1002);
@@ -204,7 +204,7 @@ mod tests {
 
     /// Its socket is another's: of a process in another pid namespace, or of one that is gone and whose id was used again.
     #[test]
-    fn a_process_that_only_has_the_number_is_not_named() {
+    fn a_process_whose_id_equals_the_port_id_by_chance_is_not_named() {
         let proc = Proc::new("number");
         proc.process(41, "innocent", 1001);
         proc.process(77, "conntrack", 1002);
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_holds_for_a_second_and_so_does_none() {
+    fn answers_are_cached_for_a_second_even_if_no_program_was_found() {
         let proc = Proc::new("remembered");
         proc.process(41, "before", 1001);
         proc.sockets(&[(12, 41, 1001), (12, 43, 1002)]);
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_of_new_sockets_walks_the_processes_now_and_then() {
+    fn a_flood_of_new_sockets_walks_proc_at_a_bounded_rate() {
         let proc = Proc::new("flood");
         proc.process(41, "many", 1001);
         let sockets: Vec<_> = (0..100).map(|number| (12, 3_000_000_000 + number, 1001)).collect();
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kernels_own_tables_lead_to_us() {
+    fn the_real_proc_file_system_names_this_process() {
         let Ok(sockets) = two_sockets() else { return }; // a kernel without nfnetlink
         let us = fs::read_to_string(format!("/proc/{}/comm", std::process::id())).unwrap();
         let mut requesters = Requesters::default();
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn without_proc_nobody_has_a_name() {
+    fn without_proc_no_program_has_a_name() {
         assert_eq!(Requesters::new(PathBuf::from("/nonexistent")).program(1, SECOND), None);
     }
 }

@@ -20,7 +20,7 @@ use ctflow_parser::record::Event;
 use ctflow_parser::tuple::{L4, Tuple};
 use ctflow_parser::uapi;
 
-use super::put::Put;
+use super::put::Append;
 use crate::labels::LabelMap;
 use crate::protocol::{self, Fields};
 
@@ -36,7 +36,7 @@ enum Verb {
 }
 
 /// Appends one flow's command.
-pub(super) fn flow(out: &mut Vec<u8>, flow: &FlowView<'_>, event: Option<Event>, labels: Option<&LabelMap>) {
+pub(super) fn append_flow(out: &mut Vec<u8>, flow: &FlowView<'_>, event: Option<Event>, labels: Option<&LabelMap>) {
     out.reserve(LINE_BYTES);
     let verb = match event {
         None | Some(Event::New) => Verb::Add,
@@ -48,27 +48,27 @@ pub(super) fn flow(out: &mut Vec<u8>, flow: &FlowView<'_>, event: Option<Event>,
         Verb::Update => b"-U ",
         Verb::Delete => b"-D ",
     });
-    number(out, b"-t ", flow.timeout);
+    number_option(out, b"-t ", flow.timeout);
     if let Some(set) = flow.status {
-        status(out, set, verb);
+        status_option(out, set, verb);
     }
-    zones(out, flow);
-    tuples(out, flow, verb);
+    zone_options(out, flow);
+    tuple_options(out, flow, verb);
     match &flow.proto {
-        Some(proto) => tracker(out, proto),
-        None if verb == Verb::Add => no_tracker(out, flow.protocol()),
+        Some(proto) => tracker_options(out, proto),
+        None if verb == Verb::Add => untracked_options(out, flow.protocol()),
         None => {}
     }
     // What to delete is said by tuples and zones; more conditions could only miss it.
     if verb != Verb::Delete {
-        beyond(out, flow, verb, labels);
+        extra_options(out, flow, verb, labels);
     }
     if let Some(last) = out.last_mut() {
         *last = b'\n';
     }
 }
 
-fn status(out: &mut Vec<u8>, set: u32, verb: Verb) {
+fn status_option(out: &mut Vec<u8>, set: u32, verb: Verb) {
     out.literal(b"-u ");
     let names: [(u32, &[u8]); 4] = [
         (uapi::IPS_SEEN_REPLY, b"SEEN_REPLY,"),
@@ -84,32 +84,32 @@ fn status(out: &mut Vec<u8>, set: u32, verb: Verb) {
     }
 }
 
-fn zones(out: &mut Vec<u8>, flow: &FlowView<'_>) {
-    number(out, b"-w ", flow.zone);
-    number(out, b"--orig-zone ", flow.orig.and_then(|orig| orig.zone));
-    number(out, b"--reply-zone ", flow.reply.and_then(|reply| reply.zone));
+fn zone_options(out: &mut Vec<u8>, flow: &FlowView<'_>) {
+    number_option(out, b"-w ", flow.zone);
+    number_option(out, b"--orig-zone ", flow.orig.and_then(|orig| orig.zone));
+    number_option(out, b"--reply-zone ", flow.reply.and_then(|reply| reply.zone));
 }
 
-fn tuples(out: &mut Vec<u8>, flow: &FlowView<'_>, verb: Verb) {
+fn tuple_options(out: &mut Vec<u8>, flow: &FlowView<'_>, verb: Verb) {
     if let Some(orig) = &flow.orig {
-        address(out, b"-s ", orig.src);
-        address(out, b"-d ", orig.dst);
+        address_option(out, b"-s ", orig.src);
+        address_option(out, b"-d ", orig.dst);
     }
     let mut ports = None;
     if let Some((orig, reply)) = flow.orig.zip(flow.reply) {
-        let [server, client] = ends(&orig, &reply);
-        ports = Some((server.put(out, flow.status, verb), client.put(out, flow.status, verb)));
+        let [server, client] = reply_ends(&orig, &reply);
+        ports = Some((server.append_address(out, flow.status, verb), client.append_address(out, flow.status, verb)));
     }
-    protocol(out, flow.protocol());
+    protocol_option(out, flow.protocol());
     if let Some(orig) = &flow.orig {
         let untracked = verb == Verb::Add && orig.l4 == L4::None && protocol::fields(orig.proto) == Fields::Ports;
         let orig = if untracked { Tuple { l4: L4::Ports { src: 0, dst: 0 }, ..*orig } } else { *orig };
-        fields(out, &orig, ports.or(Some((0, 0)).filter(|_| untracked)));
+        l4_options(out, &orig, ports.or(Some((0, 0)).filter(|_| untracked)));
     }
 }
 
 /// One end of the reply beside what it would be if nothing were translated.
-struct End {
+struct ReplyEnd {
     /// Before the address as it is, and before a translated one.
     options: [&'static [u8; 3]; 2],
     address: IpAddr,
@@ -117,59 +117,59 @@ struct End {
     port: u16,
     plain_port: u16,
     /// `IPS_*_NAT_DONE`: the kernel has looked whether to translate.
-    done: u32,
+    nat_done_flag: u32,
     /// `IPS_*_NAT`: it translates.
-    translates: u32,
+    nat_flag: u32,
 }
 
 /// The reply's source and destination.
-fn ends(orig: &Tuple, reply: &Tuple) -> [End; 2] {
+fn reply_ends(orig: &Tuple, reply: &Tuple) -> [ReplyEnd; 2] {
     let (plain_client, plain_server) = orig.ports().unwrap_or_default();
     let (server, client) = reply.ports().unwrap_or_default();
     [
-        End {
+        ReplyEnd {
             options: [b"-r ", b"-g "],
             address: reply.src,
             plain_address: orig.dst,
             port: server,
             plain_port: plain_server,
-            done: uapi::IPS_DST_NAT_DONE,
-            translates: uapi::IPS_DST_NAT,
+            nat_done_flag: uapi::IPS_DST_NAT_DONE,
+            nat_flag: uapi::IPS_DST_NAT,
         },
-        End {
+        ReplyEnd {
             options: [b"-q ", b"-n "],
             address: reply.dst,
             plain_address: orig.src,
             port: client,
             plain_port: plain_client,
-            done: uapi::IPS_SRC_NAT_DONE,
-            translates: uapi::IPS_SRC_NAT,
+            nat_done_flag: uapi::IPS_SRC_NAT_DONE,
+            nat_flag: uapi::IPS_SRC_NAT,
         },
     ]
 }
 
-impl End {
+impl ReplyEnd {
     /// Appends the address; returns the port to be saved among the reply's.
-    fn put(&self, out: &mut Vec<u8>, status: Option<u32>, verb: Verb) -> u16 {
+    fn append_address(&self, out: &mut Vec<u8>, status: Option<u32>, verb: Verb) -> u16 {
         let [plain, translated] = self.options;
-        if self.address != self.plain_address && status.is_none_or(|status| status & self.done != 0) {
-            address(out, translated, self.address);
+        if self.address != self.plain_address && status.is_none_or(|status| status & self.nat_done_flag != 0) {
+            address_option(out, translated, self.address);
         } else if self.is_port_translation(status) && verb == Verb::Add {
-            address_and_port(out, translated, self.address, self.port);
+            address_and_port_option(out, translated, self.address, self.port);
             return self.plain_port;
         } else {
-            address(out, plain, self.address);
+            address_option(out, plain, self.address);
         }
         self.port
     }
 
     fn is_port_translation(&self, status: Option<u32>) -> bool {
-        let translates = status.is_some_and(|status| status & self.translates != 0);
+        let translates = status.is_some_and(|status| status & self.nat_flag != 0);
         translates && self.address == self.plain_address && self.port != self.plain_port
     }
 }
 
-fn protocol(out: &mut Vec<u8>, protocol: u8) {
+fn protocol_option(out: &mut Vec<u8>, protocol: u8) {
     out.literal(b"-p ");
     match protocol::number(protocol::name(protocol)) {
         Some(_) => out.text(protocol::name(protocol)),
@@ -179,36 +179,36 @@ fn protocol(out: &mut Vec<u8>, protocol: u8) {
 }
 
 /// What the protocol adds; `reply` has the reply's ports or keys.
-fn fields(out: &mut Vec<u8>, orig: &Tuple, reply: Option<(u16, u16)>) {
+fn l4_options(out: &mut Vec<u8>, orig: &Tuple, reply: Option<(u16, u16)>) {
     let keys = protocol::fields(orig.proto) == Fields::Keys;
     match orig.l4 {
         L4::None => {}
         L4::Ports { src, dst } if keys => {
-            number(out, b"--srckey ", Some(src));
-            number(out, b"--dstkey ", Some(dst));
-            number(out, b"--reply-key-src ", reply.map(|reply| reply.0));
-            number(out, b"--reply-key-dst ", reply.map(|reply| reply.1));
+            number_option(out, b"--srckey ", Some(src));
+            number_option(out, b"--dstkey ", Some(dst));
+            number_option(out, b"--reply-key-src ", reply.map(|reply| reply.0));
+            number_option(out, b"--reply-key-dst ", reply.map(|reply| reply.1));
         }
         L4::Ports { src, dst } => {
-            number(out, b"--sport ", Some(src));
-            number(out, b"--dport ", Some(dst));
-            number(out, b"--reply-port-src ", reply.map(|reply| reply.0));
-            number(out, b"--reply-port-dst ", reply.map(|reply| reply.1));
+            number_option(out, b"--sport ", Some(src));
+            number_option(out, b"--dport ", Some(dst));
+            number_option(out, b"--reply-port-src ", reply.map(|reply| reply.0));
+            number_option(out, b"--reply-port-dst ", reply.map(|reply| reply.1));
         }
         L4::Icmp { kind, code, id } if orig.proto == uapi::IPPROTO_ICMPV6 => {
-            number(out, b"--icmpv6-type ", Some(kind));
-            number(out, b"--icmpv6-code ", Some(code));
-            number(out, b"--icmpv6-id ", Some(id));
+            number_option(out, b"--icmpv6-type ", Some(kind));
+            number_option(out, b"--icmpv6-code ", Some(code));
+            number_option(out, b"--icmpv6-id ", Some(id));
         }
         L4::Icmp { kind, code, id } => {
-            number(out, b"--icmp-type ", Some(kind));
-            number(out, b"--icmp-code ", Some(code));
-            number(out, b"--icmp-id ", Some(id));
+            number_option(out, b"--icmp-type ", Some(kind));
+            number_option(out, b"--icmp-code ", Some(code));
+            number_option(out, b"--icmp-id ", Some(id));
         }
     }
 }
 
-fn tracker(out: &mut Vec<u8>, proto: &ProtoInfo) {
+fn tracker_options(out: &mut Vec<u8>, proto: &ProtoInfo) {
     if let Some(state) = proto.state_name() {
         out.literal(b"--state ");
         out.text(state);
@@ -217,8 +217,8 @@ fn tracker(out: &mut Vec<u8>, proto: &ProtoInfo) {
     match proto {
         ProtoInfo::Tcp(_) => {}
         ProtoInfo::Sctp(SctpInfo { vtag_orig, vtag_reply, .. }) => {
-            number(out, b"--orig-vtag ", *vtag_orig);
-            number(out, b"--reply-vtag ", *vtag_reply);
+            number_option(out, b"--orig-vtag ", *vtag_orig);
+            number_option(out, b"--reply-vtag ", *vtag_reply);
         }
         ProtoInfo::Dccp(DccpInfo { role, .. }) => match role {
             None => {}
@@ -230,7 +230,7 @@ fn tracker(out: &mut Vec<u8>, proto: &ProtoInfo) {
 
 /// What must be said of a protocol that this kernel has no tracker for, where nothing is known: the flow can be loaded
 /// all the same, here or by a kernel that has one.
-fn no_tracker(out: &mut Vec<u8>, protocol: u8) {
+fn untracked_options(out: &mut Vec<u8>, protocol: u8) {
     match protocol {
         uapi::IPPROTO_TCP => out.literal(b"--state NONE "),
         uapi::IPPROTO_SCTP => out.literal(b"--state NONE --orig-vtag 0 --reply-vtag 0 "),
@@ -240,24 +240,24 @@ fn no_tracker(out: &mut Vec<u8>, protocol: u8) {
 }
 
 /// What the old tool did not save. An event that says a mark of 0 says that it has become 0.
-fn beyond(out: &mut Vec<u8>, flow: &FlowView<'_>, verb: Verb, names: Option<&LabelMap>) {
-    number(out, b"-m ", flow.mark.filter(|mark| *mark != 0 || verb == Verb::Update));
+fn extra_options(out: &mut Vec<u8>, flow: &FlowView<'_>, verb: Verb, names: Option<&LabelMap>) {
+    number_option(out, b"-m ", flow.mark.filter(|mark| *mark != 0 || verb == Verb::Update));
     if let Some((labels, names)) = flow.labels.zip(names) {
         label_names(out, labels, names);
     }
     if let Some(helper) = flow.helper.filter(|_| verb == Verb::Add) {
-        word(out, b"--ct-helper ", helper.name);
+        text_option(out, b"--ct-helper ", helper.name);
     }
 }
 
 fn label_names(out: &mut Vec<u8>, labels: Labels, names: &LabelMap) {
     for name in labels.iter().filter_map(|number| names.name(number)) {
-        word(out, b"--label-add ", name);
+        text_option(out, b"--label-add ", name);
     }
 }
 
 #[inline]
-fn number<const N: usize, V: Into<u64>>(out: &mut Vec<u8>, option: &[u8; N], value: Option<V>) {
+fn number_option<const N: usize, V: Into<u64>>(out: &mut Vec<u8>, option: &[u8; N], value: Option<V>) {
     if let Some(value) = value {
         out.literal(option);
         out.decimal(value.into());
@@ -266,13 +266,13 @@ fn number<const N: usize, V: Into<u64>>(out: &mut Vec<u8>, option: &[u8; N], val
 }
 
 #[inline]
-fn address(out: &mut Vec<u8>, option: &[u8; 3], address: IpAddr) {
+fn address_option(out: &mut Vec<u8>, option: &[u8; 3], address: IpAddr) {
     out.literal(option);
     out.address(address);
     out.literal(b" ");
 }
 
-fn address_and_port(out: &mut Vec<u8>, option: &[u8; 3], address: IpAddr, port: u16) {
+fn address_and_port_option(out: &mut Vec<u8>, option: &[u8; 3], address: IpAddr, port: u16) {
     out.literal(option);
     if address.is_ipv6() {
         out.literal(b"[");
@@ -287,7 +287,7 @@ fn address_and_port(out: &mut Vec<u8>, option: &[u8; 3], address: IpAddr, port: 
 }
 
 /// A word as `--load-file` splits lines: what has blanks stands in quotes. What no line can hold is left out.
-fn word<const N: usize>(out: &mut Vec<u8>, option: &[u8; N], word: &str) {
+fn text_option<const N: usize>(out: &mut Vec<u8>, option: &[u8; N], word: &str) {
     if word.is_empty() || word.contains(char::is_control) {
         return;
     }
@@ -314,10 +314,10 @@ mod tests {
     use jiff::tz::TimeZone;
 
     use super::super::captures::{
-        ASSURED, ESTABLISHED, LISTED, SEEN, SYN_RECV, TEXT, TIME_WAIT, as_event, flow, in_zone, ports, print,
-        print_with, tcp, tuple,
+        ASSURED, ESTABLISHED, LISTED, SEEN, SYN_RECV, TEXT, TIME_WAIT, as_event, flow, in_zone, ports, printed,
+        printed_with, tcp, tuple,
     };
-    use super::super::{Encoding, Format, Occasion, Printer, Requester, Subject};
+    use super::super::{Encoding, Format, Printer, RecordContext, Requester, Subject};
     use super::*;
 
     const SAVE: Format = Format { encoding: Encoding::Save, ..TEXT };
@@ -325,11 +325,11 @@ mod tests {
 
     /// What is saved is listed without a mark here, as the captures were.
     #[track_caller]
-    fn saved(flow: &FlowView<'_>, captured: &str) {
-        assert_eq!(print(SAVE, flow, &LISTED), format!("{captured}\n"));
+    fn assert_saved(flow: &FlowView<'_>, captured: &str) {
+        assert_eq!(printed(SAVE, flow, &LISTED), format!("{captured}\n"));
     }
 
-    fn replied<'a>(flow: FlowView<'a>, src: &str, dst: &str, ports: L4) -> FlowView<'a> {
+    fn with_reply<'a>(flow: FlowView<'a>, src: &str, dst: &str, ports: L4) -> FlowView<'a> {
         FlowView { reply: Some(tuple(flow.protocol(), src, dst, ports)), ..flow }
     }
 
@@ -337,14 +337,14 @@ mod tests {
     fn translated_flows_as_captured() {
         let dst =
             tcp("192.0.2.2", "192.0.2.1", (40003, 9000), TIME_WAIT, ASSURED | TRANSLATED | uapi::IPS_DST_NAT, 118);
-        saved(
-            &replied(dst, "198.51.100.10", "192.0.2.2", ports(443, 40003)),
+        assert_saved(
+            &with_reply(dst, "198.51.100.10", "192.0.2.2", ports(443, 40003)),
             "-A -t 118 -u SEEN_REPLY,ASSURED -s 192.0.2.2 -d 192.0.2.1 -g 198.51.100.10 -q 192.0.2.2 -p tcp --sport 40003 --dport 9000 --reply-port-src 443 --reply-port-dst 40003 --state TIME_WAIT",
         );
         let status = SEEN | TRANSLATED | uapi::IPS_SRC_NAT;
         let src = flow(uapi::IPPROTO_UDP, "192.0.2.2", "198.51.100.10", ports(40005, 5300), status, 29);
-        saved(
-            &replied(src, "198.51.100.10", "198.51.100.1", ports(5300, 50009)),
+        assert_saved(
+            &with_reply(src, "198.51.100.10", "198.51.100.1", ports(5300, 50009)),
             "-A -t 29 -u SEEN_REPLY -s 192.0.2.2 -d 198.51.100.10 -r 198.51.100.10 -n 198.51.100.1 -p udp --sport 40005 --dport 5300 --reply-port-src 5300 --reply-port-dst 50009",
         );
     }
@@ -354,30 +354,30 @@ mod tests {
         let (client, server) = ("192.0.2.2", "198.51.100.10");
         let sctp = SctpInfo { state: Some(4), vtag_orig: Some(1111), vtag_reply: Some(2222) };
         let sctp = Some(ProtoInfo::Sctp(sctp));
-        saved(
+        assert_saved(
             &FlowView { proto: sctp, ..flow(uapi::IPPROTO_SCTP, client, server, ports(2905, 2906), 0, 199) },
             "-A -t 199 -u UNSET -s 192.0.2.2 -d 198.51.100.10 -r 198.51.100.10 -q 192.0.2.2 -p sctp --sport 2905 --dport 2906 --reply-port-src 2906 --reply-port-dst 2905 --state ESTABLISHED --orig-vtag 1111 --reply-vtag 2222",
         );
-        saved(
+        assert_saved(
             &flow(uapi::IPPROTO_GRE, client, server, ports(16, 32), 0, 59),
             "-A -t 59 -u UNSET -s 192.0.2.2 -d 198.51.100.10 -r 198.51.100.10 -q 192.0.2.2 -p gre --srckey 16 --dstkey 32 --reply-key-src 32 --reply-key-dst 16",
         );
-        saved(
+        assert_saved(
             &flow(uapi::IPPROTO_ICMP, client, server, L4::Icmp { kind: 8, code: 0, id: 77 }, 0, 29),
             "-A -t 29 -u UNSET -s 192.0.2.2 -d 198.51.100.10 -r 198.51.100.10 -q 192.0.2.2 -p icmp --icmp-type 8 --icmp-code 0 --icmp-id 77",
         );
-        saved(
+        assert_saved(
             &flow(50, client, server, L4::None, 0, 59),
             "-A -t 59 -u UNSET -s 192.0.2.2 -d 198.51.100.10 -r 198.51.100.10 -q 192.0.2.2 -p 50",
         );
         let ping = L4::Icmp { kind: 128, code: 0, id: 9 };
         let ping = flow(uapi::IPPROTO_ICMPV6, "2001:db8::1", "2001:db8::2", ping, uapi::IPS_FIXED_TIMEOUT, 29);
-        saved(
+        assert_saved(
             &ping,
             "-A -t 29 -u FIXED_TIMEOUT -s 2001:db8::1 -d 2001:db8::2 -r 2001:db8::2 -q 2001:db8::1 -p icmpv6 --icmpv6-type 128 --icmpv6-code 0 --icmpv6-id 9",
         );
         let dccp = Some(ProtoInfo::Dccp(DccpInfo { state: Some(3), role: Some(1), handshake_seq: None }));
-        saved(
+        assert_saved(
             &FlowView { proto: dccp, ..flow(uapi::IPPROTO_DCCP, "10.1.1.1", "10.2.2.2", ports(1, 2), SEEN, 59) },
             "-A -t 59 -u SEEN_REPLY -s 10.1.1.1 -d 10.2.2.2 -r 10.2.2.2 -q 10.1.1.1 -p dccp --sport 1 --dport 2 --reply-port-src 2 --reply-port-dst 1 --state PARTOPEN --role server",
         );
@@ -391,63 +391,63 @@ mod tests {
 
     #[test]
     fn zones_as_captured() {
-        saved(&in_zone_7(), IN_ZONE);
+        assert_saved(&in_zone_7(), IN_ZONE);
         let each = in_zone(FlowView { zone: None, ..in_zone_7() }, Some(3), Some(4));
-        saved(&each, &IN_ZONE.replace("-w 7", "--orig-zone 3 --reply-zone 4"));
+        assert_saved(&each, &IN_ZONE.replace("-w 7", "--orig-zone 3 --reply-zone 4"));
     }
 
     #[test]
-    fn what_the_old_tool_forgot_stands_behind() {
+    fn mark_labels_and_helper_follow_the_old_line() {
         let helper = Some(Helper { name: "ftp", info: b"x" });
         let labels = Some(Labels(1 << 3 | 1 << 5 | 1));
         let known = FlowView { mark: Some(42), labels, helper, secmark: Some(9), ..in_zone_7() };
-        saved(&known, &format!("{IN_ZONE} -m 42 --label-add vpn --label-add \"a b\" --ct-helper ftp"));
+        assert_saved(&known, &format!("{IN_ZONE} -m 42 --label-add vpn --label-add \"a b\" --ct-helper ftp"));
         let odd = Helper { name: "a \"\\b", info: &[] };
-        saved(&FlowView { helper: Some(odd), ..in_zone_7() }, &format!("{IN_ZONE} --ct-helper \"a \\\"\\\\b\""));
+        assert_saved(&FlowView { helper: Some(odd), ..in_zone_7() }, &format!("{IN_ZONE} --ct-helper \"a \\\"\\\\b\""));
         let broken = Helper { name: "a\n-F", info: &[] };
-        saved(&FlowView { helper: Some(broken), ..in_zone_7() }, IN_ZONE);
+        assert_saved(&FlowView { helper: Some(broken), ..in_zone_7() }, IN_ZONE);
         let nameless = Printer::new(SAVE, Subject::Flows, TimeZone::UTC);
         let expected = format!("{IN_ZONE} -m 42 --ct-helper ftp\n");
-        assert_eq!(print_with(nameless, &known, &LISTED), expected, "labels without names are not saved");
+        assert_eq!(printed_with(nameless, &known, &LISTED), expected, "labels without names are not saved");
     }
 
     /// The kernel lets nobody set it.
     #[test]
-    fn expected_is_not_asked_for() {
+    fn the_expected_flag_is_not_saved() {
         let status = |set| FlowView { status: Some(set | uapi::IPS_EXPECTED), ..in_zone_7() };
-        saved(&status(ASSURED), IN_ZONE);
-        saved(&status(0), &IN_ZONE.replace("SEEN_REPLY,ASSURED", "UNSET"));
+        assert_saved(&status(ASSURED), IN_ZONE);
+        assert_saved(&status(0), &IN_ZONE.replace("SEEN_REPLY,ASSURED", "UNSET"));
     }
 
-    fn happened(event: Event, flow: &FlowView<'_>) -> String {
+    fn event_line(event: Event, flow: &FlowView<'_>) -> String {
         let requester = Some(Requester { port_id: 375, program: Some("conntrack") });
-        print(SAVE, &as_event(*flow), &Occasion { event: Some(event), requester, ..LISTED })
+        printed(SAVE, &as_event(*flow), &RecordContext { event: Some(event), requester, ..LISTED })
     }
 
     #[test]
-    fn events_as_captured_but_for_whose_request_it_was() {
+    fn events_as_captured_without_the_requester() {
         let status = SEEN | TRANSLATED | uapi::IPS_SRC_NAT;
         let update = tcp("192.0.2.2", "198.51.100.10", (41002, 8080), SYN_RECV, status, 60);
-        let update = replied(update, "198.51.100.10", "198.51.100.1", ports(8080, 41002));
+        let update = with_reply(update, "198.51.100.10", "198.51.100.1", ports(8080, 41002));
         assert_eq!(
-            happened(Event::Update, &update),
+            event_line(Event::Update, &update),
             "-U -t 60 -u SEEN_REPLY -s 192.0.2.2 -d 198.51.100.10 -r 198.51.100.10 -n 198.51.100.1 -p tcp --sport 41002 --dport 8080 --reply-port-src 8080 --reply-port-dst 41002 --state SYN_RECV\n"
         );
         let udp = flow(uapi::IPPROTO_UDP, "10.1.1.1", "10.2.2.2", ports(3, 80), 0, 99);
         let tuples = "-s 10.1.1.1 -d 10.2.2.2 -r 10.2.2.2 -q 10.1.1.1 -p udp --sport 3 --dport 80 --reply-port-src 80 --reply-port-dst 3";
-        assert_eq!(happened(Event::Destroy, &udp), format!("-D -t 99 -u UNSET {tuples}\n"));
-        assert_eq!(happened(Event::New, &udp), format!("-A -t 99 -u UNSET {tuples}\n"));
+        assert_eq!(event_line(Event::Destroy, &udp), format!("-D -t 99 -u UNSET {tuples}\n"));
+        assert_eq!(event_line(Event::New, &udp), format!("-A -t 99 -u UNSET {tuples}\n"));
         let expired = FlowView { timeout: None, mark: Some(5), labels: Some(Labels(1)), ..udp };
-        assert_eq!(happened(Event::Destroy, &expired), format!("-D -u UNSET {tuples}\n"));
-        let deleted = Printer::new(SAVE, Subject::Flows, TimeZone::UTC).of_deleted();
-        assert_eq!(print_with(deleted, &udp, &LISTED), format!("-D -t 99 -u UNSET {tuples}\n"));
+        assert_eq!(event_line(Event::Destroy, &expired), format!("-D -u UNSET {tuples}\n"));
+        let deleted = Printer::new(SAVE, Subject::Flows, TimeZone::UTC).for_deleted();
+        assert_eq!(printed_with(deleted, &udp, &LISTED), format!("-D -t 99 -u UNSET {tuples}\n"));
     }
 
     #[test]
-    fn an_event_that_clears_the_mark_says_so() {
-        let occasion = Occasion { event: Some(Event::Update), ..LISTED };
-        assert!(print(SAVE, &in_zone_7(), &occasion).ends_with(" -m 0\n"));
-        assert!(!print(SAVE, &as_event(in_zone_7()), &occasion).contains(" -m "));
+    fn an_event_that_clears_the_mark_saves_a_mark_of_0() {
+        let occasion = RecordContext { event: Some(Event::Update), ..LISTED };
+        assert!(printed(SAVE, &in_zone_7(), &occasion).ends_with(" -m 0\n"));
+        assert!(!printed(SAVE, &as_event(in_zone_7()), &occasion).contains(" -m "));
     }
 
     /// Tried with conntrack 1.4.7: loaded so, the port is translated again.
@@ -455,36 +455,36 @@ mod tests {
     fn a_port_translated_alone_is_saved_with_its_address() {
         let status = TRANSLATED | uapi::IPS_SRC_NAT | uapi::IPS_DST_NAT;
         let udp = flow(uapi::IPPROTO_UDP, "10.1.1.1", "10.2.2.2", ports(4010, 80), status, 99);
-        let udp = replied(udp, "10.2.2.2", "10.1.1.1", ports(81, 5011));
-        saved(
+        let udp = with_reply(udp, "10.2.2.2", "10.1.1.1", ports(81, 5011));
+        assert_saved(
             &udp,
             "-A -t 99 -u UNSET -s 10.1.1.1 -d 10.2.2.2 -g 10.2.2.2:81 -n 10.1.1.1:5011 -p udp --sport 4010 --dport 80 --reply-port-src 80 --reply-port-dst 4010",
         );
         let untranslated = FlowView { status: Some(0), ..udp };
         let as_it_is =
             "-r 10.2.2.2 -q 10.1.1.1 -p udp --sport 4010 --dport 80 --reply-port-src 81 --reply-port-dst 5011";
-        assert!(print(SAVE, &untranslated, &LISTED).contains(as_it_is));
-        assert!(happened(Event::Destroy, &udp).contains(as_it_is), "-D looks for the reply as it is");
+        assert!(printed(SAVE, &untranslated, &LISTED).contains(as_it_is));
+        assert!(event_line(Event::Destroy, &udp).contains(as_it_is), "-D looks for the reply as it is");
         let status = uapi::IPS_SRC_NAT;
         let ipv6 = flow(uapi::IPPROTO_UDP, "2001:db8::1", "2001:db8::2", ports(4009, 80), status, 99);
-        let ipv6 = replied(ipv6, "2001:db8::2", "2001:db8::1", ports(80, 81));
-        assert!(print(SAVE, &ipv6, &LISTED).contains(" -r 2001:db8::2 -n [2001:db8::1]:81 -p udp "));
+        let ipv6 = with_reply(ipv6, "2001:db8::2", "2001:db8::1", ports(80, 81));
+        assert!(printed(SAVE, &ipv6, &LISTED).contains(" -r 2001:db8::2 -n [2001:db8::1]:81 -p udp "));
     }
 
     #[test]
-    fn little_is_known_of_some() {
-        assert_eq!(print(SAVE, &FlowView::default(), &LISTED), "-A -p 0\n");
+    fn flows_with_few_fields_are_saved() {
+        assert_eq!(printed(SAVE, &FlowView::default(), &LISTED), "-A -p 0\n");
         let stateless = FlowView { proto: Some(ProtoInfo::Tcp(TcpInfo::default())), ..in_zone_7() };
-        saved(&stateless, IN_ZONE.trim_end_matches(" --state ESTABLISHED"));
+        assert_saved(&stateless, IN_ZONE.trim_end_matches(" --state ESTABLISHED"));
     }
 
     #[test]
-    fn what_no_tracker_told_is_said_all_the_same_where_loading_asks_for_it() {
+    fn untracked_protocols_are_saved_with_the_options_that_loading_needs() {
         let ports = "--sport 0 --dport 0 --reply-port-src 0 --reply-port-dst 0";
         let line = |proto, rest: &str| {
             let untracked = flow(proto, "10.1.1.1", "10.2.2.2", L4::None, SEEN, 59);
             let name = protocol::name(proto);
-            saved(
+            assert_saved(
                 &untracked,
                 &format!("-A -t 59 -u SEEN_REPLY -s 10.1.1.1 -d 10.2.2.2 -r 10.2.2.2 -q 10.1.1.1 -p {name} {rest}"),
             );

@@ -3,7 +3,7 @@
 use ctflow_parser::error::ParseError;
 use ctflow_parser::stats::CpuStats;
 
-use super::put::Put;
+use super::put::Append;
 use super::{Subject, json};
 
 /// Counters of the conntrack table; the first is `CTA_STATS_SEARCHED`, 1.
@@ -35,12 +35,12 @@ const EXPECT_COUNTERS: [&str; 3] = ["expect_new", "expect_create", "expect_delet
 /// The first malformed counter; the line is then not there.
 pub(crate) fn cpu_line(out: &mut Vec<u8>, subject: Subject, stats: &CpuStats<'_>) -> Result<(), ParseError> {
     let before = out.len();
-    begin_line(out, stats.cpu);
+    start_cpu_line(out, stats.cpu);
     for counter in stats.counters() {
         match counter {
             Ok((kind, value)) => {
-                name(out, subject, kind);
-                value_of(out, value.into());
+                append_counter_name(out, subject, kind);
+                append_counter_value(out, value.into());
             }
             Err(error) => {
                 out.truncate(before);
@@ -53,11 +53,11 @@ pub(crate) fn cpu_line(out: &mut Vec<u8>, subject: Subject, stats: &CpuStats<'_>
 }
 
 /// Appends one CPU's line of counters that have names already, as /proc/net/stat/nf_conntrack has.
-pub(crate) fn named_line<'a>(out: &mut Vec<u8>, cpu: u16, counters: impl Iterator<Item = (&'a str, u64)>) {
-    begin_line(out, cpu);
+pub(crate) fn proc_line<'a>(out: &mut Vec<u8>, cpu: u16, counters: impl Iterator<Item = (&'a str, u64)>) {
+    start_cpu_line(out, cpu);
     for (name, value) in counters {
         out.text(name);
-        value_of(out, value);
+        append_counter_value(out, value);
     }
     out.literal(b"\n");
 }
@@ -74,12 +74,12 @@ pub(crate) fn count_line(out: &mut Vec<u8>, entries: u32) {
 /// As [`cpu_line`].
 pub(crate) fn cpu_object(out: &mut Vec<u8>, subject: Subject, stats: &CpuStats<'_>) -> Result<(), ParseError> {
     let before = out.len();
-    begin_object(out, stats.cpu);
+    open_cpu_object(out, stats.cpu);
     for counter in stats.counters() {
         match counter {
             Ok((kind, value)) => {
                 out.literal(b"\"");
-                name(out, subject, kind);
+                append_counter_name(out, subject, kind);
                 out.literal(b"\":");
                 out.decimal(value.into());
                 out.literal(b",");
@@ -90,20 +90,20 @@ pub(crate) fn cpu_object(out: &mut Vec<u8>, subject: Subject, stats: &CpuStats<'
             }
         }
     }
-    json::end(out);
+    json::finish_line(out);
     Ok(())
 }
 
 /// Appends one CPU's counters that have names already as a JSON object.
-pub(crate) fn named_object<'a>(out: &mut Vec<u8>, cpu: u16, counters: impl Iterator<Item = (&'a str, u64)>) {
-    begin_object(out, cpu);
+pub(crate) fn proc_object<'a>(out: &mut Vec<u8>, cpu: u16, counters: impl Iterator<Item = (&'a str, u64)>) {
+    open_cpu_object(out, cpu);
     for (name, value) in counters {
-        json::string(out, name);
+        json::quoted(out, name);
         out.literal(b":");
         out.decimal(value);
         out.literal(b",");
     }
-    json::end(out);
+    json::finish_line(out);
 }
 
 /// Appends the number of entries as a JSON object.
@@ -113,14 +113,14 @@ pub(crate) fn count_object(out: &mut Vec<u8>, entries: u32) {
     out.literal(b"}\n");
 }
 
-fn begin_object(out: &mut Vec<u8>, cpu: u16) {
+fn open_cpu_object(out: &mut Vec<u8>, cpu: u16) {
     out.literal(b"{\"cpu\":");
     out.decimal(cpu.into());
     out.literal(b",");
 }
 
 /// `cpu=N` padded to four digits, and a tab.
-fn begin_line(out: &mut Vec<u8>, cpu: u16) {
+fn start_cpu_line(out: &mut Vec<u8>, cpu: u16) {
     out.literal(b"cpu=");
     let padded = out.len() + 4;
     out.decimal(cpu.into());
@@ -128,7 +128,7 @@ fn begin_line(out: &mut Vec<u8>, cpu: u16) {
     out.literal(b"\t");
 }
 
-fn name(out: &mut Vec<u8>, subject: Subject, kind: u16) {
+fn append_counter_name(out: &mut Vec<u8>, subject: Subject, kind: u16) {
     let names: &[&str] = match subject {
         Subject::Flows => &FLOW_COUNTERS,
         Subject::Expectations => &EXPECT_COUNTERS,
@@ -144,7 +144,7 @@ fn name(out: &mut Vec<u8>, subject: Subject, kind: u16) {
 }
 
 /// Every value has a space behind it, the last as well.
-fn value_of(out: &mut Vec<u8>, value: u64) {
+fn append_counter_value(out: &mut Vec<u8>, value: u64) {
     out.literal(b"=");
     out.decimal(value);
     out.literal(b" ");
@@ -158,12 +158,12 @@ mod tests {
     use ctflow_parser::write::Writer;
 
     fn line(subject: Subject, cpu: u16, counters: &[(u16, u32)]) -> String {
-        print(subject, cpu, counters, cpu_line)
+        printed(subject, cpu, counters, cpu_line)
     }
 
     type PrintCpu = fn(&mut Vec<u8>, Subject, &CpuStats<'_>) -> Result<(), ParseError>;
 
-    fn print(subject: Subject, cpu: u16, counters: &[(u16, u32)], print_cpu: PrintCpu) -> String {
+    fn printed(subject: Subject, cpu: u16, counters: &[(u16, u32)], print_cpu: PrintCpu) -> String {
         let (subsystem, kind) = match subject {
             Subject::Flows => (uapi::NFNL_SUBSYS_CTNETLINK, uapi::IPCTNL_MSG_CT_GET_STATS_CPU),
             Subject::Expectations => (uapi::NFNL_SUBSYS_CTNETLINK_EXP, uapi::IPCTNL_MSG_EXP_GET_STATS_CPU),
@@ -201,19 +201,19 @@ mod tests {
     #[test]
     fn names_and_values_of_proc_as_captured() {
         let mut out = Vec::new();
-        named_line(&mut out, 0, [("entries", 0), ("clashres", 0), ("insert", 3)].into_iter());
+        proc_line(&mut out, 0, [("entries", 0), ("clashres", 0), ("insert", 3)].into_iter());
         count_line(&mut out, 7);
         assert_eq!(String::from_utf8(out).unwrap(), "cpu=0   \tentries=0 clashres=0 insert=3 \n7\n");
     }
 
     #[test]
-    fn objects_have_the_lines_names() {
-        let cpu = print(Subject::Flows, 1, &[(2, 3), (uapi::CTA_STATS_INSERT, u32::MAX), (16, 7)], cpu_object);
+    fn objects_have_the_counter_names_of_lines() {
+        let cpu = printed(Subject::Flows, 1, &[(2, 3), (uapi::CTA_STATS_INSERT, u32::MAX), (16, 7)], cpu_object);
         assert_eq!(cpu, "{\"cpu\":1,\"found\":3,\"insert\":4294967295,\"unknown1\":7}\n");
-        let expect = print(Subject::Expectations, 0, &[(2, 1)], cpu_object);
+        let expect = printed(Subject::Expectations, 0, &[(2, 1)], cpu_object);
         assert_eq!(expect, "{\"cpu\":0,\"expect_create\":1}\n");
         let mut out = Vec::new();
-        named_object(&mut out, 2, [("entries", 0), ("a\"b", 3)].into_iter());
+        proc_object(&mut out, 2, [("entries", 0), ("a\"b", 3)].into_iter());
         count_object(&mut out, 7);
         let expected = "{\"cpu\":2,\"entries\":0,\"a\\\"b\":3}\n{\"entries\":7}\n";
         assert_eq!(String::from_utf8(out).unwrap(), expected);

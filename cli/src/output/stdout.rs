@@ -19,14 +19,14 @@ const CERTAIN_BYTES: usize = 4096;
 
 /// What became of an offer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Offered {
+pub(crate) enum FlushOutcome {
     /// Everything is written.
     All,
     /// The bell rang or the reader was too slow; something is left.
-    Left,
+    Unwritten,
 }
 
-enum Wrote {
+enum WriteStep {
     All,
     Some(usize),
     Nothing,
@@ -34,19 +34,19 @@ enum Wrote {
 
 /// Gathers lines for standard output.
 #[derive(Debug)]
-pub(crate) struct Sink {
+pub(crate) struct StdoutBuffer {
     /// Where lines are appended.
     pub(crate) lines: Vec<u8>,
     stdout: File,
     has_reader: bool,
 }
 
-impl Sink {
+impl StdoutBuffer {
     /// Writes past the standard library's own buffer, which would look for line ends in every write.
     ///
     /// # Errors
     /// When no descriptor is left.
-    pub(crate) fn stdout() -> io::Result<Self> {
+    pub(crate) fn open() -> io::Result<Self> {
         let stdout = File::from(io::stdout().as_fd().try_clone_to_owned()?);
         let has_reader = has_reader(&stdout);
         Ok(Self { lines: Vec::with_capacity(2 * LARGE_BYTES), stdout, has_reader })
@@ -69,9 +69,9 @@ impl Sink {
         let mut written = 0;
         let result = loop {
             match self.write_some(written, None, None) {
-                Ok(Wrote::All) => break Ok(()),
-                Ok(Wrote::Some(bytes)) => written += bytes,
-                Ok(Wrote::Nothing) => {} // without a bound and a bell the wait goes on
+                Ok(WriteStep::All) => break Ok(()),
+                Ok(WriteStep::Some(bytes)) => written += bytes,
+                Ok(WriteStep::Nothing) => {} // without a bound and a bell the wait goes on
                 Err(error) => break Err(error),
             }
         };
@@ -84,17 +84,17 @@ impl Sink {
     ///
     /// # Errors
     /// That of the write; what was not written stays.
-    pub(crate) fn offer(&mut self, bell: BorrowedFd<'_>, patience: Option<Duration>) -> io::Result<Offered> {
+    pub(crate) fn flush_until(&mut self, bell: BorrowedFd<'_>, patience: Option<Duration>) -> io::Result<FlushOutcome> {
         let mut written = 0;
         let result = loop {
             match self.write_some(written, Some(bell), patience) {
-                Ok(Wrote::All) => break Ok(Offered::All),
-                Ok(Wrote::Some(bytes)) => written += bytes,
-                Ok(Wrote::Nothing) => break Ok(Offered::Left),
+                Ok(WriteStep::All) => break Ok(FlushOutcome::All),
+                Ok(WriteStep::Some(bytes)) => written += bytes,
+                Ok(WriteStep::Nothing) => break Ok(FlushOutcome::Unwritten),
                 Err(error) => break Err(error),
             }
         };
-        let whole = matches!(result, Ok(Offered::All));
+        let whole = matches!(result, Ok(FlushOutcome::All));
         self.lines.drain(..if whole { self.lines.len() } else { written });
         result
     }
@@ -111,14 +111,14 @@ impl Sink {
         written: usize,
         bell: Option<BorrowedFd<'_>>,
         patience: Option<Duration>,
-    ) -> io::Result<Wrote> {
+    ) -> io::Result<WriteStep> {
         let rest = self.lines.get(written..).unwrap_or_default();
         if rest.is_empty() {
-            return Ok(Wrote::All);
+            return Ok(WriteStep::All);
         }
         let chunk = if self.has_reader() {
-            if !self.wait(bell, patience)? {
-                return Ok(Wrote::Nothing);
+            if !self.wait_writable(bell, patience)? {
+                return Ok(WriteStep::Nothing);
             }
             rest.get(..CERTAIN_BYTES).unwrap_or(rest)
         } else {
@@ -126,14 +126,14 @@ impl Sink {
         };
         match rustix::io::write(&self.stdout, chunk) {
             Ok(0) => Err(io::ErrorKind::WriteZero.into()),
-            Ok(bytes) => Ok(Wrote::Some(bytes)),
-            Err(Errno::INTR | Errno::AGAIN) => Ok(Wrote::Some(0)),
+            Ok(bytes) => Ok(WriteStep::Some(bytes)),
+            Err(Errno::INTR | Errno::AGAIN) => Ok(WriteStep::Some(0)),
             Err(errno) => Err(errno.into()),
         }
     }
 
     /// Waits for room; false when the bell rang or the time was up first.
-    fn wait(&self, bell: Option<BorrowedFd<'_>>, patience: Option<Duration>) -> io::Result<bool> {
+    fn wait_writable(&self, bell: Option<BorrowedFd<'_>>, patience: Option<Duration>) -> io::Result<bool> {
         let stdout = PollFd::new(&self.stdout, PollFlags::OUT);
         let bell = bell.map(|bell| PollFd::from_borrowed_fd(bell, PollFlags::IN));
         let mut fds: Vec<_> = [stdout].into_iter().chain(bell).collect();
@@ -159,7 +159,7 @@ fn has_reader(stdout: &File) -> bool {
     matches!(kind, Ok(FileType::Fifo | FileType::Socket)) && !stdout.is_terminal()
 }
 
-impl AsFd for Sink {
+impl AsFd for StdoutBuffer {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.stdout.as_fd()
     }

@@ -10,8 +10,8 @@ use ctflow_parser::tuple::{L4, Tuple};
 use ctflow_parser::uapi;
 use jiff::tz::TimeZone;
 
-use super::put::Put;
-use super::{Format, NS_PER_SECOND, Occasion, Printer, Requester, when};
+use super::put::Append;
+use super::{Format, NS_PER_SECOND, Printer, RecordContext, Requester, when};
 use crate::labels::LabelMap;
 use crate::protocol::{self, Fields};
 
@@ -19,14 +19,14 @@ use crate::protocol::{self, Fields};
 const LINE_BYTES: usize = 1024;
 
 /// Appends one flow's line.
-pub(super) fn flow(printer: &Printer, out: &mut Vec<u8>, flow: &FlowView<'_>, occasion: &Occasion<'_>) {
+pub(super) fn append_flow(printer: &Printer, out: &mut Vec<u8>, flow: &FlowView<'_>, occasion: &RecordContext<'_>) {
     let format = &printer.format;
     out.reserve(LINE_BYTES);
     if let Some(event) = occasion.event {
         if format.timestamp {
             timestamp(out, super::event_ns(flow, occasion));
         }
-        tag(out, event);
+        event_tag(out, event);
     }
     if format.extended {
         family(out, flow.family);
@@ -35,20 +35,20 @@ pub(super) fn flow(printer: &Printer, out: &mut Vec<u8>, flow: &FlowView<'_>, oc
     protocol(out, number);
     timeout_and_state(out, flow);
     directions(out, flow);
-    status(out, flow);
+    status_word(out, flow);
     marks(out, flow);
     flow_tail(printer, out, flow, occasion);
-    end(out, occasion.requester);
+    finish_line(out, occasion.requester);
 }
 
 /// Appends one expectation's line. The kernel stamps none of them, so the time is always the reader's.
-pub(super) fn expect(format: &Format, out: &mut Vec<u8>, expect: &ExpectView<'_>, occasion: &Occasion<'_>) {
+pub(super) fn append_expect(format: &Format, out: &mut Vec<u8>, expect: &ExpectView<'_>, occasion: &RecordContext<'_>) {
     out.reserve(LINE_BYTES);
     if format.timestamp {
         timestamp(out, occasion.now_ns);
     }
     if let Some(event) = occasion.event {
-        tag(out, event);
+        event_tag(out, event);
     }
     if let Some(timeout) = expect.timeout {
         out.decimal(timeout.into());
@@ -56,16 +56,16 @@ pub(super) fn expect(format: &Format, out: &mut Vec<u8>, expect: &ExpectView<'_>
     }
     expect_tuples(out, expect);
     if let Some(zone) = expect.zone {
-        number(out, b"zone=", zone);
+        number_field(out, b"zone=", zone);
     }
     expect_flags(out, expect.flags.unwrap_or(0));
     if let Some(class) = expect.class {
-        number(out, b"class=", class);
+        number_field(out, b"class=", class);
     }
     if let Some(helper) = expect.helper {
-        word(out, b"helper=", helper);
+        text_field(out, b"helper=", helper);
     }
-    end(out, None); // conntrack says whose request it was of flows only
+    finish_line(out, None); // conntrack says whose request it was of flows only
 }
 
 /// `[seconds.microseconds]` and a tab.
@@ -77,7 +77,7 @@ fn timestamp(out: &mut Vec<u8>, ns: u64) {
     out.literal(b"]\t");
 }
 
-fn tag(out: &mut Vec<u8>, event: Event) {
+fn event_tag(out: &mut Vec<u8>, event: Event) {
     out.literal(match event {
         Event::New => b"    [NEW] ",
         Event::Update => b" [UPDATE] ",
@@ -89,7 +89,7 @@ fn family(out: &mut Vec<u8>, family: u8) {
     match family {
         uapi::AF_INET => out.literal(b"ipv4     2 "),
         uapi::AF_INET6 => out.literal(b"ipv6     10 "),
-        other => number(out, b"unknown  ", other),
+        other => number_field(out, b"unknown  ", other),
     }
 }
 
@@ -104,7 +104,7 @@ fn protocol(out: &mut Vec<u8>, protocol: u8) {
             let padded = out.len() + 8;
             out.text(protocol::name(other));
             out.resize(padded, b' ');
-            number(out, b" ", other);
+            number_field(out, b" ", other);
         }
     }
 }
@@ -123,7 +123,7 @@ fn timeout_and_state(out: &mut Vec<u8>, flow: &FlowView<'_>) {
 fn directions(out: &mut Vec<u8>, flow: &FlowView<'_>) {
     if let Some(orig) = &flow.orig {
         tuple(out, orig);
-        orig.zone.into_iter().for_each(|zone| number(out, b"zone-orig=", zone));
+        orig.zone.into_iter().for_each(|zone| number_field(out, b"zone-orig=", zone));
     }
     counters(out, flow.counters_orig);
     if flow.status.is_some() && !flow.has_status(uapi::IPS_SEEN_REPLY) {
@@ -131,7 +131,7 @@ fn directions(out: &mut Vec<u8>, flow: &FlowView<'_>) {
     }
     if let Some(reply) = &flow.reply {
         tuple(out, reply);
-        reply.zone.into_iter().for_each(|zone| number(out, b"zone-reply=", zone));
+        reply.zone.into_iter().for_each(|zone| number_field(out, b"zone-reply=", zone));
     }
     counters(out, flow.counters_reply);
 }
@@ -143,17 +143,17 @@ fn tuple(out: &mut Vec<u8>, tuple: &Tuple) {
     out.literal(b" dst=");
     out.address(tuple.dst);
     out.literal(b" ");
-    fields(out, tuple.proto, tuple.l4);
+    l4_fields(out, tuple.proto, tuple.l4);
 }
 
 /// What the protocol adds. What the kernel should have sent and did not is 0: a DCCP flow without its tracker.
 #[inline]
-fn fields(out: &mut Vec<u8>, protocol: u8, l4: L4) {
+fn l4_fields(out: &mut Vec<u8>, protocol: u8, l4: L4) {
     let (src, dst) = if let L4::Ports { src, dst } = l4 { (src, dst) } else { (0, 0) };
     match protocol::fields(protocol) {
         Fields::Ports => {
-            number(out, b"sport=", src);
-            number(out, b"dport=", dst);
+            number_field(out, b"sport=", src);
+            number_field(out, b"dport=", dst);
         }
         Fields::Keys => {
             out.literal(b"srckey=0x");
@@ -164,9 +164,9 @@ fn fields(out: &mut Vec<u8>, protocol: u8, l4: L4) {
         }
         Fields::Icmp => {
             let (kind, code, id) = if let L4::Icmp { kind, code, id } = l4 { (kind, code, id) } else { (0, 0, 0) };
-            number(out, b"type=", kind);
-            number(out, b"code=", code);
-            number(out, b"id=", id);
+            number_field(out, b"type=", kind);
+            number_field(out, b"code=", code);
+            number_field(out, b"id=", id);
         }
         Fields::None => {}
     }
@@ -175,14 +175,14 @@ fn fields(out: &mut Vec<u8>, protocol: u8, l4: L4) {
 #[inline]
 fn counters(out: &mut Vec<u8>, counters: Option<Counters>) {
     if let Some(Counters { packets, bytes }) = counters {
-        number(out, b"packets=", packets);
-        number(out, b"bytes=", bytes);
+        number_field(out, b"packets=", packets);
+        number_field(out, b"bytes=", bytes);
     }
 }
 
 /// One word only: an offloaded flow does not show that it is assured, too.
 #[inline]
-fn status(out: &mut Vec<u8>, flow: &FlowView<'_>) {
+fn status_word(out: &mut Vec<u8>, flow: &FlowView<'_>) {
     if flow.has_status(uapi::IPS_HW_OFFLOAD) {
         out.literal(b"[HW_OFFLOAD] ");
     } else if flow.has_status(uapi::IPS_OFFLOAD) {
@@ -195,35 +195,35 @@ fn status(out: &mut Vec<u8>, flow: &FlowView<'_>) {
 #[inline]
 fn marks(out: &mut Vec<u8>, flow: &FlowView<'_>) {
     if let Some(mark) = flow.mark {
-        number(out, b"mark=", mark);
+        number_field(out, b"mark=", mark);
     }
     if let Some(secmark) = flow.secmark {
-        number(out, b"secmark=", secmark);
+        number_field(out, b"secmark=", secmark);
     }
     if let Some(context) = flow.secctx {
-        word(out, b"secctx=", context);
+        text_field(out, b"secctx=", context);
     }
     if let Some(zone) = flow.zone {
-        number(out, b"zone=", zone);
+        number_field(out, b"zone=", zone);
     }
 }
 
 #[inline]
-fn flow_tail(printer: &Printer, out: &mut Vec<u8>, flow: &FlowView<'_>, occasion: &Occasion<'_>) {
-    if let Some(seconds) = super::delta_seconds(flow, occasion) {
-        number(out, b"delta-time=", seconds);
+fn flow_tail(printer: &Printer, out: &mut Vec<u8>, flow: &FlowView<'_>, occasion: &RecordContext<'_>) {
+    if let Some(seconds) = super::lifetime_seconds(flow, occasion) {
+        number_field(out, b"delta-time=", seconds);
     }
     if printer.format.ktimestamp {
-        life(out, &printer.zone, flow);
+        start_and_stop(out, &printer.zone, flow);
     }
     if let Some(helper) = flow.helper {
-        word(out, b"helper=", helper.name);
+        text_field(out, b"helper=", helper.name);
     }
     if let Some(count) = flow.use_count {
-        number(out, b"use=", count);
+        number_field(out, b"use=", count);
     }
     if let Some(id) = flow.id.filter(|_| printer.format.id) {
-        number(out, b"id=", id);
+        number_field(out, b"id=", id);
     }
     if let Some((labels, names)) = printer.named_labels(flow) {
         label_names(out, labels, names);
@@ -231,15 +231,15 @@ fn flow_tail(printer: &Printer, out: &mut Vec<u8>, flow: &FlowView<'_>, occasion
 }
 
 /// When it began, and, in destroy events, ended; in local time.
-fn life(out: &mut Vec<u8>, zone: &TimeZone, flow: &FlowView<'_>) {
+fn start_and_stop(out: &mut Vec<u8>, zone: &TimeZone, flow: &FlowView<'_>) {
     if let Some(ns) = super::start_ns(flow) {
         out.literal(b"[start=");
-        when::ctime(out, zone, ns);
+        when::append_ctime(out, zone, ns);
         out.literal(b"] ");
     }
     if let Some(ns) = flow.stop_ns {
         out.literal(b"[stop=");
-        when::ctime(out, zone, ns);
+        when::append_ctime(out, zone, ns);
         out.literal(b"] ");
     }
 }
@@ -259,7 +259,7 @@ fn label_names(out: &mut Vec<u8>, labels: Labels, names: &LabelMap) {
 /// The awaited tuple, its mask and its master. The mask says what of the tuple counts, so it has the tuple's fields.
 fn expect_tuples(out: &mut Vec<u8>, expect: &ExpectView<'_>) {
     let awaited = expect.tuple.map_or(0, |tuple| tuple.proto);
-    number(out, b"proto=", awaited);
+    number_field(out, b"proto=", awaited);
     if let Some(awaited) = &expect.tuple {
         tuple(out, awaited);
     }
@@ -269,7 +269,7 @@ fn expect_tuples(out: &mut Vec<u8>, expect: &ExpectView<'_>) {
         out.literal(b" mask-dst=");
         out.address(mask.dst);
         out.literal(b" ");
-        fields(out, awaited, mask.l4);
+        l4_fields(out, awaited, mask.l4);
     }
     if let Some(master) = &expect.master {
         out.literal(b"master-src=");
@@ -277,7 +277,7 @@ fn expect_tuples(out: &mut Vec<u8>, expect: &ExpectView<'_>) {
         out.literal(b" master-dst=");
         out.address(master.dst);
         out.literal(b" ");
-        fields(out, master.proto, master.l4);
+        l4_fields(out, master.proto, master.l4);
     }
 }
 
@@ -301,13 +301,13 @@ fn expect_flags(out: &mut Vec<u8>, flags: u32) {
 }
 
 #[inline]
-fn number<const N: usize>(out: &mut Vec<u8>, name: &[u8; N], value: impl Into<u64>) {
+fn number_field<const N: usize>(out: &mut Vec<u8>, name: &[u8; N], value: impl Into<u64>) {
     out.literal(name);
     out.decimal(value.into());
     out.literal(b" ");
 }
 
-fn word<const N: usize>(out: &mut Vec<u8>, name: &[u8; N], value: &str) {
+fn text_field<const N: usize>(out: &mut Vec<u8>, name: &[u8; N], value: &str) {
     out.literal(name);
     out.text(value);
     out.literal(b" ");
@@ -315,10 +315,10 @@ fn word<const N: usize>(out: &mut Vec<u8>, name: &[u8; N], value: &str) {
 
 /// Says whose request it was, and turns the last field's space into the line's end.
 #[inline]
-fn end(out: &mut Vec<u8>, requester: Option<Requester<'_>>) {
+fn finish_line(out: &mut Vec<u8>, requester: Option<Requester<'_>>) {
     if let Some(Requester { port_id, program }) = requester {
-        number(out, b"[USERSPACE] portid=", port_id);
-        program.into_iter().for_each(|program| word(out, b"progname=", program));
+        number_field(out, b"[USERSPACE] portid=", port_id);
+        program.into_iter().for_each(|program| text_field(out, b"progname=", program));
     }
     if let Some(last) = out.last_mut() {
         *last = b'\n';

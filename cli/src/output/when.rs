@@ -5,55 +5,55 @@ use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 
 use super::NS_PER_SECOND;
-use super::put::Put;
+use super::put::Append;
 
 /// Appends the element for `ns` nanoseconds since the epoch. Past what a calendar holds, there is none.
-pub(super) fn element(out: &mut Vec<u8>, zone: &TimeZone, ns: u64) {
-    let Some(local) = local(zone, ns) else { return };
+pub(super) fn when_element(out: &mut Vec<u8>, zone: &TimeZone, ns: u64) {
+    let Some(local) = local_time(zone, ns) else { return };
     out.literal(b"<when><hour>");
-    put(out, local.hour());
+    append_number(out, local.hour());
     out.literal(b"</hour><min>");
     two_digits(out, local.minute());
     out.literal(b"</min><sec>");
     two_digits(out, local.second());
     out.literal(b"</sec><wday>");
-    put(out, local.weekday().to_sunday_one_offset());
+    append_number(out, local.weekday().to_sunday_one_offset());
     out.literal(b"</wday><day>");
-    put(out, local.day());
+    append_number(out, local.day());
     out.literal(b"</day><month>");
-    put(out, local.month());
+    append_number(out, local.month());
     out.literal(b"</month><year>");
-    put(out, local.year());
+    append_number(out, local.year());
     out.literal(b"</year></when>");
 }
 
 /// Appends `Fri Nov  6 07:58:15 2026`, as C's `ctime` without its line end. Past what a calendar holds, there is
 /// nothing.
-pub(super) fn ctime(out: &mut Vec<u8>, zone: &TimeZone, ns: u64) {
+pub(super) fn append_ctime(out: &mut Vec<u8>, zone: &TimeZone, ns: u64) {
     const DAYS: [&[u8; 4]; 7] = [b"Sun ", b"Mon ", b"Tue ", b"Wed ", b"Thu ", b"Fri ", b"Sat "];
     const MONTHS: [&[u8; 4]; 12] =
         [b"Jan ", b"Feb ", b"Mar ", b"Apr ", b"May ", b"Jun ", b"Jul ", b"Aug ", b"Sep ", b"Oct ", b"Nov ", b"Dec "];
-    let Some(local) = local(zone, ns) else { return };
-    named(out, &DAYS, local.weekday().to_sunday_zero_offset());
-    named(out, &MONTHS, local.month() - 1);
+    let Some(local) = local_time(zone, ns) else { return };
+    append_name(out, &DAYS, local.weekday().to_sunday_zero_offset());
+    append_name(out, &MONTHS, local.month() - 1);
     if local.day() < 10 {
         out.literal(b" ");
     }
-    put(out, local.day());
+    append_number(out, local.day());
     for (before, number) in [(b" ", local.hour()), (b":", local.minute()), (b":", local.second())] {
         out.literal(before);
         two_digits(out, number);
     }
     out.literal(b" ");
-    put(out, local.year());
+    append_number(out, local.year());
 }
 
-fn local(zone: &TimeZone, ns: u64) -> Option<DateTime> {
+fn local_time(zone: &TimeZone, ns: u64) -> Option<DateTime> {
     let timestamp = Timestamp::from_second(i64::try_from(ns / NS_PER_SECOND).ok()?).ok()?;
     Some(zone.to_datetime(timestamp))
 }
 
-fn named(out: &mut Vec<u8>, names: &[&[u8; 4]], index: i8) {
+fn append_name(out: &mut Vec<u8>, names: &[&[u8; 4]], index: i8) {
     if let Some(name) = usize::try_from(index).ok().and_then(|index| names.get(index)) {
         out.literal(name);
     }
@@ -64,11 +64,11 @@ fn two_digits(out: &mut Vec<u8>, number: i8) {
     if number < 10 {
         out.literal(b"0");
     }
-    put(out, number);
+    append_number(out, number);
 }
 
 /// Nothing in a time since the epoch is negative.
-fn put(out: &mut Vec<u8>, number: impl Into<i64>) {
+fn append_number(out: &mut Vec<u8>, number: impl Into<i64>) {
     out.decimal(u64::try_from(number.into()).unwrap_or(0));
 }
 
@@ -78,7 +78,7 @@ mod tests {
 
     fn when(zone: &TimeZone, seconds: u64) -> String {
         let mut out = Vec::new();
-        element(&mut out, zone, seconds.saturating_mul(NS_PER_SECOND));
+        when_element(&mut out, zone, seconds.saturating_mul(NS_PER_SECOND));
         String::from_utf8(out).unwrap()
     }
 
@@ -101,7 +101,7 @@ mod tests {
     fn ctime_pads_the_day_with_a_blank_and_the_time_with_zeros() {
         let shown = |zone: &TimeZone, seconds: u64| {
             let mut out = Vec::new();
-            ctime(&mut out, zone, seconds * NS_PER_SECOND);
+            append_ctime(&mut out, zone, seconds * NS_PER_SECOND);
             String::from_utf8(out).unwrap()
         };
         assert_eq!(shown(&TimeZone::UTC, 1_795_197_495), "Fri Nov 20 17:58:15 2026");

@@ -11,8 +11,8 @@ use ctflow_parser::tuple::{L4, Tuple};
 use ctflow_parser::uapi;
 use jiff::tz::TimeZone;
 
-use super::put::Put;
-use super::{Occasion, Printer, Subject, when};
+use super::put::Append;
+use super::{Printer, RecordContext, Subject, when};
 use crate::labels::LabelMap;
 use crate::protocol::{self, Fields};
 
@@ -21,7 +21,7 @@ const ELEMENT_BYTES: usize = 2048;
 
 /// Appends what stands before the first element.
 #[cold]
-pub(super) fn open(out: &mut Vec<u8>, subject: Subject) {
+pub(super) fn open_root(out: &mut Vec<u8>, subject: Subject) {
     out.text("<?xml version=\"1.0\" encoding=\"utf-8\"?>\n");
     out.text(match subject {
         Subject::Flows => "<conntrack>\n",
@@ -30,7 +30,7 @@ pub(super) fn open(out: &mut Vec<u8>, subject: Subject) {
 }
 
 /// Appends what stands behind the last element.
-pub(super) fn close(out: &mut Vec<u8>, subject: Subject) {
+pub(super) fn close_root(out: &mut Vec<u8>, subject: Subject) {
     out.text(match subject {
         Subject::Flows => "</conntrack>\n",
         Subject::Expectations => "</expect>\n",
@@ -38,42 +38,47 @@ pub(super) fn close(out: &mut Vec<u8>, subject: Subject) {
 }
 
 /// Appends one flow.
-pub(super) fn flow(printer: &Printer, out: &mut Vec<u8>, flow: &FlowView<'_>, occasion: &Occasion<'_>) {
+pub(super) fn append_flow(printer: &Printer, out: &mut Vec<u8>, flow: &FlowView<'_>, occasion: &RecordContext<'_>) {
     out.reserve(ELEMENT_BYTES);
-    start(out, occasion.event);
+    open_flow(out, occasion.event);
     if let Some(orig) = &flow.orig {
         out.literal(b"<meta direction=\"original\">");
-        direction(out, orig, flow.counters_orig);
+        direction_meta(out, orig, flow.counters_orig);
     }
     if let Some(reply) = &flow.reply {
         out.literal(b"<meta direction=\"reply\">");
-        direction(out, reply, flow.counters_reply);
+        direction_meta(out, reply, flow.counters_reply);
     }
-    independent(printer, out, flow, occasion);
+    independent_meta(printer, out, flow, occasion);
     // Listings have no `<when>`, as their lines have no time stamp in front.
     if printer.format.timestamp && occasion.event.is_some() {
-        when::element(out, &printer.zone, super::event_ns(flow, occasion));
+        when::when_element(out, &printer.zone, super::event_ns(flow, occasion));
     }
     if let Some(helper) = flow.helper {
-        word(out, "helper", helper.name);
+        text_element(out, "helper", helper.name);
     }
     out.literal(b"</flow>\n");
 }
 
 /// Appends one expectation; with the time of reading where `zone` is given.
-pub(super) fn expect(out: &mut Vec<u8>, expect: &ExpectView<'_>, occasion: &Occasion<'_>, zone: Option<&TimeZone>) {
+pub(super) fn append_expect(
+    out: &mut Vec<u8>,
+    expect: &ExpectView<'_>,
+    occasion: &RecordContext<'_>,
+    zone: Option<&TimeZone>,
+) {
     out.reserve(ELEMENT_BYTES);
-    start(out, occasion.event);
+    open_flow(out, occasion.event);
     let tuples = expect_tuples(expect);
     if let Some(awaited) = expect.tuple {
         layer3_start(out, &awaited);
         for (name, tuple, _) in &tuples {
-            nest(out, name, tuple.as_ref(), addresses);
+            tuple_element(out, name, tuple.as_ref(), addresses);
         }
         out.literal(b"</layer3>");
         layer4_start(out, awaited.proto);
         for (name, tuple, protocol) in tuples {
-            nest(out, name, tuple.as_ref(), |out, tuple| fields(out, protocol, tuple.l4));
+            tuple_element(out, name, tuple.as_ref(), |out, tuple| l4_fields(out, protocol, tuple.l4));
         }
         out.literal(b"</layer4>");
     }
@@ -81,7 +86,7 @@ pub(super) fn expect(out: &mut Vec<u8>, expect: &ExpectView<'_>, occasion: &Occa
     out.literal(b"</flow>\n");
 }
 
-fn start(out: &mut Vec<u8>, event: Option<Event>) {
+fn open_flow(out: &mut Vec<u8>, event: Option<Event>) {
     out.text(match event {
         None => "<flow>",
         Some(Event::New) => "<flow type=\"new\">",
@@ -90,18 +95,18 @@ fn start(out: &mut Vec<u8>, event: Option<Event>) {
     });
 }
 
-fn direction(out: &mut Vec<u8>, tuple: &Tuple, counters: Option<Counters>) {
+fn direction_meta(out: &mut Vec<u8>, tuple: &Tuple, counters: Option<Counters>) {
     layer3_start(out, tuple);
     addresses(out, tuple);
     out.literal(b"</layer3>");
     layer4_start(out, tuple.proto);
-    fields(out, tuple.proto, tuple.l4);
+    l4_fields(out, tuple.proto, tuple.l4);
     out.literal(b"</layer4>");
-    number(out, "zone", tuple.zone);
+    number_element(out, "zone", tuple.zone);
     if let Some(Counters { packets, bytes }) = counters {
         out.literal(b"<counters>");
-        number(out, "packets", Some(packets));
-        number(out, "bytes", Some(bytes));
+        number_element(out, "packets", Some(packets));
+        number_element(out, "bytes", Some(bytes));
         out.literal(b"</counters>");
     }
     out.literal(b"</meta>");
@@ -132,12 +137,12 @@ fn addresses(out: &mut Vec<u8>, tuple: &Tuple) {
 }
 
 /// What the protocol adds; what the kernel should have sent and did not is 0.
-fn fields(out: &mut Vec<u8>, protocol: u8, l4: L4) {
+fn l4_fields(out: &mut Vec<u8>, protocol: u8, l4: L4) {
     let (src, dst) = if let L4::Ports { src, dst } = l4 { (src, dst) } else { (0, 0) };
     match protocol::fields(protocol) {
         Fields::Ports => {
-            number(out, "sport", Some(src));
-            number(out, "dport", Some(dst));
+            number_element(out, "sport", Some(src));
+            number_element(out, "dport", Some(dst));
         }
         Fields::Keys => {
             out.literal(b"<srckey>0x");
@@ -148,31 +153,31 @@ fn fields(out: &mut Vec<u8>, protocol: u8, l4: L4) {
         }
         Fields::Icmp => {
             let (kind, code, id) = if let L4::Icmp { kind, code, id } = l4 { (kind, code, id) } else { (0, 0, 0) };
-            number(out, "type", Some(kind));
-            number(out, "code", Some(code));
-            number(out, "id", Some(id));
+            number_element(out, "type", Some(kind));
+            number_element(out, "code", Some(code));
+            number_element(out, "id", Some(id));
         }
         Fields::None => {}
     }
 }
 
-fn independent(printer: &Printer, out: &mut Vec<u8>, flow: &FlowView<'_>, occasion: &Occasion<'_>) {
+fn independent_meta(printer: &Printer, out: &mut Vec<u8>, flow: &FlowView<'_>, occasion: &RecordContext<'_>) {
     out.literal(b"<meta direction=\"independent\">");
     if let Some(state) = flow.proto.and_then(|proto| proto.state_name()) {
-        word(out, "state", state);
+        text_element(out, "state", state);
     }
-    number(out, "timeout", flow.timeout);
-    number(out, "mark", flow.mark);
+    number_element(out, "timeout", flow.timeout);
+    number_element(out, "mark", flow.mark);
     if let Some((labels, names)) = printer.named_labels(flow) {
         element(out, "labels", |out| label_names(out, labels, names));
     }
-    number(out, "secmark", flow.secmark);
+    number_element(out, "secmark", flow.secmark);
     if let Some(context) = flow.secctx {
-        word(out, "secctx", context);
+        text_element(out, "secctx", context);
     }
-    number(out, "zone", flow.zone);
-    number(out, "use", flow.use_count);
-    number(out, "id", flow.id);
+    number_element(out, "zone", flow.zone);
+    number_element(out, "use", flow.use_count);
+    number_element(out, "id", flow.id);
     if flow.has_status(uapi::IPS_ASSURED) {
         out.literal(b"<assured/>");
     }
@@ -180,24 +185,24 @@ fn independent(printer: &Printer, out: &mut Vec<u8>, flow: &FlowView<'_>, occasi
         out.literal(b"<unreplied/>");
     }
     if printer.format.ktimestamp {
-        life(out, flow);
+        start_and_stop(out, flow);
     }
-    number(out, "deltatime", super::delta_seconds(flow, occasion));
+    number_element(out, "deltatime", super::lifetime_seconds(flow, occasion));
     out.literal(b"</meta>");
 }
 
 /// Those without a name are passed over, as in the line.
 fn label_names(out: &mut Vec<u8>, labels: Labels, names: &LabelMap) {
-    labels.iter().filter_map(|number| names.name(number)).for_each(|name| word(out, "label", name));
+    labels.iter().filter_map(|number| names.name(number)).for_each(|name| text_element(out, "label", name));
 }
 
 /// When it began, and, in destroy events, ended, in nanoseconds since the epoch.
-fn life(out: &mut Vec<u8>, flow: &FlowView<'_>) {
+fn start_and_stop(out: &mut Vec<u8>, flow: &FlowView<'_>) {
     let start_ns = super::start_ns(flow);
     if start_ns.or(flow.stop_ns).is_some() {
         element(out, "timestamp", |out| {
-            number(out, "start", start_ns);
-            number(out, "stop", flow.stop_ns);
+            number_element(out, "start", start_ns);
+            number_element(out, "stop", flow.stop_ns);
         });
     }
 }
@@ -213,16 +218,16 @@ fn expect_tuples<'a>(expect: &ExpectView<'_>) -> [(&'a str, Option<Tuple>, u8); 
     ]
 }
 
-fn expect_meta(out: &mut Vec<u8>, expect: &ExpectView<'_>, occasion: &Occasion<'_>, zone: Option<&TimeZone>) {
+fn expect_meta(out: &mut Vec<u8>, expect: &ExpectView<'_>, occasion: &RecordContext<'_>, zone: Option<&TimeZone>) {
     out.literal(b"<meta>");
     if let Some(helper) = expect.helper {
-        word(out, "helper-name", helper);
+        text_element(out, "helper-name", helper);
     }
-    number(out, "timeout", expect.timeout);
-    number(out, "class", expect.class);
-    number(out, "zone", expect.zone);
+    number_element(out, "timeout", expect.timeout);
+    number_element(out, "class", expect.class);
+    number_element(out, "zone", expect.zone);
     if let Some(zone) = zone {
-        when::element(out, zone, occasion.now_ns);
+        when::when_element(out, zone, occasion.now_ns);
     }
     let flags = [
         (uapi::NF_CT_EXPECT_PERMANENT, "<permanent/>"),
@@ -235,7 +240,7 @@ fn expect_meta(out: &mut Vec<u8>, expect: &ExpectView<'_>, occasion: &Occasion<'
 }
 
 /// `<name>`, what `body` appends of `tuple`, `</name>`; nothing where there is no tuple.
-fn nest(out: &mut Vec<u8>, name: &str, tuple: Option<&Tuple>, body: impl FnOnce(&mut Vec<u8>, &Tuple)) {
+fn tuple_element(out: &mut Vec<u8>, name: &str, tuple: Option<&Tuple>, body: impl FnOnce(&mut Vec<u8>, &Tuple)) {
     let Some(tuple) = tuple else { return };
     element(out, name, |out| body(out, tuple));
 }
@@ -250,18 +255,18 @@ fn element(out: &mut Vec<u8>, name: &str, body: impl FnOnce(&mut Vec<u8>)) {
     out.literal(b">");
 }
 
-fn number<N: Into<u64>>(out: &mut Vec<u8>, name: &str, value: Option<N>) {
+fn number_element<N: Into<u64>>(out: &mut Vec<u8>, name: &str, value: Option<N>) {
     if let Some(value) = value {
         element(out, name, |out| out.decimal(value.into()));
     }
 }
 
-fn word(out: &mut Vec<u8>, name: &str, value: &str) {
-    element(out, name, |out| escape(out, value));
+fn text_element(out: &mut Vec<u8>, name: &str, value: &str) {
+    element(out, name, |out| append_escaped(out, value));
 }
 
 /// Markup as entities. What no XML document may hold, not even as an entity, becomes the replacement character.
-fn escape(out: &mut Vec<u8>, text: &str) {
+fn append_escaped(out: &mut Vec<u8>, text: &str) {
     for character in text.chars() {
         match character {
             '&' => out.literal(b"&amp;"),
@@ -280,7 +285,7 @@ mod tests {
     #[test]
     fn text_is_escaped_and_forbidden_characters_replaced() {
         let mut out = Vec::new();
-        word(&mut out, "secctx", "a<b>&\"c\u{1}\u{ffff}é\r\u{1f600}");
+        text_element(&mut out, "secctx", "a<b>&\"c\u{1}\u{ffff}é\r\u{1f600}");
         let expected = "<secctx>a&lt;b&gt;&amp;\"c\u{fffd}\u{fffd}é\u{fffd}\u{1f600}</secctx>";
         assert_eq!(String::from_utf8(out).unwrap(), expected);
     }

@@ -15,8 +15,8 @@ use jiff::tz::TimeZone;
 use super::TICK;
 use crate::command::clock;
 use crate::failure::Failure;
-use crate::output::stdout::Sink;
-use crate::output::{Format, Occasion, Printer, Subject};
+use crate::output::stdout::StdoutBuffer;
+use crate::output::{Format, Printer, RecordContext, Subject};
 
 /// How long the last event is waited for.
 const SILENCE: Duration = Duration::from_millis(300);
@@ -27,7 +27,7 @@ pub(super) fn run(gateways: &Gateways) -> Result<(), Failure> {
     gateways.client.run(|| tcp_exchange(REDIRECTED, b"hello"))?;
     let format = Format { timestamp: true, ..Format::default() };
     let mut printer = Printer::new(format, Subject::Flows, TimeZone::system());
-    let mut sink = Sink::stdout()?;
+    let mut sink = StdoutBuffer::open()?;
     let mut last = Instant::now();
     while last.elapsed() < SILENCE {
         let round =
@@ -45,7 +45,7 @@ fn print(printer: &mut Printer, lines: &mut Vec<u8>, frame: &[u8]) {
     for message in Messages::new(frame) {
         let Ok(Message::Record(record)) = message else { continue };
         let Ok(flow) = record.flow() else { continue };
-        let occasion = Occasion { event: Some(record.event()), now_ns: clock::now_ns(), requester: None };
-        printer.flow(lines, &flow, &occasion);
+        let occasion = RecordContext { event: Some(record.event()), now_ns: clock::now_ns(), requester: None };
+        printer.print_flow(lines, &flow, &occasion);
     }
 }

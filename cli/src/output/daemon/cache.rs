@@ -8,11 +8,11 @@ use ctflow_parser::flow::FlowView;
 use jiff::tz::TimeZone;
 
 use crate::control::request::Cache;
-use crate::output::put::Put;
-use crate::output::{Encoding, Format, Occasion, Printer, Subject};
+use crate::output::put::Append;
+use crate::output::{Encoding, Format, Printer, RecordContext, Subject};
 
 /// What XML has in place of the direction that nobody told.
-const NO_REPLY: &[u8] =
+const EMPTY_REPLY: &[u8] =
     b"<meta direction=\"reply\"><layer3 protonum=\"0\" protoname=\"unknown\"><src></src><dst></dst>\
                           </layer3><layer4 protonum=\"0\" protoname=\"unknown\"></layer4></meta>";
 /// What stands behind the original direction.
@@ -20,13 +20,13 @@ const META_END: &[u8] = b"</meta>";
 
 /// Prints entries of one cache.
 #[derive(Debug)]
-pub(crate) struct Cached {
+pub(crate) struct CachePrinter {
     printer: Printer,
     cache: Cache,
     xml: bool,
 }
 
-impl Cached {
+impl CachePrinter {
     /// For entries of `cache`.
     pub(crate) fn new(cache: Cache, of: Subject, xml: bool) -> Self {
         let encoding = if xml { Encoding::Xml } else { Encoding::Text };
@@ -35,7 +35,7 @@ impl Cached {
     }
 
     /// Appends a flow that the cache has had for so many seconds.
-    pub(crate) fn flow(&mut self, out: &mut Vec<u8>, flow: &FlowView<'_>, seconds: u64) {
+    pub(crate) fn print_flow(&mut self, out: &mut Vec<u8>, flow: &FlowView<'_>, seconds: u64) {
         let external = self.cache == Cache::External;
         // An event of an unmarked flow has no mark; that it is 0, the cache knows.
         let mark = flow.mark.filter(|mark| *mark != 0);
@@ -43,21 +43,21 @@ impl Cached {
         let id = flow.id.filter(|_| !external);
         let shown = FlowView { timeout: None, use_count: None, labels: None, mark, reply, id, ..*flow };
         let begin = out.len();
-        self.printer.flow(out, &shown, &Occasion::default());
+        self.printer.print_flow(out, &shown, &RecordContext::default());
         if self.xml && external {
-            without_reply(out, begin);
+            insert_empty_reply(out, begin);
         }
-        self.end(out, seconds);
+        self.append_age(out, seconds);
     }
 
     /// Appends an expectation that the cache has had for so many seconds.
-    pub(crate) fn expect(&mut self, out: &mut Vec<u8>, expect: &ExpectView<'_>, seconds: u64) {
+    pub(crate) fn print_expect(&mut self, out: &mut Vec<u8>, expect: &ExpectView<'_>, seconds: u64) {
         let shown = ExpectView { timeout: None, ..*expect };
-        self.printer.expect(out, &shown, &Occasion::default());
-        self.end(out, seconds);
+        self.printer.print_expect(out, &shown, &RecordContext::default());
+        self.append_age(out, seconds);
     }
 
-    fn end(&self, out: &mut Vec<u8>, seconds: u64) {
+    fn append_age(&self, out: &mut Vec<u8>, seconds: u64) {
         if !self.xml && out.last() == Some(&b'\n') {
             out.pop();
             out.literal(b" [active since ");
@@ -68,12 +68,12 @@ impl Cached {
 }
 
 /// Puts the empty direction behind the first one of the element that begins there.
-fn without_reply(out: &mut Vec<u8>, begin: usize) {
+fn insert_empty_reply(out: &mut Vec<u8>, begin: usize) {
     let line = out.get(begin..).unwrap_or_default();
     let end = line.windows(META_END.len()).position(|bytes| bytes == META_END);
     if let Some(place) = end.map(|end| begin + end + META_END.len()) {
         let rest = out.split_off(place);
-        out.extend_from_slice(NO_REPLY);
+        out.extend_from_slice(EMPTY_REPLY);
         out.extend_from_slice(&rest);
     }
 }
@@ -89,9 +89,9 @@ mod tests {
         Tuple { src: src.parse().unwrap(), dst: dst.parse().unwrap(), proto, l4, zone: None }
     }
 
-    fn shown(cache: Cache, xml: bool, flow: &FlowView<'_>) -> String {
+    fn printed(cache: Cache, xml: bool, flow: &FlowView<'_>) -> String {
         let mut out = b"before\n".to_vec();
-        Cached::new(cache, Subject::Flows, xml).flow(&mut out, flow, 2);
+        CachePrinter::new(cache, Subject::Flows, xml).print_flow(&mut out, flow, 2);
         String::from_utf8(out).unwrap().strip_prefix("before\n").unwrap().to_owned()
     }
 
@@ -113,12 +113,12 @@ mod tests {
     #[test]
     fn lines_are_conntrackds() {
         assert_eq!(
-            shown(Cache::Internal, false, &tcp()),
+            printed(Cache::Internal, false, &tcp()),
             "tcp      6 TIME_WAIT src=192.0.2.2 dst=198.51.100.10 sport=43002 dport=8080 src=198.51.100.10 \
              dst=198.51.100.1 sport=8080 dport=43002 [ASSURED] mark=42 [active since 2s]\n"
         );
         assert_eq!(
-            shown(Cache::External, false, &tcp()),
+            printed(Cache::External, false, &tcp()),
             "tcp      6 TIME_WAIT src=192.0.2.2 dst=198.51.100.10 sport=43002 dport=8080 [ASSURED] mark=42 [active since \
              2s]\n"
         );
@@ -130,7 +130,7 @@ mod tests {
             ..tcp()
         };
         assert_eq!(
-            shown(Cache::External, false, &udp),
+            printed(Cache::External, false, &udp),
             "udp      17 src=192.0.2.2 dst=198.51.100.10 sport=1001 dport=53 [UNREPLIED] [active since 2s]\n"
         );
     }
@@ -139,14 +139,14 @@ mod tests {
     #[test]
     fn xml_has_no_root_and_external_entries_an_empty_reply() {
         assert_eq!(
-            shown(Cache::External, true, &tcp()),
+            printed(Cache::External, true, &tcp()),
             "<flow><meta direction=\"original\"><layer3 protonum=\"2\" protoname=\"ipv4\"><src>192.0.2.2</src>\
              <dst>198.51.100.10</dst></layer3><layer4 protonum=\"6\" protoname=\"tcp\"><sport>43002</sport>\
              <dport>8080</dport></layer4></meta><meta direction=\"reply\"><layer3 protonum=\"0\" protoname=\"unknown\">\
              <src></src><dst></dst></layer3><layer4 protonum=\"0\" protoname=\"unknown\"></layer4></meta>\
              <meta direction=\"independent\"><state>TIME_WAIT</state><mark>42</mark><assured/></meta></flow>\n"
         );
-        let internal = shown(Cache::Internal, true, &tcp());
+        let internal = printed(Cache::Internal, true, &tcp());
         assert!(internal.starts_with("<flow><meta") && internal.contains("<mark>42</mark><id>9</id>"), "{internal}");
     }
 
@@ -164,7 +164,7 @@ mod tests {
             ..ExpectView::default()
         };
         let mut out = Vec::new();
-        Cached::new(Cache::External, Subject::Expectations, false).expect(&mut out, &expect, 0);
+        CachePrinter::new(Cache::External, Subject::Expectations, false).print_expect(&mut out, &expect, 0);
         let captured = "proto=6 src=192.0.2.2 dst=198.51.100.10 sport=0 dport=41739 mask-src=255.255.255.255 \
                         mask-dst=255.255.255.255 sport=0 dport=65535 master-src=192.0.2.2 master-dst=198.51.100.10 \
                         sport=52372 dport=21 class=0 helper=ftp [active since 0s]\n";

@@ -7,24 +7,24 @@ use serde_json::Value;
 pub(super) struct Document<'a>(pub(super) &'a Value);
 
 impl<'a> Document<'a> {
-    fn at(self, path: &str) -> Option<&'a Value> {
+    fn get(self, path: &str) -> Option<&'a Value> {
         path.split('.').try_fold(self.0, |value, key| value.get(key))
     }
 
     /// The number at a path of keys with dots between them.
     pub(super) fn number(self, path: &str) -> u64 {
-        self.optional(path).unwrap_or(0)
+        self.optional_number(path).unwrap_or(0)
     }
 
     /// The number, where there is one.
-    pub(super) fn optional(self, path: &str) -> Option<u64> {
-        self.at(path).and_then(Value::as_u64)
+    pub(super) fn optional_number(self, path: &str) -> Option<u64> {
+        self.get(path).and_then(Value::as_u64)
     }
 
     /// A number, which may have a fraction, or a text, as it is to be shown.
-    pub(super) fn shown(self, path: &str) -> String {
-        match self.at(path) {
-            Some(Value::String(text)) => clean(text),
+    pub(super) fn display(self, path: &str) -> String {
+        match self.get(path) {
+            Some(Value::String(text)) => without_control_characters(text),
             Some(Value::Null) | None => "-".to_owned(),
             Some(other) => other.to_string(),
         }
@@ -32,22 +32,22 @@ impl<'a> Document<'a> {
 
     /// A text that is to be shown; nothing where there is none.
     pub(super) fn text(self, path: &str) -> Option<String> {
-        self.at(path).and_then(Value::as_str).map(clean)
+        self.get(path).and_then(Value::as_str).map(without_control_characters)
     }
 
     /// Whether the path leads to `true`.
-    pub(super) fn is(self, path: &str) -> bool {
-        self.at(path).and_then(Value::as_bool).unwrap_or(false)
+    pub(super) fn is_true(self, path: &str) -> bool {
+        self.get(path).and_then(Value::as_bool).unwrap_or(false)
     }
 
     /// What is listed at a path.
     pub(super) fn list(self, path: &str) -> impl Iterator<Item = Document<'a>> + use<'a> {
-        self.at(path).and_then(Value::as_array).into_iter().flatten().map(Document)
+        self.get(path).and_then(Value::as_array).into_iter().flatten().map(Document)
     }
 
     /// The texts that are listed at a path.
     pub(super) fn texts(self, path: &str) -> Vec<String> {
-        self.list(path).filter_map(|item| item.0.as_str()).map(clean).collect()
+        self.list(path).filter_map(|item| item.0.as_str()).map(without_control_characters).collect()
     }
 
     /// The sum of a number over what is listed at a path.
@@ -57,6 +57,6 @@ impl<'a> Document<'a> {
 }
 
 /// Names come from peers: nothing in them may speak to the terminal.
-fn clean(text: &str) -> String {
+fn without_control_characters(text: &str) -> String {
     text.chars().map(|letter| if letter.is_control() { '?' } else { letter }).collect()
 }

@@ -16,7 +16,7 @@ const TX_QUEUE_MAX: u64 = 2_147_483_647;
 const ERROR_QUEUE_MAX: u64 = 128;
 
 /// A page.
-pub(crate) fn page(show: StatisticsPage, status: &Value) -> String {
+pub(crate) fn statistics_page(show: StatisticsPage, status: &Value) -> String {
     let status = Document(status);
     match show {
         StatisticsPage::Overview(of) => overview(status, of),
@@ -154,7 +154,7 @@ fn runtime(status: Document<'_>) -> String {
 }
 
 fn active_link(status: Document<'_>) -> String {
-    status.list("links").find(|link| link.is("active")).map_or_else(String::new, |link| {
+    status.list("links").find(|link| link.is_true("active")).map_or_else(String::new, |link| {
         let head = match transport(link) {
             "TCP" => {
                 let (server, client) = (link.number("accepted"), link.number("dialled"));
@@ -173,8 +173,8 @@ fn active_link(status: Document<'_>) -> String {
 }
 
 fn link(link: Document<'_>) -> String {
-    let status = if link.is("healthy") { "RUNNING" } else { "DOWN" };
-    let role = if link.is("active") { "ACTIVE" } else { "BACKUP" };
+    let status = if link.is_true("healthy") { "RUNNING" } else { "DOWN" };
+    let role = if link.is_true("active") { "ACTIVE" } else { "BACKUP" };
     format!("{} traffic device={} status={status} role={role}:\n", transport(link), device(link)) + &traffic(link)
 }
 
@@ -188,7 +188,7 @@ fn transport(link: Document<'_>) -> &'static str {
 
 /// A link that is bound to no interface has its address for a name.
 fn device(link: Document<'_>) -> String {
-    link.text("interface").unwrap_or_else(|| link.shown("local"))
+    link.text("interface").unwrap_or_else(|| link.display("local"))
 }
 
 fn traffic(link: Document<'_>) -> String {
@@ -246,7 +246,7 @@ fn queues(status: Document<'_>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::output::daemon::tests::status;
+    use crate::output::daemon::tests::example_status;
 
     /// As captured of conntrackd 1.4.7, with these numbers in it.
     #[test]
@@ -275,15 +275,15 @@ message tracking:
                    3 Malformed msgs                    2 Lost msgs
 
 ";
-        assert_eq!(page(StatisticsPage::Overview(Subject::Flows), &status()), captured);
-        let expect = page(StatisticsPage::Overview(Subject::Expectations), &status());
+        assert_eq!(statistics_page(StatisticsPage::Overview(Subject::Flows), &example_status()), captured);
+        let expect = statistics_page(StatisticsPage::Overview(Subject::Expectations), &example_status());
         assert!(expect.starts_with("cache internal:\ncurrent active connections:\t           1\n"), "{expect}");
     }
 
     /// As captured, likewise.
     #[test]
     fn the_other_pages_are_conntrackds() {
-        let cache = page(StatisticsPage::Cache, &status());
+        let cache = statistics_page(StatisticsPage::Cache, &example_status());
         let captured = "cache:internal\tactive objects:\t\t           5
 \tactive/total entries:\t\t           5/           5
 \tcreation OK/failed:\t\t          15/           1
@@ -316,7 +316,7 @@ sequence tracking statistics:
 
 UDP traffic (active device=eth2):
 ";
-        let network = page(StatisticsPage::Network, &status());
+        let network = statistics_page(StatisticsPage::Network, &example_status());
         assert!(network.starts_with(captured), "{network}");
         let captured = "daemon uptime: 1 day(s) 2 h 3 min
 
@@ -341,7 +341,7 @@ runtime stats:
 \tlocal unknown request:\t\t           0
 
 ";
-        assert_eq!(page(StatisticsPage::Runtime, &status()), captured);
+        assert_eq!(statistics_page(StatisticsPage::Runtime, &example_status()), captured);
         let captured = "UDP traffic device=eth2 status=RUNNING role=ACTIVE:
                 1096 Bytes sent                  224 Bytes recv
                   22 Pckts sent                   14 Pckts recv
@@ -349,40 +349,47 @@ runtime stats:
 
 TCP traffic device=198.51.100.1:3780 status=DOWN role=BACKUP:
 ";
-        let links = page(StatisticsPage::Link, &status());
+        let links = statistics_page(StatisticsPage::Link, &example_status());
         assert!(links.starts_with(captured), "{links}");
-        assert_eq!(page(StatisticsPage::ResendQueue, &status()), "resent queue (len=2)\nobject -> seq:54\n");
-        let queues = page(StatisticsPage::Queue, &status());
+        assert_eq!(
+            statistics_page(StatisticsPage::ResendQueue, &example_status()),
+            "resent queue (len=2)\nobject -> seq:54\n"
+        );
+        let queues = statistics_page(StatisticsPage::Queue, &example_status());
         assert!(queues.starts_with("allocated queue nodes:\t\t           2\n\nqueue txqueue:\n"), "{queues}");
         assert!(
             queues.contains("maximum elements:\t\t  2147483647\nnot enough space errors:\t           0\n"),
             "{queues}"
         );
         assert!(queues.ends_with("queue rsqueue:\ncurrent elements:\t\t        2048\nmaximum elements:\t\t    67108864\nnot enough space errors:\t           0\n\n"), "{queues}");
-        assert_eq!(page(StatisticsPage::Process, &status()), "");
+        assert_eq!(statistics_page(StatisticsPage::Process, &example_status()), "");
     }
 
     /// As captured of a pair over TCP, before and after both were there.
     #[test]
-    fn a_link_over_tcp_tells_its_connections_and_only_ftfw_has_a_resend_queue() {
-        let mut status = status();
+    fn tcp_links_have_connections_and_only_ftfw_has_a_resend_queue() {
+        let mut status = example_status();
         status["mode"] = "notrack".into();
         status["links"][0]["active"] = false.into();
         status["links"][1]["active"] = true.into();
         status["links"][1]["interface"] = "eth3".into();
         let head = |status: &Value| {
-            page(StatisticsPage::Network, status).lines().find(|line| line.contains("TCP")).unwrap().to_owned()
+            statistics_page(StatisticsPage::Network, status)
+                .lines()
+                .find(|line| line.contains("TCP"))
+                .unwrap()
+                .to_owned()
         };
         assert_eq!(head(&status), "TCP traffic (active device=eth3) server=disconnected client=disconnected:");
         status["links"][1]["accepted"] = 1.into();
         status["links"][1]["dialled"] = 1.into();
         assert_eq!(head(&status), "TCP traffic (active device=eth3) server=connected client=connected:");
-        assert_eq!(page(StatisticsPage::ResendQueue, &status), "");
-        assert!(!page(StatisticsPage::Queue, &status).contains("rsqueue"));
+        assert_eq!(statistics_page(StatisticsPage::ResendQueue, &status), "");
+        assert!(!statistics_page(StatisticsPage::Queue, &status).contains("rsqueue"));
     }
 
     #[test]
-    fn a_document_with_nothing_in_it_has_every_line() {
+    fn an_empty_document_has_every_line() {
         for show in [
             StatisticsPage::Overview(Subject::Flows),
             StatisticsPage::Network,
@@ -390,7 +397,7 @@ TCP traffic device=198.51.100.1:3780 status=DOWN role=BACKUP:
             StatisticsPage::Runtime,
             StatisticsPage::Queue,
         ] {
-            assert!(page(show, &Value::Null).lines().count() > 5, "{show:?}");
+            assert!(statistics_page(show, &Value::Null).lines().count() > 5, "{show:?}");
         }
     }
 }

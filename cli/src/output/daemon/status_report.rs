@@ -7,17 +7,17 @@ use serde_json::Value;
 use super::document::Document;
 
 /// The whole report.
-pub(crate) fn report(status: &Value) -> String {
+pub(crate) fn status_report(status: &Value) -> String {
     let status = Document(status);
     let mut text = format!(
         "{} ({}), role {}, mode {}, up {}\n",
-        status.shown("name"),
-        status.shown("node"),
-        status.shown("role"),
-        status.shown("mode"),
+        status.display("name"),
+        status.display("node"),
+        status.display("role"),
+        status.display("mode"),
         duration(status.number("uptime_ms"))
     );
-    if status.is("ready") {
+    if status.is_true("ready") {
         let alone = status.list("peers").next().is_none();
         text += if alone { "ready: no peer has been heard yet\n" } else { "ready: in sync with every peer\n" };
     } else {
@@ -32,20 +32,20 @@ pub(crate) fn report(status: &Value) -> String {
     if !rivals.is_empty() {
         let _ = writeln!(text, "split brain: {} is primary, too", rivals.join(", "));
     }
-    if status.is("isolated") {
+    if status.is_true("isolated") {
         text += "isolated: nothing but replication and control reaches it\n";
     }
-    caches(&mut text, status);
-    hot(&mut text, status);
-    engine(&mut text, status);
-    links(&mut text, status);
-    source(&mut text, status);
-    peers(&mut text, status);
-    losses(&mut text, status);
+    append_caches(&mut text, status);
+    append_hot(&mut text, status);
+    append_engine(&mut text, status);
+    append_links(&mut text, status);
+    append_sent(&mut text, status);
+    append_peers(&mut text, status);
+    append_problems(&mut text, status);
     text
 }
 
-fn caches(text: &mut String, status: Document<'_>) {
+fn append_caches(text: &mut String, status: Document<'_>) {
     let _ = writeln!(text, "\n{:<10}{:>12}{:>14}{:>12}{:>12}", "cache", "flows", "expectations", "capacity", "memory");
     for name in ["internal", "external"] {
         let number = |key: &str| status.number(&format!("{name}.{key}"));
@@ -60,8 +60,8 @@ fn caches(text: &mut String, status: Document<'_>) {
     }
 }
 
-fn hot(text: &mut String, status: Document<'_>) {
-    let hot = |key: &str| status.optional(&format!("hot.{key}"));
+fn append_hot(text: &mut String, status: Document<'_>) {
+    let hot = |key: &str| status.optional_number(&format!("hot.{key}"));
     let Some(created) = hot("created") else { return };
     let number = |key| hot(key).unwrap_or(0);
     let _ = writeln!(
@@ -77,7 +77,7 @@ fn hot(text: &mut String, status: Document<'_>) {
     }
 }
 
-fn engine(text: &mut String, status: Document<'_>) {
+fn append_engine(text: &mut String, status: Document<'_>) {
     let engine = |key: &str| status.number(&format!("engine.{key}"));
     let _ = writeln!(
         text,
@@ -88,7 +88,7 @@ fn engine(text: &mut String, status: Document<'_>) {
         engine("events_destroy"),
         engine("events_expect"),
         engine("filtered"),
-        status.shown("engine.backend"),
+        status.display("engine.backend"),
         engine("workers")
     );
     let _ = writeln!(
@@ -101,18 +101,18 @@ fn engine(text: &mut String, status: Document<'_>) {
     );
 }
 
-fn links(text: &mut String, status: Document<'_>) {
+fn append_links(text: &mut String, status: Document<'_>) {
     text.push_str("\nlinks:\n");
     for link in status.list("links") {
         let interface = link.text("interface").map(|name| format!(" on {name}")).unwrap_or_default();
-        let active = if link.is("active") { "active, " } else { "" };
-        let health = if link.is("healthy") { "healthy" } else { "not healthy" };
+        let active = if link.is_true("active") { "active, " } else { "" };
+        let health = if link.is_true("healthy") { "healthy" } else { "not healthy" };
         let _ = writeln!(
             text,
             "  {} {} {} to {}{interface}: {active}{health}; sent {} ({}), received {} ({})",
-            link.shown("number"),
-            link.shown("transport"),
-            link.shown("local"),
+            link.display("number"),
+            link.display("transport"),
+            link.display("local"),
             link.texts("peers").join(", "),
             link.number("sent"),
             bytes(link.number("sent_bytes")),
@@ -122,7 +122,7 @@ fn links(text: &mut String, status: Document<'_>) {
     }
 }
 
-fn source(text: &mut String, status: Document<'_>) {
+fn append_sent(text: &mut String, status: Document<'_>) {
     let source = |key: &str| status.number(&format!("source.{key}"));
     let _ = writeln!(
         text,
@@ -137,7 +137,7 @@ fn source(text: &mut String, status: Document<'_>) {
     );
 }
 
-fn peers(text: &mut String, status: Document<'_>) {
+fn append_peers(text: &mut String, status: Document<'_>) {
     let mut peers = status.list("peers").peekable();
     if peers.peek().is_none() {
         text.push_str("\npeers: none has been heard\n");
@@ -149,9 +149,9 @@ fn peers(text: &mut String, status: Document<'_>) {
         let _ = writeln!(
             text,
             "  {}: {}{role}, at {}, heard {} ago",
-            peer.shown("name"),
-            peer.shown("standing"),
-            peer.shown("address"),
+            peer.display("name"),
+            peer.display("standing"),
+            peer.display("address"),
             duration(peer.number("last_heard_ms"))
         );
         let _ = writeln!(
@@ -159,22 +159,22 @@ fn peers(text: &mut String, status: Document<'_>) {
             "    it lacks of ours: {} batches ({}), {} ms",
             peer.number("behind_batches"),
             bytes(peer.number("behind_bytes")),
-            peer.shown("behind_ms")
+            peer.display("behind_ms")
         );
         let _ = writeln!(
             text,
             "    we lack of its: {} batches held back, {} buckets unknown; lag {} ms (p50), {} ms (p99), {} ms (worst)",
             peer.sum("streams", "held_back"),
             peer.sum("streams", "unknown"),
-            peer.shown("lag_ms_p50"),
-            peer.shown("lag_ms_p99"),
-            peer.shown("lag_ms_max")
+            peer.display("lag_ms_p50"),
+            peer.display("lag_ms_p99"),
+            peer.display("lag_ms_max")
         );
     }
 }
 
 /// By stage, from the kernel to the peers; what is 0 is left out.
-fn losses(text: &mut String, status: Document<'_>) {
+fn append_problems(text: &mut String, status: Document<'_>) {
     let stages = [
         ("events lost before we read them", status.number("engine.events_lost")),
         ("events not understood", status.number("engine.malformed")),
@@ -233,10 +233,10 @@ fn bytes(count: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::output::daemon::tests::status;
+    use crate::output::daemon::tests::example_status;
 
     #[test]
-    fn the_report_says_how_it_is() {
+    fn the_whole_report() {
         let expected = "fw1 (0123456789abcdef), role primary, mode ftfw, up 1 d 2 h
 not ready: fw3 is lost
 
@@ -271,12 +271,12 @@ losses, from the kernel to the peers:
            4 datagrams refused: heard before
            1 datagrams refused: not understood
 ";
-        assert_eq!(report(&status()), expected);
+        assert_eq!(status_report(&example_status()), expected);
     }
 
     #[test]
-    fn an_empty_document_is_no_trouble() {
-        let text = report(&Value::Null);
+    fn an_empty_document_has_a_report() {
+        let text = status_report(&Value::Null);
         assert!(text.contains("not ready: it does not say why") && text.ends_with("losses: none\n"), "{text}");
     }
 

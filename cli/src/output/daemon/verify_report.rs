@@ -10,7 +10,7 @@ use super::document::Document;
 const BUCKETS_NAMED: usize = 8;
 
 /// The table, and whether everything agrees.
-pub(crate) fn verdict(document: &Value) -> (String, bool) {
+pub(crate) fn verify_report(document: &Value) -> (String, bool) {
     let document = Document(document);
     let mut table = String::new();
     line(&mut table, ["node", "stream", "entries", "digest", "seq"], "");
@@ -18,8 +18,8 @@ pub(crate) fn verdict(document: &Value) -> (String, bool) {
         row(&mut table, "this node", stream, "");
     }
     for peer in document.list("peers") {
-        let name = peer.shown("name");
-        if !peer.is("answered") {
+        let name = peer.display("name");
+        if !peer.is_true("answered") {
             line(&mut table, [&name, "-", "-", "-", "-"], "no answer");
             continue;
         }
@@ -27,7 +27,7 @@ pub(crate) fn verdict(document: &Value) -> (String, bool) {
             row(&mut table, &name, stream, &difference(stream));
         }
     }
-    let agrees = document.is("agrees");
+    let agrees = document.is_true("agrees");
     let none = document.list("peers").next().is_none();
     table += match (agrees, none) {
         (true, false) => "All replicas agree.\n",
@@ -38,7 +38,7 @@ pub(crate) fn verdict(document: &Value) -> (String, bool) {
 }
 
 fn row(table: &mut String, node: &str, stream: Document<'_>, verdict: &str) {
-    let [number, entries, digest, seq] = ["stream", "entries", "digest", "seq"].map(|key| stream.shown(key));
+    let [number, entries, digest, seq] = ["stream", "entries", "digest", "seq"].map(|key| stream.display(key));
     line(table, [node, &number, &entries, &digest, &seq], verdict);
 }
 
@@ -48,7 +48,7 @@ fn line(table: &mut String, [node, stream, entries, digest, seq]: [&str; 5], ver
 }
 
 fn difference(stream: Document<'_>) -> String {
-    if stream.is("agrees") {
+    if stream.is_true("agrees") {
         return "equal".to_owned();
     }
     let buckets: Vec<_> = stream.list("differing").map(|bucket| bucket.0.to_string()).collect();
@@ -66,7 +66,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn both_sides_are_shown() {
+    fn the_table_has_both_sides_of_every_stream() {
         let document = json!({
             "agrees": false,
             "streams": [{"stream": 0, "entries": 5, "digest": "00ab", "seq": 12}],
@@ -85,10 +85,10 @@ fw2                        1           4  17                             9  equa
 fw3                        -           -  -                              -  no answer
 Not all replicas agree; what differs is asked for again.
 ";
-        assert_eq!(verdict(&document), (expected.to_owned(), false));
-        let (text, agrees) = verdict(&json!({"agrees": true, "peers": [{"name": "x", "answered": true}]}));
+        assert_eq!(verify_report(&document), (expected.to_owned(), false));
+        let (text, agrees) = verify_report(&json!({"agrees": true, "peers": [{"name": "x", "answered": true}]}));
         assert!(agrees && text.ends_with("All replicas agree.\n"), "{text}");
-        assert!(verdict(&Value::Null).0.ends_with("no peer to compare with.\n"));
+        assert!(verify_report(&Value::Null).0.ends_with("no peer to compare with.\n"));
         let many = json!({"agrees": false, "differing": (0..20).collect::<Vec<_>>()});
         assert_eq!(difference(Document(&many)), "differs in 20 buckets: 0, 1, 2, 3, 4, 5, 6, 7, …");
     }
