@@ -33,7 +33,7 @@ const NETLINK_NETFILTER: u16 = 12;
 /// `PACKET_USER` of linux/if_packet.h: on its way from the kernel to a process.
 const PACKET_USER: u16 = 6;
 /// Bytes before the netlink messages of a packet.
-const COOKED_BYTES: usize = 16;
+const COOKED_HEADER_BYTES: usize = 16;
 
 const SECTION_HEADER: u32 = 0x0a0d_0d0a;
 const BYTE_ORDER_MAGIC: u32 = 0x1a2b_3c4d;
@@ -79,13 +79,13 @@ pub(crate) enum CaptureError {
     },
     /// It is to be read and written at once.
     #[error("{} is what is read: name another file to write to", path.display())]
-    Itself {
+    SameFile {
         /// The file.
         path: PathBuf,
     },
     /// It begins as no capture does.
     #[error("{} is no capture file: give one in pcapng or pcap format", path.display())]
-    NoCapture {
+    NotACapture {
         /// The file.
         path: PathBuf,
     },
@@ -99,7 +99,7 @@ pub(crate) enum CaptureError {
     },
     /// The file ends within a block: it was copied while being written, or the disk was full.
     #[error("{} is cut off after {packets} packets; those are all that can be read of it", path.display())]
-    Cut {
+    Truncated {
         /// The file.
         path: PathBuf,
         /// Whole packets before the cut.
@@ -139,7 +139,7 @@ impl Writer {
             Err(source) => return Err(CaptureError::Create { path, source }),
         };
         let mut writer = Self { path, file };
-        writer.attempt(write_head)?;
+        writer.write_with(write_head)?;
         Ok(writer)
     }
 
@@ -148,8 +148,8 @@ impl Writer {
     ///
     /// # Errors
     /// [`CaptureError::Write`].
-    pub(crate) fn packet(&mut self, now_ns: u64, frame: &[u8]) -> Result<(), CaptureError> {
-        self.attempt(|file| write_packet(file, now_ns, frame))
+    pub(crate) fn write_frame(&mut self, now_ns: u64, frame: &[u8]) -> Result<(), CaptureError> {
+        self.write_with(|file| write_packet(file, now_ns, frame))
     }
 
     /// Writes what is buffered.
@@ -157,10 +157,10 @@ impl Writer {
     /// # Errors
     /// [`CaptureError::Write`].
     pub(crate) fn flush(&mut self) -> Result<(), CaptureError> {
-        self.attempt(Write::flush)
+        self.write_with(Write::flush)
     }
 
-    fn attempt(&mut self, write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>) -> Result<(), CaptureError> {
+    fn write_with(&mut self, write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>) -> Result<(), CaptureError> {
         write(&mut self.file).map_err(|source| CaptureError::Write { path: self.path.clone(), source })
     }
 }
@@ -178,16 +178,16 @@ fn write_head(file: &mut impl Write) -> io::Result<()> {
 
 fn write_packet(file: &mut impl Write, now_ns: u64, frame: &[u8]) -> io::Result<()> {
     let too_long = |_| io::Error::from(io::ErrorKind::InvalidInput);
-    let bytes = u32::try_from(frame.len().saturating_add(COOKED_BYTES)).map_err(too_long)?.to_ne_bytes();
+    let bytes = u32::try_from(frame.len().saturating_add(COOKED_HEADER_BYTES)).map_err(too_long)?.to_ne_bytes();
     let time = [now_ns >> 32, now_ns & u64::from(u32::MAX)].map(|half| u32::try_from(half).unwrap_or(0).to_ne_bytes());
     let [high, low] = time;
     let interface = [0; 4];
-    write_block(file, ENHANCED_PACKET, &[&interface, &high, &low, &bytes, &bytes, &cooked(), frame])
+    write_block(file, ENHANCED_PACKET, &[&interface, &high, &low, &bytes, &bytes, &cooked_header(), frame])
 }
 
 /// What stands before the netlink messages: `struct sockaddr_ll` as captures hold it.
-fn cooked() -> [u8; COOKED_BYTES] {
-    let mut header = [0; COOKED_BYTES];
+fn cooked_header() -> [u8; COOKED_HEADER_BYTES] {
+    let mut header = [0; COOKED_HEADER_BYTES];
     let fields = [PACKET_USER.to_be_bytes(), ARPHRD_NETLINK.to_be_bytes(), [0; 2], [0; 2], [0; 2], [0; 2], [0; 2]];
     let fields = fields.into_iter().chain([NETLINK_NETFILTER.to_be_bytes()]);
     for (place, field) in header.chunks_exact_mut(2).zip(fields) {
@@ -225,27 +225,27 @@ pub(crate) struct Packet<'a> {
 /// The messages are taken to be in this machine's byte order.
 #[derive(Debug)]
 pub(crate) struct Reader<R = File> {
-    blocks: Blocks<R>,
+    blocks: BlockBuffer<R>,
     format: Format,
     packets: u64,
     /// It has come to the end, or said why it cannot.
-    over: bool,
+    finished: bool,
 }
 
 /// What the blocks look like, and what they have told so far.
 #[derive(Debug)]
 enum Format {
     Pcap(PcapHeader),
-    Pcapng { order: Order, interfaces: Vec<Interface> },
+    Pcapng { order: ByteOrder, interfaces: Vec<Interface> },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Order {
+enum ByteOrder {
     Little,
     Big,
 }
 
-impl Order {
+impl ByteOrder {
     fn u32(self, bytes: [u8; 4]) -> u32 {
         match self {
             Self::Little => u32::from_le_bytes(bytes),
@@ -263,7 +263,7 @@ struct Interface {
 }
 
 /// What a block turned out to be.
-enum Found {
+enum BlockContent {
     /// A packet: its time, and where in the block the captured bytes are.
     Packet { link_type: i32, time_ns: u64, data: Range<usize> },
     /// Nothing to hand out.
@@ -271,7 +271,7 @@ enum Found {
 }
 
 /// The block cannot be what it says it is.
-struct Nonsense;
+struct DamagedBlock;
 
 impl Reader {
     /// Opens a file and looks at its beginning.
@@ -292,18 +292,18 @@ impl<R: Read> Reader<R> {
     /// # Errors
     /// As [`Reader::open`].
     pub(crate) fn new(path: &Path, source: R) -> Result<Self, CaptureError> {
-        let mut blocks = Blocks { path: path.to_owned(), source, buffer: Vec::new(), start: 0, offset: 0 };
-        let no_capture = || CaptureError::NoCapture { path: path.to_owned() };
-        let head = blocks.head::<24>()?.ok_or_else(no_capture)?;
+        let mut blocks = BlockBuffer { path: path.to_owned(), source, buffer: Vec::new(), start: 0, offset: 0 };
+        let no_capture = || CaptureError::NotACapture { path: path.to_owned() };
+        let head = blocks.first_bytes::<24>()?.ok_or_else(no_capture)?;
         let format = match head {
-            [0x0a, 0x0d, 0x0d, 0x0a, ..] => Format::Pcapng { order: Order::Little, interfaces: Vec::new() },
+            [0x0a, 0x0d, 0x0d, 0x0a, ..] => Format::Pcapng { order: ByteOrder::Little, interfaces: Vec::new() },
             _ => {
                 let (_, header) = parse_pcap_header(&head).map_err(|_| no_capture())?;
-                blocks.pass(head.len());
+                blocks.consume(head.len());
                 Format::Pcap(header)
             }
         };
-        let reader = Self { blocks, format, packets: 0, over: false };
+        let reader = Self { blocks, format, packets: 0, finished: false };
         match &reader.format {
             Format::Pcap(header) => reader.check_link_type(header.network.0).map(|_| reader),
             Format::Pcapng { .. } => Ok(reader),
@@ -315,36 +315,37 @@ impl<R: Read> Reader<R> {
     /// # Errors
     /// [`CaptureError::Cut`] and [`CaptureError::Damaged`] after the last whole packet, [`CaptureError::LinkType`]
     /// where there is no netlink at all, and [`CaptureError::Read`].
-    pub(crate) fn read(&mut self) -> Result<Option<Packet<'_>>, CaptureError> {
-        if self.over {
+    pub(crate) fn read_packet(&mut self) -> Result<Option<Packet<'_>>, CaptureError> {
+        if self.finished {
             return Ok(None);
         }
-        let found = self.find();
-        self.over = !matches!(found, Ok(Some(_)));
+        let found = self.find_netfilter_packet();
+        self.finished = !matches!(found, Ok(Some(_)));
         let Some((time_ns, frame)) = found? else { return Ok(None) };
         Ok(self.blocks.buffer.get(frame).map(|frame| Packet { time_ns, frame }))
     }
 
     /// Finds the next netfilter packet, and gives its time and its place in the buffer.
-    fn find(&mut self) -> Result<Option<(u64, Range<usize>)>, CaptureError> {
-        while let Some(length) = self.block()? {
+    fn find_netfilter_packet(&mut self) -> Result<Option<(u64, Range<usize>)>, CaptureError> {
+        while let Some(length) = self.load_block()? {
             let offset = self.blocks.offset;
-            let found = self.format.look(self.blocks.peek(length)).map_err(|Nonsense| self.damaged(offset))?;
+            let found =
+                self.format.parse_block(self.blocks.peek(length)).map_err(|DamagedBlock| self.damaged(offset))?;
             let start = self.blocks.start;
-            self.blocks.pass(length);
-            let Found::Packet { link_type, time_ns, data } = found else { continue };
+            self.blocks.consume(length);
+            let BlockContent::Packet { link_type, time_ns, data } = found else { continue };
             self.packets = self.packets.saturating_add(1);
             let data = start.saturating_add(data.start)..start.saturating_add(data.end);
             let captured = self.blocks.buffer.get(data.clone()).unwrap_or_default();
             if self.check_link_type(link_type)? && is_netfilter(captured) {
-                return Ok(Some((time_ns, data.start.saturating_add(COOKED_BYTES)..data.end)));
+                return Ok(Some((time_ns, data.start.saturating_add(COOKED_HEADER_BYTES)..data.end)));
             }
         }
         Ok(None)
     }
 
     /// Has the next block whole in the buffer, and gives its length; none at the end of the file.
-    fn block(&mut self) -> Result<Option<usize>, CaptureError> {
+    fn load_block(&mut self) -> Result<Option<usize>, CaptureError> {
         let offset = self.blocks.offset;
         let length = match &mut self.format {
             Format::Pcap(header) => self.blocks.pcap_length(header),
@@ -354,9 +355,9 @@ impl<R: Read> Reader<R> {
             Some(length) if length <= BLOCK_BYTES_MAX => length,
             Some(_) => return Err(self.damaged(offset)),
             None if self.blocks.is_empty() => return Ok(None),
-            None => return Err(self.cut()),
+            None => return Err(self.truncated()),
         };
-        if self.blocks.fill(length)? { Ok(Some(length)) } else { Err(self.cut()) }
+        if self.blocks.fill(length)? { Ok(Some(length)) } else { Err(self.truncated()) }
     }
 
     /// Whether packets of this link type are wanted. Other interfaces than netlink's are no error beside one of netlink.
@@ -372,8 +373,8 @@ impl<R: Read> Reader<R> {
         Err(CaptureError::LinkType { path: self.blocks.path.clone(), found })
     }
 
-    fn cut(&self) -> CaptureError {
-        CaptureError::Cut { path: self.blocks.path.clone(), packets: self.packets }
+    fn truncated(&self) -> CaptureError {
+        CaptureError::Truncated { path: self.blocks.path.clone(), packets: self.packets }
     }
 
     fn damaged(&self, offset: u64) -> CaptureError {
@@ -389,68 +390,72 @@ fn is_netfilter(captured: &[u8]) -> bool {
 
 impl Format {
     /// Takes one whole block apart.
-    fn look(&mut self, block: &[u8]) -> Result<Found, Nonsense> {
+    fn parse_block(&mut self, block: &[u8]) -> Result<BlockContent, DamagedBlock> {
         match self {
-            Self::Pcap(header) => look_at_frame(header, block),
+            Self::Pcap(header) => parse_pcap_packet(header, block),
             Self::Pcapng { order, interfaces } => {
-                let parse = if *order == Order::Big { parse_block_be } else { parse_block_le };
-                look_at_block(interfaces, block, &whole(parse(block))?)
+                let parse = if *order == ByteOrder::Big { parse_block_be } else { parse_block_le };
+                parse_pcapng_block(interfaces, block, &complete(parse(block))?)
             }
         }
     }
 }
 
 /// A block that is there whole and yet asks for more lies about its length.
-fn whole<T>(result: nom::IResult<&[u8], T, PcapError<&[u8]>>) -> Result<T, Nonsense> {
-    result.map(|(_, parsed)| parsed).map_err(|_| Nonsense)
+fn complete<T>(result: nom::IResult<&[u8], T, PcapError<&[u8]>>) -> Result<T, DamagedBlock> {
+    result.map(|(_, parsed)| parsed).map_err(|_| DamagedBlock)
 }
 
-fn look_at_frame(header: &PcapHeader, block: &[u8]) -> Result<Found, Nonsense> {
+fn parse_pcap_packet(header: &PcapHeader, block: &[u8]) -> Result<BlockContent, DamagedBlock> {
     let parse = match () {
         () if header.is_modified_format() => parse_pcap_frame_modified,
         () if header.is_bigendian() => parse_pcap_frame_be,
         () => parse_pcap_frame,
     };
-    let LegacyPcapBlock { ts_sec, ts_usec, data, .. } = whole(parse(block))?;
+    let LegacyPcapBlock { ts_sec, ts_usec, data, .. } = complete(parse(block))?;
     let unit_ns = if header.is_nanosecond_precision() { 1 } else { 1_000 };
     let time_ns = u64::from(ts_sec) * NS_PER_SECOND + u64::from(ts_usec) * unit_ns;
-    Ok(Found::Packet { link_type: header.network.0, time_ns, data: place(block, data) })
+    Ok(BlockContent::Packet { link_type: header.network.0, time_ns, data: range_in(block, data) })
 }
 
-fn look_at_block(interfaces: &mut Vec<Interface>, bytes: &[u8], block: &Block<'_>) -> Result<Found, Nonsense> {
+fn parse_pcapng_block(
+    interfaces: &mut Vec<Interface>,
+    bytes: &[u8],
+    block: &Block<'_>,
+) -> Result<BlockContent, DamagedBlock> {
     match block {
         Block::SectionHeader(_) => interfaces.clear(),
-        Block::InterfaceDescription(_) if interfaces.len() >= INTERFACES_MAX => return Err(Nonsense),
+        Block::InterfaceDescription(_) if interfaces.len() >= INTERFACES_MAX => return Err(DamagedBlock),
         Block::InterfaceDescription(description) => interfaces.push(Interface::new(description)?),
         Block::EnhancedPacket(packet) => {
-            let index = usize::try_from(packet.if_id).map_err(|_| Nonsense)?;
-            let interface = interfaces.get(index).ok_or(Nonsense)?;
+            let index = usize::try_from(packet.if_id).map_err(|_| DamagedBlock)?;
+            let interface = interfaces.get(index).ok_or(DamagedBlock)?;
             let time_ns = interface.time_ns(u64::from(packet.ts_high) << 32 | u64::from(packet.ts_low));
-            let data = place(bytes, packet.packet_data());
-            return Ok(Found::Packet { link_type: interface.link_type, time_ns, data });
+            let data = range_in(bytes, packet.packet_data());
+            return Ok(BlockContent::Packet { link_type: interface.link_type, time_ns, data });
         }
         Block::SimplePacket(packet) => {
-            let interface = interfaces.first().ok_or(Nonsense)?;
-            let data = place(bytes, packet.packet_data());
-            return Ok(Found::Packet { link_type: interface.link_type, time_ns: 0, data });
+            let interface = interfaces.first().ok_or(DamagedBlock)?;
+            let data = range_in(bytes, packet.packet_data());
+            return Ok(BlockContent::Packet { link_type: interface.link_type, time_ns: 0, data });
         }
         _ => {}
     }
-    Ok(Found::Other)
+    Ok(BlockContent::Other)
 }
 
 /// Where in `block` the bytes `part` are.
-fn place(block: &[u8], part: &[u8]) -> Range<usize> {
+fn range_in(block: &[u8], part: &[u8]) -> Range<usize> {
     let start = block.offset(part);
     start..start.saturating_add(part.len())
 }
 
 impl Interface {
-    fn new(description: &InterfaceDescriptionBlock<'_>) -> Result<Self, Nonsense> {
+    fn new(description: &InterfaceDescriptionBlock<'_>) -> Result<Self, DamagedBlock> {
         // The crate reads neither powers of two nor, in big endian, the offset.
         let power = u32::from(description.if_tsresol & 0x7f);
         let base = if description.if_tsresol & 0x80 == 0 { 10u128 } else { 2 };
-        let units_per_second = base.checked_pow(power).ok_or(Nonsense)?;
+        let units_per_second = base.checked_pow(power).ok_or(DamagedBlock)?;
         let offset = description.options.iter().find(|option| option.code == OptionCode::IfTsoffset);
         let offset = offset.and_then(|option| option.value().first_chunk().copied());
         let big_endian = description.block_type != INTERFACE_DESCRIPTION;
@@ -470,7 +475,7 @@ impl Interface {
 
 /// The file's bytes, a block at a time.
 #[derive(Debug)]
-struct Blocks<R> {
+struct BlockBuffer<R> {
     path: PathBuf,
     source: R,
     buffer: Vec<u8>,
@@ -480,32 +485,32 @@ struct Blocks<R> {
     offset: u64,
 }
 
-impl<R: Read> Blocks<R> {
+impl<R: Read> BlockBuffer<R> {
     /// The length of the next packet of a pcap file, as it says itself.
     fn pcap_length(&mut self, header: &PcapHeader) -> Result<Option<usize>, CaptureError> {
         let header_bytes = if header.is_modified_format() { 24 } else { 16 };
-        let order = if header.is_bigendian() { Order::Big } else { Order::Little };
-        let Some([_, _, captured, _]) = self.words()? else { return Ok(None) };
+        let order = if header.is_bigendian() { ByteOrder::Big } else { ByteOrder::Little };
+        let Some([_, _, captured, _]) = self.first_words()? else { return Ok(None) };
         Ok(Some(length(order.u32(captured)).saturating_add(header_bytes)))
     }
 
     /// The length of the next block of a pcapng file, as it says itself. A section header changes the byte order.
-    fn pcapng_length(&mut self, order: &mut Order) -> Result<Option<usize>, CaptureError> {
-        let Some([kind, bytes, magic]) = self.words()? else { return Ok(None) };
+    fn pcapng_length(&mut self, order: &mut ByteOrder) -> Result<Option<usize>, CaptureError> {
+        let Some([kind, bytes, magic]) = self.first_words()? else { return Ok(None) };
         if kind == SECTION_HEADER.to_be_bytes() {
-            *order = if magic == BYTE_ORDER_MAGIC.to_be_bytes() { Order::Big } else { Order::Little };
+            *order = if magic == BYTE_ORDER_MAGIC.to_be_bytes() { ByteOrder::Big } else { ByteOrder::Little };
         }
         Ok(Some(length(order.u32(bytes))))
     }
 
     /// The first words of the next block; none when the file ends before.
-    fn words<const N: usize>(&mut self) -> Result<Option<[[u8; 4]; N]>, CaptureError> {
+    fn first_words<const N: usize>(&mut self) -> Result<Option<[[u8; 4]; N]>, CaptureError> {
         let there = self.fill(N.saturating_mul(4))?;
         Ok(self.peek(N.saturating_mul(4)).as_chunks::<4>().0.first_chunk().copied().filter(|_| there))
     }
 
     /// The first bytes of the next block; none when the file ends before.
-    fn head<const N: usize>(&mut self) -> Result<Option<[u8; N]>, CaptureError> {
+    fn first_bytes<const N: usize>(&mut self) -> Result<Option<[u8; N]>, CaptureError> {
         let there = self.fill(N)?;
         Ok(self.peek(N).first_chunk().copied().filter(|_| there))
     }
@@ -531,7 +536,7 @@ impl<R: Read> Blocks<R> {
     }
 
     /// Goes on behind `bytes` that are in the buffer.
-    fn pass(&mut self, bytes: usize) {
+    fn consume(&mut self, bytes: usize) {
         self.start = self.start.saturating_add(bytes).min(self.buffer.len());
         self.offset = self.offset.saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX));
     }
@@ -573,7 +578,7 @@ mod tests {
     fn write(path: &Path, frames: &Frames) {
         let mut writer = Writer::create(path).unwrap();
         for (time_ns, frame) in frames {
-            writer.packet(*time_ns, frame).unwrap();
+            writer.write_frame(*time_ns, frame).unwrap();
         }
         writer.flush().unwrap();
     }
@@ -582,10 +587,10 @@ mod tests {
     fn read(file: &[u8]) -> (Frames, Result<(), String>) {
         let mut frames = Vec::new();
         let ending = Reader::new(Path::new("x.pcapng"), file).and_then(|mut reader| {
-            while let Some(Packet { time_ns, frame }) = reader.read()? {
+            while let Some(Packet { time_ns, frame }) = reader.read_packet()? {
                 frames.push((time_ns, frame.to_vec()));
             }
-            assert_eq!(reader.read().unwrap(), None);
+            assert_eq!(reader.read_packet().unwrap(), None);
             Ok(())
         });
         (frames, ending.map_err(|error| error.to_string()))
@@ -641,15 +646,15 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_again() {
+    fn written_frames_are_read_back() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("events.pcapng");
         write(&path, &events());
         let mut reader = Reader::open(&path).unwrap();
         for (time_ns, frame) in events() {
-            assert_eq!(reader.read().unwrap(), Some(Packet { time_ns, frame: &frame }));
+            assert_eq!(reader.read_packet().unwrap(), Some(Packet { time_ns, frame: &frame }));
         }
-        assert_eq!(reader.read().unwrap(), None);
+        assert_eq!(reader.read_packet().unwrap(), None);
     }
 
     #[test]
@@ -680,7 +685,7 @@ mod tests {
     }
 
     #[test]
-    fn pcap_files_are_read_in_either_order_and_resolution() {
+    fn pcap_files_are_read_in_both_byte_orders_and_resolutions() {
         let packets = [
             (3, 7, cooked_frame(NETLINK_NETFILTER, b"one")),
             (4, 8, cooked_frame(0, b"a route")), // another family
@@ -743,7 +748,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_netlink_capture_is_refused_in_one_line() {
+    fn files_without_netlink_packets_are_refused_in_one_line() {
         let ethernet = pcap(0xa1b2_c3d4, u32::to_le_bytes, 1, &[]);
         let ethernet_ng = [
             section(u32::to_le_bytes),
@@ -773,9 +778,9 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_is_told_of() {
+    fn a_full_disk_is_reported() {
         let mut writer = Writer::create(Path::new("/dev/full")).unwrap();
-        writer.packet(1, b"frame").unwrap();
+        writer.write_frame(1, b"frame").unwrap();
         let error = writer.flush().unwrap_err().to_string();
         assert!(error.starts_with("cannot write to /dev/full: No space left on device"), "{error}");
         std::mem::forget(writer); // it would try once more

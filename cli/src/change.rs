@@ -29,7 +29,7 @@ pub(crate) struct Creation {
     /// The zone of both directions.
     pub(crate) zone: Option<u16>,
     /// State, tags, role.
-    pub(crate) proto: Tracker,
+    pub(crate) proto: TrackerFields,
     /// To what the source is translated.
     pub(crate) nat_src: Option<NatRange>,
     /// To what the destination is translated.
@@ -44,7 +44,7 @@ pub(crate) struct Creation {
 
 impl Creation {
     /// The request.
-    pub(crate) fn change(&self) -> FlowChange<'_> {
+    pub(crate) fn flow_change(&self) -> FlowChange<'_> {
         let labels = Some(Labels(self.label_bits)).filter(|labels| labels.0 != 0);
         FlowChange {
             flow: FlowView {
@@ -55,7 +55,7 @@ impl Creation {
                 timeout: self.timeout,
                 mark: self.mark,
                 zone: self.zone,
-                proto: self.proto.info(self.orig.proto),
+                proto: self.proto.proto_info(self.orig.proto),
                 labels,
                 helper: self.helper.as_deref().map(|name| Helper { name, info: &[] }),
                 ..FlowView::default()
@@ -70,7 +70,7 @@ impl Creation {
 
 /// What a protocol's tracker is told.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Tracker {
+pub(crate) struct TrackerFields {
     /// The state's number.
     pub(crate) state: Option<u8>,
     /// SCTP verification tag of the original direction.
@@ -84,11 +84,11 @@ pub(crate) struct Tracker {
 /// `TIME_WAIT` of TCP, from which on the connection is being closed.
 const TCP_TIME_WAIT: u8 = 7;
 
-impl Tracker {
-    fn info(self, protocol: u8) -> Option<ProtoInfo> {
+impl TrackerFields {
+    fn proto_info(self, protocol: u8) -> Option<ProtoInfo> {
         match protocol {
-            uapi::IPPROTO_TCP => self.state.map(|state| ProtoInfo::Tcp(tcp(state))),
-            uapi::IPPROTO_SCTP if self.state.or(self.vtag_any()).is_some() => Some(ProtoInfo::Sctp(SctpInfo {
+            uapi::IPPROTO_TCP => self.state.map(|state| ProtoInfo::Tcp(tcp_info(state))),
+            uapi::IPPROTO_SCTP if self.state.or(self.any_vtag()).is_some() => Some(ProtoInfo::Sctp(SctpInfo {
                 state: self.state,
                 vtag_orig: self.vtag_orig,
                 vtag_reply: self.vtag_reply,
@@ -102,24 +102,24 @@ impl Tracker {
     }
 
     /// Whether a tag is given.
-    fn vtag_any(self) -> Option<u8> {
+    fn any_vtag(self) -> Option<u8> {
         self.vtag_orig.or(self.vtag_reply).map(|_| 0)
     }
 
     /// What a request says to make the tracker that `found` was read from so; nothing where it is so. The kernel
     /// takes an SCTP tracker whole, so what is not to change is sent as it was found.
-    fn change_of(self, protocol: u8, found: Option<ProtoInfo>) -> Option<ProtoInfo> {
-        let was = found.map(|found| Self::read(&found)).unwrap_or_default();
+    fn change_from(self, protocol: u8, found: Option<ProtoInfo>) -> Option<ProtoInfo> {
+        let was = found.map(|found| Self::from_proto(&found)).unwrap_or_default();
         let shall = Self {
             state: self.state.or(was.state),
             vtag_orig: self.vtag_orig.or(was.vtag_orig),
             vtag_reply: self.vtag_reply.or(was.vtag_reply),
             role: self.role.or(was.role),
         };
-        if shall == was { None } else { shall.info(protocol) }
+        if shall == was { None } else { shall.proto_info(protocol) }
     }
 
-    fn read(info: &ProtoInfo) -> Self {
+    fn from_proto(info: &ProtoInfo) -> Self {
         let state = info.state();
         match info {
             ProtoInfo::Tcp(_) => Self { state, ..Self::default() },
@@ -131,7 +131,7 @@ impl Tracker {
 
 /// A state that we set is not one that the tracker saw come about: without these flags it would drop the flow's next
 /// packets, whose sequence numbers it does not know.
-fn tcp(state: u8) -> TcpInfo {
+fn tcp_info(state: u8) -> TcpInfo {
     let always = uapi::IP_CT_TCP_FLAG_BE_LIBERAL | uapi::IP_CT_TCP_FLAG_SACK_PERM;
     let flags = if state >= TCP_TIME_WAIT { always | uapi::IP_CT_TCP_FLAG_CLOSE_INIT } else { always };
     let flags = Some(TcpFlags { flags, mask: flags });
@@ -148,7 +148,7 @@ pub(crate) struct Update {
     /// The bits of the mask are cleared in the mark, then those of the value turned over.
     pub(crate) mark: Option<Masked>,
     /// State, tags; of flows of `protocol`.
-    pub(crate) proto: Tracker,
+    pub(crate) proto: TrackerFields,
     /// Labels to add, by name. Who has a label map makes `add_bits` of them.
     pub(crate) labels_add: Vec<String>,
     /// Labels to add, by number.
@@ -161,18 +161,18 @@ pub(crate) struct Update {
 
 impl Update {
     /// The request that makes `flow` so; nothing where it is so, or cannot be named.
-    pub(crate) fn change_of(&self, flow: &FlowView<'_>) -> Option<FlowChange<'static>> {
+    pub(crate) fn change_for(&self, flow: &FlowView<'_>) -> Option<FlowChange<'static>> {
         let orig = flow.orig?;
         let status = flow.status.unwrap_or(0);
         let mark = flow.mark.unwrap_or(0);
         let labels = flow.labels.unwrap_or_default().0;
-        let labels_mask = Some(self.add_bits | self.del_bits).filter(|_| labels != self.labels_of(labels));
+        let labels_mask = Some(self.add_bits | self.del_bits).filter(|_| labels != self.changed_labels(labels));
         let new_mark = self.mark.filter(|new| (mark & !new.mask) ^ new.value != mark);
         let change = FlowView {
             timeout: self.timeout.filter(|timeout| flow.timeout != Some(*timeout)),
             status: Some(status | self.status).filter(|new| *new != status),
             mark: new_mark.map(|new| new.value),
-            proto: self.proto.change_of(orig.proto, flow.proto),
+            proto: self.proto.change_from(orig.proto, flow.proto),
             labels: labels_mask.map(|_| Labels(self.add_bits)),
             ..FlowView::default()
         };
@@ -189,14 +189,14 @@ impl Update {
         })
     }
 
-    fn labels_of(&self, labels: u128) -> u128 {
+    fn changed_labels(&self, labels: u128) -> u128 {
         labels & !self.del_bits | self.add_bits
     }
 }
 
 /// An expectation to create.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Expected {
+pub(crate) struct ExpectationCreation {
     /// What is awaited.
     pub(crate) tuple: Tuple,
     /// Which bits of it count.
@@ -207,7 +207,7 @@ pub(crate) struct Expected {
     pub(crate) timeout: Option<u32>,
 }
 
-impl Expected {
+impl ExpectationCreation {
     /// The request.
     pub(crate) fn view(&self) -> ExpectView<'static> {
         ExpectView {
@@ -251,27 +251,27 @@ mod tests {
     }
 
     fn changed(update: &Update) -> Option<FlowChange<'static>> {
-        update.change_of(&flow())
+        update.change_for(&flow())
     }
 
     #[test]
-    fn what_is_so_is_left_alone() {
+    fn an_update_without_effect_makes_no_request() {
         let nothing = Update::default();
         let same = Update {
             timeout: Some(60),
             status: uapi::IPS_SEEN_REPLY,
             mark: Some(Masked { value: 0xf0, mask: u32::MAX }),
-            proto: Tracker { state: Some(3), ..Tracker::default() },
+            proto: TrackerFields { state: Some(3), ..TrackerFields::default() },
             add_bits: 0b01,
             del_bits: 0b100,
             ..Update::default()
         };
         assert_eq!((changed(&nothing), changed(&same)), (None, None));
-        assert_eq!(same.change_of(&FlowView { orig: None, ..flow() }), None, "it has no name");
+        assert_eq!(same.change_for(&FlowView { orig: None, ..flow() }), None, "it has no name");
     }
 
     #[test]
-    fn a_change_names_the_flow_with_its_zone_and_says_nothing_else() {
+    fn a_change_has_the_flow_key_and_the_new_values_only() {
         let change = changed(&Update { timeout: Some(5), ..Update::default() }).unwrap();
         let expected = FlowView {
             family: uapi::AF_INET,
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn labels_come_and_go() {
+    fn labels_are_added_and_removed() {
         let labels = |add_bits, del_bits| {
             let change = changed(&Update { add_bits, del_bits, ..Update::default() });
             change.map(|change| (change.flow.labels.unwrap().0, change.labels_mask.unwrap().0))
@@ -312,9 +312,9 @@ mod tests {
     }
 
     #[test]
-    fn a_tcp_state_comes_with_liberal_windows() {
+    fn a_tcp_state_is_set_with_liberal_windows() {
         let flags = |state| {
-            let proto = Tracker { state: Some(state), ..Tracker::default() };
+            let proto = TrackerFields { state: Some(state), ..TrackerFields::default() };
             match changed(&Update { proto, ..Update::default() }).unwrap().flow.proto {
                 Some(ProtoInfo::Tcp(tcp)) => (tcp.state, tcp.flags_orig, tcp.flags_orig == tcp.flags_reply),
                 other => panic!("{other:?}"),
@@ -326,13 +326,13 @@ mod tests {
     }
 
     #[test]
-    fn sctp_tags_change_beside_what_was_found() {
+    fn an_sctp_change_keeps_the_values_that_were_found() {
         let found = SctpInfo { state: Some(4), vtag_orig: Some(1), vtag_reply: Some(2) };
         let orig = Some(tuple([1; 4], [2; 4], 132));
         let flow = FlowView { orig, proto: Some(ProtoInfo::Sctp(found)), ..FlowView::default() };
-        let proto = Tracker { vtag_orig: Some(9), ..Tracker::default() };
+        let proto = TrackerFields { vtag_orig: Some(9), ..TrackerFields::default() };
         let update = Update { proto, ..Update::default() };
         let expected = ProtoInfo::Sctp(SctpInfo { vtag_orig: Some(9), ..found });
-        assert_eq!(update.change_of(&flow).unwrap().flow.proto, Some(expected));
+        assert_eq!(update.change_for(&flow).unwrap().flow.proto, Some(expected));
     }
 }

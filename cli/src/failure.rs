@@ -69,7 +69,7 @@ pub(crate) enum Failure {
     Demo(String),
     /// The benchmark's load.
     #[error(transparent)]
-    Loading(#[from] LoadError),
+    BenchLoad(#[from] LoadError),
     /// The benchmark could not be carried out.
     #[error("the benchmark failed: {0}")]
     Bench(String),
@@ -82,10 +82,10 @@ pub(crate) enum Failure {
         source: io::Error,
     },
     /// The kernel refused the one thing to do; in conntrack's words where it has any.
-    #[error("Operation failed: {}", operation_words(.0))]
+    #[error("Operation failed: {}", operation_text(.0))]
     Operation(#[source] KernelError),
     /// It refused some of many.
-    #[error("Operation failed: {}: so the first of {count} flows that were refused", operation_words(.first))]
+    #[error("Operation failed: {}: so the first of {count} flows that were refused", operation_text(.first))]
     Operations {
         /// The first refusal.
         #[source]
@@ -95,7 +95,7 @@ pub(crate) enum Failure {
     },
     /// Nothing was found to do anything with, as the summary says.
     #[error("nothing was done")]
-    Nothing,
+    NothingDone,
     /// A label that was named and has no number.
     #[error(transparent)]
     Label(#[from] LabelError),
@@ -112,7 +112,7 @@ pub(crate) enum Failure {
     Capture(#[from] CaptureError),
     /// A line of a file of commands is no list of words. Nothing was done.
     #[error("{name}, line {number}: {source}; nothing was done")]
-    Words {
+    LineSyntax {
         /// The file.
         name: String,
         /// The line.
@@ -122,7 +122,7 @@ pub(crate) enum Failure {
     },
     /// A line of a file of commands is wrong. Nothing was done.
     #[error("{name}, line {number}: {usage}; nothing was done")]
-    Line {
+    LineUsage {
         /// The file.
         name: String,
         /// The line.
@@ -139,7 +139,7 @@ pub(crate) enum Failure {
         number: u64,
     },
     /// The kernel refused lines of a file of commands.
-    #[error("{name}, line {number}: {}{}; {}", operation_words(.error), others(.more), reached(*.number, *.last))]
+    #[error("{name}, line {number}: {}{}; {}", operation_text(.error), other_lines_text(.more), executed_lines_text(*.number, *.last))]
     LineRefused {
         /// The file.
         name: String,
@@ -171,12 +171,12 @@ pub(crate) enum Failure {
     },
     /// Peers' replicas are not what they should be, as the table says.
     #[error("the caches differ, or a peer did not answer")]
-    Differ,
+    CachesDiffer,
     /// The kernel refused so many entries of a commit, as the summary says.
     #[error(
         "the kernel refused {0} entries: the takeover is not complete; see above for its reasons, and the daemon's log"
     )]
-    Incomplete(u64),
+    CommitIncomplete(u64),
     /// A change of roles could not do all that belongs to it, as the report says.
     #[error("the change of roles is not complete: see above for what is missing, and the daemon's log")]
     RoleIncomplete,
@@ -191,7 +191,7 @@ pub(crate) enum Failure {
     Daemon(String),
     /// The machine lacks something essential; what, standard output says already.
     #[error("this machine is not ready")]
-    Unready,
+    MachineNotReady,
 }
 
 impl Failure {
@@ -199,8 +199,8 @@ impl Failure {
     pub(crate) fn report(&self, persona: Persona) -> ExitCode {
         let (banner, name) = (persona.banner(), persona.name());
         let mut stderr = io::stderr().lock();
-        if !matches!(self, Self::Unready | Self::Nothing) {
-            let said = self.said_by(persona);
+        if !matches!(self, Self::MachineNotReady | Self::NothingDone) {
+            let said = self.message_for(persona);
             let _ = writeln!(stderr, "{banner}: {said}"); // nowhere is left to say that this failed
         }
         let wants_help = match self {
@@ -216,10 +216,10 @@ impl Failure {
     }
 
     /// The message. As conntrack, all that the kernel refuses is told in its words.
-    fn said_by(&self, persona: Persona) -> String {
+    fn message_for(&self, persona: Persona) -> String {
         match (persona, self) {
             (Persona::Conntrack, Self::Kernel(error @ KernelError::Refused { .. })) => {
-                format!("Operation failed: {}", operation_words(error))
+                format!("Operation failed: {}", operation_text(error))
             }
             _ => self.to_string(),
         }
@@ -228,19 +228,19 @@ impl Failure {
     fn code(&self) -> u8 {
         match self {
             Self::Usage(usage) => usage.code(),
-            Self::Line { usage, .. } => usage.code(),
+            Self::LineUsage { usage, .. } => usage.code(),
             Self::Control(error) => error.code(),
             Self::SplitBrain(_) => 3,
-            Self::Words { .. } | Self::SecondLabelmap { .. } | Self::Label(_) | Self::Load { .. } => 2,
+            Self::LineSyntax { .. } | Self::SecondLabelmap { .. } | Self::Label(_) | Self::Load { .. } => 2,
             _ => 1,
         }
     }
 }
 
 /// conntrack's words for what a kernel refuses, where it has any, else the system's; scripts look for them.
-fn operation_words(error: &KernelError) -> String {
+fn operation_text(error: &KernelError) -> String {
     let errno = error.errno().map(Errno::from_raw_os_error);
-    let known = match (errno, expectation_words(error)) {
+    let known = match (errno, expectation_text(error)) {
         (_, Some(words)) => words.to_owned(),
         (Some(Errno::EXIST), _) => "Such conntrack exists, try -U to update".to_owned(),
         (Some(Errno::NOENT), _) => "such conntrack doesn't exist".to_owned(),
@@ -249,7 +249,7 @@ fn operation_words(error: &KernelError) -> String {
         (Some(Errno::TIME), _) => "conntrack has expired".to_owned(),
         (Some(Errno::PERM), _) => "sorry, you must be root or get CAP_NET_ADMIN capability to do this".to_owned(),
         _ => match error {
-            KernelError::Refused { source, .. } => system_words(source),
+            KernelError::Refused { source, .. } => os_error_text(source),
             other => return other.to_string(),
         },
     };
@@ -260,7 +260,7 @@ fn operation_words(error: &KernelError) -> String {
 }
 
 /// Of an expectation it may be the flow that is not there; what else is said of flows does not fit it.
-fn expectation_words(error: &KernelError) -> Option<&'static str> {
+fn expectation_text(error: &KernelError) -> Option<&'static str> {
     let KernelError::Refused { operation, .. } = error else { return None };
     let errno = error.errno().map(Errno::from_raw_os_error);
     match (*operation, errno?) {
@@ -272,12 +272,12 @@ fn expectation_words(error: &KernelError) -> Option<&'static str> {
 }
 
 /// The system's text alone, without the number that the standard library appends.
-pub(crate) fn system_words(error: &io::Error) -> String {
+pub(crate) fn os_error_text(error: &io::Error) -> String {
     let text = error.to_string();
     text.split_once(" (os error").map_or(text.clone(), |(words, _)| words.to_owned())
 }
 
-fn others(more: &[u64]) -> String {
+fn other_lines_text(more: &[u64]) -> String {
     match more {
         [] => String::new(),
         [one] => format!("; line {one} was refused too"),
@@ -286,7 +286,7 @@ fn others(more: &[u64]) -> String {
 }
 
 /// What has been done of a file when a line of it is refused: the kernel looks at the whole batch.
-fn reached(refused: u64, last: u64) -> String {
+fn executed_lines_text(refused: u64, last: u64) -> String {
     if last <= refused {
         "lines before it are carried out".to_owned()
     } else {
@@ -307,10 +307,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_kernel_refuses_is_told_in_conntracks_words() {
+    fn kernel_refusals_have_conntracks_words() {
         let words = |operation, errno: Errno| {
             let source = io::Error::from_raw_os_error(errno.raw_os_error());
-            operation_words(&KernelError::Refused { operation, source, said: None })
+            operation_text(&KernelError::Refused { operation, source, said: None })
         };
         let table = [
             ("create a flow", Errno::EXIST, "Such conntrack exists, try -U to update"),
@@ -328,7 +328,7 @@ mod tests {
         let refused =
             Failure::Kernel(KernelError::Refused { operation: "list the conntrack table", source, said: None });
         let theirs = "Operation failed: sorry, you must be root or get CAP_NET_ADMIN capability to do this";
-        assert_eq!(refused.said_by(Persona::Conntrack), theirs);
-        assert!(refused.said_by(Persona::Ctflow).contains("list the conntrack table"));
+        assert_eq!(refused.message_for(Persona::Conntrack), theirs);
+        assert!(refused.message_for(Persona::Ctflow).contains("list the conntrack table"));
     }
 }

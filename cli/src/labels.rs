@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use ctflow_parser::flow::Labels;
 
-use crate::failure::system_words;
+use crate::failure::os_error_text;
 use crate::flags;
 
 /// Read where no other file is named.
@@ -37,7 +37,7 @@ pub(crate) struct LabelMap {
 
 /// The file of label names cannot be read. conntrack says so and lists on, without labels.
 #[derive(Debug, thiserror::Error)]
-#[error("label names in {}: {}", path.display(), system_words(source))]
+#[error("label names in {}: {}", path.display(), os_error_text(source))]
 pub(crate) struct UnreadableMap {
     /// The file.
     pub(crate) path: PathBuf,
@@ -76,7 +76,7 @@ impl LabelMap {
     pub(crate) fn parse(text: &str) -> Self {
         let mut map = Self::default();
         let lines = text.lines().filter(|line| !line.starts_with('#'));
-        for (number, name) in lines.filter_map(entry) {
+        for (number, name) in lines.filter_map(parse_line) {
             map.insert(number, name);
         }
         map
@@ -130,7 +130,7 @@ impl LabelMap {
 }
 
 /// A line's number and name, where it has both.
-fn entry(line: &str) -> Option<(usize, &str)> {
+fn parse_line(line: &str) -> Option<(usize, &str)> {
     let line = line.trim_start_matches(is_space);
     let (digits, name) = line.split_once(is_space)?;
     let number = number(digits).filter(|number| *number < FILE_LABELS)?;
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_lines_and_repeated_ones_are_passed_over() {
+    fn bad_and_repeated_lines_are_skipped() {
         let bad =
             " # not a comment\n1024 high\n-1 minus\n09 octal\n0x hex\n5\n6 \n7 under_score\n8 caf\u{e9}\n3x word\n";
         let map = LabelMap::parse(bad);
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_file_says_which_and_why() {
+    fn a_missing_file_is_named_with_the_reason() {
         let error = LabelMap::read(Some(Path::new("/nonexistent/connlabel.conf"))).unwrap_err();
         assert_eq!(error.to_string(), "label names in /nonexistent/connlabel.conf: No such file or directory");
         assert_eq!(LabelMap::default().labels("foo"), Err(LabelError::Unknown("foo".to_owned())));

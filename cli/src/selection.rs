@@ -22,9 +22,9 @@ pub(crate) struct Selection {
     /// The layer-4 protocol.
     pub(crate) protocol: Option<u8>,
     /// Addresses and ports or keys of the original direction.
-    pub(crate) orig: Side,
+    pub(crate) orig: DirectionFilter,
     /// Of the reply direction.
-    pub(crate) reply: Side,
+    pub(crate) reply: DirectionFilter,
     /// ICMP fields of the original direction.
     pub(crate) icmp: Icmp,
     /// The tracker's state, a number of the protocol's own.
@@ -55,7 +55,7 @@ pub(crate) struct Selection {
 
 /// What one direction must look like.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Side {
+pub(crate) struct DirectionFilter {
     /// Source address.
     pub(crate) src: Option<Network>,
     /// Destination address.
@@ -98,16 +98,16 @@ pub(crate) struct Status {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Nat {
     /// Of the source.
-    pub(crate) src: Option<Translated>,
+    pub(crate) src: Option<NatTarget>,
     /// Of the destination.
-    pub(crate) dst: Option<Translated>,
+    pub(crate) dst: Option<NatTarget>,
     /// Of source or destination.
-    pub(crate) any: Option<Translated>,
+    pub(crate) any: Option<NatTarget>,
 }
 
 /// Translated to what; the default takes anything.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Translated {
+pub(crate) struct NatTarget {
     /// To this address.
     pub(crate) address: Option<IpAddr>,
     /// To this port.
@@ -152,7 +152,7 @@ fn all_ones(address: IpAddr) -> u128 {
 
 /// Whether nothing is wanted, or what is there.
 #[inline]
-fn fits<T: PartialEq + Copy>(wanted: Option<T>, found: Option<T>) -> bool {
+fn equals_if_required<T: PartialEq + Copy>(wanted: Option<T>, found: Option<T>) -> bool {
     wanted.is_none() || wanted == found
 }
 
@@ -174,10 +174,10 @@ impl Selection {
     fn matches_numbers(&self, flow: &FlowView<'_>) -> bool {
         self.status.matches(flow.status)
             && self.mark.is_none_or(|mark| flow.mark.is_some_and(|found| mark.matches(found)))
-            && fits(self.state, flow.proto.and_then(|proto| proto.state()))
-            && fits(self.id, flow.id)
-            && fits(self.timeout, flow.timeout)
-            && fits(self.secmark, flow.secmark)
+            && equals_if_required(self.state, flow.proto.and_then(|proto| proto.state()))
+            && equals_if_required(self.id, flow.id)
+            && equals_if_required(self.timeout, flow.timeout)
+            && equals_if_required(self.secmark, flow.secmark)
             && self.label_bits & !flow.labels.unwrap_or_default().0 == 0
     }
 
@@ -190,20 +190,24 @@ impl Selection {
     }
 
     /// What the kernel can select of it.
-    pub(crate) fn kernel_side(&self) -> DumpFilter {
+    pub(crate) fn kernel_filter(&self) -> DumpFilter {
         DumpFilter {
             family: self.family,
             mark: self.mark,
-            status: self.status.kernel_side(),
+            status: self.status.kernel_filter(),
             zone: self.zone.filter(|zone| *zone != 0), // asked for zone 0 kernels give all
             // One direction's protocol is the other's, too.
-            orig: self.tuple_filter(&self.orig, self.icmp, flag(self.protocol, uapi::CTA_FILTER_F_CTA_PROTO_NUM)),
+            orig: self.tuple_filter(
+                &self.orig,
+                self.icmp,
+                flag_if_required(self.protocol, uapi::CTA_FILTER_F_CTA_PROTO_NUM),
+            ),
             reply: self.tuple_filter(&self.reply, Icmp::default(), 0),
         }
     }
 
     /// One direction's share. The kernel compares tuples within one family only: asked about both it refuses.
-    fn tuple_filter(&self, side: &Side, icmp: Icmp, protocol: u32) -> Option<TupleFilter> {
+    fn tuple_filter(&self, side: &DirectionFilter, icmp: Icmp, protocol: u32) -> Option<TupleFilter> {
         let none: IpAddr = match self.family {
             uapi::AF_INET => Ipv4Addr::UNSPECIFIED.into(),
             uapi::AF_INET6 => Ipv6Addr::UNSPECIFIED.into(),
@@ -214,7 +218,8 @@ impl Selection {
         let single = |network: Option<Network>| network.filter(|_| comparable).and_then(|network| network.single());
         let (src, dst) = (single(side.src), single(side.dst));
         let (fields, l4) = self.l4_filter(side, icmp);
-        let addresses = flag(src, uapi::CTA_FILTER_F_CTA_IP_SRC) | flag(dst, uapi::CTA_FILTER_F_CTA_IP_DST);
+        let addresses =
+            flag_if_required(src, uapi::CTA_FILTER_F_CTA_IP_SRC) | flag_if_required(dst, uapi::CTA_FILTER_F_CTA_IP_DST);
         // The kernel refuses to compare a protocol's fields without its number.
         let number = if fields == 0 { protocol } else { uapi::CTA_FILTER_F_CTA_PROTO_NUM };
         let flags = addresses | number | fields;
@@ -224,15 +229,16 @@ impl Selection {
     }
 
     /// Ports and ICMP fields, of protocols whose tracker every kernel has.
-    fn l4_filter(&self, side: &Side, icmp: Icmp) -> (u32, L4) {
+    fn l4_filter(&self, side: &DirectionFilter, icmp: Icmp) -> (u32, L4) {
         let ports = || {
-            let flags = flag(side.src_port, uapi::CTA_FILTER_F_CTA_PROTO_SRC_PORT)
-                | flag(side.dst_port, uapi::CTA_FILTER_F_CTA_PROTO_DST_PORT);
+            let flags = flag_if_required(side.src_port, uapi::CTA_FILTER_F_CTA_PROTO_SRC_PORT)
+                | flag_if_required(side.dst_port, uapi::CTA_FILTER_F_CTA_PROTO_DST_PORT);
             let (src, dst) = (side.src_port.unwrap_or(0), side.dst_port.unwrap_or(0));
             (flags, L4::Ports { src, dst })
         };
         let icmp = |[kind, code, id]: [u32; 3]| {
-            let flags = flag(icmp.kind, kind) | flag(icmp.code, code) | flag(icmp.id, id);
+            let flags =
+                flag_if_required(icmp.kind, kind) | flag_if_required(icmp.code, code) | flag_if_required(icmp.id, id);
             let (kind, code, id) = (icmp.kind.unwrap_or(0), icmp.code.unwrap_or(0), icmp.id.unwrap_or(0));
             (flags, L4::Icmp { kind, code, id })
         };
@@ -260,11 +266,11 @@ const ICMPV6_FLAGS: [u32; 3] = [
     uapi::CTA_FILTER_F_CTA_PROTO_ICMPV6_ID,
 ];
 
-fn flag<T: Copy>(wanted: Option<T>, flag: u32) -> u32 {
+fn flag_if_required<T: Copy>(wanted: Option<T>, flag: u32) -> u32 {
     if wanted.is_some() { flag } else { 0 }
 }
 
-impl Side {
+impl DirectionFilter {
     #[inline]
     fn matches(&self, tuple: Option<&Tuple>) -> bool {
         if *self == Self::default() {
@@ -272,8 +278,8 @@ impl Side {
         }
         let Some(tuple) = tuple else { return false };
         let ports = tuple.ports();
-        fits(self.src_port, ports.map(|(src, _)| src))
-            && fits(self.dst_port, ports.map(|(_, dst)| dst))
+        equals_if_required(self.src_port, ports.map(|(src, _)| src))
+            && equals_if_required(self.dst_port, ports.map(|(_, dst)| dst))
             && self.src.is_none_or(|network| network.contains(tuple.src))
             && self.dst.is_none_or(|network| network.contains(tuple.dst))
     }
@@ -286,7 +292,9 @@ impl Icmp {
             return true;
         }
         let Some(&Tuple { l4: L4::Icmp { kind, code, id }, .. }) = tuple else { return false };
-        fits(self.kind, Some(kind)) && fits(self.code, Some(code)) && fits(self.id, Some(id))
+        equals_if_required(self.kind, Some(kind))
+            && equals_if_required(self.code, Some(code))
+            && equals_if_required(self.id, Some(id))
     }
 }
 
@@ -300,7 +308,7 @@ impl Status {
     }
 
     /// conntrack's mask leaves out what must be set as soon as something must be clear.
-    fn kernel_side(self) -> Option<Masked> {
+    fn kernel_filter(self) -> Option<Masked> {
         let mask = self.set | self.clear;
         (mask != 0).then_some(Masked { value: self.set, mask })
     }
@@ -312,25 +320,25 @@ impl Nat {
         if self == Self::default() {
             return true;
         }
-        let is_src = |wanted: Translated| wanted.matches(source_translation(flow));
-        let is_dst = |wanted: Translated| wanted.matches(destination_translation(flow));
+        let is_src = |wanted: NatTarget| wanted.matches(source_translation(flow));
+        let is_dst = |wanted: NatTarget| wanted.matches(destination_translation(flow));
         self.src.is_none_or(is_src)
             && self.dst.is_none_or(is_dst)
             && self.any.is_none_or(|any| is_src(any) || is_dst(any))
     }
 }
 
-impl Translated {
+impl NatTarget {
     fn matches(self, translation: Option<(IpAddr, Option<u16>)>) -> bool {
         let Some((address, port)) = translation else { return false };
-        fits(self.address, Some(address)) && fits(self.port, port)
+        equals_if_required(self.address, Some(address)) && equals_if_required(self.port, port)
     }
 }
 
 /// What the source has become, where it has: answers go to another address or port than the first packet came from.
 /// Of ICMP, the id is what is translated as a port would be; type and code differ between question and answer anyhow.
 pub(crate) fn source_translation(flow: &FlowView<'_>) -> Option<(IpAddr, Option<u16>)> {
-    let (orig, reply) = translated(flow, uapi::IPS_SRC_NAT_DONE)?;
+    let (orig, reply) = tuples_after_nat(flow, uapi::IPS_SRC_NAT_DONE)?;
     let (before, after) = match (orig.l4, reply.l4) {
         (L4::Ports { src, .. }, L4::Ports { dst, .. }) => (Some(src), Some(dst)),
         (L4::Icmp { id: before, .. }, L4::Icmp { id: after, .. }) => (Some(before), Some(after)),
@@ -341,7 +349,7 @@ pub(crate) fn source_translation(flow: &FlowView<'_>) -> Option<(IpAddr, Option<
 
 /// What the destination has become, where it has.
 pub(crate) fn destination_translation(flow: &FlowView<'_>) -> Option<(IpAddr, Option<u16>)> {
-    let (orig, reply) = translated(flow, uapi::IPS_DST_NAT_DONE)?;
+    let (orig, reply) = tuples_after_nat(flow, uapi::IPS_DST_NAT_DONE)?;
     let (before, after) = match (orig.l4, reply.l4) {
         (L4::Ports { dst, .. }, L4::Ports { src, .. }) => (Some(dst), Some(src)),
         _ => (None, None),
@@ -350,7 +358,7 @@ pub(crate) fn destination_translation(flow: &FlowView<'_>) -> Option<(IpAddr, Op
 }
 
 /// Both directions, if NAT has looked at the flow.
-fn translated(flow: &FlowView<'_>, done: u32) -> Option<(Tuple, Tuple)> {
+fn tuples_after_nat(flow: &FlowView<'_>, done: u32) -> Option<(Tuple, Tuple)> {
     let looked_at = flow.status.is_none_or(|status| status & done != 0);
     flow.orig.zip(flow.reply).filter(|_| looked_at)
 }
@@ -388,7 +396,7 @@ mod tests {
         }
     }
 
-    fn takes(change: impl FnOnce(&mut Selection)) -> bool {
+    fn selects(change: impl FnOnce(&mut Selection)) -> bool {
         let mut selection = Selection::default();
         change(&mut selection);
         selection.matches(&flow())
@@ -396,12 +404,12 @@ mod tests {
 
     #[test]
     fn family_protocol_and_numbers_must_be_equal() {
-        assert!(takes(|_| {}));
-        assert!(takes(|s| (s.family, s.protocol) = (uapi::AF_INET, Some(6))));
-        assert!(!takes(|s| s.family = uapi::AF_INET6) && !takes(|s| s.protocol = Some(17)));
-        assert!(takes(|s| (s.id, s.timeout, s.state) = (Some(77), Some(60), Some(3))));
-        assert!(!takes(|s| s.id = Some(78)) && !takes(|s| s.timeout = Some(61)) && !takes(|s| s.state = Some(4)));
-        assert!(!takes(|s| s.secmark = Some(0)), "it has none");
+        assert!(selects(|_| {}));
+        assert!(selects(|s| (s.family, s.protocol) = (uapi::AF_INET, Some(6))));
+        assert!(!selects(|s| s.family = uapi::AF_INET6) && !selects(|s| s.protocol = Some(17)));
+        assert!(selects(|s| (s.id, s.timeout, s.state) = (Some(77), Some(60), Some(3))));
+        assert!(!selects(|s| s.id = Some(78)) && !selects(|s| s.timeout = Some(61)) && !selects(|s| s.state = Some(4)));
+        assert!(!selects(|s| s.secmark = Some(0)), "it has none");
     }
 
     #[test]
@@ -418,18 +426,18 @@ mod tests {
         ];
         for (address, mask, expected) in table {
             let network = mask.map_or(Network::one(ip(address)), |mask| Network::masked(ip(address), ip(mask)));
-            assert_eq!(takes(|s| s.orig.src = Some(network)), expected, "{address} {mask:?}");
+            assert_eq!(selects(|s| s.orig.src = Some(network)), expected, "{address} {mask:?}");
         }
-        assert!(takes(|s| s.reply.dst = Some(Network::one(ip("198.51.100.1")))));
+        assert!(selects(|s| s.reply.dst = Some(Network::one(ip("198.51.100.1")))));
         assert!(Network::masked(ip("2001:db8::9"), ip("ffff:ffff::")).contains(ip("2001:db8:1::")));
         assert!(!Network::masked(ip("2001:db8::9"), ip("ffff:ffff::")).contains(ip("2001:db9::9")));
     }
 
     #[test]
     fn ports_of_either_direction_and_icmp_fields() {
-        assert!(takes(|s| (s.orig.src_port, s.reply.dst_port) = (Some(1000), Some(4000))));
-        assert!(!takes(|s| s.orig.dst_port = Some(81)) && !takes(|s| s.reply.src_port = Some(0)));
-        assert!(!takes(|s| s.icmp.id = Some(0)), "no ICMP");
+        assert!(selects(|s| (s.orig.src_port, s.reply.dst_port) = (Some(1000), Some(4000))));
+        assert!(!selects(|s| s.orig.dst_port = Some(81)) && !selects(|s| s.reply.src_port = Some(0)));
+        assert!(!selects(|s| s.icmp.id = Some(0)), "no ICMP");
         let echo = FlowView {
             orig: tuple("10.0.0.1", "10.0.0.2", 1, L4::Icmp { kind: 8, code: 0, id: 9 }),
             ..FlowView::default()
@@ -440,7 +448,7 @@ mod tests {
     }
 
     #[test]
-    fn negated_status_is_heeded_alone_and_beside_plain() {
+    fn negated_status_is_compared_alone_and_with_plain_status() {
         let (seen, assured) = (uapi::IPS_SEEN_REPLY, uapi::IPS_ASSURED);
         let table = [
             (seen, 0, true),
@@ -452,28 +460,28 @@ mod tests {
             (seen, seen, false),
         ];
         for (set, clear, expected) in table {
-            assert_eq!(takes(|s| s.status = Status { set, clear }), expected, "{set} {clear}");
+            assert_eq!(selects(|s| s.status = Status { set, clear }), expected, "{set} {clear}");
         }
-        let wanted = Status { set: seen, clear: assured }.kernel_side();
+        let wanted = Status { set: seen, clear: assured }.kernel_filter();
         assert_eq!(wanted, Some(Masked { value: seen, mask: seen | assured }));
-        assert_eq!(Status::default().kernel_side(), None);
+        assert_eq!(Status::default().kernel_filter(), None);
         assert!(!Status { set: 0, clear: seen }.matches(None), "a flow whose status was not told");
     }
 
     #[test]
     fn marks_under_masks_and_several_labels() {
-        let mark = |value, mask| takes(|s| s.mark = Some(Masked { value, mask }));
+        let mark = |value, mask| selects(|s| s.mark = Some(Masked { value, mask }));
         assert!(mark(0x15, u32::MAX) && mark(0x5, 0xf) && mark(0, 0));
         assert!(!mark(0x14, u32::MAX) && !mark(0x15, 0xf));
-        let labels = |bits| takes(|s| s.label_bits = bits);
+        let labels = |bits| selects(|s| s.label_bits = bits);
         assert!(labels(0b010) && labels(0b110));
         assert!(!labels(0b001) && !labels(0b111), "all of them");
     }
 
     #[test]
     fn a_zone_that_is_missing_is_0() {
-        assert!(takes(|s| (s.zone, s.orig_zone, s.reply_zone) = (Some(0), Some(0), Some(0))));
-        assert!(!takes(|s| s.zone = Some(7)) && !takes(|s| s.orig_zone = Some(7)));
+        assert!(selects(|s| (s.zone, s.orig_zone, s.reply_zone) = (Some(0), Some(0), Some(0))));
+        assert!(!selects(|s| s.zone = Some(7)) && !selects(|s| s.orig_zone = Some(7)));
         let mut flow = flow();
         flow.orig = flow.orig.map(|orig| Tuple { zone: Some(3), ..orig });
         assert!(Selection { orig_zone: Some(3), ..Selection::default() }.matches(&flow));
@@ -482,18 +490,18 @@ mod tests {
 
     #[test]
     fn translations_with_and_without_address_and_port() {
-        let to = |address: &str, port| Translated { address: Some(ip(address)), port };
-        let any = Translated::default();
-        assert!(takes(|s| s.nat.src = Some(any)) && !takes(|s| s.nat.dst = Some(any)));
-        assert!(takes(|s| s.nat.any = Some(any)) && !takes(|s| (s.nat.src, s.nat.dst) = (Some(any), Some(any))));
-        assert!(takes(|s| s.nat.src = Some(to("198.51.100.1", None))));
-        assert!(takes(|s| s.nat.any = Some(to("198.51.100.1", Some(4000)))));
-        assert!(!takes(|s| s.nat.src = Some(to("198.51.100.1", Some(4001)))));
-        assert!(!takes(|s| s.nat.src = Some(to("192.0.2.9", None))));
+        let to = |address: &str, port| NatTarget { address: Some(ip(address)), port };
+        let any = NatTarget::default();
+        assert!(selects(|s| s.nat.src = Some(any)) && !selects(|s| s.nat.dst = Some(any)));
+        assert!(selects(|s| s.nat.any = Some(any)) && !selects(|s| (s.nat.src, s.nat.dst) = (Some(any), Some(any))));
+        assert!(selects(|s| s.nat.src = Some(to("198.51.100.1", None))));
+        assert!(selects(|s| s.nat.any = Some(to("198.51.100.1", Some(4000)))));
+        assert!(!selects(|s| s.nat.src = Some(to("198.51.100.1", Some(4001)))));
+        assert!(!selects(|s| s.nat.src = Some(to("192.0.2.9", None))));
     }
 
     #[test]
-    fn ipv6_translations_are_told_apart() {
+    fn ipv6_translations_are_compared_by_address() {
         let ports = L4::Ports { src: 1, dst: 1 };
         let flow = FlowView {
             orig: tuple("2001:db8::1", "2001:db8::2", 17, ports),
@@ -502,7 +510,7 @@ mod tests {
             ..FlowView::default()
         };
         let src = |address| {
-            let src = Some(Translated { address: Some(ip(address)), port: None });
+            let src = Some(NatTarget { address: Some(ip(address)), port: None });
             Selection { nat: Nat { src, ..Nat::default() }, ..Selection::default() }.matches(&flow)
         };
         assert!(src("2001:db8::99") && !src("2001:db8::98"));
@@ -525,7 +533,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kernel_is_asked_for_what_it_can_select() {
+    fn the_kernel_filter_has_what_the_kernel_can_compare() {
         let mut selection = Selection {
             family: uapi::AF_INET,
             protocol: Some(6),
@@ -536,7 +544,7 @@ mod tests {
         selection.orig.src = Some(Network::one(ip("10.0.0.1")));
         selection.orig.dst = Some(Network::masked(ip("10.0.0.1"), ip("255.0.0.0")));
         selection.orig.dst_port = Some(80);
-        let filter = selection.kernel_side();
+        let filter = selection.kernel_filter();
         assert_eq!((filter.family, filter.mark, filter.zone), (uapi::AF_INET, selection.mark, Some(7)));
         let orig = filter.orig.unwrap();
         let flags =
@@ -545,15 +553,15 @@ mod tests {
         assert_eq!((orig.tuple.src, orig.tuple.ports()), (ip("10.0.0.1"), Some((0, 80))));
         assert_eq!(filter.reply, None);
         selection.reply.src_port = Some(80);
-        let reply = selection.kernel_side().reply.unwrap();
+        let reply = selection.kernel_filter().reply.unwrap();
         assert_eq!(reply.flags, uapi::CTA_FILTER_F_CTA_PROTO_NUM | uapi::CTA_FILTER_F_CTA_PROTO_SRC_PORT);
         selection.family = uapi::AF_INET6;
         selection.orig.src = Some(Network::one(ip("2001:db8::1")));
         let flags = uapi::CTA_FILTER_F_CTA_PROTO_NUM | uapi::CTA_FILTER_F_CTA_PROTO_DST_PORT;
-        assert_eq!(selection.kernel_side().orig.unwrap().flags, flags, "no IPv6 address");
+        assert_eq!(selection.kernel_filter().orig.unwrap().flags, flags, "no IPv6 address");
         selection.family = uapi::AF_UNSPEC;
-        assert_eq!((selection.kernel_side().orig, selection.kernel_side().reply), (None, None));
+        assert_eq!((selection.kernel_filter().orig, selection.kernel_filter().reply), (None, None));
         selection.zone = Some(0);
-        assert_eq!(selection.kernel_side().zone, None, "which it takes for any");
+        assert_eq!(selection.kernel_filter().zone, None, "which it takes for any");
     }
 }

@@ -17,7 +17,7 @@ use jiff::tz::TimeZone;
 use super::bulk::{Mass, Outcome, Vanished};
 use super::summary::Summary;
 use super::{clock, count, progress};
-use crate::change::Expected;
+use crate::change::ExpectationCreation;
 use crate::failure::Failure;
 use crate::flags::plan::{Create, Delete, Flush, Update};
 use crate::output::{Format, Printer, RecordContext, Subject};
@@ -65,7 +65,7 @@ pub(super) fn update(persona: Persona, plan: &Update, printer: Printer) -> Resul
 /// Changes what `plan` selects, where there is anything to change.
 pub(super) fn update_with(plan: &Update, mass: &mut Mass) -> Result<(), Failure> {
     each(&plan.filter, &plan.selection, |flow, occasion| {
-        let Some(change) = plan.update.change_of(flow) else { return Ok(()) };
+        let Some(change) = plan.update.change_for(flow) else { return Ok(()) };
         let after = after(flow, &change);
         mass.add(0, Some((&after, occasion)), |writer, seq| request::update(writer, seq, &change))
     })
@@ -99,7 +99,7 @@ fn after<'a>(flow: &FlowView<'a>, change: &FlowChange<'a>) -> FlowView<'a> {
 /// # Errors
 /// The kernel's refusal.
 pub(super) fn create(persona: Persona, plan: &Create) -> Result<(), Failure> {
-    let change = plan.creation.change();
+    let change = plan.creation.flow_change();
     let write =
         |writer: &mut ctflow_parser::write::Writer<'_>, seq| request::create(writer, seq, &change, plan.if_exists);
     Requester::open()?.request("create a flow", write, |_| {}).map_err(Failure::Operation)?;
@@ -115,7 +115,7 @@ pub(super) fn create(persona: Persona, plan: &Create) -> Result<(), Failure> {
 ///
 /// # Errors
 /// The kernel's refusal.
-pub(super) fn create_expect(plan: &Expected) -> Result<(), Failure> {
+pub(super) fn create_expect(plan: &ExpectationCreation) -> Result<(), Failure> {
     let view = plan.view();
     let write = |writer: &mut ctflow_parser::write::Writer<'_>, seq| request::create_expect(writer, seq, &view);
     Requester::open()?.request("create an expectation", write, |_| {}).map_err(Failure::Operation)
@@ -190,7 +190,7 @@ fn conclude(
     match failed.into_iter().next() {
         Some(first) if failed_count > 1 => Err(Failure::Operations { first: first.error, count: failed_count }),
         Some(first) => Err(Failure::Operation(first.error)),
-        None if done == 0 => Err(Failure::Nothing),
+        None if done == 0 => Err(Failure::NothingDone),
         None => Ok(()),
     }
 }

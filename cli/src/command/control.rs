@@ -77,7 +77,7 @@ fn commit(persona: Persona, reach: &Reach, of: Option<Subject>) -> Result<(), Fa
     if failed > 0 || !persona.is_daemon() {
         print(&said)?;
     }
-    if failed > 0 { Err(Failure::Incomplete(failed)) } else { Ok(()) }
+    if failed > 0 { Err(Failure::CommitIncomplete(failed)) } else { Ok(()) }
 }
 
 /// Has the daemon do something that may take seconds, with a bar on a terminal.
@@ -99,7 +99,7 @@ fn alone(status: &Value) -> Result<(), Failure> {
 fn verify(reach: &Reach) -> Result<(), Failure> {
     let (table, agrees) = verify_report(&control::document(reach, Request::Verify)?);
     print(&table)?;
-    if agrees { Ok(()) } else { Err(Failure::Differ) }
+    if agrees { Ok(()) } else { Err(Failure::CachesDiffer) }
 }
 
 /// Prints a cache in our own formats; how many entries it has.

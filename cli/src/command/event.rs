@@ -69,12 +69,12 @@ pub(super) fn run(persona: Persona, plan: &Events, labels: Option<Arc<LabelMap>>
 /// Shows the events of a capture file, ours or one of an `nlmon` interface, at the times that it has. Needs no rights.
 fn replay(persona: Persona, plan: &Events, path: &Path, labels: Option<Arc<LabelMap>>) -> Result<(), Failure> {
     if let Some(write) = plan.write.as_deref().filter(|write| is_same_file(path, write)) {
-        return Err(CaptureError::Itself { path: write.to_owned() }.into()); // it would be emptied first
+        return Err(CaptureError::SameFile { path: write.to_owned() }.into()); // it would be emptied first
     }
     let mut reader = Reader::open(path)?;
     let mut lines = Lines::new(plan, StdoutBuffer::open()?, labels)?;
     let result = loop {
-        match reader.read() {
+        match reader.read_packet() {
             Ok(Some(packet)) => {
                 lines.now_ns = Some(packet.time_ns);
                 lines.take_all(packet.frame);
@@ -397,7 +397,7 @@ impl<'p> Lines<'p> {
         self.printed += 1;
         if let Some(capture) = &mut self.capture {
             if self.failed.is_none() {
-                self.failed = capture.packet(now_ns, record.bytes()).err().map(Failure::from);
+                self.failed = capture.write_frame(now_ns, record.bytes()).err().map(Failure::from);
             }
             return;
         }

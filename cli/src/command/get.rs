@@ -37,7 +37,7 @@ pub(super) fn flow(persona: Persona, plan: &Get, mut printer: Printer) -> Result
         return Err(Failure::Malformed { count: 1, first });
     }
     Summary::Listed(Subject::Flows, shown).print(persona);
-    if shown == 0 { Err(Failure::Nothing) } else { Ok(()) }
+    if shown == 0 { Err(Failure::NothingDone) } else { Ok(()) }
 }
 
 /// Prints the expectation that awaits `tuple`.

@@ -118,11 +118,11 @@ fn check(persona: Persona, name: &str, file: &File, prepared_bytes: usize) -> Re
 }
 
 fn wrong(name: &str, number: u64, usage: Usage) -> Failure {
-    Failure::Line { name: name.to_owned(), number, usage: Box::new(usage) }
+    Failure::LineUsage { name: name.to_owned(), number, usage: Box::new(usage) }
 }
 
 fn words(name: &str, number: u64, line: &[u8]) -> Result<Vec<OsString>, Failure> {
-    line::split_words(line).map_err(|source| Failure::Words { name: name.to_owned(), number, source })
+    line::split_words(line).map_err(|source| Failure::LineSyntax { name: name.to_owned(), number, source })
 }
 
 /// A place between two lines.
@@ -161,7 +161,7 @@ impl<'f> Lines<'f> {
             self.place.lines += 1;
             if bytes as u64 == LINE_READ_BYTES_MAX && !self.line.ends_with(b"\n") {
                 let (name, number) = (self.name.to_owned(), self.place.lines);
-                return Err(Failure::Words { name, number, source: LineError::Long });
+                return Err(Failure::LineSyntax { name, number, source: LineError::Long });
             }
             let words = words(self.name, self.place.lines, &self.line)?;
             if !words.is_empty() {
@@ -200,7 +200,7 @@ impl<'n> Loader<'n> {
         self.name_labels(&mut plan)?;
         match &plan.command {
             Command::Create(create) => {
-                let change = create.creation.change();
+                let change = create.creation.flow_change();
                 self.last = number;
                 self.mass.add(number, None, |writer, seq| request::create(writer, seq, &change, create.if_exists))?;
                 self.refuse_failed()

@@ -70,7 +70,7 @@ fn written<'b>(plan: &Plan, buffer: &'b mut [u8]) -> Option<&'b [u8]> {
         return None;
     }
     let mut writer = Writer::new(buffer);
-    request::create(&mut writer, 0, &create.creation.change(), create.if_exists).ok()?;
+    request::create(&mut writer, 0, &create.creation.flow_change(), create.if_exists).ok()?;
     Some(writer.into_bytes())
 }
 

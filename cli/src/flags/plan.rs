@@ -20,12 +20,12 @@ use super::defs::{self, Effect, Flag};
 use super::doc::Topic;
 use super::raw::{Action, Endpoints, LabelsDel, RawArgs, TypedCommand, subject_of};
 use super::usage::Usage;
-use crate::change::{self, Creation, Expected, Tracker};
+use crate::change::{self, Creation, ExpectationCreation, TrackerFields};
 use crate::control::request::{Cache, Request};
 use crate::output::{Encoding, Format, Subject};
 use crate::persona::Persona;
 use crate::protocol;
-use crate::selection::{Network, Selection, Side, Status};
+use crate::selection::{DirectionFilter, Network, Selection, Status};
 
 /// What to do, and as whom.
 #[derive(Debug)]
@@ -60,7 +60,7 @@ pub(crate) enum Command {
     /// `-I`, `-A`.
     Create(Create),
     /// `-I expect`.
-    CreateExpect(Expected),
+    CreateExpect(ExpectationCreation),
     /// `-U`.
     Update(Update),
     /// `-F`.
@@ -445,13 +445,13 @@ fn plan_list(raw: &RawArgs, chosen: &TypedCommand) -> List {
         Subject::Expectations => raw.family.unwrap_or(uapi::AF_INET), // so does conntrack, and so does `-C expect`
     };
     let selection = Selection { family, status: status_filter(raw).unwrap_or_default(), ..selection(raw) };
-    List { table: chosen.table, filter: selection.kernel_side(), selection, format: format(raw), zero: raw.zero }
+    List { table: chosen.table, filter: selection.kernel_filter(), selection, format: format(raw), zero: raw.zero }
 }
 
 fn plan_delete(raw: &RawArgs) -> Delete {
     let status = status_filter(raw).unwrap_or_default();
     let selection = Selection { status, timeout: raw.timeout, ..selection(raw) };
-    Delete { filter: selection.kernel_side(), selection, format: raw.format }
+    Delete { filter: selection.kernel_filter(), selection, format: raw.format }
 }
 
 /// State, mark, status and timeout are what to change, so they do not select.
@@ -471,7 +471,7 @@ fn plan_update(raw: &RawArgs) -> Update {
         labels_del,
         del_bits,
     };
-    Update { filter: selection.kernel_side(), selection, update, format: format(raw) }
+    Update { filter: selection.kernel_filter(), selection, update, format: format(raw) }
 }
 
 /// How to print: whoever names labels sees them, as in conntrack.
@@ -501,9 +501,9 @@ fn selection(raw: &RawArgs) -> Selection {
     }
 }
 
-fn side(ends: &Endpoints, [src_mask, dst_mask]: [Option<IpAddr>; 2]) -> Side {
+fn side(ends: &Endpoints, [src_mask, dst_mask]: [Option<IpAddr>; 2]) -> DirectionFilter {
     let network = |address, mask: Option<_>| mask.map_or(Network::one(address), |mask| Network::masked(address, mask));
-    Side {
+    DirectionFilter {
         src: ends.src.map(|address| network(address, src_mask)),
         dst: ends.dst.map(|address| network(address, dst_mask)),
         src_port: ends.src_port,
@@ -585,14 +585,14 @@ fn plan_get(raw: &RawArgs) -> Result<Get, Usage> {
     Ok(Get { selector: which, zone: raw.zone, selection: selection(raw), format: format(raw) })
 }
 
-fn tracker(raw: &RawArgs) -> Tracker {
+fn tracker(raw: &RawArgs) -> TrackerFields {
     let (vtag_orig, vtag_reply) = raw.vtags;
-    Tracker { state: raw.state.map(|(_, state)| state), vtag_orig, vtag_reply, role: raw.role }
+    TrackerFields { state: raw.state.map(|(_, state)| state), vtag_orig, vtag_reply, role: raw.role }
 }
 
 fn plan_creation(raw: &RawArgs) -> Result<Creation, Usage> {
     let (orig, reply) = orig_and_reply(raw)?;
-    let range = |nat: Option<crate::selection::Translated>| nat.and_then(|to| change::nat_range(to.address, to.port));
+    let range = |nat: Option<crate::selection::NatTarget>| nat.and_then(|to| change::nat_range(to.address, to.port));
     Ok(Creation {
         orig,
         reply,
@@ -609,9 +609,9 @@ fn plan_creation(raw: &RawArgs) -> Result<Creation, Usage> {
     })
 }
 
-fn plan_expectation(raw: &RawArgs) -> Result<Expected, Usage> {
+fn plan_expectation(raw: &RawArgs) -> Result<ExpectationCreation, Usage> {
     let (tuple, mask) = (tuple_of(raw, &raw.expected)?, tuple_of(raw, &raw.mask)?);
-    Ok(Expected { tuple, mask, master: tuple_of(raw, &raw.orig)?, timeout: raw.timeout })
+    Ok(ExpectationCreation { tuple, mask, master: tuple_of(raw, &raw.orig)?, timeout: raw.timeout })
 }
 
 fn plan_events(raw: &RawArgs, chosen: &TypedCommand) -> Events {

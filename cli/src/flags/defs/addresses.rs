@@ -11,7 +11,7 @@ use crate::flags::raw::{OptionValue, RawArgs};
 use crate::flags::usage::Usage;
 use crate::flags::words;
 use crate::protocol;
-use crate::selection::Translated;
+use crate::selection::NatTarget;
 
 #[cfg(test)]
 use super::tests;
@@ -262,9 +262,9 @@ pub(super) static SRC_NAT: Flag = Flag {
 #[test]
 fn src_nat_may_have_an_address_and_a_port() {
     let nat = |line| tests::read(line).unwrap().nat.src;
-    let to = |address, port| Some(Translated { address: Some(tests::ip(address)), port });
-    assert_eq!(nat("-L -n"), Some(Translated::default()));
-    assert_eq!(nat("-L -n -o id"), Some(Translated::default()));
+    let to = |address, port| Some(NatTarget { address: Some(tests::ip(address)), port });
+    assert_eq!(nat("-L -n"), Some(NatTarget::default()));
+    assert_eq!(nat("-L -n -o id"), Some(NatTarget::default()));
     assert_eq!(nat("-L -n 9.9.9.9"), to("9.9.9.9", None));
     assert_eq!(nat("-L -n9.9.9.9"), to("9.9.9.9", None), "which conntrack drops");
     assert_eq!(nat("-L --src-nat=9.9.9.9:0"), to("9.9.9.9", Some(0)));
@@ -309,7 +309,7 @@ pub(super) static ANY_NAT: Flag = Flag {
 
 #[test]
 fn any_nat_may_have_an_address() {
-    assert_eq!(tests::read("-L --any-nat").unwrap().nat.any, Some(Translated::default()));
+    assert_eq!(tests::read("-L --any-nat").unwrap().nat.any, Some(NatTarget::default()));
 }
 
 pub(super) static ZONE: Flag = Flag {
@@ -417,10 +417,10 @@ fn address_and_mask(
 }
 
 /// `ADDR`, `ADDR:PORT`, `[ADDR6]:PORT`, bare `ADDR6`, or nothing.
-fn translated(raw: &mut RawArgs, word: OptionValue<'_>) -> Result<Translated, Usage> {
+fn translated(raw: &mut RawArgs, word: OptionValue<'_>) -> Result<NatTarget, Usage> {
     const RIGHT: &str = "ADDR, ADDR:PORT or [ADDR6]:PORT, the port 0 to 65535";
     if word.value.is_empty() {
-        return Ok(Translated::default());
+        return Ok(NatTarget::default());
     }
     let is_v6 = |text: &str| text.contains(':');
     let (text, port) = match word.value.strip_prefix('[').map(|rest| rest.split_once("]:")) {
@@ -433,7 +433,7 @@ fn translated(raw: &mut RawArgs, word: OptionValue<'_>) -> Result<Translated, Us
     };
     let read = |port| words::decimal(port).and_then(|port| u16::try_from(port).ok()).ok_or_else(|| word.invalid(RIGHT));
     let port = port.map(read).transpose()?;
-    Ok(Translated { address: Some(family_address(raw, word, text, RIGHT)?), port })
+    Ok(NatTarget { address: Some(family_address(raw, word, text, RIGHT)?), port })
 }
 
 /// A file where a number or an address is expected: what neither can be. The option then is `instead`.
