@@ -9,7 +9,7 @@ use super::about::print;
 use super::clock;
 use super::progress::Progress;
 use super::summary::Summary;
-use crate::control::entry::{Entry, Told};
+use crate::control::entry::{Decoded, Entry};
 use crate::control::request::{Cache, Request};
 use crate::control::{self, ControlError, Frame};
 use crate::failure::Failure;
@@ -34,16 +34,16 @@ pub(super) fn run(persona: Persona, plan: &Control, labels: Option<Arc<LabelMap>
     let reach = &plan.reach;
     match plan.request {
         ControlRequest::Status { json } => {
-            let status = control::document(reach, Request::Status)?;
+            let status = control::request_document(reach, Request::Status)?;
             print(&if json { format!("{status:#}\n") } else { status_report(&status) })?;
             alone(&status)
         }
-        ControlRequest::Ready => match takeover_blockers(&control::document(reach, Request::Status)?) {
+        ControlRequest::Ready => match takeover_blockers(&control::request_document(reach, Request::Status)?) {
             Some(waits) => Err(Failure::NotReady(waits)),
             None => Ok(()),
         },
         ControlRequest::Role { role: None, json } => {
-            let status = control::document(reach, Request::Status)?;
+            let status = control::request_document(reach, Request::Status)?;
             print(&if json {
                 format!("{}\n", json!({"role": role_in_status(&status)}))
             } else {
@@ -57,8 +57,10 @@ pub(super) fn run(persona: Persona, plan: &Control, labels: Option<Arc<LabelMap>
             print(&if json { format!("{document:#}\n") } else { said })?;
             if complete { Ok(()) } else { Err(Failure::RoleIncomplete) }
         }
-        ControlRequest::Statistics(show) => print(&statistics_page(show, &control::document(reach, Request::Status)?)),
-        ControlRequest::Simple(request) => Ok(control::order(reach, request)?),
+        ControlRequest::Statistics(show) => {
+            print(&statistics_page(show, &control::request_document(reach, Request::Status)?))
+        }
+        ControlRequest::Simple(request) => Ok(control::execute(reach, request)?),
         ControlRequest::Verify => verify(reach),
         ControlRequest::Commit(of) => commit(persona, reach, of),
         ControlRequest::Dump { cache, of, format } => {
@@ -83,7 +85,7 @@ fn commit(persona: Persona, reach: &Reach, of: Option<Subject>) -> Result<(), Fa
 /// Has the daemon do something that may take seconds, with a bar on a terminal.
 fn work(reach: &Reach, request: Request) -> Result<Value, Failure> {
     let mut bar = None;
-    let document = control::document_of_work(reach, request, |done, of| {
+    let document = control::request_document_with_progress(reach, request, |done, of| {
         let (bar, before) = bar.get_or_insert_with(|| (Progress::of(of, "flows"), 0));
         bar.add(done.saturating_sub(*before));
         *before = done;
@@ -97,7 +99,7 @@ fn alone(status: &Value) -> Result<(), Failure> {
 }
 
 fn verify(reach: &Reach) -> Result<(), Failure> {
-    let (table, agrees) = verify_report(&control::document(reach, Request::Verify)?);
+    let (table, agrees) = verify_report(&control::request_document(reach, Request::Verify)?);
     print(&table)?;
     if agrees { Ok(()) } else { Err(Failure::CachesDiffer) }
 }
@@ -120,9 +122,9 @@ fn dump(
             now_ns: entry.head.changed_ms.saturating_mul(NS_PER_MS).min(now_ns),
             ..RecordContext::default()
         };
-        match entry.told()? {
-            Told::Flow(flow) => printer.print_flow(lines, &flow, &occasion),
-            Told::Expect(expect) => printer.print_expect(lines, &expect, &occasion),
+        match entry.decode()? {
+            Decoded::Flow(flow) => printer.print_flow(lines, &flow, &occasion),
+            Decoded::Expect(expect) => printer.print_expect(lines, &expect, &occasion),
         }
         shown += 1;
         Ok(())
@@ -139,9 +141,9 @@ fn as_conntrackd(reach: &Reach, cache: Cache, of: Subject, xml: bool) -> Result<
     let now_ms = clock::now_ns() / NS_PER_MS;
     let result = entries(reach, cache, of, &mut sink, |lines, entry| {
         let seconds = now_ms.saturating_sub(entry.head.since_ms) / 1_000;
-        match entry.told()? {
-            Told::Flow(flow) => printer.print_flow(lines, &flow, seconds),
-            Told::Expect(expect) => printer.print_expect(lines, &expect, seconds),
+        match entry.decode()? {
+            Decoded::Flow(flow) => printer.print_flow(lines, &flow, seconds),
+            Decoded::Expect(expect) => printer.print_expect(lines, &expect, seconds),
         }
         Ok(())
     });
@@ -157,9 +159,9 @@ fn entries(
     sink: &mut StdoutBuffer,
     mut take: impl FnMut(&mut Vec<u8>, &Entry<'_>) -> Result<(), ControlError>,
 ) -> Result<(), Failure> {
-    let mut answer = control::ask(reach, Request::Dump(cache, of))?;
+    let mut answer = control::send_request(reach, Request::Dump(cache, of))?;
     loop {
-        match answer.next()? {
+        match answer.next_frame()? {
             Frame::Entries(entries) => {
                 for entry in entries {
                     take(&mut sink.lines, &entry?)?;

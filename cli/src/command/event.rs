@@ -102,7 +102,7 @@ fn is_same_file(one: &Path, other: &Path) -> bool {
 
 /// Shows the events that the daemon receives, until a signal comes, writing fails, or the daemon ends.
 fn share(persona: Persona, plan: &Events, reach: &Reach, labels: Option<Arc<LabelMap>>) -> Result<(), Failure> {
-    let mut answer = control::ask(reach, Request::Events(plan.subject))?;
+    let mut answer = control::send_request(reach, Request::Events(plan.subject))?;
     let signals = signals().map_err(Failure::Signals)?;
     let mut lines = Lines::new(plan, StdoutBuffer::open()?, labels)?;
     let mut lost = 0;
@@ -123,14 +123,14 @@ fn share_on(
 ) -> Result<(), Failure> {
     let banner = persona.banner();
     loop {
-        if !answer.has_more() {
+        if !answer.has_buffered() {
             lines.write(signals.as_fd(), None)?;
             if !wait(answer, signals, &lines.sink)? {
                 return Ok(());
             }
         }
         lines.now_ns = None;
-        match answer.next()? {
+        match answer.next_frame()? {
             Frame::Messages(messages) => lines.take(messages, signals.as_fd()),
             Frame::Lost(count) => {
                 *lost += count;

@@ -12,12 +12,12 @@ use super::ControlError;
 pub(crate) struct Entry<'a> {
     /// Of which family, since when.
     pub(crate) head: EntryHead,
-    told: &'a [u8],
+    body: &'a [u8],
 }
 
 /// What an entry is.
 #[derive(Debug)]
-pub(crate) enum Told<'a> {
+pub(crate) enum Decoded<'a> {
     /// A flow.
     Flow(FlowView<'a>),
     /// An expectation.
@@ -40,7 +40,7 @@ impl<'a> Iterator for Entries<'a> {
 
     fn next(&mut self) -> Option<Self::Item> {
         let entry = self.0.next()?;
-        Some(entry.map(|(head, told)| Entry { head, told }).map_err(ControlError::from))
+        Some(entry.map(|(head, body)| Entry { head, body }).map_err(ControlError::from))
     }
 }
 
@@ -49,12 +49,12 @@ impl<'a> Entry<'a> {
     ///
     /// # Errors
     /// It is none that this program knows.
-    pub(crate) fn told(&self) -> Result<Told<'a>, ControlError> {
-        let told = match self.head.family {
-            0 => decode_expect(self.told).map(Told::Expect),
-            family => decode_flow(family, self.told).map(Told::Flow),
+    pub(crate) fn decode(&self) -> Result<Decoded<'a>, ControlError> {
+        let decoded = match self.head.family {
+            0 => decode_expect(self.body).map(Decoded::Expect),
+            family => decode_flow(family, self.body).map(Decoded::Flow),
         };
-        told.map_err(|_| ControlError::Protocol("an entry is no flow and no expectation"))
+        decoded.map_err(|_| ControlError::Protocol("an entry is no flow and no expectation"))
     }
 }
 
@@ -66,10 +66,10 @@ pub(crate) mod tests {
 
     /// A frame's payload with one flow.
     pub(crate) fn flow_entry(flow: &FlowView<'_>, since_ms: u64) -> Vec<u8> {
-        let mut told = Vec::new();
-        encode_flow(flow, &mut told).unwrap();
+        let mut body = Vec::new();
+        encode_flow(flow, &mut body).unwrap();
         let head = EntryHead { family: flow.family, stream: 0, since_ms, changed_ms: since_ms + 1 };
-        [&head.encode(u16::try_from(told.len()).unwrap())[..], &told].concat()
+        [&head.encode(u16::try_from(body.len()).unwrap())[..], &body].concat()
     }
 
     pub(crate) fn udp() -> FlowView<'static> {
@@ -92,16 +92,16 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn entries_stand_one_behind_the_other() {
+    fn entries_are_read_one_after_another() {
         let bytes = [flow_entry(&udp(), 5), flow_entry(&udp(), 6)].concat();
         let read: Vec<_> = Entries::new(&bytes).map(Result::unwrap).collect();
         assert_eq!(
             read.iter().map(|entry| (entry.head.since_ms, entry.head.changed_ms)).collect::<Vec<_>>(),
             [(5, 6), (6, 7)]
         );
-        let Told::Flow(flow) = read[0].told().unwrap() else { unreachable!() };
+        let Decoded::Flow(flow) = read[0].decode().unwrap() else { unreachable!() };
         assert_eq!((flow.orig, flow.reply, flow.timeout), (udp().orig, udp().reply, Some(30)));
-        let foreign = Entry { told: b"foreign", ..read[0] };
-        assert!(matches!(foreign.told(), Err(ControlError::Protocol(_))));
+        let foreign = Entry { body: b"foreign", ..read[0] };
+        assert!(matches!(foreign.decode(), Err(ControlError::Protocol(_))));
     }
 }

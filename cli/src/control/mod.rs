@@ -115,7 +115,7 @@ pub(crate) struct Answer {
 ///
 /// # Errors
 /// The configuration that was named says nothing of use.
-pub(crate) fn socket(reach: &Reach) -> Result<PathBuf, ControlError> {
+pub(crate) fn socket_path(reach: &Reach) -> Result<PathBuf, ControlError> {
     match reach {
         Reach::Socket(path) => Ok(path.clone()),
         Reach::Config(path) => Ok(config::socket(path)?),
@@ -132,8 +132,8 @@ pub(crate) fn socket(reach: &Reach) -> Result<PathBuf, ControlError> {
 ///
 /// # Errors
 /// There is none, it is not for us, or the connection breaks.
-pub(crate) fn ask(reach: &Reach, request: Request) -> Result<Answer, ControlError> {
-    let path = socket(reach)?;
+pub(crate) fn send_request(reach: &Reach, request: Request) -> Result<Answer, ControlError> {
+    let path = socket_path(reach)?;
     let mut stream = UnixStream::connect(&path).map_err(|source| match source.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
             ControlError::Absent { path: path.clone(), source }
@@ -141,7 +141,7 @@ pub(crate) fn ask(reach: &Reach, request: Request) -> Result<Answer, ControlErro
         io::ErrorKind::PermissionDenied => ControlError::Forbidden { path: path.clone(), source },
         _ => ControlError::Broken { path: path.clone(), source },
     })?;
-    let sent = stream.write_all(request.line().as_bytes());
+    let sent = stream.write_all(request.to_line().as_bytes());
     match sent {
         // It may have refused without reading; what it said is there all the same.
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
@@ -157,9 +157,9 @@ pub(crate) fn ask(reach: &Reach, request: Request) -> Result<Answer, ControlErro
 ///
 /// # Errors
 /// As [`ask`], or the daemon refuses.
-pub(crate) fn order(reach: &Reach, request: Request) -> Result<(), ControlError> {
-    let mut answer = ask(reach, request)?;
-    while !matches!(answer.next()?, Frame::Done) {}
+pub(crate) fn execute(reach: &Reach, request: Request) -> Result<(), ControlError> {
+    let mut answer = send_request(reach, request)?;
+    while !matches!(answer.next_frame()?, Frame::Done) {}
     Ok(())
 }
 
@@ -167,23 +167,23 @@ pub(crate) fn order(reach: &Reach, request: Request) -> Result<(), ControlError>
 ///
 /// # Errors
 /// As [`ask`], or the daemon refuses.
-pub(crate) fn document(reach: &Reach, request: Request) -> Result<Value, ControlError> {
-    document_of_work(reach, request, |_, _| {})
+pub(crate) fn request_document(reach: &Reach, request: Request) -> Result<Value, ControlError> {
+    request_document_with_progress(reach, request, |_, _| {})
 }
 
 /// Asks for a document that takes work; `progress` is told now and then how much of how much is done.
 ///
 /// # Errors
 /// As [`ask`], or the daemon refuses.
-pub(crate) fn document_of_work(
+pub(crate) fn request_document_with_progress(
     reach: &Reach,
     request: Request,
     mut progress: impl FnMut(u64, u64),
 ) -> Result<Value, ControlError> {
-    let mut answer = ask(reach, request)?;
+    let mut answer = send_request(reach, request)?;
     let mut document = None;
     loop {
-        match answer.next()? {
+        match answer.next_frame()? {
             Frame::Document(value) if value.get("progress").is_some() => {
                 let number = |key| value.get(key).and_then(Value::as_u64).unwrap_or(0);
                 progress(number("progress"), number("of"));
@@ -200,7 +200,7 @@ impl Answer {
     ///
     /// # Errors
     /// The daemon refused, went away, or makes no sense.
-    pub(crate) fn next(&mut self) -> Result<Frame<'_>, ControlError> {
+    pub(crate) fn next_frame(&mut self) -> Result<Frame<'_>, ControlError> {
         if self.done {
             return Ok(Frame::Done);
         }
@@ -223,12 +223,12 @@ impl Answer {
                 self.done = true;
                 Ok(Frame::Done)
             }
-            Kind::Failed => Err(refusal(payload)),
+            Kind::Failed => Err(parse_refusal(payload)),
         }
     }
 
     /// Whether something that has come already waits to be taken.
-    pub(crate) fn has_more(&self) -> bool {
+    pub(crate) fn has_buffered(&self) -> bool {
         !self.stream.buffer().is_empty()
     }
 }
@@ -239,7 +239,7 @@ impl AsFd for Answer {
     }
 }
 
-fn refusal(payload: &[u8]) -> ControlError {
+fn parse_refusal(payload: &[u8]) -> ControlError {
     let document: Value = serde_json::from_slice(payload).unwrap_or_default();
     let Some(text) = document.get("error").and_then(Value::as_str) else {
         return ControlError::Protocol("a refusal without a reason");
@@ -258,7 +258,7 @@ mod tests {
     use std::thread;
 
     /// A daemon that answers one request with these bytes.
-    fn answered(bytes: &[u8]) -> Answer {
+    fn answer_of(bytes: &[u8]) -> Answer {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("socket");
         let listener = UnixListener::bind(&path).unwrap();
@@ -270,7 +270,7 @@ mod tests {
             assert!(request[..length].ends_with(b"}\n"));
             let _ = stream.write_all(&bytes);
         });
-        let answer = ask(&Reach::Socket(path), Request::Status).unwrap();
+        let answer = send_request(&Reach::Socket(path), Request::Status).unwrap();
         daemon.join().unwrap();
         answer
     }
@@ -281,36 +281,42 @@ mod tests {
     }
 
     #[test]
-    fn frames_come_one_by_one() {
+    fn frames_are_read_one_by_one() {
         let frames =
             [frame(b'J', b"{\"a\":1}"), frame(b'L', &7u64.to_be_bytes()), frame(b'M', b"abcd"), frame(b'D', b"")];
-        let mut answer = answered(&frames.concat());
-        assert!(matches!(answer.next(), Ok(Frame::Document(value)) if value["a"] == 1));
-        assert!(matches!(answer.next(), Ok(Frame::Lost(7))));
-        assert!(matches!(answer.next(), Ok(Frame::Messages(b"abcd"))));
-        assert!(matches!(answer.next(), Ok(Frame::Done)) && matches!(answer.next(), Ok(Frame::Done)));
+        let mut answer = answer_of(&frames.concat());
+        assert!(matches!(answer.next_frame(), Ok(Frame::Document(value)) if value["a"] == 1));
+        assert!(matches!(answer.next_frame(), Ok(Frame::Lost(7))));
+        assert!(matches!(answer.next_frame(), Ok(Frame::Messages(b"abcd"))));
+        assert!(matches!(answer.next_frame(), Ok(Frame::Done)) && matches!(answer.next_frame(), Ok(Frame::Done)));
     }
 
     #[test]
-    fn what_makes_no_sense_is_an_error() {
+    fn invalid_answers_are_errors() {
         let refused = frame(b'X', br#"{"error":"no such\ncache","code":3}"#);
-        let error = answered(&refused).next().unwrap_err();
+        let error = answer_of(&refused).next_frame().unwrap_err();
         assert_eq!((error.to_string().as_str(), error.code()), ("the daemon refused: no such cache", 3));
         for bytes in [&b""[..], b"\0\0", &frame(b'J', b"{}")[..6], &[0xff; 5]] {
-            let error = answered(bytes).next().unwrap_err();
+            let error = answer_of(bytes).next_frame().unwrap_err();
             assert!(matches!(error, ControlError::Ended | ControlError::Frame(_)), "{error}");
         }
         for wrong in [frame(b'J', b"{"), frame(b'L', b"1"), frame(b'?', b""), frame(b'X', b"")] {
-            let mut answer = answered(&wrong);
-            assert!(matches!(answer.next(), Err(ControlError::Protocol(_) | ControlError::Frame(_))), "{wrong:?}");
+            let mut answer = answer_of(&wrong);
+            assert!(
+                matches!(answer.next_frame(), Err(ControlError::Protocol(_) | ControlError::Frame(_))),
+                "{wrong:?}"
+            );
         }
     }
 
     #[test]
-    fn who_is_not_there_is_named() {
-        let error = ask(&Reach::Socket("/nonexistent/ctflow.sock".into()), Request::Stop).unwrap_err();
+    fn an_absent_daemon_is_named() {
+        let error = send_request(&Reach::Socket("/nonexistent/ctflow.sock".into()), Request::Stop).unwrap_err();
         assert!(matches!(error, ControlError::Absent { .. }));
         assert!(error.to_string().contains("/nonexistent/ctflow.sock"), "{error}");
-        assert!(matches!(ask(&Reach::Config("/nonexistent".into()), Request::Stop), Err(ControlError::Config(_))));
+        assert!(matches!(
+            send_request(&Reach::Config("/nonexistent".into()), Request::Stop),
+            Err(ControlError::Config(_))
+        ));
     }
 }

@@ -61,21 +61,21 @@ pub(crate) enum Flushed {
 
 impl Request {
     /// The line that asks it, with its end.
-    pub(crate) fn line(self) -> String {
+    pub(crate) fn to_line(self) -> String {
         let version = VERSION;
         let document = match self {
             Self::Status => json!({"version": version, "do": "status"}),
             Self::Dump(cache, of) => {
-                json!({"version": version, "do": "dump", "cache": cache.name(), "of": subject(of)})
+                json!({"version": version, "do": "dump", "cache": cache.name(), "of": subject_name(of)})
             }
-            Self::Events(of) => json!({"version": version, "do": "events", "of": subject(of)}),
+            Self::Events(of) => json!({"version": version, "do": "events", "of": subject_name(of)}),
             Self::Flush(cache) => json!({"version": version, "do": "flush", "cache": cache.name()}),
-            Self::FlushKernel(of) => json!({"version": version, "do": "flush-kernel", "of": either(of)}),
+            Self::FlushKernel(of) => json!({"version": version, "do": "flush-kernel", "of": subject_or_all(of)}),
             Self::KernelResync => json!({"version": version, "do": "kernel-resync"}),
             Self::Bulk => json!({"version": version, "do": "bulk"}),
             Self::PeerResync => json!({"version": version, "do": "peer-resync"}),
             Self::Verify => json!({"version": version, "do": "verify"}),
-            Self::Commit(of) => json!({"version": version, "do": "commit", "of": either(of)}),
+            Self::Commit(of) => json!({"version": version, "do": "commit", "of": subject_or_all(of)}),
             Self::Role(role) => json!({"version": version, "do": "role", "role": role.to_string()}),
             Self::ScheduleFlush => json!({"version": version, "do": "schedule-flush"}),
             Self::Stop => json!({"version": version, "do": "stop"}),
@@ -103,15 +103,15 @@ impl Flushed {
     }
 }
 
-fn subject(of: Subject) -> &'static str {
+fn subject_name(of: Subject) -> &'static str {
     match of {
         Subject::Flows => "flows",
         Subject::Expectations => "expectations",
     }
 }
 
-fn either(of: Option<Subject>) -> &'static str {
-    of.map_or("all", subject)
+fn subject_or_all(of: Option<Subject>) -> &'static str {
+    of.map_or("all", subject_name)
 }
 
 #[cfg(test)]
@@ -120,10 +120,10 @@ mod tests {
 
     #[test]
     fn a_request_is_a_line_of_json() {
-        let line = Request::Dump(Cache::External, Subject::Flows).line();
+        let line = Request::Dump(Cache::External, Subject::Flows).to_line();
         let read: serde_json::Value = serde_json::from_str(&line).unwrap();
         assert_eq!(read, json!({"version": 1, "do": "dump", "cache": "external", "of": "flows"}));
         assert!(line.ends_with("}\n") && line.lines().count() == 1);
-        assert!(Request::FlushKernel(None).line().contains(r#""of":"all""#));
+        assert!(Request::FlushKernel(None).to_line().contains(r#""of":"all""#));
     }
 }
