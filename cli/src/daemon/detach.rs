@@ -12,7 +12,7 @@ const VARIABLE: &str = "CTFLOW_DETACHED";
 const RUNNING: &str = "running";
 
 /// Whether this is the second run.
-pub(super) fn is_second() -> bool {
+pub(super) fn is_background_run() -> bool {
     env::var_os(VARIABLE).is_some()
 }
 
@@ -20,7 +20,7 @@ pub(super) fn is_second() -> bool {
 ///
 /// # Errors
 /// What it said.
-pub(super) fn start() -> Result<(), Failure> {
+pub(super) fn start_in_background() -> Result<(), Failure> {
     let failed = |error: io::Error| Failure::Daemon(format!("cannot start in the background: {error}"));
     let mut command = Command::new(env::current_exe().map_err(failed)?);
     command.args(env::args_os().skip(1)).env(VARIABLE, "1");
@@ -29,22 +29,22 @@ pub(super) fn start() -> Result<(), Failure> {
     }
     let mut child =
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(failed)?;
-    let mut said = String::new();
+    let mut first_line = String::new();
     if let Some(stdout) = child.stdout.take() {
-        BufReader::new(stdout).read_line(&mut said).map_err(failed)?;
+        BufReader::new(stdout).read_line(&mut first_line).map_err(failed)?;
     }
-    if said.trim_end() == RUNNING {
+    if first_line.trim_end() == RUNNING {
         return Ok(());
     }
-    let done = child.wait_with_output().map_err(failed)?;
-    let why = String::from_utf8_lossy(&done.stderr);
+    let output = child.wait_with_output().map_err(failed)?;
+    let why = String::from_utf8_lossy(&output.stderr);
     let why = why.lines().last().unwrap_or("it ended and did not say why");
     let why = why.split_once(": ").map_or(why, |(_, why)| why); // the program's name, and what is said here likewise
     Err(Failure::Daemon(why.strip_prefix("cannot run the daemon: ").unwrap_or(why).to_owned()))
 }
 
 /// In the second run: says that it runs, and lets go of the terminal.
-pub(super) fn let_go() {
+pub(super) fn leave_terminal() {
     let mut stdout = io::stdout().lock();
     let _ = writeln!(stdout, "{RUNNING}").and_then(|()| stdout.flush()); // whoever started it may have gone
     let _ = rustix::process::setsid();

@@ -20,12 +20,12 @@ impl Log {
     ///
     /// # Errors
     /// A file that cannot be opened.
-    pub(super) fn begin(path: Option<&Path>, level: LevelFilter) -> io::Result<Self> {
-        let open = |path: &Path| Ok::<_, io::Error>(Arc::new((path.to_owned(), Mutex::new(opened(path)?))));
+    pub(super) fn init(path: Option<&Path>, level: LevelFilter) -> io::Result<Self> {
+        let open = |path: &Path| Ok::<_, io::Error>(Arc::new((path.to_owned(), Mutex::new(open_append(path)?))));
         let log = Self { file: path.map(open).transpose()? };
-        let lines = tracing_subscriber::fmt().with_ansi(false).with_target(false).with_max_level(level);
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_target(false).with_max_level(level);
         // There is one already only if the daemon was started twice in a process.
-        let _ = lines.with_writer(log.clone()).try_init();
+        let _ = subscriber.with_writer(log.clone()).try_init();
         Ok(log)
     }
 
@@ -35,14 +35,14 @@ impl Log {
     /// It cannot be opened; the old one is kept.
     pub(super) fn reopen(&self) -> io::Result<()> {
         if let Some(file) = &self.file {
-            let new = opened(&file.0)?;
+            let new = open_append(&file.0)?;
             *file.1.lock().unwrap_or_else(PoisonError::into_inner) = new;
         }
         Ok(())
     }
 }
 
-fn opened(path: &Path) -> io::Result<File> {
+fn open_append(path: &Path) -> io::Result<File> {
     OpenOptions::new().create(true).append(true).mode(0o640).open(path)
 }
 

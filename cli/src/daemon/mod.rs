@@ -27,38 +27,38 @@ use signal_hook::iterator::Signals;
 use tracing_subscriber::filter::LevelFilter;
 
 use self::log::Log;
-use self::notify::Manager;
+use self::notify::ServiceManager;
 use crate::config::{Config, Security, Sync};
 use crate::failure::Failure;
 
 /// What the daemon is to do as a whole, and who waits for it, if not a signal.
 #[derive(Debug)]
-struct Wish {
-    wanted: OrderKind,
+struct DaemonCommand {
+    action: OrderKind,
     answer: Option<Answer>,
 }
 
-impl From<Order> for Wish {
+impl From<Order> for DaemonCommand {
     fn from(Order { kind: wanted, answer }: Order) -> Self {
-        Self { wanted, answer: Some(answer) }
+        Self { action: wanted, answer: Some(answer) }
     }
 }
 
 /// Wishes that wait for the main thread; past them, whoever wants is told that the daemon does not answer.
-const WISHES: usize = 16;
+const COMMANDS_MAX: usize = 16;
 
 /// How often the main thread looks whether everything still runs, where nobody asks for more.
-const LOOK: Duration = Duration::from_secs(5);
+const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How soon it looks again where somebody did not answer.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
+const RECHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How the daemon's threads are.
-enum Life {
+enum Health {
     /// They run and answer.
-    Well,
+    Healthy,
     /// One does not answer in time.
-    Silent,
+    Unresponsive,
     /// One has ended.
     Ended,
 }
@@ -68,20 +68,20 @@ enum Life {
 /// # Errors
 /// It cannot start, or a part of it failed.
 pub(crate) fn start(mut config: Config, detach: bool) -> Result<(), Failure> {
-    if detach && !detach::is_second() {
-        return detach::start();
+    if detach && !detach::is_background_run() {
+        return detach::start_in_background();
     }
     // It is read again on a reload, when the working directory is another.
     if let Ok(path) = std::path::absolute(&config.path) {
         config.path = path;
     }
-    let log = Log::begin(config.log_file.as_deref(), level()).map_err(|error| {
+    let log = Log::init(config.log_file.as_deref(), log_level()).map_err(|error| {
         let file = config.log_file.as_deref().unwrap_or_else(|| "standard error".as_ref());
         Failure::Daemon(format!("cannot open the log {}: {error}; name another file in [log]", file.display()))
     })?;
     let running = Running::start(config, log)?;
     if detach {
-        detach::let_go();
+        detach::leave_terminal();
     }
     running.run()
 }
@@ -91,88 +91,88 @@ struct Running {
     /// As it was started.
     config: Config,
     /// What was taken over last.
-    taken_over: Sync,
+    applied_sync: Sync,
     log: Log,
     engine: Engine,
     server: Server,
-    wishes: Receiver<Wish>,
-    manager: Manager,
+    commands: Receiver<DaemonCommand>,
+    manager: ServiceManager,
 }
 
 impl Running {
     fn start(config: Config, log: Log) -> Result<Self, Failure> {
-        let (wish, wishes) = bounded(WISHES);
+        let (command_sender, commands) = bounded(COMMANDS_MAX);
         let signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(Failure::Signals)?;
         tracing::info!(node = %config.name, links = config.links.len(), mode = config.sync.mode.name(), "starting");
         if matches!(config.security, Security::Clear) {
             tracing::warn!("links are in clear: who reaches them can read and forge flows; set [security] key_file");
         }
         let socket = ControlSocket::bind(&config.socket)?;
-        let settings = settings::engine(&config, epoch()?);
+        let settings = settings::engine(&config, new_epoch()?);
         let opened = Engine::open(&settings)?;
-        rights::give_up(); // of this thread, so before any other is started
-        heed_signals(signals, wish.clone())?;
+        rights::drop_capabilities(); // of this thread, so before any other is started
+        forward_signals(signals, command_sender.clone())?;
         let engine = opened.start()?;
-        let server = Server::start(socket, &engine, move |order| drop(wish.try_send(order.into())))?;
-        let manager = Manager::of_environment();
-        manager.tell("READY=1");
+        let server = Server::start(socket, &engine, move |order| drop(command_sender.try_send(order.into())))?;
+        let manager = ServiceManager::from_environment();
+        manager.notify("READY=1");
         tracing::info!(socket = %config.socket.display(), "running");
-        let taken_over = config.sync.clone();
-        Ok(Self { config, taken_over, log, engine, server, wishes, manager })
+        let applied_sync = config.sync.clone();
+        Ok(Self { config, applied_sync, log, engine, server, commands, manager })
     }
 
     fn run(mut self) -> Result<(), Failure> {
-        let pulse = Manager::watchdog().unwrap_or(LOOK);
-        let mut wait = pulse;
-        let waiting = loop {
-            match self.wishes.recv_timeout(wait) {
-                Ok(Wish { wanted: OrderKind::Stop, answer }) => break answer,
-                Ok(Wish { wanted: OrderKind::Reload, answer }) => self.reload(answer),
-                Err(RecvTimeoutError::Timeout) => match self.look() {
-                    Life::Well => wait = pulse,
-                    Life::Silent => wait = pulse.min(LOOK_AGAIN),
-                    Life::Ended => break None,
+        let interval = ServiceManager::watchdog_interval().unwrap_or(CHECK_INTERVAL);
+        let mut wait = interval;
+        let stop_answer = loop {
+            match self.commands.recv_timeout(wait) {
+                Ok(DaemonCommand { action: OrderKind::Stop, answer }) => break answer,
+                Ok(DaemonCommand { action: OrderKind::Reload, answer }) => self.reload(answer),
+                Err(RecvTimeoutError::Timeout) => match self.check_health() {
+                    Health::Healthy => wait = interval,
+                    Health::Unresponsive => wait = interval.min(RECHECK_INTERVAL),
+                    Health::Ended => break None,
                 },
                 Err(RecvTimeoutError::Disconnected) => break None,
             }
         };
-        self.manager.tell("STOPPING=1");
+        self.manager.notify("STOPPING=1");
         tracing::info!("stopping");
         let stopped = self.engine.stop();
         match &stopped {
             Ok(totals) => tracing::info!(events = totals.events(), lost = totals.events_lost, "stopped"),
             Err(error) => tracing::error!(%error, "stopped, a worker before the others"),
         }
-        waiting.into_iter().for_each(Answer::done);
+        stop_answer.into_iter().for_each(Answer::done);
         self.server.stop();
         Ok(stopped.map(drop)?)
     }
 
     /// Whether all threads run and answer; if so, systemd hears of it. On a machine that is short of time an answer may
     /// be late: what then is to be done is for systemd to decide, which hears nothing meanwhile.
-    fn look(&self) -> Life {
+    fn check_health(&self) -> Health {
         if !self.engine.is_running() || !self.server.is_running() {
             tracing::error!("a part of the daemon has ended, see above: the daemon ends");
-            return Life::Ended;
+            return Health::Ended;
         }
         if self.engine.replication().is_none_or(|replication| replication.status().is_err()) {
             tracing::warn!(
                 "the replication stage does not answer: if this goes on, give the machine more time, or restart"
             );
-            return Life::Silent;
+            return Health::Unresponsive;
         }
-        self.manager.tell("WATCHDOG=1");
-        Life::Well
+        self.manager.notify("WATCHDOG=1");
+        Health::Healthy
     }
 
     /// Takes over what can change while the daemon runs, and says what cannot.
     fn reload(&mut self, answer: Option<Answer>) {
-        self.manager.tell("RELOADING=1");
+        self.manager.notify("RELOADING=1");
         if let Err(error) = self.log.reopen() {
             tracing::error!(%error, "cannot open the log again: it goes on in the old file");
         }
         let reloaded =
-            Config::read(&self.config.path).map_err(|error| error.to_string()).and_then(|new| self.take_over(new));
+            Config::read(&self.config.path).map_err(|error| error.to_string()).and_then(|new| self.apply_config(new));
         match &reloaded {
             Ok(unchanged) => {
                 unchanged.iter().for_each(|one| tracing::warn!("{} has changed: {}", one.key, one.why));
@@ -185,26 +185,26 @@ impl Running {
             (Some(answer), Err(error)) => answer.failed(error),
             (None, _) => {}
         }
-        self.manager.tell("READY=1");
+        self.manager.notify("READY=1");
     }
 
     /// What of another configuration could not be taken over; or why nothing was.
-    fn take_over(&mut self, new: Config) -> Result<Vec<Unchanged>, String> {
-        if new.sync != self.taken_over {
-            self.choose(&new)?;
+    fn apply_config(&mut self, new: Config) -> Result<Vec<Unchanged>, String> {
+        if new.sync != self.applied_sync {
+            self.apply_filter(&new)?;
         }
         let why = || "restart the daemon for it".to_owned();
         let unchanged =
             self.config.keys_needing_restart(&new).into_iter().map(|key| Unchanged { key: key.to_owned(), why: why() });
         let unchanged = unchanged.collect();
-        self.taken_over = new.sync;
+        self.applied_sync = new.sync;
         Ok(unchanged)
     }
 
-    fn choose(&self, new: &Config) -> Result<(), String> {
-        let choice = settings::choice(&new.sync);
+    fn apply_filter(&self, new: &Config) -> Result<(), String> {
+        let filter = settings::replication_filter(&new.sync);
         for _ in 0..RETRIES {
-            if self.engine.set_filter(choice.clone()).is_ok() {
+            if self.engine.set_filter(filter.clone()).is_ok() {
                 return Ok(());
             }
             thread::sleep(RETRY);
@@ -218,19 +218,19 @@ const RETRIES: u32 = 50;
 const RETRY: Duration = Duration::from_millis(20);
 
 /// Has signals become wishes: termination and interrupt end the daemon, SIGHUP has it reload.
-fn heed_signals(mut signals: Signals, wish: Sender<Wish>) -> Result<(), Failure> {
-    let heed = move || {
+fn forward_signals(mut signals: Signals, commands: Sender<DaemonCommand>) -> Result<(), Failure> {
+    let forward = move || {
         for signal in signals.forever() {
-            let wanted = if signal == SIGHUP { OrderKind::Reload } else { OrderKind::Stop };
-            let _ = wish.try_send(Wish { wanted, answer: None }); // where many wait, one of them is the same
+            let action = if signal == SIGHUP { OrderKind::Reload } else { OrderKind::Stop };
+            let _ = commands.try_send(DaemonCommand { action, answer: None }); // where many wait, one of them is the same
         }
     };
-    thread::Builder::new().name("ctflow-signals".to_owned()).spawn(heed).map_err(Failure::Signals)?;
+    thread::Builder::new().name("ctflow-signals".to_owned()).spawn(forward).map_err(Failure::Signals)?;
     Ok(())
 }
 
 /// This run's epoch.
-fn epoch() -> Result<Epoch, Failure> {
+fn new_epoch() -> Result<Epoch, Failure> {
     let mut random = [0; 4];
     let failed = |error| Failure::Daemon(format!("the kernel gives no random bytes: {error}"));
     getrandom(&mut random, GetRandomFlags::empty()).map_err(failed)?;
@@ -238,6 +238,6 @@ fn epoch() -> Result<Epoch, Failure> {
     Ok(Epoch::new(u64::try_from(now.as_millis()).unwrap_or(u64::MAX), u32::from_ne_bytes(random)))
 }
 
-fn level() -> LevelFilter {
+fn log_level() -> LevelFilter {
     std::env::var("CTFLOW_LOG").ok().and_then(|level| level.parse().ok()).unwrap_or(LevelFilter::INFO)
 }

@@ -7,13 +7,13 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
 /// The service manager, if the daemon was started by one that wants to know.
-pub(super) struct Manager {
+pub(super) struct ServiceManager {
     socket: Option<(UnixDatagram, SocketAddr)>,
 }
 
-impl Manager {
+impl ServiceManager {
     /// The one that `NOTIFY_SOCKET` names.
-    pub(super) fn of_environment() -> Self {
+    pub(super) fn from_environment() -> Self {
         let socket = env::var_os("NOTIFY_SOCKET").and_then(|name| {
             let address = match name.as_bytes() {
                 [b'@', name @ ..] => SocketAddr::from_abstract_name(name),
@@ -25,14 +25,14 @@ impl Manager {
     }
 
     /// How often it wants to hear that the daemon lives, if at all.
-    pub(super) fn watchdog() -> Option<Duration> {
-        let of_this = env::var("WATCHDOG_PID").map_or(true, |pid| pid == std::process::id().to_string());
+    pub(super) fn watchdog_interval() -> Option<Duration> {
+        let is_ours = env::var("WATCHDOG_PID").map_or(true, |pid| pid == std::process::id().to_string());
         let time = env::var("WATCHDOG_USEC").ok()?.parse().ok().map(Duration::from_micros);
-        time.filter(|time| of_this && !time.is_zero()).map(|time| time / 2)
+        time.filter(|time| is_ours && !time.is_zero()).map(|time| time / 2)
     }
 
     /// Tells it; one that does not listen misses it.
-    pub(super) fn tell(&self, state: &str) {
+    pub(super) fn notify(&self, state: &str) {
         if let Some((socket, address)) = &self.socket {
             let _ = socket.send_to_addr(state.as_bytes(), address);
         }
@@ -44,16 +44,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_manager_is_told_by_name() {
+    fn the_state_is_sent_to_the_named_socket() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("notify");
         let listener = UnixDatagram::bind(&path).unwrap();
-        let manager =
-            Manager { socket: Some((UnixDatagram::unbound().unwrap(), SocketAddr::from_pathname(&path).unwrap())) };
-        manager.tell("READY=1");
+        let manager = ServiceManager {
+            socket: Some((UnixDatagram::unbound().unwrap(), SocketAddr::from_pathname(&path).unwrap())),
+        };
+        manager.notify("READY=1");
         let mut buffer = [0; 20];
         let bytes = listener.recv(&mut buffer).unwrap();
         assert_eq!(&buffer[..bytes], b"READY=1");
-        Manager { socket: None }.tell("READY=1");
+        ServiceManager { socket: None }.notify("READY=1");
     }
 }

@@ -7,14 +7,14 @@ const KEPT: CapabilitySet = CapabilitySet::NET_ADMIN.union(CapabilitySet::NET_RA
 
 /// Gives up every capability of this thread, and so of those that it starts, but those that are needed. What was not there
 /// is not missed here: the engine says what it lacks.
-pub(super) fn give_up() {
+pub(super) fn drop_capabilities() {
     let kept = capabilities(None).map(|had| CapabilitySets {
         effective: had.effective & KEPT,
         permitted: had.permitted & KEPT,
         inheritable: CapabilitySet::empty(),
     });
-    let given_up = kept.and_then(|kept| set_capabilities(None, kept)).and_then(|()| set_no_new_privs(true));
-    match given_up {
+    let dropped = kept.and_then(|kept| set_capabilities(None, kept)).and_then(|()| set_no_new_privs(true));
+    match dropped {
         Ok(()) => tracing::info!("capabilities are given up, but CAP_NET_ADMIN and CAP_NET_RAW"),
         Err(error) => tracing::warn!(%error, "cannot give up capabilities: the daemon keeps those it has"),
     }

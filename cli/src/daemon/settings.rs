@@ -19,15 +19,15 @@ use crate::config::{self, Config, FilterList, Security, Sync};
 pub(super) fn engine(config: &Config, epoch: Epoch) -> Settings {
     let defaults = Settings::default();
     let workers = config.engine.workers.unwrap_or(defaults.workers);
-    let share = |flows: u32| flows.div_ceil(workers.max(1));
-    let flows_max = config.engine.flows_max.map_or(FLOWS_PER_SHARD, share);
+    let per_worker = |flows: u32| flows.div_ceil(workers.max(1));
+    let flows_max = config.engine.flows_max.map_or(FLOWS_PER_SHARD, per_worker);
     Settings {
         workers,
         backend: config.engine.backend,
         socket: Options {
             events: EventMask::ALL,
             buffer: buffer(&config.engine),
-            filter: in_kernel(&config.sync.filter),
+            filter: kernel_filter(&config.sync.filter),
             ..defaults.socket
         },
         flows_max,
@@ -38,7 +38,7 @@ pub(super) fn engine(config: &Config, epoch: Epoch) -> Settings {
 
 /// What the kernel can leave out for good: a flow's protocol never changes, while a mark, a state or what `ignore` lists
 /// says nothing of a flow's end.
-fn in_kernel(filter: &config::Filter) -> Filter {
+fn kernel_filter(filter: &config::Filter) -> Filter {
     match &filter.protocols {
         Some(FilterList::Accept(protocols)) if protocols.len() <= FILTER_PROTOCOLS => {
             Filter { protocols: protocols.clone(), ..Filter::default() }
@@ -57,7 +57,7 @@ fn replication(config: &Config, epoch: Epoch, flows_max: u32) -> ReplicationSett
     ReplicationSettings {
         node: node(config, epoch),
         links: config.links.iter().map(link).collect(),
-        filter: choice(&config.sync),
+        filter: replication_filter(&config.sync),
         replica_flows_max: flows_max,
         takeover: takeover(config),
         isolation: config.takeover.isolation.clone(),
@@ -66,16 +66,16 @@ fn replication(config: &Config, epoch: Epoch, flows_max: u32) -> ReplicationSett
 }
 
 fn takeover(config: &Config) -> takeover::Settings {
-    let given = &config.takeover;
+    let configured = &config.takeover;
     takeover::Settings {
         rules: CommitRules {
-            lifetime: given.commit_timeout_s.map_or(Lifetime::Left, Lifetime::Seconds),
-            windows: if given.tcp_window_tracking { Windows::Tracked } else { Windows::Liberal },
+            lifetime: configured.commit_timeout_s.map_or(Lifetime::Left, Lifetime::Seconds),
+            windows: if configured.tcp_window_tracking { Windows::Tracked } else { Windows::Liberal },
         },
         hot: config.sync.hot,
-        purge_after: given.purge_timeout,
-        ready_within: given.ready_within,
-        active_active: given.active_active,
+        purge_after: configured.purge_timeout,
+        ready_within: configured.ready_within,
+        active_active: configured.active_active,
     }
 }
 
@@ -118,7 +118,7 @@ fn link(link: &config::Link) -> LinkSettings {
 }
 
 /// What is told to peers.
-pub(super) fn choice(sync: &Sync) -> filter::ReplicationFilter {
+pub(super) fn replication_filter(sync: &Sync) -> filter::ReplicationFilter {
     let filter = &sync.filter;
     let milliseconds = |time: std::time::Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
     filter::ReplicationFilter {
@@ -132,10 +132,10 @@ pub(super) fn choice(sync: &Sync) -> filter::ReplicationFilter {
     }
 }
 
-fn rule<T, U>(choice: &FilterList<T>, meaning: impl FnMut(&T) -> Option<U>) -> Rule<U> {
+fn rule<T, U>(choice: &FilterList<T>, convert: impl FnMut(&T) -> Option<U>) -> Rule<U> {
     let listed = match choice {
         FilterList::Accept(_) => Listed::Accepted,
         FilterList::Ignore(_) => Listed::Ignored,
     };
-    Rule { listed, entries: choice.items().iter().filter_map(meaning).collect() }
+    Rule { listed, entries: choice.items().iter().filter_map(convert).collect() }
 }
