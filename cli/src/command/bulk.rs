@@ -20,13 +20,13 @@ use crate::output::{Printer, RecordContext};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Vanished {
     /// It has gone since it was listed: nothing is left to do.
-    Fine,
+    Ignore,
     /// It was to be there.
-    Failure,
+    Fail,
 }
 
 /// Requests under way.
-pub(super) struct Mass {
+pub(super) struct Bulk {
     batch: Batch,
     printer: Printer,
     sink: StdoutBuffer,
@@ -57,7 +57,7 @@ pub(super) struct Outcome {
     pub(super) failed_count: u64,
 }
 
-impl Mass {
+impl Bulk {
     /// Requests to do `operation`, a verb phrase.
     pub(super) fn open(operation: &'static str, printer: Printer, vanished: Vanished) -> Result<Self, Failure> {
         let (batch, sink) = (Batch::open(operation)?, StdoutBuffer::open()?);
@@ -79,11 +79,11 @@ impl Mass {
         self.pending.push(Pending { tag, end: self.lines.len() });
         let refused = &mut self.refused;
         self.batch.add(index, write, &mut |one| refused.push(one))?;
-        if self.pending.len() == BATCH_REQUESTS { self.settle() } else { Ok(()) }
+        if self.pending.len() == BATCH_REQUESTS { self.finish_batch() } else { Ok(()) }
     }
 
     /// Has everything answered, and prints what was carried out.
-    fn settle(&mut self) -> Result<(), Failure> {
+    fn finish_batch(&mut self) -> Result<(), Failure> {
         let refused = &mut self.refused;
         self.batch.finish(&mut |one| refused.push(one))?;
         self.refused.sort_by_key(|one| one.tag);
@@ -95,7 +95,7 @@ impl Mass {
                     self.done += 1;
                     self.sink.lines.extend_from_slice(self.lines.get(start..end).unwrap_or_default());
                 }
-                Some(one) if self.vanished == Vanished::Fine && is_absence(&one.error) => {}
+                Some(one) if self.vanished == Vanished::Ignore && is_not_found(&one.error) => {}
                 Some(one) => {
                     self.failed_count += 1;
                     if self.failed.len() < BATCH_REQUESTS {
@@ -112,7 +112,7 @@ impl Mass {
 
     /// What has been done since the last call; everything is answered, and written.
     pub(super) fn outcome(&mut self) -> Result<Outcome, Failure> {
-        self.settle()?;
+        self.finish_batch()?;
         self.sink.flush()?;
         let failed_count = std::mem::take(&mut self.failed_count);
         Ok(Outcome { done: std::mem::take(&mut self.done), failed: self.take_failed(), failed_count })
@@ -136,6 +136,6 @@ impl Mass {
 }
 
 /// Whether the kernel says that there is no such entry: deleted, expired, or about to be.
-pub(super) fn is_absence(error: &KernelError) -> bool {
+pub(super) fn is_not_found(error: &KernelError) -> bool {
     matches!(error.errno().map(Errno::from_raw_os_error), Some(Errno::NOENT | Errno::TIME))
 }

@@ -14,7 +14,7 @@ use ctflow_parser::tuple::Tuple;
 use ctflow_parser::uapi;
 use jiff::tz::TimeZone;
 
-use super::bulk::{Mass, Outcome, Vanished};
+use super::bulk::{Bulk, Outcome, Vanished};
 use super::summary::Summary;
 use super::{clock, count, progress};
 use crate::change::ExpectationCreation;
@@ -25,10 +25,10 @@ use crate::persona::Persona;
 use crate::selection::Selection;
 
 /// Requests of a command that prints like this.
-pub(super) fn mass(operation: &'static str, format: Format, vanished: Vanished) -> Result<Mass, Failure> {
+pub(super) fn open_bulk(operation: &'static str, format: Format, vanished: Vanished) -> Result<Bulk, Failure> {
     // What was changed has no times of its own; conntrack prints none either.
     let format = Format { ktimestamp: false, ..format };
-    Mass::open(operation, Printer::new(format, Subject::Flows, TimeZone::system()), vanished)
+    Bulk::open(operation, Printer::new(format, Subject::Flows, TimeZone::system()), vanished)
 }
 
 /// `-D`.
@@ -38,17 +38,17 @@ pub(super) fn mass(operation: &'static str, format: Format, vanished: Vanished) 
 pub(super) fn delete(persona: Persona, plan: &Delete) -> Result<(), Failure> {
     let format = Format { ktimestamp: false, labels: false, ..plan.format };
     let printer = Printer::new(format, Subject::Flows, TimeZone::system()).for_deleted();
-    let mut mass = Mass::open("delete a flow", printer, Vanished::Fine)?;
-    let result = delete_with(plan, &mut mass);
-    conclude(persona, mass, result, Summary::Deleted)
+    let mut bulk = Bulk::open("delete a flow", printer, Vanished::Ignore)?;
+    let result = delete_selected(plan, &mut bulk);
+    print_outcome(persona, bulk, result, Summary::Deleted)
 }
 
 /// Deletes what `plan` selects.
-pub(super) fn delete_with(plan: &Delete, mass: &mut Mass) -> Result<(), Failure> {
-    each(&plan.filter, &plan.selection, |flow, occasion| {
+pub(super) fn delete_selected(plan: &Delete, bulk: &mut Bulk) -> Result<(), Failure> {
+    for_each_selected(&plan.filter, &plan.selection, |flow, occasion| {
         let Some(orig) = flow.orig else { return Ok(()) };
         let which = Selector::Orig(orig);
-        mass.add(0, Some((flow, occasion)), |writer, seq| request::delete(writer, seq, &which, flow.zone, flow.id))
+        bulk.add(0, Some((flow, occasion)), |writer, seq| request::delete(writer, seq, &which, flow.zone, flow.id))
     })
 }
 
@@ -57,17 +57,17 @@ pub(super) fn delete_with(plan: &Delete, mass: &mut Mass) -> Result<(), Failure>
 /// # Errors
 /// The kernel's refusal; nothing changed.
 pub(super) fn update(persona: Persona, plan: &Update, printer: Printer) -> Result<(), Failure> {
-    let mut mass = Mass::open("change a flow", printer, Vanished::Fine)?;
-    let result = update_with(plan, &mut mass);
-    conclude(persona, mass, result, Summary::Updated)
+    let mut bulk = Bulk::open("change a flow", printer, Vanished::Ignore)?;
+    let result = update_selected(plan, &mut bulk);
+    print_outcome(persona, bulk, result, Summary::Updated)
 }
 
 /// Changes what `plan` selects, where there is anything to change.
-pub(super) fn update_with(plan: &Update, mass: &mut Mass) -> Result<(), Failure> {
-    each(&plan.filter, &plan.selection, |flow, occasion| {
+pub(super) fn update_selected(plan: &Update, bulk: &mut Bulk) -> Result<(), Failure> {
+    for_each_selected(&plan.filter, &plan.selection, |flow, occasion| {
         let Some(change) = plan.update.change_for(flow) else { return Ok(()) };
-        let after = after(flow, &change);
-        mass.add(0, Some((&after, occasion)), |writer, seq| request::update(writer, seq, &change))
+        let after = flow_after(flow, &change);
+        bulk.add(0, Some((&after, occasion)), |writer, seq| request::update(writer, seq, &change))
     })
 }
 
@@ -76,18 +76,19 @@ const OFFLOADED: u32 = uapi::IPS_OFFLOAD | uapi::IPS_HW_OFFLOAD;
 
 /// The flow as it is once the change is made. conntrack asks the kernel for it, one by one, and so holds a reference
 /// that it prints.
-fn after<'a>(flow: &FlowView<'a>, change: &FlowChange<'a>) -> FlowView<'a> {
-    let told = &change.flow;
+fn flow_after<'a>(flow: &FlowView<'a>, change: &FlowChange<'a>) -> FlowView<'a> {
+    let requested = &change.flow;
     let mask = change.mark_mask.unwrap_or(u32::MAX);
-    let mark = told.mark.map(|mark| (flow.mark.unwrap_or(0) & !mask) ^ mark);
+    let mark = requested.mark.map(|mark| (flow.mark.unwrap_or(0) & !mask) ^ mark);
     let labels_mask = change.labels_mask.map_or(u128::MAX, |labels| labels.0);
-    let labels =
-        told.labels.map(|labels| Labels(flow.labels.unwrap_or_default().0 & !labels_mask | labels.0 & labels_mask));
+    let labels = requested
+        .labels
+        .map(|labels| Labels(flow.labels.unwrap_or_default().0 & !labels_mask | labels.0 & labels_mask));
     FlowView {
-        timeout: told.timeout.or(flow.timeout),
+        timeout: requested.timeout.or(flow.timeout),
         mark: mark.or(flow.mark),
-        status: told.status.map(|status| status & !OFFLOADED | flow.status.unwrap_or(0)).or(flow.status),
-        proto: told.proto.or(flow.proto),
+        status: requested.status.map(|status| status & !OFFLOADED | flow.status.unwrap_or(0)).or(flow.status),
+        proto: requested.proto.or(flow.proto),
         labels: labels.or(flow.labels),
         use_count: flow.use_count.map(|count| count.saturating_add(1)),
         ..*flow
@@ -145,13 +146,13 @@ pub(super) fn flush(plan: Flush) -> Result<(), KernelError> {
 }
 
 /// Hands each flow that is selected to `work`, until it fails.
-fn each(
+fn for_each_selected(
     filter: &DumpFilter,
     selection: &Selection,
     mut work: impl FnMut(&FlowView<'_>, &RecordContext<'_>) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let mut dump = Dump::start(Table::Conntrack, filter, false)?.read_ahead()?;
-    let mut bar = progress::Progress::beside_lines(count::flows().unwrap_or(0).into(), "flows");
+    let mut bar = progress::Progress::beside_lines(count::flow_count().unwrap_or(0).into(), "flows");
     let mut state = ControlFlow::Continue(());
     let mut progress = Progress::More;
     while progress != Progress::Done {
@@ -173,15 +174,15 @@ fn each(
 }
 
 /// Prints what was done, however it ended.
-fn conclude(
+fn print_outcome(
     persona: Persona,
-    mut mass: Mass,
+    mut bulk: Bulk,
     result: Result<(), Failure>,
     summary: fn(u64) -> Summary,
 ) -> Result<(), Failure> {
-    let outcome = mass.outcome();
-    let done = outcome.as_ref().map_or_else(|_| mass.done(), |outcome| outcome.done);
-    let finished = mass.finish();
+    let outcome = bulk.outcome();
+    let done = outcome.as_ref().map_or_else(|_| bulk.done(), |outcome| outcome.done);
+    let finished = bulk.finish();
     if done > 0 || result.is_ok() {
         summary(done).print(persona);
     }

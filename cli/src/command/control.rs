@@ -36,7 +36,7 @@ pub(super) fn run(persona: Persona, plan: &Control, labels: Option<Arc<LabelMap>
         ControlRequest::Status { json } => {
             let status = control::request_document(reach, Request::Status)?;
             print(&if json { format!("{status:#}\n") } else { status_report(&status) })?;
-            alone(&status)
+            fail_on_split_brain(&status)
         }
         ControlRequest::Ready => match takeover_blockers(&control::request_document(reach, Request::Status)?) {
             Some(waits) => Err(Failure::NotReady(waits)),
@@ -49,12 +49,12 @@ pub(super) fn run(persona: Persona, plan: &Control, labels: Option<Arc<LabelMap>
             } else {
                 format!("{}\n", role_in_status(&status))
             })?;
-            alone(&status)
+            fail_on_split_brain(&status)
         }
         ControlRequest::Role { role: Some(role), json } => {
-            let document = work(reach, Request::Role(role))?;
-            let (said, complete) = role_change_report(&document);
-            print(&if json { format!("{document:#}\n") } else { said })?;
+            let document = request_with_progress(reach, Request::Role(role))?;
+            let (text, complete) = role_change_report(&document);
+            print(&if json { format!("{document:#}\n") } else { text })?;
             if complete { Ok(()) } else { Err(Failure::RoleIncomplete) }
         }
         ControlRequest::Statistics(show) => {
@@ -68,22 +68,22 @@ pub(super) fn run(persona: Persona, plan: &Control, labels: Option<Arc<LabelMap>
             Summary::Listed(of, shown).print(persona);
             Ok(())
         }
-        ControlRequest::Cache { cache, of, xml } => as_conntrackd(reach, cache, of, xml),
+        ControlRequest::Cache { cache, of, xml } => dump_as_conntrackd(reach, cache, of, xml),
     }
 }
 
 /// conntrackd's letter says nothing of what was done, ours does; of what was refused, both.
 fn commit(persona: Persona, reach: &Reach, of: Option<Subject>) -> Result<(), Failure> {
-    let document = work(reach, Request::Commit(of))?;
-    let (said, failed) = commit_report(&document);
+    let document = request_with_progress(reach, Request::Commit(of))?;
+    let (text, failed) = commit_report(&document);
     if failed > 0 || !persona.is_daemon() {
-        print(&said)?;
+        print(&text)?;
     }
     if failed > 0 { Err(Failure::CommitIncomplete(failed)) } else { Ok(()) }
 }
 
 /// Has the daemon do something that may take seconds, with a bar on a terminal.
-fn work(reach: &Reach, request: Request) -> Result<Value, Failure> {
+fn request_with_progress(reach: &Reach, request: Request) -> Result<Value, Failure> {
     let mut bar = None;
     let document = control::request_document_with_progress(reach, request, |done, of| {
         let (bar, before) = bar.get_or_insert_with(|| (Progress::of(of, "flows"), 0));
@@ -94,7 +94,7 @@ fn work(reach: &Reach, request: Request) -> Result<Value, Failure> {
 }
 
 /// A second primary is an error, whatever else was asked.
-fn alone(status: &Value) -> Result<(), Failure> {
+fn fail_on_split_brain(status: &Value) -> Result<(), Failure> {
     split_brain_peers(status).map_or(Ok(()), |names| Err(Failure::SplitBrain(names)))
 }
 
@@ -116,7 +116,7 @@ fn dump(
     let mut sink = StdoutBuffer::open()?;
     let mut shown = 0;
     let now_ns = clock::now_ns();
-    let result = entries(reach, cache, of, &mut sink, |lines, entry| {
+    let result = for_each_entry(reach, cache, of, &mut sink, |lines, entry| {
         // An event's time is when it was heard of; an entry's is its last change.
         let occasion = RecordContext {
             now_ns: entry.head.changed_ms.saturating_mul(NS_PER_MS).min(now_ns),
@@ -135,11 +135,11 @@ fn dump(
 }
 
 /// Prints a cache as conntrackd does.
-fn as_conntrackd(reach: &Reach, cache: Cache, of: Subject, xml: bool) -> Result<(), Failure> {
+fn dump_as_conntrackd(reach: &Reach, cache: Cache, of: Subject, xml: bool) -> Result<(), Failure> {
     let mut printer = CachePrinter::new(cache, of, xml);
     let mut sink = StdoutBuffer::open()?;
     let now_ms = clock::now_ns() / NS_PER_MS;
-    let result = entries(reach, cache, of, &mut sink, |lines, entry| {
+    let result = for_each_entry(reach, cache, of, &mut sink, |lines, entry| {
         let seconds = now_ms.saturating_sub(entry.head.since_ms) / 1_000;
         match entry.decode()? {
             Decoded::Flow(flow) => printer.print_flow(lines, &flow, seconds),
@@ -152,19 +152,19 @@ fn as_conntrackd(reach: &Reach, cache: Cache, of: Subject, xml: bool) -> Result<
 }
 
 /// Takes every entry of a cache. What came before a failure is printed all the same.
-fn entries(
+fn for_each_entry(
     reach: &Reach,
     cache: Cache,
     of: Subject,
     sink: &mut StdoutBuffer,
-    mut take: impl FnMut(&mut Vec<u8>, &Entry<'_>) -> Result<(), ControlError>,
+    mut print_entry: impl FnMut(&mut Vec<u8>, &Entry<'_>) -> Result<(), ControlError>,
 ) -> Result<(), Failure> {
     let mut answer = control::send_request(reach, Request::Dump(cache, of))?;
     loop {
         match answer.next_frame()? {
             Frame::Entries(entries) => {
                 for entry in entries {
-                    take(&mut sink.lines, &entry?)?;
+                    print_entry(&mut sink.lines, &entry?)?;
                     sink.flush_if_large()?;
                 }
             }

@@ -25,11 +25,11 @@ const PROC_STATS: &str = "/proc/self/net/stat/nf_conntrack";
 /// The kernel's refusal, where `/proc` does not help either.
 pub(super) fn count(plan: Count) -> Result<(), Failure> {
     let count = match plan.subject {
-        Subject::Flows => match flows() {
+        Subject::Flows => match flow_count() {
             Err(Failure::Kernel(refusal)) => proc_count().ok_or(refusal)?,
             result => result?,
         },
-        Subject::Expectations => expectations(plan.family)?,
+        Subject::Expectations => expectation_count(plan.family)?,
     };
     let mut sink = StdoutBuffer::open()?;
     if plan.json {
@@ -41,10 +41,10 @@ pub(super) fn count(plan: Count) -> Result<(), Failure> {
 }
 
 /// How many flows there are.
-pub(super) fn flows() -> Result<u32, Failure> {
+pub(super) fn flow_count() -> Result<u32, Failure> {
     let mut entries = Ok(None);
-    let take = |record: &Record<'_>| entries = record.global_stats().map(|stats| stats.entries);
-    Requester::open()?.request("count the flows", request::global_stats, take)?;
+    let on_record = |record: &Record<'_>| entries = record.global_stats().map(|stats| stats.entries);
+    Requester::open()?.request("count the flows", request::global_stats, on_record)?;
     let count = entries.map_err(|first| Failure::Malformed { count: 1, first })?;
     count.ok_or(Failure::NoCount)
 }
@@ -54,11 +54,11 @@ fn proc_count() -> Option<u32> {
 }
 
 /// The kernel keeps no count of expectations, so they are listed.
-fn expectations(family: u8) -> Result<u32, KernelError> {
+fn expectation_count(family: u8) -> Result<u32, KernelError> {
     let mut count = 0;
     let filter = DumpFilter { family, ..DumpFilter::default() };
-    let take = |record: &Record<'_>| count += u32::from(record.subject() == RecordSubject::Expect);
-    Dump::start(Table::Expect, &filter, false)?.read_all(take)?;
+    let on_record = |record: &Record<'_>| count += u32::from(record.subject() == RecordSubject::Expect);
+    Dump::start(Table::Expect, &filter, false)?.read_all(on_record)?;
     Ok(count)
 }
 
@@ -105,7 +105,7 @@ fn proc_stats(text: &str, json: bool, lines: &mut Vec<u8>) {
 }
 
 #[test]
-fn statistics_of_proc_are_told_by_name_and_in_decimal() {
+fn proc_statistics_are_printed_by_name_in_decimal() {
     let mut lines = Vec::new();
     proc_stats("entries  found insert\n00000005  0000001f 00000000\n00000005  00000000 0000000a\n", false, &mut lines);
     let expected = "cpu=0   \tentries=5 found=31 insert=0 \ncpu=1   \tentries=5 found=0 insert=10 \n";

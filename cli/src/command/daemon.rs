@@ -21,7 +21,7 @@ pub(super) fn run(plan: &Daemon) -> Result<(), Failure> {
 fn summary(config: &Config) -> String {
     let mut text = format!("{}: fine\nnode: {}\n", config.path.display(), config.name);
     for link in &config.links {
-        let _ = writeln!(text, "link: {}", of_link(link));
+        let _ = writeln!(text, "link: {}", describe_link(link));
     }
     let _ = match &config.security {
         Security::Sealed { key_file, .. } => {
@@ -36,7 +36,7 @@ fn summary(config: &Config) -> String {
     let workers =
         config.engine.workers.map_or_else(|| "workers as there are cores".to_owned(), |n| format!("{n} workers"));
     let _ = writeln!(text, "engine: {}, {workers}", config.engine.backend);
-    let filters = filters(&config.sync.filter);
+    let filters = describe_filters(&config.sync.filter);
     if !filters.is_empty() {
         let _ = writeln!(text, "filter: by {}", filters.join(", "));
     }
@@ -45,14 +45,14 @@ fn summary(config: &Config) -> String {
     text
 }
 
-fn of_link(link: &Link) -> String {
+fn describe_link(link: &Link) -> String {
     let peers = link.peers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     let interface = link.interface.as_ref().map(|name| format!(" on {name}")).unwrap_or_default();
     format!("{} {} to {peers}{interface}", link.transport.name(), link.local)
 }
 
 /// What flows are chosen by, and in how many words.
-fn filters(filter: &Filter) -> Vec<String> {
+fn describe_filters(filter: &Filter) -> Vec<String> {
     fn of<T>(name: &str, choice: Option<&FilterList<T>>) -> Option<String> {
         let choice = choice?;
         let verdict = if matches!(choice, FilterList::Accept(_)) { "accepted" } else { "ignored" };

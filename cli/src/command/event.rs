@@ -45,7 +45,7 @@ use crate::persona::Persona;
 /// 0 means that no event is ever told.
 const PROC_EVENTS: &str = "/proc/sys/net/netfilter/nf_conntrack_events";
 /// How long a reader may take nothing once we have been told to end.
-const LAST_PATIENCE: Duration = Duration::from_secs(2);
+const FINAL_WRITE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Follows what `plan` names.
 ///
@@ -56,7 +56,7 @@ pub(super) fn run(persona: Persona, plan: &Events, labels: Option<Arc<LabelMap>>
         return replay(persona, plan, path, labels);
     }
     if let Some(reach) = &plan.daemon {
-        return share(persona, plan, reach, labels);
+        return follow_daemon(persona, plan, reach, labels);
     }
     let mut follower = Follower::new(persona, plan, labels)?;
     let result = follower.follow().and_then(|()| follower.finish());
@@ -72,12 +72,12 @@ fn replay(persona: Persona, plan: &Events, path: &Path, labels: Option<Arc<Label
         return Err(CaptureError::SameFile { path: write.to_owned() }.into()); // it would be emptied first
     }
     let mut reader = Reader::open(path)?;
-    let mut lines = Lines::new(plan, StdoutBuffer::open()?, labels)?;
+    let mut lines = EventOutput::new(plan, StdoutBuffer::open()?, labels)?;
     let result = loop {
         match reader.read_packet() {
             Ok(Some(packet)) => {
                 lines.now_ns = Some(packet.time_ns);
-                lines.take_all(packet.frame);
+                lines.print_frame(packet.frame);
                 lines.failed.take().map_or(Ok(()), Err)?;
                 lines.sink.flush_if_large()?;
             }
@@ -85,7 +85,7 @@ fn replay(persona: Persona, plan: &Events, path: &Path, labels: Option<Arc<Label
             Err(error) => break Err(error), // what stands before it is shown
         }
     };
-    lines.end()?;
+    lines.write_trailer()?;
     Summary::Events(plan.subject, lines.printed, 0).print(persona);
     result?;
     lines.first_error.map_or(Ok(()), |first| Err(Failure::Malformed { count: lines.malformed, first }))
@@ -101,40 +101,40 @@ fn is_same_file(one: &Path, other: &Path) -> bool {
 }
 
 /// Shows the events that the daemon receives, until a signal comes, writing fails, or the daemon ends.
-fn share(persona: Persona, plan: &Events, reach: &Reach, labels: Option<Arc<LabelMap>>) -> Result<(), Failure> {
+fn follow_daemon(persona: Persona, plan: &Events, reach: &Reach, labels: Option<Arc<LabelMap>>) -> Result<(), Failure> {
     let mut answer = control::send_request(reach, Request::Events(plan.subject))?;
-    let signals = signals().map_err(Failure::Signals)?;
-    let mut lines = Lines::new(plan, StdoutBuffer::open()?, labels)?;
+    let signals = open_signal_pipe().map_err(Failure::Signals)?;
+    let mut lines = EventOutput::new(plan, StdoutBuffer::open()?, labels)?;
     let mut lost = 0;
-    let result = share_on(persona, &mut answer, &signals, &mut lines, &mut lost);
-    lines.close();
-    let written = lines.write(signals.as_fd(), Some(LAST_PATIENCE));
+    let result = print_daemon_events(persona, &mut answer, &signals, &mut lines, &mut lost);
+    lines.print_trailer();
+    let written = lines.write(signals.as_fd(), Some(FINAL_WRITE_TIMEOUT));
     let unwritten = lines.unwritten();
     Summary::Events(plan.subject, lines.printed - unwritten, lost + unwritten).print(persona);
     result.and(written.map(|_| ()))
 }
 
-fn share_on(
+fn print_daemon_events(
     persona: Persona,
     answer: &mut Answer,
     signals: &UnixStream,
-    lines: &mut Lines<'_>,
+    lines: &mut EventOutput<'_>,
     lost: &mut u64,
 ) -> Result<(), Failure> {
     let banner = persona.banner();
     loop {
         if !answer.has_buffered() {
             lines.write(signals.as_fd(), None)?;
-            if !wait(answer, signals, &lines.sink)? {
+            if !wait_for_daemon(answer, signals, &lines.sink)? {
                 return Ok(());
             }
         }
         lines.now_ns = None;
         match answer.next_frame()? {
-            Frame::Messages(messages) => lines.take(messages, signals.as_fd()),
+            Frame::Messages(messages) => lines.print_frame_live(messages, signals.as_fd()),
             Frame::Lost(count) => {
                 *lost += count;
-                tell(&format!(
+                print_stderr(&format!(
                     "{banner}: {count} events lost here, the daemon or this reader was slower than they came"
                 ));
             }
@@ -144,13 +144,13 @@ fn share_on(
         if let Some(error) = lines.first_error.take() {
             let count = std::mem::take(&mut lines.malformed);
             *lost += count;
-            tell(&format!("{banner}: {count} events not understood here: {error}"));
+            print_stderr(&format!("{banner}: {count} events not understood here: {error}"));
         }
     }
 }
 
 /// Waits for the daemon; false when a signal came first.
-fn wait(answer: &Answer, signals: &UnixStream, sink: &StdoutBuffer) -> Result<bool, Failure> {
+fn wait_for_daemon(answer: &Answer, signals: &UnixStream, sink: &StdoutBuffer) -> Result<bool, Failure> {
     loop {
         let mut fds = vec![PollFd::new(answer, PollFlags::IN), PollFd::new(signals, PollFlags::IN)];
         if sink.has_reader() {
@@ -161,8 +161,8 @@ fn wait(answer: &Answer, signals: &UnixStream, sink: &StdoutBuffer) -> Result<bo
             Err(errno) => return Err(Failure::Signals(errno.into())),
             Ok(_) => {}
         }
-        let rang = |place: usize| fds.get(place).is_some_and(|fd| !fd.revents().is_empty());
-        return match (rang(1), rang(2), rang(0)) {
+        let is_ready = |index: usize| fds.get(index).is_some_and(|fd| !fd.revents().is_empty());
+        return match (is_ready(1), is_ready(2), is_ready(0)) {
             (true, ..) => Ok(false),
             (_, true, _) => Err(io::Error::from(io::ErrorKind::BrokenPipe).into()),
             (_, _, true) => Ok(true),
@@ -175,12 +175,12 @@ struct Follower<'p> {
     persona: Persona,
     listener: Listener,
     signals: UnixStream,
-    lines: Lines<'p>,
+    output: EventOutput<'p>,
     lost: u64,
 }
 
 /// What turns records into lines.
-struct Lines<'p> {
+struct EventOutput<'p> {
     plan: &'p Events,
     printer: Printer,
     sink: StdoutBuffer,
@@ -201,71 +201,74 @@ struct Lines<'p> {
 impl<'p> Follower<'p> {
     fn new(persona: Persona, plan: &'p Events, labels: Option<Arc<LabelMap>>) -> Result<Self, Failure> {
         let sink = StdoutBuffer::open()?;
-        let signals = signals().map_err(Failure::Signals)?;
+        let signals = open_signal_pipe().map_err(Failure::Signals)?;
         let mut interrupts = Interrupts::new();
         interrupts.watch(&signals, Interest::Readable)?;
         if sink.has_reader() {
             interrupts.watch(&sink, Interest::HangUp)?;
         }
-        let listener = Listener::open(&options(plan), BackendKind::Auto, interrupts)?;
-        let follower = Self { persona, listener, signals, lines: Lines::new(plan, sink, labels)?, lost: 0 };
-        follower.say_what_to_expect(plan);
+        let listener = Listener::open(&socket_options(plan), BackendKind::Auto, interrupts)?;
+        let follower = Self { persona, listener, signals, output: EventOutput::new(plan, sink, labels)?, lost: 0 };
+        follower.print_notices(plan);
         Ok(follower)
     }
 
-    fn say_what_to_expect(&self, plan: &Events) {
+    fn print_notices(&self, plan: &Events) {
         let (banner, buffer) = (self.persona.banner(), self.listener.buffer());
         if plan.buffer_bytes.is_some() {
-            tell(&format!("NOTICE: Netlink socket buffer size has been set to {} bytes.", buffer.effective));
+            print_stderr(&format!("NOTICE: Netlink socket buffer size has been set to {} bytes.", buffer.effective));
             if buffer.limited {
-                tell(&format!("{banner}: {buffer}"));
+                print_stderr(&format!("{banner}: {buffer}"));
             }
         }
         if fs::read_to_string(PROC_EVENTS).is_ok_and(|setting| setting.trim() == "0") {
             let mend = "sysctl -w net.netfilter.nf_conntrack_events=1";
-            tell(&format!("{banner}: the kernel is set to tell no events (nf_conntrack_events=0); {mend}"));
+            print_stderr(&format!("{banner}: the kernel is set to tell no events (nf_conntrack_events=0); {mend}"));
         }
     }
 
     /// Until a signal comes or writing fails.
     fn follow(&mut self) -> Result<(), Failure> {
         loop {
-            let round = self.round(Patience::Paced)?;
-            self.lines.write(self.signals.as_fd(), None)?;
-            if round.received.interrupted && self.is_over()? {
+            let round = self.receive_round(Patience::Paced)?;
+            self.output.write(self.signals.as_fd(), None)?;
+            if round.received.interrupted && self.should_end()? {
                 return Ok(());
             }
         }
     }
 
     /// One round: its lines, and what is missing among them.
-    fn round(&mut self, patience: Patience) -> Result<Round, Failure> {
-        let Self { listener, lines, signals, .. } = self;
+    fn receive_round(&mut self, patience: Patience) -> Result<Round, Failure> {
+        let Self { listener, output: lines, signals, .. } = self;
         lines.now_ns = None;
-        let round = listener.receive_round(patience, &mut |frame: &[u8]| lines.take(frame, signals.as_fd()))?;
+        let round =
+            listener.receive_round(patience, &mut |frame: &[u8]| lines.print_frame_live(frame, signals.as_fd()))?;
         let banner = self.persona.banner();
         if round.lost > 0 {
             self.lost += round.lost;
             let (lost, buffer) = (round.lost, self.listener.buffer());
-            tell(&format!("{banner}: {lost} events lost here, the reader was slower than they came: {buffer}; use -b"));
+            print_stderr(&format!(
+                "{banner}: {lost} events lost here, the reader was slower than they came: {buffer}; use -b"
+            ));
         }
-        if let Some(error) = self.lines.first_error.take() {
-            let count = std::mem::take(&mut self.lines.malformed);
+        if let Some(error) = self.output.first_error.take() {
+            let count = std::mem::take(&mut self.output.malformed);
             self.lost += count;
-            tell(&format!("{banner}: {count} events not understood here: {error}"));
+            print_stderr(&format!("{banner}: {count} events not understood here: {error}"));
         }
         Ok(round)
     }
 
     /// Whether what woke us is an end: a signal, or the reader's going.
-    fn is_over(&mut self) -> Result<bool, Failure> {
+    fn should_end(&mut self) -> Result<bool, Failure> {
         let mut byte = [0];
         if self.signals.read(&mut byte).is_ok_and(|count| count > 0) {
             return Ok(true);
         }
-        let mut stdout = [PollFd::new(&self.lines.sink, PollFlags::empty())];
+        let mut stdout = [PollFd::new(&self.output.sink, PollFlags::empty())];
         let ready = poll(&mut stdout, Some(&Timespec::default())).unwrap_or(0);
-        if ready > 0 && self.lines.sink.has_reader() {
+        if ready > 0 && self.output.sink.has_reader() {
             return Err(io::Error::from(io::ErrorKind::BrokenPipe).into());
         }
         Ok(false)
@@ -276,13 +279,13 @@ impl<'p> Follower<'p> {
         self.listener.leave_groups()?;
         let mut drained = false;
         while !drained {
-            if self.lines.write(self.signals.as_fd(), Some(LAST_PATIENCE))? == FlushOutcome::Unwritten {
+            if self.output.write(self.signals.as_fd(), Some(FINAL_WRITE_TIMEOUT))? == FlushOutcome::Unwritten {
                 return Ok(());
             }
-            drained = self.round(Patience::None)?.received.drained;
+            drained = self.receive_round(Patience::None)?.received.drained;
         }
-        self.lines.close();
-        self.lines.write(self.signals.as_fd(), Some(LAST_PATIENCE))?;
+        self.output.print_trailer();
+        self.output.write(self.signals.as_fd(), Some(FINAL_WRITE_TIMEOUT))?;
         Ok(())
     }
 
@@ -301,12 +304,12 @@ impl<'p> Follower<'p> {
 
     /// Events shown, and events lost. Lines that were never written are not shown.
     fn counts(&self) -> (u64, u64) {
-        let unwritten = self.lines.unwritten();
-        (self.lines.printed - unwritten, self.lost + unwritten)
+        let unwritten = self.output.unwritten();
+        (self.output.printed - unwritten, self.lost + unwritten)
     }
 }
 
-impl<'p> Lines<'p> {
+impl<'p> EventOutput<'p> {
     fn new(plan: &'p Events, sink: StdoutBuffer, labels: Option<Arc<LabelMap>>) -> Result<Self, Failure> {
         let printer = Printer::new(plan.format, plan.subject, TimeZone::system()).with_labels(labels);
         let capture = plan.write.as_deref().map(Writer::create).transpose()?;
@@ -315,19 +318,19 @@ impl<'p> Lines<'p> {
     }
 
     /// Takes in one datagram, and writes when there is much.
-    fn take(&mut self, frame: &[u8], bell: BorrowedFd<'_>) {
-        self.take_all(frame);
+    fn print_frame_live(&mut self, frame: &[u8], interrupt: BorrowedFd<'_>) {
+        self.print_frame(frame);
         // When the bell has rung the lines of the round gather: they are few thousand at most.
         if self.sink.is_large() && self.failed.is_none() {
-            self.failed = self.sink.flush_until(bell, None).err().map(Failure::from);
+            self.failed = self.sink.flush_until(interrupt, None).err().map(Failure::from);
         }
     }
 
     /// Takes in every message of a datagram.
-    fn take_all(&mut self, frame: &[u8]) {
+    fn print_frame(&mut self, frame: &[u8]) {
         for message in Messages::new(frame) {
             let printed = match message {
-                Ok(Message::Record(record)) => self.print(&record),
+                Ok(Message::Record(record)) => self.print_record(&record),
                 Ok(_) => Ok(()),
                 Err(error) => Err(error),
             };
@@ -339,14 +342,14 @@ impl<'p> Lines<'p> {
     }
 
     /// Writes what there is, or says what went wrong before.
-    fn write(&mut self, bell: BorrowedFd<'_>, patience: Option<Duration>) -> Result<FlushOutcome, Failure> {
+    fn write(&mut self, interrupt: BorrowedFd<'_>, patience: Option<Duration>) -> Result<FlushOutcome, Failure> {
         if let Some(failure) = self.failed.take() {
             return Err(failure);
         }
         if let Some(capture) = &mut self.capture {
             capture.flush()?;
         }
-        Ok(self.sink.flush_until(bell, patience)?)
+        Ok(self.sink.flush_until(interrupt, patience)?)
     }
 
     /// Events whose lines were never written.
@@ -356,22 +359,22 @@ impl<'p> Lines<'p> {
     }
 
     /// What must follow the last line; nothing is printed beside a capture.
-    fn close(&mut self) {
+    fn print_trailer(&mut self) {
         if self.plan.write.is_none() {
             self.printer.finish(&mut self.sink.lines);
         }
     }
 
     /// What must follow the last line, written.
-    fn end(&mut self) -> Result<(), Failure> {
-        self.close();
+    fn write_trailer(&mut self) -> Result<(), Failure> {
+        self.print_trailer();
         if let Some(capture) = &mut self.capture {
             capture.flush()?;
         }
         Ok(self.sink.flush()?)
     }
 
-    fn print(&mut self, record: &Record<'_>) -> Result<(), ParseError> {
+    fn print_record(&mut self, record: &Record<'_>) -> Result<(), ParseError> {
         if record.is_request() || !self.plan.mask.has(record.event()) {
             return Ok(()); // only files have these
         }
@@ -379,12 +382,12 @@ impl<'p> Lines<'p> {
             (RecordSubject::Flow, Subject::Flows) => {
                 let flow = record.flow()?;
                 if self.plan.selection.matches(&flow) {
-                    self.show(record, |printer, lines, occasion| printer.print_flow(lines, &flow, occasion));
+                    self.print_event(record, |printer, lines, occasion| printer.print_flow(lines, &flow, occasion));
                 }
             }
             (RecordSubject::Expect, Subject::Expectations) => {
                 let expect = record.expect()?;
-                self.show(record, |printer, lines, occasion| printer.print_expect(lines, &expect, occasion));
+                self.print_event(record, |printer, lines, occasion| printer.print_expect(lines, &expect, occasion));
             }
             _ => {}
         }
@@ -392,7 +395,7 @@ impl<'p> Lines<'p> {
     }
 
     /// Prints one event, or puts it into the capture as it came.
-    fn show(&mut self, record: &Record<'_>, print: impl FnOnce(&mut Printer, &mut Vec<u8>, &RecordContext<'_>)) {
+    fn print_event(&mut self, record: &Record<'_>, print: impl FnOnce(&mut Printer, &mut Vec<u8>, &RecordContext<'_>)) {
         let now_ns = *self.now_ns.get_or_insert_with(clock::now_ns);
         self.printed += 1;
         if let Some(capture) = &mut self.capture {
@@ -416,7 +419,7 @@ impl<'p> Lines<'p> {
 }
 
 /// Becomes readable on SIGINT and SIGTERM.
-fn signals() -> io::Result<UnixStream> {
+fn open_signal_pipe() -> io::Result<UnixStream> {
     let (receiver, sender) = UnixStream::pair()?;
     receiver.set_nonblocking(true)?;
     for signal in [SIGINT, SIGTERM] {
@@ -426,18 +429,18 @@ fn signals() -> io::Result<UnixStream> {
 }
 
 /// What to ask of the socket. A size that was asked for is kept to; else the buffer grows under pressure.
-fn options(plan: &Events) -> Options {
+fn socket_options(plan: &Events) -> Options {
     let bytes = plan.buffer_bytes.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
     let family = Some(plan.selection.family).filter(|family| *family != uapi::AF_UNSPEC);
     Options {
-        events: groups(plan.subject, plan.mask),
+        events: event_groups(plan.subject, plan.mask),
         buffer: bytes.map_or_else(BufferPlan::default, BufferPlan::Fixed),
         filter: Filter { family, protocols: plan.selection.protocol.into_iter().collect(), ..Filter::default() },
         ..Options::default()
     }
 }
 
-fn groups(subject: Subject, mask: plan::EventMask) -> EventMask {
+fn event_groups(subject: Subject, mask: plan::EventMask) -> EventMask {
     let [new, update, destroy] = match subject {
         Subject::Flows => [EventMask::NEW, EventMask::UPDATE, EventMask::DESTROY],
         Subject::Expectations => [EventMask::EXPECT_NEW, EventMask::EXPECT_UPDATE, EventMask::EXPECT_DESTROY],
@@ -447,6 +450,6 @@ fn groups(subject: Subject, mask: plan::EventMask) -> EventMask {
 }
 
 /// A line on standard error. If that is closed, there is no one to tell.
-fn tell(line: &str) {
+fn print_stderr(line: &str) {
     let _ = writeln!(io::stderr().lock(), "{line}");
 }

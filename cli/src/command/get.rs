@@ -21,7 +21,7 @@ use crate::persona::Persona;
 /// There is none, or none like that.
 pub(super) fn flow(persona: Persona, plan: &Get, mut printer: Printer) -> Result<(), Failure> {
     let (mut sink, mut shown, mut malformed) = (StdoutBuffer::open()?, 0, None);
-    let take = |record: &Record<'_>| match record.flow() {
+    let on_record = |record: &Record<'_>| match record.flow() {
         Ok(flow) if record.subject() == RecordSubject::Flow && plan.selection.matches(&flow) => {
             printer.print_flow(&mut sink.lines, &flow, &occasion());
             shown += 1;
@@ -30,7 +30,7 @@ pub(super) fn flow(persona: Persona, plan: &Get, mut printer: Printer) -> Result
         Err(error) => malformed = Some(error),
     };
     let write = |writer: &mut Writer<'_>, seq| request::get(writer, seq, &plan.selector, plan.zone);
-    Requester::open()?.request("find the flow", write, take).map_err(Failure::Operation)?;
+    Requester::open()?.request("find the flow", write, on_record).map_err(Failure::Operation)?;
     printer.finish(&mut sink.lines);
     sink.flush()?;
     if let Some(first) = malformed {
@@ -47,12 +47,12 @@ pub(super) fn flow(persona: Persona, plan: &Get, mut printer: Printer) -> Result
 pub(super) fn expectation(tuple: &Tuple) -> Result<(), Failure> {
     let mut printer = Printer::new(Format::default(), Subject::Expectations, TimeZone::system());
     let (mut sink, mut malformed) = (StdoutBuffer::open()?, None);
-    let take = |record: &Record<'_>| match record.expect() {
+    let on_record = |record: &Record<'_>| match record.expect() {
         Ok(expect) => printer.print_expect(&mut sink.lines, &expect, &occasion()),
         Err(error) => malformed = Some(error),
     };
     let write = |writer: &mut Writer<'_>, seq| request::get_expect(writer, seq, tuple, None);
-    Requester::open()?.request("find the expectation", write, take).map_err(Failure::Operation)?;
+    Requester::open()?.request("find the expectation", write, on_record).map_err(Failure::Operation)?;
     sink.flush()?;
     malformed.map_or(Ok(()), |first| Err(Failure::Malformed { count: 1, first }))
 }

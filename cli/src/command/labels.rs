@@ -15,20 +15,20 @@ use crate::persona::Persona;
 /// # Errors
 /// A name that no line of the file has.
 pub(super) fn resolve(plan: &mut Plan) -> Result<Option<Arc<LabelMap>>, Failure> {
-    let prints = prints(&plan.command);
-    let map = if names_any(&plan.command) || prints == Prints::Names || plan.labelmap.is_some() {
-        read(plan.persona, plan.labelmap.as_deref())
-    } else if prints == Prints::NamesIfAny {
+    let prints = label_output(&plan.command);
+    let map = if uses_labels(&plan.command) || prints == LabelOutput::Names || plan.labelmap.is_some() {
+        read_map(plan.persona, plan.labelmap.as_deref())
+    } else if prints == LabelOutput::NamesIfAny {
         LabelMap::read(None).unwrap_or_default()
     } else {
         return Ok(None);
     };
-    put_in(&mut plan.command, &map)?;
-    Ok(Some(Arc::new(map)).filter(|_| prints != Prints::Nothing))
+    set_label_bits(&mut plan.command, &map)?;
+    Ok(Some(Arc::new(map)).filter(|_| prints != LabelOutput::Nothing))
 }
 
 /// The names in `path`, or in the system's file; a file that cannot be read is told, and has none.
-pub(super) fn read(persona: Persona, path: Option<&Path>) -> LabelMap {
+pub(super) fn read_map(persona: Persona, path: Option<&Path>) -> LabelMap {
     LabelMap::read(path).unwrap_or_else(|error| {
         let _ = writeln!(io::stderr().lock(), "{}: {error}", persona.banner()); // a closed stderr wants no warning
         LabelMap::default()
@@ -37,7 +37,7 @@ pub(super) fn read(persona: Persona, path: Option<&Path>) -> LabelMap {
 
 /// What a command prints of labels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Prints {
+enum LabelOutput {
     Nothing,
     /// Their names, as it was asked to.
     Names,
@@ -45,23 +45,23 @@ enum Prints {
     NamesIfAny,
 }
 
-fn prints(command: &Command) -> Prints {
+fn label_output(command: &Command) -> LabelOutput {
     let format = match command {
         Command::List(list) => list.format,
         Command::Get(get) => get.format,
         Command::Update(update) => update.format,
         Command::Events(events) => events.format,
         Command::Control(Control { request: ControlRequest::Dump { format, .. }, .. }) => *format,
-        _ => return Prints::Nothing,
+        _ => return LabelOutput::Nothing,
     };
     match format.encoding {
-        _ if format.labels => Prints::Names,
-        Encoding::Save | Encoding::Json => Prints::NamesIfAny,
-        Encoding::Text | Encoding::Xml => Prints::Nothing,
+        _ if format.labels => LabelOutput::Names,
+        Encoding::Save | Encoding::Json => LabelOutput::NamesIfAny,
+        Encoding::Text | Encoding::Xml => LabelOutput::Nothing,
     }
 }
 
-pub(super) fn names_any(command: &Command) -> bool {
+pub(super) fn uses_labels(command: &Command) -> bool {
     match command {
         Command::List(list) => !list.selection.labels.is_empty(),
         Command::Get(get) => !get.selection.labels.is_empty(),
@@ -80,7 +80,7 @@ pub(super) fn names_any(command: &Command) -> bool {
 ///
 /// # Errors
 /// The first name that is not known.
-pub(super) fn put_in(command: &mut Command, map: &LabelMap) -> Result<(), Failure> {
+pub(super) fn set_label_bits(command: &mut Command, map: &LabelMap) -> Result<(), Failure> {
     let bits = |names: &[String]| -> Result<u128, Failure> {
         if names.is_empty() { Ok(0) } else { Ok(map.labels(&names.join(","))?.0) }
     };

@@ -27,7 +27,7 @@ pub(super) fn run(persona: Persona, plan: &List, labels: Option<Arc<LabelMap>>) 
     let mut progress = Progress::More;
     while progress != Progress::Done {
         listing.now_ns = clock::now_ns();
-        progress = dump.read(|record| listing.take(record))?;
+        progress = dump.read(|record| listing.on_record(record))?;
         listing.sink.flush_if_large()?;
     }
     listing.finish(persona)
@@ -50,14 +50,14 @@ impl<'p> Listing<'p> {
         Ok(Self { plan, printer, sink, now_ns: 0, shown: 0, malformed: 0, first_error: None })
     }
 
-    fn take(&mut self, record: &Record<'_>) {
-        if let Err(error) = self.print(record) {
+    fn on_record(&mut self, record: &Record<'_>) {
+        if let Err(error) = self.print_record(record) {
             self.malformed += 1;
             self.first_error.get_or_insert(error);
         }
     }
 
-    fn print(&mut self, record: &Record<'_>) -> Result<(), ParseError> {
+    fn print_record(&mut self, record: &Record<'_>) -> Result<(), ParseError> {
         let occasion = RecordContext { now_ns: self.now_ns, ..RecordContext::default() };
         match record.subject() {
             RecordSubject::Flow => {

@@ -17,9 +17,9 @@ use ctflow_engine::limits::LOAD_PREPARED_BYTES;
 use ctflow_parser::request;
 use rustix::fs::{MemfdFlags, memfd_create};
 
-use super::bulk::{Mass, Outcome, Vanished};
+use super::bulk::{Bulk, Outcome, Vanished};
 use super::progress::Progress;
-use super::staged::{Prepared, Step};
+use super::staged::{Staged, Step};
 use super::summary::Summary;
 use super::{change, labels};
 use crate::failure::Failure;
@@ -39,42 +39,42 @@ const COPIED_BYTES_MAX: u64 = 1_024 * 1_024 * 1_024;
 /// # Errors
 /// A file that cannot be read, a line that is wrong (nothing was done then), or one that the kernel refused.
 pub(super) fn run(persona: Persona, plan: &Load) -> Result<(), Failure> {
-    let (name, file) = open(plan)?;
-    let Checked { labelmap, prepared, rest, count, only_creates } = check(persona, &name, &file, LOAD_PREPARED_BYTES)?;
+    let (name, file) = open_input(plan)?;
+    let Checked { labelmap, staged, rest, count, only_creates } = check(persona, &name, &file, LOAD_PREPARED_BYTES)?;
     // Lines that go through the table print, and have a bar each.
     let mut bar = if only_creates { Progress::of(count, "lines") } else { Progress::none() };
     let mut loader = Loader::open(persona, &name, labelmap.as_deref())?;
-    for (number, step) in prepared.steps() {
+    for (number, step) in staged.steps() {
         match step {
-            Step::Request(request) => loader.send(number, request)?,
-            Step::Line(line) => loader.line(number, words(&name, number, line)?)?,
+            Step::Request(request) => loader.send_staged(number, request)?,
+            Step::Line(line) => loader.run_line(number, split_words(&name, number, line)?)?,
         }
         bar.add(1);
     }
-    drop(prepared);
+    drop(staged);
     let mut lines = Lines::from(&name, &file, rest)?;
     while let Some((number, words)) = lines.next()? {
-        loader.line(number, words)?;
+        loader.run_line(number, words)?;
         bar.add(1);
     }
-    loader.settle()?;
-    Ok(loader.mass.finish()?)
+    loader.finish_lines()?;
+    Ok(loader.bulk.finish()?)
 }
 
 /// The file, where it can be read twice.
-fn open(plan: &Load) -> Result<(String, File), Failure> {
+fn open_input(plan: &Load) -> Result<(String, File), Failure> {
     let (name, opened) = match plan {
-        Load::Stdin => ("standard input".to_owned(), copied(io::stdin().lock(), COPIED_BYTES_MAX)),
+        Load::Stdin => ("standard input".to_owned(), copy_to_memory(io::stdin().lock(), COPIED_BYTES_MAX)),
         Load::File(path) => (path.display().to_string(), File::open(path).and_then(seekable)),
     };
     opened.map_err(|source| Failure::Load { name: name.clone(), source }).map(|file| (name, file))
 }
 
 fn seekable(mut file: File) -> io::Result<File> {
-    if file.stream_position().is_ok() { Ok(file) } else { copied(file, COPIED_BYTES_MAX) }
+    if file.stream_position().is_ok() { Ok(file) } else { copy_to_memory(file, COPIED_BYTES_MAX) }
 }
 
-fn copied(source: impl Read, bytes_max: u64) -> io::Result<File> {
+fn copy_to_memory(source: impl Read, bytes_max: u64) -> io::Result<File> {
     let mut copy = File::from(memfd_create(c"ctflow-load", MemfdFlags::CLOEXEC)?);
     if io::copy(&mut source.take(bytes_max + 1), &mut copy)? > bytes_max {
         return Err(io::Error::other(format!("it has more than {bytes_max} bytes: save it to a file, and load that")));
@@ -88,24 +88,24 @@ struct Checked {
     /// The label file that one of them names.
     labelmap: Option<PathBuf>,
     /// The first of them.
-    prepared: Prepared,
+    staged: Staged,
     /// Where the others begin.
-    rest: Place,
+    rest: LinePosition,
     /// How many there are.
     count: u64,
     /// Whether all of them create a flow.
     only_creates: bool,
 }
 
-fn check(persona: Persona, name: &str, file: &File, prepared_bytes: usize) -> Result<Checked, Failure> {
-    let mut lines = Lines::from(name, file, Place::default())?;
-    let prepared = Prepared::new(prepared_bytes);
-    let mut checked = Checked { labelmap: None, prepared, rest: Place::default(), count: 0, only_creates: true };
+fn check(persona: Persona, name: &str, file: &File, staged_bytes: usize) -> Result<Checked, Failure> {
+    let mut lines = Lines::from(name, file, LinePosition::default())?;
+    let staged = Staged::new(staged_bytes);
+    let mut checked = Checked { labelmap: None, staged, rest: LinePosition::default(), count: 0, only_creates: true };
     while let Some((number, words)) = lines.next()? {
-        let plan = parse_line(persona, words).map_err(|usage| wrong(name, number, usage))?;
-        if !checked.prepared.is_full() {
-            checked.prepared.keep(number, &plan, &lines.line);
-            checked.rest = lines.place;
+        let plan = parse_line(persona, words).map_err(|usage| line_failure(name, number, usage))?;
+        if !checked.staged.is_full() {
+            checked.staged.push(number, &plan, &lines.line);
+            checked.rest = lines.position;
         }
         if let (Some(_), Some(_)) = (&checked.labelmap, &plan.labelmap) {
             return Err(Failure::SecondLabelmap { name: name.to_owned(), number });
@@ -117,17 +117,17 @@ fn check(persona: Persona, name: &str, file: &File, prepared_bytes: usize) -> Re
     Ok(checked)
 }
 
-fn wrong(name: &str, number: u64, usage: Usage) -> Failure {
+fn line_failure(name: &str, number: u64, usage: Usage) -> Failure {
     Failure::LineUsage { name: name.to_owned(), number, usage: Box::new(usage) }
 }
 
-fn words(name: &str, number: u64, line: &[u8]) -> Result<Vec<OsString>, Failure> {
+fn split_words(name: &str, number: u64, line: &[u8]) -> Result<Vec<OsString>, Failure> {
     line::split_words(line).map_err(|source| Failure::LineSyntax { name: name.to_owned(), number, source })
 }
 
 /// A place between two lines.
 #[derive(Debug, Clone, Copy, Default)]
-struct Place {
+struct LinePosition {
     /// Bytes before it.
     offset: u64,
     /// Lines before it.
@@ -139,14 +139,14 @@ struct Lines<'f> {
     name: &'f str,
     file: BufReader<&'f File>,
     /// Behind the line that was read last.
-    place: Place,
+    position: LinePosition,
     line: Vec<u8>,
 }
 
 impl<'f> Lines<'f> {
-    fn from(name: &'f str, mut file: &'f File, place: Place) -> Result<Self, Failure> {
+    fn from(name: &'f str, mut file: &'f File, place: LinePosition) -> Result<Self, Failure> {
         file.seek(SeekFrom::Start(place.offset)).map_err(|source| Failure::Load { name: name.to_owned(), source })?;
-        Ok(Self { name, file: BufReader::with_capacity(64 * 1024, file), place, line: Vec::new() })
+        Ok(Self { name, file: BufReader::with_capacity(64 * 1024, file), position: place, line: Vec::new() })
     }
 
     fn next(&mut self) -> Result<Option<(u64, Vec<OsString>)>, Failure> {
@@ -157,15 +157,15 @@ impl<'f> Lines<'f> {
             if bytes == 0 {
                 return Ok(None);
             }
-            self.place.offset += bytes as u64;
-            self.place.lines += 1;
+            self.position.offset += bytes as u64;
+            self.position.lines += 1;
             if bytes as u64 == LINE_READ_BYTES_MAX && !self.line.ends_with(b"\n") {
-                let (name, number) = (self.name.to_owned(), self.place.lines);
+                let (name, number) = (self.name.to_owned(), self.position.lines);
                 return Err(Failure::LineSyntax { name, number, source: LineError::Long });
             }
-            let words = words(self.name, self.place.lines, &self.line)?;
+            let words = split_words(self.name, self.position.lines, &self.line)?;
             if !words.is_empty() {
-                return Ok(Some((self.place.lines, words)));
+                return Ok(Some((self.position.lines, words)));
             }
         }
     }
@@ -176,49 +176,49 @@ struct Loader<'n> {
     persona: Persona,
     name: &'n str,
     labels: Option<LabelMap>,
-    mass: Mass,
+    bulk: Bulk,
     /// The last line that was sent, or waits in the batch.
     last: u64,
 }
 
 impl<'n> Loader<'n> {
     fn open(persona: Persona, name: &'n str, labelmap: Option<&Path>) -> Result<Self, Failure> {
-        let labels = labelmap.map(|path| labels::read(persona, Some(path)));
-        let mass = change::mass("carry out a line", Format::default(), Vanished::Failure)?;
-        Ok(Self { persona, name, labels, mass, last: 0 })
+        let labels = labelmap.map(|path| labels::read_map(persona, Some(path)));
+        let bulk = change::open_bulk("carry out a line", Format::default(), Vanished::Fail)?;
+        Ok(Self { persona, name, labels, bulk, last: 0 })
     }
 
     /// Sends a request that was written when its line was checked.
-    fn send(&mut self, number: u64, request: &[u8]) -> Result<(), Failure> {
+    fn send_staged(&mut self, number: u64, request: &[u8]) -> Result<(), Failure> {
         self.last = number;
-        self.mass.add(number, None, |writer, seq| writer.message_copy(request, seq))?;
-        self.refuse_failed()
+        self.bulk.add(number, None, |writer, seq| writer.message_copy(request, seq))?;
+        self.check_failed()
     }
 
-    fn line(&mut self, number: u64, words: Vec<OsString>) -> Result<(), Failure> {
-        let mut plan = parse_line(self.persona, words).map_err(|usage| wrong(self.name, number, usage))?;
-        self.name_labels(&mut plan)?;
+    fn run_line(&mut self, number: u64, words: Vec<OsString>) -> Result<(), Failure> {
+        let mut plan = parse_line(self.persona, words).map_err(|usage| line_failure(self.name, number, usage))?;
+        self.resolve_labels(&mut plan)?;
         match &plan.command {
             Command::Create(create) => {
                 let change = create.creation.flow_change();
                 self.last = number;
-                self.mass.add(number, None, |writer, seq| request::create(writer, seq, &change, create.if_exists))?;
-                self.refuse_failed()
+                self.bulk.add(number, None, |writer, seq| request::create(writer, seq, &change, create.if_exists))?;
+                self.check_failed()
             }
             Command::Delete(delete) => {
-                self.settle()?;
-                change::delete_with(delete, &mut self.mass)?;
-                self.settle_changes(number)
+                self.finish_lines()?;
+                change::delete_selected(delete, &mut self.bulk)?;
+                self.finish_changes(number)
             }
             Command::Update(update) => {
-                self.settle()?;
-                change::update_with(update, &mut self.mass)?;
-                self.settle_changes(number)
+                self.finish_lines()?;
+                change::update_selected(update, &mut self.bulk)?;
+                self.finish_changes(number)
             }
             Command::Flush(flush) => {
-                self.settle()?;
+                self.finish_lines()?;
                 self.last = number;
-                change::flush(*flush).or_else(|error| self.refuse(vec![Refused { tag: number, error }]))?;
+                change::flush(*flush).or_else(|error| self.check_refused(vec![Refused { tag: number, error }]))?;
                 Summary::Emptied(flush.subject).print(self.persona);
                 Ok(())
             }
@@ -226,34 +226,34 @@ impl<'n> Loader<'n> {
         }
     }
 
-    fn name_labels(&mut self, plan: &mut Plan) -> Result<(), Failure> {
-        if self.labels.is_none() && labels::names_any(&plan.command) {
-            self.labels = Some(labels::read(plan.persona, None));
+    fn resolve_labels(&mut self, plan: &mut Plan) -> Result<(), Failure> {
+        if self.labels.is_none() && labels::uses_labels(&plan.command) {
+            self.labels = Some(labels::read_map(plan.persona, None));
         }
-        self.labels.as_ref().map_or(Ok(()), |map| labels::put_in(&mut plan.command, map))
+        self.labels.as_ref().map_or(Ok(()), |map| labels::set_label_bits(&mut plan.command, map))
     }
 
     /// Has the lines so far answered.
-    fn settle(&mut self) -> Result<(), Failure> {
-        let Outcome { failed, .. } = self.mass.outcome()?;
-        self.refuse(failed)
+    fn finish_lines(&mut self) -> Result<(), Failure> {
+        let Outcome { failed, .. } = self.bulk.outcome()?;
+        self.check_refused(failed)
     }
 
-    fn refuse_failed(&mut self) -> Result<(), Failure> {
-        let failed = self.mass.take_failed();
-        self.refuse(failed)
+    fn check_failed(&mut self) -> Result<(), Failure> {
+        let failed = self.bulk.take_failed();
+        self.check_refused(failed)
     }
 
     /// Of a line that selects, what vanished meanwhile is no failure.
-    fn settle_changes(&mut self, number: u64) -> Result<(), Failure> {
-        let Outcome { failed, .. } = self.mass.outcome()?;
-        let first = failed.into_iter().find(|one| !super::bulk::is_absence(&one.error));
+    fn finish_changes(&mut self, number: u64) -> Result<(), Failure> {
+        let Outcome { failed, .. } = self.bulk.outcome()?;
+        let first = failed.into_iter().find(|one| !super::bulk::is_not_found(&one.error));
         self.last = number;
-        self.refuse(first.into_iter().map(|one| Refused { tag: number, ..one }).collect())
+        self.check_refused(first.into_iter().map(|one| Refused { tag: number, ..one }).collect())
     }
 
     /// The first of the refused lines as a failure that has all their numbers.
-    fn refuse(&self, failed: Vec<Refused>) -> Result<(), Failure> {
+    fn check_refused(&self, failed: Vec<Refused>) -> Result<(), Failure> {
         let more = failed.iter().skip(1).map(|one| one.tag).collect();
         let (name, last) = (self.name.to_owned(), self.last);
         match failed.into_iter().next() {
@@ -279,27 +279,27 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_twice_is_copied_up_to_a_bound() {
-        assert_eq!(copied(&b"-F\n"[..], 3).unwrap().metadata().unwrap().len(), 3);
-        assert!(copied(io::repeat(b'x'), 3).unwrap_err().to_string().starts_with("it has more than 3 bytes"));
+    fn input_that_cannot_seek_is_copied_up_to_a_bound() {
+        assert_eq!(copy_to_memory(&b"-F\n"[..], 3).unwrap().metadata().unwrap().len(), 3);
+        assert!(copy_to_memory(io::repeat(b'x'), 3).unwrap_err().to_string().starts_with("it has more than 3 bytes"));
     }
 
     #[test]
-    fn every_line_is_prepared_or_left_for_later_whatever_the_bound() {
+    fn every_line_is_staged_or_read_again_whatever_the_bound() {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(b"# saved\n-A -p 50 -t 5 -s ::1 -d ::2\n\n-D -p tcp\n-A -p 51 -t 5 -s ::1 -d ::2\n  \n-F")
             .unwrap();
-        let mut prepared_lines = Vec::new();
+        let mut staged_counts = Vec::new();
         for bytes in [0, 1, 100, 250, 10_000] {
-            let Checked { prepared, rest, count, .. } = check(Persona::Ctflow, "x", &file, bytes).unwrap();
-            let mut numbers: Vec<_> = prepared.steps().map(|(number, _)| number).collect();
-            prepared_lines.push(numbers.len());
+            let Checked { staged, rest, count, .. } = check(Persona::Ctflow, "x", &file, bytes).unwrap();
+            let mut numbers: Vec<_> = staged.steps().map(|(number, _)| number).collect();
+            staged_counts.push(numbers.len());
             let mut lines = Lines::from("x", &file, rest).unwrap();
             while let Some((number, _)) = lines.next().unwrap() {
                 numbers.push(number);
             }
             assert_eq!((numbers, count), (vec![2, 4, 5, 7], 4), "{bytes}");
         }
-        assert_eq!(prepared_lines, [0, 1, 1, 3, 4], "each bound leaves other lines");
+        assert_eq!(staged_counts, [0, 1, 1, 3, 4], "each bound leaves other lines");
     }
 }

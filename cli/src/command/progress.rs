@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// Work that is done sooner needs no bar.
-const PATIENCE: Duration = Duration::from_secs(1);
+const BAR_DELAY: Duration = Duration::from_secs(1);
 
 /// How often the live line shows that it lives.
-const SPIN: Duration = Duration::from_millis(200);
+const SPINNER_INTERVAL: Duration = Duration::from_millis(200);
 
 /// What is done now, as one live line.
 pub(super) struct Live {
@@ -24,18 +24,18 @@ impl Live {
     pub(super) fn new() -> Self {
         let style = ProgressStyle::with_template("{spinner} {elapsed} {msg}");
         let bar = ProgressBar::new_spinner().with_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
-        bar.enable_steady_tick(SPIN);
+        bar.enable_steady_tick(SPINNER_INTERVAL);
         Self { bar, step: String::new() }
     }
 
     /// What is done from here on.
-    pub(super) fn step(&mut self, step: impl Into<String>) {
+    pub(super) fn start_step(&mut self, step: impl Into<String>) {
         self.step = step.into();
         self.bar.set_message(self.step.clone());
     }
 
     /// How it goes.
-    pub(super) fn tell(&self, how: impl Display) {
+    pub(super) fn update(&self, how: impl Display) {
         self.bar.set_message(format!("{}: {how}", self.step));
     }
 }
@@ -61,7 +61,7 @@ impl Progress {
         let style = style.progress_chars("=> "); // a console may have no others
         let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::hidden()).with_style(style);
         // Asked once: a step is much less work than asking.
-        let due = can_redraw().then(|| Instant::now() + PATIENCE);
+        let due = can_redraw().then(|| Instant::now() + BAR_DELAY);
         Self { bar, due }
     }
 

@@ -8,7 +8,7 @@ use crate::flags::plan::{Command, Plan};
 
 /// Lines, one behind the other. When it [is full](Self::is_full), keep no more.
 #[derive(Debug)]
-pub(super) struct Prepared {
+pub(super) struct Staged {
     limit: usize,
     bytes: Vec<u8>,
     entries: Vec<Entry>,
@@ -32,7 +32,7 @@ pub(super) enum Step<'p> {
     Line(&'p [u8]),
 }
 
-impl Prepared {
+impl Staged {
     /// No line yet, and room for `limit` bytes.
     pub(super) fn new(limit: usize) -> Self {
         Self { limit, bytes: Vec::new(), entries: Vec::new() }
@@ -45,9 +45,9 @@ impl Prepared {
     }
 
     /// Keeps `line`, which means `plan`.
-    pub(super) fn keep(&mut self, number: u64, plan: &Plan, line: &[u8]) {
+    pub(super) fn push(&mut self, number: u64, plan: &Plan, line: &[u8]) {
         let mut buffer = [0; REQUEST_BYTES];
-        let request = written(plan, &mut buffer);
+        let request = encode_request(plan, &mut buffer);
         self.bytes.extend_from_slice(request.unwrap_or(line));
         self.entries.push(Entry { number, end: self.bytes.len(), is_request: request.is_some() });
     }
@@ -64,9 +64,9 @@ impl Prepared {
 }
 
 /// The one request that `plan` is, if it is one and depends on nothing else.
-fn written<'b>(plan: &Plan, buffer: &'b mut [u8]) -> Option<&'b [u8]> {
+fn encode_request<'b>(plan: &Plan, buffer: &'b mut [u8]) -> Option<&'b [u8]> {
     let Command::Create(create) = &plan.command else { return None };
-    if labels::names_any(&plan.command) {
+    if labels::uses_labels(&plan.command) {
         return None;
     }
     let mut writer = Writer::new(buffer);
@@ -81,15 +81,15 @@ mod tests {
     use crate::persona::Persona;
 
     #[test]
-    fn lines_that_create_are_kept_as_requests_and_others_as_they_stand() {
+    fn creations_are_staged_as_requests_and_other_lines_as_text() {
         let create = "-A -p 50 -t 5 -s 10.0.0.1 -d 10.0.0.2";
         let lines = [create, "-D -p tcp", &format!("{create} --label-add x"), create];
-        let mut prepared = Prepared::new(0);
+        let mut staged = Staged::new(0);
         for (number, text) in (3..).zip(lines) {
             let plan = parse_line(Persona::Ctflow, line::split_words(text.as_bytes()).unwrap()).unwrap();
-            prepared.keep(number, &plan, text.as_bytes());
+            staged.push(number, &plan, text.as_bytes());
         }
-        let steps: Vec<_> = prepared.steps().collect();
+        let steps: Vec<_> = staged.steps().collect();
         assert!(matches!(steps[..], [(3, Step::Request(one)), _, _, (6, Step::Request(two))] if one == two));
         assert_eq!(steps[1..3], [(4, Step::Line(b"-D -p tcp")), (5, Step::Line(lines[2].as_bytes()))]);
     }

@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_words_are_conntracks() {
+    fn summary_lines_match_conntrack() {
         let lines = [
             (Summary::Listed(Subject::Flows, 7), "7 flow entries have been shown."),
             (Summary::Listed(Subject::Expectations, 0), "0 expectations have been shown."),
@@ -82,7 +82,7 @@ mod tests {
         }
     }
     #[test]
-    fn a_loss_is_always_told_and_its_absence_only_under_our_own_name() {
+    fn a_loss_is_always_printed_and_no_loss_only_by_ctflow() {
         let lost = |persona, lost| Summary::Events(Subject::Flows, 5, lost).lost(persona);
         assert_eq!(lost(Persona::Ctflow, 0), " 0 events have been lost.");
         assert_eq!(lost(Persona::Ctflow, 3), " 3 events have been lost.");

@@ -61,7 +61,7 @@ pub(super) fn take(
     (load, stretch): (Load, Duration),
     live: &mut Live,
 ) -> Result<Stock, Failure> {
-    live.step(format!("memory and times of {} flows", load.flows));
+    live.start_step(format!("memory and times of {} flows", load.flows));
     let nodes = Nodes::new(ground.backups().len(), Duration::ZERO)?;
     let start = |epoch| match ground.backups() {
         [] => Ok(Arc::new(Engine::start(settings)?)),

@@ -171,12 +171,13 @@ impl<'p> Bencher<'p> {
         let count = self.plan.rounds;
         for round in 1..=count {
             for ((depth, backend), [outcomes, beside]) in lanes.iter().zip(&mut rounds) {
-                self.live.step(format!("round {round} of {count}, {}", sections::name(*depth)));
+                self.live.start_step(format!("round {round} of {count}, {}", sections::name(*depth)));
                 let mut trial = self.trial(*depth, self.rate());
                 trial.settings.backend = *backend;
                 outcomes.push(trial.run(self.ground, &self.live)?);
                 if matches!(depth, Depth::Capture | Depth::Replicate) {
-                    self.live.step(format!("round {round} of {count}, {} beside the floor", sections::name(*depth)));
+                    self.live
+                        .start_step(format!("round {round} of {count}, {} beside the floor", sections::name(*depth)));
                     beside.push(Trial { beside: true, ..trial }.run(self.ground, &self.live)?);
                 }
             }
@@ -194,7 +195,7 @@ impl<'p> Bencher<'p> {
     /// What the steps take.
     fn steps(&mut self) -> Result<Steps, Failure> {
         let depth = if self.ground.backups().is_empty() { Depth::Capture } else { Depth::Replicate };
-        self.live.step("what each step takes");
+        self.live.start_step("what each step takes");
         let mut trial = self.trial(depth, self.rate());
         trial.settings.metered = true;
         trial.stretch *= METERED;
@@ -219,7 +220,7 @@ impl<'p> Bencher<'p> {
                 }
                 Next::Rate(rate) => rate,
             };
-            self.live.step(format!("highest rate without loss, {}: trying {rate:.0}", sections::name(depth)));
+            self.live.start_step(format!("highest rate without loss, {}: trying {rate:.0}", sections::name(depth)));
             let outcome = self.trial(depth, Some(rate)).run(self.ground, &self.live)?;
             search.note(outcome.events_per_second, outcome.is_held());
             trials.push(outcome);
@@ -238,7 +239,7 @@ impl<'p> Bencher<'p> {
         self.ground.stamp(true)?;
         let mut rates = Vec::new();
         for part in PARTS {
-            self.live.step(format!("at {:.0} % of the rate held", part * 100.0));
+            self.live.start_step(format!("at {:.0} % of the rate held", part * 100.0));
             let outcome = self.trial(depth, Some(part * rate)).run(self.ground, &self.live)?;
             let latency = Latency::of(&outcome.lag);
             rates.push(Rate { outcome, latency });

@@ -169,7 +169,7 @@ impl Trial {
             thread::sleep(TICK.min(self.stretch.saturating_sub(began.elapsed())));
             let (events, lost) = pipeline.heard();
             let per_second = (events - before.events) as f64 / before.at.elapsed().as_secs_f64();
-            live.tell(format_args!("{per_second:.0} events/s, {lost} lost"));
+            live.update(format_args!("{per_second:.0} events/s, {lost} lost"));
         }
     }
 

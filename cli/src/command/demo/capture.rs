@@ -26,7 +26,7 @@ const EXPIRE: Duration = Duration::from_secs(10);
 /// Has traffic flow until no more flows are left than `staying`, and says how many the kernel then has.
 pub(super) fn run(gateways: &Gateways, pair: &Pair<'_>, staying: usize) -> Result<u64, Failure> {
     let mut live = Live::new();
-    live.step("traffic");
+    live.start_step("traffic");
     let traffic = Traffic {
         tcp: vec![(SERVER, 80).into(), REDIRECTED, (SERVER6, 443).into()],
         udp: vec![(SERVER, 53).into(), (SERVER6, 53).into()],
@@ -42,7 +42,7 @@ pub(super) fn run(gateways: &Gateways, pair: &Pair<'_>, staying: usize) -> Resul
     }
     let failure = running.last_failure();
     let done = running.finish();
-    live.step("flows end");
+    live.start_step("flows end");
     let left = expire(gateways.firewall(GatewayId::First), pair, u64::try_from(staying).unwrap_or(u64::MAX), &live)?;
     drop(live);
     say(&format!("connections: {} by TCP, {} by UDP, {} failed", done.tcp, done.udp, done.failed))?;
@@ -78,5 +78,5 @@ fn expire(firewall: &Host, pair: &Pair<'_>, staying: u64, live: &Live) -> Result
 fn tell(live: &Live, pair: &Pair<'_>) {
     let totals = pair.captured();
     let (events, flows, lost) = (totals.events(), totals.flows, totals.events_lost);
-    live.tell(format_args!("{events} events, {flows} flows now, {lost} lost"));
+    live.update(format_args!("{events} events, {flows} flows now, {lost} lost"));
 }
