@@ -13,7 +13,7 @@ use ctflow_parser::filter::DumpFilter;
 use ctflow_parser::request::Table;
 
 use super::pair::Pair;
-use super::{TICK, TRAFFIC, say};
+use super::{TICK, TRAFFIC, print_line};
 use crate::command::progress::Live;
 use crate::failure::Failure;
 
@@ -21,7 +21,7 @@ const TCP_PER_SECOND: u32 = 300;
 const UDP_PER_SECOND: u32 = 500;
 const PAYLOAD_BYTES: usize = 512;
 /// The most time that the flows are given to end by themselves; their timeouts are 1 to 3 s.
-const EXPIRE: Duration = Duration::from_secs(10);
+const EXPIRY_MAX: Duration = Duration::from_secs(10);
 
 /// Has traffic flow until no more flows are left than `staying`, and says how many the kernel then has.
 pub(super) fn run(gateways: &Gateways, pair: &Pair<'_>, staying: usize) -> Result<u64, Failure> {
@@ -37,15 +37,16 @@ pub(super) fn run(gateways: &Gateways, pair: &Pair<'_>, staying: usize) -> Resul
     };
     let running = traffic.start(&gateways.client)?;
     while !running.is_finished() {
-        tell(&live, pair);
+        update_live_line(&live, pair);
         thread::sleep(TICK);
     }
     let failure = running.last_failure();
     let done = running.finish();
     live.start_step("flows end");
-    let left = expire(gateways.firewall(GatewayId::First), pair, u64::try_from(staying).unwrap_or(u64::MAX), &live)?;
+    let left =
+        wait_for_expiry(gateways.firewall(GatewayId::First), pair, u64::try_from(staying).unwrap_or(u64::MAX), &live)?;
     drop(live);
-    say(&format!("connections: {} by TCP, {} by UDP, {} failed", done.tcp, done.udp, done.failed))?;
+    print_line(&format!("connections: {} by TCP, {} by UDP, {} failed", done.tcp, done.udp, done.failed))?;
     match failure {
         Some(failure) => Err(Failure::Demo(format!("{} connections failed, the last: {failure}", done.failed))),
         None => Ok(left),
@@ -55,8 +56,8 @@ pub(super) fn run(gateways: &Gateways, pair: &Pair<'_>, staying: usize) -> Resul
 /// Waits until the flows have ended in the firewall's kernel, in its shards and with its peer, and says how many the
 /// kernel has. Reading the table has the kernel let go of what is past its time; part by part, so that their events come
 /// in no burst.
-fn expire(firewall: &Host, pair: &Pair<'_>, staying: u64, live: &Live) -> Result<u64, Failure> {
-    let deadline = Instant::now() + EXPIRE;
+fn wait_for_expiry(firewall: &Host, pair: &Pair<'_>, staying: u64, live: &Live) -> Result<u64, Failure> {
+    let deadline = Instant::now() + EXPIRY_MAX;
     loop {
         let left = firewall.run(sysctl::flow_count)?;
         let agreed = [pair.captured().flows, pair.replicated()] == [left, left];
@@ -70,12 +71,12 @@ fn expire(firewall: &Host, pair: &Pair<'_>, staying: u64, live: &Live) -> Result
             }
             Ok(())
         })?;
-        tell(live, pair);
+        update_live_line(live, pair);
         thread::sleep(TICK);
     }
 }
 
-fn tell(live: &Live, pair: &Pair<'_>) {
+fn update_live_line(live: &Live, pair: &Pair<'_>) {
     let totals = pair.captured();
     let (events, flows, lost) = (totals.events(), totals.flows, totals.events_lost);
     live.update(format_args!("{events} events, {flows} flows now, {lost} lost"));

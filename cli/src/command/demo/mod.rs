@@ -42,7 +42,7 @@ const STREAMS: [usize; 2] = [20, 6];
 /// advertisements missed, where one is sent each 100 ms.
 const DETECTION: Duration = Duration::from_millis(300);
 /// How long the connections go on by way of the second firewall.
-const AFTERWARDS: Duration = Duration::from_secs(1);
+const AFTER_TAKEOVER: Duration = Duration::from_secs(1);
 
 /// Runs the demonstration.
 ///
@@ -55,44 +55,44 @@ pub(super) fn run() -> Result<(), Failure> {
     for which in [GatewayId::First, GatewayId::Second] {
         gateways.firewall(which).run(shorten_timeouts)?;
     }
-    say("A client, two firewalls with NAT and a server, in network namespaces of their own on this kernel.")?;
-    say("One connection through the first firewall, as `ctflow -E -o timestamp` shows it:\n")?;
+    print_line("A client, two firewalls with NAT and a server, in network namespaces of their own on this kernel.")?;
+    print_line("One connection through the first firewall, as `ctflow -E -o timestamp` shows it:\n")?;
     watch::run(&gateways)?;
 
     let [tcp, udp] = STREAMS;
     let seconds = TRAFFIC.as_secs();
-    say(&format!(
+    print_line(&format!(
         "\n{seconds} s of TCP and UDP, IPv4 with NAT and IPv6, captured by {WORKERS} workers and replicated; {tcp} connections \
          by\nTCP and {udp} by UDP stay, and check every byte:\n"
     ))?;
     let pair = Pair::start(&gateways)?;
-    let streams = Streams::start(&gateways.client, &targets())?;
+    let streams = Streams::start(&gateways.client, &stream_targets())?;
     let in_kernel = capture::run(&gateways, &pair, tcp + udp)?;
     let captured = pair.captured();
     let _primary = pair.fail_over(DETECTION)?;
-    thread::sleep(AFTERWARDS);
-    sum_up(&captured, in_kernel, &streams.finish())
+    thread::sleep(AFTER_TAKEOVER);
+    print_summary(&captured, in_kernel, &streams.finish())
 }
 
-fn say(line: &str) -> io::Result<()> {
+fn print_line(line: &str) -> io::Result<()> {
     writeln!(io::stdout().lock(), "{line}")
 }
 
 /// Where the connections go that stay: by every way through the firewalls.
-fn targets() -> Vec<Target> {
+fn stream_targets() -> Vec<Target> {
     let by_tcp = [REDIRECTED, (SERVER, 80).into(), (SERVER6, 443).into()].map(Target::Tcp);
     let by_udp = [(SERVER, 53).into(), (SERVER6, 53).into()].map(Target::Udp);
     let [tcp, udp] = STREAMS;
     by_tcp.into_iter().cycle().take(tcp).chain(by_udp.into_iter().cycle().take(udp)).collect()
 }
 
-fn sum_up(captured: &Counts, in_kernel: u64, streams: &[StreamReport]) -> Result<(), Failure> {
+fn print_summary(captured: &Counts, in_kernel: u64, streams: &[StreamReport]) -> Result<(), Failure> {
     let Counts { events_new, events_update, events_destroy, events_lost, flows, .. } = *captured;
     let survived = streams.iter().filter(|stream| stream.died.is_none()).count();
     let all = STREAMS.iter().sum::<usize>();
     let silence = streams.iter().map(|stream| stream.silence).max().unwrap_or_default().as_millis();
     let detection = DETECTION.as_millis();
-    say(&format!(
+    print_line(&format!(
         "events captured: {}\nlost: {events_lost}\nflows: {events_new} new, {events_update} updated, \
          {events_destroy} destroyed, {flows} left\nsurvived: {survived} of {all}\n\
          longest silence: {silence} ms, {detection} ms of it until the second firewall noticed",

@@ -19,7 +19,7 @@ use crate::output::stdout::StdoutBuffer;
 use crate::output::{Format, Printer, RecordContext, Subject};
 
 /// How long the last event is waited for.
-const SILENCE: Duration = Duration::from_millis(300);
+const LAST_EVENT_WAIT: Duration = Duration::from_millis(300);
 
 pub(super) fn run(gateways: &Gateways) -> Result<(), Failure> {
     let socket = gateways.firewall(GatewayId::First).run(|| EventSocket::open(&Options::default()));
@@ -29,9 +29,9 @@ pub(super) fn run(gateways: &Gateways) -> Result<(), Failure> {
     let mut printer = Printer::new(format, Subject::Flows, TimeZone::system());
     let mut sink = StdoutBuffer::open()?;
     let mut last = Instant::now();
-    while last.elapsed() < SILENCE {
-        let round =
-            listener.receive_round(Patience::None, &mut |frame: &[u8]| print(&mut printer, &mut sink.lines, frame))?;
+    while last.elapsed() < LAST_EVENT_WAIT {
+        let round = listener
+            .receive_round(Patience::None, &mut |frame: &[u8]| print_frame(&mut printer, &mut sink.lines, frame))?;
         if round.received.datagrams > 0 {
             last = Instant::now();
         }
@@ -41,7 +41,7 @@ pub(super) fn run(gateways: &Gateways) -> Result<(), Failure> {
     Ok(())
 }
 
-fn print(printer: &mut Printer, lines: &mut Vec<u8>, frame: &[u8]) {
+fn print_frame(printer: &mut Printer, lines: &mut Vec<u8>, frame: &[u8]) {
     for message in Messages::new(frame) {
         let Ok(Message::Record(record)) = message else { continue };
         let Ok(flow) = record.flow() else { continue };

@@ -25,7 +25,7 @@ pub(super) struct Facts {
     /// Setting up io_uring with provided buffers.
     pub(super) ring: Result<(), Refusal>,
     /// Entering a private network.
-    pub(super) network: Result<(), Withheld>,
+    pub(super) network: Result<(), NetworkRefusal>,
     /// Numbers under `/proc/sys`.
     pub(super) settings: Settings,
     /// Whether a seccomp filter (a container's, a unit's) decides over our system calls.
@@ -84,35 +84,35 @@ pub(super) struct Refusal {
     /// The error number, where it was a system call that failed.
     pub(super) errno: Option<Errno>,
     /// The whole story.
-    pub(super) said: String,
+    pub(super) message: String,
 }
 
 impl Refusal {
     /// Of an error that has a system error among its sources.
     pub(super) fn of(error: &(dyn Error + 'static)) -> Self {
         let io_error = successors(Some(error), |&error| error.source()).find_map(|error| error.downcast_ref());
-        Self { errno: io_error.and_then(|error: &io::Error| Errno::from_io_error(error)), said: error.to_string() }
+        Self { errno: io_error.and_then(|error: &io::Error| Errno::from_io_error(error)), message: error.to_string() }
     }
 
     /// The error number in words, or else the whole story.
     pub(super) fn reason(&self) -> String {
-        self.errno.map_or_else(|| self.said.clone(), |errno| errno.to_string())
+        self.errno.map_or_else(|| self.message.clone(), |errno| errno.to_string())
     }
 
     /// Whether no descriptor was left, which says nothing of what was asked for.
-    pub(super) fn is_about_descriptors(&self) -> bool {
+    pub(super) fn is_descriptor_limit(&self) -> bool {
         matches!(self.errno, Some(Errno::MFILE | Errno::NFILE))
     }
 
     /// Whether it was for want of rights.
-    pub(super) fn is_about_rights(&self) -> bool {
+    pub(super) fn is_permission(&self) -> bool {
         matches!(self.errno, Some(Errno::PERM | Errno::ACCESS))
     }
 }
 
 /// Why there is no private network.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Withheld {
+pub(super) enum NetworkRefusal {
     /// Somebody forbade it.
     Forbidden(Forbidden),
     /// Something else went wrong.
@@ -173,7 +173,7 @@ impl Facts {
 impl Refusal {
     /// One with this error number.
     pub(super) fn with(errno: Errno) -> Self {
-        Self { errno: Some(errno), said: format!("cannot do it: {errno}") }
+        Self { errno: Some(errno), message: format!("cannot do it: {errno}") }
     }
 }
 
@@ -190,9 +190,9 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_knows_the_errno_of_its_source() {
+    fn a_refusal_has_the_errno_of_its_source() {
         let error = SocketError::Join { group: 1, source: Errno::PERM.into() };
         let refusal = Refusal::of(&error);
-        assert!(refusal.is_about_rights() && refusal.said == error.to_string(), "{refusal:?}");
+        assert!(refusal.is_permission() && refusal.message == error.to_string(), "{refusal:?}");
     }
 }

@@ -85,6 +85,6 @@ impl Finding {
 }
 
 /// How many essential things are missing.
-pub(super) fn missing(findings: &[Finding]) -> usize {
+pub(super) fn missing_count(findings: &[Finding]) -> usize {
     findings.iter().filter(|finding| finding.level == Level::Missing).count()
 }

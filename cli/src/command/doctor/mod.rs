@@ -28,5 +28,5 @@ pub(super) fn run(plan: plan::Doctor) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
     stdout.write_all(text.as_bytes())?;
     stdout.flush()?;
-    if finding::missing(&findings) == 0 { Ok(()) } else { Err(Failure::MachineNotReady) }
+    if finding::missing_count(&findings) == 0 { Ok(()) } else { Err(Failure::MachineNotReady) }
 }

@@ -15,21 +15,21 @@ use ctflow_engine::sys::netlink::{NetlinkSocket, Protocol};
 use ctflow_parser::filter::Masked;
 use ctflow_parser::request;
 
-use super::facts::{Buffers, Build, Facts, Refusal, Settings, Table, Withheld};
+use super::facts::{Buffers, Build, Facts, NetworkRefusal, Refusal, Settings, Table};
 
 /// Finds out everything.
 pub(super) fn examine() -> Facts {
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
     let opened = NetlinkSocket::open(Protocol::Netfilter).map_err(|error| Refusal::of(&error));
-    let stats = stats().map_err(|error| Refusal::of(&error));
+    let stats = read_table().map_err(|error| Refusal::of(&error));
     Facts {
-        build: build(&release),
-        socket: on(&opened, buffers),
-        listening: listening(),
-        filter: on(&opened, attach_longest),
-        ring: on(&opened, ring),
-        network: network(),
-        settings: settings(), // after the questions: the modules they load bring their settings along
+        build: read_build(&release),
+        socket: with_socket(&opened, measure_buffers),
+        listening: join_groups(),
+        filter: with_socket(&opened, attach_longest),
+        ring: with_socket(&opened, open_ring),
+        network: probe_network(),
+        settings: read_settings(), // after the questions: the modules they load bring their settings along
         seccomp: has_seccomp(),
         release,
         stats,
@@ -37,21 +37,21 @@ pub(super) fn examine() -> Facts {
 }
 
 /// Tries something on the socket, if there is one.
-fn on<T>(
+fn with_socket<T>(
     opened: &Result<NetlinkSocket, Refusal>,
     attempt: impl FnOnce(&NetlinkSocket) -> Result<T, Refusal>,
 ) -> Result<T, Refusal> {
     opened.as_ref().map_err(Clone::clone).and_then(attempt)
 }
 
-fn buffers(socket: &NetlinkSocket) -> Result<Buffers, Refusal> {
+fn measure_buffers(socket: &NetlinkSocket) -> Result<Buffers, Refusal> {
     let measure = || socket.memory_info().map(|info| info.buffer_bytes as usize);
     let unforced = socket.set_receive_buffer(SOCKET_BUFFER_BYTES).and_then(|()| measure());
     let forced = socket.force_receive_buffer(SOCKET_BUFFER_BYTES).and_then(|()| measure());
     Ok(Buffers { unforced: unforced.map_err(|error| Refusal::of(&error))?, forced: forced.ok() })
 }
 
-fn stats() -> Result<Table, KernelError> {
+fn read_table() -> Result<Table, KernelError> {
     let mut table = Table::default();
     Requester::open()?.request("ask for the table's size", request::global_stats, |record| {
         let stats = record.global_stats().unwrap_or_default(); // malformed is unknown
@@ -60,7 +60,7 @@ fn stats() -> Result<Table, KernelError> {
     Ok(table)
 }
 
-fn listening() -> Result<(), Refusal> {
+fn join_groups() -> Result<(), Refusal> {
     let options = Options { events: EventMask::ALL, ..Options::default() };
     EventSocket::open(&options).map(drop).map_err(|error| Refusal::of(&error))
 }
@@ -79,38 +79,38 @@ fn attach_longest(socket: &NetlinkSocket) -> Result<usize, Refusal> {
     Ok(program.instructions().len())
 }
 
-fn ring(socket: &NetlinkSocket) -> Result<(), Refusal> {
+fn open_ring(socket: &NetlinkSocket) -> Result<(), Refusal> {
     receive::open(BackendKind::IoUring, socket, Interrupts::new()).map(drop).map_err(|error| Refusal::of(&error))
 }
 
-fn network() -> Result<(), Withheld> {
+fn probe_network() -> Result<(), NetworkRefusal> {
     lab::probe().map_err(|error| match error {
-        LabError::Forbidden(by) => Withheld::Forbidden(by),
-        other => Withheld::Failed(other.to_string()),
+        LabError::Forbidden(by) => NetworkRefusal::Forbidden(by),
+        other => NetworkRefusal::Failed(other.to_string()),
     })
 }
 
-fn settings() -> Settings {
-    let netfilter = |name: &str| setting(&format!("net/netfilter/nf_conntrack_{name}"));
+fn read_settings() -> Settings {
+    let netfilter = |name: &str| read_setting(&format!("net/netfilter/nf_conntrack_{name}"));
     Settings {
         events: netfilter("events"),
         accounting: netfilter("acct"),
         timestamps: netfilter("timestamp"),
         table: Table { count: netfilter("count"), max: netfilter("max") },
         buckets: netfilter("buckets"),
-        rmem_max: setting("net/core/rmem_max"),
-        optmem_max: setting("net/core/optmem_max"),
-        io_uring_disabled: setting("kernel/io_uring_disabled"),
+        rmem_max: read_setting("net/core/rmem_max"),
+        optmem_max: read_setting("net/core/optmem_max"),
+        io_uring_disabled: read_setting("kernel/io_uring_disabled"),
     }
 }
 
-fn setting(name: &str) -> Option<u64> {
+fn read_setting(name: &str) -> Option<u64> {
     lab::sysctl::read(name).ok()
 }
 
 /// What the running kernel was built with. `/boot` comes first because it needs no other program; it may hold other
 /// kernels' files, so only the one with the running kernel's name counts.
-fn build(release: &str) -> Option<Build> {
+fn read_build(release: &str) -> Option<Build> {
     let text = fs::read_to_string(format!("/boot/config-{release}")).ok().or_else(unpack_config)?;
     Some(Build::parse(&text))
 }
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_setting_that_is_not_there_is_unknown() {
-        assert_eq!(setting("net/netfilter/no_such_setting"), None);
+    fn a_missing_setting_is_unknown() {
+        assert_eq!(read_setting("net/netfilter/no_such_setting"), None);
     }
 }

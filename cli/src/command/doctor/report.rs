@@ -28,7 +28,7 @@ use std::fmt::Write;
 
 use serde_json::{Value, json};
 
-use super::finding::{Finding, missing};
+use super::finding::{Finding, missing_count};
 
 /// The widest tag, `MISSING`.
 const TAG_WIDTH: usize = 7;
@@ -45,7 +45,7 @@ pub(super) fn text(findings: &[Finding]) -> String {
             let _ = writeln!(text, "{:indent$}{mend}", "");
         }
     }
-    let _ = writeln!(text, "{}", verdict(missing(findings)));
+    let _ = writeln!(text, "{}", verdict(missing_count(findings)));
     text
 }
 
@@ -60,7 +60,7 @@ fn verdict(missing: usize) -> String {
 /// All of it as one object on one line.
 pub(super) fn json(findings: &[Finding]) -> String {
     let list: Vec<Value> = findings.iter().map(object).collect();
-    format!("{}\n", json!({ "ready": missing(findings) == 0, "findings": list }))
+    format!("{}\n", json!({ "ready": missing_count(findings) == 0, "findings": list }))
 }
 
 fn object(finding: &Finding) -> Value {

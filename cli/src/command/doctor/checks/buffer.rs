@@ -17,18 +17,18 @@ pub(super) fn size(facts: &Facts) -> Finding {
         Err(refusal) => return Finding::note("buffer", format!("not measured: {}", refusal.reason())),
     };
     let effective = forced.unwrap_or(unforced);
-    let found = format!("{} bytes hold {}", HumanCount(effective as u64), lasting(effective));
+    let found = format!("{} bytes hold {}", HumanCount(effective as u64), describe_capacity(effective));
     let finding = match (forced, facts.settings.rmem_max) {
         (Some(_), _) => {
             Finding::ok("buffer", format!("{found}; without rights {} events", HumanCount(events(unforced))))
         }
         (None, _) if unforced >= 2 * SOCKET_BUFFER_BYTES => Finding::ok("buffer", found),
-        (None, rmem_max) => limited(&found, rmem_max),
+        (None, rmem_max) => limited_finding(&found, rmem_max),
     };
     finding.value(value(facts, effective, unforced))
 }
 
-fn limited(found: &str, rmem_max: Option<u64>) -> Finding {
+fn limited_finding(found: &str, rmem_max: Option<u64>) -> Finding {
     let limit = rmem_max.map(|bytes| format!("={bytes}")).unwrap_or_default();
     let found = format!("{found}: held down by net.core.rmem_max{limit}");
     let mend = format!("sysctl -w net.core.rmem_max={SOCKET_BUFFER_BYTES}  # on the host, or run there as root");
@@ -39,7 +39,7 @@ fn events(bytes: usize) -> u64 {
     (bytes / EVENT_BUFFER_BYTES) as u64
 }
 
-fn lasting(bytes: usize) -> String {
+fn describe_capacity(bytes: usize) -> String {
     let events = events(bytes);
     format!("{} events, {} ms at {}/s", HumanCount(events), stall_ms(events), HumanCount(RATE))
 }
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn a_forced_buffer_also_says_what_others_would_get() {
+    fn a_forced_buffer_also_reports_the_unprivileged_size() {
         let finding = with(Buffers { unforced: 425_984, forced: Some(16_777_216) }, 212_992);
         let found = "16,777,216 bytes hold 13,107 events, 131 ms at 100,000/s; without rights 332 events";
         assert_eq!((finding.level, finding.found.as_str(), finding.mend), (Level::Ok, found, None));
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn a_generous_limit_is_none() {
+    fn a_generous_limit_is_ok() {
         assert_eq!(with(Buffers { unforced: 16_777_216, forced: None }, 8_388_608).level, Level::Ok);
     }
 

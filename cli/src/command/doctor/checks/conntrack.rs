@@ -14,7 +14,7 @@ pub(super) fn tracker(facts: &Facts) -> Finding {
         return Finding::ok("conntrack", "present");
     }
     match &facts.stats {
-        Err(refusal) if refusal.is_about_descriptors() => {
+        Err(refusal) if refusal.is_descriptor_limit() => {
             Finding::note("conntrack", format!("unknown: {}", refusal.reason())).mend(MORE_DESCRIPTORS)
         }
         _ => {
@@ -30,7 +30,7 @@ pub(super) fn netlink(facts: &Facts) -> Finding {
         (Ok(_), Ok(table)) => {
             Finding::ok("netlink", "answers").value(json!({ "count": table.count, "max": table.max }))
         }
-        (Ok(_), Err(refusal)) if refusal.is_about_rights() => Finding::note("netlink", "answers nobody without rights"),
+        (Ok(_), Err(refusal)) if refusal.is_permission() => Finding::note("netlink", "answers nobody without rights"),
         (Ok(_), Err(refusal)) => no_answer(refusal),
     }
 }
@@ -38,7 +38,7 @@ pub(super) fn netlink(facts: &Facts) -> Finding {
 fn no_socket(refusal: &Refusal) -> Finding {
     let finding = Finding::missing("netlink", format!("no netfilter netlink socket: {}", refusal.reason()));
     match refusal.errno {
-        _ if refusal.is_about_descriptors() => finding.mend(MORE_DESCRIPTORS),
+        _ if refusal.is_descriptor_limit() => finding.mend(MORE_DESCRIPTORS),
         Some(Errno::PROTONOSUPPORT) => finding.mend("modprobe nf_conntrack_netlink"),
         _ => finding.mend("# allow AF_NETLINK sockets in the sandbox this runs in"),
     }
@@ -48,7 +48,7 @@ fn no_socket(refusal: &Refusal) -> Finding {
 fn no_answer(refusal: &Refusal) -> Finding {
     let finding = Finding::missing("netlink", format!("does not answer: {}", refusal.reason()));
     match refusal.errno {
-        _ if refusal.is_about_descriptors() => finding.mend(MORE_DESCRIPTORS),
+        _ if refusal.is_descriptor_limit() => finding.mend(MORE_DESCRIPTORS),
         Some(Errno::INVAL | Errno::OPNOTSUPP) => finding.mend("modprobe nf_conntrack_netlink"),
         _ => finding,
     }
@@ -144,13 +144,13 @@ mod tests {
     }
 
     #[test]
-    fn netlink_refused_for_want_of_rights_is_not_absent() {
+    fn netlink_without_permission_is_not_absent() {
         let facts = Facts { stats: Err(Refusal::with(Errno::PERM)), ..Facts::healthy() };
         assert_eq!(netlink(&facts).level, Level::Note);
     }
 
     #[test]
-    fn a_socket_that_cannot_be_opened_says_what_stands_in_the_way() {
+    fn a_socket_that_cannot_be_opened_reports_the_cause() {
         let mend = |errno| {
             let finding = netlink(&Facts { socket: Err(Refusal::with(errno)), ..Facts::healthy() });
             assert_eq!(finding.level, Level::Missing);
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn events_by_demand_say_what_they_hide() {
+    fn events_on_demand_report_what_may_be_missing() {
         let finding = events(&with_events(Some(2)));
         assert_eq!(finding.level, Level::Note);
         assert!(
@@ -192,14 +192,14 @@ mod tests {
     }
 
     #[test]
-    fn a_kernel_without_events_is_told_once() {
+    fn a_kernel_without_events_is_reported_once() {
         assert_eq!(events(&with_events(None)).level, Level::Missing);
-        let said_by_build = Facts { build: Some(Build::default()), ..with_events(None) };
-        assert_eq!(events(&said_by_build).level, Level::Note);
+        let without_events = Facts { build: Some(Build::default()), ..with_events(None) };
+        assert_eq!(events(&without_events).level, Level::Note);
     }
 
     #[test]
-    fn what_flows_do_not_carry_has_its_command() {
+    fn disabled_counters_and_timestamps_have_their_command() {
         let off = with(Settings { accounting: Some(0), timestamps: Some(0), ..Facts::healthy().settings });
         let findings = [(accounting(&off), "acct"), (timestamps(&off), "timestamp")];
         for (finding, name) in findings {
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_descriptor_limit_is_not_taken_for_a_kernel_without_conntrack() {
+    fn a_descriptor_limit_is_not_reported_as_missing_conntrack() {
         let no = || Err(Refusal::with(Errno::MFILE));
         let facts = Facts { settings: Settings::default(), stats: no(), ..Facts::healthy() };
         let findings = [tracker(&facts), netlink(&facts)];
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn the_mask_is_advice_whatever_the_machine() {
+    fn the_event_mask_is_advice_on_every_machine() {
         let finding = event_mask(&with(Settings::default()));
         assert_eq!(finding.level, Level::Note);
         assert!(

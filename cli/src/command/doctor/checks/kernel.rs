@@ -9,10 +9,10 @@ use crate::command::doctor::finding::{Finding, Level};
 type Version = (u32, u32);
 
 /// Without it sockets have no drop counter (`SO_MEMINFO`), and losses would go unseen.
-const LEAST: Version = (4, 12);
+const OLDEST_KERNEL: Version = (4, 12);
 
 /// What takes a newer kernel than that.
-const USES: [(&str, Version); 5] = [
+const FEATURES: [(&str, Version); 5] = [
     ("dumps filtered in the kernel", (5, 8)),
     ("dumps filtered by status", (5, 15)),
     ("receiving by io_uring", (6, 1)),
@@ -23,29 +23,30 @@ const USES: [(&str, Version); 5] = [
 /// How new the kernel is. Distributions bring features to older kernels, so this is what to expect, not what is.
 pub(super) fn version(facts: &Facts) -> Finding {
     let release = &facts.release;
-    let Some(version) = parse(release) else {
+    let Some(version) = parse_version(release) else {
         return Finding::note("kernel", format!("'{release}' tells no version: Linux 4.12 or later is needed"));
     };
-    let lacks: Vec<_> = USES.into_iter().filter(|(_, since)| version < *since).collect();
-    let objects: Vec<_> = lacks.iter().map(|(what, since)| json!({ "what": what, "since": dotted(*since) })).collect();
-    judged(release, version, &lacks).value(json!({ "release": release, "lacks": objects }))
+    let missing: Vec<_> = FEATURES.into_iter().filter(|(_, since)| version < *since).collect();
+    let objects: Vec<_> =
+        missing.iter().map(|(what, since)| json!({ "what": what, "since": dotted(*since) })).collect();
+    version_finding(release, version, &missing).value(json!({ "release": release, "lacks": objects }))
 }
 
-fn judged(release: &str, version: Version, lacks: &[(&str, Version)]) -> Finding {
-    if version < LEAST {
-        let found = format!("{release} is too old: Linux {} is the least", dotted(LEAST));
+fn version_finding(release: &str, version: Version, missing: &[(&str, Version)]) -> Finding {
+    if version < OLDEST_KERNEL {
+        let found = format!("{release} is too old: Linux {} is the least", dotted(OLDEST_KERNEL));
         return Finding::missing("kernel", found).mend("# a kernel of 6.1 or later");
     }
-    let Some((_, newest)) = lacks.last() else {
+    let Some((_, newest)) = missing.last() else {
         return Finding::ok("kernel", format!("{release} has all that ctflow can use"));
     };
-    let names: Vec<_> = lacks.iter().map(|(what, since)| format!("{what} ({})", dotted(*since))).collect();
+    let names: Vec<_> = missing.iter().map(|(what, since)| format!("{what} ({})", dotted(*since))).collect();
     let found = format!("{release} is without {}, unless its distribution added them", names.join(", "));
     Finding::note("kernel", found).mend(format!("# a kernel of {} or later", dotted(*newest)))
 }
 
 /// `6.18.44-amd64` begins with its version.
-fn parse(release: &str) -> Option<Version> {
+fn parse_version(release: &str) -> Option<Version> {
     let mut numbers = release.split(|letter: char| !letter.is_ascii_digit());
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
@@ -58,17 +59,17 @@ fn dotted((major, minor): Version) -> String {
 pub(in crate::command::doctor) struct BuildOption {
     /// Its name without `CONFIG_`.
     pub(in crate::command::doctor) name: &'static str,
-    gives: &'static str,
+    feature: &'static str,
     is_essential: bool,
 }
 
 impl BuildOption {
-    const fn essential(name: &'static str, gives: &'static str) -> Self {
-        Self { name, gives, is_essential: true }
+    const fn essential(name: &'static str, feature: &'static str) -> Self {
+        Self { name, feature, is_essential: true }
     }
 
-    const fn useful(name: &'static str, gives: &'static str) -> Self {
-        Self { name, gives, is_essential: false }
+    const fn useful(name: &'static str, feature: &'static str) -> Self {
+        Self { name, feature, is_essential: false }
     }
 }
 
@@ -90,15 +91,16 @@ pub(super) fn build(facts: &Facts) -> Finding {
         let found = format!("unknown: neither /boot/config-{} nor /proc/config.gz can be read", facts.release);
         return Finding::note("build", found);
     };
-    let lacks: Vec<_> = OPTIONS.into_iter().filter(|option| !build.has(option.name)).collect();
-    let names: Vec<_> = lacks.iter().map(|option| format!("CONFIG_{}", option.name)).collect();
+    let missing: Vec<_> = OPTIONS.into_iter().filter(|option| !build.has(option.name)).collect();
+    let names: Vec<_> = missing.iter().map(|option| format!("CONFIG_{}", option.name)).collect();
     let value = json!({ "lacks": names });
-    let Some(level) = lacks.iter().map(severity).max_by_key(|level| *level == Level::Missing) else {
+    let Some(level) = missing.iter().map(severity).max_by_key(|level| *level == Level::Missing) else {
         return Finding::ok("build", "has every option that matters here").value(value);
     };
-    let words: Vec<_> = lacks.iter().map(|option| format!("CONFIG_{} ({})", option.name, option.gives)).collect();
+    let described: Vec<_> =
+        missing.iter().map(|option| format!("CONFIG_{} ({})", option.name, option.feature)).collect();
     let mend = format!("# a kernel built with {}", names.join(", "));
-    Finding::new("build", level, format!("without {}", words.join(", "))).mend(mend).value(value)
+    Finding::new("build", level, format!("without {}", described.join(", "))).mend(mend).value(value)
 }
 
 fn severity(option: &BuildOption) -> Level {
@@ -119,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn an_old_kernel_hears_what_it_lacks_and_from_when_on() {
+    fn missing_features_are_listed_with_their_kernel_version() {
         let debian = of("5.10.0-28-amd64");
         assert_eq!(debian.level, Level::Note);
         assert_eq!(
@@ -132,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_lacks_nothing_and_the_oldest_is_of_no_use() {
+    fn the_newest_kernel_is_ok_and_a_too_old_one_is_missing() {
         assert_eq!((of("6.14.0").level, of("7.0.0-rc1").level), (Level::Ok, Level::Ok));
         let ancient = of("3.10.0-1160.el7.x86_64");
         assert_eq!(ancient.level, Level::Missing);
@@ -165,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kernel_that_does_not_tell_is_no_failure() {
+    fn an_unreadable_kernel_configuration_is_only_noted() {
         let finding = build(&Facts { build: None, ..Facts::healthy() });
         assert_eq!(finding.level, Level::Note);
         assert!(finding.found.contains("/boot/config-6.18.44"), "{}", finding.found);

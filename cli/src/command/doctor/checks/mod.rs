@@ -42,19 +42,19 @@ pub(super) fn all(facts: &Facts) -> Vec<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::command::doctor::facts::{Refusal, Settings, Withheld};
-    use crate::command::doctor::finding::{Level, missing};
+    use crate::command::doctor::facts::{NetworkRefusal, Refusal, Settings};
+    use crate::command::doctor::finding::{Level, missing_count};
     use rustix::io::Errno;
 
     #[test]
-    fn a_healthy_machine_is_all_ok_but_for_what_is_a_choice() {
+    fn a_healthy_machine_is_ok_except_for_advice() {
         let findings = all(&Facts::healthy());
         let other: Vec<_> = findings.iter().filter(|finding| finding.level != Level::Ok).collect();
         assert!(matches!(other[..], [finding] if finding.name == "event_mask"), "{other:?}");
     }
 
     #[test]
-    fn names_are_words_of_their_own() {
+    fn finding_names_are_unique_single_words() {
         let mut names: Vec<_> = all(&Facts::healthy()).iter().map(|finding| finding.name).collect();
         assert!(names.iter().all(|name| name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')));
         names.sort_unstable();
@@ -64,8 +64,8 @@ mod tests {
 
     /// The same checks under the same names, whatever could not be found out.
     #[test]
-    fn where_nothing_is_known_every_check_still_speaks() {
-        let no = Refusal { errno: None, said: "as it happens".into() };
+    fn every_check_reports_even_if_nothing_is_known() {
+        let no = Refusal { errno: None, message: "as it happens".into() };
         let facts = Facts {
             release: String::new(),
             build: None,
@@ -74,7 +74,7 @@ mod tests {
             listening: Err(no.clone()),
             filter: Err(no.clone()),
             ring: Err(no),
-            network: Err(Withheld::Failed("as it happens".into())),
+            network: Err(NetworkRefusal::Failed("as it happens".into())),
             settings: Settings::default(),
             seccomp: false,
         };
@@ -87,9 +87,9 @@ mod tests {
     }
 
     #[test]
-    fn want_of_rights_is_one_thing_missing_not_several() {
+    fn missing_rights_count_as_one_missing_thing() {
         let no = || Refusal::with(Errno::PERM);
         let facts = Facts { stats: Err(no()), listening: Err(no()), ring: Err(no()), ..Facts::healthy() };
-        assert_eq!(missing(&all(&facts)), 1);
+        assert_eq!(missing_count(&all(&facts)), 1);
     }
 }

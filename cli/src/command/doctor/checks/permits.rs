@@ -5,7 +5,7 @@ use rustix::io::Errno;
 use serde_json::json;
 
 use super::MORE_DESCRIPTORS;
-use crate::command::doctor::facts::{Facts, Refusal, Withheld};
+use crate::command::doctor::facts::{Facts, NetworkRefusal, Refusal};
 use crate::command::doctor::finding::Finding;
 
 /// Whether events may be listened to, and the socket buffer be made larger than others' may.
@@ -19,20 +19,20 @@ pub(super) fn listening(facts: &Facts) -> Finding {
             "rights",
             "may listen in this network, but not exceed net.core.rmem_max: not root on the host",
         ),
-        (Err(refusal), _) => may_not_listen(facts, refusal),
+        (Err(refusal), _) => listening_refused(facts, refusal),
     };
     finding.value(json!({ "listen": facts.listening.is_ok(), "force_buffer": may_force }))
 }
 
-fn may_not_listen(facts: &Facts, refusal: &Refusal) -> Finding {
+fn listening_refused(facts: &Facts, refusal: &Refusal) -> Finding {
     if facts.socket.is_err() {
         return Finding::note("rights", "not tried without a netfilter socket");
     }
-    if refusal.is_about_descriptors() {
+    if refusal.is_descriptor_limit() {
         return Finding::missing("rights", refusal.reason()).mend(MORE_DESCRIPTORS);
     }
-    if !refusal.is_about_rights() {
-        return Finding::missing("rights", refusal.said.clone());
+    if !refusal.is_permission() {
+        return Finding::missing("rights", refusal.message.clone());
     }
     Finding::missing("rights", "no CAP_NET_ADMIN: may neither listen to events nor list flows").mend(
         "setcap cap_net_admin+ep \"$(command -v ctflow)\"  \
@@ -46,7 +46,7 @@ pub(super) fn io_uring(facts: &Facts) -> Finding {
         Ok(()) => Finding::ok("io_uring", "permitted"),
         Err(refusal) => {
             let found = format!("refused ({}): events are received by recvmmsg instead", refusal.reason());
-            Finding { mend: ring_mend(facts, refusal), ..Finding::note("io_uring", found) }
+            Finding { mend: io_uring_mend(facts, refusal), ..Finding::note("io_uring", found) }
         }
     };
     let disabled = facts.settings.io_uring_disabled;
@@ -54,7 +54,7 @@ pub(super) fn io_uring(facts: &Facts) -> Finding {
 }
 
 /// A sysctl says so where it is one; of the rest, a seccomp filter can feign any error number.
-fn ring_mend(facts: &Facts, refusal: &Refusal) -> Option<String> {
+fn io_uring_mend(facts: &Facts, refusal: &Refusal) -> Option<String> {
     let mend = match (facts.settings.io_uring_disabled, refusal.errno?) {
         (Some(1 | 2), Errno::PERM) => "sysctl -w kernel.io_uring_disabled=0",
         (_, Errno::PERM | Errno::ACCESS | Errno::NOSYS) if facts.seccomp => {
@@ -63,7 +63,7 @@ fn ring_mend(facts: &Facts, refusal: &Refusal) -> Option<String> {
         (_, Errno::NOSYS) => "# a kernel built with CONFIG_IO_URING",
         (_, Errno::INVAL) => "# a kernel of 6.1 or later",
         (_, Errno::NOMEM) => "ulimit -l unlimited",
-        _ if refusal.is_about_descriptors() => MORE_DESCRIPTORS,
+        _ if refusal.is_descriptor_limit() => MORE_DESCRIPTORS,
         _ => return None,
     };
     Some(mend.into())
@@ -73,15 +73,15 @@ fn ring_mend(facts: &Facts, refusal: &Refusal) -> Option<String> {
 pub(super) fn namespaces(facts: &Facts) -> Finding {
     let finding = match &facts.network {
         Ok(()) => Finding::ok("namespaces", "private networks may be made: the demonstration works"),
-        Err(Withheld::Forbidden(by)) => {
-            Finding::note("namespaces", format!("forbidden ({by}): no demonstration")).mend(allow(*by))
+        Err(NetworkRefusal::Forbidden(by)) => {
+            Finding::note("namespaces", format!("forbidden ({by}): no demonstration")).mend(namespace_mend(*by))
         }
-        Err(Withheld::Failed(why)) => Finding::note("namespaces", format!("{why}: no demonstration")),
+        Err(NetworkRefusal::Failed(why)) => Finding::note("namespaces", format!("{why}: no demonstration")),
     };
     finding.value(json!({ "permitted": facts.network.is_ok() }))
 }
 
-fn allow(forbidden: Forbidden) -> String {
+fn namespace_mend(forbidden: Forbidden) -> String {
     match forbidden {
         Forbidden::Unknown => format!("# {}", forbidden.remedy()),
         _ => forbidden.remedy().into(),
@@ -95,7 +95,7 @@ mod tests {
     use crate::command::doctor::finding::Level;
 
     #[test]
-    fn without_rights_there_are_three_ways_to_get_them() {
+    fn without_rights_three_ways_to_get_them_are_printed() {
         let finding = listening(&Facts { listening: Err(Refusal::with(Errno::PERM)), ..Facts::healthy() });
         assert_eq!(finding.level, Level::Missing);
         let mend = finding.mend.unwrap();
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_of_another_kind_is_told_in_full() {
+    fn an_unexpected_refusal_is_reported_in_full() {
         let finding = listening(&Facts { listening: Err(Refusal::with(Errno::INVAL)), ..Facts::healthy() });
         assert_eq!(finding.level, Level::Missing);
         assert!(finding.found.starts_with("cannot do it: "), "{}", finding.found);
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn who_forbids_io_uring_is_who_can_allow_it() {
+    fn the_mend_names_what_forbids_io_uring() {
         let mend = |errno, disabled, seccomp| ring(errno, disabled, seccomp).mend.unwrap_or_default();
         assert_eq!(mend(Errno::PERM, 2, true), "sysctl -w kernel.io_uring_disabled=0");
         assert!(mend(Errno::PERM, 0, true).ends_with("in the seccomp profile"));
@@ -148,7 +148,7 @@ mod tests {
     #[test]
     fn forbidden_namespaces_name_what_forbids_them() {
         let mend = |by| {
-            let finding = namespaces(&Facts { network: Err(Withheld::Forbidden(by)), ..Facts::healthy() });
+            let finding = namespaces(&Facts { network: Err(NetworkRefusal::Forbidden(by)), ..Facts::healthy() });
             assert_eq!(finding.level, Level::Note);
             finding.mend.unwrap()
         };

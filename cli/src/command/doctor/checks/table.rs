@@ -11,16 +11,16 @@ const FULL_PERCENT: u64 = 80;
 /// Flows to a bucket when the table is full. Each flow is in two chains, so these get twice as long.
 const FLOWS_PER_BUCKET: u64 = 4;
 
-fn known(facts: &Facts) -> Table {
+fn known_table(facts: &Facts) -> Table {
     facts.settings.table.or(facts.stats.clone().unwrap_or_default())
 }
 
 /// How full the table is.
 pub(super) fn fill(facts: &Facts) -> Finding {
-    let Table { count, max } = known(facts);
+    let Table { count, max } = known_table(facts);
     let finding = match (count, max) {
-        (Some(0), _) => empty(),
-        (Some(count), Some(max)) if max > 0 => filled(count, max),
+        (Some(0), _) => empty_finding(),
+        (Some(count), Some(max)) if max > 0 => fill_finding(count, max),
         (Some(count), _) => Finding::ok("table", format!("{} flows", HumanCount(count))),
         (None, _) => Finding::note("table", "unknown: neither /proc/sys nor netlink tells the number of flows"),
     };
@@ -28,7 +28,7 @@ pub(super) fn fill(facts: &Facts) -> Finding {
 }
 
 /// Since Linux 4.10 a network is tracked only while a rule asks for it.
-fn empty() -> Finding {
+fn empty_finding() -> Finding {
     let found = "empty: no traffic yet, or no rule in this network asks for tracking";
     Finding::note("table", found).mend(
         "nft 'add table inet track; add chain inet track prerouting { type filter hook prerouting priority filter; }; \
@@ -36,7 +36,7 @@ fn empty() -> Finding {
     )
 }
 
-fn filled(count: u64, max: u64) -> Finding {
+fn fill_finding(count: u64, max: u64) -> Finding {
     let percent = count.saturating_mul(100) / max;
     let found = format!("{} flows of {} ({percent} %)", HumanCount(count), HumanCount(max));
     if percent <= FULL_PERCENT {
@@ -48,15 +48,15 @@ fn filled(count: u64, max: u64) -> Finding {
 
 /// Whether a full table would still be quick to search.
 pub(super) fn buckets(facts: &Facts) -> Finding {
-    let (max, buckets) = (known(facts).max, facts.settings.buckets);
+    let (max, buckets) = (known_table(facts).max, facts.settings.buckets);
     let finding = match (max, buckets) {
-        (Some(max), Some(buckets)) if buckets > 0 => chains(max, buckets),
+        (Some(max), Some(buckets)) if buckets > 0 => chain_finding(max, buckets),
         _ => Finding::note("buckets", "unknown: there is no nf_conntrack_buckets here"),
     };
     finding.value(json!({ "buckets": buckets, "max": max }))
 }
 
-fn chains(max: u64, buckets: u64) -> Finding {
+fn chain_finding(max: u64, buckets: u64) -> Finding {
     let found = format!("{} for {} flows at most", HumanCount(buckets), HumanCount(max));
     if max <= buckets.saturating_mul(FLOWS_PER_BUCKET) {
         return Finding::ok("buckets", found);
@@ -95,14 +95,14 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_table_may_have_nothing_that_fills_it() {
+    fn an_empty_table_suggests_a_tracking_rule() {
         let finding = fill(&with(0, 262_144, 262_144));
         assert_eq!(finding.level, Level::Note);
         assert!(finding.mend.unwrap().contains("ct state new counter"));
     }
 
     #[test]
-    fn netlink_tells_what_is_hidden_in_proc() {
+    fn netlink_counts_are_used_where_proc_is_hidden() {
         let facts = Facts { settings: Settings::default(), ..Facts::healthy() };
         assert_eq!(fill(&facts).found, "12,345 flows of 262,144 (4 %)");
         assert_eq!(buckets(&facts).level, Level::Note);
