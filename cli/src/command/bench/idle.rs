@@ -12,8 +12,8 @@ use ctflow_engine::lab::load::{Load, Senders};
 use ctflow_engine::replication::CommitScope;
 use serde::Serialize;
 
-use super::network::Ground;
-use super::pipeline::{Nodes, Pipeline, replicated, sent, status, taken};
+use super::network::Network;
+use super::pipeline::{Nodes, Pipeline, link_sent_bytes, replica_flows, replication_status, thread_usage};
 use crate::command::progress::Live;
 use crate::failure::Failure;
 
@@ -23,11 +23,11 @@ const SAMPLE: Duration = Duration::from_millis(20);
 const POINTS: usize = 32;
 const TICK: Duration = Duration::from_millis(1);
 /// Nothing here takes longer.
-const PATIENCE: Duration = Duration::from_secs(120);
+const WAIT_MAX: Duration = Duration::from_secs(120);
 
 /// What was found.
 #[derive(Debug, Clone, Default, Serialize)]
-pub(super) struct Stock {
+pub(super) struct IdleFigures {
     /// Flows that were there.
     pub(super) flows: u64,
     /// Resident memory that came with the flows, a flow.
@@ -55,71 +55,72 @@ pub(super) struct Stock {
 ///
 /// # Errors
 /// When the pipeline or the load fails, or it takes too long.
-pub(super) fn take(
-    ground: &Ground,
+pub(super) fn measure(
+    network: &Network,
     settings: &Settings,
     (load, stretch): (Load, Duration),
     live: &mut Live,
-) -> Result<Stock, Failure> {
+) -> Result<IdleFigures, Failure> {
     live.start_step(format!("memory and times of {} flows", load.flows));
-    let nodes = Nodes::new(ground.backups().len(), Duration::ZERO)?;
-    let start = |epoch| match ground.backups() {
+    let nodes = Nodes::new(network.backups().len(), Duration::ZERO)?;
+    let start = |epoch| match network.backups() {
         [] => Ok(Arc::new(Engine::start(settings)?)),
         _ => nodes.start_primary(settings, epoch),
     };
-    let mut senders = Senders::open(load, ground.firewall())?;
+    let mut senders = Senders::open(load, network.firewall())?;
     let mut primary = start(1)?;
     let empty = resident_bytes();
-    let memory = fill(&mut senders, &primary, empty)?;
+    let memory = fill_table(&mut senders, &primary, empty)?;
     let pipeline = Pipeline::Engine { primary: primary.clone(), backups: Vec::new() };
-    pipeline.settle(Duration::ZERO)?;
+    pipeline.wait_until_settled(Duration::ZERO)?;
     let flows = primary.totals().flows;
     let full = resident_bytes();
     let each = |bytes: u64| bytes as f64 / (flows as f64).max(1.0);
-    let mut stock = Stock { flows, primary_bytes_per_flow: each(full.saturating_sub(empty)), ..Stock::default() };
-    stock.memory = thin(memory);
-    if let Some(host) = ground.backups().first() {
-        let (began, told) = (Instant::now(), sent_bytes(&primary)?);
-        let backup = nodes.start_backup(ground, settings, 0, 1)?;
-        wait(|| replicated(&backup) == flows, "the replica is not whole")?;
-        stock.peer_resync_ms = Some(milliseconds(began));
-        stock.told_bytes_per_flow = Some(each(sent_bytes(&primary)? - told));
+    let mut figures =
+        IdleFigures { flows, primary_bytes_per_flow: each(full.saturating_sub(empty)), ..IdleFigures::default() };
+    figures.memory = thin(memory);
+    if let Some(host) = network.backups().first() {
+        let (began, sent_before) = (Instant::now(), sent_bytes(&primary)?);
+        let backup = nodes.start_backup(network, settings, 0, 1)?;
+        wait_until(|| replica_flows(&backup) == flows, "the replica is not whole")?;
+        figures.peer_resync_ms = Some(milliseconds(began));
+        figures.told_bytes_per_flow = Some(each(sent_bytes(&primary)? - sent_before));
         let with_backup = resident_bytes();
-        stock.backup_bytes_per_flow = Some(each(with_backup.saturating_sub(full)));
-        let [primary_idle, backup_idle] = idle([&primary, &backup], stretch);
-        (stock.primary_idle_percent, stock.backup_idle_percent) = (primary_idle, Some(backup_idle));
+        figures.backup_bytes_per_flow = Some(each(with_backup.saturating_sub(full)));
+        let [primary_idle, backup_idle] = idle_percent([&primary, &backup], stretch);
+        (figures.primary_idle_percent, figures.backup_idle_percent) = (primary_idle, Some(backup_idle));
         let committed = host.run({
             let backup = backup.clone();
             move || backup.commit(CommitScope { flows: true, expectations: false }, CommitRules::default())
         });
         let committed = committed.map_err(|error| Failure::Bench(error.to_string()))?;
-        stock.commit_ms = Some(committed.took.as_secs_f64() * 1e3);
-        stock.commit_refused = Some(committed.tally.refused.values().sum());
+        figures.commit_ms = Some(committed.took.as_secs_f64() * 1e3);
+        figures.commit_refused = Some(committed.tally.refused.values().sum());
     } else {
-        let [primary_idle] = idle([&primary], stretch);
-        stock.primary_idle_percent = primary_idle;
+        let [primary_idle] = idle_percent([&primary], stretch);
+        figures.primary_idle_percent = primary_idle;
     }
     drop(pipeline);
     drop(primary);
     let began = Instant::now();
     primary = start(2)?;
-    wait(|| primary.totals().resync_pending == 0, "the kernel resync does not end")?;
-    stock.kernel_resync_ms = milliseconds(began);
+    wait_until(|| primary.totals().resync_pending == 0, "the kernel resync does not end")?;
+    figures.kernel_resync_ms = milliseconds(began);
     drop(primary);
-    match ground {
-        Ground::Host => senders.clear()?,
-        Ground::Lab { .. } => ground.flush()?,
+    match network {
+        Network::Host => senders.clear()?,
+        Network::Lab { .. } => network.flush()?,
     }
-    Ok(stock)
+    Ok(figures)
 }
 
 /// Bytes that an engine has sent to its peers.
 fn sent_bytes(engine: &Engine) -> Result<u64, Failure> {
-    engine.replication().map_or(Ok(0), |replication| Ok(sent(&status(replication)?)))
+    engine.replication().map_or(Ok(0), |replication| Ok(link_sent_bytes(&replication_status(replication)?)))
 }
 
 /// Makes all flows, and gives how many there were with how much memory.
-fn fill(senders: &mut Senders, primary: &Engine, empty: u64) -> Result<Vec<(u64, u64)>, Failure> {
+fn fill_table(senders: &mut Senders, primary: &Engine, empty: u64) -> Result<Vec<(u64, u64)>, Failure> {
     thread::scope(|scope| {
         let filling = scope.spawn(|| senders.fill());
         let mut memory = vec![(0, 0)];
@@ -140,19 +141,19 @@ fn thin(points: Vec<(u64, u64)>) -> Vec<(u64, u64)> {
 }
 
 /// What engines take of a core while nothing happens, in percent.
-fn idle<const N: usize>(engines: [&Arc<Engine>; N], stretch: Duration) -> [f64; N] {
-    let all = |engine: &Arc<Engine>| taken(engine.threads(), |_| true);
+fn idle_percent<const N: usize>(engines: [&Arc<Engine>; N], stretch: Duration) -> [f64; N] {
+    let all = |engine: &Arc<Engine>| thread_usage(engine.threads(), |_| true);
     let (before, began) = (engines.map(|engine| (engine, all(engine))), Instant::now());
     thread::sleep(stretch);
     let time = began.elapsed().as_secs_f64();
     before.map(|(engine, before)| 100.0 * all(engine).since(&before).cpu.as_secs_f64() / time)
 }
 
-fn wait(mut is: impl FnMut() -> bool, what: &str) -> Result<(), Failure> {
+fn wait_until(mut is_done: impl FnMut() -> bool, what: &str) -> Result<(), Failure> {
     let began = Instant::now();
-    while !is() {
-        if began.elapsed() > PATIENCE {
-            return Err(Failure::Bench(format!("{what} after {} s", PATIENCE.as_secs())));
+    while !is_done() {
+        if began.elapsed() > WAIT_MAX {
+            return Err(Failure::Bench(format!("{what} after {} s", WAIT_MAX.as_secs())));
         }
         thread::sleep(TICK);
     }

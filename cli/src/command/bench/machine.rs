@@ -6,7 +6,7 @@ use std::thread::available_parallelism;
 use super::results::Machine;
 
 /// Looks at the machine; what it does not say is "unknown" or 0.
-pub(super) fn look() -> Machine {
+pub(super) fn detect() -> Machine {
     let read = |path| fs::read_to_string(path).unwrap_or_default();
     let cpuinfo = read("/proc/cpuinfo");
     let name = cpuinfo.lines().find(|line| line.starts_with("model name")).and_then(|line| line.split_once(':'));

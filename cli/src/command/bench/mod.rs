@@ -32,9 +32,9 @@ use ctflow_engine::engine::Settings;
 use ctflow_engine::lab::load::Load;
 use ctflow_engine::receive::BackendKind;
 
-use self::network::Ground;
+use self::network::Network;
 use self::pipeline::Depth;
-use self::results::{FORMAT, Held, Kernel, Latency, Limit, Measured, Rate, Results, Spread, Told};
+use self::results::{BenchSettings, FORMAT, Held, Kernel, Latency, Limit, Measured, Rate, Results, Spread};
 use self::run::{Outcome, Steps, Trial};
 use self::search::{Found, Next, Search};
 use crate::command::progress::Live;
@@ -42,9 +42,9 @@ use crate::failure::Failure;
 use crate::flags::plan::Bench;
 
 /// As many stretches long is the trial in which the steps are measured: it is the only one of its kind.
-const METERED: u32 = 3;
+const METERED_STRETCHES: u32 = 3;
 /// Parts of the rate held with replicas at which latency is measured.
-const PARTS: [f64; 3] = [0.25, 0.5, 0.75];
+const RATE_PARTS: [f64; 3] = [0.25, 0.5, 0.75];
 /// The back ends that are compared; the first, unless another is asked for, is used for the rest, too.
 const BACKENDS: [BackendKind; 3] = [BackendKind::Recvmmsg, BackendKind::IoUring, BackendKind::Recv];
 
@@ -58,9 +58,9 @@ pub(super) fn run(plan: &Bench) -> Result<(), Failure> {
         // What cannot be written is told now and not after minutes; what stands there stays until there is something better.
         File::options().append(true).create(true).open(path).map_err(|source| refused(path, source))?;
     }
-    let machine = machine::look();
-    let ground = Ground::build(plan)?; // before the progress, which has a thread
-    let results = Bencher::new(plan, &ground)?.run(machine)?;
+    let machine = machine::detect();
+    let network = Network::build(plan)?; // before the progress, which has a thread
+    let results = Bencher::new(plan, &network)?.run(machine)?;
     let json = json(&results);
     let text = if plan.json { &json } else { &table::table(&results) };
     std::io::stdout().lock().write_all(text.as_bytes())?;
@@ -78,7 +78,7 @@ fn json(results: &Results) -> String {
 /// A benchmark under way.
 struct Bencher<'p> {
     plan: &'p Bench,
-    ground: &'p Ground,
+    network: &'p Network,
     settings: Settings,
     load: Load,
     notes: Vec<String>,
@@ -86,25 +86,25 @@ struct Bencher<'p> {
 }
 
 impl<'p> Bencher<'p> {
-    fn new(plan: &'p Bench, ground: &'p Ground) -> Result<Self, Failure> {
+    fn new(plan: &'p Bench, network: &'p Network) -> Result<Self, Failure> {
         // What is compared is named.
         let backend = if plan.compare && plan.backend == BackendKind::Auto { BACKENDS[0] } else { plan.backend };
         let mut settings = Settings { backend, ..Settings::default() };
         settings.workers = plan.workers.map_or(settings.workers, NonZeroU32::get);
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let spare = u32::try_from(cores).unwrap_or(u32::MAX).saturating_sub(settings.workers + 1).max(1);
-        let (flows, note) = ground.flows(plan)?;
+        let (flows, note) = network.fit_flows(plan)?;
         let load = Load { kind: plan.load, flows, senders: spare.min(ctflow_engine::lab::load::SENDERS) };
-        Ok(Self { plan, ground, settings, load, notes: note.into_iter().collect(), live: Live::new() })
+        Ok(Self { plan, network, settings, load, notes: note.into_iter().collect(), live: Live::new() })
     }
 
     fn run(mut self, machine: results::Machine) -> Result<Results, Failure> {
-        let stock = idle::take(self.ground, &self.settings, (self.load, self.plan.trial_duration), &mut self.live)?;
+        let stock = idle::measure(self.network, &self.settings, (self.load, self.plan.trial_duration), &mut self.live)?;
         let depths = self.rounds()?;
         let steps = self.steps()?;
-        let drained = of(&depths, Depth::Drain).map(|drain| drain.spread(|one| one.events_per_second).median);
+        let drained = find_depth(&depths, Depth::Drain).map(|drain| drain.spread(|one| one.events_per_second).median);
         let mut held = Vec::new();
-        for measured in [Depth::Capture, Depth::Replicate].into_iter().filter_map(|depth| of(&depths, depth)) {
+        for measured in [Depth::Capture, Depth::Replicate].into_iter().filter_map(|depth| find_depth(&depths, depth)) {
             held.push(self.search(measured, drained)?);
         }
         let rates = match held.last() {
@@ -115,9 +115,9 @@ impl<'p> Bencher<'p> {
             format: FORMAT,
             ctflow: env!("CARGO_PKG_VERSION"),
             machine,
-            settings: self.told(),
+            settings: self.settings_used(),
             stock,
-            kernel: kernel(&depths, self.plan),
+            kernel: kernel_figures(&depths, self.plan),
             notes: notes(self.notes, &depths, &held, &rates),
             depths,
             steps,
@@ -126,8 +126,8 @@ impl<'p> Bencher<'p> {
         })
     }
 
-    fn told(&self) -> Told {
-        Told {
+    fn settings_used(&self) -> BenchSettings {
+        BenchSettings {
             load: self.plan.load.to_string(),
             rate: self.plan.rate.map(NonZeroU32::get),
             flows: self.load.flows,
@@ -137,7 +137,7 @@ impl<'p> Bencher<'p> {
             senders: self.load.senders,
             backend: self.settings.backend.to_string(),
             compare: self.plan.compare,
-            replicas: self.ground.backups().len(),
+            replicas: self.network.backups().len(),
             min_age_ms: u64::try_from(self.plan.min_age.as_millis()).unwrap_or(u64::MAX),
             host: self.plan.host,
             tolerance: search::TOLERANCE,
@@ -151,38 +151,40 @@ impl<'p> Bencher<'p> {
             rate,
             stretch: self.plan.trial_duration,
             settings: self.settings.clone(),
-            age: self.plan.min_age,
-            beside: false,
+            min_age: self.plan.min_age,
+            with_floor: false,
         }
     }
 
     /// All depths in turns, so that what else this machine does hits them alike.
     fn rounds(&mut self) -> Result<Vec<Measured>, Failure> {
-        let asked = self.settings.backend;
-        let mut lanes = vec![(Depth::Unheard, asked)];
-        let others = BACKENDS.into_iter().filter(|backend| self.plan.compare && *backend != asked);
-        for backend in [asked].into_iter().chain(others) {
-            lanes.extend([(Depth::Drain, backend), (Depth::Capture, backend)]);
+        let main_backend = self.settings.backend;
+        let mut cases = vec![(Depth::Unheard, main_backend)];
+        let others = BACKENDS.into_iter().filter(|backend| self.plan.compare && *backend != main_backend);
+        for backend in [main_backend].into_iter().chain(others) {
+            cases.extend([(Depth::Drain, backend), (Depth::Capture, backend)]);
         }
-        if !self.ground.backups().is_empty() {
-            lanes.push((Depth::Replicate, asked));
+        if !self.network.backups().is_empty() {
+            cases.push((Depth::Replicate, main_backend));
         }
-        let mut rounds: Vec<[Vec<Outcome>; 2]> = lanes.iter().map(|_| Default::default()).collect();
+        let mut rounds: Vec<[Vec<Outcome>; 2]> = cases.iter().map(|_| Default::default()).collect();
         let count = self.plan.rounds;
         for round in 1..=count {
-            for ((depth, backend), [outcomes, beside]) in lanes.iter().zip(&mut rounds) {
-                self.live.start_step(format!("round {round} of {count}, {}", sections::name(*depth)));
+            for ((depth, backend), [outcomes, beside]) in cases.iter().zip(&mut rounds) {
+                self.live.start_step(format!("round {round} of {count}, {}", sections::depth_name(*depth)));
                 let mut trial = self.trial(*depth, self.rate());
                 trial.settings.backend = *backend;
-                outcomes.push(trial.run(self.ground, &self.live)?);
+                outcomes.push(trial.run(self.network, &self.live)?);
                 if matches!(depth, Depth::Capture | Depth::Replicate) {
-                    self.live
-                        .start_step(format!("round {round} of {count}, {} beside the floor", sections::name(*depth)));
-                    beside.push(Trial { beside: true, ..trial }.run(self.ground, &self.live)?);
+                    self.live.start_step(format!(
+                        "round {round} of {count}, {} beside the floor",
+                        sections::depth_name(*depth)
+                    ));
+                    beside.push(Trial { with_floor: true, ..trial }.run(self.network, &self.live)?);
                 }
             }
         }
-        let measured = lanes.into_iter().zip(rounds).map(|((depth, backend), [rounds, beside])| Measured {
+        let measured = cases.into_iter().zip(rounds).map(|((depth, backend), [rounds, beside])| Measured {
             depth,
             backend: backend.to_string(),
             to_floor: Spread::of(beside.iter().filter_map(to_floor)),
@@ -194,12 +196,12 @@ impl<'p> Bencher<'p> {
 
     /// What the steps take.
     fn steps(&mut self) -> Result<Steps, Failure> {
-        let depth = if self.ground.backups().is_empty() { Depth::Capture } else { Depth::Replicate };
+        let depth = if self.network.backups().is_empty() { Depth::Capture } else { Depth::Replicate };
         self.live.start_step("what each step takes");
         let mut trial = self.trial(depth, self.rate());
         trial.settings.metered = true;
-        trial.stretch *= METERED;
-        Ok(trial.run(self.ground, &self.live)?.steps.unwrap_or_default())
+        trial.stretch *= METERED_STRETCHES;
+        Ok(trial.run(self.network, &self.live)?.steps.unwrap_or_default())
     }
 
     fn rate(&self) -> Option<f64> {
@@ -215,14 +217,15 @@ impl<'p> Bencher<'p> {
                 Next::Found(found) => break found,
                 Next::Unlimited => {
                     let held = measured.rounds.iter().all(Outcome::is_held);
-                    search.note(measured.spread(|one| one.events_per_second).median, held);
+                    search.record(measured.spread(|one| one.events_per_second).median, held);
                     continue;
                 }
                 Next::Rate(rate) => rate,
             };
-            self.live.start_step(format!("highest rate without loss, {}: trying {rate:.0}", sections::name(depth)));
-            let outcome = self.trial(depth, Some(rate)).run(self.ground, &self.live)?;
-            search.note(outcome.events_per_second, outcome.is_held());
+            self.live
+                .start_step(format!("highest rate without loss, {}: trying {rate:.0}", sections::depth_name(depth)));
+            let outcome = self.trial(depth, Some(rate)).run(self.network, &self.live)?;
+            search.record(outcome.events_per_second, outcome.is_held());
             trials.push(outcome);
         };
         let (events_per_second, limit) = match found {
@@ -236,21 +239,21 @@ impl<'p> Bencher<'p> {
 
     /// At parts of a rate, with the kernel's time in each event.
     fn rates(&mut self, depth: Depth, rate: f64) -> Result<Vec<Rate>, Failure> {
-        self.ground.stamp(true)?;
+        self.network.set_timestamps(true)?;
         let mut rates = Vec::new();
-        for part in PARTS {
+        for part in RATE_PARTS {
             self.live.start_step(format!("at {:.0} % of the rate held", part * 100.0));
-            let outcome = self.trial(depth, Some(part * rate)).run(self.ground, &self.live)?;
+            let outcome = self.trial(depth, Some(part * rate)).run(self.network, &self.live)?;
             let latency = Latency::of(&outcome.lag);
             rates.push(Rate { outcome, latency });
         }
-        self.ground.stamp(false)?;
+        self.network.set_timestamps(false)?;
         Ok(rates)
     }
 }
 
 /// What went so far, by the back end that all but the comparison uses.
-fn of(depths: &[Measured], depth: Depth) -> Option<&Measured> {
+fn find_depth(depths: &[Measured], depth: Depth) -> Option<&Measured> {
     depths.iter().find(|measured| measured.depth == depth)
 }
 
@@ -286,15 +289,16 @@ fn to_floor(outcome: &Outcome) -> Option<f64> {
 }
 
 /// What event delivery costs the packet path: the time that each flow takes longer, parted among its events.
-fn kernel(depths: &[Measured], plan: &Bench) -> Kernel {
-    let flows =
-        |depth| of(depths, depth).map(|measured| measured.spread(|one| one.flows_per_second)).unwrap_or_default();
+fn kernel_figures(depths: &[Measured], plan: &Bench) -> Kernel {
+    let flows = |depth| {
+        find_depth(depths, depth).map(|measured| measured.spread(|one| one.flows_per_second)).unwrap_or_default()
+    };
     let (unheard, heard) = (flows(Depth::Unheard), flows(Depth::Drain));
     let ns = |per_second: f64| Duration::from_secs(1).as_nanos() as f64 / per_second.max(1.0);
-    let longer = ns(heard.median) - ns(unheard.median);
+    let extra_ns = ns(heard.median) - ns(unheard.median);
     Kernel {
         unheard_flows_per_second: unheard,
         heard_flows_per_second: heard,
-        delivery_ns_per_event: longer / plan.load.events_per_flow(),
+        delivery_ns_per_event: extra_ns / plan.load.events_per_flow(),
     }
 }

@@ -15,14 +15,14 @@ use crate::flags::plan::Bench;
 const TABLE_PERCENT: u64 = 90;
 
 /// The place; the calling thread's network is the firewall, or the host.
-pub(super) enum Ground {
+pub(super) enum Network {
     /// Gone with the process.
     Lab { firewall: Box<Firewall>, backups: Backups },
     /// This machine's own network.
     Host,
 }
 
-impl Ground {
+impl Network {
     /// Builds it.
     ///
     /// # Errors
@@ -34,11 +34,11 @@ impl Ground {
         let lab = Lab::enter()?; // before any thread: without root it is granted to a process that has one
         let firewall = Box::new(Firewall::build(&lab)?);
         load::prepare_firewall(&firewall)?;
-        let ground = Self::Lab { firewall, backups: Backups::build(&lab, plan.replicas)? };
+        let network = Self::Lab { firewall, backups: Backups::build(&lab, plan.replicas)? };
         // As a kernel is that nobody has set: what events say besides costs everybody alike.
         sysctl::write("net/netfilter/nf_conntrack_acct", "0")?;
-        ground.stamp(false)?;
-        Ok(ground)
+        network.set_timestamps(false)?;
+        Ok(network)
     }
 
     /// What packets go through, if any do.
@@ -58,10 +58,10 @@ impl Ground {
     }
 
     /// Has the kernel say of each event when it happened, or not. A host's own setting is left alone.
-    pub(super) fn stamp(&self, stamped: bool) -> Result<(), Failure> {
+    pub(super) fn set_timestamps(&self, enabled: bool) -> Result<(), Failure> {
         match self {
             Self::Lab { .. } => {
-                Ok(sysctl::write("net/netfilter/nf_conntrack_timestamp", if stamped { "1" } else { "0" })?)
+                Ok(sysctl::write("net/netfilter/nf_conntrack_timestamp", if enabled { "1" } else { "0" })?)
             }
             Self::Host => Ok(()),
         }
@@ -75,16 +75,16 @@ impl Ground {
     }
 
     /// How many flows there can be of those that are asked for, and what to do about fewer.
-    pub(super) fn flows(&self, plan: &Bench) -> Result<(u32, Option<String>), Failure> {
+    pub(super) fn fit_flows(&self, plan: &Bench) -> Result<(u32, Option<String>), Failure> {
         let max = sysctl::read("net/netfilter/nf_conntrack_max")?;
-        let taken = if plan.host { sysctl::flow_count()? } else { 0 };
+        let existing = if plan.host { sysctl::flow_count()? } else { 0 };
         // Questions are there besides, a fifth of a second's each.
         let percent = if plan.load == Kind::Dns { TABLE_PERCENT / 2 } else { TABLE_PERCENT };
-        let room = u32::try_from(max.saturating_sub(taken) * percent / 100).unwrap_or(u32::MAX);
+        let room = u32::try_from(max.saturating_sub(existing) * percent / 100).unwrap_or(u32::MAX);
         if plan.flows <= room {
             return Ok((plan.flows, None));
         }
-        let raised = (u64::from(plan.flows) * 100).div_ceil(percent) + taken;
+        let raised = (u64::from(plan.flows) * 100).div_ceil(percent) + existing;
         let note = format!(
             "{room} flows instead of {}: nf_conntrack_max is {max}; sysctl -w net.netfilter.nf_conntrack_max={raised}",
             plan.flows

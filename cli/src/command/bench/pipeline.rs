@@ -19,7 +19,7 @@ use ctflow_engine::threads::{Duty, Thread, Usage};
 use ctflow_replicate::{Config, Epoch, Key};
 use serde::Serialize;
 
-use super::network::Ground;
+use super::network::Network;
 use crate::config::secret;
 use crate::failure::Failure;
 
@@ -75,14 +75,14 @@ pub(super) struct Reading {
 
 impl Pipeline {
     /// Has something listen in the calling thread's network.
-    pub(super) fn start(depth: Depth, ground: &Ground, settings: &Settings, age: Duration) -> Result<Self, Failure> {
+    pub(super) fn start(depth: Depth, network: &Network, settings: &Settings, age: Duration) -> Result<Self, Failure> {
         Ok(match depth {
             Depth::Unheard => Self::Unheard,
             Depth::Drain => Self::Drain(Drain::start(settings)?),
             Depth::Capture => Self::Engine { primary: Arc::new(Engine::start(settings)?), backups: Vec::new() },
             Depth::Replicate => {
-                let nodes = Nodes::new(ground.backups().len(), age)?;
-                let backups = (0..ground.backups().len()).map(|index| nodes.start_backup(ground, settings, index, 1));
+                let nodes = Nodes::new(network.backups().len(), age)?;
+                let backups = (0..network.backups().len()).map(|index| nodes.start_backup(network, settings, index, 1));
                 let backups = backups.collect::<Result<_, Failure>>()?;
                 Self::Engine { primary: nodes.start_primary(settings, 1)?, backups }
             }
@@ -90,8 +90,8 @@ impl Pipeline {
     }
 
     /// What was done and taken so far; `made` is what the load says at the same time.
-    pub(super) fn look(&self, made: impl FnOnce() -> LoadTotals) -> Result<Reading, Failure> {
-        let (at, made, (events, lost)) = (Instant::now(), made(), self.heard());
+    pub(super) fn read_counters(&self, made: impl FnOnce() -> LoadTotals) -> Result<Reading, Failure> {
+        let (at, made, (events, lost)) = (Instant::now(), made(), self.received());
         let mut reading = Reading {
             at,
             made,
@@ -108,21 +108,21 @@ impl Pipeline {
         };
         match self {
             Self::Unheard => {}
-            Self::Drain(drain) => reading.worker = taken(drain.threads(), |_| true),
+            Self::Drain(drain) => reading.worker = thread_usage(drain.threads(), |_| true),
             Self::Engine { primary, backups } => {
-                reading.worker = taken(primary.threads(), |duty| matches!(duty, Duty::Worker(_)));
-                reading.control = taken(primary.threads(), |duty| duty == Duty::Control);
-                reading.stage = taken(primary.threads(), |duty| duty == Duty::Stage);
+                reading.worker = thread_usage(primary.threads(), |duty| matches!(duty, Duty::Worker(_)));
+                reading.control = thread_usage(primary.threads(), |duty| duty == Duty::Control);
+                reading.stage = thread_usage(primary.threads(), |duty| duty == Duty::Stage);
                 for backup in backups {
-                    reading.backup += taken(backup.threads(), |_| true);
+                    reading.backup += thread_usage(backup.threads(), |_| true);
                     if let Some(replication) = backup.replication() {
                         reading.lag.merge(&replication.lag().map_err(|error| Failure::Bench(error.to_string()))?);
-                        reading.stage_cpu[1].receive_ns += status(replication)?.cpu.receive_ns;
+                        reading.stage_cpu[1].receive_ns += replication_status(replication)?.cpu.receive_ns;
                     }
                 }
                 if let Some(replication) = primary.replication() {
-                    let status = status(replication)?;
-                    reading.wire_bytes = sent(&status);
+                    let status = replication_status(replication)?;
+                    reading.wire_bytes = link_sent_bytes(&status);
                     reading.stage_cpu[0] = status.cpu;
                 }
             }
@@ -131,7 +131,7 @@ impl Pipeline {
     }
 
     /// Events heard and events lost so far.
-    pub(super) fn heard(&self) -> (u64, u64) {
+    pub(super) fn received(&self) -> (u64, u64) {
         match self {
             Self::Unheard => (0, 0),
             Self::Drain(drain) => {
@@ -184,13 +184,13 @@ impl Pipeline {
     }
 
     /// Waits until all that was made has arrived wherever it goes, also what reaches its `age` first; whether it did.
-    pub(super) fn settle(&self, age: Duration) -> Result<bool, Failure> {
+    pub(super) fn wait_until_settled(&self, age: Duration) -> Result<bool, Failure> {
         thread::sleep(age);
         let began = Instant::now();
-        let (mut seen, mut since) = (self.arrived(), Instant::now());
+        let (mut seen, mut since) = (self.arrival_counts(), Instant::now());
         while began.elapsed() < SETTLE_MAX {
             thread::sleep(TICK);
-            let now = self.arrived();
+            let now = self.arrival_counts();
             if now != seen || self.counts().resync_pending > 0 {
                 (seen, since) = (now, Instant::now());
             } else if since.elapsed() >= QUIET {
@@ -202,48 +202,48 @@ impl Pipeline {
 
     /// Whether the shards hold as many flows as the kernel, and the replicas as many as these; only what is not told
     /// before its age is left out.
-    pub(super) fn agrees(&self, age: Duration) -> Result<bool, Failure> {
+    pub(super) fn counts_agree(&self, age: Duration) -> Result<bool, Failure> {
         let Self::Engine { primary, backups } = self else { return Ok(true) };
         let held = primary.totals().flows;
-        let told = |backup: &Arc<Engine>| !age.is_zero() || replicated(backup) == held;
-        Ok(held == sysctl::flow_count()? && backups.iter().all(told))
+        let is_complete = |backup: &Arc<Engine>| !age.is_zero() || replica_flows(backup) == held;
+        Ok(held == sysctl::flow_count()? && backups.iter().all(is_complete))
     }
 
     /// Events heard, and changes that the replicas of all backups have seen.
-    fn arrived(&self) -> (u64, u64) {
+    fn arrival_counts(&self) -> (u64, u64) {
         let changed = match self {
             Self::Unheard | Self::Drain(_) => 0,
-            Self::Engine { backups, .. } => backups.iter().map(|backup| changes(backup)).sum(),
+            Self::Engine { backups, .. } => backups.iter().map(|backup| replica_changes(backup)).sum(),
         };
-        (self.heard().0, changed)
+        (self.received().0, changed)
     }
 }
 
 /// Bytes of datagrams to all peers.
-pub(super) fn sent(status: &ReplicationStatus) -> u64 {
+pub(super) fn link_sent_bytes(status: &ReplicationStatus) -> u64 {
     status.links.iter().map(|link| link.traffic.sent_bytes).sum()
 }
 
 /// How the replication stage stands.
-pub(super) fn status(replication: &Replication) -> Result<ReplicationStatus, Failure> {
+pub(super) fn replication_status(replication: &Replication) -> Result<ReplicationStatus, Failure> {
     replication.status().map_err(|error| Failure::Bench(error.to_string()))
 }
 
 /// What threads have taken together.
-pub(super) fn taken(threads: &[Thread], of: impl Fn(Duty) -> bool) -> Usage {
+pub(super) fn thread_usage(threads: &[Thread], of: impl Fn(Duty) -> bool) -> Usage {
     let mut sum = Usage::default();
     threads.iter().filter(|thread| of(thread.duty)).for_each(|thread| sum += thread.usage());
     sum
 }
 
 /// Flows in the replicas of a backup.
-pub(super) fn replicated(backup: &Engine) -> u64 {
+pub(super) fn replica_flows(backup: &Engine) -> u64 {
     let status = backup.replication().and_then(|replication| replication.status().ok());
     status.map_or(0, |status| status.replicas.iter().map(|replica| replica.flows).sum())
 }
 
 /// Changes that the replicas of a backup have seen.
-fn changes(backup: &Engine) -> u64 {
+fn replica_changes(backup: &Engine) -> u64 {
     let status = backup.replication().and_then(|replication| replication.status().ok());
     status.map_or(0, |status| status.changes.created + status.changes.updated + status.changes.destroyed)
 }
@@ -270,14 +270,14 @@ impl Nodes {
     /// Starts a backup on its host, likewise.
     pub(super) fn start_backup(
         &self,
-        ground: &Ground,
+        network: &Network,
         settings: &Settings,
         index: usize,
         epoch: u64,
     ) -> Result<Arc<Engine>, Failure> {
         let replication = Some(self.replication(index + 1, epoch));
         let settings = Settings { workers: 1, pin: false, replication, ..settings.clone() };
-        let host = ground.backups().get(index).ok_or_else(|| Failure::Bench("there is no such backup".to_owned()))?;
+        let host = network.backups().get(index).ok_or_else(|| Failure::Bench("there is no such backup".to_owned()))?;
         Ok(Arc::new(host.run(move || Engine::start(&settings))?))
     }
 

@@ -3,7 +3,7 @@
 use ctflow_engine::replication::Lag;
 use serde::Serialize;
 
-use super::idle::Stock;
+use super::idle::IdleFigures;
 use super::pipeline::Depth;
 use super::run::{Outcome, Steps};
 
@@ -16,8 +16,8 @@ pub(super) struct Results {
     pub(super) format: u32,
     pub(super) ctflow: &'static str,
     pub(super) machine: Machine,
-    pub(super) settings: Told,
-    pub(super) stock: Stock,
+    pub(super) settings: BenchSettings,
+    pub(super) stock: IdleFigures,
     pub(super) kernel: Kernel,
     pub(super) depths: Vec<Measured>,
     pub(super) steps: Steps,
@@ -38,7 +38,7 @@ pub(super) struct Machine {
 
 /// What was asked for.
 #[derive(Debug, Clone, Serialize)]
-pub(super) struct Told {
+pub(super) struct BenchSettings {
     pub(super) load: String,
     pub(super) rate: Option<u32>,
     pub(super) flows: u32,
@@ -161,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_spread_has_the_middle_or_what_is_between_the_two_in_the_middle() {
+    fn a_spread_has_the_median_or_the_mean_of_the_middle_two() {
         let of = |values: &[f64]| Spread::of(values.iter().copied());
         assert_eq!(of(&[]), None);
         assert_eq!(of(&[3.0, 1.0, 2.0]), Some(Spread { median: 2.0, min: 1.0, max: 3.0 }));

@@ -15,13 +15,13 @@ use ctflow_engine::lab::load::{Load, Running, Senders};
 use ctflow_engine::replication::Lag;
 use serde::Serialize;
 
-use super::network::Ground;
+use super::network::Network;
 use super::pipeline::{self, Depth, Pipeline, Reading};
 use crate::command::progress::Live;
 use crate::failure::Failure;
 
 /// Before the stretch: until the load has its pace.
-const BEGINNING: Duration = Duration::from_millis(300);
+const WARM_UP: Duration = Duration::from_millis(300);
 /// How often the progress is told, and a load that failed is noticed.
 const TICK: Duration = Duration::from_millis(100);
 /// A load that falls behind by more than this part is not the one that was asked for.
@@ -37,9 +37,9 @@ pub(super) struct Trial {
     pub(super) stretch: Duration,
     pub(super) settings: Settings,
     /// The age that a flow must reach to be replicated.
-    pub(super) age: Duration,
+    pub(super) min_age: Duration,
     /// Whether the same events are thrown away beside, on the same cores.
-    pub(super) beside: bool,
+    pub(super) with_floor: bool,
 }
 
 /// What came of it. Times are of the stretch; what is `_ns` is a mean an event.
@@ -117,7 +117,7 @@ impl Steps {
     }
 
     /// Those that took half a nanosecond or more, each with its place among all.
-    pub(super) fn noticed(&self) -> impl Iterator<Item = (usize, &'static str, f64)> {
+    pub(super) fn significant(&self) -> impl Iterator<Item = (usize, &'static str, f64)> {
         let places = self.named().into_iter().enumerate();
         places.filter(|(_, (_, ns))| *ns >= 0.5).map(|(place, (name, ns))| (place, name, ns))
     }
@@ -128,31 +128,31 @@ impl Trial {
     ///
     /// # Errors
     /// When the pipeline or the load fails.
-    pub(super) fn run(&self, ground: &Ground, live: &Live) -> Result<Outcome, Failure> {
-        let floor = self.beside.then(|| Drain::start(&self.settings)).transpose()?;
-        let floor_cpu = || floor.as_ref().map(|floor| pipeline::taken(floor.threads(), |_| true).cpu);
-        let pipeline = Pipeline::start(self.depth, ground, &self.settings, self.age)?;
-        let mut senders = Senders::open(self.load, ground.firewall())?;
+    pub(super) fn run(&self, network: &Network, live: &Live) -> Result<Outcome, Failure> {
+        let floor = self.with_floor.then(|| Drain::start(&self.settings)).transpose()?;
+        let floor_cpu = || floor.as_ref().map(|floor| pipeline::thread_usage(floor.threads(), |_| true).cpu);
+        let pipeline = Pipeline::start(self.depth, network, &self.settings, self.min_age)?;
+        let mut senders = Senders::open(self.load, network.firewall())?;
         senders.fill()?;
-        pipeline.settle(self.age)?;
+        pipeline.wait_until_settled(self.min_age)?;
         let running = senders.start(self.flows_per_second())?;
-        thread::sleep(BEGINNING);
-        let (before, floor_before) = (pipeline.look(|| running.totals())?, floor_cpu());
-        self.wait(&running, &pipeline, &before, live);
-        let (after, floor_after) = (pipeline.look(|| running.totals())?, floor_cpu());
+        thread::sleep(WARM_UP);
+        let (before, floor_before) = (pipeline.read_counters(|| running.totals())?, floor_cpu());
+        self.wait_for_stretch(&running, &pipeline, &before, live);
+        let (after, floor_after) = (pipeline.read_counters(|| running.totals())?, floor_cpu());
         let mut senders = running.stop()?;
-        let settled = pipeline.settle(Duration::ZERO)?;
-        let agreed = settled && pipeline.agrees(self.age)?;
-        let lost = pipeline.look(|| senders.totals())?.lost;
+        let settled = pipeline.wait_until_settled(Duration::ZERO)?;
+        let agreed = settled && pipeline.counts_agree(self.min_age)?;
+        let lost = pipeline.read_counters(|| senders.totals())?.lost;
         pipeline.stop()?; // what ends now nobody hears
         // What it lost was no work for it.
-        let is_floor = floor.as_ref().is_some_and(|floor| floor.totals().lost == 0);
+        let floor_lost_none = floor.as_ref().is_some_and(|floor| floor.totals().lost == 0);
         floor.map(Drain::stop).transpose()?;
-        match ground {
-            Ground::Host => senders.clear()?,
-            Ground::Lab { .. } => ground.flush()?,
+        match network {
+            Network::Host => senders.clear()?,
+            Network::Lab { .. } => network.flush()?,
         }
-        let floor = floor_before.zip(floor_after).filter(|_| is_floor);
+        let floor = floor_before.zip(floor_after).filter(|_| floor_lost_none);
         Ok(self.outcome([&before, &after], floor, lost, agreed))
     }
 
@@ -163,11 +163,11 @@ impl Trial {
     }
 
     /// For the stretch, or until a part fails: stopping it says why.
-    fn wait(&self, running: &Running, pipeline: &Pipeline, before: &Reading, live: &Live) {
+    fn wait_for_stretch(&self, running: &Running, pipeline: &Pipeline, before: &Reading, live: &Live) {
         let began = Instant::now();
         while began.elapsed() < self.stretch && !running.has_failed() && pipeline.is_running() {
             thread::sleep(TICK.min(self.stretch.saturating_sub(began.elapsed())));
-            let (events, lost) = pipeline.heard();
+            let (events, lost) = pipeline.received();
             let per_second = (events - before.events) as f64 / before.at.elapsed().as_secs_f64();
             live.update(format_args!("{per_second:.0} events/s, {lost} lost"));
         }
@@ -195,7 +195,7 @@ impl Trial {
             floor_ns: floor.map(|(before, after)| each(before, after)),
         };
         cpu.total_ns = cpu.worker_ns + cpu.control_ns + cpu.stage_ns;
-        let metered = self.settings.metered.then(|| steps(before, after, events));
+        let metered = self.settings.metered.then(|| step_times(before, after, events));
         let wakeups = |reading: &Reading| reading.worker.wakeups + reading.stage.wakeups;
         Outcome {
             depth: self.depth,
@@ -227,7 +227,7 @@ impl Outcome {
     }
 }
 
-fn steps(before: &Reading, after: &Reading, events: f64) -> Steps {
+fn step_times(before: &Reading, after: &Reading, events: f64) -> Steps {
     let each = |of: fn(&Reading) -> u64| of(after).saturating_sub(of(before)) as f64 / events.max(1.0);
     Steps {
         receive_ns: each(|reading| reading.counts.receive_cpu_ns),

@@ -58,7 +58,7 @@ impl Search {
     }
 
     /// Takes note of a trial: of `rate` events a second, made in fact, and whether they were held.
-    pub(super) fn note(&mut self, rate: f64, held: bool) {
+    pub(super) fn record(&mut self, rate: f64, held: bool) {
         self.trials += 1;
         if held {
             self.held = Some(self.held.map_or(rate, |best| best.max(rate)));
@@ -81,20 +81,20 @@ mod tests {
         let mut search = Search::default();
         loop {
             match search.next() {
-                Next::Unlimited => search.note(most, most <= limit),
-                Next::Rate(rate) => search.note(rate, rate <= limit),
+                Next::Unlimited => search.record(most, most <= limit),
+                Next::Rate(rate) => search.record(rate, rate <= limit),
                 Next::Found(found) => return (found, search.trials),
             }
         }
     }
 
     #[test]
-    fn what_is_held_at_full_speed_takes_one_trial() {
+    fn a_rate_held_at_full_speed_takes_one_trial() {
         assert_eq!(search(100_000.0, 200_000.0), (Found::All(100_000.0), 1));
     }
 
     #[test]
-    fn where_nothing_is_held_the_search_ends_too() {
+    fn the_search_ends_even_if_no_rate_is_held() {
         let (found, trials) = search(100_000.0, 0.0);
         assert_eq!(found, Found::None);
         assert!(trials <= TRIALS);
@@ -103,10 +103,10 @@ mod tests {
     #[test]
     fn a_loss_by_chance_below_a_rate_that_was_held_lowers_the_result() {
         let mut search = Search::default();
-        search.note(100.0, false);
-        search.note(50.0, true);
-        search.note(75.0, true);
-        search.note(60.0, false);
+        search.record(100.0, false);
+        search.record(50.0, true);
+        search.record(75.0, true);
+        search.record(60.0, false);
         assert_eq!(search.next(), Next::Rate(30.0));
     }
 

@@ -2,7 +2,7 @@
 
 use indicatif::HumanFloatCount;
 
-use super::idle::Stock;
+use super::idle::IdleFigures;
 use super::pipeline::Depth;
 use super::results::{Held, Latency, Limit, Measured, Rate, Results, Spread};
 use super::run::Outcome;
@@ -73,7 +73,7 @@ impl Section {
 }
 
 /// What a depth is called.
-pub(super) fn name(depth: Depth) -> &'static str {
+pub(super) fn depth_name(depth: Depth) -> &'static str {
     match depth {
         Depth::Unheard => "unheard",
         Depth::Drain => "drained",
@@ -89,7 +89,7 @@ pub(super) fn head(results: &Results) -> [String; 2] {
         0 => "no replica".to_owned(),
         many => plural(many as u64, "replica"),
     };
-    let asked = format!(
+    let what = format!(
         "ctflow {}: {} load, {} flows, {} s a trial, {}; {} by {}, {replicas}",
         results.ctflow,
         settings.load,
@@ -106,7 +106,7 @@ pub(super) fn head(results: &Results) -> [String; 2] {
         machine.kernel,
         machine.load_average,
     );
-    [asked, place]
+    [what, place]
 }
 
 /// All tables that have something to say.
@@ -140,19 +140,19 @@ fn depths(results: &Results) -> Section {
         "wake-ups/s",
         "wire bytes/flow",
     ];
-    let heard = results.depths.iter().filter(|measured| measured.depth != Depth::Unheard);
-    let rows = heard.map(|measured| depth(measured, results.settings.compare)).collect();
+    let listening = results.depths.iter().filter(|measured| measured.depth != Depth::Unheard);
+    let rows = listening.map(|measured| depth_row(measured, results.settings.compare)).collect();
     Section::new(About::Depths, "events", columns, rows)
 }
 
-fn depth(measured: &Measured, several: bool) -> Row {
+fn depth_row(measured: &Measured, several: bool) -> Row {
     let median = |of: fn(&Outcome) -> f64| measured.spread(of).median;
     let part = |value: f64| if value >= 0.5 { count(value) } else { String::new() };
     let lost: u64 = measured.rounds.iter().map(|one| one.lost).sum();
     let floor = measured
         .to_floor
         .map_or_else(String::new, |spread| format!("{:.2} ({:.2}-{:.2})", spread.median, spread.min, spread.max));
-    let name = name(measured.depth);
+    let name = depth_name(measured.depth);
     let name = if several { format!("{name}, {}", measured.backend) } else { name.to_owned() };
     let wire = median(|one| one.wire_bytes_per_flow);
     Row::new(
@@ -173,7 +173,7 @@ fn depth(measured: &Measured, several: bool) -> Row {
 }
 
 fn steps(results: &Results) -> Section {
-    let (names, times): (Vec<_>, Vec<_>) = results.steps.noticed().map(|(_, name, ns)| (name, ns)).unzip();
+    let (names, times): (Vec<_>, Vec<_>) = results.steps.significant().map(|(_, name, ns)| (name, ns)).unzip();
     Section::new(About::Steps, "by step", names, vec![Row::new("CPU ns/event", times.into_iter().map(count))])
 }
 
@@ -187,7 +187,7 @@ fn held(results: &Results) -> Section {
     let rows = results.held.iter().map(|held| {
         let rate = held.events_per_second.map_or_else(|| "none".to_owned(), count);
         let part = held.to_drain.map_or_else(String::new, hundredths);
-        Row::new(name(held.depth), [rate, part]).remark(limit(held))
+        Row::new(depth_name(held.depth), [rate, part]).remark(limit(held))
     });
     Section::new(About::Held, "highest rate without loss", ["events/s", "of drained"], rows.collect())
 }
@@ -215,7 +215,7 @@ fn rates(rates: &[Rate]) -> Section {
     Section::new(About::Rates, "at a steady rate", columns, rows.collect())
 }
 
-fn stock(stock: &Stock) -> Section {
+fn stock(stock: &IdleFigures) -> Section {
     let shown = |value: Option<f64>, show: fn(f64) -> String| value.map_or_else(String::new, show);
     let row = |name, primary: Option<f64>, backup: Option<f64>, show| {
         Row::new(name, [shown(primary, show), shown(backup, show)])
@@ -227,9 +227,9 @@ fn stock(stock: &Stock) -> Section {
         row("bytes told a flow", stock.told_bytes_per_flow, None, decimal),
         row("committed, ms", None, stock.commit_ms, decimal),
     ];
-    let said = rows.into_iter().filter(|row| row.cells.iter().any(|cell| !cell.is_empty()));
+    let filled = rows.into_iter().filter(|row| row.cells.iter().any(|cell| !cell.is_empty()));
     let title = format!("{} flows, idle", count(stock.flows as f64));
-    Section::new(About::Stock, title, ["primary", "backup"], said.collect())
+    Section::new(About::Stock, title, ["primary", "backup"], filled.collect())
 }
 
 fn plural(number: u64, thing: &str) -> String {
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn thousands_are_parted_by_commas() {
+    fn thousands_are_separated_by_commas() {
         let cases = [(0.4, "0"), (999.0, "999"), (1_000.0, "1,000"), (12_345_678.0, "12,345,678"), (-100.0, "-100")];
         for (value, text) in cases {
             assert_eq!(count(value), text);

@@ -13,7 +13,7 @@ pub(super) fn table(results: &Results) -> String {
     let mut text = head(results).join("\n") + "\n";
     for section in sections(results) {
         text.push('\n');
-        aligned(&section, &mut text);
+        write_aligned(&section, &mut text);
     }
     for note in &results.notes {
         let _ = writeln!(text, "\n{note}"); // a String takes everything
@@ -22,7 +22,7 @@ pub(super) fn table(results: &Results) -> String {
 }
 
 /// Names and remarks to the left, numbers to the right.
-fn aligned(section: &Section, text: &mut String) {
+fn write_aligned(section: &Section, text: &mut String) {
     let widest = |cells: &mut dyn Iterator<Item = &String>| cells.map(|cell| cell.chars().count()).max().unwrap_or(0);
     let names = section.rows.iter().map(|row| &row.name);
     let first = widest(&mut names.chain([&section.title]));

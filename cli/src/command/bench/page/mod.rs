@@ -5,7 +5,7 @@ mod plot;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::results::Results;
-use super::sections::{About, Section, count, head, name, sections};
+use super::sections::{About, Section, count, depth_name, head, sections};
 
 const STYLE: &str = include_str!("page.css");
 
@@ -101,6 +101,6 @@ fn figure(title: &str, svg: Option<String>, legend: &Markup) -> Markup {
 }
 
 fn steps_legend(results: &Results) -> Markup {
-    let shown = results.steps.noticed().map(|(place, name, ns)| (place, format!("{name}: {} ns", count(ns))));
+    let shown = results.steps.significant().map(|(place, name, ns)| (place, format!("{name}: {} ns", count(ns))));
     plot::legend(&shown.collect::<Vec<_>>())
 }

@@ -19,9 +19,9 @@ const LINE: RGBColor = RGBColor(0, 0, 2);
 const SERIES: u8 = 7;
 
 type Area<'s> = DrawingArea<SVGBackend<'s>, Shift>;
-type Drawn = Result<(), Box<dyn Error>>;
+type DrawResult = Result<(), Box<dyn Error>>;
 
-fn series(index: usize) -> RGBColor {
+fn series_colour(index: usize) -> RGBColor {
     RGBColor(0, 0, 0x10 + u8::try_from(index % usize::from(SERIES)).unwrap_or(0))
 }
 
@@ -37,7 +37,7 @@ pub(super) fn legend(names: &[(usize, String)]) -> Markup {
 }
 
 /// Nothing where a plot cannot be drawn: the tables have it all.
-fn drawn(draw: impl FnOnce(&Area<'_>) -> Drawn) -> Option<String> {
+fn draw_svg(draw: impl FnOnce(&Area<'_>) -> DrawResult) -> Option<String> {
     let mut svg = String::new();
     let area = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
     let done = draw(&area).and_then(|()| Ok(area.present()?));
@@ -48,16 +48,16 @@ fn drawn(draw: impl FnOnce(&Area<'_>) -> Drawn) -> Option<String> {
 /// An axis from 0 on.
 struct Axis<'a> {
     name: &'a str,
-    end: f64,
+    max: f64,
     /// What stands at a value.
     label: &'a dyn Fn(&f64) -> String,
 }
 
 /// Lines through points, with their axes.
-fn lines(area: &Area<'_>, x: &Axis<'_>, y: &Axis<'_>, series_of: &[(usize, Vec<(f64, f64)>)]) -> Drawn {
+fn draw_lines(area: &Area<'_>, x: &Axis<'_>, y: &Axis<'_>, series_of: &[(usize, Vec<(f64, f64)>)]) -> DrawResult {
     let mut chart = ChartBuilder::on(area);
     let chart = chart.margin(8).margin_right(24).x_label_area_size(36).y_label_area_size(52);
-    let mut chart = chart.build_cartesian_2d(0.0..x.end, 0.0..y.end)?;
+    let mut chart = chart.build_cartesian_2d(0.0..x.max, 0.0..y.max)?;
     chart
         .configure_mesh()
         .x_desc(x.name)
@@ -73,7 +73,7 @@ fn lines(area: &Area<'_>, x: &Axis<'_>, y: &Axis<'_>, series_of: &[(usize, Vec<(
         .light_line_style(TRANSPARENT)
         .draw()?;
     for (index, points) in series_of {
-        let colour = series(*index);
+        let colour = series_colour(*index);
         chart.draw_series(LineSeries::new(points.iter().copied(), colour.stroke_width(2)))?;
         chart.draw_series(points.iter().map(|point| Circle::new(*point, 2, colour.filled())))?;
     }
@@ -81,7 +81,7 @@ fn lines(area: &Area<'_>, x: &Axis<'_>, y: &Axis<'_>, series_of: &[(usize, Vec<(
 }
 
 /// Above the greatest, so that nothing sticks to the edge; `least` where that is more.
-fn above(values: impl Iterator<Item = f64>, least: f64) -> f64 {
+fn axis_max(values: impl Iterator<Item = f64>, least: f64) -> f64 {
     (values.fold(0.0, f64::max) * 1.05).max(least)
 }
 
@@ -106,7 +106,7 @@ const CAPTURED: [Depth; 2] = [Depth::Capture, Depth::Replicate];
 
 pub(super) fn loss_series(results: &Results) -> Vec<(usize, String)> {
     let shown = CAPTURED.iter().enumerate().filter(|(_, depth)| !losses(results, **depth).is_empty());
-    shown.map(|(index, depth)| (index, super::name(*depth).to_owned())).collect()
+    shown.map(|(index, depth)| (index, super::depth_name(*depth).to_owned())).collect()
 }
 
 pub(super) fn loss(results: &Results) -> Option<String> {
@@ -117,10 +117,10 @@ pub(super) fn loss(results: &Results) -> Option<String> {
         .filter(|(_, points)| !points.is_empty())
         .collect();
     let all = || points.iter().flat_map(|(_, points)| points);
-    let x = Axis { name: "events a second", end: above(all().map(|point| point.0), 1.0), label: &thousands };
+    let x = Axis { name: "events a second", max: axis_max(all().map(|point| point.0), 1.0), label: &thousands };
     let percent = |value: &f64| format!("{value:.1}");
-    let y = Axis { name: "% lost", end: above(all().map(|point| point.1), 1.0), label: &percent };
-    drawn(|area| lines(area, &x, &y, &points))
+    let y = Axis { name: "% lost", max: axis_max(all().map(|point| point.1), 1.0), label: &percent };
+    draw_svg(|area| draw_lines(area, &x, &y, &points))
 }
 
 pub(super) fn latency_series(results: &Results) -> Vec<(usize, String)> {
@@ -144,20 +144,20 @@ pub(super) fn latency(results: &Results) -> Option<String> {
         .enumerate()
         .filter_map(|(index, rate)| Some((index, curve(&rate.latency.as_ref()?.distribution))))
         .collect();
-    let longest = above(points.iter().flat_map(|(_, points)| points).map(|point| point.0), 1.0);
+    let longest = axis_max(points.iter().flat_map(|(_, points)| points).map(|point| point.0), 1.0);
     let (ms, percent) = (|value: &f64| format!("{value:.1}"), |value: &f64| format!("{value:.0}"));
-    let x = Axis { name: "milliseconds", end: longest, label: &ms };
-    let y = Axis { name: "% of changes", end: 100.0, label: &percent };
-    drawn(|area| lines(area, &x, &y, &points))
+    let x = Axis { name: "milliseconds", max: longest, label: &ms };
+    let y = Axis { name: "% of changes", max: 100.0, label: &percent };
+    draw_svg(|area| draw_lines(area, &x, &y, &points))
 }
 
 pub(super) fn memory(results: &Results) -> Option<String> {
     let points: Vec<(f64, f64)> =
         results.stock.memory.iter().map(|(flows, bytes)| (*flows as f64, *bytes as f64 / f64::from(1 << 20))).collect();
-    let x = Axis { name: "flows", end: above(points.iter().map(|point| point.0), 1.0), label: &thousands };
+    let x = Axis { name: "flows", max: axis_max(points.iter().map(|point| point.0), 1.0), label: &thousands };
     let mebibytes = |value: &f64| format!("{value:.1}");
-    let y = Axis { name: "MiB", end: above(points.iter().map(|point| point.1), 1.0), label: &mebibytes };
-    drawn(|area| lines(area, &x, &y, &[(0, points)]))
+    let y = Axis { name: "MiB", max: axis_max(points.iter().map(|point| point.1), 1.0), label: &mebibytes };
+    draw_svg(|area| draw_lines(area, &x, &y, &[(0, points)]))
 }
 
 /// A bar for the floor, one for what is captured or replicated, parted by step.
@@ -166,8 +166,8 @@ pub(super) fn steps(results: &Results) -> Option<String> {
     let floor = floor.spread(|one| one.cpu.total_ns).median;
     let named = results.steps.named();
     let all: f64 = named.iter().map(|(_, ns)| ns).sum();
-    let longest = above([floor, all].into_iter(), 1.0);
-    drawn(|area| {
+    let longest = axis_max([floor, all].into_iter(), 1.0);
+    draw_svg(|area| {
         let mut chart = ChartBuilder::on(area);
         let mut chart = chart
             .margin(8)
@@ -194,11 +194,11 @@ pub(super) fn steps(results: &Results) -> Option<String> {
             .light_line_style(TRANSPARENT)
             .disable_y_mesh()
             .draw()?;
-        chart.draw_series([Rectangle::new([(0.0, 0.2), (floor, 0.8)], series(0).filled())])?;
+        chart.draw_series([Rectangle::new([(0.0, 0.2), (floor, 0.8)], series_colour(0).filled())])?;
         let mut from = 0.0;
         for (index, (_, ns)) in named.iter().enumerate() {
             let to = from + ns;
-            chart.draw_series([Rectangle::new([(from, 1.2), (to, 1.8)], series(index).filled())])?;
+            chart.draw_series([Rectangle::new([(from, 1.2), (to, 1.8)], series_colour(index).filled())])?;
             from = to;
         }
         Ok(())
