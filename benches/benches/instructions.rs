@@ -51,12 +51,12 @@ fn batches((events, mut shard, mut outbox): (MultipliedEvents, Shard, Outbox)) -
     batches
 }
 
-fn told() -> (Pair, Vec<Payload>) {
+fn built_batches() -> (Pair, Vec<Payload>) {
     (Pair::new(), batches(replicated()))
 }
 
 fn sealed() -> (Pair, Vec<Vec<u8>>) {
-    let (mut pair, batches) = told();
+    let (mut pair, batches) = built_batches();
     let datagrams = pair.seal(batches);
     (pair, datagrams)
 }
@@ -89,7 +89,7 @@ fn delta(state: (MultipliedEvents, Shard, Outbox)) -> Vec<Payload> {
 }
 
 #[library_benchmark]
-#[bench::events(told())]
+#[bench::events(built_batches())]
 fn seal((mut pair, batches): (Pair, Vec<Payload>)) -> (Pair, Vec<Vec<u8>>) {
     let datagrams = pair.seal(batches);
     (pair, datagrams)

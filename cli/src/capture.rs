@@ -277,7 +277,7 @@ impl Reader {
     /// Opens a file and looks at its beginning.
     ///
     /// # Errors
-    /// [`CaptureError::Read`] and [`CaptureError::NoCapture`]; in a pcap file [`CaptureError::LinkType`] too.
+    /// [`CaptureError::Read`] and [`CaptureError::NotACapture`]; in a pcap file [`CaptureError::LinkType`] too.
     pub(crate) fn open(path: &Path) -> Result<Self, CaptureError> {
         match File::open(path) {
             Ok(file) => Self::new(path, file),
@@ -313,7 +313,7 @@ impl<R: Read> Reader<R> {
     /// The next frame; none at the end of the file, or after an error.
     ///
     /// # Errors
-    /// [`CaptureError::Cut`] and [`CaptureError::Damaged`] after the last whole packet, [`CaptureError::LinkType`]
+    /// [`CaptureError::Truncated`] and [`CaptureError::Damaged`] after the last whole packet, [`CaptureError::LinkType`]
     /// where there is no netlink at all, and [`CaptureError::Read`].
     pub(crate) fn read_packet(&mut self) -> Result<Option<Packet<'_>>, CaptureError> {
         if self.finished {

@@ -1,7 +1,7 @@
 //! Which flows a command is about.
 //!
 //! A [`Selection`] is compared with every flow of a dump, so [`Selection::matches`] allocates nothing and asks first
-//! what most often says no. [`Selection::kernel_side`] is the part that a kernel can select itself; kernels ignore
+//! what most often says no. [`Selection::kernel_filter`] is the part that a kernel can select itself; kernels ignore
 //! what they do not know, so what comes is compared here once more.
 //!
 //! A field that is given must be equal. What a flow does not have equals nothing; but a zone that it does not have

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use crate::kernel::batch::Batch;
 use crate::kernel_resync::ResyncRequests;
-use crate::metrics::{Counts, Published};
+use crate::metrics::{Counts, SharedCounters};
 use crate::replication::Replication;
 use crate::takeover::Takeover;
 use crate::worker_channel::WorkerHandle;
@@ -16,7 +16,7 @@ pub(crate) struct Access {
     /// Asks each worker.
     pub(crate) workers: Arc<[WorkerHandle]>,
     /// What each worker counts.
-    pub(crate) shared_counters: Arc<[Arc<Published>]>,
+    pub(crate) shared_counters: Arc<[Arc<SharedCounters>]>,
     /// Where there are peers.
     pub(crate) replication: Option<Replication>,
     /// Puts replicas into the kernel, one commit at a time. Its port is not listened to.
@@ -30,7 +30,7 @@ pub(crate) struct Access {
     /// Flows of each family that a shard may hold.
     pub(crate) flows_max: u32,
     /// When the engine was started.
-    pub(crate) began: Instant,
+    pub(crate) started: Instant,
 }
 
 impl Access {

@@ -32,7 +32,7 @@ use crate::kernel_resync::{REPORTS, ResyncCoordinator, ResyncRequest, ResyncRequ
 use crate::limits::{COMMANDS_PER_WORKER, FLOWS_PER_SHARD, REPORTS_PER_WORKER, WORKERS, WORKERS_DEFAULT_MAX};
 use crate::listener::{ListenError, Listener};
 use crate::meter::Meter;
-use crate::metrics::{Counts, Published};
+use crate::metrics::{Counts, SharedCounters};
 use crate::netlink::NetlinkError;
 use crate::receive::{BackendKind, Interest, InterruptError, Interrupts};
 use crate::replication::{
@@ -333,7 +333,7 @@ struct WorkerSetup {
     unreported: Option<Unreported>,
     wake: UnixStream,
     interrupts: Interrupts,
-    shared_counters: Arc<Published>,
+    shared_counters: Arc<SharedCounters>,
 }
 
 impl<'s> Assembly<'s> {
@@ -372,9 +372,9 @@ impl<'s> Assembly<'s> {
         let socket = EventSocket::open(&options)?;
         let (sender, commands) = bounded(COMMANDS_PER_WORKER);
         let (wake, waker, interrupts) = wake_channel()?;
-        let shared_counters = Arc::<Published>::default();
+        let shared_counters = Arc::<SharedCounters>::default();
         // Before the worker's first word, too, its flows are not the kernel's.
-        shared_counters.publish(&Counts { resync_pending: 1, ..Counts::default() });
+        shared_counters.store(&Counts { resync_pending: 1, ..Counts::default() });
         let waker = Arc::new(waker);
         self.channels.push(WorkerChannel::new(sender, waker.clone(), shared_counters.clone()));
         let (handle, requests) = worker_channel::request_channel(waker);
@@ -425,7 +425,7 @@ impl<'s> Assembly<'s> {
                 resync_requests,
                 backend: self.settings.backend.name(),
                 flows_max: self.settings.flows_max,
-                began: Instant::now(),
+                started: Instant::now(),
             },
             waker: self.waker.clone(),
             stop: self.stop.clone(),

@@ -96,7 +96,7 @@ impl ReplicationFilter {
     }
 
     /// How long changes may wait to be told together, in milliseconds: a hundredth of the shortest least age, at most
-    /// [`PAUSE_MS_MAX`]. Who does without all flows of the last second does not need those of the last ten milliseconds, and
+    /// [`BATCH_DELAY_MS_MAX`]. Who does without all flows of the last second does not need those of the last ten milliseconds, and
     /// peers are woken less often.
     #[must_use]
     pub fn batch_delay_ms(&self) -> u32 {

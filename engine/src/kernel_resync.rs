@@ -43,7 +43,7 @@ use crate::limits::{
     RECONCILE_CHECK, RECONCILE_CHECKS, RECONCILE_INTERVAL, RECONCILE_SLACK, RESYNC_BATCH_BYTES, RESYNC_INTERVAL_MIN,
     RESYNC_PARTS_PER_ROUND, RESYNC_REQUESTS, RESYNC_RETRY,
 };
-use crate::metrics::Published;
+use crate::metrics::SharedCounters;
 use crate::reply::Reply;
 use crate::shard::shard_of;
 use crate::worker::{Command, Report};
@@ -111,7 +111,7 @@ enum ResyncState {
 pub(crate) struct WorkerChannel {
     commands: Sender<Command>,
     wake: Arc<UnixStream>,
-    shared_counters: Arc<Published>,
+    shared_counters: Arc<SharedCounters>,
     state: ResyncState,
     /// A resync has to begin, as soon as none is under way here.
     resync_needed: bool,
@@ -124,7 +124,7 @@ pub(crate) struct WorkerChannel {
 }
 
 impl WorkerChannel {
-    pub(crate) fn new(commands: Sender<Command>, wake: Arc<UnixStream>, shared_counters: Arc<Published>) -> Self {
+    pub(crate) fn new(commands: Sender<Command>, wake: Arc<UnixStream>, shared_counters: Arc<SharedCounters>) -> Self {
         let (state, batch) = (ResyncState::Idle, Vec::new());
         Self { commands, wake, shared_counters, state, resync_needed: true, resync: 0, completed: 0, dump_batch: batch }
     }
@@ -154,8 +154,8 @@ impl WorkerChannel {
         if self.dump_batch.is_empty() {
             return true;
         }
-        let batch = std::mem::take(&mut self.dump_batch);
-        match self.try_send(Command::Dumped(batch)) {
+        let dump_batch = std::mem::take(&mut self.dump_batch);
+        match self.try_send(Command::Dumped(dump_batch)) {
             Err(Command::Dumped(batch)) => {
                 self.dump_batch = batch;
                 false
@@ -289,9 +289,9 @@ impl ResyncCoordinator {
     /// How long to wait for a report or a part of the dump.
     fn poll_timeout(&self, again: Option<Duration>) -> Duration {
         let now = Instant::now();
-        let wanted = self.is_dump_idle()
+        let needed = self.is_dump_idle()
             && self.channels.iter().any(|lane| lane.resync_needed && lane.state == ResyncState::Idle);
-        let start = wanted.then(|| self.next_dump_at.saturating_duration_since(now).max(RESYNC_RETRY));
+        let start = needed.then(|| self.next_dump_at.saturating_duration_since(now).max(RESYNC_RETRY));
         let check = self.reconcile.next_check.saturating_duration_since(now);
         again.or(start).map_or(check, |time| time.min(check))
     }
@@ -300,8 +300,8 @@ impl ResyncCoordinator {
         matches!(self.dump_state, DumpState::Idle)
     }
 
-    fn any_in_state(&self, standing: ResyncState) -> bool {
-        self.channels.iter().any(|lane| lane.state == standing)
+    fn any_in_state(&self, state: ResyncState) -> bool {
+        self.channels.iter().any(|lane| lane.state == state)
     }
 
     fn read_reports(&mut self) {
@@ -502,7 +502,8 @@ impl Reconcile {
         if Instant::now() >= self.resync_at {
             return true;
         }
-        let excess = flow_count().is_ok_and(|count| held > count + (count / RECONCILE_SLACK).max(RECONCILE_SLACK));
+        let excess =
+            kernel_flow_count().is_ok_and(|count| held > count + (count / RECONCILE_SLACK).max(RECONCILE_SLACK));
         self.excesses = if excess { self.excesses + 1 } else { 0 };
         self.excesses >= RECONCILE_CHECKS
     }
@@ -513,7 +514,7 @@ impl Reconcile {
 }
 
 /// The kernel's own count.
-fn flow_count() -> Result<u64, KernelError> {
+fn kernel_flow_count() -> Result<u64, KernelError> {
     let mut entries = None;
     let read_entries = |record: &Record<'_>| entries = record.global_stats().ok().and_then(|stats| stats.entries);
     Requester::open()?.request("count the flows", request::global_stats, read_entries)?;

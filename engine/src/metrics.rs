@@ -1,6 +1,6 @@
 //! What the workers count. Each counts for itself and publishes after every batch; reading adds them up.
 //!
-//! A worker keeps plain numbers ([`Counts`]) and stores them into its own cache lines (`Published`) once a batch, so
+//! A worker keeps plain numbers ([`Counts`]) and stores them into its own cache lines (`SharedCounters`) once a batch, so
 //! that counting costs an addition an event and readers cost the event path nothing.
 
 use std::ops::AddAssign;
@@ -17,13 +17,13 @@ macro_rules! counters {
         /// A worker's counts where others can read them, alone on their cache lines.
         #[derive(Debug, Default)]
         #[repr(align(128))]
-        pub(crate) struct Published {
+        pub(crate) struct SharedCounters {
             $($name: AtomicU64,)+
         }
 
-        impl Published {
+        impl SharedCounters {
             /// Replaces what was published before.
-            pub(crate) fn publish(&self, counts: &Counts) {
+            pub(crate) fn store(&self, counts: &Counts) {
                 $(self.$name.store(counts.$name, Ordering::Relaxed);)+
             }
 

@@ -48,7 +48,7 @@ impl<T> Awaited<T> {
     /// The answer, if it has come.
     ///
     /// # Errors
-    /// [`Gone`].
+    /// [`NoAnswer`].
     pub(crate) fn poll(&self) -> Result<Option<T>, NoAnswer> {
         match self.0.try_recv() {
             Ok(answer) => Ok(Some(answer)),
@@ -60,7 +60,7 @@ impl<T> Awaited<T> {
     /// Waits for the answer, however long that takes, unless who was asked has `ended`.
     ///
     /// # Errors
-    /// [`Gone`].
+    /// [`NoAnswer`].
     pub(crate) fn wait_unless_ended(&self, ended: &Receiver<Infallible>) -> Result<T, NoAnswer> {
         select! {
             recv(self.0) -> answer => answer.map_err(|_| NoAnswer),
@@ -71,7 +71,7 @@ impl<T> Awaited<T> {
     /// Waits for the answer, no longer than this.
     ///
     /// # Errors
-    /// [`Gone`], also where it has not come by then.
+    /// [`NoAnswer`], also where it has not come by then.
     pub(crate) fn wait(&self, longest: Duration) -> Result<T, NoAnswer> {
         self.0.recv_timeout(longest).map_err(|_| NoAnswer)
     }

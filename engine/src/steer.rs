@@ -189,7 +189,7 @@ impl Assembler {
         self.load_byte(SUBSYSTEM);
         self.only_if_equal(u32::from(NFNL_SUBSYS_CTNETLINK), |code| code.emit_flow_conditions(share, filter));
         self.only_if_equal(u32::from(NFNL_SUBSYS_CTNETLINK_EXP), |code| {
-            code.emit_expectation_conditions(share, filter)
+            code.emit_expectation_conditions(share, filter);
         });
         self.return_verdict(verdict_without_id(share));
     }

@@ -1,4 +1,4 @@
-//! What events do not say, and replicas must know: how a helper adjusts a flow's sequence numbers ([`renewal`](crate::renewal)),
+//! What events do not say, and replicas must know: how a helper adjusts a flow's sequence numbers ([`renewal`](crate::seqadj_refresh)),
 //! and that a flow has not ended but moved away with its address ([`local`](crate::kernel::local)).
 //!
 //! A flow that has moved stays in its shard, and with the peers, while the other firewall takes over: no resync begins for so

@@ -27,7 +27,7 @@ use crate::kernel::commit::is_held;
 use crate::limits::{REQUESTS_PER_ROUND, RESYNC_BATCHES_PER_ROUND, SWEEP_SLICE};
 use crate::listener::{ListenError, Listener, Patience, Round};
 use crate::meter::Meter;
-use crate::metrics::{Counts, Published};
+use crate::metrics::{Counts, SharedCounters};
 use crate::shard::{Applied, Shard, Swept};
 use crate::steer::Filter;
 use crate::unreported::Unreported;
@@ -117,7 +117,7 @@ pub(crate) struct Worker {
     /// Becomes readable when there is a command, or it is time to stop.
     pub(crate) wake: UnixStream,
     pub(crate) reporter: Reporter,
-    pub(crate) shared_counters: Arc<Published>,
+    pub(crate) shared_counters: Arc<SharedCounters>,
     pub(crate) stop: Arc<AtomicBool>,
     pub(crate) counts: Counts,
     /// The number of the resync under way, or of the last one.
@@ -420,7 +420,7 @@ impl Worker {
         self.counts.full = u64::from(self.full);
         self.counts.buffer_bytes = self.listener.buffer().effective as u64;
         self.counts.resync_pending = u64::from(self.sync_state != SyncState::InSync);
-        self.shared_counters.publish(&self.counts);
+        self.shared_counters.store(&self.counts);
     }
 }
 

@@ -166,7 +166,7 @@ impl Pair {
         Ok(self.host(side).run(sysctl::flow_count)?)
     }
 
-    /// Has both drop one packet of so many that come by the cable, by chance, until [`Pair::lose_nothing`].
+    /// Has both drop one packet of so many that come by the cable, by chance, until [`Pair::stop_loss`].
     ///
     /// # Errors
     /// The kernel's refusal.

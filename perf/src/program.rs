@@ -33,7 +33,7 @@ impl Program {
     /// Finds one on `PATH`, or where the superuser's are.
     ///
     /// # Errors
-    /// [`Failure::NoPeer`].
+    /// [`Failure::NotInstalled`].
     pub(crate) fn installed(name: &'static str) -> Result<Self, Failure> {
         installed(name).map(Self::at).ok_or(Failure::NotInstalled(name))
     }
@@ -62,7 +62,7 @@ impl Programs {
     /// Finds ctflow at `path`, or beside this very program; and the peer on `PATH`.
     ///
     /// # Errors
-    /// [`Failure::NoProgram`], [`Failure::NoPeer`].
+    /// [`Failure::NoProgram`], [`Failure::NotInstalled`].
     pub(crate) fn find(path: Option<&Path>) -> Result<Self, Failure> {
         let path = path.map_or_else(built, |path| Ok(path.to_owned()))?;
         if !path.is_file() {

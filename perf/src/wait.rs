@@ -40,7 +40,7 @@ impl Deadline {
     /// Fails when the wait is over.
     ///
     /// # Errors
-    /// [`Failure::TooLong`], [`Failure::Interrupted`].
+    /// [`Failure::TimedOut`], [`Failure::Interrupted`].
     pub(crate) fn check(&self) -> Result<(), Failure> {
         check_interrupted()?;
         if self.started.elapsed() < self.longest {

@@ -365,7 +365,7 @@ impl ControlWriter {
         body.put_slice(&buckets.to_wire());
     }
 
-    pub(crate) fn verify(&mut self, number: u64) {
+    pub(crate) fn push_verify(&mut self, number: u64) {
         self.start_block(kind::VERIFY, 8).put_u64(number);
     }
 
@@ -383,7 +383,7 @@ impl ControlWriter {
         self.start_block(kind::REQUEST, 4).put_slice(&[1, 0, 0, 0]);
     }
 
-    pub(crate) fn bye(&mut self, reason: Reason) {
+    pub(crate) fn push_bye(&mut self, reason: Reason) {
         self.start_block(kind::BYE, 4).put_slice(&[reason.number(), 0, 0, 0]);
     }
 }
@@ -431,10 +431,10 @@ mod tests {
         message.push_ack(3, 10, &[Gap { from: 10, to: 11 }, Gap { from: 13, to: 13 }]);
         message.push_want(3, true, &buckets);
         message.push_skip(2, 77, &buckets);
-        message.verify(8);
+        message.push_verify(8);
         message.push_verdict(&verdict);
         message.push_request();
-        message.bye(Reason::Mode);
+        message.push_bye(Reason::Mode);
         let blocks: Vec<_> = blocks(&message).into_iter().map(Result::unwrap).collect();
         assert_eq!(blocks[0], Block::Hello(hello));
         let Block::Heads(heads) = blocks[1] else { panic!() };
@@ -453,7 +453,7 @@ mod tests {
     fn an_unknown_block_is_skipped_unless_it_must_be_known() {
         let mut message = message();
         message.bytes.put_slice(&[200, 0, 0, 1, 7]);
-        message.verify(8);
+        message.push_verify(8);
         message.bytes.put_slice(&[201, MUST_KNOW, 0, 0]);
         assert_eq!(blocks(&message), [Ok(Block::Verify { number: 8 }), Err(ControlError::MustKnow(201))]);
     }

@@ -1,7 +1,7 @@
 //! The change to one flow, and how two changes of the same flow become one.
 //!
 //! Between two flushes a flow has at most one delta, its newest state. What the two together mean to a replica is
-//! decided here, by [`Change::then`]:
+//! decided here, by [`Change::conflate_with`]:
 //!
 //! | first | then created | then updated | then destroyed |
 //! |---|---|---|---|

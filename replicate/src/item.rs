@@ -40,7 +40,7 @@ pub enum Item<'a> {
     FlowEnd {
         /// `AF_INET` or `AF_INET6`.
         family: u8,
-        /// Which one, see [`crate::entry::decode_end`].
+        /// Which one, see [`crate::entry::decode_flow_end`].
         body: &'a [u8],
         /// When it ended, in milliseconds since 1970.
         version_ms: u64,

@@ -195,7 +195,7 @@ impl ReceiveStream {
             (self.in_progress, self.compare_first, self.comparison) = (BucketSet::EMPTY, BucketSet::EMPTY, None);
             self.want_after_ms = now_ms + MALFORMED_PAUSE_MS;
         }
-        self.retry_refused(replica);
+        self.want_refused_if_room(replica);
     }
 
     fn apply_items(
@@ -308,7 +308,7 @@ impl ReceiveStream {
 
     /// Once there is room again, what had none is unknown. A bucket under way stays refused, or its end would make it
     /// known without what was refused since its begin.
-    pub(crate) fn retry_refused(&mut self, replica: &impl Replica) {
+    pub(crate) fn want_refused_if_room(&mut self, replica: &impl Replica) {
         if !self.refused.is_empty() && replica.has_room() {
             self.unknown = self.unknown.union(&self.refused.without(&self.in_progress));
             self.refused = self.refused.intersection(&self.in_progress);
@@ -375,7 +375,7 @@ impl ReceiveStream {
     }
 
     /// Notes that an acknowledgement was sent, and when the next is due if nothing else happens.
-    pub(crate) fn acknowledged(&mut self, now_ms: u64) {
+    pub(crate) fn on_ack_sent(&mut self, now_ms: u64) {
         self.unacknowledged = 0;
         let gap = (self.newest >= self.next).then_some(GAP_REPEAT_MS);
         let want = (!self.unknown.is_empty()).then_some(WANT_REPEAT_MS);

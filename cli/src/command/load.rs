@@ -1,6 +1,6 @@
 //! `-R`: a file of commands, looked at twice: once to see that every line is right, once to carry them out.
 //!
-//! So a mistake anywhere means that nothing was done. What a checked line asks of the kernel is kept [`Prepared`] until all
+//! So a mistake anywhere means that nothing was done. What a checked line asks of the kernel is kept [`Staged`] until all
 //! are checked, and past a bound read from the file again: a file of any size takes no more memory than that. What cannot
 //! be read twice (standard input, a pipe) is copied first, to memory, and refused where it is larger than [`COPIED_BYTES_MAX`].
 //!

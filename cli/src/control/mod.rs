@@ -156,7 +156,7 @@ pub(crate) fn send_request(reach: &Reach, request: Request) -> Result<Answer, Co
 /// Asks for something that has no answer but that it is done.
 ///
 /// # Errors
-/// As [`ask`], or the daemon refuses.
+/// As [`send_request`], or the daemon refuses.
 pub(crate) fn execute(reach: &Reach, request: Request) -> Result<(), ControlError> {
     let mut answer = send_request(reach, request)?;
     while !matches!(answer.next_frame()?, Frame::Done) {}
@@ -166,7 +166,7 @@ pub(crate) fn execute(reach: &Reach, request: Request) -> Result<(), ControlErro
 /// Asks for a document.
 ///
 /// # Errors
-/// As [`ask`], or the daemon refuses.
+/// As [`send_request`], or the daemon refuses.
 pub(crate) fn request_document(reach: &Reach, request: Request) -> Result<Value, ControlError> {
     request_document_with_progress(reach, request, |_, _| {})
 }
@@ -174,7 +174,7 @@ pub(crate) fn request_document(reach: &Reach, request: Request) -> Result<Value,
 /// Asks for a document that takes work; `progress` is told now and then how much of how much is done.
 ///
 /// # Errors
-/// As [`ask`], or the daemon refuses.
+/// As [`send_request`], or the daemon refuses.
 pub(crate) fn request_document_with_progress(
     reach: &Reach,
     request: Request,

@@ -1,7 +1,7 @@
 //! The flags: one item each, with its names, its argument, its help, where it is legal and what it does, and its test
 //! right below. The parser, the checks and the help text are all made from [`FLAGS`].
 //!
-//! To add one: write its item and its test, put it into [`FLAGS`] in the order of the help text, and give [`Raw`] a
+//! To add one: write its item and its test, put it into [`FLAGS`] in the order of the help text, and give [`RawArgs`] a
 //! field for its effect, [`super::plan`] a field for its meaning.
 
 use ctflow_parser::request::Table;

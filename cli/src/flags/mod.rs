@@ -59,7 +59,7 @@ fn parse_load_file(option: &OsStr, rest: &[OsString]) -> Result<Command, Usage> 
     Ok(Command::Load(if file == "-" { Load::Stdin } else { Load::File(file.into()) }))
 }
 
-/// Reads one line of a load file, its words as [`line::words`] gives them.
+/// Reads one line of a load file, its words as [`line::split_words`] gives them.
 ///
 /// # Errors
 /// What is wrong with it; or a command that is not for files.

@@ -1,6 +1,6 @@
 //! Standard output in large writes: lines gather in one buffer, which is written when it is large or the caller is idle.
 //!
-//! A reader may be slow, or stuck, and a signal has to be heard all the same: so [`Sink::offer`] writes to a pipe only what
+//! A reader may be slow, or stuck, and a signal has to be heard all the same: so [`StdoutBuffer::flush_until`] writes to a pipe only what
 //! fits it at once, and waits for room and for the signal together.
 
 use std::fs::File;
@@ -64,7 +64,7 @@ impl StdoutBuffer {
     /// Writes the lines, waiting for as long as the reader takes.
     ///
     /// # Errors
-    /// As [`Sink::flush_if_large`].
+    /// As [`StdoutBuffer::flush_if_large`].
     pub(crate) fn flush(&mut self) -> io::Result<()> {
         let mut written = 0;
         let result = loop {

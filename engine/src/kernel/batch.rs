@@ -133,7 +133,7 @@ impl Batch {
 
     /// Adds the one request that `write` writes, which asks to be told something: what is told goes to `told` with the tag.
     /// What the kernel refuses to tell is counted, and otherwise as if it had not been asked. The batch must hold nothing but
-    /// such requests; [`Batch::finish_asking`] sends what is left.
+    /// such requests; [`Batch::finish_queries`] sends what is left.
     ///
     /// # Errors
     /// As [`Batch::add`].

@@ -29,7 +29,7 @@ pub(crate) struct LocalAddresses {
     known: HashMap<IpAddr, (bool, Instant)>,
     /// The one of them that was seen last, if it was local.
     last_local: Option<IpAddr>,
-    /// Those that have left, as far as was found since the last [`LocalAddresses::forget`].
+    /// Those that have left, as far as was found since the last [`LocalAddresses::recheck_left`].
     left_checked: Option<(IpAddr, bool)>,
 }
 

@@ -7,7 +7,7 @@
 //!
 //! A link is healthy while something genuine came over it in the last [`LINK_SILENCE_MAX`]. The first healthy one in the
 //! order of the settings is active; an earlier one becomes active again when it has been healthy for
-//! [`LINK_TRIAL`]. Where none is, the last one stays. Each node chooses for itself: receiving goes on over all of them.
+//! [`LINK_RECOVERY_MIN`]. Where none is, the last one stays. Each node chooses for itself: receiving goes on over all of them.
 //!
 //! Nothing here is reliable, or has to be: what a full queue or a full socket refuses is counted and dropped, and the
 //! protocol asks for it again.
@@ -210,7 +210,7 @@ impl Links {
     }
 
     /// Takes the next datagram that came to the link of `token` into `buffer`; gives where it is from and its length, or
-    /// `None` when there is none for now. Tell [`Links::heard`] if it was genuine.
+    /// `None` when there is none for now. Tell [`Links::note_genuine`] if it was genuine.
     pub fn receive(
         &mut self,
         token: Token,

@@ -592,7 +592,7 @@ struct Batch<'b> {
     last: usize,
 }
 
-/// The operations of [`Batch::clear`].
+/// The operations of [`Batch::remove_table`].
 const REMOVE_TABLE_OPERATIONS: usize = 2;
 
 impl Batch<'_> {

@@ -126,7 +126,7 @@ pub trait Receive {
     ///
     /// # Errors
     /// When the socket or the ring cannot be used any more. An overrun, a signal and a datagram that was cut are none:
-    /// they are in [`Taken`].
+    /// they are in [`Received`].
     fn receive(&mut self, wait: Wait, sink: &mut dyn Sink) -> Result<Received, ReceiveError>;
 
     /// The back end's name, as [`BackendKind`] spells it.

@@ -200,7 +200,7 @@ impl Replication {
         self.request_bucket(id, bucket).and_then(|awaited| Self::await_bucket(&awaited))
     }
 
-    /// Asks for the entries of a bucket; [`Replication::shown`] waits for them.
+    /// Asks for the entries of a bucket; [`Replication::await_bucket`] waits for them.
     fn request_bucket(&self, id: ReplicaId, bucket: u16) -> Result<Awaited<Vec<u8>>, NoAnswer> {
         self.start_query(|reply| StageRequest::EncodeBucket(id, bucket, reply))
     }

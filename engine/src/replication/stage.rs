@@ -6,7 +6,7 @@
 //!        are open                           digests wanted           requests, the next timer
 //! ```
 //!
-//! Each step is bounded, so none keeps the others waiting: a turn takes at most [`TURN_BATCHES`] batches a worker and what
+//! Each step is bounded, so none keeps the others waiting: a turn takes at most [`STAGE_BATCHES_PER_ROUND`] batches a worker and what
 //! a link hands over in one go.
 
 use std::collections::HashMap;

@@ -199,7 +199,7 @@ mod tests {
             resync_requests: wishes,
             backend: "none",
             flows_max: 0,
-            began: now,
+            started: now,
         };
         ServerContext {
             access,

@@ -1,7 +1,7 @@
 //! A client's request being carried out, a turn at a time.
 //!
-//! Nothing here waits. A job asks other threads by [`Question`]s, whose answers wake the server, and comes to its next turn
-//! then; what it has to say goes to the client's [`Out`], and while that is full nothing more is fetched.
+//! Nothing here waits. A job asks other threads by [`PendingQuery`]s, whose answers wake the server, and comes to its next turn
+//! then; what it has to say goes to the client's [`OutBuffer`], and while that is full nothing more is fetched.
 
 use std::time::{Duration, Instant};
 

@@ -55,7 +55,7 @@ struct Reloaded {
 }
 
 impl Answer {
-    /// It is done. For [`Wanted::Stop`]: nothing but the end of the process is left to do.
+    /// It is done. For [`OrderKind::Stop`]: nothing but the end of the process is left to do.
     pub fn done(self) {
         self.0.send(Outcome::Done);
     }

@@ -8,7 +8,7 @@ use super::failure::Failure;
 use super::frame::{self, Header, Kind, PAYLOAD_BYTES_MAX};
 use crate::limits::SERVER_OUT_BYTES;
 
-/// What a client has yet to read. Who fills it asks [`Out::has_room`] before.
+/// What a client has yet to read. Who fills it asks [`OutBuffer::has_room`] before.
 #[derive(Debug, Default)]
 pub(super) struct OutBuffer {
     bytes: Vec<u8>,

@@ -68,7 +68,7 @@ fn document(world: &mut ServerContext, stage: &StageReport) -> Document {
     let status = stage.status();
     let node = status.map(|status| &status.node);
     let not_ready = not_ready(&totals, stage);
-    let uptime = world.now.saturating_duration_since(world.access.began);
+    let uptime = world.now.saturating_duration_since(world.access.started);
     Document {
         version: env!("CARGO_PKG_VERSION"),
         name: node.map(|node| node.name.clone()),

@@ -8,7 +8,7 @@
 //!
 //! A flow that changes twice between two calls is handed over once, as it is then; one that ends before it was handed
 //! over, never. What does not fit the bounds is made good by a walk over all buckets; an end that does not is seen when
-//! the kernel's table is swept after it, for which [`Handover::take_lost`] asks.
+//! the kernel's table is swept after it, for which [`Handover::take_ends_lost`] asks.
 
 use std::collections::VecDeque;
 

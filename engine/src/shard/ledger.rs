@@ -6,7 +6,7 @@
 //!            a bucket that replicas lack, or that fell out of the bounds here ──► last: begin, its flows, end
 //! ```
 //!
-//! Where all flows must be of some age, drains pause in between: see [`Choice::pause_ms`].
+//! Where all flows must be of some age, drains pause in between: see [`ReplicationFilter::batch_delay_ms`].
 //!
 //! Between two drains a flow is told at most once, as it is then; one that ends before it was told is never told at all.
 //! What is told is checked: a flow that changed in nothing that replicas hold is not told again, and a bucket's digest

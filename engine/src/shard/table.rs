@@ -11,7 +11,7 @@
 //! walked without looking at any other flow.
 //!
 //! A table is used in two ways: a shard's is merged into from events and dumps ([`Table::upsert`]), a replica's is told
-//! whole flows ([`Table::put`]).
+//! whole flows ([`Table::replace`]).
 
 use ctflow_parser::compact::{Address, Flow, Key, V4, V6};
 use ctflow_parser::flow::FlowView;

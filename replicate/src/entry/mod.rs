@@ -5,7 +5,7 @@
 //! expect  id 4 | family 1 | protocols 1+1 | tuple, mask, master: ends 12/36 each | zone | timeout | …
 //! ```
 //!
-//! The same flow is the same bytes on every node, so a number made of them ([`check`]) tells whether two nodes hold the
+//! The same flow is the same bytes on every node, so a number made of them ([`entry_check`]) tells whether two nodes hold the
 //! same. What changes on its own (counters, time stamps, references) is not told at all.
 
 mod compact;

@@ -35,7 +35,7 @@ impl Node {
         if let Some(reason) = self.refusal_reason(hello) {
             self.send_bye(node, epoch, reason, Destination::Address(from), host);
             if names_us {
-                self.hold_refused(now, from, header, hello, reason, host);
+                self.record_refusal(now, from, header, hello, reason, host);
             }
             return false;
         }
@@ -59,7 +59,7 @@ impl Node {
     }
 
     /// Keeps in mind that a node is refused: its hello is of now, it names this run.
-    fn hold_refused(
+    fn record_refusal(
         &mut self,
         now: Time,
         from: Address,

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! One thread drives it. Nothing here blocks, reads a clock or keeps more than [`crate::limits`] say: a caller passes the
-//! time, asks [`Node::can_take`] before it hands a batch over, and calls [`Node::tick`] at [`Node::deadline`].
+//! time, asks [`Node::is_window_open`] before it hands a batch over, and calls [`Node::tick`] at [`Node::deadline`].
 
 mod handshake;
 mod receive;

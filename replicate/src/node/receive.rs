@@ -316,7 +316,7 @@ impl Node {
         let Some(peer) = self.peers.get_mut(index) else { return };
         for (stream, _, newest) in heads {
             if let Some(receive) = peer.streams.get_mut(usize::from(stream)) {
-                receive.retry_refused(host.replica(receive.id));
+                receive.want_refused_if_room(host.replica(receive.id));
                 receive.on_heads(now.mono_ms, newest);
             }
         }

@@ -98,7 +98,7 @@ impl Node {
     /// Takes leave of a node, or refuses it.
     pub(super) fn send_bye(&mut self, node: u64, epoch: Epoch, reason: Reason, to: Destination, host: &mut impl Host) {
         let mut message = self.new_message(node, epoch);
-        message.bye(reason);
+        message.push_bye(reason);
         self.send_message(to, message, host);
     }
 
@@ -159,7 +159,7 @@ impl Node {
             if let Some((buckets, digests_first)) = receive.wanted_buckets(now.mono_ms) {
                 message.push_want(stream, digests_first, &buckets);
             }
-            receive.acknowledged(now.mono_ms);
+            receive.on_ack_sent(now.mono_ms);
         }
         self.send_message(to, message, host);
     }
@@ -246,7 +246,7 @@ impl Node {
             let Some(peer) = self.peers.get(index).filter(|peer| peer.is_live()) else { continue };
             let (node, at, epoch) = (peer.node, peer.at, peer.epoch);
             let mut message = self.new_message(node, epoch);
-            message.verify(number);
+            message.push_verify(number);
             self.send_message(Destination::Peer { node, at }, message, host);
         }
     }

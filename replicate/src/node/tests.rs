@@ -194,7 +194,7 @@ fn a_lost_batch_is_sent_again() {
 }
 
 #[test]
-fn what_the_resend_queue_no_longer_holds_is_skipped_and_told_by_bucket() {
+fn batches_evicted_from_the_resend_queue_are_replaced_by_buckets() {
     let small = Config { resend_bytes: 0, ..config("a", 1, 10) };
     let mut bench = Bench::new([small, config("b", 1, 20)]);
     bench.change_flows(0, 300);
@@ -249,7 +249,7 @@ fn a_lost_peer_resumes_where_it_was_in_the_same_epoch() {
 }
 
 #[test]
-fn what_a_lost_peer_missed_is_sent_to_it_when_it_comes_back() {
+fn a_lost_peer_receives_the_missed_batches_when_it_returns() {
     let mut bench = Bench::pair();
     bench.change_flows(0, 50);
     bench.run(200, EVERYTHING);

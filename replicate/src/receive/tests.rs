@@ -117,7 +117,7 @@ fn equal_digests_make_buckets_known_and_others_wanted() {
     let mut first = 0;
     for seq in 2..=3 {
         bench.receive_batch(seq, |writer| {
-            first += writer.push_digests(9, first, &[0; 257][usize::from(first)..]).unwrap()
+            first += writer.push_digests(9, first, &[0; 257][usize::from(first)..]).unwrap();
         });
     }
     let differing: BucketSet = [a_flow().0.0].into_iter().collect();
@@ -192,13 +192,13 @@ fn in_alarm_mode_flows_not_sent_between_two_sweeps_are_purged() {
 #[test]
 fn an_acknowledgement_is_due_after_5_ms_32_batches_or_a_gap() {
     let mut bench = Bench::new(Mode::Ftfw);
-    bench.receive.acknowledged(0);
+    bench.receive.on_ack_sent(0);
     assert_eq!(bench.receive.ack_due, Some(WANT_REPEAT_MS));
     bench.receive_batch(1, |_| {});
     assert_eq!(bench.receive.ack_due, Some(ACK_MS));
     bench.receive_batch(3, |_| {});
     assert_eq!(bench.receive.ack_due, Some(REORDER_WINDOW_MS));
-    bench.receive.acknowledged(0);
+    bench.receive.on_ack_sent(0);
     assert_eq!(bench.receive.ack_due, Some(GAP_REPEAT_MS));
     (4..4 + u64::from(ACK_BATCHES)).for_each(|seq| bench.receive_batch(seq, |_| {}));
     assert_eq!(bench.receive.ack_due, Some(0));

@@ -202,7 +202,7 @@ impl Cluster {
                 daemon.node.receive(time, from, &mut datagram, &mut daemon.host);
             }
             daemon.schedule_requested()?;
-            daemon.tell(time, &mut self.rng);
+            daemon.send_batches(time, &mut self.rng);
             if daemon.node.deadline() <= self.now {
                 daemon.node.tick(time, &mut daemon.host);
                 if daemon.node.deadline() <= self.now {
@@ -380,7 +380,7 @@ impl Daemon {
     }
 
     /// Has the shards tell while their windows are open: 20 batches a millisecond at most.
-    fn tell(&mut self, time: Time, rng: &mut Rng) {
+    fn send_batches(&mut self, time: Time, rng: &mut Rng) {
         for shard in &mut self.shards {
             for _ in 0..20 {
                 let stream = shard.number();

@@ -190,7 +190,7 @@ impl Shard {
         match delta {
             Delta::Changed => write_entry(&self.cache, place, writer)?,
             Delta::Ended(Cached { key: Some(key), id, changed_ms, .. }) => {
-                writer.push_flow_end(key, *id, *changed_ms)?
+                writer.push_flow_end(key, *id, *changed_ms)?;
             }
             Delta::Ended(Cached { id, changed_ms, .. }) => writer.push_expect_end(*id, *changed_ms)?,
         }

@@ -21,7 +21,7 @@ use crate::flags::plan;
 /// Examines the machine and prints what was found.
 ///
 /// # Errors
-/// [`Failure::Unready`] when something essential is missing; the findings on standard output say what.
+/// [`Failure::MachineNotReady`] when something essential is missing; the findings on standard output say what.
 pub(super) fn run(plan: plan::Doctor) -> Result<(), Failure> {
     let findings = checks::all(&probe::examine());
     let text = if plan.json { report::json(&findings) } else { report::text(&findings) };

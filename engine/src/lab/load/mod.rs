@@ -165,7 +165,7 @@ pub struct Senders {
 }
 
 impl Senders {
-    /// Opens the sockets; packets go through `firewall`, which is the calling thread's network and [prepared](prepare). Without
+    /// Opens the sockets; packets go through `firewall`, which is the calling thread's network and [prepared](prepare_firewall). Without
     /// one only [`Kind::Netlink`] makes flows, in the calling thread's network.
     ///
     /// # Errors
