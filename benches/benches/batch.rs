@@ -1,7 +1,7 @@
 //! Question: what does it cost to create a flow in the kernel, one request at a time and in batches?
 //!
 //! The creations are timed; the flush that makes room for the next round is not.
-#![allow(clippy::expect_used)] // a bench that cannot be set up says why and ends
+#![allow(clippy::expect_used)] // a bench that cannot be set up fails with the reason
 
 use std::time::{Duration, Instant};
 
@@ -17,6 +17,7 @@ use ctflow_parser::write::Writer;
 
 const FLOWS: u16 = 4_096;
 
+/// Creates all flows, one request at a time.
 fn one_by_one(requester: &mut Requester) -> Result<(), KernelError> {
     (1..=FLOWS).try_for_each(|port| {
         let change = FlowChange { flow: udp_flow(port), ..FlowChange::default() };
@@ -24,6 +25,7 @@ fn one_by_one(requester: &mut Requester) -> Result<(), KernelError> {
     })
 }
 
+/// Creates all flows in batches of requests.
 fn in_batches(batch: &mut Batch) -> Result<(), KernelError> {
     let mut refused = 0;
     for port in 1..=FLOWS {
@@ -36,6 +38,7 @@ fn in_batches(batch: &mut Batch) -> Result<(), KernelError> {
     Ok(())
 }
 
+/// Returns the time that `work` takes to create the flows, and flushes them.
 fn timed(work: impl FnOnce() -> Result<(), KernelError>) -> Duration {
     let started = Instant::now();
     work().expect("flows are created");

@@ -1,9 +1,10 @@
-//! Question: how many instructions does each stage of the pipeline take? Counted by callgrind, whatever else the machine does.
+//! Question: how many instructions does each stage of the pipeline take? Callgrind counts them, whatever else the
+//! machine runs.
 //!
-//! 11,000 recorded events of 2,000 flows, of which 500 are there at a time. Takes `valgrind` and `gungraun-runner`; see
-//! `instructions.json` for the figures that hold, and CONTRIBUTING.md for how they are changed.
+//! The input is 11,000 recorded events of 2,000 flows, of which 500 exist at a time. The bench needs `valgrind` and
+//! `gungraun-runner`; `instructions.json` has the recorded figures, and CONTRIBUTING.md the way to change them.
 
-#![allow(missing_docs, unused_qualifications)] // of what the macros write
+#![allow(missing_docs, unused_qualifications)] // in the code that the macros generate
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -37,7 +38,7 @@ fn replicated() -> (MultipliedEvents, Shard, Outbox) {
     (events(), Shard::replicated(FLOWS_MAX, Arc::new(ReplicationFilter::default())), Outbox::new(0, DATAGRAM_BYTES))
 }
 
-/// What replicas are told of the events.
+/// The batches for replicas that a shard makes of the events.
 fn batches((events, mut shard, mut outbox): (MultipliedEvents, Shard, Outbox)) -> Vec<Payload> {
     let (mut counts, mut batches) = (Counts::default(), Vec::new());
     for datagrams in events.datagrams().chunks(BATCHES_PER_DRAIN * RECEIVE_BATCH) {

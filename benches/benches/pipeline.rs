@@ -1,7 +1,9 @@
-//! Question: how many events a second does one core take from memory into a shard, and on into batches for replicas?
+//! Question: how many events a second does one core apply from memory to a shard, and write on into batches for
+//! replicas?
 //!
-//! The recorded events are those of 200,000 flows, of which 50,000 are there at a time; they are taken in batches as a back end
-//! hands them over. The delta stage tells every 256 events, which is a millisecond's at 256,000 a second.
+//! The recorded events are those of 200,000 flows, of which 50,000 exist at a time; they are applied in batches, as a
+//! back end passes them. The delta stage drains the shard every 256 events, that is, every millisecond at 256,000 a
+//! second.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -20,9 +22,10 @@ const FLOWS: u32 = 200_000;
 const ALIVE: u32 = 50_000;
 const FLOWS_MAX: u32 = 1_000_000;
 const DATAGRAM_BYTES: usize = 1_432;
-/// Batches of events between two drains.
+/// The number of event batches between two drains of the shard.
 const BATCHES_PER_DRAIN: usize = 4;
 
+/// Applies all datagrams to a shard.
 fn apply_events(shard: &mut Shard, datagrams: &[&[u8]]) -> Counts {
     let mut counts = Counts::default();
     for batch in datagrams.chunks(RECEIVE_BATCH) {
@@ -31,6 +34,7 @@ fn apply_events(shard: &mut Shard, datagrams: &[&[u8]]) -> Counts {
     counts
 }
 
+/// Applies all datagrams to a shard, and drains the deltas into batches.
 fn apply_and_drain(shard: &mut Shard, datagrams: &[&[u8]], outbox: &mut Outbox) {
     for datagrams in datagrams.chunks(BATCHES_PER_DRAIN * RECEIVE_BATCH) {
         apply_events(shard, datagrams);

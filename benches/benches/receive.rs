@@ -1,9 +1,9 @@
-//! Question: what does it cost to take queued events from the kernel, by back end?
+//! Question: what does it cost to receive queued events from the kernel, by back end?
 //!
-//! Flows are created and flushed over ctnetlink in a network of the bench's own; only the draining of the events that
-//! waited in the socket is timed. What a wake-up costs is left out: pacing makes it rare, in the same way for all.
+//! Flows are created and flushed over ctnetlink in a private network; only the receipt of the events that wait in the
+//! socket is timed. The cost of a wake-up is left out: pacing makes wake-ups rare, for all back flushed_events alike.
 
-#![allow(clippy::expect_used)] // a bench that cannot be set up says why and ends
+#![allow(clippy::expect_used)] // a bench that cannot be set up fails with the reason
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -28,28 +28,29 @@ fn create(requester: &mut Requester) -> Result<(), KernelError> {
     })
 }
 
-/// Drains what is queued; how long that took, and how much it was.
+/// Receives all queued events; returns the time that it took, and their number.
 fn drain(receive: &mut dyn Receive) -> (Duration, usize) {
     let started = Instant::now();
     let mut count = 0;
-    let mut look = |frame: &[u8]| {
+    let mut consume = |frame: &[u8]| {
         black_box(frame);
     };
-    while let Ok(taken) = receive.receive(Wait::None, &mut look) {
-        count += taken.datagrams;
-        if taken.datagrams == 0 {
+    while let Ok(received) = receive.receive(Wait::None, &mut consume) {
+        count += received.datagrams;
+        if received.datagrams == 0 {
             break;
         }
     }
     (started.elapsed(), count)
 }
 
+/// Creates and flushes the flows once; returns the time that it took to receive the events.
 fn round(requester: &mut Requester, receive: &mut dyn Receive) -> Result<Duration, KernelError> {
     create(requester)?;
-    let (created, news) = drain(receive);
+    let (created, created_events) = drain(receive);
     requester.request("flush", |writer, seq| request::flush(writer, seq, uapi::AF_UNSPEC), |_| {})?;
-    let (flushed, ends) = drain(receive);
-    assert_eq!(news + ends, 2 * usize::from(FLOWS), "every event is there");
+    let (flushed, flushed_events) = drain(receive);
+    assert_eq!(created_events + flushed_events, 2 * usize::from(FLOWS), "no event is missing");
     Ok(created + flushed)
 }
 
@@ -61,12 +62,12 @@ fn receive(criterion: &mut Criterion) {
     for kind in [BackendKind::Recvmmsg, BackendKind::IoUring, BackendKind::Recv] {
         let socket = EventSocket::open(&Options::default()).expect("an event socket");
         let Ok(mut receive) = receive::open(kind, socket.netlink(), Interrupts::new()) else {
-            println!("{kind} is refused here");
+            println!("{kind} is not available here");
             continue;
         };
         group.bench_function(kind.name(), |bencher| {
             bencher.iter_custom(|rounds| {
-                let mut round = || round(&mut requester, &mut *receive).expect("flows come and go");
+                let mut round = || round(&mut requester, &mut *receive).expect("flows are created and flushed");
                 (0..rounds).map(|_| round()).sum()
             });
         });

@@ -1,5 +1,5 @@
-//! Question: what does it cost to parse one event whole, from the datagram to the view? Goal: under 100 ns, nothing
-//! allocated.
+//! Question: what does it cost to parse one event, from the datagram to the view? Goal: under 100 ns, without
+//! allocation.
 
 use std::hint::black_box;
 

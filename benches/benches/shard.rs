@@ -1,7 +1,7 @@
-//! Question: what does it cost to take an event into a shard that holds many flows, and to take in a new flow?
+//! Question: what does it cost to apply an event to a shard that holds many flows, and to insert a new flow?
 //!
-//! The recorded flows are given other addresses and ids, so that the shard holds a million of them and each lookup meets
-//! cold memory, as on a busy firewall.
+//! Copies of a recorded flow with other addresses and ids fill the shard, so that it holds a million flows and each
+//! lookup reads cold memory, as on a busy firewall.
 
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
@@ -17,7 +17,7 @@ use ctflow_parser::tuple::Tuple;
 const FLOWS: u32 = 1_000_000;
 const BATCH: u32 = 100_000;
 
-/// The first recorded IPv4 flow as if it were flow number `n`.
+/// The template with the address and the id of flow number `n`.
 fn flow(template: &FlowView<'static>, n: u32) -> FlowView<'static> {
     let address = IpAddr::V4(Ipv4Addr::from_bits(0x0a00_0000 | n));
     let orig = template.orig.map(|orig| Tuple { src: address, ..orig });
@@ -26,12 +26,14 @@ fn flow(template: &FlowView<'static>, n: u32) -> FlowView<'static> {
     FlowView { orig, reply, id: Some(u32::from_be_bytes([a, b, c, d])), ..*template }
 }
 
+/// The first recorded IPv4 flow.
 fn template() -> Option<FlowView<'static>> {
     let frames = frames();
     let flows = frames.iter().flat_map(|frame| records(frame)).filter_map(|record| record.flow().ok());
     flows.into_iter().find(|flow| flow.orig.is_some_and(|orig| orig.src.is_ipv4()))
 }
 
+/// A shard that holds `flows` flows.
 fn fill(template: &FlowView<'static>, flows: u32) -> Shard {
     let mut shard = Shard::new(2 * FLOWS);
     for n in 0..flows {
@@ -52,7 +54,7 @@ fn apply(shard: &mut Shard, event: Event, flows: &[FlowView<'_>]) {
 fn shard(criterion: &mut Criterion) {
     let Some(template) = template() else { return };
     let mut full = fill(&template, FLOWS);
-    // Spread over the whole shard, so that neighbours in time are none in memory.
+    // Spread over the whole shard, so that flows updated one after the other are not neighbours in memory.
     let batch: Vec<_> = (0..BATCH).map(|n| flow(&template, n.wrapping_mul(7_919) % FLOWS)).collect();
     let fresh: Vec<_> = (0..BATCH).map(|n| flow(&template, FLOWS + n)).collect();
     report_allocations("shard update", batch.len(), || {

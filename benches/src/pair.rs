@@ -1,17 +1,17 @@
-//! Two nodes in one thread, without links: what one sends is kept until the other receives it.
+//! Two nodes in one thread, without a network: the datagrams of one are kept until the other receives them.
 
 use ctflow_engine::shard::replica::Replica;
 use ctflow_replicate::buckets::BucketSet;
 use ctflow_replicate::{Address, Config, Destination, Epoch, Host, Key, Node, Note, Payload, ReplicaId, Time};
 
-/// Flows that the replica may hold.
+/// The capacity of the replica, in flows.
 const FLOWS_MAX: u32 = 1_000_000;
-/// 2026.
+/// The wall clock at the start, in milliseconds since 1970: a day in 2026.
 const WALL_MS: u64 = 1_790_000_000_000;
-/// More turns than two nodes need to meet.
+/// More rounds than the handshake of two nodes takes.
 const HANDSHAKE_ROUNDS: u64 = 100;
 
-/// What a node acts on.
+/// The host of a node: the datagrams that it sent, and one replica.
 struct BenchHost {
     sent: Vec<Vec<u8>>,
     replica: Replica,
@@ -37,7 +37,7 @@ impl Host for BenchHost {
     fn note(&mut self, _: Note) {}
 }
 
-/// A node and its number as the other one's address.
+/// A node, its host, and its number, by which the other node addresses it.
 struct Side {
     node: Node,
     host: BenchHost,
@@ -58,7 +58,7 @@ impl Side {
     }
 }
 
-/// A primary and a backup that know each other, with encryption.
+/// A primary and a backup after their handshake, with encryption.
 pub struct Pair {
     primary: Side,
     backup: Side,
@@ -66,7 +66,7 @@ pub struct Pair {
 }
 
 impl Pair {
-    /// Has them meet.
+    /// Creates both nodes and runs their handshake.
     #[must_use]
     pub fn new() -> Self {
         let mut pair = Self { primary: Side::new("primary", 1), backup: Side::new("backup", 2), mono_ms: 0 };
@@ -83,7 +83,7 @@ impl Pair {
         pair
     }
 
-    /// Has the primary number and seal these batches; gives the datagrams.
+    /// Makes the primary number, seal and send these batches; returns the datagrams.
     #[must_use]
     pub fn seal(&mut self, batches: Vec<Payload>) -> Vec<Vec<u8>> {
         let now = self.now();
@@ -93,13 +93,13 @@ impl Pair {
         std::mem::take(&mut self.primary.host.sent)
     }
 
-    /// Has the backup open and apply datagrams of the primary.
+    /// Makes the backup open and apply datagrams of the primary.
     pub fn apply(&mut self, datagrams: Vec<Vec<u8>>) {
         let now = self.now();
         self.backup.receive(now, self.primary.number, datagrams);
     }
 
-    /// Flows that the replica holds.
+    /// The number of flows in the replica.
     #[must_use]
     pub fn replicated(&self) -> u32 {
         self.backup.host.replica.count().0

@@ -1,6 +1,6 @@
 //! The fuzz targets as plain functions: the fuzzers call them, and `cargo test` replays every corpus through them.
 //!
-//! A target passes when it returns. What must hold is asserted here, so that the replay checks it too.
+//! A target passes when it returns. It asserts what must hold, so that the replay checks that too.
 
 use ctflow_parser::compact::{Flow, V4, V6};
 use ctflow_parser::expect::ExpectView;
@@ -19,14 +19,14 @@ use ctflow_replicate::item::{Item, Items};
 use ctflow_replicate::wire::node_id;
 use ctflow_replicate::{Config, Epoch, Key, Node, Note, Time};
 
-/// A target by its name.
+/// A target: its name and its function.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets; each has a folder of its name in `corpus/`.
 pub const TARGETS: [Target; 4] =
     [("frame", frame), ("attributes", attributes), ("request", request), ("replication", replication)];
 
-/// Any bytes as a datagram: every message, as everything it could be.
+/// Parses any bytes as a datagram from the kernel, and each record in it by every view.
 pub fn frame(bytes: &[u8]) {
     let mut end = 0;
     for message in Messages::new(bytes) {
@@ -36,13 +36,13 @@ pub fn frame(bytes: &[u8]) {
                 print_all_views(&record);
             }
             Ok(message) => drop(format!("{message:?}")),
-            Err(error) => assert!(error.offset as usize <= bytes.len(), "{error} lies outside the frame"),
+            Err(error) => assert!(error.offset as usize <= bytes.len(), "{error} is outside the frame"),
         }
     }
-    assert!(end <= bytes.len(), "messages reach past the frame");
+    assert!(end <= bytes.len(), "messages extend past the frame");
 }
 
-/// Any bytes as the attributes of each kind of record; what reads as a flow or an expectation is written and read again.
+/// Parses any bytes as the attributes of each kind of record. A flow or an expectation is written and parsed again.
 pub fn attributes(bytes: &[u8]) {
     let kinds = [
         (uapi::NFNL_SUBSYS_CTNETLINK, uapi::IPCTNL_MSG_CT_NEW),
@@ -61,7 +61,7 @@ pub fn attributes(bytes: &[u8]) {
     }
 }
 
-/// Any bytes as a flow, sent back to the kernel in every request that can name it, into buffers of any size.
+/// Parses any bytes as a flow, and writes every request that can name the flow, into buffers of any size.
 pub fn request(bytes: &[u8]) {
     let Some((&size, attributes)) = bytes.split_first() else { return };
     let mut buffer = vec![0; attributes.len() + 64];
@@ -86,14 +86,14 @@ pub fn request(bytes: &[u8]) {
         request::delete(&mut writer, 5, &Selector::Reply(orig), flow.zone, flow.id),
         request::delete_expect(&mut writer, 6, &orig, flow.zone),
     ];
-    // What did not fit is not there at all; what is there is whole.
+    // A request that did not fit left nothing in the buffer; the others are complete.
     let written = Messages::new(writer.bytes()).filter(Result::is_ok).count();
     assert_eq!(written, results.iter().filter(|result| result.is_ok()).count());
     assert_eq!(written, Messages::new(writer.bytes()).count());
 }
 
-/// Any bytes as what a peer could say: as an entry, as a batch's items, and as datagrams to a node, each as long as the
-/// two bytes before it say: to one in clear, which takes them as they are, and to one with a key.
+/// Parses any bytes as input from a peer: as an entry, as the items of a batch, and as datagrams to a node, each behind
+/// its length in two bytes. One node runs in clear and accepts them as they are, the other has a key.
 pub fn replication(bytes: &[u8]) {
     for family in [uapi::AF_INET, uapi::AF_INET6] {
         assert_entry_round_trip(family, bytes);
@@ -115,7 +115,7 @@ pub fn replication(bytes: &[u8]) {
     }
 }
 
-/// What reads as an entry has a canonical form; read and written again, that is the same bytes.
+/// Parses bytes as an entry. Its canonical form must be the same bytes after it is decoded and encoded again.
 fn assert_entry_round_trip(family: u8, bytes: &[u8]) {
     let _ = decode_flow_end(family, bytes);
     let (mut canonical, mut again) = (Vec::new(), Vec::new());
@@ -135,6 +135,7 @@ fn assert_entry_round_trip(family: u8, bytes: &[u8]) {
     }
 }
 
+/// Parses bytes as the items of a batch, and the entries in them.
 fn check_items(bytes: &[u8]) {
     for item in Items::new(bytes).into_iter().flatten().flatten() {
         match item {
@@ -146,7 +147,7 @@ fn check_items(bytes: &[u8]) {
     }
 }
 
-/// Surroundings that hold nothing, and check what can be checked of what a node asks.
+/// A host that stores nothing, and asserts what it can about the calls of a node.
 struct NullHost;
 
 impl Host for NullHost {
@@ -212,7 +213,7 @@ impl Replica for NullHost {
     fn clear(&mut self) {}
 }
 
-/// Every view of a record, printed: a view that cannot be printed cannot be used.
+/// Prints every view of a record, which reads all its fields.
 fn print_all_views(record: &Record<'_>) {
     let flow = record.flow();
     if let Ok(flow) = &flow {
@@ -224,6 +225,7 @@ fn print_all_views(record: &Record<'_>) {
     drop(format!("{:?} {:?} {:?}", record.subject(), record.event(), record.requester()));
 }
 
+/// Writes the flow or expectation of a record into a request; parsed again it must be the same.
 fn assert_round_trip(record: &Record<'_>) {
     let mut buffer = [0; REQUEST_BYTES];
     let mut writer = Writer::new(&mut buffer);
@@ -245,6 +247,7 @@ fn assert_round_trip(record: &Record<'_>) {
     }
 }
 
+/// The first message of a frame, if it is a record.
 fn single_record(frame: &[u8]) -> Option<Record<'_>> {
     match Messages::new(frame).next() {
         Some(Ok(Message::Record(record))) => Some(record),

@@ -1,4 +1,4 @@
-//! Every input that a fuzzer kept, and every one that ever crashed a target, is replayed by the ordinary test run.
+//! The ordinary test run replays every input that a fuzzer kept, and every one that has crashed a target.
 
 use std::fs;
 use std::path::Path;
@@ -18,7 +18,7 @@ fn every_kept_input_passes_its_target() {
     }
 }
 
-/// Corpora are of inputs that passed; here each is cut at every length and damaged at every byte.
+/// The inputs in a corpus pass as they are. This test cuts each at every length and damages it at every byte.
 #[test]
 fn no_damage_to_a_kept_input_breaks_its_target() {
     for (name, target) in TARGETS {

@@ -1,11 +1,11 @@
-//! The attribute walk: every length checked against its container, every width against its type.
+//! The walk over attributes. Every length is checked against its container, every width against its type.
 //!
 //! ```text
 //! 0        2        4                     nla_len        next multiple of 4
 //! +--------+--------+---------------------+--------------+
 //! | nla_len| type   | payload             | padding      |
 //! +--------+--------+---------------------+--------------+
-//!            ^ the two top bits say nested and network order; the kernel sets them as it likes, so both are ignored
+//!            ^ the top two bits mean nested and network order; kernels set them inconsistently, so both are ignored
 //! ```
 
 use zerocopy::byteorder::{NativeEndian, U16};
@@ -16,13 +16,13 @@ use crate::uapi::NLA_TYPE_MASK;
 
 const HEADER_BYTES: usize = 4;
 
-/// The length with the padding behind it: a multiple of four. Of lengths that come from 16 or 32 bits nothing is cut off.
+/// The length including padding, a multiple of four. It cannot overflow for a length that was read from 16 or 32 bits.
 #[inline]
 pub(crate) const fn aligned(length: usize) -> usize {
     length.wrapping_add(3) & !3
 }
 
-/// The header of an attribute as the kernel writes it, flag bits included.
+/// The header of an attribute as the kernel writes it; `kind` includes the flag bits.
 pub(crate) const fn header(length: u16, kind: u16) -> [u8; HEADER_BYTES] {
     let ([l0, l1], [k0, k1]) = (length.to_ne_bytes(), kind.to_ne_bytes());
     [l0, l1, k0, k1]
@@ -32,50 +32,53 @@ pub(crate) const fn header(length: u16, kind: u16) -> [u8; HEADER_BYTES] {
 #[derive(FromBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 struct NlAttr {
-    /// Bytes of header and payload.
+    /// The length of header and payload, in bytes.
     length: U16<NativeEndian>,
-    /// The type, and two flags.
+    /// The type and two flag bits.
     kind: U16<NativeEndian>,
 }
 
 const _: () = assert!(size_of::<NlAttr>() == HEADER_BYTES);
 
-/// Walks the attributes of a message or a nest. After the first malformed one it ends: what follows a wrong length
-/// cannot be found.
+/// An iterator over the attributes of a message or a nest. It ends after the first malformed attribute, because the
+/// next one cannot be found behind a wrong length.
 #[derive(Debug, Clone)]
 pub struct Attrs<'a> {
+    /// The attributes that are not walked yet.
     rest: &'a [u8],
-    /// Bytes from the start of the frame to the end of `rest`: an offset that does not change as the walk goes on.
+    /// The offset of the end of `rest` in the frame, which does not change during the walk.
     end: usize,
 }
 
 impl<'a> Attrs<'a> {
-    /// Walks `bytes`, which begin `offset` bytes into their frame.
+    /// Walks `bytes`, which start `offset` bytes into their frame.
     #[inline]
     #[must_use]
     pub fn new(bytes: &'a [u8], offset: usize) -> Self {
         Self { rest: bytes, end: offset.saturating_add(bytes.len()) }
     }
 
-    /// The next bytes as a whole, and the walk over what follows them: for whoever knows what kernels usually write.
+    /// The next bytes as a `T`, and the walk over the attributes behind them. It serves the forms that kernels usually
+    /// write.
     #[inline]
     pub(crate) fn split<T: FromBytes + Immutable + KnownLayout + Unaligned>(&self) -> Option<(&'a T, Self)> {
         let (whole, rest) = T::ref_from_prefix(self.rest).ok()?;
         Some((whole, Self { rest, end: self.end }))
     }
 
-    /// The next attribute, taken off; `None` when its length is impossible.
+    /// Removes and returns the next attribute; `None` where its length is impossible.
     #[inline]
     fn pop_attr(&mut self) -> Option<Attr<'a>> {
         let (header, body) = NlAttr::ref_from_prefix(self.rest).ok()?;
         let length = usize::from(header.length.get());
         let payload = body.get(..length.checked_sub(HEADER_BYTES)?)?;
         let offset = self.end.wrapping_sub(body.len()); // `end` counts all of `body`
-        // The last attribute's padding may be missing: the message's length need not count it.
+        // The padding of the last attribute may be missing, because the message's length need not include it.
         self.rest = self.rest.get(aligned(length)..).unwrap_or_default();
         Some(Attr { kind: header.kind.get() & NLA_TYPE_MASK, payload, offset })
     }
 
+    /// Ends the walk with an error at the current attribute.
     #[cold]
     fn break_off(&mut self) -> ParseError {
         let offset = self.end.saturating_sub(self.rest.len());
@@ -102,10 +105,11 @@ impl<'a> Iterator for Attrs<'a> {
 /// One attribute: its type without the flag bits, and its payload.
 #[derive(Debug, Clone, Copy)]
 pub struct Attr<'a> {
-    /// The attribute's type, numbered by the message or nest it stands in.
+    /// The attribute's type, as numbered in the message or nest that contains it.
     pub kind: u16,
     /// The payload without padding.
     pub payload: &'a [u8],
+    /// The offset of the payload in the frame.
     offset: usize,
 }
 
@@ -126,7 +130,7 @@ impl<'a> Attr<'a> {
     /// An 8-bit number.
     ///
     /// # Errors
-    /// [`Reason::Width`] when the payload is not one byte; likewise for the wider ones.
+    /// [`Reason::Width`] where the payload is not one byte.
     #[inline]
     pub fn u8(&self) -> Result<u8, ParseError> {
         self.array().map(|[byte]| byte)
@@ -135,7 +139,7 @@ impl<'a> Attr<'a> {
     /// A 16-bit number in network order.
     ///
     /// # Errors
-    /// [`Reason::Width`].
+    /// [`Reason::Width`] where the payload is not two bytes.
     #[inline]
     pub fn be16(&self) -> Result<u16, ParseError> {
         self.array().map(u16::from_be_bytes)
@@ -144,7 +148,7 @@ impl<'a> Attr<'a> {
     /// A 32-bit number in network order.
     ///
     /// # Errors
-    /// [`Reason::Width`].
+    /// [`Reason::Width`] where the payload is not four bytes.
     #[inline]
     pub fn be32(&self) -> Result<u32, ParseError> {
         self.array().map(u32::from_be_bytes)
@@ -153,7 +157,7 @@ impl<'a> Attr<'a> {
     /// A 64-bit number in network order.
     ///
     /// # Errors
-    /// [`Reason::Width`].
+    /// [`Reason::Width`] where the payload is not eight bytes.
     #[inline]
     pub fn be64(&self) -> Result<u64, ParseError> {
         self.array().map(u64::from_be_bytes)
@@ -162,15 +166,15 @@ impl<'a> Attr<'a> {
     /// A 32-bit number in the machine's own order.
     ///
     /// # Errors
-    /// [`Reason::Width`].
+    /// [`Reason::Width`] where the payload is not four bytes.
     pub fn ne32(&self) -> Result<u32, ParseError> {
         self.array().map(u32::from_ne_bytes)
     }
 
-    /// Text up to its terminating NUL, or the whole payload where the kernel sends none (security contexts).
+    /// The text up to its terminating NUL, or the whole payload where the kernel sends no NUL (security contexts).
     ///
     /// # Errors
-    /// [`Reason::Text`] when it is not UTF-8.
+    /// [`Reason::Text`] where the text is not UTF-8.
     pub fn text(&self) -> Result<&'a str, ParseError> {
         let end = self.payload.iter().position(|&byte| byte == 0).unwrap_or(self.payload.len());
         let text = self.payload.get(..end).unwrap_or_default();
@@ -182,6 +186,7 @@ impl<'a> Attr<'a> {
         ParseError::new(self.offset, reason)
     }
 
+    /// The error for a payload that is not `expected` bytes long.
     #[cold]
     fn width(&self, expected: usize) -> ParseError {
         self.error(Reason::Width {
@@ -192,7 +197,7 @@ impl<'a> Attr<'a> {
     }
 }
 
-/// The one attribute that `bytes` are.
+/// The first attribute of `bytes`.
 #[cfg(test)]
 pub(crate) fn only(bytes: &[u8]) -> Attr<'_> {
     Attrs::new(bytes, 0).next().unwrap().unwrap()

@@ -1,16 +1,19 @@
-//! A flow that outlives its datagram, as small as it gets: what a replica needs to go on with it.
+//! A compact flow, which outlives its datagram: the fields that a replica needs to continue it, in as few bytes as
+//! possible.
 //!
-//! Generic over the address, so that the common family pays nothing for the other:
+//! It is generic over the address, so that an IPv4 flow takes no room for IPv6 addresses:
 //!
 //! ```text
-//!            orig src dst ports   reply src dst ports   mark status timeout id   zones   proto state wscales flags
-//! IPv4  52 B      4   4    4            4   4    4        4    4      4     4     2+2     1     1      1      2  (+1)  keeper's 2
+//!            orig src dst ports   reply src dst ports   mark status timeout id   zones   proto state wscales flags +
+//! IPv4  52 B      4   4    4            4   4    4        4    4      4     4     2+2     1     1      1      2  1+2
 //! IPv6 100 B     16  16    4           16  16    4        …
 //! ```
 //!
-//! An UPDATE event carries only what changed, so a compact flow is merged into ([`Flow::merge`]), never replaced.
-//! What few flows have (labels, helper, security context, sequence adjustment, SYN proxy, master) is not here: its
-//! keeper stores it beside the flow.
+//! The last column is a byte (whether TCP's window scales and flags are known) and 2 bytes for the owner's use.
+//!
+//! An UPDATE event carries only the fields that changed, so it is merged into the compact flow ([`Flow::merge`]). The
+//! rare attributes (labels, helper, security context, sequence adjustment, SYN proxy, master) are not part of a compact
+//! flow; its owner stores them apart.
 
 use core::fmt::Debug;
 use core::hash::Hash;
@@ -25,17 +28,17 @@ use crate::uapi;
 pub trait Address: Copy + Eq + Hash + Debug + Default + Send + 'static {
     /// `AF_INET` or `AF_INET6`.
     const FAMILY: u8;
-    /// The address, if it is of this family.
+    /// Converts an address; `None` where it is of the other family.
     fn from_ip(address: IpAddr) -> Option<Self>;
-    /// The address as either family's.
+    /// Converts to an address of any family.
     fn to_ip(self) -> IpAddr;
-    /// Its bytes, as on the wire.
+    /// The bytes of the address, as on the wire.
     fn octets(&self) -> &[u8];
 }
 
-/// An IPv4 address as on the wire.
+/// An IPv4 address, as on the wire.
 pub type V4 = [u8; 4];
-/// An IPv6 address as on the wire.
+/// An IPv6 address, as on the wire.
 pub type V6 = [u8; 16];
 
 impl Address for V4 {
@@ -80,7 +83,8 @@ impl Address for V6 {
     }
 }
 
-/// One direction: addresses, and the ports or keys of the protocols that have them. ICMP keeps its id as source port, type and code as destination port.
+/// One direction: its addresses, and its ports or keys if the protocol has any. For ICMP the source port is the id, and
+/// the destination port is type and code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[repr(C)]
 pub struct Endpoints<A> {
@@ -95,7 +99,7 @@ pub struct Endpoints<A> {
 }
 
 impl<A: Address> Endpoints<A> {
-    /// `None` where the tuple is of the other family.
+    /// The compact form of a tuple; `None` where it is of the other family.
     #[inline]
     fn of(tuple: &Tuple) -> Option<Self> {
         let (src_port, dst_port) = match tuple.l4 {
@@ -106,6 +110,7 @@ impl<A: Address> Endpoints<A> {
         Some(Self { src: A::from_ip(tuple.src)?, dst: A::from_ip(tuple.dst)?, src_port, dst_port })
     }
 
+    /// The tuple of this direction, without a zone.
     fn tuple(&self, proto: u8) -> Tuple {
         let l4 = match proto {
             uapi::IPPROTO_ICMP | uapi::IPPROTO_ICMPV6 => {
@@ -119,8 +124,8 @@ impl<A: Address> Endpoints<A> {
     }
 }
 
-/// Whether a protocol's flows have ports or keys, ICMP's fields included. Of a protocol without a tracker nothing is kept; of any
-/// other, 0 is a port, or a key, like others.
+/// Whether flows of a protocol have ports, keys or ICMP fields. Flows of a protocol without a tracker have none. For
+/// the others, 0 is a valid port or key.
 #[inline]
 #[must_use]
 pub fn has_ports(proto: u8) -> bool {
@@ -137,7 +142,7 @@ pub fn has_ports(proto: u8) -> bool {
     )
 }
 
-/// What tells one flow from all others: the original direction, protocol and zone.
+/// The compact key of a flow: the original direction, protocol and zone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Key<A> {
     orig: Endpoints<A>,
@@ -146,14 +151,14 @@ pub struct Key<A> {
 }
 
 impl<A: Address> Key<A> {
-    /// `None` where the flow is of the other family.
+    /// The compact form of a key; `None` where it is of the other family.
     #[inline]
     #[must_use]
     pub fn of(key: &FlowKey) -> Option<Self> {
         Some(Self { orig: Endpoints::of(&key.orig)?, zone: key.zone, proto: key.orig.proto })
     }
 
-    /// The key of the flow that a view is of; `None` where it lacks the original tuple or is of the other family.
+    /// The key of the flow in `view`; `None` where the original tuple is missing or of the other family.
     #[inline]
     #[must_use]
     pub fn of_view(view: &FlowView<'_>) -> Option<Self> {
@@ -162,16 +167,16 @@ impl<A: Address> Key<A> {
     }
 }
 
-/// Puts in what is known; whether that changed anything.
+/// Replaces `stored` by `value` where that is `Some`; returns whether it changed.
 #[inline]
-fn update_if_some<T: PartialEq>(place: &mut T, value: Option<T>) -> bool {
+fn update_if_some<T: PartialEq>(stored: &mut T, value: Option<T>) -> bool {
     let Some(value) = value else { return false };
-    let changed = *place != value;
-    *place = value;
+    let changed = *stored != value;
+    *stored = value;
     changed
 }
 
-/// One flow, compact.
+/// One compact flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct Flow<A> {
@@ -181,23 +186,23 @@ pub struct Flow<A> {
     pub mark: u32,
     /// `IPS_*`.
     pub status: u32,
-    /// Seconds until it expires, as of the last event.
+    /// Seconds until the flow expires, counted from the last event.
     pub timeout: u32,
-    /// The kernel's id.
+    /// The kernel's id of the flow.
     pub id: u32,
     zone: u16,
     zone_reply: u16,
     /// Layer-4 protocol number.
     pub proto: u8,
-    /// The tracker's state, 0 where there is none.
+    /// The tracker's state; 0 where the protocol has none.
     pub state: u8,
-    /// Window scales, original direction in the high half.
+    /// TCP's window scales, with the original direction in the high half.
     wscales: u8,
     flags_orig: u8,
     flags_reply: u8,
-    /// Whether window scales and flags are known.
+    /// Whether TCP's window scales and flags are known.
     tcp_known: bool,
-    /// Of no meaning here: its keeper's, where padding would be.
+    /// Two bytes for the owner's use, where padding would be. They have no meaning here.
     pub owner_bytes: [u8; 2],
 }
 
@@ -205,7 +210,7 @@ const _: () = assert!(size_of::<Flow<V4>>() == 52);
 const _: () = assert!(size_of::<Flow<V6>>() == 100);
 
 impl<A: Address> Flow<A> {
-    /// A flow first seen; `None` where the view lacks a tuple or is of the other family.
+    /// A new flow; `None` where the view does not have both tuples, or is of the other family.
     #[inline]
     #[must_use]
     pub fn new(view: &FlowView<'_>) -> Option<Self> {
@@ -228,11 +233,11 @@ impl<A: Address> Flow<A> {
         Some(flow)
     }
 
-    /// Takes over what the view says and keeps what it does not; tells whether anything changed.
+    /// Replaces the fields that the view has, and keeps the others; returns whether anything changed.
     #[inline]
     pub fn merge(&mut self, view: &FlowView<'_>) -> bool {
         let reply = view.reply.as_ref().and_then(Endpoints::of);
-        // Every field is set, whatever the one before it was: `|`, not `||`.
+        // `|` and not `||`: every field must be updated, whether an earlier one changed or not.
         update_if_some(&mut self.mark, view.mark)
             | update_if_some(&mut self.status, view.status)
             | update_if_some(&mut self.timeout, view.timeout)
@@ -241,6 +246,7 @@ impl<A: Address> Flow<A> {
             | view.proto.as_ref().is_some_and(|proto| self.merge_proto(proto))
     }
 
+    /// Replaces the fields of the tracker's state that `proto` has; returns whether anything changed.
     #[inline]
     fn merge_proto(&mut self, proto: &ProtoInfo) -> bool {
         let changed = update_if_some(&mut self.state, proto.state());
@@ -254,7 +260,7 @@ impl<A: Address> Flow<A> {
             | update_if_some(&mut self.tcp_known, flags.map(|_| true))
     }
 
-    /// Whether this is the flow that `key` names.
+    /// Whether the flow has this key.
     #[inline]
     #[must_use]
     pub fn has_key(&self, key: &Key<A>) -> bool {
@@ -275,27 +281,28 @@ impl<A: Address> Flow<A> {
         &self.reply
     }
 
-    /// The zones of the original and of the reply direction; 0 for none.
+    /// The zones of the original and the reply direction; 0 for none.
     #[inline]
     #[must_use]
     pub fn zones(&self) -> (u16, u16) {
         (self.zone, self.zone_reply)
     }
 
-    /// TCP's window scales (original direction in the high half) and flags of both directions, where they are known.
+    /// TCP's window scales (original direction in the high half), and the flags of the original and the reply
+    /// direction; `None` where they are not known.
     #[inline]
     #[must_use]
     pub fn tcp(&self) -> Option<[u8; 3]> {
         self.tcp_known.then_some([self.wscales, self.flags_orig, self.flags_reply])
     }
 
-    /// What tells it from all others.
+    /// The flow's key.
     #[must_use]
     pub fn key(&self) -> FlowKey {
         FlowKey { orig: self.orig.tuple(self.proto), zone: self.zone }
     }
 
-    /// The flow as a view, with everything that is kept here.
+    /// The flow as a view.
     #[must_use]
     pub fn view(&self) -> FlowView<'static> {
         let one_zone = self.zone == self.zone_reply;
@@ -316,6 +323,7 @@ impl<A: Address> Flow<A> {
         }
     }
 
+    /// The tracker's state; `None` for other protocols than TCP, of which the compact flow keeps the state number only.
     fn proto_info(&self) -> Option<ProtoInfo> {
         match self.proto {
             uapi::IPPROTO_TCP => {

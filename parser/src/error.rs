@@ -1,13 +1,13 @@
-//! What was wrong with received bytes, and where.
+//! Errors in received bytes, with their offset.
 
 use thiserror::Error;
 
-/// Malformed bytes: where they begin and what rule they break. Small and `Copy`, so that reporting a bad message
-/// on the event path allocates nothing.
+/// Malformed bytes: their offset, and the rule that they break. The error is small and `Copy`, so that the event path
+/// can report a malformed message without allocation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("{reason} at byte {offset}")]
 pub struct ParseError {
-    /// Bytes from the start of the frame.
+    /// The offset in bytes from the start of the frame.
     pub offset: u32,
     /// The rule that was broken.
     pub reason: Reason,
@@ -21,38 +21,38 @@ impl ParseError {
     }
 }
 
-/// Why bytes were refused.
+/// The rule that received bytes break.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum Reason {
-    /// Fewer bytes are left than a message header takes; usually a cut datagram.
+    /// Fewer bytes are left than a message header has; usually because the datagram was cut.
     #[error("message header cut short")]
     HeaderCut,
-    /// `nlmsg_len` is shorter than its own header or reaches past the frame.
+    /// `nlmsg_len` is shorter than its own header, or exceeds the frame.
     #[error("message length out of range")]
     MessageLength,
-    /// The message has no room for the `nfgenmsg` that every netfilter message starts with.
+    /// The message is too short for the `nfgenmsg` at the start of every netfilter message.
     #[error("netfilter header cut short")]
     FamilyHeaderCut,
-    /// `nla_len` is shorter than its own header or reaches past its container.
+    /// `nla_len` is shorter than its own header, or exceeds its container.
     #[error("attribute length out of range")]
     AttributeLength,
-    /// A number of the wrong width for its attribute.
+    /// A number has the wrong width for its attribute.
     #[error("attribute {kind} has {found} bytes, not {expected}")]
     Width {
-        /// The attribute's type, flags removed.
+        /// The attribute's type, without flags.
         kind: u16,
-        /// Bytes that the kernel's policy gives this attribute.
+        /// The width in bytes that the kernel's policy defines for this attribute.
         expected: u8,
-        /// Bytes found; saturates at 65,535.
+        /// The width found, in bytes; saturates at 65,535.
         found: u16,
     },
-    /// The text has no terminating NUL where one is required, or bytes other than UTF-8.
+    /// A text is not UTF-8.
     #[error("attribute {0} is not text")]
     Text(u16),
-    /// A tuple mixes the families, or has one address of a pair.
+    /// A tuple mixes the families, or does not have both addresses.
     #[error("tuple has no complete address pair")]
     Addresses,
-    /// A label mask longer than the kernel's 128 bits, or not in whole 32-bit words.
+    /// Labels are longer than the kernel's 128 bits, or not in whole 32-bit words.
     #[error("labels of {0} bytes")]
     Labels(u16),
 }

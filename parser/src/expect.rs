@@ -1,4 +1,4 @@
-//! Everything ctnetlink says of one expectation: a related flow that the kernel awaits.
+//! One expectation: a related flow that the kernel awaits.
 
 use crate::attr::{Attr, Attrs};
 use crate::error::ParseError;
@@ -6,32 +6,32 @@ use crate::tuple::Tuple;
 use crate::uapi;
 use crate::write::{Full, Writer};
 
-/// One expectation as the kernel described it.
+/// The fields of one expectation that the kernel sent, or that a request sends.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ExpectView<'a> {
     /// `AF_INET` or `AF_INET6`.
     pub family: u8,
-    /// What the awaited flow's original direction looks like, under `mask`.
+    /// The original direction of the awaited flow, under `mask`.
     pub tuple: Option<Tuple>,
-    /// Which of `tuple`'s bits count.
+    /// The bits of `tuple` that must match.
     pub mask: Option<Tuple>,
-    /// The original direction of the flow it belongs to.
+    /// The original direction of the flow that the expectation belongs to.
     pub master: Option<Tuple>,
-    /// Seconds until it expires.
+    /// Seconds until the expectation expires.
     pub timeout: Option<u32>,
     /// The kernel's id of the expectation.
     pub id: Option<u32>,
-    /// The helper that awaits it.
+    /// The helper that awaits the flow.
     pub helper: Option<&'a str>,
-    /// The zone of its master.
+    /// The zone of the master.
     pub zone: Option<u16>,
     /// `NF_CT_EXPECT_*`.
     pub flags: Option<u32>,
     /// The helper's class of expectations.
     pub class: Option<u32>,
-    /// How the awaited flow will be translated.
+    /// How the awaited flow is to be translated.
     pub nat: Option<ExpectNat>,
-    /// The kernel function that is called when it comes.
+    /// The kernel function that is called when the awaited flow starts.
     pub function: Option<&'a str>,
 }
 
@@ -40,7 +40,7 @@ pub struct ExpectView<'a> {
 pub struct ExpectNat {
     /// 0 for the original direction, 1 for the reply.
     pub direction: u32,
-    /// The address and port that are put in.
+    /// The address and port to translate to.
     pub tuple: Tuple,
 }
 
@@ -57,6 +57,7 @@ impl<'a> ExpectView<'a> {
         Ok(view)
     }
 
+    /// Reads one attribute; ignores unknown ones.
     fn read_attr(&mut self, attr: &Attr<'a>) -> Result<(), ParseError> {
         match attr.kind {
             uapi::CTA_EXPECT_MASTER => self.master = Some(Tuple::parse(attr)?),
@@ -78,7 +79,7 @@ impl<'a> ExpectView<'a> {
     /// Writes the attributes that [`ExpectView::parse`] reads, in the order of their numbers.
     ///
     /// # Errors
-    /// [`Full`] when the buffer has no room.
+    /// [`Full`] where the buffer has no room.
     pub fn write(&self, writer: &mut Writer<'_>) -> Result<(), Full> {
         let tuples = [
             (uapi::CTA_EXPECT_MASTER, self.master),
@@ -100,7 +101,7 @@ impl<'a> ExpectView<'a> {
 }
 
 impl ExpectNat {
-    /// `None` where the kernel sent no tuple: the expectation is not translated.
+    /// Parses the nest; `None` where it has no tuple, so that the awaited flow is not translated.
     fn parse(attrs: Attrs<'_>) -> Result<Option<Self>, ParseError> {
         let (mut direction, mut tuple) = (0, None);
         for attr in attrs {
@@ -114,6 +115,7 @@ impl ExpectNat {
         Ok(tuple.map(|tuple| Self { direction, tuple }))
     }
 
+    /// Writes the nest.
     fn write(&self, writer: &mut Writer<'_>) -> Result<(), Full> {
         writer.nest(uapi::CTA_EXPECT_NAT, |nest| {
             nest.be32(uapi::CTA_EXPECT_NAT_DIR, self.direction)?;

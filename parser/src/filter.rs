@@ -1,16 +1,16 @@
-//! What a dump shall select, as far as the kernel can select it.
+//! The filter of a dump, as far as the kernel supports it.
 //!
-//! | field | kernel | how an older one behaves |
+//! | field | kernel | an older kernel |
 //! |---|---|---|
 //! | family | every | |
 //! | `mark` | 3.x | |
-//! | `status` | 5.15 | ignores it: the dump is unfiltered |
+//! | `status` | 5.15 | ignores it: the dump is not filtered |
 //! | `zone` | 6.8 | ignores it |
 //! | `orig`, `reply` (CTA_FILTER) | 5.8 | ignores it |
 //!
-//! CTA_FILTER works within one family only: with `AF_UNSPEC` the kernel refuses it (EOPNOTSUPP, Linux 6.18).
+//! CTA_FILTER needs a family: with `AF_UNSPEC` the kernel refuses it (EOPNOTSUPP, Linux 6.18).
 //!
-//! An ignored filter is not an error anywhere, so a dump filtered here is filtered by its reader again.
+//! A kernel that ignores a filter reports no error, so the reader of a dump must filter it again.
 
 use crate::tuple::{L4, Tuple};
 use crate::uapi;
@@ -19,32 +19,32 @@ use crate::write::{Full, Writer};
 /// A number under a mask: an entry matches when `entry & mask == value`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Masked {
-    /// What must stand under the mask.
+    /// The value that the masked bits must have.
     pub value: u32,
-    /// Which bits count.
+    /// The bits that are compared.
     pub mask: u32,
 }
 
 impl Masked {
-    /// Whether `number` is selected, as the kernel selects: a value with bits outside the mask selects nothing.
+    /// Whether `number` matches, as the kernel compares: a value with bits outside the mask never matches.
     #[must_use]
     pub fn matches(self, number: u32) -> bool {
         number & self.mask == self.value
     }
 }
 
-/// Which fields of a tuple must be equal: `CTA_FILTER_F_CTA_*`, with the tuple to compare with.
+/// A filter on the fields of a tuple.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TupleFilter {
-    /// The fields that count; the kernel refuses ports or ICMP fields without the protocol's number.
+    /// The fields that are compared (`CTA_FILTER_F_CTA_*`). The kernel refuses ports or ICMP fields without the
+    /// protocol's number.
     pub flags: u32,
-    /// Their values. Fields that do not count are not sent.
+    /// The values of the fields. Fields that are not compared are not sent.
     pub tuple: Tuple,
 }
 
 impl TupleFilter {
-    /// The nest with the fields that count, and no other: the kernel compares what it is told to and refuses flags
-    /// whose attribute is missing.
+    /// Writes the nest with the fields that are compared. The kernel refuses a flag whose attribute is missing.
     fn write(&self, writer: &mut Writer<'_>, kind: u16) -> Result<(), Full> {
         let bare = Tuple {
             l4: if self.flags & PROTO_FIELDS == 0 { L4::None } else { self.tuple.l4 },
@@ -59,28 +59,29 @@ const ICMP_TYPE: u32 = uapi::CTA_FILTER_F_CTA_PROTO_ICMP_TYPE | uapi::CTA_FILTER
 const ICMP_CODE: u32 = uapi::CTA_FILTER_F_CTA_PROTO_ICMP_CODE | uapi::CTA_FILTER_F_CTA_PROTO_ICMPV6_CODE;
 const ICMP_ID: u32 = uapi::CTA_FILTER_F_CTA_PROTO_ICMP_ID | uapi::CTA_FILTER_F_CTA_PROTO_ICMPV6_ID;
 
-/// The flags of ports and ICMP fields.
+/// The flags of all ports and ICMP fields.
 const PROTO_FIELDS: u32 =
     uapi::CTA_FILTER_F_CTA_PROTO_SRC_PORT | uapi::CTA_FILTER_F_CTA_PROTO_DST_PORT | ICMP_TYPE | ICMP_CODE | ICMP_ID;
 
-/// What a dump selects; the default selects everything.
+/// The filter of a dump; the default selects everything.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct DumpFilter {
     /// `AF_UNSPEC` for both families.
     pub family: u8,
-    /// By connection mark.
+    /// Selects by connection mark.
     pub mark: Option<Masked>,
-    /// By `IPS_*`; an empty mask is refused by the kernel.
+    /// Selects by status (`IPS_*`). The kernel refuses an empty mask.
     pub status: Option<Masked>,
-    /// By the zone of both directions.
+    /// Selects by the zone of both directions.
     pub zone: Option<u16>,
-    /// By fields of the original direction.
+    /// Selects by fields of the original direction.
     pub orig: Option<TupleFilter>,
-    /// By fields of the reply direction.
+    /// Selects by fields of the reply direction.
     pub reply: Option<TupleFilter>,
 }
 
 impl DumpFilter {
+    /// Writes the filter's attributes.
     pub(crate) fn write(&self, writer: &mut Writer<'_>) -> Result<(), Full> {
         self.orig.map_or(Ok(()), |orig| orig.write(writer, uapi::CTA_TUPLE_ORIG))?;
         self.reply.map_or(Ok(()), |reply| reply.write(writer, uapi::CTA_TUPLE_REPLY))?;

@@ -1,7 +1,8 @@
-//! Everything ctnetlink says of one flow, in one walk over its attributes.
+//! One flow, parsed in one walk over its attributes.
 //!
-//! A [`FlowView`] holds numbers by value and borrows text and blobs from the received frame. What the kernel did not
-//! send is `None`: a listing has nearly all fields, a NEW event little more than the tuples, an UPDATE what changed.
+//! A [`FlowView`] holds numbers by value and borrows text and blobs from the received frame. A field that the kernel
+//! did not send is `None`: a listing has nearly all fields, a NEW event little more than the tuples, an UPDATE event
+//! the fields that changed.
 
 use zerocopy::byteorder::{BigEndian, U32};
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
@@ -13,54 +14,54 @@ use crate::tuple::{self, FlowKey, Tuple};
 use crate::uapi;
 use crate::write::{Full, Writer};
 
-/// One flow as the kernel described it.
+/// The fields of one flow that the kernel sent, or that a request sends.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct FlowView<'a> {
     /// `AF_INET` or `AF_INET6`.
     pub family: u8,
-    /// The direction of the first packet.
+    /// The original direction, which is that of the first packet.
     pub orig: Option<Tuple>,
-    /// What answers look like; differs from the mirrored `orig` under NAT.
+    /// The reply direction. With NAT it differs from the mirrored `orig`.
     pub reply: Option<Tuple>,
-    /// The original direction of the flow that this one was expected by.
+    /// The original direction of the flow whose expectation this flow fulfilled.
     pub master: Option<Tuple>,
     /// `IPS_*`.
     pub status: Option<u32>,
-    /// Seconds until it expires.
+    /// Seconds until the flow expires.
     pub timeout: Option<u32>,
     /// The connection mark.
     pub mark: Option<u32>,
-    /// The kernel's id of the flow: a keyed hash, stable for its life.
+    /// The kernel's id of the flow: a keyed hash, which is constant for the flow's life.
     pub id: Option<u32>,
-    /// References held in the kernel; in listings only.
+    /// The number of references in the kernel; in listings only.
     pub use_count: Option<u32>,
     /// The zone of both directions.
     pub zone: Option<u16>,
-    /// The security mark; superseded by `secctx` in kernels of today.
+    /// The security mark; current kernels send `secctx` instead.
     pub secmark: Option<u32>,
-    /// What the protocol's tracker knows.
+    /// The state of the protocol's tracker.
     pub proto: Option<ProtoInfo>,
     /// Traffic of the original direction, with `nf_conntrack_acct=1`.
     pub counters_orig: Option<Counters>,
     /// Traffic of the reply direction.
     pub counters_reply: Option<Counters>,
-    /// Nanoseconds since the epoch at which the flow began, with `nf_conntrack_timestamp=1`.
+    /// When the flow started, in nanoseconds since 1970, with `nf_conntrack_timestamp=1`.
     pub start_ns: Option<u64>,
-    /// At which it ended; in destroy events.
+    /// When the flow ended, in nanoseconds since 1970; in destroy events.
     pub stop_ns: Option<u64>,
-    /// At which the event happened; Linux 6.14 and later.
+    /// When the event happened, in nanoseconds since 1970; Linux 6.14 and later.
     pub event_ns: Option<u64>,
-    /// The helper that reads its payload.
+    /// The helper that inspects the flow's payload.
     pub helper: Option<Helper<'a>>,
-    /// The security context of its first packet.
+    /// The security context of the first packet.
     pub secctx: Option<&'a str>,
-    /// Its labels.
+    /// The flow's labels.
     pub labels: Option<Labels>,
-    /// How NAT helpers shifted the TCP stream of the original direction.
+    /// The sequence adjustment of the original direction, which NAT helpers cause when they change a packet's length.
     pub seqadj_orig: Option<SeqAdj>,
-    /// Of the reply direction.
+    /// The sequence adjustment of the reply direction.
     pub seqadj_reply: Option<SeqAdj>,
-    /// What the SYN proxy needs to translate.
+    /// The state that the SYN proxy needs to translate sequence numbers and time stamps.
     pub synproxy: Option<Synproxy>,
 }
 
@@ -73,21 +74,21 @@ pub struct Counters {
     pub bytes: u64,
 }
 
-/// CTA_HELP.
+/// The helper of a flow (CTA_HELP).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Helper<'a> {
     /// The helper's name, at most 15 bytes.
     pub name: &'a str,
-    /// Its private data; the SIP and PPTP helpers have some.
+    /// The helper's private data; the SIP and PPTP helpers have some.
     pub info: &'a [u8],
 }
 
-/// A flow's 128 labels as bits.
+/// A flow's 128 labels, one bit each.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Labels(pub u128);
 
 impl Labels {
-    /// Reads the kernel's 32-bit words, first word lowest.
+    /// Parses the kernel's 32-bit words, of which the first is the lowest.
     fn parse(attr: &Attr<'_>) -> Result<Self, ParseError> {
         let refuse = || attr.error(Reason::Labels(u16::try_from(attr.payload.len()).unwrap_or(u16::MAX)));
         let (words, rest) = attr.payload.as_chunks::<4>();
@@ -98,7 +99,7 @@ impl Labels {
         Ok(Self(bits))
     }
 
-    /// Writes the kernel's four 32-bit words under `kind`: CTA_LABELS, CTA_LABELS_MASK.
+    /// Writes the kernel's four 32-bit words, with the attribute type `kind` (CTA_LABELS, CTA_LABELS_MASK).
     pub(crate) fn write(self, writer: &mut Writer<'_>, kind: u16) -> Result<(), Full> {
         let mut bytes = [0; 16];
         let mut bits = self.0;
@@ -109,44 +110,45 @@ impl Labels {
         writer.attr(kind, &bytes)
     }
 
-    /// The numbers of the labels that are set, ascending.
+    /// The numbers of the labels that are set, from 0 to 127, ascending.
     pub fn iter(self) -> impl Iterator<Item = u8> {
         (0..128).filter(move |bit| self.0 >> bit & 1 == 1)
     }
 }
 
-#[allow(clippy::cast_possible_truncation)] // the low word is what is wanted
+/// The low 32 bits.
+#[allow(clippy::cast_possible_truncation)] // the truncation is intended
 fn low_word(bits: u128) -> u32 {
     bits as u32
 }
 
-/// Sequence adjustment of one direction, `struct nf_ct_seqadj`.
+/// The sequence adjustment of one direction (`struct nf_ct_seqadj`).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SeqAdj {
-    /// Sequence number from which the second offset holds.
+    /// The sequence number from which `offset_after` applies.
     pub correction_pos: u32,
-    /// Bytes added before it, two's complement.
+    /// The bytes added before `correction_pos`, in two's complement.
     pub offset_before: u32,
-    /// Bytes added from there on, two's complement.
+    /// The bytes added from `correction_pos` on, in two's complement.
     pub offset_after: u32,
 }
 
-/// CTA_SYNPROXY.
+/// The state of the SYN proxy for a flow (CTA_SYNPROXY).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Synproxy {
-    /// The initial sequence number given to the client.
+    /// The initial sequence number sent to the client.
     pub isn: u32,
-    /// The initial time stamp given to the client.
+    /// The initial time stamp sent to the client.
     pub its: u32,
-    /// The difference of the two sides' time stamps.
+    /// The difference between the time stamps of the two sides.
     pub tsoff: u32,
 }
 
 impl<'a> FlowView<'a> {
-    /// Walks the attributes of a conntrack message once.
+    /// Parses the attributes of a conntrack message in one walk.
     ///
     /// # Errors
-    /// The first malformed attribute.
+    /// The [`ParseError`] of the first malformed attribute.
     #[inline]
     pub fn parse(family: u8, attrs: Attrs<'a>) -> Result<Self, ParseError> {
         let mut view = Self::default();
@@ -154,10 +156,11 @@ impl<'a> FlowView<'a> {
         Ok(view)
     }
 
-    /// As [`FlowView::parse`], in place of what was here: a view is large, and moving one costs as much as half of the walk.
+    /// Parses as [`FlowView::parse`] does, into this view: a view is large, and to move one costs half as much as the
+    /// walk.
     ///
     /// # Errors
-    /// The first malformed attribute; what was before it is here.
+    /// The [`ParseError`] of the first malformed attribute. The view then has the fields before it.
     #[inline]
     pub fn read(&mut self, family: u8, attrs: Attrs<'a>) -> Result<(), ParseError> {
         *self = Self { family, ..Self::default() };
@@ -165,6 +168,7 @@ impl<'a> FlowView<'a> {
         self.walk(rest.unwrap_or(attrs))
     }
 
+    /// Reads all attributes.
     #[inline]
     fn walk(&mut self, attrs: Attrs<'a>) -> Result<(), ParseError> {
         for attr in attrs {
@@ -173,18 +177,20 @@ impl<'a> FlowView<'a> {
         Ok(())
     }
 
-    /// Reads the usual beginning; gives what follows it. Of any other, nothing is read that the walk does not read again.
+    /// Reads the start of the message if it has the usual form; returns the attributes behind it. Otherwise it returns
+    /// `None`, and the walk reads everything that may have been read here once more.
     #[inline]
     fn read_usual_start(&mut self, attrs: &Attrs<'a>) -> Option<Attrs<'a>> {
         let (usual, rest) = Usual::split(attrs)?;
         let tuples = [(&usual.orig, &mut self.orig), (&usual.reply, &mut self.reply)];
-        if tuples.into_iter().any(|(words, place)| !tuple::usual::read_v4(words, place)) {
+        if tuples.into_iter().any(|(words, out)| !tuple::usual::read_v4(words, out)) {
             return None;
         }
         (self.id, self.status) = (Some(usual.id.get()), Some(usual.status.get()));
         Some(rest)
     }
 
+    /// Reads one attribute.
     #[inline]
     fn read_attr(&mut self, attr: &Attr<'a>) -> Result<(), ParseError> {
         match attr.kind {
@@ -206,7 +212,8 @@ impl<'a> FlowView<'a> {
         Ok(())
     }
 
-    /// What few flows have: kept out of line, so that the walk over the common attributes stays small.
+    /// Reads an attribute that few flows have, and ignores unknown ones. It is a function of its own, so that the walk
+    /// over the common attributes stays small.
     fn read_rare_attr(&mut self, attr: &Attr<'a>) -> Result<(), ParseError> {
         match attr.kind {
             uapi::CTA_TUPLE_MASTER => self.master = Some(Tuple::parse(attr)?),
@@ -222,7 +229,7 @@ impl<'a> FlowView<'a> {
         Ok(())
     }
 
-    /// The flow's id, without taking the rest apart.
+    /// The flow's id, read without parsing the other attributes.
     #[inline]
     pub(crate) fn id_of(attrs: &Attrs<'a>) -> Option<u32> {
         if let Some((usual, _)) = Usual::split(attrs) {
@@ -231,7 +238,7 @@ impl<'a> FlowView<'a> {
         attrs.clone().map_while(Result::ok).find(|attr| attr.kind == uapi::CTA_ID)?.be32().ok()
     }
 
-    /// What tells this flow from all others; `None` where the original tuple is missing.
+    /// The flow's key; `None` where the original tuple is missing.
     #[must_use]
     #[inline]
     pub fn key(&self) -> Option<FlowKey> {
@@ -240,13 +247,13 @@ impl<'a> FlowView<'a> {
         Some(FlowKey { orig: Tuple { zone: None, ..orig }, zone })
     }
 
-    /// Whether all of `flags` (`IPS_*`) are set; a flow whose status was not sent has none.
+    /// Whether all of `flags` (`IPS_*`) are set; false where the kernel did not send the status.
     #[must_use]
     pub fn has_status(&self, flags: u32) -> bool {
         self.status.unwrap_or(0) & flags == flags
     }
 
-    /// Layer-4 protocol number, 0 where the original tuple is missing.
+    /// The layer-4 protocol number; 0 where the original tuple is missing.
     #[must_use]
     pub fn protocol(&self) -> u8 {
         self.orig.map_or(0, |orig| orig.proto)
@@ -255,7 +262,7 @@ impl<'a> FlowView<'a> {
     /// Writes the attributes that [`FlowView::parse`] reads, in the order of their numbers.
     ///
     /// # Errors
-    /// [`Full`] when the buffer has no room.
+    /// [`Full`] where the buffer has no room.
     pub fn write(&self, writer: &mut Writer<'_>) -> Result<(), Full> {
         let optional = |tuple: Option<Tuple>, writer: &mut Writer<'_>, kind| {
             tuple.map_or(Ok(()), |tuple: Tuple| tuple.write(writer, kind))
@@ -279,6 +286,7 @@ impl<'a> FlowView<'a> {
         self.write_tail(writer)
     }
 
+    /// Writes the attributes with the highest numbers.
     fn write_tail(&self, writer: &mut Writer<'_>) -> Result<(), Full> {
         if let Some(context) = self.secctx {
             writer.nest(uapi::CTA_SECCTX, |nest| nest.text(uapi::CTA_SECCTX_NAME, context))?;
@@ -295,8 +303,8 @@ impl<'a> FlowView<'a> {
     }
 }
 
-/// How kernels begin nearly every event of an IPv4 flow. See [`tuple::usual`] for why this is worth a way of
-/// its own.
+/// The usual start of a message: the attributes with which kernels start nearly every event of an IPv4 flow. See
+/// [`tuple::usual`] for why it has a reader of its own.
 #[derive(FromBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 struct Usual {
@@ -311,7 +319,8 @@ struct Usual {
 }
 
 impl Usual {
-    /// What begins so, tuples not yet taken apart, and what follows.
+    /// The usual start with its tuples not parsed yet, and the attributes behind it; `None` where the message starts
+    /// otherwise.
     #[inline]
     fn split<'a>(attrs: &Attrs<'a>) -> Option<(&'a Self, Attrs<'a>)> {
         const ORIG: [u8; 4] = header(52, uapi::CTA_TUPLE_ORIG | uapi::NLA_F_NESTED);
@@ -325,6 +334,7 @@ impl Usual {
 }
 
 impl Counters {
+    /// Parses the nest.
     #[inline]
     fn parse(attrs: Attrs<'_>) -> Result<Self, ParseError> {
         let mut counters = Self::default();
@@ -340,6 +350,7 @@ impl Counters {
     }
 }
 
+/// Writes the counters of one direction, if there are any.
 fn write_counters(writer: &mut Writer<'_>, kind: u16, counters: Option<Counters>) -> Result<(), Full> {
     let Some(counters) = counters else { return Ok(()) };
     writer.nest(kind, |nest| {
@@ -348,6 +359,7 @@ fn write_counters(writer: &mut Writer<'_>, kind: u16, counters: Option<Counters>
     })
 }
 
+/// Parses the nest; returns start and stop time, in nanoseconds since 1970.
 #[inline]
 fn parse_timestamp(attrs: Attrs<'_>) -> Result<(Option<u64>, Option<u64>), ParseError> {
     let (mut start, mut stop) = (None, None);
@@ -362,6 +374,7 @@ fn parse_timestamp(attrs: Attrs<'_>) -> Result<(Option<u64>, Option<u64>), Parse
     Ok((start, stop))
 }
 
+/// Parses the nest; returns the name of the security context.
 fn parse_secctx(attrs: Attrs<'_>) -> Result<Option<&str>, ParseError> {
     let mut context = None;
     for attr in attrs {
@@ -374,6 +387,7 @@ fn parse_secctx(attrs: Attrs<'_>) -> Result<Option<&str>, ParseError> {
 }
 
 impl<'a> Helper<'a> {
+    /// Parses the nest; `None` where it has no name.
     fn parse(attrs: Attrs<'a>) -> Result<Option<Self>, ParseError> {
         let mut name = None;
         let mut info = &[][..];
@@ -388,6 +402,7 @@ impl<'a> Helper<'a> {
         Ok(name.map(|name| Self { name, info }))
     }
 
+    /// Writes the nest.
     fn write(&self, writer: &mut Writer<'_>) -> Result<(), Full> {
         writer.nest(uapi::CTA_HELP, |nest| {
             nest.text(uapi::CTA_HELP_NAME, self.name)?;
@@ -397,6 +412,7 @@ impl<'a> Helper<'a> {
 }
 
 impl SeqAdj {
+    /// Parses the nest.
     fn parse(attrs: Attrs<'_>) -> Result<Self, ParseError> {
         let mut adjust = Self::default();
         for attr in attrs {
@@ -411,6 +427,7 @@ impl SeqAdj {
         Ok(adjust)
     }
 
+    /// Writes the nest, if there is an adjustment.
     fn write(adjust: Option<Self>, writer: &mut Writer<'_>, kind: u16) -> Result<(), Full> {
         let Some(adjust) = adjust else { return Ok(()) };
         writer.nest(kind, |nest| {
@@ -422,6 +439,7 @@ impl SeqAdj {
 }
 
 impl Synproxy {
+    /// Parses the nest.
     fn parse(attrs: Attrs<'_>) -> Result<Self, ParseError> {
         let mut synproxy = Self::default();
         for attr in attrs {
@@ -436,6 +454,7 @@ impl Synproxy {
         Ok(synproxy)
     }
 
+    /// Writes the nest.
     fn write(&self, writer: &mut Writer<'_>) -> Result<(), Full> {
         writer.nest(uapi::CTA_SYNPROXY, |nest| {
             nest.be32(uapi::CTA_SYNPROXY_ISN, self.isn)?;
@@ -455,7 +474,7 @@ mod tests {
     use std::vec::Vec;
 
     proptest! {
-        /// The short way and the walk agree, on what begins as usual and on any damage to it.
+        /// The reader of the usual start and the walk agree on messages that start so, and on damaged ones.
         #[test]
         fn the_usual_start_reads_as_the_walk_reads_it(
             src: [u8; 4], ports: (u16, u16), numbers: [u32; 3], at in 0usize..128, value: u8,

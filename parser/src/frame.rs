@@ -1,4 +1,4 @@
-//! One received datagram to checked netlink messages.
+//! Splits a received datagram into checked netlink messages.
 //!
 //! ```text
 //! frame    | nlmsghdr 16 | payload, padded to 4 | nlmsghdr 16 | payload … |
@@ -18,22 +18,22 @@ use crate::uapi;
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct NlMsgHdr {
-    /// Bytes of the message, this header included.
+    /// The length of the message in bytes, including this header.
     pub length: U32,
     /// Message type: netlink's own below 0x10, else netfilter's subsystem in the high byte.
     pub kind: U16,
     /// `NLM_F_*`.
     pub flags: U16,
-    /// The request's sequence number; 0 in events of packets and timers.
+    /// The request's sequence number; 0 in events that packets and timers cause.
     pub seq: U32,
-    /// In an answer the receiver's port id; in an event that of the process whose request caused it, 0 for none.
+    /// In an answer, the receiver's port id; in an event, the port id of the process whose request caused it, or 0.
     pub port_id: U32,
 }
 
 const HEADER_BYTES: usize = size_of::<NlMsgHdr>();
 const _: () = assert!(HEADER_BYTES == 16);
 
-/// Walks the messages of one datagram. After the first malformed one it ends.
+/// An iterator over the messages of one datagram. It ends after the first malformed message.
 #[derive(Debug, Clone)]
 pub struct Messages<'a> {
     frame: &'a [u8],
@@ -41,13 +41,13 @@ pub struct Messages<'a> {
 }
 
 impl<'a> Messages<'a> {
-    /// Walks `frame`, one whole datagram.
+    /// Walks `frame`, which must be one whole datagram.
     #[must_use]
     pub fn new(frame: &'a [u8]) -> Self {
         Self { frame, offset: 0 }
     }
 
-    /// The message at the current offset, header and all.
+    /// The header of the message at the current offset, and the whole message including its header.
     #[inline]
     fn split(&self) -> Result<(&'a NlMsgHdr, &'a [u8]), ParseError> {
         let rest = self.frame.get(self.offset..).unwrap_or_default();
@@ -86,18 +86,19 @@ impl<'a> Iterator for Messages<'a> {
 pub enum Message<'a> {
     /// A message of a netfilter subsystem.
     Record(Record<'a>),
-    /// The kernel's answer to a request: done, or refused.
+    /// The kernel's answer to a request: an acknowledgement or a refusal.
     Ack(Ack<'a>),
-    /// The end of a dump, with the errno that ended it early (0 for none).
+    /// The end of a dump.
     Done {
-        /// The errno, positive; 0 when the dump is complete.
+        /// The errno that ended the dump early, positive; 0 when the dump is complete.
         errno: i32,
     },
-    /// Netlink's own padding and overrun notices; nothing to act on.
+    /// Netlink's own padding and overrun messages, which need no action.
     Other,
 }
 
 impl<'a> Message<'a> {
+    /// Parses a whole message, whose payload is `offset` bytes into the frame.
     #[inline]
     fn new(header: &'a NlMsgHdr, message: &'a [u8], offset: usize) -> Result<Self, ParseError> {
         let payload = message.get(HEADER_BYTES..).unwrap_or_default();
@@ -113,28 +114,29 @@ impl<'a> Message<'a> {
     }
 }
 
-/// The errno that opens an answer, made positive; `None` when there are not four bytes.
+/// The errno at the start of an answer, made positive; `None` where the answer is shorter than four bytes.
 fn leading_errno(payload: &[u8]) -> Option<i32> {
     payload.first_chunk().map(|bytes| i32::from_ne_bytes(*bytes).saturating_neg())
 }
 
-/// NLMSG_ERROR: the kernel's answer to one request, with the extended ACK where the socket asked for it
+/// NLMSG_ERROR: the kernel's answer to one request, with an extended ACK if the socket has that option
 /// (`NETLINK_EXT_ACK`, Linux 4.12).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Ack<'a> {
-    /// 0 when the request was carried out, else the errno, positive.
+    /// 0 if the kernel carried out the request, else the errno, positive.
     pub errno: i32,
     /// Sequence number of the request.
     pub seq: u32,
-    /// The kernel's words on what was wrong.
+    /// The kernel's text about the error.
     pub text: Option<&'a str>,
-    /// Bytes from the start of the request to the attribute that was wrong.
+    /// The offset of the wrong attribute, in bytes from the start of the request.
     pub attr_offset: Option<u32>,
-    /// Type of the attribute that was missing.
+    /// The type of an attribute that was missing in the request.
     pub missing: Option<u32>,
 }
 
 impl<'a> Ack<'a> {
+    /// Parses the payload of an NLMSG_ERROR message, which is `offset` bytes into the frame.
     fn new(header: &'a NlMsgHdr, payload: &'a [u8], offset: usize) -> Result<Self, ParseError> {
         let cut = |at: usize| ParseError::new(offset.saturating_add(at), Reason::HeaderCut);
         let (errno, echoed) = leading_errno(payload).zip(payload.get(4..)).ok_or_else(|| cut(0))?;
@@ -143,13 +145,14 @@ impl<'a> Ack<'a> {
         if header.flags.get() & uapi::NLM_F_ACK_TLVS == 0 {
             return Ok(ack);
         }
-        // Unless capped, the whole request stands between its header and the attributes.
+        // Unless the answer is capped, it contains the whole request between the request's header and the attributes.
         let capped = header.flags.get() & uapi::NLM_F_CAPPED != 0;
         let request_bytes = if capped { HEADER_BYTES } else { request.length.get().try_into().unwrap_or(usize::MAX) };
         let at = request_bytes.checked_next_multiple_of(4).unwrap_or(usize::MAX).saturating_add(4);
         ack.extended(Attrs::new(payload.get(at..).unwrap_or_default(), offset.saturating_add(at)))
     }
 
+    /// Adds the attributes of the extended ACK.
     fn extended(mut self, attrs: Attrs<'a>) -> Result<Self, ParseError> {
         for attr in attrs {
             let attr = attr?;

@@ -1,18 +1,19 @@
-//! Bytes to meaning: what ctnetlink says of flows, expectations and statistics, and how to ask it.
+//! A codec for ctnetlink: it parses messages about flows, expectations and statistics, and writes requests.
 //!
-//! The way of received bytes, each step a view over the last and proven once:
+//! Received bytes pass these steps. Each step is a view over the one before, and is checked once:
 //!
 //! ```text
 //! one datagram ── frame::Messages ──► frame::Message ── record::Record ──► flow::FlowView | expect::ExpectView | stats
 //!                 nlmsghdr by          netlink's own                        attributes walked once, widths checked,
-//!                 nlmsghdr             words or a record                    numbers by value, text and blobs borrowed
+//!                 nlmsghdr             messages, or a record                numbers by value, text and blobs borrowed
 //! ```
 //!
-//! The way of a request: [`request`] puts whole messages into a caller's buffer with [`write::Writer`].
-//! What outlives its datagram is kept as a [`compact::Flow`], one cache line for IPv4.
+//! Requests are written by [`request`], whole messages at a time, into a caller's buffer with [`write::Writer`].
+//! A flow that must outlive its datagram is stored as a [`compact::Flow`], which fits one cache line for IPv4.
 //!
-//! Nothing here allocates (the crate has no allocator), does I/O, or panics, whatever the bytes. An attribute that
-//! is not known is skipped: kernels grow them. One that is malformed is an [`error::ParseError`] with its offset.
+//! Nothing here allocates (the crate has no allocator), does I/O, or panics, whatever the bytes are. An unknown
+//! attribute is skipped, because kernels add new ones. A malformed attribute is an [`error::ParseError`] with its
+//! offset.
 //!
 //! ```
 //! use ctflow_parser::{frame::Messages, frame::Message, uapi, write::Writer};

@@ -1,11 +1,11 @@
-//! What the TCP, SCTP and DCCP trackers know of a flow beyond its ports, and the names of their states.
+//! The state that the TCP, SCTP and DCCP trackers keep of a flow, and the names of their states.
 
 use crate::attr::{Attr, Attrs, header};
 use crate::error::ParseError;
 use crate::uapi;
 use crate::write::{Full, Writer};
 
-/// State names of TCP in the kernel's order (`enum tcp_conntrack` in nf_conntrack_tcp.h).
+/// The state names of TCP, in the kernel's order (`enum tcp_conntrack` in nf_conntrack_tcp.h).
 pub const TCP_STATES: [&str; 10] = [
     "NONE",
     "SYN_SENT",
@@ -19,7 +19,7 @@ pub const TCP_STATES: [&str; 10] = [
     "SYN_SENT2",
 ];
 
-/// State names of SCTP in the kernel's order (`enum sctp_conntrack` in nf_conntrack_sctp.h).
+/// The state names of SCTP, in the kernel's order (`enum sctp_conntrack` in nf_conntrack_sctp.h).
 pub const SCTP_STATES: [&str; 10] = [
     "NONE",
     "CLOSED",
@@ -33,31 +33,31 @@ pub const SCTP_STATES: [&str; 10] = [
     "HEARTBEAT_ACKED",
 ];
 
-/// State names of DCCP in the kernel's order (`enum ct_dccp_states`, Linux before 6.16).
+/// The state names of DCCP, in the kernel's order (`enum ct_dccp_states`, Linux before 6.16).
 pub const DCCP_STATES: [&str; 10] =
     ["NONE", "REQUEST", "RESPOND", "PARTOPEN", "OPEN", "CLOSEREQ", "CLOSING", "TIMEWAIT", "IGNORE", "INVALID"];
 
-/// One direction's TCP options and peculiarities, `struct nf_ct_tcp_flags`.
+/// The TCP tracker's flags of one direction (`struct nf_ct_tcp_flags`).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct TcpFlags {
     /// `IP_CT_TCP_FLAG_*`.
     pub flags: u8,
-    /// In a request, which of them to set; the kernel sends 0.
+    /// In a request, the flags to change; the kernel sends 0.
     pub mask: u8,
 }
 
-/// The TCP tracker's state. A destroy event has the state alone, an old kernel's has nothing.
+/// The TCP tracker's state. A destroy event has only the state; that of an old kernel has nothing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct TcpInfo {
     /// Index into [`TCP_STATES`].
     pub state: Option<u8>,
-    /// Window scale of each direction, 0..=14.
+    /// The window scale of the original direction, 0 to 14.
     pub wscale_orig: Option<u8>,
-    /// Of the reply direction.
+    /// The window scale of the reply direction, 0 to 14.
     pub wscale_reply: Option<u8>,
-    /// Flags of each direction.
+    /// The flags of the original direction.
     pub flags_orig: Option<TcpFlags>,
-    /// Of the reply direction.
+    /// The flags of the reply direction.
     pub flags_reply: Option<TcpFlags>,
 }
 
@@ -66,9 +66,9 @@ pub struct TcpInfo {
 pub struct SctpInfo {
     /// Index into [`SCTP_STATES`].
     pub state: Option<u8>,
-    /// Verification tag of the original direction.
+    /// The verification tag of the original direction.
     pub vtag_orig: Option<u32>,
-    /// Of the reply direction.
+    /// The verification tag of the reply direction.
     pub vtag_reply: Option<u32>,
 }
 
@@ -79,33 +79,33 @@ pub struct DccpInfo {
     pub state: Option<u8>,
     /// 0 when the original direction is the client's, 1 when it is the server's.
     pub role: Option<u8>,
-    /// Sequence number of the handshake.
+    /// The sequence number of the handshake.
     pub handshake_seq: Option<u64>,
 }
 
-/// CTA_PROTOINFO.
+/// The state of a protocol's tracker (CTA_PROTOINFO).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProtoInfo {
-    /// Of a TCP flow.
+    /// The state of a TCP flow.
     Tcp(TcpInfo),
-    /// Of an SCTP flow.
+    /// The state of an SCTP flow.
     Sctp(SctpInfo),
-    /// Of a DCCP flow.
+    /// The state of a DCCP flow.
     Dccp(DccpInfo),
 }
 
 impl ProtoInfo {
-    /// Reads CTA_PROTOINFO's nest into its place; `None` where it holds no protocol that is known.
+    /// Parses the nest of CTA_PROTOINFO into `out`, which becomes `None` where the nest has no known protocol.
     #[inline]
-    pub(crate) fn read(attr: &Attr<'_>, place: &mut Option<Self>) -> Result<(), ParseError> {
+    pub(crate) fn read(attr: &Attr<'_>, out: &mut Option<Self>) -> Result<(), ParseError> {
         match usual_tcp(attr.payload) {
-            Some(tcp) => *place = Some(Self::Tcp(tcp)),
-            None => *place = Self::walk(attr.nested())?,
+            Some(tcp) => *out = Some(Self::Tcp(tcp)),
+            None => *out = Self::walk(attr.nested())?,
         }
         Ok(())
     }
 
-    /// Reads any form.
+    /// Parses any form.
     fn walk(attrs: Attrs<'_>) -> Result<Option<Self>, ParseError> {
         let mut info = None;
         for attr in attrs {
@@ -120,6 +120,7 @@ impl ProtoInfo {
         Ok(info)
     }
 
+    /// Writes the nest.
     pub(crate) fn write(&self, writer: &mut Writer<'_>) -> Result<(), Full> {
         writer.nest(uapi::CTA_PROTOINFO, |info| match self {
             Self::Tcp(tcp) => info.nest(uapi::CTA_PROTOINFO_TCP, |nest| tcp.write(nest)),
@@ -128,7 +129,7 @@ impl ProtoInfo {
         })
     }
 
-    /// The tracker's state as its number.
+    /// The number of the tracker's state.
     #[must_use]
     pub fn state(&self) -> Option<u8> {
         match self {
@@ -138,7 +139,7 @@ impl ProtoInfo {
         }
     }
 
-    /// The state's name; a number past the last name is the kernel's own business and reads as `NONE`.
+    /// The name of the tracker's state. A number without a name, which a later kernel may use, is named `NONE`.
     #[must_use]
     pub fn state_name(&self) -> Option<&'static str> {
         let (names, state) = match self {
@@ -150,8 +151,9 @@ impl ProtoInfo {
     }
 }
 
-/// TCP's as kernels write it in NEW and UPDATE events: five attributes in this order and nothing else. See
-/// [`tuple`](crate::tuple) for why this is worth a way of its own.
+/// The TCP state in the usual form, in which kernels write it in NEW and UPDATE events: five attributes in this order
+/// and nothing else. `None` for any other form. See `usual` in [`tuple`](crate::tuple) for why it has a reader of its
+/// own.
 #[inline]
 fn usual_tcp(payload: &[u8]) -> Option<TcpInfo> {
     use uapi::*;
@@ -180,16 +182,19 @@ fn usual_tcp(payload: &[u8]) -> Option<TcpInfo> {
 }
 
 impl TcpFlags {
+    /// Parses the two bytes of the attribute.
     fn parse(attr: &Attr<'_>) -> Result<Self, ParseError> {
         attr.array().map(|[flags, mask]| Self { flags, mask })
     }
 
+    /// Writes the attribute, if there are flags.
     fn write(flags: Option<Self>, writer: &mut Writer<'_>, kind: u16) -> Result<(), Full> {
         flags.map_or(Ok(()), |Self { flags, mask }| writer.attr(kind, &[flags, mask]))
     }
 }
 
 impl TcpInfo {
+    /// Parses the nest.
     #[inline]
     fn parse(attrs: Attrs<'_>) -> Result<Self, ParseError> {
         let mut info = Self::default();
@@ -207,6 +212,7 @@ impl TcpInfo {
         Ok(info)
     }
 
+    /// Writes the content of the nest.
     fn write(&self, writer: &mut Writer<'_>) -> Result<(), Full> {
         writer.u8_opt(uapi::CTA_PROTOINFO_TCP_STATE, self.state)?;
         writer.u8_opt(uapi::CTA_PROTOINFO_TCP_WSCALE_ORIGINAL, self.wscale_orig)?;
@@ -217,6 +223,7 @@ impl TcpInfo {
 }
 
 impl SctpInfo {
+    /// Parses the nest.
     fn parse(attrs: Attrs<'_>) -> Result<Self, ParseError> {
         let mut info = Self::default();
         for attr in attrs {
@@ -231,6 +238,7 @@ impl SctpInfo {
         Ok(info)
     }
 
+    /// Writes the content of the nest.
     fn write(&self, writer: &mut Writer<'_>) -> Result<(), Full> {
         writer.u8_opt(uapi::CTA_PROTOINFO_SCTP_STATE, self.state)?;
         writer.be32_opt(uapi::CTA_PROTOINFO_SCTP_VTAG_ORIGINAL, self.vtag_orig)?;
@@ -239,6 +247,7 @@ impl SctpInfo {
 }
 
 impl DccpInfo {
+    /// Parses the nest.
     fn parse(attrs: Attrs<'_>) -> Result<Self, ParseError> {
         let mut info = Self::default();
         for attr in attrs {
@@ -253,6 +262,7 @@ impl DccpInfo {
         Ok(info)
     }
 
+    /// Writes the content of the nest.
     fn write(&self, writer: &mut Writer<'_>) -> Result<(), Full> {
         writer.u8_opt(uapi::CTA_PROTOINFO_DCCP_STATE, self.state)?;
         writer.u8_opt(uapi::CTA_PROTOINFO_DCCP_ROLE, self.role)?;
@@ -268,7 +278,7 @@ mod tests {
     use crate::attr::only;
 
     proptest! {
-        /// The short way and the walk agree, on TCP of the usual form and on any damage to it.
+        /// The reader of the usual form and the walk agree on TCP states of that form, and on damaged ones.
         #[test]
         fn usual_tcp_reads_as_the_walk_reads_it(
             numbers: [u8; 7], at in 4usize..48, value: u8,
@@ -290,8 +300,8 @@ mod tests {
             if let Some(byte) = bytes.get_mut(at) {
                 *byte = value;
             }
-            if let Some(short) = usual_tcp(only(&bytes).payload) {
-                prop_assert_eq!(ProtoInfo::walk(only(&bytes).nested()), Ok(Some(ProtoInfo::Tcp(short))));
+            if let Some(read) = usual_tcp(only(&bytes).payload) {
+                prop_assert_eq!(ProtoInfo::walk(only(&bytes).nested()), Ok(Some(ProtoInfo::Tcp(read))));
             }
         }
     }

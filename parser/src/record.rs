@@ -1,4 +1,4 @@
-//! A netfilter message: which subsystem, which event, which family, and its attributes still to be walked.
+//! A netfilter message: its subsystem, event and family, and its attributes, which are not walked yet.
 
 use crate::attr::Attrs;
 use crate::error::ParseError;
@@ -10,14 +10,14 @@ use crate::uapi;
 
 const FAMILY_HEADER_BYTES: usize = 4;
 
-/// What happened to the flow or expectation that a message is about.
+/// The event that a message reports of a flow or an expectation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Event {
-    /// It came to be.
+    /// The entry was created.
     New,
-    /// It changed, or, in a dump, it is there.
+    /// The entry changed; in a dump, it exists.
     Update,
-    /// It is gone.
+    /// The entry was destroyed.
     Destroy,
 }
 
@@ -34,7 +34,7 @@ pub enum Subject {
     GlobalStats,
     /// One CPU's counters of the expectation table: [`Record::cpu_stats`].
     ExpectCpuStats,
-    /// Some other subsystem's message.
+    /// A message of another subsystem.
     Foreign,
 }
 
@@ -49,6 +49,8 @@ pub struct Record<'a> {
 }
 
 impl<'a> Record<'a> {
+    /// The message, whose payload is `offset` bytes into the frame; `None` where it is too short for its netfilter
+    /// header.
     #[inline]
     pub(crate) fn new(header: &'a NlMsgHdr, message: &'a [u8], offset: usize) -> Option<Self> {
         let payload = message.get(size_of::<NlMsgHdr>()..)?;
@@ -57,7 +59,7 @@ impl<'a> Record<'a> {
         Some(Self { header, message, family, resource: u16::from_be_bytes([high, low]), attrs })
     }
 
-    /// The whole message, header included, as it was received.
+    /// The whole message as it was received, including its header.
     #[must_use]
     pub fn bytes(&self) -> &'a [u8] {
         self.message
@@ -75,7 +77,7 @@ impl<'a> Record<'a> {
             (uapi::NFNL_SUBSYS_CTNETLINK_EXP, uapi::IPCTNL_MSG_EXP_NEW | uapi::IPCTNL_MSG_EXP_DELETE) => {
                 Subject::Expect
             }
-            // The kernel answers under the other table's name (`ctnetlink_exp_stat_fill_info`).
+            // The kernel answers with the subsystem of the conntrack table (`ctnetlink_exp_stat_fill_info`).
             (uapi::NFNL_SUBSYS_CTNETLINK | uapi::NFNL_SUBSYS_CTNETLINK_EXP, uapi::IPCTNL_MSG_EXP_GET_STATS_CPU) => {
                 Subject::ExpectCpuStats
             }
@@ -83,8 +85,8 @@ impl<'a> Record<'a> {
         }
     }
 
-    /// What happened, for flows and expectations. The kernel tells creation from change by the flags only
-    /// (`ctnetlink_conntrack_event` in nf_conntrack_netlink.c); both tables number "delete" alike.
+    /// The event, for flows and expectations. The kernel marks a creation by flags only (`ctnetlink_conntrack_event` in
+    /// nf_conntrack_netlink.c). Both tables use the same number for "delete".
     #[must_use]
     #[inline]
     pub fn event(&self) -> Event {
@@ -104,7 +106,7 @@ impl<'a> Record<'a> {
         self.family
     }
 
-    /// Port id of the process whose request caused this event; `None` for packets and timers.
+    /// The port id of the process whose request caused this event; `None` for an event that a packet or a timer caused.
     #[must_use]
     pub fn requester(&self) -> Option<u32> {
         match self.header.port_id.get() {
@@ -113,7 +115,8 @@ impl<'a> Record<'a> {
         }
     }
 
-    /// Whether this is what somebody asked of the kernel, not what the kernel told; captures of netlink have both.
+    /// Whether the message is a request to the kernel and not a message of the kernel. Captures of netlink contain
+    /// both.
     #[must_use]
     pub fn is_request(&self) -> bool {
         self.header.flags.get() & uapi::NLM_F_REQUEST != 0
@@ -131,15 +134,15 @@ impl<'a> Record<'a> {
         self.attrs.clone()
     }
 
-    /// The kernel's id of the flow that this message is about, where it stands before anything that is malformed: for a look
-    /// ahead, without taking the message apart.
+    /// The kernel's id of the flow that this message is about, read without parsing the rest of the message. `None`
+    /// where the message is not about a flow, or has no id before its first malformed attribute.
     #[must_use]
     #[inline]
     pub fn flow_id(&self) -> Option<u32> {
         (self.subject() == Subject::Flow).then(|| FlowView::id_of(&self.attrs)).flatten()
     }
 
-    /// The flow this message is about. Meaningful where [`Record::subject`] is [`Subject::Flow`].
+    /// Parses the flow that this message is about. It is meaningful where [`Record::subject`] is [`Subject::Flow`].
     ///
     /// # Errors
     /// The first malformed attribute.
@@ -148,7 +151,7 @@ impl<'a> Record<'a> {
         FlowView::parse(self.family, self.attrs())
     }
 
-    /// As [`Record::flow`], in place of what was there.
+    /// Parses the flow as [`Record::flow`] does, into `view`.
     ///
     /// # Errors
     /// The first malformed attribute.
@@ -157,7 +160,8 @@ impl<'a> Record<'a> {
         view.read(self.family, self.attrs())
     }
 
-    /// The expectation this message is about. Meaningful where [`Record::subject`] is [`Subject::Expect`].
+    /// Parses the expectation that this message is about. It is meaningful where [`Record::subject`] is
+    /// [`Subject::Expect`].
     ///
     /// # Errors
     /// The first malformed attribute.
@@ -165,13 +169,13 @@ impl<'a> Record<'a> {
         ExpectView::parse(self.family, self.attrs())
     }
 
-    /// One CPU's counters, of either table.
+    /// One CPU's counters, of the conntrack or the expectation table.
     #[must_use]
     pub fn cpu_stats(&self) -> CpuStats<'a> {
         CpuStats { cpu: self.resource, attrs: self.attrs() }
     }
 
-    /// The conntrack table's size.
+    /// Parses the conntrack table's size.
     ///
     /// # Errors
     /// The first malformed attribute.

@@ -1,7 +1,8 @@
-//! Requests to ctnetlink, written whole into a caller's buffer.
+//! Writers of requests to ctnetlink.
 //!
-//! What a request says of a flow is what a view says of it, plus what only requests have ([`FlowChange`]): so what was
-//! read can be sent back. Every request asks for an acknowledgement; a dump is answered by its end instead.
+//! A request contains the same fields of a flow as a view, plus those that only requests have ([`FlowChange`]), so a
+//! parsed flow can be sent back. Every request has the acknowledgement flag, except dumps, which the kernel ends with a
+//! message of its own.
 
 use core::net::IpAddr;
 
@@ -12,68 +13,69 @@ use crate::tuple::Tuple;
 use crate::uapi;
 use crate::write::{Full, Writer};
 
-/// Bytes that hold any single request of this module: tuples, blobs at their longest, and headers.
+/// The length in bytes of a buffer for any single request of this module, with tuples, the longest blobs, and headers.
 pub const REQUEST_BYTES: usize = 4096;
 
-/// What to list.
+/// A table of the kernel that can be dumped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Table {
-    /// The flows.
+    /// The conntrack table, which holds the flows.
     Conntrack,
-    /// The expectations.
+    /// The expectation table.
     Expect,
-    /// Flows whose destroy event a reliable listener has not taken yet.
+    /// Flows whose destroy event a reliable listener has not received yet.
     Dying,
-    /// Flows whose first packet is still under way; always empty since Linux 6.4.
+    /// Flows whose first packet has not left the host yet; always empty since Linux 6.4.
     Unconfirmed,
 }
 
-/// How a flow is translated on creation: CTA_NAT_SRC, CTA_NAT_DST.
+/// The translation of a flow that is created (CTA_NAT_SRC, CTA_NAT_DST).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NatRange {
-    /// The address to put in.
+    /// The address to translate to.
     pub address: IpAddr,
-    /// The port to put in; `None` leaves it to the kernel.
+    /// The port to translate to; `None` leaves the choice to the kernel.
     pub port: Option<u16>,
 }
 
 /// A flow to create or change.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct FlowChange<'a> {
-    /// What it shall be. Fields the kernel only reports (counters, times, use) are sent as they stand and ignored.
+    /// The new fields of the flow. The kernel ignores the fields that it only reports (counters, times, use count).
     pub flow: FlowView<'a>,
-    /// Which bits of the mark to change; `None` changes all.
+    /// The bits of the mark to change; `None` changes all.
     pub mark_mask: Option<u32>,
-    /// Which labels to change; `None` changes all.
+    /// The labels to change; `None` changes all.
     pub labels_mask: Option<Labels>,
-    /// Source translation; on creation only.
+    /// The source translation; only for a flow that is created.
     pub nat_src: Option<NatRange>,
-    /// Destination translation; on creation only.
+    /// The destination translation; only for a flow that is created.
     pub nat_dst: Option<NatRange>,
 }
 
-/// Which one flow: by its original direction, or by its reply.
+/// Selects one flow, by its original or its reply direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Selector {
-    /// By the original direction.
+    /// Selects by the original direction.
     Orig(Tuple),
-    /// By the reply direction.
+    /// Selects by the reply direction.
     Reply(Tuple),
 }
 
-/// What a create request does with a flow that is there already.
+/// What the kernel does with a create request for a flow that exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IfExists {
-    /// Refuses: EEXIST.
+    /// It refuses the request with EEXIST.
     Refuse,
-    /// Changes it.
+    /// It changes the flow.
     Change,
 }
 
-/// Lists a table. With `zero` (conntrack only) the counters are read and set to 0 at once.
+/// Writes a request to dump a table. With `zero` (conntrack table only) the kernel resets the counters that it reports.
+/// The kernel filters the expectation table by family only.
 ///
 /// # Errors
-/// [`Full`] when the buffer has no room; likewise for all that follow.
+/// [`Full`] where the buffer has no room.
 pub fn dump(writer: &mut Writer<'_>, seq: u32, table: Table, filter: &DumpFilter, zero: bool) -> Result<(), Full> {
     let (subsystem, kind) = match table {
         Table::Conntrack if zero => (uapi::NFNL_SUBSYS_CTNETLINK, uapi::IPCTNL_MSG_CT_GET_CTRZERO),
@@ -83,17 +85,18 @@ pub fn dump(writer: &mut Writer<'_>, seq: u32, table: Table, filter: &DumpFilter
         Table::Expect => (uapi::NFNL_SUBSYS_CTNETLINK_EXP, uapi::IPCTNL_MSG_EXP_GET),
     };
     let flags = uapi::NLM_F_REQUEST | uapi::NLM_F_DUMP;
-    // Expectations are selected by family alone; their attributes are numbered otherwise.
+    // Expectations can be selected by family only. Their attributes have other numbers.
     writer.netfilter(subsystem, kind, flags, seq, filter.family, 0, |message| match table {
         Table::Expect => Ok(()),
         Table::Conntrack | Table::Dying | Table::Unconfirmed => filter.write(message),
     })
 }
 
-/// Lists one CPU after the other the counters of the conntrack table, or of the expectation table.
+/// Writes a request for the counters of the conntrack or the expectation table: the kernel answers with one record for
+/// each CPU.
 ///
 /// # Errors
-/// [`Full`].
+/// [`Full`] where the buffer has no room.
 pub fn cpu_stats(writer: &mut Writer<'_>, seq: u32, table: Table) -> Result<(), Full> {
     let (subsystem, kind) = match table {
         Table::Expect => (uapi::NFNL_SUBSYS_CTNETLINK_EXP, uapi::IPCTNL_MSG_EXP_GET_STATS_CPU),
@@ -102,28 +105,28 @@ pub fn cpu_stats(writer: &mut Writer<'_>, seq: u32, table: Table) -> Result<(), 
     writer.netfilter(subsystem, kind, uapi::NLM_F_REQUEST | uapi::NLM_F_DUMP, seq, uapi::AF_UNSPEC, 0, |_| Ok(()))
 }
 
-/// Asks for the conntrack table's size.
+/// Writes a request for the conntrack table's size.
 ///
 /// # Errors
-/// [`Full`].
+/// [`Full`] where the buffer has no room.
 pub fn global_stats(writer: &mut Writer<'_>, seq: u32) -> Result<(), Full> {
     write_acked(writer, uapi::NFNL_SUBSYS_CTNETLINK, uapi::IPCTNL_MSG_CT_GET_STATS, 0, seq, uapi::AF_UNSPEC, |_| Ok(()))
 }
 
-/// Asks for one flow.
+/// Writes a request for one flow.
 ///
 /// # Errors
-/// [`Full`].
+/// [`Full`] where the buffer has no room.
 pub fn get(writer: &mut Writer<'_>, seq: u32, which: &Selector, zone: Option<u16>) -> Result<(), Full> {
     write_acked(writer, uapi::NFNL_SUBSYS_CTNETLINK, uapi::IPCTNL_MSG_CT_GET, 0, seq, which.family(), |message| {
         which.write(message, zone)
     })
 }
 
-/// Creates a flow.
+/// Writes a request to create a flow.
 ///
 /// # Errors
-/// [`Full`].
+/// [`Full`] where the buffer has no room.
 pub fn create(writer: &mut Writer<'_>, seq: u32, change: &FlowChange<'_>, existing: IfExists) -> Result<(), Full> {
     let flags = uapi::NLM_F_CREATE
         | match existing {
@@ -141,20 +144,20 @@ pub fn create(writer: &mut Writer<'_>, seq: u32, change: &FlowChange<'_>, existi
     )
 }
 
-/// Changes a flow that must be there.
+/// Writes a request to change a flow. The kernel refuses it where the flow does not exist.
 ///
 /// # Errors
-/// [`Full`].
+/// [`Full`] where the buffer has no room.
 pub fn update(writer: &mut Writer<'_>, seq: u32, change: &FlowChange<'_>) -> Result<(), Full> {
     write_acked(writer, uapi::NFNL_SUBSYS_CTNETLINK, uapi::IPCTNL_MSG_CT_NEW, 0, seq, change.flow.family, |message| {
         change.write(message)
     })
 }
 
-/// Deletes one flow; where `id` is given, only if the flow still has it.
+/// Writes a request to delete one flow. With an `id` the kernel deletes the flow only if it has this id.
 ///
 /// # Errors
-/// [`Full`].
+/// [`Full`] where the buffer has no room.
 pub fn delete(
     writer: &mut Writer<'_>,
     seq: u32,
@@ -168,22 +171,22 @@ pub fn delete(
     })
 }
 
-/// Empties the conntrack table, of one family or, with `AF_UNSPEC`, of both.
+/// Writes a request to delete all flows of one family, or of both with `AF_UNSPEC`.
 ///
 /// # Errors
-/// [`Full`].
+/// [`Full`] where the buffer has no room.
 pub fn flush(writer: &mut Writer<'_>, seq: u32, family: u8) -> Result<(), Full> {
     let kind = u16::from_be_bytes([uapi::NFNL_SUBSYS_CTNETLINK, uapi::IPCTNL_MSG_CT_DELETE]);
-    // Version 0 empties both families, whatever the family says: so old programs expect it.
+    // With version 0 the kernel deletes the flows of both families, whatever the family is, as old programs expect.
     writer.message(kind, uapi::NLM_F_REQUEST | uapi::NLM_F_ACK, seq, |message| {
         message.family_header(family, uapi::NFNETLINK_V1, 0)
     })
 }
 
-/// Asks for the expectation that awaits exactly `tuple`.
+/// Writes a request for the expectation whose tuple is exactly `tuple`.
 ///
 /// # Errors
-/// [`Full`].
+/// [`Full`] where the buffer has no room.
 pub fn get_expect(writer: &mut Writer<'_>, seq: u32, tuple: &Tuple, zone: Option<u16>) -> Result<(), Full> {
     let which = ExpectView { tuple: Some(*tuple), zone, ..ExpectView::default() };
     write_acked(writer, uapi::NFNL_SUBSYS_CTNETLINK_EXP, uapi::IPCTNL_MSG_EXP_GET, 0, seq, tuple.family(), |message| {
@@ -191,10 +194,10 @@ pub fn get_expect(writer: &mut Writer<'_>, seq: u32, tuple: &Tuple, zone: Option
     })
 }
 
-/// Creates an expectation; the kernel needs its tuple, mask and master.
+/// Writes a request to create an expectation. The kernel needs its tuple, mask and master.
 ///
 /// # Errors
-/// [`Full`].
+/// [`Full`] where the buffer has no room.
 pub fn create_expect(writer: &mut Writer<'_>, seq: u32, view: &ExpectView<'_>) -> Result<(), Full> {
     let flags = uapi::NLM_F_CREATE | uapi::NLM_F_EXCL;
     write_acked(writer, uapi::NFNL_SUBSYS_CTNETLINK_EXP, uapi::IPCTNL_MSG_EXP_NEW, flags, seq, view.family, |message| {
@@ -202,20 +205,20 @@ pub fn create_expect(writer: &mut Writer<'_>, seq: u32, view: &ExpectView<'_>) -
     })
 }
 
-/// Changes an expectation that must be there; the kernel takes a new timeout, class, or flags.
+/// Writes a request to change an expectation, which must exist. The kernel accepts a new timeout, class, or flags.
 ///
 /// # Errors
-/// [`Full`].
+/// [`Full`] where the buffer has no room.
 pub fn update_expect(writer: &mut Writer<'_>, seq: u32, view: &ExpectView<'_>) -> Result<(), Full> {
     write_acked(writer, uapi::NFNL_SUBSYS_CTNETLINK_EXP, uapi::IPCTNL_MSG_EXP_NEW, 0, seq, view.family, |message| {
         view.write(message)
     })
 }
 
-/// Deletes the expectation that awaits exactly `tuple`.
+/// Writes a request to delete the expectation whose tuple is exactly `tuple`.
 ///
 /// # Errors
-/// [`Full`].
+/// [`Full`] where the buffer has no room.
 pub fn delete_expect(writer: &mut Writer<'_>, seq: u32, tuple: &Tuple, zone: Option<u16>) -> Result<(), Full> {
     let which = ExpectView { tuple: Some(*tuple), zone, ..ExpectView::default() };
     write_acked(
@@ -229,17 +232,17 @@ pub fn delete_expect(writer: &mut Writer<'_>, seq: u32, tuple: &Tuple, zone: Opt
     )
 }
 
-/// Empties the expectation table.
+/// Writes a request to delete all expectations.
 ///
 /// # Errors
-/// [`Full`].
+/// [`Full`] where the buffer has no room.
 pub fn flush_expect(writer: &mut Writer<'_>, seq: u32) -> Result<(), Full> {
     write_acked(writer, uapi::NFNL_SUBSYS_CTNETLINK_EXP, uapi::IPCTNL_MSG_EXP_DELETE, 0, seq, uapi::AF_UNSPEC, |_| {
         Ok(())
     })
 }
 
-/// A request to one of the two tables' subsystems, to be acknowledged.
+/// Writes a request to the subsystem of either table, with the acknowledgement flag.
 fn write_acked(
     writer: &mut Writer<'_>,
     subsystem: u8,
@@ -254,12 +257,14 @@ fn write_acked(
 }
 
 impl Selector {
+    /// The family of the tuple.
     fn family(&self) -> u8 {
         match self {
             Self::Orig(tuple) | Self::Reply(tuple) => tuple.family(),
         }
     }
 
+    /// Writes the tuple and the zone.
     fn write(&self, writer: &mut Writer<'_>, zone: Option<u16>) -> Result<(), Full> {
         match self {
             Self::Orig(tuple) => tuple.write(writer, uapi::CTA_TUPLE_ORIG)?,
@@ -270,6 +275,7 @@ impl Selector {
 }
 
 impl FlowChange<'_> {
+    /// Writes the attributes of the change.
     fn write(&self, writer: &mut Writer<'_>) -> Result<(), Full> {
         self.flow.write(writer)?;
         writer.be32_opt(uapi::CTA_MARK_MASK, self.mark_mask)?;
@@ -282,6 +288,7 @@ impl FlowChange<'_> {
 }
 
 impl NatRange {
+    /// Writes the nest, if there is a translation. A range of one address and port is sent as equal bounds.
     fn write(range: Option<Self>, writer: &mut Writer<'_>, kind: u16) -> Result<(), Full> {
         let Some(range) = range else { return Ok(()) };
         writer.nest(kind, |nest| {

@@ -1,4 +1,4 @@
-//! One direction of a flow: its addresses, and the ports, keys or ICMP fields that tell it from others.
+//! One direction of a flow: its addresses, and its ports, keys or ICMP fields.
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -7,20 +7,20 @@ use crate::error::{ParseError, Reason};
 use crate::uapi;
 use crate::write::{Full, Writer};
 
-/// What a layer-4 protocol adds to the addresses.
+/// The fields that a layer-4 protocol adds to the addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum L4 {
-    /// A protocol without a tracker of its own.
+    /// A protocol without a tracker of its own has none.
     #[default]
     None,
-    /// TCP, UDP, UDPlite, SCTP, DCCP ports; GRE keys.
+    /// Ports of TCP, UDP, UDPlite, SCTP and DCCP; keys of GRE.
     Ports {
         /// Source port or key.
         src: u16,
         /// Destination port or key.
         dst: u16,
     },
-    /// ICMP and ICMPv6.
+    /// Fields of ICMP and ICMPv6.
     Icmp {
         /// Message type.
         kind: u8,
@@ -42,7 +42,7 @@ pub struct Tuple {
     pub proto: u8,
     /// Ports, keys or ICMP fields.
     pub l4: L4,
-    /// A zone that holds for this direction only.
+    /// The zone of this direction, where it applies to this direction only.
     pub zone: Option<u16>,
 }
 
@@ -57,7 +57,7 @@ impl Tuple {
         }
     }
 
-    /// Source and destination port or key; `None` for protocols without.
+    /// Source and destination port or key; `None` for protocols without them.
     #[must_use]
     pub fn ports(&self) -> Option<(u16, u16)> {
         match self.l4 {
@@ -66,10 +66,10 @@ impl Tuple {
         }
     }
 
-    /// Reads the nest of `attr`: CTA_TUPLE_ORIG and its like.
+    /// Parses the nest of `attr`, which is CTA_TUPLE_ORIG or another attribute of the same form.
     ///
     /// # Errors
-    /// A malformed attribute, or no complete pair of addresses.
+    /// [`ParseError`] of a malformed attribute, or [`Reason::Addresses`] without a pair of addresses of one family.
     #[inline]
     pub fn parse(attr: &Attr<'_>) -> Result<Self, ParseError> {
         let mut tuple = None;
@@ -77,20 +77,20 @@ impl Tuple {
         tuple.ok_or_else(|| attr.error(Reason::Addresses))
     }
 
-    /// As [`Tuple::parse`], into its place: a tuple that is moved right after its parts were written has the processor wait for
-    /// each of them.
+    /// Parses as [`Tuple::parse`] does, into `out`: if a tuple is moved right after its fields were written, the
+    /// processor stalls until all of them are stored.
     ///
     /// # Errors
-    /// As [`Tuple::parse`]; the place is then as it was.
+    /// As [`Tuple::parse`]; `out` is not changed then.
     #[inline]
-    pub(crate) fn read(attr: &Attr<'_>, place: &mut Option<Self>) -> Result<(), ParseError> {
-        if !usual::read(attr.payload, place) {
-            *place = Some(Self::walk(attr)?);
+    pub(crate) fn read(attr: &Attr<'_>, out: &mut Option<Self>) -> Result<(), ParseError> {
+        if !usual::read(attr.payload, out) {
+            *out = Some(Self::walk(attr)?);
         }
         Ok(())
     }
 
-    /// Reads any form: attributes in any order, with or without a zone.
+    /// Parses any form: attributes in any order, with or without a zone.
     fn walk(attr: &Attr<'_>) -> Result<Self, ParseError> {
         let mut addresses = None;
         let mut proto = (0, L4::None);
@@ -108,10 +108,10 @@ impl Tuple {
         Ok(Self { src, dst, proto: proto.0, l4: proto.1, zone })
     }
 
-    /// Writes the nest that [`Tuple::parse`] reads, under `kind`.
+    /// Writes the nest that [`Tuple::parse`] reads, with the attribute type `kind`.
     ///
     /// # Errors
-    /// [`Full`] when the buffer has no room.
+    /// [`Full`] where the buffer has no room.
     pub fn write(&self, writer: &mut Writer<'_>, kind: u16) -> Result<(), Full> {
         writer.nest(kind, |tuple| {
             tuple.nest(uapi::CTA_TUPLE_IP, |ip| {
@@ -123,6 +123,7 @@ impl Tuple {
         })
     }
 
+    /// Writes the attributes of CTA_TUPLE_PROTO.
     fn write_proto(&self, writer: &mut Writer<'_>) -> Result<(), Full> {
         writer.u8(uapi::CTA_PROTO_NUM, self.proto)?;
         match self.l4 {
@@ -145,9 +146,9 @@ impl Tuple {
     }
 }
 
-/// The form in which kernels write nearly every tuple: addresses, protocol, two ports, in this order and nothing else.
-/// Its headers are the same bytes each time, so one comparison takes the place of eight steps of the walk, which is a
-/// third of what parsing an event costs. Anything else is not refused here but walked.
+/// The usual form of a tuple, in which kernels write nearly every one: addresses, protocol, two ports, in this order
+/// and nothing else. Its attribute headers are always the same bytes, so one comparison replaces eight steps of the
+/// walk, which are a third of the cost of parsing an event. Any other form is left to the walk.
 pub(crate) mod usual {
     use super::{IpAddr, Ipv4Addr, Ipv6Addr, L4, Tuple};
     use crate::attr::header;
@@ -164,42 +165,43 @@ pub(crate) mod usual {
     const SRC_PORT: [u8; 4] = header(6, CTA_PROTO_SRC_PORT);
     const DST_PORT: [u8; 4] = header(6, CTA_PROTO_DST_PORT);
 
-    /// Words of an IPv4 tuple of this form.
+    /// The number of 32-bit words of an IPv4 tuple in this form.
     pub(crate) const WORDS_V4: usize = 12;
 
-    /// Whether it is of this form; it then stands in `place`.
+    /// Reads the tuple into `out` if it has this form; returns whether it has.
     #[inline]
-    pub(super) fn read(payload: &[u8], place: &mut Option<Tuple>) -> bool {
+    pub(super) fn read(payload: &[u8], out: &mut Option<Tuple>) -> bool {
         let (words, []) = payload.as_chunks::<4>() else { return false };
         if let Ok(words) = words.try_into() {
-            return read_v4(words, place);
+            return read_v4(words, out);
         }
         if let Ok([ip, src, s0, s1, s2, s3, dst, d0, d1, d2, d3, rest @ ..]) = <&[[u8; 4]; 18]>::try_from(words)
             && (*ip, *src, *dst) == (IP_V6, SRC_V6, DST_V6)
             && let Some((proto, l4)) = l4(rest)
         {
             let (src, dst) = (v6([s0, s1, s2, s3]), v6([d0, d1, d2, d3]));
-            *place = Some(Tuple { src, dst, proto, l4, zone: None });
+            *out = Some(Tuple { src, dst, proto, l4, zone: None });
             return true;
         }
         false
     }
 
-    /// As `read`, of one of IPv4.
+    /// Reads an IPv4 tuple into `out` if it has this form; returns whether it has.
     #[inline]
-    pub(crate) fn read_v4(words: &[[u8; 4]; WORDS_V4], place: &mut Option<Tuple>) -> bool {
+    pub(crate) fn read_v4(words: &[[u8; 4]; WORDS_V4], out: &mut Option<Tuple>) -> bool {
         let [ip, src, src_value, dst, dst_value, rest @ ..] = words;
-        // Headers are compared as whole words, which patterns would not do.
+        // The headers are compared as whole words; patterns would compare them byte by byte.
         if (*ip, *src, *dst) == (IP_V4, SRC_V4, DST_V4)
             && let Some((proto, l4)) = l4(rest)
         {
             let (src, dst) = (IpAddr::V4(Ipv4Addr::from(*src_value)), IpAddr::V4(Ipv4Addr::from(*dst_value)));
-            *place = Some(Tuple { src, dst, proto, l4, zone: None });
+            *out = Some(Tuple { src, dst, proto, l4, zone: None });
             return true;
         }
         false
     }
 
+    /// The protocol and its ports, if the words have this form.
     #[inline]
     fn l4(words: &[[u8; 4]; 7]) -> Option<(u8, L4)> {
         let [nest, num, [proto, ..], src, [s0, s1, ..], dst, [d0, d1, ..]] = words;
@@ -207,6 +209,7 @@ pub(crate) mod usual {
         ((*nest, *num, *src, *dst) == (PROTO, NUM, SRC_PORT, DST_PORT)).then_some((*proto, l4))
     }
 
+    /// The IPv6 address of four words.
     fn v6(words: [&[u8; 4]; 4]) -> IpAddr {
         IpAddr::V6(Ipv6Addr::from_bits(
             words.iter().fold(0, |bits, word| bits << 32 | u128::from(u32::from_be_bytes(**word))),
@@ -214,6 +217,7 @@ pub(crate) mod usual {
     }
 }
 
+/// Writes an address, with the attribute type of its family.
 fn write_address(writer: &mut Writer<'_>, address: IpAddr, v4: u16, v6: u16) -> Result<(), Full> {
     match address {
         IpAddr::V4(address) => writer.attr(v4, &address.octets()),
@@ -221,7 +225,7 @@ fn write_address(writer: &mut Writer<'_>, address: IpAddr, v4: u16, v6: u16) -> 
     }
 }
 
-/// A pair of one family, or `None` where a half is missing.
+/// Source and destination address; `None` where one is missing or the families differ.
 #[inline]
 fn parse_addresses(attrs: Attrs<'_>) -> Result<Option<(IpAddr, IpAddr)>, ParseError> {
     let (mut src, mut dst) = (None, None);
@@ -238,7 +242,7 @@ fn parse_addresses(attrs: Attrs<'_>) -> Result<Option<(IpAddr, IpAddr)>, ParseEr
     Ok(src.zip(dst).filter(|(src, dst)| src.is_ipv4() == dst.is_ipv4()))
 }
 
-/// The protocol's number and its fields; a field that is missing counts as 0, as the old tools print it.
+/// The protocol's number and its fields. A missing field counts as 0, which is how conntrack(8) prints it.
 #[inline]
 fn parse_proto(attrs: Attrs<'_>) -> Result<(u8, L4), ParseError> {
     let mut number = 0;
@@ -264,17 +268,17 @@ fn parse_proto(attrs: Attrs<'_>) -> Result<(u8, L4), ParseError> {
     Ok((number, l4))
 }
 
-/// What makes a flow the same flow: its original tuple and the zone of that direction.
+/// The key of a flow, which identifies it: its original tuple and the zone of that direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FlowKey {
-    /// The original direction, its own zone moved into `zone`.
+    /// The original direction; its own zone is in `zone` instead.
     pub orig: Tuple,
     /// The zone; 0 for none.
     pub zone: u16,
 }
 
 impl FlowKey {
-    /// The zone as a request names it: not at all where there is none.
+    /// The zone for a request; `None` where the flow has no zone, as requests then omit it.
     #[must_use]
     pub fn named_zone(&self) -> Option<u16> {
         Some(self.zone).filter(|zone| *zone != 0)
@@ -289,7 +293,7 @@ mod tests {
     use crate::attr::only;
 
     proptest! {
-        /// The short way and the walk agree, on tuples of the usual form and on any damage to one.
+        /// The reader of the usual form and the walk agree on tuples of that form, and on damaged ones.
         #[test]
         fn the_usual_form_reads_as_the_walk_reads_it(
             src in any::<[u8; 16]>(), v6: bool, ports in any::<(u16, u16)>(), at in 4usize..94, value: u8,
@@ -302,17 +306,17 @@ mod tests {
             tuple.write(&mut writer, uapi::CTA_TUPLE_ORIG).unwrap();
             let mut bytes = writer.bytes().to_vec();
             let usual = |bytes: &[u8]| {
-                let mut place = None;
-                let is_usual = usual::read(only(bytes).payload, &mut place);
-                assert_eq!(is_usual, place.is_some());
-                place
+                let mut read = None;
+                let is_usual = usual::read(only(bytes).payload, &mut read);
+                assert_eq!(is_usual, read.is_some());
+                read
             };
             prop_assert_eq!(usual(&bytes), Some(tuple));
             if let Some(byte) = bytes.get_mut(at) {
                 *byte = value;
             }
-            if let Some(short) = usual(&bytes) {
-                prop_assert_eq!(Tuple::walk(&only(&bytes)), Ok(short));
+            if let Some(read) = usual(&bytes) {
+                prop_assert_eq!(Tuple::walk(&only(&bytes)), Ok(read));
             }
         }
     }

@@ -15,7 +15,7 @@ pub const NLMSG_NOOP: u16 = 1;
 pub const NLMSG_ERROR: u16 = 2;
 pub const NLMSG_DONE: u16 = 3;
 pub const NLMSG_OVERRUN: u16 = 4;
-/// The first message type that is not netlink's own.
+/// The lowest message type that netlink does not use itself.
 pub const NLMSG_MIN_TYPE: u16 = 0x10;
 
 pub const NLM_F_REQUEST: u16 = 0x01;
@@ -49,7 +49,8 @@ pub const NLA_TYPE_MASK: u16 = !(NLA_F_NESTED | NLA_F_NET_BYTEORDER);
 
 // nfnetlink.h
 pub const NFNETLINK_V0: u8 = 0;
-/// With it a flush heeds the family (`ctnetlink_del_conntrack` in nf_conntrack_netlink.c); no header names it.
+/// With this version a flush applies to the message's family only (`ctnetlink_del_conntrack` in
+/// nf_conntrack_netlink.c). No header names it.
 pub const NFNETLINK_V1: u8 = 1;
 pub const NFNL_SUBSYS_CTNETLINK: u8 = 1;
 pub const NFNL_SUBSYS_CTNETLINK_EXP: u8 = 2;

@@ -1,7 +1,7 @@
-//! Netlink messages written into a caller's buffer: nothing is allocated and nothing is written past the end.
+//! A writer of netlink messages into a caller's buffer. It allocates nothing, and writes nothing past the buffer's end.
 //!
-//! A [`Writer`] appends whole messages. Attributes are padded to four bytes as they are written; lengths of messages
-//! and nests are filled in when they end, so that a refused attribute never leaves a half-written length behind.
+//! A [`Writer`] appends whole messages. It pads attributes to four bytes as it writes them, and fills in the lengths of
+//! messages and nests at their end. A message that does not fit is removed as a whole.
 //!
 //! ```
 //! use ctflow_parser::{uapi, write::Writer};
@@ -23,9 +23,9 @@ use zerocopy::FromBytes;
 use crate::frame::NlMsgHdr;
 use crate::uapi::{NLA_F_NESTED, NLM_F_ACK};
 
-/// The caller's buffer has no room for what was to be written; what stood there before is whole.
+/// The buffer has no room for what was to be written. Its earlier content is unchanged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("request buffer is full")]
+#[error("the request is too long for its buffer")]
 pub struct Full;
 
 const NLMSG_HEADER_BYTES: usize = 16;
@@ -35,22 +35,23 @@ const NLA_HEADER_BYTES: usize = 4;
 #[derive(Debug)]
 pub struct Writer<'b> {
     buffer: &'b mut [u8],
+    /// The number of bytes written.
     length: usize,
 }
 
 impl<'b> Writer<'b> {
-    /// Starts at the front of `buffer`.
+    /// A writer that starts at the front of `buffer`.
     pub fn new(buffer: &'b mut [u8]) -> Self {
         Self { buffer, length: 0 }
     }
 
-    /// All that has been written, ready to send.
+    /// The bytes written so far.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         self.buffer.get(..self.length).unwrap_or_default()
     }
 
-    /// All that has been written, for as long as the buffer lives.
+    /// The bytes written, with the lifetime of the buffer.
     #[must_use]
     pub fn into_bytes(self) -> &'b [u8] {
         let Self { buffer, length } = self;
@@ -60,7 +61,7 @@ impl<'b> Writer<'b> {
     /// Appends a message of any netlink family: its header, then what `body` writes.
     ///
     /// # Errors
-    /// [`Full`] when the message does not fit; the buffer then holds what it held before.
+    /// [`Full`] where the message does not fit. The earlier messages are unchanged then.
     pub fn message(
         &mut self,
         kind: u16,
@@ -76,6 +77,7 @@ impl<'b> Writer<'b> {
         result
     }
 
+    /// Appends a message at `start`, which is the current length. On an error a part of the message may be left.
     fn message_at(
         &mut self,
         start: usize,
@@ -96,7 +98,7 @@ impl<'b> Writer<'b> {
     /// Appends a netfilter message: netlink header, `nfgenmsg` with `family` and `resource`, then what `body` writes.
     ///
     /// # Errors
-    /// [`Full`], as [`Writer::message`].
+    /// [`Full`] where the message does not fit. The earlier messages are unchanged then.
     #[allow(clippy::too_many_arguments)] // one for each field of the two headers, in wire order
     pub fn netfilter(
         &mut self,
@@ -114,10 +116,10 @@ impl<'b> Writer<'b> {
         })
     }
 
-    /// Appends a message that was written earlier, under another sequence number.
+    /// Appends a copy of `message` with the sequence number `seq`.
     ///
     /// # Errors
-    /// [`Full`] when it does not fit, or is none.
+    /// [`Full`] where the message does not fit, or is shorter than a header.
     pub fn message_copy(&mut self, message: &[u8], seq: u32) -> Result<(), Full> {
         if message.len() < NLMSG_HEADER_BYTES {
             return Err(Full);
@@ -127,33 +129,33 @@ impl<'b> Writer<'b> {
         self.overwrite(start + 8, &seq.to_ne_bytes())
     }
 
-    /// Appends `nfgenmsg`.
+    /// Appends an `nfgenmsg`.
     pub(crate) fn family_header(&mut self, family: u8, version: u8, resource: u16) -> Result<(), Full> {
         let [high, low] = resource.to_be_bytes();
         self.raw(&[family, version, high, low])
     }
 
-    /// Appends bytes as they are, padded to four.
+    /// Appends bytes unchanged, padded to four.
     ///
     /// # Errors
-    /// [`Full`] when they do not fit.
+    /// [`Full`] where they do not fit.
     pub fn raw(&mut self, bytes: &[u8]) -> Result<(), Full> {
         self.append(&[bytes])
     }
 
-    /// Appends one attribute with `payload` as it is.
+    /// Appends one attribute with this payload.
     ///
     /// # Errors
-    /// [`Full`] when it does not fit, or is longer than an attribute can be (65,531 bytes).
+    /// [`Full`] where it does not fit, or the payload exceeds the maximum of an attribute (65,531 bytes).
     pub fn attr(&mut self, kind: u16, payload: &[u8]) -> Result<(), Full> {
         let length = u16::try_from(NLA_HEADER_BYTES + payload.len()).map_err(|_| Full)?;
         self.append(&[&length.to_ne_bytes(), &kind.to_ne_bytes(), payload])
     }
 
-    /// Appends an attribute that holds what `body` writes, flagged as nested.
+    /// Appends an attribute with the nested flag, whose payload is what `body` writes.
     ///
     /// # Errors
-    /// [`Full`] when it does not fit; nothing of it then remains.
+    /// [`Full`] where it does not fit. Nothing of it is left then.
     pub fn nest(&mut self, kind: u16, body: impl FnOnce(&mut Self) -> Result<(), Full>) -> Result<(), Full> {
         let start = self.length;
         let result = self.attr(kind | NLA_F_NESTED, &[]).and_then(|()| body(self)).and_then(|()| {
@@ -169,7 +171,7 @@ impl<'b> Writer<'b> {
     /// Appends an 8-bit attribute.
     ///
     /// # Errors
-    /// [`Full`] when it does not fit.
+    /// [`Full`] where it does not fit.
     pub fn u8(&mut self, kind: u16, value: u8) -> Result<(), Full> {
         self.attr(kind, &[value])
     }
@@ -177,7 +179,7 @@ impl<'b> Writer<'b> {
     /// Appends a 16-bit attribute in network order.
     ///
     /// # Errors
-    /// [`Full`] when it does not fit.
+    /// [`Full`] where it does not fit.
     pub fn be16(&mut self, kind: u16, value: u16) -> Result<(), Full> {
         self.attr(kind, &value.to_be_bytes())
     }
@@ -185,7 +187,7 @@ impl<'b> Writer<'b> {
     /// Appends a 32-bit attribute in network order.
     ///
     /// # Errors
-    /// [`Full`] when it does not fit.
+    /// [`Full`] where it does not fit.
     pub fn be32(&mut self, kind: u16, value: u32) -> Result<(), Full> {
         self.attr(kind, &value.to_be_bytes())
     }
@@ -193,7 +195,7 @@ impl<'b> Writer<'b> {
     /// Appends an 8-bit attribute where there is a value, and nothing where there is none.
     ///
     /// # Errors
-    /// [`Full`] when it does not fit.
+    /// [`Full`] where it does not fit.
     pub fn u8_opt(&mut self, kind: u16, value: Option<u8>) -> Result<(), Full> {
         value.map_or(Ok(()), |value| self.u8(kind, value))
     }
@@ -201,7 +203,7 @@ impl<'b> Writer<'b> {
     /// Appends a 16-bit attribute in network order where there is a value, and nothing where there is none.
     ///
     /// # Errors
-    /// [`Full`] when it does not fit.
+    /// [`Full`] where it does not fit.
     pub fn be16_opt(&mut self, kind: u16, value: Option<u16>) -> Result<(), Full> {
         value.map_or(Ok(()), |value| self.be16(kind, value))
     }
@@ -209,7 +211,7 @@ impl<'b> Writer<'b> {
     /// Appends a 32-bit attribute in network order where there is a value, and nothing where there is none.
     ///
     /// # Errors
-    /// [`Full`] when it does not fit.
+    /// [`Full`] where it does not fit.
     pub fn be32_opt(&mut self, kind: u16, value: Option<u32>) -> Result<(), Full> {
         value.map_or(Ok(()), |value| self.be32(kind, value))
     }
@@ -217,15 +219,15 @@ impl<'b> Writer<'b> {
     /// Appends a 64-bit attribute in network order where there is a value, and nothing where there is none.
     ///
     /// # Errors
-    /// [`Full`] when it does not fit.
+    /// [`Full`] where it does not fit.
     pub fn be64_opt(&mut self, kind: u16, value: Option<u64>) -> Result<(), Full> {
         value.map_or(Ok(()), |value| self.attr(kind, &value.to_be_bytes()))
     }
 
-    /// Appends a 32-bit attribute in the machine's own order (CTA_FILTER's flags, rtnetlink's indices).
+    /// Appends a 32-bit attribute in the machine's own order, for CTA_FILTER's flags and rtnetlink's indices.
     ///
     /// # Errors
-    /// [`Full`] when it does not fit.
+    /// [`Full`] where it does not fit.
     pub fn ne32(&mut self, kind: u16, value: u32) -> Result<(), Full> {
         self.attr(kind, &value.to_ne_bytes())
     }
@@ -233,13 +235,13 @@ impl<'b> Writer<'b> {
     /// Appends text with its terminating NUL.
     ///
     /// # Errors
-    /// [`Full`] when it does not fit.
+    /// [`Full`] where it does not fit.
     pub fn text(&mut self, kind: u16, text: &str) -> Result<(), Full> {
         let length = u16::try_from(NLA_HEADER_BYTES + text.len() + 1).map_err(|_| Full)?;
         self.append(&[&length.to_ne_bytes(), &kind.to_ne_bytes(), text.as_bytes(), b"\0"])
     }
 
-    /// Appends the parts one after the other, then pads to four: all of it or nothing.
+    /// Appends the parts one after the other, padded to four together. On an error nothing is appended.
     fn append(&mut self, parts: &[&[u8]]) -> Result<(), Full> {
         let length: usize = parts.iter().map(|part| part.len()).sum();
         let free = self.buffer.get_mut(self.length..).ok_or(Full)?;
@@ -256,14 +258,14 @@ impl<'b> Writer<'b> {
 
     /// Overwrites bytes that were reserved earlier.
     fn overwrite(&mut self, at: usize, bytes: &[u8]) -> Result<(), Full> {
-        let place = self.buffer.get_mut(at..).and_then(|rest| rest.get_mut(..bytes.len()));
-        place.ok_or(Full)?.copy_from_slice(bytes);
+        let reserved = self.buffer.get_mut(at..).and_then(|rest| rest.get_mut(..bytes.len()));
+        reserved.ok_or(Full)?.copy_from_slice(bytes);
         Ok(())
     }
 }
 
-/// Leaves only the last of `messages` asking for an acknowledgement, so that a datagram of many is answered once, and
-/// besides for each message that is refused: the kernel answers those whether they ask or not.
+/// Sets the acknowledgement flag of the last of `messages` and clears it in the others. The kernel then answers the
+/// last message, and each message that it refuses: it answers a refused message with or without the flag.
 pub fn acknowledge_last(mut messages: &mut [u8]) {
     while let Ok((header, rest)) = NlMsgHdr::mut_from_prefix(messages) {
         let length = usize::try_from(header.length.get()).unwrap_or(usize::MAX);
@@ -312,14 +314,14 @@ mod tests {
             let length = writer.bytes().len();
             let mut messages = buffer.get_mut(..length).unwrap();
             acknowledge_last(messages);
-            let mut asking = Vec::new();
+            let mut requested = Vec::new();
             while let Ok((header, _)) = NlMsgHdr::mut_from_prefix(messages) {
                 let (bytes, flags) = (header.length.get() as usize, header.flags.get());
                 assert_eq!(flags & NLM_F_REQUEST, NLM_F_REQUEST);
-                asking.push(flags & NLM_F_ACK != 0);
+                requested.push(flags & NLM_F_ACK != 0);
                 messages = messages.get_mut(bytes..).unwrap();
             }
-            assert_eq!(asking, (1..=count).map(|nth| nth == count).collect::<Vec<_>>());
+            assert_eq!(requested, (1..=count).map(|nth| nth == count).collect::<Vec<_>>());
         }
     }
 

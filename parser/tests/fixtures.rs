@@ -1,6 +1,6 @@
-//! What a kernel said of real traffic, recorded: see `engine/examples/record.rs`. Linux 6.18, with counters and time
-//! stamps on: 24 rounds of two TCP exchanges over IPv4 (one masqueraded, one redirected too), one over IPv6, and one UDP
-//! exchange over each.
+//! Tests on messages that a kernel sent for real traffic, recorded with `engine/examples/record.rs`: Linux 6.18, with
+//! counters and time stamps on; 24 rounds of two TCP exchanges over IPv4 (one masqueraded, the other masqueraded and
+//! redirected), one over IPv6, and one UDP exchange over each.
 #![allow(clippy::unwrap_used)] // a test fails by it, here in its helpers too
 
 use std::collections::{HashMap, HashSet};

@@ -1,5 +1,5 @@
-//! What is written reads back the same, for anything that can be said of a flow, an expectation or a dump's filter;
-//! and bytes that nobody wrote are refused or skipped, never more than that.
+//! A flow or an expectation reads back as it was written, whatever its fields are. Arbitrary bytes end in an error or
+//! are skipped.
 
 use std::net::IpAddr;
 
@@ -56,7 +56,7 @@ fn protos() -> impl Strategy<Value = ProtoInfo> {
     ]
 }
 
-/// A flow with every field there may be; the text and blobs are borrowed from the caller.
+/// A flow with any combination of fields; the text and blobs are borrowed from the caller.
 fn flows<'a>(text: &'a str, blob: &'a [u8]) -> impl Strategy<Value = FlowView<'a>> {
     let number = || of(any::<u32>());
     let counters = || of((any::<u64>(), any::<u64>()).prop_map(|(packets, bytes)| Counters { packets, bytes }));
@@ -155,16 +155,15 @@ proptest! {
         prop_assert_eq!(only_record(writer.bytes()).expect(), Ok(expectation));
     }
 
-    /// What a compact flow keeps is what the kernel said; and it knows itself by its key.
+    /// A compact flow keeps the fields that the kernel sent, and matches its own key.
     #[test]
     fn a_compact_flow_keeps_its_fields_and_key(flow in flows("ftp", &[])) {
         let expected_key = flow.key();
-        for kept in [
+        for (view, has_key) in [
             Flow::<V4>::new(&flow).map(|compact| (compact.view(), compact.has_key(&Key::of(&expected_key.unwrap()).unwrap()))),
             Flow::<V6>::new(&flow).map(|compact| (compact.view(), compact.has_key(&Key::of(&expected_key.unwrap()).unwrap()))),
         ].into_iter().flatten() {
-            let (view, known) = kept;
-            prop_assert!(known);
+            prop_assert!(has_key);
             prop_assert_eq!(view.key(), expected_key);
             prop_assert_eq!(view.mark, Some(flow.mark.unwrap_or(0)));
             prop_assert_eq!(view.status, Some(flow.status.unwrap_or(0)));
@@ -183,7 +182,7 @@ proptest! {
         }
     }
 
-    /// One byte of a good message is wrong: the walk ends within the message, whatever it makes of it.
+    /// If one byte of a valid message is wrong, the walk still ends within the message.
     #[test]
     fn a_damaged_message_never_reaches_past_itself(flow in flows("ftp", &[9]), at in 16usize..200, value in any::<u8>()) {
         let mut buffer = [0; REQUEST_BYTES];

@@ -1,4 +1,5 @@
-//! Runs as many simulated clusters as wanted: `simulate --seeds 10000 --from 0`. A failure prints its seed and ends it.
+//! Runs simulated clusters, one for each seed: `simulate --seeds 10000 --from 0`. The first failure prints its seed and
+//! ends the run.
 
 use std::process::ExitCode;
 
@@ -30,7 +31,7 @@ fn main() -> ExitCode {
             }
         }
     }
-    println!("{seeds} seeds from {from}: all agree, the last after {agreed_ms_max} ms");
+    println!("{seeds} seeds from {from}: all replicas match, the last after {agreed_ms_max} ms");
     println!("{datagrams} datagrams, {resent} batches resent, {skips} skips, {restarts} restarts");
     ExitCode::SUCCESS
 }

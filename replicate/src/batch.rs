@@ -1,11 +1,12 @@
-//! A batch while its shard writes it.
+//! The writer of a batch, which a shard fills with items.
 //!
 //! ```text
 //! 0        32         40                       datagram bytes − tag
 //! header   HLC time   items …                  room for the tag
 //! ```
 //!
-//! Header and tag are put in where they are when the batch is sealed, so what a worker writes is what is sent.
+//! The writer leaves room for the header and the tag. Sealing fills both in place, so the buffer that a worker writes
+//! is the datagram that is sent.
 
 use ctflow_parser::tuple::FlowKey;
 use ctflow_parser::uapi::AF_INET;
@@ -19,37 +20,37 @@ use crate::limits::{DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN};
 use crate::seal::TAG_BYTES;
 use crate::wire::HEADER_BYTES;
 
-/// Bytes before the first item: header and HLC time.
+/// The bytes before the first item: header and HLC time.
 pub const HEADROOM_BYTES: usize = HEADER_BYTES + 8;
 
-/// One finished batch, as its shard hands it over.
+/// A finished batch, as a shard passes it to the node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Payload {
-    /// The stream it belongs to.
+    /// The stream of the batch.
     pub stream: u16,
-    /// Its HLC time in milliseconds since 1970, which the ages in it count back from.
+    /// Its HLC time in milliseconds since 1970; the ages of its items count back from it.
     pub time_ms: u64,
-    /// The datagram to be: room for the header, the HLC time, the items.
+    /// The unsealed datagram: room for the header, the HLC time, the items.
     pub bytes: Vec<u8>,
-    /// The buckets that anything in it touches.
+    /// The buckets of its entries, begins and ends.
     pub buckets_touched: BucketSet,
-    /// The buckets that begin in it.
+    /// The buckets whose begin it holds.
     pub buckets_started: BucketSet,
-    /// The number of the digests in it, where it holds any.
+    /// The number of its digests; `None` if it holds none.
     pub digests_number: Option<u64>,
-    /// Flows, expectations and ends of either in it.
+    /// The number of flows, expectations and ends of either that it holds.
     pub entries: u32,
-    /// When the oldest change in it happened, in milliseconds since 1970.
+    /// The time of the oldest change in it, in milliseconds since 1970.
     pub changed_ms_oldest: u64,
 }
 
-/// Why an item was not written. What was written before stays.
+/// Why an item was not written. The items written before it stay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum WriteError {
     /// The batch is full: finish it, and write the item to the next one.
     #[error("the batch is full")]
     NoRoom,
-    /// The protocol has no words for it, in any batch.
+    /// The protocol cannot express the item, in this batch or any other.
     #[error(transparent)]
     NotEncodable(#[from] NotEncodable),
 }
@@ -58,14 +59,15 @@ pub enum WriteError {
 #[derive(Debug)]
 pub struct BatchWriter {
     payload: Payload,
-    /// Length of `payload.bytes` at which it is full.
+    /// The length of `payload.bytes` at which the batch is full.
     bytes_max: usize,
+    /// Holds the body of a flow's end while it is encoded.
     scratch: Vec<u8>,
 }
 
 impl BatchWriter {
-    /// A batch of `stream` as of `time_ms` (HLC, milliseconds since 1970) that makes a datagram of at most
-    /// `datagram_bytes`, which is kept within the protocol's bounds.
+    /// Starts a batch of `stream` at `time_ms` (HLC, milliseconds since 1970). Its sealed datagram has at most
+    /// `datagram_bytes`, which are clamped to the protocol's bounds.
     #[must_use]
     pub fn new(stream: u16, time_ms: u64, datagram_bytes: usize) -> Self {
         let datagram_bytes = datagram_bytes.clamp(DATAGRAM_BYTES_MIN, DATAGRAM_BYTES_MAX);
@@ -85,32 +87,33 @@ impl BatchWriter {
         Self { payload, bytes_max: datagram_bytes - TAG_BYTES, scratch: Vec::new() }
     }
 
-    /// Whether nothing was written yet.
+    /// Whether no item was written yet.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.payload.bytes.len() == HEADROOM_BYTES
     }
 
-    /// Bytes left for items.
+    /// The bytes left for items.
     #[must_use]
     pub fn room(&self) -> usize {
         self.bytes_max.saturating_sub(self.payload.bytes.len())
     }
 
-    /// Tells a flow's newest state: its canonical form ([`entry::encode_flow`]), of `family`, changed at `changed_ms`.
+    /// Appends a flow of `family` in its newest state, in canonical form ([`entry::encode_flow`]), changed at
+    /// `changed_ms`.
     ///
     /// # Errors
-    /// [`WriteError::NoRoom`]; [`WriteError::NotEncodable`] where `flow` is too short for a flow.
+    /// [`WriteError::NoRoom`]; [`WriteError::NotEncodable`] if `flow` is too short for a flow.
     pub fn push_flow(&mut self, family: u8, flow: &[u8], changed_ms: u64) -> Result<(), WriteError> {
         let id = entry::flow_id(flow).ok_or(NotEncodable("no flow"))?;
         let kind = if family == AF_INET { kind::FLOW_V4 } else { kind::FLOW_V6 };
         self.push_entry(kind, bucket_of(id), flow, changed_ms)
     }
 
-    /// Tells that the flow of this key and id ended at `changed_ms`.
+    /// Appends the end of the flow of this key and id, at `changed_ms`.
     ///
     /// # Errors
-    /// [`WriteError::NoRoom`]; [`WriteError::NotEncodable`] where the key is no flow's.
+    /// [`WriteError::NoRoom`]; [`WriteError::NotEncodable`] for a key that no flow can have.
     pub fn push_flow_end(&mut self, key: &FlowKey, id: u32, changed_ms: u64) -> Result<(), WriteError> {
         let mut body = std::mem::take(&mut self.scratch);
         body.clear();
@@ -123,7 +126,7 @@ impl BatchWriter {
         written
     }
 
-    /// Tells an expectation: its canonical form ([`entry::encode_expect`]).
+    /// Appends an expectation in canonical form ([`entry::encode_expect`]), changed at `changed_ms`.
     ///
     /// # Errors
     /// [`WriteError::NoRoom`].
@@ -131,7 +134,7 @@ impl BatchWriter {
         self.push_entry(kind::EXPECT, EXPECTATIONS, expect, changed_ms)
     }
 
-    /// Tells that the expectation of this id ended.
+    /// Appends the end of the expectation of this id, at `changed_ms`.
     ///
     /// # Errors
     /// [`WriteError::NoRoom`].
@@ -139,6 +142,7 @@ impl BatchWriter {
         self.push_entry(kind::EXPECT_END, EXPECTATIONS, &id.to_be_bytes(), changed_ms)
     }
 
+    /// Appends an item with an age: its kind, age, length and `body`.
     fn push_entry(&mut self, kind: u8, bucket: u16, body: &[u8], changed_ms: u64) -> Result<(), WriteError> {
         let Ok(length) = u16::try_from(body.len()) else { return Err(NotEncodable("longer than an item").into()) };
         let age = self.payload.time_ms.saturating_sub(changed_ms);
@@ -161,7 +165,7 @@ impl BatchWriter {
         Ok(())
     }
 
-    /// Marks where a bucket's entries begin to be told.
+    /// Appends the begin of a bucket: all its entries follow, then its end.
     ///
     /// # Errors
     /// [`WriteError::NoRoom`].
@@ -171,7 +175,7 @@ impl BatchWriter {
         Ok(())
     }
 
-    /// Marks where all of a bucket's entries have been told.
+    /// Appends the end of a bucket: all its entries were sent since its begin.
     ///
     /// # Errors
     /// [`WriteError::NoRoom`].
@@ -179,6 +183,7 @@ impl BatchWriter {
         self.push_mark(kind::BUCKET_END, bucket)
     }
 
+    /// Appends the begin or the end of a bucket.
     fn push_mark(&mut self, kind: u8, bucket: u16) -> Result<(), WriteError> {
         self.check_room(3)?;
         self.payload.bytes.put_u8(kind);
@@ -187,11 +192,12 @@ impl BatchWriter {
         Ok(())
     }
 
-    /// Tells the digests of the buckets from `first` on, as of here in the stream: as many of `values` as there is room
-    /// for. The rest follows in the next batch, from the bucket behind the last one told, with the values as of there.
+    /// Appends the digests of the buckets from `first` on, as of this position in the stream: as many of `values` as
+    /// fit. Returns their number. The next batch takes the rest, from the bucket after the last one appended, with the
+    /// values as of its own position.
     ///
     /// # Errors
-    /// [`WriteError::NoRoom`] where not one fits.
+    /// [`WriteError::NoRoom`] if not even one fits.
     pub fn push_digests(&mut self, number: u64, first: u16, values: &[u64]) -> Result<u16, WriteError> {
         let fitting = self.room().saturating_sub(1 + 8 + 2 + 2) / 8;
         let count = u16::try_from(values.len().min(fitting)).unwrap_or(u16::MAX);
@@ -208,17 +214,19 @@ impl BatchWriter {
         Ok(count)
     }
 
+    /// Fails if fewer than `count` bytes are left.
     fn check_room(&self, count: usize) -> Result<(), WriteError> {
         if count <= self.room() { Ok(()) } else { Err(WriteError::NoRoom) }
     }
 
-    /// The batch as it stands.
+    /// Returns the finished batch.
     #[must_use]
     pub fn finish(self) -> Payload {
         self.payload
     }
 }
 
+/// The length of `number` as a varint (LEB128), in bytes.
 fn varint_bytes(number: u64) -> usize {
     (64 - (number | 1).leading_zeros()).div_ceil(7) as usize
 }
@@ -250,7 +258,11 @@ mod tests {
         assert_eq!(read[1], Item::BucketBegin(5));
         assert_eq!(read[2], Item::Flow { family: 10, entry: &long, version_ms: 1_000 });
         assert_eq!(read[3], Item::BucketEnd(5));
-        assert_eq!(read[4], Item::Expect { entry: &[1; 255], version_ms: 1_000 }, "nothing changes after its batch");
+        assert_eq!(
+            read[4],
+            Item::Expect { entry: &[1; 255], version_ms: 1_000 },
+            "a change is never later than its batch"
+        );
         assert_eq!(read[5], Item::ExpectEnd { id: 77, version_ms: 900 });
         let Item::Digests(digests) = read[6] else { panic!("{:?}", read[6]) };
         assert_eq!((digests.number, digests.iter().collect::<Vec<_>>()), (3, vec![(250, 11), (251, 12)]));
@@ -271,7 +283,7 @@ mod tests {
         let payload = writer.finish();
         assert_eq!(count, (DATAGRAM_BYTES_MIN - HEADROOM_BYTES - TAG_BYTES) / 103);
         assert_eq!(items(&payload).filter(Result::is_ok).count(), count);
-        assert!(payload.bytes.len() + TAG_BYTES <= payload.bytes.capacity(), "sealing moves nothing");
+        assert!(payload.bytes.len() + TAG_BYTES <= payload.bytes.capacity(), "sealing needs no reallocation");
     }
 
     #[test]

@@ -1,15 +1,15 @@
-//! Going through all buckets once in a period, evenly: what alarm mode tells and expires.
+//! A schedule that visits each bucket once in a period, evenly spaced. Alarm mode sends and sweeps the buckets by it.
 
 use crate::buckets::BUCKETS_ALL;
 
 const STEPS: u64 = BUCKETS_ALL as u64;
 
-/// An endless round over the buckets.
+/// An endless cycle over all buckets.
 #[derive(Debug)]
 pub(crate) struct BucketCycle {
     period_ms: u64,
     started_ms: u64,
-    /// Buckets gone through since then.
+    /// Visits to buckets since `started_ms`.
     done: u64,
 }
 
@@ -18,7 +18,8 @@ impl BucketCycle {
         Self { period_ms: period_ms.max(1), started_ms: now_ms, done: 0 }
     }
 
-    /// The buckets whose turn has come, each at most once: after a long pause the round goes on from here.
+    /// Returns the buckets that are due, each at most once: after a pause of more than a period, missed visits are
+    /// skipped.
     pub(crate) fn due_buckets(&mut self, now_ms: u64) -> impl Iterator<Item = u16> + use<> {
         let elapsed = now_ms.saturating_sub(self.started_ms);
         let reached = elapsed.saturating_mul(STEPS) / self.period_ms;
@@ -27,7 +28,7 @@ impl BucketCycle {
         (from..self.done).map(|step| u16::try_from(step % STEPS).unwrap_or(0))
     }
 
-    /// When the next bucket's turn comes.
+    /// The time when the next bucket is due, in monotonic milliseconds.
     pub(crate) fn next_due_ms(&self) -> u64 {
         self.started_ms.saturating_add((self.done + 1).saturating_mul(self.period_ms).div_ceil(STEPS))
     }
@@ -47,6 +48,6 @@ mod tests {
             seen.extend(round.due_buckets(now));
         }
         assert_eq!((now, seen), (1_050, (0..257).collect()));
-        assert_eq!(round.due_buckets(1_000_000).count(), BUCKETS_ALL, "a long pause is one round");
+        assert_eq!(round.due_buckets(1_000_000).count(), BUCKETS_ALL, "after a long pause each bucket is due once");
     }
 }

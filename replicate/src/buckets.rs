@@ -1,15 +1,15 @@
-//! The parts a shard's entries are compared and told again by, and sets of them.
+//! Buckets, the parts in which a shard's entries are compared and sent again, and sets of buckets.
 
-/// Buckets of flows in a shard.
+/// The number of buckets for flows in a shard.
 pub const BUCKETS: u16 = 256;
 
-/// The bucket of all expectations; they are in stream 0 alone.
+/// The bucket of all expectations; only stream 0 has it.
 pub const EXPECTATIONS: u16 = 256;
 
-/// All buckets there are.
+/// The number of all buckets, that of the expectations included.
 pub(crate) const BUCKETS_ALL: usize = 257;
 
-/// A number spread over 64 bits: one multiplication, and the well-mixed high half folded into the low one.
+/// Hashes a number to 64 bits: one multiplication, then the well-mixed high half is folded into the low one.
 #[inline]
 #[must_use]
 pub fn spread(number: u32) -> u64 {
@@ -17,7 +17,7 @@ pub fn spread(number: u32) -> u64 {
     product ^ product >> 32
 }
 
-/// The bucket of the flow with this id: bits 40 to 47 of it spread.
+/// The bucket of the flow with this id: bits 40 to 47 of `spread(id)`.
 #[inline]
 #[must_use]
 pub fn bucket_of(id: u32) -> u16 {
@@ -25,7 +25,7 @@ pub fn bucket_of(id: u32) -> u16 {
     bucket.into()
 }
 
-/// A set of buckets, the one of the expectations included.
+/// A set of buckets, which may include that of the expectations.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct BucketSet {
     flows: [u64; 4],
@@ -33,16 +33,17 @@ pub struct BucketSet {
 }
 
 impl BucketSet {
-    /// No bucket.
+    /// The empty set.
     pub const EMPTY: Self = Self { flows: [0; 4], expectations: false };
 
-    /// Every bucket that the stream of this number has.
+    /// All buckets of the stream of this number.
     #[must_use]
     pub fn all_of(stream: u16) -> Self {
         Self { flows: [u64::MAX; 4], expectations: stream == 0 }
     }
 
-    /// The set with these buckets of flows, bit *b* of byte *b*/8, and with or without the expectations.
+    /// Decodes a set: the buckets of flows, bit *b* of byte *b*/8 for bucket *b*, and whether the expectations are in
+    /// it.
     #[must_use]
     pub fn from_wire(bytes: [u8; 32], expectations: bool) -> Self {
         let mut flows = [0; 4];
@@ -52,7 +53,7 @@ impl BucketSet {
         Self { flows, expectations }
     }
 
-    /// The buckets of flows as on the wire.
+    /// Encodes the buckets of flows: bit *b* of byte *b*/8 for bucket *b*.
     #[must_use]
     pub fn to_wire(&self) -> [u8; 32] {
         let mut bytes = [0; 32];
@@ -62,7 +63,7 @@ impl BucketSet {
         bytes
     }
 
-    /// Whether `bucket` is in it; no bucket past 256 ever is.
+    /// Whether `bucket` is in the set; a number past 256 never is.
     #[must_use]
     #[inline]
     pub fn contains(&self, bucket: u16) -> bool {
@@ -72,7 +73,7 @@ impl BucketSet {
         }
     }
 
-    /// Puts `bucket` in; one past 256 is passed over.
+    /// Inserts `bucket`; a number past 256 is ignored.
     #[inline]
     pub fn insert(&mut self, bucket: u16) {
         match self.flows.get_mut(usize::from(bucket / 64)) {
@@ -81,7 +82,7 @@ impl BucketSet {
         }
     }
 
-    /// Takes `bucket` out.
+    /// Removes `bucket`.
     #[inline]
     pub fn remove(&mut self, bucket: u16) {
         match self.flows.get_mut(usize::from(bucket / 64)) {
@@ -90,24 +91,26 @@ impl BucketSet {
         }
     }
 
-    /// What is in either.
+    /// The buckets that are in either set.
     #[must_use]
     pub fn union(&self, other: &Self) -> Self {
         self.merge(other, |a, b| a | b, self.expectations || other.expectations)
     }
 
-    /// What is in both.
+    /// The buckets that are in both sets.
     #[must_use]
     pub fn intersection(&self, other: &Self) -> Self {
         self.merge(other, |a, b| a & b, self.expectations && other.expectations)
     }
 
-    /// What is in this one only.
+    /// The buckets that are in this set and not in `other`.
     #[must_use]
     pub fn without(&self, other: &Self) -> Self {
         self.merge(other, |a, b| a & !b, self.expectations && !other.expectations)
     }
 
+    /// Combines the flow buckets of two sets bit by bit with `bits`; `expectations` is whether the result has the
+    /// expectations.
     fn merge(&self, other: &Self, bits: fn(u64, u64) -> u64, expectations: bool) -> Self {
         let mut flows = self.flows;
         for (word, other) in flows.iter_mut().zip(other.flows) {
@@ -116,25 +119,25 @@ impl BucketSet {
         Self { flows, expectations }
     }
 
-    /// Whether the expectations are in it.
+    /// Whether the set includes the expectations.
     #[must_use]
     pub fn has_expectations(&self) -> bool {
         self.expectations
     }
 
-    /// Whether nothing is in it.
+    /// Whether the set is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         *self == Self::EMPTY
     }
 
-    /// How many are in it.
+    /// The number of buckets in the set.
     #[must_use]
     pub fn count(&self) -> u32 {
         self.flows.iter().map(|word| word.count_ones()).sum::<u32>() + u32::from(self.expectations)
     }
 
-    /// Its buckets, ascending.
+    /// Iterates over the buckets in ascending order.
     pub fn iter(&self) -> impl Iterator<Item = u16> + use<> {
         let set = *self;
         let words = (0u16..).zip(set.flows);

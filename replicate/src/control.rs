@@ -1,4 +1,4 @@
-//! Control messages: an addressee, and blocks of which each is passed over by those who do not know it.
+//! Control messages: an addressee, and blocks. A receiver skips the blocks whose type it does not know.
 //!
 //! ```text
 //! to node 8 | to epoch 8 | HLC time 8 | block: type 1, flags 1, length 2, body | block …
@@ -12,15 +12,15 @@ use crate::seal::TAG_BYTES;
 use crate::time::Epoch;
 use crate::wire::HEADER_BYTES;
 
-/// The flag of a block that must not be passed over.
+/// The flag of a block that a receiver must not skip.
 const MUST_KNOW: u8 = 1;
 
-/// Flags of want, skip and verdict.
+/// A flag of want, skip and verdict: their buckets include the expectations.
 const FLAG_EXPECTATIONS: u16 = 1;
-/// Flag of want.
+/// A flag of want: the source sends its digests first.
 const FLAG_DIGESTS_FIRST: u16 = 2;
 
-/// Types of blocks.
+/// The types of blocks.
 mod kind {
     pub(super) const HELLO: u8 = 1;
     pub(super) const HEADS: u8 = 2;
@@ -33,18 +33,18 @@ mod kind {
     pub(super) const BYE: u8 = 9;
 }
 
-/// Who a control message is for, and the sender's time.
+/// The addressee of a control message, and the sender's time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Addressee {
-    /// 0: every peer.
+    /// The addressee's node id; 0 for every peer.
     pub(crate) node: u64,
-    /// The addressee's epoch as the sender knows it.
+    /// The addressee's epoch as the sender knows it; [`Epoch::NONE`] if it does not.
     pub(crate) epoch: Epoch,
-    /// HLC time in milliseconds since 1970.
+    /// The sender's HLC time, in milliseconds since 1970.
     pub(crate) time_ms: u64,
 }
 
-/// What a node says of itself.
+/// A node's description of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Hello<'a> {
     pub(crate) version_lowest: u8,
@@ -54,34 +54,35 @@ pub(crate) struct Hello<'a> {
     pub(crate) role: Role,
     pub(crate) streams: u16,
     pub(crate) features: u32,
-    /// The newest epoch known of the addressee.
+    /// The newest epoch of the addressee that the sender knows.
     pub(crate) newest: Epoch,
     pub(crate) name: &'a str,
 }
 
-/// A run of seqs that did not come, both ends included.
+/// A range of seqs that were not received, both ends included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Gap {
     pub(crate) from: u64,
     pub(crate) to: u64,
 }
 
-/// Why a node takes its leave.
+/// The reason of a bye.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Reason {
-    /// It was stopped.
+    /// The sender was stopped.
     Stopped,
-    /// No version in common.
+    /// The two nodes have no protocol version in common.
     Version,
-    /// The addressee's name is another's.
+    /// Another node has the addressee's name.
     NameTaken,
-    /// Another mode.
+    /// The two nodes run in different modes.
     Mode,
-    /// A later version's reason.
+    /// A reason of a later protocol version.
     Other(u8),
 }
 
 impl Reason {
+    /// The reason's number on the wire.
     fn number(self) -> u8 {
         match self {
             Self::Stopped => 1,
@@ -92,6 +93,7 @@ impl Reason {
         }
     }
 
+    /// The reason of this number on the wire.
     fn from_number(number: u8) -> Self {
         match number {
             1 => Self::Stopped,
@@ -103,7 +105,7 @@ impl Reason {
     }
 }
 
-/// Bodies of blocks, and what can be said with them.
+/// A block of a control message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Block<'a> {
     Hello(Hello<'a>),
@@ -127,29 +129,29 @@ pub(crate) enum Block<'a> {
         number: u64,
     },
     Verdict(Verdict),
-    /// Send everything again.
+    /// The request to send everything again.
     Request,
     Bye(Reason),
 }
 
-/// What a replica found at a stream's digests.
+/// The result of a replica's comparison with its stream's digests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Verdict {
     pub(crate) stream: u16,
     pub(crate) number: u64,
     pub(crate) seq: u64,
     pub(crate) entries: u64,
-    /// The sum of all buckets' digests.
+    /// The sum of the digests of all the source's buckets, modulo 2^64.
     pub(crate) digest: u64,
     pub(crate) differing: BucketSet,
 }
 
-/// Stream, oldest seq kept, newest seq told; 20 bytes each.
+/// The positions of a source's streams: stream, oldest seq kept, newest seq; 20 bytes each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Heads<'a>(&'a [[u8; 20]]);
 
 impl Heads<'_> {
-    /// Stream, oldest, newest.
+    /// Iterates over stream, oldest seq kept and newest seq.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u16, u64, u64)> + '_ {
         self.0.iter().filter_map(|head| {
             let mut reader = Reader::new(head);
@@ -159,7 +161,7 @@ impl Heads<'_> {
     }
 }
 
-/// The gaps of an acknowledgement, ascending.
+/// The gaps of an acknowledgement, in ascending order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Gaps<'a>(&'a [[u8; 16]]);
 
@@ -172,11 +174,11 @@ impl Gaps<'_> {
     }
 }
 
-/// Why a control message was not read to its end.
+/// Why a control message was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ControlError {
     Malformed,
-    /// A block of this type, which its sender wants nobody to pass over.
+    /// A block of this type is unknown here and must not be skipped.
     MustKnow(u8),
 }
 
@@ -186,20 +188,21 @@ impl From<Malformed> for ControlError {
     }
 }
 
-/// Reads a control message's body: whom it is for, and its blocks.
+/// Parses the body of a control message: its addressee and its blocks.
 pub(crate) fn parse(body: &[u8]) -> Result<(Addressee, Blocks<'_>), Malformed> {
     let mut reader = Reader::new(body);
     let addressee = Addressee { node: reader.u64()?, epoch: Epoch(reader.u64()?), time_ms: reader.u64()? };
     Ok((addressee, Blocks { reader }))
 }
 
-/// The blocks of a control message, those of unknown types passed over; ends with the first error.
+/// The blocks of a control message, without those of unknown types; the iterator ends after the first error.
 #[derive(Debug, Clone)]
 pub(crate) struct Blocks<'a> {
     reader: Reader<'a>,
 }
 
 impl<'a> Blocks<'a> {
+    /// Reads the next block; `None` for one of an unknown type.
     fn read_block(&mut self) -> Result<Option<Block<'a>>, ControlError> {
         let [kind, flags] = self.reader.array()?;
         let length = self.reader.u16()?;
@@ -217,8 +220,8 @@ impl<'a> Blocks<'a> {
                 Block::Want { stream, digests_first, buckets: read_buckets(flags, &mut body)? }
             }
             kind::SKIP => {
-                let (stream, flags, go_on) = (body.u16()?, body.u16()?, body.u64()?);
-                Block::Skip { stream, resume_at: go_on, buckets: read_buckets(flags, &mut body)? }
+                let (stream, flags, resume_at) = (body.u16()?, body.u16()?, body.u64()?);
+                Block::Skip { stream, resume_at, buckets: read_buckets(flags, &mut body)? }
             }
             kind::VERIFY => Block::Verify { number: body.u64()? },
             kind::VERDICT => {
@@ -239,6 +242,7 @@ impl<'a> Blocks<'a> {
     }
 }
 
+/// The bytes as records of `N` bytes each; an error if some bytes are left over.
 fn exact_chunks<const N: usize>(bytes: &[u8]) -> Result<&[[u8; N]], ControlError> {
     let (records, rest) = bytes.as_chunks();
     if rest.is_empty() { Ok(records) } else { Err(ControlError::Malformed) }
@@ -277,14 +281,14 @@ impl<'a> Iterator for Blocks<'a> {
     }
 }
 
-/// A control message while it is written, into a buffer that is used again.
+/// The writer of a control message, into a buffer that is reused.
 pub(crate) struct ControlWriter {
     pub(crate) bytes: Vec<u8>,
     bytes_max: usize,
 }
 
 impl ControlWriter {
-    /// Begins a message of at most `datagram_bytes`.
+    /// Starts a message whose sealed datagram has at most `datagram_bytes`; `bytes` is cleared and reused.
     pub(crate) fn new(mut bytes: Vec<u8>, addressee: Addressee, datagram_bytes: usize) -> Self {
         bytes.clear();
         bytes.resize(HEADER_BYTES, 0);
@@ -299,14 +303,15 @@ impl ControlWriter {
         self.bytes.len() == HEADER_BYTES + 24
     }
 
-    /// Whether blocks with bodies of `count` bytes in `blocks` blocks still fit.
+    /// Whether `blocks` more blocks fit, with bodies of `count` bytes in all.
     pub(crate) fn has_room(&self, blocks: usize, count: usize) -> bool {
         self.bytes.len() + 4 * blocks + count <= self.bytes_max
     }
 
+    /// Appends the head of a block with a body of `length` bytes, and returns the buffer for the body.
     fn start_block(&mut self, kind: u8, length: usize) -> &mut Vec<u8> {
         self.bytes.put_slice(&[kind, 0]);
-        self.bytes.put_u16(u16::try_from(length).unwrap_or(u16::MAX)); // a datagram's bound is below it
+        self.bytes.put_u16(u16::try_from(length).unwrap_or(u16::MAX)); // the bound of a datagram is lower
         &mut self.bytes
     }
 
@@ -320,7 +325,7 @@ impl ControlWriter {
         body.put_slice(hello.name.as_bytes());
     }
 
-    /// As many of `heads` as there is room for, from the front; returns how many.
+    /// Appends as many of `heads` as fit, from the front; returns their number.
     pub(crate) fn push_heads(&mut self, heads: &[(u16, u64, u64)]) -> usize {
         let fitting = self.bytes_max.saturating_sub(self.bytes.len() + 4) / 20;
         let count = heads.len().min(fitting);
@@ -336,7 +341,7 @@ impl ControlWriter {
         count
     }
 
-    /// At most [`GAPS_PER_ACK`] of the gaps are told.
+    /// Appends an acknowledgement with at most [`GAPS_PER_ACK`] of the gaps.
     pub(crate) fn push_ack(&mut self, stream: u16, next: u64, gaps: &[Gap]) {
         let gaps = gaps.iter().take(GAPS_PER_ACK);
         let body = self.start_block(kind::ACK, 12 + 16 * gaps.len());
@@ -357,11 +362,11 @@ impl ControlWriter {
         body.put_slice(&buckets.to_wire());
     }
 
-    pub(crate) fn push_skip(&mut self, stream: u16, go_on: u64, buckets: &BucketSet) {
+    pub(crate) fn push_skip(&mut self, stream: u16, resume_at: u64, buckets: &BucketSet) {
         let body = self.start_block(kind::SKIP, 44);
         body.put_u16(stream);
         body.put_u16(expectations_flag(buckets));
-        body.put_u64(go_on);
+        body.put_u64(resume_at);
         body.put_slice(&buckets.to_wire());
     }
 
@@ -388,6 +393,7 @@ impl ControlWriter {
     }
 }
 
+/// The flag that says whether `buckets` include the expectations.
 fn expectations_flag(buckets: &BucketSet) -> u16 {
     if buckets.has_expectations() { FLAG_EXPECTATIONS } else { 0 }
 }
@@ -462,8 +468,8 @@ mod tests {
     fn heads_are_written_as_far_as_they_fit() {
         let heads = vec![(1, 2, 3); 100];
         let mut message = message();
-        let told = message.push_heads(&heads);
-        assert!(told == 66 && message.bytes.len() <= 1_400 - TAG_BYTES && message.push_heads(&heads) == 0);
+        let count = message.push_heads(&heads);
+        assert!(count == 66 && message.bytes.len() <= 1_400 - TAG_BYTES && message.push_heads(&heads) == 0);
     }
 
     proptest! {

@@ -1,16 +1,16 @@
-//! Big-endian numbers out of received bytes, and into a buffer.
+//! Reading big-endian numbers from received bytes, and appending them to a buffer.
 
 use thiserror::Error;
 
-/// Bytes that are not what the protocol says: cut short, out of range, or of an unknown type. Small and `Copy`.
+/// The error of bytes that break the protocol: cut short, out of range, or of an unknown type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("malformed at byte {offset}")]
 pub struct Malformed {
-    /// Bytes from the start of what was read.
+    /// The position of the error, in bytes from the start of the bytes read.
     pub offset: u32,
 }
 
-/// Reads from the front of received bytes; never past their end.
+/// Reads from the front of received bytes, never past their end.
 #[derive(Debug, Clone)]
 pub(crate) struct Reader<'a> {
     rest: &'a [u8],
@@ -26,27 +26,29 @@ impl<'a> Reader<'a> {
         self.rest.is_empty()
     }
 
-    /// All that was not read yet.
+    /// Reads all bytes that are left.
     pub(crate) fn rest(&mut self) -> &'a [u8] {
         std::mem::take(&mut self.rest)
     }
 
+    /// The error at the current position.
     pub(crate) fn malformed(&self) -> Malformed {
         Malformed { offset: u32::try_from(self.total - self.rest.len()).unwrap_or(u32::MAX) }
     }
 
+    /// Reads `count` bytes.
     #[inline]
     pub(crate) fn bytes(&mut self, count: usize) -> Result<&'a [u8], Malformed> {
-        let (taken, rest) = self.rest.split_at_checked(count).ok_or_else(|| self.malformed())?;
+        let (bytes, rest) = self.rest.split_at_checked(count).ok_or_else(|| self.malformed())?;
         self.rest = rest;
-        Ok(taken)
+        Ok(bytes)
     }
 
     #[inline]
     pub(crate) fn array<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
-        let (taken, rest) = self.rest.split_first_chunk().ok_or_else(|| self.malformed())?;
+        let (bytes, rest) = self.rest.split_first_chunk().ok_or_else(|| self.malformed())?;
         self.rest = rest;
-        Ok(*taken)
+        Ok(*bytes)
     }
 
     #[inline]
@@ -74,7 +76,7 @@ impl<'a> Reader<'a> {
         self.array().map(u128::from_be_bytes)
     }
 
-    /// LEB128, at most ten bytes; bits past the 64th are an error.
+    /// Reads a number in LEB128, at most ten bytes; bits past the 64th are an error.
     #[inline]
     pub(crate) fn varint(&mut self) -> Result<u64, Malformed> {
         let mut number = 0;
@@ -92,14 +94,14 @@ impl<'a> Reader<'a> {
         Err(self.malformed())
     }
 
-    /// One byte of length, and as many bytes.
+    /// Reads one byte of length, and as many bytes.
     #[inline]
     pub(crate) fn short_bytes(&mut self) -> Result<&'a [u8], Malformed> {
         let length = self.u8()?;
         self.bytes(length.into())
     }
 
-    /// An item's length, one byte below 255, or 255 and two bytes, and as many bytes.
+    /// Reads the length of an item, one byte below 255, or 255 and two bytes, and as many bytes.
     #[inline]
     pub(crate) fn long_bytes(&mut self) -> Result<&'a [u8], Malformed> {
         let length = match self.u8()? {
@@ -110,7 +112,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Appends to a buffer.
+/// A buffer to append bytes and big-endian numbers to.
 pub(crate) trait Put {
     fn put_slice(&mut self, bytes: &[u8]);
 
@@ -130,7 +132,7 @@ pub(crate) trait Put {
         self.put_slice(&number.to_be_bytes());
     }
 
-    /// LEB128.
+    /// Appends a number in LEB128.
     fn put_varint(&mut self, mut number: u64) {
         while let byte @ 0x80.. = number {
             self.put_u8(low_bits(byte) | 0x80);

@@ -1,27 +1,28 @@
-//! The change to one flow, and how two changes of the same flow become one.
+//! The kinds of change to one flow, and the rule by which two changes of the same flow become one.
 //!
-//! Between two flushes a flow has at most one delta, its newest state. What the two together mean to a replica is
-//! decided here, by [`Change::conflate_with`]:
+//! [`Change::conflate_with`] states what two changes together mean to a replica. Only its test calls it: the engine's
+//! shards conflate by keeping at most one delta a flow, its newest state.
 //!
 //! | first | then created | then updated | then destroyed |
 //! |---|---|---|---|
-//! | created | created | created | nothing: the replica never knew it |
+//! | created | created | created | nothing: the replica never received it |
 //! | updated | updated | updated | destroyed |
 //! | destroyed | updated: the replica still has the old one | destroyed | destroyed |
 
-/// What happened to a flow.
+/// The kind of change to a flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Change {
-    /// It was not there before.
+    /// The flow is new.
     Created,
-    /// It was there, and is different now.
+    /// The flow existed, and its state changed.
     Updated,
-    /// It is gone.
+    /// The flow was removed.
     Destroyed,
 }
 
 impl Change {
-    /// What this change and the `next` one of the same flow amount to; `None` when nothing is left to tell.
+    /// Returns the one change that has the effect of this one and the `next` one of the same flow; `None` if nothing is
+    /// left to send.
     #[must_use]
     pub fn conflate_with(self, next: Self) -> Option<Self> {
         match (self, next) {
@@ -39,7 +40,8 @@ impl Change {
 mod tests {
     use super::Change::{self, Created, Destroyed, Updated};
 
-    /// A replica that is told each change: whether it has the flow, and which version of it.
+    /// Applies each change to a replica that holds version `have` of a flow, if any; returns the version that it ends
+    /// with.
     fn replay(mut have: Option<u32>, changes: impl IntoIterator<Item = (Change, u32)>) -> Option<u32> {
         for (change, version) in changes {
             match change {
@@ -51,7 +53,7 @@ mod tests {
         have
     }
 
-    /// Whatever happens to a flow, a replica told the one conflated change ends where one told everything does.
+    /// A replica that receives the one conflated change ends with the same version as one that receives every change.
     #[test]
     fn a_conflated_change_has_the_effect_of_all_its_parts() {
         let possible = |have: bool| if have { vec![Updated, Destroyed] } else { vec![Created] };

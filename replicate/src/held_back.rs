@@ -1,10 +1,11 @@
-//! Batches that came before their turn.
+//! Batches that arrived ahead of a gap in their stream.
 
 use std::collections::BTreeMap;
 
 use crate::limits::BATCH_OVERHEAD_BYTES;
 
-/// Opened bodies by seq, bounded in bytes. When it is full the one farthest ahead leaves: it is asked for again last.
+/// Opened bodies by seq, bounded in bytes. When it is full, the body of the greatest seq is dropped: that batch is
+/// requested again last.
 #[derive(Debug)]
 pub(crate) struct HeldBack {
     bodies: BTreeMap<u64, Box<[u8]>>,
@@ -13,10 +14,12 @@ pub(crate) struct HeldBack {
 }
 
 impl HeldBack {
+    /// Creates an empty set that holds at most `bound` bytes.
     pub(crate) fn new(bound: usize) -> Self {
         Self { bodies: BTreeMap::new(), bytes: 0, bound }
     }
 
+    /// Inserts the body of batch `seq`; drops the greatest seqs while the bound is exceeded.
     pub(crate) fn insert(&mut self, seq: u64, body: &[u8]) {
         self.bytes += charged_bytes(body);
         if let Some(before) = self.bodies.insert(seq, body.into()) {
@@ -29,7 +32,7 @@ impl HeldBack {
         }
     }
 
-    /// The batch `seq`, if it is the first one here.
+    /// Removes and returns the body of batch `seq`, if that is the lowest seq held.
     pub(crate) fn pop_seq(&mut self, seq: u64) -> Option<Box<[u8]>> {
         let first = self.bodies.first_entry().filter(|first| *first.key() == seq)?;
         let body = first.remove();
@@ -37,6 +40,7 @@ impl HeldBack {
         Some(body)
     }
 
+    /// Drops all bodies of seqs below `seq`.
     pub(crate) fn drop_before(&mut self, seq: u64) {
         while let Some(first) = self.bodies.first_entry().filter(|first| *first.key() < seq) {
             self.bytes -= charged_bytes(&first.remove());
@@ -51,16 +55,18 @@ impl HeldBack {
         self.bodies.is_empty()
     }
 
-    /// The seqs held, ascending.
+    /// The seqs held, in ascending order.
     pub(crate) fn seqs(&self) -> impl Iterator<Item = u64> + '_ {
         self.bodies.keys().copied()
     }
 
+    /// The bytes charged for all bodies.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
 }
 
+/// The bytes that a body is charged: its own, and the overhead of keeping it.
 fn charged_bytes(body: &[u8]) -> usize {
     body.len() + BATCH_OVERHEAD_BYTES
 }

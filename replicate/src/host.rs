@@ -1,5 +1,5 @@
-//! What the state machine needs of its surroundings, as traits: the engine implements them over sockets and tables, the
-//! simulator over a map and a queue.
+//! The interface between the state machine and its caller, as traits. The engine implements them over sockets and
+//! tables, the simulator over a map and a queue.
 
 use ctflow_parser::expect::ExpectView;
 use ctflow_parser::flow::FlowView;
@@ -9,7 +9,7 @@ use thiserror::Error;
 use crate::buckets::BucketSet;
 use crate::note::Note;
 
-/// Where a datagram came from: a number that its caller can turn into an address, and the link it came over.
+/// The origin of a received datagram: the sender's address as a number of the caller's, and the link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Address {
     /// The caller's number of a peer's address.
@@ -18,117 +18,118 @@ pub struct Address {
     pub link: u8,
 }
 
-/// Where a datagram goes.
+/// The destination of a datagram.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Destination {
-    /// To every configured address or the group, over every link in use.
+    /// Every configured address or the group, over every link in use.
     All,
-    /// To a peer.
+    /// One peer.
     Peer {
-        /// Its node id.
+        /// The peer's node id.
         node: u64,
-        /// Where it was heard last.
+        /// The origin of the last message that was accepted from it.
         at: Address,
     },
-    /// To an address whose node is not known, or not trusted yet.
+    /// An address whose node is unknown, or not proven yet.
     Address(Address),
 }
 
-/// Which replica: of stream `stream` of `node` while that has `of` streams. A node that comes back with another number of
-/// streams spreads its flows over them another way, so these are other replicas.
+/// The identity of a replica: that of stream `stream` of `node`, while the node has `streams` streams. A node that
+/// restarts with another number of streams distributes its flows over them differently, so those are other replicas.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ReplicaId {
-    /// The node that tells it.
+    /// The node id of the source.
     pub node: u64,
-    /// The stream.
+    /// The stream's number, below `streams`.
     pub stream: u16,
-    /// How many streams the node has.
+    /// The number of streams of the source, 1 to [`STREAMS_MAX`](crate::limits::STREAMS_MAX).
     pub streams: u16,
 }
 
-/// What a node drives.
+/// The caller's side of a node: it sends datagrams, stores replicas, and has shards send buckets and digests.
 pub trait Host {
-    /// What holds a stream's entries.
+    /// The replica of one stream.
     type Replica: Replica;
 
-    /// Sends a datagram, or drops it: nothing waits here.
+    /// Sends a datagram, or drops it if it cannot be sent at once: the call must not wait.
     fn send(&mut self, to: Destination, datagram: &[u8]);
 
-    /// The replica `id`, made empty if it is not there.
+    /// Returns the replica `id`; creates an empty one if it does not exist.
     fn replica(&mut self, id: ReplicaId) -> &mut Self::Replica;
 
-    /// Gives up the replica `id`, if it is there.
+    /// Drops the replica `id`, if it exists.
     fn drop_replica(&mut self, id: ReplicaId);
 
-    /// Has the shard tell all of these buckets of `stream`, each as begin, entries, end, among its deltas. Asked once;
-    /// a bucket is not asked for again before its begin was told.
+    /// Schedules these buckets of `stream`: its shard sends each as begin, entries, end, in order with its deltas. The
+    /// node does not schedule a bucket again before its begin was sent.
     fn schedule_buckets(&mut self, stream: u16, buckets: &BucketSet);
 
-    /// Has the shard tell the digests of all buckets of `stream` under `number`. Not asked for again before some were told.
+    /// Schedules the digests of `stream`: its shard sends those of all buckets under `number`. The node does not
+    /// schedule digests again before some of these were sent.
     fn schedule_digests(&mut self, stream: u16, number: u64);
 
-    /// Has something to say to the operator.
+    /// Reports an event for the operator's log.
     fn note(&mut self, note: Note);
 }
 
-/// A replica without room for a new entry.
+/// The error of a replica that has no room for a new entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("the replica is full")]
 pub struct Full;
 
-/// One entry as it was told.
+/// A flow or an expectation as its source sent it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Entry<'a> {
-    /// The bucket it is in.
+    /// Its bucket.
     pub bucket: u16,
     /// Its canonical form.
     pub bytes: &'a [u8],
-    /// The check of `bytes`: what it adds to its bucket's digest.
+    /// The check of `bytes`; `spread(check)` is the entry's part of its bucket's digest.
     pub check: u32,
-    /// When it changed, in milliseconds since 1970.
+    /// The time of its last change at the source, in milliseconds since 1970.
     pub version_ms: u64,
 }
 
-/// Holds what was told of one stream, by buckets.
+/// The entries received of one stream, by buckets.
 pub trait Replica {
-    /// Flows of these families and ids are about to be put in or taken out: a chance to have what is held of them at hand.
-    /// One after the other, each would wait for memory by itself.
+    /// Prefetches the memory of the flows of these families and ids, which the next calls insert or remove. Without it
+    /// each of those calls waits for memory by itself. The default does nothing.
     fn prefetch(&self, _flows: impl Iterator<Item = (u8, u32)>) {}
 
-    /// Puts in a flow, or its newer state in place of the older one, which is known by id and key. It is confirmed:
-    /// whatever mark it had is gone.
+    /// Inserts a flow, or replaces its older state, which is found by id and key. The flow is confirmed: its mark is
+    /// cleared.
     ///
     /// # Errors
-    /// [`Full`] for a flow that is not held, where there is no room for more; nothing changed.
+    /// [`Full`] for a flow that is not in the replica, if there is no room for more; the replica is unchanged.
     fn insert_flow(&mut self, flow: &FlowView<'_>, entry: &Entry<'_>) -> Result<(), Full>;
 
-    /// Likewise an expectation, known by its id.
+    /// Inserts an expectation, or replaces its older state, which is found by id. Its mark is cleared.
     ///
     /// # Errors
-    /// As of a flow.
+    /// [`Full`] for an expectation that is not in the replica, if there is no room for more; the replica is unchanged.
     fn insert_expect(&mut self, expect: &ExpectView<'_>, entry: &Entry<'_>) -> Result<(), Full>;
 
-    /// Takes out the flow of this key and id, if it is held.
+    /// Removes the flow of this key and id, if it is in the replica.
     fn remove_flow(&mut self, bucket: u16, key: &FlowKey, id: u32);
 
-    /// Takes out the expectation of this id, if it is held.
+    /// Removes the expectation of this id, if it is in the replica.
     fn remove_expect(&mut self, id: u32);
 
-    /// Marks all entries of `bucket`.
+    /// Marks all entries of `bucket` as unconfirmed.
     fn mark_bucket(&mut self, bucket: u16);
 
-    /// Purges the entries of `bucket` that are still marked; returns how many.
+    /// Purges the entries of `bucket` that are still marked; returns their number.
     fn purge_marked(&mut self, bucket: u16) -> u64;
 
     /// The digest of `bucket`: the sum of `spread(check)` over its entries.
     fn digest(&self, bucket: u16) -> u64;
 
-    /// Entries held.
+    /// The number of entries.
     fn entries(&self) -> u64;
 
-    /// Whether a tenth of the room is free.
+    /// Whether at least a tenth of the capacity is free.
     fn has_room(&self) -> bool;
 
-    /// Takes out everything.
+    /// Removes all entries.
     fn clear(&mut self);
 }

@@ -1,4 +1,4 @@
-//! What a batch holds, item by item.
+//! The items of a batch, and their parser.
 //!
 //! ```text
 //! flow, expectation, their ends    type 1 | age varint | length 1 or 3 | body
@@ -11,7 +11,7 @@ use ctflow_parser::uapi::{AF_INET, AF_INET6};
 use crate::cursor::{Malformed, Reader};
 use crate::entry;
 
-/// Types of items.
+/// The types of items.
 pub(crate) mod kind {
     pub(crate) const FLOW_V4: u8 = 1;
     pub(crate) const FLOW_V6: u8 = 2;
@@ -24,7 +24,7 @@ pub(crate) mod kind {
     pub(crate) const DIGESTS: u8 = 18;
 }
 
-/// One thing told.
+/// One item of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Item<'a> {
     /// A flow's newest state.
@@ -33,67 +33,68 @@ pub enum Item<'a> {
         family: u8,
         /// The flow, see [`crate::entry::decode_flow`].
         entry: &'a [u8],
-        /// Its version: when it changed, in milliseconds since 1970.
+        /// Its version: the time of its last change, in milliseconds since 1970.
         version_ms: u64,
     },
     /// The end of a flow.
     FlowEnd {
         /// `AF_INET` or `AF_INET6`.
         family: u8,
-        /// Which one, see [`crate::entry::decode_flow_end`].
+        /// The key and id of the flow, see [`crate::entry::decode_flow_end`].
         body: &'a [u8],
-        /// When it ended, in milliseconds since 1970.
+        /// The time of its end, in milliseconds since 1970.
         version_ms: u64,
     },
     /// An expectation.
     Expect {
         /// The expectation, see [`crate::entry::decode_expect`].
         entry: &'a [u8],
-        /// When it was made, in milliseconds since 1970.
+        /// The time of its last change, in milliseconds since 1970.
         version_ms: u64,
     },
     /// The end of the expectation of this id.
     ExpectEnd {
         /// The kernel's id on the source.
         id: u32,
-        /// When it ended, in milliseconds since 1970.
+        /// The time of its end, in milliseconds since 1970.
         version_ms: u64,
     },
-    /// From here on all entries of the bucket are told.
+    /// The begin of a bucket: all its entries follow.
     BucketBegin(u16),
-    /// All entries of the bucket have been told.
+    /// The end of a bucket: all its entries were sent since its begin.
     BucketEnd(u16),
-    /// The digests of some buckets, as of here.
+    /// The digests of some buckets, as of this position in the stream.
     Digests(Digests<'a>),
 }
 
 /// The digests of consecutive buckets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Digests<'a> {
-    /// What they were asked under; 0 where only known buckets are to be found.
+    /// The number of the verification that they were requested for; 0 if they are only to find buckets that are the
+    /// same.
     pub number: u64,
-    /// The first bucket.
+    /// The first bucket of the digests.
     pub first: u16,
     values: &'a [u8],
 }
 
 impl Digests<'_> {
-    /// Each bucket with its digest.
+    /// Iterates over each bucket and its digest.
     pub fn iter(&self) -> impl Iterator<Item = (u16, u64)> + '_ {
         (self.first..).zip(self.values.as_chunks().0.iter().map(|bytes| u64::from_be_bytes(*bytes)))
     }
 }
 
-/// The items of a batch, in order; ends with the first error.
+/// The items of a batch, in order; the iterator ends after the first error.
 #[derive(Debug, Clone)]
 pub struct Items<'a> {
     reader: Reader<'a>,
-    /// The batch's HLC time, which ages count back from.
+    /// The batch's HLC time, in milliseconds since 1970; the ages of its items count back from it.
     pub time_ms: u64,
 }
 
 impl<'a> Items<'a> {
-    /// The items of a batch's opened body.
+    /// Starts to read the items of a decrypted batch body.
     ///
     /// # Errors
     /// A body without an HLC time.
@@ -103,7 +104,7 @@ impl<'a> Items<'a> {
         Ok(Self { reader, time_ms })
     }
 
-    /// Family and id of each flow in it, as far as it parses; ends of flows included.
+    /// Iterates over family and id of each flow and each end of a flow, up to the first item that does not parse.
     pub(crate) fn flow_ids(&self) -> impl Iterator<Item = (u8, u32)> + use<'a> {
         let id = |item| match item {
             Item::Flow { family, entry, .. } => Some((family, entry::flow_id(entry)?)),
@@ -113,6 +114,7 @@ impl<'a> Items<'a> {
         self.clone().map_while(Result::ok).filter_map(id)
     }
 
+    /// Reads the next item.
     fn read_item(&mut self) -> Result<Item<'a>, Malformed> {
         let kind = self.reader.u8()?;
         match kind {

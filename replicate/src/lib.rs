@@ -1,18 +1,20 @@
-//! The agreement between nodes: what changed, told once, in order. `PROTOCOL.md` is the specification; the words are its.
+//! The replication protocol: each node sends the changes of its flows to its peers, once and in order. `PROTOCOL.md` is
+//! the specification, and this crate uses its terms.
 //!
-//! No I/O, no clock, no randomness: bytes and time come in, messages go out. From the wire up:
+//! The crate does no I/O, reads no clock and draws no random numbers: the caller passes received bytes and the time,
+//! and sends what a node passes to [`Host::send`]. From the wire upwards:
 //!
-//! | module | what it is |
+//! | module | content |
 //! |---|---|
-//! | [`wire`], [`seal`] | a datagram's header, and its encryption |
+//! | [`wire`], [`seal`] | the header of a datagram, and its encryption |
 //! | `control` | control messages and their blocks |
-//! | [`entry`], [`item`], [`batch`] | a flow in its canonical form, the items of a batch, a batch being written |
-//! | [`delta`], [`buckets`] | the change to one flow; the parts a shard is compared and told again by |
-//! | `source`, `resend` | the sending half of a stream; sealed batches kept |
-//! | `receive`, `held` | the receiving half; batches that came before their turn |
-//! | `peer`, [`node`] | another node; all of it together |
-//! | [`host`], [`note`] | what the caller provides; what it is to log |
-//! | `sim` | a cluster, its shards and a faulty network, all from one seed |
+//! | [`entry`], [`item`], [`batch`] | the canonical form of a flow, the items of a batch, the writer of a batch |
+//! | [`delta`], [`buckets`] | the kinds of change to a flow; the parts in which a shard is compared and sent again |
+//! | `source`, `resend_queue` | the sending half of a stream; sealed batches kept for resending |
+//! | `receive`, `held_back` | the receiving half of a stream; batches that arrived ahead of a gap |
+//! | `peer`, [`node`] | the state kept of a peer; a node with its streams and peers |
+//! | [`host`], [`note`] | the interface that the caller implements; the events for its log |
+//! | `sim` | a simulated cluster with its shards and a faulty network, all from one seed |
 #![forbid(unsafe_code)]
 
 pub mod batch;

@@ -1,19 +1,20 @@
-//! The three ways of replicating that operators know, as policies, and the roles that nodes tell each other.
+//! The three replication modes that operators configure, and the roles that nodes report to each other.
 
 use std::fmt;
 
-/// How nodes replicate; all of a cluster the same way.
+/// The replication mode of a node. All nodes of a cluster run the same one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Mode {
-    /// Every loss is made good: acknowledgements, a resend queue, resync of buckets.
+    /// Every loss is repaired, by acknowledgements, a resend queue and a resync of buckets.
     Ftfw,
-    /// Everything is told again and again; what was not told for a while expires.
+    /// Every entry is sent once in each refresh time. An entry that is no longer sent expires.
     Alarm,
-    /// What is lost is lost, until somebody asks for everything.
+    /// A loss is not repaired until a replica requests everything again.
     Notrack,
 }
 
 impl Mode {
+    /// Its number on the wire.
     pub(crate) fn number(self) -> u8 {
         match self {
             Self::Ftfw => 1,
@@ -22,21 +23,23 @@ impl Mode {
         }
     }
 
+    /// The mode of this number on the wire; `None` for one that this version does not know.
     pub(crate) fn from_number(number: u8) -> Option<Self> {
         [Self::Ftfw, Self::Alarm, Self::Notrack].into_iter().find(|mode| mode.number() == number)
     }
 
-    /// Whether replicas say what they have and lack, and sources keep what they may lack.
+    /// Whether replicas acknowledge batches and report gaps, and sources keep sent batches for resending.
     pub(crate) fn acknowledges(self) -> bool {
         self == Self::Ftfw
     }
 
-    /// Whether a replica may ask for everything.
+    /// Whether a source answers a replica's request for everything.
     pub(crate) fn honours_request(self) -> bool {
         self != Self::Alarm
     }
 
-    /// Whether what was not told for a while goes, instead of what a bucket told whole did not confirm.
+    /// Whether entries that were not sent for the cache timeout are purged, instead of those that a bucket sent whole
+    /// did not confirm.
     pub(crate) fn expires(self) -> bool {
         self == Self::Alarm
     }
@@ -52,30 +55,31 @@ impl fmt::Display for Mode {
     }
 }
 
-/// What a node does for traffic just now, as its operator's scripts say.
+/// The role of a node in forwarding traffic, as its operator or failover scripts set it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
 pub enum Role {
-    /// Nobody said.
+    /// No role was set.
     #[default]
     None,
-    /// It forwards.
+    /// It forwards the traffic.
     Primary,
-    /// It waits.
+    /// It stands by to take over.
     Backup,
-    /// It can do neither.
+    /// It can neither forward nor take over.
     Fault,
 }
 
 impl Role {
-    /// Those that can be taken.
+    /// The roles that can be set.
     pub const SETTABLE: [Self; 3] = [Self::Primary, Self::Backup, Self::Fault];
 
-    /// The one of those that is called so.
+    /// The role of this name, one of [`Role::SETTABLE`].
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         Self::SETTABLE.into_iter().find(|role| role.to_string() == name)
     }
 
+    /// Its number on the wire.
     pub(crate) fn number(self) -> u8 {
         match self {
             Self::None => 0,
@@ -85,7 +89,7 @@ impl Role {
         }
     }
 
-    /// A later version's role is none that is known here.
+    /// The role of this number on the wire; [`Role::None`] for one that this version does not know.
     pub(crate) fn from_number(number: u8) -> Self {
         Self::SETTABLE.into_iter().find(|role| role.number() == number).unwrap_or_default()
     }

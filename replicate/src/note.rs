@@ -1,16 +1,17 @@
-//! What an operator's log shall say: one line each, what happened, where, what to do.
+//! The events for the operator's log, one line each: what happened, where, and what to do.
 
 use std::fmt;
 use std::mem::{Discriminant, discriminant};
 
+use crate::buckets::BUCKETS_ALL;
 use crate::control::Reason;
 use crate::host::Address;
-use crate::limits::{NOTE_MS, NOTES_KEPT};
+use crate::limits::{NOTE_MS, NOTES_KEPT, PEERS_MAX};
 use crate::mode::Mode;
 use crate::time::Epoch;
 use crate::wire::{Cipher, VERSION};
 
-/// Something worth a line in the log. What strangers or faulty peers can cause comes at most once a minute.
+/// An event for the operator's log. One that an unproven or faulty node can cause is passed at most once a minute.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Note {
     /// A peer's epoch was proven.
@@ -19,20 +20,20 @@ pub enum Note {
         name: String,
         /// Its epoch.
         epoch: Epoch,
-        /// Its streams.
+        /// The number of its streams.
         streams: u16,
     },
-    /// A lost or stopped peer is heard again in the same epoch.
+    /// A message of a lost or stopped peer was received again, in the same epoch.
     Reconnected {
         /// The peer's name.
         name: String,
     },
-    /// All buckets of a peer are known.
+    /// All buckets of a peer are known, except those that the replica has no room for.
     InSync {
         /// The peer's name.
         name: String,
     },
-    /// A peer was not heard for three seconds.
+    /// Nothing was received from a peer for three seconds.
     Lost {
         /// The peer's name.
         name: String,
@@ -42,51 +43,53 @@ pub enum Note {
         /// The peer's name.
         name: String,
     },
-    /// A peer refuses this node.
+    /// Another node refuses this node.
     Refused {
-        /// The peer's node id.
+        /// The origin of its message.
+        from: Address,
+        /// The other node's id.
         node: u64,
-        /// Why.
+        /// Its reason.
         reason: Reason,
     },
     /// A peer runs in another mode.
     OtherMode {
         /// The peer's name.
         name: String,
-        /// Its mode; `None` for one that is not known here.
+        /// Its mode; `None` for one that this version does not know.
         theirs: Option<Mode>,
-        /// This node's.
+        /// This node's mode.
         ours: Mode,
     },
     /// Another node has this node's name.
     NameTaken {
         /// The name.
         name: String,
-        /// Where the other one is.
+        /// The origin of its message.
         from: Address,
     },
-    /// A datagram of another version came.
+    /// A datagram of another protocol version was received.
     OtherVersion {
-        /// From where.
+        /// The origin of the datagram.
         from: Address,
         /// Its version.
         version: u8,
     },
-    /// A datagram came in clear to a node with a key, or sealed to one without.
+    /// A datagram in clear was received although this node has a key, or a sealed one although it has none.
     OtherCipher {
-        /// From where.
+        /// The origin of the datagram.
         from: Address,
-        /// What it was.
+        /// Whether the datagram was sealed.
         theirs: Cipher,
     },
-    /// A datagram did not open: another key, or a forgery.
+    /// A datagram could not be opened: it was sealed with another key, or forged.
     WrongKey {
-        /// From where.
+        /// The origin of the datagram.
         from: Address,
     },
-    /// A peer knows a later epoch of this node: its clock went back. Its streams began anew.
+    /// A peer knows a later epoch of this node, whose clock went back. This node's streams started again.
     EpochRaised {
-        /// What it is now.
+        /// This node's new epoch.
         epoch: Epoch,
     },
     /// A batch did not parse.
@@ -98,105 +101,107 @@ pub enum Note {
         /// The batch.
         seq: u64,
     },
-    /// A control message has a block that must be known, and is not.
+    /// A control message has a block that must be known, and this version does not know it.
     UnknownBlock {
-        /// The peer's node id.
+        /// The origin of the message.
+        from: Address,
+        /// The other node's id.
         node: u64,
         /// The block's type.
         kind: u8,
     },
-    /// A replica refused an entry.
+    /// The replica of a stream had no room for an entry.
     Full {
         /// The peer's name.
         name: String,
         /// The stream.
         stream: u16,
     },
-    /// There are as many peers as there can be.
+    /// A new node was ignored because there are as many peers as there can be.
     TooManyPeers {
-        /// Where one more is.
+        /// The origin of its message.
         from: Address,
     },
-    /// A comparison of a stream's replica with its source.
+    /// The verdict on a comparison of a stream's replica with its source.
     Verdict {
         /// The peer's name.
         name: String,
-        /// Whose replica it is.
+        /// The holder of the replica.
         held_by: HeldBy,
         /// The stream.
         stream: u16,
-        /// What it was asked for under.
+        /// The number of the verification; another node's if this node requested none.
         number: u64,
-        /// Entries in the replica.
+        /// The number of entries in the replica.
         entries: u64,
-        /// Buckets that differ.
+        /// The number of buckets that differ.
         differing: u32,
     },
 }
 
-/// Which of two nodes holds a replica.
+/// The node that holds a replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum HeldBy {
-    /// This node, of the peer's stream.
+    /// This node holds the replica of a peer's stream.
     ThisNode,
-    /// The peer, of this node's stream.
+    /// The peer holds the replica of this node's stream.
     Peer,
 }
 
 impl fmt::Display for Note {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Live { name, epoch, streams } => {
-                write!(f, "peer {name}: live, epoch {epoch}, {streams} streams")
+            Self::Live { name, .. } => write!(f, "peer {name}: connected"),
+            Self::Reconnected { name } => write!(f, "peer {name}: connected again; continues where it was"),
+            Self::InSync { name } => write!(f, "peer {name}: in sync"),
+            Self::Lost { name } => {
+                write!(f, "peer {name}: nothing received for 3 s; its flows are kept; check the peer and the link")
             }
-            Self::Reconnected { name } => write!(f, "peer {name}: heard again, goes on where it was"),
-            Self::InSync { name } => write!(f, "peer {name}: all of it is replicated"),
-            Self::Lost { name } => write!(f, "peer {name}: not heard for 3 s; its flows are kept, check the link"),
             Self::Stopped { name } => write!(f, "peer {name}: stopped; its flows are kept"),
-            Self::Refused { node, reason } => write!(f, "node {node:016x}: refuses this node: {reason}"),
+            Self::Refused { node, reason, .. } => write!(f, "node {node:016x} refused this node: {reason}"),
             Self::OtherMode { name, theirs: Some(theirs), ours } => {
-                write!(f, "peer {name}: runs in mode {theirs}, this node in {ours}; set both to the same")
+                write!(f, "peer {name}: refused: it runs mode {theirs}, this node runs {ours}; set [sync] mode alike")
             }
             Self::OtherMode { name, theirs: None, ours } => {
-                write!(f, "peer {name}: runs in an unknown mode, this node in {ours}; set both to the same")
+                write!(f, "peer {name}: refused: it runs an unknown mode, this node runs {ours}; set [sync] mode alike")
             }
             Self::NameTaken { name, .. } => {
-                write!(f, "another node is called {name} too; give one of them another name")
+                write!(f, "another node has the name {name} too; change [node] name on one of the two")
             }
             Self::OtherVersion { version, .. } => {
-                write!(f, "datagram of version {version}, this node speaks {VERSION}; update one of the two")
+                write!(f, "datagram refused: it has version {version}, this node has {VERSION}; update the older node")
             }
             Self::OtherCipher { theirs: Cipher::Clear, .. } => {
-                write!(f, "datagram in clear, this node has a key; give that one the same key")
+                f.write_str("datagram refused: it is not encrypted; copy this node's key file to the sender")
             }
             Self::OtherCipher { theirs: Cipher::Sealed, .. } => {
-                write!(f, "sealed datagram, this node runs in clear; give it the same key")
+                f.write_str("datagram refused: it is encrypted; copy the sender's key file to this node")
             }
-            Self::WrongKey { .. } => f.write_str("datagram does not open; give both nodes the same key"),
-            Self::EpochRaised { epoch } => {
-                write!(
-                    f,
-                    "a peer knows a later epoch of this node, its clock went back: now epoch {epoch}, telling all again"
-                )
+            Self::WrongKey { .. } => {
+                f.write_str("datagram refused: another key, or damaged; copy the same key file to both nodes")
+            }
+            Self::EpochRaised { .. } => {
+                f.write_str("this node's clock went back since its last run; sending all flows again; check the clock")
             }
             Self::Malformed { name, stream, seq } => {
-                write!(f, "peer {name}: batch {seq} of stream {stream} does not parse; its flows are asked for again")
+                write!(f, "peer {name}: unreadable datagram; requesting its flows again (stream {stream}, seq {seq})")
             }
-            Self::UnknownBlock { node, kind } => {
-                write!(f, "node {node:016x}: needs block {kind} to be understood; update this node")
+            Self::UnknownBlock { node, kind, .. } => {
+                write!(f, "message of node {node:016x} refused: it needs block {kind}, unknown here; update this node")
             }
             Self::Full { name, stream } => {
-                write!(f, "peer {name}: no room for more of stream {stream}; raise [engine] flows_max here")
+                write!(f, "peer {name}: no room for its flows of worker {stream}; raise [engine] flows_max here")
             }
-            Self::TooManyPeers { .. } => f.write_str("one peer too many; it is ignored"),
-            Self::Verdict { name, held_by: held, stream, number, entries, differing } => {
-                let held = match held {
-                    HeldBy::ThisNode => "of",
-                    HeldBy::Peer => "at",
-                };
-                let verdict = if *differing == 0 { "is the same" } else { "differs and is told again" };
-                write!(f, "verify {number}: replica {held} {name}, stream {stream}, {entries} entries, ")?;
-                write!(f, "{verdict} ({differing} buckets differ)")
+            Self::TooManyPeers { .. } => write!(f, "more than {PEERS_MAX} peers; ignoring this one"),
+            Self::Verdict { name, held_by, stream, number, entries, differing } => {
+                match held_by {
+                    HeldBy::ThisNode => write!(f, "verify {number}: our copy of {name}, worker {stream}: ")?,
+                    HeldBy::Peer => write!(f, "verify {number}: copy of our worker {stream} at {name}: ")?,
+                }
+                if *differing > 0 {
+                    return write!(f, "differs in {differing} of {BUCKETS_ALL} parts; these are sent again");
+                }
+                write!(f, "identical; entries: {entries}")
             }
         }
     }
@@ -206,30 +211,33 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Stopped => f.write_str("it was stopped"),
-            Self::Version => f.write_str("no version in common; update one of the two"),
-            Self::NameTaken => f.write_str("another node has the same name; give one of them another"),
-            Self::Mode => f.write_str("it runs in another mode; set both to the same"),
-            Self::Other(number) => write!(f, "reason {number} of a later version"),
+            Self::Version => f.write_str("no protocol version in common; update the older node"),
+            Self::NameTaken => f.write_str("another node has the same name; change [node] name on one of the two"),
+            Self::Mode => f.write_str("it runs another mode; set [sync] mode alike"),
+            Self::Other(number) => write!(f, "reason {number}, unknown to this version; update this node"),
         }
     }
 }
 
 impl Note {
-    /// Where the datagram came from that it is about: what an address looks like only the caller knows.
+    /// The origin of the datagram that caused the event, for the caller to print: only the caller knows the address
+    /// itself.
     #[must_use]
     pub fn source_address(&self) -> Option<Address> {
         match self {
-            Self::NameTaken { from, .. }
+            Self::Refused { from, .. }
+            | Self::NameTaken { from, .. }
             | Self::OtherVersion { from, .. }
             | Self::OtherCipher { from, .. }
             | Self::WrongKey { from }
+            | Self::UnknownBlock { from, .. }
             | Self::TooManyPeers { from } => Some(*from),
             _ => None,
         }
     }
 
-    /// What it is about, where it is not to be repeated. What anybody could have sent is about nothing in particular:
-    /// one of its kind is enough, whatever address it claims.
+    /// The key by which repeats of the event are suppressed; `None` for one that is always logged. An event that
+    /// anybody can cause has the same key for all origins, because a forged origin must not cause more lines.
     fn rate_limit_key(&self) -> Option<u64> {
         match self {
             Self::NameTaken { .. }
@@ -247,23 +255,23 @@ impl Note {
     }
 }
 
-/// What was said lately, so that it is not said again within a minute.
+/// The notes logged in the last minute, so that they are not repeated: kind, key and time of each.
 #[derive(Debug, Default)]
 pub(crate) struct RecentNotes(Vec<(Discriminant<Note>, u64, u64)>);
 
 impl RecentNotes {
-    /// Whether `note` is to be said at `now_ms`; if so it counts as said.
+    /// Whether `note` is to be logged at `now_ms`; if so, it counts as logged.
     pub(crate) fn admit(&mut self, note: &Note, now_ms: u64) -> bool {
-        let Some(subject) = note.rate_limit_key() else { return true };
+        let Some(key) = note.rate_limit_key() else { return true };
         let kind = discriminant(note);
-        self.0.retain(|(.., said_ms)| now_ms.saturating_sub(*said_ms) < NOTE_MS);
-        if self.0.iter().any(|(other, about, _)| (*other, *about) == (kind, subject)) {
+        self.0.retain(|(.., logged_ms)| now_ms.saturating_sub(*logged_ms) < NOTE_MS);
+        if self.0.iter().any(|(other, other_key, _)| (*other, *other_key) == (kind, key)) {
             return false;
         }
         if self.0.len() >= NOTES_KEPT {
             self.0.remove(0);
         }
-        self.0.push((kind, subject, now_ms));
+        self.0.push((kind, key, now_ms));
         true
     }
 }
@@ -274,12 +282,12 @@ mod tests {
 
     #[test]
     fn notes_that_anyone_can_cause_are_logged_once_a_minute() {
-        let mut said = RecentNotes::default();
+        let mut recent = RecentNotes::default();
         let note = |peer| Note::WrongKey { from: Address { peer, link: 0 } };
-        assert!(said.admit(&note(1), 0));
-        assert!(!said.admit(&note(2), NOTE_MS - 1), "another address is no other matter");
-        assert!(said.admit(&note(1), NOTE_MS));
+        assert!(recent.admit(&note(1), 0));
+        assert!(!recent.admit(&note(2), NOTE_MS - 1), "another address is not another problem");
+        assert!(recent.admit(&note(1), NOTE_MS));
         let lost = Note::Lost { name: "b".into() };
-        assert!(said.admit(&lost, 0) && said.admit(&lost, 0));
+        assert!(recent.admit(&lost, 0) && recent.admit(&lost, 0));
     }
 }

@@ -1,4 +1,4 @@
-//! What is known of another node.
+//! The state that a node keeps of each peer.
 
 use crate::control::{Reason, Verdict};
 use crate::host::Address;
@@ -7,65 +7,65 @@ use crate::mode::Role;
 use crate::receive::ReceiveStream;
 use crate::time::Epoch;
 
-/// How a peer stands with this node.
+/// The state of a peer as this node sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum PeerState {
-    /// It said hello; that this is no recording is not proven yet.
+    /// A hello of it was received, but its epoch is not proven: the hello may be a recording.
     Unproven,
-    /// Its epoch is proven, and it was heard within three seconds.
+    /// Its epoch is proven, and a message of it was received within the last three seconds.
     Live,
-    /// It was not heard for three seconds.
+    /// Nothing was received from it for three seconds.
     Lost,
-    /// It said that it stops.
+    /// It reported that it stops.
     Stopped,
-    /// One of the two refuses the other.
+    /// It refuses this node, or this node refuses it.
     Refused(Reason),
 }
 
-/// Another node.
+/// A peer: its streams received here, and its progress in this node's streams.
 #[derive(Debug)]
 pub(crate) struct Peer {
     pub(crate) node: u64,
     pub(crate) name: String,
-    /// The greatest epoch proven; none before the first.
+    /// Its greatest proven epoch; [`Epoch::NONE`] before the first.
     pub(crate) epoch: Epoch,
     pub(crate) state: PeerState,
     pub(crate) role: Role,
-    /// Where it was heard last.
+    /// The origin of the last message accepted from it.
     pub(crate) at: Address,
-    /// When it was heard last, monotonic.
+    /// The time of the last message accepted from it, monotonic.
     pub(crate) last_received_ms: u64,
-    /// Control messages that came.
+    /// The control messages received in its proven epoch.
     pub(crate) replay_window: ReplayWindow,
-    /// Its streams here.
+    /// Its streams, as received here.
     pub(crate) streams: Vec<ReceiveStream>,
-    /// How many streams it had before, while replicas of those are still kept.
+    /// The number of streams that it had in an earlier epoch, while the replicas of those are kept.
     pub(crate) old_stream_count: Option<u16>,
-    /// Whether the log already says that all of it is known.
+    /// Whether the log already reports it as in sync.
     pub(crate) in_sync_reported: bool,
-    /// This node's streams there.
+    /// Its progress in each of this node's streams.
     pub(crate) acked: Vec<Acked>,
-    /// When a message of an epoch that is refused was answered last.
+    /// The time of the last answer to a message of a refused epoch, monotonic.
     pub(crate) answered_ms: Option<u64>,
 }
 
-/// How far a peer has come in one of this node's streams.
+/// The progress of a peer in one of this node's streams.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Acked {
-    /// The next seq it wants; 0 before its first acknowledgement.
+    /// The next seq that it expects; 0 before its first acknowledgement.
     pub(crate) next: u64,
-    /// What the batches told before that were charged.
+    /// The bytes that the batches before `next` were charged in the resend queue.
     pub(crate) charged_bytes: u64,
-    /// When it last came further, or had nothing to come further to; monotonic.
+    /// The last time when it acknowledged something new or had nothing to acknowledge, monotonic.
     pub(crate) progress_ms: u64,
-    /// When batches were last sent again to it.
+    /// The time of the last resend round to it, monotonic.
     pub(crate) resent_ms: Option<u64>,
-    /// What it said when the stream was last compared.
+    /// Its verdict on the last comparison of the stream.
     pub(crate) verdict: Option<Verdict>,
 }
 
 impl Peer {
-    /// One that is heard of for the first time.
+    /// Creates a peer whose epoch is not proven yet.
     pub(crate) fn new(node: u64, name: &str, at: Address, now_ms: u64) -> Self {
         Self {
             node,
@@ -84,61 +84,65 @@ impl Peer {
         }
     }
 
+    /// Whether it is [`PeerState::Live`].
     pub(crate) fn is_live(&self) -> bool {
         self.state == PeerState::Live
     }
 
-    /// Whether its batches and control messages of the proven epoch are taken.
+    /// Whether its batches and control messages of the proven epoch are accepted.
     pub(crate) fn is_accepted(&self) -> bool {
         matches!(self.state, PeerState::Live | PeerState::Lost | PeerState::Stopped)
     }
 
-    /// Whether it may still ask for batches: one that stopped will not.
+    /// Whether it may still request batches from the resend queue: a stopped peer does not.
     pub(crate) fn may_request_resend(&self) -> bool {
         matches!(self.state, PeerState::Live | PeerState::Lost)
     }
 
+    /// Whether it is live, and silent for so long that it is lost.
     pub(crate) fn is_overdue(&self, now_ms: u64) -> bool {
         self.is_live() && now_ms >= self.lost_at_ms()
     }
 
+    /// The time from which it is lost if nothing more is received, monotonic.
     pub(crate) fn lost_at_ms(&self) -> u64 {
         self.last_received_ms + LOST_MS
     }
 
-    /// Bytes of a stream's batches that it has not acknowledged and that the source is to wait for: none if it is
-    /// silent or does not come further.
-    pub(crate) fn window_bytes_used(&self, now_ms: u64, stream: u16, bytes_told: u64) -> u64 {
+    /// The bytes of a stream's batches that it has not acknowledged and that count against the window: 0 if it is
+    /// silent or acknowledges nothing new, so that it does not hold up the source. All batches of the stream were
+    /// charged `charged_bytes`.
+    pub(crate) fn window_bytes_used(&self, now_ms: u64, stream: u16, charged_bytes: u64) -> u64 {
         let recent = |then_ms: u64| now_ms.saturating_sub(then_ms) < RESPONSIVE_MS;
         match self.acked.get(usize::from(stream)) {
             Some(acked) if self.is_live() && recent(self.last_received_ms) && recent(acked.progress_ms) => {
-                bytes_told.saturating_sub(acked.charged_bytes)
+                charged_bytes.saturating_sub(acked.charged_bytes)
             }
             _ => 0,
         }
     }
 
-    /// Whether all its streams have begun and are known as far as there is room.
+    /// Whether all buckets of all its streams are known, except those that the replica has no room for.
     pub(crate) fn is_in_sync(&self) -> bool {
         self.streams.iter().all(ReceiveStream::is_in_sync)
     }
 }
 
-/// Seqs of control messages that came: the greatest, and which of the 64 before it.
+/// The seqs of received control messages: the greatest, and which of the 63 before it were received.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ReplayWindow {
     greatest: u64,
-    /// Bit *n*: `greatest` − *n* came.
+    /// Bit *n*: `greatest` − *n* was received.
     received: u64,
 }
 
 impl ReplayWindow {
-    /// Everything up to `seq` counts as come.
+    /// A window in which every seq up to `seq` counts as received.
     pub(crate) fn up_to(seq: u64) -> Self {
         Self { greatest: seq, received: u64::MAX }
     }
 
-    /// Whether `seq` came before, or is too old to tell.
+    /// Whether `seq` was received, or is too old for the window.
     pub(crate) fn contains(&self, seq: u64) -> bool {
         match self.greatest.checked_sub(seq) {
             None => false,
@@ -146,7 +150,7 @@ impl ReplayWindow {
         }
     }
 
-    /// Notes that `seq` came.
+    /// Records that `seq` was received.
     pub(crate) fn insert(&mut self, seq: u64) {
         match self.greatest.checked_sub(seq) {
             None => {
@@ -167,15 +171,15 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// Nothing passes twice, and nothing that is new and recent is held off.
+        /// No seq passes twice, and every new and recent seq passes.
         #[test]
         fn the_replay_window_is_a_set_of_recent_seqs(seqs in prop::collection::vec(1u64..200, 0..100)) {
-            let (mut window, mut came) = (ReplayWindow::up_to(0), std::collections::BTreeSet::from([0]));
+            let (mut window, mut received) = (ReplayWindow::up_to(0), std::collections::BTreeSet::from([0]));
             for seq in seqs {
-                let greatest = *came.last().unwrap();
-                prop_assert_eq!(window.contains(seq), came.contains(&seq) || seq + 64 <= greatest);
+                let greatest = *received.last().unwrap();
+                prop_assert_eq!(window.contains(seq), received.contains(&seq) || seq + 64 <= greatest);
                 window.insert(seq);
-                came.insert(seq);
+                received.insert(seq);
                 prop_assert!(window.contains(seq));
             }
         }
@@ -189,7 +193,7 @@ mod tests {
         peer.state = PeerState::Live;
         assert_eq!(peer.window_bytes_used(10, 0, 150), 50);
         peer.last_received_ms = RESPONSIVE_MS;
-        assert_eq!(peer.window_bytes_used(RESPONSIVE_MS, 0, 150), 0, "speaks, but does not come further");
+        assert_eq!(peer.window_bytes_used(RESPONSIVE_MS, 0, 150), 0, "sends, but acknowledges nothing new");
         peer.acked[0].progress_ms = RESPONSIVE_MS;
         assert_eq!(peer.window_bytes_used(RESPONSIVE_MS, 0, 150), 50);
         assert_eq!(peer.window_bytes_used(2 * RESPONSIVE_MS, 0, 150), 0, "silent");

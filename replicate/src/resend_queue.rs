@@ -1,5 +1,5 @@
-//! Sealed batches that some peer may still ask for: one byte bound for the whole node, the oldest of any stream leave
-//! first.
+//! Sealed batches that a peer may still request. One bound in bytes holds for all streams of the node; when it is
+//! exceeded, the oldest batches of any stream are evicted first.
 //!
 //! In each stream the kept batches are consecutive and end with the newest one, or none is kept.
 
@@ -7,21 +7,22 @@ use std::collections::VecDeque;
 
 use crate::limits::BATCH_OVERHEAD_BYTES;
 
-/// One sealed batch.
+/// One sealed batch in the resend queue.
 #[derive(Debug)]
 pub(crate) struct KeptBatch {
     seq: u64,
-    /// Counts over all streams: which batch is older.
+    /// The position among the batches of all streams; an older batch has a lower one.
     order: u64,
-    /// What the stream's sealed batches before it were charged.
+    /// The bytes that the stream's sealed batches before it were charged.
     pub(crate) bytes_before: u64,
-    /// When it was told, monotonic.
+    /// The time when it was sent first, monotonic; when it was queued if no peer was live.
     pub(crate) queued_ms: u64,
-    /// What was sent.
+    /// The sealed datagram.
     pub(crate) datagram: Vec<u8>,
 }
 
 impl KeptBatch {
+    /// The bytes that it counts against the bound: its buffer, and the overhead of keeping it.
     fn charged_bytes(&self) -> usize {
         self.datagram.capacity() + BATCH_OVERHEAD_BYTES
     }
@@ -34,31 +35,33 @@ pub(crate) struct ResendQueue {
     bytes: usize,
     bound: usize,
     order: u64,
-    /// Batches that left for want of room.
+    /// The number of batches evicted to stay within the bound.
     pub(crate) evicted: u64,
 }
 
 impl ResendQueue {
-    /// For `streams` streams, at most `bound` bytes.
+    /// Creates a queue for `streams` streams that holds at most `bound` bytes.
     pub(crate) fn new(streams: u16, bound: usize) -> Self {
         let streams = (0..streams).map(|_| VecDeque::new()).collect();
         Self { streams, bytes: 0, bound, order: 0, evicted: 0 }
     }
 
-    /// Keeps the newest batch of `stream`; returns what it is charged. One that is larger than the bound is not kept.
+    /// Appends the newest batch of `stream`, and returns the bytes that it is charged. A batch larger than the bound is
+    /// not kept.
     pub(crate) fn push(
         &mut self,
         stream: u16,
         seq: u64,
         bytes_before: u64,
-        told_ms: u64,
+        queued_ms: u64,
         mut datagram: Vec<u8>,
     ) -> usize {
-        // Workers write into buffers of a whole datagram; at a low rate most of one would be kept empty.
+        // Workers write into buffers of a whole datagram; at a low rate of changes most of each buffer would be kept
+        // empty.
         if datagram.len() < datagram.capacity() / 2 {
             datagram.shrink_to_fit();
         }
-        let kept = KeptBatch { seq, order: self.order, bytes_before, queued_ms: told_ms, datagram };
+        let kept = KeptBatch { seq, order: self.order, bytes_before, queued_ms, datagram };
         self.order += 1;
         let charge = kept.charged_bytes();
         self.bytes += charge;
@@ -69,7 +72,7 @@ impl ResendQueue {
         charge
     }
 
-    /// Drops the oldest batch of all; whether there was one.
+    /// Drops the oldest batch of all streams; returns whether there was one.
     fn evict(&mut self) -> bool {
         let order = |queue: &VecDeque<KeptBatch>| queue.front().map_or(u64::MAX, |kept| kept.order);
         let oldest = self.streams.iter_mut().min_by_key(|queue| order(queue));
@@ -92,12 +95,12 @@ impl ResendQueue {
         self.drop_before(stream, u64::MAX);
     }
 
-    /// The oldest seq kept of `stream`.
+    /// The oldest seq kept of `stream`; `None` if none is.
     pub(crate) fn oldest(&self, stream: u16) -> Option<u64> {
         self.queue(stream)?.front().map(|kept| kept.seq)
     }
 
-    /// The batch `seq` of `stream`.
+    /// The batch `seq` of `stream`, if it is kept.
     pub(crate) fn get(&self, stream: u16, seq: u64) -> Option<&KeptBatch> {
         let queue = self.queue(stream)?;
         let index = seq.checked_sub(queue.front()?.seq)?;
@@ -108,7 +111,7 @@ impl ResendQueue {
         self.streams.get(usize::from(stream))
     }
 
-    /// Bytes kept.
+    /// The bytes charged for all kept batches.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }

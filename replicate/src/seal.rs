@@ -1,7 +1,7 @@
-//! Sealing: AES-256-GCM under keys derived from the pre-shared one, each node its own in each epoch.
+//! Sealing: AES-256-GCM under keys derived from the pre-shared one, a different key for each node in each epoch.
 //!
-//! A nonce is a datagram's kind, stream and seq, so within an epoch it is made once. A batch sent again is the same nonce
-//! over the same bytes. The header is authenticated with the body. Without a key everything is in clear.
+//! A nonce is a datagram's kind, stream and seq, so each is used for one datagram in an epoch. A batch sent again has
+//! the same nonce and the same bytes. The header is authenticated with the body. Without a key nothing is encrypted.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,17 +13,17 @@ use crate::limits::KEYS_MAX;
 use crate::time::Epoch;
 use crate::wire::{Cipher, HEADER_BYTES, Header};
 
-/// Bytes that sealing adds behind a body.
+/// The bytes that sealing appends to a body.
 pub const TAG_BYTES: usize = 16;
 
 const SALT: &[u8] = b"ctflow replication 1";
 
-/// The pre-shared key.
+/// The pre-shared key, 256 bits.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Key([u8; 32]);
 
 impl Key {
-    /// The key of these 256 bits.
+    /// The key of these bits.
     #[must_use]
     pub fn new(bits: [u8; 32]) -> Self {
         Self(bits)
@@ -44,7 +44,7 @@ impl KeyType for Bytes32 {
     }
 }
 
-/// The key of `node`'s `epoch`; `None` only where the library refuses lengths that are constant here.
+/// Derives the key of `node` in `epoch`; `None` only if the library refuses lengths that are constant here.
 fn derive(key: &Key, node: u64, epoch: Epoch) -> Option<LessSafeKey> {
     let info = [node.to_be_bytes(), epoch.0.to_be_bytes()];
     let info = info.each_ref().map(<[u8; 8]>::as_slice);
@@ -64,35 +64,36 @@ fn nonce(header: &Header) -> Nonce {
 /// Why a datagram was not opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum OpenError {
-    /// In clear where this node has a key, or sealed where it has none.
+    /// It is in clear and this node has a key, or it is sealed and this node has none.
     Cipher,
-    /// Another key, or changed on its way.
+    /// It was sealed with another key, or was changed in transit.
     NotAuthentic,
 }
 
-/// Seals this node's datagrams and opens others'.
+/// Seals this node's datagrams and opens those of other nodes.
 pub(crate) struct Sealer {
     secret: Option<Secret>,
 }
 
 struct Secret {
     shared: Key,
-    /// Keys in use: node, epoch, key; the newest at the end.
+    /// The cached keys: node, epoch, key; the newest at the end.
     derived: Vec<(u64, Epoch, Arc<LessSafeKey>)>,
 }
 
 impl Sealer {
-    /// Seals with keys from `key`; without one, everything is in clear.
+    /// Creates a sealer with keys derived from `key`; without one, all datagrams are in clear.
     pub(crate) fn new(key: Option<Key>) -> Self {
         Self { secret: key.map(|shared| Secret { shared, derived: Vec::new() }) }
     }
 
+    /// Whether datagrams are sealed or in clear, in both directions.
     pub(crate) fn cipher(&self) -> Cipher {
         if self.secret.is_some() { Cipher::Sealed } else { Cipher::Clear }
     }
 
-    /// Writes `header` to the datagram's first 32 bytes and seals what is behind it. `None`, and nothing to send, only
-    /// where the datagram has no room for a header or the library fails.
+    /// Writes `header` to the datagram's first 32 bytes and seals the body after them. `None` if the datagram has no
+    /// room for a header or the library fails; it must not be sent then.
     pub(crate) fn seal(&mut self, header: &Header, datagram: &mut Vec<u8>) -> Option<()> {
         let (front, body) = datagram.split_at_mut_checked(HEADER_BYTES)?;
         front.copy_from_slice(&header.to_wire());
@@ -105,7 +106,7 @@ impl Sealer {
         Some(())
     }
 
-    /// The body of a datagram with this header, opened where it is.
+    /// Decrypts the body of a datagram with this header in place, and returns it.
     pub(crate) fn open<'a>(&mut self, header: &Header, datagram: &'a mut [u8]) -> Result<&'a mut [u8], OpenError> {
         if header.cipher != self.cipher() {
             return Err(OpenError::Cipher);
@@ -114,7 +115,8 @@ impl Sealer {
         let Some(secret) = &mut self.secret else { return Ok(body) };
         let key = secret.find_or_derive_key(header).ok_or(OpenError::NotAuthentic)?;
         let opened = key.open_in_place(nonce(header), Aad::from(&*front), body).map_err(|_| OpenError::NotAuthentic);
-        // Only what is authentic is worth a place: anybody can write a header.
+        // Only an authentic datagram's key is cached: anybody can write a header, and made-up ones would evict the
+        // others.
         if opened.is_ok() {
             secret.cache_key(header, key);
         }
@@ -123,7 +125,7 @@ impl Sealer {
 }
 
 impl Secret {
-    /// The key of the header's node and epoch, one of those kept or derived now.
+    /// The key of the header's node and epoch, from the cache or derived now.
     fn find_or_derive_key(&self, header: &Header) -> Option<Arc<LessSafeKey>> {
         match self.cached_key(header) {
             Some(key) => Some(Arc::clone(key)),
@@ -131,11 +133,13 @@ impl Secret {
         }
     }
 
+    /// The key of the header's node and epoch, if it is cached.
     fn cached_key(&self, header: &Header) -> Option<&Arc<LessSafeKey>> {
         let is = |(node, epoch, _): &&(u64, Epoch, _)| (*node, *epoch) == (header.node, header.epoch);
         self.derived.iter().find(is).map(|(.., key)| key)
     }
 
+    /// Caches the key of the header's node and epoch; drops the one cached first if the cache is full.
     fn cache_key(&mut self, header: &Header, key: Arc<LessSafeKey>) {
         if self.cached_key(header).is_some() {
             return;
@@ -158,7 +162,7 @@ mod tests {
 
     fn sealed(sealer: &mut Sealer) -> Vec<u8> {
         let mut datagram = vec![0; HEADER_BYTES];
-        datagram.extend_from_slice(b"what is told");
+        datagram.extend_from_slice(b"what is sent");
         sealer.seal(&header(sealer), &mut datagram).unwrap();
         datagram
     }
@@ -170,7 +174,7 @@ mod tests {
         let header = Header::parse(&datagram).unwrap();
         assert_eq!(datagram.len(), HEADER_BYTES + 12 + TAG_BYTES);
         assert_eq!(datagram, sealed(&mut sealer), "sent again, it is the same bytes");
-        assert_eq!(sealer.open(&header, &mut datagram.clone()).unwrap(), b"what is told");
+        assert_eq!(sealer.open(&header, &mut datagram.clone()).unwrap(), b"what is sent");
         let mut other = Sealer::new(Some(Key::new([8; 32])));
         assert_eq!(other.open(&header, &mut datagram.clone()), Err(OpenError::NotAuthentic));
         let mut clear = Sealer::new(None);
@@ -207,6 +211,6 @@ mod tests {
         let mut sealer = Sealer::new(None);
         let mut datagram = sealed(&mut sealer);
         let header = Header::parse(&datagram).unwrap();
-        assert_eq!(sealer.open(&header, &mut datagram).unwrap(), b"what is told");
+        assert_eq!(sealer.open(&header, &mut datagram).unwrap(), b"what is sent");
     }
 }

@@ -1,7 +1,7 @@
-//! The sending half of a stream: what was told in it, and what its shard was asked to tell.
+//! The sending half of a stream: the seqs of what was sent, and what the stream's shard is scheduled to send.
 //!
-//! No plan for any peer is kept. A peer's acknowledgement says where it is and what it lacks; from that, and from the seqs
-//! noted here, follows what there is to do: nothing that is already on its way is told again.
+//! The source keeps no plan for any peer. A peer's acknowledgement names its position and what it is missing. From
+//! these and from the seqs recorded here the source derives what to send; what is already in flight is not sent again.
 
 use crate::batch::Payload;
 use crate::buckets::{BUCKETS_ALL, BucketSet};
@@ -10,25 +10,26 @@ use crate::buckets::{BUCKETS_ALL, BucketSet};
 #[derive(Debug)]
 pub(crate) struct SourceStream {
     number: u16,
-    /// The last seq told; 0 before the first.
+    /// The seq of the newest batch; 0 before the first.
     pub(crate) newest: u64,
-    /// What the sealed batches told so far were charged in the resend queue.
+    /// The bytes that all sealed batches so far were charged in the resend queue.
     pub(crate) charged_bytes: u64,
-    /// Flows, expectations and ends told so far.
+    /// The number of flows, expectations and ends sent so far.
     pub(crate) entries: u64,
     /// The last seq that touched each bucket.
     touched: [u64; BUCKETS_ALL],
-    /// The last seq in which each bucket began.
+    /// The last seq that holds the begin of each bucket.
     started: [u64; BUCKETS_ALL],
     /// The last seq with digests.
     digests: u64,
-    /// Buckets asked of the shard whose begin was not told yet.
+    /// The buckets that the shard is scheduled to send and whose begin was not sent yet.
     scheduled: BucketSet,
-    /// Digests asked of the shard under this number, none of which were told yet.
+    /// The number under which the shard is scheduled to send digests, while none of them were sent.
     digests_scheduled: Option<u64>,
 }
 
 impl SourceStream {
+    /// Creates stream `number`, in which nothing was sent.
     pub(crate) fn new(number: u16) -> Self {
         Self {
             number,
@@ -43,13 +44,13 @@ impl SourceStream {
         }
     }
 
-    /// Begins anew under another epoch. What was asked of the shard is still to come.
+    /// Starts again at seq 1, for a raised epoch. What the shard is scheduled to send stays scheduled.
     pub(crate) fn restart(&mut self) {
-        let (asked, digests_asked) = (self.scheduled, self.digests_scheduled);
-        *self = Self { scheduled: asked, digests_scheduled: digests_asked, ..Self::new(self.number) };
+        let (scheduled, digests_scheduled) = (self.scheduled, self.digests_scheduled);
+        *self = Self { scheduled, digests_scheduled, ..Self::new(self.number) };
     }
 
-    /// Notes what the next batch holds; returns its seq.
+    /// Assigns the next seq to a batch, records what the batch holds, and returns the seq.
     pub(crate) fn append_batch(&mut self, payload: &Payload) -> u64 {
         self.newest += 1;
         self.entries += u64::from(payload.entries);
@@ -67,32 +68,34 @@ impl SourceStream {
         self.newest
     }
 
-    /// Buckets asked of the shard whose begin was not told yet.
+    /// The number of buckets that the shard is scheduled to send and whose begin was not sent yet.
     pub(crate) fn scheduled(&self) -> u32 {
         self.scheduled.count()
     }
 
-    /// All buckets touched by the batch `seq` or a later one.
+    /// Returns all buckets touched by the batch `seq` or a later one.
     pub(crate) fn touched_since(&self, seq: u64) -> BucketSet {
         (0..).zip(self.touched).filter(|(_, touched)| *touched >= seq).map(|(bucket, _)| bucket).collect()
     }
 
-    /// Of the buckets that a peer wants whose next seq is `next`, those to ask of the shard now: neither asked for
-    /// already nor begun in a batch that the peer has not come to. They count as asked.
+    /// Returns which of `buckets`, wanted by a peer whose next seq is `next`, are to be scheduled now: those that are
+    /// neither scheduled already nor begun in a batch that the peer has not applied yet. They count as scheduled.
     pub(crate) fn schedule_wanted(&mut self, buckets: &BucketSet, next: u64) -> BucketSet {
-        let under_way = (0..).zip(self.started).filter(|(_, begun)| *begun >= next).map(|(bucket, _)| bucket).collect();
-        let ask = buckets.intersection(&BucketSet::all_of(self.number)).without(&self.scheduled).without(&under_way);
-        self.scheduled = self.scheduled.union(&ask);
-        ask
+        let in_flight =
+            (0..).zip(self.started).filter(|(_, started)| *started >= next).map(|(bucket, _)| bucket).collect();
+        let added = buckets.intersection(&BucketSet::all_of(self.number)).without(&self.scheduled).without(&in_flight);
+        self.scheduled = self.scheduled.union(&added);
+        added
     }
 
-    /// Whether to ask the shard for its digests, for a peer that wants them first and whose next seq is `next`. They then
-    /// count as asked.
+    /// Whether digests are to be scheduled now, for a peer that wants them first and whose next seq is `next`: none are
+    /// in flight to it or scheduled. If so, they count as scheduled.
     pub(crate) fn schedule_digests_for(&mut self, next: u64) -> bool {
         self.digests < next && self.schedule_digests(0)
     }
 
-    /// Whether to ask the shard for its digests under `number`: not before those asked for earlier were told.
+    /// Whether digests are to be scheduled now under `number`: not before some of the earlier ones were sent. If so,
+    /// they count as scheduled.
     pub(crate) fn schedule_digests(&mut self, number: u64) -> bool {
         let free = self.digests_scheduled.is_none();
         if free {
@@ -102,10 +105,10 @@ impl SourceStream {
     }
 }
 
-/// A bucket's number is below the array's length; one that is not would belong to no stream.
+/// Records `seq` for `bucket`. A number past the array is no bucket of any stream and is ignored.
 fn record_seq(seqs: &mut [u64; BUCKETS_ALL], bucket: u16, seq: u64) {
-    if let Some(place) = seqs.get_mut(usize::from(bucket)) {
-        *place = seq;
+    if let Some(slot) = seqs.get_mut(usize::from(bucket)) {
+        *slot = seq;
     }
 }
 
@@ -130,11 +133,11 @@ mod tests {
         assert_eq!(stream.schedule_wanted(&set(&[1, 2]), 1), set(&[1, 2]));
         assert_eq!(stream.schedule_wanted(&set(&[1, 2, 256]), 1), set(&[256]));
         stream.append_batch(&batch(|writer| writer.push_bucket_begin(1).unwrap()));
-        assert_eq!(stream.schedule_wanted(&set(&[1, 2]), 1), set(&[]), "its begin is still before the peer");
+        assert_eq!(stream.schedule_wanted(&set(&[1, 2]), 1), set(&[]), "its begin is in flight to the peer");
         assert_eq!(
             stream.schedule_wanted(&set(&[1, 2]), 2),
             set(&[1]),
-            "the peer came past its begin and lacks it still"
+            "the peer applied its begin and still wants it"
         );
     }
 
@@ -161,7 +164,7 @@ mod tests {
         stream.append_batch(&batch(|writer| {
             writer.push_digests(0, 0, &[0; 2]).unwrap();
         }));
-        assert!(!stream.schedule_digests_for(1), "they are on their way to that one");
+        assert!(!stream.schedule_digests_for(1), "they are in flight to that peer");
         assert!(stream.schedule_digests_for(2) && !stream.schedule_digests_for(2));
     }
 }

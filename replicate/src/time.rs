@@ -1,41 +1,41 @@
-//! Time as the caller gives it, and epochs.
+//! The time that the caller passes, and epochs.
 
 use std::fmt;
 
-/// The moment of a call. The caller reads its clocks once and passes both.
+/// The time of a call. The caller reads both clocks once and passes their values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Time {
-    /// Milliseconds since 1970 by the node's clock; may be set back.
+    /// The wall clock, in milliseconds since 1970; it may be set back.
     pub wall_ms: u64,
-    /// Milliseconds since any moment, never set back.
+    /// The monotonic clock, in milliseconds since an arbitrary start.
     pub mono_ms: u64,
 }
 
-/// One run of a node's daemon; a later run is greater.
+/// The number of one run of a node's daemon; a later run has a greater one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Epoch(pub u64);
 
-/// Bits of an epoch that are random, so that two runs begun in one millisecond differ.
+/// The number of random bits in an epoch, so that two runs started in one millisecond differ.
 const RANDOM_BITS: u32 = 20;
 
 impl Epoch {
-    /// No epoch: not known.
+    /// No epoch, or an unknown one.
     pub const NONE: Self = Self(0);
 
-    /// The epoch that begins `wall_ms` milliseconds after 1970; of `random` 20 bits count.
+    /// The epoch of a run started `wall_ms` milliseconds after 1970, with the lowest 20 bits of `random`.
     #[must_use]
     pub fn new(wall_ms: u64, random: u32) -> Self {
         Self(wall_ms << RANDOM_BITS | u64::from(random) & ((1 << RANDOM_BITS) - 1))
     }
 
-    /// The least epoch above `other` with this one's random bits.
+    /// An epoch one millisecond above `other`, with the random bits of this one.
     #[must_use]
     pub fn above(self, other: Self) -> Self {
         let random = self.0 & ((1 << RANDOM_BITS) - 1);
         Self(((other.0 >> RANDOM_BITS).saturating_add(1) << RANDOM_BITS) | random)
     }
 
-    /// Milliseconds since 1970 at which it began, by its node's clock.
+    /// The start of the run, in milliseconds since 1970 by its node's clock.
     #[must_use]
     pub fn started_ms(self) -> u64 {
         self.0 >> RANDOM_BITS

@@ -1,4 +1,4 @@
-//! The 32 bytes that every datagram begins with, in clear.
+//! The header of every datagram: 32 bytes, never encrypted.
 //!
 //! ```text
 //!  0    2    3    4        6        8            16           24           32
@@ -10,19 +10,19 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::time::Epoch;
 
-/// What every datagram begins with.
+/// The first two bytes of every datagram.
 const MAGIC: u16 = 0xc7f1;
 
-/// The version that is spoken here.
+/// The protocol version of this node.
 pub const VERSION: u8 = 1;
 
-/// Bytes of the header.
+/// The length of the header in bytes.
 pub const HEADER_BYTES: usize = size_of::<Raw>();
 
-/// The kind's bit that says: sealed.
+/// The bit of the kind that marks a sealed datagram.
 const SEALED: u8 = 1 << 7;
 
-/// The header as on the wire.
+/// The layout of the header on the wire.
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 struct Raw {
@@ -30,9 +30,9 @@ struct Raw {
     version: u8,
     /// 1 batch, 2 control; bit 7: sealed.
     kind: u8,
-    /// Of a batch; 0 in control.
+    /// The stream of a batch; 0 in a control message.
     stream: U16,
-    /// Written as 0, not read.
+    /// Written as 0, ignored on receipt.
     reserved: U16,
     node: U64,
     epoch: U64,
@@ -41,16 +41,17 @@ struct Raw {
 
 const _: () = assert!(size_of::<Raw>() == 32 && align_of::<Raw>() == 1);
 
-/// What a datagram carries.
+/// The kind of a datagram.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Items of one stream.
+    /// A batch: items of one stream.
     Batch,
     /// A control message.
     Control,
 }
 
 impl Kind {
+    /// The kind's number on the wire.
     pub(crate) fn number(self) -> u8 {
         match self {
             Self::Batch => 1,
@@ -62,43 +63,43 @@ impl Kind {
 /// Whether a datagram's body is encrypted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cipher {
-    /// Readable by all, written by anybody.
+    /// Not encrypted and not authenticated: anybody can read and forge it.
     Clear,
-    /// AES-256-GCM.
+    /// Encrypted and authenticated with AES-256-GCM.
     Sealed,
 }
 
-/// A datagram's header, checked.
+/// The header of a datagram, with valid magic, version and kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
-    /// What follows.
+    /// The kind of the body that follows.
     pub kind: Kind,
-    /// Whether what follows is encrypted.
+    /// Whether the body is encrypted.
     pub cipher: Cipher,
-    /// Of a batch; 0 in control.
+    /// The stream of a batch; 0 in a control message.
     pub stream: u16,
     /// The sender's node id.
     pub node: u64,
     /// The sender's epoch.
     pub epoch: Epoch,
-    /// Of a batch in its stream, of a control message in its epoch; from 1.
+    /// The number of a batch in its stream, or of a control message in its epoch; from 1.
     pub seq: u64,
 }
 
 /// Why a datagram's header was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HeaderError {
-    /// Too short, not the magic, or of no known kind: not this protocol.
+    /// Not this protocol: too short, another magic, or an unknown kind.
     Foreign,
-    /// This protocol in a version not spoken here.
+    /// This protocol, in a version that this node does not support.
     Version(u8),
 }
 
 impl Header {
-    /// Reads the header of a datagram.
+    /// Parses the header of a datagram.
     ///
     /// # Errors
-    /// What is not this protocol, or not in this version of it.
+    /// [`HeaderError`] for another protocol, or another version of this one.
     pub fn parse(datagram: &[u8]) -> Result<Self, HeaderError> {
         let (raw, _) = Raw::ref_from_prefix(datagram).map_err(|_| HeaderError::Foreign)?;
         if raw.magic != MAGIC {
@@ -122,7 +123,7 @@ impl Header {
         })
     }
 
-    /// The header as on the wire.
+    /// Encodes the header.
     #[must_use]
     pub fn to_wire(&self) -> [u8; HEADER_BYTES] {
         let sealed = if self.cipher == Cipher::Sealed { SEALED } else { 0 };
@@ -140,7 +141,7 @@ impl Header {
     }
 }
 
-/// The node id of the node that its operator calls `name`.
+/// The node id of the node called `name`: XXH3-64 of the name.
 #[must_use]
 pub fn node_id(name: &str) -> u64 {
     xxhash_rust::xxh3::xxh3_64(name.as_bytes())

@@ -1,9 +1,9 @@
-//! Holds the instructions that were counted against those that are recorded.
+//! Compares the instructions counted for each stage with those recorded in `instructions.json`.
 //!
 //! ```text
 //! cargo bench -p ctflow-benches --bench instructions -- --save-summary=json
-//! cargo run -p ctflow-benches --bin counted            fails where a stage takes 5 % more than is recorded
-//! cargo run -p ctflow-benches --bin counted record     records what was counted, to be committed with what changed it
+//! cargo run -p ctflow-benches --bin counted            fails if a stage takes over 5 % more than recorded
+//! cargo run -p ctflow-benches --bin counted record     records the counts, to commit with the change behind them
 //! ```
 
 use std::collections::BTreeMap;
@@ -14,13 +14,13 @@ use std::process::ExitCode;
 
 use serde_json::Value;
 
-/// What is recorded: instructions by stage.
+/// The file with the recorded instructions of each stage.
 const RECORDED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/instructions.json");
-/// Where gungraun leaves a folder for each stage.
+/// The folder where gungraun creates one for each stage.
 const COUNTED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/gungraun/ctflow-benches/instructions/stages");
-/// Where a summary has the count.
+/// The JSON pointer to the count in a summary.
 const INSTRUCTIONS: &str = "/profiles/0/data/total/metrics/Ir/values/new";
-/// So many percent more than is recorded are growth, and less are a reason to record anew.
+/// The tolerance in percent: beyond it, more instructions are growth, and fewer a reason to record again.
 const TOLERANCE_PERCENT: u64 = 5;
 
 type Counts = BTreeMap<String, u64>;
@@ -39,7 +39,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Whether all is as recorded.
+/// Records the counts, or compares them with the recorded ones; returns whether no stage has grown, is missing or is
+/// new.
 fn run(record: bool) -> Result<bool, Box<dyn Error>> {
     let counted = counted(Path::new(COUNTED))?;
     if record {
@@ -52,6 +53,7 @@ fn run(record: bool) -> Result<bool, Box<dyn Error>> {
     Ok(is_held)
 }
 
+/// Reads the counts of all stages from gungraun's summaries.
 fn counted(folder: &Path) -> Result<Counts, Box<dyn Error>> {
     let mut counts = Counts::new();
     for stage in fs::read_dir(folder)? {
@@ -65,7 +67,7 @@ fn counted(folder: &Path) -> Result<Counts, Box<dyn Error>> {
     Ok(counts)
 }
 
-/// A line for each stage, and whether none has grown, gone or come.
+/// Returns a line for each stage, and whether no stage has grown, is missing or is new.
 fn compare(recorded: &Counts, counted: &Counts) -> (Vec<String>, bool) {
     let mut is_held = true;
     let mut stages: Vec<&String> = recorded.keys().chain(counted.keys()).collect();
@@ -74,12 +76,12 @@ fn compare(recorded: &Counts, counted: &Counts) -> (Vec<String>, bool) {
     let line = |stage: &String| {
         let (Some(before), Some(now)) = (recorded.get(stage), counted.get(stage)) else {
             is_held = false;
-            return format!("{stage}: counted or recorded, not both: record it");
+            return format!("{stage}: not counted or not recorded; record it");
         };
         let change = *now as f64 / (*before).max(1) as f64 - 1.0;
         let verdict = if now * 100 > before * (100 + TOLERANCE_PERCENT) {
             is_held = false;
-            "GROWN: mend it, or record it with the reason in the commit"
+            "GROWN: fix it, or record it with the reason in the commit"
         } else if now * 100 < before * (100 - TOLERANCE_PERCENT) {
             "less: record it"
         } else {

@@ -1,4 +1,5 @@
-//! The canonical form of a flow that has nothing rare, straight from its compact form: what nearly every change is.
+//! The canonical form of a flow without rare attributes, encoded from its compact form without a view: the case of
+//! nearly every change.
 
 use ctflow_parser::compact::{Address, Flow, has_ports};
 use ctflow_parser::uapi;
@@ -6,11 +7,12 @@ use ctflow_parser::uapi;
 use super::flow::{bit, mirror_numbers, put_status, put_zones};
 use crate::cursor::Put;
 
-/// Bits, id, protocol; both ends of both directions; status, timeout, state, TCP's, mark, zones: of IPv6 at their longest.
+/// The longest encoded compact flow in bytes, that of IPv6: bits, id, protocol; both ends of both directions; status,
+/// timeout, state, TCP's fields, mark, zones.
 const BYTES_MAX: usize = 7 + 2 * (2 * 16 + 4) + 4 + 5 + 1 + 3 + 4 + 4;
 
-/// Appends the canonical form of `flow`, of which there is nothing besides, to `out`: the same bytes as
-/// [`encode_flow`](super::encode_flow) writes of its view.
+/// Appends the canonical form of `flow`, which has no attributes besides its compact form, to `out`: the same bytes as
+/// [`encode_flow`](super::encode_flow) writes for its view.
 pub fn encode_compact<A: Address>(flow: &Flow<A>, out: &mut Vec<u8>) {
     let mut entry = EntryBuffer { bytes: [0; BYTES_MAX], length: 2 }; // the bits, known at the end
     entry.put_u32(flow.id);
@@ -20,7 +22,7 @@ pub fn encode_compact<A: Address>(flow: &Flow<A>, out: &mut Vec<u8>) {
     out.put_slice(entry.bytes.get(..entry.length).unwrap_or_default());
 }
 
-/// A canonical form while it is written: in one place, so that nothing is asked about room but at the end.
+/// A canonical form while it is written, in a buffer of fixed size, so that `out` is grown once and not for each field.
 struct EntryBuffer {
     bytes: [u8; BYTES_MAX],
     length: usize,
@@ -29,13 +31,14 @@ struct EntryBuffer {
 impl Put for EntryBuffer {
     #[inline]
     fn put_slice(&mut self, bytes: &[u8]) {
-        if let Some(place) = self.bytes.get_mut(self.length..self.length + bytes.len()) {
-            place.copy_from_slice(bytes);
+        if let Some(field) = self.bytes.get_mut(self.length..self.length + bytes.len()) {
+            field.copy_from_slice(bytes);
             self.length += bytes.len();
         }
     }
 }
 
+/// Appends both ends of both directions; returns the bits of the fields written.
 #[inline]
 fn put_ends<A: Address>(flow: &Flow<A>, entry: &mut EntryBuffer) -> u16 {
     let (orig, reply) = (flow.orig(), flow.reply());
@@ -68,6 +71,7 @@ fn put_ends<A: Address>(flow: &Flow<A>, entry: &mut EntryBuffer) -> u16 {
     bits
 }
 
+/// Appends status, timeout, TCP's fields and mark; returns the bits of the fields written.
 #[inline]
 fn put_state<A: Address>(flow: &Flow<A>, entry: &mut EntryBuffer) -> u16 {
     let mut bits = put_status(flow.status, entry);

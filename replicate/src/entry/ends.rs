@@ -1,4 +1,5 @@
-//! The two ends of a tuple: addresses of one family, and the ports, keys or ICMP fields of the protocols that have them.
+//! The two ends of a tuple: source and destination addresses of one family, and the ports, keys or ICMP fields of the
+//! protocols that have them.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -9,6 +10,7 @@ use ctflow_parser::uapi;
 use super::NotEncodable;
 use crate::cursor::{Malformed, Put, Reader};
 
+/// Appends the source and destination addresses of a tuple.
 pub(super) fn put_addresses(tuple: &Tuple, out: &mut Vec<u8>) -> Result<(), NotEncodable> {
     match (tuple.src, tuple.dst) {
         (IpAddr::V4(src), IpAddr::V4(dst)) => {
@@ -24,6 +26,7 @@ pub(super) fn put_addresses(tuple: &Tuple, out: &mut Vec<u8>) -> Result<(), NotE
     Ok(())
 }
 
+/// Appends an address.
 pub(super) fn put_address(address: IpAddr, out: &mut Vec<u8>) {
     match address {
         IpAddr::V4(address) => out.put_slice(&address.octets()),
@@ -31,6 +34,7 @@ pub(super) fn put_address(address: IpAddr, out: &mut Vec<u8>) {
     }
 }
 
+/// Reads an address of `family`.
 pub(super) fn read_address(family: u8, reader: &mut Reader<'_>) -> Result<IpAddr, Malformed> {
     match family {
         uapi::AF_INET => reader.array().map(|octets: [u8; 4]| Ipv4Addr::from(octets).into()),
@@ -39,11 +43,12 @@ pub(super) fn read_address(family: u8, reader: &mut Reader<'_>) -> Result<IpAddr
     }
 }
 
+/// Reads the source and destination addresses of a tuple of `family`.
 pub(super) fn read_addresses(family: u8, reader: &mut Reader<'_>) -> Result<(IpAddr, IpAddr), Malformed> {
     Ok((read_address(family, reader)?, read_address(family, reader)?))
 }
 
-/// What identifies a tuple besides its addresses, as two numbers: ports, keys, or ICMP id and type with code.
+/// The layer-4 fields that identify a tuple, as two numbers: ports, keys, or ICMP id and type with code.
 pub(super) fn l4_numbers(tuple: &Tuple) -> Result<Option<(u16, u16)>, NotEncodable> {
     match tuple.l4 {
         L4::None => Ok(None),
@@ -53,6 +58,7 @@ pub(super) fn l4_numbers(tuple: &Tuple) -> Result<Option<(u16, u16)>, NotEncodab
     }
 }
 
+/// The layer-4 fields of a tuple of protocol `proto` with these two numbers: the reverse of [`l4_numbers`].
 pub(super) fn l4_of_numbers(proto: u8, ports: Option<(u16, u16)>) -> L4 {
     match ports {
         None => L4::None,
@@ -64,11 +70,12 @@ pub(super) fn l4_of_numbers(proto: u8, ports: Option<(u16, u16)>) -> L4 {
     }
 }
 
+/// Whether `proto` is ICMP or ICMPv6.
 pub(super) fn is_icmp(proto: u8) -> bool {
     matches!(proto, uapi::IPPROTO_ICMP | uapi::IPPROTO_ICMPV6)
 }
 
-/// Both ends of a tuple whose ports are always there: of a protocol without any they are 0.
+/// Appends both ends of a tuple, always with ports: they are 0 for a protocol that has none.
 pub(super) fn put_tuple(tuple: &Tuple, family: u8, out: &mut Vec<u8>) -> Result<(), NotEncodable> {
     if tuple.family() != family {
         return Err(NotEncodable("tuples of two families"));
@@ -80,6 +87,7 @@ pub(super) fn put_tuple(tuple: &Tuple, family: u8, out: &mut Vec<u8>) -> Result<
     Ok(())
 }
 
+/// Reads a tuple that [`put_tuple`] wrote.
 pub(super) fn read_tuple(family: u8, proto: u8, reader: &mut Reader<'_>) -> Result<Tuple, Malformed> {
     let (src, dst) = read_addresses(family, reader)?;
     let ports = (reader.u16()?, reader.u16()?);

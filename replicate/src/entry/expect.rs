@@ -1,4 +1,4 @@
-//! An expectation as it is told.
+//! The canonical form of an expectation.
 
 use ctflow_parser::expect::{ExpectNat, ExpectView};
 
@@ -6,7 +6,7 @@ use super::{NotEncodable, ends, put_short_bytes, read_text};
 use crate::cursor::{Malformed, Put, Reader};
 use crate::limits::ENTRY_BYTES_MAX;
 
-/// The direction that says: not translated.
+/// The NAT direction of an expectation without NAT.
 const NAT_NONE: u8 = 255;
 
 /// Appends the canonical form of `expect` to `out`, at most [`ENTRY_BYTES_MAX`] bytes. On an error `out` is as it was.
@@ -25,6 +25,7 @@ pub fn encode_expect(expect: &ExpectView<'_>, out: &mut Vec<u8>) -> Result<(), N
     written
 }
 
+/// Appends the fields of `expect`; `out` may hold a part of them after an error.
 fn put_expect(expect: &ExpectView<'_>, out: &mut Vec<u8>) -> Result<(), NotEncodable> {
     let (Some(tuple), Some(mask), Some(master), Some(id)) = (expect.tuple, expect.mask, expect.master, expect.id)
     else {
@@ -51,10 +52,10 @@ fn put_expect(expect: &ExpectView<'_>, out: &mut Vec<u8>) -> Result<(), NotEncod
     ends::put_tuple(&nat.tuple, expect.family, out)
 }
 
-/// The expectation that `entry` tells; texts are borrowed from it. Timeout, flags, class and id are always there.
+/// Decodes an expectation; its texts are borrowed from `entry`. Timeout, flags, class and id are always set.
 ///
 /// # Errors
-/// Bytes that are no expectation.
+/// Bytes that are not an expectation.
 pub fn decode_expect(entry: &[u8]) -> Result<ExpectView<'_>, Malformed> {
     let mut reader = Reader::new(entry);
     let id = reader.u32()?;

@@ -1,4 +1,5 @@
-//! A flow as it is told. What every flow has comes first, what few have is there when its bit is set.
+//! The canonical form of a flow: the fields of every flow first, then those that only some flows have, each with its
+//! bit.
 
 use ctflow_parser::flow::{FlowView, Helper, Labels, SeqAdj, Synproxy};
 use ctflow_parser::proto::{DccpInfo, ProtoInfo, SctpInfo, TcpFlags, TcpInfo};
@@ -10,7 +11,7 @@ use super::{NotEncodable, put_short_bytes, read_text};
 use crate::cursor::{Malformed, Put, Reader};
 use crate::limits::ENTRY_BYTES_MAX;
 
-/// Which fields follow: the bits of a flow's first two bytes.
+/// The bits of a flow's first two bytes, one for each optional field.
 pub(super) mod bit {
     pub(in crate::entry) const PORTS: u16 = 1 << 0;
     pub(in crate::entry) const REPLY_SRC: u16 = 1 << 1;
@@ -30,7 +31,7 @@ pub(super) mod bit {
     pub(in crate::entry) const REST: u16 = 1 << 15;
 }
 
-/// Types of the fields in a flow's rest.
+/// The types of the fields in a flow's rest.
 mod rest {
     pub(super) const SEQADJ_ORIG: u8 = 1;
     pub(super) const SEQADJ_REPLY: u8 = 2;
@@ -40,7 +41,7 @@ mod rest {
 
 const TRACKER_SCTP: u8 = 1;
 const TRACKER_DCCP: u8 = 2;
-/// DCCP's sequence numbers have 48 bits.
+/// The greatest sequence number of DCCP, which has 48 bits.
 const HANDSHAKE_SEQ_MAX: u64 = (1 << 48) - 1;
 
 /// Appends the canonical form of `flow` to `out`, at most [`ENTRY_BYTES_MAX`] bytes. On an error `out` is as it was.
@@ -56,6 +57,7 @@ pub fn encode_flow(flow: &FlowView<'_>, out: &mut Vec<u8>) -> Result<(), NotEnco
     written
 }
 
+/// Appends the fields of `flow` at `start`; `out` may hold a part of them after an error.
 fn put_flow(flow: &FlowView<'_>, out: &mut Vec<u8>, start: usize) -> Result<(), NotEncodable> {
     let (Some(orig), Some(reply), Some(id)) = (flow.orig, flow.reply, flow.id) else {
         return Err(NotEncodable("a tuple or the id is missing"));
@@ -76,13 +78,13 @@ fn put_flow(flow: &FlowView<'_>, out: &mut Vec<u8>, start: usize) -> Result<(), 
     if out.len() - start > ENTRY_BYTES_MAX {
         return Err(NotEncodable("longer than any flow of a kernel"));
     }
-    if let Some(place) = out.get_mut(start..).and_then(<[u8]>::first_chunk_mut) {
-        *place = bits.to_be_bytes();
+    if let Some(field) = out.get_mut(start..).and_then(<[u8]>::first_chunk_mut) {
+        *field = bits.to_be_bytes();
     }
     Ok(())
 }
 
-/// Both directions: the original's ends, and of the reply what is not the original mirrored.
+/// Appends the ends of both directions: the original's, and those of the reply that are not the original's mirrored.
 fn put_ends(orig: &Tuple, reply: &Tuple, out: &mut Vec<u8>) -> Result<u16, NotEncodable> {
     let mut bits = 0;
     ends::put_addresses(orig, out)?;
@@ -113,12 +115,13 @@ fn put_ends(orig: &Tuple, reply: &Tuple, out: &mut Vec<u8>) -> Result<u16, NotEn
     Ok(bits)
 }
 
-/// Ports change places in an answer; ICMP's id and type with code stay where they are.
+/// The numbers that the reply has without NAT: ports are swapped, ICMP's id and type with code stay.
 #[inline]
 pub(super) fn mirror_numbers(proto: u8, (first, second): (u16, u16)) -> (u16, u16) {
     if is_icmp(proto) { (first, second) } else { (second, first) }
 }
 
+/// Appends status, timeout, tracker state, TCP's fields and mark; returns the bits of the fields written.
 fn put_state(flow: &FlowView<'_>, proto: u8, out: &mut Vec<u8>) -> Result<u16, NotEncodable> {
     let mut bits = put_status(flow.status.unwrap_or(0), out);
     out.put_varint(flow.timeout.unwrap_or(0).into());
@@ -148,6 +151,7 @@ fn put_state(flow: &FlowView<'_>, proto: u8, out: &mut Vec<u8>) -> Result<u16, N
     Ok(bits)
 }
 
+/// Appends the status in 2 bytes if it fits, else in 4; returns the bit of the latter.
 #[inline]
 pub(super) fn put_status(status: u32, out: &mut impl Put) -> u16 {
     if let Ok(narrow) = u16::try_from(status) {
@@ -158,7 +162,7 @@ pub(super) fn put_status(status: u32, out: &mut impl Put) -> u16 {
     bit::STATUS_WIDE
 }
 
-/// The zones of the original and of the reply direction; 0 for none.
+/// Appends the zones of the original and of the reply direction, 0 for none; returns the bits of those written.
 #[inline]
 pub(super) fn put_zones((zone, zone_reply): (u16, u16), out: &mut impl Put) -> u16 {
     let mut bits = 0;
@@ -173,6 +177,7 @@ pub(super) fn put_zones((zone, zone_reply): (u16, u16), out: &mut impl Put) -> u
     bits
 }
 
+/// Appends labels, helper and master; returns the bits of the fields written.
 fn put_rare(flow: &FlowView<'_>, out: &mut Vec<u8>) -> Result<u16, NotEncodable> {
     let mut bits = 0;
     if let Some(labels) = flow.labels {
@@ -193,6 +198,7 @@ fn put_rare(flow: &FlowView<'_>, out: &mut Vec<u8>) -> Result<u16, NotEncodable>
     Ok(bits)
 }
 
+/// Appends the numbers of SCTP or DCCP beside the state; returns the bit if there are any.
 fn put_tracker(info: Option<ProtoInfo>, out: &mut Vec<u8>) -> Result<u16, NotEncodable> {
     match info {
         Some(ProtoInfo::Sctp(SctpInfo { vtag_orig, vtag_reply, .. })) if vtag_orig.or(vtag_reply).is_some() => {
@@ -214,8 +220,10 @@ fn put_tracker(info: Option<ProtoInfo>, out: &mut Vec<u8>) -> Result<u16, NotEnc
     Ok(bit::TRACKER)
 }
 
+/// Appends the rest: sequence adjustments, SYN proxy and security context, each with a type; returns the bit if there
+/// are any.
 fn put_rest(flow: &FlowView<'_>, out: &mut Vec<u8>) -> Result<u16, NotEncodable> {
-    let place = out.len();
+    let start = out.len();
     out.put_u16(0); // its length, known at the end
     for (kind, adjust) in [(rest::SEQADJ_ORIG, flow.seqadj_orig), (rest::SEQADJ_REPLY, flow.seqadj_reply)] {
         if let Some(SeqAdj { correction_pos, offset_before, offset_after }) = adjust {
@@ -229,27 +237,28 @@ fn put_rest(flow: &FlowView<'_>, out: &mut Vec<u8>) -> Result<u16, NotEncodable>
         out.put_u8(rest::SECCTX);
         put_short_bytes(context.as_bytes(), out)?;
     }
-    let length = out.len() - place - 2;
+    let length = out.len() - start - 2;
     if length == 0 {
-        out.truncate(place);
+        out.truncate(start);
         return Ok(0);
     }
-    if let Some(field) = out.get_mut(place..).and_then(<[u8]>::first_chunk_mut) {
+    if let Some(field) = out.get_mut(start..).and_then(<[u8]>::first_chunk_mut) {
         *field = u16::try_from(length).unwrap_or(u16::MAX).to_be_bytes(); // 299 at most
     }
     Ok(bit::REST)
 }
 
+/// Appends a field of the rest that consists of three numbers.
 fn put_numbers(kind: u8, numbers: [u32; 3], out: &mut Vec<u8>) {
     out.put_slice(&[kind, 12]);
     numbers.into_iter().for_each(|number| out.put_u32(number));
 }
 
-/// The flow that `entry` tells, of `family` (`AF_INET`, `AF_INET6`); texts and blobs are borrowed from it. Status,
-/// timeout, mark and id are always there, and the tracker's state for the protocols that have one.
+/// Decodes a flow of `family` (`AF_INET`, `AF_INET6`); its texts and blobs are borrowed from `entry`. Status, timeout,
+/// mark and id are always set, and so is the tracker's state for the protocols that have one.
 ///
 /// # Errors
-/// Bytes that are no flow.
+/// Bytes that are not a flow of `family`.
 #[inline]
 pub fn decode_flow(family: u8, entry: &[u8]) -> Result<FlowView<'_>, Malformed> {
     let mut reader = Reader::new(entry);
@@ -277,6 +286,7 @@ pub fn decode_flow(family: u8, entry: &[u8]) -> Result<FlowView<'_>, Malformed> 
     if reader.is_empty() { Ok(view) } else { Err(reader.malformed()) }
 }
 
+/// Reads the tuples of the original and of the reply direction.
 #[inline]
 fn read_tuples(family: u8, bits: u16, proto: u8, reader: &mut Reader<'_>) -> Result<(Tuple, Tuple), Malformed> {
     let (src, dst) = ends::read_addresses(family, reader)?;
@@ -297,6 +307,7 @@ fn read_tuples(family: u8, bits: u16, proto: u8, reader: &mut Reader<'_>) -> Res
     Ok((orig, Tuple { src: reply_src, dst: reply_dst, proto, l4, zone: None }))
 }
 
+/// Reads TCP's fields, and returns the protocol information with the tracker's `state`.
 #[inline]
 fn read_proto_info(bits: u16, proto: u8, state: u8, reader: &mut Reader<'_>) -> Result<Option<ProtoInfo>, Malformed> {
     let tcp = if bits & bit::TCP == 0 { None } else { Some(reader.array::<3>()?) };
@@ -315,6 +326,7 @@ fn read_proto_info(bits: u16, proto: u8, state: u8, reader: &mut Reader<'_>) -> 
     })
 }
 
+/// Reads the fields that few flows have into `view`.
 fn read_rare<'a>(view: &mut FlowView<'a>, bits: u16, reader: &mut Reader<'a>) -> Result<(), Malformed> {
     if bits & bit::LABELS != 0 {
         view.labels = Some(Labels(reader.u128()?));
@@ -338,7 +350,7 @@ fn read_rare<'a>(view: &mut FlowView<'a>, bits: u16, reader: &mut Reader<'a>) ->
     Ok(())
 }
 
-/// A tracker's numbers beside its state; those of another protocol's are passed over.
+/// Sets the tracker's numbers of SCTP or DCCP; those of another protocol than the flow's are ignored.
 fn set_tracker_numbers(view: &mut FlowView<'_>, kind: u8, numbers: u64) {
     let [role, _, rest @ ..] = numbers.to_be_bytes();
     match (&mut view.proto, kind) {
@@ -356,6 +368,7 @@ fn set_tracker_numbers(view: &mut FlowView<'_>, kind: u8, numbers: u64) {
     }
 }
 
+/// Reads the fields of the rest into `view`. One of an unknown type is skipped.
 fn read_rest<'a>(view: &mut FlowView<'a>, mut reader: Reader<'a>) -> Result<(), Malformed> {
     while !reader.is_empty() {
         let kind = reader.u8()?;
@@ -364,8 +377,8 @@ fn read_rest<'a>(view: &mut FlowView<'a>, mut reader: Reader<'a>) -> Result<(), 
             rest::SEQADJ_ORIG | rest::SEQADJ_REPLY => {
                 let adjust =
                     SeqAdj { correction_pos: field.u32()?, offset_before: field.u32()?, offset_after: field.u32()? };
-                let place = if kind == rest::SEQADJ_ORIG { &mut view.seqadj_orig } else { &mut view.seqadj_reply };
-                *place = Some(adjust);
+                let target = if kind == rest::SEQADJ_ORIG { &mut view.seqadj_orig } else { &mut view.seqadj_reply };
+                *target = Some(adjust);
             }
             rest::SYNPROXY => {
                 view.synproxy = Some(Synproxy { isn: field.u32()?, its: field.u32()?, tsoff: field.u32()? });
@@ -373,7 +386,7 @@ fn read_rest<'a>(view: &mut FlowView<'a>, mut reader: Reader<'a>) -> Result<(), 
             rest::SECCTX => {
                 view.secctx = Some(str::from_utf8(field.rest()).map_err(|_| reader.malformed())?);
             }
-            _ => {} // a later node's: kept in the entry's bytes, and ignored
+            _ => {} // of a later version: kept in the entry's bytes, ignored here
         }
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! Entries read back as they were written, and written again they are the same bytes.
+//! Entries decode to what was encoded, and encode to the same bytes again.
 
 use std::net::IpAddr;
 
@@ -38,7 +38,7 @@ fn tuple(v6: bool, proto: u8) -> impl Strategy<Value = Tuple> {
     (address(v6), address(v6), l4(proto)).prop_map(move |(src, dst, l4)| Tuple { src, dst, proto, l4, zone: None })
 }
 
-/// What an answer without translation looks like.
+/// The reply tuple of a flow without NAT.
 fn mirrored(orig: Tuple) -> Tuple {
     let l4 = match orig.l4 {
         L4::Ports { src, dst } => L4::Ports { src: dst, dst: src },
@@ -84,7 +84,7 @@ fn texts() -> impl Strategy<Value = Texts> {
     ("[a-z0-9-]{0,15}", prop::collection::vec(any::<u8>(), 0..64), "[a-z:_]{0,60}")
 }
 
-/// Any flow whose texts are still missing, and which of them it is to have.
+/// Any flow without texts, and whether a helper and a security context are to be added.
 pub(crate) fn flow() -> impl Strategy<Value = (FlowView<'static>, bool, bool)> {
     (any::<bool>(), prop::sample::select(&PROTOCOLS[..])).prop_flat_map(|(v6, proto)| {
         let directions = (tuple(v6, proto), of(tuple(v6, proto)), of(any::<(u16, u16)>()));
@@ -130,7 +130,7 @@ pub(crate) fn flow() -> impl Strategy<Value = (FlowView<'static>, bool, bool)> {
     })
 }
 
-/// Asserts that the compact form of what is common of a flow is encoded as its view is.
+/// Asserts that a flow's compact form, if it has one, encodes to the same bytes as the view of that form.
 fn assert_compact_form_encodes_alike<A: Address>(flow: &FlowView<'_>) {
     let Some(compact) = compact::Flow::<A>::new(flow) else { return };
     let (mut fast, mut plain) = (Vec::new(), Vec::new());
@@ -252,7 +252,7 @@ fn an_unencodable_entry_leaves_the_buffer_unchanged() {
     assert_eq!(entry, [1, 2]);
 }
 
-/// A later node's field in the rest of a flow is passed over, and what follows it is read.
+/// A field of a later version in the rest of a flow is skipped, and the fields after it are read.
 #[test]
 fn an_unknown_field_in_the_rest_is_skipped() {
     let mut entry = vec![0x80, 0, 0, 0, 0, 9, 89, 1, 1, 1, 1, 2, 2, 2, 2, 0, 0, 0];

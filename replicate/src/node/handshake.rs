@@ -1,11 +1,11 @@
-//! Meeting: whose epoch is believed, and who is refused.
+//! The handshake, which proves the epoch of a peer, and the refusal of other nodes.
 //!
 //! ```text
 //!  A (starts)                                        B
 //!  hello to 0 ──────────────────────────────────────► not proven: answers
 //!  proven: it names A's epoch ◄───── hello to A's epoch
 //!  hello to B's epoch, heads ───────────────────────► proven: it names B's epoch
-//!  begins behind the heads ◄─── hello to A's epoch, heads
+//!  starts after the heads ◄──── hello to A's epoch, heads
 //! ```
 
 use super::Node;
@@ -20,7 +20,7 @@ use crate::time::{Epoch, Time};
 use crate::wire::{Header, VERSION};
 
 impl Node {
-    /// Hears a hello of an epoch above the greatest proven one. Whether it is proven now.
+    /// Handles a hello of an epoch above the greatest proven one; returns whether the epoch is proven now.
     pub(super) fn on_unproven_hello(
         &mut self,
         now: Time,
@@ -50,7 +50,7 @@ impl Node {
         true
     }
 
-    /// Why a node that says this hello is refused.
+    /// The reason to refuse the sender of this hello; `None` if it is accepted.
     fn refusal_reason(&self, hello: &Hello<'_>) -> Option<Reason> {
         if !(hello.version_lowest..=hello.version_highest).contains(&VERSION) {
             return Some(Reason::Version);
@@ -58,7 +58,7 @@ impl Node {
         (Mode::from_number(hello.mode) != Some(self.config.mode)).then_some(Reason::Mode)
     }
 
-    /// Keeps in mind that a node is refused: its hello is of now, it names this run.
+    /// Records that a node is refused. Its hello names this run, so it is no recording.
     fn record_refusal(
         &mut self,
         now: Time,
@@ -78,11 +78,13 @@ impl Node {
         }
     }
 
+    /// The index in `peers` of the peer with this node id.
     pub(super) fn peer_index(&self, node: u64) -> Option<usize> {
         self.peers.iter().position(|peer| peer.node == node)
     }
 
-    /// The peer of this node id; a new one where there is room, or where one that was never proven makes some.
+    /// Returns the index of the peer with this node id. A peer not known yet is added, if there is room or if one that
+    /// was never proven can be dropped for it.
     fn find_or_add_peer(
         &mut self,
         now: Time,
@@ -95,18 +97,18 @@ impl Node {
             return Some(index);
         }
         if self.peers.len() >= PEERS_MAX {
-            let Some(greeting) = self.peers.iter().position(|peer| peer.epoch == Epoch::NONE) else {
+            let Some(unproven) = self.peers.iter().position(|peer| peer.epoch == Epoch::NONE) else {
                 self.counters.refusals.too_many_peers += 1;
                 self.note(now, Note::TooManyPeers { from }, host);
                 return None;
             };
-            self.peers.remove(greeting);
+            self.peers.remove(unproven);
         }
         self.peers.push(Peer::new(node, name, from, now.mono_ms));
         Some(self.peers.len() - 1)
     }
 
-    /// Takes the epoch of a peer as proven: it is live, and all of it is unknown.
+    /// Records the epoch of a peer as proven: the peer is live, and all buckets of its streams are unknown.
     fn mark_proven(
         &mut self,
         now: Time,
@@ -118,8 +120,8 @@ impl Node {
     ) {
         let (mode, held_back_bytes) = (self.config.mode, self.config.held_back_bytes);
         let Some(peer) = self.peers.get_mut(index) else { return };
-        let of = hello.streams.clamp(1, STREAMS_MAX);
-        replace_replicas(peer, of, host);
+        let stream_count = hello.streams.clamp(1, STREAMS_MAX);
+        replace_replicas(peer, stream_count, host);
         peer.name = hello.name.into();
         peer.epoch = header.epoch;
         peer.state = PeerState::Live;
@@ -128,19 +130,19 @@ impl Node {
         peer.replay_window = ReplayWindow::up_to(header.seq);
         peer.in_sync_reported = false;
         peer.answered_ms = None;
-        let streams = (0..of).map(|stream| {
-            let id = ReplicaId { node: header.node, stream, streams: of };
+        let streams = (0..stream_count).map(|stream| {
+            let id = ReplicaId { node: header.node, stream, streams: stream_count };
             let holds_some = host.replica(id).entries() > 0;
             ReceiveStream::new(id, mode, held_back_bytes, holds_some)
         });
         peer.streams = streams.collect();
         let acked = |bytes| Acked { charged_bytes: bytes, progress_ms: now.mono_ms, ..Acked::default() };
         peer.acked = self.streams.iter().map(|source| acked(source.charged_bytes)).collect();
-        host.note(Note::Live { name: peer.name.clone(), epoch: peer.epoch, streams: of });
+        host.note(Note::Live { name: peer.name.clone(), epoch: peer.epoch, streams: stream_count });
     }
 
-    /// Hears an epoch below the greatest proven one of its node: a recording, a node whose clock went back, or a second
-    /// node of the same name. Answers at most once a second.
+    /// Handles a message of an epoch below the greatest proven one of its node: it is a recording, or its sender is a
+    /// node whose clock went back or a second node of the same name. It is answered at most once a second.
     pub(super) fn on_refused_epoch(&mut self, now: Time, from: Address, header: &Header, host: &mut impl Host) {
         self.counters.refusals.old_epoch += 1;
         let Some(index) = self.peer_index(header.node) else { return };
@@ -152,14 +154,16 @@ impl Node {
         let (is_elsewhere, proven) = (peer.is_live() && peer.at.peer != from.peer, peer.epoch);
         let to = Destination::Address(from);
         if is_elsewhere {
+            // An answer with the proven epoch would make a second node of this name raise its own above it, and the two
+            // would go on to outbid each other.
             self.send_bye(header.node, header.epoch, Reason::NameTaken, to, host);
         } else {
             self.answer_hello(header.node, header.epoch, proven, to, host);
         }
     }
 
-    /// Hears a node that has this one's name. It may be this one's own last run, or a recording of it, so nothing is
-    /// said to the operator before the other one says so to this run.
+    /// Handles a message of a node with this node's name. It may be of this node's own last run, or a recording of
+    /// that, so the duplicate name is logged only after the other node has addressed this run.
     pub(super) fn on_duplicate_name(
         &mut self,
         now: Time,
@@ -176,7 +180,8 @@ impl Node {
         }
     }
 
-    /// Hears that a later epoch of this node is known: its clock went back. It begins anew above that.
+    /// Raises this node's epoch above `known`, a later epoch of it that a peer knows because this node's clock went
+    /// back. All streams start again at seq 1.
     pub(super) fn raise_epoch(&mut self, now: Time, known: Epoch, host: &mut impl Host) {
         self.epoch = self.epoch.above(known);
         self.control_seq = 0;
@@ -191,7 +196,7 @@ impl Node {
         host.note(Note::EpochRaised { epoch: self.epoch });
     }
 
-    /// Hears that somebody takes leave or refuses this run.
+    /// Handles a bye: a peer stops, or a node refuses this run.
     pub(super) fn on_bye(&mut self, now: Time, from: Address, header: &Header, reason: Reason, host: &mut impl Host) {
         let index = self.peer_index(header.node);
         let peer = index.and_then(|index| self.peers.get_mut(index));
@@ -207,17 +212,17 @@ impl Node {
         }
         let note = match reason {
             Reason::NameTaken => Note::NameTaken { name: self.config.name.clone(), from },
-            reason => Note::Refused { node: header.node, reason },
+            reason => Note::Refused { from, node: header.node, reason },
         };
         self.note(now, note, host);
     }
 }
 
-/// Decides which replicas of a peer stay that now has `of` streams: those of as many streams, which may still be right;
-/// and of others those that were complete last, until the new ones are.
-fn replace_replicas(peer: &mut Peer, of: u16, host: &mut impl Host) {
+/// Decides which replicas to keep of a peer that has `stream_count` streams now: those of the same number of streams,
+/// which may still be correct, and of others those that were complete last, until the new ones are complete.
+fn replace_replicas(peer: &mut Peer, stream_count: u16, host: &mut impl Host) {
     let Ok(had @ 1..) = u16::try_from(peer.streams.len()) else { return };
-    if had == of {
+    if had == stream_count {
         return;
     }
     let incomplete = match peer.old_stream_count {
@@ -226,7 +231,7 @@ fn replace_replicas(peer: &mut Peer, of: u16, host: &mut impl Host) {
             None
         }
         Some(before) => {
-            if before == of {
+            if before == stream_count {
                 peer.old_stream_count = None;
             }
             Some(had)

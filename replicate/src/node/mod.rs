@@ -1,14 +1,15 @@
-//! A node: its own streams, its peers, and what is said between them.
+//! A node: its own streams, its peers, and the messages between them.
 //!
 //! ```text
-//!  shards ── tell ──►  source (per stream) ── seal ──► resend queue ──► Host::send
-//!                          ▲ ack, want: resend, skip, tell_buckets
-//!  links ── receive ─►  peer ──► receive (per stream) ──► Host::replica
-//!  timer ── tick ────►  hello, heads, ack + want, lost peers
+//!  shards ── send_batch ─►  source (per stream) ── seal ──► resend queue ──► Host::send
+//!                              ▲ ack, want: resend, skip, schedule_buckets
+//!  links ─── receive ────►  peer ──► receive (per stream) ──► Host::replica
+//!  timer ─── tick ───────►  hello, heads, ack + want, lost peers
 //! ```
 //!
-//! One thread drives it. Nothing here blocks, reads a clock or keeps more than [`crate::limits`] say: a caller passes the
-//! time, asks [`Node::is_window_open`] before it hands a batch over, and calls [`Node::tick`] at [`Node::deadline`].
+//! One thread drives a node. A node does not block and reads no clock, and its memory is bounded by [`crate::limits`]
+//! and its configuration. The caller passes the time, checks [`Node::is_window_open`] before it passes a batch, and
+//! calls [`Node::tick`] at [`Node::deadline`].
 
 mod handshake;
 mod receive;
@@ -35,35 +36,36 @@ use crate::time::{Epoch, Time};
 use crate::wire::{Header, Kind, node_id};
 pub use status::{Counters, PeerStatus, ReceiveStatus, Refusals, SourceStatus, Status, VerdictStatus};
 
-/// What a node is and how it replicates.
+/// The configuration of a node.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The node's name; no other node of the cluster has it.
+    /// The node's name, which is unique in the cluster.
     pub name: String,
-    /// Its streams: as many as it has shards, 1 to [`STREAMS_MAX`].
+    /// The number of its streams, one for each shard, 1 to [`STREAMS_MAX`].
     pub streams: u16,
-    /// How it replicates.
+    /// The replication mode.
     pub mode: Mode,
-    /// The pre-shared key; without one everything is in clear.
+    /// The pre-shared key; without one nothing is encrypted.
     pub key: Option<Key>,
-    /// This run.
+    /// The epoch of this run.
     pub epoch: Epoch,
     /// The longest datagram in bytes: a link's MTU without IP and UDP headers, within the protocol's bounds.
     pub datagram_bytes: usize,
-    /// Bytes of batches that are kept for resending, all streams together; at least two batches a stream.
+    /// The size of the resend queue in bytes, for all streams together; at least two batches a stream.
     pub resend_bytes: usize,
-    /// Bytes of a stream's batches that a peer may be behind before the source waits; at most its part of the above.
+    /// The window in bytes: what a responsive peer may leave unacknowledged of a stream before the source waits; at
+    /// most the stream's share of `resend_bytes`.
     pub window_bytes: usize,
-    /// Bytes of batches held back in each stream of a peer.
+    /// The bound of the batches held back behind a gap in each stream of a peer, in bytes.
     pub held_back_bytes: usize,
-    /// In alarm mode, how often everything is told, in milliseconds.
+    /// The refresh time in milliseconds: in alarm mode every bucket is sent once in it.
     pub refresh_ms: u64,
-    /// In alarm mode, how long what was not told stays, in milliseconds; at most twice that.
+    /// The cache timeout in milliseconds: in alarm mode an entry that is no longer sent expires after one to two of it.
     pub cache_timeout_ms: u64,
 }
 
 impl Config {
-    /// A node in ftfw mode, in clear, with the default bounds.
+    /// The configuration of a node in ftfw mode, without encryption, with the default bounds.
     #[must_use]
     pub fn new(name: &str, streams: u16, epoch: Epoch) -> Self {
         Self {
@@ -82,7 +84,7 @@ impl Config {
     }
 }
 
-/// An operator's wish to compare, until all peers answered.
+/// A verification that an operator requested, until all peers have answered or its time is over.
 #[derive(Debug)]
 struct Verification {
     number: u64,
@@ -96,10 +98,10 @@ pub struct Node {
     id: u64,
     epoch: Epoch,
     role: Role,
-    /// Since when what absent peers held is this node's; monotonic.
+    /// The time of the last [`Node::flush_absent`] in the current role, monotonic.
     absent_flushed_ms: Option<u64>,
     sealer: Sealer,
-    /// The last control message's seq.
+    /// The seq of the last control message sent.
     control_seq: u64,
     hlc_ms: u64,
     streams: Vec<SourceStream>,
@@ -108,26 +110,26 @@ pub struct Node {
     hello_due: u64,
     heads_due: u64,
     verify: Option<Verification>,
-    /// In alarm mode, what is told again.
+    /// In alarm mode, the schedule by which buckets are sent.
     refresh: BucketCycle,
-    /// In alarm mode, what expires.
+    /// In alarm mode, the schedule by which buckets are swept.
     sweep: BucketCycle,
     recent_notes: RecentNotes,
     datagrams_opened: u64,
     counters: Counters,
-    /// The buffer that control messages are written into.
+    /// The buffer into which control messages are written.
     scratch: Vec<u8>,
 }
 
 impl Node {
-    /// A node that knows nobody yet. Numbers in `config` are taken to the nearest that the protocol allows.
+    /// Creates a node without peers. The numbers in `config` are clamped to what the protocol allows.
     #[must_use]
     pub fn new(mut config: Config, now: Time) -> Self {
         config.streams = config.streams.clamp(1, STREAMS_MAX);
         config.datagram_bytes = config.datagram_bytes.clamp(DATAGRAM_BYTES_MIN, DATAGRAM_BYTES_MAX);
-        // What a peer that keeps up has not acknowledged must still be there to be sent again: all windows, and in each
-        // stream the batch that closes its window, fit the resend queue. Otherwise a loss would cost it whole buckets,
-        // and telling those the next loss.
+        // The batches that a responsive peer has not acknowledged must all be kept for resending, so the resend queue
+        // has room for all windows and, in each stream, for the batch that closes the window. Otherwise a loss would be
+        // repaired by sending whole buckets, and the load of these would cause the next loss.
         let streams = usize::from(config.streams);
         let batch_bytes = config.datagram_bytes + BATCH_OVERHEAD_BYTES;
         config.resend_bytes = config.resend_bytes.max(2 * streams * batch_bytes);
@@ -156,32 +158,33 @@ impl Node {
         }
     }
 
-    /// Its node id.
+    /// The node's id.
     #[must_use]
     pub fn id(&self) -> u64 {
         self.id
     }
 
-    /// Its epoch; a greater one than configured where its clock went back.
+    /// The node's epoch; greater than the configured one if its clock went back.
     #[must_use]
     pub fn epoch(&self) -> Epoch {
         self.epoch
     }
 
-    /// Datagrams that opened so far: whoever sent them has the key. One that came before may be among them, or not.
+    /// The number of datagrams opened so far. With a key, each of them is from a node that has it. A duplicate may be
+    /// counted or not.
     #[must_use]
     pub fn datagrams_opened(&self) -> u64 {
         self.datagrams_opened
     }
 
-    /// HLC time: the wall clock's, but never before what was seen of a peer; milliseconds since 1970.
+    /// HLC time in milliseconds since 1970: the wall clock's, but never before a time received from a peer.
     #[must_use]
     pub fn hlc_ms(&self, now: Time) -> u64 {
         self.hlc_ms.max(now.wall_ms)
     }
 
-    /// Whether the window of `stream` is open: its shard may hand over a batch. If not, deltas wait in the shard, where
-    /// the newest state of a flow takes the place of older ones.
+    /// Whether the window of `stream` is open, so that its shard may pass a batch. While it is closed, deltas wait in
+    /// the shard, where the newest state of a flow replaces older ones.
     #[must_use]
     pub fn is_window_open(&self, now: Time, stream: u16) -> bool {
         let Some(source) = self.streams.get(usize::from(stream)) else { return false };
@@ -189,8 +192,9 @@ impl Node {
         behind.max().unwrap_or(0) < self.config.window_bytes as u64
     }
 
-    /// Tells all peers the next batch of a stream. While none is live it is kept for one that is lost, if what it missed so
-    /// far is there too; else only what it touched is noted: a peer that comes later asks for the buckets.
+    /// Sends the next batch of a stream to all peers. While none is live, the batch is kept for a lost peer if all
+    /// batches that this peer has not acknowledged are kept too. Otherwise only the buckets that it touches are
+    /// recorded, and a peer that connects later wants these. A batch of a stream that does not exist is dropped.
     pub fn send_batch(&mut self, now: Time, payload: Payload, host: &mut impl Host) {
         self.advance_hlc(now, payload.time_ms);
         let stream = payload.stream;
@@ -199,14 +203,14 @@ impl Node {
         let (epoch, cipher) = (self.epoch, self.sealer.cipher());
         let header = Header { kind: Kind::Batch, cipher, stream, node: self.id, epoch, seq };
         let mut datagram = payload.bytes;
-        let is_heard = self.peers.iter().any(Peer::is_live);
-        let is_kept = is_heard || self.lost_peer_can_resume(stream, seq);
+        let is_any_live = self.peers.iter().any(Peer::is_live);
+        let is_kept = is_any_live || self.lost_peer_can_resume(stream, seq);
         if !is_kept || self.sealer.seal(&header, &mut datagram).is_none() {
             self.resend.clear(stream);
             self.counters.batches_unsent += 1;
             return;
         }
-        if is_heard {
+        if is_any_live {
             host.send(Destination::All, &datagram);
             self.counters.batches_sent += 1;
             self.counters.bytes_sent += datagram.len() as u64;
@@ -222,13 +226,13 @@ impl Node {
         source.charged_bytes += self.resend.push(stream, seq, before, now.mono_ms, datagram) as u64;
         for peer in self.peers.iter_mut().filter(|peer| peer.is_live()) {
             if let Some(acked) = peer.acked.get_mut(usize::from(stream)).filter(|acked| acked.charged_bytes == before) {
-                acked.progress_ms = now.mono_ms; // it has something to come further to from now on
+                acked.progress_ms = now.mono_ms; // from now on it has something to acknowledge
             }
         }
     }
 
-    /// Whether a lost peer that comes back could go on where it was, with the batches of a stream that are kept and `seq`,
-    /// the next one.
+    /// Whether a lost peer that returns could resume where it was, with the kept batches of a stream and `seq`, the
+    /// next one.
     fn lost_peer_can_resume(&self, stream: u16, seq: u64) -> bool {
         let oldest = self.resend.oldest(stream).unwrap_or(seq);
         let lost = self.peers.iter().filter(|peer| peer.may_request_resend() && !peer.is_live());
@@ -236,7 +240,7 @@ impl Node {
         self.config.mode.acknowledges() && reached.any(|acked| acked.next >= oldest)
     }
 
-    /// Does what is due. Early or late calls do no harm.
+    /// Sends the messages and does the timed work that is due. Early or late calls do no harm.
     pub fn tick(&mut self, now: Time, host: &mut impl Host) {
         self.advance_hlc(now, 0);
         self.mark_silent_peers_lost(now, host);
@@ -258,7 +262,7 @@ impl Node {
         }
     }
 
-    /// When [`Node::tick`] is wanted next, in monotonic milliseconds.
+    /// The time at which to call [`Node::tick`] next, in monotonic milliseconds.
     #[must_use]
     pub fn deadline(&self) -> u64 {
         let alarm = self.config.mode.expires().then(|| self.refresh.next_due_ms().min(self.sweep.next_due_ms()));
@@ -272,14 +276,14 @@ impl Node {
         own.into_iter().flatten().chain(peers).min().unwrap_or(self.hello_due)
     }
 
-    /// Sets what it does for traffic, and tells its peers.
+    /// Sets the role, and makes the hello due that reports it to the peers.
     pub fn set_role(&mut self, now: Time, role: Role) {
         self.role = role;
         self.absent_flushed_ms = None;
         self.hello_due = now.mono_ms;
     }
 
-    /// What it does for traffic.
+    /// The node's role.
     #[must_use]
     pub fn role(&self) -> Role {
         self.role
@@ -291,54 +295,58 @@ impl Node {
         self.peers.iter().any(Peer::is_live)
     }
 
-    /// Whether a peer is live, and of those that are everything is known.
+    /// Whether a peer is live, and all live peers are in sync here: all their buckets are known, except those that the
+    /// replicas have no room for.
     #[must_use]
     pub fn is_in_sync(&self) -> bool {
         let known = |peer: &Peer| !peer.streams.is_empty() && peer.streams.iter().all(ReceiveStream::is_in_sync);
         self.has_live_peer() && self.peers.iter().filter(|peer| peer.is_live()).all(known)
     }
 
-    /// The names of the live peers that do as this node does: two primaries, unless that is what the operator wants.
+    /// The names of the live peers in `role`. Another primary beside this one is a split brain, unless the operator
+    /// configured both as primary.
     pub fn peers_in_role(&self, role: Role) -> impl Iterator<Item = &str> {
         self.peers.iter().filter(move |peer| peer.is_live() && peer.role == role).map(|peer| peer.name.as_str())
     }
 
-    /// The operator wants everything from all peers again.
+    /// Requests everything from all peers again, for an operator.
     pub fn request_from_all(&mut self, now: Time, host: &mut impl Host) {
         for peer in 0..self.peers.len() {
             self.request_from_peer(now, peer, host);
         }
     }
 
-    /// The operator wants everything told to all peers again.
+    /// Sends everything to all peers again, for an operator or a peer that requests it.
     pub fn bulk_send(&mut self, host: &mut impl Host) {
         for stream in 0..self.config.streams {
             self.bulk_send_buckets(stream, &BucketSet::all_of(stream), host);
         }
     }
 
-    /// The operator wants to know whether replicas and sources agree, this node's and its peers'. Answers come as
-    /// [`Note::Verdict`] under `number`, which is not 0, and stand in the status.
+    /// Compares all replicas with their sources, this node's and its peers', for an operator. Each verdict is reported
+    /// as [`Note::Verdict`] under `number`, which is not 0, and in the status.
     pub fn verify(&mut self, now: Time, number: u64, host: &mut impl Host) {
         self.verify = Some(Verification { number, until_ms: now.mono_ms + VERIFY_MS, due_ms: now.mono_ms });
         self.send_verify(now, host);
     }
 
-    /// The operator wants the replicas emptied. What the peers have is asked for again.
+    /// Empties all replicas, for an operator, and requests everything from the peers again.
     pub fn flush_external(&mut self, now: Time, host: &mut impl Host) {
         self.empty_replicas(now, |_| true, host);
     }
 
-    /// The same of the replicas of peers that are not live: what they held is this node's now, and goes on without them.
-    /// Likewise of those that turn out not to have been, as they are not heard any more from here on.
+    /// Empties the replicas of the peers that are not live, because this node has taken over their flows and those
+    /// change without them. A peer that is marked live now, but from which nothing more is received, is treated alike
+    /// once it is lost.
     pub fn flush_absent(&mut self, now: Time, host: &mut impl Host) {
         self.absent_flushed_ms = Some(now.mono_ms);
         self.empty_replicas(now, |peer| !peer.is_live(), host);
     }
 
-    fn empty_replicas(&mut self, now: Time, whose: impl Fn(&Peer) -> bool, host: &mut impl Host) {
+    /// Empties the replicas of the peers that `selects` returns true for, and requests everything from these again.
+    fn empty_replicas(&mut self, now: Time, selects: impl Fn(&Peer) -> bool, host: &mut impl Host) {
         for index in 0..self.peers.len() {
-            if !self.peers.get(index).is_some_and(&whose) {
+            if !self.peers.get(index).is_some_and(&selects) {
                 continue;
             }
             self.drop_old_replicas(index, host);
@@ -351,48 +359,52 @@ impl Node {
         }
     }
 
-    /// Takes leave of all peers. Nothing is to be called after it.
+    /// Sends a bye to all peers. No other method may be called afterwards.
     pub fn stop(&mut self, host: &mut impl Host) {
         for index in 0..self.peers.len() {
             self.send_stopped(index, host);
         }
     }
 
-    /// Brings HLC time forward to what the clock or somebody else says.
+    /// Advances HLC time to the wall clock's, and to `seen_ms`, which was received from a peer or shard.
     fn advance_hlc(&mut self, now: Time, seen_ms: u64) {
         self.hlc_ms = self.hlc_ms.max(now.wall_ms).max(seen_ms);
     }
 
+    /// Passes a note to the host, unless the same one was passed shortly before.
     fn note(&mut self, now: Time, note: Note, host: &mut impl Host) {
         if self.recent_notes.admit(&note, now.mono_ms) {
             host.note(note);
         }
     }
 
+    /// Marks live peers as lost that have been silent for too long, and empties the replicas of those that were already
+    /// silent at the last [`Node::flush_absent`].
     fn mark_silent_peers_lost(&mut self, now: Time, host: &mut impl Host) {
-        let inherited_ms = self.absent_flushed_ms;
-        let mut inherited = Vec::new();
+        let flushed_ms = self.absent_flushed_ms;
+        let mut flushed = Vec::new();
         for peer in self.peers.iter_mut().filter(|peer| peer.is_overdue(now.mono_ms)) {
             peer.state = PeerState::Lost;
             host.note(Note::Lost { name: peer.name.clone() });
-            if inherited_ms.is_some_and(|since| peer.last_received_ms <= since) {
-                inherited.push(peer.node);
+            if flushed_ms.is_some_and(|since| peer.last_received_ms <= since) {
+                flushed.push(peer.node);
             }
         }
-        if !inherited.is_empty() {
-            self.empty_replicas(now, |peer| inherited.contains(&peer.node), host);
+        if !flushed.is_empty() {
+            self.empty_replicas(now, |peer| flushed.contains(&peer.node), host);
         }
     }
 
-    /// Has the shard tell the buckets that it was not asked for already.
+    /// Schedules those of `buckets` that are not scheduled already, even if they are in flight to a peer.
     fn bulk_send_buckets(&mut self, stream: u16, buckets: &BucketSet, host: &mut impl Host) {
         let Some(source) = self.streams.get_mut(usize::from(stream)) else { return };
-        let ask = source.schedule_wanted(buckets, u64::MAX);
-        if !ask.is_empty() {
-            host.schedule_buckets(stream, &ask);
+        let added = source.schedule_wanted(buckets, u64::MAX);
+        if !added.is_empty() {
+            host.schedule_buckets(stream, &added);
         }
     }
 
+    /// Sends and sweeps the buckets that are due, for alarm mode.
     fn refresh_and_sweep(&mut self, now: Time, host: &mut impl Host) {
         let refreshed: BucketSet = self.refresh.due_buckets(now.mono_ms).collect();
         if !refreshed.is_empty() {
@@ -407,17 +419,18 @@ impl Node {
         }
     }
 
-    /// Gives up the replicas of the streams that a peer had before.
+    /// Drops the replicas of the streams that a peer had in an earlier epoch, when their number was another.
     fn drop_old_replicas(&mut self, peer: usize, host: &mut impl Host) {
         let Some(peer) = self.peers.get_mut(peer) else { return };
-        if let Some(of) = peer.old_stream_count.take() {
-            for stream in 0..of {
-                host.drop_replica(ReplicaId { node: peer.node, stream, streams: of });
+        if let Some(streams) = peer.old_stream_count.take() {
+            for stream in 0..streams {
+                host.drop_replica(ReplicaId { node: peer.node, stream, streams });
             }
         }
     }
 
-    /// Ends the operator's verification once all live peers answered for all streams, there and here.
+    /// Ends the operator's verification once there are verdicts on all streams of this node and of all live peers, or
+    /// its time is over.
     fn finish_verify(&mut self, now: Time) {
         let Some(Verification { number, until_ms, .. }) = self.verify else { return };
         let answered = self.peers.iter().filter(|peer| peer.is_live()).all(|peer| {

@@ -1,4 +1,4 @@
-//! What a node says of its own accord or in answer: the control messages it writes.
+//! The control messages that a node sends, on its own or in answer, and the batches that it resends.
 
 use super::Node;
 use crate::buckets::BucketSet;
@@ -10,20 +10,20 @@ use crate::receive::ReceiveStream;
 use crate::time::{Epoch, Time};
 use crate::wire::{Header, Kind, VERSION};
 
-/// Bit 0: expectations.
+/// The features of this node. Bit 0: expectations.
 const FEATURES: u32 = 1;
 
-/// The most that one stream's acknowledgement takes, its wants included.
+/// The longest bodies of one stream's acknowledgement and want, in bytes.
 const ACK_BODY_BYTES: usize = 12 + 16 * GAPS_PER_ACK + 36;
 
 impl Node {
-    /// Begins a message to `node` in its `epoch`; to every peer where both are none.
+    /// Starts a message to `node` in its `epoch`; to every peer if both are 0.
     fn new_message(&mut self, node: u64, epoch: Epoch) -> ControlWriter {
         let addressee = Addressee { node, epoch, time_ms: self.hlc_ms };
         ControlWriter::new(std::mem::take(&mut self.scratch), addressee, self.config.datagram_bytes)
     }
 
-    /// Seals a message and sends it, unless there is nothing in it.
+    /// Seals and sends a message, unless it has no blocks. Its buffer is reused for the next one.
     fn send_message(&mut self, to: Destination, message: ControlWriter, host: &mut impl Host) {
         let is_empty = message.is_empty();
         let mut datagram = message.bytes;
@@ -39,6 +39,7 @@ impl Node {
         self.scratch = datagram;
     }
 
+    /// Appends this node's hello, which names `newest` as the newest known epoch of the addressee.
     fn push_own_hello(&self, message: &mut ControlWriter, newest: Epoch) {
         message.push_hello(&Hello {
             version_lowest: VERSION,
@@ -52,7 +53,7 @@ impl Node {
         });
     }
 
-    /// Hello to everybody who may be there, and to each live peer by its epoch.
+    /// Sends a hello to every configured address or the group, and one to each live peer in its epoch.
     pub(super) fn send_hello(&mut self, host: &mut impl Host) {
         let mut message = self.new_message(0, Epoch::NONE);
         self.push_own_hello(&mut message, Epoch::NONE);
@@ -64,24 +65,25 @@ impl Node {
         }
     }
 
-    /// Hello and heads to a peer by its proven epoch; where nothing is resent, also the wish for everything until it
-    /// begins to come.
+    /// Sends hello and heads to a peer in its proven epoch. In notrack mode the message also requests everything, until
+    /// some bucket begins to arrive.
     pub(super) fn send_hello_to_peer(&mut self, index: usize, host: &mut impl Host) {
         let Some(peer) = self.peers.get(index) else { return };
         let mode = self.config.mode;
-        let asks = mode.honours_request() && !mode.acknowledges();
-        let asks = asks && !peer.streams.iter().all(ReceiveStream::has_bulk_started);
+        let requests_all = mode.honours_request() && !mode.acknowledges();
+        let requests_all = requests_all && !peer.streams.iter().all(ReceiveStream::has_bulk_started);
         let (node, at, epoch) = (peer.node, peer.at, peer.epoch);
         let mut message = self.new_message(node, epoch);
         self.push_own_hello(&mut message, epoch);
-        if asks {
+        if requests_all {
             message.push_request();
         }
         message.push_heads(&self.current_heads());
         self.send_message(Destination::Peer { node, at }, message, host);
     }
 
-    /// Hello to an epoch that is not proven, or not any more; tells the newest that is.
+    /// Sends a hello to an epoch that is not proven, or no longer; it names the newest proven epoch of that node,
+    /// `newest`.
     pub(super) fn answer_hello(
         &mut self,
         node: u64,
@@ -95,27 +97,28 @@ impl Node {
         self.send_message(to, message, host);
     }
 
-    /// Takes leave of a node, or refuses it.
+    /// Sends a bye to a node: this node stops, or refuses the other one.
     pub(super) fn send_bye(&mut self, node: u64, epoch: Epoch, reason: Reason, to: Destination, host: &mut impl Host) {
         let mut message = self.new_message(node, epoch);
         message.push_bye(reason);
         self.send_message(to, message, host);
     }
 
+    /// Reports to a peer that this node stops.
     pub(super) fn send_stopped(&mut self, index: usize, host: &mut impl Host) {
         let Some(peer) = self.peers.get(index).filter(|peer| peer.is_accepted()) else { return };
         let (node, at, epoch) = (peer.node, peer.at, peer.epoch);
         self.send_bye(node, epoch, Reason::Stopped, Destination::Peer { node, at }, host);
     }
 
-    /// Stream, oldest seq kept, newest seq told.
+    /// The heads of this node's streams: stream, oldest seq kept, newest seq.
     fn current_heads(&self) -> Vec<(u16, u64, u64)> {
         let streams = (0..).zip(&self.streams);
         let oldest = |stream, newest: u64| self.resend.oldest(stream).unwrap_or(newest.saturating_add(1));
         streams.map(|(stream, source)| (stream, oldest(stream, source.newest), source.newest)).collect()
     }
 
-    /// Tells everybody how far each stream has come; soon again while somebody is behind.
+    /// Sends the heads of all streams to all peers. They are repeated soon while a peer has batches to acknowledge.
     pub(super) fn send_heads(&mut self, now: Time, host: &mut impl Host) {
         let live = || self.peers.iter().filter(|peer| peer.is_live());
         let behind = live().any(|peer| {
@@ -131,13 +134,13 @@ impl Node {
         let mut rest = heads.as_slice();
         while !rest.is_empty() {
             let mut message = self.new_message(0, Epoch::NONE);
-            let told = message.push_heads(rest);
-            rest = rest.get(told.max(1)..).unwrap_or_default();
+            let written = message.push_heads(rest);
+            rest = rest.get(written.max(1)..).unwrap_or_default();
             self.send_message(Destination::All, message, host);
         }
     }
 
-    /// Acknowledges the streams of a peer that are due, and wants what is unknown of them.
+    /// Sends the acknowledgements that are due to a peer, each with a want for the unknown buckets of the stream.
     pub(super) fn send_due_acks(&mut self, now: Time, index: usize, host: &mut impl Host) {
         let is_due = |stream: &ReceiveStream| stream.ack_due.is_some_and(|due| now.mono_ms >= due);
         let Some(peer) = self.peers.get(index).filter(|peer| peer.is_live()) else { return };
@@ -164,8 +167,8 @@ impl Node {
         self.send_message(to, message, host);
     }
 
-    /// Makes good what a peer lacks of a stream: its gaps from the resend queue, and what is no longer there by a skip.
-    /// At most once in 10 ms; until then the peer goes on saying what it lacks.
+    /// Resends the batches in a peer's gaps, from the resend queue. If a gap begins before the oldest batch kept, a
+    /// skip is sent too. This happens at most once in [`RESEND_ROUND_MS`]; the peer reports its gaps again until then.
     pub(super) fn resend_gaps(
         &mut self,
         now: Time,
@@ -187,10 +190,10 @@ impl Node {
         let oldest = self.resend.oldest(stream).unwrap_or(newest.saturating_add(1));
         let touched: BucketSet = source.touched_since(next);
         let mut left = RESENDS_PER_ROUND;
-        let mut lacks_older = false;
+        let mut has_evicted = false;
         for (from, to_seq) in gaps {
             acked.resent_ms = Some(now.mono_ms);
-            lacks_older |= from < oldest;
+            has_evicted |= from < oldest;
             for seq in from.max(oldest)..=to_seq.min(newest) {
                 let Some(kept) = self.resend.get(stream, seq).filter(|_| left > 0) else { break };
                 host.send(to, &kept.datagram);
@@ -198,7 +201,7 @@ impl Node {
                 self.counters.batches_resent += 1;
             }
         }
-        if lacks_older {
+        if has_evicted {
             let mut message = self.new_message(node, epoch);
             message.push_skip(stream, oldest, &touched);
             self.send_message(to, message, host);
@@ -206,6 +209,7 @@ impl Node {
         }
     }
 
+    /// Sends the verdict on one of a peer's streams to that peer.
     pub(super) fn send_verdict(&mut self, index: usize, verdict: &Verdict, host: &mut impl Host) {
         let Some(peer) = self.peers.get(index) else { return };
         let (node, at, epoch) = (peer.node, peer.at, peer.epoch);
@@ -214,7 +218,8 @@ impl Node {
         self.send_message(Destination::Peer { node, at }, message, host);
     }
 
-    /// Has everything of a peer told again: by wanting it, or by asking where nothing can be wanted.
+    /// Requests everything of a peer again: by wants in ftfw mode, by a request in notrack mode. In alarm mode nothing
+    /// is sent, because the peer sends everything periodically.
     pub(super) fn request_from_peer(&mut self, now: Time, index: usize, host: &mut impl Host) {
         let Some(peer) = self.peers.get_mut(index).filter(|peer| peer.is_accepted()) else { return };
         peer.in_sync_reported = false;
@@ -231,7 +236,7 @@ impl Node {
         }
     }
 
-    /// Asks for verdicts on all streams, its own and its peers', until all have come.
+    /// Requests verdicts on all streams, this node's and its peers', unless all were received or the time is over.
     pub(super) fn send_verify(&mut self, now: Time, host: &mut impl Host) {
         self.finish_verify(now);
         let Some(verify) = &mut self.verify else { return };

@@ -1,4 +1,4 @@
-//! What an operator can see of the replication.
+//! The status of the replication, for operators.
 
 use super::Node;
 use crate::buckets::BucketSet;
@@ -10,41 +10,41 @@ use crate::receive::ReceiveCounters;
 use crate::source::SourceStream;
 use crate::time::{Epoch, Time};
 
-/// Datagrams that were refused, by reason.
+/// The number of refused datagrams, by reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Refusals {
-    /// Not this protocol.
+    /// Of another protocol.
     pub foreign: u64,
-    /// Another version of it.
+    /// Of another version of the protocol.
     pub version: u64,
-    /// In clear where it should be sealed, or the reverse.
+    /// In clear although this node has a key, or sealed although it has none.
     pub cipher: u64,
-    /// Another key, or changed on its way.
+    /// Sealed with another key, or changed in transit.
     pub not_authentic: u64,
     /// Of an epoch that was not proven.
     pub unproven: u64,
     /// Of an epoch below the greatest one proven.
     pub old_epoch: u64,
-    /// A control message that came before.
+    /// Control messages that were received before.
     pub replayed: u64,
-    /// A control message that does not parse.
+    /// Control messages that do not parse.
     pub malformed: u64,
-    /// A control message with an unknown block that must be known.
+    /// Control messages with an unknown block that must be known.
     pub unknown_block: u64,
-    /// Another node with this one's name.
+    /// From another node with this node's name.
     pub duplicate_name: u64,
-    /// One peer too many.
+    /// Hellos of new nodes while there were as many peers as there can be.
     pub too_many_peers: u64,
 }
 
-/// What was counted of a node.
+/// The counters of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Counters {
-    /// Batches sent, each once.
+    /// Batches sent, resends not counted.
     pub batches_sent: u64,
-    /// Their bytes.
+    /// The bytes of these batches.
     pub bytes_sent: u64,
-    /// Batches that nobody was there for.
+    /// Batches not sent because no peer was live.
     pub batches_unsent: u64,
     /// Batches sent again to one peer.
     pub batches_resent: u64,
@@ -56,7 +56,7 @@ pub struct Counters {
     pub refusals: Refusals,
 }
 
-/// A node and its peers.
+/// The status of a node and its peers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Status {
     /// Its name.
@@ -69,96 +69,96 @@ pub struct Status {
     pub mode: Mode,
     /// Its role.
     pub role: Role,
-    /// Its own streams.
+    /// The node's own streams.
     pub streams: Vec<SourceStatus>,
-    /// Bytes in the resend queue.
+    /// The bytes in the resend queue.
     pub resend_bytes: usize,
-    /// Bytes that it may have.
+    /// The bound of the resend queue in bytes.
     pub resend_bytes_max: usize,
-    /// Batches that left the resend queue for want of room.
+    /// Batches evicted from the resend queue to stay within its bound.
     pub resend_evicted: u64,
-    /// What was counted.
+    /// Its counters.
     pub counters: Counters,
     /// Its peers.
     pub peers: Vec<PeerStatus>,
 }
 
-/// One of a node's own streams.
+/// The status of one of the node's own streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SourceStatus {
-    /// The oldest seq kept; `None` where none is.
+    /// The oldest seq in the resend queue; `None` if no batch is kept.
     pub oldest: Option<u64>,
-    /// The newest seq told.
+    /// The seq of the newest batch; 0 before the first.
     pub newest: u64,
-    /// Flows, expectations and ends told.
+    /// The number of flows, expectations and ends sent.
     pub entries: u64,
-    /// Bytes that its sealed batches took in the resend queue.
+    /// The bytes that all its sealed batches were charged in the resend queue.
     pub bytes: u64,
-    /// Bytes of it that are in the resend queue.
+    /// The bytes of its batches that are in the resend queue.
     pub resend_bytes: u64,
-    /// Buckets that the shard was asked to tell whole and has not begun with.
+    /// The number of buckets that its shard is scheduled to send and has not begun.
     pub scheduled: u32,
 }
 
-/// A peer.
+/// The status of a peer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerStatus {
     /// Its name.
     pub name: String,
     /// Its node id.
     pub node: u64,
-    /// Its greatest epoch proven; none where it has none.
+    /// Its greatest proven epoch; [`Epoch::NONE`] before the first.
     pub epoch: Epoch,
-    /// How it stands.
+    /// Its state.
     pub state: PeerState,
     /// Its role.
     pub role: Role,
-    /// Where it was heard last.
+    /// The origin of the last message accepted from it.
     pub at: Address,
-    /// Milliseconds since then.
+    /// The milliseconds since that message.
     pub silent_ms: u64,
-    /// Its streams, as replicated here.
+    /// Its streams, as received here.
     pub received: Vec<ReceiveStatus>,
-    /// This node's streams, as replicated there: batches it has not acknowledged, and milliseconds since the oldest of
-    /// them was told.
+    /// Its progress in each of this node's streams: the number of batches that it has not acknowledged, and the
+    /// milliseconds since the oldest of them was sent.
     pub behind: Vec<(u64, u64)>,
-    /// Bytes of the batches that it has not acknowledged, of all this node's streams.
+    /// The bytes of the batches that it has not acknowledged, of all this node's streams.
     pub behind_bytes: u64,
-    /// What it found at the last comparison of each of this node's streams.
+    /// Its verdict on the last comparison of each of this node's streams.
     pub verdicts: Vec<Option<VerdictStatus>>,
 }
 
-/// A peer's stream, as replicated here.
+/// The status of a peer's stream, as received here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReceiveStatus {
-    /// The next seq.
+    /// The next seq to apply; 0 before the first heads.
     pub next: u64,
-    /// Batches that are known to have been told and were not applied.
+    /// The number of batches that the peer is known to have sent and that were not applied.
     pub behind: u64,
-    /// Milliseconds from the last applied batch's time to now, while there are any such; 0 otherwise.
+    /// The milliseconds since the time of the last applied batch, while `behind` is not 0; else 0.
     pub behind_ms: u64,
-    /// Buckets that are not known.
+    /// The number of buckets that are not known.
     pub unknown: u32,
-    /// Bytes of batches held back.
+    /// The bytes of the batches held back behind a gap.
     pub held_back_bytes: usize,
-    /// What was counted.
+    /// Its counters.
     pub counters: ReceiveCounters,
-    /// What was found at the last comparison.
+    /// The verdict on the last comparison that an operator requested.
     pub verdict: Option<VerdictStatus>,
 }
 
-/// A comparison of a replica with its source.
+/// The verdict on the comparison of a replica with its source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct VerdictStatus {
-    /// What it was asked for under.
+    /// The number of the verification.
     pub number: u64,
-    /// The batch with the digests.
+    /// The seq of the batch with the last of the digests.
     pub seq: u64,
-    /// Entries in the replica then.
+    /// The number of entries in the replica at that seq.
     pub entries: u64,
-    /// The digest of all the source's buckets.
+    /// The sum of the digests of all the source's buckets, modulo 2^64.
     pub digest: u64,
-    /// Buckets that differed.
+    /// The buckets that differed.
     pub differing: BucketSet,
 }
 
@@ -170,7 +170,7 @@ impl From<Verdict> for VerdictStatus {
 }
 
 impl Node {
-    /// How things stand.
+    /// Returns the status of the node and its peers.
     #[must_use]
     pub fn status(&self, now: Time) -> Status {
         let streams = (0..).zip(&self.streams).map(|(stream, source)| SourceStatus {
@@ -196,11 +196,13 @@ impl Node {
         }
     }
 
+    /// The bytes of a stream's batches in the resend queue.
     fn resend_bytes_of(&self, stream: u16, source: &SourceStream) -> u64 {
         let oldest = self.resend.oldest(stream).and_then(|seq| self.resend.get(stream, seq));
         oldest.map_or(0, |kept| source.charged_bytes.saturating_sub(kept.bytes_before))
     }
 
+    /// The status of a peer.
     fn peer_status(&self, now: Time, peer: &Peer) -> PeerStatus {
         let received = peer.streams.iter().map(|stream| {
             let behind = stream.newest.saturating_add(1).saturating_sub(stream.next);
@@ -216,9 +218,9 @@ impl Node {
             }
         });
         let behind = (0..).zip(self.streams.iter().zip(&peer.acked)).map(|(stream, (source, acked))| {
-            let told_ms = self.resend.get(stream, acked.next).map_or(now.mono_ms, |kept| kept.queued_ms);
+            let queued_ms = self.resend.get(stream, acked.next).map_or(now.mono_ms, |kept| kept.queued_ms);
             let batches = source.newest.saturating_add(1).saturating_sub(acked.next.max(1));
-            (batches, now.mono_ms.saturating_sub(told_ms))
+            (batches, now.mono_ms.saturating_sub(queued_ms))
         });
         let streams = self.streams.iter().zip(&peer.acked);
         let behind_bytes =

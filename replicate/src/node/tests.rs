@@ -1,4 +1,4 @@
-//! The steps of PROTOCOL.md, each by a script: who says what to whom, with what lost.
+//! The steps of PROTOCOL.md, each as a scripted test: which nodes send, and which datagrams are lost.
 
 use super::*;
 use crate::batch::{BatchWriter, HEADROOM_BYTES};
@@ -10,7 +10,7 @@ use crate::sim::host::SimHost;
 use crate::sim::rng::Rng;
 use crate::sim::shard::{Shard, flow};
 
-/// Nodes with their shards and replicas; each is at the address of its index.
+/// Nodes with their shards and replicas; the address of a node is its index.
 struct Bench {
     now: u64,
     nodes: Vec<(Node, SimHost, Vec<Shard>)>,
@@ -37,7 +37,7 @@ impl Bench {
         bench
     }
 
-    /// Two nodes that have met.
+    /// Two nodes after their handshake.
     fn pair() -> Self {
         let mut bench = Self::new([config("a", 1, 10), config("b", 2, 20)]);
         bench.run(20, EVERYTHING);
@@ -54,7 +54,7 @@ impl Bench {
         Time { wall_ms: 1_000_000 + self.now, mono_ms: self.now }
     }
 
-    /// Lets time pass; a datagram from one node to another passes if `passes` says so.
+    /// Runs all nodes for `ms` milliseconds; a datagram from one node to another is delivered if `passes` returns true.
     fn run(&mut self, ms: u64, mut passes: impl FnMut(usize, usize, &[u8]) -> bool) {
         for _ in 0..ms {
             for index in 0..self.nodes.len() {
@@ -80,6 +80,7 @@ impl Bench {
         }
     }
 
+    /// Delivers the datagrams that node `from` has sent.
     fn deliver(&mut self, from: usize, passes: &mut impl FnMut(usize, usize, &[u8]) -> bool) {
         let time = self.time();
         let address = Address { peer: u32::try_from(from).unwrap(), link: 0 };
@@ -96,25 +97,25 @@ impl Bench {
         }
     }
 
-    /// `count` flows of node `of` come or change.
+    /// Creates or changes `count` flows of node `of`.
     fn change_flows(&mut self, of: usize, count: u32) {
         for number in 0..count {
-            let (place, cached) = flow(number, 1_000_000, &mut self.rng);
+            let (entry_key, cached) = flow(number, 1_000_000, &mut self.rng);
             let shards = &mut self.nodes[of].2;
             let shard = crate::sim::shard::flow_id_of(number) as usize % shards.len();
-            shards[shard].change_entry(place, cached);
+            shards[shard].change_entry(entry_key, cached);
         }
     }
 
-    /// Whether `at` holds exactly what `of` has.
+    /// Whether the replicas at node `at` hold exactly the flows of node `of`.
     fn agrees(&self, of: usize, at: usize) -> bool {
         let (node, _, shards) = &self.nodes[of];
         let count = u16::try_from(shards.len()).unwrap();
         (0..count).zip(shards).all(|(stream, shard)| {
-            let mut told: Vec<_> = shard.cache.values().map(|cached| cached.bytes.as_slice()).collect();
-            told.sort_unstable();
+            let mut expected: Vec<_> = shard.cache.values().map(|cached| cached.bytes.as_slice()).collect();
+            expected.sort_unstable();
             let id = ReplicaId { node: node.id(), stream, streams: count };
-            self.nodes[at].1.replicas.get(&id).is_some_and(|replica| replica.contents() == told)
+            self.nodes[at].1.replicas.get(&id).is_some_and(|replica| replica.contents() == expected)
         })
     }
 
@@ -122,7 +123,7 @@ impl Bench {
         self.nodes[of].0.status(self.time())
     }
 
-    /// How the first peer of a node stands.
+    /// The state of the first peer of a node.
     fn peer_state(&self, of: usize) -> PeerState {
         self.status(of).peers[0].state
     }
@@ -165,7 +166,7 @@ fn a_recorded_hello_proves_nothing() {
         }
         true
     });
-    bench.nodes[1] = bench.start(config("b", 1, 30)); // b runs anew, a is gone
+    bench.nodes[1] = bench.start(config("b", 1, 30)); // b restarts, a is gone
     let (time, from) = (bench.time(), Address { peer: 0, link: 0 });
     let (node, host, _) = &mut bench.nodes[1];
     for datagram in recorded {
@@ -200,7 +201,7 @@ fn batches_evicted_from_the_resend_queue_are_replaced_by_buckets() {
     bench.change_flows(0, 300);
     bench.run(300, EVERYTHING);
     assert!(bench.agrees(0, 1));
-    // b hears nothing for longer than it holds up anybody.
+    // b receives nothing, for longer than a waits for it.
     for _ in 0..20 {
         bench.change_flows(0, 100);
         bench.run(RESPONSIVE_MS / 10, |from, to, _| from != 0 || to != 1);
@@ -216,7 +217,8 @@ fn a_bucket_that_two_peers_want_is_sent_once() {
     bench.change_flows(0, 1);
     bench.run(500, EVERYTHING);
     assert!(bench.agrees(0, 1) && bench.agrees(0, 2));
-    // 257 buckets of two marks of 3 bytes each, and one flow: two batches a telling, and a few that a deadline ended.
+    // 257 buckets with two marks of 3 bytes each, and one flow: two batches for one bulk send, and a few more that a
+    // deadline ended.
     assert!(bench.batches_sent(0) < 40, "{}", bench.batches_sent(0));
 }
 
@@ -241,11 +243,11 @@ fn a_lost_peer_resumes_where_it_was_in_the_same_epoch() {
     bench.run(200, EVERYTHING);
     bench.run(LOST_MS + 10, |_, _, _| false);
     assert_eq!(bench.peer_state(1), PeerState::Lost);
-    assert!(bench.agrees(0, 1), "what a lost peer told stays");
+    assert!(bench.agrees(0, 1), "the replica of a lost peer stays");
     let before = bench.batches_sent(0);
     bench.run(1_500, EVERYTHING);
     assert!(bench.notes(1).contains(&Note::Reconnected { name: "a".into() }));
-    assert_eq!(bench.batches_sent(0), before, "nothing is told again");
+    assert_eq!(bench.batches_sent(0), before, "nothing is sent again");
 }
 
 #[test]
@@ -259,7 +261,7 @@ fn a_lost_peer_receives_the_missed_batches_when_it_returns() {
         bench.change_flows(0, 20);
         bench.run(10, |_, _, _| false);
     }
-    assert_eq!(bench.batches_sent(0), sent, "there is nobody to send to");
+    assert_eq!(bench.batches_sent(0), sent, "no peer is live");
     bench.run(1_500, EVERYTHING);
     assert!(bench.agrees(0, 1));
     let counters = bench.status(0).counters;
@@ -278,7 +280,7 @@ fn batches_for_a_lost_peer_are_dropped_past_the_bound() {
         bench.change_flows(0, 20);
         bench.run(10, |_, _, _| false);
     }
-    assert_eq!(bench.status(0).resend_bytes, 0, "it does not reach back, so it is good for nothing");
+    assert_eq!(bench.status(0).resend_bytes, 0, "it does not reach back to the lost peer, so it is dropped");
     bench.run(1_500, EVERYTHING);
     assert!(bench.agrees(0, 1));
     let counters = bench.status(0).counters;
@@ -295,7 +297,7 @@ fn a_restarted_node_with_the_same_flows_is_compared_first() {
     bench.nodes[0].2[0].cache = shard.cache;
     bench.run(1_500, EVERYTHING);
     assert!(bench.agrees(0, 1) && bench.peer_state(1) == PeerState::Live);
-    assert!(bench.batches_sent(0) < 30, "two of digests, no flows: {}", bench.batches_sent(0));
+    assert!(bench.batches_sent(0) < 30, "two batches of digests, no flows: {}", bench.batches_sent(0));
     assert_eq!(bench.status(1).peers[0].received[0].counters.entries, 0);
 }
 
@@ -406,11 +408,11 @@ fn two_nodes_of_one_name_both_log_it() {
 #[test]
 fn a_second_node_of_a_live_name_is_refused() {
     let mut bench = Bench::new([config("a", 1, 10), config("b", 1, 20), config("b", 1, 15)]);
-    // The two of one name do not hear each other.
+    // The two nodes of one name receive nothing from each other.
     bench.run(3_000, |from, to, _| from == 0 || to == 0);
     assert_eq!(bench.status(0).peers[0].epoch, Epoch::new(20, 5));
     assert!(bench.notes(2).iter().any(|note| matches!(note, Note::NameTaken { .. })));
-    assert_eq!(bench.nodes[2].0.epoch(), Epoch::new(15, 5), "it does not fight for the name");
+    assert_eq!(bench.nodes[2].0.epoch(), Epoch::new(15, 5), "it does not raise its epoch above the other node's");
 }
 
 #[test]
@@ -480,7 +482,7 @@ fn in_alarm_mode_all_is_sent_each_refresh_and_unsent_flows_expire() {
 fn peers_past_the_bound_are_refused() {
     let configs = (0..crate::limits::PEERS_MAX + 3).map(|index| config(&format!("node {index}"), 1, 10));
     let mut bench = Bench::new(configs);
-    // Only the first is heard by others, and hears them.
+    // Only datagrams to and from the first node are delivered.
     bench.run(1_100, |from, to, _| from == 0 || to == 0);
     assert_eq!(bench.status(0).peers.len(), crate::limits::PEERS_MAX);
     assert!(bench.notes(0).iter().any(|note| matches!(note, Note::TooManyPeers { .. })));

@@ -1,4 +1,4 @@
-//! One stream received: gaps, skips, digests, and buckets that begin and end.
+//! Tests of one received stream: gaps, skips, digests, and the begin and end of buckets.
 
 use super::*;
 use crate::batch::{BatchWriter, Payload};
@@ -10,19 +10,19 @@ use crate::wire::HEADER_BYTES;
 
 const ID: ReplicaId = ReplicaId { node: 1, stream: 0, streams: 1 };
 
-/// A stream, its replica, and what came of it.
+/// A stream, its replica, and the outcome of its batches.
 struct Bench {
     receive: ReceiveStream,
     host: SimHost,
-    found: Outcome,
+    outcome: Outcome,
 }
 
 impl Bench {
-    /// A stream that begins behind seq 0.
+    /// A stream that starts after seq 0.
     fn new(mode: Mode) -> Self {
         let mut receive = ReceiveStream::new(ID, mode, 10_000, false);
         receive.on_heads(0, 0);
-        Self { receive, host: SimHost::new(usize::MAX), found: Outcome::default() }
+        Self { receive, host: SimHost::new(usize::MAX), outcome: Outcome::default() }
     }
 
     fn replica(&mut self) -> &mut SimReplica {
@@ -34,13 +34,13 @@ impl Bench {
         write(&mut writer);
         let Payload { bytes, .. } = writer.finish();
         if self.receive.is_missing(0, seq) {
-            self.receive.accept_batch(0, seq, &bytes[HEADER_BYTES..], self.host.replica(ID), &mut self.found);
+            self.receive.accept_batch(0, seq, &bytes[HEADER_BYTES..], self.host.replica(ID), &mut self.outcome);
         }
     }
 
     fn skip(&mut self, go_on: u64, buckets: &[u16]) {
         let buckets = buckets.iter().copied().collect();
-        self.receive.on_skip(0, go_on, &buckets, self.host.replica(ID), &mut self.found);
+        self.receive.on_skip(0, go_on, &buckets, self.host.replica(ID), &mut self.outcome);
     }
 
     fn gaps(&self) -> Vec<(u64, u64)> {
@@ -70,7 +70,7 @@ fn an_early_batch_is_held_back_and_its_gap_reported() {
     bench.receive_batch(2, push_a_flow);
     assert_eq!((bench.receive.counters.duplicates, bench.receive.next), (1, 4));
     bench.receive.on_heads(0, 9);
-    assert_eq!(bench.gaps(), [(4, 4), (6, 9)], "heads tell of what was lost at the end");
+    assert_eq!(bench.gaps(), [(4, 4), (6, 9)], "heads reveal the batches lost at the end");
 }
 
 #[test]
@@ -79,7 +79,7 @@ fn a_complete_bucket_is_known_and_its_unconfirmed_flows_purged() {
     let bucket = a_flow().0.0;
     bench.receive_batch(1, push_a_flow);
     bench.receive_batch(2, |writer| writer.push_bucket_begin(bucket).unwrap());
-    assert!(!bench.receive.wanted_buckets(0).unwrap().0.contains(bucket), "it is under way");
+    assert!(!bench.receive.wanted_buckets(0).unwrap().0.contains(bucket), "it is in progress");
     bench.receive_batch(3, |writer| writer.push_bucket_end(bucket).unwrap());
     assert!(!bench.receive.unknown().contains(bucket));
     assert_eq!((bench.replica().entries(), bench.receive.counters.purged), (0, 1));
@@ -101,10 +101,10 @@ fn a_bucket_with_skipped_changes_is_wanted_again() {
         writer.push_bucket_end(other).unwrap();
     });
     assert!(bench.receive.wanted_buckets(0).unwrap().0.contains(bucket));
-    assert!(!bench.receive.unknown().contains(other), "nothing of it was skipped");
-    assert_eq!(bench.replica().entries(), 1, "nothing is purged for what was not told");
+    assert!(!bench.receive.unknown().contains(other), "none of its changes were skipped");
+    assert_eq!(bench.replica().entries(), 1, "the end of a bucket with skipped changes purges nothing");
     bench.skip(3, &[other]);
-    assert!(!bench.receive.unknown().contains(other), "an old skip says nothing new");
+    assert!(!bench.receive.unknown().contains(other), "a skip to an old position changes nothing");
 }
 
 #[test]
@@ -122,7 +122,7 @@ fn equal_digests_make_buckets_known_and_others_wanted() {
     }
     let differing: BucketSet = [a_flow().0.0].into_iter().collect();
     assert_eq!(bench.receive.wanted_buckets(0), Some((differing, false)));
-    let verdict = bench.found.verdicts[0];
+    let verdict = bench.outcome.verdicts[0];
     assert_eq!((verdict.number, verdict.seq, verdict.entries, verdict.differing), (9, 3, 1, differing));
 }
 
@@ -135,7 +135,7 @@ fn a_malformed_batch_makes_all_unknown_and_pauses_wants_1_s() {
     bench.receive_batch(2, |writer| (0..257).for_each(|bucket| writer.push_bucket_end(bucket).unwrap()));
     assert!(bench.receive.is_in_sync() && bench.receive.wanted_buckets(0).is_none());
     bench.receive_batch(3, |writer| writer.push_flow(2, &[0; 9], 0).unwrap());
-    assert_eq!((bench.found.malformed_seq, bench.receive.next), (Some(3), 4));
+    assert_eq!((bench.outcome.malformed_seq, bench.receive.next), (Some(3), 4));
     assert!(bench.receive.wanted_buckets(MALFORMED_PAUSE_MS - 1).is_none());
     assert_eq!(bench.receive.wanted_buckets(MALFORMED_PAUSE_MS), Some((BucketSet::all_of(0), false)));
 }
@@ -150,8 +150,8 @@ fn a_refused_bucket_is_wanted_once_there_is_room() {
         push_a_flow(writer);
     });
     bench.receive_batch(2, |writer| writer.push_bucket_end(bucket).unwrap());
-    assert!(bench.found.replica_full && bench.receive.unknown().contains(bucket));
-    assert!(!bench.receive.wanted_buckets(0).unwrap().0.contains(bucket), "there is no room for it");
+    assert!(bench.outcome.replica_full && bench.receive.unknown().contains(bucket));
+    assert!(!bench.receive.wanted_buckets(0).unwrap().0.contains(bucket), "the replica has no room for it");
     bench.host.set_room(100);
     bench.receive_batch(3, |_| {});
     assert!(bench.receive.wanted_buckets(0).unwrap().0.contains(bucket));
@@ -169,7 +169,7 @@ fn without_resending_newer_batches_apply_and_gaps_purge_nothing() {
     assert_eq!((bench.replica().entries(), bench.receive.counters.missed), (1, 1));
     assert!(bench.receive.unknown().contains(bucket) && bench.receive.ack_due.is_none());
     bench.receive_batch(5, |writer| writer.push_bucket_begin(bucket).unwrap());
-    assert_eq!(bench.receive.next, 7, "what comes late is not taken");
+    assert_eq!(bench.receive.next, 7, "a late batch is not applied");
     bench.receive_batch(7, |writer| writer.push_bucket_begin(bucket).unwrap());
     bench.receive_batch(8, |writer| writer.push_bucket_end(bucket).unwrap());
     assert_eq!((bench.replica().entries(), bench.receive.unknown().contains(bucket)), (0, false));
@@ -180,9 +180,9 @@ fn in_alarm_mode_flows_not_sent_between_two_sweeps_are_purged() {
     let mut bench = Bench::new(Mode::Alarm);
     let bucket = a_flow().0.0;
     bench.receive_batch(1, push_a_flow);
-    for (told, left) in [(true, 1), (true, 1), (false, 1), (false, 0)] {
+    for (sent, left) in [(true, 1), (true, 1), (false, 1), (false, 0)] {
         bench.receive.sweep_bucket(bucket, bench.host.replica(ID));
-        if told {
+        if sent {
             bench.receive_batch(bench.receive.next, push_a_flow);
         }
         assert_eq!(bench.replica().entries(), left);

@@ -1,4 +1,4 @@
-//! The nodes of a simulated cluster, and what must hold of them.
+//! The nodes of a simulated cluster, and the checks on them.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -15,29 +15,29 @@ use crate::peer::PeerState;
 use crate::seal::Key;
 use crate::time::{Epoch, Time};
 
-/// How long after the faults end everything must agree, in milliseconds.
+/// The time after the end of the faults in which all replicas must become the same as their sources, in milliseconds.
 const AGREE_MS: u64 = 10_000;
 
-/// How long flows still change after the faults ended, in milliseconds.
+/// The time after the end of the faults in which flows still change, in milliseconds.
 const CHANGE_ON_MS: u64 = 500;
 
-/// The wall clock's time at the beginning, in milliseconds.
+/// The wall clock at the start, in milliseconds since 1970.
 const WALL_MS: u64 = 1_700_000_000_000;
 
-/// What happened in a run.
+/// The report on a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
-    /// Nodes in the cluster.
+    /// The number of nodes in the cluster.
     pub nodes: usize,
     /// Datagrams sent.
     pub datagrams: u64,
-    /// Runs of nodes beyond the first one of each.
+    /// Restarts of nodes.
     pub restarts: u64,
-    /// Batches that were sent again.
+    /// Batches resent.
     pub resent: u64,
-    /// Skips that were sent.
+    /// Skips sent.
     pub skips: u64,
-    /// Milliseconds from the end of faults to agreement.
+    /// The milliseconds from the end of the faults until all replicas were the same as their sources.
     pub agreed_ms: u64,
 }
 
@@ -45,7 +45,7 @@ pub struct Report {
 struct Machine {
     kernel: BTreeMap<EntryKey, Cached>,
     clock_ahead_ms: u64,
-    /// The daemon, while it runs; else when it starts again.
+    /// The daemon while it runs; else the time of its next start.
     daemon: Result<Daemon, u64>,
 }
 
@@ -66,10 +66,10 @@ struct Cluster {
     skips: u64,
 }
 
-/// Runs the cluster that `seed` means, through its faults and until it is quiet.
+/// Runs the cluster of `seed` through its faults and until it is quiet.
 ///
 /// # Errors
-/// What did not hold.
+/// A description of the check that failed.
 pub fn run(seed: u64) -> Result<Report, String> {
     let mut rng = Rng::new(seed);
     let plan = Plan::new(&mut rng);
@@ -103,7 +103,7 @@ impl Cluster {
             if !changes && self.now.is_multiple_of(50) {
                 match self.first_difference() {
                     None => break,
-                    Some(what) if self.now > healed + AGREE_MS => return Err(what),
+                    Some(difference) if self.now > healed + AGREE_MS => return Err(difference),
                     Some(_) => {}
                 }
             }
@@ -118,6 +118,7 @@ impl Cluster {
         Ok(Report { nodes: self.plan.nodes, datagrams: self.network.sent, restarts, resent, skips, agreed_ms })
     }
 
+    /// Ends all faults.
     fn heal(&mut self) {
         self.network.heal();
         for machine in &mut self.machines {
@@ -129,6 +130,7 @@ impl Cluster {
         self.plan.room = usize::MAX;
     }
 
+    /// Stops or crashes nodes at random; they start again later.
     fn crash_some(&mut self) {
         for index in 0..self.machines.len() {
             if !self.rng.one_in(self.plan.crash * self.machines.len() as u64) {
@@ -145,12 +147,12 @@ impl Cluster {
             }
             self.machines[index].daemon = Err(starts);
             if self.rng.one_in(4) {
-                self.machines[index].clock_ahead_ms = self.rng.below(10_000); // perhaps back
+                self.machines[index].clock_ahead_ms = self.rng.below(10_000); // the clock may go back
             }
         }
     }
 
-    /// Adds up what a daemon counted, before it is gone.
+    /// Adds a daemon's counters to the report, before the daemon is dropped.
     fn add_counters(&mut self, index: usize) {
         let time = self.time(index);
         if let Ok(daemon) = &self.machines[index].daemon {
@@ -164,6 +166,7 @@ impl Cluster {
         Time { wall_ms: WALL_MS + self.machines[index].clock_ahead_ms + self.now, mono_ms: self.now }
     }
 
+    /// Starts the daemon of a machine, which sends all flows of the kernel as changes.
     fn start(&mut self, index: usize) {
         let time = self.time(index);
         let streams = u16::try_from(1 + self.rng.below(4)).unwrap_or(1);
@@ -176,8 +179,8 @@ impl Cluster {
             ..Config::new(&format!("node {index}"), streams, Epoch::new(time.wall_ms, random))
         };
         let mut shards: Vec<_> = (0..streams).map(Shard::new).collect();
-        for (place, cached) in &self.machines[index].kernel {
-            shards[shard_of(*place, streams)].change_entry(*place, cached.clone());
+        for (entry_key, cached) in &self.machines[index].kernel {
+            shards[shard_of(*entry_key, streams)].change_entry(*entry_key, cached.clone());
         }
         let small = index.is_multiple_of(2);
         let host = SimHost::new(if small { self.plan.room } else { usize::MAX });
@@ -185,7 +188,7 @@ impl Cluster {
         self.machines[index].daemon = Ok(Daemon { node: Node::new(config, time), host, shards });
     }
 
-    /// One millisecond of everybody.
+    /// Runs all machines for one millisecond.
     fn step(&mut self, churn: u64) -> Result<(), String> {
         for index in 0..self.machines.len() {
             let arrivals = self.network.receive_arrivals(self.now, index, &self.plan);
@@ -206,7 +209,7 @@ impl Cluster {
             if daemon.node.deadline() <= self.now {
                 daemon.node.tick(time, &mut daemon.host);
                 if daemon.node.deadline() <= self.now {
-                    return Err(format!("node {index} is never done"));
+                    return Err(format!("node {index} is due again right after a tick"));
                 }
             }
             daemon.schedule_requested()?;
@@ -219,11 +222,11 @@ impl Cluster {
         Ok(())
     }
 
-    /// A flow or an expectation comes, changes or ends.
+    /// Creates, changes or ends a random flow or expectation.
     fn change_entry(&mut self, index: usize) {
         let time_ms = self.time(index).wall_ms;
         let number = u32::try_from(self.rng.below(self.plan.flows)).unwrap_or(0);
-        let (place, cached) = if self.rng.one_in(20) {
+        let (entry_key, cached) = if self.rng.one_in(20) {
             shard::expect(number % 20, time_ms, &mut self.rng)
         } else {
             shard::flow(number, time_ms, &mut self.rng)
@@ -233,20 +236,20 @@ impl Cluster {
         let shard = match &mut machine.daemon {
             Ok(daemon) => {
                 let streams = u16::try_from(daemon.shards.len()).unwrap_or(1);
-                daemon.shards.get_mut(shard_of(place, streams))
+                daemon.shards.get_mut(shard_of(entry_key, streams))
             }
             Err(_) => None,
         };
         if ends {
-            machine.kernel.remove(&place);
-            shard.into_iter().for_each(|shard| shard.end_entry(place));
+            machine.kernel.remove(&entry_key);
+            shard.into_iter().for_each(|shard| shard.end_entry(entry_key));
         } else {
-            machine.kernel.insert(place, cached.clone());
-            shard.into_iter().for_each(|shard| shard.change_entry(place, cached.clone()));
+            machine.kernel.insert(entry_key, cached.clone());
+            shard.into_iter().for_each(|shard| shard.change_entry(entry_key, cached.clone()));
         }
     }
 
-    /// Hands what a node sent to the network.
+    /// Passes the datagrams that a node sent to the network.
     fn deliver(&mut self, from: usize) {
         let Ok(daemon) = &mut self.machines[from].daemon else { return };
         for (to, datagram) in std::mem::take(&mut daemon.host.sent) {
@@ -265,6 +268,7 @@ impl Cluster {
         }
     }
 
+    /// Checks that a node keeps to its bounds.
     fn check_bounds(&mut self, index: usize) -> Result<(), String> {
         let time = self.time(index);
         let nodes = self.plan.nodes;
@@ -281,27 +285,30 @@ impl Cluster {
         if holds { Ok(()) } else { Err(format!("out of bounds: {replicas} replicas, {notes} notes, {status:#?}")) }
     }
 
-    /// The first thing found that does not agree.
+    /// Describes the first difference found between a replica and its source.
     fn first_difference(&self) -> Option<String> {
         let daemons =
             || (0..).zip(&self.machines).filter_map(|(index, machine)| Some((index, machine.daemon.as_ref().ok()?)));
         for (of, source) in daemons() {
             if let Some(shard) = source.shards.iter().find(|shard| !shard.is_idle()) {
-                return Some(format!("node {of} has more to tell: {shard:?}"));
+                return Some(format!("node {of} has pending changes: {shard:?}"));
             }
             for (at, replica) in daemons().filter(|(at, _)| *at != of) {
-                if let Some(what) = self.replica_difference(source, at, replica) {
-                    return Some(format!("node {at} of node {of}: {what}"));
+                if let Some(difference) = self.replica_difference(source, at, replica) {
+                    return Some(format!("the replica at node {at} of node {of}: {difference}"));
                 }
             }
         }
         None
     }
 
+    /// Describes how the replicas at node `at` of `source` differ from it, if they do.
     fn replica_difference(&self, source: &Daemon, at: usize, replica: &Daemon) -> Option<String> {
         let status = replica.node.status(self.time(at));
         let node = source.node.id();
-        let Some(peer) = status.peers.iter().find(|peer| peer.node == node) else { return Some("not met".into()) };
+        let Some(peer) = status.peers.iter().find(|peer| peer.node == node) else {
+            return Some("no handshake yet".into());
+        };
         if peer.state != PeerState::Live || peer.epoch != source.node.epoch() {
             return Some(format!("{:?} in epoch {}, not {}", peer.state, peer.epoch, source.node.epoch()));
         }
@@ -312,20 +319,21 @@ impl Cluster {
         }
         for (stream, shard) in (0..of).zip(&source.shards) {
             let received = peer.received.get(usize::from(stream))?;
-            let mut told: Vec<_> = shard.cache.values().map(|cached| cached.bytes.as_slice()).collect();
-            told.sort_unstable();
+            let mut expected: Vec<_> = shard.cache.values().map(|cached| cached.bytes.as_slice()).collect();
+            expected.sort_unstable();
             let held =
                 replica.host.replicas.get(&ReplicaId { node, stream, streams: of }).map(|replica| replica.contents());
-            if received.unknown > 0 || received.behind > 0 || held.as_ref() != Some(&told) {
-                let mut what = format!("stream {stream}: {} told, {:?} held", told.len(), held.map(|held| held.len()));
-                let _ = write!(what, "\n{received:?}\n{:?}", source.node.status(self.time(at)));
-                return Some(what);
+            if received.unknown > 0 || received.behind > 0 || held.as_ref() != Some(&expected) {
+                let mut difference =
+                    format!("stream {stream}: {} sent, {:?} held", expected.len(), held.map(|held| held.len()));
+                let _ = write!(difference, "\n{received:?}\n{:?}", source.node.status(self.time(at)));
+                return Some(difference);
             }
         }
         None
     }
 
-    /// Every node's operator asks; within three seconds every verdict must be that nothing differs.
+    /// Requests a verification at each node; within three seconds no verdict may be missing or show a difference.
     fn verify(&mut self) -> Result<(), String> {
         for (number, index) in (1_000..).zip(0..self.machines.len()) {
             let time = self.time(index);
@@ -343,6 +351,7 @@ impl Cluster {
         Ok(())
     }
 
+    /// Describes a verdict that is missing or shows a difference.
     fn missing_verdict(&self, index: usize, number: u64) -> Option<String> {
         let daemon = self.machines[index].daemon.as_ref().ok()?;
         let status = daemon.node.status(self.time(index));
@@ -351,24 +360,25 @@ impl Cluster {
             let mut verdicts = here.chain(peer.verdicts.iter().copied());
             let is_well = |verdict: VerdictStatus| verdict.number == number && verdict.differing.is_empty();
             let other = verdicts.find(|verdict| !verdict.is_some_and(is_well))?;
-            Some(format!("{} says {other:?}", peer.name))
+            Some(format!("{} reported {other:?}", peer.name))
         })
     }
 
-    /// Once everybody agrees, only hello and heads with their acknowledgements go on.
+    /// Checks that only hellos, heads and acknowledgements of these are sent once all replicas are the same as their
+    /// sources.
     fn check_quiet(&mut self) -> Result<(), String> {
         let before = self.network.sent;
         for _ in 0..2_000 {
             self.step(0)?;
         }
         let (sent, pairs) = (self.network.sent - before, (self.plan.nodes * self.plan.nodes) as u64);
-        // In two seconds, a pair: 3 hellos to all, 3 to the peer, 3 heads, 3 acknowledgements.
+        // For each pair in two seconds: 3 hellos to all, 3 to the peer, 3 heads, 3 acknowledgements.
         if sent <= 12 * pairs { Ok(()) } else { Err(format!("{sent} datagrams while nothing happens")) }
     }
 }
 
 impl Daemon {
-    /// Passes on to the shards what the node asks of them.
+    /// Passes the buckets and digests that the node scheduled to the shards.
     fn schedule_requested(&mut self) -> Result<(), String> {
         for (stream, buckets) in std::mem::take(&mut self.host.buckets_scheduled) {
             self.shards[usize::from(stream)].schedule_buckets(&buckets)?;
@@ -379,7 +389,7 @@ impl Daemon {
         Ok(())
     }
 
-    /// Has the shards tell while their windows are open: 20 batches a millisecond at most.
+    /// Sends the batches of all shards while their windows are open, at most 20 batches a shard and millisecond.
     fn send_batches(&mut self, time: Time, rng: &mut Rng) {
         for shard in &mut self.shards {
             for _ in 0..20 {
@@ -394,6 +404,7 @@ impl Daemon {
     }
 }
 
+/// The index of the shard that has the entry of this key.
 fn shard_of((bucket, number): EntryKey, streams: u16) -> usize {
     if bucket == EXPECTATIONS { 0 } else { shard::flow_id_of(number) as usize % usize::from(streams) }
 }

@@ -1,4 +1,4 @@
-//! What a simulated node has around it: replicas in maps, and lists of what it said.
+//! The host of a simulated node: replicas in maps, and lists of what the node sent, scheduled and noted.
 
 use std::collections::BTreeMap;
 
@@ -19,7 +19,7 @@ struct StoredEntry {
     is_marked: bool,
 }
 
-/// A replica: entries by bucket and id, of which some are of several flows.
+/// A replica: entries by bucket and id. Several flows may have the same id.
 #[derive(Debug, Default)]
 pub(crate) struct SimReplica {
     entries: BTreeMap<(u16, u32), Vec<StoredEntry>>,
@@ -32,13 +32,14 @@ impl SimReplica {
         let held = StoredEntry { key, bytes: entry.bytes.to_vec(), check: entry.check, is_marked: false };
         let entries = self.entries.entry((entry.bucket, id)).or_default();
         match entries.iter_mut().find(|held| held.key == key) {
-            Some(place) => *place = held,
+            Some(slot) => *slot = held,
             None if is_full => return Err(Full),
             None => entries.push(held),
         }
         Ok(())
     }
 
+    /// Iterates over the entries of a bucket.
     fn bucket(&self, bucket: u16) -> impl Iterator<Item = &StoredEntry> {
         self.entries.range((bucket, 0)..=(bucket, u32::MAX)).flat_map(|(_, held)| held)
     }
@@ -100,7 +101,8 @@ impl Replica for SimReplica {
     }
 }
 
-/// What a node said and asked for since it was last looked at.
+/// The host of a simulated node. The lists hold what the node sent, scheduled and noted since the simulator emptied
+/// them.
 #[derive(Debug, Default)]
 pub(crate) struct SimHost {
     pub(crate) sent: Vec<(Destination, Vec<u8>)>,
@@ -116,6 +118,7 @@ impl SimHost {
         Self { room, ..Self::default() }
     }
 
+    /// Sets the capacity of all replicas, in entries.
     pub(crate) fn set_room(&mut self, room: usize) {
         self.room = room;
         self.replicas.values_mut().for_each(|replica| replica.room = room);

@@ -2,12 +2,13 @@
 //!
 //! ```text
 //!  seed ──► plan ──► faulty time ──────────────► faults end ──► at most 10 s ──► everything agrees ──► quiet
-//!                    loss, repeats, delay,        flows still                     entries compared      no traffic but
-//!                    damage, replays, partitions, change for                      verify says so        hello and heads
+//!                    loss, repeats, delay,        flows still                     entries compared     no traffic but
+//!                    damage, replays, partitions, change for                      verify confirms it   hello and heads
 //!                    crashes, full and slow peers half a second
 //! ```
 //!
-//! [`run`] either returns what happened or says what did not hold; the same seed always does the same.
+//! [`run`] returns a report, or an error that describes the check that failed. The same seed always gives the same
+//! result.
 
 mod cluster;
 pub(crate) mod host;
@@ -20,7 +21,7 @@ pub use cluster::{Report, run};
 
 #[cfg(test)]
 mod tests {
-    /// More than these: `cargo run --release -p ctflow-replicate --features sim --example simulate -- --seeds 10000`.
+    /// To run more seeds: `cargo run --release -p ctflow-replicate --features sim --example simulate -- --seeds 10000`.
     #[test]
     fn after_faults_end_all_replicas_equal_their_sources() {
         let run = |first: usize| {

@@ -1,28 +1,29 @@
-//! The network between simulated nodes: it loses, repeats, delays, damages and cuts off, as the plan says.
+//! The network between simulated nodes: it loses, repeats, delays, damages and replays datagrams and cuts nodes off
+//! from each other, as planned.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::plan::Plan;
 use super::rng::Rng;
 
-/// Datagrams that somebody recorded, to be replayed.
+/// The most recorded datagrams, from which replays are drawn.
 const RECORDED: usize = 64;
 
-/// Datagrams that wait for a slow node; more are lost.
+/// The most datagrams that wait for a slow node; more are lost.
 const INBOX: usize = 100;
 
-/// A datagram on its way: from which node, over which link, and what it is.
+/// A datagram in flight: the sending node, the link, and the bytes.
 pub(super) type Arrival = (usize, u8, Vec<u8>);
 
-/// All that is on its way.
+/// The network and the datagrams in flight.
 #[derive(Debug)]
 pub(super) struct Network {
-    /// By time of arrival and order of sending: to which node, what.
+    /// The datagrams in flight by time of arrival and order of sending, each with the receiving node.
     in_flight: BTreeMap<(u64, u64), (usize, Arrival)>,
     order: u64,
     inboxes: Vec<VecDeque<Arrival>>,
     recorded: Vec<Arrival>,
-    /// Pairs of nodes that do not reach each other, until when.
+    /// The pairs of nodes that are cut off from each other, with the time when that ends.
     cuts: BTreeMap<(usize, usize), u64>,
     slow: BTreeSet<usize>,
     /// Whether faults have ended.
@@ -45,7 +46,7 @@ impl Network {
         }
     }
 
-    /// From here on nothing is lost, and what was recorded is forgotten.
+    /// Ends all faults: nothing more is lost, and the recorded datagrams are dropped.
     pub(super) fn heal(&mut self) {
         self.is_healed = true;
         self.cuts.clear();
@@ -65,9 +66,9 @@ impl Network {
             return;
         }
         if rng.one_in(20) {
-            let place = usize::try_from(rng.below(RECORDED as u64)).unwrap_or(0);
+            let slot = usize::try_from(rng.below(RECORDED as u64)).unwrap_or(0);
             let arrival = (from, link, datagram.to_vec());
-            match self.recorded.get_mut(place) {
+            match self.recorded.get_mut(slot) {
                 Some(recorded) => *recorded = arrival,
                 None => self.recorded.push(arrival),
             }
@@ -84,12 +85,13 @@ impl Network {
         }
     }
 
+    /// Puts a datagram in flight that arrives at time `at`.
     fn enqueue(&mut self, at: u64, to: usize, arrival: Arrival) {
         self.order += 1;
         self.in_flight.insert((at, self.order), (to, arrival));
     }
 
-    /// What goes wrong by itself in a millisecond.
+    /// Draws the faults of one millisecond that do not concern a single datagram: partitions, slow nodes, replays.
     pub(super) fn inject_faults(&mut self, now: u64, plan: &Plan, rng: &mut Rng) {
         self.cuts.retain(|_, until| now < *until);
         let node = |rng: &mut Rng| usize::try_from(rng.below(plan.nodes as u64)).unwrap_or(0);
@@ -106,13 +108,13 @@ impl Network {
         if rng.one_in(plan.replay) && !self.recorded.is_empty() {
             let recorded = usize::try_from(rng.below(self.recorded.len() as u64)).unwrap_or(0);
             let (from, link, datagram) = self.recorded[recorded].clone();
-            // An attacker's address is not the sender's.
+            // An attacker may send from another address than the recorded sender's.
             let from = if rng.one_in(2) { from } else { node(rng) };
             self.enqueue(now + 1, node(rng), (from, link, datagram));
         }
     }
 
-    /// What `to` takes in this millisecond; a slow node leaves the rest for later.
+    /// Returns the datagrams that `to` receives in this millisecond; a slow node leaves the rest for later.
     pub(super) fn receive_arrivals(&mut self, now: u64, to: usize, plan: &Plan) -> Vec<Arrival> {
         while let Some(first) = self.in_flight.first_entry().filter(|first| first.key().0 <= now) {
             let (to, arrival) = first.remove();
@@ -120,8 +122,8 @@ impl Network {
                 self.inboxes[to].push_back(arrival);
             }
         }
-        let taken = if self.slow.contains(&to) { plan.slow } else { u64::MAX };
+        let most = if self.slow.contains(&to) { plan.slow } else { u64::MAX };
         let inbox = &mut self.inboxes[to];
-        inbox.drain(..inbox.len().min(usize::try_from(taken).unwrap_or(usize::MAX))).collect()
+        inbox.drain(..inbox.len().min(usize::try_from(most).unwrap_or(usize::MAX))).collect()
     }
 }

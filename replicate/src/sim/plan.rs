@@ -1,4 +1,4 @@
-//! What a seed means: the cluster's shape and the faults it suffers.
+//! The plan of a run, drawn from its seed: the cluster's shape and its faults.
 
 use super::rng::Rng;
 
@@ -7,38 +7,39 @@ use super::rng::Rng;
 pub(super) struct Plan {
     pub(super) nodes: usize,
     pub(super) sealed: bool,
-    /// How long there are faults, in milliseconds.
+    /// The time in which faults occur, in milliseconds.
     pub(super) faulty_ms: u64,
-    /// Datagrams lost.
+    /// Lost datagrams.
     pub(super) loss: u64,
-    /// Datagrams that come twice.
+    /// Datagrams delivered twice.
     pub(super) repeat: u64,
-    /// The longest that a datagram is on its way, in milliseconds; a random part of it is what reorders.
+    /// The longest delay of a datagram, in milliseconds; each is delayed by a random part of it, which reorders them.
     pub(super) delay_ms: u64,
-    /// Datagrams with a byte changed; in sealed clusters only, in clear it is UDP's checksum that finds them.
+    /// Datagrams with a changed byte, in sealed clusters only: in clear ones UDP's checksum finds them.
     pub(super) damage: u64,
-    /// A datagram recorded at any time is sent again, by milliseconds.
+    /// Replays of a recorded datagram, by milliseconds.
     pub(super) replay: u64,
-    /// A node stops or crashes and starts again, by milliseconds and node.
+    /// Stops or crashes of a node, which starts again later, by milliseconds and node.
     pub(super) crash: u64,
-    /// A pair of nodes is cut off from each other, by milliseconds.
+    /// Partitions between two nodes, by milliseconds.
     pub(super) cut: u64,
-    /// Datagrams that a slow node takes in a millisecond.
+    /// The datagrams that a slow node receives in a millisecond; 0 if no node is slow.
     pub(super) slow: u64,
-    /// Entries that a replica of a small node has room for.
+    /// The capacity of a replica at a small node, in entries.
     pub(super) room: usize,
-    /// The most changes to flows in a millisecond and node.
+    /// The most changes of flows in a millisecond and node.
     pub(super) churn: u64,
-    /// Flows that a node has at most.
+    /// The most flows of a node.
     pub(super) flows: u64,
     pub(super) resend_bytes: usize,
     pub(super) window_bytes: usize,
     pub(super) held_back_bytes: usize,
-    /// Whether what goes to all comes back to its sender, as from a group.
+    /// Whether a datagram to all is delivered to its sender too, as by a group.
     pub(super) group: bool,
 }
 
 impl Plan {
+    /// Draws a plan.
     pub(super) fn new(rng: &mut Rng) -> Self {
         let sealed = !rng.one_in(3);
         Self {

@@ -1,7 +1,8 @@
-//! A model of a source's shard: what it holds, what of it changed, and what it was asked to tell.
+//! A model of a source's shard: its entries, its pending deltas, and the buckets and digests that it is scheduled to
+//! send.
 //!
-//! It keeps the contract that the engine's shards keep: a bucket is told as begin, the newest state of all its entries,
-//! end, in order with the deltas; digests are those of what was told before them in the stream.
+//! It keeps the same contract as the engine's shards: a bucket is sent as begin, the newest state of all its entries,
+//! end, in order with the deltas; digests are those of what was sent before them in the stream.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
@@ -16,7 +17,8 @@ use crate::batch::{BatchWriter, Payload, WriteError};
 use crate::buckets::{BucketSet, EXPECTATIONS, bucket_of, spread};
 use crate::entry::{encode_expect, encode_flow, entry_check};
 
-/// A flow or an expectation by its bucket and number. The number of a flow is not its id: some share one.
+/// The key of a flow or an expectation: its bucket and number. The number of a flow is not its id: some flows share an
+/// id.
 pub(crate) type EntryKey = (u16, u32);
 
 /// One entry of the kernel's tables.
@@ -29,12 +31,13 @@ pub(crate) struct Cached {
     changed_ms: u64,
 }
 
-/// The id of flow `number`; every eighth shares its with the one before.
+/// The id of flow `number`; every eighth flow has the same id as the one before it.
 pub(crate) fn flow_id_of(number: u32) -> u32 {
     let number = if number % 8 == 7 { number - 1 } else { number };
     number.wrapping_mul(0x85eb_ca6b) ^ 0x1234_5678
 }
 
+/// The original tuple of flow `number`.
 fn orig(number: u32) -> Tuple {
     let [_, a, b, c] = number.to_be_bytes();
     let src = if number.is_multiple_of(3) {
@@ -47,7 +50,7 @@ fn orig(number: u32) -> Tuple {
     Tuple { src, dst, proto: IPPROTO_TCP, l4: L4::Ports { src: 1_024, dst: 443 }, zone: None }
 }
 
-/// Flow `number` in some state.
+/// Flow `number` in a random state.
 pub(crate) fn flow(number: u32, changed_ms: u64, rng: &mut Rng) -> (EntryKey, Cached) {
     let orig = orig(number);
     let reply = Tuple { src: orig.dst, dst: orig.src, l4: L4::Ports { src: 443, dst: 1_024 }, ..orig };
@@ -71,7 +74,7 @@ pub(crate) fn flow(number: u32, changed_ms: u64, rng: &mut Rng) -> (EntryKey, Ca
     ((bucket_of(id), number), Cached { bytes, family, id, key: view.key(), changed_ms })
 }
 
-/// Expectation `number` in some state.
+/// Expectation `number` in a random state.
 pub(crate) fn expect(number: u32, changed_ms: u64, rng: &mut Rng) -> (EntryKey, Cached) {
     let tuple = Some(orig(1));
     let view = ExpectView {
@@ -90,23 +93,23 @@ pub(crate) fn expect(number: u32, changed_ms: u64, rng: &mut Rng) -> (EntryKey, 
     ((EXPECTATIONS, number), Cached { bytes, family: AF_INET, id: number, key: None, changed_ms })
 }
 
-/// A delta that was not told yet: at most one an entry.
+/// A pending delta; an entry has at most one.
 #[derive(Debug)]
 enum Delta {
     Changed,
     Ended(Cached),
 }
 
-/// One shard.
+/// A model shard.
 #[derive(Debug)]
 pub(crate) struct Shard {
     number: u16,
     pub(crate) cache: BTreeMap<EntryKey, Cached>,
     deltas: BTreeMap<EntryKey, Delta>,
     scheduled: VecDeque<u16>,
-    /// The bucket being told, and the last of its entries that was.
+    /// The bucket that is being sent, and the number of its last entry that was sent.
     sending: Option<(u16, Option<u32>)>,
-    /// The digests being told: number and first bucket.
+    /// The digests that are being sent: their number, and the first bucket that was not sent yet.
     digests: Option<(u64, u16)>,
 }
 
@@ -116,32 +119,37 @@ impl Shard {
         Self { number, cache, deltas, scheduled: VecDeque::new(), sending: None, digests: None }
     }
 
-    pub(crate) fn change_entry(&mut self, place: EntryKey, cached: Cached) {
-        self.cache.insert(place, cached);
-        self.deltas.insert(place, Delta::Changed);
+    /// Creates or changes an entry.
+    pub(crate) fn change_entry(&mut self, entry_key: EntryKey, cached: Cached) {
+        self.cache.insert(entry_key, cached);
+        self.deltas.insert(entry_key, Delta::Changed);
     }
 
-    pub(crate) fn end_entry(&mut self, place: EntryKey) {
-        if let Some(cached) = self.cache.remove(&place) {
-            self.deltas.insert(place, Delta::Ended(cached));
+    /// Ends an entry.
+    pub(crate) fn end_entry(&mut self, entry_key: EntryKey) {
+        if let Some(cached) = self.cache.remove(&entry_key) {
+            self.deltas.insert(entry_key, Delta::Ended(cached));
         }
     }
 
-    /// Asked to tell buckets; says so if one of them was asked for already.
+    /// Schedules buckets; an error if one of them is scheduled already.
     pub(crate) fn schedule_buckets(&mut self, buckets: &BucketSet) -> Result<(), String> {
         for bucket in buckets.iter() {
             if self.scheduled.contains(&bucket) || !BucketSet::all_of(self.number).contains(bucket) {
-                return Err(format!("bucket {bucket} of stream {} is asked for once too often", self.number));
+                return Err(format!(
+                    "bucket {bucket} of stream {} is scheduled already or does not exist",
+                    self.number
+                ));
             }
             self.scheduled.push_back(bucket);
         }
         Ok(())
     }
 
-    /// Asked to tell digests; says so if none of those asked for before were told.
+    /// Schedules digests; an error if earlier ones are scheduled of which none were sent.
     pub(crate) fn schedule_digests(&mut self, number: u64) -> Result<(), String> {
         if let Some((before, 0)) = self.digests {
-            return Err(format!("digests {number} asked for before {before} were told"));
+            return Err(format!("digests {number} scheduled before any of {before} were sent"));
         }
         self.digests = Some((number, 0));
         Ok(())
@@ -151,11 +159,12 @@ impl Shard {
         self.number
     }
 
+    /// Whether there is nothing to send.
     pub(crate) fn is_idle(&self) -> bool {
         self.deltas.is_empty() && self.scheduled.is_empty() && self.sending.is_none() && self.digests.is_none()
     }
 
-    /// Entries told in the next batch; `None` where there is nothing to tell.
+    /// Writes the next batch; `None` if there is nothing to send.
     pub(crate) fn next_batch(&mut self, time_ms: u64, rng: &mut Rng) -> Option<Payload> {
         if self.is_idle() {
             return None;
@@ -165,8 +174,8 @@ impl Shard {
             if self.is_idle() || rng.one_in(60) {
                 break Ok(()); // a deadline ends a batch that is not full
             }
-            let is_telling = self.sending.is_some() || !self.scheduled.is_empty();
-            let written = if is_telling && (self.deltas.is_empty() && self.digests.is_none() || rng.one_in(2)) {
+            let is_sending = self.sending.is_some() || !self.scheduled.is_empty();
+            let written = if is_sending && (self.deltas.is_empty() && self.digests.is_none() || rng.one_in(2)) {
                 self.write_bucket_step(&mut writer)
             } else if !self.deltas.is_empty() {
                 self.write_delta(&mut writer)
@@ -181,23 +190,25 @@ impl Shard {
         (!writer.is_empty()).then(|| writer.finish())
     }
 
+    /// Writes one pending delta.
     fn write_delta(&mut self, writer: &mut BatchWriter) -> Result<(), WriteError> {
         // Ends first: a new flow may have the tuple of one that ended.
         let is_end = |delta: &&Delta| matches!(delta, Delta::Ended(_));
         let end = self.deltas.iter().find(|(_, delta)| is_end(delta));
-        let Some((place, delta)) = end.or_else(|| self.deltas.iter().next()) else { return Ok(()) };
-        let place = *place;
+        let Some((entry_key, delta)) = end.or_else(|| self.deltas.iter().next()) else { return Ok(()) };
+        let entry_key = *entry_key;
         match delta {
-            Delta::Changed => write_entry(&self.cache, place, writer)?,
+            Delta::Changed => write_entry(&self.cache, entry_key, writer)?,
             Delta::Ended(Cached { key: Some(key), id, changed_ms, .. }) => {
                 writer.push_flow_end(key, *id, *changed_ms)?;
             }
             Delta::Ended(Cached { id, changed_ms, .. }) => writer.push_expect_end(*id, *changed_ms)?,
         }
-        self.deltas.remove(&place);
+        self.deltas.remove(&entry_key);
         Ok(())
     }
 
+    /// Writes the next item of the bucket that is being sent: its begin, one entry, or its end.
     fn write_bucket_step(&mut self, writer: &mut BatchWriter) -> Result<(), WriteError> {
         let Some((bucket, last)) = self.sending else {
             let Some(bucket) = self.scheduled.front() else { return Ok(()) };
@@ -208,9 +219,9 @@ impl Shard {
         };
         let from = last.map_or(0, |last| last + 1);
         match self.cache.range((bucket, from)..=(bucket, u32::MAX)).next() {
-            Some((place, _)) => {
-                write_entry(&self.cache, *place, writer)?;
-                self.sending = Some((bucket, Some(place.1)));
+            Some((entry_key, _)) => {
+                write_entry(&self.cache, *entry_key, writer)?;
+                self.sending = Some((bucket, Some(entry_key.1)));
             }
             None => {
                 writer.push_bucket_end(bucket)?;
@@ -220,12 +231,13 @@ impl Shard {
         Ok(())
     }
 
+    /// Writes as many digests as fit the batch.
     fn write_digests(&mut self, writer: &mut BatchWriter) -> Result<(), WriteError> {
         let Some((number, first)) = self.digests else { return Ok(()) };
         let buckets = u16::try_from(BucketSet::all_of(self.number).count()).unwrap_or(0);
         let values: Vec<_> = (first..buckets).map(|bucket| self.digest(bucket)).collect();
-        let told = first + writer.push_digests(number, first, &values)?;
-        self.digests = (told < buckets).then_some((number, told));
+        let next = first + writer.push_digests(number, first, &values)?;
+        self.digests = (next < buckets).then_some((number, next));
         Ok(())
     }
 
@@ -235,13 +247,14 @@ impl Shard {
     }
 }
 
+/// Writes the state of an entry.
 fn write_entry(
     cache: &BTreeMap<EntryKey, Cached>,
-    place: EntryKey,
+    entry_key: EntryKey,
     writer: &mut BatchWriter,
 ) -> Result<(), WriteError> {
-    match cache.get(&place) {
-        Some(cached) if place.0 == EXPECTATIONS => writer.push_expect(&cached.bytes, cached.changed_ms),
+    match cache.get(&entry_key) {
+        Some(cached) if entry_key.0 == EXPECTATIONS => writer.push_expect(&cached.bytes, cached.changed_ms),
         Some(cached) => writer.push_flow(cached.family, &cached.bytes, cached.changed_ms),
         None => Ok(()),
     }
