@@ -1,5 +1,5 @@
-//! Netlink messages as capture files: written as pcapng, and read from pcapng and pcap, ours or those of an `nlmon`
-//! device.
+//! Capture files of netlink messages: written as pcapng; read as pcapng or pcap, from `--write` or from a capture on an
+//! `nlmon` device.
 //!
 //! ```text
 //! file    | section header | interface: link type 253, nanoseconds | packet | packet | …
@@ -7,15 +7,17 @@
 //!           `------------------- big endian ------------------------------´  the machine's byte order
 //! ```
 //!
-//! Blocks are taken apart by `pcap-parser` (MIT or Apache-2.0): it knows both formats in both byte orders, and brings a
-//! few small crates and no procedural macro. `pcap-file` brings two generations of syn, and its next version is a
-//! candidate still; `pcapng` and `pcarp` know one of the formats. Writing takes three kinds of block and no crate.
+//! `pcap-parser` (MIT or Apache-2.0) parses the blocks: it supports both formats in both byte orders, and depends on
+//! few small crates and no procedural macro. `pcap-file` depends on two generations of syn, and its next version is
+//! still a release candidate; `pcapng` and `pcarp` support only one of the formats. Writing needs three kinds of
+//! block and no crate.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use ctflow_engine::os_error::os_error_text;
 use pcap_parser::nom::{self, Offset};
 use pcap_parser::traits::PcapNGPacketBlock;
 use pcap_parser::{
@@ -24,103 +26,114 @@ use pcap_parser::{
 };
 use thiserror::Error;
 
+use crate::output::counted;
+
 /// `LINKTYPE_NETLINK`.
 const LINKTYPE_NETLINK: u16 = 253;
 /// `ARPHRD_NETLINK` of linux/if_arp.h.
 const ARPHRD_NETLINK: u16 = 824;
 /// `NETLINK_NETFILTER` of linux/netlink.h.
 const NETLINK_NETFILTER: u16 = 12;
-/// `PACKET_USER` of linux/if_packet.h: on its way from the kernel to a process.
+/// `PACKET_USER` of linux/if_packet.h: a packet from the kernel to a process.
 const PACKET_USER: u16 = 6;
-/// Bytes before the netlink messages of a packet.
+/// Length of the header before the netlink messages of a packet.
 const COOKED_HEADER_BYTES: usize = 16;
 
 const SECTION_HEADER: u32 = 0x0a0d_0d0a;
 const BYTE_ORDER_MAGIC: u32 = 0x1a2b_3c4d;
 const INTERFACE_DESCRIPTION: u32 = 1;
 const ENHANCED_PACKET: u32 = 6;
-/// `if_tsresol`, one byte: the power of ten, 9 for nanoseconds. It ends the options' list too, with code and length 0.
+/// Code and length of the option `if_tsresol`. Its value is a power of ten: 9 for nanoseconds.
 const NANOSECONDS: [u16; 2] = [9, 1];
 
 const NS_PER_SECOND: u64 = 1_000_000_000;
-/// Bytes read at once, at least.
+/// The least number of bytes read at once.
 const READ_BYTES: usize = 64 * 1024;
-/// The longest block worth reading. A packet of netlink is 64 KiB at most as a rule; tools attach no block this long.
+/// The longest block that is read. A netlink packet rarely has more than 64 KiB, and tools write no longer blocks.
 const BLOCK_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// Interfaces a section may describe; a capture has a handful.
+/// The most interfaces that a section may describe. A capture has a handful.
 const INTERFACES_MAX: usize = 4096;
 
-/// A capture file that cannot be written, or read any further.
+/// A capture file cannot be written, or cannot be read any further.
 #[derive(Debug, Error)]
 pub(crate) enum CaptureError {
-    /// Usually a missing directory, or one that belongs to somebody else.
-    #[error("cannot create {}: {source}; name a file in a directory that you may write to", path.display())]
+    /// The file cannot be created. Usually its directory is missing, or belongs to another user.
+    #[error(
+        "cannot create {}: {}; name a file in a directory that you may write to",
+        path.display(),
+        os_error_text(.source)
+    )]
     Create {
         /// The file.
         path: PathBuf,
         /// The system's error.
         source: io::Error,
     },
-    /// Usually a full disk.
-    #[error("cannot write to {}: {source}; what was captured from here on is missing in it", path.display())]
+    /// The file cannot be written. Usually the disk is full.
+    #[error("cannot write to {}: {}; events from now on are missing in it", path.display(), os_error_text(.source))]
     Write {
         /// The file.
         path: PathBuf,
         /// The system's error.
         source: io::Error,
     },
-    /// The file is not there, or cannot be read.
-    #[error("cannot read {}: {source}", path.display())]
+    /// The file does not exist, or cannot be read.
+    #[error("cannot read {}: {}", path.display(), os_error_text(.source))]
     Read {
         /// The file.
         path: PathBuf,
         /// The system's error.
         source: io::Error,
     },
-    /// It is to be read and written at once.
-    #[error("{} is what is read: name another file to write to", path.display())]
+    /// The same file is named for reading and for writing.
+    #[error("{} is the file that is read; name another file to write to", path.display())]
     SameFile {
         /// The file.
         path: PathBuf,
     },
-    /// It begins as no capture does.
-    #[error("{} is no capture file: give one in pcapng or pcap format", path.display())]
+    /// The file does not start like a capture file.
+    #[error("{} is not a capture file; name a file in pcapng or pcap format", path.display())]
     NotACapture {
         /// The file.
         path: PathBuf,
     },
-    /// It was captured elsewhere, on an Ethernet device for example.
-    #[error("{} has packets of link type {found}, not netlink's 253: capture on an nlmon device", path.display())]
+    /// The packets are not netlink's: they were captured on an Ethernet device, for example.
+    #[error("{} has packets of link type {found}, not netlink's 253; capture on an nlmon device", path.display())]
     LinkType {
         /// The file.
         path: PathBuf,
-        /// The link type it has.
+        /// The link type of the packets.
         found: i32,
     },
     /// The file ends within a block: it was copied while being written, or the disk was full.
-    #[error("{} is cut off after {packets} packets; those are all that can be read of it", path.display())]
+    #[error(
+        "{} is cut off after {}; the rest cannot be read",
+        path.display(),
+        counted(*.packets, "packet", "packets")
+    )]
     Truncated {
         /// The file.
         path: PathBuf,
-        /// Whole packets before the cut.
+        /// The number of complete packets before the cut.
         packets: u64,
     },
-    /// A block makes no sense.
+    /// A block is malformed.
     #[error(
-        "{} is damaged at byte {offset}, after {packets} packets; those are all that can be read of it",
-        path.display()
+        "{} is damaged at byte {offset}, after {}; the rest cannot be read",
+        path.display(),
+        counted(*.packets, "packet", "packets")
     )]
     Damaged {
         /// The file.
         path: PathBuf,
-        /// Where the block begins.
+        /// The position of the block in the file, in bytes.
         offset: u64,
-        /// Whole packets before it.
+        /// The number of complete packets before the block.
         packets: u64,
     },
 }
 
-/// Writes netlink frames to a file. What is still buffered is lost unless it is flushed.
+/// Writes netlink frames to a pcapng file. Frames are buffered in memory until [`Writer::flush`].
 #[derive(Debug)]
 pub(crate) struct Writer {
     path: PathBuf,
@@ -128,7 +141,7 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    /// Creates the file, or empties it.
+    /// Creates the file, or truncates it, and writes the head of the section.
     ///
     /// # Errors
     /// [`CaptureError::Create`] and [`CaptureError::Write`].
@@ -143,8 +156,8 @@ impl Writer {
         Ok(writer)
     }
 
-    /// Appends one frame, as it was received at `now_ns` (nanoseconds since 1970). Of a frame of several messages
-    /// Wireshark (4.0) only understands the first; the kernel sends every event in a frame of its own.
+    /// Appends one frame that was received at `now_ns`, in nanoseconds since 1970. Wireshark (4.0) shows only the
+    /// first message of a frame; the kernel sends every event in a frame of its own.
     ///
     /// # Errors
     /// [`CaptureError::Write`].
@@ -152,7 +165,7 @@ impl Writer {
         self.write_with(|file| write_packet(file, now_ns, frame))
     }
 
-    /// Writes what is buffered.
+    /// Writes all buffered frames to the file.
     ///
     /// # Errors
     /// [`CaptureError::Write`].
@@ -160,22 +173,25 @@ impl Writer {
         self.write_with(Write::flush)
     }
 
+    /// Calls `write` with the file, and adds the file's name to an error.
     fn write_with(&mut self, write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>) -> Result<(), CaptureError> {
         write(&mut self.file).map_err(|source| CaptureError::Write { path: self.path.clone(), source })
     }
 }
 
-/// In the machine's byte order, which the file tells: readers take the netlink messages to be in it too.
+/// Writes the section header and the description of the one interface. The file is in the machine's byte order, which
+/// its header declares, because readers assume the same byte order for the netlink messages.
 fn write_head(file: &mut impl Write) -> io::Result<()> {
     let [major, minor] = [1u16, 0].map(u16::to_ne_bytes);
     let whole_file = u64::MAX.to_ne_bytes(); // the section's length is not known
     write_block(file, SECTION_HEADER, &[&BYTE_ORDER_MAGIC.to_ne_bytes(), &major, &minor, &whole_file])?;
     let [code, length] = NANOSECONDS.map(u16::to_ne_bytes);
-    let options = [&code[..], &length, &[9, 0, 0, 0], &[0; 4]].concat();
+    let options = [&code[..], &length, &[9, 0, 0, 0], &[0; 4]].concat(); // the last four bytes end the list of options
     let unlimited = [0; 4];
     write_block(file, INTERFACE_DESCRIPTION, &[&LINKTYPE_NETLINK.to_ne_bytes(), &[0; 2], &unlimited, &options])
 }
 
+/// Writes a packet block with one frame, received at `now_ns`, in nanoseconds since 1970.
 fn write_packet(file: &mut impl Write, now_ns: u64, frame: &[u8]) -> io::Result<()> {
     let too_long = |_| io::Error::from(io::ErrorKind::InvalidInput);
     let bytes = u32::try_from(frame.len().saturating_add(COOKED_HEADER_BYTES)).map_err(too_long)?.to_ne_bytes();
@@ -185,18 +201,18 @@ fn write_packet(file: &mut impl Write, now_ns: u64, frame: &[u8]) -> io::Result<
     write_block(file, ENHANCED_PACKET, &[&interface, &high, &low, &bytes, &bytes, &cooked_header(), frame])
 }
 
-/// What stands before the netlink messages: `struct sockaddr_ll` as captures hold it.
+/// The header before the netlink messages: `struct sockaddr_ll` in the form of captures.
 fn cooked_header() -> [u8; COOKED_HEADER_BYTES] {
     let mut header = [0; COOKED_HEADER_BYTES];
     let fields = [PACKET_USER.to_be_bytes(), ARPHRD_NETLINK.to_be_bytes(), [0; 2], [0; 2], [0; 2], [0; 2], [0; 2]];
     let fields = fields.into_iter().chain([NETLINK_NETFILTER.to_be_bytes()]);
-    for (place, field) in header.chunks_exact_mut(2).zip(fields) {
-        place.copy_from_slice(&field);
+    for (bytes, field) in header.chunks_exact_mut(2).zip(fields) {
+        bytes.copy_from_slice(&field);
     }
     header
 }
 
-/// A block of any kind: its type, its length on both ends, and the body padded to four bytes.
+/// Writes a block of any kind: its type, its length, the body padded to four bytes, and the length again.
 fn write_block(file: &mut impl Write, kind: u32, body: &[&[u8]]) -> io::Result<()> {
     let body_bytes: usize = body.iter().map(|part| part.len()).sum();
     let padded = body_bytes.next_multiple_of(4);
@@ -214,25 +230,26 @@ fn write_block(file: &mut impl Write, kind: u32, body: &[&[u8]]) -> io::Result<(
 /// One frame of a capture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Packet<'a> {
-    /// When it was captured, in nanoseconds since 1970; 0 where the file does not say.
+    /// The time of its capture, in nanoseconds since 1970; 0 if the file does not contain it.
     pub(crate) time_ns: u64,
     /// The netlink messages.
     pub(crate) frame: &'a [u8],
 }
 
-/// Reads the netfilter frames of a capture file; packets of other netlink families and interfaces are passed over.
+/// Reads the netfilter frames of a capture file, and skips packets of other netlink families and of other interfaces.
 ///
-/// The messages are taken to be in this machine's byte order.
+/// The reader assumes that the netlink messages are in this machine's byte order.
 #[derive(Debug)]
 pub(crate) struct Reader<R = File> {
     blocks: BlockBuffer<R>,
     format: Format,
+    /// The number of packets read so far, skipped ones included.
     packets: u64,
-    /// It has come to the end, or said why it cannot.
+    /// Whether the end of the file has been reached, or an error was returned.
     finished: bool,
 }
 
-/// What the blocks look like, and what they have told so far.
+/// The file's format, with the state that later blocks depend on.
 #[derive(Debug)]
 enum Format {
     Pcap(PcapHeader),
@@ -254,7 +271,7 @@ impl ByteOrder {
     }
 }
 
-/// How an interface of a pcapng section counts time.
+/// An interface of a pcapng section: its link type and its unit of time.
 #[derive(Debug, Clone, Copy)]
 struct Interface {
     link_type: i32,
@@ -262,19 +279,19 @@ struct Interface {
     offset_seconds: i64,
 }
 
-/// What a block turned out to be.
+/// The content of a block.
 enum BlockContent {
-    /// A packet: its time, and where in the block the captured bytes are.
+    /// A packet: its time in nanoseconds since 1970, and the range of the captured bytes in the block.
     Packet { link_type: i32, time_ns: u64, data: Range<usize> },
-    /// Nothing to hand out.
+    /// A block without a packet.
     Other,
 }
 
-/// The block cannot be what it says it is.
+/// The block is malformed.
 struct DamagedBlock;
 
 impl Reader {
-    /// Opens a file and looks at its beginning.
+    /// Opens a file and reads its head.
     ///
     /// # Errors
     /// [`CaptureError::Read`] and [`CaptureError::NotACapture`]; in a pcap file [`CaptureError::LinkType`] too.
@@ -287,10 +304,10 @@ impl Reader {
 }
 
 impl<R: Read> Reader<R> {
-    /// Reads from `source`, which the errors call `path`.
+    /// Reads the head of `source`. Errors name it `path`.
     ///
     /// # Errors
-    /// As [`Reader::open`].
+    /// The same as [`Reader::open`].
     pub(crate) fn new(path: &Path, source: R) -> Result<Self, CaptureError> {
         let mut blocks = BlockBuffer { path: path.to_owned(), source, buffer: Vec::new(), start: 0, offset: 0 };
         let no_capture = || CaptureError::NotACapture { path: path.to_owned() };
@@ -310,11 +327,11 @@ impl<R: Read> Reader<R> {
         }
     }
 
-    /// The next frame; none at the end of the file, or after an error.
+    /// The next netfilter frame; `None` at the end of the file, and after an error.
     ///
     /// # Errors
-    /// [`CaptureError::Truncated`] and [`CaptureError::Damaged`] after the last whole packet, [`CaptureError::LinkType`]
-    /// where there is no netlink at all, and [`CaptureError::Read`].
+    /// [`CaptureError::Truncated`] and [`CaptureError::Damaged`] after the last complete packet,
+    /// [`CaptureError::LinkType`] if no interface is netlink's, and [`CaptureError::Read`].
     pub(crate) fn read_packet(&mut self) -> Result<Option<Packet<'_>>, CaptureError> {
         if self.finished {
             return Ok(None);
@@ -325,7 +342,7 @@ impl<R: Read> Reader<R> {
         Ok(self.blocks.buffer.get(frame).map(|frame| Packet { time_ns, frame }))
     }
 
-    /// Finds the next netfilter packet, and gives its time and its place in the buffer.
+    /// Finds the next netfilter packet. Returns its time and the range of its frame in the buffer.
     fn find_netfilter_packet(&mut self) -> Result<Option<(u64, Range<usize>)>, CaptureError> {
         while let Some(length) = self.load_block()? {
             let offset = self.blocks.offset;
@@ -344,7 +361,7 @@ impl<R: Read> Reader<R> {
         Ok(None)
     }
 
-    /// Has the next block whole in the buffer, and gives its length; none at the end of the file.
+    /// Reads the next block completely into the buffer. Returns its length; `None` at the end of the file.
     fn load_block(&mut self) -> Result<Option<usize>, CaptureError> {
         let offset = self.blocks.offset;
         let length = match &mut self.format {
@@ -360,36 +377,42 @@ impl<R: Read> Reader<R> {
         if self.blocks.fill(length)? { Ok(Some(length)) } else { Err(self.truncated()) }
     }
 
-    /// Whether packets of this link type are wanted. Other interfaces than netlink's are no error beside one of netlink.
+    /// Whether `found` is netlink's link type.
+    ///
+    /// # Errors
+    /// [`CaptureError::LinkType`] for another link type, unless the pcapng section has also described a netlink
+    /// interface.
     fn check_link_type(&self, found: i32) -> Result<bool, CaptureError> {
         let netlink = i32::from(LINKTYPE_NETLINK);
-        let beside = match &self.format {
+        let has_netlink = match &self.format {
             Format::Pcap(_) => false,
             Format::Pcapng { interfaces, .. } => interfaces.iter().any(|other| other.link_type == netlink),
         };
-        if found == netlink || beside {
+        if found == netlink || has_netlink {
             return Ok(found == netlink);
         }
         Err(CaptureError::LinkType { path: self.blocks.path.clone(), found })
     }
 
+    /// The error for a file that ends within a block.
     fn truncated(&self) -> CaptureError {
         CaptureError::Truncated { path: self.blocks.path.clone(), packets: self.packets }
     }
 
+    /// The error for a malformed block at `offset` in the file.
     fn damaged(&self, offset: u64) -> CaptureError {
         CaptureError::Damaged { path: self.blocks.path.clone(), offset, packets: self.packets }
     }
 }
 
-/// Whether a captured packet is one of netfilter's family, by its cooked header.
+/// Whether a captured packet is of netlink's netfilter family, according to its header.
 fn is_netfilter(captured: &[u8]) -> bool {
     let field = |index| captured.as_chunks::<2>().0.get(index).map(|field| u16::from_be_bytes(*field));
     field(1) == Some(ARPHRD_NETLINK) && field(7) == Some(NETLINK_NETFILTER)
 }
 
 impl Format {
-    /// Takes one whole block apart.
+    /// Parses one complete block.
     fn parse_block(&mut self, block: &[u8]) -> Result<BlockContent, DamagedBlock> {
         match self {
             Self::Pcap(header) => parse_pcap_packet(header, block),
@@ -401,11 +424,13 @@ impl Format {
     }
 }
 
-/// A block that is there whole and yet asks for more lies about its length.
+/// The result of parsing a complete block. If the parser needs more bytes, the block's length is wrong and it is
+/// malformed.
 fn complete<T>(result: nom::IResult<&[u8], T, PcapError<&[u8]>>) -> Result<T, DamagedBlock> {
     result.map(|(_, parsed)| parsed).map_err(|_| DamagedBlock)
 }
 
+/// Parses a packet of a pcap file.
 fn parse_pcap_packet(header: &PcapHeader, block: &[u8]) -> Result<BlockContent, DamagedBlock> {
     let parse = match () {
         () if header.is_modified_format() => parse_pcap_frame_modified,
@@ -418,6 +443,7 @@ fn parse_pcap_packet(header: &PcapHeader, block: &[u8]) -> Result<BlockContent, 
     Ok(BlockContent::Packet { link_type: header.network.0, time_ns, data: range_in(block, data) })
 }
 
+/// Applies a pcapng block: section headers and interface descriptions change `interfaces`, packets are returned.
 fn parse_pcapng_block(
     interfaces: &mut Vec<Interface>,
     bytes: &[u8],
@@ -444,15 +470,16 @@ fn parse_pcapng_block(
     Ok(BlockContent::Other)
 }
 
-/// Where in `block` the bytes `part` are.
+/// The range of `part`, which is a part of `block`, within `block`.
 fn range_in(block: &[u8], part: &[u8]) -> Range<usize> {
     let start = block.offset(part);
     start..start.saturating_add(part.len())
 }
 
 impl Interface {
+    /// Reads link type, time resolution and time offset of a description.
     fn new(description: &InterfaceDescriptionBlock<'_>) -> Result<Self, DamagedBlock> {
-        // The crate reads neither powers of two nor, in big endian, the offset.
+        // pcap-parser supports no resolution by powers of two, and no time offset in big endian; both are read here.
         let power = u32::from(description.if_tsresol & 0x7f);
         let base = if description.if_tsresol & 0x80 == 0 { 10u128 } else { 2 };
         let units_per_second = base.checked_pow(power).ok_or(DamagedBlock)?;
@@ -464,7 +491,7 @@ impl Interface {
         Ok(Self { link_type, units_per_second, offset_seconds: offset.map_or(0, seconds) })
     }
 
-    /// A time in nanoseconds; the nearest there is where it leaves the range.
+    /// The time `units` in nanoseconds since 1970, clamped to the range of u64.
     fn time_ns(&self, units: u64) -> u64 {
         let nanoseconds = u128::from(units) * u128::from(NS_PER_SECOND) / self.units_per_second;
         let offset = i128::from(self.offset_seconds) * i128::from(NS_PER_SECOND);
@@ -473,20 +500,20 @@ impl Interface {
     }
 }
 
-/// The file's bytes, a block at a time.
+/// Buffers the file's bytes and returns them block by block.
 #[derive(Debug)]
 struct BlockBuffer<R> {
     path: PathBuf,
     source: R,
     buffer: Vec<u8>,
-    /// Where in the buffer the next block begins.
+    /// The position of the next block in the buffer.
     start: usize,
-    /// Where in the file it begins.
+    /// The position of the next block in the file, in bytes.
     offset: u64,
 }
 
 impl<R: Read> BlockBuffer<R> {
-    /// The length of the next packet of a pcap file, as it says itself.
+    /// The length that the next packet of a pcap file declares; `None` if the file ends before.
     fn pcap_length(&mut self, header: &PcapHeader) -> Result<Option<usize>, CaptureError> {
         let header_bytes = if header.is_modified_format() { 24 } else { 16 };
         let order = if header.is_bigendian() { ByteOrder::Big } else { ByteOrder::Little };
@@ -494,7 +521,8 @@ impl<R: Read> BlockBuffer<R> {
         Ok(Some(length(order.u32(captured)).saturating_add(header_bytes)))
     }
 
-    /// The length of the next block of a pcapng file, as it says itself. A section header changes the byte order.
+    /// The length that the next block of a pcapng file declares; `None` if the file ends before. A section header
+    /// changes the byte order.
     fn pcapng_length(&mut self, order: &mut ByteOrder) -> Result<Option<usize>, CaptureError> {
         let Some([kind, bytes, magic]) = self.first_words()? else { return Ok(None) };
         if kind == SECTION_HEADER.to_be_bytes() {
@@ -503,19 +531,19 @@ impl<R: Read> BlockBuffer<R> {
         Ok(Some(length(order.u32(bytes))))
     }
 
-    /// The first words of the next block; none when the file ends before.
+    /// The first `N` words of four bytes of the next block; `None` if the file ends before.
     fn first_words<const N: usize>(&mut self) -> Result<Option<[[u8; 4]; N]>, CaptureError> {
         let there = self.fill(N.saturating_mul(4))?;
         Ok(self.peek(N.saturating_mul(4)).as_chunks::<4>().0.first_chunk().copied().filter(|_| there))
     }
 
-    /// The first bytes of the next block; none when the file ends before.
+    /// The first `N` bytes of the next block; `None` if the file ends before.
     fn first_bytes<const N: usize>(&mut self) -> Result<Option<[u8; N]>, CaptureError> {
         let there = self.fill(N)?;
         Ok(self.peek(N).first_chunk().copied().filter(|_| there))
     }
 
-    /// Reads until `bytes` are in the buffer; false when the file ends before.
+    /// Reads until the buffer has `bytes` from the next block's start. Returns false if the file ends before.
     fn fill(&mut self, bytes: usize) -> Result<bool, CaptureError> {
         let missing = bytes.saturating_sub(self.buffer.len().saturating_sub(self.start));
         if missing == 0 {
@@ -529,18 +557,19 @@ impl<R: Read> BlockBuffer<R> {
         Ok(read >= missing)
     }
 
-    /// The next `bytes`, or what is in the buffer of them.
+    /// The first `bytes` of the next block, or fewer if the buffer has fewer.
     fn peek(&self, bytes: usize) -> &[u8] {
         let rest = self.buffer.get(self.start..).unwrap_or_default();
         rest.get(..bytes).unwrap_or(rest)
     }
 
-    /// Goes on behind `bytes` that are in the buffer.
+    /// Removes `bytes` from the front of the buffer.
     fn consume(&mut self, bytes: usize) {
         self.start = self.start.saturating_add(bytes).min(self.buffer.len());
         self.offset = self.offset.saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX));
     }
 
+    /// Whether no bytes are buffered.
     fn is_empty(&self) -> bool {
         self.start >= self.buffer.len()
     }
@@ -565,7 +594,8 @@ mod tests {
 
     type Frames = Vec<(u64, Vec<u8>)>;
 
-    /// The recorded events, one after the other and then all in one frame, a microsecond apart.
+    /// The recorded events, each in a frame of its own, and then a frame with all of them. The frames are a
+    /// microsecond apart.
     fn events() -> Frames {
         let record = |message| match message {
             Ok(Message::Record(record)) => record.bytes(),
@@ -583,7 +613,7 @@ mod tests {
         writer.flush().unwrap();
     }
 
-    /// What can be read, and how it ends.
+    /// The frames of a file, and the error that ends the reading, if any.
     fn read(file: &[u8]) -> (Frames, Result<(), String>) {
         let mut frames = Vec::new();
         let ending = Reader::new(Path::new("x.pcapng"), file).and_then(|mut reader| {
@@ -609,9 +639,9 @@ mod tests {
         [&4u16.to_be_bytes()[..], &ARPHRD_NETLINK.to_be_bytes(), &[0; 10], &family.to_be_bytes(), frame].concat()
     }
 
-    /// A pcap file as other tools write it, of either byte order.
+    /// A pcap file in the form of other tools. `word` determines its byte order.
     fn pcap(magic: u32, word: fn(u32) -> [u8; 4], link_type: u32, packets: &[(u32, u32, Vec<u8>)]) -> Vec<u8> {
-        let version = word(0x0004_0002); // two halves; nobody looks at them
+        let version = word(0x0004_0002); // two numbers of 16 bits; no reader checks them
         let mut file = [word(magic), version, [0; 4], [0; 4], word(65_535), word(link_type)].concat();
         for (seconds, fraction, data) in packets {
             let bytes = word(u32::try_from(data.len()).unwrap());
@@ -631,7 +661,7 @@ mod tests {
         block(word, SECTION_HEADER, &[word(BYTE_ORDER_MAGIC), word(1), [0xff; 4], [0xff; 4]].concat())
     }
 
-    /// An interface with the option `if_tsresol`, where it has one.
+    /// A block with an interface description, with the option `if_tsresol` if `resolution` is given.
     fn interface(word: fn(u32) -> [u8; 4], link_type: u8, resolution: Option<u8>) -> Vec<u8> {
         let half = |value| if word(1) == [1, 0, 0, 0] { [value, 0] } else { [0, value] };
         let option = |value| [half(9), half(1), [value, 0], [0, 0], [0, 0], [0, 0]].concat();
@@ -662,14 +692,14 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("events.pcapng");
         let mut single = events();
-        single.pop(); // that one is all of them in one frame
+        single.pop(); // the frame with all events, of which Wireshark shows only the first
         write(&path, &single);
         let Ok(output) = Command::new("tshark").args(["-V", "-r"]).arg(&path).output() else {
             assert!(std::env::var_os("CI").is_none(), "tshark is not installed");
             return eprintln!("skipped: wireshark_sees_the_flows: there is no tshark");
         };
         let text = String::from_utf8_lossy(&output.stdout);
-        // As Wireshark 4.0 puts it.
+        // The words of Wireshark 4.0.
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         for expected in [
             "Encapsulation type: Linux Netlink (158)",
@@ -721,7 +751,7 @@ mod tests {
                 expected.push((time_ns, b"frame".to_vec()));
             }
             file.extend(interface(word, 1, None));
-            file.extend(enhanced(word, 3, 1, &[0; 60])); // Ethernet beside netlink is passed over
+            file.extend(enhanced(word, 3, 1, &[0; 60])); // Ethernet packets beside netlink's are skipped
             file.extend(block(word, 0x0bad, b"a block of the future"));
         }
         assert_eq!(read(&file), (expected, Ok(())));
@@ -741,8 +771,8 @@ mod tests {
             if ends.contains(&length) || section_only {
                 assert_eq!(ending, Ok(()), "{length}");
             } else {
-                let said = format!("x.pcapng is cut off after {packets} packets; those are all that can be read of it");
-                assert_eq!(ending, Err(said));
+                let after = counted(packets as u64, "packet", "packets");
+                assert_eq!(ending, Err(format!("x.pcapng is cut off after {after}; the rest cannot be read")));
             }
         }
     }
@@ -756,23 +786,23 @@ mod tests {
             enhanced(u32::to_le_bytes, 0, 1, &[0; 60]),
         ]
         .concat();
-        let link_type = "x.pcapng has packets of link type 1, not netlink's 253: capture on an nlmon device";
-        let no_capture = "x.pcapng is no capture file: give one in pcapng or pcap format";
-        for (file, said) in [
+        let link_type = "x.pcapng has packets of link type 1, not netlink's 253; capture on an nlmon device";
+        let no_capture = "x.pcapng is not a capture file; name a file in pcapng or pcap format";
+        for (file, message) in [
             (&ethernet[..], link_type),
             (&ethernet_ng, link_type),
             (b"", no_capture),
             (b"flow", no_capture),
             (&[b'x'; 100], no_capture),
         ] {
-            assert_eq!(read(file), (vec![], Err(said.to_owned())));
+            assert_eq!(read(file), (vec![], Err(message.to_owned())));
         }
-        let lying =
+        let wrong_length =
             [section(u32::to_le_bytes), 6u32.to_le_bytes().to_vec(), u32::MAX.to_le_bytes().to_vec(), vec![0; 8]];
-        let said = "x.pcapng is damaged at byte 28, after 0 packets; those are all that can be read of it";
-        assert_eq!(read(&lying.concat()).1, Err(said.to_owned()));
+        let damaged = "x.pcapng is damaged at byte 28, after 0 packets; the rest cannot be read";
+        assert_eq!(read(&wrong_length.concat()).1, Err(damaged.to_owned()));
         let missing = Reader::open(Path::new("/nonexistent/x.pcapng")).unwrap_err().to_string();
-        assert_eq!(missing, "cannot read /nonexistent/x.pcapng: No such file or directory (os error 2)");
+        assert_eq!(missing, "cannot read /nonexistent/x.pcapng: No such file or directory");
         let nowhere = Writer::create(Path::new("/nonexistent/x.pcapng")).unwrap_err().to_string();
         assert!(nowhere.starts_with("cannot create /nonexistent/x.pcapng: No such file"), "{nowhere}");
     }
@@ -783,17 +813,17 @@ mod tests {
         writer.write_frame(1, b"frame").unwrap();
         let error = writer.flush().unwrap_err().to_string();
         assert!(error.starts_with("cannot write to /dev/full: No space left on device"), "{error}");
-        std::mem::forget(writer); // it would try once more
+        std::mem::forget(writer); // its drop would write again
     }
 
     proptest! {
         #[test]
-        fn any_frames_come_back(frames in vec((any::<u64>(), vec(any::<u8>(), 0..300)), 0..20)) {
+        fn any_written_frames_are_read_back(frames in vec((any::<u64>(), vec(any::<u8>(), 0..300)), 0..20)) {
             assert_eq!(read(&written(&frames)), (frames, Ok(())));
         }
 
         #[test]
-        fn damage_ends_the_reading_and_nothing_else(
+        fn a_damaged_byte_ends_the_reading_without_a_panic(
             at in 0..4_000usize, byte in any::<u8>(), tail in vec(any::<u8>(), 0..100)
         ) {
             let mut file = written(&events().into_iter().take(15).collect());
@@ -805,7 +835,7 @@ mod tests {
         }
 
         #[test]
-        fn blocks_of_any_kind_and_content_are_survived(
+        fn blocks_of_any_kind_and_content_cause_no_panic(
             blocks in vec((0..14u32, vec(any::<u8>(), 0..80)), 0..8), big in any::<bool>()
         ) {
             let word = if big { u32::to_be_bytes } else { u32::to_le_bytes };

@@ -1,7 +1,7 @@
-//! What `-I`, `-A` and `-U` do to flows, and what `-I expect` makes.
+//! The changes that `-I`, `-A` and `-U` make to flows, and the expectations that `-I expect` creates.
 //!
-//! A [`Creation`] is a whole flow; an [`Update`] is what shall be different, and becomes a request for each flow that
-//! it is applied to, or none where all is so already.
+//! A [`Creation`] is a complete new flow. An [`Update`] is a set of new values. It becomes a request for each flow
+//! that it is applied to, and no request for a flow that already has these values.
 
 use std::net::IpAddr;
 
@@ -18,32 +18,32 @@ use ctflow_parser::uapi;
 pub(crate) struct Creation {
     /// The original direction.
     pub(crate) orig: Tuple,
-    /// The reply direction, before translation.
+    /// The reply direction without NAT.
     pub(crate) reply: Tuple,
-    /// Seconds until it expires.
+    /// Seconds until the flow expires.
     pub(crate) timeout: Option<u32>,
-    /// `IPS_*`.
+    /// Status flags, `IPS_*`.
     pub(crate) status: u32,
     /// The mark.
     pub(crate) mark: Option<u32>,
     /// The zone of both directions.
     pub(crate) zone: Option<u16>,
-    /// State, tags, role.
+    /// The values of the protocol's tracker.
     pub(crate) proto: TrackerFields,
-    /// To what the source is translated.
+    /// The new source, for source NAT.
     pub(crate) nat_src: Option<NatRange>,
-    /// To what the destination is translated.
+    /// The new destination, for destination NAT.
     pub(crate) nat_dst: Option<NatRange>,
-    /// Labels by name. Who has a label map makes `label_bits` of them.
+    /// Labels by name. The owner of the label map converts them into `label_bits`.
     pub(crate) labels: Vec<String>,
-    /// Labels by number.
+    /// Labels by number: bit n is label n.
     pub(crate) label_bits: u128,
-    /// The helper that is to read its payload.
+    /// The helper that reads the flow's payload, by name.
     pub(crate) helper: Option<String>,
 }
 
 impl Creation {
-    /// The request.
+    /// The request to the kernel.
     pub(crate) fn flow_change(&self) -> FlowChange<'_> {
         let labels = Some(Labels(self.label_bits)).filter(|labels| labels.0 != 0);
         FlowChange {
@@ -51,7 +51,8 @@ impl Creation {
                 family: self.orig.family(),
                 orig: Some(self.orig),
                 reply: Some(self.reply),
-                status: Some(self.status | uapi::IPS_CONFIRMED), // what enters the table is; without, the kernel refuses
+                // Every flow that enters the table is confirmed; the kernel refuses a flow without the flag.
+                status: Some(self.status | uapi::IPS_CONFIRMED),
                 timeout: self.timeout,
                 mark: self.mark,
                 zone: self.zone,
@@ -68,23 +69,24 @@ impl Creation {
     }
 }
 
-/// What a protocol's tracker is told.
+/// The values that a request sets in a protocol's tracker; `None` leaves a value unchanged.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct TrackerFields {
-    /// The state's number.
+    /// The number of the protocol's state.
     pub(crate) state: Option<u8>,
-    /// SCTP verification tag of the original direction.
+    /// SCTP's verification tag of the original direction.
     pub(crate) vtag_orig: Option<u32>,
-    /// Of the reply direction.
+    /// SCTP's verification tag of the reply direction.
     pub(crate) vtag_reply: Option<u32>,
-    /// DCCP: 0 for client, 1 for server.
+    /// DCCP's role: 0 for client, 1 for server.
     pub(crate) role: Option<u8>,
 }
 
-/// `TIME_WAIT` of TCP, from which on the connection is being closed.
+/// TCP's state `TIME_WAIT`. In this state and the later ones the connection is closed or closing.
 const TCP_TIME_WAIT: u8 = 7;
 
 impl TrackerFields {
+    /// The kernel's form of the values for `protocol`; `None` if there is nothing to set.
     fn proto_info(self, protocol: u8) -> Option<ProtoInfo> {
         match protocol {
             uapi::IPPROTO_TCP => self.state.map(|state| ProtoInfo::Tcp(tcp_info(state))),
@@ -101,24 +103,26 @@ impl TrackerFields {
         }
     }
 
-    /// Whether a tag is given.
+    /// 0 if either tag is set, else `None`.
     fn any_vtag(self) -> Option<u8> {
         self.vtag_orig.or(self.vtag_reply).map(|_| 0)
     }
 
-    /// What a request says to make the tracker that `found` was read from so; nothing where it is so. The kernel
-    /// takes an SCTP tracker whole, so what is not to change is sent as it was found.
+    /// The tracker values of a request that changes a flow whose tracker is `found`; `None` if the flow already has
+    /// these values. The kernel requires all values of an SCTP tracker in a request, so unchanged values are sent as
+    /// found.
     fn change_from(self, protocol: u8, found: Option<ProtoInfo>) -> Option<ProtoInfo> {
-        let was = found.map(|found| Self::from_proto(&found)).unwrap_or_default();
-        let shall = Self {
-            state: self.state.or(was.state),
-            vtag_orig: self.vtag_orig.or(was.vtag_orig),
-            vtag_reply: self.vtag_reply.or(was.vtag_reply),
-            role: self.role.or(was.role),
+        let current = found.map(|found| Self::from_proto(&found)).unwrap_or_default();
+        let desired = Self {
+            state: self.state.or(current.state),
+            vtag_orig: self.vtag_orig.or(current.vtag_orig),
+            vtag_reply: self.vtag_reply.or(current.vtag_reply),
+            role: self.role.or(current.role),
         };
-        if shall == was { None } else { shall.proto_info(protocol) }
+        if desired == current { None } else { desired.proto_info(protocol) }
     }
 
+    /// The values of a flow's tracker.
     fn from_proto(info: &ProtoInfo) -> Self {
         let state = info.state();
         match info {
@@ -129,8 +133,8 @@ impl TrackerFields {
     }
 }
 
-/// A state that we set is not one that the tracker saw come about: without these flags it would drop the flow's next
-/// packets, whose sequence numbers it does not know.
+/// TCP's tracker in `state`, with liberal windows. The tracker has not seen the packets that lead to a state set by a
+/// request, and does not know their sequence numbers: without these flags it would drop the flow's next packets.
 fn tcp_info(state: u8) -> TcpInfo {
     let always = uapi::IP_CT_TCP_FLAG_BE_LIBERAL | uapi::IP_CT_TCP_FLAG_SACK_PERM;
     let flags = if state >= TCP_TIME_WAIT { always | uapi::IP_CT_TCP_FLAG_CLOSE_INIT } else { always };
@@ -138,29 +142,29 @@ fn tcp_info(state: u8) -> TcpInfo {
     TcpInfo { state: Some(state), flags_orig: flags, flags_reply: flags, ..TcpInfo::default() }
 }
 
-/// What shall be different in flows that are there.
+/// New values for flows that exist in the kernel. Absent values stay unchanged.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Update {
-    /// Seconds until it expires.
+    /// Seconds until the flow expires.
     pub(crate) timeout: Option<u32>,
-    /// `IPS_*` to set.
+    /// Status flags to set, `IPS_*`.
     pub(crate) status: u32,
-    /// The bits of the mask are cleared in the mark, then those of the value turned over.
+    /// The change of the mark: new mark = (old AND NOT mask) XOR value.
     pub(crate) mark: Option<Masked>,
-    /// State, tags; of flows of `protocol`.
+    /// The new values of the protocol's tracker.
     pub(crate) proto: TrackerFields,
-    /// Labels to add, by name. Who has a label map makes `add_bits` of them.
+    /// Labels to add, by name. The owner of the label map converts them into `add_bits`.
     pub(crate) labels_add: Vec<String>,
-    /// Labels to add, by number.
+    /// Labels to add, by number: bit n is label n.
     pub(crate) add_bits: u128,
-    /// Labels to remove, by name; `del_bits` is made of them.
+    /// Labels to remove, by name. The owner of the label map converts them into `del_bits`.
     pub(crate) labels_del: Vec<String>,
-    /// Labels to remove, by number; all bits for all labels.
+    /// Labels to remove, by number: bit n is label n. All bits remove every label.
     pub(crate) del_bits: u128,
 }
 
 impl Update {
-    /// The request that makes `flow` so; nothing where it is so, or cannot be named.
+    /// The request that gives `flow` these values; `None` if it already has them, or if its original tuple is unknown.
     pub(crate) fn change_for(&self, flow: &FlowView<'_>) -> Option<FlowChange<'static>> {
         let orig = flow.orig?;
         let status = flow.status.unwrap_or(0);
@@ -180,15 +184,17 @@ impl Update {
             return None;
         }
         Some(FlowChange {
-            // The zone is part of the name: without it the kernel looks among the flows of zone 0.
+            // The zone is part of the flow key: without it, the kernel searches in zone 0.
             flow: FlowView { family: flow.family, orig: Some(orig), zone: flow.zone, ..change },
-            // The kernel applies the mask to the mark of that moment, which ours may be too old for.
+            // The kernel applies the mask to the current mark. The mark in `flow` may be outdated, so the result is
+            // not sent.
             mark_mask: new_mark.map(|new| new.mask).filter(|mask| *mask != u32::MAX),
             labels_mask: labels_mask.map(Labels),
             ..FlowChange::default()
         })
     }
 
+    /// The labels after this update.
     fn changed_labels(&self, labels: u128) -> u128 {
         labels & !self.del_bits | self.add_bits
     }
@@ -197,18 +203,18 @@ impl Update {
 /// An expectation to create.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ExpectationCreation {
-    /// What is awaited.
+    /// The tuple of the expected flow.
     pub(crate) tuple: Tuple,
-    /// Which bits of it count.
+    /// The bits of the tuple that the kernel compares.
     pub(crate) mask: Tuple,
-    /// The original direction of the flow that it belongs to.
+    /// The original direction of the master flow.
     pub(crate) master: Tuple,
-    /// Seconds until it expires; the kernel heeds its helper's instead.
+    /// Seconds until it expires. If the master has a helper, the kernel applies the helper's timeout instead.
     pub(crate) timeout: Option<u32>,
 }
 
 impl ExpectationCreation {
-    /// The request.
+    /// The request to the kernel.
     pub(crate) fn view(&self) -> ExpectView<'static> {
         ExpectView {
             family: self.tuple.family(),
@@ -221,7 +227,7 @@ impl ExpectationCreation {
     }
 }
 
-/// A translation to set up, where there is something to translate to.
+/// The NAT to set up; `None` without an address, with which the port has no effect.
 pub(crate) fn nat_range(address: Option<IpAddr>, port: Option<u16>) -> Option<NatRange> {
     address.map(|address| NatRange { address, port })
 }
@@ -267,7 +273,7 @@ mod tests {
             ..Update::default()
         };
         assert_eq!((changed(&nothing), changed(&same)), (None, None));
-        assert_eq!(same.change_for(&FlowView { orig: None, ..flow() }), None, "it has no name");
+        assert_eq!(same.change_for(&FlowView { orig: None, ..flow() }), None, "its original tuple is unknown");
     }
 
     #[test]
@@ -292,9 +298,9 @@ mod tests {
         assert_eq!(mark(0xf0, u32::MAX), None);
         assert_eq!(mark(5, u32::MAX), Some((Some(5), None)));
         assert_eq!(mark(1, 0xf), Some((Some(1), Some(0xf))));
-        assert_eq!(mark(0, 0xf), None, "those bits are clear");
+        assert_eq!(mark(0, 0xf), None, "those bits are clear already");
         assert_eq!(mark(0, 0), None);
-        assert_eq!(mark(1, 0), Some((Some(1), Some(0))), "turned over");
+        assert_eq!(mark(1, 0), Some((Some(1), Some(0))), "bits outside the mask are inverted");
         let status = changed(&Update { status: uapi::IPS_ASSURED, ..Update::default() }).unwrap().flow.status;
         assert_eq!(status, Some(uapi::IPS_ASSURED | uapi::IPS_SEEN_REPLY));
     }

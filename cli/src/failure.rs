@@ -1,4 +1,5 @@
-//! Why the program ends without success: one line on standard error, and an exit code that scripts can tell apart.
+//! Why the program ends without success: one line on standard error that says what happened, why, and what to do, and
+//! an exit code for scripts.
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -9,6 +10,7 @@ use ctflow_engine::kernel::KernelError;
 use ctflow_engine::lab::LabError;
 use ctflow_engine::lab::load::LoadError;
 use ctflow_engine::listener::ListenError;
+use ctflow_engine::os_error::os_error_text;
 use ctflow_engine::receive::InterruptError;
 use ctflow_engine::server::ServerError;
 use ctflow_parser::error::ParseError;
@@ -21,103 +23,109 @@ use crate::control::ControlError;
 use crate::flags::line::LineError;
 use crate::flags::usage::Usage;
 use crate::labels::LabelError;
+use crate::output::counted;
 use crate::persona::Persona;
 
-/// What ends the program. 2 is for the command line, mostly ([`Usage::code`]), as in conntrack, 1 for everything else.
+/// An error that ends the program. The exit code is 2 for most errors of the command line ([`Usage::code`]), as in
+/// conntrack, 3 for a split brain, the code that the daemon sent for errors of the control socket, and 1 for
+/// everything else.
 #[derive(Debug, Error)]
 pub(crate) enum Failure {
     /// The command line is wrong.
     #[error(transparent)]
     Usage(#[from] Usage),
-    /// Standard output refused what was printed: a full disk, or a reader that has gone.
-    #[error("cannot write to standard output: {0}; {hint}", hint = output_hint(.0))]
+    /// Standard output cannot be written: the disk is full, or the reader of the pipe has gone.
+    #[error("cannot write to standard output: {}; {}", os_error_text(.0), output_hint(.0))]
     Output(#[from] io::Error),
-    /// The kernel refused, or its answer makes no sense.
+    /// The kernel refused a request, or its answer is malformed.
     #[error(transparent)]
     Kernel(#[from] KernelError),
-    /// Events cannot be listened to.
+    /// The socket for the kernel's events cannot be opened or read.
     #[error(transparent)]
     Listen(#[from] ListenError),
-    /// What ends a wait cannot be watched.
+    /// The descriptors that interrupt a wait (signals, a closed pipe) cannot be polled.
     #[error(transparent)]
     Interrupts(#[from] InterruptError),
     /// Signals cannot be caught.
-    #[error("cannot catch SIGINT and SIGTERM: {0}; raise the limit on open files (RLIMIT_NOFILE)")]
+    #[error("cannot catch SIGINT and SIGTERM: {}; raise the limit on open files (RLIMIT_NOFILE)", os_error_text(.0))]
     Signals(#[source] io::Error),
-    /// Some of the kernel's records do not parse; all others were printed.
-    #[error("{count} records of the kernel were not understood and are missing; the first: {first}")]
+    /// Some of the kernel's records are malformed; all others were printed.
+    #[error(
+        "{} of the kernel not understood and not printed; the first: {first}",
+        counted(*.count, "record", "records")
+    )]
     Malformed {
-        /// How many.
+        /// The number of malformed records.
         count: u64,
-        /// Why the first was not.
+        /// The error of the first one.
         first: ParseError,
     },
     /// The kernel's answer has no number of entries.
-    #[error("the kernel does not say how many flows there are")]
+    #[error("the kernel's answer does not contain the number of flows")]
     NoCount,
-    /// The demonstration's network cannot be made, or its traffic does not flow.
+    /// The demonstration's network cannot be created, or its traffic does not arrive.
     #[error(transparent)]
     Lab(#[from] LabError),
-    /// The control socket.
+    /// The daemon's control socket cannot be opened.
     #[error(transparent)]
     Server(#[from] ServerError),
-    /// The capture cannot start.
+    /// The engine cannot start to receive events.
     #[error(transparent)]
     Start(#[from] StartError),
-    /// The demonstration ran, and did not show what it is for.
+    /// The demonstration ran and did not succeed.
     #[error("the demonstration failed: {0}")]
     Demo(String),
-    /// The benchmark's load.
+    /// The benchmark's load cannot be generated.
     #[error(transparent)]
     BenchLoad(#[from] LoadError),
     /// The benchmark could not be carried out.
     #[error("the benchmark failed: {0}")]
     Bench(String),
     /// The benchmark's report cannot be written.
-    #[error("cannot write the report {}: {source}", .path.display())]
+    #[error("cannot write the report {}: {}", .path.display(), os_error_text(.source))]
     Report {
-        /// Where to.
+        /// The report's file.
         path: PathBuf,
-        /// Why not.
+        /// The system's error.
         source: io::Error,
     },
-    /// The kernel refused the one thing to do; in conntrack's words where it has any.
+    /// The kernel refused the only request of a command. The text is conntrack's if conntrack has one for the error.
     #[error("Operation failed: {}", operation_text(.0))]
     Operation(#[source] KernelError),
-    /// It refused some of many.
-    #[error("Operation failed: {}: so the first of {count} flows that were refused", operation_text(.first))]
+    /// The kernel refused some of many requests.
+    #[error("Operation failed: {}: the first of {count} flows that were refused", operation_text(.first))]
     Operations {
         /// The first refusal.
         #[source]
         first: KernelError,
-        /// How many there were.
+        /// The number of refused flows.
         count: u64,
     },
-    /// Nothing was found to do anything with, as the summary says.
+    /// No entry matched, as the printed summary says. No error line is printed.
     #[error("nothing was done")]
     NothingDone,
-    /// A label that was named and has no number.
+    /// A label on the command line is unknown, or has a number that no flow can have.
     #[error(transparent)]
     Label(#[from] LabelError),
     /// A file of commands cannot be read. Nothing was done.
-    #[error("cannot read {name}: {source}")]
+    #[error("cannot read {name}: {}", os_error_text(.source))]
     Load {
         /// The file.
         name: String,
-        /// Why not.
+        /// The system's error.
         source: io::Error,
     },
-    /// A capture file.
+    /// A capture file cannot be read or written.
     #[error(transparent)]
     Capture(#[from] CaptureError),
-    /// A line of a file of commands is no list of words. Nothing was done.
+    /// A line of a file of commands cannot be split into words, because of its quotes or its length. Nothing was done.
     #[error("{name}, line {number}: {source}; nothing was done")]
     LineSyntax {
         /// The file.
         name: String,
-        /// The line.
+        /// The line's number, from 1.
         number: u64,
-        /// Why not.
+        /// What is wrong with the line.
         source: LineError,
     },
     /// A line of a file of commands is wrong. Nothing was done.
@@ -125,9 +133,9 @@ pub(crate) enum Failure {
     LineUsage {
         /// The file.
         name: String,
-        /// The line.
+        /// The line's number, from 1.
         number: u64,
-        /// What is wrong with it.
+        /// What is wrong with the line.
         usage: Box<Usage>,
     },
     /// Two lines of a file name a label file. Nothing was done.
@@ -135,7 +143,7 @@ pub(crate) enum Failure {
     SecondLabelmap {
         /// The file.
         name: String,
-        /// The second line.
+        /// The number of the second such line, from 1.
         number: u64,
     },
     /// The kernel refused lines of a file of commands.
@@ -143,79 +151,84 @@ pub(crate) enum Failure {
     LineRefused {
         /// The file.
         name: String,
-        /// The first line that was refused.
+        /// The number of the first refused line, from 1.
         number: u64,
-        /// Why.
+        /// The kernel's error.
         #[source]
         error: KernelError,
-        /// Other lines that were refused with it.
+        /// The numbers of the other lines that were refused with it.
         more: Vec<u64>,
-        /// The last line that was sent.
+        /// The number of the last line that was sent.
         last: u64,
     },
-    /// The daemon's configuration.
+    /// The daemon's configuration cannot be read, or is wrong.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The daemon was not asked, or did not do it.
+    /// A request could not be sent to the daemon, or the daemon refused it or failed.
     #[error(transparent)]
     Control(#[from] ControlError),
-    /// A key cannot be made.
-    #[error("cannot write the key to {name}: {source}; {hint}")]
+    /// A key file cannot be created.
+    #[error("cannot write the key to {name}: {}; {hint}", os_error_text(.source))]
     Keygen {
         /// The file.
         name: String,
-        /// Why not.
+        /// The system's error.
         source: io::Error,
-        /// What to do.
+        /// What the operator should do.
         hint: &'static str,
     },
-    /// Peers' replicas are not what they should be, as the table says.
-    #[error("the caches differ, or a peer did not answer")]
+    /// A copy of a cache differs from its source, or a peer did not answer. The printed report names it.
+    #[error("a copy differs from its source, or a peer did not answer: see the lines above")]
     CachesDiffer,
-    /// The kernel refused so many entries of a commit, as the summary says.
+    /// So many entries of a commit were refused. The printed report has the reasons.
     #[error(
-        "the kernel refused {0} entries: the takeover is not complete; see above for its reasons, and the daemon's log"
+        "{} refused: the takeover is not complete; the reasons are above and in the daemon's log",
+        counted(*.0, "entry was", "entries were")
     )]
     CommitIncomplete(u64),
-    /// A change of roles could not do all that belongs to it, as the report says.
-    #[error("the change of roles is not complete: see above for what is missing, and the daemon's log")]
+    /// Some steps of a role change failed. The printed report has the reasons.
+    #[error("the change of role is not complete: the reasons are above and in the daemon's log")]
     RoleIncomplete,
-    /// This firewall is not to take over yet, for these reasons.
+    /// This node should not take over yet, for these reasons.
     #[error("not ready: {0}")]
     NotReady(String),
-    /// These peers are primary as this one is.
-    #[error("split brain: {0} is primary, too: have one take the role of backup, and look at the links between them")]
+    /// These peers, separated by commas, are primary while this node is.
+    #[error(
+        "split brain: {0} {verb} primary, too; run `ctflow role backup` on all nodes but one and check the links",
+        verb = verb_of(.0)
+    )]
     SplitBrain(String),
-    /// The daemon cannot run.
+    /// The daemon cannot start, or had to stop.
     #[error("cannot run the daemon: {0}")]
     Daemon(String),
-    /// The machine lacks something essential; what, standard output says already.
+    /// An essential requirement of the machine is missing. Standard output names it, so no error line is printed.
     #[error("this machine is not ready")]
     MachineNotReady,
 }
 
 impl Failure {
-    /// Says why on standard error, if that is still there, and gives the exit code.
+    /// Prints the error as one line on standard error and returns the exit code. If standard error cannot be
+    /// written, only the exit code reports the error.
     pub(crate) fn report(&self, persona: Persona) -> ExitCode {
         let (banner, name) = (persona.banner(), persona.name());
         let mut stderr = io::stderr().lock();
         if !matches!(self, Self::MachineNotReady | Self::NothingDone) {
-            let said = self.message_for(persona);
-            let _ = writeln!(stderr, "{banner}: {said}"); // nowhere is left to say that this failed
+            let message = self.message_for(persona);
+            let _ = writeln!(stderr, "{banner}: {message}"); // there is no other channel for an error of this write
         }
-        let wants_help = match self {
+        let suggests_help = match self {
             Self::Usage(usage) => usage.suggests_help(),
             other => matches!(other, Self::Label(_) | Self::Load { .. }),
         };
-        if wants_help {
+        if suggests_help {
             let help = if persona.is_daemon() { "-h" } else { "--help" };
             let _ = writeln!(stderr, "Try `{name} {help}' for more information.");
         }
-        // Of conntrackd every failure is a 1.
+        // conntrackd exits with 1 after every failure.
         ExitCode::from(if persona.is_daemon() { 1 } else { self.code() })
     }
 
-    /// The message. As conntrack, all that the kernel refuses is told in its words.
+    /// The text of the error. Under the name conntrack, every refusal of the kernel has conntrack's text.
     fn message_for(&self, persona: Persona) -> String {
         match (persona, self) {
             (Persona::Conntrack, Self::Kernel(error @ KernelError::Refused { .. })) => {
@@ -225,6 +238,7 @@ impl Failure {
         }
     }
 
+    /// The exit code, except under the name of conntrackd.
     fn code(&self) -> u8 {
         match self {
             Self::Usage(usage) => usage.code(),
@@ -237,11 +251,11 @@ impl Failure {
     }
 }
 
-/// conntrack's words for what a kernel refuses, where it has any, else the system's; scripts look for them.
+/// conntrack's text for an error of the kernel; the system's text if conntrack has none. Scripts match these texts.
 fn operation_text(error: &KernelError) -> String {
     let errno = error.errno().map(Errno::from_raw_os_error);
     let known = match (errno, expectation_text(error)) {
-        (_, Some(words)) => words.to_owned(),
+        (_, Some(text)) => text.to_owned(),
         (Some(Errno::EXIST), _) => "Such conntrack exists, try -U to update".to_owned(),
         (Some(Errno::NOENT), _) => "such conntrack doesn't exist".to_owned(),
         (Some(Errno::INVAL), _) => "invalid parameters".to_owned(),
@@ -254,12 +268,13 @@ fn operation_text(error: &KernelError) -> String {
         },
     };
     match error {
-        KernelError::Refused { said: Some((text, _)), .. } => format!("{known} ({text})"),
+        KernelError::Refused { kernel_text: Some((text, _)), .. } => format!("{known} ({text})"),
         _ => known,
     }
 }
 
-/// Of an expectation it may be the flow that is not there; what else is said of flows does not fit it.
+/// conntrack's text for an error of an expectation's request. `ENOENT` on creation means that the master flow does
+/// not exist; conntrack's other texts are about flows and do not fit.
 fn expectation_text(error: &KernelError) -> Option<&'static str> {
     let KernelError::Refused { operation, .. } = error else { return None };
     let errno = error.errno().map(Errno::from_raw_os_error);
@@ -271,12 +286,12 @@ fn expectation_text(error: &KernelError) -> Option<&'static str> {
     }
 }
 
-/// The system's text alone, without the number that the standard library appends.
-pub(crate) fn os_error_text(error: &io::Error) -> String {
-    let text = error.to_string();
-    text.split_once(" (os error").map_or(text.clone(), |(words, _)| words.to_owned())
+/// The verb after a list of names that are separated by commas.
+fn verb_of(names: &str) -> &'static str {
+    if names.contains(", ") { "are" } else { "is" }
 }
 
+/// The other refused lines of a file, as an addition to the message about the first.
 fn other_lines_text(more: &[u64]) -> String {
     match more {
         [] => String::new(),
@@ -285,7 +300,8 @@ fn other_lines_text(more: &[u64]) -> String {
     }
 }
 
-/// What has been done of a file when a line of it is refused: the kernel looks at the whole batch.
+/// Which lines of a file have been executed when the kernel refuses line `refused`. Lines are sent in batches, and
+/// the kernel executes the other lines of a batch, too; `last` is the last line that was sent.
 fn executed_lines_text(refused: u64, last: u64) -> String {
     if last <= refused {
         "lines before it are carried out".to_owned()
@@ -294,11 +310,12 @@ fn executed_lines_text(refused: u64, last: u64) -> String {
     }
 }
 
+/// What an error of standard output means for the operator, or what to do about it.
 fn output_hint(error: &io::Error) -> &'static str {
     match error.kind() {
-        io::ErrorKind::BrokenPipe => "its reader has gone, so nothing more is shown",
+        io::ErrorKind::BrokenPipe => "its reader has gone, so the rest is not printed",
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "make room, or write elsewhere",
-        _ => "what was to be shown is incomplete",
+        _ => "the output is incomplete",
     }
 }
 
@@ -308,9 +325,9 @@ mod tests {
 
     #[test]
     fn kernel_refusals_have_conntracks_words() {
-        let words = |operation, errno: Errno| {
+        let text = |operation, errno: Errno| {
             let source = io::Error::from_raw_os_error(errno.raw_os_error());
-            operation_text(&KernelError::Refused { operation, source, said: None })
+            operation_text(&KernelError::Refused { operation, source, kernel_text: None })
         };
         let table = [
             ("create a flow", Errno::EXIST, "Such conntrack exists, try -U to update"),
@@ -322,13 +339,30 @@ mod tests {
             ("delete an expectation", Errno::OPNOTSUPP, "Operation not supported"),
         ];
         for (operation, errno, expected) in table {
-            assert_eq!(words(operation, errno), expected, "{operation}");
+            assert_eq!(text(operation, errno), expected, "{operation}");
         }
         let source = io::Error::from_raw_os_error(Errno::PERM.raw_os_error());
         let refused =
-            Failure::Kernel(KernelError::Refused { operation: "list the conntrack table", source, said: None });
+            Failure::Kernel(KernelError::Refused { operation: "list the conntrack table", source, kernel_text: None });
         let theirs = "Operation failed: sorry, you must be root or get CAP_NET_ADMIN capability to do this";
         assert_eq!(refused.message_for(Persona::Conntrack), theirs);
         assert!(refused.message_for(Persona::Ctflow).contains("list the conntrack table"));
+    }
+
+    #[test]
+    fn error_lines_have_no_numbers_of_the_system() {
+        let full = Failure::from(io::Error::from_raw_os_error(Errno::NOSPC.raw_os_error()));
+        let expected = "cannot write to standard output: No space left on device; make room, or write elsewhere";
+        assert_eq!(full.to_string(), expected);
+    }
+
+    #[test]
+    fn numbers_agree_with_their_nouns() {
+        let split = |names: &str| Failure::SplitBrain(names.to_owned()).to_string();
+        assert!(split("fw2").starts_with("split brain: fw2 is primary, too; "));
+        assert!(split("fw2, fw3").starts_with("split brain: fw2, fw3 are primary, too; "));
+        let incomplete = |count| Failure::CommitIncomplete(count).to_string();
+        assert!(incomplete(1).starts_with("1 entry was refused: "));
+        assert!(incomplete(2).starts_with("2 entries were refused: "));
     }
 }

@@ -1,4 +1,4 @@
-//! Label names: the file that gives the kernel's label numbers the names operators know.
+//! Label names: the file that maps the kernel's label numbers to names.
 //!
 //! ```text
 //! # number, white space, name
@@ -7,61 +7,61 @@
 //! 020  two words
 //! ```
 //!
-//! Numbers are in any of C's notations, 0 to 1023; names are of ASCII letters, digits, spaces and `-`. A line that is
-//! not so, or that says a number or name again, is passed over without a word, as the old library does.
+//! Numbers are in any of C's notations, 0 to 1023. Names consist of ASCII letters, digits, spaces and `-`. A line
+//! that differs, or that repeats a number or a name, is skipped without a message, as in libnetfilter_conntrack.
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use ctflow_engine::os_error::os_error_text;
 use ctflow_parser::flow::Labels;
 
-use crate::failure::os_error_text;
 use crate::flags;
 
-/// Read where no other file is named.
+/// The file that is read if the command line names no other.
 pub(crate) const DEFAULT_PATH: &str = "/etc/xtables/connlabel.conf";
-/// As much of a file as is read: 128 names are all there can be.
+/// The most bytes of a file that are read. A flow has at most 128 labels, so useful files are far smaller.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
-/// Numbers that a file may give a name to.
+/// Numbers in a file are below this.
 const FILE_LABELS: usize = 1024;
-/// Numbers that a flow can have.
+/// Label numbers of a flow are below this.
 const FLOW_LABELS: u16 = 128;
 
-/// Names by number. The default one is empty: to it, every name is unknown.
+/// Label names by number. The default map is empty: every name is unknown to it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct LabelMap {
-    /// Indexed by number, as long as the highest one needs.
+    /// Indexed by number; as long as the highest number requires.
     names: Vec<Option<Box<str>>>,
 }
 
-/// The file of label names cannot be read. conntrack says so and lists on, without labels.
+/// The label file cannot be read. As in conntrack, listing continues without labels after a message.
 #[derive(Debug, thiserror::Error)]
 #[error("label names in {}: {}", path.display(), os_error_text(source))]
 pub(crate) struct UnreadableMap {
     /// The file.
     pub(crate) path: PathBuf,
-    /// Why not.
+    /// The system's error.
     #[source]
     pub(crate) source: io::Error,
 }
 
-/// A label that was named cannot be used.
+/// A label on the command line cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum LabelError {
-    /// No line of the file has it; conntrack's words.
+    /// No line of the file has this name. The text is conntrack's.
     #[error("unknown label '{0}'")]
     Unknown(String),
-    /// The file has it, with a number that no flow can have.
-    #[error("label '{0}' has the number {1}; the kernel's end at 127")]
+    /// The file has this name with this number, which no flow can have.
+    #[error("label '{0}' has the number {1}; the kernel's labels end at 127")]
     TooHigh(String, u16),
 }
 
 impl LabelMap {
-    /// Reads the file at `path`, or the default one.
+    /// Reads the file at `path`, or [`DEFAULT_PATH`].
     ///
     /// # Errors
-    /// That of reading it. A file without one good line is an empty map.
+    /// The file cannot be opened or read. A file without any valid line is no error: it is an empty map.
     pub(crate) fn read(path: Option<&Path>) -> Result<Self, UnreadableMap> {
         let path = path.unwrap_or(Path::new(DEFAULT_PATH));
         let mut text = Vec::new();
@@ -72,7 +72,7 @@ impl LabelMap {
         }
     }
 
-    /// Reads a file's text.
+    /// Parses the text of a label file.
     pub(crate) fn parse(text: &str) -> Self {
         let mut map = Self::default();
         let lines = text.lines().filter(|line| !line.starts_with('#'));
@@ -82,7 +82,7 @@ impl LabelMap {
         map
     }
 
-    /// The first line that names a number or uses a name holds.
+    /// Adds a name, unless an earlier line has the same number or the same name.
     fn insert(&mut self, number: usize, name: &str) {
         if self.number(name).is_some() {
             return;
@@ -95,27 +95,27 @@ impl LabelMap {
         }
     }
 
-    /// Whether it has no names at all.
+    /// Whether the map has no names.
     pub(crate) fn is_empty(&self) -> bool {
         self.names.is_empty()
     }
 
-    /// The name of a flow's label.
+    /// The name of the label with this number, if it has one.
     #[inline]
     pub(crate) fn name(&self, number: u8) -> Option<&str> {
         self.names.get(usize::from(number))?.as_deref()
     }
 
-    /// The number behind a name, as the file gives it: up to 1023.
+    /// The number of a name in the file, 0 to 1023; `None` if the file does not have the name.
     pub(crate) fn number(&self, name: &str) -> Option<u16> {
         let index = self.names.iter().position(|known| known.as_deref() == Some(name))?;
         u16::try_from(index).ok()
     }
 
-    /// The labels that a list with commas names.
+    /// The labels in a list of names that are separated by commas.
     ///
     /// # Errors
-    /// The first name that has no number, or none that a flow can have.
+    /// The first name that the file does not have, or whose number no flow can have.
     pub(crate) fn labels(&self, list: &str) -> Result<Labels, LabelError> {
         let mut bits = 0;
         for name in list.split(',') {
@@ -129,7 +129,7 @@ impl LabelMap {
     }
 }
 
-/// A line's number and name, where it has both.
+/// The number and the name in a line; `None` if the line is not valid.
 fn parse_line(line: &str) -> Option<(usize, &str)> {
     let line = line.trim_start_matches(is_space);
     let (digits, name) = line.split_once(is_space)?;
@@ -139,12 +139,12 @@ fn parse_line(line: &str) -> Option<(usize, &str)> {
     (!name.is_empty() && name.chars().all(good)).then_some((number, name))
 }
 
-/// C's `isspace`, which knows one more than Rust's ASCII white space.
+/// C's `isspace`: Rust's ASCII white space and vertical tab.
 fn is_space(character: char) -> bool {
     character.is_ascii_whitespace() || character == '\u{b}'
 }
 
-/// A number as `strtoul` reads it with base 0, a plus sign included.
+/// A number in the notation of C's `strtoul` with base 0, which permits a plus sign.
 fn number(word: &str) -> Option<usize> {
     let number = flags::number(word.strip_prefix('+').unwrap_or(word))?;
     usize::try_from(number).ok()
@@ -179,7 +179,11 @@ mod tests {
         let refused = ["vpn,foo", "", "far"].map(|list| map.labels(list).unwrap_err().to_string());
         assert_eq!(
             refused,
-            ["unknown label 'foo'", "unknown label ''", "label 'far' has the number 500; the kernel's end at 127"]
+            [
+                "unknown label 'foo'",
+                "unknown label ''",
+                "label 'far' has the number 500; the kernel's labels end at 127"
+            ]
         );
     }
 

@@ -1,9 +1,9 @@
 //! ctflow: connection tracking events, listing and replication for busy Linux firewalls.
 //!
 //! ```text
-//! argv ──► persona   which program we are called as
-//!      └─► flags     words to a Plan ──► command   carries it out ──► output   records to text
-//!                                            └──► failure   one line on stderr, an exit code
+//! argv ──► persona   the name that the program was called by
+//!      └─► flags     arguments to a Plan ──► command   carries it out ──► output   records to text
+//!                                                └──► failure   one line on stderr, an exit code
 //! ```
 
 use std::env;
@@ -41,17 +41,21 @@ fn main() -> ExitCode {
     }
 }
 
+/// Parses the command line and carries it out.
+///
+/// # Errors
+/// The command line is wrong, or the command failed.
 fn run(persona: Persona, args: impl Iterator<Item = OsString>) -> Result<(), Failure> {
     let plan = flags::parse(persona, args)?;
-    // The daemon keeps a log of its own.
+    // The daemon starts its own log.
     if !matches!(plan.command, Command::Daemon(_)) {
         start_log();
     }
     command::run(plan)
 }
 
-/// What the engine has to say beside its results goes to standard error: errors, and with `CTFLOW_LOG=warn`, `info` or
-/// `debug` more than that. Scripts that compare standard error see conntrack's lines only.
+/// Logs the engine's messages to standard error: errors only, or more with `CTFLOW_LOG=warn`, `info` or `debug`. By
+/// default scripts that compare standard error find only conntrack's lines there.
 fn start_log() {
     let level = env::var("CTFLOW_LOG").ok().and_then(|level| level.parse().ok()).unwrap_or(LevelFilter::ERROR);
     tracing_subscriber::fmt().with_writer(io::stderr).with_ansi(false).with_max_level(level).init();

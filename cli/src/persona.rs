@@ -1,8 +1,8 @@
-//! Which program we are called as.
+//! The name under which the program was called.
 //!
-//! Installed under a name ending in `conntrack` (a link, a container's entry point) the program behaves as that one:
-//! scripts that compare its summary lines or its usage go on working. Under its own name it also has verbs. Under one
-//! ending in `ctflowd` or `conntrackd` it is the daemon, with its letters.
+//! Under a name that ends in `conntrack` (a link, a container's entry point) the program behaves like conntrack:
+//! scripts that compare its summary lines or its usage keep working. Under its own name it also has verbs. Under a name
+//! that ends in `ctflowd` or `conntrackd` it is the daemon, with its letters.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -11,18 +11,18 @@ use std::path::Path;
 /// The program that the user called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Persona {
-    /// By our own name.
+    /// Its own name.
     Ctflow,
-    /// By conntrack's.
+    /// The name of conntrack.
     Conntrack,
-    /// By our daemon's.
+    /// The name of its daemon.
     Ctflowd,
-    /// By conntrackd's.
+    /// The name of conntrackd.
     Conntrackd,
 }
 
 impl Persona {
-    /// Tells it by the zeroth argument, whatever directory stands before the name.
+    /// The persona for the zeroth argument; the directory before the name is ignored.
     pub(crate) fn from_program(program: Option<&OsStr>) -> Self {
         let name = program.and_then(|program| Path::new(program).file_name()).unwrap_or_default();
         let known =
@@ -31,7 +31,7 @@ impl Persona {
         found.map_or(Self::Ctflow, |(_, persona)| *persona)
     }
 
-    /// What to type to call it.
+    /// The name of the command.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Ctflow => "ctflow",
@@ -41,7 +41,8 @@ impl Persona {
         }
     }
 
-    /// Name and version as they open summary and error lines. As conntrack, the version whose behaviour ours is.
+    /// Name and version at the start of summary and error lines. Under conntrack's names, the version that ctflow
+    /// behaves like.
     pub(crate) fn banner(self) -> &'static str {
         match self {
             Self::Ctflow => concat!("ctflow v", env!("CARGO_PKG_VERSION")),
@@ -53,7 +54,7 @@ impl Persona {
 }
 
 impl Persona {
-    /// Whether it is the daemon's program.
+    /// Whether it is a name of the daemon.
     pub(crate) fn is_daemon(self) -> bool {
         matches!(self, Self::Ctflowd | Self::Conntrackd)
     }

@@ -2,7 +2,7 @@
 
 use ctflow_parser::uapi;
 
-/// Names as conntrack prints them and accepts them after `-p`.
+/// The names that conntrack prints and accepts after `-p`.
 const NAMES: [(&str, u8); 8] = [
     ("tcp", uapi::IPPROTO_TCP),
     ("udp", uapi::IPPROTO_UDP),
@@ -14,7 +14,7 @@ const NAMES: [(&str, u8); 8] = [
     ("gre", uapi::IPPROTO_GRE),
 ];
 
-/// What tells two flows of one protocol between the same hosts apart.
+/// The fields that distinguish two flows of one protocol between the same hosts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fields {
     /// Source and destination port.
@@ -23,26 +23,27 @@ pub(crate) enum Fields {
     Keys,
     /// Type, code and id.
     Icmp,
-    /// Nothing that the kernel tracks.
+    /// None that the kernel tracks.
     None,
 }
 
-/// The name printed for `number`; `unknown` for those without a form of their own, whatever /etc/protocols says.
+/// The name printed for `number`; `unknown` for protocols without a form of their own, even if /etc/protocols names
+/// them.
 pub(crate) fn name(number: u8) -> &'static str {
     NAMES.iter().find(|(_, known)| *known == number).map_or("unknown", |(name, _)| name)
 }
 
-/// The number of a name in [`NAMES`], whatever its case.
+/// The number of a name in [`NAMES`], ignoring case.
 pub(crate) fn number(name: &str) -> Option<u8> {
     NAMES.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, number)| *number)
 }
 
-/// The names that [`number`] knows.
+/// The names that [`number`] accepts.
 pub(crate) fn names() -> impl Iterator<Item = &'static str> {
     NAMES.iter().map(|(name, _)| *name)
 }
 
-/// Which fields a flow of protocol `number` prints.
+/// The fields that a flow of protocol `number` prints.
 #[inline]
 pub(crate) fn fields(number: u8) -> Fields {
     match number {

@@ -1,11 +1,11 @@
-//! Which flows a command is about.
+//! The conditions that select the flows of a command.
 //!
-//! A [`Selection`] is compared with every flow of a dump, so [`Selection::matches`] allocates nothing and asks first
-//! what most often says no. [`Selection::kernel_filter`] is the part that a kernel can select itself; kernels ignore
-//! what they do not know, so what comes is compared here once more.
+//! A [`Selection`] is compared with every flow of a dump. [`Selection::matches`] therefore allocates nothing and
+//! checks the conditions first that most flows fail. [`Selection::kernel_filter`] is the part that the kernel can
+//! apply itself. Kernels ignore conditions that they do not know, so the received flows are compared again.
 //!
-//! A field that is given must be equal. What a flow does not have equals nothing; but a zone that it does not have
-//! is 0.
+//! Every condition that is set must hold. A value that a flow does not have equals nothing, except that a missing
+//! zone is zone 0.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -14,22 +14,22 @@ use ctflow_parser::flow::FlowView;
 use ctflow_parser::tuple::{L4, Tuple};
 use ctflow_parser::uapi;
 
-/// Which flows are wanted; the default takes all.
+/// The conditions that a flow must meet. The default matches every flow.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Selection {
-    /// `AF_UNSPEC` for both families.
+    /// The address family; `AF_UNSPEC` for both.
     pub(crate) family: u8,
     /// The layer-4 protocol.
     pub(crate) protocol: Option<u8>,
     /// Addresses and ports or keys of the original direction.
     pub(crate) orig: DirectionFilter,
-    /// Of the reply direction.
+    /// Addresses and ports or keys of the reply direction.
     pub(crate) reply: DirectionFilter,
     /// ICMP fields of the original direction.
     pub(crate) icmp: Icmp,
-    /// The tracker's state, a number of the protocol's own.
+    /// The tracker's state, by the protocol's number.
     pub(crate) state: Option<u8>,
-    /// Flags that must be set, and flags that must not.
+    /// Status flags that must be set, and status flags that must be clear.
     pub(crate) status: Status,
     /// The mark, under a mask.
     pub(crate) mark: Option<Masked>,
@@ -41,19 +41,19 @@ pub(crate) struct Selection {
     pub(crate) orig_zone: Option<u16>,
     /// The zone of the reply direction only.
     pub(crate) reply_zone: Option<u16>,
-    /// How it is translated.
+    /// The NAT of the flow.
     pub(crate) nat: Nat,
-    /// Labels by name, all of which it must have. Who has a label map makes `label_bits` of them.
+    /// Labels by name, all of which the flow must have. The owner of the label map converts them into `label_bits`.
     pub(crate) labels: Vec<String>,
-    /// Labels by number.
+    /// Labels by number: bit n is label n.
     pub(crate) label_bits: u128,
-    /// The kernel's id.
+    /// The kernel's id of the flow.
     pub(crate) id: Option<u32>,
-    /// Seconds that it has left.
+    /// Seconds until the flow expires.
     pub(crate) timeout: Option<u32>,
 }
 
-/// What one direction must look like.
+/// The conditions for one direction.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct DirectionFilter {
     /// Source address.
@@ -66,15 +66,15 @@ pub(crate) struct DirectionFilter {
     pub(crate) dst_port: Option<u16>,
 }
 
-/// An address of which some bits count.
+/// Addresses that equal an address in the bits of a mask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Network {
     address: IpAddr,
-    /// As many low bits as the family has.
+    /// The mask, in as many low bits as the address family has.
     mask: u128,
 }
 
-/// What ICMP fields must be.
+/// The conditions for ICMP fields.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Icmp {
     /// Message type.
@@ -85,53 +85,53 @@ pub(crate) struct Icmp {
     pub(crate) id: Option<u16>,
 }
 
-/// `IPS_*` that must be set, and that must be clear.
+/// The conditions for the status flags `IPS_*`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Status {
-    /// Must be set.
+    /// Flags that must be set.
     pub(crate) set: u32,
-    /// Must be clear.
+    /// Flags that must be clear.
     pub(crate) clear: u32,
 }
 
-/// Which translations a flow must have. Source and destination are both required, `any` is either.
+/// The conditions for a flow's NAT. All that are set must hold.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Nat {
-    /// Of the source.
+    /// The source must be translated.
     pub(crate) src: Option<NatTarget>,
-    /// Of the destination.
+    /// The destination must be translated.
     pub(crate) dst: Option<NatTarget>,
-    /// Of source or destination.
+    /// The source or the destination must be translated.
     pub(crate) any: Option<NatTarget>,
 }
 
-/// Translated to what; the default takes anything.
+/// The address and port that NAT must have set. The default matches any.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct NatTarget {
-    /// To this address.
+    /// The new address.
     pub(crate) address: Option<IpAddr>,
-    /// To this port.
+    /// The new port; for ICMP, the new id.
     pub(crate) port: Option<u16>,
 }
 
 impl Network {
-    /// One address.
+    /// One single address.
     pub(crate) fn one(address: IpAddr) -> Self {
         Self { address, mask: all_ones(address) }
     }
 
-    /// The addresses that equal `address` in the bits of `mask`, an address of the same family.
+    /// The addresses that equal `address` in the bits of `mask`. Both must be of the same address family.
     pub(crate) fn masked(address: IpAddr, mask: IpAddr) -> Self {
         Self { address, mask: bits(mask) & all_ones(address) }
     }
 
-    /// Whether it has `address`.
+    /// Whether `address` is one of these addresses.
     #[inline]
     pub(crate) fn contains(&self, address: IpAddr) -> bool {
         address.is_ipv4() == self.address.is_ipv4() && (bits(address) ^ bits(self.address)) & self.mask == 0
     }
 
-    /// Its only address, if it has one only.
+    /// The only address; `None` if there are several.
     fn single(&self) -> Option<IpAddr> {
         (self.mask == all_ones(self.address)).then_some(self.address)
     }
@@ -150,14 +150,14 @@ fn all_ones(address: IpAddr) -> u128 {
     if address.is_ipv4() { u128::from(u32::MAX) } else { u128::MAX }
 }
 
-/// Whether nothing is wanted, or what is there.
+/// Whether `found` equals `required`, or nothing is required.
 #[inline]
-fn equals_if_required<T: PartialEq + Copy>(wanted: Option<T>, found: Option<T>) -> bool {
-    wanted.is_none() || wanted == found
+fn equals_if_required<T: PartialEq + Copy>(required: Option<T>, found: Option<T>) -> bool {
+    required.is_none() || required == found
 }
 
 impl Selection {
-    /// Whether a flow is wanted.
+    /// Whether a flow meets all conditions.
     #[inline]
     pub(crate) fn matches(&self, flow: &FlowView<'_>) -> bool {
         (self.family == uapi::AF_UNSPEC || self.family == flow.family)
@@ -183,20 +183,20 @@ impl Selection {
 
     #[inline]
     fn matches_zones(&self, flow: &FlowView<'_>) -> bool {
-        let of = |tuple: Option<Tuple>| tuple.and_then(|tuple| tuple.zone).unwrap_or(0);
+        let zone_of = |tuple: Option<Tuple>| tuple.and_then(|tuple| tuple.zone).unwrap_or(0);
         self.zone.is_none_or(|zone| zone == flow.zone.unwrap_or(0))
-            && self.orig_zone.is_none_or(|zone| zone == of(flow.orig))
-            && self.reply_zone.is_none_or(|zone| zone == of(flow.reply))
+            && self.orig_zone.is_none_or(|zone| zone == zone_of(flow.orig))
+            && self.reply_zone.is_none_or(|zone| zone == zone_of(flow.reply))
     }
 
-    /// What the kernel can select of it.
+    /// The conditions that the kernel can apply to a dump.
     pub(crate) fn kernel_filter(&self) -> DumpFilter {
         DumpFilter {
             family: self.family,
             mark: self.mark,
             status: self.status.kernel_filter(),
-            zone: self.zone.filter(|zone| *zone != 0), // asked for zone 0 kernels give all
-            // One direction's protocol is the other's, too.
+            zone: self.zone.filter(|zone| *zone != 0), // kernels send the flows of all zones for zone 0
+            // Both directions have the same protocol, so a condition for the original direction suffices.
             orig: self.tuple_filter(
                 &self.orig,
                 self.icmp,
@@ -206,21 +206,22 @@ impl Selection {
         }
     }
 
-    /// One direction's share. The kernel compares tuples within one family only: asked about both it refuses.
+    /// The conditions for one direction. The kernel compares tuples of one address family only, and refuses tuples in a
+    /// filter for both families.
     fn tuple_filter(&self, side: &DirectionFilter, icmp: Icmp, protocol: u32) -> Option<TupleFilter> {
         let none: IpAddr = match self.family {
             uapi::AF_INET => Ipv4Addr::UNSPECIFIED.into(),
             uapi::AF_INET6 => Ipv6Addr::UNSPECIFIED.into(),
             _ => return None,
         };
-        // Asked for an IPv6 address, the kernel leaves out the very flow that has it (seen on Linux 6.18).
+        // With an IPv6 address in the filter, the kernel omits exactly the flows that match (seen on Linux 6.18).
         let comparable = self.family == uapi::AF_INET;
         let single = |network: Option<Network>| network.filter(|_| comparable).and_then(|network| network.single());
         let (src, dst) = (single(side.src), single(side.dst));
         let (fields, l4) = self.l4_filter(side, icmp);
         let addresses =
             flag_if_required(src, uapi::CTA_FILTER_F_CTA_IP_SRC) | flag_if_required(dst, uapi::CTA_FILTER_F_CTA_IP_DST);
-        // The kernel refuses to compare a protocol's fields without its number.
+        // The kernel refuses a filter with a protocol's fields and without the protocol's number.
         let number = if fields == 0 { protocol } else { uapi::CTA_FILTER_F_CTA_PROTO_NUM };
         let flags = addresses | number | fields;
         let (src, dst) = (src.unwrap_or(none), dst.unwrap_or(none));
@@ -228,7 +229,7 @@ impl Selection {
         (flags != 0).then_some(TupleFilter { flags, tuple })
     }
 
-    /// Ports and ICMP fields, of protocols whose tracker every kernel has.
+    /// The conditions for ports and ICMP fields, for protocols whose tracker every kernel has: filter flags and values.
     fn l4_filter(&self, side: &DirectionFilter, icmp: Icmp) -> (u32, L4) {
         let ports = || {
             let flags = flag_if_required(side.src_port, uapi::CTA_FILTER_F_CTA_PROTO_SRC_PORT)
@@ -252,22 +253,23 @@ impl Selection {
     }
 }
 
-/// Type, code and id.
+/// The filter flags of ICMP's type, code and id.
 const ICMP_FLAGS: [u32; 3] = [
     uapi::CTA_FILTER_F_CTA_PROTO_ICMP_TYPE,
     uapi::CTA_FILTER_F_CTA_PROTO_ICMP_CODE,
     uapi::CTA_FILTER_F_CTA_PROTO_ICMP_ID,
 ];
 
-/// Type, code and id.
+/// The filter flags of ICMPv6's type, code and id.
 const ICMPV6_FLAGS: [u32; 3] = [
     uapi::CTA_FILTER_F_CTA_PROTO_ICMPV6_TYPE,
     uapi::CTA_FILTER_F_CTA_PROTO_ICMPV6_CODE,
     uapi::CTA_FILTER_F_CTA_PROTO_ICMPV6_ID,
 ];
 
-fn flag_if_required<T: Copy>(wanted: Option<T>, flag: u32) -> u32 {
-    if wanted.is_some() { flag } else { 0 }
+/// `flag` if a value is required, else 0.
+fn flag_if_required<T: Copy>(required: Option<T>, flag: u32) -> u32 {
+    if required.is_some() { flag } else { 0 }
 }
 
 impl DirectionFilter {
@@ -307,7 +309,8 @@ impl Status {
         }
     }
 
-    /// conntrack's mask leaves out what must be set as soon as something must be clear.
+    /// The kernel's filter for the flags. conntrack's own mask omits the flags that must be set as soon as a flag
+    /// must be clear; this one has both.
     fn kernel_filter(self) -> Option<Masked> {
         let mask = self.set | self.clear;
         (mask != 0).then_some(Masked { value: self.set, mask })
@@ -320,8 +323,8 @@ impl Nat {
         if self == Self::default() {
             return true;
         }
-        let is_src = |wanted: NatTarget| wanted.matches(source_translation(flow));
-        let is_dst = |wanted: NatTarget| wanted.matches(destination_translation(flow));
+        let is_src = |target: NatTarget| target.matches(source_translation(flow));
+        let is_dst = |target: NatTarget| target.matches(destination_translation(flow));
         self.src.is_none_or(is_src)
             && self.dst.is_none_or(is_dst)
             && self.any.is_none_or(|any| is_src(any) || is_dst(any))
@@ -335,8 +338,9 @@ impl NatTarget {
     }
 }
 
-/// What the source has become, where it has: answers go to another address or port than the first packet came from.
-/// Of ICMP, the id is what is translated as a port would be; type and code differ between question and answer anyhow.
+/// The source's address and port after source NAT; `None` without NAT. The source is translated if the reply
+/// direction's destination differs from the original source. For ICMP, NAT translates the id instead of a port; type
+/// and code differ between request and reply in any case.
 pub(crate) fn source_translation(flow: &FlowView<'_>) -> Option<(IpAddr, Option<u16>)> {
     let (orig, reply) = tuples_after_nat(flow, uapi::IPS_SRC_NAT_DONE)?;
     let (before, after) = match (orig.l4, reply.l4) {
@@ -347,7 +351,7 @@ pub(crate) fn source_translation(flow: &FlowView<'_>) -> Option<(IpAddr, Option<
     (orig.src != reply.dst || before != after).then_some((reply.dst, after))
 }
 
-/// What the destination has become, where it has.
+/// The destination's address and port after destination NAT; `None` without NAT.
 pub(crate) fn destination_translation(flow: &FlowView<'_>) -> Option<(IpAddr, Option<u16>)> {
     let (orig, reply) = tuples_after_nat(flow, uapi::IPS_DST_NAT_DONE)?;
     let (before, after) = match (orig.l4, reply.l4) {
@@ -357,10 +361,10 @@ pub(crate) fn destination_translation(flow: &FlowView<'_>) -> Option<(IpAddr, Op
     (orig.dst != reply.src || before != after).then_some((reply.src, after))
 }
 
-/// Both directions, if NAT has looked at the flow.
+/// Both directions of a flow whose NAT status has the flag `done`. A flow without a status counts as having it.
 fn tuples_after_nat(flow: &FlowView<'_>, done: u32) -> Option<(Tuple, Tuple)> {
-    let looked_at = flow.status.is_none_or(|status| status & done != 0);
-    flow.orig.zip(flow.reply).filter(|_| looked_at)
+    let is_done = flow.status.is_none_or(|status| status & done != 0);
+    flow.orig.zip(flow.reply).filter(|_| is_done)
 }
 
 #[cfg(test)]
@@ -409,7 +413,7 @@ mod tests {
         assert!(!selects(|s| s.family = uapi::AF_INET6) && !selects(|s| s.protocol = Some(17)));
         assert!(selects(|s| (s.id, s.timeout, s.state) = (Some(77), Some(60), Some(3))));
         assert!(!selects(|s| s.id = Some(78)) && !selects(|s| s.timeout = Some(61)) && !selects(|s| s.state = Some(4)));
-        assert!(!selects(|s| s.secmark = Some(0)), "it has none");
+        assert!(!selects(|s| s.secmark = Some(0)), "the flow has no security mark");
     }
 
     #[test]
@@ -437,7 +441,7 @@ mod tests {
     fn ports_of_either_direction_and_icmp_fields() {
         assert!(selects(|s| (s.orig.src_port, s.reply.dst_port) = (Some(1000), Some(4000))));
         assert!(!selects(|s| s.orig.dst_port = Some(81)) && !selects(|s| s.reply.src_port = Some(0)));
-        assert!(!selects(|s| s.icmp.id = Some(0)), "no ICMP");
+        assert!(!selects(|s| s.icmp.id = Some(0)), "the flow is not ICMP");
         let echo = FlowView {
             orig: tuple("10.0.0.1", "10.0.0.2", 1, L4::Icmp { kind: 8, code: 0, id: 9 }),
             ..FlowView::default()
@@ -462,10 +466,10 @@ mod tests {
         for (set, clear, expected) in table {
             assert_eq!(selects(|s| s.status = Status { set, clear }), expected, "{set} {clear}");
         }
-        let wanted = Status { set: seen, clear: assured }.kernel_filter();
-        assert_eq!(wanted, Some(Masked { value: seen, mask: seen | assured }));
+        let filter = Status { set: seen, clear: assured }.kernel_filter();
+        assert_eq!(filter, Some(Masked { value: seen, mask: seen | assured }));
         assert_eq!(Status::default().kernel_filter(), None);
-        assert!(!Status { set: 0, clear: seen }.matches(None), "a flow whose status was not told");
+        assert!(!Status { set: 0, clear: seen }.matches(None), "a flow without a status");
     }
 
     #[test]
@@ -475,7 +479,7 @@ mod tests {
         assert!(!mark(0x14, u32::MAX) && !mark(0x15, 0xf));
         let labels = |bits| selects(|s| s.label_bits = bits);
         assert!(labels(0b010) && labels(0b110));
-        assert!(!labels(0b001) && !labels(0b111), "all of them");
+        assert!(!labels(0b001) && !labels(0b111), "all labels are required");
     }
 
     #[test]
@@ -485,7 +489,10 @@ mod tests {
         let mut flow = flow();
         flow.orig = flow.orig.map(|orig| Tuple { zone: Some(3), ..orig });
         assert!(Selection { orig_zone: Some(3), ..Selection::default() }.matches(&flow));
-        assert!(!Selection { zone: Some(3), ..Selection::default() }.matches(&flow), "of one direction only");
+        assert!(
+            !Selection { zone: Some(3), ..Selection::default() }.matches(&flow),
+            "the zone is of one direction only"
+        );
     }
 
     #[test]
@@ -529,7 +536,7 @@ mod tests {
         assert_eq!(source_translation(&echo("10.0.0.9", 9)), Some((ip("10.0.0.9"), Some(9))));
         assert_eq!(source_translation(&echo("10.0.0.1", 5)), Some((ip("10.0.0.1"), Some(5))));
         let untouched = FlowView { status: Some(0), ..echo("10.0.0.9", 9) };
-        assert_eq!(source_translation(&untouched), None, "NAT never looked at it");
+        assert_eq!(source_translation(&untouched), None, "NAT has not processed the flow");
     }
 
     #[test]
@@ -549,7 +556,7 @@ mod tests {
         let orig = filter.orig.unwrap();
         let flags =
             uapi::CTA_FILTER_F_CTA_IP_SRC | uapi::CTA_FILTER_F_CTA_PROTO_NUM | uapi::CTA_FILTER_F_CTA_PROTO_DST_PORT;
-        assert_eq!(orig.flags, flags, "no network, which it cannot compare");
+        assert_eq!(orig.flags, flags, "no network, which the kernel cannot compare");
         assert_eq!((orig.tuple.src, orig.tuple.ports()), (ip("10.0.0.1"), Some((0, 80))));
         assert_eq!(filter.reply, None);
         selection.reply.src_port = Some(80);
@@ -558,10 +565,14 @@ mod tests {
         selection.family = uapi::AF_INET6;
         selection.orig.src = Some(Network::one(ip("2001:db8::1")));
         let flags = uapi::CTA_FILTER_F_CTA_PROTO_NUM | uapi::CTA_FILTER_F_CTA_PROTO_DST_PORT;
-        assert_eq!(selection.kernel_filter().orig.unwrap().flags, flags, "no IPv6 address");
+        assert_eq!(
+            selection.kernel_filter().orig.unwrap().flags,
+            flags,
+            "no IPv6 address, which the kernel compares wrongly"
+        );
         selection.family = uapi::AF_UNSPEC;
         assert_eq!((selection.kernel_filter().orig, selection.kernel_filter().reply), (None, None));
         selection.zone = Some(0);
-        assert_eq!(selection.kernel_filter().zone, None, "which it takes for any");
+        assert_eq!(selection.kernel_filter().zone, None, "which the kernel treats as any zone");
     }
 }

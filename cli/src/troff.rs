@@ -1,18 +1,18 @@
-//! Manual pages: text as troff takes it.
+//! Troff for manual pages.
 
 use std::fmt::Write;
 
-/// A section of the page.
+/// A section with its body, which is troff.
 pub(crate) fn section(name: &str, body: &str) -> String {
     format!(".SH {name}\n{body}")
 }
 
-/// A paragraph behind its head, which is troff already.
+/// An item: its head, which is troff, and its text, which is escaped.
 pub(crate) fn item(head: &str, text: &str) -> String {
     format!(".TP\n{head}\n{}", prose(text))
 }
 
-/// A sentence to a line: troff fills them, and a change shows as the sentence that changed.
+/// A paragraph with one sentence on each line. Troff fills the lines, and a diff shows the sentence that changed.
 pub(crate) fn prose(text: &str) -> String {
     let mut rest = text;
     let mut lines = String::new();
@@ -23,13 +23,18 @@ pub(crate) fn prose(text: &str) -> String {
     lines + &line(rest) + "\n"
 }
 
-/// What begins with a dot or a quote would be a request to troff.
+/// An example: a command line under its purpose.
+pub(crate) fn example((command, purpose): &(&str, &str)) -> String {
+    format!(".TP\n{}.EX\n{}\n.EE\n", prose(purpose), line(command))
+}
+
+/// One line of text. A dot or quote at its start is escaped, because troff would read a request.
 pub(crate) fn line(text: &str) -> String {
     let guard = if text.starts_with(['.', '\'']) { "\\&" } else { "" };
     format!("{guard}{}", escaped(text))
 }
 
-/// As it stands, copied from a terminal too: no typographic dashes, quotes, carets and tildes.
+/// Escapes characters that troff would change into typographic ones, so that text can be copied from a terminal.
 pub(crate) fn escaped(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for letter in text.chars() {

@@ -1,6 +1,6 @@
-//! `ctflow bench`, small: every figure is there, JSON and page are what BENCH.md says. Alone in its test program, so that no other
-//! test takes its cores.
-#![allow(clippy::unwrap_used, clippy::panic)] // a test fails by it, here in its helpers too
+//! A small `ctflow bench`: it has every figure, and JSON and page are as BENCH.md describes them. Alone in its test
+//! program, so that no other test takes its cores.
+#![allow(clippy::unwrap_used, clippy::panic)] // tests and their helpers may fail by both
 
 use std::fs;
 use std::path::Path;
@@ -10,7 +10,7 @@ use ctflow_engine::lab;
 use serde_json::Value;
 
 const DESCRIPTION: &str = include_str!("../../BENCH.md");
-/// Of pages: what a phone has, and a desk.
+/// Widths of the page in pixels: on a phone and on a desktop.
 const WIDTHS: [u32; 2] = [360, 1280];
 
 fn bench(report: &Path) -> Option<Value> {
@@ -38,7 +38,7 @@ fn an_unwritable_report_is_refused_before_measuring() {
     assert!(output.stdout.is_empty() && output.status.code() == Some(1));
 }
 
-/// Every key of a document, at any depth.
+/// Appends every key of a document, at any depth, to `found`.
 fn keys(document: &Value, found: &mut Vec<String>) {
     match document {
         Value::Object(fields) => {
@@ -99,7 +99,7 @@ fn a_small_benchmark_reports_every_figure() {
     check_page(&report, folder.path());
 }
 
-/// What a browser finds of the page, at some width and in some scheme.
+/// Returns what the script in the page measures in a browser of this width, with a dark or a light scheme.
 fn page_metrics(page: &Path, width: u32, dark: bool) -> Option<Value> {
     let profile = tempfile::tempdir().unwrap();
     let flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--dump-dom"];
@@ -123,14 +123,14 @@ fn page_metrics(page: &Path, width: u32, dark: bool) -> Option<Value> {
         }
     };
     let seen = dom.split_once("data-seen=\"").and_then(|(_, rest)| rest.split_once('"'));
-    let (seen, _) = seen.unwrap_or_else(|| panic!("the browser says nothing: {dom}"));
+    let (seen, _) = seen.unwrap_or_else(|| panic!("the browser returns no measurements: {dom}"));
     Some(serde_json::from_str(&seen.replace('~', "\"")).unwrap())
 }
 
-/// Has a browser lay the page out.
+/// Checks the page's layout and colours in a browser.
 fn check_page(report: &Path, folder: &Path) {
-    // The page has no script of its own; this one says what became of it.
-    const LOOK: &str = r#"<script>
+    // The page has no script; this one is added for the test and measures the layout.
+    const MEASURE: &str = r#"<script>
         const style = (element, name) => getComputedStyle(element)[name];
         const plots = [...document.querySelectorAll('.plot svg')].map(svg => svg.getBoundingClientRect());
         const text = document.querySelector('.plot svg text');
@@ -145,14 +145,14 @@ fn check_page(report: &Path, folder: &Path) {
     let watched = folder.join("watched.html");
     let page = fs::read_to_string(report).unwrap();
     let foreign = ["<script", "src=", "href="].into_iter().find(|word| page.contains(word));
-    assert_eq!(foreign, None, "the page fetches and runs nothing");
-    fs::write(&watched, page.replace("</body>", &format!("{LOOK}</body>"))).unwrap();
+    assert_eq!(foreign, None, "the page fetches nothing and runs no script");
+    fs::write(&watched, page.replace("</body>", &format!("{MEASURE}</body>"))).unwrap();
     for (width, dark) in WIDTHS.into_iter().flat_map(|width| [(width, false), (width, true)]) {
         let Some(seen) = page_metrics(&watched, width, dark) else { return };
         let number = |at: usize| seen[at].as_f64().unwrap();
         assert!(number(0) <= number(1), "the page is wider than the window of {width}: {seen}");
         assert_eq!((number(2), number(9)), (4.0, 0.0), "four plots, nothing fetched: {seen}");
-        assert!(number(3) > 250.0 && number(4) > 150.0 && number(5) >= 9.0, "plots to be read at {width}: {seen}");
+        assert!(number(3) > 250.0 && number(4) > 150.0 && number(5) >= 9.0, "plots are readable at {width}: {seen}");
         let (paper, ink, letters) = (luminance(&seen[6]), luminance(&seen[7]), luminance(&seen[8]));
         assert_eq!(dark, paper < ink, "{seen}");
         assert!(contrast(paper, ink) > 7.0 && contrast(paper, letters) > 7.0, "{seen}");

@@ -1,6 +1,6 @@
-//! The daemon's words, through the real program: configurations, keys, and what is asked of a daemon. The daemon here is a
-//! script behind a socket.
-#![allow(clippy::unwrap_used)] // clippy.toml allows it in test functions, not in what those share
+//! The daemon's commands through the real program: configurations, keys, and requests to a daemon. The daemon here is a
+//! thread behind a socket that answers with prepared bytes.
+#![allow(clippy::unwrap_used)] // clippy.toml allows it in test functions, but not in their helpers
 
 mod program;
 
@@ -38,7 +38,7 @@ impl Setup {
         self.path(name).to_str().unwrap().to_owned()
     }
 
-    /// Answers one request with these bytes, and gives the request.
+    /// Answers one request with these bytes. The thread returns the request.
     fn answer_once(&self, answer: Vec<u8>) -> JoinHandle<String> {
         let path = self.path("socket");
         let _ = fs::remove_file(&path);
@@ -54,7 +54,8 @@ impl Setup {
         })
     }
 
-    /// What the program says to an answer, and what it asked.
+    /// Runs the program against a daemon with this answer. Returns what the program printed, and the request that it
+    /// sent.
     fn run_against(&self, name: &str, args: &[&str], answer: &[Vec<u8>]) -> ((i32, String, String), String) {
         let daemon = self.answer_once(answer.concat());
         let program = if name == "ctflow" { PathBuf::from(PROGRAM) } else { self.path(name) };
@@ -73,7 +74,7 @@ fn done() -> Vec<u8> {
     frame(b'D', b"")
 }
 
-/// A UDP flow as the replication protocol writes it, in the cache since long ago.
+/// Returns a UDP flow as the replication protocol encodes it, in the cache since 1970.
 fn udp() -> Vec<u8> {
     let mut body = vec![0, 1, 0, 0, 0, 7, 17]; // ports; its id; the protocol
     body.extend([192, 0, 2, 2, 198, 51, 100, 10, 0xa7, 0xfc, 0, 53]);
@@ -86,15 +87,15 @@ fn udp() -> Vec<u8> {
 
 #[test]
 fn a_configuration_is_checked_without_starting_anything() {
-    let place = Setup::new();
-    let config = place.path_text("pair.toml");
+    let setup = Setup::new();
+    let config = setup.path_text("pair.toml");
     let text = "[node]\nname = \"fw1\"\n[[link]]\nlocal = \"192.0.2.1:3780\"\npeers = [\"192.0.2.2:3780\"]\n\
                 interface = \"eth2\"\n[security]\ninsecure = true\n[sync.filter]\nprotocols = { accept = [\"tcp\"] }\n";
     fs::write(&config, text).unwrap();
     let expected = format!(
         "{config}: fine\nnode: fw1\nlink: udp 192.0.2.1:3780 to 192.0.2.2:3780 on eth2\n\
-         security: NONE, links are in clear: who reaches them can read and forge flows\nmode: ftfw\n\
-         engine: auto, workers as there are cores\nfilter: by protocol (1 accepted)\n\
+         security: NONE, links are not encrypted: anyone who reaches them can read and forge flows\nmode: ftfw\n\
+         engine: auto, workers according to the cores\nfilter: by protocol (1 accepted)\n\
          control socket: /run/ctflow.sock\nlog: standard error\n"
     );
     assert_eq!(run(&["daemon", "-C", &config, "--check"]), (0, expected, String::new()));
@@ -105,44 +106,44 @@ fn a_configuration_is_checked_without_starting_anything() {
         stderr.contains(&format!("{config}, line 4: unknown key `lokal' in [[link]], did you mean `local'?")),
         "{stderr}"
     );
-    let (code, _, stderr) = run_as(&place.path("ctflowd"), &["-C", "/nonexistent"]);
+    let (code, _, stderr) = run_as(&setup.path("ctflowd"), &["-C", "/nonexistent"]);
     assert!(code == 1 && stderr.starts_with("ctflowd v") && stderr.contains("/nonexistent"), "{stderr}");
 }
 
 #[test]
 fn the_packaged_configuration_is_valid() {
-    let place = Setup::new();
+    let setup = Setup::new();
     let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../packaging/ctflow.toml");
-    let key = place.path_text("key");
+    let key = setup.path_text("key");
     run(&["keygen", &key]);
     let text = fs::read_to_string(example).unwrap().replace("/etc/ctflow/key", &key);
-    // What is commented out is an example, too.
+    // The keys that are commented out must be valid, too.
     let all = text.lines().map(|line| line.strip_prefix("#:").unwrap_or(line)).collect::<Vec<_>>().join("\n");
     for text in [text, all] {
-        fs::write(place.path("example.toml"), text).unwrap();
-        let (code, _, stderr) = run(&["daemon", "--check", "-C", &place.path_text("example.toml")]);
+        fs::write(setup.path("example.toml"), text).unwrap();
+        let (code, _, stderr) = run(&["daemon", "--check", "-C", &setup.path_text("example.toml")]);
         assert_eq!((code, stderr.as_str()), (0, ""));
     }
 }
 
 #[test]
 fn a_key_is_made_once_and_for_its_owner_only() {
-    let place = Setup::new();
-    let key = place.path_text("key");
+    let setup = Setup::new();
+    let key = setup.path_text("key");
     let (code, stdout, stderr) = run(&["keygen", &key]);
     assert_eq!((code, stderr.as_str()), (0, ""));
     assert!(stdout.starts_with(&key) && stdout.contains("key_file = "), "{stdout}");
     let text = fs::read_to_string(&key).unwrap();
     assert!(text.len() == 65 && text.trim_end().bytes().all(|digit| digit.is_ascii_hexdigit()), "{text}");
     assert_eq!(fs::metadata(&key).unwrap().mode() & 0o7777, 0o600);
-    assert!(!stdout.contains(text.trim_end()), "the key is told to nobody");
+    assert!(!stdout.contains(text.trim_end()), "the key is not printed");
     let (code, stdout, stderr) = run(&["keygen", &key]);
     assert_eq!((code, stdout.as_str()), (1, ""));
     assert!(stderr.contains("left as it is"), "{stderr}");
     assert_eq!(fs::read_to_string(&key).unwrap(), text);
     let (code, stdout, _) = run(&["keygen"]);
     assert!(code == 0 && stdout.len() == 65 && stdout != text, "{stdout}");
-    let config = place.path_text("k.toml");
+    let config = setup.path_text("k.toml");
     let text = format!("[[link]]\nlocal=\"192.0.2.1:1\"\npeers=[\"192.0.2.2:1\"]\n[security]\nkey_file={key:?}\n");
     fs::write(&config, text).unwrap();
     assert_eq!(run(&["daemon", "--check", "-C", &config]).0, 0);
@@ -153,67 +154,67 @@ fn a_key_is_made_once_and_for_its_owner_only() {
 
 #[test]
 fn requests_are_carried_out_or_refused() {
-    let place = Setup::new();
-    let (said, line) = place.run_against("ctflow", &["sync", "flush", "internal"], &[done()]);
+    let setup = Setup::new();
+    let (said, line) = setup.run_against("ctflow", &["sync", "flush", "internal"], &[done()]);
     assert_eq!(said, (0, String::new(), String::new()));
     assert_eq!(line, "{\"cache\":\"internal\",\"do\":\"flush\",\"version\":1}\n");
     let refusal = frame(b'X', br#"{"error":"the commit is still running","code":1}"#);
     for (name, args) in [("ctflowd", ["-c"]), ("ctflowd", ["-t"])] {
-        let ((code, stdout, stderr), _) = place.run_against(name, &args, std::slice::from_ref(&refusal));
+        let ((code, stdout, stderr), _) = setup.run_against(name, &args, std::slice::from_ref(&refusal));
         assert_eq!((code, stdout.as_str()), (1, ""), "{args:?}");
         assert!(stderr.ends_with("the daemon refused: the commit is still running\n"), "{stderr}");
     }
-    let ((code, _, stderr), _) = place.run_against("ctflow", &["sync", "bulk"], &[]);
+    let ((code, _, stderr), _) = setup.run_against("ctflow", &["sync", "bulk"], &[]);
     assert!(code == 1 && stderr.contains("ended before its answer was complete"), "{stderr}");
-    fs::remove_file(place.path("socket")).unwrap();
-    let socket = place.path_text("socket");
+    fs::remove_file(setup.path("socket")).unwrap();
+    let socket = setup.path_text("socket");
     let (code, _, stderr) = run(&["status", "--socket", &socket]);
     assert!(code == 1 && stderr.contains(&format!("no daemon answers at {socket}")), "{stderr}");
 }
 
 #[test]
 fn a_cache_is_dumped_in_every_format() {
-    let place = Setup::new();
+    let setup = Setup::new();
     let answer = [frame(b'J', br#"{"peer":"fw2"}"#), frame(b'E', &[udp(), udp()].concat()), done()];
     let line = "udp      17 30 src=192.0.2.2 dst=198.51.100.10 sport=43004 dport=53 src=198.51.100.10 dst=192.0.2.2 sport=53 \
                 dport=43004 mark=0\n";
-    let ((code, stdout, stderr), asked) = place.run_against("ctflow", &["sync", "dump", "external"], &answer);
+    let ((code, stdout, stderr), asked) = setup.run_against("ctflow", &["sync", "dump", "external"], &answer);
     assert_eq!((code, stdout.as_str()), (0, line.repeat(2).as_str()));
     assert!(stderr.ends_with("2 flow entries have been shown.\n"), "{stderr}");
     assert_eq!(asked, "{\"cache\":\"external\",\"do\":\"dump\",\"of\":\"flows\",\"version\":1}\n");
-    let dump = |args: &[&str]| place.run_against("ctflow", &[&["sync", "dump"], args].concat(), &answer).0.1;
+    let dump = |args: &[&str]| setup.run_against("ctflow", &[&["sync", "dump"], args].concat(), &answer).0.1;
     assert!(dump(&["-o", "extended"]).starts_with("ipv4     2 udp "));
     assert!(dump(&["-o", "xml"]).ends_with("</flow>\n</conntrack>\n"));
     assert!(dump(&["-o", "save"]).starts_with("-A -t 30 "), "{}", dump(&["-o", "save"]));
     assert_eq!(dump(&["-o", "json"]).lines().count(), 2);
-    let ((code, stdout, stderr), _) = place.run_against("ctflowd", &["-e"], &answer);
+    let ((code, stdout, stderr), _) = setup.run_against("ctflowd", &["-e"], &answer);
     let start = "udp      17 src=192.0.2.2 dst=198.51.100.10 sport=43004 dport=53 [active since ";
     assert!(code == 0 && stderr.is_empty() && stdout.lines().all(|line| line.starts_with(start)), "{stdout}{stderr}");
-    let ((_, stdout, _), _) = place.run_against("ctflowd", &["-i", "-x"], &answer);
+    let ((_, stdout, _), _) = setup.run_against("ctflowd", &["-i", "-x"], &answer);
     assert!(stdout.starts_with("<flow><meta direction=\"original\">") && stdout.lines().count() == 2, "{stdout}");
     let cut = [frame(b'E', &udp()), frame(b'E', &udp()[..20]), done()];
-    let ((code, stdout, stderr), _) = place.run_against("ctflow", &["sync", "dump"], &cut);
+    let ((code, stdout, stderr), _) = setup.run_against("ctflow", &["sync", "dump"], &cut);
     assert!(code == 1 && stdout.lines().count() == 1 && stderr.contains("cut short"), "{stdout}{stderr}");
 }
 
 #[test]
 fn status_is_printed_as_text_as_json_and_in_conntrackds_format() {
-    let place = Setup::new();
+    let setup = Setup::new();
     let document = br#"{"name":"fw1","ready":true,"internal":{"flows":5},"peers":[],"links":[]}"#;
     let answer = [frame(b'J', document), done()];
-    let ((code, json, _), asked) = place.run_against("ctflow", &["status", "--json"], &answer);
+    let ((code, json, _), asked) = setup.run_against("ctflow", &["status", "--json"], &answer);
     assert!(code == 0 && json.contains("\"flows\": 5") && asked.contains("\"do\":\"status\""), "{json}");
-    let ((_, text, _), _) = place.run_against("ctflow", &["status"], &answer);
-    assert!(text.starts_with("fw1 (-)") && text.contains("ready: no peer has been heard yet\n"), "{text}");
-    let ((_, text, _), _) = place.run_against("ctflowd", &["-s"], &answer);
+    let ((_, text, _), _) = setup.run_against("ctflow", &["status"], &answer);
+    assert!(text.starts_with("fw1 (-)") && text.contains("ready: no peer has answered yet\n"), "{text}");
+    let ((_, text, _), _) = setup.run_against("ctflowd", &["-s"], &answer);
     assert!(text.starts_with("cache internal:\ncurrent active connections:\t           5\n"), "{text}");
-    let ((code, text, stderr), _) = place.run_against("ctflowd", &["-s", "multicast"], &answer);
+    let ((code, text, stderr), _) = setup.run_against("ctflowd", &["-s", "multicast"], &answer);
     assert!(code == 0 && text.is_empty() && stderr.contains("`-s link'"), "{stderr}");
 }
 
 #[test]
 fn verify_exits_with_1_where_replicas_differ() {
-    let place = Setup::new();
+    let setup = Setup::new();
     let verdict = |agrees: bool| {
         let document = format!(
             "{{\"agrees\":{agrees},\"streams\":[],\"peers\":[{{\"name\":\"fw2\",\"answered\":true,\"streams\":\
@@ -221,36 +222,36 @@ fn verify_exits_with_1_where_replicas_differ() {
         );
         [frame(b'J', document.as_bytes()), done()]
     };
-    let ((code, table, stderr), _) = place.run_against("ctflow", &["sync", "verify"], &verdict(true));
-    assert!(code == 0 && stderr.is_empty() && table.ends_with("All replicas agree.\n"), "{table}{stderr}");
-    let ((code, table, stderr), _) = place.run_against("ctflow", &["sync", "verify"], &verdict(false));
-    assert!(code == 1 && table.contains("differs in buckets 1\n") && stderr.contains("differ"), "{table}{stderr}");
+    let ((code, table, stderr), _) = setup.run_against("ctflow", &["sync", "verify"], &verdict(true));
+    assert!(code == 0 && stderr.is_empty() && table.ends_with("All copies are identical.\n"), "{table}{stderr}");
+    let ((code, table, stderr), _) = setup.run_against("ctflow", &["sync", "verify"], &verdict(false));
+    assert!(code == 1 && table.contains("differs in bucket 1\n") && stderr.contains("differ"), "{table}{stderr}");
 }
 
 #[test]
 fn the_daemons_events_are_printed_until_it_ends() {
-    let place = Setup::new();
-    let daemon = place.answer_once([frame(b'L', &3u64.to_be_bytes()), done()].concat());
-    let (code, stdout, stderr) = run(&["-E", "--daemon", &place.path_text("socket")]);
+    let setup = Setup::new();
+    let daemon = setup.answer_once([frame(b'L', &3u64.to_be_bytes()), done()].concat());
+    let (code, stdout, stderr) = run(&["-E", "--daemon", &setup.path_text("socket")]);
     assert_eq!((code, stdout.as_str()), (0, ""), "{stderr}");
     assert!(stderr.contains("3 events lost here") && stderr.ends_with("3 events have been lost.\n"), "{stderr}");
     assert_eq!(daemon.join().unwrap(), "{\"do\":\"events\",\"of\":\"flows\",\"version\":1}\n");
 }
 
-/// Events as a kernel told them.
+/// Events as a kernel sent them.
 const EVENTS: &[u8] = include_bytes!("../../parser/fixtures/events.nl");
 
 #[test]
 fn the_daemons_events_are_printed_as_kernel_events_until_a_signal() {
-    let place = Setup::new();
-    let listener = UnixListener::bind(place.path("socket")).unwrap();
-    let words = ["-E", "--daemon", &place.path_text("socket"), "-p", "udp", "-e", "NEW"];
+    let setup = Setup::new();
+    let listener = UnixListener::bind(setup.path("socket")).unwrap();
+    let words = ["-E", "--daemon", &setup.path_text("socket"), "-p", "udp", "-e", "NEW"];
     let mut watcher = Command::new(PROGRAM);
     watcher.args(words).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut watcher = watcher.spawn().unwrap();
     let (mut daemon, _) = listener.accept().unwrap();
     daemon.write_all(&frame(b'M', EVENTS)).unwrap();
-    // Lines are written when nothing more has come, and then only a signal ends it.
+    // Lines are written when no more events arrive, and then only a signal ends the program.
     let mut lines = BufReader::new(watcher.stdout.take().unwrap()).lines();
     let shown: Vec<_> = lines.by_ref().take(48).map(Result::unwrap).collect();
     assert!(shown.iter().all(|line| line.starts_with("    [NEW] udp      17 ")), "{shown:?}");
@@ -265,9 +266,9 @@ fn the_daemons_events_are_printed_as_kernel_events_until_a_signal() {
 
 #[test]
 fn a_letter_without_its_dash_never_stops_the_daemon() {
-    let place = Setup::new();
+    let setup = Setup::new();
     for args in [&["-i", "ok"][..], &["k"], &["-kk"], &["-i", "-k"], &["-s", "k"]] {
-        let (code, stdout, stderr) = run_as(&place.path("ctflowd"), args);
+        let (code, stdout, stderr) = run_as(&setup.path("ctflowd"), args);
         assert_eq!((code, stdout.as_str()), (1, ""), "{args:?}");
         assert!(
             stderr.starts_with("ctflowd v") && stderr.ends_with("Try `ctflowd -h' for more information.\n"),

@@ -1,5 +1,5 @@
-//! `ctflow doctor` on this very kernel, in networks of its own.
-#![allow(clippy::unwrap_used)] // clippy.toml allows it in test functions, not in what those share
+//! `ctflow doctor` on this kernel, in private networks.
+#![allow(clippy::unwrap_used)] // clippy.toml allows it in test functions, but not in their helpers
 
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Output};
@@ -19,14 +19,14 @@ fn read(Output { status, stdout, stderr }: Output) -> (i32, String, String) {
     (status.code().unwrap(), text(stdout), text(stderr))
 }
 
-/// The finding of this name.
+/// Returns the finding with this name.
 fn finding(name: &str) -> Value {
     let (_, stdout, _) = doctor(&["--json"]);
     let report: Value = serde_json::from_str(&stdout).unwrap();
     report["findings"].as_array().unwrap().iter().find(|finding| finding["name"] == name).unwrap().clone()
 }
 
-/// Does what a finding says, if this machine has the program for it.
+/// Runs the command of a finding. Returns false if this machine does not have the program.
 fn run_mend(finding: &Value) -> bool {
     let command = finding["mend"].as_str().unwrap();
     let program = command.split(' ').next().unwrap();
@@ -116,7 +116,7 @@ fn printed_commands_run_as_printed() {
             }
         }
         for name in ["table", "event_mask"] {
-            run_mend(&finding(name)); // a table is still empty then, and rules are not looked at
+            run_mend(&finding(name)); // the level stays: the table is still empty, and the check does not read rules
         }
     });
 }
@@ -133,7 +133,7 @@ fn off(finding: &str) -> &str {
     if finding == "events" { "2" } else { "0" }
 }
 
-/// Only root can become nobody, and nobody must be able to reach the program.
+/// Only root can become the user nobody, and that user must be able to reach the program.
 #[test]
 fn without_rights_it_prints_how_to_get_them() {
     ctflow_engine::isolated!({

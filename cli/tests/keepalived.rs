@@ -1,7 +1,7 @@
-//! Two firewalls as they are run: the real keepalived decides which is master, by the configuration and the notify script
-//! of `packaging/keepalived`, and the daemons replicate in hot mode, the backup isolated. What fails is the primary. Tells
-//! how long its connections were silent: `cargo test -p ctflow --test keepalived -- --nocapture`.
-#![allow(clippy::unwrap_used, clippy::panic)] // a test fails by it, here in its helpers too
+//! Two firewalls as in production: the real keepalived decides which is master, with the configuration and the notify
+//! script of `packaging/keepalived`. The daemons replicate in hot mode, and the backup is isolated. The primary fails
+//! in three ways. `cargo test -p ctflow --test keepalived -- --nocapture` prints how long its connections were silent.
+#![allow(clippy::unwrap_used, clippy::panic)] // tests and their helpers may fail by both
 
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
@@ -20,10 +20,10 @@ use serde_json::Value;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_ctflow");
 const PACKAGING: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../packaging/keepalived");
-/// Nothing that is waited for here takes a third of this.
+/// The longest wait. Nothing here takes a third of it.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A firewall with a daemon and a keepalived, and a folder with all that is theirs.
+/// A firewall with a daemon and a keepalived, and a folder with their files.
 struct Firewall<'g> {
     which: GatewayId,
     host: &'g Host,
@@ -36,7 +36,7 @@ impl<'g> Firewall<'g> {
     fn configure(gateways: &'g Gateways, folder: &Path, which: GatewayId) -> Self {
         let (host, own) = (gateways.firewall(which), folder.join(which.name()));
         fs::create_dir(&own).unwrap();
-        // VRRP speaks from addresses of the firewalls' own, in networks that nothing else is in.
+        // VRRP sends from addresses of each firewall's own, in networks that nothing else uses.
         let last = u8::try_from(which.index()).unwrap() + 1;
         host.run(move || {
             let links = Links::open().unwrap();
@@ -63,7 +63,7 @@ impl<'g> Firewall<'g> {
         let notify = fs::read_to_string(format!("{PACKAGING}/ctflow-notify")).unwrap();
         let notify = place(place(notify, "/usr/sbin/ctflow", "ctflow"), "/run/ctflow-notify", "notify");
         firewall.write_program("ctflow-notify", &notify);
-        // Who owns the folders above is not for a test to say.
+        // Script security also checks who may write to the folders above the scripts, which a test does not control.
         let text = fs::read_to_string(format!("{PACKAGING}/keepalived.conf")).unwrap();
         let text = text.replace("enable_script_security", "");
         let text = place(text, "/usr/sbin/ctflow", "ctflow").replace("eth0", INSIDE_LINK).replace("eth1", OUTSIDE_LINK);
@@ -100,7 +100,7 @@ impl<'g> Firewall<'g> {
         self.keepalived = Some(self.host.run(move || command.spawn().unwrap()));
     }
 
-    /// The daemon's document; nothing while it does not answer.
+    /// Returns the daemon's status document; `None` while the daemon does not answer.
     fn status(&self) -> Option<Value> {
         let output = Command::new(self.path("ctflow")).args(["status", "--json"]).output().unwrap();
         serde_json::from_slice(&output.stdout).ok()
@@ -110,13 +110,13 @@ impl<'g> Firewall<'g> {
         self.status().is_some_and(|status| status["role"] == role)
     }
 
-    /// Flows that it holds of the other one.
+    /// Returns how many flows of the other firewall the daemon holds.
     fn external_flows(&self) -> usize {
         let flows = self.status().and_then(|status| status["external"]["flows"].as_u64()).unwrap();
         usize::try_from(flows).unwrap()
     }
 
-    /// Whether it is a backup that could take over `flows`, and lets nothing in.
+    /// Returns whether the daemon is an isolated backup that could take over at least this many flows.
     fn is_ready_backup(&self, flows: usize) -> bool {
         self.status().is_some_and(|status| {
             let held = status["external"]["flows"].as_u64().unwrap();
@@ -131,7 +131,7 @@ impl<'g> Firewall<'g> {
         kill(self.daemon.take());
     }
 
-    /// Its keepalived, with the process that speaks VRRP.
+    /// Kills keepalived, with its child process that sends VRRP.
     fn kill_keepalived(&mut self) {
         if let Some(vrrp) = fs::read_to_string(self.path("vrrp.pid")).ok().and_then(|pid| pid.trim().parse().ok())
             && self.keepalived.is_some()
@@ -165,14 +165,14 @@ fn until(what: &str, firewalls: &[Firewall<'_>; 2], mut satisfied: impl FnMut(&[
     let deadline = Instant::now() + TIMEOUT;
     while !satisfied(firewalls) {
         if Instant::now() >= deadline {
-            let told = firewalls.iter().map(Firewall::describe).collect::<String>();
-            panic!("never: {what}\n{told}");
+            let states = firewalls.iter().map(Firewall::describe).collect::<String>();
+            panic!("never: {what}\n{states}");
         }
         std::thread::sleep(Duration::from_millis(20));
     }
 }
 
-/// Whether one is primary, and the other waits.
+/// Returns whether one firewall is primary, and the other one is a ready backup.
 fn settled([one, other]: &[Firewall<'_>; 2]) -> bool {
     one.has_role("primary") && other.is_ready_backup(0) || other.has_role("primary") && one.is_ready_backup(0)
 }
@@ -180,11 +180,11 @@ fn settled([one, other]: &[Firewall<'_>; 2]) -> bool {
 /// How a primary fails.
 #[derive(Debug, Clone, Copy)]
 enum Failure {
-    /// Its daemon is killed; keepalived sees that it is not ready any more.
+    /// Its daemon is killed; keepalived finds that it is not ready any more.
     Process,
-    /// It loses its cables to both sides, and not the one to the other firewall.
+    /// It loses its cables to both sides, but not the one to the other firewall.
     Cable,
-    /// All of it is gone at once.
+    /// All of it fails at once.
     Host,
 }
 
@@ -197,7 +197,7 @@ fn the_backup_takes_over_whatever_fails_and_no_connection_dies() {
     }
     isolated!({
         if fs::read_to_string("/proc/self/setgroups").is_ok_and(|permitted| permitted.trim() == "deny") {
-            eprintln!("skipped: keepalived runs no scripts in the namespace of a user without rights");
+            eprintln!("skipped: keepalived runs no scripts in a user namespace without rights");
             return;
         }
         let gateways = Gateways::build_inactive(&Lab::enter().unwrap()).unwrap();
@@ -235,7 +235,7 @@ fn the_backup_takes_over_whatever_fails_and_no_connection_dies() {
             assert!(dead.is_empty() && results.len() == targets.len(), "{failure:?}: {dead:?}");
             let silence = results.iter().map(|one| one.silence).max().unwrap();
             println!("{failure:?}: {} connections survived, silent for {silence:.0?} at most", results.len());
-            // It comes back as what it was: a backup, though it was primary before.
+            // The failed firewall returns, and must become the backup although it was primary before.
             gateways.reconnect(which).unwrap();
             if !matches!(failure, Failure::Cable) {
                 firewalls[primary].start_daemon();

@@ -1,5 +1,5 @@
-//! The progress bar on a real terminal, which `script` makes: that of a deletion whose lines a slow reader takes.
-#![allow(clippy::unwrap_used)] // clippy.toml allows it in test functions, not in what those share
+//! The progress bar of a deletion with a slow reader, on a real terminal that `script` provides.
+#![allow(clippy::unwrap_used)] // clippy.toml allows it in test functions, but not in their helpers
 
 use std::fmt::Write as _;
 use std::process::{Command, Stdio};
@@ -7,12 +7,13 @@ use std::process::{Command, Stdio};
 use ctflow_engine::lab::Lab;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_ctflow");
-/// Their lines are several times what a pipe and the program's own buffer hold.
+/// Flows to delete. Their lines are several times as long as what a pipe and the program's buffer hold.
 const FLOWS: u32 = 3_000;
-/// When the first line comes the work is under way, and a second later a bar is due. The rest is read then.
+/// A reader that pauses after the first line, so that the deletion lasts longer than the second after which a bar
+/// appears.
 const SLOW_READER: &str = "{ read -r line; sleep 1.2; cat >/dev/null; }";
 
-/// What a terminal shows of `command`, in which `$0` is the program, with flows to delete.
+/// Creates the flows and returns what a terminal shows of `command`, in which `$0` is the program.
 fn terminal_output(command: &str) -> String {
     let folder = tempfile::tempdir().unwrap();
     let flows = folder.path().join("flows");
@@ -29,6 +30,7 @@ fn terminal_output(command: &str) -> String {
     String::from_utf8(script.output().unwrap().stdout).unwrap()
 }
 
+/// Returns the summary as a terminal shows it.
 fn deleted_line() -> String {
     format!("ctflow v{}: {FLOWS} flow entries have been deleted.\r\n", env!("CARGO_PKG_VERSION"))
 }
@@ -40,7 +42,7 @@ fn a_terminal_shows_a_bar_while_a_pipe_takes_the_lines() {
         let shown = terminal_output(&format!("$0 -D | {SLOW_READER}"));
         let (bars, summary) = shown.rsplit_once("\r\u{1b}[2K").unwrap();
         assert!(bars.starts_with('[') && bars.contains(&format!(" of {FLOWS} flows, ")), "{shown:?}");
-        assert_eq!(summary, deleted_line(), "it is wiped out before anything else is said");
+        assert_eq!(summary, deleted_line(), "the bar is removed before the summary is printed");
     });
 }
 
@@ -49,6 +51,6 @@ fn without_a_terminal_no_bar_is_drawn() {
     ctflow_engine::isolated!({
         Lab::enter().unwrap();
         let shown = terminal_output(&format!("{{ $0 -D 2>&1 >&3 | cat >&2; }} 3>&1 | {SLOW_READER}"));
-        assert_eq!(shown, deleted_line(), "cat reads what is said");
+        assert_eq!(shown, deleted_line(), "standard error is a pipe");
     });
 }

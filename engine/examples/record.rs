@@ -1,11 +1,11 @@
-//! Records what this kernel says of real traffic, as fixtures for the parser's tests, the benches and the fuzzers.
+//! Records this kernel's messages about real traffic, as fixtures for the parser's tests, the benches and the fuzzers.
 //!
-//! `cargo run -p ctflow-engine --example record -- FOLDER` writes, one message after the other:
+//! `cargo run -p ctflow-engine --example record -- FOLDER` writes, in each file one message after the other:
 //! - `events.nl`: the events of TCP and UDP exchanges with NAT, and over IPv6
-//! - `dump.nl`: a listing of the table they leave
-//! - `stats.nl`: the statistics of both tables
+//! - `dump.nl`: a dump of the table afterwards
+//! - `stats.nl`: the statistics of the flow and expectation tables
 //!
-//! Needs no rights: it runs in namespaces of its own.
+//! It needs no privileges, because it runs in namespaces of its own.
 
 use std::error::Error;
 use std::fs;
@@ -23,10 +23,11 @@ use ctflow_engine::socket::{EventMask, Options};
 use ctflow_parser::filter::DumpFilter;
 use ctflow_parser::request::{self, Table};
 
+/// How often the exchanges are repeated.
 const ROUNDS: usize = 24;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let folder = PathBuf::from(std::env::args().nth(1).ok_or("say where to: a folder")?);
+    let folder = PathBuf::from(std::env::args().nth(1).ok_or("argument missing: the folder for the recordings")?);
     let lab = Lab::enter()?;
     let firewall = Firewall::build(&lab)?;
     let options = Options { events: EventMask::ALL, ..Options::default() };
@@ -49,6 +50,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
+/// Runs TCP and UDP exchanges with NAT, and over IPv6.
 fn exchange() -> Result<(), ctflow_engine::lab::LabError> {
     for _ in 0..ROUNDS {
         for address in [(SERVER, 80).into(), REDIRECTED, (SERVER6, 80).into()] {
@@ -61,6 +63,7 @@ fn exchange() -> Result<(), ctflow_engine::lab::LabError> {
     Ok(())
 }
 
+/// Reads a whole dump as messages, each padded to 4 bytes.
 fn listing(mut dump: Dump) -> Result<Vec<u8>, Box<dyn Error>> {
     let mut messages = Vec::new();
     dump.read_all(|record| {

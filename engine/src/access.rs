@@ -1,4 +1,5 @@
-//! What other threads reach a running engine by. It keeps no thread running: what has ended is asked in vain.
+//! Access of other threads to a running engine. It keeps no thread running: a request to a thread that has ended is
+//! dropped.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -10,41 +11,41 @@ use crate::replication::Replication;
 use crate::takeover::Takeover;
 use crate::worker_channel::WorkerHandle;
 
-/// The ways to an engine's threads, and what does not change of it.
+/// The channels to an engine's threads, and the engine's constants.
 #[derive(Clone)]
 pub(crate) struct Access {
-    /// Asks each worker.
+    /// A handle for requests to each worker, in the order of their indices.
     pub(crate) workers: Arc<[WorkerHandle]>,
-    /// What each worker counts.
+    /// The counters of each worker.
     pub(crate) shared_counters: Arc<[Arc<SharedCounters>]>,
-    /// Where there are peers.
+    /// The replication stage; `None` without peers.
     pub(crate) replication: Option<Replication>,
-    /// Puts replicas into the kernel, one commit at a time. Its port is not listened to.
+    /// Commits replicas to the kernel, one commit at a time. The workers' sockets filter out the events that it causes.
     pub(crate) committer: Arc<Mutex<Batch>>,
-    /// The side that this node is on.
+    /// This node's role, and what follows from it.
     pub(crate) takeover: Arc<Takeover>,
-    /// Has all shards resynchronised.
+    /// Requests a kernel resync of all shards.
     pub(crate) resync_requests: ResyncRequests,
-    /// The name of the back end that the workers receive by.
+    /// The name of the workers' receive back end.
     pub(crate) backend: &'static str,
-    /// Flows of each family that a shard may hold.
+    /// The number of flows of each address family that a shard may hold.
     pub(crate) flows_max: u32,
-    /// When the engine was started.
+    /// When the engine started.
     pub(crate) started: Instant,
 }
 
 impl Access {
-    /// What changes this kernel for peers, as soon as nobody else does.
+    /// Waits until no other commit runs, and locks the socket that commits replicas to the kernel.
     pub(crate) fn committer(&self) -> MutexGuard<'_, Batch> {
         self.committer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What each worker has counted so far.
+    /// The counts of each worker so far, in the order of their indices.
     pub(crate) fn by_worker(&self) -> impl Iterator<Item = Counts> {
-        self.shared_counters.iter().map(|published| published.read())
+        self.shared_counters.iter().map(|counters| counters.read())
     }
 
-    /// What all of them have counted so far.
+    /// The sums of all workers' counts so far.
     pub(crate) fn totals(&self) -> Counts {
         let mut totals = Counts::default();
         self.by_worker().for_each(|counts| totals += counts);

@@ -1,6 +1,6 @@
-//! The floor that a capture stands on: the same sockets, back ends and pinned threads, and every event thrown away.
+//! The floor of a capture: the same sockets, back ends and pinned threads receive every event and discard it.
 //!
-//! What this costs an event is the kernel's: waking, copying, freeing. What a capture costs more is ours.
+//! The floor's cost per event is the kernel's: waking, copying, freeing. A capture's cost beyond it is our own code's.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -17,17 +17,18 @@ use crate::socket::{EventSocket, Options};
 use crate::steer::Share;
 use crate::threads::{self, Duty, Thread};
 
-/// What was thrown away so far.
+/// Events received and discarded so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Drained {
-    /// Datagrams, each an event.
+    /// Datagrams received; each holds one event.
     pub datagrams: u64,
-    /// Events that did not fit the socket's buffer.
+    /// Events that the kernel dropped because a socket's buffer was full.
     pub lost: u64,
-    /// Times that events were taken.
+    /// Times that a thread received a batch of events.
     pub rounds: u64,
 }
 
+/// The counters of one thread. Only that thread writes them; aligned so that two threads share no cache line.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 struct DrainCounters {
@@ -36,7 +37,7 @@ struct DrainCounters {
     rounds: AtomicU64,
 }
 
-/// Events received and thrown away, by as many threads as there would be workers. Dropping it ends them.
+/// Threads that receive and discard events, one for each worker that a capture would have. Dropping it stops them.
 #[derive(Debug)]
 pub struct Drain {
     threads: Vec<Thread>,
@@ -48,10 +49,10 @@ pub struct Drain {
 
 impl Drain {
     /// Opens the sockets in the calling thread's network namespace and starts the threads, as
-    /// [`Engine::start`](crate::engine::Engine::start) would with these settings; replication has no meaning here.
+    /// [`Engine::start`](crate::engine::Engine::start) does with these settings. Ignores the settings of replication.
     ///
     /// # Errors
-    /// [`StartError`].
+    /// [`StartError`] when a socket cannot be opened or a thread cannot be started.
     pub fn start(settings: &Settings) -> Result<Self, StartError> {
         let mut drain = Self {
             threads: Vec::new(),
@@ -66,26 +67,27 @@ impl Drain {
         Ok(drain)
     }
 
+    /// Opens the socket of worker `index`, starts its thread, and waits until the thread listens or has failed.
     fn start_thread(&mut self, settings: &Settings, index: u32) -> Result<(), StartError> {
         let share = Share { worker: index, workers: settings.workers };
         let socket = EventSocket::open(&Options { share, ..settings.socket.clone() })?;
         let (wake, waker, interrupts) = wake_channel()?;
-        let published = Arc::<DrainCounters>::default();
-        let (tell, told) = bounded(1);
+        let counters = Arc::<DrainCounters>::default();
+        let (report, ready) = bounded(1);
         let body = {
-            let (backend, pinned, stop, published) =
-                (settings.backend, settings.pin, self.stop.clone(), published.clone());
+            let (backend, pinned, stop, counters) =
+                (settings.backend, settings.pin, self.stop.clone(), counters.clone());
             move || {
                 if pinned {
                     pin(index);
                 }
                 match Listener::new(socket, backend, interrupts) {
                     Ok(listener) => {
-                        let _ = tell.send(Ok(())); // there is room for one
-                        discard_events(listener, &wake, &stop, &published)
+                        let _ = report.send(Ok(())); // the channel has room for this one message
+                        discard_events(listener, &wake, &stop, &counters)
                     }
                     Err(error) => {
-                        let _ = tell.send(Err(error));
+                        let _ = report.send(Err(error));
                         Ok(())
                     }
                 }
@@ -96,17 +98,18 @@ impl Drain {
         self.handles.push(handle);
         self.threads.push(thread);
         self.wakers.push(waker);
-        self.counters.push(published);
-        told.recv().unwrap_or(Ok(())).map_err(StartError::from)
+        self.counters.push(counters);
+        // A thread that panicked reports nothing; `stop` resumes its panic.
+        ready.recv().unwrap_or(Ok(())).map_err(StartError::from)
     }
 
-    /// Its threads.
+    /// The threads, in the order of the workers that they stand for.
     #[must_use]
     pub fn threads(&self) -> &[Thread] {
         &self.threads
     }
 
-    /// What all of them have thrown away so far.
+    /// The sums over all threads, read while they run.
     #[must_use]
     pub fn totals(&self) -> Drained {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -120,21 +123,23 @@ impl Drain {
     /// Stops all threads.
     ///
     /// # Errors
-    /// That of the first which ended before it was told to.
+    /// The [`ListenError`] of the first thread that failed before it was stopped.
     ///
     /// # Panics
-    /// When a thread did.
+    /// Resumes the panic of a thread that panicked.
     pub fn stop(mut self) -> Result<(), ListenError> {
         self.shut_down().into_iter().try_for_each(|end| end.unwrap_or_else(|panic| resume_unwind(panic)))
     }
 
+    /// Stops and joins all threads, and returns how each ended.
     fn shut_down(&mut self) -> Vec<thread::Result<Result<(), ListenError>>> {
         self.stop.store(true, Ordering::Relaxed);
-        self.wakers.iter_mut().for_each(|waker| _ = waker.write(&[0])); // a full pipe has woken it already
+        // Where the socket is full, a wake-up is already pending.
+        self.wakers.iter_mut().for_each(|waker| _ = waker.write(&[0]));
         self.handles.drain(..).map(JoinHandle::join).collect()
     }
 
-    /// Whether every thread runs.
+    /// Whether every thread is running.
     #[must_use]
     pub fn is_running(&self) -> bool {
         self.handles.iter().all(|handle| !handle.is_finished())
@@ -143,15 +148,16 @@ impl Drain {
 
 impl Drop for Drain {
     fn drop(&mut self) {
-        drop(self.shut_down()); // errors have no one to interest any more
+        drop(self.shut_down()); // a caller interested in the errors calls `stop`
     }
 }
 
+/// Receives and discards events until `stop` is set, and updates `counters` after each round.
 fn discard_events(
     mut listener: Listener,
     wake: &UnixStream,
     stop: &AtomicBool,
-    published: &DrainCounters,
+    counters: &DrainCounters,
 ) -> Result<(), ListenError> {
     let mut drained = Drained::default();
     while !stop.load(Ordering::Relaxed) {
@@ -159,11 +165,11 @@ fn discard_events(
         drained.datagrams += round.received.datagrams as u64;
         drained.lost += round.lost;
         drained.rounds += 1;
-        published.datagrams.store(drained.datagrams, Ordering::Relaxed);
-        published.lost.store(drained.lost, Ordering::Relaxed);
-        published.rounds.store(drained.rounds, Ordering::Relaxed);
+        counters.datagrams.store(drained.datagrams, Ordering::Relaxed);
+        counters.lost.store(drained.lost, Ordering::Relaxed);
+        counters.rounds.store(drained.rounds, Ordering::Relaxed);
         if round.received.interrupted {
-            let _ = { wake }.read(&mut [0; 64]); // what it is for is in the flag
+            let _ = { wake }.read(&mut [0; 64]); // the bytes carry nothing: `stop` holds the reason
         }
     }
     Ok(())
@@ -187,8 +193,8 @@ mod tests {
             for _ in 0..20 {
                 firewall.client.run(|| udp_exchange((SERVER, 53).into(), b"x")).unwrap();
             }
-            let began = Instant::now();
-            while drain.totals().datagrams < 40 && began.elapsed() < Duration::from_secs(5) {
+            let started = Instant::now();
+            while drain.totals().datagrams < 40 && started.elapsed() < Duration::from_secs(5) {
                 thread::sleep(Duration::from_millis(5));
             }
             let Drained { datagrams, lost, rounds } = drain.totals();

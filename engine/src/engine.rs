@@ -1,4 +1,5 @@
-//! The whole capture pipeline: N workers with their shards, and the control thread that keeps them true to the kernel.
+//! The whole pipeline: N workers with their shards, the control thread that keeps them in sync with the kernel, and,
+//! with peers, the replication stage and the thread of hot mode.
 //!
 //! ```no_run
 //! use ctflow_engine::engine::{Engine, Settings};
@@ -34,6 +35,7 @@ use crate::listener::{ListenError, Listener};
 use crate::meter::Meter;
 use crate::metrics::{Counts, SharedCounters};
 use crate::netlink::NetlinkError;
+use crate::os_error::os_error_text;
 use crate::receive::{BackendKind, Interest, InterruptError, Interrupts};
 use crate::replication::{
     self, CommitError, CommitScope, Committed, PreparedStage, Replication, ReplicationSettings, StageError,
@@ -47,27 +49,28 @@ use crate::unreported::Unreported;
 use crate::worker::{Command, Report, Reporter, SyncState, Worker};
 use crate::worker_channel::{self, DeltaReceiver, DeltaSender, WorkerHandle, WorkerRequest};
 
-/// How to capture.
+/// How to record flows, and how to replicate them.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Workers, 1..=64; each takes its share of the events, and each costs the packet path 3 to 5 %.
+    /// The number of workers, 1..=64. Each receives its share of the events, and each costs the packet path 3 to 5 %.
     pub workers: u32,
-    /// How the workers receive.
+    /// The workers' receive back end.
     pub backend: BackendKind,
-    /// What each worker's socket is opened with; its share is set here.
+    /// The options of each worker's socket; the engine sets the share.
     pub socket: Options,
-    /// Flows of each family that a shard may hold.
+    /// The number of flows of each address family that a shard may hold.
     pub flows_max: u32,
-    /// Whether worker n stays on the n-th core that this process may use.
+    /// Whether to pin worker n to the n-th core that this process may use.
     pub pin: bool,
-    /// Peers, where there are any.
+    /// The peers, and how to replicate to them; `None` without peers.
     pub replication: Option<ReplicationSettings>,
-    /// Whether each step's processor time is measured, for which events are taken apart twice: not for daily use.
+    /// Whether to measure each step's processor time. Events are then parsed twice, so this is not for daily use.
     pub metered: bool,
 }
 
 impl Default for Settings {
-    /// A quarter of the cores capture flows, pinned; the rest is for packets.
+    /// As many pinned workers as a quarter of the cores, from 1 to [`WORKERS_DEFAULT_MAX`]; the other cores are for
+    /// packets.
     fn default() -> Self {
         let cores = thread::available_parallelism().map_or(1, usize::from);
         let workers = u32::try_from(cores / 4).unwrap_or(1).clamp(1, WORKERS_DEFAULT_MAX);
@@ -84,47 +87,48 @@ impl Default for Settings {
     }
 }
 
-/// A capture that cannot start. Each message is one line for the operator.
+/// An engine that cannot start. Each message is one line for the operator.
 #[derive(Debug, Error)]
 pub enum StartError {
-    /// A number out of range.
+    /// The number of workers is out of range.
     #[error("{0} workers are out of range: use 1 to {WORKERS}")]
     Workers(u32),
-    /// An event socket.
+    /// An event socket cannot be opened.
     #[error(transparent)]
     Socket(#[from] SocketError),
-    /// Descriptors or threads, as a rule their limits.
-    #[error("cannot set up the {what}: {source}")]
+    /// A descriptor or a thread cannot be created, usually because of a resource limit.
+    #[error("cannot set up the {what}: {}", os_error_text(.source))]
     System {
-        /// What was being set up.
+        /// The part that was being set up.
         what: &'static str,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// The descriptors that wake a worker.
+    /// The descriptors that wake a worker cannot be watched.
     #[error(transparent)]
     Interrupts(#[from] InterruptError),
-    /// A worker could not begin to receive.
+    /// A worker cannot receive.
     #[error(transparent)]
     Listen(#[from] ListenError),
-    /// The socket of commits.
+    /// The socket for commits cannot be opened.
     #[error(transparent)]
     Kernel(#[from] KernelError),
-    /// The replication stage, as a rule one of its links.
+    /// The replication stage cannot be set up, usually because of one of its links.
     #[error(transparent)]
     Stage(#[from] StageError),
-    /// What keeps traffic away from a backup.
-    #[error("traffic cannot be kept away: {0}; set [takeover] isolate = false, or use a kernel with nf_tables")]
+    /// The nftables rules that isolate a backup cannot be set.
+    #[error("cannot isolate this node: {0}; set [takeover] isolate = false, or use a kernel with nf_tables")]
     Isolate(#[from] NetlinkError),
 }
 
 impl StartError {
+    /// Turns a system error into a [`StartError::System`] about `what`.
     pub(crate) fn system(what: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::System { what, source }
     }
 }
 
-/// A capture under way. Dropping it stops it.
+/// A running engine. Dropping it stops its threads.
 pub struct Engine {
     workers: Vec<JoinHandle<Result<(), ListenError>>>,
     control: Option<JoinHandle<()>>,
@@ -138,20 +142,21 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Opens every socket in the calling thread's network namespace and starts the threads. Events queue from here on, and a
-    /// first resync brings in the flows that are there.
+    /// Opens every socket in the calling thread's network namespace and starts the threads. Events are queued from now
+    /// on, and a first resync adds the flows that exist in the kernel.
     ///
     /// # Errors
-    /// [`StartError`]. A worker that fails later ends, which [`Engine::stop`] tells.
+    /// [`StartError`]. A worker that fails later ends, and [`Engine::stop`] returns its error.
     pub fn start(settings: &Settings) -> Result<Self, StartError> {
         Self::open(settings)?.start()
     }
 
-    /// Opens every socket in the calling thread's network namespace, and starts nothing yet: whoever has rights to give up
-    /// does so now, and the threads never have them. `CAP_NET_ADMIN` is needed to the end, for dumps and changes.
+    /// Opens every socket in the calling thread's network namespace, and starts no thread yet. So a caller can drop
+    /// privileges before [`Opened::start`], and the threads never have them. Dumps and changes need `CAP_NET_ADMIN` as
+    /// long as the engine runs.
     ///
     /// # Errors
-    /// [`StartError`].
+    /// [`StartError`] when a setting is out of range or a socket cannot be opened.
     pub fn open(settings: &Settings) -> Result<Opened<'_>, StartError> {
         if !(1..=WORKERS).contains(&settings.workers) {
             return Err(StartError::Workers(settings.workers));
@@ -168,38 +173,38 @@ impl Engine {
         Ok(Opened { assembly, poll })
     }
 
-    /// Has all workers tell by another choice.
+    /// Replaces the replication filter of all workers.
     ///
     /// # Errors
-    /// [`Busy`] when a worker has no room for the question; nothing is half done for long, ask again.
-    pub fn set_filter(&self, choice: ReplicationFilter) -> Result<(), Busy> {
-        let filter = Arc::new(choice);
+    /// [`Busy`] when a worker's request channel is full. Some workers may have the new filter by then: call it again.
+    pub fn set_filter(&self, filter: ReplicationFilter) -> Result<(), Busy> {
+        let filter = Arc::new(filter);
         self.access.takeover.set_filter(filter.clone());
         let request =
-            |asker: &WorkerHandle| asker.try_request(WorkerRequest::SetFilter(filter.clone())).map_err(|_| Busy);
+            |worker: &WorkerHandle| worker.try_request(WorkerRequest::SetFilter(filter.clone())).map_err(|_| Busy);
         self.access.workers.iter().try_for_each(request)
     }
 
-    /// Puts what the replicas hold into this kernel, in the calling thread: some seconds for a million flows. Where there
-    /// are no peers there is nothing to do.
+    /// Commits the flows of the replicas that `what` names to this kernel, in the calling thread. It takes some seconds
+    /// for a million flows. Without peers it does nothing.
     ///
     /// # Errors
-    /// [`CommitError`].
+    /// [`CommitError`] when the commit cannot be finished.
     pub fn commit(&self, what: CommitScope, rules: CommitRules) -> Result<Committed, CommitError> {
         replication::commit(&self.access, what, rules, &Arc::default())
     }
 
-    /// Takes a role, in the calling thread: for a primary as long as a commit and a kernel resync take. It must be in the
-    /// engine's network namespace, where a backup's purge is scheduled.
+    /// Changes this node's role, in the calling thread. Becoming primary takes as long as a commit and a kernel resync.
+    /// The thread must be in the engine's network namespace, because the purge of a backup is scheduled from it.
     ///
     /// # Errors
-    /// [`Busy`] while another commit or change of roles is under way.
+    /// [`Busy`] while another commit or role change is under way.
     pub fn set_role(&self, role: Role) -> Result<RoleChange, Busy> {
         let lock = self.access.takeover.try_lock_kernel().ok_or(Busy)?;
         Ok(change_role(&self.access, &lock, role, &Arc::default()))
     }
 
-    /// Whether every thread runs.
+    /// Whether every thread still runs.
     #[must_use]
     pub fn is_running(&self) -> bool {
         let threads = self.control.iter().chain(&self.stage).chain(&self.hot);
@@ -207,42 +212,42 @@ impl Engine {
             && threads.into_iter().all(|thread| !thread.is_finished())
     }
 
-    /// Its threads, for whoever wants to know what each costs.
+    /// The engine's threads, to measure the processor time of each.
     #[must_use]
     pub fn threads(&self) -> &[Thread] {
         &self.threads
     }
 
-    /// What all workers have counted so far.
+    /// The sums of all workers' counts so far.
     #[must_use]
     pub fn totals(&self) -> Counts {
         self.access.totals()
     }
 
-    /// What each worker has counted so far.
+    /// The counts of each worker so far, in the order of their indices.
     #[must_use]
     pub fn by_worker(&self) -> Vec<Counts> {
         self.access.by_worker().collect()
     }
 
-    /// What others reach the threads by; it does not keep them running.
+    /// The channels to the threads, which do not keep them running.
     pub(crate) fn access(&self) -> Access {
         self.access.clone()
     }
 
-    /// What reaches the replication stage, where there is one.
+    /// The handle to the replication stage; `None` without peers.
     #[must_use]
     pub fn replication(&self) -> Option<&Replication> {
         self.access.replication.as_ref()
     }
 
-    /// Stops all threads, each after it has taken what is queued, and gives what they counted.
+    /// Stops all threads, each after it has handled what is queued for it, and returns the sums of their counts.
     ///
     /// # Errors
-    /// That of the first worker which ended before it was told to.
+    /// The error of the first worker that failed.
     ///
     /// # Panics
-    /// When a worker did.
+    /// If a worker has panicked.
     pub fn stop(mut self) -> Result<Counts, ListenError> {
         for end in self.shut_down() {
             end.unwrap_or_else(|panic| resume_unwind(panic))?;
@@ -250,6 +255,7 @@ impl Engine {
         Ok(self.totals())
     }
 
+    /// Starts a thread and adds it to the threads that can be measured.
     fn spawn<T: Send + 'static>(
         &mut self,
         name: &str,
@@ -261,17 +267,18 @@ impl Engine {
         Ok(handle)
     }
 
+    /// Stops and joins all threads, and returns the workers' results.
     fn shut_down(&mut self) -> Vec<thread::Result<Result<(), ListenError>>> {
         self.stop.store(true, Ordering::Relaxed);
         let _ = self.waker.wake();
-        // The control thread wakes the workers on its way out. What they tell last is sent by the stage, which therefore
-        // is told to stop when they have.
+        // The control thread wakes the workers when it ends. The workers send their last deltas to the stage, so the
+        // stage stops only after they have ended.
         self.control.take().map(JoinHandle::join);
         let ends = self.workers.drain(..).map(JoinHandle::join).collect();
         self.stage_stop.store(true, Ordering::Relaxed);
         self.access.replication.iter().for_each(Replication::wake);
         self.stage.take().map(JoinHandle::join);
-        self.hot.take().map(JoinHandle::join); // it ends with the stage
+        self.hot.take().map(JoinHandle::join); // the thread of hot mode ends when the stage does
         self.access.takeover.cancel_purge();
         self.access.takeover.isolator.iter().for_each(Isolator::shut_down);
         ends
@@ -280,11 +287,11 @@ impl Engine {
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        self.shut_down(); // what went wrong is in the log already
+        self.shut_down(); // errors are in the log already
     }
 }
 
-/// An engine with its sockets open, that does not run yet.
+/// An engine whose sockets are open and whose threads are not started yet.
 pub struct Opened<'s> {
     assembly: Assembly<'s>,
     poll: Poll,
@@ -294,22 +301,24 @@ impl Opened<'_> {
     /// Starts the threads.
     ///
     /// # Errors
-    /// [`StartError`].
+    /// [`StartError`] when a thread cannot be started or a worker cannot receive.
     pub fn start(self) -> Result<Engine, StartError> {
         self.assembly.start(self.poll)
     }
 }
 
-/// A worker has no room for a question, or somebody else is at it.
+/// A worker's request channel is full, or another commit or role change is under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("something else is under way: try again")]
+#[error("another change is under way: try again")]
 pub struct Busy;
 
-/// An engine being put together: all that can fail for want of rights or descriptors happens before a thread starts.
+/// An engine under construction. All steps that can fail because privileges or descriptors are missing run before a
+/// thread starts.
 struct Assembly<'s> {
     settings: &'s Settings,
     setups: Vec<WorkerSetup>,
     channels: Vec<WorkerChannel>,
+    /// Sends the workers' reports; each worker gets a clone.
     sender: Sender<Report>,
     reports: Receiver<Report>,
     waker: Arc<Waker>,
@@ -322,7 +331,7 @@ struct Assembly<'s> {
     takeover: Takeover,
 }
 
-/// What one worker will be started with.
+/// The parts that one worker is started with.
 struct WorkerSetup {
     index: u32,
     socket: EventSocket,
@@ -365,6 +374,7 @@ impl<'s> Assembly<'s> {
         }
     }
 
+    /// Opens the socket and the channels of worker `index`.
     fn add_worker(&mut self, index: u32) -> Result<(), StartError> {
         let share = Share { worker: index, workers: self.settings.workers };
         let mut options = Options { share, ..self.settings.socket.clone() };
@@ -373,13 +383,13 @@ impl<'s> Assembly<'s> {
         let (sender, commands) = bounded(COMMANDS_PER_WORKER);
         let (wake, waker, interrupts) = wake_channel()?;
         let shared_counters = Arc::<SharedCounters>::default();
-        // Before the worker's first word, too, its flows are not the kernel's.
+        // Until the worker publishes its first counts, its flows count as not in sync.
         shared_counters.store(&Counts { resync_pending: 1, ..Counts::default() });
         let waker = Arc::new(waker);
         self.channels.push(WorkerChannel::new(sender, waker.clone(), shared_counters.clone()));
         let (handle, requests) = worker_channel::request_channel(waker);
         let (shard, delta_sender) = self.build_shard(index, &handle);
-        // Expectations are heard of by worker 0 alone.
+        // Only worker 0 receives the events of expectations.
         let unreported = delta_sender.is_some().then(|| Unreported::open(index == 0)).transpose()?;
         self.worker_handles.push(handle);
         self.setups.push(WorkerSetup {
@@ -397,11 +407,11 @@ impl<'s> Assembly<'s> {
         Ok(())
     }
 
-    /// A worker's shard, and where there are replicas the worker's ends of what goes to and from them.
+    /// Creates a worker's shard and, with peers, its delta channel, whose worker's end it returns.
     fn build_shard(&mut self, index: u32, handle: &WorkerHandle) -> (Shard, Option<DeltaSender>) {
         let flows_max = self.settings.flows_max;
         let Some(prepared) = &self.prepared else { return (Shard::new(flows_max), None) };
-        let stream = u16::try_from(index).unwrap_or(u16::MAX); // WORKERS are fewer
+        let stream = u16::try_from(index).unwrap_or(u16::MAX); // never: WORKERS is far less
         let filter = Arc::new(prepared.settings().filter.clone());
         let (sender, receiver) =
             worker_channel::delta_channel(stream, prepared.datagram_bytes(), prepared.waker(), handle.clone());
@@ -409,6 +419,7 @@ impl<'s> Assembly<'s> {
         (Shard::replicated(flows_max, filter), Some(sender))
     }
 
+    /// Starts all threads, and waits until each worker receives.
     fn start(self, poll: Poll) -> Result<Engine, StartError> {
         let (resync_requests, request_receiver) = self.resync_requests;
         let mut engine = Engine {
@@ -418,7 +429,7 @@ impl<'s> Assembly<'s> {
             hot: None,
             access: Access {
                 workers: self.worker_handles.into(),
-                shared_counters: self.setups.iter().map(|seat| seat.shared_counters.clone()).collect(),
+                shared_counters: self.setups.iter().map(|setup| setup.shared_counters.clone()).collect(),
                 replication: self.prepared.as_ref().map(PreparedStage::replication),
                 committer: Arc::new(Mutex::new(self.committer)),
                 takeover: Arc::new(self.takeover),
@@ -437,14 +448,15 @@ impl<'s> Assembly<'s> {
             engine.stage = Some(engine.spawn("ctflow-replicate", Duty::Stage, move || stage.run())?);
         }
         if let Some(replication) = engine.access.replication.clone() {
-            let _ = replication.set_role(engine.access.takeover.role()); // it was started just now, and has room
+            // The stage was started just now, so its channel has room.
+            let _ = replication.set_role(engine.access.takeover.role());
             if engine.access.takeover.settings.hot {
                 let access = engine.access.clone();
                 let work = move || replication::keep_hot(&access, &replication);
                 engine.hot = Some(engine.spawn("ctflow-hot", Duty::Hot, work)?);
             }
         }
-        // From here on an early return drops the engine, which stops what has started.
+        // An early return from here on drops the engine, which stops the threads started so far.
         let control = ResyncCoordinator::new(poll, self.channels, self.reports, request_receiver, self.stop.clone());
         engine.control = Some(engine.spawn("ctflow-control", Duty::Control, move || control.run())?);
         let count = self.setups.len();
@@ -462,26 +474,28 @@ impl<'s> Assembly<'s> {
         }
         let takeover = &engine.access.takeover;
         if takeover.is_standby() {
-            flush_later(&engine.access, takeover.settings.purge_after); // what it stopped from before, if it did
+            // In place of the flush that an earlier daemon had scheduled and cancelled when it stopped.
+            flush_later(&engine.access, takeover.settings.purge_after);
         }
         Ok(engine)
     }
 }
 
-/// The side that the node begins on, with traffic kept away from it where that is due.
+/// Reads the role that the node starts with, and isolates the node if that role requires it.
 fn open_takeover(settings: &Settings) -> Result<Takeover, NetlinkError> {
-    let Some(ReplicationSettings { takeover, isolation, links, filter: choice, role_file, .. }) = &settings.replication
-    else {
+    let Some(ReplicationSettings { takeover, isolation, links, filter, role_file, .. }) = &settings.replication else {
         return Ok(Takeover::default());
     };
     let isolator = Isolator::open(isolation.as_ref(), links)?;
-    let takeover = Takeover::new(*takeover, Some(isolator), Arc::new(choice.clone()), role_file.clone());
+    let takeover = Takeover::new(*takeover, Some(isolator), Arc::new(filter.clone()), role_file.clone());
     takeover.isolate()?;
     Ok(takeover)
 }
 
 impl WorkerSetup {
-    /// On the worker's own thread: where a ring has to be set up, and memory is taken close to its core.
+    /// Opens the listener, reports by `started` whether that succeeded, and runs the worker. It runs on the worker's
+    /// own thread, because an io_uring belongs to the thread that sets it up, and so that memory is allocated close to
+    /// the worker's core.
     fn run(
         self,
         settings: &Settings,
@@ -493,7 +507,7 @@ impl WorkerSetup {
         if settings.pin {
             pin(self.index);
         }
-        // There is room for one word of each worker.
+        // The channel has room for one result of each worker.
         let listener = match Listener::new(self.socket, settings.backend, self.interrupts) {
             Ok(listener) => {
                 let _ = started.try_send(Ok(listener.backend()));
@@ -533,7 +547,7 @@ impl WorkerSetup {
     }
 }
 
-/// Tells the control thread that the worker has ended, however it ends.
+/// Reports to the control thread on drop that the worker has ended, whether it returned or panicked.
 struct ReportEndOnDrop {
     index: u32,
     reporter: Reporter,
@@ -545,7 +559,8 @@ impl Drop for ReportEndOnDrop {
     }
 }
 
-/// What a thread that receives is woken by: its end, the others', and what its receive watches.
+/// Creates the socket pair that wakes a receiving thread. Returns the thread's end, the other threads' end, and the
+/// interrupts that watch the thread's end.
 pub(crate) fn wake_channel() -> Result<(UnixStream, UnixStream, Interrupts), StartError> {
     let (wake, waker) = UnixStream::pair().map_err(StartError::system("worker's wake-up"))?;
     for end in [&wake, &waker] {
@@ -556,11 +571,11 @@ pub(crate) fn wake_channel() -> Result<(UnixStream, UnixStream, Interrupts), Sta
     Ok((wake, waker, interrupts))
 }
 
-/// Keeps the calling thread on the core that is worker `index`'s among those this process may use.
+/// Pins the calling thread to the core of worker `index`: the `index`-th that this process may use, counted round.
 pub(crate) fn pin(index: u32) {
     let cores = core_affinity::get_core_ids().unwrap_or_default();
     let core = cores.get(index as usize % cores.len().max(1));
     if !core.is_some_and(|core| core_affinity::set_for_current(*core)) {
-        tracing::warn!(worker = index, "cannot pin the worker to a core: it runs where the scheduler puts it");
+        tracing::warn!(worker = index, "cannot pin the worker to a core: the scheduler chooses its core");
     }
 }

@@ -1,11 +1,11 @@
-//! Which flows are replicated, and how old they must be: what the operator chose.
+//! The replication filter: which flows the operator wants replicated, and how old a flow must be before it is.
 //!
 //! ```
-//! use ctflow_engine::publish::{Choice, Listed, Rule};
+//! use ctflow_engine::filter::{Listed, ReplicationFilter, Rule};
 //!
-//! let no_udp = Some(Rule { listed: Listed::Ignored, of: vec![17] });
-//! let choice = Choice { protocols: no_udp, least_ages: vec![(17, 250)], ..Choice::default() };
-//! assert_eq!((choice.least_age_ms(17), choice.least_age_ms(6)), (250, 0));
+//! let no_udp = Some(Rule { listed: Listed::Ignored, entries: vec![17] });
+//! let filter = ReplicationFilter { protocols: no_udp, least_ages: vec![(17, 250)], ..ReplicationFilter::default() };
+//! assert_eq!((filter.least_age_ms(17), filter.least_age_ms(6)), (250, 0));
 //! ```
 
 use std::net::IpAddr;
@@ -16,31 +16,32 @@ use ctflow_parser::uapi;
 
 use crate::limits::BATCH_DELAY_MS_MAX;
 
-/// Whether what a rule lists is what is replicated, or what is not.
+/// Whether flows that match an entry of a list are replicated or left out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Listed {
-    /// Only this.
+    /// Only flows that match an entry are replicated.
     Accepted,
-    /// All but this.
+    /// Only flows that match no entry are replicated.
     Ignored,
 }
 
-/// A list, and what it means.
+/// A list of values of one attribute, and whether flows that match it are replicated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule<T> {
-    /// What the list is.
+    /// Whether matching flows are replicated or left out.
     pub listed: Listed,
-    /// The list.
+    /// The values.
     pub entries: Vec<T>,
 }
 
 impl<T> Rule<T> {
+    /// Whether the rule accepts a flow. `matches` compares the flow's value with an entry.
     fn accepts(&self, matches: impl FnMut(&T) -> bool) -> bool {
         self.entries.iter().any(matches) == (self.listed == Listed::Accepted)
     }
 }
 
-/// Addresses that begin alike.
+/// An IP prefix: the addresses that share their first bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Prefix {
     address: IpAddr,
@@ -48,14 +49,14 @@ pub struct Prefix {
 }
 
 impl Prefix {
-    /// The addresses that have the first `bits` bits of `address`; `None` where it has not so many.
+    /// The prefix of the first `bits` bits of `address`; `None` when the address has fewer (32 for IPv4, 128 for IPv6).
     #[must_use]
     pub fn new(address: IpAddr, bits: u8) -> Option<Self> {
         let width = if address.is_ipv4() { 32 } else { 128 };
         (bits <= width).then_some(Self { address, bits })
     }
 
-    /// Whether `address` is one of them.
+    /// Whether `address` has this prefix. An address of the other family never has.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
         let differ = match (self.address, address) {
@@ -67,27 +68,30 @@ impl Prefix {
     }
 }
 
-/// What is replicated. Every rule that there is must accept a flow.
+/// The replication filter. A flow is replicated when every rule that is set accepts it; the default replicates all
+/// flows.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ReplicationFilter {
-    /// Layer-4 protocols.
+    /// Rule on the layer-4 protocol, by its IP protocol number.
     pub protocols: Option<Rule<u8>>,
-    /// Addresses: of the original source, or of the reply's, which is the server behind any translation.
+    /// Rule on addresses: the source of the original direction, or of the reply direction, which is the server behind
+    /// any translation. It matches if either does.
     pub addresses: Option<Rule<Prefix>>,
-    /// States of TCP, by the kernel's number. Other protocols pass.
+    /// Rule on the TCP state, by the kernel's number. Flows of other protocols pass.
     pub tcp_states: Option<Rule<u8>>,
-    /// Zones, of the original direction.
+    /// Rule on the zone of the original direction.
     pub zones: Option<Rule<u16>>,
-    /// The mark, under a mask.
+    /// The value that a flow's mark must have under a mask.
     pub mark: Option<Masked>,
-    /// The age in milliseconds that a flow must reach to be told of.
+    /// The age in milliseconds that a flow must reach before it is sent to peers.
     pub least_age_ms: u32,
-    /// Likewise for protocols of their own.
+    /// The same age for single protocols, in place of [`ReplicationFilter::least_age_ms`]: protocol number,
+    /// milliseconds.
     pub least_ages: Vec<(u8, u32)>,
 }
 
 impl ReplicationFilter {
-    /// The age in milliseconds that a flow of `protocol` must reach to be told of.
+    /// The age in milliseconds that a flow of `protocol` must reach before it is sent to peers.
     #[inline]
     #[must_use]
     pub fn least_age_ms(&self, protocol: u8) -> u32 {
@@ -95,9 +99,9 @@ impl ReplicationFilter {
         listed.map_or(self.least_age_ms, |(_, milliseconds)| *milliseconds)
     }
 
-    /// How long changes may wait to be told together, in milliseconds: a hundredth of the shortest least age, at most
-    /// [`BATCH_DELAY_MS_MAX`]. Who does without all flows of the last second does not need those of the last ten milliseconds, and
-    /// peers are woken less often.
+    /// How long changes may wait to be sent together, in milliseconds: a hundredth of the shortest least age, at most
+    /// [`BATCH_DELAY_MS_MAX`]. Where flows younger than a second may be lost, 10 ms more are acceptable, and peers are
+    /// woken less often.
     #[must_use]
     pub fn batch_delay_ms(&self) -> u32 {
         let ages = self.least_ages.iter().map(|(_, milliseconds)| *milliseconds);
@@ -105,15 +109,15 @@ impl ReplicationFilter {
         (shortest / 100).min(BATCH_DELAY_MS_MAX)
     }
 
-    /// Whether every flow is to be replicated.
+    /// Whether every flow is replicated once it has reached its least age.
     #[must_use]
     pub fn selects_all(&self) -> bool {
-        let ages = |choice: &Self| (choice.least_age_ms, choice.least_ages.clone());
+        let ages = |filter: &Self| (filter.least_age_ms, filter.least_ages.clone());
         let (least_age_ms, least_ages) = ages(self);
         *self == Self { least_age_ms, least_ages, ..Self::default() }
     }
 
-    /// Whether the flow is to be replicated, as it is now.
+    /// Whether every rule accepts the flow in its present state. The age is not checked here.
     #[inline]
     #[must_use]
     pub fn selects(&self, flow: &FlowView<'_>) -> bool {
@@ -128,6 +132,7 @@ impl ReplicationFilter {
         protocol() && self.accepts_state(flow, orig.proto) && in_zone() && marked() && address()
     }
 
+    /// Whether the rule on TCP states accepts the flow.
     fn accepts_state(&self, flow: &FlowView<'_>, protocol: u8) -> bool {
         let Some(rule) = self.tcp_states.as_ref().filter(|_| protocol == uapi::IPPROTO_TCP) else { return true };
         let state = flow.proto.and_then(|proto| proto.state()).unwrap_or(0);
@@ -154,41 +159,41 @@ mod tests {
 
     #[test]
     fn changes_wait_only_where_every_protocol_has_a_least_age() {
-        let pause = |least_age_ms, least_ages| {
+        let delay = |least_age_ms, least_ages| {
             ReplicationFilter { least_age_ms, least_ages, ..ReplicationFilter::default() }.batch_delay_ms()
         };
-        assert_eq!(pause(0, vec![(17, 60_000)]), 0);
-        assert_eq!(pause(1_000, vec![(6, 0)]), 0);
-        assert_eq!(pause(60_000, vec![(17, 250)]), 2);
-        assert_eq!(pause(60_000, vec![]), 10);
+        assert_eq!(delay(0, vec![(17, 60_000)]), 0);
+        assert_eq!(delay(1_000, vec![(6, 0)]), 0);
+        assert_eq!(delay(60_000, vec![(17, 250)]), 2);
+        assert_eq!(delay(60_000, vec![]), 10);
     }
 
     #[test]
     fn every_rule_must_accept() {
-        let accepted = |of| Some(Rule { listed: Listed::Accepted, entries: of });
+        let accepted = |entries| Some(Rule { listed: Listed::Accepted, entries });
         let prefix = Prefix::new("10.1.0.0".parse().unwrap(), 16).unwrap();
-        let choice = ReplicationFilter { protocols: accepted(vec![6, 17]), ..ReplicationFilter::default() };
-        assert!(choice.selects(&flow(6, "10.1.2.3", "10.9.9.9")));
-        assert!(!choice.selects(&flow(1, "10.1.2.3", "10.9.9.9")));
+        let filter = ReplicationFilter { protocols: accepted(vec![6, 17]), ..ReplicationFilter::default() };
+        assert!(filter.selects(&flow(6, "10.1.2.3", "10.9.9.9")));
+        assert!(!filter.selects(&flow(1, "10.1.2.3", "10.9.9.9")));
         let ignored = Some(Rule { listed: Listed::Ignored, entries: vec![prefix] });
-        let choice = ReplicationFilter { addresses: ignored, ..choice };
-        assert!(!choice.selects(&flow(6, "10.1.2.3", "10.9.9.9")));
-        assert!(!choice.selects(&flow(6, "10.2.2.3", "10.1.9.9")), "the server behind the translation counts");
-        assert!(choice.selects(&flow(6, "10.2.2.3", "10.9.9.9")));
-        let choice = ReplicationFilter { mark: Some(Masked { value: 4, mask: 6 }), ..choice };
+        let filter = ReplicationFilter { addresses: ignored, ..filter };
+        assert!(!filter.selects(&flow(6, "10.1.2.3", "10.9.9.9")));
+        assert!(!filter.selects(&flow(6, "10.2.2.3", "10.1.9.9")), "the server behind the translation counts");
+        assert!(filter.selects(&flow(6, "10.2.2.3", "10.9.9.9")));
+        let filter = ReplicationFilter { mark: Some(Masked { value: 4, mask: 6 }), ..filter };
         let marked = |mark| FlowView { mark: Some(mark), ..flow(6, "10.2.2.3", "10.9.9.9") };
-        assert!(choice.selects(&marked(5)) && !choice.selects(&marked(2)));
+        assert!(filter.selects(&marked(5)) && !filter.selects(&marked(2)));
     }
 
     #[test]
     fn tcp_states_apply_to_tcp_only() {
         let rule = Some(Rule { listed: Listed::Accepted, entries: vec![3] });
-        let choice = ReplicationFilter { tcp_states: rule, ..ReplicationFilter::default() };
+        let filter = ReplicationFilter { tcp_states: rule, ..ReplicationFilter::default() };
         let state = |state| FlowView {
             proto: Some(ProtoInfo::Tcp(TcpInfo { state: Some(state), ..TcpInfo::default() })),
             ..flow(6, "10.0.0.1", "10.0.0.2")
         };
-        assert!(choice.selects(&state(3)) && !choice.selects(&state(1)) && choice.selects(&flow(17, "::1", "::2")));
+        assert!(filter.selects(&state(3)) && !filter.selects(&state(1)) && filter.selects(&flow(17, "::1", "::2")));
     }
 
     #[test]

@@ -1,6 +1,7 @@
-//! Events on their way into a shard: a batch of datagrams taken apart, counted and applied, its flows fetched first.
+//! Applies a batch of event datagrams to a shard: prefetches the flows, parses the messages, counts and applies them.
 //!
-//! Besides, they are shown to whoever watches, and noted where they do not say everything (`untold.rs`).
+//! It also forwards the events to watchers, and passes them to `unreported.rs`, which finds changes that events do not
+//! report.
 
 use std::hint::black_box;
 
@@ -18,10 +19,10 @@ use crate::unreported::Unreported;
 use crate::watch::Watcher;
 use crate::worker::now_ms;
 
-/// Nanoseconds of a millisecond.
+/// Nanoseconds in a millisecond.
 const NS_PER_MS: u64 = 1_000_000;
 
-/// Where a round's events go.
+/// The sink of one round's events.
 pub struct Intake<'w> {
     shard: &'w mut Shard,
     counts: &'w mut Counts,
@@ -29,32 +30,33 @@ pub struct Intake<'w> {
     unreported: Option<&'w mut Unreported>,
     meter: Option<&'w mut Meter>,
     malformed: Option<ParseError>,
+    /// Whether no datagram of this round has arrived yet.
     is_first: bool,
 }
 
 impl<'w> Intake<'w> {
-    /// Into this shard, counted here.
+    /// A sink that applies events to `shard` and counts them in `counts`.
     pub fn new(shard: &'w mut Shard, counts: &'w mut Counts) -> Self {
         Self { shard, counts, watchers: &mut [], unreported: None, meter: None, malformed: None, is_first: true }
     }
 
-    /// Shows events to those who watch, and notes what they do not say.
+    /// Also passes the events to `watchers` and `unreported`.
     pub(crate) fn with_watchers(&mut self, watchers: &'w mut [Watcher], unreported: Option<&'w mut Unreported>) {
         (self.watchers, self.unreported) = (watchers, unreported);
     }
 
-    /// Measures what each step takes.
+    /// Also measures the processor time of each step, if `meter` is on.
     pub(crate) fn measure(&mut self, meter: &'w mut Meter) {
         self.meter = Some(meter).filter(|meter| meter.is_on());
     }
 
-    /// A lap of the meter.
+    /// Nanoseconds since the meter's last lap; 0 when it is off.
     #[inline]
     fn lap(&mut self) -> u64 {
         self.meter.as_mut().map_or(0, |meter| meter.lap())
     }
 
-    /// Why the first message was not understood that was not.
+    /// The error of the first malformed message, if there was any.
     #[must_use]
     pub fn malformed(&self) -> Option<ParseError> {
         self.malformed
@@ -64,11 +66,12 @@ impl<'w> Intake<'w> {
 impl Sink for Intake<'_> {
     fn on_datagrams(&mut self, datagrams: &[&[u8]]) {
         if std::mem::take(&mut self.is_first) {
-            self.shard.set_time(now_ms()); // when what was waited for came
+            self.shard.set_time(now_ms()); // the events that ended the wait arrived now
         }
         let mut parsed_ns = 0;
         if self.meter.is_some() {
             self.counts.receive_cpu_ns += self.lap();
+            // Parsing and applying are interleaved, so parsing alone is measured by a pass of its own.
             datagrams.iter().for_each(|datagram| parse_only(datagram));
             parsed_ns = self.lap();
             self.counts.parse_cpu_ns += parsed_ns;
@@ -83,11 +86,11 @@ impl Sink for Intake<'_> {
                 self.malformed.get_or_insert(error);
             }
         }
-        self.counts.cache_cpu_ns += self.lap().saturating_sub(parsed_ns); // they were taken apart once more
+        self.counts.cache_cpu_ns += self.lap().saturating_sub(parsed_ns); // less the second parsing
     }
 }
 
-/// Takes a datagram apart, for nothing but to see what that takes.
+/// Parses a datagram and drops the result, to measure the cost of parsing.
 fn parse_only(datagram: &[u8]) {
     let mut view = FlowView::default();
     for message in Messages::new(datagram) {
@@ -97,14 +100,15 @@ fn parse_only(datagram: &[u8]) {
     }
 }
 
-/// The family and id of the flow that a datagram's first message is of.
+/// The address family and id of the flow in a datagram's first message.
 #[inline]
 fn flow_of(datagram: &[u8]) -> Option<(u8, u32)> {
     let Some(Ok(Message::Record(record))) = Messages::new(datagram).next() else { return None };
     Some((record.family(), record.flow_id()?))
 }
 
-/// Takes in every message of one datagram, each in `view` meanwhile; gives the first reason why one was not understood.
+/// Applies every message of one datagram, parsing each into `view`. Returns the error of the first malformed one; the
+/// others are applied all the same.
 #[inline]
 fn apply_frame<'f>(
     shard: &mut Shard,
@@ -128,6 +132,7 @@ fn apply_frame<'f>(
     result
 }
 
+/// Applies one record, an event of a flow or an expectation.
 #[inline]
 fn apply_record<'f>(
     shard: &mut Shard,
@@ -142,7 +147,7 @@ fn apply_record<'f>(
             counts.events_expect += 1;
             let expectation = record.expect()?;
             if record.event() == Event::New {
-                unreported.into_iter().for_each(|untold| untold.on_expectation(&expectation));
+                unreported.into_iter().for_each(|unreported| unreported.on_expectation(&expectation));
             }
             let applied = shard.apply_expectation(record.event(), &expectation);
             counts.expectations_refused += u64::from(applied == Applied::Full);
@@ -159,20 +164,21 @@ fn apply_record<'f>(
     record.read_flow(view)?;
     let flow = &*view;
     if let Some(event_ns) = flow.event_ns {
-        shard.set_time(event_ns / NS_PER_MS); // it may have waited in the socket since
+        shard.set_time(event_ns / NS_PER_MS); // it may have waited in the socket since then
     }
-    if let Some(untold) = unreported {
+    if let Some(unreported) = unreported {
         if event != Event::Destroy {
-            untold.on_flow(flow);
-        } else if untold.has_moved(flow) {
+            unreported.on_flow(flow);
+        } else if unreported.has_moved(flow) {
             counts.moved += 1;
-            return Ok(());
+            return Ok(()); // the flow goes on behind the other firewall: it stays in the shard
         }
     }
     count_applied(counts, shard.apply(event, flow));
     Ok(())
 }
 
+/// Counts the outcome of an event or a dumped flow.
 #[inline]
 pub(crate) fn count_applied(counts: &mut Counts, applied: Applied) {
     match applied.change() {
@@ -198,7 +204,7 @@ mod tests {
     use super::*;
     use crate::server::frame::Entries;
 
-    /// When a flow changed that is made by an event that the kernel stamped so, and read at 9 s.
+    /// The change time of a flow that was created by an event with the kernel timestamp `event_ns`, read at 9 s.
     fn changed_ms(event_ns: Option<u64>) -> u64 {
         let ends = |src: [u8; 4], dst: [u8; 4]| Tuple {
             src: src.into(),
@@ -215,9 +221,9 @@ mod tests {
         let mut shard = Shard::new(10);
         shard.set_time(9_000);
         apply_frame(&mut shard, &mut Counts::default(), None, &mut FlowView::default(), writer.bytes()).unwrap();
-        let mut shown = Vec::new();
-        (0..256).for_each(|bucket| shard.encode_bucket(bucket, 0, &mut shown));
-        Entries::new(&shown).next().unwrap().unwrap().0.changed_ms
+        let mut entries = Vec::new();
+        (0..256).for_each(|bucket| shard.encode_bucket(bucket, 0, &mut entries));
+        Entries::new(&entries).next().unwrap().unwrap().0.changed_ms
     }
 
     #[test]

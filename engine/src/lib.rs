@@ -1,4 +1,5 @@
-//! Threads, memory and the kernel.
+//! Threads, memory and the kernel: event sockets, workers with their shards, kernel resyncs, replication over links,
+//! takeover, and the control server.
 
 mod access;
 pub mod drain;
@@ -15,6 +16,7 @@ mod meter;
 pub mod metrics;
 pub mod netlink;
 pub mod nft;
+pub mod os_error;
 pub mod pace;
 pub mod receive;
 pub mod replication;

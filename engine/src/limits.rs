@@ -1,7 +1,7 @@
-//! Every bound of the event path, and how it was derived.
+//! Every bound of the engine, and how it was derived.
 //!
-//! Bounds that depend on each other are checked against each other at compile time, at the end of this file: changing one
-//! of them either still adds up or does not build.
+//! Bounds that depend on each other are checked at compile time, at the end of this file. A change that breaks such a
+//! relation does not build.
 
 use std::time::Duration;
 
@@ -9,385 +9,398 @@ use ctflow_parser::request::REQUEST_BYTES;
 
 use crate::server::frame::PAYLOAD_BYTES_MAX;
 
-/// Bytes of socket buffer that one conntrack event takes: what the kernel charges for the packet buffer (a 1 KiB data
+/// Bytes of socket buffer that one conntrack event uses: what the kernel charges for the packet buffer (a 1 KiB data
 /// block and 256 bytes of bookkeeping), whatever the message's own 100 to 300 bytes. Measured on Linux 6.18, x86-64.
 pub const EVENT_BUFFER_BYTES: usize = 1_280;
 
-/// The least that any packet buffer is charged for: its bookkeeping (`struct sk_buff` and `skb_shared_info`), without data.
+/// The least bytes that the kernel charges for a packet buffer: its bookkeeping (`struct sk_buff` and
+/// `skb_shared_info`) without data.
 pub const EVENT_BUFFER_BYTES_MIN: u32 = 512;
 
-/// Bytes of one receive buffer. Events are 100 to 300 bytes as a rule; labels, a helper, a security context, counters and
-/// sequence adjustment add some hundreds. 8 KiB leave room for what kernels to come may add, and what is larger all the
-/// same is counted.
+/// Bytes of one receive buffer. Events usually have 100 to 300 bytes. Labels, a helper, a security context, counters
+/// and sequence adjustment add some hundreds. 8 KiB leave room for what later kernels may add. Longer events are
+/// dropped and counted.
 pub const DATAGRAM_BYTES: usize = 8 * 1_024;
 
-/// From one receive buffer to the next: five cache lines more than a buffer, which is what an event takes. At a power of two
-/// the events of a batch would all fall into the same few sets of the processor's caches and push each other out.
+/// Distance between the starts of two receive buffers, in bytes: a buffer and five cache lines, as many as an event
+/// uses. At a power of two the events of a batch would all fall into the same few sets of the processor's caches and
+/// evict each other.
 pub const DATAGRAM_STRIDE: usize = DATAGRAM_BYTES + 5 * 64;
 
-/// Buffers that one io_uring back end provides to the kernel; a power of two, as the kernel asks. It is what the kernel can
-/// fill before this side gives buffers back: 1 MiB. From 64 to 1,024 of them, the cost of an event does not differ by more
-/// than the measurement's own noise, so the memory decides.
+/// Buffers that one io_uring back end provides to the kernel; the kernel requires a power of two. The kernel can fill
+/// so many, 1 MiB, before the reader recycles them. From 64 to 1,024 buffers the cost of an event differs by no more
+/// than the measurement's noise, so the memory decides.
 pub const RING_BUFFERS: u16 = 128;
 
-/// Completions the ring holds: every buffer filled, and besides them one ending of the receive and one of each watch.
+/// Completions that the ring holds: one for every buffer, and in addition one end of the receive and one of each watch.
 pub const RING_COMPLETIONS: u32 = 2 * RING_BUFFERS as u32;
 
-/// Requests waiting to be submitted: the receive and each watched descriptor once, rounded up to a power of two.
+/// Requests that wait to be submitted: the receive and each watched descriptor once, rounded up to a power of two.
 pub const RING_SUBMISSIONS: u32 = 16;
 
-/// Datagrams that are taken together, by one `recvmmsg` call or as completions, and handed on together: 520 KiB of buffers.
-/// Twice as many make an event no cheaper.
+/// Datagrams that are read together, by one `recvmmsg` call or as completions, and passed to the sink together: 520 KiB
+/// of buffers. A batch of twice as many makes an event no cheaper.
 pub const RECEIVE_BATCH: usize = 64;
 
-/// Datagrams after which one receive call returns even if more are queued, so that the caller gets to its other work:
+/// Datagrams after which a receive call returns even if more are queued, so that the caller gets to its other work:
 /// about 4 ms at 1 µs an event.
 pub const DATAGRAMS_PER_RECEIVE: usize = 4_096;
 
-/// Descriptors besides the socket that can wake a receive: shutdown, commands, standard output, signals, a timer, and
-/// as many again.
+/// Descriptors besides the socket that can end a wait: shutdown, commands, standard output, signals, a timer, and a few
+/// in reserve.
 pub const INTERRUPTS: usize = 8;
 
-/// Socket buffer asked for when nothing else is said, in bytes. The kernel doubles it: 13,107 events, which is 130 ms of
+/// Socket buffer that is requested by default, in bytes. The kernel doubles it: 13,107 events, which is 130 ms of
 /// 100,000 events a second.
 pub const SOCKET_BUFFER_BYTES: usize = 8 * 1_024 * 1_024;
 
-/// Where growing a socket buffer ends when nothing else is said, in bytes asked. Longest stall to ride out: 200 ms
-/// (a worker waiting for its core) at 1,000,000 events a second, which is rate × stall × 1,280 / 2 = 128 MB.
+/// Largest socket buffer that is requested by default as it grows, in bytes. It bridges a stall of 200 ms (a worker
+/// that waits for its core) at 1,000,000 events a second: rate × stall × 1,280 / 2 = 128 MB.
 pub const SOCKET_BUFFER_BYTES_CEILING: usize = 128 * 1_024 * 1_024;
 
-/// The most a socket buffer can be asked to be, in bytes: the kernel doubles it into a signed 32-bit number.
+/// Largest socket buffer that can be requested, in bytes: the kernel doubles it into a signed 32-bit number.
 pub const SOCKET_BUFFER_BYTES_MAX: usize = 1_024 * 1_024 * 1_024 - 1;
 
-/// The longest that events are left to pile up before a wake-up: the most that pacing may add to an event's latency.
-/// At a millisecond the wake-up's 5 µs are half a percent; longer buys nothing measurable.
+/// The longest that events pile up before a wake-up, and so the most that pacing adds to an event's latency. At a
+/// millisecond the wake-up's 5 µs are half a percent. A longer wait saves nothing measurable.
 pub const WAIT_MAX: Duration = Duration::from_millis(1);
 
-/// The shortest wait worth asking for: the kernel's own timer slack. Below it the reader wakes with the next event.
+/// The shortest wait that is requested: the kernel's own timer slack. Below it the reader wakes with the next event.
 pub const WAIT_MIN: Duration = Duration::from_micros(50);
 
 /// Events within [`WAIT_MAX`] from which it pays to let them pile up. Below it at most 8,000 wake-ups a second are
-/// saved, some 4 % of a core, and latency is worth more.
+/// saved, some 4 % of a core, and low latency is worth more.
 pub const BUSY_EVENTS: usize = 8;
 
-/// Events may pile up to this fraction (one in so many) of the socket buffer; the rest is for a stall of the reader.
+/// Events may pile up to one in so many parts of the socket buffer. The rest is for a stall of the reader.
 pub const PILE_UP_FRACTION: usize = 4;
 
-/// Layer-4 protocols a kernel-side filter can name. All there are with a tracker of their own is nine.
+/// Layer-4 protocols that a kernel-side filter can name. Only nine have a tracker of their own.
 pub const FILTER_PROTOCOLS: usize = 32;
 
-/// Port ids whose own changes can be filtered: a few sockets of this process commit, and each costs one comparison
-/// in the packet path.
+/// Netlink port ids whose own changes can be filtered out. A few sockets of this process commit, and each costs one
+/// comparison in the packet path.
 pub const FILTER_PORT_IDS: usize = 16;
 
-/// Workers that can share the events between them. Each socket costs the packet path 3 to 5 %.
+/// Workers that can share the events. Each socket costs the packet path 3 to 5 %.
 pub const WORKERS: u32 = 64;
 
-/// Instructions of the longest steering program: four a port id or protocol, and under a hundred for the rest.
+/// Instructions of the longest steering program: four for each port id or protocol, and under a hundred for the rest.
 pub const STEER_INSTRUCTIONS: usize = 4 * (FILTER_PROTOCOLS + FILTER_PORT_IDS) + 100;
 
-/// Workers when nothing else is said, at most: a quarter of the cores up to this. Each further socket costs the packet path
-/// 3 to 5 %.
+/// Most workers by default: a quarter of the cores, up to this. Each further socket costs the packet path 3 to 5 %.
 pub const WORKERS_DEFAULT_MAX: u32 = 8;
 
-/// Small tables in a shard, for each family. With a million flows in it a table indexes 4,000 of them, and its growth
-/// stops the worker for a few hundred microseconds at most.
+/// Small tables in a shard, for each address family. With a million flows in a shard, a table indexes 4,000 of them,
+/// and its growth stops the worker for a few hundred microseconds at most.
 pub const TABLES_PER_SHARD: usize = 256;
 
-/// Records in one chunk of a slab: 56 KiB of IPv4 flows, few enough to touch at once and many enough that a million
-/// flows are a thousand chunks.
+/// Records in one chunk of a slab: 56 KiB of IPv4 flows. It is few enough to populate at once, and enough that a
+/// million flows are a thousand chunks.
 pub const SLAB_CHUNK_RECORDS: usize = 1_024;
 
-/// Flows of each family that a shard holds when nothing else is said: 16 times the kernel's default table of 262,144, a
-/// shard; 260 MB when all of it is in use.
+/// Flows of each address family that a shard holds by default: 16 times the kernel's default table of 262,144. A shard
+/// uses 260 MB when it is full.
 pub const FLOWS_PER_SHARD: u32 = 4_194_304;
 
-/// Flows of each family whose change waits to be told to replicas. At 100,000 events a second they are told within
-/// milliseconds, so this is a replication stage that stands still for ten seconds; past it their buckets are told whole.
+/// Flows of each address family whose change waits to be sent to replicas. At 100,000 events a second they are sent
+/// within milliseconds, so the bound is a replication stage that stands still for ten seconds. Past it, their buckets
+/// are sent whole.
 pub const LEDGER_DIRTY_MAX: usize = 1_048_576;
 
-/// Flows that wait for their least age, for each least age there is: 1,000,000 flows a second for a second. Past it a flow
-/// is told at once. 16 MB when full.
+/// Flows that wait for their least age, for each least age that is configured: 1,000,000 flows a second for a second.
+/// Past it a flow is sent at once. 16 MB when full.
 pub const LEDGER_YOUNG_MAX: usize = 1_048_576;
 
-/// The longest that changes wait to be told together where all flows must be of some age, in milliseconds: a takeover misses
-/// no more than that besides, and at 100,000 events a second a batch is full by then.
+/// The longest that changes wait to be sent together where all flows need a least age, in milliseconds. A takeover
+/// loses no more than that in addition, and at 100,000 events a second a batch is full by then.
 pub const BATCH_DELAY_MS_MAX: u32 = 10;
 
-/// Ended flows that wait to be told, 40 bytes each; past it their buckets are told whole.
+/// Ends of flows that wait to be sent, 40 bytes each. Past it their buckets are sent whole.
 pub const LEDGER_ENDS_MAX: usize = 262_144;
 
-/// Batches that wait for the replication stage to take them before a shard tells no more: 350 KB. What changes meanwhile is
-/// told later, as it is then.
+/// Batches that wait for the replication stage before a shard is drained no further: 350 KB. Flows that change
+/// meanwhile are sent later, in their newest state.
 pub const OUTBOX_BATCHES: usize = 256;
 
-/// Batches on their way from a worker to the replication stage: 90 KB a worker, a millisecond at 100,000 events a second.
+/// Batches in the channel from a worker to the replication stage: 90 KB a worker, a millisecond at 100,000 events a
+/// second.
 pub const STAGE_BATCHES: usize = 64;
 
-/// What a worker can be asked for before whoever asks has to wait.
+/// Requests in a worker's channel. When it is full, the requester has to wait.
 pub const REQUESTS_PER_WORKER: usize = 8;
 
-/// What a worker does of it between two batches of events: a bucket each at most, a millisecond with four million flows.
+/// Requests that a worker answers between two batches of events. The longest is a bucket: a millisecond with four
+/// million flows.
 pub const REQUESTS_PER_ROUND: usize = 1;
 
-/// How long a worker may take to answer whoever can wait for it. A round of it is milliseconds; one that takes a second is
-/// stuck.
+/// The longest that a requester waits for a worker's answer. A round of a worker takes milliseconds; one that takes a
+/// second is stuck.
 pub const WORKER_ANSWER_MAX: Duration = Duration::from_secs(1);
 
-/// Flows put into the kernel together: what a worker is asked of them at once takes it some ten microseconds, and they take
-/// the kernel two milliseconds.
+/// Flows that hot mode injects into the kernel together. A worker compares so many with its shard in some ten
+/// microseconds, and the kernel creates them in two milliseconds.
 pub const INJECT_FLOWS: usize = 512;
 
-/// How long two nodes may be primary together before that is said to be wrong: a change of roles reaches them one after
-/// the other, and VRRP's next advertisement is a second away.
+/// How long two nodes may both be primary before it is reported as an error. A role change reaches them one after the
+/// other, and VRRP's next advertisement is a second away.
 pub const SPLIT_BRAIN_GRACE: Duration = Duration::from_secs(5);
 
-/// How often it is looked whether peers are live whose flows are held in this kernel.
+/// Interval at which hot mode checks whether the peers are live whose flows this kernel holds.
 pub const HOT_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How often everything that is held is confirmed: well before a flow that never changes has so little time left that it
-/// does not count as held, after 11 days.
+/// Interval at which hot mode confirms all flows that it holds in the kernel. A flow that is not confirmed for 11 days
+/// has so little time left that it no longer counts as held.
 pub const HOT_CONFIRM_INTERVAL: Duration = Duration::from_secs(24 * 3_600);
 
 /// Seconds by which the kernel's count of a timeout may differ from this process's.
 pub const HOT_SLACK_S: u64 = 2;
 
-/// How soon it is tried again to put replicas into a kernel that refused all requests.
+/// Delay before hot mode injects flows again into a kernel that refused all requests.
 pub const HOT_RETRY: Duration = Duration::from_secs(1);
 
-/// Buckets of replicas that a commit has read ahead of the kernel: one that is being encoded, and one ready.
+/// Buckets of replicas that a commit reads ahead of the kernel: one that is being encoded, and one ready.
 pub const COMMIT_BUCKETS_AHEAD: usize = 2;
 
-/// How long a client waits for a commit: one of four million flows takes some 15 s.
+/// How long a client waits for a commit. One of four million flows takes some 15 s.
 pub const SERVER_COMMIT_MAX: Duration = Duration::from_secs(120);
 
-/// Bytes of flows with a master that a commit keeps until the masters are there: 500,000 of them.
+/// Bytes of flows with a master that a commit keeps until their masters are committed: 500,000 flows.
 pub const COMMIT_RELATED_BYTES: usize = 64 * 1_024 * 1_024;
 
-/// Different reasons of refusal that a commit tells apart.
+/// Different reasons of refusal that a commit counts apart.
 pub const COMMIT_REASONS: usize = 16;
 
-/// Expectations that a shard or a replica holds: 16 times the kernel's default bound for all of them on a large machine.
+/// Expectations that a shard or a replica holds: 16 times the kernel's default bound on all expectations on a large
+/// machine.
 pub const EXPECTATIONS_MAX: usize = 65_536;
 
-/// Flows destroyed during a resync's dump that are kept in mind. A dump of a million flows takes about 3 s, in which a
-/// shard sees some 100,000 flows end; past the bound the resync is done again.
+/// Flows destroyed during a resync's dump that a shard remembers. A dump of a million flows takes about 3 s, in which
+/// some 100,000 flows of a shard end. Past the bound the resync is repeated.
 pub const RESYNC_DESTROYED_MAX: usize = 262_144;
 
-/// Bytes of the buffer a dump is read with. The kernel composes as much as the last read had room for, up to 32 KiB.
+/// Bytes of the buffer that a dump is read into. The kernel composes as much as the last read had room for, up to 32
+/// KiB.
 pub const DUMP_BUFFER_BYTES: usize = 32 * 1_024;
 
-/// Requests sent together. From 32 on, creating flows gets no faster: the kernel's own work on them is what is left. More
-/// would only need more room for the answers, should all be refused.
+/// Requests that are sent together. From 32 on, creating flows gets no faster, because only the kernel's own work is
+/// left. More would need more room for the answers, should all be refused.
 pub const BATCH_REQUESTS: usize = 64;
 
-/// Questions sent together: each is answered by a message that the kernel charges a page and its bookkeeping for, 4.7 KiB,
-/// and all of them must fit the receive buffer.
+/// Queries that are sent together. The kernel answers each by a message that it charges with a page and its
+/// bookkeeping, 4.7 KiB, and all of them must fit the receive buffer.
 pub const BATCH_QUERIES: usize = 16;
 
-/// Bytes of requests sent together: 64 of 448 bytes, where the usual ones have 130 to 300, and room for one of the longest
-/// there are. A send buffer holds 208 KiB unless somebody changed `net.core.wmem_default`.
+/// Bytes of requests that are sent together: 64 of 448 bytes, where usual ones have 130 to 300, with room for one of
+/// the longest. A send buffer holds 208 KiB unless `net.core.wmem_default` was changed.
 pub const BATCH_BYTES: usize = 32 * 1_024;
 
-/// Bytes that a load file's checked lines are kept in, as requests of 150 to 300 bytes, until all lines are checked: what
-/// fills the kernel's default table of 262,144 flows. Lines past it are read from the file again.
+/// Bytes of requests (150 to 300 bytes each) that a load file's checked lines are kept in until all lines are checked.
+/// They fill the kernel's default table of 262,144 flows. Lines past the bound are read from the file again.
 pub const LOAD_PREPARED_BYTES: usize = 64 * 1_024 * 1_024;
 
-/// Receive buffer asked for so that every request sent together can be refused, in bytes. A refusal is short, and charged
-/// as any short message. The kernel doubles it, which is the margin.
+/// Receive buffer that is requested so that every request sent together can be refused, in bytes. A refusal is short,
+/// and charged as any short message. The kernel doubles the size, which is the margin.
 pub const BATCH_ANSWERS_BYTES: usize = BATCH_REQUESTS * EVENT_BUFFER_BYTES;
 
-/// Parts of a dump that are read ahead of their user: 256 KiB, which a write to a slow disk or pipe may hold up.
+/// Parts of a dump that are read ahead of their user: 256 KiB. The user may be held up by writing to a slow disk or
+/// pipe.
 pub const DUMP_PARTS_AHEAD: usize = 8;
 
 /// Bytes of dumped messages from which they are sent to their shard: about 60 flows, 30 µs of a worker's time.
 pub const RESYNC_BATCH_BYTES: usize = 16 * 1_024;
 
-/// Commands that wait for one worker; past that the dump waits. With the batches' size: 400 KiB a worker.
+/// Commands that wait for one worker. Past it, reading the dump pauses. With the batches' size: 400 KiB a worker.
 pub const COMMANDS_PER_WORKER: usize = 8;
 
-/// Commands that a worker carries out between two batches of events: 60 µs at most.
+/// Commands that a worker runs between two batches of events: 60 µs at most.
 pub const RESYNC_BATCHES_PER_ROUND: usize = 2;
 
-/// Reports of one worker that can be under way: a wish before and one after a resync began, the beginning and the end of
-/// that resync, and the end of the worker.
+/// Reports of one worker that can be queued: a needed resync before and after the start of a resync, the start and the
+/// end of that resync, and the end of the worker.
 pub const REPORTS_PER_WORKER: usize = 5;
 
-/// How often the number of flows held is compared with the kernel's: one request each time, 10 µs.
+/// Interval at which the number of flows held is compared with the kernel's: one request each time, 10 µs.
 pub const RECONCILE_CHECK: Duration = Duration::from_secs(5);
 
-/// Comparisons in a row that must find too many flows held before everything is resynchronised: events on their way are
+/// Comparisons in a row that must find too many flows held before all shards are resynchronised. Queued events are
 /// milliseconds old, not ten seconds.
 pub const RECONCILE_CHECKS: u32 = 2;
 
-/// How many flows too many are none: one in so many of the kernel's, and at least as many. On a busy firewall the two
-/// counts are never taken at the same instant.
+/// Excess of flows held that is tolerated: one in so many of the kernel's, and at least as many. On a busy firewall the
+/// two numbers are never read at the same instant.
 pub const RECONCILE_SLACK: u64 = 64;
 
-/// The longest without a resync. A dump of a million flows takes the kernel 2 s of one core: 0.3 % of ten minutes.
+/// The longest time without a resync. A dump of a million flows costs the kernel 2 s of one core: 0.3 % of ten minutes.
 pub const RECONCILE_INTERVAL: Duration = Duration::from_secs(600);
 
-/// Parts of a dump that the control thread reads before it looks for reports again: 32 × 32 KiB, about 10 ms.
+/// Parts of a dump that the control thread reads before it reads reports again: 32 × 32 KiB, about 10 ms.
 pub const RESYNC_PARTS_PER_ROUND: usize = 32;
 
-/// How soon the control thread tries again when a worker's channel was full.
+/// Delay before the control thread tries again when a worker's channel was full.
 pub const RESYNC_RETRY: Duration = Duration::from_millis(1);
 
-/// The shortest time between the end of one resync and the beginning of the next. A firewall that loses events all the
-/// time would otherwise spend its time on dumps, and lose more.
+/// The shortest time between the end of one resync and the start of the next. Without it, a firewall that keeps losing
+/// events would spend its time on dumps and lose more.
 pub const RESYNC_INTERVAL_MIN: Duration = Duration::from_secs(1);
 
-/// Places that a sweep looks at between two batches of events: about 20 µs when nothing is purged, 1 ms when all is.
+/// Slots that a sweep checks between two batches of events: about 20 µs when no flow is purged, 1 ms when all are.
 pub const SWEEP_SLICE: u32 = 4_096;
 
-/// Links that a node may have, of which one carries the deltas.
+/// Links that a node may have. One of them carries the deltas.
 pub const LINKS: usize = 4;
 
-/// Event tokens of a link: its socket, connections that were accepted and dialled.
+/// Event tokens of a link: for its socket, and for accepted and dialled connections.
 pub const LINK_TOKENS: usize = 64;
 
-/// Connections that a TCP link accepts: twice as many as peers, for those that are being replaced.
+/// Connections that a TCP link accepts: twice as many as peers, for connections that are being replaced.
 pub const LINK_ACCEPTED_MAX: usize = 32;
 
-/// Peers of one link. Every batch goes to each of them, so many are better served by multicast.
+/// Peers of one link. Every batch goes to each of them, so more are better served by multicast.
 pub const LINK_PEERS: usize = LINK_TOKENS - 1 - LINK_ACCEPTED_MAX;
 
-/// Flows that wait to be told anew: more than helpers expect anything of in 20 ms, at 100,000 expectations a second. What
-/// does not fit is told by the next resync.
+/// Sequence-adjustment refreshes that wait: more than helpers create expectations in 20 ms, at 100,000 a second. Past
+/// it the next resync brings the adjustment.
 pub const SEQADJ_REFRESHES: usize = 2_048;
 
-/// How long after its expectation a flow is told anew. The kernel rewrites the packet right after it has
-/// told of the expectation, unless something takes its core from it.
+/// How long after its expectation a flow's sequence adjustment is refreshed. The kernel rewrites the packet right after
+/// it has sent the event of the expectation, unless its core is preempted.
 pub const SEQADJ_REFRESH_DELAY: Duration = Duration::from_millis(20);
 
-/// How long a flow that has moved with its address stays in the shard, unless a resync comes before.
+/// How long a flow whose NAT address moved stays in the shard, unless a resync removes it earlier.
 pub const MOVED_FLOW_KEEP: Duration = Duration::from_secs(60);
 
-/// How long no resync comes before: longer than the other firewall takes to notice, and to commit four million flows. What is
-/// lost meanwhile, as a firewall steps back, is found afterwards.
+/// How long no resync starts after a flow's NAT address moved: longer than the other firewall takes to notice, and to
+/// commit four million flows. Events lost meanwhile, while this firewall gives up its role, are repaired by the resync
+/// after it.
 pub const MOVED_RESYNC_HOLD: Duration = Duration::from_secs(30);
 
-/// Addresses that flows are hidden behind and that are remembered: more are a pool, which is asked for again and again.
+/// Masquerade addresses that are remembered. More addresses are a NAT pool, which is queried repeatedly.
 pub const LOCAL_ADDRESSES: usize = 1_024;
 
-/// How often at most an address is asked for that was not local.
+/// The shortest time between two queries of an address that was not local.
 pub const LOCAL_QUERY_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Services, and links, that an operator may except from the isolation of a backup. With those and the ports of four links'
-/// peers there are at most 400 rules, which go to the kernel in one message.
+/// Services, and links, that an operator may exempt from the isolation of a backup. With those and the ports of four
+/// links' peers there are at most 400 rules, which are sent to the kernel in one message.
 pub const ISOLATION_ENTRIES: usize = 64;
 
-/// Addresses besides the peers' that a link remembers, to answer those who write from others.
+/// Addresses besides the peers' that a link remembers, to answer senders with other addresses.
 pub const LINK_ADDRESSES: usize = 64;
 
-/// Socket buffers asked for, in bytes, each way: the window of 1 MiB and as much bookkeeping, with room for a second peer's.
+/// Socket buffers that are requested for each direction, in bytes: the window of 1 MiB and as much bookkeeping, and the
+/// same for a second peer.
 pub const LINK_BUFFER_BYTES: usize = 4 * 1_024 * 1_024;
 
-/// Bytes that wait to be sent over a link; past it datagrams are dropped, counted, and asked for again by the peer.
+/// Bytes that wait to be sent over a link. Past it datagrams are dropped and counted, and the peer requests them again.
 pub const LINK_QUEUE_BYTES: usize = 1_024 * 1_024;
 
-/// Datagrams sent with one call. Past 32 the call itself is no part of the cost any more.
+/// Datagrams that are sent by one call. Past 32 the call itself adds nothing to the cost any more.
 pub const LINK_SEND_BATCH: usize = 64;
 
-/// Datagrams received from a link before other work gets its turn: 5 ms of applying them.
+/// Datagrams that are received from a link before other work runs: 5 ms of applying them.
 pub const LINK_DATAGRAMS_PER_ROUND: usize = 256;
 
-/// The longest datagram there is, in bytes: see PROTOCOL.md.
+/// The longest datagram of the protocol, in bytes: see PROTOCOL.md.
 pub const LINK_DATAGRAM_MAX: usize = 65_000;
 
-/// How often the active link is chosen anew, and connections looked after.
+/// Interval at which the active link is chosen anew and connections are checked.
 pub const LINK_TICK: Duration = Duration::from_millis(100);
 
-/// Batches that the replication stage takes from a worker before it looks at other work: 2 ms of sealing and sending.
+/// Batches that the replication stage receives from a worker before it does other work: 2 ms of sealing and sending.
 pub const STAGE_BATCHES_PER_ROUND: usize = 256;
 
-/// What can be wanted of the replication stage before whoever wants has to wait.
+/// Requests in the replication stage's channel. When it is full, the requester has to wait.
 pub const STAGE_REQUESTS: usize = 16;
 
-/// How long the replication stage may take to answer. A turn of it is milliseconds; one that takes a second is stuck.
+/// How long the replication stage may take to answer. A round of the stage takes milliseconds; one that takes a second
+/// is stuck.
 pub const STAGE_ANSWER_MAX: Duration = Duration::from_secs(1);
 
-/// Wishes for a resync that wait: one of each client of the control server, and as many whose clients have gone.
+/// Resync requests that wait: one of each client of the control server, and as many whose clients have gone.
 pub const RESYNC_REQUESTS: usize = 2 * SERVER_CLIENTS;
 
-/// Clients of the control server that are served at once; the next ones wait in the socket's queue. Operators have few
-/// consoles, and monitors ask now and then.
+/// Clients that the control server serves at once. Further ones wait in the socket's queue. Operators have few
+/// consoles, and monitors send few requests.
 pub const SERVER_CLIENTS: usize = 16;
 
-/// Connections that wait to be served.
+/// Connections that wait to be accepted.
 pub const SERVER_BACKLOG: u32 = 64;
 
-/// Bytes of a request; the longest one there is takes under a hundred.
+/// Bytes of a request. The longest one that exists has under a hundred.
 pub const SERVER_REQUEST_BYTES: usize = 4_096;
 
-/// How long a client may take to ask: it has nothing to think about.
+/// How long a client may take to send its request, which a program does at once.
 pub const SERVER_REQUEST_MAX: Duration = Duration::from_secs(5);
 
-/// How long a client may not read what is there for it.
+/// How long a client may leave its answer unread.
 pub const SERVER_UNREAD_MAX: Duration = Duration::from_secs(60);
 
-/// Bytes that wait for a client before more of its answer is fetched. With a bucket on top, which is fetched whole, and is
-/// 1.6 MB with four million flows in each shard, 16 clients hold some 30 MB at worst.
+/// Bytes that wait for a client before more of its answer is fetched. A bucket, which is fetched whole, can come on
+/// top: 1.6 MB with four million flows in each shard. So 16 clients hold some 30 MB at worst.
 pub const SERVER_OUT_BYTES: usize = 256 * 1_024;
 
-/// How soon the control server asks again whose channel was full.
+/// Delay before the control server repeats a request to a thread whose channel was full.
 pub const SERVER_RETRY: Duration = Duration::from_millis(1);
 
-/// How soon it looks again whether the peers have answered, or all is on its way.
+/// Interval at which the control server checks whether the peers have answered, or all changes have been sent.
 pub const SERVER_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// How long a worker, the kernel or the daemon itself may take to answer what a client waits for. Emptying the kernel's
-/// table of millions of flows takes seconds.
+/// How long a worker, the kernel or the daemon itself may take to answer a client's request. Flushing a kernel table of
+/// millions of flows takes seconds.
 pub const SERVER_ANSWER_MAX: Duration = Duration::from_secs(60);
 
-/// How long peers may take to compare: the protocol's own bound.
+/// How long peers may take to compare replicas: the protocol's own bound.
 pub const SERVER_VERIFY_MAX: Duration = Duration::from_millis(ctflow_replicate::limits::VERIFY_MS);
 
-/// How often it is said in the log that a stranger was refused.
+/// The shortest time between two log lines about refused users of the control socket.
 pub const SERVER_REFUSAL_LOG_INTERVAL: Duration = Duration::from_secs(60);
 
-/// How long answers may still go out while the server stops.
+/// How long answers may still be sent while the server stops.
 pub const SERVER_SHUTDOWN_MAX: Duration = Duration::from_secs(1);
 
-/// How often a client that waits for a commit is told how far it is.
+/// Interval at which a client that waits for a commit is sent its progress.
 pub const SERVER_PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Threads that do for clients what blocks, each for one client.
+/// Background jobs: threads that run a client's blocking work, one for each client.
 pub const SERVER_BACKGROUND_JOBS: usize = SERVER_CLIENTS;
 
-/// Bytes of a chunk of messages on its way from a worker to a watcher: some 300 events.
+/// Bytes of a chunk of messages from a worker to a watcher: some 300 events.
 pub const WATCH_CHUNK_BYTES: usize = 64 * 1_024;
 
-/// Chunks on their way from one worker to one watcher: 4 MiB when all are full, 150 ms of 100,000 events a second.
+/// Chunks in the channel from one worker to one watcher: 4 MiB when all are full, 150 ms of 100,000 events a second.
 pub const WATCH_CHUNKS: usize = 64;
 
-/// How soon the replication stage asks a worker again whose channel was full.
+/// Delay before the replication stage repeats a request to a worker whose channel was full.
 pub const STAGE_RETRY: Duration = Duration::from_millis(1);
 
-/// The shortest datagram that a link must carry: the IPv6 minimum MTU less headers. Where the MTU is not known it is what is sent.
+/// The shortest datagram that a link must carry, in bytes: the IPv6 minimum MTU less headers. Where the MTU is not
+/// known, datagrams are no longer than this.
 pub const LINK_DATAGRAM_MIN: usize = 1_280 - 48;
 
-/// A link over which nothing genuine came for so long is not healthy: five witnesses missed.
+/// A link that has received no genuine message for so long is not healthy: five keepalives were missed.
 pub const LINK_SILENCE_MAX: Duration = Duration::from_millis(2_500);
 
-/// How long an earlier link must have been healthy again to become the active one, so that one that comes and goes is left alone.
+/// How long an earlier link must have been healthy again before it becomes the active one, so that a link that keeps
+/// failing is not used.
 pub const LINK_RECOVERY_MIN: Duration = Duration::from_secs(3);
 
-/// How often a control message goes over a link that is not the active one.
+/// Interval at which a control message is also sent over each link that is not the active one.
 pub const LINK_KEEPALIVE_INTERVAL: Duration = Duration::from_millis(500);
 
-/// How often a TCP connection is dialled.
+/// The shortest time between two attempts to dial a TCP connection.
 pub const LINK_DIAL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// How long a dialled connection may not be accepted, or not acknowledge what it was sent, before another is dialled. The
-/// kernel's own retries come ever later: after a link was cut for half a minute, another half may pass before the next.
+/// How long a dialled connection may take to be accepted, or to acknowledge sent data, before another is dialled. The
+/// kernel's own retries come at growing intervals: after a link was cut for half a minute, the next may take another
+/// half.
 pub const LINK_STALLED_MAX: Duration = Duration::from_secs(2);
 
-/// How long an accepted connection may bring nothing genuine: its peer says something twice a second, and one that has gone
-/// without a word is not told by the kernel.
+/// How long an accepted connection may carry no genuine message. Its peer sends one twice a second, and the kernel does
+/// not report a peer that has vanished.
 pub const LINK_ACCEPTED_SILENCE_MAX: Duration = Duration::from_secs(10);
 
-/// What `net.core.rmem_max` is unless somebody changed it, in bytes.
+/// The default of `net.core.rmem_max`, in bytes.
 const RMEM_MAX_DEFAULT: usize = 212_992;
 
 /// The kernel's bound on a classic BPF program (`BPF_MAXINSNS`).
@@ -397,17 +410,18 @@ const _: () = assert!(RING_BUFFERS.is_power_of_two() && RING_SUBMISSIONS.is_powe
 const _: () = assert!(RING_SUBMISSIONS as usize > INTERRUPTS);
 const _: () = assert!(RING_COMPLETIONS as usize > RING_BUFFERS as usize + 1 + INTERRUPTS);
 const _: () = assert!(DATAGRAM_BYTES.is_multiple_of(64)); // no two buffers share a cache line
-const _: () = assert!(DATAGRAMS_PER_RECEIVE.is_multiple_of(RECEIVE_BATCH)); // a receive's bound ends a batch
+const _: () = assert!(DATAGRAMS_PER_RECEIVE.is_multiple_of(RECEIVE_BATCH)); // a receive call ends with a whole batch
 const _: () = assert!(SOCKET_BUFFER_BYTES <= SOCKET_BUFFER_BYTES_CEILING);
 const _: () = assert!(SOCKET_BUFFER_BYTES_CEILING <= SOCKET_BUFFER_BYTES_MAX);
 const _: () = assert!(WAIT_MIN.as_nanos() < WAIT_MAX.as_nanos());
-const _: () = assert!(BATCH_BYTES >= 2 * REQUEST_BYTES); // the next request always has room, sent or not
-const _: () = assert!(BATCH_ANSWERS_BYTES <= RMEM_MAX_DEFAULT); // what any kernel grants
+const _: () = assert!(BATCH_BYTES >= 2 * REQUEST_BYTES); // one more request always has room, before the batch is sent
+const _: () = assert!(BATCH_ANSWERS_BYTES <= RMEM_MAX_DEFAULT); // every kernel grants so much
 const _: () = assert!(BATCH_QUERIES * 4_800 <= BATCH_ANSWERS_BYTES);
 const _: () = assert!(STEER_INSTRUCTIONS <= BPF_INSTRUCTIONS);
-// What may pile up must fit the default buffer's share many times over, or pacing would always be cut short.
+// The events that may pile up must fit their share of the default buffer many times over, or pacing would always be cut
+// short.
 const _: () = assert!(BUSY_EVENTS * PILE_UP_FRACTION * EVENT_BUFFER_BYTES < SOCKET_BUFFER_BYTES);
-// A chunk takes any message, and with one too many it fits a frame.
+// A chunk has room for any message, and with one message too many it still fits a frame.
 const _: () = assert!(DATAGRAM_BYTES <= WATCH_CHUNK_BYTES && WATCH_CHUNK_BYTES + DATAGRAM_BYTES <= PAYLOAD_BYTES_MAX);
-// Who waits for peers waits longer than the stage may take to say how far they are.
+// A client that waits for peers waits longer than the stage may take to report their progress.
 const _: () = assert!(STAGE_ANSWER_MAX.as_millis() < SERVER_VERIFY_MAX.as_millis());

@@ -1,7 +1,7 @@
-//! One event socket, drained: how long to wait, what was taken, what was lost, whether the buffer should grow. What the
-//! buffer is, and what limits it, is in the log, at the beginning and whenever it grows.
+//! Drains one event socket: decides how long to wait, receives, counts losses, and grows the socket buffer under
+//! pressure. The log has the buffer's size and limit, at the start and whenever it grows.
 //!
-//! The light half of a worker, without a cache: what `ctflow -E` reads from, and what each worker reads from.
+//! A listener keeps no flows. Each worker reads its events from one, and so does `ctflow -E`.
 
 use std::time::{Duration, Instant};
 
@@ -11,16 +11,16 @@ use crate::pace::Pace;
 use crate::receive::{self, BackendKind, Interrupts, OpenError, Receive, ReceiveError, Received, Sink, Wait};
 use crate::socket::{Buffer, EventSocket, Options, SocketError};
 
-/// A listener that cannot be opened, or not go on.
+/// A listener that cannot be opened or cannot continue.
 #[derive(Debug, Error)]
 pub enum ListenError {
-    /// The event socket.
+    /// The event socket cannot be opened, or an option of it cannot be set or read.
     #[error(transparent)]
     Socket(#[from] SocketError),
-    /// The receive back end.
+    /// The receive back end cannot be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// A receive that failed.
+    /// A receive failed.
     #[error(transparent)]
     Receive(#[from] ReceiveError),
 }
@@ -28,21 +28,21 @@ pub enum ListenError {
 /// Whether a round waits for events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Patience {
-    /// As long as the pace of events says.
+    /// It waits as long as the rate of events suggests ([`crate::pace`]).
     Paced,
-    /// Likewise, but no longer than this: something is due then.
+    /// As [`Patience::Paced`], but no longer than this, because other work is due then.
     PacedWithin(Duration),
-    /// Not at all: there is other work.
+    /// It does not wait, because other work is pending.
     None,
 }
 
-/// What one round brought.
+/// The result of one round of receiving.
 #[derive(Debug, Clone, Copy)]
 pub struct Round {
-    /// What was taken.
+    /// What the receive call did.
     pub received: Received,
-    /// Events lost since the last round: to a full socket buffer, or too long for a receive buffer. They stood behind
-    /// what was queued then, so among or after what was taken now.
+    /// Events lost since the last round: the socket buffer was full, or they were longer than a receive buffer. They
+    /// arrived behind the events queued at the last round's end, so they belong among or after those received now.
     pub lost: u64,
 }
 
@@ -55,25 +55,25 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Drains `socket` with a back end of `kind`, woken by `interrupts` too.
+    /// Opens a back end of `kind` that drains `socket`. `interrupts` wake it, too.
     ///
     /// # Errors
-    /// [`ListenError::Open`].
+    /// [`ListenError::Open`] when the back end cannot be opened.
     pub fn new(socket: EventSocket, kind: BackendKind, interrupts: Interrupts) -> Result<Self, ListenError> {
         let receive = receive::open(kind, socket.netlink(), interrupts)?;
-        tracing::info!(backend = receive.name(), "listening: {}", socket.buffer());
+        tracing::info!(backend = receive.name(), "listening for kernel events: {}", socket.buffer());
         Ok(Self { socket, receive, wait: Wait::UntilAny, last_receive: Instant::now() })
     }
 
-    /// Opens a socket and drains it, as [`Listener::new`].
+    /// Opens an event socket in the calling thread's network namespace, and a back end that drains it.
     ///
     /// # Errors
-    /// [`ListenError`].
+    /// [`ListenError`] when the socket or the back end cannot be opened.
     pub fn open(options: &Options, kind: BackendKind, interrupts: Interrupts) -> Result<Self, ListenError> {
         Self::new(EventSocket::open(options)?, kind, interrupts)
     }
 
-    /// The name of the back end.
+    /// The back end's name, as [`BackendKind`] spells it.
     #[must_use]
     pub fn backend(&self) -> &'static str {
         self.receive.name()
@@ -85,15 +85,15 @@ impl Listener {
         self.socket.buffer()
     }
 
-    /// Stops listening: no more events arrive, and those that have are still there to take.
+    /// Leaves the multicast groups: no more events arrive, and the queued ones can still be received.
     ///
     /// # Errors
-    /// [`ListenError::Socket`] when the kernel does not let go of a group.
+    /// [`ListenError::Socket`] when the kernel refuses to leave a group.
     pub fn leave_groups(&mut self) -> Result<(), ListenError> {
         Ok(self.socket.leave_groups()?)
     }
 
-    /// How many events are queued and not yet taken, at most.
+    /// An upper bound on the number of events in the socket's queue.
     ///
     /// # Errors
     /// [`ListenError::Socket`] on a kernel without `SO_MEMINFO`.
@@ -101,10 +101,11 @@ impl Listener {
         Ok(self.socket.queued_at_most()?)
     }
 
-    /// Waits, takes what is queued and hands it to `sink`, then looks at what did not fit.
+    /// Waits as `patience` allows, passes the queued events to `sink`, then counts losses and grows the buffer if
+    /// needed.
     ///
     /// # Errors
-    /// When the socket or the back end cannot be used any more. A loss is none.
+    /// [`ListenError`] when the socket or the back end cannot be used any more. A loss is no error.
     pub fn receive_round(&mut self, patience: Patience, sink: &mut dyn Sink) -> Result<Round, ListenError> {
         let wait = match patience {
             Patience::Paced => self.wait,
@@ -123,7 +124,7 @@ impl Listener {
         let cut = u64::try_from(received.truncated).unwrap_or(u64::MAX);
         let lost = self.socket.check_loss()?.saturating_add(cut);
         if let Some(buffer) = self.socket.grow(&received)? {
-            tracing::info!("under pressure: {buffer}");
+            tracing::info!("events pile up in the socket: {buffer}");
         }
         Ok(Round { received, lost })
     }

@@ -1,19 +1,19 @@
-//! Where a thread's processor time goes, while somebody measures: a lap for each step of its loop.
+//! Measures the processor time of each step of a thread's loop, as laps.
 //!
-//! A lap is a system call, so a meter is off unless [`Settings::metered`](crate::engine::Settings::metered) says otherwise; then a
-//! lap is nothing.
+//! A lap costs a system call, so a meter is off unless [`Settings::metered`](crate::engine::Settings::metered) turns it
+//! on. While it is off, a lap costs nothing.
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// Parts the calling thread's time on a processor into laps.
+/// Divides the calling thread's processor time into laps.
 #[derive(Debug, Default)]
 pub(crate) struct Meter {
-    /// Nanoseconds at the last lap; none where nothing is measured.
+    /// The thread's processor time at the last lap, in nanoseconds; `None` while the meter is off.
     last_ns: Option<u64>,
 }
 
 impl Meter {
-    /// On the thread that it measures.
+    /// A meter of the calling thread, which measures if `on`.
     pub(crate) fn new(on: bool) -> Self {
         Self { last_ns: on.then(cpu_ns) }
     }
@@ -24,7 +24,7 @@ impl Meter {
         self.last_ns.is_some()
     }
 
-    /// Nanoseconds on a processor since the last lap; 0 where nothing is measured.
+    /// The thread's processor time since the last lap, in nanoseconds; 0 while the meter is off.
     #[inline]
     pub(crate) fn lap(&mut self) -> u64 {
         let Some(last) = &mut self.last_ns else { return 0 };
@@ -33,6 +33,7 @@ impl Meter {
     }
 }
 
+/// The calling thread's processor time so far, in nanoseconds.
 fn cpu_ns() -> u64 {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
@@ -51,9 +52,9 @@ mod tests {
         let mut meter = Meter::new(true);
         std::thread::sleep(Duration::from_millis(50));
         let asleep = meter.lap();
-        let began = Instant::now();
-        while began.elapsed() < Duration::from_millis(50) {
-            black_box(began);
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_millis(50) {
+            black_box(start);
         }
         let at_work = meter.lap();
         assert!(asleep < 20_000_000 && at_work > asleep, "{asleep} ns, {at_work} ns");

@@ -1,20 +1,21 @@
-//! What the workers count. Each counts for itself and publishes after every batch; reading adds them up.
+//! The workers' counters. Each worker counts for itself and publishes its counts after every batch; readers add them
+//! up.
 //!
-//! A worker keeps plain numbers ([`Counts`]) and stores them into its own cache lines (`SharedCounters`) once a batch, so
-//! that counting costs an addition an event and readers cost the event path nothing.
+//! A worker keeps plain numbers ([`Counts`]) and stores them into cache lines of its own (`SharedCounters`) once a
+//! batch. So counting costs an addition an event, and readers cost the event path nothing.
 
 use std::ops::AddAssign;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 macro_rules! counters {
     ($($(#[doc = $doc:literal])+ $name:ident),+ $(,)?) => {
-        /// What one worker has counted since it started, or all of them together.
+        /// The counts of one worker since it started, or their sums over all workers.
         #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
         pub struct Counts {
             $($(#[doc = $doc])+ pub $name: u64,)+
         }
 
-        /// A worker's counts where others can read them, alone on their cache lines.
+        /// A worker's counts as other threads read them, alone on their cache lines.
         #[derive(Debug, Default)]
         #[repr(align(128))]
         pub(crate) struct SharedCounters {
@@ -22,12 +23,12 @@ macro_rules! counters {
         }
 
         impl SharedCounters {
-            /// Replaces what was published before.
+            /// Publishes `counts` in place of the earlier ones.
             pub(crate) fn store(&self, counts: &Counts) {
                 $(self.$name.store(counts.$name, Ordering::Relaxed);)+
             }
 
-            /// What was published last; a count may be one batch ahead of its neighbour.
+            /// Reads the counts published last. One count may be a batch newer than another.
             pub(crate) fn read(&self) -> Counts {
                 Counts { $($name: self.$name.load(Ordering::Relaxed),)+ }
             }
@@ -42,72 +43,73 @@ macro_rules! counters {
 }
 
 counters! {
-    /// Events of flows that began.
+    /// NEW events of flows.
     events_new,
-    /// Events of flows that changed.
+    /// UPDATE events of flows.
     events_update,
-    /// Events of flows that ended.
+    /// DESTROY events of flows.
     events_destroy,
-    /// Events of expectations.
+    /// Events of expectations, of all kinds.
     events_expect,
-    /// Of the ended flows, those that moved away with their address, and are held for a while.
+    /// DESTROY events that were ignored because the flow's NAT address moved to another firewall: the flow is kept for
+    /// a while.
     moved,
-    /// Bytes of all messages.
+    /// Bytes of all events received.
     bytes,
-    /// Times the worker took events.
+    /// Receive calls of the worker, also those that received no event.
     rounds,
-    /// Events that did not fit the socket buffer, or a receive buffer.
+    /// Events lost because they did not fit the socket buffer or a receive buffer.
     events_lost,
-    /// Messages that do not parse, or name no flow.
+    /// Messages that do not parse or identify no flow.
     malformed,
-    /// Flows held now.
+    /// Flows in the shard now.
     flows,
-    /// Expectations held now.
+    /// Expectations in the shard now.
     expectations,
-    /// Expectations refused because there were too many.
+    /// Expectations refused because the shard holds [`EXPECTATIONS_MAX`](crate::limits::EXPECTATIONS_MAX).
     expectations_refused,
-    /// Changes that no batch could hold.
+    /// Changes that cannot be encoded in any batch.
     unencodable,
-    /// Changes of flows that are not to be replicated.
+    /// Changes of flows that the replication filter leaves out.
     filtered,
-    /// Changes that were never told, since a later one of the same flow was, or its end.
+    /// Changes that were not sent because a later change of the same flow, or its end, replaced them.
     conflated,
-    /// Changes of the shard, by events and resyncs: flows that came to be in it.
+    /// Flows added to the shard, by events and resyncs.
     flows_created,
-    /// Flows in it that changed.
+    /// Changes of flows in the shard, by events and resyncs.
     flows_updated,
-    /// Flows that left it because the kernel said so.
+    /// Flows removed from the shard because of their DESTROY event.
     flows_destroyed,
     /// Flows refused because the shard is full.
     flows_refused,
-    /// Shards that are full now: they refused flows and have had no room since.
+    /// Shards that are full now: they have refused flows and have had no room since.
     full,
-    /// Bytes of memory that hold flows now.
+    /// Bytes of memory used for flows now.
     cache_bytes,
-    /// Bytes of socket buffer that events have now.
+    /// Bytes of socket buffer for events now, as the kernel granted them.
     buffer_bytes,
-    /// Resyncs that a loss asked for: of events, or of flows that were refused or not understood.
+    /// Resyncs requested because of a loss: events lost or malformed, or flows refused.
     resyncs_requested,
-    /// Workers whose flows are not known to be the kernel's now: a resync is wanted and not complete.
+    /// Workers whose flows may differ from the kernel's now: a resync is needed and not complete.
     resync_pending,
     /// Resyncs completed.
     resyncs,
-    /// Flows that a resync found in the kernel and not here.
+    /// Flows that a resync found in the kernel and not in the shard.
     resync_created,
-    /// Flows that a resync did not confirm.
+    /// Flows that a resync did not confirm and therefore purged.
     purged,
-    /// Where it is measured: nanoseconds on a processor that receiving took, waking included.
+    /// Processor time of receiving events, waking up included, in nanoseconds; 0 unless the engine is metered.
     receive_cpu_ns,
-    /// Likewise taking events apart.
+    /// Processor time of parsing events, in nanoseconds; 0 unless the engine is metered.
     parse_cpu_ns,
-    /// Likewise taking them into the shard.
+    /// Processor time of applying parsed events to the shard, in nanoseconds; 0 unless the engine is metered.
     cache_cpu_ns,
-    /// Likewise making batches for replicas of them.
+    /// Processor time of encoding changes into batches for peers, in nanoseconds; 0 unless the engine is metered.
     delta_cpu_ns,
 }
 
 impl Counts {
-    /// Events of flows, of all three kinds.
+    /// The number of flow events of all three kinds.
     #[must_use]
     pub fn events(&self) -> u64 {
         self.events_new + self.events_update + self.events_destroy

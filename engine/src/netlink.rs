@@ -1,8 +1,9 @@
-//! Checked requests to rtnetlink and nf_tables: the last is acknowledged, and a refusal keeps the kernel's words.
+//! Acknowledged requests to rtnetlink and nf_tables. A refusal keeps the kernel's text.
 //!
-//! The kernel reports every refusal, asked or not, and before the acknowledgement of what came after it. One
-//! acknowledgement is therefore enough, and a long batch cannot overrun the socket with them.
-//! The kernel works on a request within `send` and queues its answers on the socket, so reading never waits.
+//! The kernel reports every refusal, whether an acknowledgement was requested or not, and does so before it
+//! acknowledges a later request. So an acknowledgement of the last request is enough, and a long batch cannot overrun
+//! the socket with acknowledgements. The kernel processes a request within `send` and queues its answers on the socket,
+//! so reading never waits.
 
 use std::fmt;
 use std::io;
@@ -11,68 +12,72 @@ use ctflow_parser::frame::{Ack, Message, Messages};
 use ctflow_parser::write::Full;
 use thiserror::Error;
 
+use crate::os_error::os_error_text;
 use crate::sys::netlink::{NetlinkSocket, Protocol};
 
-/// An acknowledgement takes 36 bytes, and a refusal some text on top; one datagram holds one of them.
+/// The length of the receive buffer. A datagram holds one acknowledgement of 36 bytes, or one refusal, which has some
+/// text in addition.
 const ANSWER_BYTES: usize = 4096;
 
-/// A request by netlink did not do what it was for.
+/// A netlink request failed.
 #[derive(Debug, Error)]
 pub enum NetlinkError {
-    /// A system call failed; usually a limit on descriptors.
-    #[error("cannot {operation}: {source}")]
+    /// A system call failed; usually because of a limit on descriptors.
+    #[error("cannot {operation}: {text}", text = os_error_text(.source))]
     System {
-        /// What was being done, to what.
+        /// The operation and its object, as a verb phrase.
         operation: String,
-        /// The system's answer.
+        /// The system's error.
         source: io::Error,
     },
-    /// The kernel understood a netlink request and refused it; usually a part it was built without.
+    /// The kernel refused a netlink request; usually because it was built without the feature.
     #[error("kernel refused to {operation}: {refusal}")]
     Refused {
-        /// What was asked.
+        /// The requested operation, as a verb phrase.
         operation: String,
-        /// The kernel's answer.
+        /// The kernel's reason.
         refusal: Refusal,
     },
-    /// The kernel's answer to a netlink request makes no sense.
+    /// The kernel's answer to a netlink request does not parse.
     #[error("kernel's answer to \"{operation}\" is malformed")]
     Malformed {
-        /// What was asked.
+        /// The requested operation, as a verb phrase.
         operation: String,
     },
-    /// More was asked of one request than its buffer holds.
+    /// A request is larger than its buffer.
     #[error("\"{operation}\" does not fit one netlink request: split it")]
     TooLarge {
-        /// What was asked.
+        /// The requested operation, as a verb phrase.
         operation: String,
     },
 }
 
 impl NetlinkError {
+    /// A [`NetlinkError::System`].
     fn system(operation: impl Into<String>, source: io::Error) -> Self {
         Self::System { operation: operation.into(), source }
     }
 
+    /// Makes a [`NetlinkError::TooLarge`] of the writer's error.
     pub(crate) fn too_large(operation: &str) -> impl FnOnce(Full) -> Self {
         move |Full| Self::TooLarge { operation: operation.to_owned() }
     }
 }
 
-/// The kernel's no: its errno, and from its extended acknowledgement the words and the place.
+/// The kernel's reason for a refusal: its errno, and the text and offset of its extended acknowledgement.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
     /// The error number, positive.
     pub errno: i32,
-    /// The kernel's own words, where it has any.
+    /// The kernel's text, where it sent one.
     pub text: Option<String>,
-    /// Where in the request, in bytes from its netlink header, the offending attribute is.
+    /// The offset of the offending attribute, in bytes from the request's netlink header.
     pub offset: Option<u32>,
 }
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", io::Error::from_raw_os_error(self.errno))?;
+        write!(f, "{}", os_error_text(&io::Error::from_raw_os_error(self.errno)))?;
         if let Some(text) = &self.text {
             write!(f, ": {text}")?;
         }
@@ -80,33 +85,37 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// A socket in the namespace of the thread that opened it.
+/// A netlink socket in the network namespace of the thread that opened it.
 #[derive(Debug)]
 pub(crate) struct Requests {
     socket: NetlinkSocket,
 }
 
 impl Requests {
+    /// Opens a socket in the calling thread's network namespace.
     pub(crate) fn open(protocol: Protocol) -> Result<Self, NetlinkError> {
         let socket =
             NetlinkSocket::open(protocol).map_err(|error| NetlinkError::system("open a netlink socket", error))?;
         socket
             .set_extended_ack()
             .and_then(|()| socket.set_capped_ack())
-            .map_err(|error| NetlinkError::system("ask for netlink's extended answers", error))?;
+            .map_err(|error| NetlinkError::system("enable netlink's extended acknowledgements", error))?;
         Ok(Self { socket })
     }
 
-    /// For questions, between two requests.
+    /// The socket, for queries between two requests.
     pub(crate) fn socket(&self) -> &NetlinkSocket {
         &self.socket
     }
 
-    /// Sends `requests`, of which the last asks for an acknowledgement, and waits for that or for a refusal. Their
-    /// sequence numbers count from 1 and say which of `operations` was refused; any other number means `whole`.
+    /// Sends `requests`, of which the last must request an acknowledgement, and waits for that or for a refusal.
+    ///
+    /// The sequence numbers of the requests count from 1 and select the name in `operations` for the error; any other
+    /// number selects `whole`.
     pub(crate) fn perform(&self, requests: &[u8], operations: &[String], whole: &str) -> Result<(), NetlinkError> {
         let mut buffer = [0; ANSWER_BYTES];
-        while let Ok(Some(_)) = self.socket.try_receive(&mut buffer) {} // further refusals of what came before
+        // Drops refusals that an earlier batch left unread.
+        while let Ok(Some(_)) = self.socket.try_receive(&mut buffer) {}
         self.socket
             .send(requests)
             .map_err(|error| NetlinkError::system(format!("send \"{whole}\" to the kernel"), error))?;
@@ -123,6 +132,7 @@ impl Requests {
         }
     }
 
+    /// Receives one acknowledgement or refusal.
     fn receive_ack<'b>(&self, buffer: &'b mut [u8], operation: &str) -> Result<Ack<'b>, NetlinkError> {
         let length = self
             .socket
@@ -136,6 +146,7 @@ impl Requests {
 }
 
 impl Refusal {
+    /// The reason in a refusal.
     fn of(ack: &Ack<'_>) -> Self {
         Self { errno: ack.errno, text: ack.text.map(str::to_owned), offset: ack.attr_offset }
     }
@@ -149,9 +160,6 @@ mod tests {
     fn a_refusal_reads_as_one_line() {
         let refusal =
             Refusal { errno: libc::EINVAL, text: Some("Nexthop has invalid gateway".into()), offset: Some(36) };
-        assert_eq!(
-            refusal.to_string(),
-            "Invalid argument (os error 22): Nexthop has invalid gateway (at byte 36 of the request)"
-        );
+        assert_eq!(refusal.to_string(), "Invalid argument: Nexthop has invalid gateway (at byte 36 of the request)");
     }
 }

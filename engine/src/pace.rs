@@ -1,48 +1,49 @@
-//! How long to wait for the next batch: latency while little happens, cost while much does.
+//! Decides how long to wait for the next batch: it keeps latency low at low rates, and cost low at high rates.
 //!
-//! A reader woken by every event spends more on waking than on the events. So the last batch decides how to wait for the next:
+//! A reader woken by every event spends more on waking than on the events. So the last batch decides how to wait for
+//! the next:
 //!
 //! ```text
-//!  nothing came ───────────────► until any         no one to save, and the first event is told at once
-//!  few came (under 8 a ms) ────► until any         a wake-up each, some 4 % of a core at most
-//!  many came ──────────────────► pile up for 1 ms, or for as long as a quarter of the socket buffer takes to fill
-//!  so many that this is < 50 µs ► until any        a timer that short is late anyway
-//!  the batch left some behind ─► do not wait
+//!  no event ─────────────────────► until any        no wake-up to save, and the first event is received at once
+//!  few events (under 8 a ms) ────► until any        a wake-up each, some 4 % of a core at most
+//!  many events ──────────────────► pile up for 1 ms, or until a quarter of the socket buffer is full
+//!  so many that this is < 50 µs ─► until any        a timer that short is late anyway
+//!  some events left in the queue ► do not wait
 //! ```
 //!
-//! There is no clock and no memory of earlier batches here: elapsed time is an argument, and a burst's end costs one
-//! wait of a millisecond before the reader sleeps until the next event.
+//! This module reads no clock and remembers no earlier batch: the elapsed time is an argument. The end of a burst costs
+//! one wait of a millisecond, before the reader sleeps until the next event.
 
 use std::time::Duration;
 
 use crate::limits::{BUSY_EVENTS, PILE_UP_FRACTION, WAIT_MAX, WAIT_MIN};
 use crate::receive::{Received, Wait};
 
-/// Decides how a reader waits.
+/// Decides how a reader waits for the next batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pace {
     capacity: usize,
 }
 
 impl Pace {
-    /// For a socket whose buffer holds `capacity` events ([`crate::socket::EventSocket::capacity`]).
+    /// A pace for a socket whose buffer holds `capacity` events ([`crate::socket::EventSocket::capacity`]).
     #[must_use]
     pub fn new(capacity: usize) -> Self {
         Self { capacity }
     }
 
-    /// The wait after a receive that took `taken`, `elapsed` after the receive before it returned.
+    /// The wait after a receive that returned `received`, `elapsed` after the return of the receive before it.
     #[must_use]
-    pub fn next_wait(&self, taken: &Received, elapsed: Duration) -> Wait {
-        let count = taken.datagrams + taken.truncated;
-        if !taken.drained && count > 0 {
+    pub fn next_wait(&self, received: &Received, elapsed: Duration) -> Wait {
+        let count = received.datagrams + received.truncated;
+        if !received.drained && count > 0 {
             return Wait::None;
         }
         let time = self.fill_time(count, elapsed).min(WAIT_MAX);
         if time < WAIT_MIN || is_calm(count, elapsed) { Wait::UntilAny } else { Wait::AtMost(time) }
     }
 
-    /// How long events at this rate take to fill the part of the buffer that they may pile up in.
+    /// How long `count` events per `elapsed` take to fill the part of the buffer in which they may pile up.
     fn fill_time(&self, count: usize, elapsed: Duration) -> Duration {
         let room = (self.capacity / PILE_UP_FRACTION) as u128;
         let nanoseconds = elapsed.as_nanos().saturating_mul(room).checked_div(count as u128);
@@ -50,7 +51,7 @@ impl Pace {
     }
 }
 
-/// Whether a wake-up for each event is affordable at this rate.
+/// Whether the rate of `count` events per `elapsed` is so low that a wake-up for each event is affordable.
 fn is_calm(count: usize, elapsed: Duration) -> bool {
     (count as u128).saturating_mul(WAIT_MAX.as_nanos()) < elapsed.as_nanos().saturating_mul(BUSY_EVENTS as u128)
         || count == 0
@@ -89,8 +90,8 @@ mod tests {
 
     #[test]
     fn datagrams_left_behind_are_read_at_once() {
-        let taken = Received { datagrams: 4_096, drained: false, ..Received::default() };
-        assert_eq!(Pace::new(10_000).next_wait(&taken, MILLISECOND), Wait::None);
+        let received = Received { datagrams: 4_096, drained: false, ..Received::default() };
+        assert_eq!(Pace::new(10_000).next_wait(&received, MILLISECOND), Wait::None);
     }
 
     proptest! {

@@ -1,4 +1,4 @@
-//! A question's way back to who asked: an answer, or the certainty that none will come.
+//! The reply channel of a request: it carries one answer, or the fact that none will arrive.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -7,10 +7,11 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded, select};
 use thiserror::Error;
 
-/// The end that answers. Dropping it without an answer is noticed at the other one.
+/// The end that sends the answer. Dropping it without one ends the wait at the other end with [`NoAnswer`].
 #[derive(Debug)]
 pub(crate) struct Reply<T> {
     sender: Option<Sender<T>>,
+    /// Woken by the answer, or when none will arrive.
     waker: Option<Arc<mio::Waker>>,
 }
 
@@ -18,37 +19,37 @@ pub(crate) struct Reply<T> {
 #[derive(Debug)]
 pub(crate) struct Awaited<T>(Receiver<T>);
 
-/// The answer will not come.
+/// No answer will arrive: the other end was dropped, or has not answered in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("no answer")]
 pub(crate) struct NoAnswer;
 
-/// A question's two ends. `waker` is woken by the answer, where whoever asked does not wait for it otherwise.
+/// Creates a reply channel. `waker`, if any, wakes a requester that polls for the answer instead of waiting for it.
 pub(crate) fn channel<T>(waker: Option<Arc<mio::Waker>>) -> (Reply<T>, Awaited<T>) {
     let (sender, receiver) = bounded(1);
     (Reply { sender: Some(sender), waker }, Awaited(receiver))
 }
 
 impl<T> Reply<T> {
-    /// Answers.
+    /// Sends the answer.
     pub(crate) fn send(self, answer: T) {
-        // There is room for the one answer there is, and whoever asked may have gone.
+        // The channel has room for its single answer. The call fails only if the requester has stopped waiting.
         let _ = self.sender.as_ref().map(|sender| sender.try_send(answer));
     }
 }
 
 impl<T> Drop for Reply<T> {
     fn drop(&mut self) {
-        self.sender = None; // before the wake: who wakes must find either an answer or nobody
+        self.sender = None; // before the wake: the woken requester must find an answer or a closed channel
         let _ = self.waker.as_ref().map(|waker| waker.wake());
     }
 }
 
 impl<T> Awaited<T> {
-    /// The answer, if it has come.
+    /// Returns the answer if it has arrived, without waiting.
     ///
     /// # Errors
-    /// [`NoAnswer`].
+    /// [`NoAnswer`] when the other end was dropped without an answer.
     pub(crate) fn poll(&self) -> Result<Option<T>, NoAnswer> {
         match self.0.try_recv() {
             Ok(answer) => Ok(Some(answer)),
@@ -57,10 +58,10 @@ impl<T> Awaited<T> {
         }
     }
 
-    /// Waits for the answer, however long that takes, unless who was asked has `ended`.
+    /// Waits for the answer without a time limit, until the thread that should answer closes `ended`.
     ///
     /// # Errors
-    /// [`NoAnswer`].
+    /// [`NoAnswer`] when that thread ended, or dropped the request, without an answer.
     pub(crate) fn wait_unless_ended(&self, ended: &Receiver<Infallible>) -> Result<T, NoAnswer> {
         select! {
             recv(self.0) -> answer => answer.map_err(|_| NoAnswer),
@@ -68,10 +69,10 @@ impl<T> Awaited<T> {
         }
     }
 
-    /// Waits for the answer, no longer than this.
+    /// Waits for the answer, no longer than `longest`.
     ///
     /// # Errors
-    /// [`NoAnswer`], also where it has not come by then.
+    /// [`NoAnswer`] when the other end was dropped without an answer, or the time is up.
     pub(crate) fn wait(&self, longest: Duration) -> Result<T, NoAnswer> {
         self.0.recv_timeout(longest).map_err(|_| NoAnswer)
     }
@@ -97,7 +98,7 @@ mod tests {
         assert_eq!(
             awaited.wait_unless_ended(&ended),
             Err(NoAnswer),
-            "the question waits for ever with nobody to read it"
+            "an ended thread leaves the request unread, so the wait must end"
         );
     }
 }

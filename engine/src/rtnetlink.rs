@@ -1,4 +1,4 @@
-//! Questions to rtnetlink, and its numbers under their kernel names, in the order of their headers: [rtnetlink.h],
+//! Queries to rtnetlink, and its numbers under their kernel names, in the order of their headers: [rtnetlink.h],
 //! [if_link.h], [veth.h], [if.h], [if_addr.h], [neighbour.h].
 //!
 //! [rtnetlink.h]: https://github.com/torvalds/linux/blob/v6.18/include/uapi/linux/rtnetlink.h
@@ -41,7 +41,7 @@ pub(crate) const IFLA_INFO_KIND: u16 = 1;
 pub(crate) const IFLA_INFO_DATA: u16 = 2;
 pub(crate) const VETH_INFO_PEER: u16 = 1;
 pub(crate) const IFF_UP: u32 = 1;
-/// Operational: the carrier is there, and the queues have been started for it.
+/// The link is operational: it has a carrier, and its queues have been started.
 pub(crate) const IFF_RUNNING: u32 = 0x40;
 
 // if_addr.h
@@ -54,17 +54,19 @@ pub(crate) const NDA_DST: u16 = 1;
 pub(crate) const NDA_LLADDR: u16 = 2;
 pub(crate) const NUD_PERMANENT: u16 = 0x80;
 
-/// The longest request, for a link, takes 32 bytes.
+/// The length of the longest request, which is that for a link.
 const REQUEST_BYTES: usize = 32;
-/// As large as parts of a dump get.
+/// The length of the largest part of a dump.
 const ANSWER_BYTES: usize = 32 * 1024;
-// Where numbers stand in a message: in its header, and in `ifinfomsg`.
+// Offsets in a message: in `nlmsghdr`, and in `ifinfomsg`.
 const KIND: Range<usize> = 4..6;
 const LINK_FLAGS: Range<usize> = 24..28;
 
-/// The flags (`IFF_…`) of the link of this index, 0 of one that is not there; nothing where the kernel does not answer.
+/// The flags (`IFF_…`) of the link with this index, 0 where no such link exists; `None` where the kernel does not
+/// answer.
 ///
-/// The kernel has caught up with the carrier when it answers (`linkwatch_sync_dev` in `rtnl_getlink`, since 6.8).
+/// The answer reflects the current carrier: the kernel processes pending carrier changes before (`linkwatch_sync_dev`
+/// in `rtnl_getlink`, since 6.8).
 pub(crate) fn link_flags(socket: &NetlinkSocket, index: u32) -> Option<u32> {
     let mut flags = 0;
     let this_link = |message: &mut Writer<'_>| {
@@ -78,7 +80,8 @@ pub(crate) fn link_flags(socket: &NetlinkSocket, index: u32) -> Option<u32> {
     Some(flags)
 }
 
-/// Asks one thing, and hands each message of the answer to `each`, with its kind. Nothing where the answer is none.
+/// Sends one query, and calls `each` with the type and the bytes of each message of the answer. `None` where the kernel
+/// does not answer, or the answer does not parse.
 pub(crate) fn query(
     socket: &NetlinkSocket,
     kind: u16,
@@ -92,7 +95,7 @@ pub(crate) fn query(
     socket.send(writer.bytes()).ok()?;
     let mut answer = vec![0; ANSWER_BYTES];
     loop {
-        let length = socket.receive(&mut answer).ok()?; // it was queued within the call
+        let length = socket.receive(&mut answer).ok()?; // the kernel queues the answer within `send`
         for message in Messages::new(answer.get(..length)?) {
             match message.ok()? {
                 Message::Record(record) => {
@@ -109,9 +112,9 @@ pub(crate) fn query(
     }
 }
 
-/// The number that stands at `place` of a message.
-pub(crate) fn u32_at(message: &[u8], place: Range<usize>) -> Option<u32> {
-    Some(u32::from_ne_bytes(message.get(place)?.try_into().ok()?))
+/// The number in host byte order at `range` of a message; `None` where the message is shorter.
+pub(crate) fn u32_at(message: &[u8], range: Range<usize>) -> Option<u32> {
+    Some(u32::from_ne_bytes(message.get(range)?.try_into().ok()?))
 }
 
 #[cfg(test)]

@@ -1,10 +1,10 @@
-//! One worker's event socket: its share of the events, its buffer, and what did not fit.
+//! One worker's event socket: its share of the events, its buffer, and the count of lost events.
 //!
-//! The order of opening matters. The buffer is sized and the steering program attached before any group is joined, so that
-//! no event arrives that is another worker's or has no room; and `NETLINK_NO_ENOBUFS` is set, without which the kernel drops
-//! everything after an overrun until the queue is empty. An overrun is then no error but a number: the drop counter of
-//! `SO_MEMINFO`, read by [`EventSocket::check_loss`]. Where the buffer may grow, [`EventSocket::grow`] doubles it before it
-//! comes to that.
+//! The order of opening matters. The buffer is sized and the steering program attached before any group is joined, so
+//! that no event arrives that belongs to another worker or has no room. `NETLINK_NO_ENOBUFS` is set, because without it
+//! the kernel drops every event after an overrun until the queue is empty. An overrun is then no error. The kernel
+//! counts the dropped events in the drop counter of `SO_MEMINFO`, which [`EventSocket::check_loss`] reads. Where the
+//! buffer may grow, [`EventSocket::grow`] doubles it under pressure, before an overrun.
 //!
 //! ```no_run
 //! use ctflow_engine::socket::{EventMask, EventSocket, Options};
@@ -26,6 +26,7 @@ use crate::limits::{
     EVENT_BUFFER_BYTES, EVENT_BUFFER_BYTES_MIN, SOCKET_BUFFER_BYTES, SOCKET_BUFFER_BYTES_CEILING,
     SOCKET_BUFFER_BYTES_MAX,
 };
+use crate::os_error::os_error_text;
 use crate::receive::Received;
 use crate::steer::{Filter, Program, Share, SteerError};
 use crate::sys::netlink::{NetlinkSocket, Protocol};
@@ -35,36 +36,37 @@ use crate::sys::netlink::{NetlinkSocket, Protocol};
 pub struct EventMask(u8);
 
 impl EventMask {
-    /// Flows that begin.
+    /// New flows.
     pub const NEW: Self = Self::of(ctflow_parser::uapi::NFNLGRP_CONNTRACK_NEW);
-    /// Flows that change.
+    /// Changes of flows.
     pub const UPDATE: Self = Self::of(ctflow_parser::uapi::NFNLGRP_CONNTRACK_UPDATE);
-    /// Flows that end.
+    /// Ends of flows.
     pub const DESTROY: Self = Self::of(ctflow_parser::uapi::NFNLGRP_CONNTRACK_DESTROY);
-    /// Expectations that begin.
+    /// New expectations.
     pub const EXPECT_NEW: Self = Self::of(ctflow_parser::uapi::NFNLGRP_CONNTRACK_EXP_NEW);
-    /// Expectations that change.
+    /// Changes of expectations.
     pub const EXPECT_UPDATE: Self = Self::of(ctflow_parser::uapi::NFNLGRP_CONNTRACK_EXP_UPDATE);
-    /// Expectations that end.
+    /// Ends of expectations.
     pub const EXPECT_DESTROY: Self = Self::of(ctflow_parser::uapi::NFNLGRP_CONNTRACK_EXP_DESTROY);
-    /// Everything about flows.
+    /// All events of flows.
     pub const FLOWS: Self = Self(Self::NEW.0 | Self::UPDATE.0 | Self::DESTROY.0);
-    /// Everything about expectations.
+    /// All events of expectations.
     pub const EXPECTATIONS: Self = Self(Self::EXPECT_NEW.0 | Self::EXPECT_UPDATE.0 | Self::EXPECT_DESTROY.0);
-    /// Everything.
+    /// All events.
     pub const ALL: Self = Self(Self::FLOWS.0 | Self::EXPECTATIONS.0);
 
+    /// The set of one multicast group.
     const fn of(group: u32) -> Self {
         Self(1 << group)
     }
 
-    /// Whether all of `other` is in it.
+    /// Whether this set includes all of `other`.
     #[must_use]
     pub fn contains(self, other: Self) -> bool {
         self.0 & other.0 == other.0
     }
 
-    /// The groups' numbers, lowest first.
+    /// The numbers of the multicast groups (`NFNLGRP_*`), lowest first.
     pub fn groups(self) -> impl Iterator<Item = u32> {
         (0..u8::BITS).filter(move |group| self.0 & (1 << group) != 0)
     }
@@ -78,26 +80,28 @@ impl BitOr for EventMask {
     }
 }
 
-/// How large the socket buffer is to be, in bytes asked; the kernel doubles them.
+/// The size of the socket buffer to request, in bytes. The kernel grants twice as much.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BufferPlan {
-    /// This size and no other.
+    /// This size, which never changes.
     Fixed(usize),
-    /// This size to begin with, doubled under pressure up to a ceiling.
+    /// A size that doubles under pressure, up to a ceiling.
     Growing {
-        /// To begin with.
+        /// The size at the start.
         start: usize,
-        /// No more than this.
+        /// The largest size.
         ceiling: usize,
     },
 }
 
 impl BufferPlan {
+    /// The size at the start, within the kernel's bound.
     fn start(self) -> usize {
         let (Self::Fixed(bytes) | Self::Growing { start: bytes, .. }) = self;
         bytes.min(SOCKET_BUFFER_BYTES_MAX)
     }
 
+    /// The largest size, within the kernel's bound.
     fn ceiling(self) -> usize {
         let (Self::Fixed(bytes) | Self::Growing { ceiling: bytes, .. }) = self;
         bytes.min(SOCKET_BUFFER_BYTES_MAX)
@@ -110,19 +114,19 @@ impl Default for BufferPlan {
     }
 }
 
-/// What was asked of the kernel and what it gave.
+/// A socket buffer: the size that was requested, and the size that the kernel granted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Buffer {
-    /// Bytes asked.
+    /// Bytes requested.
     pub requested: usize,
-    /// Bytes that the kernel lets messages take: twice what was asked, if nothing limits it.
+    /// Bytes that the kernel lets queued messages use: twice the requested size, unless it is limited.
     pub effective: usize,
-    /// Whether `net.core.rmem_max` held it down, for want of `CAP_NET_ADMIN` on the host.
+    /// Whether `net.core.rmem_max` limited the size, because the process has no `CAP_NET_ADMIN` on the host.
     pub limited: bool,
 }
 
 impl Buffer {
-    /// Events that fit.
+    /// The number of events that fit.
     #[must_use]
     pub fn capacity(&self) -> usize {
         self.effective / EVENT_BUFFER_BYTES
@@ -131,8 +135,9 @@ impl Buffer {
 
 impl fmt::Display for Buffer {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { requested: asked, effective, limited } = self;
-        write!(formatter, "socket buffer of {effective} bytes for {} events ({asked} bytes asked", self.capacity())?;
+        let Self { requested, effective, limited } = self;
+        let capacity = self.capacity();
+        write!(formatter, "socket buffer of {effective} bytes for {capacity} events ({requested} bytes requested")?;
         if *limited {
             formatter.write_str(", limited by net.core.rmem_max; raise it or grant CAP_NET_ADMIN on the host")?;
         }
@@ -140,24 +145,24 @@ impl fmt::Display for Buffer {
     }
 }
 
-/// What to open.
+/// How to open an event socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
-    /// The events to get.
+    /// The kinds of events to receive.
     pub events: EventMask,
-    /// The buffer to hold them.
+    /// The size of the socket buffer.
     pub buffer: BufferPlan,
-    /// The part of them that is this socket's.
+    /// The share of the events that goes to this socket.
     pub share: Share,
-    /// What the operator wants of them.
+    /// The filter that the kernel applies to the events.
     pub filter: Filter,
-    /// Have the kernel keep DESTROY events that did not fit and offer them again, holding on to the flows meanwhile
-    /// (`NETLINK_BROADCAST_ERROR`): for accounting, not for a firewall under load.
+    /// Whether the kernel keeps DESTROY events that did not fit and sends them again, and keeps the flows until then
+    /// (`NETLINK_BROADCAST_ERROR`). This is for accounting, not for a firewall under load.
     pub reliable: bool,
 }
 
 impl Default for Options {
-    /// Every event about flows, unfiltered, to one reader, with a buffer that grows.
+    /// All events of flows, unfiltered, to a single reader, with a buffer that grows.
     fn default() -> Self {
         Self {
             events: EventMask::FLOWS,
@@ -172,39 +177,44 @@ impl Default for Options {
 /// An event socket that cannot be opened or read. Each message is one line for the operator.
 #[derive(Debug, Error)]
 pub enum SocketError {
-    /// No netfilter in this kernel, or no descriptor left.
-    #[error("cannot open a netfilter netlink socket: {0}; {hint}", hint = open_hint(.0))]
+    /// The netlink socket cannot be opened: the kernel has no netfilter, or the process no descriptor left.
+    #[error("cannot open a netfilter netlink socket: {}; {}", os_error_text(.0), open_hint(.0))]
     Open(#[source] io::Error),
-    /// A share or a filter that does not compile.
+    /// The share or the filter cannot be compiled into a program.
     #[error(transparent)]
     Steer(#[from] SteerError),
-    /// The kernel refused the compiled program, as a rule for its size.
-    #[error("cannot attach the event filter to the socket: {0}; raise sysctl net.core.optmem_max or filter less")]
+    /// The kernel refused the compiled program, usually because of its size.
+    #[error(
+        "cannot attach the event filter to the socket: {}; raise sysctl net.core.optmem_max or filter less",
+        os_error_text(.0)
+    )]
     Attach(#[source] io::Error),
-    /// No permission to see events.
-    #[error("cannot listen to conntrack events (group {group}): {source}; {hint}", hint = join_hint(.source))]
+    /// A multicast group cannot be joined: no permission to receive events, or the kernel module is not loaded.
+    #[error("cannot listen to conntrack events (group {group}): {}; {}", os_error_text(.source), join_hint(.source))]
     Join {
         /// The multicast group.
         group: u32,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
-    /// An option that every kernel since 4.12 has.
-    #[error("cannot {operation} of the event socket: {source}; ctflow needs Linux 4.12 or later")]
+    /// A socket option that every kernel since 4.12 has cannot be set or read.
+    #[error("cannot {operation} of the event socket: {}; ctflow needs Linux 4.12 or later", os_error_text(.source))]
     Option {
-        /// What was attempted.
+        /// The operation that failed, as the message words it.
         operation: &'static str,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
 }
 
 impl SocketError {
+    /// Turns a system error into a [`SocketError::Option`].
     fn option(operation: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Option { operation, source }
     }
 }
 
+/// The remedy for a netlink socket that cannot be opened.
 fn open_hint(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
         Some(libc::EPROTONOSUPPORT | libc::EAFNOSUPPORT) => "load the kernel modules: modprobe nf_conntrack_netlink",
@@ -213,6 +223,7 @@ fn open_hint(error: &io::Error) -> &'static str {
     }
 }
 
+/// The remedy for a multicast group that cannot be joined.
 fn join_hint(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
         Some(libc::EPERM | libc::EACCES) => "run as root or grant CAP_NET_ADMIN",
@@ -227,14 +238,16 @@ pub struct EventSocket {
     events: EventMask,
     plan: BufferPlan,
     buffer: Buffer,
+    /// The kernel's drop counter at the last check.
     drops: u32,
 }
 
 impl EventSocket {
-    /// Opens a socket in the calling thread's network namespace; events queue from here on.
+    /// Opens a socket in the calling thread's network namespace. Events are queued from now on.
     ///
     /// # Errors
-    /// [`SocketError`], each saying what to do. A buffer smaller than asked is none: see [`EventSocket::buffer`].
+    /// [`SocketError`], whose messages name the remedy. A smaller buffer than requested is no error: see
+    /// [`EventSocket::buffer`].
     pub fn open(options: &Options) -> Result<Self, SocketError> {
         let program = Program::compile(options.share, &options.filter)?;
         let socket = NetlinkSocket::open(Protocol::Netfilter).map_err(SocketError::Open)?;
@@ -258,22 +271,22 @@ impl EventSocket {
         &self.socket
     }
 
-    /// The buffer as it is now; tells, displayed, what it is and what limits it.
+    /// The present buffer. Its `Display` text has its size and what limits it.
     #[must_use]
     pub fn buffer(&self) -> Buffer {
         self.buffer
     }
 
-    /// Events that fit the buffer as it is now.
+    /// The number of events that fit the present buffer.
     #[must_use]
     pub fn capacity(&self) -> usize {
         self.buffer.capacity()
     }
 
-    /// Leaves the groups: no more events arrive. What is queued stays.
+    /// Leaves the multicast groups: no more events arrive. Queued events stay.
     ///
     /// # Errors
-    /// [`SocketError::Option`]; none in practice.
+    /// [`SocketError::Option`], which does not occur in practice.
     pub fn leave_groups(&self) -> Result<(), SocketError> {
         for group in self.events.groups() {
             self.socket.leave(group).map_err(SocketError::option("leave a group"))?;
@@ -281,7 +294,8 @@ impl EventSocket {
         Ok(())
     }
 
-    /// How many events are queued, at most: counted by the least that a packet buffer takes.
+    /// An upper bound on the number of queued events: the queued bytes over the least bytes that the kernel charges for
+    /// a packet buffer.
     ///
     /// # Errors
     /// [`SocketError::Option`], as [`EventSocket::check_loss`].
@@ -290,7 +304,7 @@ impl EventSocket {
         Ok(info.queued_bytes.div_ceil(EVENT_BUFFER_BYTES_MIN).into())
     }
 
-    /// Events lost to a full buffer since the last call, or since opening.
+    /// The number of events lost to a full buffer since the last call, or since the socket was opened.
     ///
     /// # Errors
     /// [`SocketError::Option`] on a kernel without `SO_MEMINFO`.
@@ -301,9 +315,9 @@ impl EventSocket {
         Ok(u64::from(lost))
     }
 
-    /// Doubles the buffer, up to the ceiling, if more than half of it was in use before the receive that took `taken`.
-    /// Gives the new buffer, for the log, when it was changed or just found to be limited. Costs a system call only under
-    /// pressure.
+    /// Doubles the buffer, up to the ceiling, if more than half of it was in use before the receive that returned
+    /// `received`. Returns the new buffer, for the log, if it was changed or turned out to be limited. Costs a system
+    /// call only under pressure.
     ///
     /// # Errors
     /// [`SocketError::Option`], as [`EventSocket::check_loss`].
@@ -316,7 +330,7 @@ impl EventSocket {
         Ok(Some(self.buffer))
     }
 
-    /// Whether what was taken and what is still queued came to more than half of the buffer.
+    /// Whether the received and the still queued events used more than half of the buffer.
     fn is_under_pressure(&self, received: &Received) -> Result<bool, SocketError> {
         let mut used = received.datagrams * EVENT_BUFFER_BYTES;
         if !received.drained {
@@ -327,7 +341,7 @@ impl EventSocket {
     }
 }
 
-/// Asks for `asked` bytes, past `net.core.rmem_max` where that is permitted.
+/// Requests a buffer of `requested` bytes, beyond `net.core.rmem_max` where that is permitted.
 fn set_buffer(socket: &NetlinkSocket, requested: usize) -> Result<Buffer, SocketError> {
     let forced = socket.force_receive_buffer(requested);
     if forced.is_err() {
@@ -363,7 +377,7 @@ mod tests {
         let buffer = Buffer { requested: 8_388_608, effective: 425_984, limited: true };
         assert_eq!(
             buffer.to_string(),
-            "socket buffer of 425984 bytes for 332 events (8388608 bytes asked, \
+            "socket buffer of 425984 bytes for 332 events (8388608 bytes requested, \
              limited by net.core.rmem_max; raise it or grant CAP_NET_ADMIN on the host)"
         );
     }

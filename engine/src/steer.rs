@@ -1,19 +1,20 @@
-//! The program that the kernel runs on every event before it is queued: which worker's it is, and whether anybody
-//! wants it.
+//! The steering program, which the kernel runs on every event before it queues it: it accepts the events of one
+//! worker's share that pass the operator's filter.
 //!
-//! Each worker's socket is offered every event. A classic BPF program accepts on each socket its own share, by `CTA_ID`
-//! modulo the number of workers: a flow keeps its id for life, so all its events go to one worker, in order. What the operator
-//! filters is in the same program and is dropped before it costs a copy or a byte of socket buffer.
+//! The kernel offers every event to each worker's socket. A classic BPF program on each socket accepts the socket's
+//! share, by `CTA_ID` modulo the number of workers. A flow keeps its id for life, so all its events go to one worker,
+//! in order. The operator's filter is part of the same program, and an event that it drops costs no copy and no byte of
+//! socket buffer.
 //!
 //! ```text
 //!  byte 0          4           5         6        8     12     16          17       18         20
 //!  nlmsghdr: len   type (low)  (high     flags    seq   pid    nfgenmsg:   version  resource   attributes ...
 //!                  message     subsystem)                      family
 //! ```
-//! (The type is one number in the machine's own order: the picture is of a little-endian one.)
+//! (The type is one number in the machine's byte order: the picture shows a little-endian machine.)
 //!
-//! A program never loses what it does not understand: a message without the attribute that a condition asks for passes that
-//! condition, except that a missing mark is a mark of zero, which is how the kernel says it.
+//! A program never drops a message that it cannot check. A message without the attribute of a condition passes that
+//! condition. The exception is the mark: the kernel leaves out a mark of zero, so a missing mark counts as zero.
 
 use thiserror::Error;
 
@@ -26,12 +27,12 @@ use ctflow_parser::uapi::{
 
 use crate::limits::{FILTER_PORT_IDS, FILTER_PROTOCOLS, STEER_INSTRUCTIONS, WORKERS};
 
-/// Which worker a socket belongs to.
+/// The share of the events that goes to a worker's socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Share {
-    /// This worker's index.
+    /// The worker's index, below `workers`.
     pub worker: u32,
-    /// How many workers share the events.
+    /// The number of workers that share the events, 1 to [`WORKERS`].
     pub workers: u32,
 }
 
@@ -46,22 +47,22 @@ impl Default for Share {
     }
 }
 
-/// Which events the operator wants, decided in the kernel. The default wants all.
+/// The operator's filter of events, which the kernel applies. The default passes all events.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Filter {
-    /// Only this address family, as `nfgenmsg` has it (2 for IPv4, 10 for IPv6).
+    /// Passes only this address family, as `nfgenmsg` has it (2 for IPv4, 10 for IPv6).
     pub family: Option<u8>,
-    /// Only flows and expectations of one of these layer-4 protocols; empty for all.
+    /// Passes only flows and expectations of these layer-4 protocols. At most [`FILTER_PROTOCOLS`]; empty passes all.
     pub protocols: Vec<u8>,
-    /// Only flows whose mark, masked, is this. Expectations have no mark and pass.
+    /// Passes only flows whose masked mark has this value. Expectations have no mark and pass.
     pub mark: Option<Masked>,
-    /// Not the changes that requests from these netlink port ids cause: this node's own.
+    /// Drops the events that requests from these netlink port ids cause: this node's own. At most [`FILTER_PORT_IDS`].
     pub ignored_port_ids: Vec<u32>,
 }
 
 impl Filter {
-    /// Whether the program passes events of this flow, whatever its mark is. A dump shows flows that it does not: taken in,
-    /// they would stay for ever, since their ends are not told.
+    /// Whether the program passes events of this flow, whatever its mark is. A dump also lists flows whose events it
+    /// drops. In a shard they would stay for ever, because no event reports their end.
     #[must_use]
     pub fn passes(&self, flow: &FlowView<'_>) -> bool {
         let family = self.family.is_none_or(|family| family == flow.family);
@@ -70,21 +71,21 @@ impl Filter {
     }
 }
 
-/// What cannot be compiled.
+/// A share or filter that cannot be compiled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum SteerError {
-    /// A worker's index past the last, or too many workers.
+    /// The worker's index is past the last, or there are too many workers.
     #[error("no worker {worker} of {workers}: use 1 to {WORKERS} workers, counted from 0")]
     Share {
-        /// The index.
+        /// The worker's index.
         worker: u32,
         /// The number of workers.
         workers: u32,
     },
-    /// A longer list than a program has room for.
+    /// The list of protocols is longer than a program has room for.
     #[error("the kernel-side filter names {0} protocols: use at most {FILTER_PROTOCOLS}, or filter in user space")]
     Protocols(usize),
-    /// A longer list than a program has room for: a mistake of this program's.
+    /// The list of port ids is longer than a program has room for, which is a bug in ctflow.
     #[error("the kernel-side filter ignores {0} netlink port ids, more than {FILTER_PORT_IDS}")]
     PortIds(usize),
 }
@@ -92,27 +93,28 @@ pub enum SteerError {
 /// One classic BPF instruction, as the kernel's `sock_filter`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Instruction {
-    /// Operation.
+    /// The operation.
     pub code: u16,
-    /// Instructions to skip when a comparison holds.
+    /// The number of instructions to skip when a comparison holds.
     pub jt: u8,
-    /// Instructions to skip when it does not.
+    /// The number of instructions to skip when a comparison fails.
     pub jf: u8,
-    /// Operand.
+    /// The operand.
     pub k: u32,
 }
 
-/// A steering program, ready to be attached.
+/// A steering program, ready to be attached to a socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Program {
     instructions: Vec<Instruction>,
 }
 
 impl Program {
-    /// Compiles `share` and `filter`; none when every event is accepted, and nothing need be attached.
+    /// Compiles `share` and `filter`. Returns `None` when every event is accepted, so that no program has to be
+    /// attached.
     ///
     /// # Errors
-    /// [`SteerError`]: a share that does not exist or a list past its bound.
+    /// [`SteerError`] for a share that does not exist or a list past its bound.
     pub fn compile(share: Share, filter: &Filter) -> Result<Option<Self>, SteerError> {
         check_bounds(share, filter)?;
         if share.workers == 1 && *filter == Filter::default() {
@@ -131,6 +133,7 @@ impl Program {
     }
 }
 
+/// Checks the share, and the lengths of the filter's lists.
 fn check_bounds(share: Share, filter: &Filter) -> Result<(), SteerError> {
     let Share { worker, workers } = share;
     if worker >= workers || workers > WORKERS {
@@ -145,12 +148,12 @@ fn check_bounds(share: Share, filter: &Filter) -> Result<(), SteerError> {
     Ok(())
 }
 
-// Where things stand in an event, in bytes from its start.
+// Offsets in an event, in bytes from its start.
 const SUBSYSTEM: u32 = if cfg!(target_endian = "little") { 5 } else { 4 };
 const PORT_ID: u32 = 12;
 const FAMILY: u32 = 16;
 const ATTRIBUTES: u32 = 20;
-/// From the start of an attribute to its value.
+/// The offset of an attribute's value from the attribute's start.
 const VALUE: u32 = 4;
 
 // Operations, as linux/bpf_common.h and linux/filter.h put them together.
@@ -167,22 +170,25 @@ const JUMP: u16 = 0x05; // BPF_JMP | BPF_JA
 const JUMP_IF_EQUAL: u16 = 0x15; // BPF_JMP | BPF_JEQ | BPF_K
 const RETURN: u16 = 0x06; // BPF_RET | BPF_K
 
-/// `SKF_AD_OFF + SKF_AD_NLATTR`: where the attribute of type X is, looking from A; zero when there is none.
+/// `SKF_AD_OFF + SKF_AD_NLATTR`: the offset of the attribute of type X, searched from offset A; zero when there is
+/// none.
 const FIND_ATTRIBUTE: u32 = 0u32.wrapping_sub(0x1000).wrapping_add(12);
-/// `SKF_AD_OFF + SKF_AD_NLATTR_NEST`: the same inside the attribute at A.
+/// `SKF_AD_OFF + SKF_AD_NLATTR_NEST`: the offset of the attribute of type X inside the attribute at A; zero when there
+/// is none.
 const FIND_NESTED: u32 = 0u32.wrapping_sub(0x1000).wrapping_add(16);
 
-const ACCEPT: u32 = u32::MAX; // bytes of the message to keep: all of them
+const ACCEPT: u32 = u32::MAX; // the number of bytes of the message to keep: all
 const DROP: u32 = 0;
 
-/// Puts a program together from conditions. A conditional jump reaches 255 instructions only, so it never goes further
-/// than the next one or two; whatever is skipped is skipped by a plain jump.
+/// Assembles a program from conditions. A conditional jump reaches only 255 instructions, so it never skips more than
+/// one instruction. That one is a plain jump, which skips the rest.
 #[derive(Default)]
 struct Assembler {
     instructions: Vec<Instruction>,
 }
 
 impl Assembler {
+    /// Emits the whole program.
     fn emit_program(&mut self, share: Share, filter: &Filter) {
         self.drop_port_ids(&filter.ignored_port_ids);
         self.drop_other_families(filter.family);
@@ -194,6 +200,7 @@ impl Assembler {
         self.return_verdict(verdict_without_id(share));
     }
 
+    /// Emits the conditions on an event of a flow.
     fn emit_flow_conditions(&mut self, share: Share, filter: &Filter) {
         self.drop_other_shares(share);
         self.drop_other_protocols(CTA_TUPLE_ORIG, &filter.protocols);
@@ -201,23 +208,26 @@ impl Assembler {
         self.return_verdict(ACCEPT);
     }
 
+    /// Emits the conditions on an event of an expectation.
     fn emit_expectation_conditions(&mut self, share: Share, filter: &Filter) {
         self.drop_other_protocols(CTA_EXPECT_TUPLE, &filter.protocols);
         self.return_verdict(verdict_without_id(share));
     }
 
-    /// Drops what a request from one of these port ids caused.
+    /// Drops events that a request from one of these port ids caused.
     fn drop_port_ids(&mut self, port_ids: &[u32]) {
         if port_ids.is_empty() {
             return;
         }
         self.emit(LOAD_WORD, PORT_ID);
         for port_id in port_ids {
-            let as_loaded = u32::from_be_bytes(port_id.to_ne_bytes()); // loads are in network order, the field is not
+            // A load converts from network order, but the field is in the machine's.
+            let as_loaded = u32::from_be_bytes(port_id.to_ne_bytes());
             self.only_if_equal(as_loaded, |code| code.return_verdict(DROP));
         }
     }
 
+    /// Drops events of any other address family.
     fn drop_other_families(&mut self, family: Option<u8>) {
         if let Some(family) = family {
             self.load_byte(FAMILY);
@@ -225,14 +235,14 @@ impl Assembler {
         }
     }
 
-    /// Drops what is another worker's by its id.
+    /// Drops events of flows whose id assigns them to another worker.
     fn drop_other_shares(&mut self, share: Share) {
         if share.workers == 1 {
             return;
         }
         self.find_attribute(CTA_ID);
         if share.worker != 0 {
-            self.only_if_equal(0, |code| code.return_verdict(DROP)); // without an id it is worker 0's
+            self.only_if_equal(0, |code| code.return_verdict(DROP)); // a message without an id belongs to worker 0
         }
         self.skip_if_equal(0, |code| {
             code.emit(COPY_TO_X, 0);
@@ -242,7 +252,7 @@ impl Assembler {
         });
     }
 
-    /// Drops a message whose `tuple` is of none of the `protocols`.
+    /// Drops events whose `tuple` has none of the `protocols`.
     fn drop_other_protocols(&mut self, tuple: u16, protocols: &[u8]) {
         if protocols.is_empty() {
             return;
@@ -261,7 +271,7 @@ impl Assembler {
         });
     }
 
-    /// Drops unless A is one of these.
+    /// Drops the event unless A is one of these values.
     fn drop_unless_one_of(&mut self, values: &[u8]) {
         match values.split_first() {
             Some((first, rest)) => self.skip_if_equal(u32::from(*first), |code| code.drop_unless_one_of(rest)),
@@ -269,43 +279,44 @@ impl Assembler {
         }
     }
 
+    /// Drops events of flows whose masked mark has another value.
     fn drop_other_marks(&mut self, mark: Option<Masked>) {
         let Some(Masked { value, mask }) = mark else { return };
         self.find_attribute(CTA_MARK);
         self.skip_if_equal(0, |code| {
             code.emit(COPY_TO_X, 0);
             code.emit(LOAD_WORD_AT_X, VALUE);
-        }); // not found leaves zero in A: the mark that the kernel leaves out
+        }); // without the attribute, A is zero: the mark that the kernel leaves out
         self.emit(AND, mask);
         self.skip_if_equal(value & mask, |code| code.return_verdict(DROP));
     }
 
-    /// A = where the message's attribute of this type is, or zero.
+    /// A = the offset of the message's attribute of this type, or zero.
     fn find_attribute(&mut self, kind: u16) {
         self.emit(LOAD_X_NUMBER, u32::from(kind));
         self.emit(LOAD_NUMBER, ATTRIBUTES);
         self.emit(LOAD_WORD, FIND_ATTRIBUTE);
     }
 
-    /// A = where the attribute of this type is inside the one at A, or zero.
+    /// A = the offset of the attribute of this type inside the one at A, or zero.
     fn find_nested(&mut self, kind: u16) {
         self.emit(LOAD_X_NUMBER, u32::from(kind));
         self.emit(LOAD_WORD, FIND_NESTED);
     }
 
-    /// Does what `body` says unless A is `value`.
+    /// Emits `body`, which runs unless A is `value`.
     fn skip_if_equal(&mut self, value: u32, body: impl FnOnce(&mut Self)) {
         self.instructions.push(Instruction { code: JUMP_IF_EQUAL, jt: 0, jf: 1, k: value });
         self.jump_over(body);
     }
 
-    /// Does what `body` says if A is `value`.
+    /// Emits `body`, which runs only if A is `value`.
     fn only_if_equal(&mut self, value: u32, body: impl FnOnce(&mut Self)) {
         self.instructions.push(Instruction { code: JUMP_IF_EQUAL, jt: 1, jf: 0, k: value });
         self.jump_over(body);
     }
 
-    /// A jump to behind what `body` writes.
+    /// Emits a jump over `body`, then `body`.
     fn jump_over(&mut self, body: impl FnOnce(&mut Self)) {
         let jump = self.instructions.len();
         self.emit(JUMP, 0);
@@ -316,30 +327,33 @@ impl Assembler {
         }
     }
 
+    /// A = the byte at `offset`.
     fn load_byte(&mut self, offset: u32) {
         self.emit(LOAD_BYTE, offset);
     }
 
+    /// Ends the program with `verdict`, [`ACCEPT`] or [`DROP`].
     fn return_verdict(&mut self, verdict: u32) {
         self.emit(RETURN, verdict);
     }
 
+    /// Appends one instruction.
     fn emit(&mut self, code: u16, k: u32) {
         self.instructions.push(Instruction { code, jt: 0, jf: 0, k });
     }
 }
 
-/// Messages without an id cannot be shared out: they are worker 0's.
+/// The verdict on messages without a flow id: they go to worker 0.
 fn verdict_without_id(share: Share) -> u32 {
     if share.worker == 0 { ACCEPT } else { DROP }
 }
 
-// What the programs do is tested on a real kernel, in tests/receive.rs.
+// tests/receive.rs tests the programs on a real kernel.
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// The longest program that can be asked for.
+    /// The filter with the longest program.
     fn largest() -> Filter {
         Filter {
             family: Some(2),
@@ -360,13 +374,13 @@ mod tests {
         let code = program.instructions();
         assert!(code.len() <= STEER_INSTRUCTIONS);
         assert_eq!(code.last().unwrap().code, RETURN);
-        for (place, instruction) in code.iter().enumerate() {
+        for (index, instruction) in code.iter().enumerate() {
             let furthest = match instruction.code {
                 JUMP => instruction.k as usize,
                 JUMP_IF_EQUAL => usize::from(instruction.jt.max(instruction.jf)),
                 _ => 0,
             };
-            assert!(place + furthest + 1 < code.len() || instruction.code == RETURN, "{place}: {instruction:?}");
+            assert!(index + furthest + 1 < code.len() || instruction.code == RETURN, "{index}: {instruction:?}");
         }
     }
 

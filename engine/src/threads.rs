@@ -1,4 +1,5 @@
-//! The pipeline's threads, and what each costs: seen from outside, so that a thread is not slowed by being looked at.
+//! The engine's threads, and the processor time that each uses. It is read from outside, so that measuring slows no
+//! thread.
 
 use std::fs;
 use std::io;
@@ -11,38 +12,38 @@ use rustix::thread::Pid;
 
 use crate::sys::clock::thread_cpu;
 
-/// What a thread is for.
+/// The purpose of a thread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Duty {
-    /// Takes events into its shard; numbered from 0.
+    /// The worker of this number, from 0: receives events and applies them to its shard.
     Worker(u32),
-    /// Keeps the shards true to the kernel.
+    /// The control thread: keeps the shards in sync with the kernel.
     Control,
-    /// Tells peers, and hears them.
+    /// The replication stage: sends deltas to peers, and receives theirs.
     Stage,
-    /// Puts what peers tell into the kernel as it comes.
+    /// The thread of hot mode: commits peers' flows to the kernel as they arrive.
     Hot,
 }
 
 /// A thread of this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Thread {
-    /// What it is for.
+    /// Its purpose.
     pub duty: Duty,
     id: Pid,
 }
 
-/// What a thread has taken since it began.
+/// The processor time and wake-ups of a thread since it started.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
     /// Time on a processor, in user and kernel mode.
     pub cpu: Duration,
-    /// Times that it waited and was woken.
+    /// How often it waited and was woken: the kernel's count of voluntary context switches.
     pub wakeups: u64,
 }
 
 impl Thread {
-    /// What it has taken so far; nothing of one that has ended.
+    /// Its usage so far; zero if it has ended.
     #[must_use]
     pub fn usage(&self) -> Usage {
         let Ok(cpu) = thread_cpu(self.id) else { return Usage::default() };
@@ -61,17 +62,18 @@ impl AddAssign for Usage {
 }
 
 impl Usage {
-    /// What was taken between `earlier` and now.
+    /// The difference between `earlier` and this usage.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
         Self { cpu: self.cpu.saturating_sub(earlier.cpu), wakeups: self.wakeups.saturating_sub(earlier.wakeups) }
     }
 }
 
-/// Starts a thread in the caller's network namespace, and says which it is.
+/// Starts a thread named `name` in the caller's network namespace. Returns its join handle, and the [`Thread`] to
+/// measure it by.
 ///
 /// # Errors
-/// When the system has no thread left.
+/// When the system refuses another thread.
 pub fn start<T: Send + 'static>(
     name: String,
     duty: Duty,
@@ -79,7 +81,7 @@ pub fn start<T: Send + 'static>(
 ) -> io::Result<(JoinHandle<T>, Thread)> {
     let (id_sender, id_receiver) = bounded(1);
     let handle = thread::Builder::new().name(name).spawn(move || {
-        let _ = id_sender.send(rustix::thread::gettid()); // there is room for one
+        let _ = id_sender.send(rustix::thread::gettid()); // the channel has room for the id
         body()
     })?;
     let id = id_receiver.recv().map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
@@ -99,9 +101,9 @@ mod tests {
             wake_sender.send(()).unwrap();
             thread::sleep(Duration::from_millis(2)); // until it waits again
         }
-        let taken = thread.usage().since(&before);
-        assert!((5..=40).contains(&taken.wakeups), "{taken:?}");
-        assert!(taken.cpu < Duration::from_millis(20), "{taken:?}");
+        let used = thread.usage().since(&before);
+        assert!((5..=40).contains(&used.wakeups), "{used:?}");
+        assert!(used.cpu < Duration::from_millis(20), "{used:?}");
         drop(wake_sender);
         handle.join().unwrap();
         assert_eq!(thread.usage(), Usage::default());

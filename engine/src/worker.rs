@@ -1,15 +1,20 @@
-//! One pinned thread that owns a shard: it takes events, applies them, and obeys the control thread between batches.
+//! One pinned thread that owns a shard. It receives events, applies them to the shard, and runs the control thread's
+//! commands between batches of events.
 //!
 //! ```text
-//! loop:  take ──► show ──► settle ──► obey ──► mark ──► sweep ──► find out ──► tell ──► publish
-//!        events   them to losses     resync   begin a  purge a   what no      changes  counts
-//!        to shard watchers noticed   commands resync   slice     event says   to the
-//!                                                                             replication
-//!                                                                             stage
+//! loop:  receive_events       read a batch of events from the socket and apply it to the shard
+//!     ── forward_to_watchers  send the batch, and the count of lost events, to clients that follow events
+//!     ── handle_losses        request a resync after lost, malformed or refused events
+//!     ── run_commands         commands of the control thread: start a resync, apply dumped flows, end or abandon it
+//!     ── start_marking        start a resync's marks once the events queued before its request are applied
+//!     ── sweep                purge a slice of the flows that a finished dump did not confirm
+//!     ── handle_unreported    query the kernel for changes that it sends no event for
+//!     ── send_deltas          answer requests, then send changed flows to the replication stage
+//!     ── publish_counts       store the counters where other threads read them
 //! ```
 //!
-//! Nothing here waits for another thread: commands come through a bounded channel that the control thread fills, and
-//! what a worker reports is bounded by the protocol between the two (see [`Report`]).
+//! No step waits for another thread. Commands arrive through a bounded channel that the control thread fills. The
+//! protocol between the two threads bounds the number of a worker's reports (see [`Report`]).
 
 use std::io::Read;
 use std::os::unix::net::UnixStream;
@@ -34,46 +39,47 @@ use crate::unreported::Unreported;
 use crate::watch::Watcher;
 use crate::worker_channel::{DeltaSender, OnLoss, WorkerRequest};
 
-/// What the control thread asks of a worker.
+/// A command of the control thread to a worker.
 #[derive(Debug)]
 pub(crate) enum Command {
-    /// Mark what events and the dump confirm from here on, and say so. The number tells this resync from others.
+    /// Start marking the flows that events and the dump confirm, and report it. The number identifies the resync.
     BeginResync(u32),
-    /// Messages of the dump that are this shard's, one after the other, each padded to four bytes.
+    /// Consecutive messages of the dump whose flows belong to this shard, each padded to four bytes.
     Dumped(Vec<u8>),
-    /// The dump has been read to its end: purge what was not confirmed.
+    /// The whole dump has been sent: purge the flows that it did not confirm.
     EndDump,
-    /// The dump broke off: forget the marks.
+    /// The dump failed: drop the marks and purge nothing.
     AbandonResync,
 }
 
-/// What a worker tells the control thread. Each is told once a resync at most, so few are under way at once: see
-/// [`REPORTS_PER_WORKER`](crate::limits::REPORTS_PER_WORKER).
+/// A report of a worker to the control thread. A worker sends each kind at most once per resync, so few are queued at
+/// once: see [`REPORTS_PER_WORKER`](crate::limits::REPORTS_PER_WORKER).
 #[derive(Debug)]
 pub(crate) enum Report {
-    /// Events were lost or not understood, or flows refused: the shard has to be resynchronised.
+    /// The shard of this worker needs a resync: events were lost or malformed, flows were refused, or flows whose NAT
+    /// address moved have to be compared with the kernel.
     ResyncNeeded(u32),
-    /// From here on what events confirm is marked: the dump may begin.
+    /// The worker marks the flows that events confirm: the dump may start.
     Marking {
-        /// The worker.
+        /// The worker's index.
         worker: u32,
         /// The resync's number.
         resync: u32,
     },
-    /// A resync is complete, or, with `again`, has to be done once more.
+    /// A resync is complete, or has to be repeated.
     Resynced {
-        /// The worker.
+        /// The worker's index.
         worker: u32,
         /// The resync's number.
         resync: u32,
-        /// Too much happened during the dump.
+        /// Whether it has to be repeated: more flows ended during the dump than the shard can remember.
         again: bool,
     },
-    /// The worker has ended, or could not begin; its error is in the log.
+    /// The worker of this index has ended or could not start. Its error is in the log.
     Ended(u32),
 }
 
-/// The worker's end of its reports to the control thread.
+/// Sends a worker's reports to the control thread.
 #[derive(Debug, Clone)]
 pub(crate) struct Reporter {
     pub(crate) sender: Sender<Report>,
@@ -81,67 +87,77 @@ pub(crate) struct Reporter {
 }
 
 impl Reporter {
+    /// Sends `report` and wakes the control thread.
     pub(crate) fn send_report(&self, report: Report) {
-        // Neither can fail while the control thread runs, and when it has ended there is no one to tell.
+        // Neither call fails while the control thread runs. After it has ended, no thread needs the report.
         let _ = self.sender.try_send(report);
         let _ = self.waker.wake();
     }
 }
 
-/// What is known of the flows held.
+/// How the flows in a shard relate to the kernel's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SyncState {
-    /// They are the kernel's.
+    /// The shard's flows match the kernel's.
     InSync,
-    /// Something was lost since the last resync began, or none ever did.
+    /// Events were lost since the last resync started, or no resync has started yet.
     Stale,
-    /// A resync is under way that mends all that was lost.
+    /// A resync is under way that repairs every loss so far.
     Resyncing,
 }
 
-/// What a worker is made of.
+/// A worker: its socket, its shard, and its channels to the other threads.
 pub(crate) struct Worker {
+    /// The worker's number, from 0.
     pub(crate) index: u32,
+    /// The event socket and its back end.
     pub(crate) listener: Listener,
+    /// The flows that this worker alone owns.
     pub(crate) shard: Shard,
-    /// What the socket lets through.
+    /// The filter that the kernel applies to this socket's events. Dumped flows that it excludes are skipped.
     pub(crate) filter: Filter,
-    /// Flows that are held for peers are in the kernel, too, and are not this node's.
+    /// Whether the node runs in hot mode: the kernel then also holds peers' flows, which are not this node's.
     pub(crate) hot: bool,
+    /// Commands of the control thread.
     pub(crate) commands: Receiver<Command>,
+    /// Requests of the replication stage, the control server and the takeover.
     pub(crate) requests: Receiver<WorkerRequest>,
-    /// Where there are replicas.
+    /// Sends changed flows to the replication stage; `None` without peers.
     pub(crate) delta_sender: Option<DeltaSender>,
-    /// Where there are replicas: what they must know besides.
+    /// Finds changes that the kernel sends no event for; `None` without peers.
     pub(crate) unreported: Option<Unreported>,
-    /// Becomes readable when there is a command, or it is time to stop.
+    /// Becomes readable when a command or a request is queued, or when the worker has to stop.
     pub(crate) wake: UnixStream,
+    /// Reports to the control thread.
     pub(crate) reporter: Reporter,
+    /// The counters as other threads read them.
     pub(crate) shared_counters: Arc<SharedCounters>,
+    /// Set when the worker has to stop.
     pub(crate) stop: Arc<AtomicBool>,
+    /// The counters as this worker counts them.
     pub(crate) counts: Counts,
     /// The number of the resync under way, or of the last one.
     pub(crate) resync: u32,
-    /// A resync has been asked for, and so many events at most are still to be taken before it begins.
+    /// `Some` when a resync was requested and has not started: the number of events, at most, to receive before it may.
     pub(crate) backlog: Option<u64>,
-    /// That a resync is wanted has been reported, and none has begun since.
+    /// Whether this worker has reported that it needs a resync, and none was started since.
     pub(crate) resync_requested: bool,
-    /// Why the first message of this round was not understood.
+    /// The error of the first malformed message of this round.
     pub(crate) malformed: Option<ParseError>,
-    /// Flows have been refused and there has been no room since.
+    /// Whether the shard has refused flows and has had no room since.
     pub(crate) full: bool,
-    /// Flows refused before this round.
+    /// The number of flows refused before this round.
     pub(crate) refused_before: u64,
-    /// Whether the flows are known to be the kernel's.
+    /// How the shard's flows relate to the kernel's.
     pub(crate) sync_state: SyncState,
-    /// Who wants to see what is received.
+    /// Clients that follow the events received here.
     pub(crate) watchers: Vec<Watcher>,
-    /// Measures the steps, where they are.
+    /// Measures the processor time of each step, if the engine is metered.
     pub(crate) meter: Meter,
 }
 
 impl Worker {
-    /// Runs until told to stop, or until the socket fails. What is queued when the stop comes is still taken.
+    /// Runs until the stop flag is set or the socket fails. Events queued at the stop are still received and sent.
     pub(crate) fn run(mut self) -> Result<(), ListenError> {
         self.shard.set_time(now_ms());
         let result = self.run_rounds().and_then(|()| self.finish());
@@ -152,6 +168,7 @@ impl Worker {
         result
     }
 
+    /// Runs the loop until the stop flag is set.
     fn run_rounds(&mut self) -> Result<(), ListenError> {
         while !self.stop.load(Ordering::Relaxed) {
             let lost = self.receive_events()?;
@@ -167,14 +184,17 @@ impl Worker {
         Ok(())
     }
 
-    /// Sees to what events do not say.
+    /// Sends due sequence-adjustment refreshes, and requests a resync when flows whose NAT address moved have to be
+    /// compared with the kernel.
     fn handle_unreported(&mut self) {
         if self.unreported.as_mut().is_some_and(Unreported::run_due) && !self.resync_requested {
-            self.resync_requested = true; // nothing is lost, and nothing doubted
+            // Unlike `request_resync`, this leaves the state as it is: no event was lost.
+            self.resync_requested = true;
             self.reporter.send_report(Report::ResyncNeeded(self.index));
         }
     }
 
+    /// Leaves the multicast groups, receives the events that are still queued, and sends the changes they cause.
     fn finish(&mut self) -> Result<(), ListenError> {
         self.listener.leave_groups()?;
         loop {
@@ -192,15 +212,19 @@ impl Worker {
         }
     }
 
-    /// How long until there is something to tell replicas. What the stage has no room for yet it asks for itself.
+    /// How long until the shard has changes to send; `None` without any. It is `None` as well while batches wait for
+    /// room in the stage's channel, because the stage then wakes this worker.
     fn pending_in(&self) -> Option<Duration> {
-        self.delta_sender.as_ref().filter(|teller| teller.has_sent_all())?;
+        self.delta_sender.as_ref().filter(|delta_sender| delta_sender.has_sent_all())?;
         self.shard.pending_in_ms().map(Duration::from_millis)
     }
 
-    /// Takes a batch of events into the shard; gives how many were lost.
+    /// Receives a batch of events into the shard, waiting only if no other work is pending. Returns the number of
+    /// events lost.
     fn receive_events(&mut self) -> Result<u64, ListenError> {
         let pending = self.pending_in();
+        // Work that the rest of the loop can do now. A requested resync counts, because it starts once the queue is
+        // empty.
         let busy = self.shard.is_sweeping()
             || (self.backlog.is_some() && self.resync_hold_left().is_none())
             || !self.commands.is_empty()
@@ -219,6 +243,7 @@ impl Worker {
         Ok(round.lost)
     }
 
+    /// Receives once with `patience`, applies the events to the shard, and counts them.
     fn receive_round(&mut self, patience: Patience) -> Result<Round, ListenError> {
         self.unreported.iter_mut().for_each(Unreported::begin_round);
         let mut intake = Intake::new(&mut self.shard, &mut self.counts);
@@ -233,26 +258,28 @@ impl Worker {
         self.counts.rounds += 1;
         self.counts.bytes += round.received.bytes;
         if let Some(backlog) = &mut self.backlog {
+            // An empty queue proves that every event queued before the request has been applied.
             let received = u64::try_from(round.received.datagrams + round.received.truncated).unwrap_or(u64::MAX);
             *backlog = if round.received.drained { 0 } else { backlog.saturating_sub(received) };
         }
         Ok(round)
     }
 
-    /// Takes the bytes that woke this worker; what they are for shows in the channel and the flag. An end of the stream
-    /// means that the control thread is gone: nobody else will say stop.
+    /// Reads and drops the bytes that woke this worker: the channels and the stop flag hold the reason. An end of the
+    /// stream means that every other holder of the wake socket has ended, so no thread is left to stop this worker: it
+    /// stops itself.
     fn drain_wake_bytes(&self) {
         let mut bytes = [0; 64];
         loop {
             match (&self.wake).read(&mut bytes) {
                 Ok(0) => return self.stop.store(true, Ordering::Relaxed),
                 Ok(_) => {}
-                Err(_) => return, // nothing more to take
+                Err(_) => return, // the socket is empty: it does not block
             }
         }
     }
 
-    /// Hands on to those who watch what this round brought, and that so many were lost in it.
+    /// Sends this round's events to the watchers, and the number of events lost in it.
     fn forward_to_watchers(&mut self, lost: u64) {
         for watcher in &mut self.watchers {
             watcher.count_lost(lost);
@@ -260,23 +287,23 @@ impl Worker {
         }
     }
 
-    /// Whatever did not make it into the shard is counted, told, and mended by a resync.
+    /// Counts and logs the events of this round that did not reach the shard, and requests a resync to repair the loss.
     fn handle_losses(&mut self, lost: u64) {
         let worker = self.index;
         if lost > 0 {
             self.counts.events_lost += lost;
             let (after, buffer) = (self.counts.events(), self.listener.buffer());
-            tracing::warn!(worker, lost, after, "events lost, resynchronising: {buffer}");
+            tracing::warn!(worker, lost, after, "events lost, resynchronising with the kernel: {buffer}");
             self.request_resync();
         }
         if let Some(error) = self.malformed.take() {
-            tracing::warn!(worker, %error, "events not understood, resynchronising");
+            tracing::warn!(worker, %error, "events not understood, resynchronising with the kernel");
             self.request_resync();
         }
         self.handle_refused_flows();
     }
 
-    /// A full shard is told when it begins to refuse, and resynchronised when there is room again.
+    /// Logs when a full shard starts to refuse flows, and requests a resync when it has room again.
     fn handle_refused_flows(&mut self) {
         let room = self.shard.has_room();
         if self.full && room {
@@ -284,13 +311,16 @@ impl Worker {
             self.request_resync();
         } else if !self.full && !room && self.counts.flows_refused > self.refused_before {
             self.full = true;
-            tracing::warn!(worker = self.index, "the shard is full and refuses new flows: raise [engine] flows_max");
+            tracing::warn!(
+                worker = self.index,
+                "the internal cache is full and refuses flows: raise [engine] flows_max"
+            );
         }
         self.refused_before = self.counts.flows_refused;
     }
 
-    /// Begins to mark once all is taken that was queued when the resync was asked for. What is queued may be older than a
-    /// loss: a flow that it says began may have ended among what was lost, and must not be taken for confirmed.
+    /// Starts marking once the events queued at the resync's request have been applied. A queued event may be older
+    /// than a loss: the flow that it reports as new may have ended in a lost event, so it must not count as confirmed.
     fn start_marking(&mut self) {
         if self.backlog == Some(0) && self.resync_hold_left().is_none() {
             self.backlog = None;
@@ -301,11 +331,13 @@ impl Worker {
         }
     }
 
-    /// How long a resync that could begin has to wait for all that.
+    /// How long a resync that is ready to start has to wait, because flows whose NAT address moved are kept for so
+    /// long.
     fn resync_hold_left(&self) -> Option<Duration> {
         self.unreported.as_ref().filter(|_| self.backlog == Some(0)).and_then(Unreported::resync_hold_left)
     }
 
+    /// Marks the flows stale, and reports that this worker needs a resync unless it has already done so.
     fn request_resync(&mut self) {
         self.sync_state = SyncState::Stale;
         if !self.resync_requested {
@@ -315,6 +347,7 @@ impl Worker {
         }
     }
 
+    /// Runs at most [`RESYNC_BATCHES_PER_ROUND`] commands of the control thread.
     fn run_commands(&mut self) {
         for _ in 0..RESYNC_BATCHES_PER_ROUND {
             let Ok(command) = self.commands.try_recv() else { break };
@@ -322,6 +355,7 @@ impl Worker {
                 Command::BeginResync(resync) => {
                     self.resync_requested = false;
                     self.resync = resync;
+                    // Where the kernel cannot report the queue's length, marking starts at the next empty queue.
                     self.backlog = Some(self.listener.queued_at_most().unwrap_or(u64::MAX));
                 }
                 Command::Dumped(messages) => self.apply_dumped(&messages),
@@ -331,6 +365,7 @@ impl Worker {
         }
     }
 
+    /// Applies messages of a dump to the shard: flows that the socket's filter passes, and expectations.
     fn apply_dumped(&mut self, messages: &[u8]) {
         let (shard, counts) = (&mut self.shard, &mut self.counts);
         for message in Messages::new(messages) {
@@ -343,6 +378,7 @@ impl Worker {
             }
             let applied = match record.flow() {
                 Ok(flow) if !self.filter.passes(&flow) => continue,
+                // A peer's flow, committed in hot mode and without a packet since.
                 Ok(flow) if self.hot && is_held(flow.timeout.unwrap_or(0)) => continue,
                 Ok(flow) => shard.apply_dumped(&flow),
                 Err(_) => Applied::NotAFlow,
@@ -352,6 +388,8 @@ impl Worker {
         }
     }
 
+    /// After a dump, checks the next [`SWEEP_SLICE`] slots and purges unconfirmed flows. Reports the end of the resync
+    /// after the last slice.
     fn sweep(&mut self) {
         if !self.shard.is_sweeping() {
             return;
@@ -369,7 +407,7 @@ impl Worker {
         self.reporter.send_report(Report::Resynced { worker: self.index, resync: self.resync, again });
     }
 
-    /// Answers what was asked, then hands on what has changed.
+    /// Answers at most [`REQUESTS_PER_ROUND`] requests, then sends the shard's changed flows to the replication stage.
     fn send_deltas(&mut self) {
         for request in self.requests.try_iter().take(REQUESTS_PER_ROUND) {
             match request {
@@ -381,7 +419,7 @@ impl Worker {
                     reply.send(());
                 }
                 WorkerRequest::AddWatcher(mut watcher) => {
-                    // Those who have gone leave no trace but this: whoever comes makes room for itself.
+                    // A client that has gone is noticed only here, so each new watcher removes the dead ones.
                     self.watchers.retain(Watcher::is_watched);
                     watcher.send_start();
                     self.watchers.push(watcher);
@@ -393,25 +431,26 @@ impl Worker {
                     self.shard.encode_bucket(bucket, stream, &mut entries);
                     reply.send(entries);
                 }
-                WorkerRequest::ResolveConflicts(claims, on_loss, reply) => {
-                    let judge = |claim| match on_loss {
-                        OnLoss::Keep => self.shard.compare_with_peer(claim),
-                        OnLoss::Evict => self.shard.evict_unless_newer(claim),
+                WorkerRequest::ResolveConflicts(versions, on_loss, reply) => {
+                    let resolve = |version| match on_loss {
+                        OnLoss::Keep => self.shard.compare_with_peer(version),
+                        OnLoss::Evict => self.shard.evict_unless_newer(version),
                     };
-                    reply.send(claims.iter().map(judge).collect());
+                    reply.send(versions.iter().map(resolve).collect());
                 }
             }
         }
         let now_ms = now_ms();
         self.shard.set_time(now_ms);
-        if let Some(teller) = &mut self.delta_sender {
+        if let Some(delta_sender) = &mut self.delta_sender {
             self.meter.lap();
-            teller.set_time(now_ms);
-            self.counts.unencodable += teller.send_deltas(&mut self.shard);
+            delta_sender.set_time(now_ms);
+            self.counts.unencodable += delta_sender.send_deltas(&mut self.shard);
             self.counts.delta_cpu_ns += self.meter.lap();
         }
     }
 
+    /// Stores the counters where other threads read them.
     fn publish_counts(&mut self) {
         self.counts.expectations = self.shard.expectation_count() as u64;
         self.counts.flows = u64::from(self.shard.len());
@@ -424,12 +463,12 @@ impl Worker {
     }
 }
 
-/// Milliseconds since 1970.
+/// The wall clock in milliseconds since 1970.
 pub(crate) fn now_ms() -> u64 {
     now_us() / 1_000
 }
 
-/// Microseconds since 1970.
+/// The wall clock in microseconds since 1970.
 pub(crate) fn now_us() -> u64 {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     now.map_or(0, |now| u64::try_from(now.as_micros()).unwrap_or(u64::MAX))

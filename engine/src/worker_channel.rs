@@ -1,13 +1,13 @@
-//! What passes between a worker and the replication stage: batches one way, what to tell the other; and what others ask
-//! of a worker.
+//! The channels of a worker: batches of deltas to the replication stage, and requests from the stage and other threads.
 //!
 //! ```text
-//!  worker ── batches, bounded ──► stage          stage ── what to tell, bounded ──► worker
-//!     └ wakes the stage                             └ wakes the worker
+//!  worker ── batches, bounded ──► stage          stage, server ── requests, bounded ──► worker
+//!     └ wakes the stage                              └ wakes the worker
 //! ```
 //!
-//! Neither waits for the other. A worker whose channel is full keeps its batches, drains its shard no further, and notes
-//! that it starves; the stage wakes it when there is room. A stage whose channel is full keeps what it wanted told.
+//! No side waits for the other. A worker whose channel is full keeps its batches, drains its shard no further, and sets
+//! the `starved` flag. The stage wakes it when the channel has room. A stage whose channel is full keeps its request
+//! and retries.
 
 use std::io::Write;
 use std::os::unix::net::UnixStream;
@@ -24,65 +24,73 @@ use crate::reply::{self, Reply};
 use crate::shard::{Newer, Outbox, PeerVersion, Shard};
 use crate::watch::Watcher;
 
-/// What a worker is asked for.
+/// A request to a worker.
 #[derive(Debug)]
 pub(crate) enum WorkerRequest {
-    /// Tell these buckets whole.
+    /// Send every flow of these buckets.
     SendBuckets(BucketSet),
-    /// Tell all digests, under this number.
+    /// Send the digests of all buckets, under this number.
     SendDigests(u64),
-    /// Tell what this selects from here on, and take back what it does not.
+    /// Replicate the flows that this filter selects from now on, and withdraw the others from replicas.
     SetFilter(Arc<ReplicationFilter>),
-    /// Keep what has moved away no longer than the next resync.
+    /// Keep flows whose NAT address moved no longer than until the next resync.
     ForgetMoved(Reply<()>),
-    /// Show a bucket, in the form of the control socket.
+    /// List a bucket's entries, in the control socket's format.
     ListBucket(u16, Reply<Vec<u8>>),
-    /// Hand on what is received from here on.
+    /// Forward the events received from now on to this watcher.
     AddWatcher(Watcher),
-    /// Say of each of these flows who is right.
+    /// Compare each of these peer versions of a flow with the shard's, and reply which is newer.
     ResolveConflicts(Vec<PeerVersion>, OnLoss, Reply<Vec<Newer>>),
 }
 
-/// What becomes of a flow that a peer's claim is right about.
+/// What happens to the shard's flow when the peer's version is at least as new.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum OnLoss {
-    /// It stays in the shard.
+    /// The flow stays in the shard.
     Keep,
-    /// It leaves the shard: it is the peer's.
+    /// The flow leaves the shard, because it now belongs to the peer.
     Evict,
 }
 
-/// The worker's end.
+/// The worker's end of its delta channel.
 #[derive(Debug)]
 pub(crate) struct DeltaSender {
+    /// Batches that the channel has no room for yet.
     outbox: Outbox,
     batches: Sender<Payload>,
+    /// Wakes the stage.
     waker: Arc<mio::Waker>,
+    /// Whether the worker waits for room in the channel.
     starved: Arc<AtomicBool>,
 }
 
-/// The stage's end, and what others ask a worker by.
+/// The replication stage's end of one worker's delta channel.
 #[derive(Debug, Clone)]
 pub(crate) struct DeltaReceiver {
+    /// The batches that the worker has sent.
     pub(crate) batches: Receiver<Payload>,
+    /// Whether the worker waits for room in the channel.
     starved: Arc<AtomicBool>,
+    /// Sends requests to the worker.
     pub(crate) worker: WorkerHandle,
 }
 
-/// Asks one worker.
+/// Sends requests to one worker and wakes it.
 #[derive(Debug, Clone)]
 pub(crate) struct WorkerHandle {
     requests: Sender<WorkerRequest>,
     wake: Arc<UnixStream>,
 }
 
-/// What a worker is asked by, and its end of that; `wake` wakes the worker.
+/// Creates a worker's request channel: the handle for other threads, and the worker's end. A byte written to `wake`
+/// wakes the worker.
 pub(crate) fn request_channel(wake: Arc<UnixStream>) -> (WorkerHandle, Receiver<WorkerRequest>) {
     let (requests, receiver) = bounded(REQUESTS_PER_WORKER);
     (WorkerHandle { requests, wake }, receiver)
 }
 
-/// The two ends of stream `stream` for the worker that `asker` asks. `waker` wakes the stage.
+/// Creates the delta channel of stream `stream`, whose batches have at most `datagram_bytes` bytes. `waker` wakes the
+/// stage; `worker` reaches the worker that sends.
 pub(crate) fn delta_channel(
     stream: u16,
     datagram_bytes: usize,
@@ -97,18 +105,18 @@ pub(crate) fn delta_channel(
 }
 
 impl DeltaSender {
-    /// Batches that are begun from here on are as of `now_ms`, milliseconds since 1970.
+    /// Sets the time of the batches started from now on, in milliseconds since 1970.
     pub(crate) fn set_time(&mut self, now_ms: u64) {
         self.outbox.set_time(now_ms);
     }
 
-    /// Whether all that was told is on its way: the shard may tell more.
+    /// Whether every batch has been passed to the channel, so that the shard may be drained again.
     pub(crate) fn has_sent_all(&self) -> bool {
         self.outbox.is_empty()
     }
 
-    /// Hands on what the shard has to tell, one outbox of it at most and as far as the stage takes it: events come first.
-    /// Gives how many items no batch can hold.
+    /// Sends the shard's changed flows, at most one outbox and as far as the channel has room, so that events are not
+    /// kept waiting. Returns the number of items that cannot be encoded in any batch.
     pub(crate) fn send_deltas(&mut self, shard: &mut Shard) -> u64 {
         let mut sent = self.send_batches();
         if self.outbox.is_empty() && shard.has_pending() {
@@ -117,12 +125,12 @@ impl DeltaSender {
             sent += self.send_batches();
         }
         if sent > 0 {
-            let _ = self.waker.wake(); // fails only where the stage is gone
+            let _ = self.waker.wake(); // fails only when the stage has ended
         }
         self.outbox.take_unencodable()
     }
 
-    /// Hands on what the channel has room for; gives how many batches.
+    /// Sends batches of the outbox as far as the channel has room. Returns their number.
     fn send_batches(&mut self) -> usize {
         let mut sent = 0;
         while let Some(payload) = self.outbox.pop() {
@@ -130,13 +138,13 @@ impl DeltaSender {
                 Ok(()) => sent += 1,
                 Err(TrySendError::Full(payload)) => {
                     self.outbox.push_front(payload);
-                    // Said before looking once more: the stage may have emptied the channel just before, and would wake
-                    // nobody.
+                    // The flag is set before a second attempt. If the stage emptied the channel before it could see the
+                    // flag, it wakes no worker, and only the second attempt finds the room.
                     if self.starved.swap(true, Ordering::AcqRel) {
                         break;
                     }
                 }
-                Err(TrySendError::Disconnected(_)) => {} // nobody is left to tell
+                Err(TrySendError::Disconnected(_)) => {} // the stage has ended: the batch is dropped
             }
         }
         sent
@@ -144,7 +152,7 @@ impl DeltaSender {
 }
 
 impl DeltaReceiver {
-    /// Wakes the worker if it waits for room.
+    /// Wakes the worker if it waits for room in the channel.
     pub(crate) fn wake_if_starved(&self) {
         if self.starved.swap(false, Ordering::AcqRel) {
             self.worker.wake();
@@ -153,10 +161,10 @@ impl DeltaReceiver {
 }
 
 impl WorkerHandle {
-    /// Asks, if there is room.
+    /// Queues `request` and wakes the worker.
     ///
     /// # Errors
-    /// What was asked, where there is none. A worker that has ended is asked in vain.
+    /// The request itself when the channel is full. A worker that has ended is no error: the request is dropped.
     pub(crate) fn try_request(&self, request: WorkerRequest) -> Result<(), WorkerRequest> {
         let result = self.requests.try_send(request);
         self.wake();
@@ -166,7 +174,8 @@ impl WorkerHandle {
         }
     }
 
-    /// Asks, and waits for the answer; none comes from a worker that has ended, or does nothing for [`WORKER_ANSWER_MAX`].
+    /// Sends a request and waits for its answer. Returns `None` when the worker has ended, or does not answer within
+    /// [`WORKER_ANSWER_MAX`].
     pub(crate) fn request_and_wait<T>(&self, request: impl FnOnce(Reply<T>) -> WorkerRequest) -> Option<T> {
         let (reply, answer) = reply::channel(None);
         self.requests.send_timeout(request(reply), WORKER_ANSWER_MAX).ok()?;
@@ -176,6 +185,6 @@ impl WorkerHandle {
 
     /// Wakes the worker.
     pub(crate) fn wake(&self) {
-        let _ = (&*self.wake).write(&[0]); // a full pipe means that it has been woken already
+        let _ = (&*self.wake).write(&[0]); // fails when the socket is full: the worker is being woken already
     }
 }

@@ -1,4 +1,4 @@
-//! Requests sent together, on this kernel: what is refused, which of them it was, and what happens to the others.
+//! Batches of requests against this kernel: which request a refusal belongs to, and what happens to the others.
 #![allow(clippy::unwrap_used)] // a test fails by it, here in its helpers too
 
 use std::collections::BTreeSet;
@@ -19,7 +19,7 @@ use rustix::io::Errno;
 const EEXIST: i32 = Errno::EXIST.raw_os_error();
 const ENOENT: i32 = Errno::NOENT.raw_os_error();
 
-/// The original direction of the flow number `index`: no two are the same.
+/// The original direction of the flow number `index`. Every flow has another one.
 fn orig(index: u32) -> Tuple {
     let [_, high, middle, low] = index.to_be_bytes();
     let l4 = L4::Ports { src: 1000, dst: 2000 };
@@ -48,7 +48,7 @@ fn delete(writer: &mut Writer<'_>, seq: u32, index: u32) -> Result<(), Full> {
 
 type Write = fn(&mut Writer<'_>, u32, u32) -> Result<(), Full>;
 
-/// Makes a request of each index, which is its tag too; gives the refused ones with their errno.
+/// Sends a request for each index, which is also its tag. Returns the tags and errnos of the refused requests.
 fn run_batch(
     operation: &'static str,
     write: Write,
@@ -64,7 +64,7 @@ fn run_batch(
     (done, refusals)
 }
 
-/// The marks of the flows that the kernel has: each flow's is its index.
+/// The marks of the flows in the kernel. A flow's mark is its index.
 fn marks_in_kernel() -> BTreeSet<u32> {
     let mut marks = BTreeSet::new();
     let mut dump = Dump::start(Table::Conntrack, &DumpFilter::default(), false).unwrap();
@@ -72,7 +72,7 @@ fn marks_in_kernel() -> BTreeSet<u32> {
     marks
 }
 
-/// A private network whose table takes `flows`.
+/// A private network whose table has room for `flows`.
 fn network(flows: u64) -> Lab {
     let lab = Lab::enter().unwrap();
     assert!(sysctl::read("net/netfilter/nf_conntrack_max").unwrap() >= flows, "the table is too small here");
@@ -139,7 +139,7 @@ fn a_request_that_is_too_long_is_reported_in_order() {
         assert_eq!((done.requests, done.refused, done.carried_out()), (4, 2, 2));
         let [(2, exists), (3, long)] = &tags[..] else { panic!("{tags:?}") };
         assert!(exists.starts_with("the kernel refused to create flows: File exists"), "{exists}");
-        assert_eq!(long, "cannot create flows: request buffer is full");
+        assert_eq!(long, "cannot create flows: the request is too long for its buffer");
         assert_eq!(marks_in_kernel(), [1, 4].into());
         assert_eq!(batch.finish(&mut |_| {}).unwrap(), BatchOutcome::default());
     });

@@ -1,4 +1,4 @@
-//! The whole pipeline on this kernel: real traffic, real losses, and the shards' agreement with the kernel's table.
+//! The whole pipeline on this kernel: real traffic, real losses, and shards that agree with the kernel's table.
 #![allow(clippy::unwrap_used)] // a test fails by it, here in its helpers too
 
 use std::collections::BTreeSet;
@@ -19,7 +19,7 @@ use ctflow_parser::tuple::{L4, Tuple};
 use ctflow_parser::uapi::{AF_INET, AF_UNSPEC, CTA_FILTER_F_CTA_PROTO_NUM, IPPROTO_TCP, IPPROTO_UDP};
 use ctflow_parser::write::Writer;
 
-/// Looks until the counts are as they should be; the test fails if they never are.
+/// Waits until the counts meet the condition. Fails with `what` after 20 s.
 fn until(engine: &Engine, what: &str, mut satisfied: impl FnMut(&Counts) -> bool) -> Counts {
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
@@ -53,7 +53,7 @@ fn workers_share_the_flows_of_real_traffic_and_lose_none() {
                 udp_exchange((SERVER6, 53).into(), b"hello").unwrap();
             }
         });
-        until(&engine, "every flow is held", |totals| {
+        until(&engine, "the shards hold every flow", |totals| {
             totals.flows == sysctl::flow_count().unwrap() && totals.flows >= 90
         });
         assert!(engine.by_worker().iter().all(|counts| counts.events() > 0), "{:?}", engine.by_worker());
@@ -71,9 +71,9 @@ fn flows_older_than_the_capture_are_found_by_the_first_resync() {
         let _firewall = Firewall::build(&Lab::enter().unwrap()).unwrap();
         Flood::open().unwrap().send(5_000).unwrap();
         let engine = Engine::start(&settings(2)).unwrap();
-        until(&engine, "the old flows are held", |totals| totals.flows == sysctl::flow_count().unwrap());
+        until(&engine, "the shards hold the old flows", |totals| totals.flows == sysctl::flow_count().unwrap());
         assert!(engine.totals().resync_created >= 5_000);
-        // The kernel never tells that they end (nf_conntrack_events=2), so only another resync can.
+        // With nf_conntrack_events=2 the kernel sends no event of their end, so only another resync finds it.
     });
 }
 
@@ -98,7 +98,9 @@ fn lose_and_repair(backend: BackendKind) {
     flush();
     flood.send(3_000).unwrap();
     let count = sysctl::flow_count().unwrap();
-    let totals = until(&engine, "agreement after a loss", |totals| totals.flows == count && totals.resyncs >= 3);
+    let totals = until(&engine, "the shards agree with the kernel after a loss", |totals| {
+        totals.flows == count && totals.resyncs >= 3
+    });
     assert!(totals.events_lost > 0);
 }
 
@@ -119,7 +121,7 @@ fn under_steady_losses_resyncs_complete_and_purge_dead_flows() {
             assert!(started.elapsed() < Duration::from_secs(30), "never purged: {:?}", engine.totals());
         }
         let count = sysctl::flow_count().unwrap();
-        until(&engine, "agreement once the losses end", |totals| totals.flows == count);
+        until(&engine, "the shards agree with the kernel once the losses end", |totals| totals.flows == count);
     });
 }
 
@@ -131,9 +133,9 @@ fn flows_that_end_without_an_event_are_found_by_the_flow_count() {
         Flood::open().unwrap().send(2_000).unwrap();
         sysctl::write("net/netfilter/nf_conntrack_events", "2").unwrap();
         let engine = Engine::start(&settings(2)).unwrap();
-        until(&engine, "the silent flows are held", |totals| totals.flows >= 2_000);
+        until(&engine, "the shards hold the flows created without an event", |totals| totals.flows >= 2_000);
         flush();
-        let totals = until(&engine, "they are purged", |totals| totals.flows == 0);
+        let totals = until(&engine, "the shards purge the flows", |totals| totals.flows == 0);
         assert!(totals.purged >= 2_000 && totals.events_destroy == 0, "{totals:?}");
     });
 }
@@ -146,10 +148,10 @@ fn a_worker_that_cannot_start_fails_the_engine_start() {
         let settings = Settings { backend: BackendKind::IoUring, ..settings(3) };
         let started = (1..200).find_map(|few| {
             setrlimit(Resource::Nofile, Rlimit { current: Some(few), ..limit }).unwrap();
-            Engine::start(&settings).ok() // with too few descriptors it fails, at whatever step
+            Engine::start(&settings).ok() // with too few descriptors one of its steps fails
         });
         setrlimit(Resource::Nofile, limit).unwrap();
-        // The first that started has every worker at work.
+        // The first engine that started runs every worker.
         let engine = started.unwrap();
         let all_synced = || engine.by_worker().iter().all(|counts| counts.resyncs > 0);
         until(&engine, "every worker resyncs", |_| all_synced());
@@ -211,7 +213,7 @@ fn a_dump_is_the_same_whether_read_whole_or_prefetched() {
         let mut parts = Vec::new();
         while ahead.read(|record| parts.push(record.flow().unwrap().id)).unwrap() != Progress::Done {}
         assert_eq!(parts, whole);
-        drop(all().read_ahead().unwrap()); // a reader that is not interested any more holds nothing up
+        drop(all().read_ahead().unwrap()); // a dropped reader must not block
     });
 }
 
@@ -234,7 +236,8 @@ fn a_dump_the_kernel_cannot_filter_is_listed_whole() {
             protocols.into_iter().collect::<Vec<_>>()
         };
         assert_eq!(protocols(AF_INET), [IPPROTO_UDP]);
-        // Of both families at once no kernel so far selects a protocol: it refuses, and is asked again.
+        // No kernel so far selects a protocol in a dump of both families: it refuses, and the dump is repeated
+        // unfiltered.
         assert!(protocols(AF_UNSPEC).contains(&IPPROTO_TCP));
     });
 }

@@ -6,7 +6,7 @@ use ctflow_engine::lab::traffic::tcp_exchange;
 use ctflow_engine::lab::{Lab, sysctl};
 
 #[test]
-fn an_integration_test_gets_a_network_of_its_own() {
+fn an_integration_test_has_a_private_network() {
     ctflow_engine::isolated!({
         let firewall = Firewall::build(&Lab::enter().unwrap()).unwrap();
         firewall.client.run(|| tcp_exchange((SERVER, 80).into(), b"hello")).unwrap();

@@ -1,5 +1,5 @@
-//! Links between two nodes: over each transport and family, with health, fail-over and fail-back. Time is an argument, so
-//! none is waited for.
+//! Links between two nodes: each transport and address family, health, fail-over and fail-back. Time is an argument, so
+//! the tests need not wait for it.
 #![allow(clippy::unwrap_used, clippy::panic)] // a test fails by it, here in its helpers too
 
 use std::net::{IpAddr, SocketAddr};
@@ -11,7 +11,7 @@ use ctflow_engine::limits::{LINK_ACCEPTED_MAX, LINK_ACCEPTED_SILENCE_MAX, LINK_R
 use ctflow_engine::link::{LinkSettings, Links, Origin, Transport};
 use mio::{Events, Poll};
 
-/// A node's links, and what came over them.
+/// A node's links, and the datagrams received over them.
 struct End {
     poll: Poll,
     links: Links,
@@ -27,7 +27,7 @@ impl End {
         Self { poll, links, received: Vec::new() }
     }
 
-    /// Takes what comes within a few milliseconds; over the links of `deaf` nothing genuine.
+    /// Receives datagrams for a few milliseconds. Those over the links of `deaf` do not count as genuine.
     fn poll_once(&mut self, now: Instant, deaf: &[u8]) {
         self.links.tick(self.poll.registry(), now);
         self.links.flush();
@@ -48,10 +48,12 @@ impl End {
     }
 }
 
+/// A datagram with the header of a control message.
 fn control(text: &str) -> Vec<u8> {
     [&[0xc7, 0xf1, 1, 2], text.as_bytes()].concat()
 }
 
+/// A datagram with the header of a batch.
 fn batch(text: &str) -> Vec<u8> {
     [&[0xc7, 0xf1, 1, 1], text.as_bytes()].concat()
 }
@@ -60,12 +62,13 @@ fn settings(transport: Transport, local: SocketAddr, peer: SocketAddr) -> LinkSe
     LinkSettings { transport, local, peers: vec![peer], interface: None }
 }
 
+/// The settings of two ends on one address, at ports `port` and `port + 1`.
 fn pair(transport: Transport, address: IpAddr, port: u16) -> [LinkSettings; 2] {
     let (one, other) = (SocketAddr::new(address, port), SocketAddr::new(address, port + 1));
     [settings(transport, one, other), settings(transport, other, one)]
 }
 
-/// Turns both until the second has what it waits for.
+/// Polls both ends until `done` returns true.
 fn poll_until(ends: &mut [End; 2], now: Instant, mut done: impl FnMut(&mut [End; 2]) -> bool) {
     for _ in 0..400 {
         if done(ends) {
@@ -73,7 +76,7 @@ fn poll_until(ends: &mut [End; 2], now: Instant, mut done: impl FnMut(&mut [End;
         }
         ends.iter_mut().for_each(|end| end.poll_once(now, &[]));
     }
-    panic!("it never came");
+    panic!("the condition was never met");
 }
 
 #[test]
@@ -89,15 +92,15 @@ fn every_transport_and_family_carries_datagrams_both_ways() {
             let mut ends = pair(transport, address, 4000).map(|settings| End::open(&[settings]));
             let long = batch(&"x".repeat(1_200));
             assert!(ends[0].links.datagram_bytes() >= 1_204, "{transport:?}");
-            // Over TCP what is sent before the connection stands is dropped, as it would be by a wire.
+            // Over TCP a datagram sent before the connection is open is dropped, as on a broken cable.
             poll_until(&mut ends, now, |ends| {
                 ends[0].links.send_to_all(&long, now);
-                ends[1].received.iter().any(|(_, came)| *came == long)
+                ends[1].received.iter().any(|(_, datagram)| *datagram == long)
             });
             let origin = ends[1].received[0].0;
             poll_until(&mut ends, now, |ends| {
                 ends[1].links.send_to(origin, &control("answer"));
-                ends[0].received.iter().any(|(_, came)| *came == control("answer"))
+                ends[0].received.iter().any(|(_, datagram)| *datagram == control("answer"))
             });
             let report = &ends[1].links.report(now)[0];
             assert!(report.healthy && report.active && report.traffic.received >= 1, "{report:?}");
@@ -105,6 +108,7 @@ fn every_transport_and_family_carries_datagrams_both_ways() {
     });
 }
 
+/// Opens a multicast link.
 fn open(group: &str, local: &str) -> End {
     End::open(&[LinkSettings {
         transport: Transport::Multicast,
@@ -134,7 +138,7 @@ fn a_multicast_group_receives_each_other_and_no_one_itself() {
             let now = Instant::now();
             poll_until(&mut ends, now, |ends| {
                 ends[0].links.send_to_all(&control("to all"), now);
-                ends[1].received.iter().any(|(_, came)| *came == control("to all"))
+                ends[1].received.iter().any(|(_, datagram)| *datagram == control("to all"))
             });
             assert!(ends[0].received.is_empty(), "{group}");
             let origin = ends[1].received[0].0;
@@ -155,7 +159,7 @@ fn a_silent_link_fails_over_and_returns_after_its_trial() {
         let mut ends = [0, 1].map(|end: usize| End::open(&[first[end].clone(), second[end].clone()]));
         let start = Instant::now();
         let active = |end: &End, now| end.links.report(now).iter().position(|link| link.active).unwrap();
-        // Control messages are witnesses on both links, deltas go over the first only.
+        // Control messages go over both links and prove their health; deltas go over the first one only.
         for end in &mut ends {
             end.links.send_to_all(&control("hello"), start);
             end.links.send_to_all(&batch("delta"), start);
@@ -163,10 +167,10 @@ fn a_silent_link_fails_over_and_returns_after_its_trial() {
         poll_until(&mut ends, start, |ends| ends.iter().all(|end| end.received.len() >= 3));
         for end in &ends {
             assert!(end.links.report(start).iter().all(|link| link.healthy));
-            let deltas = end.received.iter().filter(|(_, came)| *came == batch("delta"));
+            let deltas = end.received.iter().filter(|(_, datagram)| *datagram == batch("delta"));
             assert_eq!(deltas.map(|(origin, _)| origin.link).collect::<Vec<_>>(), [0]);
         }
-        // From here on the first node hears nothing over the first link.
+        // From here on the first node receives nothing genuine over the first link.
         let mut now = start;
         let mut run = |ends: &mut [End; 2], time: Duration, deaf: &[u8]| {
             let until = now + time;
@@ -181,7 +185,7 @@ fn a_silent_link_fails_over_and_returns_after_its_trial() {
         let later = run(&mut ends, LINK_SILENCE_MAX + Duration::from_secs(1), &[0]);
         assert_eq!((active(&ends[0], later), active(&ends[1], later)), (1, 0));
         let later = run(&mut ends, LINK_RECOVERY_MIN / 2, &[]);
-        assert_eq!(active(&ends[0], later), 1, "it is on trial");
+        assert_eq!(active(&ends[0], later), 1, "the first link is still on trial");
         let later = run(&mut ends, LINK_RECOVERY_MIN, &[]);
         assert_eq!(active(&ends[0], later), 0);
     });
@@ -194,7 +198,7 @@ fn a_restarted_peer_is_redialled_despite_idle_strangers() {
         let [one, other] = pair(Transport::Tcp, "127.0.0.1".parse().unwrap(), 4000);
         let mut ends = [End::open(&[one]), End::open(std::slice::from_ref(&other))];
         let mut now = Instant::now();
-        // Strangers take every place, and say nothing.
+        // Idle connections of strangers use every slot.
         let mut strangers = Vec::new();
         for _ in 0..LINK_ACCEPTED_MAX {
             strangers.push(std::net::TcpStream::connect(other.local).unwrap());
@@ -205,7 +209,7 @@ fn a_restarted_peer_is_redialled_despite_idle_strangers() {
             poll_until(&mut ends, now, |ends| {
                 ends[0].links.send_to_all(&batch("x"), now);
                 now += Duration::from_millis(200);
-                ends[1].received.iter().any(|(_, came)| *came == batch("x"))
+                ends[1].received.iter().any(|(_, datagram)| *datagram == batch("x"))
             });
             let [first, second] = ends;
             drop(second);
@@ -243,7 +247,7 @@ fn invalid_settings_fail_with_what_is_valid() {
         let problem =
             |settings: LinkSettings| Links::open(&[settings], poll.registry(), FIRST_TOKEN).unwrap_err().to_string();
         let udp = settings(Transport::Udp, local, "[::1]:4000".parse().unwrap());
-        assert_eq!(problem(udp.clone()), "link 1 (127.0.0.1:4000): its addresses are of both families: use one");
+        assert_eq!(problem(udp.clone()), "link 1 (127.0.0.1:4000): it mixes IPv4 and IPv6 addresses: use one family");
         assert!(problem(LinkSettings { peers: Vec::new(), ..udp.clone() }).contains("set `peers`"));
         let group = LinkSettings { transport: Transport::Multicast, peers: vec![local], ..udp.clone() };
         assert!(problem(group.clone()).contains("use 224.0.0.0/4"));

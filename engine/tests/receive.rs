@@ -1,6 +1,6 @@
-//! Event sockets and receive back ends against a real kernel, each test in a network namespace of its own.
+//! Event sockets and receive back ends against a real kernel, each test in its own network namespace.
 //!
-//! Events come from flows that the tests create over ctnetlink itself, so that their number and order are known.
+//! The tests create the flows over ctnetlink themselves, so that the number and order of the events are known.
 
 #![allow(clippy::unwrap_used)] // a test fails by it, here in its helpers too
 #![allow(clippy::cast_possible_truncation)] // flow numbers and bursts, all below 100,000
@@ -32,25 +32,25 @@ macro_rules! isolated_tests {
 }
 
 isolated_tests! {
-    every_back_end_hands_on_every_event_once_and_in_order => all_in_order;
-    steered_sockets_share_the_events_out => steering;
-    what_a_small_buffer_loses_is_counted_exactly => loss;
-    a_receive_leaves_the_caller_time_for_other_work => bounded;
+    every_back_end_delivers_every_event_once_and_in_order => all_in_order;
+    steered_sockets_split_the_events => steering;
+    the_losses_of_a_small_buffer_are_counted_exactly => loss;
+    a_receive_returns_after_a_bounded_number_of_datagrams => bounded;
     an_interrupt_wakes_a_blocked_receive => interrupts;
     a_reader_that_hangs_up_wakes_a_blocked_receive => hang_up;
     a_wait_ends_in_time_without_events => timed_waits;
     the_kernel_filters_by_family_protocol_and_mark => filters;
     own_changes_are_dropped_in_the_kernel => own_changes;
     a_buffer_under_pressure_grows_to_its_ceiling => growth;
-    a_datagram_larger_than_a_buffer_is_counted_and_not_handed_on => truncation;
-    a_refused_back_end_says_what_to_do => refusal;
-    auto_falls_back_to_what_is_permitted => fallback;
+    a_datagram_larger_than_a_buffer_is_counted_and_dropped => truncation;
+    the_error_of_a_refused_back_end_names_the_remedy => refusal;
+    auto_falls_back_to_a_permitted_back_end => fallback;
     expectations_belong_to_the_first_worker => expectations;
 }
 
 const BACKENDS: [BackendKind; 3] = [BackendKind::IoUring, BackendKind::Recvmmsg, BackendKind::Recv];
 
-/// A flow to create: everything else about it follows from its number.
+/// A flow to create. Its tuple follows from its number.
 #[derive(Clone, Copy)]
 struct Flow {
     number: u32,
@@ -125,11 +125,12 @@ impl Table {
         });
     }
 
-    /// Sends `count` requests together, the last of them to be acknowledged, and panics on any refusal.
+    /// Sends `count` requests together and requests an acknowledgement of the last. Panics if the kernel refuses one.
     fn acknowledged(&self, count: usize, write: impl Fn(&mut Writer<'_>, usize, u16) -> Result<(), Full>) {
         assert_eq!(self.try_acknowledged(count, write), 0);
     }
 
+    /// Sends `count` requests together. Returns the errno of the answer, 0 for an acknowledgement.
     fn try_acknowledged(&self, count: usize, write: impl Fn(&mut Writer<'_>, usize, u16) -> Result<(), Full>) -> i32 {
         let mut buffer = [0; 16 * 1_024];
         let mut writer = Writer::new(&mut buffer);
@@ -144,7 +145,7 @@ impl Table {
     }
 }
 
-/// The number of the flow that an IPv4 event is about: the orig source address stands first in it.
+/// The number of the flow that an IPv4 event is about. The original source address comes first in the event.
 fn number(event: &[u8]) -> u32 {
     u32::from_be_bytes(event[32..36].try_into().unwrap()) - 0x0a00_0000
 }
@@ -176,7 +177,7 @@ fn open_both(kind: BackendKind, options: &Options) -> (EventSocket, Box<dyn Rece
     (socket, receive)
 }
 
-/// Takes all that is queued.
+/// Receives every queued event.
 fn drain(receive: &mut dyn Receive, sink: &mut dyn Sink) -> Received {
     let mut sum = Received::default();
     while !sum.drained {
@@ -197,7 +198,7 @@ fn drain_numbers(receive: &mut dyn Receive) -> Vec<u32> {
 }
 
 fn all_in_order() {
-    /// More than the 16-bit tail of the ring of buffers counts, so that it wraps.
+    /// More than the ring's 16-bit tail can count, so that the tail wraps.
     const FLOWS: u32 = 70_000;
     for kind in BACKENDS {
         let (mut socket, mut receive) = open_both(kind, &Options { events: EventMask::NEW, ..Options::default() });
@@ -220,7 +221,7 @@ fn all_in_order() {
     }
 }
 
-/// Creates flows in bursts of a quarter of what the reader's socket holds, never letting it hold more than half.
+/// Creates flows in bursts of a quarter of the reader's socket buffer, so that the buffer is never more than half full.
 fn create_no_faster_than_read(flows: u32, capacity: usize, received: &AtomicU32) {
     let table = Table::open();
     let burst = (capacity / 4).clamp(1, 2_000);
@@ -251,7 +252,7 @@ fn steering() {
             }
         }
         assert!(seen.into_keys().eq(0..6_000));
-        assert!(shares.iter().all(|share| share * workers > 4_800), "lopsided: {shares:?}");
+        assert!(shares.iter().all(|share| share * workers > 4_800), "uneven shares: {shares:?}");
         assert!(readers.iter_mut().all(|(socket, _)| socket.check_loss().unwrap() == 0));
         table.flush();
     }
@@ -274,7 +275,8 @@ fn loss() {
     }
 }
 
-/// Needs a buffer larger than one receive may take, which only root (or a large `net.core.rmem_max`) gets.
+/// Needs a buffer with room for more datagrams than one receive returns. Only root may have it, unless
+/// `net.core.rmem_max` is large.
 fn bounded() {
     const LEFT: u32 = 500;
     let most = u32::try_from(DATAGRAMS_PER_RECEIVE).unwrap();
@@ -315,7 +317,7 @@ fn interrupts() {
         (&reader).read_one();
         assert!(drain(&mut *receive, &mut |_: &[u8]| ()).datagrams == 0);
         let quiet = receive.receive(Wait::AnyWithin(Duration::from_millis(5)), &mut |_: &[u8]| ()).unwrap();
-        assert!(!quiet.interrupted, "{kind}: dealt with");
+        assert!(!quiet.interrupted, "{kind}: the interrupt was handled");
     }
 }
 
@@ -355,7 +357,7 @@ fn timed_waits() {
     }
 }
 
-/// Of four kinds of flow, which pass a filter; each time in a fresh table.
+/// Creates four kinds of flow and returns the numbers of those that pass the filter.
 fn passing(filter: Filter) -> Vec<u32> {
     let (mut socket, mut receive) = open_both(BackendKind::Recv, &only(filter));
     let table = Table::open();
@@ -369,7 +371,7 @@ fn passing(filter: Filter) -> Vec<u32> {
         let v6 = event[16] == uapi::AF_INET6;
         passed.push(if v6 { 4 } else { number(event) });
     });
-    assert_eq!(socket.check_loss().unwrap(), 0, "what is filtered is not lost");
+    assert_eq!(socket.check_loss().unwrap(), 0, "a filtered event is not a loss");
     table.flush();
     passed
 }
@@ -385,7 +387,7 @@ fn filters() {
     assert!(passing(protocols(&[uapi::IPPROTO_GRE])).is_empty());
     assert_eq!(passing(mark(0x12, u32::MAX)), [2]);
     assert_eq!(passing(mark(0x12, 0xff)), [2, 4]);
-    assert_eq!(passing(mark(0, u32::MAX)), [1], "no mark is a mark of zero");
+    assert_eq!(passing(mark(0, u32::MAX)), [1], "a flow without a mark has the mark 0");
     let both = Filter { protocols: vec![uapi::IPPROTO_UDP], ..mark(0x12, 0xff) };
     assert_eq!(passing(Filter { family: Some(uapi::AF_INET6), ..both }), [4]);
 }
@@ -419,7 +421,7 @@ fn growth() {
     assert_eq!(socket.check_loss().unwrap(), 0);
 }
 
-/// A refused request is sent back whole, which makes a datagram of any size.
+/// The kernel returns a refused request whole, so that the answer can have any size.
 fn truncation() {
     for kind in BACKENDS {
         let socket = NetlinkSocket::open(Protocol::Netfilter).unwrap();
@@ -437,19 +439,19 @@ fn truncation() {
     }
 }
 
-/// Leaves a single descriptor free: enough to read the socket, not enough for a ring.
+/// Leaves one descriptor free: enough to read the socket, too few for a ring.
 fn refusal() {
     let socket = EventSocket::open(&small(64 * 1_024)).unwrap();
     let limit = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: Some(64), maximum: limit.maximum }).unwrap();
-    let mut taken: Vec<File> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
-    taken.pop().unwrap();
+    let mut files: Vec<File> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
+    files.pop().unwrap();
     let refused = open(BackendKind::IoUring, socket.netlink(), Interrupts::new()).err().unwrap().to_string();
     assert!(refused.contains("io_uring") && refused.contains("RLIMIT_NOFILE"), "{refused}");
     assert_eq!(open(BackendKind::Auto, socket.netlink(), Interrupts::new()).unwrap().name(), "recvmmsg");
 }
 
-/// Leaves too little address space for the buffers of a batch or a ring, and enough for a single one.
+/// Leaves too little address space for the buffers of a batch or a ring, and enough for one buffer.
 fn fallback() {
     let (socket, table) = (EventSocket::open(&small(64 * 1_024)).unwrap(), Table::open());
     let limit = getrlimit(Resource::As);
@@ -467,7 +469,7 @@ fn fallback() {
     assert_eq!(drain_numbers(&mut *receive).len(), 10);
 }
 
-/// A flow with the FTP helper and an expectation of it; skipped where the kernel has no such helper.
+/// Creates a flow with the FTP helper and an expectation of it. Skipped where the kernel has no FTP helper.
 fn expectations() {
     let table = Table::open();
     let master = Flow { protocol: uapi::IPPROTO_TCP, ..Flow::udp(1) };

@@ -1,4 +1,5 @@
-//! Two engines with real kernels, connected by a cable: what one kernel tracks, the other's replica holds.
+//! Two engines with real kernels, connected by a cable: the replica of one holds the flows that the other's kernel
+//! tracks.
 #![allow(clippy::unwrap_used, clippy::panic)] // a test fails by it, here in its helpers too
 
 mod flows;
@@ -25,7 +26,7 @@ use ctflow_replicate::{Config, Key, Mode};
 use flows::{create, delete};
 use pair::{cable, create_flow, held_flows, replicas_agree, settings, status, tracked_flows, until};
 
-/// A node of two on the same machine: `local` and `peer` are ports.
+/// The settings of one of two nodes on the same machine. `local` and `peer` are ports.
 fn loopback_settings(name: &str, local: u16, peer: u16, key: Option<[u8; 32]>) -> Settings {
     let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
     let settings = settings(usize::from(name == "other"), 1, Transport::Udp);
@@ -42,7 +43,7 @@ fn loopback_settings(name: &str, local: u16, peer: u16, key: Option<[u8; 32]>) -
     Settings { replication, ..settings }
 }
 
-/// Flows with everything that a takeover must not lose.
+/// Creates flows with every attribute that a takeover must preserve.
 fn create_every_kind() {
     let ends = |src: &str, dst: &str, ports: (u16, u16), proto| Tuple {
         src: src.parse().unwrap(),
@@ -97,9 +98,9 @@ fn a_commit_creates_the_replicas_flows_and_sends_no_event() {
         assert_eq!((committed.created, committed.updated, committed.failed()), (2_010, 0, 0), "{committed:?}");
         let there = host.run(tracked_flows);
         assert_eq!(there, tracked_flows());
-        assert_eq!(other.totals().events(), 0, "what it did itself is not told");
+        assert_eq!(other.totals().events(), 0, "a node receives no events of its own commit");
         assert_eq!(held_flows(&one), 0);
-        // Again: nothing is doubled, and what has changed is brought over.
+        // A second commit creates no flow twice, and updates the flows that changed.
         delete(0..500);
         until("their end is replicated", &[&one, &other], || held_flows(&other) == 1_510);
         let rules = CommitRules { lifetime: Lifetime::Seconds(77), ..CommitRules::default() };
@@ -117,17 +118,17 @@ fn a_replica_follows_its_source_over_every_transport() {
         for (round, transport) in [Transport::Udp, Transport::Multicast, Transport::Tcp].into_iter().enumerate() {
             let base = u32::try_from(round).unwrap() * 100_000;
             let before = u64::from(base / 100);
-            create(base..base + 500); // before anything listens
+            create(base..base + 500); // before an engine runs
             let other = host.run(move || Engine::start(&settings(1, 2, transport)).unwrap());
             let one = Engine::start(&settings(0, 3, transport)).unwrap();
             let both = [&one, &other];
-            until("what was there is replicated", &both, || held_flows(&other) == before + 500);
+            until("the flows from before the start are replicated", &both, || held_flows(&other) == before + 500);
             create(base + 500..base + 5_000);
-            until("what came is replicated", &both, || held_flows(&other) == before + 5_000);
-            delete(base + 1_000..base + 5_000); // of those before, this kernel would not tell the end
-            until("what went is gone", &both, || held_flows(&other) == before + 1_000);
+            until("new flows are replicated", &both, || held_flows(&other) == before + 5_000);
+            delete(base + 1_000..base + 5_000); // the kernel sends no event of the end of the older ones
+            until("ended flows leave the replica", &both, || held_flows(&other) == before + 1_000);
             host.run(move || create(base..base + 300));
-            until("the other way round, too", &both, || held_flows(&one) == 300);
+            until("replication works in the other direction, too", &both, || held_flows(&one) == 300);
             assert!(replicas_agree(&one, 7) && replicas_agree(&other, 8), "{transport:?}");
             let lag = status(&other).replicas.iter().map(|replica| replica.lag.p50).max().unwrap();
             assert!(lag < Duration::from_secs(1), "{transport:?}: {lag:?}");
@@ -147,41 +148,42 @@ fn a_restarted_node_receives_every_flow_again() {
         let other = host.run(start);
         let one = Engine::start(&settings(0, 2, Transport::Udp)).unwrap();
         create(0..3_000);
-        until("they met", &[&one, &other], || held_flows(&other) == 3_000);
+        until("the backup has all flows", &[&one, &other], || held_flows(&other) == 3_000);
         // The backup restarts while the primary goes on.
         other.stop().unwrap();
         delete(0..1_000);
         create(10_000..12_000);
         let other = host.run(start);
-        until("the restarted one has all", &[&one, &other], || held_flows(&other) == 4_000);
+        until("the restarted backup has all flows", &[&one, &other], || held_flows(&other) == 4_000);
         assert!(replicas_agree(&one, 3));
         // The primary restarts with another number of workers.
         one.stop().unwrap();
         delete(1_000..2_000);
         let one = Engine::start(&settings(0, 1, Transport::Udp)).unwrap();
-        until("the replica is the restarted one's", &[&one, &other], || {
+        until("the replica is that of the restarted primary", &[&one, &other], || {
             held_flows(&other) == 3_000 && status(&other).replicas.len() == 1
         });
         assert!(replicas_agree(&one, 4) && replicas_agree(&other, 5));
     });
 }
 
-/// What stands between two nodes and does them harm.
+/// A relay between two nodes that damages their datagrams.
 struct Relay {
     harm: Arc<AtomicU32>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
-/// Passes everything on.
+/// Forwards every datagram.
 const PASS: u32 = 0;
-/// Loses one in ten, and adds to each: a cut one, a changed one, an old one, nonsense.
+/// Drops one datagram in ten, and adds to each other one a truncated, a changed, an old and a random one.
 const DAMAGE: u32 = 1;
-/// Passes nothing.
+/// Drops every datagram.
 const CUT: u32 = 2;
 
 impl Relay {
-    /// Between the node at port 4000, whose peer is 5000, and the one at 4001, whose peer is 5001.
+    /// Starts a relay between the node at port 4000, whose peer is port 5000, and the node at port 4001, whose peer is
+    /// port 5001.
     fn start() -> Self {
         let socket = |port: u16| {
             let socket = UdpSocket::bind(("127.0.0.1", port)).unwrap();
@@ -232,6 +234,7 @@ impl Relay {
         Self { harm, stop, thread: Some(thread) }
     }
 
+    /// Sets what the relay does from now on.
     fn set_harm(&self, harm: u32) {
         self.harm.store(harm, Ordering::Relaxed);
     }
@@ -244,12 +247,14 @@ impl Drop for Relay {
     }
 }
 
-/// Two nodes on this kernel with a relay between them, that have met.
+/// Starts two nodes on this kernel with a relay between them, and waits until they are connected.
 fn start_relayed_pair() -> (Engine, Engine, Relay) {
     let relay = Relay::start();
     let one = Engine::start(&loopback_settings("one", 4000, 5000, Some([7; 32]))).unwrap();
     let other = Engine::start(&loopback_settings("other", 4001, 5001, Some([7; 32]))).unwrap();
-    until("they met", &[&one, &other], || [&one, &other].iter().all(|engine| !status(engine).replicas.is_empty()));
+    until("both nodes are connected", &[&one, &other], || {
+        [&one, &other].iter().all(|engine| !status(engine).replicas.is_empty())
+    });
     (one, other, relay)
 }
 
@@ -264,7 +269,9 @@ fn damaged_repeated_and_forged_datagrams_change_nothing() {
             delete(round * 500..round * 500 + 250);
             std::thread::sleep(Duration::from_millis(20));
         }
-        until("both hold the same", &[&one, &other], || held_flows(&one) == 5_000 && held_flows(&other) == 5_000);
+        until("both replicas hold all flows", &[&one, &other], || {
+            held_flows(&one) == 5_000 && held_flows(&other) == 5_000
+        });
         relay.set_harm(PASS);
         assert!(replicas_agree(&one, 1) && replicas_agree(&other, 2));
         let refusals = status(&other).node.counters.refusals;
@@ -278,7 +285,9 @@ fn a_replica_catches_up_when_a_cut_link_is_back() {
         Lab::enter().unwrap();
         let (one, other, relay) = start_relayed_pair();
         create(0..2_000);
-        until("both hold all", &[&one, &other], || held_flows(&one) == 2_000 && held_flows(&other) == 2_000);
+        until("both replicas hold all flows", &[&one, &other], || {
+            held_flows(&one) == 2_000 && held_flows(&other) == 2_000
+        });
         relay.set_harm(CUT);
         for round in 4..40 {
             create(round * 500..(round + 1) * 500);
@@ -288,7 +297,9 @@ fn a_replica_catches_up_when_a_cut_link_is_back() {
         assert!(held_flows(&other) <= 2_000 && one.is_running());
         relay.set_harm(PASS);
         let back = Instant::now();
-        until("both hold all again", &[&one, &other], || held_flows(&one) == 19_000 && held_flows(&other) == 19_000);
+        until("both replicas hold all flows again", &[&one, &other], || {
+            held_flows(&one) == 19_000 && held_flows(&other) == 19_000
+        });
         assert!(back.elapsed() < Duration::from_secs(5), "{:?}", back.elapsed());
         assert!(replicas_agree(&one, 1) && replicas_agree(&other, 2));
     });
@@ -327,15 +338,17 @@ fn a_full_replica_is_completed_when_it_has_room() {
         }
         let other = Engine::start(&small).unwrap();
         let both = [&one, &other];
-        until("they met", &both, || both.iter().all(|engine| !status(engine).replicas.is_empty()));
+        until("both nodes are connected", &both, || both.iter().all(|engine| !status(engine).replicas.is_empty()));
         create(0..1_500);
         let refused =
             || status(&other).node.peers[0].received.iter().map(|stream| stream.counters.refused).sum::<u64>();
-        until("it is full", &both, || held_flows(&other) == 1_000 && refused() >= 500 && held_flows(&one) == 1_500);
+        until("the replica is full", &both, || {
+            held_flows(&other) == 1_000 && refused() >= 500 && held_flows(&one) == 1_500
+        });
         delete(0..1_000);
-        until("it is complete", &both, || held_flows(&other) == 500 && held_flows(&one) == 500);
+        until("the replica is complete", &both, || held_flows(&other) == 500 && held_flows(&one) == 500);
         create(2_000..2_100);
-        until("and goes on", &both, || held_flows(&other) == 600);
+        until("the replica receives new flows", &both, || held_flows(&other) == 600);
         assert!(replicas_agree(&one, 1));
     });
 }
@@ -348,14 +361,15 @@ fn protocols_the_kernel_filters_are_ignored_in_dumps_too() {
         let mut settings = loopback_settings("one", 4000, 4001, None);
         settings.socket.filter.protocols = vec![6];
         let engine = Engine::start(&settings).unwrap();
-        until("it has seen the table", &[&engine], || engine.totals().resyncs > 0);
+        until("the first resync is complete", &[&engine], || engine.totals().resyncs > 0);
         create(20..30);
         std::thread::sleep(Duration::from_millis(50));
         assert_eq!((engine.totals().flows, engine.totals().events()), (0, 0));
     });
 }
 
-/// Two nodes on this kernel in `mode`, one second of refresh and three until what was not told expires.
+/// Starts two nodes on this kernel in `mode`, and waits until they are connected. They refresh each second; a flow that
+/// is not repeated expires after three.
 fn start_pair_in_mode(mode: Mode) -> (Engine, Engine) {
     let of = |name: &str, local, peer| {
         let settings = loopback_settings(name, local, peer, None);
@@ -366,7 +380,9 @@ fn start_pair_in_mode(mode: Mode) -> (Engine, Engine) {
         Engine::start(&Settings { replication, ..settings }).unwrap()
     };
     let (one, other) = (of("one", 4000, 4001), of("other", 4001, 4000));
-    until("they met", &[&one, &other], || [&one, &other].iter().all(|engine| !status(engine).replicas.is_empty()));
+    until("both nodes are connected", &[&one, &other], || {
+        [&one, &other].iter().all(|engine| !status(engine).replicas.is_empty())
+    });
     (one, other)
 }
 
@@ -377,11 +393,11 @@ fn in_alarm_mode_flows_that_are_not_resent_expire() {
         let (one, other) = start_pair_in_mode(Mode::Alarm);
         create(0..1_000);
         let both = [&one, &other];
-        until("all are held", &both, || held_flows(&one) == 1_000 && held_flows(&other) == 1_000);
+        until("both replicas hold all flows", &both, || held_flows(&one) == 1_000 && held_flows(&other) == 1_000);
         std::thread::sleep(Duration::from_secs(4));
-        assert_eq!(held_flows(&other), 1_000, "they are told again");
+        assert_eq!(held_flows(&other), 1_000, "the flows are sent again");
         one.stop().unwrap();
-        until("they expire", &[&other], || held_flows(&other) == 0);
+        until("the flows expire", &[&other], || held_flows(&other) == 0);
     });
 }
 
@@ -392,9 +408,9 @@ fn in_notrack_mode_a_peer_sends_every_flow_on_request() {
         let (one, other) = start_pair_in_mode(Mode::Notrack);
         create(0..1_000);
         let both = [&one, &other];
-        until("all are held", &both, || held_flows(&one) == 1_000 && held_flows(&other) == 1_000);
+        until("both replicas hold all flows", &both, || held_flows(&one) == 1_000 && held_flows(&other) == 1_000);
         other.replication().unwrap().flush_external().unwrap();
-        until("they are told again", &both, || held_flows(&other) == 1_000);
+        until("the flows are sent again", &both, || held_flows(&other) == 1_000);
         assert!(status(&one).node.counters.batches_resent == 0);
     });
 }

@@ -1,4 +1,4 @@
-//! The control server over its socket, with real engines behind it.
+//! The control server over its socket, with real engines.
 #![allow(clippy::unwrap_used, clippy::panic)] // a test fails by it, here in its helpers too
 
 mod flows;
@@ -26,7 +26,7 @@ use flows::{create, delete};
 use pair::{LONGEST, cable};
 use serde_json::{Value, json};
 
-/// A folder that goes with the test.
+/// A temporary directory of a test.
 struct Folder(tempfile::TempDir);
 
 impl Folder {
@@ -41,7 +41,7 @@ impl Folder {
     }
 }
 
-/// One frame.
+/// A received frame.
 #[derive(Debug)]
 struct Frame {
     kind: Kind,
@@ -54,13 +54,14 @@ impl Frame {
     }
 }
 
+/// Connects to the server.
 fn connect(path: &Path) -> UnixStream {
     let stream = UnixStream::connect(path).unwrap();
     stream.set_read_timeout(Some(LONGEST)).unwrap();
     stream
 }
 
-/// Asks, and leaves the answer to be read.
+/// Sends a request and returns the connection, for the answer to be read.
 fn send_request(path: &Path, request: &Value) -> UnixStream {
     let mut stream = connect(path);
     let mut request = request.clone();
@@ -69,58 +70,62 @@ fn send_request(path: &Path, request: &Value) -> UnixStream {
     stream
 }
 
+/// Reads the next frame.
 fn next_frame(stream: &mut UnixStream) -> Frame {
     let mut payload = Vec::new();
     let kind = frame::read(stream, &mut payload).unwrap();
     Frame { kind, payload }
 }
 
-/// The whole answer.
+/// Reads the whole answer.
 fn read_frames(mut stream: UnixStream) -> Vec<Frame> {
     let mut frames = Vec::new();
     loop {
         frames.push(next_frame(&mut stream));
         if let Some(Kind::Done | Kind::Failed) = frames.last().map(|frame| frame.kind) {
-            assert_eq!(stream.read(&mut [0]).unwrap_or(0), 0, "something behind the last frame");
+            assert_eq!(stream.read(&mut [0]).unwrap_or(0), 0, "bytes after the last frame");
             return frames;
         }
     }
 }
 
-/// The documents of a request that succeeds.
+/// Sends a request that must succeed, and returns the documents of its answer.
 fn documents(path: &Path, request: &Value) -> Vec<Value> {
     let frames = read_frames(send_request(path, request));
     assert_eq!(frames.last().unwrap().kind, Kind::Done, "{request}: {:?}", frames.last().map(Frame::json));
     frames.iter().filter(|frame| frame.kind == Kind::Json).map(Frame::json).collect()
 }
 
+/// Sends a request that must succeed, and returns the last document of its answer.
 fn document(path: &Path, request: &Value) -> Value {
     documents(path, request).pop().unwrap()
 }
 
+/// The status document.
 fn status(path: &Path) -> Value {
     document(path, &json!({"do": "status"}))
 }
 
-/// Why a request fails.
+/// Sends a request that must fail, and returns its error.
 fn failed_request(path: &Path, request: &Value) -> String {
     error_of(&read_frames(send_request(path, request)))
 }
 
+/// The error in the last frame of an answer.
 fn error_of(frames: &[Frame]) -> String {
     let last = frames.last().unwrap();
     assert_eq!((last.kind, last.json()["code"].as_u64()), (Kind::Failed, Some(1)));
     last.json()["error"].as_str().unwrap().to_owned()
 }
 
-/// The marks of the flows in a dump, which the test gave them.
+/// The marks of the flows in a dump, sorted.
 fn marks(frames: &[Frame]) -> Vec<u32> {
     let mut marks = Vec::new();
     for frame in frames.iter().filter(|frame| frame.kind == Kind::Entries) {
         for entry in Entries::new(&frame.payload) {
             let (head, entry) = entry.unwrap();
             let flow = decode_flow(head.family, entry).unwrap();
-            // A replica gets a flow some time after it changed on its source.
+            // A replica receives a flow some time after the flow changed on its source.
             assert!(head.changed_ms.abs_diff(head.since_ms) < 60_000 && head.since_ms > 1_600_000_000_000, "{head:?}");
             marks.push(flow.mark.unwrap_or(0));
         }
@@ -129,12 +134,14 @@ fn marks(frames: &[Frame]) -> Vec<u32> {
     marks
 }
 
+/// The marks of the flows in a cache.
 fn dump(path: &Path, cache: &str) -> Vec<u32> {
     let frames = read_frames(send_request(path, &json!({"do": "dump", "cache": cache, "of": "flows"})));
     assert_eq!(frames.last().unwrap().kind, Kind::Done);
     marks(&frames)
 }
 
+/// Waits until the condition is met. Fails with `what` after [`LONGEST`].
 fn until(what: &str, mut satisfied: impl FnMut() -> bool) {
     let deadline = Instant::now() + LONGEST;
     while !satisfied() {
@@ -147,7 +154,7 @@ fn settings(workers: u32) -> Settings {
     Settings { workers, pin: false, ..Settings::default() }
 }
 
-/// An engine with a server that takes no orders.
+/// Starts an engine with a server that drops all orders.
 fn serve(path: &Path, settings: &Settings) -> (Engine, Server) {
     let socket = ControlSocket::bind(path).unwrap();
     let engine = Engine::start(settings).unwrap();
@@ -161,7 +168,7 @@ fn only_the_owner_may_use_the_socket_and_it_is_removed() {
         let _lab = Lab::enter().unwrap();
         let folder = Folder::new("socket");
         let path = folder.socket();
-        drop(UnixListener::bind(&path).unwrap()); // what a crash leaves behind
+        drop(UnixListener::bind(&path).unwrap()); // the socket file that a crash leaves
         let (engine, server) = serve(&path, &settings(1));
         let file = fs::metadata(&path).unwrap();
         assert!(file.file_type().is_socket() && file.mode() & 0o7777 == 0o600, "{:o}", file.mode());
@@ -169,19 +176,22 @@ fn only_the_owner_may_use_the_socket_and_it_is_removed() {
         assert!(matches!(error, ServerError::AlreadyServed(_)), "{error}");
         assert_eq!(
             error.to_string(),
-            format!("another daemon serves {}: stop it, or name another socket", path.display())
+            format!("another daemon serves {}: stop it, or configure another socket", path.display())
         );
-        assert!(server.is_running() && !status(&path)["version"].is_null(), "the attempt did no harm");
+        assert!(
+            server.is_running() && !status(&path)["version"].is_null(),
+            "the failed attempt does not disturb the running daemon"
+        );
         server.stop();
         assert!(!path.exists());
-        // Somebody who serves without a lock is left alone, and so is what is no socket.
+        // A server without a lock is not replaced, and neither is a file that is not a socket.
         let listener = UnixListener::bind(&path).unwrap();
         assert!(matches!(ControlSocket::bind(&path), Err(ServerError::AlreadyServed(_))));
         drop(listener);
         fs::remove_file(&path).unwrap();
-        fs::write(&path, "mine").unwrap();
+        fs::write(&path, "data").unwrap();
         assert!(matches!(ControlSocket::bind(&path), Err(ServerError::NotASocket(_))));
-        assert_eq!(fs::read(&path).unwrap(), b"mine");
+        assert_eq!(fs::read(&path).unwrap(), b"data");
         assert!(matches!(ControlSocket::bind(Path::new("/nonexistent/socket")), Err(ServerError::System { .. })));
         engine.stop().unwrap();
     });
@@ -198,7 +208,7 @@ fn kernel_requests_work_without_peers() {
         until("ready", || status(&path)["ready"] == json!(true));
         assert_eq!(dump(&path, "internal"), (0..700).collect::<Vec<_>>());
         assert!(dump(&path, "external").is_empty());
-        // Of flows that begin in silence only a resync can tell.
+        // Only a resync finds flows that are created without an event.
         sysctl::write("net/netfilter/nf_conntrack_events", "0").unwrap();
         create(700..800);
         assert_eq!(dump(&path, "internal").len(), 700);
@@ -227,7 +237,7 @@ fn kernel_requests_work_without_peers() {
             json!({"do": "role", "role": "primary"}),
         ] {
             let error = failed_request(&path, &request);
-            assert!(error.contains("replicates to nobody"), "{error}");
+            assert!(error.contains("has no peers"), "{error}");
         }
         let error = failed_request(&path, &json!({"do": "rule"}));
         assert!(error.starts_with("unknown request `rule': this daemon knows status, "), "{error}");
@@ -261,8 +271,8 @@ fn orders_reach_the_daemon_and_its_answers_the_client() {
         first.reloaded(vec![unchanged]);
         second.failed("line 7: no such key");
         drop(third);
-        let told = read_frames(clients.remove(0));
-        assert_eq!(told[0].json(), json!({"unchanged": [{"key": "[node] name", "why": "it needs a restart"}]}));
+        let frames = read_frames(clients.remove(0));
+        assert_eq!(frames[0].json(), json!({"unchanged": [{"key": "[node] name", "why": "it needs a restart"}]}));
         assert_eq!(error_of(&read_frames(clients.remove(0))), "line 7: no such key");
         assert!(error_of(&read_frames(clients.remove(0))).contains("did not answer"));
         let stop = send_request(&path, &json!({"do": "stop"}));
@@ -287,8 +297,8 @@ fn bad_clients_are_closed_and_harm_no_other() {
         let path = folder.socket();
         let (_engine, _server) = serve(&path, &settings(2));
         create(0..20_000);
-        until("all are held", || status(&path)["internal"]["flows"] == json!(20_000));
-        let began = Instant::now();
+        until("the cache holds all flows", || status(&path)["internal"]["flows"] == json!(20_000));
+        let started = Instant::now();
         let silent = connect(&path);
         let mut half = connect(&path);
         half.write_all(b"{\"version\":1,").unwrap();
@@ -305,17 +315,17 @@ fn bad_clients_are_closed_and_harm_no_other() {
             gone.shutdown(Shutdown::Both).unwrap();
         }
         let mut served = 0;
-        while began.elapsed() < Duration::from_secs(4) {
-            let asked = Instant::now();
+        while started.elapsed() < Duration::from_secs(4) {
+            let sent = Instant::now();
             assert_eq!(dump(&path, "internal").len(), 20_000);
-            assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+            assert!(sent.elapsed() < Duration::from_secs(2), "{:?}", sent.elapsed());
             served += 1;
         }
         assert!(served > 3, "{served}");
-        for mute in [silent, half] {
-            assert!(error_of(&read_frames(mute)).contains("no request came within 5 s"));
+        for client in [silent, half] {
+            assert!(error_of(&read_frames(client)).contains("no request arrived within 5 s"));
         }
-        assert!((4..8).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+        assert!((4..8).contains(&started.elapsed().as_secs()), "{:?}", started.elapsed());
         let mut frames = Vec::new();
         while !matches!(frames.last(), Some(Frame { kind: Kind::Done, .. })) {
             frames.push(next_frame(&mut slow));
@@ -340,7 +350,7 @@ fn the_seventeenth_client_waits_for_a_free_slot() {
         let mut clients: Vec<_> = (0..16).map(|_| follow()).collect();
         let mut waiting = send_request(&path, &json!({"do": "status"}));
         waiting.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
-        assert!(waiting.read(&mut [0]).is_err(), "served beside sixteen");
+        assert!(waiting.read(&mut [0]).is_err(), "the seventeenth client was served");
         waiting.set_read_timeout(Some(LONGEST)).unwrap();
         clients.pop();
         assert_eq!(read_frames(waiting)[0].json()["clients"], json!(16));
@@ -349,7 +359,7 @@ fn the_seventeenth_client_waits_for_a_free_slot() {
             assert_eq!(next_frame(client).kind, Kind::Messages);
         }
         drop(clients);
-        until("the others were noticed to go", || status(&path)["clients"] == json!(1));
+        until("the closed clients are counted no more", || status(&path)["clients"] == json!(1));
     });
 }
 
@@ -360,20 +370,21 @@ fn other_users_are_refused() {
         let folder = Folder::new("strangers");
         let path = folder.socket();
         let (_engine, _server) = serve(&path, &settings(1));
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap(); // they would not even get here
+        // With the usual mode another user could not connect at all.
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
         let uid = rustix::process::Uid::from_raw(65_534);
-        let place = path.clone();
-        let stranger = std::thread::spawn(move || {
-            // A thread alone: who connects is the thread, and the process stays what it was.
+        let path_there = path.clone();
+        let other_user = std::thread::spawn(move || {
+            // Only this thread changes its user: the kernel reports the user of the connecting thread.
             rustix::thread::set_thread_res_uid(uid, uid, uid).ok()?;
-            let frames: Vec<_> = (0..20).map(|_| read_frames(connect(&place))).collect();
+            let frames: Vec<_> = (0..20).map(|_| read_frames(connect(&path_there))).collect();
             Some(frames.iter().map(|frames| error_of(frames)).collect::<Vec<_>>())
         });
-        let Some(refusals) = stranger.join().unwrap() else {
+        let Some(refusals) = other_user.join().unwrap() else {
             eprintln!("skipped: this user namespace has no other user");
             return;
         };
-        assert!(refusals.iter().all(|error| error.starts_with("uid 65534 may not ask this daemon")), "{refusals:?}");
+        assert!(refusals.iter().all(|error| error.starts_with("uid 65534 may not use this daemon")), "{refusals:?}");
         assert_eq!(status(&path)["clients"], json!(1));
     });
 }
@@ -387,7 +398,7 @@ fn a_dump_lists_every_lasting_flow_while_others_change() {
         let path = folder.socket();
         let (_engine, _server) = serve(&path, &settings(2));
         create(0..5_000);
-        until("all are held", || status(&path)["internal"]["flows"].as_u64() >= Some(5_000));
+        until("the cache holds all flows", || status(&path)["internal"]["flows"].as_u64() >= Some(5_000));
         let stop = AtomicBool::new(false);
         let namespace = &firewall;
         std::thread::scope(|scope| {
@@ -400,17 +411,17 @@ fn a_dump_lists_every_lasting_flow_while_others_change() {
             });
             for _ in 0..10 {
                 let held = dump(&path, "internal");
-                let stays = held.iter().filter(|mark| (0..5_000).contains(*mark));
-                assert!(stays.copied().eq(0..5_000), "each of those that stay, once");
-                let comes = held.iter().filter(|mark| **mark >= 100_000);
-                assert!(comes.clone().all(|mark| (100_000..102_000).contains(mark)));
+                let lasting = held.iter().filter(|mark| (0..5_000).contains(*mark));
+                assert!(lasting.copied().eq(0..5_000), "a lasting flow is missing or listed twice");
+                let changing = held.iter().filter(|mark| **mark >= 100_000);
+                assert!(changing.clone().all(|mark| (100_000..102_000).contains(mark)));
             }
             stop.store(true, Ordering::Relaxed);
         });
     });
 }
 
-/// Messages and losses that came.
+/// The number of messages in a frame, and of lost messages that it reports.
 fn count_messages(frame: &Frame) -> (u64, u64) {
     match frame.kind {
         Kind::Messages => {
@@ -429,7 +440,7 @@ fn every_follower_receives_events_and_the_count_of_lost_ones() {
         let folder = Folder::new("events");
         let path = folder.socket();
         let (engine, _server) = serve(&path, &settings(2));
-        until("the first resync is over", || engine.totals().resyncs >= 2);
+        until("the first resync is complete", || engine.totals().resyncs >= 2);
         let follow = |of| {
             let mut client = send_request(&path, &json!({"do": "events", "of": of}));
             assert_eq!(next_frame(&mut client).json(), json!({"workers": 2}));
@@ -449,7 +460,9 @@ fn every_follower_receives_events_and_the_count_of_lost_ones() {
             create(round * 10_000..round * 10_000 + 10_000);
             delete(round * 10_000..round * 10_000 + 10_000);
         }
-        until("all events came", || engine.totals().events() + engine.totals().events_lost >= before + 200_000);
+        until("the engine has received or lost all events", || {
+            engine.totals().events() + engine.totals().events_lost >= before + 200_000
+        });
         let overrun = engine.totals().events_lost;
         let (seen, lost) = reading.join().unwrap();
         assert!(seen > 100_000 && lost >= overrun, "{seen} seen, {lost} lost, {overrun} of them by the socket");
@@ -461,7 +474,7 @@ fn every_follower_receives_events_and_the_count_of_lost_ones() {
         assert!(lost > 10_000 && seen > 1_000, "{seen} seen, {lost} lost");
         assert_eq!(seen + lost, 200_000);
         other.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
-        assert!(other.read(&mut [0]).is_err(), "there was no expectation");
+        assert!(other.read(&mut [0]).is_err(), "a follower of expectations received events of flows");
     });
 }
 
@@ -473,8 +486,8 @@ fn a_pair_is_dumped_verified_and_resent() {
         let (here, there) = (Folder::new("here"), Folder::new("there"));
         let (path, peer) = (here.socket(), there.socket());
         let (one, server) = serve(&path, &pair::settings(0, 2, Transport::Udp));
-        let place = peer.clone();
-        let (other, others) = host.run(move || serve(&place, &pair::settings(1, 1, Transport::Udp)));
+        let peer_there = peer.clone();
+        let (other, others) = host.run(move || serve(&peer_there, &pair::settings(1, 1, Transport::Udp)));
         create(0..5_000);
         until("all are replicated", || status(&peer)["external"]["flows"] == json!(5_000));
         until("both are ready", || [&path, &peer].iter().all(|path| status(path)["ready"] == json!(true)));
@@ -486,7 +499,7 @@ fn a_pair_is_dumped_verified_and_resent() {
         let none = read_frames(send_request(&peer, &json!({"do": "dump", "cache": "external", "of": "expectations"})));
         assert_eq!(none.len(), 1);
 
-        // Several comparisons at once share one or two.
+        // Several requests at once share one or two comparisons.
         let verify: Vec<_> = (0..4).map(|_| send_request(&path, &json!({"do": "verify"}))).collect();
         for client in verify {
             let verdict = read_frames(client)[0].json();
@@ -502,14 +515,14 @@ fn a_pair_is_dumped_verified_and_resent() {
             assert_eq!(peer["held"].as_array().unwrap().len(), 1);
         }
 
-        let told = status(&path)["source"]["deltas"].as_u64().unwrap();
+        let deltas = status(&path)["source"]["deltas"].as_u64().unwrap();
         documents(&path, &json!({"do": "bulk"}));
-        until("all is told again", || status(&path)["source"]["deltas"].as_u64() >= Some(told + 5_000));
+        until("all flows are sent again", || status(&path)["source"]["deltas"].as_u64() >= Some(deltas + 5_000));
         documents(&peer, &json!({"do": "peer-resync"}));
-        until("and again", || status(&path)["source"]["deltas"].as_u64() >= Some(told + 10_000));
+        until("all flows are sent once more", || status(&path)["source"]["deltas"].as_u64() >= Some(deltas + 10_000));
         documents(&peer, &json!({"do": "flush", "cache": "external"}));
-        until("what was flushed is back", || dump(&peer, "external").len() == 5_000);
-        until("ready again", || status(&peer)["ready"] == json!(true));
+        until("the flushed flows are received again", || dump(&peer, "external").len() == 5_000);
+        until("the peer is ready again", || status(&peer)["ready"] == json!(true));
 
         let document = status(&path);
         let stream = &document["source"]["streams"][0];
@@ -524,7 +537,7 @@ fn a_pair_is_dumped_verified_and_resent() {
         others.stop();
         other.stop().unwrap();
         until("the peer has stopped", || status(&path)["ready"] == json!(false));
-        assert_eq!(status(&path)["not_ready"], json!(["peer other has stopped"]));
+        assert_eq!(status(&path)["not_ready"], json!(["peer other (192.0.2.2) has stopped: start its daemon"]));
         let verdict = verified(&path);
         assert_eq!((&verdict["agrees"], &verdict["peers"][0]["answered"]), (&json!(false), &json!(false)));
         server.stop();
@@ -532,6 +545,7 @@ fn a_pair_is_dumped_verified_and_resent() {
     });
 }
 
+/// The document of a verification.
 fn verified(path: &Path) -> Value {
     document(path, &json!({"do": "verify"}))
 }

@@ -1,4 +1,4 @@
-//! One firewall steps in for another: what is in its kernel then, before, and after.
+//! Takeovers between two firewalls: the flows in their kernels before, during and after.
 #![allow(clippy::unwrap_used, clippy::panic)] // a test fails by it, here in its helpers too
 
 mod flows;
@@ -35,9 +35,10 @@ use ctflow_replicate::Role;
 use flows::{create, delete};
 use pair::{cable, create_flow, held_flows, settings, status, tracked_flows, until};
 
+/// Hot mode with a short time to the purge.
 const HOT: takeover::Settings = takeover::Settings { hot: true, purge_after: Duration::from_secs(3), ..defaults() };
 
-/// `Default` is not to be had in a constant.
+/// The default settings as a constant, which `Default` cannot be.
 const fn defaults() -> takeover::Settings {
     takeover::Settings {
         rules: ctflow_engine::kernel::commit::CommitRules {
@@ -51,31 +52,32 @@ const fn defaults() -> takeover::Settings {
     }
 }
 
-/// An end of the pair that takes over so.
+/// The settings of node `end` of the pair, with these takeover settings.
 fn node_settings(end: usize, takeover: takeover::Settings) -> Settings {
     let settings = settings(end, 2, Transport::Udp);
     let replication = settings.replication.map(|replication| ReplicationSettings { takeover, ..replication });
     Settings { replication, ..settings }
 }
 
-/// Flows that the calling thread's kernel has: of its own, and held for a peer.
+/// Counts the flows of the calling thread's kernel: its own, and those held for a peer.
 fn count_flows() -> (u64, u64) {
     let (mut own, mut held) = (0, 0);
     let mut dump = Dump::start(Table::Conntrack, &DumpFilter::default(), false).unwrap();
-    let mut take = |record: &Record<'_>| match is_held(record.flow().unwrap().timeout.unwrap()) {
+    let mut on_record = |record: &Record<'_>| match is_held(record.flow().unwrap().timeout.unwrap()) {
         true => held += 1,
         false => own += 1,
     };
-    while dump.read(&mut take).unwrap() != Progress::Done {}
+    while dump.read(&mut on_record).unwrap() != Progress::Done {}
     (own, held)
 }
 
-/// Whether all is known that the peer of `engine` tells.
+/// Whether `engine` has received every flow of its peer.
 fn knows_its_peer(engine: &Engine) -> bool {
     let status = status(engine);
     status.node.peers.iter().any(|peer| !peer.received.is_empty()) && status.unknown_buckets() == 0
 }
 
+/// Starts an engine on a host.
 fn start(settings: Settings, host: &Host) -> Engine {
     host.run(move || Engine::start(&settings).unwrap())
 }
@@ -90,10 +92,14 @@ fn hot_mode_injects_flows_at_once_and_a_takeover_adopts_them() {
         let both = [&one, &other];
         other.set_role(Role::Backup).unwrap();
         create(0..1_000);
-        until("they are held", &both, || host.run(count_flows) == (0, 1_000));
+        until("the backup's kernel holds the flows", &both, || host.run(count_flows) == (0, 1_000));
         delete(0..300);
-        until("those that ended are not", &both, || host.run(count_flows) == (0, 700));
-        assert_eq!((other.totals().flows, held_flows(&one)), (0, 0), "what is held is not this node's, nor news");
+        until("the ended flows are deleted from the backup's kernel", &both, || host.run(count_flows) == (0, 700));
+        assert_eq!(
+            (other.totals().flows, held_flows(&one)),
+            (0, 0),
+            "a held flow is not in the internal cache, and causes no event"
+        );
         assert_eq!(host.run(tracked_flows), tracked_flows());
         one.stop().unwrap();
         let changed = other.set_role(Role::Primary).unwrap();
@@ -108,8 +114,8 @@ fn hot_mode_injects_flows_at_once_and_a_takeover_adopts_them() {
             {}
             longest
         });
-        assert!((590..=600).contains(&timeouts), "{timeouts} s are left of what the flows' source gave");
-        assert_eq!(held_flows(&other), 0, "there is nothing to take over twice");
+        assert!((590..=600).contains(&timeouts), "the longest timeout is {timeouts} s, not that of the source");
+        assert_eq!(held_flows(&other), 0, "the replicas are empty after the takeover");
         assert!(other.set_role(Role::Primary).unwrap().already);
     });
 }
@@ -123,18 +129,18 @@ fn held_flows_that_no_peer_confirms_are_purged() {
         let one = Engine::start(&node_settings(0, HOT)).unwrap();
         other.set_role(Role::Backup).unwrap();
         create(0..500);
-        until("they are held", &[&one, &other], || host.run(count_flows) == (0, 500));
-        // While its daemon is down, flows end and others begin; its own it keeps.
+        until("the kernel holds the flows", &[&one, &other], || host.run(count_flows) == (0, 500));
+        // While the backup's daemon is down, flows end and others start. The backup's own flows stay.
         other.stop().unwrap();
         delete(0..200);
         create(1_000..1_050);
         host.run(|| create(5_000..5_007));
-        std::thread::sleep(Duration::from_secs(3)); // the kernel tells timeouts in seconds
+        std::thread::sleep(Duration::from_secs(3)); // the kernel reports timeouts in seconds
         let other = start(node_settings(1, HOT), &host);
-        until("only what is there is held", &[&one, &other], || host.run(count_flows) == (7, 350));
-        // Nobody speaks for them any more: they leave the kernel, and can still be committed.
+        until("the kernel holds only flows that still exist", &[&one, &other], || host.run(count_flows) == (7, 350));
+        // Without a live peer the held flows are deleted from the kernel. A takeover can still commit them.
         one.stop().unwrap();
-        until("nothing is held", &[&other], || host.run(count_flows) == (7, 0));
+        until("the kernel holds no flow", &[&other], || host.run(count_flows) == (7, 0));
         assert_eq!(held_flows(&other), 350);
         let changed = other.set_role(Role::Primary).unwrap();
         assert_eq!((changed.committed.unwrap().created, host.run(count_flows)), (350, (357, 0)));
@@ -150,25 +156,25 @@ fn roles_are_exchanged_and_exchanged_back() {
         let other = start(node_settings(1, short), &host);
         let one = Engine::start(&node_settings(0, short)).unwrap();
         let both = [&one, &other];
-        until("both know the other", &both, || both.iter().all(|end| knows_its_peer(end)));
+        until("both nodes have received every flow", &both, || both.iter().all(|end| knows_its_peer(end)));
         assert_eq!(one.set_role(Role::Primary).unwrap().missing, Vec::<String>::new());
         other.set_role(Role::Backup).unwrap();
         create(0..400);
-        until("they are replicated", &both, || held_flows(&other) == 400);
+        until("the flows are replicated", &both, || held_flows(&other) == 400);
         assert_eq!(host.run(count_flows), (0, 0));
         let changed = other.set_role(Role::Primary).unwrap();
         let committed = changed.committed.unwrap();
         assert_eq!((committed.created, committed.failed, changed.internal_flows), (400, 0, Some(400)));
         assert_eq!(one.set_role(Role::Backup).unwrap().purge_in_ms, Some(2_000));
-        until("the new backup has the new primary's", &both, || held_flows(&one) == 400);
-        until("and its own kernel is cleared", &both, || count_flows() == (0, 0));
-        until("which the new primary knows", &both, || held_flows(&other) == 0);
-        // What ends now must not come back with the next takeover.
+        until("the new backup has the flows of the new primary", &both, || held_flows(&one) == 400);
+        until("the new backup's own kernel is flushed", &both, || count_flows() == (0, 0));
+        until("the new primary has received the ends", &both, || held_flows(&other) == 0);
+        // The next takeover must not create flows that end now.
         host.run(|| delete(0..100));
-        until("their end is replicated", &both, || held_flows(&one) == 300);
+        until("the ends are replicated", &both, || held_flows(&one) == 300);
         let changed = one.set_role(Role::Primary).unwrap();
         assert_eq!((changed.committed.unwrap().created, count_flows()), (300, (300, 0)));
-        // A purge that was scheduled does not hit a primary.
+        // A scheduled purge is cancelled when the node becomes primary.
         one.set_role(Role::Fault).unwrap();
         one.set_role(Role::Primary).unwrap();
         std::thread::sleep(Duration::from_secs(3));
@@ -199,27 +205,27 @@ fn the_role_survives_a_daemon_restart() {
         };
         let one = Engine::start(&loopback(settings(&file))).unwrap();
         let missing = one.set_role(Role::Primary).unwrap().missing;
-        assert_eq!(missing, ["no peer has been met: of its flows, if there are any, nothing is known"]);
+        assert_eq!(missing, ["no peer has connected, so its flows, if there are any, are missing: check the links"]);
         one.stop().unwrap();
         assert_eq!(fs::read_to_string(&file).unwrap(), "primary begun\n");
         let one = Engine::start(&loopback(settings(&file))).unwrap();
-        until("it knows its role", &[&one], || status(&one).node.role == Role::Primary);
-        assert!(!one.set_role(Role::Primary).unwrap().already, "it was not taken completely");
+        until("the engine has its role", &[&one], || status(&one).node.role == Role::Primary);
+        assert!(!one.set_role(Role::Primary).unwrap().already, "the change of role was not complete");
         create(0..10);
         assert_eq!(one.set_role(Role::Backup).unwrap().missing, Vec::<String>::new());
         one.stop().unwrap();
         assert_eq!((fs::read_to_string(&file).unwrap().as_str(), count_flows()), ("backup\n", (10, 0)));
         let one = Engine::start(&loopback(settings(&file))).unwrap();
-        until("it knows its role", &[&one], || status(&one).node.role == Role::Backup);
+        until("the engine has its role", &[&one], || status(&one).node.role == Role::Backup);
         assert!(one.set_role(Role::Backup).unwrap().already);
-        until("the purge that it was stopped before comes all the same", &[&one], || count_flows() == (0, 0));
+        until("the purge is scheduled again after the restart", &[&one], || count_flows() == (0, 0));
     });
 }
 
-/// What answers on the first firewall, or behind it, asked from the client.
+/// What the client reaches on the first firewall and behind it.
 #[derive(Debug, PartialEq, Eq)]
 struct Answers {
-    /// That a port is closed.
+    /// The firewall reports a closed port.
     refusals: bool,
     service: bool,
     accepted_service: bool,
@@ -228,6 +234,7 @@ struct Answers {
 
 const ALL_ANSWER: Answers = Answers { refusals: true, service: true, accepted_service: true, server: true };
 
+/// Tries each of them from the client.
 fn answers(gateways: &Gateways) -> Answers {
     const WAIT: Duration = Duration::from_millis(250);
     let connects = |address, port| TcpStream::connect_timeout(&SocketAddr::new(address, port), WAIT).is_ok();
@@ -266,16 +273,20 @@ fn only_replication_and_control_reach_an_isolated_backup() {
             let settings = Settings { replication, ..settings };
             let other = start(gateway(GatewayId::Second, takeover), gateways.firewall(GatewayId::Second));
             let one = start(settings.clone(), gateways.firewall(GatewayId::First));
-            assert_eq!(answers(&gateways), ALL_ANSWER, "it has no role yet");
+            assert_eq!(answers(&gateways), ALL_ANSWER, "a node without a role is not isolated");
             one.set_role(Role::Backup).unwrap();
             let control = Answers { refusals: false, service: false, accepted_service: true, server: false };
             assert_eq!(answers(&gateways), control);
-            until("they replicate", &[&one, &other], || knows_its_peer(&one) && knows_its_peer(&other));
+            until("both nodes have received every flow", &[&one, &other], || {
+                knows_its_peer(&one) && knows_its_peer(&other)
+            });
             one.stop().unwrap();
-            assert_eq!(answers(&gateways), ALL_ANSWER, "there is nobody to let traffic in again");
+            assert_eq!(answers(&gateways), ALL_ANSWER, "the isolation must end with the daemon");
             let one = start(settings, gateways.firewall(GatewayId::First));
-            assert_eq!(answers(&gateways), control, "it is still a backup");
-            until("they replicate again", &[&one, &other], || knows_its_peer(&one) && knows_its_peer(&other));
+            assert_eq!(answers(&gateways), control, "a restarted backup is isolated");
+            until("both nodes have received every flow again", &[&one, &other], || {
+                knows_its_peer(&one) && knows_its_peer(&other)
+            });
             assert_eq!(one.set_role(Role::Primary).unwrap().missing, Vec::<String>::new());
             assert_eq!(answers(&gateways), ALL_ANSWER);
         }
@@ -295,7 +306,7 @@ fn a_starting_daemon_removes_the_isolation_of_a_dead_one() {
     });
 }
 
-/// A TCP flow in some state.
+/// A TCP flow in this state.
 fn tcp_flow(state: u8) -> FlowChange<'static> {
     let end = |src: [u8; 4], dst: [u8; 4], ports: (u16, u16)| Tuple {
         src: src.into(),
@@ -316,24 +327,26 @@ fn tcp_flow(state: u8) -> FlowChange<'static> {
     FlowChange { flow, ..FlowChange::default() }
 }
 
+/// Updates a flow in the kernel.
 fn update_flow(change: &FlowChange<'_>) {
     let write = |writer: &mut Writer<'_>, seq| request::update(writer, seq, change);
     Requester::open().unwrap().request("change a flow", write, |_| {}).unwrap();
 }
 
+/// Sets the state of the TCP flow in the calling thread's kernel.
 fn set_tcp_state(to: u8) {
     update_flow(&tcp_flow(to));
 }
 
-/// The TCP flow's state in the calling thread's kernel, and whether it is held.
+/// The state of the TCP flow in the calling thread's kernel, and whether the flow is held.
 fn tcp_state() -> Option<(u8, bool)> {
     let mut found = None;
     let mut dump = Dump::start(Table::Conntrack, &DumpFilter::default(), false).unwrap();
-    let mut take = |record: &Record<'_>| {
+    let mut on_record = |record: &Record<'_>| {
         let flow = record.flow().unwrap();
         found = flow.proto.and_then(|proto| proto.state()).map(|state| (state, is_held(flow.timeout.unwrap())));
     };
-    while dump.read(&mut take).unwrap() != Progress::Done {}
+    while dump.read(&mut on_record).unwrap() != Progress::Done {}
     found
 }
 
@@ -354,23 +367,27 @@ fn with_two_primaries_the_newest_state_of_a_flow_wins() {
         one.set_role(Role::Primary).unwrap();
         other.set_role(Role::Primary).unwrap();
         create_flow(&tcp_flow(ESTABLISHED));
-        until("it is held", &both, || host.run(tcp_state) == Some((ESTABLISHED, true)));
-        // It moves to the other, where it changes: a packet there gives it a timeout of its own.
+        until("the flow is held", &both, || host.run(tcp_state) == Some((ESTABLISHED, true)));
+        // The flow moves to the other node and changes there: a packet there sets an ordinary timeout.
         host.run(|| set_tcp_state(FIN_WAIT));
-        until("it is the other's", &both, || tcp_state() == Some((FIN_WAIT, true)) && one.totals().flows == 0);
+        until("the flow belongs to the other node", &both, || {
+            tcp_state() == Some((FIN_WAIT, true)) && one.totals().flows == 0
+        });
         assert_eq!(host.run(tcp_state), Some((FIN_WAIT, false)));
-        // And back.
+        // The flow moves back.
         set_tcp_state(CLOSE_WAIT);
-        until("it is back", &both, || host.run(tcp_state) == Some((CLOSE_WAIT, true)) && other.totals().flows == 0);
-        // It ends where it is.
+        until("the flow belongs to the first node again", &both, || {
+            host.run(tcp_state) == Some((CLOSE_WAIT, true)) && other.totals().flows == 0
+        });
+        // The flow ends on the first node.
         set_tcp_state(TIME_WAIT);
-        until("that is told", &both, || host.run(tcp_state) == Some((TIME_WAIT, true)));
+        until("its last state is replicated", &both, || host.run(tcp_state) == Some((TIME_WAIT, true)));
         let end = |writer: &mut Writer<'_>, seq| {
             request::delete(writer, seq, &request::Selector::Orig(tcp_flow(0).flow.orig.unwrap()), None, None)
         };
         Requester::open().unwrap().request("end a flow", end, |_| {}).unwrap();
-        until("it is gone from both", &both, || host.run(|| sysctl::flow_count().unwrap()) == 0);
-        assert!(status(&one).split_brain.is_empty(), "two primaries are what was asked for");
+        until("the flow is deleted on both nodes", &both, || host.run(|| sysctl::flow_count().unwrap()) == 0);
+        assert!(status(&one).split_brain.is_empty(), "two primaries are configured");
     });
 }
 
@@ -386,8 +403,8 @@ fn a_flow_that_sees_packets_during_its_commit_is_kept() {
         let new =
             FlowChange { flow: FlowView { status: Some(IPS_CONFIRMED), ..tcp_flow(0).flow }, ..tcp_flow(ESTABLISHED) };
         create_flow(&new);
-        until("it is held", &[&one, &other], || host.run(count_flows) == (0, 1));
-        // As if an answer came between the look at it and the change.
+        until("the flow is held", &[&one, &other], || host.run(count_flows) == (0, 1));
+        // As if a reply packet passed between the query and the update.
         let answered = FlowView {
             family: AF_INET,
             orig: new.flow.orig,
@@ -411,12 +428,12 @@ fn a_primary_takes_over_the_flows_of_another_primary() {
         let other = start(node_settings(1, both_primary), &host);
         let one = Engine::start(&node_settings(0, both_primary)).unwrap();
         let both = [&one, &other];
-        until("they know each other", &both, || knows_its_peer(&one) && knows_its_peer(&other));
+        until("both nodes have received every flow", &both, || knows_its_peer(&one) && knows_its_peer(&other));
         one.set_role(Role::Primary).unwrap();
         other.set_role(Role::Primary).unwrap();
         create(0..100);
         host.run(|| create(500..550));
-        until("each has the other's", &both, || (held_flows(&one), held_flows(&other)) == (50, 100));
+        until("each node has the flows of the other", &both, || (held_flows(&one), held_flows(&other)) == (50, 100));
         one.stop().unwrap();
         let committed = other.set_role(Role::Primary).unwrap().committed.unwrap();
         assert_eq!((committed.created, committed.updated, committed.failed), (100, 0, 0));
@@ -424,7 +441,7 @@ fn a_primary_takes_over_the_flows_of_another_primary() {
     });
 }
 
-/// A firewall of the gateways.
+/// The settings of a firewall of the gateways.
 fn gateway(which: GatewayId, takeover: takeover::Settings) -> Settings {
     let index = which.index();
     let settings = node_settings(index, takeover);
@@ -436,16 +453,17 @@ fn gateway(which: GatewayId, takeover: takeover::Settings) -> Settings {
     Settings { replication, ..settings }
 }
 
-/// Streams of every kind.
+/// Targets of streams of every kind.
 fn targets() -> Vec<Target> {
     let tcp = [REDIRECTED, (SERVER, 80).into(), (SERVER6, 443).into()].map(Target::Tcp);
     let udp = [(SERVER, 53).into(), (SERVER6, 53).into()].map(Target::Udp);
     [&tcp[..], &tcp, &udp].concat()
 }
 
-fn assert_all_alive(heard: &[StreamReport], count: usize) {
-    let dead: Vec<_> = heard.iter().filter(|one| one.died.is_some()).collect();
-    assert!(dead.is_empty() && heard.len() == count, "{dead:?}");
+/// Asserts that `count` streams ran and none of them died.
+fn assert_all_alive(reports: &[StreamReport], count: usize) {
+    let dead: Vec<_> = reports.iter().filter(|one| one.died.is_some()).collect();
+    assert!(dead.is_empty() && reports.len() == count, "{dead:?}");
 }
 
 #[test]
@@ -459,18 +477,19 @@ fn connections_survive_the_death_of_a_firewall() {
             other.set_role(Role::Backup).unwrap();
             let targets = targets();
             let streams = Streams::start(&gateways.client, &targets).unwrap();
-            // Until then a flow is not worth to be told as established.
+            // Gives every flow the time to be established.
             std::thread::sleep(Duration::from_millis(500));
-            until("all are replicated", &[&one, &other], || held_flows(&other) >= targets.len() as u64);
+            until("all flows are replicated", &[&one, &other], || held_flows(&other) >= targets.len() as u64);
             gateways.cut_off(GatewayId::First).unwrap();
-            drop(one); // what it says now nobody hears
+            drop(one); // the cut links drop its last messages
             let changed = other.set_role(Role::Primary).unwrap();
             assert_eq!(changed.missing, Vec::<String>::new());
             gateways.activate(GatewayId::Second).unwrap();
             std::thread::sleep(Duration::from_millis(500));
             assert_all_alive(&streams.finish(), targets.len());
-            // Its peer was live then, as far as anybody could tell. What it held must not come back with the next takeover.
-            until("the replicas are let go", &[&other], || held_flows(&other) == 0);
+            // The peer still counted as live during the takeover. Once it is lost its replicas are emptied, so that the
+            // next takeover does not create its flows again.
+            until("the replicas of the dead peer are emptied", &[&other], || held_flows(&other) == 0);
         }
     });
 }
@@ -487,30 +506,33 @@ fn a_returning_firewall_takes_no_flow_from_the_new_primary() {
             start(Settings { replication, ..settings }, gateways.firewall(which))
         };
         let (one, other) = (start(GatewayId::First), start(GatewayId::Second));
-        let take_role = |which: GatewayId, engine: Engine, role| {
+        let set_role = |which: GatewayId, engine: Engine, role| {
             gateways.firewall(which).run(move || {
                 engine.set_role(role).unwrap();
                 engine
             })
         };
         let (one, other) =
-            (take_role(GatewayId::First, one, Role::Primary), take_role(GatewayId::Second, other, Role::Backup));
+            (set_role(GatewayId::First, one, Role::Primary), set_role(GatewayId::Second, other, Role::Backup));
         let streams = Streams::start(&gateways.client, &targets()).unwrap();
-        // One more that says nothing while all of this happens.
+        // One more connection, which is idle all the time.
         let idle = gateways.client.run(|| TcpStream::connect((SERVER, 80)).unwrap());
         let here = |which: GatewayId| gateways.firewall(which).run(count_flows);
-        until("all are held", &[&one, &other], || here(GatewayId::Second).1 >= 9);
+        until("the backup's kernel holds all flows", &[&one, &other], || here(GatewayId::Second).1 >= 9);
         one.stop().unwrap();
         gateways.deactivate(GatewayId::First).unwrap();
-        let other = take_role(GatewayId::Second, other, Role::Primary);
+        let other = set_role(GatewayId::Second, other, Role::Primary);
         gateways.activate(GatewayId::Second).unwrap();
-        // Its kernel still has what was not masqueraded, which it takes for its own, and new; then it learns its side.
+        // The kernel of the returning firewall still has the flows without masquerading. Its engine takes them for new
+        // flows of its own until the node becomes backup.
         let one = start(GatewayId::First);
-        until("they meet", &[&one, &other], || knows_its_peer(&one) && knows_its_peer(&other));
-        let one = take_role(GatewayId::First, one, Role::Backup);
-        std::thread::sleep(Duration::from_secs(3)); // its purge, and what the other one hears of it
-        until("all is replicated", &[&one, &other], || held_flows(&one) >= 9);
-        assert_eq!(here(GatewayId::Second).1, 0, "the primary holds nothing for anybody");
+        until("both nodes have received every flow", &[&one, &other], || {
+            knows_its_peer(&one) && knows_its_peer(&other)
+        });
+        let one = set_role(GatewayId::First, one, Role::Backup);
+        std::thread::sleep(Duration::from_secs(3)); // its purge, and the new primary's receipt of it
+        until("all flows are replicated", &[&one, &other], || held_flows(&one) >= 9);
+        assert_eq!(here(GatewayId::Second).1, 0, "the primary's kernel holds no flow for a peer");
         assert!(other.totals().flows >= 9);
         assert_all_alive(&streams.finish(), 8);
         idle.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
@@ -527,11 +549,11 @@ fn flows_that_move_with_their_address_stay_with_the_peer() {
         let (one, other) = (start(GatewayId::First), start(GatewayId::Second));
         let streams = Streams::start(&gateways.client, &targets()).unwrap();
         let held = || gateways.firewall(GatewayId::Second).run(count_flows);
-        until("all are held", &[&one, &other], || held() == (0, 8));
+        until("the second kernel holds all flows", &[&one, &other], || held() == (0, 8));
         let before = one.totals().flows;
-        // The kernel now ends what was masqueraded: by TCP four flows, by UDP one.
+        // The kernel now deletes the masqueraded flows: four of TCP, one of UDP.
         gateways.deactivate(GatewayId::First).unwrap();
-        until("they have moved", &[&one, &other], || one.totals().moved == 5);
+        until("the flows have moved", &[&one, &other], || one.totals().moved == 5);
         std::thread::sleep(Duration::from_millis(100));
         assert_eq!((one.totals().flows, held()), (before, (0, 8)));
         other.set_role(Role::Primary).unwrap();
@@ -562,13 +584,13 @@ fn ftp_survives_with_running_and_expected_data_connections() {
                 };
                 [servers, servers].concat().into_iter().map(open).collect::<Vec<_>>()
             });
-            // Of each family one has its data on the way, one has it expected.
+            // In each address family one session transfers data and one has an expected data connection.
             let (running, waiting) = sessions.split_at_mut(2);
             let transfers: Vec<_> = running.iter_mut().map(|session| session.start_transfer(150).unwrap()).collect();
             let expected =
                 |engine: &Engine| status(engine).replicas.iter().map(|replica| replica.expectations).sum::<u64>();
-            until("all is replicated", &[&one, &other], || held_flows(&other) == 6 && expected(&other) == 2);
-            // What the helper has made of sequence numbers no event tells: it is asked for a little later.
+            until("all flows are replicated", &[&one, &other], || held_flows(&other) == 6 && expected(&other) == 2);
+            // No event reports the helper's sequence adjustment. The engine queries it a little later.
             std::thread::sleep(Duration::from_millis(300));
             gateways.cut_off(GatewayId::First).unwrap();
             drop(one);
@@ -582,7 +604,7 @@ fn ftp_survives_with_running_and_expected_data_connections() {
             for (session, transfer) in running.iter_mut().zip(transfers) {
                 session.finish_transfer(transfer).unwrap();
             }
-            // Who reads along goes on: the next is expected by the second firewall itself.
+            // The helper of the second firewall reads the next announcement, and expects its data connection.
             gateways.client.run(move || {
                 for mut session in sessions {
                     session.announce().unwrap();
@@ -603,13 +625,13 @@ fn ten_takeovers_lose_no_flow_and_leave_none_behind() {
             let start = |which: GatewayId| start(gateway(which, takeover), gateways.firewall(which));
             let engines = [Arc::new(start(GatewayId::First)), Arc::new(start(GatewayId::Second))];
             let both = [&*engines[0], &*engines[1]];
-            // What is scheduled happens in the network of the thread that asks for it.
-            let take_role = |which: GatewayId, role| {
+            // A scheduled purge runs in the network of the thread that sets the role.
+            let set_role = |which: GatewayId, role| {
                 let engine = engines[which.index()].clone();
                 gateways.firewall(which).run(move || engine.set_role(role).unwrap())
             };
-            take_role(GatewayId::First, Role::Primary);
-            take_role(GatewayId::Second, Role::Backup);
+            set_role(GatewayId::First, Role::Primary);
+            set_role(GatewayId::Second, Role::Backup);
             let targets = targets();
             let streams = Streams::start(&gateways.client, &targets).unwrap();
             std::thread::sleep(Duration::from_millis(300));
@@ -619,20 +641,21 @@ fn ten_takeovers_lose_no_flow_and_leave_none_behind() {
                 } else {
                     (GatewayId::Second, GatewayId::First)
                 };
-                until("all are replicated", &both, || held_flows(both[to.index()]) >= targets.len() as u64);
+                until("all flows are replicated", &both, || held_flows(both[to.index()]) >= targets.len() as u64);
                 gateways.deactivate(from).unwrap();
-                take_role(from, Role::Backup);
-                let changed = take_role(to, Role::Primary);
+                set_role(from, Role::Backup);
+                let changed = set_role(to, Role::Primary);
                 assert_eq!(changed.missing, Vec::<String>::new(), "round {round}");
                 gateways.activate(to).unwrap();
                 std::thread::sleep(Duration::from_millis(200));
             }
             assert_all_alive(&streams.finish(), targets.len());
-            // Back on the first firewall, of the other one nothing is left but what it holds, and both agree.
+            // The first firewall is primary again. The second one's kernel has no flows but those held for the first,
+            // and all replicas agree.
             let there = || gateways.firewall(GatewayId::Second).run(count_flows);
-            until("its own is purged", &both, || there().0 == 0);
+            until("the second firewall's own flows are purged", &both, || there().0 == 0);
             assert!(takeover.hot || there().1 == 0);
-            until("both agree", &both, || pair::replicas_agree(both[0], 7) && pair::replicas_agree(both[1], 8));
+            until("all replicas agree", &both, || pair::replicas_agree(both[0], 7) && pair::replicas_agree(both[1], 8));
         }
     });
 }

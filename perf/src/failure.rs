@@ -1,4 +1,4 @@
-//! Why a comparison could not be made.
+//! The reasons why a comparison cannot be made.
 
 use std::io;
 use std::process::ExitStatus;
@@ -6,70 +6,71 @@ use std::time::Duration;
 
 use ctflow_engine::kernel::KernelError;
 use ctflow_engine::lab::LabError;
+use ctflow_engine::os_error::os_error_text;
 use thiserror::Error;
 
 /// A comparison that could not be made.
 #[derive(Debug, Error)]
 pub(crate) enum Failure {
-    /// The command line.
+    /// The command line is wrong.
     #[error("{0}; see --help")]
     Usage(#[from] lexopt::Error),
-    /// The private network.
+    /// The private network failed.
     #[error(transparent)]
     Lab(#[from] LabError),
-    /// A request to the kernel.
+    /// A request to the kernel failed.
     #[error(transparent)]
     Kernel(#[from] KernelError),
-    /// A system call.
-    #[error("cannot {operation}: {source}")]
+    /// A system call failed.
+    #[error("cannot {operation}: {}", os_error_text(.source))]
     System {
-        /// What was being done, as a verb phrase.
+        /// The operation that failed, as a verb phrase.
         operation: String,
-        /// The system's answer.
+        /// The system's error.
         source: io::Error,
     },
-    /// There is nothing to compare with.
+    /// The program to compare with is not installed.
     #[error("{0} is not installed: it is neither on PATH nor in /usr/sbin; Debian and Ubuntu have it in package {0}")]
     NotInstalled(&'static str),
-    /// The program to measure was not built, or not where its path says.
-    #[error("there is no program {0}: start perf/run, which builds it, or give --program")]
+    /// The program to measure was not built, or its path is wrong.
+    #[error("there is no program {0}: start perf/run, which builds it, or pass --program")]
     NoProgram(String),
-    /// A measured program ended by itself, or badly.
-    #[error("{command} ended with {status}; it said: {said}")]
+    /// A measured program ended too early or failed.
+    #[error("{command} ended with {status}; its standard error: {stderr}")]
     Exited {
         /// The program and its arguments.
         command: String,
-        /// How it ended.
+        /// The exit status.
         status: ExitStatus,
         /// The end of its standard error.
-        said: String,
+        stderr: String,
     },
-    /// A wait was over before what it was for came.
-    #[error("waited {longest:?} in vain for {what}")]
+    /// An awaited condition did not occur in time.
+    #[error("waited {timeout:?} in vain for {what}")]
     TimedOut {
-        /// What was waited for.
+        /// The awaited condition, as a noun phrase.
         what: String,
-        /// How long.
-        longest: Duration,
+        /// How long it was awaited.
+        timeout: Duration,
     },
-    /// A change to the kernel's table was refused.
-    #[error("the kernel refused {refused} changes of the table, one of them so: {first}")]
+    /// The kernel refused changes of its table.
+    #[error("the kernel refused {refused} changes of the table; the first: {first}")]
     Refused {
-        /// How many.
+        /// The number of refused changes.
         refused: u64,
-        /// Why the first of them.
+        /// The error of the first refused change.
         first: KernelError,
     },
-    /// SIGINT or SIGTERM.
+    /// SIGINT or SIGTERM arrived.
     #[error("interrupted")]
     Interrupted,
-    /// A file of `/proc` has another form than this program knows.
-    #[error("cannot make sense of {0}")]
+    /// A file or document has a form that this program does not know. The text names it.
+    #[error("cannot parse {0}")]
     Unreadable(String),
 }
 
 impl Failure {
-    /// Says what was being done when the system refused.
+    /// Returns a function that wraps a system error. `operation` is the verb phrase of what failed.
     pub(crate) fn system<E: Into<io::Error>>(operation: impl Into<String>) -> impl FnOnce(E) -> Self {
         move |source| Self::System { operation: operation.into(), source: source.into() }
     }

@@ -1,17 +1,18 @@
-//! What the programs print: events counted by kind, listings compared.
+//! The programs' output: counts events by kind, and compares listings.
 
 use std::cmp::Ordering;
 
-/// How far into a line its kind stands at most: behind the timestamp.
+/// The first bytes of a line, in which the kind of an event is searched. It follows the timestamp.
 const KIND_BYTES: usize = 64;
-/// `ipv4 2 udp 17 30 src=…`: the fifth word of an extended listing is the timeout, which runs between two listings.
+/// The number of the timeout's word in an extended listing: `ipv4 2 udp 17 30 src=…`. The timeout differs between two
+/// listings.
 const TIMEOUT_WORD: usize = 5;
-/// Counts references to the flow, those of the listing itself included.
+/// The prefix of the number of references to the flow, which includes those of the listing itself.
 const USE_PREFIX: &[u8] = b"use=";
-/// The flow's age in seconds, where the kernel stamps flows: like the timeout, it runs.
+/// The prefix of the flow's age in seconds, where the kernel stamps flows. The age differs between two listings.
 const AGE_PREFIX: &[u8] = b"delta-time=";
 
-/// Printed events by kind.
+/// The number of printed events of each kind.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
     /// `[NEW]`.
@@ -20,7 +21,7 @@ pub(crate) struct Tally {
     pub(crate) update: u64,
     /// `[DESTROY]`.
     pub(crate) destroy: u64,
-    /// Lines that are no events.
+    /// Lines that are not events.
     pub(crate) other: u64,
 }
 
@@ -41,40 +42,42 @@ impl Tally {
         tally
     }
 
-    /// All events.
+    /// The number of events of all kinds.
     pub(crate) fn events(&self) -> u64 {
         self.new + self.update + self.destroy
     }
 
-    /// Events that are in one of the two only, kind by kind: what is missing of one cannot hide behind another.
+    /// The sum of the differences of each kind, so that a missing event of one kind and a surplus event of another do
+    /// not cancel out.
     pub(crate) fn count_differing(&self, other: &Self) -> u64 {
         let kinds = [(self.new, other.new), (self.update, other.update), (self.destroy, other.destroy)];
         kinds.iter().map(|(here, there)| here.abs_diff(*there)).sum()
     }
 }
 
-/// How two listings differ.
+/// The difference of two listings.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Difference {
-    /// Lines that are in one of them only.
+    /// The number of lines that are in only one of the listings.
     pub(crate) lines: u64,
-    /// The first that only the left one has, as it was compared.
+    /// The first line that only the left listing has, in the form that was compared.
     pub(crate) left: Option<String>,
-    /// The first that only the right one has.
+    /// The first line that only the right listing has, in the form that was compared.
     pub(crate) right: Option<String>,
 }
 
-/// Compares two listings in any order, timeouts, ages and `use=` apart. A line that is there twice must be there twice in both.
+/// Compares two listings in any order, without timeouts, ages and `use=`. A line must occur equally often in both.
 pub(crate) fn difference(left: &[u8], right: &[u8]) -> Difference {
     compare_sorted(&sorted_lines(left, without_timers), &sorted_lines(right, without_timers))
 }
 
-/// Compares the dump of an internal cache with that of its replica, in any order, by what both have: state, original
-/// direction, flags and mark.
+/// Compares the dump of an internal cache with the dump of its replica, in any order, by the fields that both have:
+/// state, original direction, flags and mark.
 pub(crate) fn replica_difference(internal: &[u8], external: &[u8]) -> Difference {
     compare_sorted(&sorted_lines(internal, replicated_part), &sorted_lines(external, replicated_part))
 }
 
+/// Compares two sorted listings.
 fn compare_sorted(left: &[Vec<u8>], right: &[Vec<u8>]) -> Difference {
     let (mut left, mut right) = (left.iter().peekable(), right.iter().peekable());
     let mut difference = Difference::default();
@@ -96,13 +99,15 @@ fn compare_sorted(left: &[Vec<u8>], right: &[Vec<u8>]) -> Difference {
     }
 }
 
-fn sorted_lines(output: &[u8], what: impl Fn(&[u8]) -> Vec<u8>) -> Vec<Vec<u8>> {
-    let mut sorted: Vec<_> = lines(output).map(what).collect();
+/// The lines of an output, each reduced by `reduce`, sorted.
+fn sorted_lines(output: &[u8], reduce: impl Fn(&[u8]) -> Vec<u8>) -> Vec<Vec<u8>> {
+    let mut sorted: Vec<_> = lines(output).map(reduce).collect();
     sorted.sort_unstable();
     sorted
 }
 
-/// The line with a `-` for its timeout, without the value of its age and without `use=`; every blank stays, so that their number is compared, too.
+/// The line with `-` in place of its timeout, without the value of its age, and without `use=`. Every blank stays, so
+/// that the number of blanks is compared, too.
 fn without_timers(line: &[u8]) -> Vec<u8> {
     let mut kept = Vec::with_capacity(line.len());
     let mut word_number = 0;
@@ -110,7 +115,7 @@ fn without_timers(line: &[u8]) -> Vec<u8> {
         if index > 0 {
             kept.push(b' ');
         }
-        word_number += usize::from(!word.is_empty()); // several blanks have empty words between them
+        word_number += usize::from(!word.is_empty()); // between two blanks is an empty word
         if word_number == TIMEOUT_WORD && !word.is_empty() && word.iter().all(u8::is_ascii_digit) {
             kept.push(b'-');
         } else if word.starts_with(AGE_PREFIX) {
@@ -122,7 +127,8 @@ fn without_timers(line: &[u8]) -> Vec<u8> {
     kept
 }
 
-/// The line without the answers' direction, which a replica need not know, and without what is the cache's own.
+/// The line without its reply direction, which an external cache may not have, and without the fields that describe the
+/// cache's entry.
 fn replicated_part(line: &[u8]) -> Vec<u8> {
     let mut kept: Vec<&[u8]> = Vec::new();
     let mut words = line.split(|byte| *byte == b' ').filter(|word| !word.is_empty());
@@ -137,11 +143,12 @@ fn replicated_part(line: &[u8]) -> Vec<u8> {
     kept.join(&b' ')
 }
 
-/// How many lines there are.
+/// The number of lines that are not empty.
 pub(crate) fn count(output: &[u8]) -> u64 {
     lines(output).count() as u64
 }
 
+/// The lines that are not empty.
 fn lines(output: &[u8]) -> impl Iterator<Item = &[u8]> {
     output.split(|byte| *byte == b'\n').filter(|line| !line.is_empty())
 }
@@ -185,10 +192,10 @@ mod tests {
         assert_eq!(differing(FLOW, &FLOW.replace("     2", " 2")), 2, "blanks count");
         assert_eq!(differing(&format!("{other}{FLOW}"), &format!("{FLOW}{other}")), 0, "in any order");
         assert_eq!(differing(&format!("{other}{FLOW}"), FLOW), 1);
-        assert_eq!(differing(FLOW, &format!("{FLOW}{FLOW}")), 1, "twice is not once");
+        assert_eq!(differing(FLOW, &format!("{FLOW}{FLOW}")), 1, "repeated lines count");
     }
 
-    /// As captured of conntrackd 1.4.7.
+    /// The output was captured from conntrackd 1.4.7.
     #[test]
     fn a_replica_is_compared_by_what_it_has() {
         let internal = "tcp      6 TIME_WAIT src=192.0.2.2 dst=198.51.100.10 sport=43002 dport=8080 src=198.51.100.10 \

@@ -1,14 +1,16 @@
-//! Whole-system comparison: ctflow and the installed conntrack do the same work in turns, and what it cost is printed.
+//! Whole-system comparison: ctflow and the installed conntrack do the same work in turns, and the cost of each is
+//! printed.
 //!
 //! ```text
-//! options ──► network   client, firewall, server: private namespaces, this process lives on the firewall
-//!         ├─► pair      two firewalls on one cable, for what replicates; suite: the daemons on them; table: their flows
-//!         └─► program   the two programs, found and asked for their versions
+//! options ──► network   client, firewall, server: private namespaces; this process runs on the firewall
+//!         ├─► pair      two firewalls on one cable, for replication; suite: their daemons; table: their flows
+//!         └─► program   finds both programs and their versions
 //!               └─► scenario/   events, list, load … ──► process   one measured run: CPU, memory, output
 //!                                      └─► report   min, median, max of both, ratio, goal
 //! ```
 //!
-//! Figures are told, never judged by the exit code: they depend on the machine. See `perf/README.md` for the method.
+//! A missed goal does not change the exit code, since figures depend on the machine. `perf/README.md` describes the
+//! method.
 
 use std::process::ExitCode;
 
@@ -54,12 +56,14 @@ fn run() -> Result<(), Failure> {
         }
         Invocation::Run(options) => options,
     };
-    // First of all: an unprivileged process must still have a single thread, and later processes share the network.
+    // First: an unprivileged process must still have a single thread here, and processes started later share the
+    // network.
     let network = Network::build()?;
     wait::catch_signals()?;
     run_scenarios(&options, &network)
 }
 
+/// Runs the selected scenarios, prints each result, and writes it to the results file where there is one.
 fn run_scenarios(options: &Options, network: &Network) -> Result<(), Failure> {
     let programs = Programs::find(options.program.as_deref())?;
     let about = report::preamble(&programs)?;

@@ -1,5 +1,5 @@
-//! The network that both programs work in: the lab's client, firewall and server. This process lives on the firewall, and
-//! so do the processes that it starts.
+//! The network of both programs: the lab's client, firewall and server. This process and the processes that it starts
+//! run on the firewall.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -14,12 +14,13 @@ use ctflow_parser::uapi::AF_UNSPEC;
 use crate::failure::Failure;
 use crate::wait::Deadline;
 
-/// Flows of one packet expire after 30 s, in the midst of a scenario. In seconds: none takes an hour.
+/// The timeout of flows, in seconds. By default flows of one packet expire after 30 s, during a scenario; no scenario
+/// takes an hour.
 const FLOW_TIMEOUT: &str = "3600";
-/// The machine's limit holds in every namespace and is not this program's to change. Near it the kernel evicts flows,
-/// so a twentieth stays free.
+/// The fraction of the machine's `nf_conntrack_max` that stays free: one of this many. Near the limit the kernel evicts
+/// flows. The limit holds in every namespace, and this program does not change it.
 const SPARE: u64 = 20;
-/// A flushed table is empty at once, but for flows that a CPU still holds.
+/// A flushed table is empty at once, except for flows that a CPU still references.
 const FLUSH_LONGEST: Duration = Duration::from_secs(20);
 
 /// The private network.
@@ -29,37 +30,37 @@ pub(crate) struct Network {
 }
 
 impl Network {
-    /// Builds it around the calling thread.
+    /// Builds the network around the calling thread, which becomes the firewall.
     ///
     /// # Errors
-    /// When namespaces or a part of connection tracking are not to be had.
+    /// When namespaces or a part of connection tracking are not available.
     pub(crate) fn build() -> Result<Self, Failure> {
         let firewall = Firewall::build(&Lab::enter()?)?;
         sysctl::write("net/netfilter/nf_conntrack_udp_timeout", FLOW_TIMEOUT)?;
         Ok(Self { firewall })
     }
 
-    /// As many flows of those asked as the machine's table takes.
+    /// Returns `requested`, or the number of flows that the machine's table can hold if that is less.
     ///
     /// # Errors
     /// When the limit cannot be read.
-    pub(crate) fn fit_to_table(asked: u32) -> Result<u32, Failure> {
-        Ok(below_limit(asked, sysctl::read("net/netfilter/nf_conntrack_max")?))
+    pub(crate) fn fit_to_table(requested: u32) -> Result<u32, Failure> {
+        Ok(below_limit(requested, sysctl::read("net/netfilter/nf_conntrack_max")?))
     }
 
     /// Opens a flood of new flows from the client.
     ///
     /// # Errors
-    /// When no socket is to be had.
+    /// When no socket can be opened.
     pub(crate) fn open_flood(&self) -> Result<Flood, Failure> {
         Ok(self.firewall.client.run(Flood::open)?)
     }
 
-    /// Has the client send new flows through the firewall, as fast as it can or at a rate, and returns how many the
-    /// firewall tracks now.
+    /// Sends new flows from the client through the firewall, as fast as possible or at a rate. Returns the flood and
+    /// the number of flows that the firewall tracks now.
     ///
     /// # Errors
-    /// When they cannot be sent.
+    /// When the flows cannot be sent.
     pub(crate) fn send_flows(
         &self,
         flood: Flood,
@@ -70,10 +71,10 @@ impl Network {
         Ok((flood, sysctl::flow_count()?))
     }
 
-    /// Empties the table.
+    /// Flushes the firewall's table, and waits until it is empty.
     ///
     /// # Errors
-    /// The kernel's refusal; or it does not get empty.
+    /// When the kernel refuses the request, or the table does not become empty in time.
     pub(crate) fn flush() -> Result<(), Failure> {
         let mut requester = Requester::open()?;
         requester.request("flush the table", |writer, seq| request::flush(writer, seq, AF_UNSPEC), |_| ())?;
@@ -82,6 +83,7 @@ impl Network {
     }
 }
 
+/// Sends new flows on the client's thread.
 fn send_flood(mut flood: Flood, flows: u32, per_second: Option<NonZeroU32>) -> Result<Flood, LabError> {
     match per_second {
         Some(rate) => flood.send_paced(flows, rate)?,
@@ -90,9 +92,10 @@ fn send_flood(mut flood: Flood, flows: u32, per_second: Option<NonZeroU32>) -> R
     Ok(flood)
 }
 
-fn below_limit(asked: u32, limit: u64) -> u32 {
+/// The lesser of `requested` and `limit` minus the spare fraction.
+fn below_limit(requested: u32, limit: u64) -> u32 {
     let most = limit.saturating_sub(limit.div_ceil(SPARE));
-    asked.min(u32::try_from(most).unwrap_or(u32::MAX))
+    requested.min(u32::try_from(most).unwrap_or(u32::MAX))
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What the command line asks for.
+//! The command line.
 
 use std::num::NonZeroU32;
 use std::path::PathBuf;
@@ -8,85 +8,85 @@ use lexopt::prelude::*;
 use crate::failure::Failure;
 use crate::scenario::Scenario;
 
-/// Printed for `--help`.
+/// The text printed by `--help`.
 pub(crate) const HELP: &str = "\
 Compares ctflow with the installed conntrack and conntrackd on the same work, in turns, in private network namespaces.
 
 usage: ctflow-perf [--rounds N] [--flows N] [--rate N] [--program PATH] [--write FILE] [SCENARIO]...
 
   --rounds N      runs of each program in each scenario (default 5)
-  --flows N       flows instead of each scenario's own number
+  --flows N       number of flows, instead of each scenario's default
   --rate N        new flows a second in events (default 30000)
-  --program PATH  what to measure instead of the ctflow beside this program
-  --write FILE    the results as Markdown, too; other scenarios' on the same machine stay there
-  events          CPU time for each event followed, at a rate that both can hold
-  burst           events followed of flows that come as fast as packets go, then are flushed
-  list            time, memory and text of a listing
-  json            time and memory of a listing as JSON, beside our own text
-  delete          time of deleting four flows of five, each printed
-  load            time of loading a file of flows
-  replicate       a full table replicated by two daemons, beside conntrackd's: CPU, memory, bytes sent
-  loss            how soon a replica is equal when a tenth of the datagrams is lost, beside conntrackd's
+  --program PATH  the program to measure, instead of the ctflow beside this program
+  --write FILE    also write the results to FILE as Markdown; keeps other scenarios' results of the same machine
+  events          CPU time an event printed by -E, at a rate that both can hold
+  burst           events printed of flows created as fast as possible, then flushed
+  list            time and memory of a listing, and lines that differ
+  json            time and memory of a listing as JSON, compared with ctflow's own text
+  delete          time to delete four flows of five, each printed
+  load            time to load a file of flows
+  replicate       a full table replicated by two daemons, compared with conntrackd: CPU, memory, bytes sent
+  loss            time until a replica is equal while a tenth of the datagrams is lost, compared with conntrackd
   lag             time from an event in the kernel to the replica
-  return          how soon a replica is equal after a restart, and after 30 s without a link
-  commit          time of putting a full replica into the kernel, beside conntrackd's
-  takeover        how long connections are silent when a firewall dies, beside conntrackd's
-  bench           ctflow bench: the pipeline beside the floor, large tables, what a least age saves
+  return          time until a replica is equal after a restart, and after 30 s without a link
+  commit          time to commit a full replica to the kernel, compared with conntrackd
+  takeover        how long connections are interrupted when a firewall fails, compared with conntrackd
+  bench           ctflow bench: the pipeline compared with the floor, large tables, savings of a least age
 
-All of these scenarios are run unless some are named. Needs no root but for the socket buffer of burst.
+Runs all scenarios unless some are named. Needs no root, except for the socket buffer of burst.
 ";
 
-/// A command line's meaning.
+/// A parsed command line.
 #[derive(Debug)]
 pub(crate) enum Invocation {
-    /// The help text.
+    /// Print the help text.
     Help,
-    /// A comparison.
+    /// Run scenarios.
     Run(Options),
 }
 
-/// What to compare and how.
+/// The options of a run.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Options {
-    /// Runs of each program in each scenario.
+    /// Runs of each program in each scenario; at least 1.
     pub(crate) rounds: usize,
-    /// Flows instead of a scenario's own number.
+    /// The number of flows, instead of each scenario's default.
     pub(crate) flows: Option<u32>,
-    /// New flows a second where they are paced.
+    /// New flows a second in `events`.
     pub(crate) rate: NonZeroU32,
-    /// The program to measure instead of the built one.
+    /// The program to measure, instead of the ctflow beside this program.
     pub(crate) program: Option<PathBuf>,
-    /// Where the results are written, too.
+    /// The file that the results are also written to.
     pub(crate) write: Option<PathBuf>,
-    /// In this order.
+    /// The scenarios to run, in this order.
     pub(crate) scenarios: Vec<Scenario>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        // About 16 % of a CPU for conntrack at the 5.3 µs an event measured. Its socket buffer of 166 events
-        // overflows when it is kept waiting for 5.5 ms at this rate, which happens, but seldom.
+        // About 16 % of a CPU for conntrack, at the measured 5.3 µs an event. Its socket buffer holds 166 events: at
+        // this rate it overflows when conntrack does not run for 5.5 ms, which happens rarely.
         const RATE: NonZeroU32 = NonZeroU32::MIN.saturating_add(29_999);
         Self { rounds: 5, flows: None, rate: RATE, program: None, write: None, scenarios: Vec::new() }
     }
 }
 
 impl Options {
-    /// What to type for a scenario of these.
+    /// The command that runs one scenario with these options, in Markdown.
     pub(crate) fn command(&self, scenario: Scenario) -> String {
-        let own = Self::default();
+        let default = Self::default();
         let mut words = format!("`perf/run --rounds {}", self.rounds);
         if let Some(flows) = self.flows {
             words.push_str(&format!(" --flows {flows}"));
         }
-        if self.rate != own.rate {
+        if self.rate != default.rate {
             words.push_str(&format!(" --rate {}", self.rate));
         }
         words + " " + scenario.name() + "`"
     }
 }
 
-/// Reads the command line.
+/// Parses the command line.
 ///
 /// # Errors
 /// [`Failure::Usage`].

@@ -1,10 +1,10 @@
-//! Two firewalls that replicate: hosts of the lab, each with a table of its own, joined by one cable.
+//! Two firewalls that replicate: hosts of the lab, each with its own table, joined by one cable.
 //!
 //! ```text
 //!   primary  203.0.113.1  sync0 ── sync0  203.0.113.2  backup
 //! ```
 //!
-//! Nothing tracks what crosses the cable, so the tables hold what is put into them and nothing else.
+//! Packets that cross the cable are not tracked, so a table holds only the flows that a scenario puts into it.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
@@ -23,30 +23,32 @@ use crate::failure::Failure;
 use crate::procfs;
 use crate::wait::Deadline;
 
-/// Both ends of the cable are called so.
+/// The name of the link at both ends of the cable.
 pub(crate) const LINK: &str = "sync0";
 const PREFIX: u8 = 24;
-/// How often the cable is looked at.
+/// The interval at which the cable's byte counters are polled.
 const TICK: Duration = Duration::from_millis(100);
-/// Nothing is under way any more when so little crossed the cable…
+/// The cable is quiet when at most this many bytes crossed it during [`QUIET`].
 const QUIET_BYTES: u64 = 32 * 1024;
-/// … in so long: keeping in touch takes some hundred bytes a second.
+/// The time without more than [`QUIET_BYTES`]. Keepalives of idle daemons take some hundred bytes a second.
 const QUIET: Duration = Duration::from_secs(1);
-/// A daemon that overran compares its cache with the kernel's table after some seconds; conntrackd after 30.
+/// How long the cable may take to become quiet. A daemon resyncs with its kernel some seconds after an overrun,
+/// conntrackd after 30.
 const QUIET_LONGEST: Duration = Duration::from_secs(180);
+/// How long a flushed table may take to become empty.
 const FLUSH_LONGEST: Duration = Duration::from_secs(20);
 
-/// Which of the two.
+/// One of the two firewalls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Side {
-    /// Has the flows.
+    /// The firewall with the flows.
     Primary,
-    /// Has replicas of them.
+    /// The firewall with the replicas.
     Backup,
 }
 
 impl Side {
-    /// Its name.
+    /// The side's name.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Primary => "primary",
@@ -54,7 +56,7 @@ impl Side {
         }
     }
 
-    /// The other one.
+    /// The other side.
     pub(crate) fn other(self) -> Self {
         match self {
             Self::Primary => Self::Backup,
@@ -62,7 +64,7 @@ impl Side {
         }
     }
 
-    /// Its address on the cable.
+    /// The side's address on the cable.
     pub(crate) fn address(self) -> Ipv4Addr {
         match self {
             Self::Primary => Ipv4Addr::new(203, 0, 113, 1),
@@ -71,26 +73,27 @@ impl Side {
     }
 }
 
-/// The network of this module's picture. It is gone with the value and the processes in it.
+/// The network in this module's diagram. It disappears when the value is dropped and its processes have ended.
 #[derive(Debug)]
 pub(crate) struct Pair {
     hosts: Hosts,
 }
 
-/// Whose the hosts are.
+/// The hosts of a pair.
 #[derive(Debug)]
 enum Hosts {
-    /// There is nothing but the cable.
+    /// Two hosts joined by the cable, without any other network.
     Alone { primary: Host, backup: Host },
-    /// They are firewalls between a client and a server.
+    /// The firewalls between a client and a server.
     Gateways(Box<Gateways>),
 }
 
 impl Pair {
-    /// Builds it. The calling thread must be on a network of the lab already, or be the process's only one.
+    /// Builds two hosts joined by a cable. The calling thread must be in a network of the lab already, or must be the
+    /// process's only thread.
     ///
     /// # Errors
-    /// When namespaces are not to be had.
+    /// When namespaces are not available.
     pub(crate) fn build() -> Result<Self, Failure> {
         let lab = Lab::enter()?;
         let (primary, backup) = (lab.start_host(Side::Primary.name())?, lab.start_host(Side::Backup.name())?);
@@ -109,24 +112,23 @@ impl Pair {
         Ok(pair)
     }
 
-    /// The firewalls of a network with connections through it; the first is the primary. Their cable is of the same name,
-    /// with the same addresses.
+    /// The pair of a network's firewalls; the first is the primary. Their cable has the same link name and addresses.
     pub(crate) fn of_gateways(gateways: Gateways) -> Self {
         Self { hosts: Hosts::Gateways(Box::new(gateways)) }
     }
 
-    /// The network whose firewalls they are.
+    /// The network of the firewalls.
     ///
     /// # Errors
-    /// There is none.
+    /// When the pair was not made by [`Pair::of_gateways`].
     pub(crate) fn gateways(&self) -> Result<&Gateways, Failure> {
         match &self.hosts {
             Hosts::Gateways(gateways) => Ok(gateways),
-            Hosts::Alone { .. } => Err(Failure::Unreadable("a network of which there is none".to_owned())),
+            Hosts::Alone { .. } => Err(Failure::Unreadable("the network of a pair that has none".to_owned())),
         }
     }
 
-    /// One of the hosts.
+    /// The host of one side.
     pub(crate) fn host(&self, side: Side) -> &Host {
         match (&self.hosts, side) {
             (Hosts::Alone { primary, .. }, Side::Primary) => primary,
@@ -136,7 +138,7 @@ impl Pair {
         }
     }
 
-    /// Has the primary's kernel stamp its events, or not, as is usual.
+    /// Sets whether the primary's kernel adds timestamps to events. By default it does not.
     ///
     /// # Errors
     /// When the setting cannot be written.
@@ -145,10 +147,10 @@ impl Pair {
         Ok(self.host(Side::Primary).run(move || sysctl::write("net/netfilter/nf_conntrack_timestamp", value))?)
     }
 
-    /// Empties the table of one of them.
+    /// Flushes the table of one side, and waits until it is empty.
     ///
     /// # Errors
-    /// The kernel's refusal; or it does not get empty.
+    /// When the kernel refuses the request, or the table does not become empty in time.
     pub(crate) fn flush(&self, side: Side) -> Result<(), Failure> {
         self.host(side).run(|| {
             let mut requester = Requester::open()?;
@@ -158,7 +160,7 @@ impl Pair {
         })
     }
 
-    /// Flows in the table of one of them.
+    /// The number of flows in the kernel's table of one side.
     ///
     /// # Errors
     /// When the kernel has no connection tracking.
@@ -166,38 +168,38 @@ impl Pair {
         Ok(self.host(side).run(sysctl::flow_count)?)
     }
 
-    /// Has both drop one packet of so many that come by the cable, by chance, until [`Pair::stop_loss`].
+    /// Makes both sides drop one of `packets` packets that arrive over the cable, at random, until [`Pair::stop_loss`].
     ///
     /// # Errors
-    /// The kernel's refusal.
+    /// When the kernel refuses the rule.
     pub(crate) fn start_loss(&self, packets: NonZeroU32) -> Result<(), Failure> {
         self.run_on_both(move || Ok(loss_rules(packets).apply()?))
     }
 
-    /// Ends the loss.
+    /// Stops the loss of packets.
     ///
     /// # Errors
-    /// The kernel's refusal.
+    /// When the kernel refuses the change.
     pub(crate) fn stop_loss(&self) -> Result<(), Failure> {
         self.run_on_both(|| Ok(loss_rules(NonZeroU32::MIN).remove()?))
     }
 
-    /// Switches the primary's end of the cable off, or on again.
+    /// Switches the primary's end of the cable on or off.
     ///
     /// # Errors
-    /// The kernel's refusal.
-    pub(crate) fn set_link_up(&self, connected: bool) -> Result<(), Failure> {
+    /// When the kernel refuses the change.
+    pub(crate) fn set_link_up(&self, up: bool) -> Result<(), Failure> {
         let switch = move || {
             let links = Links::open()?;
-            if connected { links.up(LINK) } else { links.down(LINK) }
+            if up { links.up(LINK) } else { links.down(LINK) }
         };
         Ok(self.host(Side::Primary).run(switch)?)
     }
 
-    /// Bytes that the primary has sent and received over the cable so far, headers included.
+    /// The bytes that the primary has sent and received over the cable so far, including headers.
     ///
     /// # Errors
-    /// Without `/proc`.
+    /// When `/proc` cannot be read or parsed.
     pub(crate) fn wire_bytes(&self) -> Result<WireBytes, Failure> {
         const PATH: &str = "/proc/thread-self/net/dev";
         let text = self
@@ -208,10 +210,10 @@ impl Pair {
         Ok(WireBytes { received: bytes.0, sent: bytes.1 })
     }
 
-    /// Waits until both only keep in touch, and returns when the last of all else had crossed.
+    /// Waits until only keepalives cross the cable, and returns when it became quiet.
     ///
     /// # Errors
-    /// When they do not come to rest.
+    /// When the cable does not become quiet in time.
     pub(crate) fn await_quiet(&self) -> Result<Instant, Failure> {
         let deadline = Deadline::new("the link to be quiet", QUIET_LONGEST);
         let (mut bytes, mut since) = (self.wire_bytes()?.total(), Instant::now());
@@ -225,13 +227,14 @@ impl Pair {
         Ok(since)
     }
 
+    /// Runs `work` on the primary, then on the backup.
     fn run_on_both(&self, work: impl Fn() -> Result<(), LabError> + Copy + Send + 'static) -> Result<(), Failure> {
         self.host(Side::Primary).run(work)?;
         Ok(self.host(Side::Backup).run(work)?)
     }
 }
 
-/// What has crossed the cable, seen from the primary.
+/// The bytes that have crossed the cable, as counted by the primary's link.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct WireBytes {
     /// Bytes from the backup.
@@ -241,11 +244,13 @@ pub(crate) struct WireBytes {
 }
 
 impl WireBytes {
+    /// The bytes of both directions.
     fn total(self) -> u64 {
         self.received + self.sent
     }
 }
 
+/// The rules that drop one of `one_of` packets that arrive over the cable.
 fn loss_rules(one_of: NonZeroU32) -> Ruleset {
     let rule = Rule::new().input(LINK).one_in(one_of).drop();
     Ruleset::new("ctflow-perf-loss").chain(Chain::filter("input", Hook::Input).rule(rule))
@@ -263,8 +268,8 @@ mod tests {
             let pair = Pair::build().unwrap();
             let there = pair.host(Side::Backup).run(|| UdpSocket::bind((Side::Backup.address(), 7000))).unwrap();
             let here = pair.host(Side::Primary).run(|| UdpSocket::bind((Side::Primary.address(), 0))).unwrap();
-            let crosses_within = |longest| {
-                there.set_read_timeout(Some(longest)).unwrap();
+            let crosses_within = |timeout| {
+                there.set_read_timeout(Some(timeout)).unwrap();
                 let _ = here.send_to(b"x", (Side::Backup.address(), 7000));
                 there.recv(&mut [0]).is_ok()
             };
@@ -277,10 +282,10 @@ mod tests {
             pair.set_link_up(false).unwrap();
             assert!(!crosses_within(short));
             pair.set_link_up(true).unwrap();
-            // The kernel takes up to a second to notice the carrier.
+            // The kernel may take a second to detect the carrier.
             Deadline::new("a datagram", Duration::from_secs(5)).poll(TICK, || Ok(crosses_within(short))).unwrap();
             let wire = pair.wire_bytes().unwrap();
-            assert!(wire.sent >= 4 * 43, "{wire:?}: four datagrams of a byte behind their headers");
+            assert!(wire.sent >= 4 * 43, "{wire:?}: four datagrams of one byte, with headers");
             pair.await_quiet().unwrap();
         });
     }

@@ -1,9 +1,9 @@
-//! A measured process: what it prints, what it costs, when it is ready, how it ends.
+//! A measured process: its output, its cost, when it is ready, and how it ends.
 //!
-//! Its output goes to a file in memory that has no name: nothing is written to a disk, nothing remains, and both programs
-//! pay the same for it. CPU time is read while the process, or what remains of it until it is waited for, is still
-//! there: `task/*/schedstat` is exact but knows only threads that live, so each thread's last known value is kept; `stat`
-//! knows them all but counts whole ticks of 10 ms. Both are lower bounds, so the larger one is taken.
+//! The output goes to an unnamed file in memory: nothing is written to a disk, nothing remains, and the cost is the
+//! same for both programs. CPU time is read from `/proc` before the process is reaped. `task/*/schedstat` is exact but
+//! covers only living threads, so the last value of each thread is kept. `stat` covers all threads but counts whole
+//! ticks of 10 ms. Both are lower bounds; the larger one is used.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -24,49 +24,49 @@ use crate::procfs;
 use crate::program::Program;
 use crate::wait::Deadline;
 
-/// How often the memory and the threads of a running process are looked at: it can have had more memory for shorter, and
-/// a thread that ends can have worked so much longer than is known.
+/// The interval at which the memory and the threads of a running process are sampled. A shorter peak of memory is
+/// missed, and so is the work of a thread between its last sample and its end.
 const SAMPLE: Timespec = Timespec { tv_sec: 0, tv_nsec: 2_000_000 };
-/// How often a listener is looked at.
+/// The interval at which subscription and output are polled.
 const TICK: Duration = Duration::from_millis(20);
-/// Output that has not grown for so long is complete: ctflow writes after each round, which lasts a millisecond, and
-/// what a program did hold back would show as missing only if it were not printed at its end either.
+/// Output that has not grown for this long is complete. ctflow writes after each round of a millisecond. Output that a
+/// program buffers longer still counts if it is printed at the program's end.
 const QUIET: Duration = Duration::from_millis(700);
-/// Subscribing takes milliseconds, even on a busy machine.
+/// How long a program may take to subscribe. It takes milliseconds, even on a busy machine.
 const READY_LONGEST: Duration = Duration::from_secs(10);
-/// Printing 300,000 events takes seconds.
+/// How long a program may take to print all events. Printing 300,000 events takes seconds.
 const SETTLE_LONGEST: Duration = Duration::from_secs(120);
-/// Any command takes seconds; this is for one that hangs.
+/// How long a command may run. Any command takes seconds; the limit is for one that hangs.
 pub(crate) const RUN_TIMEOUT: Duration = Duration::from_secs(120);
-/// Ending on SIGTERM takes milliseconds.
+/// How long a process may take to end on SIGTERM. It takes milliseconds.
 const END_LONGEST: Duration = Duration::from_secs(10);
-/// What is shown of a failed program's standard error, at its end.
+/// How many bytes of the end of a failed program's standard error are printed.
 const SHOWN_BYTES: usize = 500;
 
-/// A process that is being measured. It is killed when dropped.
+/// A running process under measurement. It is killed when dropped.
 #[derive(Debug)]
 pub(crate) struct Process {
     command: String,
     child: Child,
-    /// Ready to read once the process has ended.
+    /// The process's descriptor. It is ready to read once the process has ended.
     pidfd: OwnedFd,
     started: Instant,
     output: File,
     stderr: File,
-    /// CPU time by thread id, of ended threads as well.
+    /// CPU time by thread id, including threads that have ended.
     threads_ns: HashMap<OsString, u64>,
 }
 
-/// A process that has ended well.
+/// The measurements of a process that has succeeded.
 #[derive(Debug)]
 pub(crate) struct Exited {
-    /// From its start to its end.
+    /// The time from before its start to its end.
     pub(crate) wall: Duration,
     /// User and system time of all its threads.
     pub(crate) cpu: Duration,
-    /// The most memory it was seen to have had resident.
+    /// The largest sampled peak of resident memory.
     pub(crate) peak_bytes: u64,
-    /// What it printed.
+    /// Its standard output.
     pub(crate) output: Vec<u8>,
 }
 
@@ -74,7 +74,7 @@ impl Process {
     /// Starts `program` in the calling thread's network namespace.
     ///
     /// # Errors
-    /// When it cannot be started.
+    /// When the program cannot be started.
     pub(crate) fn start(program: &Program, arguments: &[&str]) -> Result<Self, Failure> {
         let command = format!("{} {}", program.path.display(), arguments.join(" "));
         let failed = || format!("start {command}");
@@ -102,17 +102,18 @@ impl Process {
     /// Starts `program` in the network namespace of `host`.
     ///
     /// # Errors
-    /// When it cannot be started.
+    /// When the program cannot be started.
     pub(crate) fn start_on(host: &Host, program: &Program, arguments: &[&str]) -> Result<Self, Failure> {
         let program = program.clone();
         let arguments: Vec<String> = arguments.iter().map(|&word| word.to_owned()).collect();
         host.run(move || Self::start(&program, &arguments.iter().map(String::as_str).collect::<Vec<_>>()))
     }
 
-    /// Waits until its namespace, where nobody else listens, has a socket for all flow events.
+    /// Waits until the process has subscribed: until its namespace, where no other process listens, has a socket for
+    /// all flow events.
     ///
     /// # Errors
-    /// When that does not come, or the process ends.
+    /// When the process does not subscribe in time, or ends.
     pub(crate) fn await_subscription(&mut self) -> Result<(), Failure> {
         let deadline = Deadline::new(format!("{} to subscribe", self.command), READY_LONGEST);
         deadline.poll(TICK, || {
@@ -121,10 +122,10 @@ impl Process {
         })
     }
 
-    /// Waits until its output has stopped growing.
+    /// Waits until the output has stopped growing.
     ///
     /// # Errors
-    /// When it does not stop, or the process ends.
+    /// When the output does not stop growing in time, or the process ends.
     pub(crate) fn await_quiet(&mut self) -> Result<(), Failure> {
         let deadline = Deadline::new(format!("{} to be done", self.command), SETTLE_LONGEST);
         let (mut length, mut since) = (self.length()?, Instant::now());
@@ -138,10 +139,10 @@ impl Process {
         })
     }
 
-    /// CPU time so far.
+    /// The user and system time of all threads so far.
     ///
     /// # Errors
-    /// When `/proc` does not say.
+    /// When `/proc` cannot be read or parsed.
     pub(crate) fn cpu(&mut self) -> Result<Duration, Failure> {
         let unreadable = || Failure::Unreadable(self.path("stat"));
         let ticks = procfs::stat_cpu_ns(&self.read("stat")?).ok_or_else(unreadable)?;
@@ -149,20 +150,20 @@ impl Process {
         Ok(Duration::from_nanos(ticks.max(self.threads_ns.values().sum())))
     }
 
-    /// Memory resident now.
+    /// The memory resident now.
     ///
     /// # Errors
-    /// When it has ended.
+    /// When the process has ended.
     pub(crate) fn resident_bytes(&mut self) -> Result<u64, Failure> {
         self.check_running()?;
         let unreadable = || Failure::Unreadable(self.path("status"));
         procfs::status_resident_bytes(&self.read("status")?).ok_or_else(unreadable)
     }
 
-    /// Tells it to end, and returns all that it printed.
+    /// Ends the process by SIGTERM, and returns its standard output.
     ///
     /// # Errors
-    /// When it does not end.
+    /// When the process does not end in time.
     pub(crate) fn stop(mut self) -> Result<Vec<u8>, Failure> {
         let pid = rustix::process::Pid::from_child(&self.child);
         let failed = format!("end {}", self.command);
@@ -171,21 +172,21 @@ impl Process {
         while !self.exits_within(SAMPLE)? {
             deadline.check()?;
         }
-        let _ = self.reap()?; // told to end: its status says nothing
+        let _ = self.reap()?; // the status of a process ended by a signal is ignored
         contents(&self.output)
     }
 
-    /// Kills it, so that it can do nothing about it.
+    /// Kills the process by SIGKILL, as a crash does: it cannot clean up.
     pub(crate) fn kill(self) {
         drop(self);
     }
 
-    /// Waits for its own end, at most `longest`, looking at its memory meanwhile.
+    /// Waits at most `timeout` until the process ends by itself, and samples its memory and threads meanwhile.
     ///
     /// # Errors
-    /// When it does not end, or not well.
-    pub(crate) fn run_to_end(mut self, longest: Duration) -> Result<Exited, Failure> {
-        let deadline = Deadline::new(format!("{} to end", self.command), longest);
+    /// When the process does not end in time, or fails.
+    pub(crate) fn run_to_end(mut self, timeout: Duration) -> Result<Exited, Failure> {
+        let deadline = Deadline::new(format!("{} to end", self.command), timeout);
         let mut peak_bytes = self.peak_bytes();
         while !self.exits_within(SAMPLE)? {
             peak_bytes = peak_bytes.max(self.peak_bytes());
@@ -193,7 +194,7 @@ impl Process {
             deadline.check()?;
         }
         let wall = self.started.elapsed();
-        let cpu = self.cpu()?; // before it is reaped, with which its figures go
+        let cpu = self.cpu()?; // before the process is reaped: then `/proc` has no figures of it any more
         let status = self.reap()?;
         if !status.success() {
             return Err(self.exit_failure(status));
@@ -201,41 +202,45 @@ impl Process {
         Ok(Exited { wall, cpu, peak_bytes, output: contents(&self.output)? })
     }
 
-    /// Fails when it has ended.
+    /// Checks that the process is running.
     ///
     /// # Errors
-    /// With what it said last.
+    /// [`Failure::Exited`] with its standard error when it has ended.
     pub(crate) fn check_running(&mut self) -> Result<(), Failure> {
-        let status = self.child.try_wait().map_err(Failure::system(format!("look at {}", self.command)))?;
+        let status = self.child.try_wait().map_err(Failure::system(format!("inspect {}", self.command)))?;
         status.map_or(Ok(()), |status| Err(self.exit_failure(status)))
     }
 
+    /// The failure of a process that ended with `status`.
     fn exit_failure(&self, status: ExitStatus) -> Failure {
         let text = contents(&self.stderr).unwrap_or_default();
         let shown = text.get(text.len().saturating_sub(SHOWN_BYTES)..).unwrap_or_default();
-        let said = String::from_utf8_lossy(shown).trim().to_owned();
-        Failure::Exited { command: self.command.clone(), status, said }
+        let stderr = String::from_utf8_lossy(shown).trim().to_owned();
+        Failure::Exited { command: self.command.clone(), status, stderr }
     }
 
-    fn exits_within(&self, longest: Timespec) -> Result<bool, Failure> {
+    /// Waits at most `timeout` for the process's end, and returns whether it has ended.
+    fn exits_within(&self, timeout: Timespec) -> Result<bool, Failure> {
         let mut watched = [PollFd::new(&self.pidfd, PollFlags::IN)];
-        match poll(&mut watched, Some(&longest)) {
+        match poll(&mut watched, Some(&timeout)) {
             Ok(ready) => Ok(ready > 0),
             Err(Errno::INTR) => Ok(false),
             Err(errno) => Err(Failure::system(format!("wait for {}", self.command))(errno)),
         }
     }
 
+    /// Reaps the process, and returns its exit status.
     fn reap(&mut self) -> Result<ExitStatus, Failure> {
         self.child.wait().map_err(Failure::system(format!("wait for {}", self.command)))
     }
 
+    /// Reads the CPU time of each living thread.
     fn sample_threads(&mut self) -> Result<(), Failure> {
         let folder = self.path("task");
         let failed = || Failure::system(format!("read {folder}"));
         for entry in fs::read_dir(&folder).map_err(failed())? {
             let thread = entry.map_err(failed())?;
-            // A thread that has just ended, or a kernel without these statistics: `stat` has it.
+            // Unreadable when the thread has just ended or the kernel lacks these statistics; `stat` covers both.
             let text = fs::read_to_string(thread.path().join("schedstat"));
             if let Some(cpu_ns) = text.ok().and_then(|text| procfs::schedstat_cpu_ns(&text)) {
                 self.threads_ns.insert(thread.file_name(), cpu_ns);
@@ -244,13 +249,13 @@ impl Process {
         Ok(())
     }
 
-    /// 0 once it has ended.
+    /// The peak of resident memory so far; 0 once the process has ended.
     fn peak_bytes(&self) -> u64 {
         self.read("status").ok().and_then(|text| procfs::status_peak_bytes(&text)).unwrap_or(0)
     }
 
     fn length(&self) -> Result<u64, Failure> {
-        Ok(self.output.metadata().map_err(Failure::system("look at a program's output"))?.len())
+        Ok(self.output.metadata().map_err(Failure::system("read the length of a program's output"))?.len())
     }
 
     fn path(&self, file: &str) -> String {
@@ -265,25 +270,26 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Does nothing to a process that was waited for: the standard library remembers.
+        // The standard library does not signal a process that was reaped.
         let _ = self.child.kill().and_then(|()| self.child.wait());
     }
 }
 
+/// Opens a descriptor of a child process.
 fn watch(child: &Child) -> Result<OwnedFd, Errno> {
     pidfd_open(rustix::process::Pid::from_child(child), PidfdFlags::empty())
 }
 
-/// Makes a file that has no name.
+/// Creates an unnamed file in memory.
 ///
 /// # Errors
-/// When the system has no memory for one.
+/// When the system refuses the file.
 pub(crate) fn file_in_memory() -> Result<File, Failure> {
     let made = memfd_create(c"ctflow-perf", MemfdFlags::CLOEXEC);
     Ok(made.map_err(Failure::system("make a file in memory"))?.into())
 }
 
-/// The whole file, wherever the process that writes it has its position, which this process shares.
+/// Reads the whole file. Uses positioned reads, since the writing process shares the file's position.
 fn contents(file: &File) -> Result<Vec<u8>, Failure> {
     let failed = || Failure::system("read a program's output");
     let length = file.metadata().map_err(failed())?.len();
@@ -315,7 +321,8 @@ mod tests {
     #[test]
     fn a_failed_exit_is_reported_with_standard_error() {
         let failure = shell("echo no such thing >&2; exit 3").run_to_end(LONGEST).unwrap_err();
-        assert!(failure.to_string().ends_with("ended with exit status: 3; it said: no such thing"), "{failure}");
+        let expected = "ended with exit status: 3; its standard error: no such thing";
+        assert!(failure.to_string().ends_with(expected), "{failure}");
         let failure = shell("exit 4").await_quiet().unwrap_err();
         assert!(failure.to_string().contains("exit status: 4"), "{failure}");
     }

@@ -1,12 +1,13 @@
-//! The files of `/proc` that say what a process cost, taken apart. Formats: proc(5).
+//! Parsers of the files in `/proc` with the costs of a process. proc(5) describes their formats.
 
 use ctflow_parser::uapi::{NFNLGRP_CONNTRACK_DESTROY, NFNLGRP_CONNTRACK_NEW, NFNLGRP_CONNTRACK_UPDATE};
 
-/// Nanoseconds of one tick of `/proc/PID/stat`: the kernel shows every architecture's user space 100 ticks a second.
+/// The nanoseconds of one tick in `/proc/PID/stat`. The kernel reports 100 ticks a second to user space on all
+/// architectures.
 const TICK_NS: u64 = 10_000_000;
-/// `NETLINK_NETFILTER`, the column `Eth` of `/proc/net/netlink`.
+/// The value of the column `Eth` in `/proc/net/netlink` for `NETLINK_NETFILTER`.
 const NETFILTER: &str = "12";
-/// The groups of all flow events, as bits of the column `Groups`.
+/// The groups of all flow events, as bits of the column `Groups` in `/proc/net/netlink`.
 const FLOW_GROUPS: u32 =
     group_bit(NFNLGRP_CONNTRACK_NEW) | group_bit(NFNLGRP_CONNTRACK_UPDATE) | group_bit(NFNLGRP_CONNTRACK_DESTROY);
 
@@ -14,46 +15,49 @@ const fn group_bit(group: u32) -> u32 {
     1 << (group - 1)
 }
 
-/// Time on a CPU in nanoseconds, of `/proc/PID/task/TID/schedstat`.
+/// A thread's CPU time in nanoseconds, from `/proc/PID/task/TID/schedstat`.
 pub(crate) fn schedstat_cpu_ns(text: &str) -> Option<u64> {
     text.split_ascii_whitespace().next()?.parse().ok()
 }
 
-/// User and system time in nanoseconds, of `/proc/PID/stat`: all threads, those that have ended as well, in ticks.
+/// The user and system time of all threads, including ended ones, in nanoseconds with the resolution of a tick, from
+/// `/proc/PID/stat`.
 pub(crate) fn stat_cpu_ns(text: &str) -> Option<u64> {
-    // The name before it may hold blanks and parentheses; `state` is field 3, `utime` 14 and `stime` 15.
+    // The process's name may contain blanks and parentheses. After it, `state` is field 3, `utime` 14 and `stime` 15.
     let mut fields = text.rsplit_once(')')?.1.split_ascii_whitespace().skip(11);
     let (user, system): (u64, u64) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
     Some((user + system) * TICK_NS)
 }
 
-/// Most memory ever resident in bytes, of `/proc/PID/status`. A process that has ended has no such line any more.
+/// The peak of resident memory in bytes, from `/proc/PID/status`; `None` for a process that has ended.
 pub(crate) fn status_peak_bytes(text: &str) -> Option<u64> {
     status_kib(text, "VmHWM:")
 }
 
-/// Memory resident now, in bytes, of `/proc/PID/status`.
+/// The memory resident now, in bytes, from `/proc/PID/status`.
 pub(crate) fn status_resident_bytes(text: &str) -> Option<u64> {
     status_kib(text, "VmRSS:")
 }
 
+/// The value of a line of `/proc/PID/status` in kB, converted to bytes.
 fn status_kib(text: &str, key: &str) -> Option<u64> {
     let value = text.lines().find_map(|line| line.strip_prefix(key))?;
     let kib: u64 = value.trim().strip_suffix("kB")?.trim_end().parse().ok()?;
     Some(kib * 1024)
 }
 
-/// Bytes that a link received and sent, headers of the link included, of `/proc/net/dev`.
+/// The bytes that a link received and sent, including link headers, from `/proc/net/dev`.
 pub(crate) fn link_bytes(text: &str, link: &str) -> Option<(u64, u64)> {
     let line = text.lines().find_map(|line| line.trim_start().strip_prefix(link)?.strip_prefix(':'))?;
     let mut columns = line.split_ascii_whitespace();
-    // bytes packets errs drop fifo frame compressed multicast, and the same of what was sent
+    // Received: bytes packets errs drop fifo frame compressed multicast. Sent: bytes and so on.
     Some((columns.next()?.parse().ok()?, columns.nth(7)?.parse().ok()?))
 }
 
-/// Whether some socket of `/proc/PID/net/netlink`, which shows its network namespace, has joined all flow events.
+/// Whether a socket has joined the groups of all flow events, from `/proc/PID/net/netlink`, which lists the sockets of
+/// the process's network namespace.
 pub(crate) fn netlink_has_listener(text: &str) -> bool {
-    // sk Eth Pid Groups ...; the owner's column is the socket's address, which need not be a process id.
+    // Columns: sk Eth Pid Groups ... The column `Pid` is the socket's netlink address, which need not be a process id.
     let listens = |line: &str| {
         let mut columns = line.split_ascii_whitespace().skip(1);
         let protocol = columns.next();
@@ -63,7 +67,7 @@ pub(crate) fn netlink_has_listener(text: &str) -> bool {
     text.lines().any(listens)
 }
 
-/// The processor's name, of `/proc/cpuinfo`; some architectures have none.
+/// The processor's name, from `/proc/cpuinfo`; `None` on architectures without one.
 pub(crate) fn cpuinfo_model(text: &str) -> Option<&str> {
     let line = text.lines().find(|line| line.starts_with("model name"))?;
     Some(line.split_once(':')?.1.trim())

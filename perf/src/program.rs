@@ -1,4 +1,4 @@
-//! The programs that are compared.
+//! The programs under comparison.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -7,30 +7,30 @@ use std::time::Duration;
 use crate::failure::Failure;
 use crate::process::Process;
 
-/// What ctflow is compared with.
+/// The program that ctflow is compared with.
 const REFERENCE: &str = "conntrack";
-/// Where the peer is besides `PATH`: users other than root often have no `sbin` there.
+/// A folder to search after `PATH`, in which users other than root often have no `sbin`.
 const SUPERUSER_PATH: &str = "/usr/sbin";
-/// Printing a version takes milliseconds.
+/// How long a program may take to print its version. It takes milliseconds.
 const VERSION_LONGEST: Duration = Duration::from_secs(10);
 
 /// One program.
 #[derive(Debug, Clone)]
 pub(crate) struct Program {
-    /// Its file's name, which the report's columns have.
+    /// The name of the program's file, used in the report's headings.
     pub(crate) name: String,
-    /// Where it is.
+    /// The path of the program's file.
     pub(crate) path: PathBuf,
 }
 
 impl Program {
-    /// The one at that path.
+    /// The program at `path`.
     pub(crate) fn at(path: PathBuf) -> Self {
         let name = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
         Self { name, path }
     }
 
-    /// Finds one on `PATH`, or where the superuser's are.
+    /// Finds a program on `PATH` or in `/usr/sbin`.
     ///
     /// # Errors
     /// [`Failure::NotInstalled`].
@@ -38,28 +38,28 @@ impl Program {
         installed(name).map(Self::at).ok_or(Failure::NotInstalled(name))
     }
 
-    /// What it says of its version.
+    /// The first line that the program prints for `--version`.
     ///
     /// # Errors
-    /// When it cannot be run.
+    /// When the program cannot be run.
     pub(crate) fn version(&self) -> Result<String, Failure> {
         let ended = Process::start(self, &["--version"])?.run_to_end(VERSION_LONGEST)?;
         let text = String::from_utf8_lossy(&ended.output).into_owned();
-        Ok(text.lines().next().unwrap_or("(says no version)").to_owned())
+        Ok(text.lines().next().unwrap_or("(unknown version)").to_owned())
     }
 }
 
-/// Both of them.
+/// Both programs.
 #[derive(Debug)]
 pub(crate) struct Programs {
-    /// ctflow.
+    /// ctflow, or the program given by `--program`.
     pub(crate) ours: Program,
-    /// conntrack.
+    /// The installed conntrack.
     pub(crate) reference: Program,
 }
 
 impl Programs {
-    /// Finds ctflow at `path`, or beside this very program; and the peer on `PATH`.
+    /// Finds ctflow at `path` or beside this program, and conntrack on `PATH` or in `/usr/sbin`.
     ///
     /// # Errors
     /// [`Failure::NoProgram`], [`Failure::NotInstalled`].
@@ -71,18 +71,19 @@ impl Programs {
         Ok(Self { ours: Program::at(path), reference: Program::installed(REFERENCE)? })
     }
 
-    /// ctflow, then the peer.
+    /// ctflow, then the reference.
     pub(crate) fn both(&self) -> [&Program; 2] {
         [&self.ours, &self.reference]
     }
 }
 
-/// Cargo puts the programs of a workspace into one directory.
+/// The path of ctflow beside this program. Cargo builds all programs of a workspace into one folder.
 fn built() -> Result<PathBuf, Failure> {
     let this = env::current_exe().map_err(Failure::system("find the program of this process"))?;
     Ok(this.with_file_name("ctflow"))
 }
 
+/// Finds the path of an installed program.
 fn installed(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let folders = env::split_paths(&path).chain([PathBuf::from(SUPERUSER_PATH)]);

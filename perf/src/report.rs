@@ -1,4 +1,4 @@
-//! What was measured, as plain text: a table a scenario.
+//! The report as plain text: one table for each scenario.
 
 use std::fmt;
 use std::fs;
@@ -12,15 +12,15 @@ use crate::procfs;
 use crate::program::Programs;
 use crate::statistics::Summary;
 
-/// Between two columns.
+/// The text between two columns.
 const GAP: &str = "  ";
-/// The peer's and the ratio: of no use where nothing is compared.
+/// The columns of the reference and the ratio. They are omitted where nothing is compared.
 const COMPARISON: Range<usize> = 4..8;
 
-/// The machine and the programs.
+/// Describes the machine and the programs.
 ///
 /// # Errors
-/// When a program does not say its version, or `/proc` is not there.
+/// When a program cannot be run, or `/proc` cannot be read.
 pub(crate) fn preamble(programs: &Programs) -> Result<String, Failure> {
     let cpuinfo = read("/proc/cpuinfo")?;
     let model = procfs::cpuinfo_model(&cpuinfo).unwrap_or("processor of unknown name");
@@ -29,7 +29,7 @@ pub(crate) fn preamble(programs: &Programs) -> Result<String, Failure> {
     let kernel = kernel.release().to_string_lossy();
     let mut text = format!("machine: {model}, {cores} cores, Linux {kernel}");
     for program in programs.both() {
-        // Where the project is says nothing.
+        // The path of the project's folder is omitted, since it does not affect the results.
         let folder = std::env::current_dir().unwrap_or_default();
         let path = program.path.strip_prefix(folder).ok();
         let path = path.unwrap_or(&program.path).display();
@@ -38,10 +38,10 @@ pub(crate) fn preamble(programs: &Programs) -> Result<String, Failure> {
     Ok(text)
 }
 
-/// How busy the machine is: the averages over 1, 5 and 15 minutes.
+/// The machine's load averages over 1, 5 and 15 minutes.
 ///
 /// # Errors
-/// Without `/proc`.
+/// When `/proc/loadavg` cannot be read.
 pub(crate) fn load_average() -> Result<String, Failure> {
     let loadavg = read("/proc/loadavg")?;
     let averages: Vec<&str> = loadavg.split_whitespace().take(3).collect();
@@ -52,7 +52,7 @@ fn read(path: &str) -> Result<String, Failure> {
     fs::read_to_string(path).map_err(Failure::system(format!("read {path}")))
 }
 
-/// What ctflow is to reach.
+/// A goal for ctflow's figure.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Goal {
     text: String,
@@ -60,17 +60,17 @@ pub(crate) struct Goal {
 }
 
 impl Goal {
-    /// A goal in words, and whether it is met.
+    /// A goal described by `text`, and whether it is met.
     pub(crate) fn new(text: impl Into<String>, met: bool) -> Self {
         Self { text: text.into(), met }
     }
 
-    /// That our median is at most `limit`.
+    /// The goal that ctflow's median is at most `limit`.
     pub(crate) fn at_most(limit: f64, reached: &Summary) -> Self {
         Self::new(format!("≤ {}", number(limit)), reached.median <= limit)
     }
 
-    /// That no round has any.
+    /// The goal that the figure is 0 in every round.
     pub(crate) fn zero(reached: &Summary) -> Self {
         Self::new("0", reached.max == 0.0)
     }
@@ -82,7 +82,7 @@ impl fmt::Display for Goal {
     }
 }
 
-/// One figure.
+/// One figure of a scenario.
 #[derive(Debug, Clone)]
 pub(crate) struct Row {
     figure: String,
@@ -93,58 +93,60 @@ pub(crate) struct Row {
 
 impl Row {
     /// A figure of both programs.
-    pub(crate) fn both(figure: impl Into<String>, [ours, peer]: [Summary; 2]) -> Self {
-        Self { figure: figure.into(), ours, reference: Some(peer), goal: None }
+    pub(crate) fn both(figure: impl Into<String>, [ours, reference]: [Summary; 2]) -> Self {
+        Self { figure: figure.into(), ours, reference: Some(reference), goal: None }
     }
 
-    /// A figure that is no comparison.
+    /// A figure of ctflow alone.
     pub(crate) fn single(figure: impl Into<String>, value: Summary) -> Self {
         Self { figure: figure.into(), ours: value, reference: None, goal: None }
     }
 
-    /// With a goal, told of what ctflow reached.
+    /// Adds a goal, computed from ctflow's summary.
     pub(crate) fn with_goal(mut self, goal: impl FnOnce(&Summary) -> Goal) -> Self {
         self.goal = Some(goal(&self.ours));
         self
     }
 
-    /// With the goal that the median is at most `share` of the peer's.
+    /// Adds the goal that ctflow's median is at most `share` times the reference's.
     pub(crate) fn with_goal_of_reference(mut self, share: f64) -> Self {
-        let ratio = self.reference.as_ref().and_then(|peer| self.ours.ratio_to(peer));
+        let ratio = self.reference.as_ref().and_then(|reference| self.ours.ratio_to(reference));
         self.goal = ratio.map(|ratio| Goal::new(format!("ratio ≤ {}", (share * 1e3).round() / 1e3), ratio <= share));
         self
     }
 
+    /// The row's cells, one for each column.
     fn cells(&self) -> Vec<String> {
         let summary = |summary: &Summary| [summary.min, summary.median, summary.max].map(number);
-        let peer = self.reference.as_ref();
-        let ratio = peer.and_then(|peer| self.ours.ratio_to(peer));
+        let reference = self.reference.as_ref();
+        let ratio = reference.and_then(|reference| self.ours.ratio_to(reference));
         let mut cells = vec![self.figure.clone()];
         cells.extend(summary(&self.ours));
-        cells.extend(peer.map_or_else(Default::default, summary));
+        cells.extend(reference.map_or_else(Default::default, summary));
         cells.push(ratio.map_or_else(String::new, |ratio| format!("{ratio:.2}")));
         cells.push(self.goal.as_ref().map_or_else(String::new, Goal::to_string));
         cells
     }
 }
 
-/// A scenario's result.
+/// The result of a scenario.
 #[derive(Debug)]
 pub(crate) struct Table {
-    /// What was done.
+    /// The scenario and its parameters.
     pub(crate) title: String,
-    /// The names of the programs: ctflow, then its peer.
+    /// The names of the programs: ctflow, then the reference.
     pub(crate) names: [String; 2],
     /// The figures.
     pub(crate) rows: Vec<Row>,
-    /// What a reader has to know besides.
+    /// Notes printed below the table, such as parameters that had to be reduced.
     pub(crate) notes: Vec<String>,
 }
 
 impl Table {
+    /// The cells of the heading and of all rows.
     fn cells(&self) -> Vec<Vec<String>> {
-        let [ours, peer] = &self.names;
-        let head = ["figure", &format!("{ours} min"), "median", "max", &format!("{peer} min"), "median", "max"];
+        let [ours, reference] = &self.names;
+        let head = ["figure", &format!("{ours} min"), "median", "max", &format!("{reference} min"), "median", "max"];
         let head = head.into_iter().chain(["ratio", "goal"]).map(str::to_owned).collect();
         let mut cells: Vec<Vec<String>> = [head].into_iter().chain(self.rows.iter().map(Row::cells)).collect();
         if self.rows.iter().all(|row| row.reference.is_none()) {
@@ -163,7 +165,7 @@ impl fmt::Display for Table {
         let widths: Vec<usize> = (0..).map_while(width).collect();
         for row in &cells {
             let line = row.iter().zip(&widths).enumerate().map(|(column, (cell, width))| {
-                // Figure and goal are words; between them stand numbers.
+                // The first and last columns are words, aligned left. The others are numbers, aligned right.
                 let is_word = column == 0 || column + 1 == row.len();
                 if is_word { format!("{cell:<width$}") } else { format!("{cell:>width$}") }
             });
@@ -174,7 +176,8 @@ impl fmt::Display for Table {
     }
 }
 
-/// With commas between the thousands, and one decimal where it is not 0 and there are less than three digits before it.
+/// Formats a number with commas between the thousands, and with one decimal where it is not 0 and the number is below
+/// 100.
 pub(crate) fn number(value: f64) -> String {
     let decimals = usize::from(value.abs() < 100.0 && value.fract() != 0.0);
     format!("{:.decimals$}", HumanFloatCount(value))

@@ -1,7 +1,7 @@
-//! `RESULTS.md`: what was measured, on which machine, by which command.
+//! `RESULTS.md`: the results, the machine, and the command of each result.
 //!
-//! Each scenario has a section of its own. Those measured anew replace theirs, and the others stay, as long as the machine is
-//! the same. What people wrote below them, under the heading [`REMARKS`], stays, too.
+//! Each scenario has a section. A new measurement replaces its scenario's section. The other sections stay as long as
+//! the machine is the same. The text below the heading [`REMARKS`] is written by hand and stays, too.
 
 use std::fs;
 use std::io;
@@ -10,27 +10,27 @@ use std::path::Path;
 use crate::failure::Failure;
 use crate::scenario::Scenario;
 
-/// Where what is written by hand begins.
+/// The heading of the text that is written by hand.
 const REMARKS: &str = "## What does not hold, and what was tried";
-/// Before each section's name.
+/// The text before each section's name.
 const HEADING: &str = "\n## ";
 
-/// What a scenario found.
+/// The result of one scenario.
 pub(crate) struct Section<'t> {
-    /// Which one.
+    /// The scenario that was measured.
     pub(crate) scenario: Scenario,
     /// The machine and the programs.
     pub(crate) about: &'t str,
-    /// The command, and how busy the machine was.
+    /// The command, and the load averages before and after.
     pub(crate) by: &'t str,
-    /// What was found.
+    /// The table of figures, as text.
     pub(crate) table: &'t str,
 }
 
-/// Writes the section into the file.
+/// Writes the section into the file, which need not exist.
 ///
 /// # Errors
-/// When it cannot be read or written.
+/// When the file cannot be read or written.
 pub(crate) fn write(path: &Path, section: &Section<'_>) -> Result<(), Failure> {
     let before = match fs::read_to_string(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
@@ -39,11 +39,12 @@ pub(crate) fn write(path: &Path, section: &Section<'_>) -> Result<(), Failure> {
     fs::write(path, with_section(section, &before)).map_err(Failure::system(format!("write {}", path.display())))
 }
 
+/// The file's text `before`, with `section` in its scenario's place.
 fn with_section(section: &Section<'_>, before: &str) -> String {
     let mut text = format!(
         "# Results\n\n\
-         Written by `perf/run --write FILE`, each scenario by the command that stands there. Trust ratios, not absolute figures;\n\
-         [README.md](README.md) says what each scenario does, how it is measured, and how to read it.\n\n\
+         Written by `perf/run --write FILE`; each section names its command. Trust ratios, not absolute figures.\n\
+         [README.md](README.md) describes what each scenario does, how it is measured, and how to read it.\n\n\
          ```text\n{}\n```\n",
         section.about
     );
@@ -61,7 +62,7 @@ fn with_section(section: &Section<'_>, before: &str) -> String {
     format!("{text}\n{}\n", remarks.trim_end())
 }
 
-/// What a scenario found before.
+/// The section of the scenario `name` in the file's text before.
 fn old_section<'b>(before: &'b str, name: &str) -> Option<&'b str> {
     let mut sections = before.split(HEADING).skip(1);
     sections.find(|section| section.lines().next() == Some(name)).map(str::trim_end)
@@ -81,7 +82,7 @@ mod tests {
         assert!(list.contains("machine: one") && list.ends_with(&format!("{REMARKS}\n")), "{list}");
         let remarked = format!("{list}\nIt is slow since it rains.\n");
         let both = with_section(&section(Scenario::Events, "events: 8"), &remarked);
-        assert!(both.find("events: 8") < both.find("list: 7"), "in the order of the report: {both}");
+        assert!(both.find("events: 8") < both.find("list: 7"), "sections are in the order of the scenarios: {both}");
         let again = with_section(&section(Scenario::List, "list: 9"), &both);
         assert!(again.contains("events: 8") && again.contains("list: 9") && !again.contains("list: 7"), "{again}");
         assert_eq!(again.matches(REMARKS).count(), 1);

@@ -1,38 +1,39 @@
-//! Two contestants in turns, so that what else the machine does meets both alike.
+//! Runs of two contestants in turns, so that other work on the machine affects both alike.
 
 use crate::failure::Failure;
 use crate::statistics::Summary;
 
-/// What was measured of each contestant, a value a round.
+/// The measurements of both contestants, one value a round.
 #[derive(Debug)]
 pub(crate) struct Runs<T> {
-    /// Of ctflow.
+    /// The measurements of ctflow.
     pub(crate) ours: Vec<T>,
-    /// Of what it is compared with.
+    /// The measurements of the program that ctflow is compared with.
     pub(crate) reference: Vec<T>,
 }
 
 impl<T> Runs<T> {
-    /// Measures the one, the other, the one, the other …, `rounds` times each.
+    /// Measures both contestants alternately, `rounds` times each, and prints each round's number. `what` names the
+    /// work.
     ///
     /// # Errors
-    /// The first that `run` fails with.
+    /// The first error of `run`.
     pub(crate) fn alternate<C: ?Sized>(
         what: &str,
         rounds: usize,
-        [ours, peer]: [&C; 2],
+        [ours, reference]: [&C; 2],
         mut run: impl FnMut(&C) -> Result<T, Failure>,
     ) -> Result<Self, Failure> {
         let mut runs = Self { ours: Vec::with_capacity(rounds), reference: Vec::with_capacity(rounds) };
         for round in 1..=rounds {
             eprintln!("{what}: round {round} of {rounds}");
             runs.ours.push(run(ours)?);
-            runs.reference.push(run(peer)?);
+            runs.reference.push(run(reference)?);
         }
         Ok(runs)
     }
 
-    /// One figure of both.
+    /// The summaries of one figure, of ctflow and of the reference.
     pub(crate) fn summaries(&self, figure: impl Fn(&T) -> f64) -> [Summary; 2] {
         [&self.ours, &self.reference].map(|runs| Summary::of(runs.iter().map(&figure)))
     }

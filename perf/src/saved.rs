@@ -1,6 +1,6 @@
-//! A table as a file of commands, as `-L -o save` prints it: what `-R` reads.
+//! A table as a file of commands: the format that `-L -o save` prints and `-R` reads.
 //!
-//! The file is in memory and has no name; the programs open it by this process's descriptor.
+//! The file is in memory and has no name. Programs open it through this process's descriptor in `/proc`.
 
 use std::fmt::Write as _;
 use std::fs::File;
@@ -12,12 +12,13 @@ use crate::failure::Failure;
 use crate::process::{Exited, Process, RUN_TIMEOUT, file_in_memory};
 use crate::program::Program;
 
-/// The port that all flows go to but each fifth.
+/// The destination port of four flows of five.
 pub(crate) const COMMON_PORT: u16 = 443;
+/// The destination port of every fifth flow.
 const OTHER_PORT: u16 = 80;
-/// One flow of so many goes to the other port.
+/// One flow of this many has the other port.
 const PORTS_TURN: u32 = 5;
-/// One client a flow, from here on.
+/// The address of the first client. Each flow has a client of its own.
 const FIRST_CLIENT: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 
 /// A file of established TCP flows, a line each.
@@ -27,10 +28,10 @@ pub(crate) struct SavedTable {
 }
 
 impl SavedTable {
-    /// Writes one.
+    /// Writes a file of `flows` flows.
     ///
     /// # Errors
-    /// When there is no memory for it.
+    /// When there is not enough memory for the file.
     pub(crate) fn with_flows(flows: u32) -> Result<Self, Failure> {
         let mut text = String::new();
         (0..flows).for_each(|index| line(&mut text, index));
@@ -39,21 +40,22 @@ impl SavedTable {
         Ok(Self { file })
     }
 
-    /// Has `program` carry it out, and says what that cost.
+    /// Loads the file into the kernel with `program -R`, and returns the cost.
     ///
     /// # Errors
-    /// When it does not.
+    /// When the program fails.
     pub(crate) fn load(&self, program: &Program) -> Result<Exited, Failure> {
         let path = format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd());
         Process::start(program, &["-R", &path])?.run_to_end(RUN_TIMEOUT)
     }
 }
 
-/// How many of so many flows go to the common port.
+/// The number of flows with the common port in a file of `flows` flows.
 pub(crate) fn common_count(flows: u32) -> u32 {
     flows - flows.div_ceil(PORTS_TURN)
 }
 
+/// Appends the command that creates flow number `index`.
 fn line(text: &mut String, index: u32) {
     let (client, server) = (Ipv4Addr::from_bits(FIRST_CLIENT.to_bits() + index), "192.0.2.1");
     let port = if index.is_multiple_of(PORTS_TURN) { OTHER_PORT } else { COMMON_PORT };

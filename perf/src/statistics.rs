@@ -1,18 +1,18 @@
-//! Several rounds of one figure.
+//! Summaries of one figure over several rounds.
 
-/// The least, the middle and the most of a figure's rounds.
+/// The minimum, median and maximum of a figure over all rounds.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Summary {
-    /// The least.
+    /// The minimum.
     pub(crate) min: f64,
-    /// The middle one; of an even number of rounds, the mean of the middle two.
+    /// The median; for an even number of rounds, the mean of the middle two.
     pub(crate) median: f64,
-    /// The most.
+    /// The maximum.
     pub(crate) max: f64,
 }
 
 impl Summary {
-    /// Sums up; nothing measured is all zero.
+    /// Summarizes `samples`. Without samples all values are 0.
     pub(crate) fn of(samples: impl IntoIterator<Item = f64>) -> Self {
         let mut sorted: Vec<f64> = samples.into_iter().collect();
         sorted.sort_by(f64::total_cmp);
@@ -21,7 +21,7 @@ impl Summary {
         Self { min: at(0), median: f64::midpoint(at(last / 2), at(last.div_ceil(2))), max: at(last) }
     }
 
-    /// The median as a multiple of another's.
+    /// The ratio of this median to the other's; `None` where the other's is 0.
     pub(crate) fn ratio_to(&self, other: &Self) -> Option<f64> {
         (other.median > 0.0).then(|| self.median / other.median)
     }

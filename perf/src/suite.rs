@@ -1,7 +1,8 @@
-//! The two suites that replicate, ctflow and conntrack-tools: their daemons on a [`Pair`], and what is asked of them.
+//! The two suites that replicate, ctflow and conntrack-tools: their daemons on a [`Pair`], and the commands sent to
+//! them.
 //!
-//! Both understand the same letters, so dumps are asked for and compared alike. What only ctflow can tell, it is asked by
-//! its own words.
+//! Both daemons accept the options of conntrackd, so dumps of both are requested and compared in the same way. ctflow's
+//! own commands request what only ctflow provides.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -19,42 +20,42 @@ use crate::process::{Process, RUN_TIMEOUT};
 use crate::program::{Program, Programs};
 use crate::wait::Deadline;
 
-/// What ctflow's replication is compared with.
+/// The daemon that ctflow's replication is compared with.
 const REFERENCE: &str = "conntrackd";
-/// Two daemons find each other in two seconds at most.
+/// How long two daemons may take to find each other. The usual time is at most two seconds.
 const PEERING_TIMEOUT: Duration = Duration::from_secs(20);
-/// conntrackd does not say when it has found its peer; it takes less.
+/// The time in which conntrackd has surely found its peer. conntrackd does not report it.
 const CONNTRACKD_PEERING_TIME: Duration = Duration::from_secs(2);
-/// How often a daemon is asked whether it has come so far: each time costs some milliseconds of CPU.
+/// The interval at which a daemon's status is polled. Each query costs some milliseconds of CPU.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Whose programs.
+/// The origin of a suite's programs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Ctflow,
     ConntrackTools,
 }
 
-/// The programs of one, with a configuration for each side.
+/// The programs of one suite, with a configuration for each side.
 #[derive(Debug)]
 pub(crate) struct Suite {
     kind: Kind,
-    /// `ctflow`, or none.
+    /// `ctflow`; for conntrack-tools the daemon's program again.
     client: Program,
-    /// `ctflowd`, `conntrackd`.
+    /// `ctflowd` or `conntrackd`.
     daemon: Program,
     folder: TempDir,
-    /// More of the configuration: ctflow's sections, or what stands in conntrackd's `Sync`.
+    /// Text appended to the configuration: sections of ctflow, or clauses inside conntrackd's `Sync`.
     extra_config: &'static str,
 }
 
-/// Replicas go into the kernel as they come, and nothing else comes to a backup.
+/// Hot mode with isolation: a backup injects replicas into its kernel as they arrive, and lets no other packets in.
 const HOT: &str = "[sync]\nhot = true\n[takeover]\nisolate = true\n";
-/// Expectations are replicated, too, which ours always are.
+/// Makes conntrackd replicate expectations, too. ctflow always does.
 const WITH_EXPECTATIONS: &str = "  Options { ExpectationSync On }\n";
 
 impl Suite {
-    /// ctflow's: links are encrypted, by UDP.
+    /// ctflow, with encrypted links by UDP.
     ///
     /// # Errors
     /// When files cannot be written.
@@ -62,7 +63,7 @@ impl Suite {
         Self::ours_with_config(programs, "")
     }
 
-    /// The same in hot mode, with backups isolated.
+    /// ctflow in hot mode, with isolated backups.
     ///
     /// # Errors
     /// When files cannot be written.
@@ -70,10 +71,11 @@ impl Suite {
         Self::ours_with_config(programs, HOT)
     }
 
+    /// ctflow, with text appended to its configuration.
     fn ours_with_config(programs: &Programs, more: &'static str) -> Result<Self, Failure> {
         let (folder, client) = (folder()?, programs.ours.clone());
         let path = fs::canonicalize(&client.path).map_err(Failure::system("find ctflow"))?;
-        let daemon = folder.path().join("ctflowd"); // by which name it takes the daemon's letters
+        let daemon = folder.path().join("ctflowd"); // under this name ctflow accepts conntrackd's options
         symlink(path, &daemon).map_err(Failure::system("link ctflow"))?;
         let key = folder.path().join("key").display().to_string();
         Process::start(&client, &["keygen", &key])?.run_to_end(RUN_TIMEOUT)?;
@@ -81,7 +83,7 @@ impl Suite {
             .write_configuration()
     }
 
-    /// conntrack-tools': mode FT-FW, in clear, by UDP, with buffers as large as ours may grow.
+    /// conntrackd in mode FT-FW, unencrypted, by UDP, with buffers as large as ctflow's may grow.
     ///
     /// # Errors
     /// When it is not installed, or files cannot be written.
@@ -89,7 +91,7 @@ impl Suite {
         Self::reference_with_config("")
     }
 
-    /// The same with expectations.
+    /// conntrackd as in [`Suite::reference`], which also replicates expectations.
     ///
     /// # Errors
     /// When it is not installed, or files cannot be written.
@@ -97,13 +99,14 @@ impl Suite {
         Self::reference_with_config(WITH_EXPECTATIONS)
     }
 
+    /// conntrackd, with text added to the `Sync` section of its configuration.
     fn reference_with_config(more: &'static str) -> Result<Self, Failure> {
         let daemon = Program::installed(REFERENCE)?;
         Self { kind: Kind::ConntrackTools, client: daemon.clone(), daemon, folder: folder()?, extra_config: more }
             .write_configuration()
     }
 
-    /// Its name in the report.
+    /// The suite's name in the report.
     pub(crate) fn name(&self) -> String {
         match self.kind {
             Kind::Ctflow => "ctflow".to_owned(),
@@ -111,25 +114,25 @@ impl Suite {
         }
     }
 
-    /// Whether it is ctflow, which can be asked for more.
+    /// Whether the suite is ctflow, whose own commands are available.
     pub(crate) fn is_ours(&self) -> bool {
         self.kind == Kind::Ctflow
     }
 
-    /// Whether its replicas are in the kernel before a takeover.
+    /// Whether replicas are in the backup's kernel before a takeover.
     pub(crate) fn is_hot(&self) -> bool {
         self.extra_config == HOT
     }
 
-    /// Whether its expectations are committed by a letter of their own.
+    /// Whether expectations are committed by a command of their own.
     pub(crate) fn commits_expectations_apart(&self) -> bool {
         self.extra_config == WITH_EXPECTATIONS
     }
 
-    /// Starts it on both sides of a pair whose tables are empty, and waits until they have found each other.
+    /// Flushes both tables of a pair, starts a daemon on each side, and waits until they have found each other.
     ///
     /// # Errors
-    /// When they do not.
+    /// When a daemon fails, or they do not find each other in time.
     pub(crate) fn start<'s>(&'s self, pair: &'s Pair) -> Result<Running<'s>, Failure> {
         pair.flush(Side::Primary)?;
         pair.flush(Side::Backup)?;
@@ -143,6 +146,7 @@ impl Suite {
         Ok(running)
     }
 
+    /// Writes the configuration of each side into the folder.
     fn write_configuration(self) -> Result<Self, Failure> {
         for side in [Side::Primary, Side::Backup] {
             let text = match self.kind {
@@ -190,7 +194,7 @@ fn folder() -> Result<TempDir, Failure> {
     tempfile::Builder::new().prefix("ctflow-perf-").tempdir().map_err(Failure::system("make a folder"))
 }
 
-/// A suite's daemons. They are killed when it is dropped.
+/// A suite's running daemons. They are killed when dropped.
 #[derive(Debug)]
 pub(crate) struct Running<'s> {
     suite: &'s Suite,
@@ -200,13 +204,13 @@ pub(crate) struct Running<'s> {
 }
 
 impl Running<'_> {
-    /// Starts the daemon of one side, which does not run.
+    /// Starts the daemon of one side, where none is running.
     ///
     /// # Errors
-    /// When it cannot be started.
+    /// When the daemon cannot be started.
     pub(crate) fn start_daemon(&mut self, side: Side) -> Result<(), Failure> {
         for left_over in ["lock", "sock"] {
-            let _ = fs::remove_file(self.suite.file(side, left_over)); // of one that was killed
+            let _ = fs::remove_file(self.suite.file(side, left_over)); // left by a daemon that was killed
         }
         let configuration = self.suite.file(side, "conf").display().to_string();
         let process = Process::start_on(self.pair.host(side), &self.suite.daemon, &["-C", &configuration])?;
@@ -219,26 +223,26 @@ impl Running<'_> {
         self.daemon_slot(side).take().into_iter().for_each(Process::kill);
     }
 
-    /// Tells both to end, and waits until they have.
+    /// Stops both daemons, and waits until they have ended.
     ///
     /// # Errors
-    /// When they do not.
+    /// When a daemon does not end in time.
     pub(crate) fn stop(mut self) -> Result<(), Failure> {
         let both = [self.primary.take(), self.backup.take()];
         both.into_iter().flatten().try_for_each(|process| process.stop().map(drop))
     }
 
-    /// The daemon of one side.
+    /// The daemon's process on one side.
     ///
     /// # Errors
-    /// When it was killed.
+    /// When the daemon was killed.
     pub(crate) fn process(&mut self, side: Side) -> Result<&mut Process, Failure> {
         let name = format!("{} of the {}", self.suite.daemon.name, side.name());
-        let none = || Failure::system(format!("look at {name}"))(std::io::Error::from(std::io::ErrorKind::NotFound));
+        let none = || Failure::system(format!("inspect {name}"))(std::io::Error::from(std::io::ErrorKind::NotFound));
         self.daemon_slot(side).as_mut().ok_or_else(none)
     }
 
-    /// Both caches as they are printed: that of the primary's own flows, and what the backup has of them.
+    /// Dumps the primary's internal cache and the backup's external cache.
     ///
     /// # Errors
     /// When a daemon does not answer.
@@ -248,45 +252,45 @@ impl Running<'_> {
         Ok(Dumps { internal, external })
     }
 
-    /// The document of ctflow's status on one side.
+    /// The JSON document of ctflow's status on one side.
     ///
     /// # Errors
-    /// When the daemon does not answer, or not with a document.
+    /// When the daemon does not answer, or the answer is not JSON.
     pub(crate) fn status(&self, side: Side) -> Result<Value, Failure> {
         let text = self.run_client(&self.suite.client, side, &["status", "--json"])?;
         serde_json::from_slice(&text).map_err(|_| Failure::Unreadable("ctflow's status".to_owned()))
     }
 
-    /// Asks the daemon of one side something by the letters that both suites know, and waits until it is done.
+    /// Sends the daemon of one side a command in the options of conntrackd, and waits until it is done.
     ///
     /// # Errors
-    /// When it does not answer, or refuses.
-    pub(crate) fn run_daemon_command(&self, side: Side, letters: &[&str]) -> Result<(), Failure> {
-        self.run_client(&self.suite.daemon, side, letters).map(drop)
+    /// When the daemon does not answer, or refuses the command.
+    pub(crate) fn run_daemon_command(&self, side: Side, options: &[&str]) -> Result<(), Failure> {
+        self.run_client(&self.suite.daemon, side, options).map(drop)
     }
 
-    /// Has ctflow's daemon of one side take a role.
+    /// Sets the role of ctflow's daemon on one side.
     ///
     /// # Errors
-    /// When it does not answer, or not completely.
+    /// When the daemon does not answer, or refuses the role.
     pub(crate) fn set_role(&self, side: Side, role: &str) -> Result<(), Failure> {
         self.run_client(&self.suite.client, side, &["role", role]).map(drop)
     }
 
-    /// Times that one side lost events to a full socket buffer.
+    /// The number of overruns of one side's event socket, as its daemon reports it.
     ///
     /// # Errors
-    /// When it does not say.
+    /// When the daemon does not report it.
     pub(crate) fn overruns(&self, side: Side) -> Result<u64, Failure> {
         let text = self.run_client(&self.suite.daemon, side, &["-s", "runtime"])?;
         parse_overruns(&String::from_utf8_lossy(&text))
             .ok_or_else(|| Failure::Unreadable("statistics of the run".into()))
     }
 
-    /// Whether the primary finds that the backup has what it has.
+    /// Whether `ctflow sync verify` on the primary finds the backup's replica equal.
     ///
     /// # Errors
-    /// When it does not say.
+    /// When the command fails for another reason than a difference.
     pub(crate) fn verify(&self) -> Result<bool, Failure> {
         match self.run_client(&self.suite.client, Side::Primary, &["sync", "verify"]) {
             Ok(_) => Ok(true),
@@ -295,19 +299,19 @@ impl Running<'_> {
         }
     }
 
-    /// Waits until each is in step with the other, and then until the primary finds that they agree, and says when.
-    /// Only ctflow's can tell.
+    /// Waits until both sides are in sync and `verify` succeeds, and returns the time of that. Works with ctflow only.
     ///
     /// # Errors
-    /// When they do not within `longest`.
-    pub(crate) fn await_agreement(&self, longest: Duration) -> Result<Instant, Failure> {
-        let deadline = Deadline::new("the caches to agree", longest);
+    /// When they do not agree within `timeout`.
+    pub(crate) fn await_agreement(&self, timeout: Duration) -> Result<Instant, Failure> {
+        let deadline = Deadline::new("the caches to agree", timeout);
         deadline.poll(POLL_INTERVAL, || {
             Ok(self.is_in_sync(Side::Primary) && self.is_in_sync(Side::Backup) && self.verify()?)
         })?;
         Ok(Instant::now())
     }
 
+    /// Waits until the daemons have found each other.
     fn await_peering(&self) -> Result<(), Failure> {
         if self.suite.kind == Kind::ConntrackTools {
             thread::sleep(CONNTRACKD_PEERING_TIME);
@@ -317,14 +321,15 @@ impl Running<'_> {
         deadline.poll(POLL_INTERVAL, || Ok(self.is_in_sync(Side::Primary) && self.is_in_sync(Side::Backup)))
     }
 
-    /// Whether it hears its peer and lacks nothing that the peer told; not while it does not answer.
+    /// Whether a side's status reports its peer live and fully received. `false` while the daemon does not answer.
     fn is_in_sync(&self, side: Side) -> bool {
         self.status(side).is_ok_and(|status| peer_is_in_sync(&status))
     }
 
+    /// Runs `program` as a client of one side's daemon, and returns its output.
     fn run_client(&self, program: &Program, side: Side, words: &[&str]) -> Result<Vec<u8>, Failure> {
         let configuration = self.suite.file(side, "conf").display().to_string();
-        // conntrackd reads only the configuration named before the letter.
+        // conntrackd applies a configuration only if it precedes the option of the command.
         let words: Vec<&str> = match program.name == self.suite.client.name && self.suite.is_ours() {
             true => words.iter().copied().chain(["-C", &configuration]).collect(),
             false => ["-C", &configuration].into_iter().chain(words.iter().copied()).collect(),
@@ -340,15 +345,17 @@ impl Running<'_> {
     }
 }
 
-/// A number of a document. What is not told is no number, and misses every goal.
+/// A number of a JSON document; infinite if the value is no number, so that it misses every goal.
 pub(crate) fn json_number(value: &Value) -> f64 {
     value.as_f64().unwrap_or(f64::INFINITY)
 }
 
+/// Finds the number of overruns in the output of `-s runtime`.
 fn parse_overruns(statistics: &str) -> Option<u64> {
     statistics.lines().find_map(|line| line.trim().strip_prefix("netlink overrun:")?.trim().parse().ok())
 }
 
+/// Whether a status document has one peer, live, with no bucket of any stream unknown.
 fn peer_is_in_sync(status: &Value) -> bool {
     let Some([peer]) = status["peers"].as_array().map(Vec::as_slice) else { return false };
     let streams = peer["streams"].as_array().map(Vec::as_slice).unwrap_or_default();
@@ -356,7 +363,7 @@ fn peer_is_in_sync(status: &Value) -> bool {
     peer["standing"] == "live" && !streams.is_empty() && streams.iter().all(known)
 }
 
-/// Both caches, as they are printed.
+/// The dumps of the primary's internal cache and of the backup's external cache.
 #[derive(Debug)]
 pub(crate) struct Dumps {
     internal: Vec<u8>,
@@ -364,12 +371,12 @@ pub(crate) struct Dumps {
 }
 
 impl Dumps {
-    /// Flows in the backup's external cache.
+    /// The number of flows in the backup's external cache.
     pub(crate) fn replica_count(&self) -> u64 {
         lines::count(&self.external)
     }
 
-    /// What is in one of them only, of all that both show.
+    /// The lines that are in only one of the dumps, compared by the fields that both print.
     pub(crate) fn difference(&self) -> Difference {
         lines::replica_difference(&self.internal, &self.external)
     }
@@ -380,7 +387,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    /// As captured of conntrackd 1.4.7.
+    /// The output was captured from conntrackd 1.4.7.
     #[test]
     fn overruns_are_read_from_the_statistics() {
         let page = "netlink stats:\n\tdump unknown type:\t\t           0\n\tnetlink overrun:\t\t           3\n";
@@ -393,7 +400,7 @@ mod tests {
         let status = |standing: &str, streams: Value| json!({"peers": [{"standing": standing, "streams": streams}]});
         assert!(peer_is_in_sync(&status("live", json!([{"unknown": 0}, {"unknown": 0}]))));
         assert!(!peer_is_in_sync(&status("live", json!([{"unknown": 0}, {"unknown": 3}]))));
-        assert!(!peer_is_in_sync(&status("live", json!([]))), "it has not said yet what there is");
+        assert!(!peer_is_in_sync(&status("live", json!([]))), "the peer's streams are not known yet");
         assert!(!peer_is_in_sync(&status("lost", json!([{"unknown": 0}]))));
         assert!(!peer_is_in_sync(&json!({"peers": []})));
     }

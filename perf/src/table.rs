@@ -1,4 +1,4 @@
-//! Flows put into a kernel's table and taken out again, as fast as it goes or at a steady rate, and endless change.
+//! Creates flows in a kernel's table and deletes them, as fast as possible or at a steady rate; once or continuously.
 //!
 //! Flow number *n* is an established TCP connection of the *n*th client to one server.
 
@@ -22,41 +22,42 @@ use ctflow_parser::uapi::{AF_INET, IPPROTO_TCP, IPS_ASSURED, IPS_CONFIRMED, IPS_
 
 use crate::failure::Failure;
 
-/// One client a flow, from here on.
+/// The address of the first client. Each flow has a client of its own.
 const FIRST_CLIENT: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 const SERVER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 const CLIENT_PORT: u16 = 40_000;
 const SERVER_PORT: u16 = 443;
-/// Seconds: none expires meanwhile.
+/// The timeout of flows, in seconds. No flow expires during a scenario.
 const TIMEOUT: u32 = 3600;
 /// `TCP_CONNTRACK_ESTABLISHED`.
 const ESTABLISHED: u8 = 3;
-/// Changes handed to the kernel between two looks at the clock: at 50,000 a second less than a millisecond's.
+/// Changes made between two reads of the clock. At 50,000 a second they take less than a millisecond.
 const STEP: u32 = 32;
 
-/// Changes the table of one host.
+/// A socket for changes to the table of one host.
 #[derive(Debug)]
 pub(crate) struct Table {
     batch: Batch,
-    /// Changes that were refused.
+    /// The number of changes that the kernel refused since the last report.
     refused: u64,
+    /// The error of the first of them.
     first_error: Option<KernelError>,
 }
 
 impl Table {
-    /// Opens that of `host`.
+    /// Opens a socket in the namespace of `host`.
     ///
     /// # Errors
-    /// When no socket is to be had.
+    /// When the socket cannot be opened.
     pub(crate) fn open(host: &Host) -> Result<Self, Failure> {
         let batch = host.run(|| Batch::open("change a flow"))?;
         Ok(Self { batch, refused: 0, first_error: None })
     }
 
-    /// Creates flows.
+    /// Creates the flows of these numbers, as fast as possible.
     ///
     /// # Errors
-    /// The kernel's refusal; likewise for what follows.
+    /// [`Failure::Refused`] when the kernel refuses a change, [`Failure::Kernel`] when a request cannot be made.
     pub(crate) fn create(&mut self, flows: Range<u32>) -> Result<(), Failure> {
         flows.into_iter().try_for_each(|number| {
             self.add_change(|writer, seq| request::create(writer, seq, &established_flow(number), IfExists::Refuse))
@@ -64,7 +65,7 @@ impl Table {
         self.finish_batch()
     }
 
-    /// Deletes flows.
+    /// Deletes the flows of these numbers, as fast as possible.
     ///
     /// # Errors
     /// As [`Table::create`].
@@ -76,7 +77,7 @@ impl Table {
         self.finish_batch()
     }
 
-    /// Creates flows at a steady rate.
+    /// Creates the flows of these numbers at a steady rate.
     ///
     /// # Errors
     /// As [`Table::create`].
@@ -92,6 +93,7 @@ impl Table {
         Ok(())
     }
 
+    /// Adds the change that `write` encodes to the batch; a full batch is sent to the kernel.
     fn add_change(
         &mut self,
         write: impl FnOnce(&mut ctflow_parser::write::Writer<'_>, u32) -> Result<(), ctflow_parser::write::Full>,
@@ -100,6 +102,7 @@ impl Table {
         Ok(self.batch.add(0, write, &mut count_refused(refused, first))?)
     }
 
+    /// Sends the rest of the batch, and returns an error if the kernel refused any change.
     fn finish_batch(&mut self) -> Result<(), Failure> {
         let (refused, first) = (&mut self.refused, &mut self.first_error);
         self.batch.finish(&mut count_refused(refused, first))?;
@@ -108,6 +111,7 @@ impl Table {
     }
 }
 
+/// Returns a callback that counts refused changes and keeps the first error.
 fn count_refused<'n>(count: &'n mut u64, first: &'n mut Option<KernelError>) -> impl FnMut(Refused) + 'n {
     move |refused| {
         *count += 1;
@@ -115,7 +119,7 @@ fn count_refused<'n>(count: &'n mut u64, first: &'n mut Option<KernelError>) -> 
     }
 }
 
-/// Flows that come and go at a steady rate on a thread of its own, the oldest first, so that their number stays. It ends
+/// A thread that creates new flows and deletes the oldest at a steady rate, so that their number is constant. It ends
 /// when dropped.
 #[derive(Debug)]
 pub(crate) struct Churn {
@@ -123,61 +127,62 @@ pub(crate) struct Churn {
     thread: Option<JoinHandle<Result<ChurnTotals, Failure>>>,
 }
 
-/// What a [`Churn`] did.
+/// The result of a [`Churn`].
 #[derive(Debug)]
 pub(crate) struct ChurnTotals {
-    /// Flows made and flows ended.
+    /// The number of flows created and flows deleted, together.
     pub(crate) events: u64,
-    /// From its begin to its end.
+    /// The time from its start to its end.
     pub(crate) elapsed: Duration,
 }
 
 impl ChurnTotals {
-    /// How many it really was a second.
+    /// The events a second that were reached.
     pub(crate) fn per_second(&self) -> f64 {
         self.events as f64 / self.elapsed.as_secs_f64()
     }
 }
 
 impl Churn {
-    /// Goes on from the flows that are there: `per_second` events, each second one a flow that comes and one a flow that
-    /// goes, for so long or until it is told to end.
+    /// Starts from the flows of the numbers in `initial`, which exist. Causes `per_second` events, half of them new
+    /// flows and half deletions, for `duration` or until it is stopped.
     ///
     /// # Errors
-    /// When no thread is to be had.
+    /// When the thread cannot be started.
     pub(crate) fn start(
         table: Table,
-        there: Range<u32>,
+        initial: Range<u32>,
         per_second: NonZeroU32,
-        longest: Duration,
+        duration: Duration,
     ) -> Result<Self, Failure> {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
-        let work = move || run_churn(table, there, per_second, longest, &stopped);
+        let work = move || run_churn(table, initial, per_second, duration, &stopped);
         let thread = thread::Builder::new().name("churn".into()).spawn(work);
         Ok(Self { stop, thread: Some(thread.map_err(Failure::system("start a thread"))?) })
     }
 
-    /// Waits for the end of its time.
+    /// Waits until its duration is over.
     ///
     /// # Errors
-    /// The kernel's refusal.
+    /// The error that ended it, as for [`Table::create`].
     pub(crate) fn wait(mut self) -> Result<ChurnTotals, Failure> {
         self.join()
     }
 
-    /// Ends it.
+    /// Stops it.
     ///
     /// # Errors
-    /// The kernel's refusal.
+    /// The error that ended it, as for [`Table::create`].
     pub(crate) fn stop(mut self) -> Result<ChurnTotals, Failure> {
         self.stop.store(true, Ordering::Relaxed);
         self.join()
     }
 
+    /// Joins the thread, and returns its result.
     fn join(&mut self) -> Result<ChurnTotals, Failure> {
         let ended = self.thread.take().map(JoinHandle::join);
-        let died = || Failure::system("change the table")(std::io::Error::other("its thread died"));
+        let died = || Failure::system("change the table")(std::io::Error::other("the thread panicked"));
         ended.and_then(Result::ok).unwrap_or_else(|| Err(died()))
     }
 }
@@ -186,21 +191,22 @@ impl Drop for Churn {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
-            let _ = thread.join(); // somebody failed already
+            let _ = thread.join(); // dropped because of another error, which is reported
         }
     }
 }
 
+/// The body of a churn's thread.
 fn run_churn(
     mut table: Table,
-    there: Range<u32>,
+    initial: Range<u32>,
     per_second: NonZeroU32,
-    longest: Duration,
+    duration: Duration,
     stop: &AtomicBool,
 ) -> Result<ChurnTotals, Failure> {
-    let (mut oldest, mut next, started) = (there.start, there.end, Instant::now());
+    let (mut oldest, mut next, started) = (initial.start, initial.end, Instant::now());
     let (mut events, mut pace) = (0, Pace::new(per_second, Instant::now()));
-    while !stop.load(Ordering::Relaxed) && started.elapsed() < longest {
+    while !stop.load(Ordering::Relaxed) && started.elapsed() < duration {
         table.create(next..next + STEP / 2)?;
         table.delete(oldest..oldest + STEP / 2)?;
         (oldest, next) = (oldest + STEP / 2, next + STEP / 2);
@@ -210,19 +216,21 @@ fn run_churn(
     Ok(ChurnTotals { events, elapsed: started.elapsed() })
 }
 
-/// Sleeps until the next of a steady rate is due, `things` of which were done.
-fn keep_pace(pace: &mut Pace, things: u32) {
-    if let Next::Wait(early) = pace.advance(things, Instant::now()) {
+/// Records `count` changes, and sleeps until the next change is due.
+fn keep_pace(pace: &mut Pace, count: u32) {
+    if let Next::Wait(early) = pace.advance(count, Instant::now()) {
         thread::sleep(early);
     }
 }
 
+/// The original tuple of flow number `number`.
 fn tuple(number: u32) -> Tuple {
     let src = Ipv4Addr::from_bits(FIRST_CLIENT.to_bits() + number).into();
     let l4 = L4::Ports { src: CLIENT_PORT, dst: SERVER_PORT };
     Tuple { src, dst: SERVER.into(), proto: IPPROTO_TCP, l4, zone: None }
 }
 
+/// The request's view of flow number `number`.
 fn established_flow(number: u32) -> FlowChange<'static> {
     let orig = tuple(number);
     let reply = Tuple { src: orig.dst, dst: orig.src, l4: L4::Ports { src: SERVER_PORT, dst: CLIENT_PORT }, ..orig };
@@ -253,7 +261,7 @@ mod tests {
             table.delete(0..300).unwrap();
             assert_eq!(flows(), 700);
             let refused = table.delete(200..400).unwrap_err().to_string();
-            assert!(refused.starts_with("the kernel refused 100 changes of the table, one of them so: "), "{refused}");
+            assert!(refused.starts_with("the kernel refused 100 changes of the table; the first: "), "{refused}");
             table.create_paced(1_000..2_000, NonZeroU32::new(100_000).unwrap()).unwrap();
             assert_eq!(flows(), 1_600);
             let rate = NonZeroU32::new(20_000).unwrap();

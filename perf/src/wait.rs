@@ -1,4 +1,4 @@
-//! Bounded waits, which SIGINT and SIGTERM end early, so that measured processes are always ended as well.
+//! Bounded waits. SIGINT and SIGTERM end a wait early, so that measured processes are always ended, too.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock};
@@ -11,10 +11,10 @@ use crate::failure::Failure;
 
 static INTERRUPTED: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
 
-/// From now on SIGINT and SIGTERM end a wait instead of the process.
+/// Installs handlers of SIGINT and SIGTERM that end the current wait instead of the process.
 ///
 /// # Errors
-/// When the system refuses a handler.
+/// When a handler cannot be installed.
 pub(crate) fn catch_signals() -> Result<(), Failure> {
     for signal in [SIGINT, SIGTERM] {
         let registered = signal_hook::flag::register(signal, Arc::clone(&INTERRUPTED));
@@ -23,43 +23,43 @@ pub(crate) fn catch_signals() -> Result<(), Failure> {
     Ok(())
 }
 
-/// The end of one wait.
+/// The deadline of one wait.
 #[derive(Debug)]
 pub(crate) struct Deadline {
     what: String,
-    longest: Duration,
+    timeout: Duration,
     started: Instant,
 }
 
 impl Deadline {
-    /// A wait for `what`, from now on.
-    pub(crate) fn new(what: impl Into<String>, longest: Duration) -> Self {
-        Self { what: what.into(), longest, started: Instant::now() }
+    /// Starts a wait of at most `timeout` for `what`, a noun phrase.
+    pub(crate) fn new(what: impl Into<String>, timeout: Duration) -> Self {
+        Self { what: what.into(), timeout, started: Instant::now() }
     }
 
-    /// Fails when the wait is over.
+    /// Fails when the deadline has passed or a signal has arrived.
     ///
     /// # Errors
     /// [`Failure::TimedOut`], [`Failure::Interrupted`].
     pub(crate) fn check(&self) -> Result<(), Failure> {
         check_interrupted()?;
-        if self.started.elapsed() < self.longest {
+        if self.started.elapsed() < self.timeout {
             return Ok(());
         }
-        Err(Failure::TimedOut { what: self.what.clone(), longest: self.longest })
+        Err(Failure::TimedOut { what: self.what.clone(), timeout: self.timeout })
     }
 
-    /// Asks `ready` again and again, `pause` apart, until it says so.
+    /// Calls `ready` repeatedly, `pause` apart, until it returns `true`.
     ///
     /// # Errors
-    /// As [`Deadline::check`], and what `ready` fails with.
+    /// The error of [`Deadline::check`] or of `ready`.
     pub(crate) fn poll(
         &self,
         pause: Duration,
         mut ready: impl FnMut() -> Result<bool, Failure>,
     ) -> Result<(), Failure> {
         loop {
-            check_interrupted()?; // first: a signal to the whole process group has ended what is waited for, too
+            check_interrupted()?; // first: a signal to the process group has also ended the awaited process
             if ready()? {
                 return Ok(());
             }
@@ -69,6 +69,7 @@ impl Deadline {
     }
 }
 
+/// Fails when SIGINT or SIGTERM has arrived.
 fn check_interrupted() -> Result<(), Failure> {
     if INTERRUPTED.load(Ordering::Relaxed) { Err(Failure::Interrupted) } else { Ok(()) }
 }
@@ -79,11 +80,11 @@ mod tests {
 
     #[test]
     fn a_wait_ends_when_ready_or_names_what_did_not_come() {
-        let mut asked = 0;
+        let mut calls = 0;
         let wait = Deadline::new("godot", Duration::from_millis(20));
         let ready = || {
-            asked += 1;
-            Ok(asked == 3)
+            calls += 1;
+            Ok(calls == 3)
         };
         wait.poll(Duration::ZERO, ready).unwrap();
         let failure = wait.poll(Duration::from_millis(1), || Ok(false)).unwrap_err();

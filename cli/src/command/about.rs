@@ -1,4 +1,4 @@
-//! `-V`, `-h`, `help`, `man` and `completions`: the program on itself.
+//! `-V`, `-h`, `help`, `man` and `completions`: texts about the program itself.
 
 use std::io::{self, Write};
 
@@ -15,7 +15,7 @@ pub(super) fn version(persona: Persona) -> Result<(), Failure> {
     print(&format!("{}\n", persona.banner()))
 }
 
-/// Prints the help text, or all there is to say of one flag or verb.
+/// Prints the help text, or the whole documentation of one flag or verb.
 pub(super) fn help(persona: Persona, topic: &Topic) -> Result<(), Failure> {
     print(&doc::text(persona, topic))
 }
@@ -39,7 +39,10 @@ pub(super) fn completions(shell: Shell) -> Result<(), Failure> {
     print(&completions::script(shell))
 }
 
-/// `print!` panics when the pipe is closed.
+/// Prints a text. Unlike `print!` it returns an error when the pipe is closed, where `print!` panics.
+///
+/// # Errors
+/// Standard output cannot be written.
 pub(super) fn print(text: &str) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
     stdout.write_all(text.as_bytes())?;

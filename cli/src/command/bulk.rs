@@ -1,7 +1,7 @@
-//! Requests in batches, each with the line it prints once the kernel has carried it out.
+//! Requests in batches, each with the line to print once the kernel has carried it out.
 //!
-//! A line is printed only if its request was not refused, so lines wait until their batch has been answered. An entry
-//! that vanished meanwhile is no failure: it is neither printed nor counted.
+//! A line is printed only if its request was not refused, so lines wait until their batch has been answered. Where the
+//! entries come from a listing, one that has vanished meanwhile is not an error: it is neither printed nor counted.
 
 use std::io;
 
@@ -16,73 +16,89 @@ use crate::failure::Failure;
 use crate::output::stdout::StdoutBuffer;
 use crate::output::{Printer, RecordContext};
 
-/// What becomes of a request that the kernel refuses because there is no such entry.
+/// What to do with a request that the kernel refuses because the entry does not exist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Vanished {
-    /// It has gone since it was listed: nothing is left to do.
+    /// Ignore it: the entry has vanished since it was listed.
     Ignore,
-    /// It was to be there.
+    /// Report it as a failure: the entry was expected to exist.
     Fail,
 }
 
-/// Requests under way.
+/// Requests that are being gathered, sent and answered.
 pub(super) struct Bulk {
     batch: Batch,
     printer: Printer,
     sink: StdoutBuffer,
     vanished: Vanished,
-    /// Requests that are not answered yet, and their lines.
+    /// Requests that are not answered yet.
     pending: Vec<Pending>,
+    /// The lines of the pending requests, one after another.
     lines: Vec<u8>,
+    /// The refusals of the current batch, tagged with the index in `pending`.
     refused: Vec<Refused>,
+    /// Requests carried out since the last [`Self::outcome`].
     done: u64,
+    /// Failed requests that the caller has not received yet, with the caller's tags: the first [`BATCH_REQUESTS`].
     failed: Vec<Refused>,
+    /// All requests that failed since the last [`Self::outcome`].
     failed_count: u64,
 }
 
 /// A request that is not answered yet.
 struct Pending {
+    /// The caller's tag.
     tag: u64,
-    /// Where its line ends.
+    /// End of its line in the lines of all pending requests.
     end: usize,
 }
 
-/// What was done.
+/// The result of the requests since the last [`Bulk::outcome`].
 pub(super) struct Outcome {
     /// Requests carried out.
     pub(super) done: u64,
-    /// Those that were not, by their number since the last call.
+    /// Requests that failed: the first [`BATCH_REQUESTS`] that the caller has not received yet, with its tags.
     pub(super) failed: Vec<Refused>,
-    /// How many these are: [`BATCH_REQUESTS`] of them are kept.
+    /// The number of all requests that failed.
     pub(super) failed_count: u64,
 }
 
 impl Bulk {
-    /// Requests to do `operation`, a verb phrase.
+    /// Opens a bulk of requests. `operation` is a verb phrase for error messages.
+    ///
+    /// # Errors
+    /// A socket cannot be opened.
     pub(super) fn open(operation: &'static str, printer: Printer, vanished: Vanished) -> Result<Self, Failure> {
         let (batch, sink) = (Batch::open(operation)?, StdoutBuffer::open()?);
         let (pending, lines, refused, failed) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         Ok(Self { batch, printer, sink, vanished, pending, lines, refused, done: 0, failed, failed_count: 0 })
     }
 
-    /// Adds a request that prints `flow`, if any, when it is carried out. `tag` tells it from others when it fails.
+    /// Adds a request, and sends the batch if it is full. `flow`, if any, is printed when the request is carried out.
+    /// `tag` identifies the request if it fails.
+    ///
+    /// # Errors
+    /// The batch cannot be sent, or standard output cannot be written.
     pub(super) fn add(
         &mut self,
         tag: u64,
         flow: Option<(&FlowView<'_>, &RecordContext<'_>)>,
         write: impl FnOnce(&mut Writer<'_>, u32) -> Result<(), Full>,
     ) -> Result<(), Failure> {
-        if let Some((flow, occasion)) = flow {
-            self.printer.print_flow(&mut self.lines, flow, occasion);
+        if let Some((flow, context)) = flow {
+            self.printer.print_flow(&mut self.lines, flow, context);
         }
-        let index = self.pending.len() as u64; // the batch's own tag: below BATCH_REQUESTS
+        let index = self.pending.len() as u64; // the tag within the batch: below BATCH_REQUESTS
         self.pending.push(Pending { tag, end: self.lines.len() });
         let refused = &mut self.refused;
         self.batch.add(index, write, &mut |one| refused.push(one))?;
         if self.pending.len() == BATCH_REQUESTS { self.finish_batch() } else { Ok(()) }
     }
 
-    /// Has everything answered, and prints what was carried out.
+    /// Sends the batch, waits for its answers, and prints the lines of the requests that were carried out.
+    ///
+    /// # Errors
+    /// The batch cannot be sent, or standard output cannot be written.
     fn finish_batch(&mut self) -> Result<(), Failure> {
         let refused = &mut self.refused;
         self.batch.finish(&mut |one| refused.push(one))?;
@@ -110,7 +126,10 @@ impl Bulk {
         Ok(self.sink.flush_if_large()?)
     }
 
-    /// What has been done since the last call; everything is answered, and written.
+    /// Waits for all answers, writes all lines, and returns the result since the last call.
+    ///
+    /// # Errors
+    /// The batch cannot be sent, or standard output cannot be written.
     pub(super) fn outcome(&mut self) -> Result<Outcome, Failure> {
         self.finish_batch()?;
         self.sink.flush()?;
@@ -118,24 +137,27 @@ impl Bulk {
         Ok(Outcome { done: std::mem::take(&mut self.done), failed: self.take_failed(), failed_count })
     }
 
-    /// Requests carried out since the last call of [`Self::outcome`] that succeeded.
+    /// Returns the number of requests carried out since the last [`Self::outcome`] that succeeded.
     pub(super) fn done(&self) -> u64 {
         self.done
     }
 
-    /// What has failed so far and was not told of.
+    /// Returns the failed requests that the caller has not received yet.
     pub(super) fn take_failed(&mut self) -> Vec<Refused> {
         std::mem::take(&mut self.failed)
     }
 
-    /// The end of the output.
+    /// Writes what the format needs after the last line.
+    ///
+    /// # Errors
+    /// Standard output cannot be written.
     pub(super) fn finish(mut self) -> io::Result<()> {
         self.printer.finish(&mut self.sink.lines);
         self.sink.flush()
     }
 }
 
-/// Whether the kernel says that there is no such entry: deleted, expired, or about to be.
+/// Returns whether the kernel refused because the entry does not exist: it was deleted, or has expired.
 pub(super) fn is_not_found(error: &KernelError) -> bool {
     matches!(error.errno().map(Errno::from_raw_os_error), Some(Errno::NOENT | Errno::TIME))
 }

@@ -1,6 +1,7 @@
-//! `-I`, `-A`, `-U`, `-D`, `-F`: entries made, changed and deleted, alone or by the thousand.
+//! `-I`, `-A`, `-U`, `-D`, `-F`: creates, changes and deletes entries, one or many.
 //!
-//! What a listing selects is changed while it is read: requests go to the kernel in batches over a socket of their own.
+//! `-U` and `-D` change the selected flows while they dump the table: requests go to the kernel in batches over a
+//! second socket.
 
 use std::ops::ControlFlow;
 
@@ -24,17 +25,20 @@ use crate::output::{Format, Printer, RecordContext, Subject};
 use crate::persona::Persona;
 use crate::selection::Selection;
 
-/// Requests of a command that prints like this.
+/// Opens a bulk of requests that do `operation` and print their flows in `format`.
+///
+/// # Errors
+/// A socket cannot be opened.
 pub(super) fn open_bulk(operation: &'static str, format: Format, vanished: Vanished) -> Result<Bulk, Failure> {
-    // What was changed has no times of its own; conntrack prints none either.
+    // The changed flow has no time stamps, and conntrack prints none either.
     let format = Format { ktimestamp: false, ..format };
     Bulk::open(operation, Printer::new(format, Subject::Flows, TimeZone::system()), vanished)
 }
 
-/// `-D`.
+/// Carries out `-D`: deletes the selected flows.
 ///
 /// # Errors
-/// The kernel's refusal; nothing deleted.
+/// The kernel refused, or no flow was deleted.
 pub(super) fn delete(persona: Persona, plan: &Delete) -> Result<(), Failure> {
     let format = Format { ktimestamp: false, labels: false, ..plan.format };
     let printer = Printer::new(format, Subject::Flows, TimeZone::system()).for_deleted();
@@ -43,39 +47,45 @@ pub(super) fn delete(persona: Persona, plan: &Delete) -> Result<(), Failure> {
     print_outcome(persona, bulk, result, Summary::Deleted)
 }
 
-/// Deletes what `plan` selects.
+/// Adds a request to `bulk` for each flow that `plan` selects, to delete it.
+///
+/// # Errors
+/// The table cannot be dumped, or the batch cannot be sent.
 pub(super) fn delete_selected(plan: &Delete, bulk: &mut Bulk) -> Result<(), Failure> {
-    for_each_selected(&plan.filter, &plan.selection, |flow, occasion| {
+    for_each_selected(&plan.filter, &plan.selection, |flow, context| {
         let Some(orig) = flow.orig else { return Ok(()) };
         let which = Selector::Orig(orig);
-        bulk.add(0, Some((flow, occasion)), |writer, seq| request::delete(writer, seq, &which, flow.zone, flow.id))
+        bulk.add(0, Some((flow, context)), |writer, seq| request::delete(writer, seq, &which, flow.zone, flow.id))
     })
 }
 
-/// `-U`.
+/// Carries out `-U`: changes the selected flows.
 ///
 /// # Errors
-/// The kernel's refusal; nothing changed.
+/// The kernel refused, or no flow was changed.
 pub(super) fn update(persona: Persona, plan: &Update, printer: Printer) -> Result<(), Failure> {
     let mut bulk = Bulk::open("change a flow", printer, Vanished::Ignore)?;
     let result = update_selected(plan, &mut bulk);
     print_outcome(persona, bulk, result, Summary::Updated)
 }
 
-/// Changes what `plan` selects, where there is anything to change.
+/// Adds a request to `bulk` for each flow that `plan` selects and that differs from what the plan sets.
+///
+/// # Errors
+/// The table cannot be dumped, or the batch cannot be sent.
 pub(super) fn update_selected(plan: &Update, bulk: &mut Bulk) -> Result<(), Failure> {
-    for_each_selected(&plan.filter, &plan.selection, |flow, occasion| {
+    for_each_selected(&plan.filter, &plan.selection, |flow, context| {
         let Some(change) = plan.update.change_for(flow) else { return Ok(()) };
         let after = flow_after(flow, &change);
-        bulk.add(0, Some((&after, occasion)), |writer, seq| request::update(writer, seq, &change))
+        bulk.add(0, Some((&after, context)), |writer, seq| request::update(writer, seq, &change))
     })
 }
 
-/// What a request may ask for, and the kernel passes over: it alone knows what is offloaded.
+/// Status bits that a request may have and that the kernel ignores: only the kernel decides what is offloaded.
 const OFFLOADED: u32 = uapi::IPS_OFFLOAD | uapi::IPS_HW_OFFLOAD;
 
-/// The flow as it is once the change is made. conntrack asks the kernel for it, one by one, and so holds a reference
-/// that it prints.
+/// Returns the flow as it will be after the change. conntrack queries the kernel for each flow instead, and so prints a
+/// use count that includes its own reference: therefore one is added here.
 fn flow_after<'a>(flow: &FlowView<'a>, change: &FlowChange<'a>) -> FlowView<'a> {
     let requested = &change.flow;
     let mask = change.mark_mask.unwrap_or(u32::MAX);
@@ -95,10 +105,10 @@ fn flow_after<'a>(flow: &FlowView<'a>, change: &FlowChange<'a>) -> FlowView<'a> 
     }
 }
 
-/// `-I`, `-A`.
+/// Carries out `-I` and `-A`: creates a flow.
 ///
 /// # Errors
-/// The kernel's refusal.
+/// The kernel refused.
 pub(super) fn create(persona: Persona, plan: &Create) -> Result<(), Failure> {
     let change = plan.creation.flow_change();
     let write =
@@ -112,20 +122,20 @@ pub(super) fn create(persona: Persona, plan: &Create) -> Result<(), Failure> {
     Ok(())
 }
 
-/// `-I expect`.
+/// Carries out `-I expect`: creates an expectation.
 ///
 /// # Errors
-/// The kernel's refusal.
+/// The kernel refused.
 pub(super) fn create_expect(plan: &ExpectationCreation) -> Result<(), Failure> {
     let view = plan.view();
     let write = |writer: &mut ctflow_parser::write::Writer<'_>, seq| request::create_expect(writer, seq, &view);
     Requester::open()?.request("create an expectation", write, |_| {}).map_err(Failure::Operation)
 }
 
-/// `-D expect`.
+/// Carries out `-D expect`: deletes the expectation of a tuple.
 ///
 /// # Errors
-/// The kernel's refusal.
+/// The kernel refused.
 pub(super) fn delete_expect(persona: Persona, tuple: &Tuple) -> Result<(), Failure> {
     let write = |writer: &mut ctflow_parser::write::Writer<'_>, seq| request::delete_expect(writer, seq, tuple, None);
     Requester::open()?.request("delete an expectation", write, |_| {}).map_err(Failure::Operation)?;
@@ -133,10 +143,10 @@ pub(super) fn delete_expect(persona: Persona, tuple: &Tuple) -> Result<(), Failu
     Ok(())
 }
 
-/// `-F`.
+/// Carries out `-F`: empties a table.
 ///
 /// # Errors
-/// The kernel's refusal.
+/// The kernel refused.
 pub(super) fn flush(plan: Flush) -> Result<(), KernelError> {
     let write = |writer: &mut ctflow_parser::write::Writer<'_>, seq| match plan.subject {
         Subject::Flows => request::flush(writer, seq, plan.family),
@@ -145,7 +155,10 @@ pub(super) fn flush(plan: Flush) -> Result<(), KernelError> {
     Requester::open()?.request("empty the table", write, |_| {})
 }
 
-/// Hands each flow that is selected to `work`, until it fails.
+/// Dumps the table and calls `work` for each selected flow. Shows progress on a terminal.
+///
+/// # Errors
+/// The dump failed, or the first error of `work`, after which it is not called again.
 fn for_each_selected(
     filter: &DumpFilter,
     selection: &Selection,
@@ -156,13 +169,13 @@ fn for_each_selected(
     let mut state = ControlFlow::Continue(());
     let mut progress = Progress::More;
     while progress != Progress::Done {
-        let occasion = RecordContext { now_ns: clock::now_ns(), ..RecordContext::default() };
+        let context = RecordContext { now_ns: clock::now_ns(), ..RecordContext::default() };
         let mut seen = 0;
         progress = dump.read(|record| {
             seen += 1;
             let flow = record.flow().ok().filter(|flow| selection.matches(flow));
             if let (ControlFlow::Continue(()), Some(flow)) = (&state, flow) {
-                state = work(&flow, &occasion).map_or_else(ControlFlow::Break, ControlFlow::Continue);
+                state = work(&flow, &context).map_or_else(ControlFlow::Break, ControlFlow::Continue);
             }
         })?;
         bar.add(seen);
@@ -173,7 +186,10 @@ fn for_each_selected(
     Ok(())
 }
 
-/// Prints what was done, however it ended.
+/// Waits for all answers and prints the summary, also after a failure if anything was done.
+///
+/// # Errors
+/// `result`'s error, else the first refusal, else [`Failure::Nothing`] if nothing was done.
 fn print_outcome(
     persona: Persona,
     mut bulk: Bulk,

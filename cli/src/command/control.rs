@@ -1,4 +1,4 @@
-//! `sync`, `status`, and the daemon's letters: something is asked of the running daemon, and its answer shown.
+//! `sync`, `role`, `status`, and the daemon's letters: sends a request to the running daemon and prints its answer.
 
 use std::sync::Arc;
 
@@ -23,13 +23,14 @@ use crate::output::stdout::StdoutBuffer;
 use crate::output::{Format, Printer, RecordContext, Subject};
 use crate::persona::Persona;
 
-/// Nanoseconds of a millisecond.
+/// Nanoseconds in a millisecond.
 const NS_PER_MS: u64 = 1_000_000;
 
-/// Asks, and shows the answer.
+/// Sends the request that `plan` names and prints the answer.
 ///
 /// # Errors
-/// There is no daemon, it refuses, or its answer makes no sense; or replicas differ.
+/// The daemon cannot be reached, refuses, or its answer is not valid; replicas differ; the node is not ready; another
+/// node is primary, too; a commit or a change of role is not complete.
 pub(super) fn run(persona: Persona, plan: &Control, labels: Option<Arc<LabelMap>>) -> Result<(), Failure> {
     let reach = &plan.reach;
     match plan.request {
@@ -39,7 +40,7 @@ pub(super) fn run(persona: Persona, plan: &Control, labels: Option<Arc<LabelMap>
             fail_on_split_brain(&status)
         }
         ControlRequest::Ready => match takeover_blockers(&control::request_document(reach, Request::Status)?) {
-            Some(waits) => Err(Failure::NotReady(waits)),
+            Some(blockers) => Err(Failure::NotReady(blockers)),
             None => Ok(()),
         },
         ControlRequest::Role { role: None, json } => {
@@ -57,8 +58,8 @@ pub(super) fn run(persona: Persona, plan: &Control, labels: Option<Arc<LabelMap>
             print(&if json { format!("{document:#}\n") } else { text })?;
             if complete { Ok(()) } else { Err(Failure::RoleIncomplete) }
         }
-        ControlRequest::Statistics(show) => {
-            print(&statistics_page(show, &control::request_document(reach, Request::Status)?))
+        ControlRequest::Statistics(page) => {
+            print(&statistics_page(page, &control::request_document(reach, Request::Status)?))
         }
         ControlRequest::Simple(request) => Ok(control::execute(reach, request)?),
         ControlRequest::Verify => verify(reach),
@@ -72,7 +73,11 @@ pub(super) fn run(persona: Persona, plan: &Control, labels: Option<Arc<LabelMap>
     }
 }
 
-/// conntrackd's letter says nothing of what was done, ours does; of what was refused, both.
+/// Commits the external cache and prints the result. Under conntrackd's name only refusals are printed, as conntrackd
+/// does.
+///
+/// # Errors
+/// The request failed, or the kernel refused entries.
 fn commit(persona: Persona, reach: &Reach, of: Option<Subject>) -> Result<(), Failure> {
     let document = request_with_progress(reach, Request::Commit(of))?;
     let (text, failed) = commit_report(&document);
@@ -82,7 +87,10 @@ fn commit(persona: Persona, reach: &Reach, of: Option<Subject>) -> Result<(), Fa
     if failed > 0 { Err(Failure::CommitIncomplete(failed)) } else { Ok(()) }
 }
 
-/// Has the daemon do something that may take seconds, with a bar on a terminal.
+/// Sends a request that may take seconds, and shows a progress bar on a terminal. Returns the document of the answer.
+///
+/// # Errors
+/// The request failed.
 fn request_with_progress(reach: &Reach, request: Request) -> Result<Value, Failure> {
     let mut bar = None;
     let document = control::request_document_with_progress(reach, request, |done, of| {
@@ -93,18 +101,28 @@ fn request_with_progress(reach: &Reach, request: Request) -> Result<Value, Failu
     Ok(document?)
 }
 
-/// A second primary is an error, whatever else was asked.
+/// Fails if the status has another primary.
+///
+/// # Errors
+/// [`Failure::SplitBrain`] with the other primaries' names.
 fn fail_on_split_brain(status: &Value) -> Result<(), Failure> {
     split_brain_peers(status).map_or(Ok(()), |names| Err(Failure::SplitBrain(names)))
 }
 
+/// Compares the caches with the peers' replicas and prints the result.
+///
+/// # Errors
+/// The request failed, or a replica differs.
 fn verify(reach: &Reach) -> Result<(), Failure> {
     let (table, agrees) = verify_report(&control::request_document(reach, Request::Verify)?);
     print(&table)?;
     if agrees { Ok(()) } else { Err(Failure::CachesDiffer) }
 }
 
-/// Prints a cache in our own formats; how many entries it has.
+/// Prints a cache in the formats of `-L`. Returns the number of entries.
+///
+/// # Errors
+/// The request failed, or standard output cannot be written.
 fn dump(
     reach: &Reach,
     cache: Cache,
@@ -117,14 +135,14 @@ fn dump(
     let mut shown = 0;
     let now_ns = clock::now_ns();
     let result = for_each_entry(reach, cache, of, &mut sink, |lines, entry| {
-        // An event's time is when it was heard of; an entry's is its last change.
-        let occasion = RecordContext {
+        // The time to print is that of the entry's last change.
+        let context = RecordContext {
             now_ns: entry.head.changed_ms.saturating_mul(NS_PER_MS).min(now_ns),
             ..RecordContext::default()
         };
         match entry.decode()? {
-            Decoded::Flow(flow) => printer.print_flow(lines, &flow, &occasion),
-            Decoded::Expect(expect) => printer.print_expect(lines, &expect, &occasion),
+            Decoded::Flow(flow) => printer.print_flow(lines, &flow, &context),
+            Decoded::Expect(expect) => printer.print_expect(lines, &expect, &context),
         }
         shown += 1;
         Ok(())
@@ -134,7 +152,10 @@ fn dump(
     result.map(|()| shown)
 }
 
-/// Prints a cache as conntrackd does.
+/// Prints a cache in conntrackd's format.
+///
+/// # Errors
+/// The request failed, or standard output cannot be written.
 fn dump_as_conntrackd(reach: &Reach, cache: Cache, of: Subject, xml: bool) -> Result<(), Failure> {
     let mut printer = CachePrinter::new(cache, of, xml);
     let mut sink = StdoutBuffer::open()?;
@@ -151,7 +172,10 @@ fn dump_as_conntrackd(reach: &Reach, cache: Cache, of: Subject, xml: bool) -> Re
     result
 }
 
-/// Takes every entry of a cache. What came before a failure is printed all the same.
+/// Requests a dump of a cache and calls `print_entry` for each entry. The caller prints the entries before a failure.
+///
+/// # Errors
+/// The request failed, an entry is not valid, or standard output cannot be written.
 fn for_each_entry(
     reach: &Reach,
     cache: Cache,
@@ -168,10 +192,10 @@ fn for_each_entry(
                     sink.flush_if_large()?;
                 }
             }
-            Frame::Document(_) => {} // whose replica follows, which no format has a place for
+            Frame::Document(_) => {} // it names the peer of the entries that follow; no format has a field for it
             Frame::Done => return Ok(()),
             Frame::Messages(_) | Frame::Lost(_) => {
-                return Err(ControlError::Protocol("something else than entries").into());
+                return Err(ControlError::Protocol("it has other frames than entries").into());
             }
         }
     }

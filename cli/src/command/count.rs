@@ -1,6 +1,6 @@
-//! `-C` and `-S`: how many entries a table has, and what the kernel counts about it.
+//! `-C` and `-S`: the number of entries of a table, and the kernel's counters of each CPU.
 //!
-//! Both need rights over netlink; without them the same numbers stand in `/proc`, for flows at least.
+//! Both need CAP_NET_ADMIN over netlink. Without it `/proc` has the same numbers for flows.
 
 use std::fs;
 
@@ -22,7 +22,7 @@ const PROC_STATS: &str = "/proc/self/net/stat/nf_conntrack";
 /// Prints the number of entries.
 ///
 /// # Errors
-/// The kernel's refusal, where `/proc` does not help either.
+/// The kernel refused, and `/proc` does not have the number.
 pub(super) fn count(plan: Count) -> Result<(), Failure> {
     let count = match plan.subject {
         Subject::Flows => match flow_count() {
@@ -40,7 +40,10 @@ pub(super) fn count(plan: Count) -> Result<(), Failure> {
     Ok(sink.flush()?)
 }
 
-/// How many flows there are.
+/// Queries the kernel for the number of flows.
+///
+/// # Errors
+/// The kernel refused, or its answer has no number.
 pub(super) fn flow_count() -> Result<u32, Failure> {
     let mut entries = Ok(None);
     let on_record = |record: &Record<'_>| entries = record.global_stats().map(|stats| stats.entries);
@@ -49,11 +52,15 @@ pub(super) fn flow_count() -> Result<u32, Failure> {
     count.ok_or(Failure::NoCount)
 }
 
+/// Reads the number of flows from `/proc`.
 fn proc_count() -> Option<u32> {
     fs::read_to_string(PROC_COUNT).ok()?.trim().parse().ok()
 }
 
-/// The kernel keeps no count of expectations, so they are listed.
+/// Counts the expectations of a dump, because the kernel has no counter for them.
+///
+/// # Errors
+/// The dump failed.
 fn expectation_count(family: u8) -> Result<u32, KernelError> {
     let mut count = 0;
     let filter = DumpFilter { family, ..DumpFilter::default() };
@@ -65,7 +72,7 @@ fn expectation_count(family: u8) -> Result<u32, KernelError> {
 /// Prints the kernel's counters, a line for each CPU.
 ///
 /// # Errors
-/// The kernel's refusal, where `/proc` does not help either; counters that do not parse.
+/// The kernel refused and `/proc` does not have the counters, or the counters do not parse.
 pub(super) fn statistics(plan: Stats) -> Result<(), Failure> {
     let mut sink = StdoutBuffer::open()?;
     match netlink_stats(plan, &mut sink.lines) {
@@ -78,6 +85,10 @@ pub(super) fn statistics(plan: Stats) -> Result<(), Failure> {
     Ok(sink.flush()?)
 }
 
+/// Appends a line or an object of counters for each CPU, from netlink.
+///
+/// # Errors
+/// The kernel refused, or counters do not parse.
 fn netlink_stats(plan: Stats, lines: &mut Vec<u8>) -> Result<(), Failure> {
     let table = match plan.subject {
         Subject::Flows => Table::Conntrack,
@@ -93,7 +104,8 @@ fn netlink_stats(plan: Stats, lines: &mut Vec<u8>) -> Result<(), Failure> {
     malformed.map_or(Ok(()), |first| Err(Failure::Malformed { count: 1, first }))
 }
 
-/// A header line of names, then a line of hexadecimal numbers for each CPU.
+/// Appends the counters of each CPU from the text of `/proc`: a line of names, then a line of hexadecimal numbers for
+/// each CPU.
 fn proc_stats(text: &str, json: bool, lines: &mut Vec<u8>) {
     let mut rows = text.lines();
     let names: Vec<_> = rows.next().unwrap_or_default().split_whitespace().collect();

@@ -1,4 +1,4 @@
-//! `daemon`: the configuration read and examined, and the daemon started.
+//! `daemon`: reads and checks the configuration, and starts the daemon.
 
 use std::fmt::Write;
 
@@ -8,7 +8,7 @@ use crate::daemon;
 use crate::failure::Failure;
 use crate::flags::plan::Daemon;
 
-/// Starts the daemon, or says what would be started.
+/// Starts the daemon; with `--check`, prints what it would run instead.
 ///
 /// # Errors
 /// The configuration is wrong, or the daemon cannot run.
@@ -17,7 +17,7 @@ pub(super) fn run(plan: &Daemon) -> Result<(), Failure> {
     if plan.check { print(&summary(&config)) } else { daemon::start(config, plan.detach) }
 }
 
-/// What would run.
+/// Returns a text with what the daemon would run, one thing a line.
 fn summary(config: &Config) -> String {
     let mut text = format!("{}: fine\nnode: {}\n", config.path.display(), config.name);
     for link in &config.links {
@@ -28,13 +28,16 @@ fn summary(config: &Config) -> String {
             writeln!(text, "security: encrypted and authenticated, with the key in {}", key_file.display())
         }
         Security::Clear => {
-            writeln!(text, "security: NONE, links are in clear: who reaches them can read and forge flows")
+            writeln!(text, "security: NONE, links are not encrypted: anyone who reaches them can read and forge flows")
         }
     };
-    let hot = if config.sync.hot { ", into the kernel at once" } else { "" };
+    let hot = if config.sync.hot { ", hot: peers' flows go into the kernel at once" } else { "" };
     let _ = writeln!(text, "mode: {}{hot}", config.sync.mode.name());
-    let workers =
-        config.engine.workers.map_or_else(|| "workers as there are cores".to_owned(), |n| format!("{n} workers"));
+    let workers = match config.engine.workers {
+        None => "workers according to the cores".to_owned(),
+        Some(1) => "1 worker".to_owned(),
+        Some(workers) => format!("{workers} workers"),
+    };
     let _ = writeln!(text, "engine: {}, {workers}", config.engine.backend);
     let filters = describe_filters(&config.sync.filter);
     if !filters.is_empty() {
@@ -45,13 +48,14 @@ fn summary(config: &Config) -> String {
     text
 }
 
+/// Returns a link's transport, addresses and interface.
 fn describe_link(link: &Link) -> String {
     let peers = link.peers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     let interface = link.interface.as_ref().map(|name| format!(" on {name}")).unwrap_or_default();
     format!("{} {} to {peers}{interface}", link.transport.name(), link.local)
 }
 
-/// What flows are chosen by, and in how many words.
+/// Returns what the filter selects flows by, each with the number of items in its list.
 fn describe_filters(filter: &Filter) -> Vec<String> {
     fn of<T>(name: &str, choice: Option<&FilterList<T>>) -> Option<String> {
         let choice = choice?;

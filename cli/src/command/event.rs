@@ -1,11 +1,12 @@
-//! `-E`: events as they come, until SIGINT, SIGTERM, or the reader of standard output goes.
+//! `-E`: prints events as they arrive, until SIGINT, SIGTERM, or until the reader of standard output has gone.
 //!
-//! One listener, drained on this thread: so the lines keep the kernel's order. What a round brought is written when it
-//! ends, at once on a quiet firewall and in large writes on a busy one; a loss is told on standard error where it
-//! happened, with its count, and goes into the count at the end.
+//! This thread alone drains the one listener, so that the lines keep the kernel's order. The lines of a round are
+//! written when it ends: at once on a quiet firewall, in large writes on a busy one. A loss is reported on standard
+//! error where it happened, with its count, and added to the total of the summary.
 //!
-//! The first signal ends the listening: what is queued is still shown, if the reader goes on reading. A second signal, or
-//! two seconds in which it takes nothing, ends at once. Either way every event is counted, as shown or as lost.
+//! After the first signal no new events arrive, but the queued ones are still printed while the reader goes on reading.
+//! A second signal, or two seconds in which it reads nothing, ends the program at once. In both cases every event is
+//! counted, as shown or as lost.
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -42,15 +43,15 @@ use crate::output::stdout::{FlushOutcome, StdoutBuffer};
 use crate::output::{Printer, RecordContext, Requester, Subject};
 use crate::persona::Persona;
 
-/// 0 means that no event is ever told.
+/// The kernel's switch for events: at 0 it sends none.
 const PROC_EVENTS: &str = "/proc/sys/net/netfilter/nf_conntrack_events";
-/// How long a reader may take nothing once we have been told to end.
+/// How long the last writes wait for a reader that reads nothing.
 const FINAL_WRITE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Follows what `plan` names.
+/// Prints events from the source that `plan` names: a capture file, the daemon, or the kernel.
 ///
 /// # Errors
-/// No rights, no connection tracking, a full disk, a reader that has gone.
+/// The source cannot be opened or read, or standard output or the capture file cannot be written.
 pub(super) fn run(persona: Persona, plan: &Events, labels: Option<Arc<LabelMap>>) -> Result<(), Failure> {
     if let Some(path) = &plan.read {
         return replay(persona, plan, path, labels);
@@ -66,32 +67,36 @@ pub(super) fn run(persona: Persona, plan: &Events, labels: Option<Arc<LabelMap>>
     result.and(unread)
 }
 
-/// Shows the events of a capture file, ours or one of an `nlmon` interface, at the times that it has. Needs no rights.
+/// Prints the events of a capture file, one of ours or one of an `nlmon` interface, with the file's times. Needs no
+/// rights.
+///
+/// # Errors
+/// The file cannot be read or is also the file to write, standard output cannot be written, or events do not parse.
 fn replay(persona: Persona, plan: &Events, path: &Path, labels: Option<Arc<LabelMap>>) -> Result<(), Failure> {
     if let Some(write) = plan.write.as_deref().filter(|write| is_same_file(path, write)) {
-        return Err(CaptureError::SameFile { path: write.to_owned() }.into()); // it would be emptied first
+        return Err(CaptureError::SameFile { path: write.to_owned() }.into()); // opening it to write would empty it
     }
     let mut reader = Reader::open(path)?;
-    let mut lines = EventOutput::new(plan, StdoutBuffer::open()?, labels)?;
+    let mut output = EventOutput::new(plan, StdoutBuffer::open()?, labels)?;
     let result = loop {
         match reader.read_packet() {
             Ok(Some(packet)) => {
-                lines.now_ns = Some(packet.time_ns);
-                lines.print_frame(packet.frame);
-                lines.failed.take().map_or(Ok(()), Err)?;
-                lines.sink.flush_if_large()?;
+                output.now_ns = Some(packet.time_ns);
+                output.print_frame(packet.frame);
+                output.failed.take().map_or(Ok(()), Err)?;
+                output.sink.flush_if_large()?;
             }
             Ok(None) => break Ok(()),
-            Err(error) => break Err(error), // what stands before it is shown
+            Err(error) => break Err(error), // the events before it are still printed
         }
     };
-    lines.write_trailer()?;
-    Summary::Events(plan.subject, lines.printed, 0).print(persona);
+    output.write_trailer()?;
+    Summary::Events(plan.subject, output.printed, 0).print(persona);
     result?;
-    lines.first_error.map_or(Ok(()), |first| Err(Failure::Malformed { count: lines.malformed, first }))
+    output.first_error.map_or(Ok(()), |first| Err(Failure::Malformed { count: output.malformed, first }))
 }
 
-/// Whether both names are of one regular file.
+/// Returns whether both paths name the same regular file.
 fn is_same_file(one: &Path, other: &Path) -> bool {
     let identity = |path: &Path| {
         let file = fs::metadata(path).ok().filter(fs::Metadata::is_file);
@@ -100,56 +105,67 @@ fn is_same_file(one: &Path, other: &Path) -> bool {
     identity(one).is_some_and(|one| identity(other) == Some(one))
 }
 
-/// Shows the events that the daemon receives, until a signal comes, writing fails, or the daemon ends.
+/// Prints the events that the daemon receives, until a signal arrives, writing fails, or the daemon ends.
+///
+/// # Errors
+/// The daemon cannot be reached or ends early, or standard output cannot be written.
 fn follow_daemon(persona: Persona, plan: &Events, reach: &Reach, labels: Option<Arc<LabelMap>>) -> Result<(), Failure> {
     let mut answer = control::send_request(reach, Request::Events(plan.subject))?;
     let signals = open_signal_pipe().map_err(Failure::Signals)?;
-    let mut lines = EventOutput::new(plan, StdoutBuffer::open()?, labels)?;
+    let mut output = EventOutput::new(plan, StdoutBuffer::open()?, labels)?;
     let mut lost = 0;
-    let result = print_daemon_events(persona, &mut answer, &signals, &mut lines, &mut lost);
-    lines.print_trailer();
-    let written = lines.write(signals.as_fd(), Some(FINAL_WRITE_TIMEOUT));
-    let unwritten = lines.unwritten();
-    Summary::Events(plan.subject, lines.printed - unwritten, lost + unwritten).print(persona);
+    let result = print_daemon_events(persona, &mut answer, &signals, &mut output, &mut lost);
+    output.print_trailer();
+    let written = output.write(signals.as_fd(), Some(FINAL_WRITE_TIMEOUT));
+    let unwritten = output.unwritten();
+    Summary::Events(plan.subject, output.printed - unwritten, lost + unwritten).print(persona);
     result.and(written.map(|_| ()))
 }
 
+/// Prints frames of the daemon's answer until it ends or a signal arrives. Adds the events lost to `lost`.
+///
+/// # Errors
+/// As [`follow_daemon`].
 fn print_daemon_events(
     persona: Persona,
     answer: &mut Answer,
     signals: &UnixStream,
-    lines: &mut EventOutput<'_>,
+    output: &mut EventOutput<'_>,
     lost: &mut u64,
 ) -> Result<(), Failure> {
     let banner = persona.banner();
     loop {
         if !answer.has_buffered() {
-            lines.write(signals.as_fd(), None)?;
-            if !wait_for_daemon(answer, signals, &lines.sink)? {
+            output.write(signals.as_fd(), None)?;
+            if !wait_for_daemon(answer, signals, &output.sink)? {
                 return Ok(());
             }
         }
-        lines.now_ns = None;
+        output.now_ns = None;
         match answer.next_frame()? {
-            Frame::Messages(messages) => lines.print_frame_live(messages, signals.as_fd()),
+            Frame::Messages(messages) => output.print_frame_live(messages, signals.as_fd()),
             Frame::Lost(count) => {
                 *lost += count;
                 print_stderr(&format!(
-                    "{banner}: {count} events lost here, the daemon or this reader was slower than they came"
+                    "{banner}: {} lost here: they came faster than the daemon or this reader could read them",
+                    events_text(count)
                 ));
             }
             Frame::Done => return Ok(()),
             Frame::Entries(_) | Frame::Document(_) => {}
         }
-        if let Some(error) = lines.first_error.take() {
-            let count = std::mem::take(&mut lines.malformed);
+        if let Some(error) = output.first_error.take() {
+            let count = std::mem::take(&mut output.malformed);
             *lost += count;
-            print_stderr(&format!("{banner}: {count} events not understood here: {error}"));
+            print_stderr(&format!("{banner}: {} not understood here: {error}", events_text(count)));
         }
     }
 }
 
-/// Waits for the daemon; false when a signal came first.
+/// Waits for the daemon's next frame. Returns false if a signal arrived first.
+///
+/// # Errors
+/// The reader of standard output has gone, or waiting failed.
 fn wait_for_daemon(answer: &Answer, signals: &UnixStream, sink: &StdoutBuffer) -> Result<bool, Failure> {
     loop {
         let mut fds = vec![PollFd::new(answer, PollFlags::IN), PollFd::new(signals, PollFlags::IN)];
@@ -157,7 +173,7 @@ fn wait_for_daemon(answer: &Answer, signals: &UnixStream, sink: &StdoutBuffer) -
             fds.push(PollFd::new(sink, PollFlags::empty()));
         }
         match poll(&mut fds, None) {
-            Err(Errno::INTR) => continue, // the pipe says whether the signal was for us
+            Err(Errno::INTR) => continue, // the pipe is readable if it was one of our signals
             Err(errno) => return Err(Failure::Signals(errno.into())),
             Ok(_) => {}
         }
@@ -171,34 +187,42 @@ fn wait_for_daemon(answer: &Answer, signals: &UnixStream, sink: &StdoutBuffer) -
     }
 }
 
+/// Prints events of the kernel.
 struct Follower<'p> {
     persona: Persona,
     listener: Listener,
+    /// Readable after a signal.
     signals: UnixStream,
     output: EventOutput<'p>,
+    /// Events that were lost or not understood so far.
     lost: u64,
 }
 
-/// What turns records into lines.
+/// Turns records into lines on standard output, or into packets of a capture file.
 struct EventOutput<'p> {
     plan: &'p Events,
     printer: Printer,
     sink: StdoutBuffer,
-    /// Where events go in place of standard output.
+    /// The capture file that events are written to instead of standard output.
     capture: Option<Writer>,
     requesters: Requesters,
-    /// The clock at the first event of the round.
+    /// The wall clock at the first event of the round, in nanoseconds.
     now_ns: Option<u64>,
-    /// Events that became lines, written or not.
+    /// Events that became lines or packets, written or not.
     printed: u64,
-    /// The first write that failed; nothing more is written.
+    /// The first write that failed. Nothing is written after it.
     failed: Option<Failure>,
-    /// Messages that did not parse in this round, and the first reason.
+    /// Messages of this round that did not parse.
     malformed: u64,
+    /// Why the first of them did not parse.
     first_error: Option<ParseError>,
 }
 
 impl<'p> Follower<'p> {
+    /// Opens the event socket and prints what the operator should know about it.
+    ///
+    /// # Errors
+    /// Events cannot be received, signals cannot be caught, or the capture file cannot be created.
     fn new(persona: Persona, plan: &'p Events, labels: Option<Arc<LabelMap>>) -> Result<Self, Failure> {
         let sink = StdoutBuffer::open()?;
         let signals = open_signal_pipe().map_err(Failure::Signals)?;
@@ -213,6 +237,7 @@ impl<'p> Follower<'p> {
         Ok(follower)
     }
 
+    /// Prints the buffer's size if one was requested, and how to enable events if the kernel sends none.
     fn print_notices(&self, plan: &Events) {
         let (banner, buffer) = (self.persona.banner(), self.listener.buffer());
         if plan.buffer_bytes.is_some() {
@@ -222,12 +247,15 @@ impl<'p> Follower<'p> {
             }
         }
         if fs::read_to_string(PROC_EVENTS).is_ok_and(|setting| setting.trim() == "0") {
-            let mend = "sysctl -w net.netfilter.nf_conntrack_events=1";
-            print_stderr(&format!("{banner}: the kernel is set to tell no events (nf_conntrack_events=0); {mend}"));
+            let command = "sysctl -w net.netfilter.nf_conntrack_events=1";
+            print_stderr(&format!("{banner}: the kernel sends no events (nf_conntrack_events=0); {command}"));
         }
     }
 
-    /// Until a signal comes or writing fails.
+    /// Receives and prints events until a signal arrives.
+    ///
+    /// # Errors
+    /// Receiving or writing failed, or the reader of standard output has gone.
     fn follow(&mut self) -> Result<(), Failure> {
         loop {
             let round = self.receive_round(Patience::Paced)?;
@@ -238,29 +266,35 @@ impl<'p> Follower<'p> {
         }
     }
 
-    /// One round: its lines, and what is missing among them.
+    /// Receives and prints the events of one round, and reports its losses.
+    ///
+    /// # Errors
+    /// Receiving failed.
     fn receive_round(&mut self, patience: Patience) -> Result<Round, Failure> {
-        let Self { listener, output: lines, signals, .. } = self;
-        lines.now_ns = None;
+        let Self { listener, output, signals, .. } = self;
+        output.now_ns = None;
         let round =
-            listener.receive_round(patience, &mut |frame: &[u8]| lines.print_frame_live(frame, signals.as_fd()))?;
+            listener.receive_round(patience, &mut |frame: &[u8]| output.print_frame_live(frame, signals.as_fd()))?;
         let banner = self.persona.banner();
         if round.lost > 0 {
             self.lost += round.lost;
-            let (lost, buffer) = (round.lost, self.listener.buffer());
+            let (lost, buffer) = (events_text(round.lost), self.listener.buffer());
             print_stderr(&format!(
-                "{banner}: {lost} events lost here, the reader was slower than they came: {buffer}; use -b"
+                "{banner}: {lost} lost here: they came faster than the reader could read them: {buffer}; use -b"
             ));
         }
         if let Some(error) = self.output.first_error.take() {
             let count = std::mem::take(&mut self.output.malformed);
             self.lost += count;
-            print_stderr(&format!("{banner}: {count} events not understood here: {error}"));
+            print_stderr(&format!("{banner}: {} not understood here: {error}", events_text(count)));
         }
         Ok(round)
     }
 
-    /// Whether what woke us is an end: a signal, or the reader's going.
+    /// Returns whether a signal interrupted the round.
+    ///
+    /// # Errors
+    /// The reader of standard output has gone.
     fn should_end(&mut self) -> Result<bool, Failure> {
         let mut byte = [0];
         if self.signals.read(&mut byte).is_ok_and(|count| count > 0) {
@@ -274,7 +308,10 @@ impl<'p> Follower<'p> {
         Ok(false)
     }
 
-    /// No more events, but those that are queued; until they are shown, or the reader takes no more.
+    /// Stops new events, and prints the queued ones until all are printed or the reader reads no more.
+    ///
+    /// # Errors
+    /// Receiving or writing failed.
     fn finish(&mut self) -> Result<(), Failure> {
         self.listener.leave_groups()?;
         let mut drained = false;
@@ -289,7 +326,11 @@ impl<'p> Follower<'p> {
         Ok(())
     }
 
-    /// Counts what is still queued as lost: nothing, but after a failure or an impatient end.
+    /// Counts the events that are still queued as lost. There are some only after a failure, or if the reader was
+    /// stuck.
+    ///
+    /// # Errors
+    /// Receiving failed.
     fn count_unread(&mut self) -> Result<(), Failure> {
         self.listener.leave_groups()?;
         loop {
@@ -302,7 +343,7 @@ impl<'p> Follower<'p> {
         }
     }
 
-    /// Events shown, and events lost. Lines that were never written are not shown.
+    /// Returns the number of events shown, and of events lost. Events whose lines were never written count as lost.
     fn counts(&self) -> (u64, u64) {
         let unwritten = self.output.unwritten();
         (self.output.printed - unwritten, self.lost + unwritten)
@@ -310,6 +351,10 @@ impl<'p> Follower<'p> {
 }
 
 impl<'p> EventOutput<'p> {
+    /// Creates the output that `plan` names.
+    ///
+    /// # Errors
+    /// The capture file cannot be created.
     fn new(plan: &'p Events, sink: StdoutBuffer, labels: Option<Arc<LabelMap>>) -> Result<Self, Failure> {
         let printer = Printer::new(plan.format, plan.subject, TimeZone::system()).with_labels(labels);
         let capture = plan.write.as_deref().map(Writer::create).transpose()?;
@@ -317,16 +362,17 @@ impl<'p> EventOutput<'p> {
         Ok(Self { plan, printer, sink, capture, requesters, now_ns, printed: 0, failed, malformed: 0, first_error })
     }
 
-    /// Takes in one datagram, and writes when there is much.
+    /// Prints the events of one frame, and writes the lines if there are many. A failed write is returned by the next
+    /// [`Self::write`].
     fn print_frame_live(&mut self, frame: &[u8], interrupt: BorrowedFd<'_>) {
         self.print_frame(frame);
-        // When the bell has rung the lines of the round gather: they are few thousand at most.
+        // After a signal this does not wait for a stuck reader. The lines of the round gather: a few thousand at most.
         if self.sink.is_large() && self.failed.is_none() {
             self.failed = self.sink.flush_until(interrupt, None).err().map(Failure::from);
         }
     }
 
-    /// Takes in every message of a datagram.
+    /// Prints the events of one frame.
     fn print_frame(&mut self, frame: &[u8]) {
         for message in Messages::new(frame) {
             let printed = match message {
@@ -341,7 +387,11 @@ impl<'p> EventOutput<'p> {
         }
     }
 
-    /// Writes what there is, or says what went wrong before.
+    /// Writes the gathered lines until all are written, `interrupt` is readable, or the reader has read nothing for
+    /// `patience`.
+    ///
+    /// # Errors
+    /// This write, or one before it, failed.
     fn write(&mut self, interrupt: BorrowedFd<'_>, patience: Option<Duration>) -> Result<FlushOutcome, Failure> {
         if let Some(failure) = self.failed.take() {
             return Err(failure);
@@ -352,20 +402,24 @@ impl<'p> EventOutput<'p> {
         Ok(self.sink.flush_until(interrupt, patience)?)
     }
 
-    /// Events whose lines were never written.
+    /// Returns the number of events whose lines are not written yet.
     fn unwritten(&self) -> u64 {
         let lines = self.sink.lines.iter().filter(|&&byte| byte == b'\n').count();
         u64::try_from(lines).unwrap_or(u64::MAX).min(self.printed)
     }
 
-    /// What must follow the last line; nothing is printed beside a capture.
+    /// Appends what the format needs after the last event, such as the end of an XML document. With a capture file
+    /// nothing is printed.
     fn print_trailer(&mut self) {
         if self.plan.write.is_none() {
             self.printer.finish(&mut self.sink.lines);
         }
     }
 
-    /// What must follow the last line, written.
+    /// Appends the trailer and writes everything.
+    ///
+    /// # Errors
+    /// Writing failed.
     fn write_trailer(&mut self) -> Result<(), Failure> {
         self.print_trailer();
         if let Some(capture) = &mut self.capture {
@@ -374,27 +428,33 @@ impl<'p> EventOutput<'p> {
         Ok(self.sink.flush()?)
     }
 
+    /// Prints a record if the plan selects it.
+    ///
+    /// # Errors
+    /// The record does not parse.
     fn print_record(&mut self, record: &Record<'_>) -> Result<(), ParseError> {
+        // The daemon and capture files also have events that the plan does not select; a capture file has requests,
+        // too.
         if record.is_request() || !self.plan.mask.has(record.event()) {
-            return Ok(()); // only files have these
+            return Ok(());
         }
         match (record.subject(), self.plan.subject) {
             (RecordSubject::Flow, Subject::Flows) => {
                 let flow = record.flow()?;
                 if self.plan.selection.matches(&flow) {
-                    self.print_event(record, |printer, lines, occasion| printer.print_flow(lines, &flow, occasion));
+                    self.print_event(record, |printer, lines, context| printer.print_flow(lines, &flow, context));
                 }
             }
             (RecordSubject::Expect, Subject::Expectations) => {
                 let expect = record.expect()?;
-                self.print_event(record, |printer, lines, occasion| printer.print_expect(lines, &expect, occasion));
+                self.print_event(record, |printer, lines, context| printer.print_expect(lines, &expect, context));
             }
             _ => {}
         }
         Ok(())
     }
 
-    /// Prints one event, or puts it into the capture as it came.
+    /// Appends the line of one event, or writes its bytes to the capture file.
     fn print_event(&mut self, record: &Record<'_>, print: impl FnOnce(&mut Printer, &mut Vec<u8>, &RecordContext<'_>)) {
         let now_ns = *self.now_ns.get_or_insert_with(clock::now_ns);
         self.printed += 1;
@@ -406,7 +466,7 @@ impl<'p> EventOutput<'p> {
         }
         let (requesters, live) = (&mut self.requesters, self.plan.read.is_none());
         let requester = record.requester().map(|port_id| {
-            // Who asked long ago is not who has the number now.
+            // In a capture file the port id is old: another program may have it now.
             let program = if live { requesters.program(port_id, now_ns) } else { None };
             Requester { port_id, program }
         });
@@ -418,7 +478,10 @@ impl<'p> EventOutput<'p> {
     }
 }
 
-/// Becomes readable on SIGINT and SIGTERM.
+/// Returns a socket that becomes readable on SIGINT and SIGTERM.
+///
+/// # Errors
+/// A descriptor cannot be created, or a handler cannot be registered.
 fn open_signal_pipe() -> io::Result<UnixStream> {
     let (receiver, sender) = UnixStream::pair()?;
     receiver.set_nonblocking(true)?;
@@ -428,7 +491,8 @@ fn open_signal_pipe() -> io::Result<UnixStream> {
     Ok(receiver)
 }
 
-/// What to ask of the socket. A size that was asked for is kept to; else the buffer grows under pressure.
+/// Returns the options of the event socket. A requested buffer size is fixed; without one the buffer grows under
+/// pressure.
 fn socket_options(plan: &Events) -> Options {
     let bytes = plan.buffer_bytes.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
     let family = Some(plan.selection.family).filter(|family| *family != uapi::AF_UNSPEC);
@@ -440,16 +504,22 @@ fn socket_options(plan: &Events) -> Options {
     }
 }
 
+/// Returns the netlink groups of the selected events.
 fn event_groups(subject: Subject, mask: plan::EventMask) -> EventMask {
     let [new, update, destroy] = match subject {
         Subject::Flows => [EventMask::NEW, EventMask::UPDATE, EventMask::DESTROY],
         Subject::Expectations => [EventMask::EXPECT_NEW, EventMask::EXPECT_UPDATE, EventMask::EXPECT_DESTROY],
     };
     let chosen = [(mask.new, new), (mask.update, update), (mask.destroy, destroy)];
-    chosen.iter().filter(|(wanted, _)| *wanted).fold(EventMask::default(), |mask, (_, group)| mask | *group)
+    chosen.iter().filter(|(selected, _)| *selected).fold(EventMask::default(), |mask, (_, group)| mask | *group)
 }
 
-/// A line on standard error. If that is closed, there is no one to tell.
+/// Returns a number of events as text.
+fn events_text(count: u64) -> String {
+    if count == 1 { "1 event".to_owned() } else { format!("{count} events") }
+}
+
+/// Prints a line on standard error. An error is ignored: there is no other place to report it.
 fn print_stderr(line: &str) {
     let _ = writeln!(io::stderr().lock(), "{line}");
 }

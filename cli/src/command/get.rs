@@ -1,4 +1,4 @@
-//! `-G`: one entry by its exact tuple.
+//! `-G`: prints one entry, found by its exact tuple.
 
 use ctflow_engine::kernel::request::Requester;
 use ctflow_parser::record::{Record, Subject as RecordSubject};
@@ -18,12 +18,12 @@ use crate::persona::Persona;
 /// Prints the flow that `plan` names.
 ///
 /// # Errors
-/// There is none, or none like that.
+/// The kernel has no flow with this tuple, or the flow does not match the other options.
 pub(super) fn flow(persona: Persona, plan: &Get, mut printer: Printer) -> Result<(), Failure> {
     let (mut sink, mut shown, mut malformed) = (StdoutBuffer::open()?, 0, None);
     let on_record = |record: &Record<'_>| match record.flow() {
         Ok(flow) if record.subject() == RecordSubject::Flow && plan.selection.matches(&flow) => {
-            printer.print_flow(&mut sink.lines, &flow, &occasion());
+            printer.print_flow(&mut sink.lines, &flow, &listed_context());
             shown += 1;
         }
         Ok(_) => {}
@@ -43,12 +43,12 @@ pub(super) fn flow(persona: Persona, plan: &Get, mut printer: Printer) -> Result
 /// Prints the expectation that awaits `tuple`.
 ///
 /// # Errors
-/// There is none.
+/// The kernel has no such expectation.
 pub(super) fn expectation(tuple: &Tuple) -> Result<(), Failure> {
     let mut printer = Printer::new(Format::default(), Subject::Expectations, TimeZone::system());
     let (mut sink, mut malformed) = (StdoutBuffer::open()?, None);
     let on_record = |record: &Record<'_>| match record.expect() {
-        Ok(expect) => printer.print_expect(&mut sink.lines, &expect, &occasion()),
+        Ok(expect) => printer.print_expect(&mut sink.lines, &expect, &listed_context()),
         Err(error) => malformed = Some(error),
     };
     let write = |writer: &mut Writer<'_>, seq| request::get_expect(writer, seq, tuple, None);
@@ -57,6 +57,7 @@ pub(super) fn expectation(tuple: &Tuple) -> Result<(), Failure> {
     malformed.map_or(Ok(()), |first| Err(Failure::Malformed { count: 1, first }))
 }
 
-fn occasion() -> RecordContext<'static> {
+/// Returns the context of a listed record: only the wall clock.
+fn listed_context() -> RecordContext<'static> {
     RecordContext { now_ns: clock::now_ns(), ..RecordContext::default() }
 }

@@ -1,4 +1,4 @@
-//! Names of labels: the file that has them, and what they stand for in what was typed.
+//! Names of labels: reads the file that defines them, and sets the bits of the names on the command line.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -10,10 +10,11 @@ use crate::labels::LabelMap;
 use crate::output::Encoding;
 use crate::persona::Persona;
 
-/// Reads the names if the command prints or was given any, and puts in what those it was given stand for.
+/// Reads the file of names if the command needs it, and sets the bits of the names in the command. Returns the names
+/// for printing, if the command prints labels.
 ///
 /// # Errors
-/// A name that no line of the file has.
+/// A name in the command is not in the file.
 pub(super) fn resolve(plan: &mut Plan) -> Result<Option<Arc<LabelMap>>, Failure> {
     let prints = label_output(&plan.command);
     let map = if uses_labels(&plan.command) || prints == LabelOutput::Names || plan.labelmap.is_some() {
@@ -27,10 +28,11 @@ pub(super) fn resolve(plan: &mut Plan) -> Result<Option<Arc<LabelMap>>, Failure>
     Ok(Some(Arc::new(map)).filter(|_| prints != LabelOutput::Nothing))
 }
 
-/// The names in `path`, or in the system's file; a file that cannot be read is told, and has none.
+/// Returns the names in `path`, or in the system's file. A file that cannot be read is reported on standard error and
+/// counts as empty.
 pub(super) fn read_map(persona: Persona, path: Option<&Path>) -> LabelMap {
     LabelMap::read(path).unwrap_or_else(|error| {
-        let _ = writeln!(io::stderr().lock(), "{}: {error}", persona.banner()); // a closed stderr wants no warning
+        let _ = writeln!(io::stderr().lock(), "{}: {error}", persona.banner()); // no warning if stderr is closed
         LabelMap::default()
     })
 }
@@ -38,13 +40,15 @@ pub(super) fn read_map(persona: Persona, path: Option<&Path>) -> LabelMap {
 /// What a command prints of labels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum LabelOutput {
+    /// No labels.
     Nothing,
-    /// Their names, as it was asked to.
+    /// Their names, because an option requests them.
     Names,
-    /// Their names where there are any; without it prints numbers, or leaves them out.
+    /// Their names if a file defines any; without names the command prints numbers, or no labels.
     NamesIfAny,
 }
 
+/// Returns what the command prints of labels.
 fn label_output(command: &Command) -> LabelOutput {
     let format = match command {
         Command::List(list) => list.format,
@@ -61,6 +65,7 @@ fn label_output(command: &Command) -> LabelOutput {
     }
 }
 
+/// Returns whether the command has names of labels.
 pub(super) fn uses_labels(command: &Command) -> bool {
     match command {
         Command::List(list) => !list.selection.labels.is_empty(),
@@ -76,10 +81,10 @@ pub(super) fn uses_labels(command: &Command) -> bool {
     }
 }
 
-/// Puts the bits in that the names in `command` stand for.
+/// Sets the bits of the names in `command`.
 ///
 /// # Errors
-/// The first name that is not known.
+/// The first name that is not in `map`.
 pub(super) fn set_label_bits(command: &mut Command, map: &LabelMap) -> Result<(), Failure> {
     let bits = |names: &[String]| -> Result<u128, Failure> {
         if names.is_empty() { Ok(0) } else { Ok(map.labels(&names.join(","))?.0) }

@@ -1,11 +1,13 @@
-//! `-R`: a file of commands, looked at twice: once to see that every line is right, once to carry them out.
+//! `-R`: carries out a file of commands in two passes: the first checks every line, the second carries them out.
 //!
-//! So a mistake anywhere means that nothing was done. What a checked line asks of the kernel is kept [`Staged`] until all
-//! are checked, and past a bound read from the file again: a file of any size takes no more memory than that. What cannot
-//! be read twice (standard input, a pipe) is copied first, to memory, and refused where it is larger than [`COPIED_BYTES_MAX`].
+//! So a mistake anywhere means that nothing is done. Checked lines are [`Staged`] as requests until all are checked.
+//! Lines past the limit of staged bytes are read from the file again, so that a file of any size needs no more memory.
+//! Input that cannot be read twice (standard input, a pipe) is first copied to memory; more than [`COPIED_BYTES_MAX`]
+//! is refused.
 //!
-//! Lines that create flows go to the kernel in batches; a line that does anything else waits for those before it. The
-//! first refusal ends the work after its batch, and each refused line is told with its number, and how far the batch went.
+//! Lines that create flows go to the kernel in batches. Any other line waits for the answers to those before it. The
+//! first refusal ends the work after its batch. The error names each refused line, and the last line that was carried
+//! out.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -31,17 +33,17 @@ use crate::labels::LabelMap;
 use crate::output::Format;
 use crate::persona::Persona;
 
-/// The most bytes of standard input or a pipe: about five million lines.
+/// The most bytes that are read from standard input or a pipe: about five million lines.
 const COPIED_BYTES_MAX: u64 = 1_024 * 1_024 * 1_024;
 
 /// Carries out the file that `plan` names.
 ///
 /// # Errors
-/// A file that cannot be read, a line that is wrong (nothing was done then), or one that the kernel refused.
+/// The file cannot be read or a line is wrong, and nothing was done; or the kernel refused a line.
 pub(super) fn run(persona: Persona, plan: &Load) -> Result<(), Failure> {
     let (name, file) = open_input(plan)?;
     let Checked { labelmap, staged, rest, count, only_creates } = check(persona, &name, &file, LOAD_PREPARED_BYTES)?;
-    // Lines that go through the table print, and have a bar each.
+    // Lines that select flows print them and have a progress bar of their own, which this one would disturb.
     let mut bar = if only_creates { Progress::of(count, "lines") } else { Progress::none() };
     let mut loader = Loader::open(persona, &name, labelmap.as_deref())?;
     for (number, step) in staged.steps() {
@@ -61,7 +63,10 @@ pub(super) fn run(persona: Persona, plan: &Load) -> Result<(), Failure> {
     Ok(loader.bulk.finish()?)
 }
 
-/// The file, where it can be read twice.
+/// Opens the input so that it can be read twice. Returns its name for messages, and the file.
+///
+/// # Errors
+/// The input cannot be opened or copied.
 fn open_input(plan: &Load) -> Result<(String, File), Failure> {
     let (name, opened) = match plan {
         Load::Stdin => ("standard input".to_owned(), copy_to_memory(io::stdin().lock(), COPIED_BYTES_MAX)),
@@ -70,33 +75,47 @@ fn open_input(plan: &Load) -> Result<(String, File), Failure> {
     opened.map_err(|source| Failure::Load { name: name.clone(), source }).map(|file| (name, file))
 }
 
+/// Returns the file itself if it can seek, else a copy in memory.
+///
+/// # Errors
+/// The file cannot be copied.
 fn seekable(mut file: File) -> io::Result<File> {
     if file.stream_position().is_ok() { Ok(file) } else { copy_to_memory(file, COPIED_BYTES_MAX) }
 }
 
+/// Copies at most `bytes_max` bytes to a file in memory.
+///
+/// # Errors
+/// The source cannot be read, or has more bytes.
 fn copy_to_memory(source: impl Read, bytes_max: u64) -> io::Result<File> {
     let mut copy = File::from(memfd_create(c"ctflow-load", MemfdFlags::CLOEXEC)?);
     if io::copy(&mut source.take(bytes_max + 1), &mut copy)? > bytes_max {
-        return Err(io::Error::other(format!("it has more than {bytes_max} bytes: save it to a file, and load that")));
+        return Err(io::Error::other(format!(
+            "it has more than {bytes_max} bytes: save it to a file and load the file"
+        )));
     }
     copy.rewind()?;
     Ok(copy)
 }
 
-/// A file whose lines are all right.
+/// A file whose lines are all valid.
 struct Checked {
-    /// The label file that one of them names.
+    /// The label file that a line names.
     labelmap: Option<PathBuf>,
-    /// The first of them.
+    /// The first lines, within the limit of memory.
     staged: Staged,
-    /// Where the others begin.
+    /// The position of the lines that are not staged.
     rest: LinePosition,
-    /// How many there are.
+    /// The number of all lines that are commands.
     count: u64,
-    /// Whether all of them create a flow.
+    /// Whether every line creates a flow.
     only_creates: bool,
 }
 
+/// Checks every line of a file and stages lines until they need `staged_bytes`.
+///
+/// # Errors
+/// The file cannot be read, or a line is wrong.
 fn check(persona: Persona, name: &str, file: &File, staged_bytes: usize) -> Result<Checked, Failure> {
     let mut lines = Lines::from(name, file, LinePosition::default())?;
     let staged = Staged::new(staged_bytes);
@@ -117,15 +136,20 @@ fn check(persona: Persona, name: &str, file: &File, staged_bytes: usize) -> Resu
     Ok(checked)
 }
 
+/// Returns the failure of a line that is no valid command.
 fn line_failure(name: &str, number: u64, usage: Usage) -> Failure {
     Failure::LineUsage { name: name.to_owned(), number, usage: Box::new(usage) }
 }
 
+/// Splits a line into words.
+///
+/// # Errors
+/// The line or a word is too long, there are too many words, or a quote is not closed.
 fn split_words(name: &str, number: u64, line: &[u8]) -> Result<Vec<OsString>, Failure> {
     line::split_words(line).map_err(|source| Failure::LineSyntax { name: name.to_owned(), number, source })
 }
 
-/// A place between two lines.
+/// A position between two lines of a file.
 #[derive(Debug, Clone, Copy, Default)]
 struct LinePosition {
     /// Bytes before it.
@@ -134,21 +158,31 @@ struct LinePosition {
     lines: u64,
 }
 
-/// The lines that say something, as words, with their numbers from 1.
+/// Reads the lines of a file that are commands, as words, with their numbers from 1. Skips empty lines and comments.
 struct Lines<'f> {
     name: &'f str,
     file: BufReader<&'f File>,
-    /// Behind the line that was read last.
+    /// The position after the line that was read last.
     position: LinePosition,
+    /// The line that was read last.
     line: Vec<u8>,
 }
 
 impl<'f> Lines<'f> {
-    fn from(name: &'f str, mut file: &'f File, place: LinePosition) -> Result<Self, Failure> {
-        file.seek(SeekFrom::Start(place.offset)).map_err(|source| Failure::Load { name: name.to_owned(), source })?;
-        Ok(Self { name, file: BufReader::with_capacity(64 * 1024, file), position: place, line: Vec::new() })
+    /// Starts reading at `position`.
+    ///
+    /// # Errors
+    /// The file cannot seek there.
+    fn from(name: &'f str, mut file: &'f File, position: LinePosition) -> Result<Self, Failure> {
+        file.seek(SeekFrom::Start(position.offset))
+            .map_err(|source| Failure::Load { name: name.to_owned(), source })?;
+        Ok(Self { name, file: BufReader::with_capacity(64 * 1024, file), position, line: Vec::new() })
     }
 
+    /// Reads the next command. Returns `None` at the end of the file.
+    ///
+    /// # Errors
+    /// The file cannot be read, or a line is too long or is no list of words.
     fn next(&mut self) -> Result<Option<(u64, Vec<OsString>)>, Failure> {
         loop {
             self.line.clear();
@@ -171,30 +205,41 @@ impl<'f> Lines<'f> {
     }
 }
 
-/// What carries the lines out.
+/// Carries lines out.
 struct Loader<'n> {
     persona: Persona,
     name: &'n str,
     labels: Option<LabelMap>,
     bulk: Bulk,
-    /// The last line that was sent, or waits in the batch.
+    /// The number of the last line that was sent or waits in the batch.
     last: u64,
 }
 
 impl<'n> Loader<'n> {
+    /// Opens a bulk of requests, and reads the label file if one is named.
+    ///
+    /// # Errors
+    /// A socket cannot be opened.
     fn open(persona: Persona, name: &'n str, labelmap: Option<&Path>) -> Result<Self, Failure> {
         let labels = labelmap.map(|path| labels::read_map(persona, Some(path)));
         let bulk = change::open_bulk("carry out a line", Format::default(), Vanished::Fail)?;
         Ok(Self { persona, name, labels, bulk, last: 0 })
     }
 
-    /// Sends a request that was written when its line was checked.
+    /// Adds a request that was encoded when its line was checked.
+    ///
+    /// # Errors
+    /// The batch cannot be sent, or lines in it were refused.
     fn send_staged(&mut self, number: u64, request: &[u8]) -> Result<(), Failure> {
         self.last = number;
         self.bulk.add(number, None, |writer, seq| writer.message_copy(request, seq))?;
         self.check_failed()
     }
 
+    /// Parses a line again and carries it out.
+    ///
+    /// # Errors
+    /// The line is wrong, or the kernel refused it or a line before it.
     fn run_line(&mut self, number: u64, words: Vec<OsString>) -> Result<(), Failure> {
         let mut plan = parse_line(self.persona, words).map_err(|usage| line_failure(self.name, number, usage))?;
         self.resolve_labels(&mut plan)?;
@@ -222,10 +267,14 @@ impl<'n> Loader<'n> {
                 Summary::Emptied(flush.subject).print(self.persona);
                 Ok(())
             }
-            _ => Ok(()), // no other command is for files
+            _ => Ok(()), // `parse_line` accepts no other command
         }
     }
 
+    /// Sets the bits of the label names in `plan`. Reads the system's label file first if none was named.
+    ///
+    /// # Errors
+    /// A name is unknown.
     fn resolve_labels(&mut self, plan: &mut Plan) -> Result<(), Failure> {
         if self.labels.is_none() && labels::uses_labels(&plan.command) {
             self.labels = Some(labels::read_map(plan.persona, None));
@@ -233,18 +282,29 @@ impl<'n> Loader<'n> {
         self.labels.as_ref().map_or(Ok(()), |map| labels::set_label_bits(&mut plan.command, map))
     }
 
-    /// Has the lines so far answered.
+    /// Waits for the answers to all lines so far.
+    ///
+    /// # Errors
+    /// The kernel refused some of them.
     fn finish_lines(&mut self) -> Result<(), Failure> {
         let Outcome { failed, .. } = self.bulk.outcome()?;
         self.check_refused(failed)
     }
 
+    /// Fails if lines were refused in the batches answered so far.
+    ///
+    /// # Errors
+    /// The kernel refused some lines.
     fn check_failed(&mut self) -> Result<(), Failure> {
         let failed = self.bulk.take_failed();
         self.check_refused(failed)
     }
 
-    /// Of a line that selects, what vanished meanwhile is no failure.
+    /// Waits for the answers to the requests of one line that selects flows. A flow that vanished meanwhile is no
+    /// failure.
+    ///
+    /// # Errors
+    /// The first refusal of another kind.
     fn finish_changes(&mut self, number: u64) -> Result<(), Failure> {
         let Outcome { failed, .. } = self.bulk.outcome()?;
         let first = failed.into_iter().find(|one| !super::bulk::is_not_found(&one.error));
@@ -252,7 +312,10 @@ impl<'n> Loader<'n> {
         self.check_refused(first.into_iter().map(|one| Refused { tag: number, ..one }).collect())
     }
 
-    /// The first of the refused lines as a failure that has all their numbers.
+    /// Fails if there are refused lines.
+    ///
+    /// # Errors
+    /// The first refusal, with the numbers of all refused lines.
     fn check_refused(&self, failed: Vec<Refused>) -> Result<(), Failure> {
         let more = failed.iter().skip(1).map(|one| one.tag).collect();
         let (name, last) = (self.name.to_owned(), self.last);

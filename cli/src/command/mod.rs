@@ -1,4 +1,4 @@
-//! The commands, one to a file.
+//! The commands, each in a file of its own.
 
 use std::io::{self, Write};
 
@@ -27,10 +27,13 @@ mod progress;
 mod staged;
 pub(crate) mod summary;
 
-/// Carries out what the command line means.
+/// Carries out a parsed command line.
+///
+/// # Errors
+/// The command failed.
 pub(crate) fn run(mut plan: Plan) -> Result<(), Failure> {
     for warning in &plan.warnings {
-        let _ = writeln!(io::stderr().lock(), "{warning}"); // a closed stderr wants no warnings
+        let _ = writeln!(io::stderr().lock(), "{warning}"); // no warning if stderr is closed
     }
     let labels = labels::resolve(&mut plan)?;
     let printer = |format: Format| Printer::new(format, Subject::Flows, TimeZone::system()).with_labels(labels.clone());

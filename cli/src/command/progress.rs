@@ -1,5 +1,5 @@
-//! Progress on standard error: a bar for work that takes longer than a second, a line that says what is done. On a terminal,
-//! never in a pipe.
+//! Progress on standard error: a bar for work that takes longer than a second, a line that shows the current step. On a
+//! terminal, never in a pipe.
 
 use std::env;
 use std::fmt::Display;
@@ -8,19 +8,21 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// Work that is done sooner needs no bar.
+/// A bar appears after this time, so that short work shows none.
 const BAR_DELAY: Duration = Duration::from_secs(1);
 
-/// How often the live line shows that it lives.
+/// Time between two turns of the live line's spinner.
 const SPINNER_INTERVAL: Duration = Duration::from_millis(200);
 
-/// What is done now, as one live line.
+/// One line on standard error that shows the current step.
 pub(super) struct Live {
     bar: ProgressBar,
+    /// The current step's name.
     step: String,
 }
 
 impl Live {
+    /// Creates a line with no step yet. It starts a thread that turns the spinner.
     pub(super) fn new() -> Self {
         let style = ProgressStyle::with_template("{spinner} {elapsed} {msg}");
         let bar = ProgressBar::new_spinner().with_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
@@ -28,15 +30,15 @@ impl Live {
         Self { bar, step: String::new() }
     }
 
-    /// What is done from here on.
+    /// Starts a step.
     pub(super) fn start_step(&mut self, step: impl Into<String>) {
         self.step = step.into();
         self.bar.set_message(self.step.clone());
     }
 
-    /// How it goes.
-    pub(super) fn update(&self, how: impl Display) {
-        self.bar.set_message(format!("{}: {how}", self.step));
+    /// Shows the state of the current step.
+    pub(super) fn update(&self, state: impl Display) {
+        self.bar.set_message(format!("{}: {state}", self.step));
     }
 }
 
@@ -46,38 +48,39 @@ impl Drop for Live {
     }
 }
 
-/// How far some work is.
+/// A progress bar.
 pub(super) struct Progress {
     bar: ProgressBar,
-    /// When the bar is to appear; never, or no more, if nothing.
+    /// When the bar is to appear; `None` if it never does, or has appeared.
     due: Option<Instant>,
 }
 
 impl Progress {
-    /// Of work with about `total` steps; `unit` is what is counted.
+    /// Creates a bar for about `total` steps. `unit` names what is counted, in the plural.
     pub(super) fn of(total: u64, unit: &'static str) -> Self {
         let template = format!("[{{bar:30}}] {{pos}} of {{len}} {unit}, {{eta}} left");
         let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
-        let style = style.progress_chars("=> "); // a console may have no others
+        let style = style.progress_chars("=> "); // ASCII, because a console may have no other characters
         let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::hidden()).with_style(style);
-        // Asked once: a step is much less work than asking.
+        // Checked once: a check costs much more than a step.
         let due = can_redraw().then(|| Instant::now() + BAR_DELAY);
         Self { bar, due }
     }
 
-    /// No bar, however long it takes.
+    /// Creates one that never shows a bar.
     pub(super) fn none() -> Self {
         Self { bar: ProgressBar::hidden(), due: None }
     }
 
-    /// Of work that prints a line a step: on a terminal they tell as much, and a bar would stand in their midst.
+    /// Creates a bar for work that prints a line for each step. If the lines go to a terminal, no bar appears between
+    /// them.
     pub(super) fn beside_lines(total: u64, unit: &'static str) -> Self {
         let mut progress = Self::of(total, unit);
         progress.due.take_if(|_| io::stdout().is_terminal());
         progress
     }
 
-    /// Some more steps are done.
+    /// Adds `steps` to the steps done.
     pub(super) fn add(&mut self, steps: u64) {
         self.bar.inc(steps);
         if self.due.is_some_and(|due| Instant::now() > due) {
@@ -87,7 +90,7 @@ impl Progress {
     }
 }
 
-/// Whether there is somebody to draw for, and what was drawn can be drawn over.
+/// Returns whether standard error is a terminal that can overwrite a line.
 fn can_redraw() -> bool {
     io::stderr().is_terminal() && env::var_os("TERM").is_some_and(|kind| kind != "dumb")
 }

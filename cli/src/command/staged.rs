@@ -1,4 +1,4 @@
-//! The checked lines of a load file, as what they ask of the kernel, until all are checked.
+//! The checked lines of a load file, kept as requests to the kernel until all lines are checked.
 
 use ctflow_parser::request::{self, REQUEST_BYTES};
 use ctflow_parser::write::Writer;
@@ -6,45 +6,49 @@ use ctflow_parser::write::Writer;
 use super::labels;
 use crate::flags::plan::{Command, Plan};
 
-/// Lines, one behind the other. When it [is full](Self::is_full), keep no more.
+/// Staged lines, within a limit of memory. When it [is full](Self::is_full), the caller stages no more.
 #[derive(Debug)]
 pub(super) struct Staged {
+    /// Bytes from which on it is full.
     limit: usize,
+    /// The requests and lines, one after another.
     bytes: Vec<u8>,
     entries: Vec<Entry>,
 }
 
+/// One staged line.
 #[derive(Debug)]
 struct Entry {
-    /// The line's number.
+    /// The line's number in the file, from 1.
     number: u64,
-    /// Where its bytes end.
+    /// End of its bytes.
     end: usize,
+    /// Whether its bytes are a request, or the text of the line.
     is_request: bool,
 }
 
-/// What is to be done for a line.
+/// How to carry out a staged line.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Step<'p> {
     /// Send this request.
     Request(&'p [u8]),
-    /// Read the line again: it asks for more than one request, or its labels have to be looked up.
+    /// Parse the line again: it needs more than one request, or the bits of its labels are not known yet.
     Line(&'p [u8]),
 }
 
 impl Staged {
-    /// No line yet, and room for `limit` bytes.
+    /// Creates an empty one with room for `limit` bytes.
     pub(super) fn new(limit: usize) -> Self {
         Self { limit, bytes: Vec::new(), entries: Vec::new() }
     }
 
-    /// Whether the bound is reached. A line more than it, at most, is kept.
+    /// Returns whether the limit is reached. The last staged line may exceed it.
     pub(super) fn is_full(&self) -> bool {
         let entries = self.entries.len().saturating_mul(size_of::<Entry>());
         self.bytes.len().saturating_add(entries) >= self.limit
     }
 
-    /// Keeps `line`, which means `plan`.
+    /// Stages `line`, which was parsed to `plan`.
     pub(super) fn push(&mut self, number: u64, plan: &Plan, line: &[u8]) {
         let mut buffer = [0; REQUEST_BYTES];
         let request = encode_request(plan, &mut buffer);
@@ -52,7 +56,7 @@ impl Staged {
         self.entries.push(Entry { number, end: self.bytes.len(), is_request: request.is_some() });
     }
 
-    /// What was kept, with the numbers of the lines.
+    /// Iterates over the staged lines with their numbers.
     pub(super) fn steps(&self) -> impl Iterator<Item = (u64, Step<'_>)> {
         let mut start = 0;
         self.entries.iter().map(move |entry| {
@@ -63,7 +67,7 @@ impl Staged {
     }
 }
 
-/// The one request that `plan` is, if it is one and depends on nothing else.
+/// Encodes `plan` as a request, if it needs exactly one and no label names.
 fn encode_request<'b>(plan: &Plan, buffer: &'b mut [u8]) -> Option<&'b [u8]> {
     let Command::Create(create) = &plan.command else { return None };
     if labels::uses_labels(&plan.command) {

@@ -1,4 +1,5 @@
-//! The line on standard error that says how much a command did, in conntrack's words: scripts read it.
+//! The line on standard error with the number of entries that a command worked on. Its text is conntrack's: scripts
+//! read it.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -6,14 +7,14 @@ use std::io::{self, Write};
 use crate::output::Subject;
 use crate::persona::Persona;
 
-/// How much a command did.
+/// The number of entries that a command worked on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Summary {
     /// `-L`: entries of a table.
     Listed(Subject, u64),
-    /// `-I`: flows made.
+    /// `-I`: flows created.
     Created(u64),
-    /// `-A`: flows made or changed.
+    /// `-A`: flows created or changed.
     Added(u64),
     /// `-U`: flows changed.
     Updated(u64),
@@ -21,9 +22,9 @@ pub(crate) enum Summary {
     Deleted(u64),
     /// `-D expect`: expectations deleted.
     ExpectationsDeleted(u64),
-    /// `-F`: the table is empty.
+    /// `-F`: the table was emptied.
     Emptied(Subject),
-    /// `-E`: events of a table, shown and lost.
+    /// `-E`: events of a table: shown, then lost.
     Events(Subject, u64, u64),
 }
 
@@ -31,10 +32,11 @@ impl Summary {
     /// Prints the line.
     pub(crate) fn print(self, persona: Persona) {
         let lost = self.lost(persona);
-        let _ = writeln!(io::stderr().lock(), "{}: {self}{lost}", persona.banner()); // a closed stderr wants no summary
+        let _ = writeln!(io::stderr().lock(), "{}: {self}{lost}", persona.banner()); // no summary if stderr is closed
     }
 
-    /// What is missing. conntrack never says, so under its name it is said only where something is.
+    /// Returns the sentence about lost events. conntrack has none, so under its name there is one only if events were
+    /// lost.
     fn lost(self, persona: Persona) -> String {
         match self {
             Self::Events(_, _, lost) if lost > 0 || persona == Persona::Ctflow => {
@@ -81,6 +83,7 @@ mod tests {
             assert_eq!(summary.to_string(), line);
         }
     }
+
     #[test]
     fn a_loss_is_always_printed_and_no_loss_only_by_ctflow() {
         let lost = |persona, lost| Summary::Events(Subject::Flows, 5, lost).lost(persona);

@@ -1,4 +1,4 @@
-//! What goes together, and what holds where nothing was said.
+//! Checks combinations of keys, and fills in defaults.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -14,27 +14,28 @@ use super::file::{self, Bounded, Located, ShortList};
 use super::secret::Key;
 use super::{Config, DEFAULT_SOCKET, Engine, Filter, Link, Mode, Security, Sync, Takeover, Transport};
 
-/// Links that a node has at most.
+/// Links of a node at most.
 const LINKS_MAX: usize = 4;
 /// Peers of a link at most.
 const PEERS_MAX: usize = 64;
-/// In mode alarm everything is told once in so many seconds.
+/// Default of `refresh_s`: the seconds in which mode alarm sends everything once.
 const REFRESH_S: u64 = 15;
-/// In mode alarm what was not told for so many seconds expires: twelve times its refresh.
+/// Default of `cache_timeout_s`: the seconds after which mode alarm expires a flow that was not sent again. Twelve
+/// times [`REFRESH_S`].
 const CACHE_TIMEOUT_S: u64 = 180;
 
-/// After so many seconds what this machine tracked leaves the kernel of one that stepped back: as conntrackd's.
+/// Default of `purge_timeout_s`, which is conntrackd's.
 const PURGE_TIMEOUT_S: u64 = 60;
-/// For so many seconds a takeover is held up at most.
+/// Default of `ready_within_s`.
 const READY_WITHIN_S: u64 = 30;
 
-/// How a backup is reached where nothing else is said, so that nobody is locked out of one.
+/// Default of `isolate_accept`: ssh, so that isolation does not lock the operator out.
 const SSH: Service = Service { protocol: IPPROTO_TCP, port: Some(22) };
 
-/// What is wrong, and at which offset.
+/// A problem and its offset in the text.
 type ProblemAt = (Problem, usize);
 
-/// The configuration that the file means.
+/// Checks the parsed file, reads the key, and returns the configuration. `line` converts an offset to a line number.
 pub(super) fn config(path: &Path, file: file::File, line: &dyn Fn(usize) -> usize) -> Result<Config, ConfigError> {
     let rule = |(problem, offset): ProblemAt| ConfigError::Wrong {
         path: path.to_owned(),
@@ -62,43 +63,46 @@ pub(super) fn config(path: &Path, file: file::File, line: &dyn Fn(usize) -> usiz
     Ok(Config { path: path.to_owned(), name, links, security, socket, log_file, engine, sync, takeover })
 }
 
+/// A broken rule with its message and offset.
 fn rule_problem(text: impl Into<String>, offset: usize) -> ProblemAt {
     (Problem::Rule(text.into()), offset)
 }
 
-/// The host name will do, unless it is none that a node may have.
+/// The name of the node: the configured one, otherwise the host name, if it is a valid name.
 fn node_name(node: file::Node) -> Result<String, ProblemAt> {
     if let Some(name) = node.name {
         return Ok(name.into_inner().0);
     }
     let host = uname().nodename().to_string_lossy().into_owned();
-    let advice = format!("the host name {host:?} names no node: set `name' in [node]");
+    let advice = format!("the host name {host:?} is not a valid node name: set `name' in [node]");
     file::NodeName::try_from(host).map(|name| name.0).map_err(|_| rule_problem(advice, 0))
 }
 
+/// The path of the key file; `None` with `insecure = true`.
 fn key_file(security: file::Security) -> Result<Located<file::Absolute>, ProblemAt> {
     let insecure = security.insecure.as_ref().is_some_and(|insecure| *insecure.get_ref());
     match (security.key_file, security.insecure) {
         (Some(key_file), Some(clear)) if insecure => {
             let offset = clear.span().start.max(key_file.span().start);
-            Err(rule_problem("`key_file' and `insecure = true' exclude each other: leave one out", offset))
+            Err(rule_problem("`key_file' and `insecure = true' exclude each other: remove one", offset))
         }
         (None, Some(_)) if insecure => Ok(None),
         (Some(key_file), _) => Ok(Some(key_file)),
         (None, given) => {
-            let advice = "no key: make one with `ctflow keygen FILE' and set `key_file' in [security], or set `insecure = \
-                          true' to send everything in clear";
+            let advice = "no key: make one with `ctflow keygen FILE' and set `key_file' in [security], or set \
+                          `insecure = true' to send everything in clear";
             Err(rule_problem(advice, given.map_or(0, |given| given.span().start)))
         }
     }
 }
 
+/// Checks all links, and that no two have the same local address.
 fn links(given: Vec<Spanned<file::Link>>) -> Result<Vec<Link>, ProblemAt> {
     if given.is_empty() {
-        return Err(rule_problem("no link: a [[link]] with `local' and `peers' must be there", 0));
+        return Err(rule_problem("no link: add a [[link]] with `local' and `peers'", 0));
     }
     if let Some(fifth) = given.get(LINKS_MAX) {
-        return Err(rule_problem(format!("a link too many: {LINKS_MAX} are the limit"), fifth.span().start));
+        return Err(rule_problem(format!("too many links: {LINKS_MAX} are the limit"), fifth.span().start));
     }
     let mut links: Vec<Link> = Vec::new();
     for link in given {
@@ -118,16 +122,17 @@ fn links(given: Vec<Spanned<file::Link>>) -> Result<Vec<Link>, ProblemAt> {
     Ok(links)
 }
 
+/// Checks a link by itself. `start` is its offset.
 fn check_link(given: file::Link, start: usize) -> Result<Link, ProblemAt> {
     let transport = given.transport.unwrap_or(Transport::Udp);
-    let missing = |key: &str| rule_problem(format!("the link has no `{key}': it must be given"), start);
+    let missing = |key: &str| rule_problem(format!("the link has no `{key}': add it"), start);
     let local = given.local.ok_or_else(|| missing("local"))?.into_inner().0;
     let peers = given.peers.ok_or_else(|| missing("peers"))?;
     let offset = peers.span().start;
     let peers = peers.into_inner();
     if !(1..=PEERS_MAX).contains(&peers.len()) {
         return Err(rule_problem(
-            format!("`peers' names {} addresses: 1 to {PEERS_MAX} must be there", peers.len()),
+            format!("`peers' names {} addresses: it takes 1 to {PEERS_MAX}", peers.len()),
             offset,
         ));
     }
@@ -135,7 +140,7 @@ fn check_link(given: file::Link, start: usize) -> Result<Link, ProblemAt> {
     for peer in &peers {
         let address = file::parse_peer(peer)?;
         if addresses.contains(&address) {
-            return Err(rule_problem(format!("{address} stands twice in `peers': take one away"), peer.span().start));
+            return Err(rule_problem(format!("{address} occurs twice in `peers': remove one"), peer.span().start));
         }
         check_peer(transport, local, address).map_err(|text| rule_problem(text, peer.span().start))?;
         addresses.push(address);
@@ -148,12 +153,13 @@ fn check_link(given: file::Link, start: usize) -> Result<Link, ProblemAt> {
             ));
         }
         if given.interface.is_none() {
-            return Err(rule_problem("a multicast link needs its `interface': \"eth2\", for one", start));
+            return Err(rule_problem("a multicast link needs its `interface', for example \"eth2\"", start));
         }
     }
     Ok(Link { transport, local, peers: addresses, interface: given.interface.map(|name| name.into_inner().0) })
 }
 
+/// Checks the address of a peer against the transport and the local address.
 fn check_peer(transport: Transport, local: SocketAddr, peer: SocketAddr) -> Result<(), String> {
     let family = |address: SocketAddr| if address.is_ipv4() { "IPv4" } else { "IPv6" };
     let (group, multicast) = (peer.ip().is_multicast(), transport == Transport::Multicast);
@@ -172,12 +178,13 @@ fn check_peer(transport: Transport, local: SocketAddr, peer: SocketAddr) -> Resu
         (true, true) if local.port() != peer.port() => {
             Err(format!("the group's port is {}, that of `local' {}: they must be the same", peer.port(), local.port()))
         }
-        _ if peer.ip().is_unspecified() => Err(format!("{peer} is nobody's address: name the peer's own")),
+        _ if peer.ip().is_unspecified() => Err(format!("{peer} is an unspecified address: name the peer's own")),
         _ if peer == local => Err(format!("{peer} is this node's own address: `peers' names the others")),
         _ => Ok(()),
     }
 }
 
+/// Checks section `[engine]`.
 fn engine(given: &file::Engine) -> Result<Engine, ProblemAt> {
     let buffer_bytes = given.buffer_bytes.map(to_usize);
     let buffer_bytes_max = given.buffer_bytes_max.as_ref().map(|most| to_usize(*most.get_ref()));
@@ -185,7 +192,7 @@ fn engine(given: &file::Engine) -> Result<Engine, ProblemAt> {
         && most < first
     {
         let text =
-            format!("`buffer_bytes_max' is {most}, less than `buffer_bytes', {first}: make it as large at least");
+            format!("`buffer_bytes_max' is {most}, less than `buffer_bytes', {first}: make it at least as large");
         return Err(rule_problem(text, given.span().start));
     }
     Ok(Engine {
@@ -197,6 +204,7 @@ fn engine(given: &file::Engine) -> Result<Engine, ProblemAt> {
     })
 }
 
+/// Checks section `[sync]`, and that keys of another mode are not set.
 fn sync(given: file::Sync) -> Result<Sync, ProblemAt> {
     let mode = given.mode.unwrap_or_default();
     for (key, offset, right) in [
@@ -207,7 +215,7 @@ fn sync(given: file::Sync) -> Result<Sync, ProblemAt> {
     ] {
         if let Some(offset) = offset.filter(|_| mode != right) {
             let (mode, right) = (mode.name(), right.name());
-            let text = format!("`{key}' says nothing in mode {mode}: it is for mode {right}; leave it out");
+            let text = format!("`{key}' has no effect in mode {mode}: it is for mode {right}; remove it");
             return Err(rule_problem(text, offset));
         }
     }
@@ -216,14 +224,14 @@ fn sync(given: file::Sync) -> Result<Sync, ProblemAt> {
     if let (Some(window), Some(resend)) = (window, resend)
         && resend < window
     {
-        let text = format!("`resend_bytes' is {resend}, less than `window_bytes', {window}: make it as large at least");
+        let text = format!("`resend_bytes' is {resend}, less than `window_bytes', {window}: make it at least as large");
         return Err(rule_problem(text, start_offset(&given.resend_bytes).unwrap_or(0)));
     }
     let refresh = given.refresh_s.as_ref().map_or(REFRESH_S, |seconds| seconds.get_ref().0);
     let timeout = given.cache_timeout_s.as_ref().map_or(CACHE_TIMEOUT_S, |seconds| seconds.get_ref().0);
     if timeout <= refresh {
         let text = format!(
-            "everything would expire before it is told again: `cache_timeout_s' ({timeout}) must be more than \
+            "everything would expire before it is sent again: `cache_timeout_s' ({timeout}) must be more than \
              `refresh_s' ({refresh})"
         );
         return Err(rule_problem(
@@ -245,6 +253,7 @@ fn sync(given: file::Sync) -> Result<Sync, ProblemAt> {
     })
 }
 
+/// Fills in the defaults of section `[takeover]`.
 fn takeover(given: file::Takeover) -> Takeover {
     let seconds = |given: Option<u64>, default| Duration::from_secs(given.unwrap_or(default));
     Takeover {
@@ -257,6 +266,7 @@ fn takeover(given: file::Takeover) -> Takeover {
     }
 }
 
+/// The isolation rules, with ssh accepted by default.
 fn isolation(accept: Option<ShortList<file::Service>>, spare: Option<ShortList<file::Interface>>) -> Isolation {
     let service = |given: file::Service| Service { protocol: given.protocol, port: given.port };
     Isolation {
@@ -265,6 +275,7 @@ fn isolation(accept: Option<ShortList<file::Service>>, spare: Option<ShortList<f
     }
 }
 
+/// Converts section `[sync.filter]`.
 fn filter(given: file::Filter) -> Filter {
     Filter {
         protocols: given.protocols.map(|choice| choice.map(|protocol| protocol.0)),
@@ -275,15 +286,17 @@ fn filter(given: file::Filter) -> Filter {
     }
 }
 
+/// The offset of a value; `None` if the key is missing.
 fn start_offset<T>(given: &Located<T>) -> Option<usize> {
     given.as_ref().map(|value| value.span().start)
 }
 
-/// What is bounded by less than 2^40 fits the machines that this runs on.
+/// The number as `usize`. All bounds are below 2^40, which fits on 64-bit machines.
 fn to_usize<const MIN: u64, const MAX: u64>(given: Bounded<MIN, MAX>) -> usize {
     usize::try_from(given.0).unwrap_or(usize::MAX)
 }
 
+/// The number as `u32`. It is used for keys whose bounds fit.
 fn to_u32<const MIN: u64, const MAX: u64>(given: Bounded<MIN, MAX>) -> u32 {
     u32::try_from(given.0).unwrap_or(u32::MAX)
 }

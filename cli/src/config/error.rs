@@ -1,8 +1,9 @@
-//! What can be wrong with a configuration: one line with the file, the line, and what would be right.
+//! Errors of a configuration. Each message is one line with the file, the line number, and how to correct it.
 
 use std::io;
 use std::path::PathBuf;
 
+use ctflow_engine::os_error::os_error_text;
 use thiserror::Error;
 
 use super::secret::KeyError;
@@ -11,82 +12,82 @@ use super::secret::KeyError;
 #[derive(Debug, Error)]
 pub(crate) enum ConfigError {
     /// The file cannot be read.
-    #[error("cannot read the configuration {}: {source}; name another with -C FILE", .path.display())]
+    #[error("cannot read the configuration {}: {}; name another with -C FILE", .path.display(), os_error_text(.source))]
     Read {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// Why not.
+        /// Why it cannot be read.
         source: io::Error,
     },
-    /// Something in the file is wrong.
+    /// The file has an error.
     #[error("{}, line {line}: {problem}", .path.display())]
     Wrong {
         /// The file.
         path: PathBuf,
-        /// The line, from 1.
+        /// The number of the line, from 1.
         line: usize,
-        /// What is wrong there.
+        /// The error.
         problem: Box<Problem>,
     },
-    /// The key's file.
+    /// The key file has an error.
     #[error("{}, line {line}: {source}", .path.display())]
     Key {
         /// The configuration.
         path: PathBuf,
-        /// The line that names the key's file.
+        /// The number of the line that names the key file.
         line: usize,
-        /// What is wrong with it.
+        /// The error of the key file.
         source: KeyError,
     },
 }
 
-/// What is wrong in a line.
+/// The error in a line of the configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub(crate) enum Problem {
-    /// No TOML.
+    /// The text is not TOML.
     #[error("{0}")]
     Syntax(String),
-    /// No such section.
-    #[error("unknown section [{name}]{meant}: the sections are {sections}")]
+    /// The section does not exist.
+    #[error("unknown section [{name}]{suggestion}: the sections are {sections}")]
     UnknownSection {
-        /// As typed.
+        /// Its name as written.
         name: String,
-        /// `, did you mean …?`, or nothing.
-        meant: String,
-        /// Those that there are.
+        /// `, did you mean …?`, or empty.
+        suggestion: String,
+        /// The names of all sections.
         sections: String,
     },
-    /// No such key in that section.
-    #[error("unknown key `{name}' in {section}{meant}: its keys are {keys}")]
+    /// The section has no such key.
+    #[error("unknown key `{name}' in {section}{suggestion}: its keys are {keys}")]
     UnknownKey {
-        /// As typed.
+        /// Its name as written.
         name: String,
-        /// Where.
+        /// The head of the section.
         section: String,
-        /// `, did you mean …?`, or nothing.
-        meant: String,
-        /// Those that there are.
+        /// `, did you mean …?`, or empty.
+        suggestion: String,
+        /// The keys of the section.
         keys: String,
     },
-    /// A section in place of a list of them, a value in place of a section.
+    /// A section is written as a list of sections or the other way round, or as a value.
     #[error("`{name}' must be written as {right}")]
     Shape {
-        /// Which.
+        /// Its name.
         name: &'static str,
-        /// How.
+        /// How to write it.
         right: String,
     },
-    /// A value that its key does not take.
+    /// The key does not accept the value.
     #[error("`{key}' does not take {value}: it takes {right}")]
     Value {
-        /// Which key.
+        /// The key.
         key: &'static str,
-        /// As written, shortened.
+        /// The value as written, shortened.
         value: String,
-        /// What it takes.
+        /// The values that the key accepts.
         right: &'static str,
     },
-    /// Values that do not go together.
+    /// Values contradict each other, or a required key is missing.
     #[error("{0}")]
     Rule(String),
 }

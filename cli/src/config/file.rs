@@ -1,7 +1,7 @@
-//! The file as written: TOML into the values that its keys take, each with its place in the text.
+//! Parses the TOML file into the values of its keys, each with its position in the text.
 //!
-//! serde says which value is wrong and where it stands; what would be right is in [`super::keys`], so that the message and
-//! the manual page agree.
+//! serde reports which value is wrong and its position. The accepted values come from [`super::keys`], so that the
+//! message and the manual page agree.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -22,13 +22,13 @@ use super::keys::{self, Key, SECTIONS, Section};
 use super::{FilterList, Mode, Network, Transport};
 use crate::flags::words;
 
-/// Longest piece of the file that a message repeats.
+/// Bytes of the file that a message repeats at most.
 const QUOTED_BYTES_MAX: usize = 60;
 
-/// A value and where it stands; `None` where the key is not there.
+/// A value with its position in the text; `None` if the key is missing.
 pub(super) type Located<T> = Option<Spanned<T>>;
 
-/// The whole file.
+/// The whole file: one field for each section, and in each section one field for each key.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct File {
@@ -42,22 +42,25 @@ pub(super) struct File {
     pub(super) takeover: Takeover,
 }
 
+/// Section `[node]`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Node {
     pub(super) name: Located<NodeName>,
 }
 
+/// Section `[[link]]`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Link {
     pub(super) transport: Option<Transport>,
     pub(super) local: Located<Endpoint>,
-    /// Looked at one by one later: serde would tell the place of the list only.
+    /// Parsed one by one later, because serde reports the position of the whole list only.
     pub(super) peers: Located<Vec<Spanned<String>>>,
     pub(super) interface: Located<Interface>,
 }
 
+/// Section `[security]`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Security {
@@ -65,18 +68,21 @@ pub(super) struct Security {
     pub(super) insecure: Located<bool>,
 }
 
+/// Section `[control]`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Control {
     pub(super) socket: Option<SocketPath>,
 }
 
+/// Section `[log]`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Log {
     pub(super) file: Option<Absolute>,
 }
 
+/// Section `[engine]`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Engine {
@@ -87,6 +93,7 @@ pub(super) struct Engine {
     pub(super) flows_max: Option<Bounded<1_024, 4_294_967_295>>,
 }
 
+/// Section `[sync]`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Sync {
@@ -101,6 +108,7 @@ pub(super) struct Sync {
     pub(super) filter: Filter,
 }
 
+/// Section `[takeover]`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Takeover {
@@ -114,6 +122,7 @@ pub(super) struct Takeover {
     pub(super) isolate_spare: Option<ShortList<Interface>>,
 }
 
+/// Section `[sync.filter]`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Filter {
@@ -129,17 +138,17 @@ pub(super) struct Filter {
 #[serde(try_from = "u64")]
 pub(super) struct Bounded<const MIN: u64, const MAX: u64>(pub(super) u64);
 
-/// An address that can be bound or sent to.
+/// An address with a port other than 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub(super) struct Endpoint(pub(super) SocketAddr);
 
-/// A list that is short enough to become rules.
+/// A list of at most [`ISOLATION_ENTRIES`] items, which become nftables rules.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(try_from = "Vec<T>", bound = "T: Deserialize<'de>")]
 pub(super) struct ShortList<T>(pub(super) Vec<T>);
 
-/// A protocol, and a port of this node.
+/// A protocol, and a port of this node if one is given.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(try_from = "String")]
 pub(super) struct Service {
@@ -147,37 +156,37 @@ pub(super) struct Service {
     pub(super) port: Option<u16>,
 }
 
-/// A name for a node.
+/// A valid name of a node.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(try_from = "String")]
 pub(super) struct NodeName(pub(super) String);
 
-/// A name that an interface can have.
+/// A valid name of a network interface.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(try_from = "String")]
 pub(super) struct Interface(pub(super) String);
 
-/// A path that a UNIX socket can have.
+/// A valid absolute path of a UNIX socket.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(try_from = "PathBuf")]
 pub(super) struct SocketPath(pub(super) PathBuf);
 
-/// A path from the root: the daemon's directory is not the operator's.
+/// An absolute path. Relative paths are refused, because the daemon's working directory is not the operator's.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(try_from = "PathBuf")]
 pub(super) struct Absolute(pub(super) PathBuf);
 
-/// A receive back end by its name.
+/// A receive back end, written by name.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(try_from = "String")]
 pub(super) struct Backend(pub(super) BackendKind);
 
-/// A layer-4 protocol.
+/// A layer-4 protocol, written by name or number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "NumberOrText")]
 pub(super) struct Protocol(pub(super) u8);
 
-/// A TCP state by its kernel's number.
+/// A TCP state: the kernel's number, written by name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub(super) struct TcpState(pub(super) u8);
@@ -192,7 +201,7 @@ pub(super) struct Mark(pub(super) Masked);
 #[serde(try_from = "BTreeMap<String, Bounded<0, 60_000>>")]
 pub(super) struct Ages(pub(super) Vec<(u8, u64)>);
 
-/// What may be written as a number or as a word.
+/// A value that may be written as a number or as a string.
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
 enum NumberOrText {
@@ -200,7 +209,7 @@ enum NumberOrText {
     Text(String),
 }
 
-/// Why a value is none. Nobody reads it: the message is made of what the key takes.
+/// The error of a value. It is never printed: [`value_problem`] makes the message from the values that the key accepts.
 const WRONG: &str = "not a value of this key";
 
 impl<const MIN: u64, const MAX: u64> TryFrom<u64> for Bounded<MIN, MAX> {
@@ -231,7 +240,7 @@ impl TryFrom<String> for NodeName {
 impl TryFrom<String> for Interface {
     type Error = &'static str;
 
-    /// The kernel's rules: `dev_valid_name`.
+    /// Accepts the names that the kernel's `dev_valid_name` accepts.
     fn try_from(name: String) -> Result<Self, Self::Error> {
         let strange = |byte: u8| byte == b'/' || byte == b':' || byte.is_ascii_whitespace() || byte == 0;
         let valid = (1..=15).contains(&name.len()) && name != "." && name != ".." && !name.bytes().any(strange);
@@ -300,7 +309,7 @@ impl TryFrom<String> for Service {
     }
 }
 
-/// Whether a protocol's header begins with a source's and a destination's port.
+/// Whether the header of a protocol begins with a source port and a destination port.
 fn has_ports(protocol: u8) -> bool {
     matches!(protocol, IPPROTO_TCP | IPPROTO_UDP | IPPROTO_DCCP | IPPROTO_SCTP | IPPROTO_UDPLITE)
 }
@@ -309,9 +318,9 @@ impl TryFrom<String> for TcpState {
     type Error = &'static str;
 
     fn try_from(name: String) -> Result<Self, Self::Error> {
-        // 0 is a flow that its tracker has not looked at, which no operator means.
+        // State 0, NONE, is that of a flow before the tracker's first packet; it is not a useful filter.
         let state = TCP_STATES.iter().skip(1).position(|state| *state == name);
-        state.and_then(|place| u8::try_from(place + 1).ok()).map(Self).ok_or(WRONG)
+        state.and_then(|index| u8::try_from(index + 1).ok()).map(Self).ok_or(WRONG)
     }
 }
 
@@ -354,30 +363,30 @@ impl TryFrom<String> for Network {
     }
 }
 
-/// A key's value in the text.
+/// The position of a key's value in the text.
 struct KeySpan {
     key: &'static Key,
     span: Range<usize>,
 }
 
-/// Reads the text.
+/// Parses the text of a configuration file.
 ///
 /// # Errors
-/// The first thing that is wrong with it, and the offset where.
+/// The first error, and its offset in the text.
 pub(super) fn read(text: &str) -> Result<File, (Problem, usize)> {
     let tree = DeTable::parse(text).map_err(|error| syntax_problem(&error))?;
-    let places = key_spans(tree.get_ref())?;
+    let spans = key_spans(tree.get_ref())?;
     File::deserialize(de::Deserializer::from(tree)).map_err(|error| {
         let span = error.span().unwrap_or_default();
-        match places.iter().find(|place| place.span.start <= span.start && span.end <= place.span.end) {
-            Some(place) => (value_problem(text, place.key, &span), span.start),
+        match spans.iter().find(|key| key.span.start <= span.start && span.end <= key.span.end) {
+            Some(found) => (value_problem(text, found.key, &span), span.start),
             None => syntax_problem(&error),
         }
     })
 }
 
-/// The path of `[control] socket` in a file that may be wrong otherwise: who asks the daemon something need not be able
-/// to run it.
+/// The path of `[control] socket` in a file whose other keys may be wrong: a client of the daemon needs only the
+/// socket.
 pub(super) fn socket(text: &str) -> Result<Option<PathBuf>, (Problem, usize)> {
     let tree = DeTable::parse(text).map_err(|error| syntax_problem(&error))?;
     let section = tree.get_ref().get("control").and_then(|control| control.get_ref().as_table());
@@ -390,15 +399,16 @@ pub(super) fn socket(text: &str) -> Result<Option<PathBuf>, (Problem, usize)> {
     }
 }
 
+/// The problem of a text that is not TOML, and its offset.
 fn syntax_problem(error: &de::Error) -> (Problem, usize) {
     let message = error.message().lines().next().unwrap_or_default();
     (Problem::Syntax(message.to_owned()), error.span().unwrap_or_default().start)
 }
 
-/// One of `peers`.
+/// Parses one item of `peers`.
 ///
 /// # Errors
-/// It is no address.
+/// It is not an address with a port.
 pub(super) fn parse_peer(text: &Spanned<String>) -> Result<SocketAddr, (Problem, usize)> {
     let right = keys::section("link").and_then(|section| section.key("peers")).map_or("", |key| key.takes);
     let value = format!("{:?}", text.get_ref());
@@ -406,6 +416,7 @@ pub(super) fn parse_peer(text: &Spanned<String>) -> Result<SocketAddr, (Problem,
     Endpoint::try_from(text.get_ref().clone()).map(|peer| peer.0).map_err(refuse)
 }
 
+/// The problem of a value that `key` does not accept; `span` is its position.
 fn value_problem(text: &str, key: &'static Key, span: &Range<usize>) -> Problem {
     let written = text.get(span.clone()).unwrap_or_default();
     let line = written.lines().next().unwrap_or_default();
@@ -415,7 +426,8 @@ fn value_problem(text: &str, key: &'static Key, span: &Range<usize>) -> Problem 
     Problem::Value { key: key.name, value, right: key.takes }
 }
 
-/// Where each key's value stands. Sections and keys that nobody knows are refused here, where their names have places.
+/// The positions of the values of all keys. Unknown sections and keys are refused here, where the positions of their
+/// names are known.
 fn key_spans(tree: &DeTable<'_>) -> Result<Vec<KeySpan>, (Problem, usize)> {
     let mut places = Vec::new();
     for (name, value) in tree {
@@ -436,6 +448,7 @@ fn key_spans(tree: &DeTable<'_>) -> Result<Vec<KeySpan>, (Problem, usize)> {
     Ok(places)
 }
 
+/// Appends the positions of the keys of a section and of the sections inside it.
 fn collect_key_spans(
     section: &'static Section,
     table: &DeTable<'_>,
@@ -455,32 +468,34 @@ fn collect_key_spans(
     Ok(())
 }
 
+/// The problem of an unknown section, with a suggestion.
 fn unknown_section(name: &str) -> Problem {
     let names = SECTIONS.iter().map(|section| section.name).filter(|name| !name.contains('.'));
     let near = words::nearest(name, names).and_then(keys::section);
-    // A key without its section's head is as likely.
+    // The name may be a key whose section head is missing.
     let owner = || SECTIONS.iter().find(|section| section.key(name).is_some());
-    let meant = match (near, owner()) {
+    let suggestion = match (near, owner()) {
         (Some(section), _) => format!(", did you mean {}?", section.head()),
         (None, Some(section)) => format!(", did you mean the key of {}?", section.head()),
         (None, None) => String::new(),
     };
     let heads: Vec<_> = SECTIONS.iter().map(Section::head).collect();
     let sections = words::join_with_and(heads.iter().map(String::as_str));
-    Problem::UnknownSection { name: name.to_owned(), meant, sections }
+    Problem::UnknownSection { name: name.to_owned(), suggestion, sections }
 }
 
+/// The problem of an unknown key, with a suggestion.
 fn unknown_key(name: &str, section: &'static Section) -> Problem {
     let prefix = format!("{}.", section.name);
     let inner = SECTIONS.iter().filter_map(|other| other.name.strip_prefix(&prefix));
     let names: Vec<_> = section.keys.iter().map(|key| key.name).chain(inner).collect();
     let near = words::nearest(name, names.iter().copied());
     let elsewhere = || SECTIONS.iter().find(|section| section.key(name).is_some());
-    let meant = match (near, elsewhere()) {
+    let suggestion = match (near, elsewhere()) {
         (Some(near), _) => format!(", did you mean `{near}'?"),
         (None, Some(other)) => format!(", did you mean that of {}?", other.head()),
         (None, None) => String::new(),
     };
     let (section, keys) = (section.head(), words::join_with_and(names));
-    Problem::UnknownKey { name: name.to_owned(), section, meant, keys }
+    Problem::UnknownKey { name: name.to_owned(), section, suggestion, keys }
 }

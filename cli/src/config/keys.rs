@@ -1,15 +1,15 @@
-//! The keys that there are: one item each, with what it takes, what holds without it, and all there is to say.
+//! The keys of the configuration: one item each, with its accepted values, its default and its manual text.
 //!
-//! Messages about unknown keys and wrong values, and the manual page, are made from [`SECTIONS`].
+//! Messages about unknown keys and wrong values, and the manual page, are generated from [`SECTIONS`].
 
-/// A table of the file.
+/// A section of the file: a TOML table.
 #[derive(Debug)]
 pub(crate) struct Section {
-    /// Its name, dots included.
+    /// Its full name, with dots.
     pub(crate) name: &'static str,
-    /// Whether it stands in double brackets, once for each.
+    /// Whether it may be repeated, and so is written in double brackets.
     pub(crate) repeated: bool,
-    /// All there is to say.
+    /// Its text in the manual page.
     pub(crate) man: &'static str,
     /// Its keys.
     pub(crate) keys: &'static [Key],
@@ -20,11 +20,11 @@ pub(crate) struct Section {
 pub(crate) struct Key {
     /// Its name.
     pub(crate) name: &'static str,
-    /// What it takes, as in `it takes …`.
+    /// The values that it accepts, as in the message `it takes …`.
     pub(crate) takes: &'static str,
-    /// What holds without it.
+    /// Its default, as text.
     pub(crate) default: &'static str,
-    /// All there is to say.
+    /// Its text in the manual page.
     pub(crate) man: &'static str,
 }
 
@@ -33,108 +33,108 @@ pub(crate) static SECTIONS: [Section; 9] = [
     Section {
         name: "node",
         repeated: false,
-        man: "This machine, as its peers know it.",
+        man: "This machine, as its peers identify it.",
         keys: &[Key {
             name: "name",
             takes: "a name of letters, digits, dots, dashes and underscores, at most 255",
             default: "the host name",
-            man: "No two nodes that replicate to each other may have the same.",
+            man: "The name of the node. Nodes that replicate to each other must have different names.",
         }],
     },
     Section {
         name: "link",
         repeated: true,
-        man: "A channel to the peers. There may be up to four. The first that is healthy is used, and all are watched: the \
-              next takes over when it fails, and gives way when it is back.",
+        man: "A channel to the peers; up to four. The first healthy one carries the replication, and all are \
+              monitored. If it fails, the next one takes over, until the first is healthy again.",
         keys: &[
             Key {
                 name: "transport",
                 takes: "\"udp\", \"multicast\" or \"tcp\"",
                 default: "\"udp\"",
-                man: "How datagrams are carried: to each peer, to all of a group, or in connections that each node \
-                      opens to its peers.",
+                man: "How datagrams are sent: to each peer (udp), to a multicast group, or over TCP connections that \
+                      each node opens to its peers.",
             },
             Key {
                 name: "local",
                 takes: "\"ADDRESS:PORT\", an IPv6 address in brackets",
-                default: "none, it must be given",
-                man: "Where to listen, and what to send from. Of multicast, the port, which must be the group's, and the \
-                      address of the interface, or 0.0.0.0 or [::].",
+                default: "none; required",
+                man: "The address and port to listen on and to send from. For multicast: the port, which must be the \
+                      group's, and the address of the interface, or 0.0.0.0 or [::].",
             },
             Key {
                 name: "peers",
                 takes: "a list of \"ADDRESS:PORT\", 1 to 64, of the same family as local",
-                default: "none, it must be given",
-                man: "Where the peers listen; with multicast the one group.",
+                default: "none; required",
+                man: "The addresses on which the peers listen; for multicast, the group.",
             },
             Key {
                 name: "interface",
                 takes: "the name of a network interface",
-                default: "any interface; multicast needs one",
-                man: "Datagrams leave and come by this interface only.",
+                default: "any interface; required for multicast",
+                man: "Datagrams are sent and received on this interface only.",
             },
         ],
     },
     Section {
         name: "security",
         repeated: false,
-        man: "Links are encrypted and authenticated with a key that all nodes share, unless they are told not to be. \
-              One of both keys must be given.",
+        man: "Links are encrypted and authenticated with a key that all nodes share, unless insecure is set. One of \
+              the two keys is required.",
         keys: &[
             Key {
                 name: "key_file",
                 takes: "the absolute path of a file with 64 hexadecimal digits",
                 default: "none",
-                man: "The key of 256 bits, as `ctflow keygen' makes it. A file that anybody but its owner may read or \
-                      write is refused.",
+                man: "The file with the 256-bit key that `ctflow keygen' created. The file is refused if anyone but \
+                      its owner can read or write it.",
             },
             Key {
                 name: "insecure",
                 takes: "true or false",
                 default: "false",
-                man: "Sends and takes everything in clear: whoever reaches a link can read and forge flows.",
+                man: "Sends and accepts everything in clear: anyone who can reach a link can read and forge flows.",
             },
         ],
     },
     Section {
         name: "control",
         repeated: false,
-        man: "How operators reach the daemon.",
+        man: "Access for operators.",
         keys: &[Key {
             name: "socket",
             takes: "an absolute path of at most 107 bytes",
             default: "\"/run/ctflow.sock\"",
-            man: "The UNIX socket of `ctflow status', `ctflow sync' and ctflowd's letters. It serves root and the daemon's \
-                  own user.",
+            man: "The UNIX socket for `ctflow status', `ctflow sync', `ctflow role' and ctflowd's letters. Only root \
+                  and the daemon's own user may use it.",
         }],
     },
     Section {
         name: "log",
         repeated: false,
-        man: "Where the daemon writes what it has to say.",
+        man: "The log of the daemon.",
         keys: &[Key {
             name: "file",
             takes: "an absolute path",
             default: "standard error",
-            man: "Lines are added at its end.",
+            man: "The file that log lines are appended to.",
         }],
     },
     Section {
         name: "engine",
         repeated: false,
-        man: "How events are received and kept.",
+        man: "How events are received and flows are stored.",
         keys: &[
             Key {
                 name: "workers",
                 takes: "a number, 1 to 64",
-                default: "a quarter of the cores, 8 at most",
-                man: "Threads that receive events, each with a socket and a shard of the flows of its own.",
+                default: "a quarter of the cores, at most 8",
+                man: "Threads that receive events. Each has a socket of its own and stores a part of the flows.",
             },
             Key {
                 name: "backend",
                 takes: "\"auto\", \"io_uring\", \"recvmmsg\" or \"recv\"",
                 default: "\"auto\"",
-                man: "How events are received; auto takes the cheapest that the machine permits.",
+                man: "How events are received. auto selects the cheapest back end that works on this machine.",
             },
             Key {
                 name: "buffer_bytes",
@@ -146,14 +146,14 @@ pub(crate) static SECTIONS: [Section; 9] = [
                 name: "buffer_bytes_max",
                 takes: "a number of bytes, 65536 to 1073741823, at least buffer_bytes",
                 default: "128 MiB",
-                man: "How far that buffer may grow when events come faster than they are taken.",
+                man: "The size to which that buffer may grow when events arrive faster than they are processed.",
             },
             Key {
                 name: "flows_max",
                 takes: "a number, 1024 to 4294967295",
                 default: "4194304 for each worker",
-                man: "Flows that the internal cache holds, and the external cache of each peer, all workers together. \
-                      What does not fit is refused and counted.",
+                man: "Flows in the internal cache, and in the external cache of each peer, over all workers. Further \
+                      flows are refused and counted.",
             },
         ],
     },
@@ -166,132 +166,136 @@ pub(crate) static SECTIONS: [Section; 9] = [
                 name: "mode",
                 takes: "\"ftfw\", \"alarm\" or \"notrack\"",
                 default: "\"ftfw\"",
-                man: "ftfw makes every loss good; alarm tells everything again and again; notrack sends once and forgets. All \
-                      nodes must have the same.",
+                man: "ftfw repairs every loss; alarm sends everything again and again; notrack sends once and \
+                      repairs nothing. All nodes must have the same mode.",
             },
             Key {
                 name: "hot",
                 takes: "true or false",
                 default: "false",
-                man: "Puts what the peers tell into this machine's kernel at once, so that a takeover has nothing left \
-                      to commit. A flow stays there until its source says that it ended, or nobody confirms it any more; \
-                      an expectation for as long as it was to be awaited when it was told. It takes memory in the kernel, \
-                      and counts towards nf_conntrack_max.",
+                man: "Writes the peers' flows into this machine's kernel as they arrive, so that a takeover has \
+                      nothing left to commit. A flow stays in the kernel until its source reports its end or no \
+                      longer confirms it; an expectation stays for the time that it had left when it was sent. These \
+                      flows use kernel memory and count towards nf_conntrack_max.",
             },
             Key {
                 name: "min_age_ms",
                 takes: "a number of milliseconds, 0 to 60000",
                 default: "0",
-                man: "Flows that end before they are so old are never told to the peers. Where every protocol has such an \
-                      age, changes of older flows wait for a hundredth of the shortest, at most 10 ms, to be told together.",
+                man: "Flows that end before this age are never sent to the peers. If every protocol has such an age, \
+                      changes of older flows are delayed by a hundredth of the shortest one, at most 10 ms, to be \
+                      sent together.",
             },
             Key {
                 name: "min_ages_ms",
                 takes: "a table of milliseconds, 0 to 60000, by protocol: { udp = 250 }",
                 default: "{ }",
-                man: "The same for single protocols, by name or number, in place of min_age_ms.",
+                man: "The same for single protocols, by name or number, instead of min_age_ms.",
             },
             Key {
                 name: "window_bytes",
                 takes: "a number of bytes, 65536 to 1073741824",
                 default: "1 MiB",
-                man: "Bytes of each worker's batches that may be on their way before a peer acknowledges them. What does not \
-                      fit waits, and only its newest state is sent. Of mode ftfw.",
+                man: "Bytes of each worker's changes that may be sent before a peer acknowledges them. Further \
+                      changes wait, and only the newest state of a flow is sent. Mode ftfw only.",
             },
             Key {
                 name: "resend_bytes",
                 takes: "a number of bytes, 1048576 to 68719476736, at least window_bytes",
                 default: "64 MiB",
-                man: "Bytes of sent batches that are kept to be sent again, all workers together. A peer that missed more \
-                      gets those parts of the cache again that changed. Of mode ftfw.",
+                man: "Bytes of sent changes that are kept for resending, over all workers. If a peer has missed \
+                      more, the parts of the cache that changed are sent to it again. Mode ftfw only.",
             },
             Key {
                 name: "refresh_s",
                 takes: "a number of seconds, 1 to 86400",
                 default: "15",
-                man: "In this time everything is told once. Of mode alarm.",
+                man: "Everything is sent once in this time. Mode alarm only.",
             },
             Key {
                 name: "cache_timeout_s",
                 takes: "a number of seconds, 2 to 864000, more than refresh_s",
                 default: "180",
-                man: "What a peer did not tell for so long leaves its external cache. Of mode alarm.",
+                man: "Flows that a peer has not sent for this time are removed from its external cache. Mode alarm \
+                      only.",
             },
         ],
     },
     Section {
         name: "takeover",
         repeated: false,
-        man: "What happens when this machine becomes primary, by `ctflow role primary', and when it steps back.",
+        man: "What happens when this machine becomes primary (`ctflow role primary'), or becomes backup.",
         keys: &[
             Key {
                 name: "commit_timeout_s",
                 takes: "a number of seconds, 1 to 432000",
-                default: "what was left of each flow's own",
-                man: "How long a flow that is put into the kernel lives if no packet comes.",
+                default: "the time that each flow had left",
+                man: "How long a flow that a takeover writes into the kernel lives without a packet.",
             },
             Key {
                 name: "tcp_window_tracking",
                 takes: "true or false",
                 default: "false",
-                man: "Has the kernel check the windows of TCP flows that were taken over, from the next packets on. \
-                      Otherwise none of their packets is dropped for being out of its window.",
+                man: "Makes the kernel check the windows of TCP flows that were taken over, starting with the next \
+                      packets. If false, none of their packets is dropped for being outside the window.",
             },
             Key {
                 name: "purge_timeout_s",
                 takes: "a number of seconds, 1 to 86400",
                 default: "60",
-                man: "So long after it stepped back the kernel is cleared of what this machine tracked; in hot mode, of \
-                      what it holds for peers none of which was heard for so long.",
+                man: "The time after becoming backup at which the flows that this machine tracked are deleted from \
+                      its kernel. In hot mode, also the time without a message from any peer after which the flows \
+                      held for peers are deleted.",
             },
             Key {
                 name: "ready_within_s",
                 takes: "a number of seconds, 1 to 3600",
                 default: "30",
-                man: "So long `ctflow status --ready' fails at most while the external cache is not in sync: a takeover \
-                      is not held up for longer.",
+                man: "The longest time for which `ctflow status --ready' fails while the external cache is not in \
+                      sync: a takeover is not delayed any longer.",
             },
             Key {
                 name: "active_active",
                 takes: "true or false",
                 default: "false",
-                man: "Both machines are primary, each for traffic of its own: two primaries are not reported as an error. Of two \
-                      words on a flow the newer one counts. A machine takes over the other one's traffic by taking the \
-                      role of primary once more.",
+                man: "Both machines are primary, each for its own traffic, and two primaries are not reported as an \
+                      error. If both have the same flow, its newer state is kept. A machine takes over the other \
+                      one's traffic when its role is set to primary again.",
             },
             Key {
                 name: "isolate",
                 takes: "true or false",
                 default: "false",
-                man: "While it is backup, or at fault, this machine forwards nothing, and accepts nothing but replication, \
-                      VRRP, group membership, neighbour discovery, what isolate_accept and isolate_spare name, and answers \
-                      to what it asked itself. The rules are in the nftables table inet ctflow-isolate, which is there \
-                      only then. They close and do not open: a packet that passes meets all other rules. They go when \
-                      this machine becomes primary and its flows are in the kernel (in hot mode: at once), and with the \
-                      daemon, however it ends; before Linux 5.12 what a daemon that died left is removed by the next \
-                      one, or by `nft delete table inet ctflow-isolate'.",
+                man: "While it is backup or in fault, this machine forwards nothing, and accepts only replication, \
+                      VRRP, group membership, neighbour discovery, what isolate_accept and isolate_spare name, and \
+                      replies to its own requests. The rules are in the nftables table inet ctflow-isolate, which \
+                      exists only during that time. They only block: a packet that passes them is still subject to \
+                      all other rules. They are removed when this machine becomes primary and its flows are in the \
+                      kernel (in hot mode: immediately), and when the daemon ends, for whatever reason. Before Linux \
+                      5.12 the rules of a daemon that died remain until the next one starts, or until `nft delete \
+                      table inet ctflow-isolate'.",
             },
             Key {
                 name: "isolate_accept",
                 takes: "a list of at most 64 \"PROTOCOL/PORT\" or \"PROTOCOL\"",
                 default: "[\"tcp/22\"]",
-                man: "What else reaches this machine then, by the destination's port: how it is managed. Routing \
-                      protocols, DHCP (udp/68) and monitoring belong here.",
+                man: "Services of this machine that stay reachable during isolation, by destination port: ssh, for \
+                      example. Routing protocols, DHCP (udp/68) and monitoring belong here.",
             },
             Key {
                 name: "isolate_spare",
                 takes: "a list of at most 64 interface names",
                 default: "[]",
-                man: "Interfaces from which this machine itself can be reached all the same: a management network. Nothing \
-                      is forwarded from there either.",
+                man: "Interfaces that are exempt from isolation for traffic to this machine itself: a management \
+                      network. Traffic from them is not forwarded either.",
             },
         ],
     },
     Section {
         name: "sync.filter",
         repeated: false,
-        man: "Which flows are cached and replicated. Each key takes { accept = [...] }, and then only those, or \
-              { ignore = [...] }, and then all others. A flow must pass all that are given.",
+        man: "Which flows are cached and replicated. A key with { accept = [...] } selects only the listed ones, a \
+              key with { ignore = [...] } all others. A flow must pass all keys that are set.",
         keys: &[
             Key {
                 name: "protocols",
@@ -303,45 +307,45 @@ pub(crate) static SECTIONS: [Section; 9] = [
                 name: "addresses",
                 takes: "{ accept = [...] } or { ignore = [...] } with \"ADDRESS\" or \"ADDRESS/PREFIX\"",
                 default: "all",
-                man: "Compared with the source of the original direction and the source of the answers, which is the \
-                      real server behind a translated address: one of them is enough.",
+                man: "Compared with the source of the original direction and the source of the reply direction, \
+                      which is the real server behind a translated address. A flow is listed if either one matches.",
             },
             Key {
                 name: "tcp_states",
                 takes: "{ accept = [...] } or { ignore = [...] } with SYN_SENT, SYN_RECV, ESTABLISHED, FIN_WAIT, \
                         CLOSE_WAIT, LAST_ACK, TIME_WAIT, CLOSE or SYN_SENT2",
                 default: "all",
-                man: "States of TCP flows. A flow that leaves the accepted states leaves the caches; its end is always \
-                      told.",
+                man: "States of TCP flows. A flow that leaves the accepted states is removed from the caches; the \
+                      end of a flow is always sent.",
             },
             Key {
                 name: "zones",
                 takes: "{ accept = [...] } or { ignore = [...] } with numbers, 0 to 65535",
                 default: "all",
-                man: "Conntrack zones; 0 is that of flows without one.",
+                man: "Conntrack zones; 0 means flows without a zone.",
             },
             Key {
                 name: "mark",
-                takes: "\"VALUE/MASK\" or \"VALUE\", decimal, or hexadecimal behind 0x",
+                takes: "\"VALUE/MASK\" or \"VALUE\", decimal, or hexadecimal after 0x",
                 default: "all",
-                man: "Only flows whose mark, under the mask, is the value.",
+                man: "Selects flows whose mark, under the mask, equals the value.",
             },
         ],
     },
 ];
 
-/// The section of that name.
+/// The section with that full name.
 pub(super) fn section(name: &str) -> Option<&'static Section> {
     SECTIONS.iter().find(|section| section.name == name)
 }
 
 impl Section {
-    /// The key of that name.
+    /// The key with that name.
     pub(super) fn key(&self, name: &str) -> Option<&'static Key> {
         self.keys.iter().find(|key| key.name == name)
     }
 
-    /// As it stands in a file.
+    /// The head of the section as it is written in a file.
     pub(crate) fn head(&self) -> String {
         if self.repeated { format!("[[{}]]", self.name) } else { format!("[{}]", self.name) }
     }

@@ -1,4 +1,4 @@
-//! ctflow.toml(5), in troff, made from the keys themselves.
+//! ctflow.toml(5), in troff, generated from the keys.
 
 use std::fmt::Write;
 
@@ -7,25 +7,40 @@ use super::{DEFAULT_PATH, DEFAULT_SOCKET};
 use crate::persona::Persona;
 use crate::troff::{escaped, item, line, prose, section};
 
-const ABOUT: &str = "The daemon of ctflow, started by `ctflow daemon -C FILE' or ctflowd, reads its configuration from a file in \
-                     TOML. Keys stand under the head of their section. Keys and sections that nobody knows are refused, with \
-                     the line, and so is every value that its key does not take. `ctflow daemon -C FILE --check' says whether \
-                     a file is fine, and starts nothing.";
+/// The description.
+const ABOUT: &str = "The daemon of ctflow, started as `ctflow daemon -C FILE' or as ctflowd, reads its configuration \
+                     from a TOML file. Each key belongs to a section. Unknown sections, unknown keys and invalid \
+                     values are refused, with their line. `ctflow daemon -C FILE --check' checks a file and starts \
+                     nothing.";
 
-const RELOAD: &str = "On SIGHUP the daemon reads the file again, takes over what can change while it runs, which is \
-                      min_age_ms, min_ages_ms and the filter, and names in the log what cannot. Protocols that were \
-                      accepted at the start are all that the kernel tells until the end. The log is opened again.";
+/// What SIGHUP does.
+const RELOAD: &str = "On SIGHUP the daemon reads the file again and opens its log file again. It applies the keys \
+                      that can change while it runs: min_age_ms, min_ages_ms and the filter. The log names every \
+                      other key that changed; those need a restart. If the filter accepted certain protocols at the \
+                      start, the kernel sends events of those protocols only, until the daemon is restarted.";
 
-/// What serves a pair of firewalls, and what serves one of three.
-const EXAMPLES: [(&str, &str); 2] = [
+/// Configurations: both firewalls of a pair, optional sections for both, and one of three firewalls.
+const EXAMPLES: [(&str, &str); 4] = [
     (
-        "One of a pair. All else has defaults that serve.",
+        "A pair of firewalls, fw1 and fw2, connected by a cable. `ctflow keygen /etc/ctflow/key' creates the key on \
+         one of them; copy it to the other. The file of fw1:",
         "[node]\nname = \"fw1\"\n\n[[link]]\nlocal = \"192.0.2.1:3780\"\npeers = [\"192.0.2.2:3780\"]\n\n[security]\n\
          key_file = \"/etc/ctflow/key\"\n",
     ),
     (
-        "One of three, over multicast, with a second link for when the first fails. DNS that is answered at once is not \
-         worth telling.",
+        "The file of fw2:",
+        "[node]\nname = \"fw2\"\n\n[[link]]\nlocal = \"192.0.2.2:3780\"\npeers = [\"192.0.2.1:3780\"]\n\n[security]\n\
+         key_file = \"/etc/ctflow/key\"\n",
+    ),
+    (
+        "Optional sections for both: the backup keeps the flows of the primary in its kernel, so that a takeover is \
+         fast, and accepts no traffic but ssh from anywhere and everything from its management network.",
+        "[sync]\nhot = true\n\n[takeover]\nisolate = true\nisolate_accept = [\"tcp/22\"]\n\
+         isolate_spare = [\"mgmt0\"]\n",
+    ),
+    (
+        "One of three firewalls, over multicast, with a second link in case the first fails. Flows of UDP and ICMP \
+         that end early, such as DNS queries, are not replicated.",
         "[node]\nname = \"fw1\"\n\n[[link]]\ntransport = \"multicast\"\nlocal = \"192.0.2.1:3780\"\n\
          peers = [\"225.0.0.50:3780\"]\ninterface = \"eth2\"\n\n[[link]]\nlocal = \"198.51.100.1:3780\"\n\
          peers = [\"198.51.100.2:3780\", \"198.51.100.3:3780\"]\n\n[security]\nkey_file = \"/etc/ctflow/key\"\n\n\
@@ -34,7 +49,7 @@ const EXAMPLES: [(&str, &str); 2] = [
     ),
 ];
 
-/// The whole page.
+/// The whole manual page.
 pub(crate) fn page() -> String {
     let mut page = String::from(
         ".\\\" Made by `ctflow man ctflow.toml' from the keys' definitions: cargo run -p ctflow -- man ctflow.toml > \
@@ -48,26 +63,31 @@ pub(crate) fn page() -> String {
     page += &section("RELOADING", &prose(RELOAD));
     page += &section(
         "FILES",
-        &(file_item(DEFAULT_PATH, "Where the file is looked for.") + &file_item(DEFAULT_SOCKET, "The control socket.")),
+        &(file_item(DEFAULT_PATH, "The configuration, unless -C names another.")
+            + &file_item(DEFAULT_SOCKET, "The control socket.")),
     );
     page += &section("EXAMPLES", &EXAMPLES.iter().map(example).collect::<String>());
     page + ".SH SEE ALSO\n.BR ctflow (1),\n.BR ctflowd (8)\n"
 }
 
+/// A section with its keys.
 fn section_text(section: &Section) -> String {
     format!(".SS {}\n{}", escaped(&section.head()), prose(section.man))
         + &section.keys.iter().map(key_item).collect::<String>()
 }
 
+/// The item of a key.
 fn key_item(key: &Key) -> String {
     let text = format!("{} Takes {}. Default: {}.", key.man, key.takes, key.default);
     item(&format!("\\fB{}\\fR", escaped(key.name)), &text)
 }
 
+/// The item of a file.
 fn file_item(path: &str, text: &str) -> String {
     item(&format!("\\fI{}\\fR", escaped(path)), text)
 }
 
+/// A text and the file that it introduces.
 fn example((text, file): &(&str, &str)) -> String {
     let lines: String = file.lines().map(|text| line(text) + "\n").collect();
     format!(".PP\n{}.PP\n.RS 4\n.EX\n{lines}.EE\n.RE\n", prose(text))

@@ -1,14 +1,14 @@
 //! The daemon's configuration: `ctflow.toml`.
 //!
 //! ```text
-//! keys    one item per key: what it takes, its default, its text ──► man   ctflow.toml(5)
+//! keys    one item per key: accepted values, default, text ──► man   ctflow.toml(5)
 //!   ▼
-//! file    the text as TOML: keys that nobody knows, values that no key takes, each with its line
+//! file    parses TOML: refuses unknown keys and invalid values, each with its line
 //!   ▼
-//! check   what goes together ──► Config: plain values, defaults filled in
+//! check   combinations of keys ──► Config: plain values, defaults filled in
 //! ```
 //!
-//! Nothing here opens a socket or a log; of files it reads the configuration itself and the key.
+//! Nothing here opens a socket or a log. The only files that are read are the configuration and the key.
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
@@ -31,31 +31,31 @@ pub(crate) use error::ConfigError;
 use error::Problem;
 use secret::Key;
 
-/// The configuration where none is named.
+/// The configuration file if none is named.
 pub(crate) const DEFAULT_PATH: &str = "/etc/ctflow/ctflow.toml";
-/// The control socket where none is named.
+/// The control socket if none is named.
 pub(crate) const DEFAULT_SOCKET: &str = "/run/ctflow.sock";
 
-/// Everything the daemon needs to know.
+/// The checked configuration of the daemon.
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
-    /// The file that it is from, which SIGHUP reads again.
+    /// The file that it was read from, and that SIGHUP reads again.
     pub(crate) path: PathBuf,
     /// This node's name.
     pub(crate) name: String,
-    /// The links, 1 to 4, the preferred one first.
+    /// The links, 1 to 4, in order of preference.
     pub(crate) links: Vec<Link>,
-    /// How links are protected.
+    /// Encryption of the links.
     pub(crate) security: Security,
-    /// Where operators connect.
+    /// Path of the control socket.
     pub(crate) socket: PathBuf,
-    /// Where the log goes; standard error without.
+    /// The log file; `None` for standard error.
     pub(crate) log_file: Option<PathBuf>,
-    /// How events are received and kept.
+    /// How events are received and flows are stored.
     pub(crate) engine: Engine,
     /// What is replicated, and how.
     pub(crate) sync: Sync,
-    /// What happens when a side fails.
+    /// What a change of roles does.
     pub(crate) takeover: Takeover,
 }
 
@@ -64,11 +64,11 @@ pub(crate) struct Config {
 pub(crate) struct Link {
     /// How it carries datagrams.
     pub(crate) transport: Transport,
-    /// What is bound. Of multicast, the port and, unless it is unspecified, the address of the interface.
+    /// The address and port to bind. For multicast, the port, and the address of the interface or an unspecified one.
     pub(crate) local: SocketAddr,
-    /// Where the peers are, all of `local`'s family; of multicast, the one group.
+    /// The addresses of the peers, in the family of `local`; for multicast, the group.
     pub(crate) peers: Vec<SocketAddr>,
-    /// The network interface, and no other. Multicast has one.
+    /// The only network interface to use; `None` for any. Multicast requires one.
     pub(crate) interface: Option<String>,
 }
 
@@ -78,100 +78,100 @@ pub(crate) struct Link {
 pub(crate) enum Transport {
     /// UDP, a datagram to each peer.
     Udp,
-    /// UDP, a datagram to all of a group.
+    /// UDP, one datagram to a multicast group.
     Multicast,
     /// TCP.
     Tcp,
 }
 
-/// How links are protected.
+/// Encryption of the links.
 #[derive(Debug, Clone)]
 pub(crate) enum Security {
     /// Encrypted and authenticated.
     Sealed {
-        /// Where the key is kept.
+        /// The file of the key.
         key_file: PathBuf,
         /// The key.
         key: Key,
     },
-    /// Not at all, as the operator asked.
+    /// Neither, as the operator configured.
     Clear,
 }
 
-/// How events are received and kept.
+/// Section `[engine]`: how events are received and flows are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Engine {
-    /// Threads that receive; `None` leaves it to the engine.
+    /// Number of workers; `None` for the engine's default.
     pub(crate) workers: Option<u32>,
-    /// How they receive.
+    /// The receive back end of the workers.
     pub(crate) backend: BackendKind,
-    /// Receive buffer of each; `None` leaves it to the engine.
+    /// Receive buffer of each worker's socket; `None` for the engine's default.
     pub(crate) buffer_bytes: Option<usize>,
-    /// How far it may grow; `None` leaves it to the engine.
+    /// The size to which that buffer may grow; `None` for the engine's default.
     pub(crate) buffer_bytes_max: Option<usize>,
-    /// Flows of the internal cache, and of each peer's replica, in all shards together; `None` leaves it to the engine.
+    /// Flows of the internal cache, and of each peer's replica, over all shards; `None` for the engine's default.
     pub(crate) flows_max: Option<u32>,
 }
 
-/// What is replicated, and how.
+/// Section `[sync]`: what is replicated, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Sync {
-    /// What becomes of losses.
+    /// How losses are repaired.
     pub(crate) mode: Mode,
-    /// Whether what peers tell goes into the kernel at once.
+    /// Whether the peers' flows are written into the kernel as they arrive.
     pub(crate) hot: bool,
-    /// Flows that end younger are not told.
+    /// The age from which a flow is sent. Flows that end earlier are never sent.
     pub(crate) min_age: Duration,
-    /// The same for single protocols, each once, by number.
+    /// The age from which a flow of these protocols is sent, by protocol number. Each protocol occurs once.
     pub(crate) min_ages: Vec<(u8, Duration)>,
-    /// Bytes of each stream on their way; `None` leaves it to the protocol.
+    /// Bytes of each stream that may be sent before they are acknowledged; `None` for the protocol's default.
     pub(crate) window_bytes: Option<usize>,
-    /// Bytes kept for resending, of all streams together; `None` leaves it to the protocol.
+    /// Bytes that are kept for resending, over all streams; `None` for the protocol's default.
     pub(crate) resend_bytes: Option<usize>,
-    /// In which time everything is told once, in mode alarm.
+    /// In mode alarm, the time in which everything is sent once.
     pub(crate) refresh: Duration,
-    /// After which time a replica's flow expires, in mode alarm.
+    /// In mode alarm, the time after which a replica's flow expires unless it is sent again.
     pub(crate) cache_timeout: Duration,
-    /// Which flows.
+    /// Which flows are replicated.
     pub(crate) filter: Filter,
 }
 
-/// What happens when a side fails.
+/// Section `[takeover]`: what a change of roles does.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Takeover {
-    /// How long a committed flow lives without a packet; `None` leaves it what was left.
+    /// Seconds that a committed flow lives without a packet; `None` for the time that it had left.
     pub(crate) commit_timeout_s: Option<u32>,
-    /// Whether committed TCP flows must keep their windows.
+    /// Whether the kernel checks the windows of committed TCP flows.
     pub(crate) tcp_window_tracking: bool,
-    /// From stepping back to the purge.
+    /// The time from becoming backup to the purge of this node's flows.
     pub(crate) purge_timeout: Duration,
-    /// How long a takeover may be held up.
+    /// The longest time that a takeover is delayed until the external cache is in sync.
     pub(crate) ready_within: Duration,
-    /// Whether two nodes may be primary.
+    /// Whether two nodes may be primary at once.
     pub(crate) active_active: bool,
-    /// What reaches a backup, where it is not all.
+    /// What reaches an isolated backup; `None` if backups are not isolated.
     pub(crate) isolation: Option<Isolation>,
 }
 
-/// What becomes of losses.
+/// How losses on the links are repaired.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Mode {
-    /// They are made good.
+    /// Lost batches are sent again.
     #[default]
     Ftfw,
-    /// Everything is told again and again.
+    /// Everything is sent again and again.
     Alarm,
-    /// Nothing.
+    /// Losses are not repaired.
     Notrack,
 }
 
-/// Which flows are cached and replicated: those that pass everything that is given.
+/// Which flows are cached and replicated: those that pass every filter that is set.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Filter {
     /// By layer-4 protocol.
     pub(crate) protocols: Option<FilterList<u8>>,
-    /// By original source, original destination, or reply source.
+    /// By the source of the original direction or of the reply direction; one of them must match.
     pub(crate) addresses: Option<FilterList<Network>>,
     /// By TCP state, as in [`ctflow_parser::proto::TCP_STATES`]; other protocols pass.
     pub(crate) tcp_states: Option<FilterList<u8>>,
@@ -181,18 +181,18 @@ pub(crate) struct Filter {
     pub(crate) mark: Option<Masked>,
 }
 
-/// Which of all there are.
+/// A list of accepted or of ignored items.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum FilterList<T> {
-    /// These.
+    /// Only these items pass.
     Accept(Vec<T>),
-    /// All but these.
+    /// All items but these pass.
     Ignore(Vec<T>),
 }
 
 impl<T> FilterList<T> {
-    /// The same choice of what each item stands for.
+    /// The same list with each item converted by `meaning`.
     fn map<U>(self, meaning: impl FnMut(T) -> U) -> FilterList<U> {
         match self {
             Self::Accept(items) => FilterList::Accept(items.into_iter().map(meaning).collect()),
@@ -200,7 +200,7 @@ impl<T> FilterList<T> {
         }
     }
 
-    /// What is listed.
+    /// The listed items.
     pub(crate) fn items(&self) -> &[T] {
         match self {
             Self::Accept(items) | Self::Ignore(items) => items,
@@ -208,18 +208,18 @@ impl<T> FilterList<T> {
     }
 }
 
-/// The addresses that equal one in its first bits.
+/// A network: the addresses with a common prefix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub(crate) struct Network {
-    /// One of them.
+    /// An address of the network.
     pub(crate) address: IpAddr,
-    /// How many bits count, at most as many as the family has.
+    /// Length of the prefix in bits, at most the width of the family.
     pub(crate) prefix: u8,
 }
 
 impl Transport {
-    /// As in the file.
+    /// The name in the configuration file.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Udp => "udp",
@@ -230,7 +230,7 @@ impl Transport {
 }
 
 impl Mode {
-    /// As in the file.
+    /// The name in the configuration file.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Ftfw => "ftfw",
@@ -241,10 +241,10 @@ impl Mode {
 }
 
 impl Config {
-    /// Reads and checks a configuration, its key included.
+    /// Reads and checks a configuration file and its key file.
     ///
     /// # Errors
-    /// The first thing that is wrong with it.
+    /// The first error of the file.
     pub(crate) fn read(path: &Path) -> Result<Self, ConfigError> {
         let text = read_text(path)?;
         let file = file::read(&text).map_err(|wrong| config_error(path, &text, wrong))?;
@@ -253,7 +253,7 @@ impl Config {
 }
 
 impl Config {
-    /// The keys that differ and that a daemon cannot take over that was started with this configuration.
+    /// The keys that differ in `new` and that a daemon with this configuration cannot change while it runs.
     pub(crate) fn keys_needing_restart(&self, new: &Self) -> Vec<&'static str> {
         let same_security = match (&self.security, &new.security) {
             (Security::Sealed { key, .. }, Security::Sealed { key: other, .. }) => key == other,
@@ -261,7 +261,8 @@ impl Config {
             _ => false,
         };
         let (sync, other) = (&self.sync, &new.sync);
-        // What is accepted at the start, the kernel accepts and nothing else from then on.
+        // The kernel filters by accepted protocols, and the filter of an open event socket is not changed. Ignored
+        // protocols are filtered by the daemon.
         let protocols = &sync.filter.protocols;
         let in_kernel = matches!(protocols, Some(FilterList::Accept(_)));
         let differ = [
@@ -284,25 +285,27 @@ impl Config {
     }
 }
 
-/// The control socket that a configuration names, or the default. What else is in the file does not matter.
+/// The control socket that a configuration file names, or the default. Errors in other keys are ignored.
 ///
 /// # Errors
-/// The file cannot be read, is no TOML, or names no path.
+/// The file cannot be read, is not TOML, or names an invalid path.
 pub(crate) fn socket(path: &Path) -> Result<PathBuf, ConfigError> {
     let text = read_text(path)?;
     let socket = file::socket(&text).map_err(|wrong| config_error(path, &text, wrong))?;
     Ok(socket.unwrap_or_else(|| DEFAULT_SOCKET.into()))
 }
 
+/// Reads the file.
 fn read_text(path: &Path) -> Result<String, ConfigError> {
     fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })
 }
 
+/// The error for a problem at an offset of the text.
 fn config_error(path: &Path, text: &str, (problem, offset): (Problem, usize)) -> ConfigError {
     ConfigError::Wrong { path: path.to_owned(), line: line_of(text, offset), problem: problem.into() }
 }
 
-/// The line of an offset, from 1.
+/// The number of the line at an offset, from 1.
 fn line_of(text: &str, offset: usize) -> usize {
     1 + text.bytes().take(offset).filter(|byte| *byte == b'\n').count()
 }

@@ -1,4 +1,4 @@
-//! The key that nodes share: 256 bits, kept in a file as 64 hexadecimal digits that nobody but its owner may see.
+//! The key that nodes share: 256 bits, stored as 64 hexadecimal digits in a file that only its owner may read.
 
 use std::fmt;
 use std::fs::File;
@@ -6,17 +6,18 @@ use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use ctflow_engine::os_error::os_error_text;
 use rustix::rand::{GetRandomFlags, getrandom};
 use thiserror::Error;
 
 /// Bytes of a key.
 const KEY_BYTES: usize = 32;
-/// More than a file with a key and a line's end has.
+/// Bytes that are read of a key file at most; more than a key and an end of line.
 const FILE_BYTES_MAX: u64 = 256;
-/// Permissions that a key's file must not give: those of its group and of others.
+/// Permissions that a key file must not have: any for its group and for others.
 const FORBIDDEN: u32 = 0o077;
 
-/// A pre-shared key. Its digits appear in no message.
+/// A pre-shared key. No message prints its digits.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Key([u8; KEY_BYTES]);
 
@@ -26,45 +27,45 @@ impl fmt::Debug for Key {
     }
 }
 
-/// A key's file that is of no use.
+/// Why a key file cannot be used.
 #[derive(Debug, Error)]
 pub(crate) enum KeyError {
-    /// It cannot be read.
-    #[error("cannot read the key {}: {source}; make one with `ctflow keygen {}'", .path.display(), .path.display())]
+    /// The file cannot be read.
+    #[error("cannot read the key {}: {}; make one with `ctflow keygen {}'", .path.display(), os_error_text(.source), .path.display())]
     Read {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// Why not.
+        /// Why it cannot be read.
         source: io::Error,
     },
-    /// Others may read or write it.
+    /// Users other than its owner may read or write the file.
     #[error(
-        "the key {} is no secret: its mode is {mode:04o}; chmod 600 {}, and make a new one if others had access",
+        "the key {} is exposed: its mode is {mode:04o}; chmod 600 {}, and make a new one if others had access",
         .path.display(), .path.display()
     )]
     Exposed {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// Its permissions.
+        /// The permissions of the file.
         mode: u32,
     },
-    /// It has something else in it.
+    /// The file does not contain a key.
     #[error("the key {} is not 64 hexadecimal digits; make one with `ctflow keygen'", .path.display())]
     Digits {
-        /// Which.
+        /// The file.
         path: PathBuf,
     },
 }
 
 impl Key {
-    /// Reads the key of `path`.
+    /// Reads the key in the file `path`.
     ///
     /// # Errors
-    /// [`KeyError`]: unreadable, readable for others, or no key.
+    /// [`KeyError`]: the file is unreadable, readable by others, or not a key.
     pub(crate) fn read(path: &Path) -> Result<Self, KeyError> {
         let unreadable = |source| KeyError::Read { path: path.to_owned(), source };
         let file = File::open(path).map_err(unreadable)?;
-        // Of the open file: the name could be another's by now.
+        // The mode is that of the open file: by now the path may name another file.
         let mode = file.metadata().map_err(unreadable)?.mode() & 0o7777;
         if mode & FORBIDDEN != 0 {
             return Err(KeyError::Exposed { path: path.to_owned(), mode });
@@ -78,10 +79,10 @@ impl Key {
         Self::from_hex(text.trim_ascii()).ok_or_else(|| KeyError::Digits { path: path.to_owned() })
     }
 
-    /// A new key, from the kernel's generator.
+    /// Generates a key with the kernel's random number generator.
     ///
     /// # Errors
-    /// What the kernel says; none does, once it has started.
+    /// The error of getrandom(2), which does not fail on a system that has started.
     pub(crate) fn random() -> io::Result<Self> {
         let mut bytes = [0; KEY_BYTES];
         let mut filled = 0;
@@ -95,16 +96,17 @@ impl Key {
         Ok(Self(bytes))
     }
 
-    /// The 64 digits.
+    /// The key as 64 hexadecimal digits.
     pub(crate) fn to_hex(&self) -> String {
         self.0.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// The bytes, for who encrypts with them.
+    /// The bytes of the key.
     pub(crate) fn bytes(&self) -> &[u8; KEY_BYTES] {
         &self.0
     }
 
+    /// Parses 64 hexadecimal digits.
     fn from_hex(text: &str) -> Option<Self> {
         let (pairs, rest) = text.as_bytes().as_chunks::<2>();
         let mut bytes = [0; KEY_BYTES];

@@ -15,7 +15,7 @@ fn read(text: &str) -> Result<Config, ConfigError> {
     Config::read(&path)
 }
 
-/// A section behind a link in clear; its first line is line 6.
+/// Reads a configuration with an unencrypted link and `section`, whose first line is line 6.
 fn with(section: &str) -> Result<Config, ConfigError> {
     read(&format!("{LINK}{CLEAR}{section}"))
 }
@@ -133,7 +133,7 @@ fn keys_that_need_a_restart_are_named() {
     let unchangeable = |one: &str, other: &str| with(one).unwrap().keys_needing_restart(&with(other).unwrap());
     assert_eq!(unchangeable("[sync]\nmin_age_ms = 5\n[sync.filter]\nmark = \"1\"\n", ""), Vec::<&str>::new());
     assert_eq!(unchangeable("[sync]\nmode = \"alarm\"\n", "[engine]\nworkers = 2\n"), ["[engine]", "[sync] mode"]);
-    // What is ignored, or accepted later, only the daemon leaves out.
+    // The daemon, not the kernel, filters ignored protocols and protocols that a reload accepts.
     let [tcp, not_tcp] =
         ["accept", "ignore"].map(|verdict| format!("[sync.filter]\nprotocols = {{ {verdict} = [6] }}\n"));
     assert_eq!(unchangeable(&tcp, &not_tcp), ["[sync.filter] protocols"]);
@@ -213,7 +213,7 @@ fn links_that_cannot_work_are_refused() {
     refused(on("\"[2001:db8::2]:1\"", ""), 5, &["IPv6", "IPv4", "one family"]);
     refused(on("\"225.0.0.50:1\"", ""), 5, &["transport = \"multicast\""]);
     refused(on("\"192.0.2.1:1\"", ""), 5, &["this node's own"]);
-    refused(on("\"0.0.0.0:1\"", ""), 5, &["nobody's"]);
+    refused(on("\"0.0.0.0:1\"", ""), 5, &["unspecified"]);
     refused(on("\"192.0.2.2:1\", \"192.0.2.2:1\"", ""), 5, &["twice"]);
     let multicast = "transport = \"multicast\"\n";
     refused(on("\"225.0.0.50:1\"", multicast), 3, &["needs its `interface'"]);
@@ -239,8 +239,8 @@ fn contradicting_keys_are_refused() {
         &["cannot read the key /nonexistent"],
     );
     refused(with("[engine]\nbuffer_bytes = 100000\nbuffer_bytes_max = 70000\n"), 8, &["less than `buffer_bytes'"]);
-    refused(with("[sync]\nrefresh_s = 10\n"), 7, &["nothing in mode ftfw", "mode alarm"]);
-    refused(with("[sync]\nmode = \"notrack\"\nwindow_bytes = 100000\n"), 8, &["nothing in mode notrack"]);
+    refused(with("[sync]\nrefresh_s = 10\n"), 7, &["no effect in mode ftfw", "mode alarm"]);
+    refused(with("[sync]\nmode = \"notrack\"\nwindow_bytes = 100000\n"), 8, &["no effect in mode notrack"]);
     refused(with("[sync]\nwindow_bytes = 2000000\nresend_bytes = 1048576\n"), 8, &["less than `window_bytes'"]);
     refused(with("[sync]\nmode = \"alarm\"\ncache_timeout_s = 15\n"), 8, &["expire before"]);
 }

@@ -1,4 +1,4 @@
-//! The entries of a dump: a head, and what the replication protocol says of a flow or an expectation.
+//! The entries of a dump: each has a head, and a flow or an expectation as the replication protocol encodes it.
 
 use ctflow_engine::server::frame::{self, EntryHead};
 use ctflow_parser::expect::ExpectView;
@@ -10,12 +10,13 @@ use super::ControlError;
 /// An entry of a cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Entry<'a> {
-    /// Of which family, since when.
+    /// Family, stream and times.
     pub(crate) head: EntryHead,
+    /// The flow or expectation in the replication protocol's encoding.
     body: &'a [u8],
 }
 
-/// What an entry is.
+/// The decoded body of an entry.
 #[derive(Debug)]
 pub(crate) enum Decoded<'a> {
     /// A flow.
@@ -24,12 +25,12 @@ pub(crate) enum Decoded<'a> {
     Expect(ExpectView<'a>),
 }
 
-/// The entries of a frame.
+/// Iterates over the entries of a frame. The first error ends the iteration.
 #[derive(Debug, Clone)]
 pub(crate) struct Entries<'a>(frame::Entries<'a>);
 
 impl<'a> Entries<'a> {
-    /// Those that stand in `payload`.
+    /// Creates an iterator over the entries in `payload`.
     pub(super) fn new(payload: &'a [u8]) -> Self {
         Self(frame::Entries::new(payload))
     }
@@ -45,16 +46,16 @@ impl<'a> Iterator for Entries<'a> {
 }
 
 impl<'a> Entry<'a> {
-    /// What it tells.
+    /// Decodes the body. Family 0 is an expectation, every other one a flow.
     ///
     /// # Errors
-    /// It is none that this program knows.
+    /// [`ControlError::Protocol`] if the body is neither.
     pub(crate) fn decode(&self) -> Result<Decoded<'a>, ControlError> {
         let decoded = match self.head.family {
             0 => decode_expect(self.body).map(Decoded::Expect),
             family => decode_flow(family, self.body).map(Decoded::Flow),
         };
-        decoded.map_err(|_| ControlError::Protocol("an entry is no flow and no expectation"))
+        decoded.map_err(|_| ControlError::Protocol("an entry is neither a flow nor an expectation"))
     }
 }
 
@@ -64,7 +65,7 @@ pub(crate) mod tests {
     use ctflow_parser::tuple::{L4, Tuple};
     use ctflow_replicate::entry::encode_flow;
 
-    /// A frame's payload with one flow.
+    /// Returns a frame's payload with one flow that is in the cache since `since_ms` and changed one millisecond later.
     pub(crate) fn flow_entry(flow: &FlowView<'_>, since_ms: u64) -> Vec<u8> {
         let mut body = Vec::new();
         encode_flow(flow, &mut body).unwrap();
@@ -72,6 +73,7 @@ pub(crate) mod tests {
         [&head.encode(u16::try_from(body.len()).unwrap())[..], &body].concat()
     }
 
+    /// Returns a UDP flow with a NAT address.
     pub(crate) fn udp() -> FlowView<'static> {
         let tuple = |src: &str, dst: &str, l4| Tuple {
             src: src.parse().unwrap(),

@@ -1,17 +1,18 @@
 //! The daemon's control socket, from the client's side.
 //!
 //! ```text
-//! request   what is asked, as a line of JSON ──► socket ──► frames ──► Answer::next, one at a time
-//!                                                entry     the entries of a dump's frame
+//! request   a request, as a line of JSON ──► socket ──► frames ──► Answer::next_frame, one at a time
+//!                                            entry      the entries of a dump's frame
 //! ```
 //!
-//! An answer may be of any length; a frame, a mebibyte at most, is all of it that is ever held.
+//! An answer may be of any length. Only one frame of it, at most a mebibyte, is in memory at a time.
 
 use std::io::{self, BufReader, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
+use ctflow_engine::os_error::os_error_text;
 use ctflow_engine::server::frame::{self, FrameError, Kind, ReadError};
 use serde_json::Value;
 use thiserror::Error;
@@ -25,60 +26,66 @@ pub(crate) mod request;
 use entry::Entries;
 use request::Request;
 
-/// What is read at once.
+/// Bytes of the read buffer.
 const READ_BYTES: usize = 64 * 1024;
 
-/// Why the daemon was not asked, or did not do it.
+/// Why a request could not be sent to the daemon, or why the daemon did not carry it out.
 #[derive(Debug, Error)]
 pub(crate) enum ControlError {
-    /// Nobody is there.
-    #[error("no daemon answers at {}: {source}; start it with `ctflow daemon', or name its socket or configuration", .path.display())]
+    /// No daemon listens on the socket.
+    #[error(
+        "no daemon answers at {}: {}; start it with `ctflow daemon', or name its socket or configuration",
+        .path.display(), os_error_text(.source)
+    )]
     Absent {
         /// The socket.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         source: io::Error,
     },
-    /// Not for us.
-    #[error("not permitted to ask the daemon at {}: {source}; be root or the daemon's own user", .path.display())]
+    /// This user may not open the socket.
+    #[error(
+        "not permitted to use the daemon's socket {}: {}; run as root or as the daemon's user",
+        .path.display(), os_error_text(.source)
+    )]
     Forbidden {
         /// The socket.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         source: io::Error,
     },
     /// The connection failed.
-    #[error("cannot speak to the daemon at {}: {source}", .path.display())]
+    #[error("the connection to the daemon at {} failed: {}", .path.display(), os_error_text(.source))]
     Broken {
         /// The socket.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         source: io::Error,
     },
-    /// The daemon says no, or could not.
+    /// The daemon refused the request, or failed to carry it out.
     #[error("the daemon refused: {text}")]
     Refused {
-        /// Its words.
+        /// The daemon's reason.
         text: String,
-        /// Its exit code for us.
+        /// The exit code that the daemon suggests.
         code: u8,
     },
-    /// The daemon went away before it was done.
-    #[error("the daemon ended before its answer was complete; its log says why")]
+    /// The daemon ended before its answer was complete.
+    #[error("the daemon ended before its answer was complete; see its log for the reason")]
     Ended,
-    /// What came is no answer.
-    #[error("the daemon's answer makes no sense ({0}): are it and this program of one version?")]
+    /// The content of the answer is not valid.
+    #[error("the daemon's answer is not valid ({0}); check that the daemon and this program have the same version")]
     Protocol(&'static str),
-    /// Likewise, of its frames.
-    #[error("the daemon's answer makes no sense ({0}): are it and this program of one version?")]
+    /// A frame of the answer is not valid.
+    #[error("the daemon's answer is not valid ({0}); check that the daemon and this program have the same version")]
     Frame(#[from] FrameError),
-    /// The configuration that should say where the daemon is.
+    /// The configuration that names the daemon's socket cannot be read.
     #[error(transparent)]
     Config(#[from] ConfigError),
 }
 
 impl ControlError {
-    /// The exit code that tells it.
+    /// Returns the exit code: the daemon's, at least 1, for a refusal, else 1.
     pub(crate) fn code(&self) -> u8 {
         match self {
             Self::Refused { code, .. } => (*code).max(1),
@@ -87,34 +94,36 @@ impl ControlError {
     }
 }
 
-/// A piece of an answer.
+/// A decoded frame of an answer.
 #[derive(Debug)]
 pub(crate) enum Frame<'a> {
     /// Entries of a dump.
     Entries(Entries<'a>),
     /// Whole netlink messages.
     Messages(&'a [u8]),
-    /// So many messages are missing here.
+    /// This many messages were lost here.
     Lost(u64),
-    /// A document.
+    /// A JSON document.
     Document(Value),
-    /// There is no more.
+    /// The end of the answer.
     Done,
 }
 
-/// What the daemon answers.
+/// The daemon's answer to one request, read frame by frame.
 #[derive(Debug)]
 pub(crate) struct Answer {
+    /// The socket's path, for errors.
     path: PathBuf,
     stream: BufReader<UnixStream>,
     payload: Vec<u8>,
     done: bool,
 }
 
-/// The socket of the daemon that is meant.
+/// Returns the path of the daemon's control socket: as named, or from the configuration. Where no configuration was
+/// named and the default one does not exist, this is the default path.
 ///
 /// # Errors
-/// The configuration that was named says nothing of use.
+/// [`ControlError::Config`] if the configuration cannot be read.
 pub(crate) fn socket_path(reach: &Reach) -> Result<PathBuf, ControlError> {
     match reach {
         Reach::Socket(path) => Ok(path.clone()),
@@ -128,10 +137,10 @@ pub(crate) fn socket_path(reach: &Reach) -> Result<PathBuf, ControlError> {
     }
 }
 
-/// Asks the daemon something.
+/// Connects to the daemon and sends a request.
 ///
 /// # Errors
-/// There is none, it is not for us, or the connection breaks.
+/// [`ControlError::Absent`], [`ControlError::Forbidden`], [`ControlError::Broken`], or as [`socket_path`].
 pub(crate) fn send_request(reach: &Reach, request: Request) -> Result<Answer, ControlError> {
     let path = socket_path(reach)?;
     let mut stream = UnixStream::connect(&path).map_err(|source| match source.kind() {
@@ -143,7 +152,7 @@ pub(crate) fn send_request(reach: &Reach, request: Request) -> Result<Answer, Co
     })?;
     let sent = stream.write_all(request.to_line().as_bytes());
     match sent {
-        // It may have refused without reading; what it said is there all the same.
+        // A broken pipe: the daemon may have refused without reading the request. Its answer can still be read.
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             return Err(ControlError::Broken { path, source: error });
         }
@@ -153,28 +162,29 @@ pub(crate) fn send_request(reach: &Reach, request: Request) -> Result<Answer, Co
     Ok(Answer { path, stream, payload: Vec::new(), done: false })
 }
 
-/// Asks for something that has no answer but that it is done.
+/// Sends a request whose answer has no content, and waits until the daemon has carried it out.
 ///
 /// # Errors
-/// As [`send_request`], or the daemon refuses.
+/// As [`send_request`] and [`Answer::next_frame`].
 pub(crate) fn execute(reach: &Reach, request: Request) -> Result<(), ControlError> {
     let mut answer = send_request(reach, request)?;
     while !matches!(answer.next_frame()?, Frame::Done) {}
     Ok(())
 }
 
-/// Asks for a document.
+/// Sends a request and returns the document that answers it.
 ///
 /// # Errors
-/// As [`send_request`], or the daemon refuses.
+/// As [`send_request`] and [`Answer::next_frame`]; [`ControlError::Protocol`] if the answer is not a document.
 pub(crate) fn request_document(reach: &Reach, request: Request) -> Result<Value, ControlError> {
     request_document_with_progress(reach, request, |_, _| {})
 }
 
-/// Asks for a document that takes work; `progress` is told now and then how much of how much is done.
+/// Sends a request that takes time and returns the document that answers it. Calls `progress` for each report of
+/// progress, with the number of entries done and the number of all entries.
 ///
 /// # Errors
-/// As [`send_request`], or the daemon refuses.
+/// As [`request_document`].
 pub(crate) fn request_document_with_progress(
     reach: &Reach,
     request: Request,
@@ -189,17 +199,17 @@ pub(crate) fn request_document_with_progress(
                 progress(number("progress"), number("of"));
             }
             Frame::Document(value) => document = Some(value),
-            Frame::Done => return document.ok_or(ControlError::Protocol("no document")),
-            _ => return Err(ControlError::Protocol("something else than a document")),
+            Frame::Done => return document.ok_or(ControlError::Protocol("it has no document")),
+            _ => return Err(ControlError::Protocol("it is not a document")),
         }
     }
 }
 
 impl Answer {
-    /// The next piece.
+    /// Waits for the next frame and returns it. After the last one it returns [`Frame::Done`] again.
     ///
     /// # Errors
-    /// The daemon refused, went away, or makes no sense.
+    /// [`ControlError::Refused`], [`ControlError::Ended`], [`ControlError::Broken`], or the frame is not valid.
     pub(crate) fn next_frame(&mut self) -> Result<Frame<'_>, ControlError> {
         if self.done {
             return Ok(Frame::Done);
@@ -216,9 +226,9 @@ impl Answer {
             Kind::Entries => Ok(Frame::Entries(Entries::new(payload))),
             Kind::Messages => Ok(Frame::Messages(payload)),
             Kind::Lost => Ok(Frame::Lost(frame::decode_lost(payload)?)),
-            Kind::Json => {
-                serde_json::from_slice(payload).map(Frame::Document).map_err(|_| ControlError::Protocol("no JSON"))
-            }
+            Kind::Json => serde_json::from_slice(payload)
+                .map(Frame::Document)
+                .map_err(|_| ControlError::Protocol("a frame is not JSON")),
             Kind::Done => {
                 self.done = true;
                 Ok(Frame::Done)
@@ -227,7 +237,7 @@ impl Answer {
         }
     }
 
-    /// Whether something that has come already waits to be taken.
+    /// Returns whether bytes that were read from the socket are still in the buffer.
     pub(crate) fn has_buffered(&self) -> bool {
         !self.stream.buffer().is_empty()
     }
@@ -239,13 +249,14 @@ impl AsFd for Answer {
     }
 }
 
+/// Returns the error that a frame of kind [`Kind::Failed`] describes.
 fn parse_refusal(payload: &[u8]) -> ControlError {
     let document: Value = serde_json::from_slice(payload).unwrap_or_default();
     let Some(text) = document.get("error").and_then(Value::as_str) else {
-        return ControlError::Protocol("a refusal without a reason");
+        return ControlError::Protocol("a refusal has no reason");
     };
     let code = document.get("code").and_then(Value::as_u64).and_then(|code| u8::try_from(code).ok()).unwrap_or(1);
-    // What the daemon repeats of others' words must not break our line.
+    // The text may quote a peer or a file. Its control characters must not break the line that is printed.
     let text = text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect();
     ControlError::Refused { text, code }
 }
@@ -257,7 +268,7 @@ mod tests {
     use std::os::unix::net::UnixListener;
     use std::thread;
 
-    /// A daemon that answers one request with these bytes.
+    /// Returns the answer of a daemon that answers one request with these bytes.
     fn answer_of(bytes: &[u8]) -> Answer {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("socket");

@@ -1,4 +1,4 @@
-//! What is asked of the daemon, and how it is written: one line of JSON.
+//! Requests to the daemon, and their encoding: one line of JSON. `CONTROL.md` specifies it.
 
 use ctflow_replicate::Role;
 use serde_json::json;
@@ -8,59 +8,59 @@ use crate::output::Subject;
 /// Version of the control socket's protocol.
 const VERSION: u32 = 1;
 
-/// What is asked of the daemon.
+/// A request to the daemon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Request {
-    /// How it is.
+    /// Return the daemon's status.
     Status,
-    /// The entries of a cache.
+    /// List the entries of a cache.
     Dump(Cache, Subject),
-    /// The kernel's events, as its workers receive them.
+    /// Send the kernel's events as the workers receive them.
     Events(Subject),
     /// Empty caches.
     Flush(Flushed),
-    /// Delete from the kernel's tables what the filter accepts; both where none is named.
+    /// Delete the entries that the replication filter accepts from the kernel's tables; from both where none is named.
     FlushKernel(Option<Subject>),
     /// Compare the internal cache with the kernel's table.
     KernelResync,
-    /// Tell the peers everything again.
+    /// Send the whole internal cache to the peers.
     Bulk,
-    /// Ask the peers to do so.
+    /// Request a bulk send from the peers.
     PeerResync,
-    /// Compare with the peers' replicas.
+    /// Compare the internal cache with the peers' replicas.
     Verify,
-    /// Put the external cache into the kernel; both kinds where none is named.
+    /// Commit the external cache into the kernel; flows and expectations where none is named.
     Commit(Option<Subject>),
-    /// Change sides.
+    /// Change the node's role.
     Role(Role),
-    /// Flush the kernel's table in a while.
+    /// Schedule a flush of the kernel's table.
     ScheduleFlush,
-    /// End.
+    /// Stop the daemon.
     Stop,
 }
 
-/// A cache.
+/// One of the daemon's caches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Cache {
-    /// This node's own flows.
+    /// The flows that this node handles.
     Internal,
-    /// Its peers'.
+    /// The flows learned from peers.
     External,
 }
 
-/// Which caches are emptied.
+/// Which caches to empty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Flushed {
-    /// This node's own flows.
+    /// The internal cache.
     Internal,
-    /// Its peers'.
+    /// The external cache.
     External,
-    /// Both.
+    /// Both caches.
     All,
 }
 
 impl Request {
-    /// The line that asks it, with its end.
+    /// Returns the line that encodes the request, with its line end.
     pub(crate) fn to_line(self) -> String {
         let version = VERSION;
         let document = match self {
@@ -85,6 +85,7 @@ impl Request {
 }
 
 impl Cache {
+    /// Returns the cache's name in requests.
     fn name(self) -> &'static str {
         match self {
             Self::Internal => "internal",
@@ -94,6 +95,7 @@ impl Cache {
 }
 
 impl Flushed {
+    /// Returns the name in requests.
     fn name(self) -> &'static str {
         match self {
             Self::Internal => "internal",
@@ -103,6 +105,7 @@ impl Flushed {
     }
 }
 
+/// Returns the subject's name in requests.
 fn subject_name(of: Subject) -> &'static str {
     match of {
         Subject::Flows => "flows",
@@ -110,6 +113,7 @@ fn subject_name(of: Subject) -> &'static str {
     }
 }
 
+/// Returns the subject's name in requests, or `all`.
 fn subject_or_all(of: Option<Subject>) -> &'static str {
     of.map_or("all", subject_name)
 }

@@ -1,27 +1,29 @@
-//! Into the background: the program starts itself once more, in a session of its own, and waits until that runs.
+//! Starting in the background: the program starts itself again, in a new session, and waits until that process runs.
 
 use std::env;
 use std::io::{self, BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 
+use ctflow_engine::os_error::os_error_text;
+
 use crate::failure::Failure;
 
-/// Says to the second run that it is one.
+/// Environment variable that is set for the background process.
 const VARIABLE: &str = "CTFLOW_DETACHED";
-/// What it says once it runs.
+/// Line that the background process prints once the daemon runs.
 const RUNNING: &str = "running";
 
-/// Whether this is the second run.
+/// Returns whether this is the background process.
 pub(super) fn is_background_run() -> bool {
     env::var_os(VARIABLE).is_some()
 }
 
-/// Starts the second run with the same arguments, and waits until it runs or says why it does not.
+/// Starts the background process with the same arguments, and waits until its daemon runs or has failed.
 ///
 /// # Errors
-/// What it said.
+/// The process cannot be started, or the last line that it printed on standard error.
 pub(super) fn start_in_background() -> Result<(), Failure> {
-    let failed = |error: io::Error| Failure::Daemon(format!("cannot start in the background: {error}"));
+    let failed = |error| Failure::Daemon(format!("cannot start in the background: {}", os_error_text(&error)));
     let mut command = Command::new(env::current_exe().map_err(failed)?);
     command.args(env::args_os().skip(1)).env(VARIABLE, "1");
     if let Some(name) = env::args_os().next() {
@@ -38,15 +40,16 @@ pub(super) fn start_in_background() -> Result<(), Failure> {
     }
     let output = child.wait_with_output().map_err(failed)?;
     let why = String::from_utf8_lossy(&output.stderr);
-    let why = why.lines().last().unwrap_or("it ended and did not say why");
-    let why = why.split_once(": ").map_or(why, |(_, why)| why); // the program's name, and what is said here likewise
+    let why = why.lines().last().unwrap_or("it ended without an error message");
+    // This process prints the program's name and "cannot run the daemon" itself, so both are removed from the line.
+    let why = why.split_once(": ").map_or(why, |(_, why)| why);
     Err(Failure::Daemon(why.strip_prefix("cannot run the daemon: ").unwrap_or(why).to_owned()))
 }
 
-/// In the second run: says that it runs, and lets go of the terminal.
+/// In the background process: prints that the daemon runs, starts a session, and closes the terminal.
 pub(super) fn leave_terminal() {
     let mut stdout = io::stdout().lock();
-    let _ = writeln!(stdout, "{RUNNING}").and_then(|()| stdout.flush()); // whoever started it may have gone
+    let _ = writeln!(stdout, "{RUNNING}").and_then(|()| stdout.flush()); // the process that reads it may have ended
     let _ = rustix::process::setsid();
     let _ = env::set_current_dir("/");
     if let Ok(null) = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null") {

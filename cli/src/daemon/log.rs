@@ -1,4 +1,4 @@
-//! The daemon's log: standard error, or a file that is opened again when it was rotated.
+//! The daemon's log: standard error, or a file that can be opened again after a rotation.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -9,30 +9,32 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
-/// Where the log goes.
+/// The destination of the log. Clones share the file.
 #[derive(Debug, Clone)]
 pub(super) struct Log {
+    /// The file with its path; `None` for standard error.
     file: Option<Arc<(PathBuf, Mutex<File>)>>,
 }
 
 impl Log {
-    /// Begins to log into `path`, or to standard error: what is of note, or at the level of `CTFLOW_LOG`.
+    /// Starts logging at `level` to the file at `path`, or to standard error if there is none.
     ///
     /// # Errors
-    /// A file that cannot be opened.
+    /// The file cannot be opened.
     pub(super) fn init(path: Option<&Path>, level: LevelFilter) -> io::Result<Self> {
         let open = |path: &Path| Ok::<_, io::Error>(Arc::new((path.to_owned(), Mutex::new(open_append(path)?))));
         let log = Self { file: path.map(open).transpose()? };
         let subscriber = tracing_subscriber::fmt().with_ansi(false).with_target(false).with_max_level(level);
-        // There is one already only if the daemon was started twice in a process.
+        // This fails only if the process has a subscriber already, because the daemon was started twice in it.
         let _ = subscriber.with_writer(log.clone()).try_init();
         Ok(log)
     }
 
-    /// Opens the file again, under whatever name it has now.
+    /// Opens the file at the path again and logs to it from now on. A rotated file was renamed, so this creates a new
+    /// one.
     ///
     /// # Errors
-    /// It cannot be opened; the old one is kept.
+    /// The file cannot be opened; the old one stays in use.
     pub(super) fn reopen(&self) -> io::Result<()> {
         if let Some(file) = &self.file {
             let new = open_append(&file.0)?;
@@ -42,6 +44,7 @@ impl Log {
     }
 }
 
+/// Opens a file for appending, and creates it if necessary.
 fn open_append(path: &Path) -> io::Result<File> {
     OpenOptions::new().create(true).append(true).mode(0o640).open(path)
 }
@@ -55,7 +58,7 @@ impl Write for Log {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        Ok(()) // nothing is kept back
+        Ok(()) // nothing is buffered
     }
 }
 

@@ -1,4 +1,4 @@
-//! What systemd is told: that the daemon is ready, that it lives, that it ends.
+//! Notifications to systemd (sd_notify(3)): ready, reloading, stopping, and the watchdog's.
 
 use std::env;
 use std::os::linux::net::SocketAddrExt;
@@ -6,13 +6,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
-/// The service manager, if the daemon was started by one that wants to know.
+/// The service manager that started the daemon, if it has a notification socket.
 pub(super) struct ServiceManager {
     socket: Option<(UnixDatagram, SocketAddr)>,
 }
 
 impl ServiceManager {
-    /// The one that `NOTIFY_SOCKET` names.
+    /// Returns the manager whose socket `NOTIFY_SOCKET` names. A name that starts with `@` is in the abstract
+    /// namespace.
     pub(super) fn from_environment() -> Self {
         let socket = env::var_os("NOTIFY_SOCKET").and_then(|name| {
             let address = match name.as_bytes() {
@@ -24,14 +25,14 @@ impl ServiceManager {
         Self { socket }
     }
 
-    /// How often it wants to hear that the daemon lives, if at all.
+    /// Returns half of the watchdog's timeout (`WATCHDOG_USEC`), if a watchdog watches this process (`WATCHDOG_PID`).
     pub(super) fn watchdog_interval() -> Option<Duration> {
         let is_ours = env::var("WATCHDOG_PID").map_or(true, |pid| pid == std::process::id().to_string());
         let time = env::var("WATCHDOG_USEC").ok()?.parse().ok().map(Duration::from_micros);
         time.filter(|time| is_ours && !time.is_zero()).map(|time| time / 2)
     }
 
-    /// Tells it; one that does not listen misses it.
+    /// Sends a state such as `READY=1`. Errors are ignored: without the manager the daemon runs on.
     pub(super) fn notify(&self, state: &str) {
         if let Some((socket, address)) = &self.socket {
             let _ = socket.send_to_addr(state.as_bytes(), address);

@@ -1,4 +1,4 @@
-//! The configuration as the engine takes it.
+//! The configuration, converted to the engine's settings.
 
 use std::path::{Path, PathBuf};
 
@@ -15,7 +15,7 @@ use ctflow_replicate::{self as replicate, Epoch, Key};
 
 use crate::config::{self, Config, FilterList, Security, Sync};
 
-/// How to capture and replicate, in the run of `epoch`.
+/// Returns the engine's settings for a run with this `epoch`.
 pub(super) fn engine(config: &Config, epoch: Epoch) -> Settings {
     let defaults = Settings::default();
     let workers = config.engine.workers.unwrap_or(defaults.workers);
@@ -36,8 +36,10 @@ pub(super) fn engine(config: &Config, epoch: Epoch) -> Settings {
     }
 }
 
-/// What the kernel can leave out for good: a flow's protocol never changes, while a mark, a state or what `ignore` lists
-/// says nothing of a flow's end.
+/// Returns the part of the replication filter that the kernel can apply to events: the accepted protocols, since a
+/// flow's protocol never changes. Marks and states change, so the kernel could also drop events that end a flow. Lists
+/// that
+/// `ignore` are not expressible in the kernel's filter.
 fn kernel_filter(filter: &config::Filter) -> Filter {
     match &filter.protocols {
         Some(FilterList::Accept(protocols)) if protocols.len() <= FILTER_PROTOCOLS => {
@@ -47,12 +49,14 @@ fn kernel_filter(filter: &config::Filter) -> Filter {
     }
 }
 
+/// Returns the plan for the socket buffer: the configured sizes, else the defaults.
 fn buffer(engine: &config::Engine) -> BufferPlan {
     let BufferPlan::Growing { start, ceiling } = BufferPlan::default() else { return BufferPlan::default() };
     let start = engine.buffer_bytes.unwrap_or(start);
     BufferPlan::Growing { start, ceiling: engine.buffer_bytes_max.unwrap_or(ceiling).max(start) }
 }
 
+/// Returns the settings of replication. `flows_max` is the most flows of one shard.
 fn replication(config: &Config, epoch: Epoch, flows_max: u32) -> ReplicationSettings {
     ReplicationSettings {
         node: node(config, epoch),
@@ -65,6 +69,7 @@ fn replication(config: &Config, epoch: Epoch, flows_max: u32) -> ReplicationSett
     }
 }
 
+/// Returns the settings of takeovers.
 fn takeover(config: &Config) -> takeover::Settings {
     let configured = &config.takeover;
     takeover::Settings {
@@ -79,13 +84,15 @@ fn takeover(config: &Config) -> takeover::Settings {
     }
 }
 
-/// Where the role is kept: beside the control socket, and so gone when the machine starts anew.
+/// Returns the path of the file that stores the role: next to the control socket, by default in /run, which a boot
+/// empties.
 fn role_file(socket: &Path) -> PathBuf {
     let mut file = socket.as_os_str().to_owned();
     file.push(".role");
     file.into()
 }
 
+/// Returns the protocol's configuration of this node.
 fn node(config: &Config, epoch: Epoch) -> replicate::Config {
     let sync = &config.sync;
     let defaults = replicate::Config::new(&config.name, 1, epoch);
@@ -108,6 +115,7 @@ fn node(config: &Config, epoch: Epoch) -> replicate::Config {
     }
 }
 
+/// Returns the settings of one link.
 fn link(link: &config::Link) -> LinkSettings {
     let transport = match link.transport {
         config::Transport::Udp => Transport::Udp,
@@ -117,7 +125,7 @@ fn link(link: &config::Link) -> LinkSettings {
     LinkSettings { transport, local: link.local, peers: link.peers.clone(), interface: link.interface.clone() }
 }
 
-/// What is told to peers.
+/// Returns the filter for what is replicated to peers.
 pub(super) fn replication_filter(sync: &Sync) -> filter::ReplicationFilter {
     let filter = &sync.filter;
     let milliseconds = |time: std::time::Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
@@ -132,6 +140,7 @@ pub(super) fn replication_filter(sync: &Sync) -> filter::ReplicationFilter {
     }
 }
 
+/// Converts a list of the configuration to a rule of the filter. Items that `convert` returns `None` for are left out.
 fn rule<T, U>(choice: &FilterList<T>, convert: impl FnMut(&T) -> Option<U>) -> Rule<U> {
     let listed = match choice {
         FilterList::Accept(_) => Listed::Accepted,

@@ -1,46 +1,46 @@
-//! JSON: one object to a line, with everything that the kernel said, whatever else `-o` asked for.
+//! JSON: one object to a line, with every value that the kernel sent, whatever the other options of `-o` are.
 //!
-//! A key is there where the kernel sent the value. Keys do not change their meaning; new ones may come, in any place.
-//! Numbers are whole; counters and time stamps may take all of 64 bits.
+//! A key is present if the kernel sent its value. The meaning of a key never changes; new keys may be added at any
+//! position. Numbers are integers; counters and time stamps may need all of 64 bits.
 //!
 //! | object | key | value |
 //! |---|---|---|
 //! | flow, expectation | `event` | in events: `"new"`, `"update"` or `"destroy"` |
-//! | | `event_ns` | in events: when, in ns since the epoch |
-//! | | `event_clock` | in events: whose `event_ns` is, `"kernel"` (Linux 6.14) or `"reader"`, ours at reading |
-//! | | `requester` | in events that a request caused: `{"port_id", "program"}`, the latter where it was found |
+//! | | `event_ns` | in events: the time, in ns since 1970 |
+//! | | `event_clock` | in events: the clock of `event_ns`: `"kernel"` (Linux 6.14) or `"reader"`, the time of reading |
+//! | | `requester` | in events that a request caused: `{"port_id", "program"}`; `program` if it was found |
 //! | | `family` | `"ipv4"`, `"ipv6"` or `"unknown"` |
-//! | | `protocol`, `protocol_number` | `"tcp"` and its like, else `"unknown"`; the number |
+//! | | `protocol`, `protocol_number` | `"tcp"` and other names, or `"unknown"`; the number |
 //! | | `timeout` | seconds until it expires |
 //! | | `zone` | of both directions |
-//! | | `id` | the kernel's |
+//! | | `id` | the kernel's id of the entry |
 //! | | `master` | a tuple with its protocol: the flow it belongs to |
 //! | flow | `state` | TCP, SCTP or DCCP state by name |
 //! | | `role`, `handshake_seq` | DCCP: `"client"` or `"server"`; the number |
 //! | | `orig`, `reply` | directions |
-//! | | `status`, `status_flags` | the number; names of its bits: `["SEEN_REPLY","ASSURED"]` |
+//! | | `status`, `status_flags` | the number; the names of its bits: `["SEEN_REPLY","ASSURED"]` |
 //! | | `mark`, `secmark`, `secctx`, `use` | as in the line |
 //! | | `labels` | numbers, ascending: `[0,127]` |
-//! | | `label_names` | with a map of labels: a name or `null` for each of `labels` |
-//! | | `start_ns`, `stop_ns` | when it began and ended, in ns since the epoch |
+//! | | `label_names` | with a label file: a name or `null` for each of `labels` |
+//! | | `start_ns`, `stop_ns` | the times of its start and end, in ns since 1970 |
 //! | | `helper`, `helper_info` | its name; its private data in hex |
 //! | | `synproxy` | `{"isn", "its", "tsoff"}` |
 //! | tuple, direction | `src`, `dst` | addresses |
 //! | | `sport`, `dport` | ports |
-//! | | `src_key`, `dst_key` | GRE, in place of ports |
+//! | | `src_key`, `dst_key` | GRE keys, instead of ports |
 //! | | `icmp_type`, `icmp_code`, `icmp_id` | ICMP and ICMPv6 |
-//! | | `zone` | of this direction alone |
-//! | direction | `packets`, `bytes` | with accounting |
-//! | | `tcp_wscale`, `tcp_flags`, `tcp_flags_mask` | the window scale; `IP_CT_TCP_FLAG_*`; the mask, if not 0 |
+//! | | `zone` | of this direction only |
+//! | direction | `packets`, `bytes` | counters, if the kernel counts |
+//! | | `tcp_wscale`, `tcp_flags`, `tcp_flags_mask` | the window scale; `IP_CT_TCP_FLAG_*`; their mask, if not 0 |
 //! | | `vtag` | SCTP's verification tag |
-//! | | `seqadj` | `{"correction_pos", "offset_before", "offset_after"}`, the offsets signed |
-//! | expectation | `tuple`, `mask` | tuples: what is awaited, and which of its bits count |
-//! | | `flags`, `flag_names` | the number; `["PERMANENT","INACTIVE","USERSPACE"]` |
-//! | | `class`, `helper`, `function` | as the kernel has them |
+//! | | `seqadj` | sequence adjustment: `{"correction_pos", "offset_before", "offset_after"}`, the offsets signed |
+//! | expectation | `tuple`, `mask` | tuples: the expected one, and the mask of its bits that are compared |
+//! | | `flags`, `flag_names` | the number; the names: `["PERMANENT","INACTIVE","USERSPACE"]` |
+//! | | `class`, `helper`, `function` | the kernel's values |
 //! | | `nat` | a tuple with its protocol and `direction`, `"orig"` or `"reply"` |
-//! | count (`-C`) | `entries` | how many |
-//! | statistics (`-S`) | `cpu` | its number; one object for each CPU |
-//! | | *counter* | as the line names it: `found`, `insert_failed`, `expect_new`, … |
+//! | count (`-C`) | `entries` | the number of entries |
+//! | statistics (`-S`) | `cpu` | the CPU's number; one object for each CPU |
+//! | | *counter* | under the name of the line: `found`, `insert_failed`, `expect_new`, … |
 
 use ctflow_parser::expect::ExpectView;
 use ctflow_parser::flow::{Counters, FlowView, Helper, Labels, SeqAdj, Synproxy};
@@ -49,25 +49,25 @@ use ctflow_parser::record::Event;
 use ctflow_parser::tuple::{L4, Tuple};
 use ctflow_parser::uapi;
 
-use super::put::Append;
+use super::append::Append;
 use super::{RecordContext, Requester};
 use crate::labels::LabelMap;
 use crate::protocol::{self, Fields};
 
-/// More than all values but the texts take. Reserved once a line, so that its pieces do not grow the buffer.
+/// More bytes than all values except texts need. They are reserved once a line, so that no piece grows the buffer.
 const OBJECT_BYTES: usize = 2048;
 
 /// Appends one flow's object.
 pub(super) fn append_flow(
     out: &mut Vec<u8>,
     flow: &FlowView<'_>,
-    occasion: &RecordContext<'_>,
+    context: &RecordContext<'_>,
     names: Option<&LabelMap>,
 ) {
     out.reserve(OBJECT_BYTES);
     out.literal(b"{");
-    if let Some(event) = occasion.event {
-        event_members(out, event, flow.event_ns, occasion);
+    if let Some(event) = context.event {
+        event_members(out, event, flow.event_ns, context);
     }
     family(out, flow.family);
     protocol(out, flow.orig.or(flow.reply).map_or(0, |tuple| tuple.proto));
@@ -90,11 +90,11 @@ pub(super) fn append_flow(
 }
 
 /// Appends one expectation's object.
-pub(super) fn append_expect(out: &mut Vec<u8>, expect: &ExpectView<'_>, occasion: &RecordContext<'_>) {
+pub(super) fn append_expect(out: &mut Vec<u8>, expect: &ExpectView<'_>, context: &RecordContext<'_>) {
     out.reserve(OBJECT_BYTES);
     out.literal(b"{");
-    if let Some(event) = occasion.event {
-        event_members(out, event, None, occasion);
+    if let Some(event) = context.event {
+        event_members(out, event, None, context);
     }
     family(out, expect.family);
     let awaited = expect.tuple.map_or(0, |tuple| tuple.proto);
@@ -121,16 +121,17 @@ pub(super) fn append_expect(out: &mut Vec<u8>, expect: &ExpectView<'_>, occasion
     finish_line(out);
 }
 
+/// Appends the members of an event: kind, time, clock and requesting process.
 #[inline(never)]
-fn event_members(out: &mut Vec<u8>, event: Event, kernel_ns: Option<u64>, occasion: &RecordContext<'_>) {
+fn event_members(out: &mut Vec<u8>, event: Event, kernel_ns: Option<u64>, context: &RecordContext<'_>) {
     out.text(match event {
         Event::New => "\"event\":\"new\",",
         Event::Update => "\"event\":\"update\",",
         Event::Destroy => "\"event\":\"destroy\",",
     });
-    number_member(out, b"\"event_ns\":", Some(kernel_ns.unwrap_or(occasion.now_ns)));
+    number_member(out, b"\"event_ns\":", Some(kernel_ns.unwrap_or(context.now_ns)));
     out.text(if kernel_ns.is_some() { "\"event_clock\":\"kernel\"," } else { "\"event_clock\":\"reader\"," });
-    if let Some(Requester { port_id, program }) = occasion.requester {
+    if let Some(Requester { port_id, program }) = context.requester {
         out.literal(b"\"requester\":{");
         number_member(out, b"\"port_id\":", Some(port_id));
         text_member(out, b"\"program\":", program);
@@ -147,7 +148,7 @@ fn family(out: &mut Vec<u8>, family: u8) {
     }
 }
 
-/// Whole literals for those that fill most tables.
+/// Appends a protocol's name and number. The protocols that fill most tables are literals.
 #[inline]
 fn protocol(out: &mut Vec<u8>, protocol: u8) {
     match protocol {
@@ -161,6 +162,7 @@ fn protocol(out: &mut Vec<u8>, protocol: u8) {
     }
 }
 
+/// Appends the tracker's state and, for DCCP, role and handshake number.
 #[inline]
 fn state(out: &mut Vec<u8>, proto: Option<&ProtoInfo>) {
     let Some(proto) = proto else { return };
@@ -177,7 +179,7 @@ fn state(out: &mut Vec<u8>, proto: Option<&ProtoInfo>) {
     }
 }
 
-/// What a tracker knows of one direction.
+/// The values that a protocol's tracker keeps for one direction.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 struct DirectionTracker {
     wscale: Option<u8>,
@@ -185,7 +187,7 @@ struct DirectionTracker {
     vtag: Option<u32>,
 }
 
-/// The original direction's, and the reply's.
+/// The tracker's values of the original direction and of the reply direction.
 #[inline]
 fn trackers(proto: Option<&ProtoInfo>) -> [DirectionTracker; 2] {
     let none = DirectionTracker::default();
@@ -201,6 +203,7 @@ fn trackers(proto: Option<&ProtoInfo>) -> [DirectionTracker; 2] {
     }
 }
 
+/// Appends a direction's object; nothing if the kernel sent no value of it.
 #[inline]
 fn direction<const N: usize>(
     out: &mut Vec<u8>,
@@ -239,6 +242,7 @@ fn sequence_adjustment(out: &mut Vec<u8>, seqadj: SeqAdj) {
     close_object(out);
 }
 
+/// Appends the members of a tuple, with the fields of `protocol`.
 #[inline]
 fn tuple(out: &mut Vec<u8>, tuple: &Tuple, protocol: u8) {
     out.literal(b"\"src\":\"");
@@ -265,27 +269,27 @@ fn tuple(out: &mut Vec<u8>, tuple: &Tuple, protocol: u8) {
     number_member(out, b"\"zone\":", tuple.zone);
 }
 
-/// A tuple that has the fields of `protocol`.
-fn tuple_object<const N: usize>(out: &mut Vec<u8>, key: &[u8; N], shown: Option<&Tuple>, protocol: u8) {
-    if let Some(shown) = shown {
+/// Appends an object for a tuple, with the fields of `protocol`.
+fn tuple_object<const N: usize>(out: &mut Vec<u8>, key: &[u8; N], value: Option<&Tuple>, protocol: u8) {
+    if let Some(value) = value {
         out.literal(key);
-        tuple(out, shown, protocol);
+        tuple(out, value, protocol);
         close_object(out);
     }
 }
 
-/// A tuple that says its own protocol.
-fn tuple_with_protocol<const N: usize>(out: &mut Vec<u8>, key: &[u8; N], shown: Option<&Tuple>) {
-    if let Some(shown) = shown {
+/// Appends an object for a tuple that includes the tuple's protocol.
+fn tuple_with_protocol<const N: usize>(out: &mut Vec<u8>, key: &[u8; N], value: Option<&Tuple>) {
+    if let Some(value) = value {
         out.literal(key);
-        protocol(out, shown.proto);
-        tuple(out, shown, shown.proto);
+        protocol(out, value.proto);
+        tuple(out, value, value.proto);
         close_object(out);
     }
 }
 
-/// Names of status bits, from bit 0 on, as they stand in the array: each in quotes and with a comma, and how long that
-/// is. A name is copied in the width of the longest and cut, as [`super::put`] does.
+/// The names of the status bits, from bit 0 on: each as quoted array element with a comma, and the length of that. A
+/// name is copied in the width of the longest one and then truncated, as in [`super::append`].
 static STATUS_FLAGS: [([u8; 16], u8); 16] = [
     padded(b"\"EXPECTED\","),
     padded(b"\"SEEN_REPLY\","),
@@ -305,6 +309,7 @@ static STATUS_FLAGS: [([u8; 16], u8); 16] = [
     padded(b"\"HW_OFFLOAD\","),
 ];
 
+/// `text` padded to 16 bytes, and its length.
 const fn padded<const N: usize>(text: &[u8; N]) -> ([u8; 16], u8) {
     let mut bytes = [b' '; 16];
     let mut length = 0u8;
@@ -315,7 +320,7 @@ const fn padded<const N: usize>(text: &[u8; N]) -> ([u8; 16], u8) {
     (bytes, length)
 }
 
-/// The number, and the names of its bits; bits that have none are in the number only.
+/// Appends a status as number and as the names of its bits. Bits without a name are in the number only.
 #[inline]
 fn status(out: &mut Vec<u8>, set: u32) {
     number_member(out, b"\"status\":", Some(set));
@@ -331,7 +336,7 @@ fn status(out: &mut Vec<u8>, set: u32) {
     close_array(out);
 }
 
-/// What few flows have: kept out of line, so that the rest stays small.
+/// Appends the values that few flows have. This function is kept out of line, so that its caller stays small.
 #[inline(never)]
 fn rare_members(out: &mut Vec<u8>, flow: &FlowView<'_>, names: Option<&LabelMap>) {
     number_member(out, b"\"secmark\":", flow.secmark);
@@ -372,6 +377,7 @@ fn labels(out: &mut Vec<u8>, set: Labels, names: Option<&LabelMap>) {
     close_array(out);
 }
 
+/// Appends a helper's private data in hexadecimal; nothing if it is empty.
 fn helper_info(out: &mut Vec<u8>, info: &[u8]) {
     if info.is_empty() {
         return;
@@ -393,7 +399,7 @@ fn expect_flags(out: &mut Vec<u8>, set: u32) {
     close_array(out);
 }
 
-/// A key with its colon, and a number, where there is one.
+/// Appends a member: a key, which includes quotes and colon, and a number. Without a number, appends nothing.
 #[inline]
 fn number_member<const N: usize, V: Into<u64>>(out: &mut Vec<u8>, key: &[u8; N], value: Option<V>) {
     if let Some(value) = value {
@@ -403,7 +409,7 @@ fn number_member<const N: usize, V: Into<u64>>(out: &mut Vec<u8>, key: &[u8; N],
     }
 }
 
-/// A key with its colon, and a number in two's complement.
+/// Appends a member: a key, which includes quotes and colon, and a number that `value` holds in two's complement.
 fn signed_member<const N: usize>(out: &mut Vec<u8>, key: &[u8; N], value: u32) {
     let value = value.cast_signed();
     out.literal(key);
@@ -414,7 +420,7 @@ fn signed_member<const N: usize>(out: &mut Vec<u8>, key: &[u8; N], value: u32) {
     out.literal(b",");
 }
 
-/// A key with its colon, and a text, where there is one.
+/// Appends a member: a key, which includes quotes and colon, and a text. Without a text, appends nothing.
 fn text_member<const N: usize>(out: &mut Vec<u8>, key: &[u8; N], value: Option<&str>) {
     if let Some(value) = value {
         out.literal(key);
@@ -423,7 +429,7 @@ fn text_member<const N: usize>(out: &mut Vec<u8>, key: &[u8; N], value: Option<&
     }
 }
 
-/// A text in quotes. What may not stand in one as it is becomes an escape.
+/// Appends a text in quotes. Quotes, backslashes and control characters are escaped.
 pub(super) fn quoted(out: &mut Vec<u8>, text: &str) {
     let plain = |byte: u8| byte >= b' ' && byte != b'"' && byte != b'\\';
     out.literal(b"\"");
@@ -435,6 +441,7 @@ pub(super) fn quoted(out: &mut Vec<u8>, text: &str) {
     out.literal(b"\"");
 }
 
+/// Appends a byte as an escape.
 fn escaped(out: &mut Vec<u8>, byte: u8) {
     if let b'"' | b'\\' = byte {
         out.literal(&[b'\\', byte]);
@@ -449,24 +456,25 @@ fn hex_byte(out: &mut Vec<u8>, byte: u8) {
     out.hex(u16::from(byte & 0xf));
 }
 
-/// The last member's comma becomes the array's end, with a comma behind.
+/// Replaces the last element's comma with the array's end and a comma.
 #[inline]
 fn close_array(out: &mut Vec<u8>) {
     close_with(out, b"],");
 }
 
-/// The last member's comma becomes the object's end, with a comma behind.
+/// Replaces the last member's comma with the object's end and a comma.
 #[inline]
 fn close_object(out: &mut Vec<u8>) {
     close_with(out, b"},");
 }
 
-/// The last member's comma becomes the line's end.
+/// Replaces the last member's comma with the object's end and the line end.
 #[inline]
 pub(super) fn finish_line(out: &mut Vec<u8>) {
     close_with(out, b"}\n");
 }
 
+/// Replaces a comma at the end of `out`, if there is one, with `closing`.
 #[inline]
 fn close_with(out: &mut Vec<u8>, closing: &[u8; 2]) {
     if out.last() == Some(&b',') {
@@ -479,7 +487,9 @@ fn close_with(out: &mut Vec<u8>, closing: &[u8; 2]) {
 mod tests {
     use serde_json::{Value, json};
 
-    use super::super::captures::{LISTED, NOW_NS, TEXT, ftp_expectation, ports, printed, printed_expect, tuple};
+    use super::super::tests::conntrack_lines::{
+        LISTED, NOW_NS, TEXT, ftp_expectation, ports, printed, printed_expect, tuple,
+    };
     use super::super::{Encoding, Format};
     use super::*;
 
@@ -537,7 +547,7 @@ mod tests {
     #[test]
     fn every_key_of_a_flow() {
         let requester = Some(Requester { port_id: 375, program: Some("conntrack") });
-        let occasion = RecordContext { event: Some(Event::Destroy), now_ns: NOW_NS, requester };
+        let context = RecordContext { event: Some(Event::Destroy), now_ns: NOW_NS, requester };
         let expected = json!({
             "event": "destroy", "event_ns": NOW_NS + 1, "event_clock": "kernel",
             "requester": {"port_id": 375, "program": "conntrack"},
@@ -563,7 +573,7 @@ mod tests {
             },
             "synproxy": {"isn": 1, "its": 2, "tsoff": u32::MAX},
         });
-        assert_eq!(parsed(&printed(JSON, &full(), &occasion)), expected);
+        assert_eq!(parsed(&printed(JSON, &full(), &context)), expected);
     }
 
     #[test]
@@ -599,8 +609,8 @@ mod tests {
             printed(JSON, &empty, &LISTED),
             "{\"family\":\"unknown\",\"protocol\":\"unknown\",\"protocol_number\":0}\n"
         );
-        let occasion = RecordContext { event: Some(Event::New), now_ns: 5, requester: None };
-        let event = parsed(&printed(JSON, &FlowView { status: Some(0), ..empty }, &occasion));
+        let context = RecordContext { event: Some(Event::New), now_ns: 5, requester: None };
+        let event = parsed(&printed(JSON, &FlowView { status: Some(0), ..empty }, &context));
         assert_eq!(
             [&event["event"], &event["event_ns"], &event["event_clock"]],
             [&json!("new"), &json!(5), &json!("reader")]
@@ -644,7 +654,7 @@ mod tests {
             function: Some("nat-follow-master"),
             ..ftp_expectation()
         };
-        let occasion = RecordContext { event: Some(Event::New), now_ns: 5, requester: None };
+        let context = RecordContext { event: Some(Event::New), now_ns: 5, requester: None };
         let expected = json!({
             "event": "new", "event_ns": 5, "event_clock": "reader",
             "family": "ipv4", "protocol": "tcp", "protocol_number": 6, "timeout": 299,
@@ -661,6 +671,6 @@ mod tests {
                 "dst": "198.51.100.1", "sport": 8080, "dport": 41002, "zone": 4,
             },
         });
-        assert_eq!(parsed(&printed_expect(JSON, &expect, &occasion)), expected);
+        assert_eq!(parsed(&printed_expect(JSON, &expect, &context)), expected);
     }
 }

@@ -1,15 +1,15 @@
-//! Flows, expectations and statistics as text: what goes to standard output.
+//! Flows, expectations and statistics as text for standard output.
 //!
 //! ```text
-//! Format     what `-o` asked for                 Occasion   what the record does not say itself: clock, event,
-//!    │                                              │       whose request it was
+//! Format     the options of `-o`                 RecordContext   what the record does not contain: event, clock,
+//!    │                                              │            requesting process
 //!    └──────────────► Printer ◄─────────────────────┘
-//!                        │  a view in, a line out, into the caller's reusable buffer
-//!    text.rs   xml.rs ◄──┴──► save.rs   json.rs              put.rs: numbers and addresses
+//!                        │  reads a view, appends a line to the caller's reusable buffer
+//!    text.rs   xml.rs ◄──┴──► save.rs   json.rs              append.rs: numbers and addresses
 //! ```
 //!
-//! Nothing here does I/O but [`requester`], and nothing allocates once the buffer has held its longest line. The
-//! clock arrives with each record.
+//! The formats do no I/O: only [`requester`] reads files, and only [`stdout`] writes. The formats allocate nothing
+//! once the buffer has reached the length of its longest line. The clock is an argument of each record.
 
 use std::sync::Arc;
 
@@ -20,9 +20,9 @@ use jiff::tz::TimeZone;
 
 use crate::labels::LabelMap;
 
+mod append;
 pub(crate) mod daemon;
 mod json;
-mod put;
 pub(crate) mod requester;
 mod save;
 pub(crate) mod stats;
@@ -32,14 +32,12 @@ mod when;
 mod xml;
 
 #[cfg(test)]
-mod captures;
-#[cfg(test)]
-mod properties;
+mod tests;
 
-/// Nanoseconds of a second: kernel time stamps and our clock count in the former.
+/// Nanoseconds of a second. Kernel time stamps and [`RecordContext::now_ns`] are in nanoseconds.
 const NS_PER_SECOND: u64 = 1_000_000_000;
 
-/// What a line looks like.
+/// The format of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Encoding {
     /// conntrack's default line.
@@ -49,28 +47,28 @@ pub(crate) enum Encoding {
     Xml,
     /// One command to a line, for `--load-file`; expectations are printed as text.
     Save,
-    /// One JSON object to a line, with all that the kernel said, whatever else was asked for.
+    /// One JSON object to a line, with every value that the kernel sent, whatever the other options of `-o` are.
     Json,
 }
 
-/// What `-o` asked for.
+/// The options of `-o`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Format {
-    /// What a line looks like.
+    /// The format of a line.
     pub(crate) encoding: Encoding,
-    /// The family's name and number in front.
+    /// Whether the address family's name and number precede the line.
     pub(crate) extended: bool,
-    /// The kernel's id behind; XML has it without being asked.
+    /// Whether the kernel's flow id follows. XML always has it.
     pub(crate) id: bool,
-    /// When it happened: in front of the line, or as `<when>`.
+    /// Whether events have their time: in front of the line, or as `<when>`.
     pub(crate) timestamp: bool,
-    /// When the flow began and ended. For `-L`, `-G` and `-E`; the others leave it out.
+    /// Whether the times of the flow's start and end are printed. Only `-L`, `-G` and `-E` set it.
     pub(crate) ktimestamp: bool,
-    /// The names of its labels. For all but `-D`.
+    /// Whether the names of the flow's labels are printed. Every command except `-D` may set it.
     pub(crate) labels: bool,
 }
 
-/// What is being printed: names the XML root, and chooses the names of statistics.
+/// The table that the printed records belong to. It selects the XML root and the names of statistics counters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Subject {
     /// The conntrack table, or events about it.
@@ -79,101 +77,106 @@ pub(crate) enum Subject {
     Expectations,
 }
 
-/// What a record does not say of itself.
+/// What a [`Printer`] needs beside a record: facts that the record itself does not contain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct RecordContext<'a> {
-    /// What happened; `None` in a listing.
+    /// The kind of event; `None` in a listing.
     pub(crate) event: Option<Event>,
-    /// The clock at reading, in nanoseconds since the epoch.
+    /// The time at which the record was read, in nanoseconds since 1970.
     pub(crate) now_ns: u64,
-    /// Whose request caused the event; `None` for packets and timers.
+    /// The process whose request caused the event; `None` if a packet or a timer caused it.
     pub(crate) requester: Option<Requester<'a>>,
 }
 
 /// The process whose request caused an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Requester<'a> {
-    /// Its netlink port id, from [`Record::requester`](ctflow_parser::record::Record::requester).
+    /// The netlink port id of its socket, from [`Record::requester`](ctflow_parser::record::Record::requester).
     pub(crate) port_id: u32,
-    /// Its name, where [`requester::Requesters`] still found it.
+    /// The program's name; `None` if [`requester::Requesters`] did not find the process.
     pub(crate) program: Option<&'a str>,
 }
 
-/// Prints records one by one, with what must stand before the first and after the last.
+/// Appends records to a buffer, one by one, with the head and the tail that the format needs around them.
 #[derive(Debug)]
 pub(crate) struct Printer {
     format: Format,
     subject: Subject,
-    /// For `<when>` and `[start=…]`, which are in local time.
+    /// The time zone of `<when>` and `[start=…]`, which are in local time.
     zone: TimeZone,
-    /// The names of labels; none where there is no file, or nothing in it.
+    /// The names of labels; `None` without a label file, or with an empty one.
     labels: Option<Arc<LabelMap>>,
-    /// Whether what is printed has been deleted by us: its saved lines delete it elsewhere, too.
+    /// Whether this program has just deleted the printed flows. If so, `-o save` prints `-D` lines.
     prints_deleted: bool,
-    /// How far the XML document is.
+    /// Which parts of the XML root element have been printed.
     root: RootState,
 }
 
-/// The XML document's root element.
+/// How much of the XML document's root element has been printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum RootState {
+    /// Nothing of it.
     Unopened,
+    /// The start tag.
     Open,
+    /// All of it, or it is suppressed.
     Closed,
 }
 
 impl Printer {
-    /// Prints records of `subject`, local times in `zone`.
+    /// A printer of records of `subject`, with local times in `zone`.
     pub(crate) fn new(format: Format, subject: Subject, zone: TimeZone) -> Self {
         Self { format, subject, zone, labels: None, prints_deleted: false, root: RootState::Unopened }
     }
 
-    /// With names for labels. An empty map counts as none, as to conntrack.
+    /// Adds the names of labels. An empty map counts as no map, as in conntrack.
     pub(crate) fn with_labels(self, labels: Option<Arc<LabelMap>>) -> Self {
         Self { labels: labels.filter(|labels| !labels.is_empty()), ..self }
     }
 
-    /// For elements that stand by themselves: nothing before the first and after the last.
+    /// Suppresses the XML root element: every printed element stands alone.
     pub(crate) fn without_root(self) -> Self {
         Self { root: RootState::Closed, ..self }
     }
 
-    /// For what `-D` prints: not an event, so its text has no tag; but saved, it is a `-D` line.
+    /// Marks the records as just deleted, for `-D`. Their text has no `[DESTROY]` tag, because they are no events; with
+    /// `-o save` they are `-D` lines.
     pub(crate) fn for_deleted(self) -> Self {
         Self { prints_deleted: true, ..self }
     }
 
     /// Appends one flow's line.
     #[inline]
-    pub(crate) fn print_flow(&mut self, out: &mut Vec<u8>, flow: &FlowView<'_>, occasion: &RecordContext<'_>) {
+    pub(crate) fn print_flow(&mut self, out: &mut Vec<u8>, flow: &FlowView<'_>, context: &RecordContext<'_>) {
         match self.format.encoding {
-            Encoding::Text => text::append_flow(self, out, flow, occasion),
+            Encoding::Text => text::append_flow(self, out, flow, context),
             Encoding::Xml => {
                 self.open_root(out);
-                xml::append_flow(self, out, flow, occasion);
+                xml::append_flow(self, out, flow, context);
             }
             Encoding::Save => {
                 let deleted = self.prints_deleted.then_some(Event::Destroy);
-                save::append_flow(out, flow, occasion.event.or(deleted), self.labels.as_deref());
+                save::append_flow(out, flow, context.event.or(deleted), self.labels.as_deref());
             }
-            Encoding::Json => json::append_flow(out, flow, occasion, self.labels.as_deref()),
+            Encoding::Json => json::append_flow(out, flow, context, self.labels.as_deref()),
         }
     }
 
     /// Appends one expectation's line.
-    pub(crate) fn print_expect(&mut self, out: &mut Vec<u8>, expect: &ExpectView<'_>, occasion: &RecordContext<'_>) {
+    pub(crate) fn print_expect(&mut self, out: &mut Vec<u8>, expect: &ExpectView<'_>, context: &RecordContext<'_>) {
         match self.format.encoding {
-            Encoding::Text | Encoding::Save => text::append_expect(&self.format, out, expect, occasion),
+            Encoding::Text | Encoding::Save => text::append_expect(&self.format, out, expect, context),
             Encoding::Xml => {
                 self.open_root(out);
                 let zone = self.format.timestamp.then_some(&self.zone);
-                xml::append_expect(out, expect, occasion, zone);
+                xml::append_expect(out, expect, context, zone);
             }
-            Encoding::Json => json::append_expect(out, expect, occasion),
+            Encoding::Json => json::append_expect(out, expect, context),
         }
     }
 
-    /// Appends what must follow the last record. XML of no record at all is a document, too.
+    /// Appends the tail that the format needs after the last record. XML without any record is a complete document,
+    /// too.
     pub(crate) fn finish(&mut self, out: &mut Vec<u8>) {
         if self.format.encoding == Encoding::Xml && self.root != RootState::Closed {
             self.open_root(out);
@@ -182,12 +185,13 @@ impl Printer {
         }
     }
 
-    /// The labels to name and the names, where they were asked for and both are there.
+    /// The flow's labels and the label names; `None` unless `-o labels` is set and both exist.
     #[inline]
     fn named_labels(&self, flow: &FlowView<'_>) -> Option<(Labels, &LabelMap)> {
         flow.labels.filter(|_| self.format.labels).zip(self.labels.as_deref())
     }
 
+    /// Appends the XML root's start tag, once.
     #[inline]
     fn open_root(&mut self, out: &mut Vec<u8>) {
         if self.root == RootState::Unopened {
@@ -197,22 +201,29 @@ impl Printer {
     }
 }
 
-/// When an event happened: by the kernel's clock where it says (Linux 6.14), else when we read it.
-#[inline]
-fn event_ns(flow: &FlowView<'_>, occasion: &RecordContext<'_>) -> u64 {
-    flow.event_ns.unwrap_or(occasion.now_ns)
+/// A count with its noun: `counted(1, "flow", "flows")` is `1 flow`.
+pub(crate) fn counted(count: u64, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
 }
 
-/// How long a flow lived, in seconds: until it ended, or until now. Both ends are cut to whole seconds before they
-/// are subtracted, as conntrack does: a flow from 4.8 s to 5.1 s lived 1 s.
+/// The time of an event in nanoseconds since 1970: the kernel's time stamp if it sent one (Linux 6.14 and later),
+/// else the time of reading.
 #[inline]
-fn lifetime_seconds(flow: &FlowView<'_>, occasion: &RecordContext<'_>) -> Option<u64> {
+fn event_ns(flow: &FlowView<'_>, context: &RecordContext<'_>) -> u64 {
+    flow.event_ns.unwrap_or(context.now_ns)
+}
+
+/// How long a flow has lived, in seconds: until its end, or until now. Both times are truncated to whole seconds
+/// before the subtraction, as in conntrack: a flow from 4.8 s to 5.1 s lived 1 s.
+#[inline]
+fn lifetime_seconds(flow: &FlowView<'_>, context: &RecordContext<'_>) -> Option<u64> {
     let start_ns = start_ns(flow)?;
-    let end_ns = flow.stop_ns.or(flow.event_ns).unwrap_or(occasion.now_ns);
+    let end_ns = flow.stop_ns.or(flow.event_ns).unwrap_or(context.now_ns);
     Some((end_ns / NS_PER_SECOND).saturating_sub(start_ns / NS_PER_SECOND))
 }
 
-/// When a flow began. A start of 0 is a flow that began before time stamps were switched on.
+/// The time of a flow's start in nanoseconds since 1970. The kernel sends 0 for a flow that began
+/// before time stamps were switched on; such a flow has none.
 #[inline]
 fn start_ns(flow: &FlowView<'_>) -> Option<u64> {
     flow.start_ns.filter(|&start_ns| start_ns != 0)

@@ -1,41 +1,43 @@
-//! Which program a netlink port id belongs to.
+//! The program that a netlink port id belongs to.
 //!
-//! The kernel gives a process's first netlink socket the process's own id, and any further one a number out of thin
-//! air. So the id is first taken for a process's; else the socket is looked for:
+//! The kernel assigns the process's id as port id to a process's first netlink socket, and an arbitrary number to any
+//! further one. So the port id is first tried as a process id; if that process does not have the socket, the socket's
+//! owner is searched for:
 //!
 //! ```text
 //! port id ──► /proc/thread-self/net/netlink ──► inode ──► /proc/*/fd/*: socket:[inode] ──► /proc/PID/comm
 //! ```
 //!
-//! That walk reads a link per open file of the machine, so what it found is remembered for a second, nothing
-//! included, and there are at most [`WALKS_PER_SECOND`] of them whatever comes: under a flood from ever new sockets
-//! most names are left out, not events.
+//! The search reads one link per open file of the machine. Its result is therefore cached for a second, even if it is
+//! empty, and at most [`WALKS_PER_SECOND`] searches run per second. When many new sockets cause events, most events are
+//! printed without the program's name; no events are dropped.
 
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-/// How long an answer holds. Port ids are used again, so not much longer than a program needs for its requests.
+/// How long a result is cached. Port ids are reused, so this is not much longer than a program needs for its requests.
 const CACHED_NS: u64 = 1_000_000_000;
-/// How often the open files of all processes are looked through.
+/// The greatest number of searches through the open files of all processes, per second.
 const WALKS_PER_SECOND: u64 = 20;
-/// Answers remembered, by the lowest bits of the port id; a newer one takes an older one's place.
+/// Cached results. A port id's lowest bits select the slot; a newer result replaces an older one.
 const SLOTS: usize = 64;
-/// `TASK_COMM_LEN` of the kernel: names are shorter by a NUL.
+/// `TASK_COMM_LEN` of the kernel. It counts the terminating NUL, so names have at most 15 bytes.
 const NAME_BYTES: usize = 16;
-/// `NETLINK_NETFILTER`, in the column `Eth`.
+/// `NETLINK_NETFILTER`, as the column `Eth` of /proc/net/netlink has it.
 const NETLINK_NETFILTER: &str = "12";
 
-/// Names of programs by port id, remembered for a second.
+/// Finds the names of programs by netlink port id, and caches them for a second.
 #[derive(Debug)]
 pub(crate) struct Requesters {
     proc: PathBuf,
     slots: [Option<CachedAnswer>; SLOTS],
-    /// Before this there is no further walk.
+    /// The earliest time of the next search through all processes, in nanoseconds.
     next_walk_ns: u64,
 }
 
+/// The result of a search. `name` is `None` if no program was found.
 #[derive(Debug, Clone, Copy)]
 struct CachedAnswer {
     port_id: u32,
@@ -43,7 +45,7 @@ struct CachedAnswer {
     name: Option<ProgramName>,
 }
 
-/// A program's name, kept in place.
+/// A program's name, stored without allocation.
 #[derive(Debug, Clone, Copy)]
 struct ProgramName {
     bytes: [u8; NAME_BYTES],
@@ -57,12 +59,13 @@ impl Default for Requesters {
 }
 
 impl Requesters {
-    /// Looks below `proc`, where the proc file system is mounted.
+    /// Reads the proc file system that is mounted at `proc`.
     pub(crate) fn new(proc: PathBuf) -> Self {
         Self { proc, slots: [None; SLOTS], next_walk_ns: 0 }
     }
 
-    /// The name of the program behind `port_id` at `now_ns`; `None` where it is gone, or not ours to see.
+    /// The name of the program that has the socket with `port_id` at `now_ns`. `None` if it has exited, if its files
+    /// are not readable for this user, or if too many searches ran in this second.
     pub(crate) fn program(&mut self, port_id: u32, now_ns: u64) -> Option<&str> {
         let slot = usize::try_from(port_id).unwrap_or(0) % SLOTS;
         if !self.slots[slot].is_some_and(|answer| answer.is_valid_for(port_id, now_ns)) {
@@ -72,35 +75,37 @@ impl Requesters {
         self.slots[slot].as_ref()?.name.as_ref()?.text()
     }
 
+    /// Finds the program without the cache.
     fn find_program(&mut self, port_id: u32, now_ns: u64) -> Option<ProgramName> {
         let inode = self.socket_inode(port_id)?;
-        // The first socket of a process has its id as port id. But so may one of another pid namespace, or of a process
-        // that is gone and whose id is in use again.
+        // The first socket of a process has the process's id as port id. But a process of that id may also be in
+        // another pid namespace, or the id may have been reused, so the process must have this very socket open.
         let process = self.proc.join(port_id.to_string());
         if has_open_file(&process, format!("socket:[{inode}]").as_ref()) {
             return ProgramName::read(&process);
         }
-        // A clock set back counts as time gone by, or it would end all walks until it has caught up.
-        let waited = now_ns >= self.next_walk_ns || self.next_walk_ns - now_ns > CACHED_NS;
-        if !waited {
+        // If the clock was set back, the next search may run at once; otherwise none would run until the clock has
+        // caught up.
+        let may_search = now_ns >= self.next_walk_ns || self.next_walk_ns - now_ns > CACHED_NS;
+        if !may_search {
             return None;
         }
         self.next_walk_ns = now_ns.saturating_add(CACHED_NS / WALKS_PER_SECOND);
         ProgramName::read(&self.find_owner(&inode)?)
     }
 
-    /// The inode of the netfilter socket with that port id, in our network namespace.
+    /// The inode of the netfilter socket with this port id in this thread's network namespace.
     fn socket_inode(&self, port_id: u32) -> Option<String> {
         let table = fs::read_to_string(self.proc.join("thread-self/net/netlink")).ok()?;
         let port_id = port_id.to_string();
         table.lines().find_map(|line| {
-            let mut columns = line.split_ascii_whitespace().skip(1); // the kernel's address of it
+            let mut columns = line.split_ascii_whitespace().skip(1); // the socket's address in the kernel
             let ours = columns.next() == Some(NETLINK_NETFILTER) && columns.next() == Some(port_id.as_str());
             columns.last().filter(|_| ours).map(str::to_owned)
         })
     }
 
-    /// The directory of the process that holds the socket open.
+    /// The proc directory of the process that has the socket open.
     fn find_owner(&self, inode: &str) -> Option<PathBuf> {
         let link = format!("socket:[{inode}]");
         let mut processes = fs::read_dir(&self.proc).ok()?.flatten().filter(|entry| is_number(&entry.file_name()));
@@ -109,13 +114,14 @@ impl Requesters {
 }
 
 impl CachedAnswer {
+    /// Whether this is the result for `port_id` and still current at `now_ns`.
     fn is_valid_for(&self, port_id: u32, now_ns: u64) -> bool {
         self.port_id == port_id && (self.found_ns..self.found_ns.saturating_add(CACHED_NS)).contains(&now_ns)
     }
 }
 
 impl ProgramName {
-    /// Reads the process's `comm`. A process may call itself anything: what would break a line is replaced.
+    /// Reads the process's `comm`. A process may set any name, so bytes other than printable ASCII become `?`.
     fn read(process: &Path) -> Option<Self> {
         let comm = fs::read(process.join("comm")).ok()?;
         let comm = comm.strip_suffix(b"\n").unwrap_or(&comm);
@@ -135,6 +141,7 @@ fn is_number(name: &OsStr) -> bool {
     name.as_bytes().iter().all(u8::is_ascii_digit)
 }
 
+/// Whether `process`, a proc directory, has a file descriptor that links to `link`.
 fn has_open_file(process: &Path, link: &OsStr) -> bool {
     let Ok(files) = fs::read_dir(process.join("fd")) else { return false };
     files.flatten().any(|file| fs::read_link(file.path()).is_ok_and(|target| target.as_os_str() == link))
@@ -149,10 +156,10 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     const SECOND: u64 = CACHED_NS;
-    /// As the kernel heads the table.
+    /// The head line of the kernel's table.
     const HEADER: &str = "sk               Eth Pid        Groups   Rmem     Wmem     Dump  Locks    Drops    Inode\n";
 
-    /// A proc file system of our own, removed at the end.
+    /// An artificial proc file system in a temporary directory, which is removed on drop.
     struct Proc(PathBuf);
 
     impl Proc {
@@ -198,11 +205,12 @@ mod tests {
         let mut requesters = proc.requesters();
         assert_eq!(requesters.program(41, SECOND), Some("conntrack"));
         assert_eq!(requesters.program(3_026_142_343, SECOND), Some("ct?[sync d"));
-        assert_eq!(requesters.program(99, 2 * SECOND), None, "a socket that nobody holds");
+        assert_eq!(requesters.program(99, 2 * SECOND), None, "a socket that no process has open");
         assert_eq!(requesters.program(5, 3 * SECOND), None, "no socket");
     }
 
-    /// Its socket is another's: of a process in another pid namespace, or of one that is gone and whose id was used again.
+    /// The process with the port id's number does not have the socket: the socket belongs to a process of another pid
+    /// namespace, or was opened by a process that has exited and whose id was reused.
     #[test]
     fn a_process_whose_id_equals_the_port_id_by_chance_is_not_named() {
         let proc = Proc::new("number");
@@ -241,7 +249,7 @@ mod tests {
         assert_eq!(requesters.program(3_000_000_000, 7 * SECOND), Some("many"));
     }
 
-    /// Port ids of two sockets of ours: the first gets our process id, the second any number. They close on drop.
+    /// Two sockets of this process with their port ids: the process id and an arbitrary number. They close on drop.
     fn two_sockets() -> rustix::io::Result<[(OwnedFd, u32); 2]> {
         let open = || {
             let socket = net::socket(AddressFamily::NETLINK, SocketType::RAW, Some(netlink::NETFILTER))?;

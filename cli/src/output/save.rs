@@ -1,16 +1,17 @@
-//! Flows as the commands that make them again, one to a line, for `--load-file`.
+//! Flows as commands that create them again, one to a line, for `--load-file`.
 //!
-//! The old tool's line is kept as it is, so that either tool loads what the other saved. What it forgot stands behind:
-//! the mark, the labels, and the helper. With a helper it refuses the file, as it has no such option. Labels are an
-//! option each, as it takes only the first name of a list; even so conntrack 1.4.7 crashes on a file of several lines
-//! where one has labels, and may leave lines undone. Without a map of labels, none are saved.
+//! conntrack's own line comes first and is unchanged, so that either tool loads the files of the other. The values
+//! that conntrack does not save follow: the mark, the labels and the helper. conntrack refuses a file with a helper,
+//! because it has no such option. Each label is an option of its own, because conntrack reads only the first name of
+//! a list. Even so, conntrack 1.4.7 crashes on a file of several lines where one has labels, and may leave lines
+//! undone. Without a label file, no labels are saved.
 //!
-//! A translated address is saved bare, as its port is among the reply's. Where the port alone was translated, that
-//! would make a flow that is not translated at all; there `-A` has `ADDR:PORT`, and the reply's port is the one from
-//! before, for the kernel to translate.
+//! A translated address is saved without its port, because that port is among the reply's ports. If only the port is
+//! translated, such a line would create a flow without translation. In that case `-A` has `ADDR:PORT`, and the
+//! reply's port is the untranslated one, which the kernel translates when the line is loaded.
 //!
-//! Three things are left out, because loading them fails: `EXPECTED`, which the kernel lets nobody set, the security
-//! mark, which no command that changes flows takes, and whose request an event was.
+//! Three values are omitted, because loading them fails: the status `EXPECTED`, which the kernel refuses to set; the
+//! security mark, which no command that changes flows accepts; and the process that requested an event's change.
 
 use std::net::IpAddr;
 
@@ -20,14 +21,14 @@ use ctflow_parser::record::Event;
 use ctflow_parser::tuple::{L4, Tuple};
 use ctflow_parser::uapi;
 
-use super::put::Append;
+use super::append::Append;
 use crate::labels::LabelMap;
 use crate::protocol::{self, Fields};
 
-/// More than all options but the texts take.
+/// More bytes than all options except texts need.
 const LINE_BYTES: usize = 1024;
 
-/// What the line does when it is loaded.
+/// The command of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Verb {
     Add,
@@ -59,7 +60,7 @@ pub(super) fn append_flow(out: &mut Vec<u8>, flow: &FlowView<'_>, event: Option<
         None if verb == Verb::Add => untracked_options(out, flow.protocol()),
         None => {}
     }
-    // What to delete is said by tuples and zones; more conditions could only miss it.
+    // Tuples and zones identify the flow to delete. More conditions could only make the line miss it.
     if verb != Verb::Delete {
         extra_options(out, flow, verb, labels);
     }
@@ -68,6 +69,7 @@ pub(super) fn append_flow(out: &mut Vec<u8>, flow: &FlowView<'_>, event: Option<
     }
 }
 
+/// Appends `-u` with the status flags that the command may name, or with `UNSET`.
 fn status_option(out: &mut Vec<u8>, set: u32, verb: Verb) {
     out.literal(b"-u ");
     let names: [(u32, &[u8]); 4] = [
@@ -90,6 +92,7 @@ fn zone_options(out: &mut Vec<u8>, flow: &FlowView<'_>) {
     number_option(out, b"--reply-zone ", flow.reply.and_then(|reply| reply.zone));
 }
 
+/// Appends both tuples: addresses, then the protocol and its fields.
 fn tuple_options(out: &mut Vec<u8>, flow: &FlowView<'_>, verb: Verb) {
     if let Some(orig) = &flow.orig {
         address_option(out, b"-s ", orig.src);
@@ -108,21 +111,21 @@ fn tuple_options(out: &mut Vec<u8>, flow: &FlowView<'_>, verb: Verb) {
     }
 }
 
-/// One end of the reply beside what it would be if nothing were translated.
+/// The source or the destination of the reply tuple, with the value that it would have without NAT.
 struct ReplyEnd {
-    /// Before the address as it is, and before a translated one.
+    /// The option for an untranslated address, and the option for a translated one.
     options: [&'static [u8; 3]; 2],
     address: IpAddr,
     plain_address: IpAddr,
     port: u16,
     plain_port: u16,
-    /// `IPS_*_NAT_DONE`: the kernel has looked whether to translate.
+    /// `IPS_*_NAT_DONE`: the kernel has decided whether to translate.
     nat_done_flag: u32,
-    /// `IPS_*_NAT`: it translates.
+    /// `IPS_*_NAT`: the kernel translates.
     nat_flag: u32,
 }
 
-/// The reply's source and destination.
+/// The source and the destination of the reply tuple.
 fn reply_ends(orig: &Tuple, reply: &Tuple) -> [ReplyEnd; 2] {
     let (plain_client, plain_server) = orig.ports().unwrap_or_default();
     let (server, client) = reply.ports().unwrap_or_default();
@@ -149,7 +152,7 @@ fn reply_ends(orig: &Tuple, reply: &Tuple) -> [ReplyEnd; 2] {
 }
 
 impl ReplyEnd {
-    /// Appends the address; returns the port to be saved among the reply's.
+    /// Appends the address option. Returns the port to save among the reply's ports.
     fn append_address(&self, out: &mut Vec<u8>, status: Option<u32>, verb: Verb) -> u16 {
         let [plain, translated] = self.options;
         if self.address != self.plain_address && status.is_none_or(|status| status & self.nat_done_flag != 0) {
@@ -163,12 +166,14 @@ impl ReplyEnd {
         self.port
     }
 
+    /// Whether NAT changes the port and keeps the address.
     fn is_port_translation(&self, status: Option<u32>) -> bool {
         let translates = status.is_some_and(|status| status & self.nat_flag != 0);
         translates && self.address == self.plain_address && self.port != self.plain_port
     }
 }
 
+/// Appends `-p` with the protocol's name if `--load-file` knows it, else with its number.
 fn protocol_option(out: &mut Vec<u8>, protocol: u8) {
     out.literal(b"-p ");
     match protocol::number(protocol::name(protocol)) {
@@ -178,7 +183,7 @@ fn protocol_option(out: &mut Vec<u8>, protocol: u8) {
     out.literal(b" ");
 }
 
-/// What the protocol adds; `reply` has the reply's ports or keys.
+/// Appends the options of the protocol's fields. `reply` has the reply's source and destination port or key.
 fn l4_options(out: &mut Vec<u8>, orig: &Tuple, reply: Option<(u16, u16)>) {
     let keys = protocol::fields(orig.proto) == Fields::Keys;
     match orig.l4 {
@@ -208,6 +213,7 @@ fn l4_options(out: &mut Vec<u8>, orig: &Tuple, reply: Option<(u16, u16)>) {
     }
 }
 
+/// Appends the options of the tracker's values: state, tags, role.
 fn tracker_options(out: &mut Vec<u8>, proto: &ProtoInfo) {
     if let Some(state) = proto.state_name() {
         out.literal(b"--state ");
@@ -228,8 +234,8 @@ fn tracker_options(out: &mut Vec<u8>, proto: &ProtoInfo) {
     }
 }
 
-/// What must be said of a protocol that this kernel has no tracker for, where nothing is known: the flow can be loaded
-/// all the same, here or by a kernel that has one.
+/// Appends the options that `-A` requires for a protocol whose tracker this kernel does not have. Their values are
+/// unknown; with these defaults the flow can be loaded, also by a kernel that has the tracker.
 fn untracked_options(out: &mut Vec<u8>, protocol: u8) {
     match protocol {
         uapi::IPPROTO_TCP => out.literal(b"--state NONE "),
@@ -239,7 +245,8 @@ fn untracked_options(out: &mut Vec<u8>, protocol: u8) {
     }
 }
 
-/// What the old tool did not save. An event that says a mark of 0 says that it has become 0.
+/// Appends the values that conntrack does not save. An update event with mark 0 reports that the mark has become 0,
+/// so that mark is saved; elsewhere a mark of 0 is the default and omitted.
 fn extra_options(out: &mut Vec<u8>, flow: &FlowView<'_>, verb: Verb, names: Option<&LabelMap>) {
     number_option(out, b"-m ", flow.mark.filter(|mark| *mark != 0 || verb == Verb::Update));
     if let Some((labels, names)) = flow.labels.zip(names) {
@@ -256,6 +263,7 @@ fn label_names(out: &mut Vec<u8>, labels: Labels, names: &LabelMap) {
     }
 }
 
+/// Appends an option and its number; nothing without a number.
 #[inline]
 fn number_option<const N: usize, V: Into<u64>>(out: &mut Vec<u8>, option: &[u8; N], value: Option<V>) {
     if let Some(value) = value {
@@ -272,6 +280,7 @@ fn address_option(out: &mut Vec<u8>, option: &[u8; 3], address: IpAddr) {
     out.literal(b" ");
 }
 
+/// Appends an option with `ADDR:PORT`, and IPv6 addresses in brackets.
 fn address_and_port_option(out: &mut Vec<u8>, option: &[u8; 3], address: IpAddr, port: u16) {
     out.literal(option);
     if address.is_ipv6() {
@@ -286,7 +295,8 @@ fn address_and_port_option(out: &mut Vec<u8>, option: &[u8; 3], address: IpAddr,
     out.literal(b" ");
 }
 
-/// A word as `--load-file` splits lines: what has blanks stands in quotes. What no line can hold is left out.
+/// Appends an option and its text in the quoting of `--load-file`: text with blanks, quotes or backslashes is quoted.
+/// An empty text, or one with control characters, cannot be part of a line; its option is omitted.
 fn text_option<const N: usize>(out: &mut Vec<u8>, option: &[u8; N], word: &str) {
     if word.is_empty() || word.contains(char::is_control) {
         return;
@@ -313,7 +323,7 @@ mod tests {
     use ctflow_parser::proto::TcpInfo;
     use jiff::tz::TimeZone;
 
-    use super::super::captures::{
+    use super::super::tests::conntrack_lines::{
         ASSURED, ESTABLISHED, LISTED, SEEN, SYN_RECV, TEXT, TIME_WAIT, as_event, flow, in_zone, ports, printed,
         printed_with, tcp, tuple,
     };
@@ -323,7 +333,7 @@ mod tests {
     const SAVE: Format = Format { encoding: Encoding::Save, ..TEXT };
     const TRANSLATED: u32 = uapi::IPS_SRC_NAT_DONE | uapi::IPS_DST_NAT_DONE;
 
-    /// What is saved is listed without a mark here, as the captures were.
+    /// Compares the saved line of a flow with a captured one. The captures have no marks.
     #[track_caller]
     fn assert_saved(flow: &FlowView<'_>, captured: &str) {
         assert_eq!(printed(SAVE, flow, &LISTED), format!("{captured}\n"));
@@ -408,10 +418,10 @@ mod tests {
         assert_saved(&FlowView { helper: Some(broken), ..in_zone_7() }, IN_ZONE);
         let nameless = Printer::new(SAVE, Subject::Flows, TimeZone::UTC);
         let expected = format!("{IN_ZONE} -m 42 --ct-helper ftp\n");
-        assert_eq!(printed_with(nameless, &known, &LISTED), expected, "labels without names are not saved");
+        assert_eq!(printed_with(nameless, &known, &LISTED), expected, "labels without a label file are not saved");
     }
 
-    /// The kernel lets nobody set it.
+    /// The kernel refuses to set `EXPECTED`.
     #[test]
     fn the_expected_flag_is_not_saved() {
         let status = |set| FlowView { status: Some(set | uapi::IPS_EXPECTED), ..in_zone_7() };
@@ -445,12 +455,12 @@ mod tests {
 
     #[test]
     fn an_event_that_clears_the_mark_saves_a_mark_of_0() {
-        let occasion = RecordContext { event: Some(Event::Update), ..LISTED };
-        assert!(printed(SAVE, &in_zone_7(), &occasion).ends_with(" -m 0\n"));
-        assert!(!printed(SAVE, &as_event(in_zone_7()), &occasion).contains(" -m "));
+        let context = RecordContext { event: Some(Event::Update), ..LISTED };
+        assert!(printed(SAVE, &in_zone_7(), &context).ends_with(" -m 0\n"));
+        assert!(!printed(SAVE, &as_event(in_zone_7()), &context).contains(" -m "));
     }
 
-    /// Tried with conntrack 1.4.7: loaded so, the port is translated again.
+    /// Tried with conntrack 1.4.7: a flow loaded from such a line has its port translated again.
     #[test]
     fn a_port_translated_alone_is_saved_with_its_address() {
         let status = TRANSLATED | uapi::IPS_SRC_NAT | uapi::IPS_DST_NAT;
@@ -464,7 +474,7 @@ mod tests {
         let as_it_is =
             "-r 10.2.2.2 -q 10.1.1.1 -p udp --sport 4010 --dport 80 --reply-port-src 81 --reply-port-dst 5011";
         assert!(printed(SAVE, &untranslated, &LISTED).contains(as_it_is));
-        assert!(event_line(Event::Destroy, &udp).contains(as_it_is), "-D looks for the reply as it is");
+        assert!(event_line(Event::Destroy, &udp).contains(as_it_is), "-D has the reply tuple as it is");
         let status = uapi::IPS_SRC_NAT;
         let ipv6 = flow(uapi::IPPROTO_UDP, "2001:db8::1", "2001:db8::2", ports(4009, 80), status, 99);
         let ipv6 = with_reply(ipv6, "2001:db8::2", "2001:db8::1", ports(80, 81));

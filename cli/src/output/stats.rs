@@ -1,12 +1,12 @@
-//! What `-S` and `-C` print.
+//! The lines and JSON objects of `-S` (counters of each CPU) and `-C` (number of entries).
 
 use ctflow_parser::error::ParseError;
 use ctflow_parser::stats::CpuStats;
 
-use super::put::Append;
+use super::append::Append;
 use super::{Subject, json};
 
-/// Counters of the conntrack table; the first is `CTA_STATS_SEARCHED`, 1.
+/// Counters of the conntrack table in the kernel's order. The first is attribute 1, `CTA_STATS_SEARCHED`.
 const FLOW_COUNTERS: [&str; 15] = [
     "searched",
     "found",
@@ -25,14 +25,14 @@ const FLOW_COUNTERS: [&str; 15] = [
     "chaintoolong",
 ];
 
-/// Counters of the expectation table; the first is `CTA_STATS_EXP_NEW`, 1.
+/// Counters of the expectation table in the kernel's order. The first is attribute 1, `CTA_STATS_EXP_NEW`.
 const EXPECT_COUNTERS: [&str; 3] = ["expect_new", "expect_create", "expect_delete"];
 
-/// Appends one CPU's line: the counters that the kernel sent, in its order. Kernels grow new ones; those are
-/// `unknown1` and so on, counted from the last that has a name here.
+/// Appends one CPU's line: the counters that the kernel sent, in its order. Counters of newer kernels have no name
+/// here; they are printed as `unknown1`, `unknown2` and so on, numbered from the last named counter.
 ///
 /// # Errors
-/// The first malformed counter; the line is then not there.
+/// The first malformed counter. Nothing of the line is then left in `out`.
 pub(crate) fn cpu_line(out: &mut Vec<u8>, subject: Subject, stats: &CpuStats<'_>) -> Result<(), ParseError> {
     let before = out.len();
     start_cpu_line(out, stats.cpu);
@@ -52,7 +52,7 @@ pub(crate) fn cpu_line(out: &mut Vec<u8>, subject: Subject, stats: &CpuStats<'_>
     Ok(())
 }
 
-/// Appends one CPU's line of counters that have names already, as /proc/net/stat/nf_conntrack has.
+/// Appends one CPU's line of counters that are already named, as in /proc/net/stat/nf_conntrack.
 pub(crate) fn proc_line<'a>(out: &mut Vec<u8>, cpu: u16, counters: impl Iterator<Item = (&'a str, u64)>) {
     start_cpu_line(out, cpu);
     for (name, value) in counters {
@@ -62,16 +62,16 @@ pub(crate) fn proc_line<'a>(out: &mut Vec<u8>, cpu: u16, counters: impl Iterator
     out.literal(b"\n");
 }
 
-/// Appends the number of entries.
+/// Appends the number of entries as a line.
 pub(crate) fn count_line(out: &mut Vec<u8>, entries: u32) {
     out.decimal(entries.into());
     out.literal(b"\n");
 }
 
-/// Appends one CPU's counters as a JSON object, names as in its line.
+/// Appends one CPU's counters as a JSON object, with the names of [`cpu_line`].
 ///
 /// # Errors
-/// As [`cpu_line`].
+/// The first malformed counter. Nothing of the object is then left in `out`.
 pub(crate) fn cpu_object(out: &mut Vec<u8>, subject: Subject, stats: &CpuStats<'_>) -> Result<(), ParseError> {
     let before = out.len();
     open_cpu_object(out, stats.cpu);
@@ -94,7 +94,7 @@ pub(crate) fn cpu_object(out: &mut Vec<u8>, subject: Subject, stats: &CpuStats<'
     Ok(())
 }
 
-/// Appends one CPU's counters that have names already as a JSON object.
+/// Appends one CPU's already named counters as a JSON object.
 pub(crate) fn proc_object<'a>(out: &mut Vec<u8>, cpu: u16, counters: impl Iterator<Item = (&'a str, u64)>) {
     open_cpu_object(out, cpu);
     for (name, value) in counters {
@@ -113,13 +113,14 @@ pub(crate) fn count_object(out: &mut Vec<u8>, entries: u32) {
     out.literal(b"}\n");
 }
 
+/// Appends the start of a CPU's JSON object: its number.
 fn open_cpu_object(out: &mut Vec<u8>, cpu: u16) {
     out.literal(b"{\"cpu\":");
     out.decimal(cpu.into());
     out.literal(b",");
 }
 
-/// `cpu=N` padded to four digits, and a tab.
+/// Appends `cpu=N`, with the number padded to four characters, and a tab.
 fn start_cpu_line(out: &mut Vec<u8>, cpu: u16) {
     out.literal(b"cpu=");
     let padded = out.len() + 4;
@@ -128,6 +129,7 @@ fn start_cpu_line(out: &mut Vec<u8>, cpu: u16) {
     out.literal(b"\t");
 }
 
+/// Appends the name of the counter in attribute `kind`.
 fn append_counter_name(out: &mut Vec<u8>, subject: Subject, kind: u16) {
     let names: &[&str] = match subject {
         Subject::Flows => &FLOW_COUNTERS,
@@ -143,7 +145,7 @@ fn append_counter_name(out: &mut Vec<u8>, subject: Subject, kind: u16) {
     }
 }
 
-/// Every value has a space behind it, the last as well.
+/// Appends `=`, a counter's value and a space. The last value of a line has a space, too, as in conntrack.
 fn append_counter_value(out: &mut Vec<u8>, value: u64) {
     out.literal(b"=");
     out.decimal(value);

@@ -1,7 +1,8 @@
-//! Standard output in large writes: lines gather in one buffer, which is written when it is large or the caller is idle.
+//! Standard output in large writes: lines collect in one buffer, which is written when it is large or the caller is
+//! idle.
 //!
-//! A reader may be slow, or stuck, and a signal has to be heard all the same: so [`StdoutBuffer::flush_until`] writes to a pipe only what
-//! fits it at once, and waits for room and for the signal together.
+//! Even with a slow or stuck reader, a signal must end the program. [`StdoutBuffer::flush_until`] therefore writes
+//! only as much to a pipe as fits without blocking, and waits for room and for the signal at the same time.
 
 use std::fs::File;
 use std::io::{self, IsTerminal};
@@ -12,27 +13,31 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
-/// From this many bytes on the buffer is written. A pipe takes 64 KiB at once; larger writes to files gain nothing.
+/// The buffer is written when it has this many bytes. A pipe holds 64 KiB; larger writes to files are not faster.
 const LARGE_BYTES: usize = 64 * 1024;
-/// What a pipe that has room at all takes without blocking: `PIPE_BUF` of Linux.
+/// The bytes that a pipe reported as writable accepts without blocking: `PIPE_BUF` of Linux.
 const CERTAIN_BYTES: usize = 4096;
 
-/// What became of an offer.
+/// The result of [`StdoutBuffer::flush_until`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum FlushOutcome {
     /// Everything is written.
     All,
-    /// The bell rang or the reader was too slow; something is left.
+    /// The interrupt came or the reader was too slow; some lines are still buffered.
     Unwritten,
 }
 
+/// The result of one write.
 enum WriteStep {
+    /// Nothing was left to write.
     All,
+    /// So many bytes were written.
     Some(usize),
+    /// Nothing was written: the interrupt came, or the time was over.
     Nothing,
 }
 
-/// Gathers lines for standard output.
+/// Collects lines for standard output.
 #[derive(Debug)]
 pub(crate) struct StdoutBuffer {
     /// Where lines are appended.
@@ -42,36 +47,37 @@ pub(crate) struct StdoutBuffer {
 }
 
 impl StdoutBuffer {
-    /// Writes past the standard library's own buffer, which would look for line ends in every write.
+    /// Duplicates standard output's descriptor. The standard library's own buffer is bypassed, because it searches
+    /// every write for line ends.
     ///
     /// # Errors
-    /// When no descriptor is left.
+    /// The process has no file descriptor left.
     pub(crate) fn open() -> io::Result<Self> {
         let stdout = File::from(io::stdout().as_fd().try_clone_to_owned()?);
         let has_reader = has_reader(&stdout);
         Ok(Self { lines: Vec::with_capacity(2 * LARGE_BYTES), stdout, has_reader })
     }
 
-    /// Writes the lines if there are many.
+    /// Writes the lines if they fill at least 64 KiB.
     ///
     /// # Errors
-    /// That of the write; the lines are then lost, as a full disk loses them.
+    /// The system's error of the write. The buffered lines are then dropped.
     #[inline]
     pub(crate) fn flush_if_large(&mut self) -> io::Result<()> {
         if self.lines.len() < LARGE_BYTES { Ok(()) } else { self.flush() }
     }
 
-    /// Writes the lines, waiting for as long as the reader takes.
+    /// Writes all lines, and waits for the reader without a time limit.
     ///
     /// # Errors
-    /// As [`StdoutBuffer::flush_if_large`].
+    /// The system's error of the write. The buffered lines are then dropped.
     pub(crate) fn flush(&mut self) -> io::Result<()> {
         let mut written = 0;
         let result = loop {
             match self.write_some(written, None, None) {
                 Ok(WriteStep::All) => break Ok(()),
                 Ok(WriteStep::Some(bytes)) => written += bytes,
-                Ok(WriteStep::Nothing) => {} // without a bound and a bell the wait goes on
+                Ok(WriteStep::Nothing) => {} // cannot happen: this wait has no time limit and no interrupt
                 Err(error) => break Err(error),
             }
         };
@@ -79,15 +85,19 @@ impl StdoutBuffer {
         result
     }
 
-    /// Writes the lines until all are, `bell` is readable, or the reader has taken nothing for `patience`; what is not
-    /// written stays.
+    /// Writes the lines until all are written, `interrupt` is readable, or the reader has read nothing for
+    /// `patience`. Unwritten lines stay in the buffer.
     ///
     /// # Errors
-    /// That of the write; what was not written stays.
-    pub(crate) fn flush_until(&mut self, bell: BorrowedFd<'_>, patience: Option<Duration>) -> io::Result<FlushOutcome> {
+    /// The system's error of the write. Unwritten lines stay in the buffer.
+    pub(crate) fn flush_until(
+        &mut self,
+        interrupt: BorrowedFd<'_>,
+        patience: Option<Duration>,
+    ) -> io::Result<FlushOutcome> {
         let mut written = 0;
         let result = loop {
-            match self.write_some(written, Some(bell), patience) {
+            match self.write_some(written, Some(interrupt), patience) {
                 Ok(WriteStep::All) => break Ok(FlushOutcome::All),
                 Ok(WriteStep::Some(bytes)) => written += bytes,
                 Ok(WriteStep::Nothing) => break Ok(FlushOutcome::Unwritten),
@@ -99,17 +109,18 @@ impl StdoutBuffer {
         result
     }
 
-    /// Whether there is enough to write.
+    /// Whether the lines fill at least 64 KiB.
     #[inline]
     pub(crate) fn is_large(&self) -> bool {
         self.lines.len() >= LARGE_BYTES
     }
 
-    /// Writes some of what follows the first `written` bytes.
+    /// Writes some of the bytes after the first `written` ones. A pipe gets at most `PIPE_BUF` bytes, which do not
+    /// block once it has been polled as writable.
     fn write_some(
         &self,
         written: usize,
-        bell: Option<BorrowedFd<'_>>,
+        interrupt: Option<BorrowedFd<'_>>,
         patience: Option<Duration>,
     ) -> io::Result<WriteStep> {
         let rest = self.lines.get(written..).unwrap_or_default();
@@ -117,7 +128,7 @@ impl StdoutBuffer {
             return Ok(WriteStep::All);
         }
         let chunk = if self.has_reader() {
-            if !self.wait_writable(bell, patience)? {
+            if !self.wait_writable(interrupt, patience)? {
                 return Ok(WriteStep::Nothing);
             }
             rest.get(..CERTAIN_BYTES).unwrap_or(rest)
@@ -132,28 +143,29 @@ impl StdoutBuffer {
         }
     }
 
-    /// Waits for room; false when the bell rang or the time was up first.
-    fn wait_writable(&self, bell: Option<BorrowedFd<'_>>, patience: Option<Duration>) -> io::Result<bool> {
+    /// Waits until standard output is writable. Returns false if the interrupt came first or the time was over.
+    fn wait_writable(&self, interrupt: Option<BorrowedFd<'_>>, patience: Option<Duration>) -> io::Result<bool> {
         let stdout = PollFd::new(&self.stdout, PollFlags::OUT);
-        let bell = bell.map(|bell| PollFd::from_borrowed_fd(bell, PollFlags::IN));
-        let mut fds: Vec<_> = [stdout].into_iter().chain(bell).collect();
+        let interrupt = interrupt.map(|interrupt| PollFd::from_borrowed_fd(interrupt, PollFlags::IN));
+        let mut fds: Vec<_> = [stdout].into_iter().chain(interrupt).collect();
         let patience = patience.and_then(|time| Timespec::try_from(time).ok());
         loop {
             match poll(&mut fds, patience.as_ref()) {
-                Err(Errno::INTR) => {} // the bell says whether the signal was for us
+                Err(Errno::INTR) => {} // if the signal concerns this program, `interrupt` is readable
                 Err(errno) => return Err(errno.into()),
                 Ok(_) => return Ok(fds.first().is_some_and(|stdout| !stdout.revents().is_empty())),
             }
         }
     }
 
-    /// Whether someone reads the other end and may go away: a pipe or a socket. A file is always there, and a terminal
-    /// that goes away sends SIGHUP.
+    /// Whether standard output is a pipe or a socket, whose reader may exit. A file has no reader, and a terminal
+    /// that closes sends SIGHUP.
     pub(crate) fn has_reader(&self) -> bool {
         self.has_reader
     }
 }
 
+/// Whether `stdout` is a pipe or a socket.
 fn has_reader(stdout: &File) -> bool {
     let kind = rustix::fs::fstat(stdout).map(|stat| FileType::from_raw_mode(stat.st_mode));
     matches!(kind, Ok(FileType::Fifo | FileType::Socket)) && !stdout.is_terminal()

@@ -1,7 +1,7 @@
-//! conntrack's default line, for flows and expectations, in listings and as events.
+//! conntrack's default line for flows and expectations, in listings and as events.
 //!
-//! A line is its fields in a fixed order, each with a space behind it; a field that the kernel did not send is left
-//! out. The last space becomes the line's end.
+//! A line has its fields in a fixed order, each followed by a space. A field that the kernel did not send is omitted.
+//! The space after the last field is replaced with the line end.
 
 use ctflow_parser::expect::ExpectView;
 use ctflow_parser::flow::{Counters, FlowView, Labels};
@@ -10,21 +10,21 @@ use ctflow_parser::tuple::{L4, Tuple};
 use ctflow_parser::uapi;
 use jiff::tz::TimeZone;
 
-use super::put::Append;
+use super::append::Append;
 use super::{Format, NS_PER_SECOND, Printer, RecordContext, Requester, when};
 use crate::labels::LabelMap;
 use crate::protocol::{self, Fields};
 
-/// More than all fields but the texts take. Reserved once a line, so that its pieces do not grow the buffer.
+/// More bytes than all fields except texts need. They are reserved once a line, so that no piece grows the buffer.
 const LINE_BYTES: usize = 1024;
 
 /// Appends one flow's line.
-pub(super) fn append_flow(printer: &Printer, out: &mut Vec<u8>, flow: &FlowView<'_>, occasion: &RecordContext<'_>) {
+pub(super) fn append_flow(printer: &Printer, out: &mut Vec<u8>, flow: &FlowView<'_>, context: &RecordContext<'_>) {
     let format = &printer.format;
     out.reserve(LINE_BYTES);
-    if let Some(event) = occasion.event {
+    if let Some(event) = context.event {
         if format.timestamp {
-            timestamp(out, super::event_ns(flow, occasion));
+            timestamp(out, super::event_ns(flow, context));
         }
         event_tag(out, event);
     }
@@ -37,17 +37,17 @@ pub(super) fn append_flow(printer: &Printer, out: &mut Vec<u8>, flow: &FlowView<
     directions(out, flow);
     status_word(out, flow);
     marks(out, flow);
-    flow_tail(printer, out, flow, occasion);
-    finish_line(out, occasion.requester);
+    flow_tail(printer, out, flow, context);
+    finish_line(out, context.requester);
 }
 
-/// Appends one expectation's line. The kernel stamps none of them, so the time is always the reader's.
-pub(super) fn append_expect(format: &Format, out: &mut Vec<u8>, expect: &ExpectView<'_>, occasion: &RecordContext<'_>) {
+/// Appends one expectation's line. The kernel sends no time stamps for expectations, so the time is that of reading.
+pub(super) fn append_expect(format: &Format, out: &mut Vec<u8>, expect: &ExpectView<'_>, context: &RecordContext<'_>) {
     out.reserve(LINE_BYTES);
     if format.timestamp {
-        timestamp(out, occasion.now_ns);
+        timestamp(out, context.now_ns);
     }
-    if let Some(event) = occasion.event {
+    if let Some(event) = context.event {
         event_tag(out, event);
     }
     if let Some(timeout) = expect.timeout {
@@ -65,10 +65,10 @@ pub(super) fn append_expect(format: &Format, out: &mut Vec<u8>, expect: &ExpectV
     if let Some(helper) = expect.helper {
         text_field(out, b"helper=", helper);
     }
-    finish_line(out, None); // conntrack says whose request it was of flows only
+    finish_line(out, None); // conntrack names the requesting process for flows only
 }
 
-/// `[seconds.microseconds]` and a tab.
+/// Appends `[seconds.microseconds]` and a tab.
 fn timestamp(out: &mut Vec<u8>, ns: u64) {
     out.literal(b"[");
     out.decimal(ns / NS_PER_SECOND);
@@ -77,6 +77,7 @@ fn timestamp(out: &mut Vec<u8>, ns: u64) {
     out.literal(b"]\t");
 }
 
+/// Appends the kind of an event, right-aligned like conntrack's.
 fn event_tag(out: &mut Vec<u8>, event: Event) {
     out.literal(match event {
         Event::New => b"    [NEW] ",
@@ -85,6 +86,7 @@ fn event_tag(out: &mut Vec<u8>, event: Event) {
     });
 }
 
+/// Appends the name and number of an address family (`AF_*`).
 fn family(out: &mut Vec<u8>, family: u8) {
     match family {
         uapi::AF_INET => out.literal(b"ipv4     2 "),
@@ -93,7 +95,7 @@ fn family(out: &mut Vec<u8>, family: u8) {
     }
 }
 
-/// The name padded to 8, and the number. Whole literals for those that fill most tables.
+/// Appends a protocol's name, padded to 8 characters, and its number. The protocols that fill most tables are literals.
 fn protocol(out: &mut Vec<u8>, protocol: u8) {
     match protocol {
         uapi::IPPROTO_TCP => out.literal(b"tcp      6 "),
@@ -120,6 +122,7 @@ fn timeout_and_state(out: &mut Vec<u8>, flow: &FlowView<'_>) {
     }
 }
 
+/// Appends both directions: tuple, zone and counters of each, with `[UNREPLIED]` between them.
 fn directions(out: &mut Vec<u8>, flow: &FlowView<'_>) {
     if let Some(orig) = &flow.orig {
         tuple(out, orig);
@@ -136,6 +139,7 @@ fn directions(out: &mut Vec<u8>, flow: &FlowView<'_>) {
     counters(out, flow.counters_reply);
 }
 
+/// Appends a tuple: addresses, then the fields of its protocol.
 #[inline]
 fn tuple(out: &mut Vec<u8>, tuple: &Tuple) {
     out.literal(b"src=");
@@ -146,7 +150,8 @@ fn tuple(out: &mut Vec<u8>, tuple: &Tuple) {
     l4_fields(out, tuple.proto, tuple.l4);
 }
 
-/// What the protocol adds. What the kernel should have sent and did not is 0: a DCCP flow without its tracker.
+/// Appends the fields that the protocol adds to a tuple. A field that the kernel should have sent and did not is 0,
+/// as for a DCCP flow on a kernel without the DCCP tracker.
 #[inline]
 fn l4_fields(out: &mut Vec<u8>, protocol: u8, l4: L4) {
     let (src, dst) = if let L4::Ports { src, dst } = l4 { (src, dst) } else { (0, 0) };
@@ -172,6 +177,7 @@ fn l4_fields(out: &mut Vec<u8>, protocol: u8, l4: L4) {
     }
 }
 
+/// Appends the packets and bytes of a direction.
 #[inline]
 fn counters(out: &mut Vec<u8>, counters: Option<Counters>) {
     if let Some(Counters { packets, bytes }) = counters {
@@ -180,7 +186,7 @@ fn counters(out: &mut Vec<u8>, counters: Option<Counters>) {
     }
 }
 
-/// One word only: an offloaded flow does not show that it is assured, too.
+/// Appends one status word at most: an offloaded flow has no `[ASSURED]`, even if it is assured.
 #[inline]
 fn status_word(out: &mut Vec<u8>, flow: &FlowView<'_>) {
     if flow.has_status(uapi::IPS_HW_OFFLOAD) {
@@ -192,6 +198,7 @@ fn status_word(out: &mut Vec<u8>, flow: &FlowView<'_>) {
     }
 }
 
+/// Appends mark, security mark, security context and zone.
 #[inline]
 fn marks(out: &mut Vec<u8>, flow: &FlowView<'_>) {
     if let Some(mark) = flow.mark {
@@ -200,17 +207,18 @@ fn marks(out: &mut Vec<u8>, flow: &FlowView<'_>) {
     if let Some(secmark) = flow.secmark {
         number_field(out, b"secmark=", secmark);
     }
-    if let Some(context) = flow.secctx {
-        text_field(out, b"secctx=", context);
+    if let Some(secctx) = flow.secctx {
+        text_field(out, b"secctx=", secctx);
     }
     if let Some(zone) = flow.zone {
         number_field(out, b"zone=", zone);
     }
 }
 
+/// Appends the fields from the flow's age to its labels.
 #[inline]
-fn flow_tail(printer: &Printer, out: &mut Vec<u8>, flow: &FlowView<'_>, occasion: &RecordContext<'_>) {
-    if let Some(seconds) = super::lifetime_seconds(flow, occasion) {
+fn flow_tail(printer: &Printer, out: &mut Vec<u8>, flow: &FlowView<'_>, context: &RecordContext<'_>) {
+    if let Some(seconds) = super::lifetime_seconds(flow, context) {
         number_field(out, b"delta-time=", seconds);
     }
     if printer.format.ktimestamp {
@@ -230,7 +238,7 @@ fn flow_tail(printer: &Printer, out: &mut Vec<u8>, flow: &FlowView<'_>, occasion
     }
 }
 
-/// When it began, and, in destroy events, ended; in local time.
+/// Appends the local time of the flow's start and, in destroy events, of its end.
 fn start_and_stop(out: &mut Vec<u8>, zone: &TimeZone, flow: &FlowView<'_>) {
     if let Some(ns) = super::start_ns(flow) {
         out.literal(b"[start=");
@@ -244,8 +252,8 @@ fn start_and_stop(out: &mut Vec<u8>, zone: &TimeZone, flow: &FlowView<'_>) {
     }
 }
 
-/// `labels=a,b` in the order of their numbers. Those without a name are passed over; where none has one, the bare
-/// word says that there are some.
+/// Appends `labels=a,b` in ascending order of the labels' numbers. Labels without a name are omitted. If no label has
+/// a name, the line has the bare word `labels`.
 fn label_names(out: &mut Vec<u8>, labels: Labels, names: &LabelMap) {
     out.literal(b"labels");
     let bare = out.len();
@@ -256,7 +264,8 @@ fn label_names(out: &mut Vec<u8>, labels: Labels, names: &LabelMap) {
     out.literal(b" ");
 }
 
-/// The awaited tuple, its mask and its master. The mask says what of the tuple counts, so it has the tuple's fields.
+/// Appends the expected tuple, its mask and its master. The mask selects bits of the expected tuple, so it is printed
+/// with the fields of that tuple's protocol.
 fn expect_tuples(out: &mut Vec<u8>, expect: &ExpectView<'_>) {
     let awaited = expect.tuple.map_or(0, |tuple| tuple.proto);
     number_field(out, b"proto=", awaited);
@@ -281,6 +290,7 @@ fn expect_tuples(out: &mut Vec<u8>, expect: &ExpectView<'_>) {
     }
 }
 
+/// Appends the names of an expectation's flags, separated by commas.
 fn expect_flags(out: &mut Vec<u8>, flags: u32) {
     let names = [
         (uapi::NF_CT_EXPECT_PERMANENT, "PERMANENT"),
@@ -300,6 +310,7 @@ fn expect_flags(out: &mut Vec<u8>, flags: u32) {
     }
 }
 
+/// Appends a field's name, which ends with `=`, its number and a space.
 #[inline]
 fn number_field<const N: usize>(out: &mut Vec<u8>, name: &[u8; N], value: impl Into<u64>) {
     out.literal(name);
@@ -307,13 +318,14 @@ fn number_field<const N: usize>(out: &mut Vec<u8>, name: &[u8; N], value: impl I
     out.literal(b" ");
 }
 
+/// Appends a field's name, which ends with `=`, its text and a space.
 fn text_field<const N: usize>(out: &mut Vec<u8>, name: &[u8; N], value: &str) {
     out.literal(name);
     out.text(value);
     out.literal(b" ");
 }
 
-/// Says whose request it was, and turns the last field's space into the line's end.
+/// Appends the process that requested the change, and replaces the last field's space with the line end.
 #[inline]
 fn finish_line(out: &mut Vec<u8>, requester: Option<Requester<'_>>) {
     if let Some(Requester { port_id, program }) = requester {

@@ -1,13 +1,13 @@
-//! Local times: `<when>` of XML events, and `ctime`'s layout of kernel time stamps.
+//! Local times: `<when>` of XML events, and kernel time stamps in the layout of C's `ctime`.
 
 use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 
 use super::NS_PER_SECOND;
-use super::put::Append;
+use super::append::Append;
 
-/// Appends the element for `ns` nanoseconds since the epoch. Past what a calendar holds, there is none.
+/// Appends the `<when>` element of `ns` nanoseconds since 1970; nothing if the time is beyond the calendar's range.
 pub(super) fn when_element(out: &mut Vec<u8>, zone: &TimeZone, ns: u64) {
     let Some(local) = local_time(zone, ns) else { return };
     out.literal(b"<when><hour>");
@@ -27,8 +27,8 @@ pub(super) fn when_element(out: &mut Vec<u8>, zone: &TimeZone, ns: u64) {
     out.literal(b"</year></when>");
 }
 
-/// Appends `Fri Nov  6 07:58:15 2026`, as C's `ctime` without its line end. Past what a calendar holds, there is
-/// nothing.
+/// Appends `ns` nanoseconds since 1970 as `Fri Nov  6 07:58:15 2026`, like C's `ctime` without its line end. Appends
+/// nothing if the time is beyond the calendar's range.
 pub(super) fn append_ctime(out: &mut Vec<u8>, zone: &TimeZone, ns: u64) {
     const DAYS: [&[u8; 4]; 7] = [b"Sun ", b"Mon ", b"Tue ", b"Wed ", b"Thu ", b"Fri ", b"Sat "];
     const MONTHS: [&[u8; 4]; 12] =
@@ -48,18 +48,21 @@ pub(super) fn append_ctime(out: &mut Vec<u8>, zone: &TimeZone, ns: u64) {
     append_number(out, local.year());
 }
 
+/// The local time of `ns` nanoseconds since 1970, truncated to a second; `None` beyond the calendar's range.
 fn local_time(zone: &TimeZone, ns: u64) -> Option<DateTime> {
     let timestamp = Timestamp::from_second(i64::try_from(ns / NS_PER_SECOND).ok()?).ok()?;
     Some(zone.to_datetime(timestamp))
 }
 
+/// Appends the name at `index`, which counts from 0; nothing if there is none.
 fn append_name(out: &mut Vec<u8>, names: &[&[u8; 4]], index: i8) {
     if let Some(name) = usize::try_from(index).ok().and_then(|index| names.get(index)) {
         out.literal(name);
     }
 }
 
-/// In `<when>` minutes and seconds are padded, hours are not: so did libnetfilter_conntrack.
+/// Appends a number with at least two digits. In `<when>`, minutes and seconds are padded and hours are not, as in
+/// libnetfilter_conntrack.
 fn two_digits(out: &mut Vec<u8>, number: i8) {
     if number < 10 {
         out.literal(b"0");
@@ -67,7 +70,7 @@ fn two_digits(out: &mut Vec<u8>, number: i8) {
     append_number(out, number);
 }
 
-/// Nothing in a time since the epoch is negative.
+/// Appends a part of a time. No part of a time since 1970 is negative.
 fn append_number(out: &mut Vec<u8>, number: impl Into<i64>) {
     out.decimal(u64::try_from(number.into()).unwrap_or(0));
 }
@@ -82,7 +85,7 @@ mod tests {
         String::from_utf8(out).unwrap()
     }
 
-    /// Captured on Friday, November 20, at 3:03:04 of a zone 16 hours and 18 minutes behind.
+    /// Captured on Friday, November 20, at 3:03:04 in a time zone 16 hours and 18 minutes behind UTC.
     #[test]
     fn the_time_is_local_and_only_minutes_and_seconds_are_padded() {
         let zone = TimeZone::fixed(jiff::tz::Offset::from_seconds(-(16 * 3600 + 18 * 60)).unwrap());

@@ -1,8 +1,7 @@
-//! The XML of flows and expectations: one element to a line, in libnetfilter_conntrack's shape.
+//! The XML of flows and expectations: one element to a line, in the structure of libnetfilter_conntrack's XML.
 //!
-//! Three things differ from it, because its documents were wrong there: SCTP and DCCP states have their own names,
-//! ICMP flows show `<type>`, `<code>` and `<id>`, and text is escaped. The root is [`super::Printer`]'s to open and
-//! to close.
+//! Three things differ, because the library's XML is wrong: SCTP and DCCP states have their own names, ICMP flows have
+//! `<type>`, `<code>` and `<id>`, and text is escaped. [`super::Printer`] opens and closes the root element.
 
 use ctflow_parser::expect::ExpectView;
 use ctflow_parser::flow::{Counters, FlowView, Labels};
@@ -11,15 +10,15 @@ use ctflow_parser::tuple::{L4, Tuple};
 use ctflow_parser::uapi;
 use jiff::tz::TimeZone;
 
-use super::put::Append;
+use super::append::Append;
 use super::{Printer, RecordContext, Subject, when};
 use crate::labels::LabelMap;
 use crate::protocol::{self, Fields};
 
-/// More than a flow takes without its texts.
+/// More bytes than a flow needs without its texts.
 const ELEMENT_BYTES: usize = 2048;
 
-/// Appends what stands before the first element.
+/// Appends the XML declaration and the root element's start tag.
 #[cold]
 pub(super) fn open_root(out: &mut Vec<u8>, subject: Subject) {
     out.text("<?xml version=\"1.0\" encoding=\"utf-8\"?>\n");
@@ -29,7 +28,7 @@ pub(super) fn open_root(out: &mut Vec<u8>, subject: Subject) {
     });
 }
 
-/// Appends what stands behind the last element.
+/// Appends the root element's end tag.
 pub(super) fn close_root(out: &mut Vec<u8>, subject: Subject) {
     out.text(match subject {
         Subject::Flows => "</conntrack>\n",
@@ -38,9 +37,9 @@ pub(super) fn close_root(out: &mut Vec<u8>, subject: Subject) {
 }
 
 /// Appends one flow.
-pub(super) fn append_flow(printer: &Printer, out: &mut Vec<u8>, flow: &FlowView<'_>, occasion: &RecordContext<'_>) {
+pub(super) fn append_flow(printer: &Printer, out: &mut Vec<u8>, flow: &FlowView<'_>, context: &RecordContext<'_>) {
     out.reserve(ELEMENT_BYTES);
-    open_flow(out, occasion.event);
+    open_flow(out, context.event);
     if let Some(orig) = &flow.orig {
         out.literal(b"<meta direction=\"original\">");
         direction_meta(out, orig, flow.counters_orig);
@@ -49,10 +48,10 @@ pub(super) fn append_flow(printer: &Printer, out: &mut Vec<u8>, flow: &FlowView<
         out.literal(b"<meta direction=\"reply\">");
         direction_meta(out, reply, flow.counters_reply);
     }
-    independent_meta(printer, out, flow, occasion);
-    // Listings have no `<when>`, as their lines have no time stamp in front.
-    if printer.format.timestamp && occasion.event.is_some() {
-        when::when_element(out, &printer.zone, super::event_ns(flow, occasion));
+    independent_meta(printer, out, flow, context);
+    // Only events have `<when>`, just as only lines of events have a time stamp in front.
+    if printer.format.timestamp && context.event.is_some() {
+        when::when_element(out, &printer.zone, super::event_ns(flow, context));
     }
     if let Some(helper) = flow.helper {
         text_element(out, "helper", helper.name);
@@ -60,15 +59,15 @@ pub(super) fn append_flow(printer: &Printer, out: &mut Vec<u8>, flow: &FlowView<
     out.literal(b"</flow>\n");
 }
 
-/// Appends one expectation; with the time of reading where `zone` is given.
+/// Appends one expectation, with the time of reading in the time zone `zone`, if there is one.
 pub(super) fn append_expect(
     out: &mut Vec<u8>,
     expect: &ExpectView<'_>,
-    occasion: &RecordContext<'_>,
+    context: &RecordContext<'_>,
     zone: Option<&TimeZone>,
 ) {
     out.reserve(ELEMENT_BYTES);
-    open_flow(out, occasion.event);
+    open_flow(out, context.event);
     let tuples = expect_tuples(expect);
     if let Some(awaited) = expect.tuple {
         layer3_start(out, &awaited);
@@ -82,10 +81,11 @@ pub(super) fn append_expect(
         }
         out.literal(b"</layer4>");
     }
-    expect_meta(out, expect, occasion, zone);
+    expect_meta(out, expect, context, zone);
     out.literal(b"</flow>\n");
 }
 
+/// Appends the start tag of a flow or expectation.
 fn open_flow(out: &mut Vec<u8>, event: Option<Event>) {
     out.text(match event {
         None => "<flow>",
@@ -95,6 +95,7 @@ fn open_flow(out: &mut Vec<u8>, event: Option<Event>) {
     });
 }
 
+/// Appends a direction from its layer 3 to `</meta>`; the caller has appended the start tag.
 fn direction_meta(out: &mut Vec<u8>, tuple: &Tuple, counters: Option<Counters>) {
     layer3_start(out, tuple);
     addresses(out, tuple);
@@ -136,7 +137,7 @@ fn addresses(out: &mut Vec<u8>, tuple: &Tuple) {
     out.literal(b"</dst>");
 }
 
-/// What the protocol adds; what the kernel should have sent and did not is 0.
+/// Appends the fields that the protocol adds to a tuple. A field that the kernel should have sent and did not is 0.
 fn l4_fields(out: &mut Vec<u8>, protocol: u8, l4: L4) {
     let (src, dst) = if let L4::Ports { src, dst } = l4 { (src, dst) } else { (0, 0) };
     match protocol::fields(protocol) {
@@ -161,7 +162,8 @@ fn l4_fields(out: &mut Vec<u8>, protocol: u8, l4: L4) {
     }
 }
 
-fn independent_meta(printer: &Printer, out: &mut Vec<u8>, flow: &FlowView<'_>, occasion: &RecordContext<'_>) {
+/// Appends the values that belong to neither direction.
+fn independent_meta(printer: &Printer, out: &mut Vec<u8>, flow: &FlowView<'_>, context: &RecordContext<'_>) {
     out.literal(b"<meta direction=\"independent\">");
     if let Some(state) = flow.proto.and_then(|proto| proto.state_name()) {
         text_element(out, "state", state);
@@ -172,8 +174,8 @@ fn independent_meta(printer: &Printer, out: &mut Vec<u8>, flow: &FlowView<'_>, o
         element(out, "labels", |out| label_names(out, labels, names));
     }
     number_element(out, "secmark", flow.secmark);
-    if let Some(context) = flow.secctx {
-        text_element(out, "secctx", context);
+    if let Some(secctx) = flow.secctx {
+        text_element(out, "secctx", secctx);
     }
     number_element(out, "zone", flow.zone);
     number_element(out, "use", flow.use_count);
@@ -187,16 +189,16 @@ fn independent_meta(printer: &Printer, out: &mut Vec<u8>, flow: &FlowView<'_>, o
     if printer.format.ktimestamp {
         start_and_stop(out, flow);
     }
-    number_element(out, "deltatime", super::lifetime_seconds(flow, occasion));
+    number_element(out, "deltatime", super::lifetime_seconds(flow, context));
     out.literal(b"</meta>");
 }
 
-/// Those without a name are passed over, as in the line.
+/// Appends the names of labels. Labels without a name are omitted, as in the line.
 fn label_names(out: &mut Vec<u8>, labels: Labels, names: &LabelMap) {
     labels.iter().filter_map(|number| names.name(number)).for_each(|name| text_element(out, "label", name));
 }
 
-/// When it began, and, in destroy events, ended, in nanoseconds since the epoch.
+/// Appends the time of the flow's start and, in destroy events, of its end, in nanoseconds since 1970.
 fn start_and_stop(out: &mut Vec<u8>, flow: &FlowView<'_>) {
     let start_ns = super::start_ns(flow);
     if start_ns.or(flow.stop_ns).is_some() {
@@ -207,18 +209,20 @@ fn start_and_stop(out: &mut Vec<u8>, flow: &FlowView<'_>) {
     }
 }
 
-/// The three tuples by their element, each with the protocol whose fields it has: the mask has those it masks.
+/// An expectation's three tuples, each with its element's name and the protocol that decides its fields. The mask has
+/// the fields of the expected tuple.
 fn expect_tuples<'a>(expect: &ExpectView<'_>) -> [(&'a str, Option<Tuple>, u8); 3] {
     let protocol = |tuple: Option<Tuple>| tuple.map_or(0, |tuple| tuple.proto);
-    let awaited = protocol(expect.tuple);
+    let expected = protocol(expect.tuple);
     [
-        ("expected", expect.tuple, awaited),
-        ("mask", expect.mask, awaited),
+        ("expected", expect.tuple, expected),
+        ("mask", expect.mask, expected),
         ("master", expect.master, protocol(expect.master)),
     ]
 }
 
-fn expect_meta(out: &mut Vec<u8>, expect: &ExpectView<'_>, occasion: &RecordContext<'_>, zone: Option<&TimeZone>) {
+/// Appends an expectation's values beside its tuples.
+fn expect_meta(out: &mut Vec<u8>, expect: &ExpectView<'_>, context: &RecordContext<'_>, zone: Option<&TimeZone>) {
     out.literal(b"<meta>");
     if let Some(helper) = expect.helper {
         text_element(out, "helper-name", helper);
@@ -227,7 +231,7 @@ fn expect_meta(out: &mut Vec<u8>, expect: &ExpectView<'_>, occasion: &RecordCont
     number_element(out, "class", expect.class);
     number_element(out, "zone", expect.zone);
     if let Some(zone) = zone {
-        when::when_element(out, zone, occasion.now_ns);
+        when::when_element(out, zone, context.now_ns);
     }
     let flags = [
         (uapi::NF_CT_EXPECT_PERMANENT, "<permanent/>"),
@@ -239,12 +243,13 @@ fn expect_meta(out: &mut Vec<u8>, expect: &ExpectView<'_>, occasion: &RecordCont
     out.literal(b"</meta>");
 }
 
-/// `<name>`, what `body` appends of `tuple`, `</name>`; nothing where there is no tuple.
+/// Appends the element `name` with the content that `body` appends for `tuple`; nothing without a tuple.
 fn tuple_element(out: &mut Vec<u8>, name: &str, tuple: Option<&Tuple>, body: impl FnOnce(&mut Vec<u8>, &Tuple)) {
     let Some(tuple) = tuple else { return };
     element(out, name, |out| body(out, tuple));
 }
 
+/// Appends the element `name` with the content that `body` appends.
 fn element(out: &mut Vec<u8>, name: &str, body: impl FnOnce(&mut Vec<u8>)) {
     out.literal(b"<");
     out.text(name);
@@ -255,17 +260,19 @@ fn element(out: &mut Vec<u8>, name: &str, body: impl FnOnce(&mut Vec<u8>)) {
     out.literal(b">");
 }
 
+/// Appends the element `name` with a number; nothing without a number.
 fn number_element<N: Into<u64>>(out: &mut Vec<u8>, name: &str, value: Option<N>) {
     if let Some(value) = value {
         element(out, name, |out| out.decimal(value.into()));
     }
 }
 
+/// Appends the element `name` with escaped text.
 fn text_element(out: &mut Vec<u8>, name: &str, value: &str) {
     element(out, name, |out| append_escaped(out, value));
 }
 
-/// Markup as entities. What no XML document may hold, not even as an entity, becomes the replacement character.
+/// Appends text with markup characters as entities. Characters that XML forbids even as entities become U+FFFD.
 fn append_escaped(out: &mut Vec<u8>, text: &str) {
     for character in text.chars() {
         match character {

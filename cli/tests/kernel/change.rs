@@ -1,4 +1,5 @@
-//! Entries made, changed, deleted, saved and loaded, beside the installed conntrack where that says more than a literal.
+//! Entries created, changed, deleted, saved and loaded, compared with the installed conntrack where that proves more
+//! than a literal.
 
 use std::io::Write as _;
 use std::process::{Command, Stdio};
@@ -13,7 +14,7 @@ use super::compare::{FILTERS, Ours, as_1_4_9, conntrack};
 use super::kinds::{create_every_kind, record_all};
 use super::support::{Follower, PROGRAM, Ran, create, flow, flush, ports, run};
 
-/// The same table before each command line.
+/// Fills the table with the same flows before each command line.
 fn fill() {
     flush();
     let tcp = flow("10.0.0.1", "10.0.0.2", IPPROTO_TCP, ports(100, 80));
@@ -27,7 +28,7 @@ pub(crate) fn args(line: &str) -> Vec<&str> {
     line.split_whitespace().collect()
 }
 
-/// Lines in no order, without what counts down or is new each time.
+/// Returns the lines sorted, with every timeout near 3,000 s replaced, since timeouts count down.
 fn lines(text: &str) -> Vec<String> {
     let still =
         |line: &str| (2_990..3_000).fold(line.to_owned(), |line, left| line.replace(&format!(" {left} "), " 3000 "));
@@ -128,7 +129,7 @@ fn changes_are_counted_on_stderr_when_stdout_is_full() {
     });
 }
 
-/// A user namespace of its own is nobody to the network's.
+/// A process in a new user namespace has no rights in the network's user namespace.
 #[test]
 fn kernel_refusals_are_printed_as_conntrack_prints_them() {
     let Some(theirs) = conntrack() else { return };
@@ -147,7 +148,8 @@ fn kernel_refusals_are_printed_as_conntrack_prints_them() {
     });
 }
 
-/// What conntrack deletes wrongly (by negated status) is among [`super::edges`]; `-j` does not go with `-D`.
+/// Every filter but those that conntrack deletes wrongly by (negated status, see [`super::edges`]) and `-j`, which
+/// cannot be combined with `-D`.
 #[test]
 fn deletions_by_every_filter_have_the_same_effect() {
     let Some(theirs) = conntrack() else { return };
@@ -170,7 +172,7 @@ fn deletions_by_every_filter_have_the_same_effect() {
     });
 }
 
-/// Gives `program` a file of commands.
+/// Runs `program` with a file of commands on standard input.
 pub(crate) fn load_by(program: &str, text: &str) -> Ran {
     let mut child = Command::new(program)
         .args(["-R", "-"])
@@ -209,7 +211,7 @@ fn a_refused_line_is_reported_with_its_number() {
         let (code, stdout, stderr) = load(&(line(8) + "-D -p udp --sport 1\n" + &line(1)));
         assert_eq!((code, stdout.lines().count(), stderr.as_str()), (0, 1, ""));
         let (code, _, stderr) = load(&("-F\n".to_owned() + &line(5) + &line(5)));
-        assert!(code == 1 && stderr.contains("table has been emptied.\n"), "as conntrack says of -F: {stderr}");
+        assert!(code == 1 && stderr.contains("table has been emptied.\n"), "as conntrack prints for -F: {stderr}");
         assert!(stderr.ends_with("; lines before it are carried out\n"), "{stderr}");
     });
 }
@@ -266,7 +268,7 @@ fn a_capture_file_shows_what_was_followed() {
         assert_eq!(run(PROGRAM, &["-E", "-r", chosen]).1.lines().count(), 4, "it is not emptied");
         let full = run(PROGRAM, &["-E", "-r", chosen, "-w", "/dev/full"]);
         assert!(full.0 == 1 && full.2.contains("cannot write to /dev/full"), "{full:?}");
-        // Who asked is looked up while it is there only.
+        // The requesting program is only looked up for live events, so it is missing in those of a file.
         let bare = |text: &str| {
             text.lines().map(|line| line.split(" [USERSPACE]").next().unwrap().to_owned()).collect::<Vec<_>>()
         };

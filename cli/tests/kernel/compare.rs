@@ -1,9 +1,9 @@
-//! The same command lines given to us and to the installed conntrack, on the same table of flows of every kind: outputs,
-//! exit codes and summary lines must be the same, to the byte.
+//! The same command lines for ctflow and for the installed conntrack, on the same table with flows of every kind:
+//! outputs, exit codes and summary lines must be the same, to the byte.
 //!
-//! Debian's conntrack is 1.4.7, ours behaves as 1.4.9: its version is replaced before comparing, and what 1.4.9 changed
-//! (zeros in time stamps, no suffix in XML) is left out. The edges that we mend are in [`MENDED`]: there, what we print is
-//! turned back into what conntrack prints, so that everything else about the line is compared all the same.
+//! Debian's conntrack is 1.4.7, and ctflow behaves as 1.4.9: the version is replaced before comparing, and what 1.4.9
+//! changed (zeros in time stamps, no suffix in XML) is left out. [`KNOWN_DIFFERENCES`] has the faults of conntrack that
+//! ctflow does not have. They are undone before comparing, so that the rest of each line is compared.
 
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -14,7 +14,7 @@ use super::support::{Follower, PROGRAM, Ran, flush, queued_bytes, ran, run, unti
 use ctflow_engine::lab::Lab;
 use ctflow_engine::lab::topology::Firewall;
 
-/// Debian's package; where it is missing the comparison is left out, but not in CI.
+/// Returns the path of Debian's conntrack. Without it the comparison is skipped, except in CI, where the test fails.
 pub(crate) fn conntrack() -> Option<&'static str> {
     let found = ["/usr/sbin/conntrack", "/sbin/conntrack"].into_iter().find(|path| std::fs::exists(path).unwrap());
     assert!(found.is_some() || std::env::var_os("CI").is_none(), "conntrack is not installed");
@@ -24,7 +24,7 @@ pub(crate) fn conntrack() -> Option<&'static str> {
     found
 }
 
-/// Ourselves under conntrack's name.
+/// The program under conntrack's name.
 pub(crate) struct Ours {
     _folder: tempfile::TempDir,
     pub(crate) path: String,
@@ -43,10 +43,12 @@ pub(crate) fn as_1_4_9((code, stdout, stderr): Ran) -> Ran {
     (code, stdout, stderr.replace("conntrack v1.4.7", "conntrack v1.4.9"))
 }
 
-/// Where labels have their names: 1.4.7 reads no other file, so each program starts with an `/etc` that has it.
+/// The file with the names of labels. conntrack 1.4.7 reads no other one than that in `/etc`, so each program starts
+/// with an
+/// `/etc` that has it.
 pub(crate) const LABELS: &str = "0 vpn\n5 web\n127 big\n";
 
-/// A script that starts `program` with [`LABELS`] in its place.
+/// Creates a script that starts `program` with an `/etc` that has [`LABELS`]. Returns its path.
 pub(crate) fn with_labels(folder: &std::path::Path, program: &str) -> String {
     let script = folder.join(format!("labels{}", program.replace('/', "_")));
     let map = LABELS.replace('\n', "\\n");
@@ -60,13 +62,13 @@ pub(crate) fn with_labels(folder: &std::path::Path, program: &str) -> String {
     script.to_str().unwrap().to_owned()
 }
 
-/// An edge of conntrack that we mend.
+/// A fault of conntrack that ctflow does not have.
 struct KnownDifference {
-    /// What is mended.
+    /// What ctflow does differently.
     why: &'static str,
-    /// On which command lines.
+    /// Returns whether it applies to a command line.
     applies: fn(&str) -> bool,
-    /// What we print as conntrack prints it, or the other way round.
+    /// Changes ctflow's output to conntrack's form, or conntrack's to ctflow's.
     undo: fn(theirs: &mut String, ours: &mut String),
 }
 
@@ -97,7 +99,7 @@ const KNOWN_DIFFERENCES: [KnownDifference; 11] = [
         },
     },
     KnownDifference {
-        why: "XML of nothing is a document, too",
+        why: "XML without entries is a document, too",
         applies: is_xml,
         undo: |theirs, ours| {
             let empty = |root: &str| format!("<?xml version=\"1.0\" encoding=\"utf-8\"?>\n<{root}>\n</{root}>\n");
@@ -117,7 +119,7 @@ const KNOWN_DIFFERENCES: [KnownDifference; 11] = [
         },
     },
     KnownDifference {
-        why: "saved lines have SCTP's tags in the order of their bytes",
+        why: "saved lines have SCTP's tags in the right byte order",
         applies: is_save,
         undo: |theirs, _| *theirs = each_line(theirs, |line| swapped(&swapped(&line, "--orig-vtag"), "--reply-vtag")),
     },
@@ -148,7 +150,7 @@ const KNOWN_DIFFERENCES: [KnownDifference; 11] = [
         undo: |theirs, _| *theirs = theirs.replace("--state (null) ", "--state HEARTBEAT_SENT "),
     },
     KnownDifference {
-        why: "XML and saved lines say nothing of who asked, which is no part of them",
+        why: "XML and saved lines do not have the requesting program, for which they have no field",
         applies: |line| is_xml(line) || is_save(line),
         undo: |theirs, _| {
             *theirs = each_line(theirs, |line| line.split(" [USERSPACE]").next().unwrap_or_default().to_owned());
@@ -168,7 +170,7 @@ fn each_line(text: &str, change: impl Fn(String) -> String) -> String {
     text.lines().map(|line| change(line.to_owned()) + "\n").collect()
 }
 
-/// The number of an SCTP state is that of another one of TCP.
+/// Returns a line with the name of its SCTP state replaced by that of the TCP state with the same number.
 fn sctp_as_tcp(line: &str) -> String {
     let names = [
         ("NONE", "NONE"),
@@ -188,7 +190,7 @@ fn sctp_as_tcp(line: &str) -> String {
     found.map_or_else(|| line.to_owned(), |(sctp, tcp)| line.replace(&state(sctp), &state(tcp)))
 }
 
-/// A line without the elements `name` of its layer 4.
+/// Returns a line without the elements `name` of its layer 4.
 fn without_icmp(line: &str, name: &str) -> String {
     let (open, close) = (format!("<{name}>"), format!("</{name}>"));
     let mut parts = line.split("<layer4 ");
@@ -204,7 +206,7 @@ fn without_icmp(line: &str, name: &str) -> String {
     left
 }
 
-/// A line without an option and its word, however often.
+/// Returns a line without any occurrence of an option and its argument.
 fn without_option(line: &str, option: &str) -> String {
     let mut words = line.split(' ');
     let mut left = Vec::new();
@@ -218,7 +220,7 @@ fn without_option(line: &str, option: &str) -> String {
     left.join(" ")
 }
 
-/// A line with the bytes of an option's number in the other order.
+/// Returns a line with the bytes of an option's number in the opposite order.
 fn swapped(line: &str, option: &str) -> String {
     let mut words: Vec<_> = line.split(' ').map(str::to_owned).collect();
     if let Some(at) = words.iter().position(|word| word == option) {
@@ -227,11 +229,11 @@ fn swapped(line: &str, option: &str) -> String {
     words.join(" ")
 }
 
-/// Options of a saved line: of the translation, of the plain address, of the port.
+/// Options of a saved line for source NAT: the translation, the plain address, the port.
 const SOURCE: [&str; 3] = ["-n", "-q", "--reply-port-dst"];
 const DESTINATION: [&str; 3] = ["-g", "-r", "--reply-port-src"];
 
-/// A line whose translation to `ADDR:PORT` stands in the reply's address and port.
+/// Returns a line whose translation to `ADDR:PORT` is written as the reply's address and port instead.
 fn untranslated(line: &str, [translation, plain, port]: [&'static str; 3]) -> String {
     let mut words: Vec<_> = line.split(' ').collect();
     let place = |words: &[&str], option| words.iter().position(|word| *word == option);
@@ -252,7 +254,7 @@ struct Sides {
 }
 
 impl Sides {
-    /// Gives each line to both, and fails with all differences.
+    /// Runs each line with both programs, and fails with all differences.
     #[track_caller]
     fn assert_same<L: AsRef<str>>(&self, lines: impl IntoIterator<Item = L>) {
         let (mut count, mut different) = (0, Vec::new());
@@ -264,7 +266,8 @@ impl Sides {
         assert!(different.is_empty(), "{} of {count} differ:\n{}", different.len(), different.join("\n"));
     }
 
-    /// Timeouts count down and may do so between two runs: then they are run again.
+    /// Runs a line with both programs and returns their difference, if any. Tries four times, since timeouts may count
+    /// down between the two runs.
     fn difference(&self, line: &str) -> Option<String> {
         let args: Vec<_> = line.split_whitespace().collect();
         let mut last = None;
@@ -285,14 +288,15 @@ impl Sides {
     }
 }
 
+/// Undoes the known differences that apply to a command line.
 fn undo_known_differences(line: &str, mut theirs: Ran, mut ours: Ran) -> (Ran, Ran) {
-    for mended in KNOWN_DIFFERENCES.iter().filter(|mended| (mended.applies)(line)) {
-        (mended.undo)(&mut theirs.1, &mut ours.1);
+    for known in KNOWN_DIFFERENCES.iter().filter(|known| (known.applies)(line)) {
+        (known.undo)(&mut theirs.1, &mut ours.1);
     }
     (theirs, ours)
 }
 
-/// The first lines that differ, and what is mended there without making them the same.
+/// Returns the first lines that differ, and the known differences that were undone without making them the same.
 fn describe_difference(line: &str, theirs: &Ran, ours: &Ran) -> String {
     let first = |theirs: &str, ours: &str| {
         let pairs = theirs.lines().map(Some).chain(std::iter::repeat(None));
@@ -307,14 +311,13 @@ fn describe_difference(line: &str, theirs: &Ran, ours: &Ran) -> String {
             }
         })
     };
-    let mended: Vec<_> =
-        KNOWN_DIFFERENCES.iter().filter(|mended| (mended.applies)(line)).map(|mended| mended.why).collect();
+    let known: Vec<_> = KNOWN_DIFFERENCES.iter().filter(|known| (known.applies)(line)).map(|known| known.why).collect();
     let codes = if theirs.0 == ours.0 { String::new() } else { format!("\n  exit codes {} and {}", theirs.0, ours.0) };
-    let mended = if mended.is_empty() { String::new() } else { format!("\n  though mended: {}", mended.join("; ")) };
-    format!("{line}{codes}{}{}{mended}", first(&theirs.1, &ours.1), first(&theirs.2, &ours.2))
+    let known = if known.is_empty() { String::new() } else { format!("\n  besides: {}", known.join("; ")) };
+    format!("{line}{codes}{}{}{known}", first(&theirs.1, &ours.1), first(&theirs.2, &ours.2))
 }
 
-/// Every combination of output types that go together.
+/// Returns every combination of these output types.
 fn outputs(types: &[&str]) -> Vec<String> {
     let sets = 0..1u32 << types.len();
     sets.map(|set| {
@@ -324,18 +327,19 @@ fn outputs(types: &[&str]) -> Vec<String> {
     .collect()
 }
 
+/// Returns a command line with an output option, if there is one.
 fn with_output(line: &str, output: &str) -> String {
     if output.is_empty() { line.to_owned() } else { format!("{line} -o {output}") }
 }
 
 const TYPES: [&str; 5] = ["extended", "id", "timestamp", "ktimestamp", "xml"];
-/// What is looked at with every filter: the shortest line, the longest, and the two that are no lines.
+/// The outputs that are compared with every filter: the shortest line, the longest, XML, and saved lines.
 const OUTPUTS: [&str; 4] = ["", "extended,id,ktimestamp", "xml", "save"];
 
-/// Every option that selects, alone and with others. Not here, as 1.4.7 shows nothing then and we what was asked for:
-/// `-m` before `-u`, whose flags it takes for the mark; `-j` with an address and `-p`; a translation to a port that was the port before. Nor is what
-/// conntrack selects wrongly by its own account of it: several labels in one list, IPv6 addresses and ICMP translated,
-/// plain status flags beside negated ones.
+/// Every option that selects, alone and with others. Left out is what conntrack 1.4.7 selects wrongly. It prints
+/// nothing for `-m` before `-u`, whose flags it uses as the mark, for `-j` with an address and `-p`, and for NAT to the
+/// port that the flow already had. It also does not do what its manual describes for several labels in one list, for
+/// NAT of IPv6 addresses and ICMP, and for plain status flags together with negated ones.
 pub(crate) const FILTERS: &[&str] = &[
     "-f ipv4",
     "-f ipv6",
@@ -451,14 +455,14 @@ fn listings_are_the_same_by_every_filter_and_in_every_output() {
         let plain = outputs(&TYPES).into_iter().chain(["save".into(), "userspace".into(), "extended,userspace".into()]);
         sides.assert_same(plain.map(|output| with_output("-L", &output)));
         let filters = FILTERS.iter().enumerate().flat_map(|(index, filter)| {
-            // Each filter in two outputs of four, every output with half of the filters.
+            // Each filter in two of the four outputs, so that each output is compared with half of the filters.
             [OUTPUTS[index % 4], OUTPUTS[(index + 1) % 4]].map(|output| with_output(&format!("-L {filter}"), output))
         });
         sides.assert_same(filters);
     });
 }
 
-/// Flows that requests make, flows of packets, and expectations. What is returned keeps the network.
+/// Creates flows by requests and by packets, and expectations. The network exists until the returned value is dropped.
 fn fill_with_every_kind() -> (Firewall, [TcpStream; 2]) {
     let firewall = Firewall::build(&Lab::enter().unwrap()).unwrap();
     record_all();
@@ -485,7 +489,7 @@ fn gets_counts_and_statistics_are_the_same() {
         let tables = tables.iter().flat_map(|line| {
             ["", "extended", "id", "timestamp,id", "save", "xml"].map(|output| with_output(line, output))
         });
-        // The clock of the program is not the same in two.
+        // The time stamps of expectations are the programs' clocks, which differ.
         sides.assert_same(tables.filter(|line| !(line.contains("timestamp") && line.contains("expect"))));
         sides.assert_same(["-C", "--count", "-C expect", "-C conntrack", "-S", "-S expect", "--stats"]);
         flush();
@@ -493,7 +497,7 @@ fn gets_counts_and_statistics_are_the_same() {
     });
 }
 
-/// The line that gets the flow that a saved one makes.
+/// Returns the command line that gets the flow that a saved line creates.
 fn get_of(saved: &str) -> String {
     let words: Vec<_> = saved.split(' ').collect();
     let names = [
@@ -512,7 +516,7 @@ fn get_of(saved: &str) -> String {
         "--icmpv6-id",
     ];
     let kept = words.windows(2).filter(|pair| names.contains(&pair[0])).map(|pair| pair.join(" "));
-    // Options of a protocol stand behind it.
+    // Options of a protocol must follow `-p`.
     let ports = if words.contains(&"dccp") && !words.contains(&"--sport") { " --sport 0 --dport 0" } else { "" };
     let (front, back): (Vec<_>, Vec<_>) = kept.partition(|pair| !pair.starts_with("--"));
     format!("-G {} {}{ports}", front.join(" "), back.join(" ")).replace("  ", " ").trim_end().to_owned()
@@ -539,7 +543,8 @@ fn labels_are_shown_and_selected_the_same() {
     });
 }
 
-/// Gives each line, which begins behind `-E`, to both; has everything happen; compares what they have shown of it.
+/// Follows events with both programs for each line, which holds the arguments after `-E`. Then causes events, and
+/// compares what the programs printed.
 #[track_caller]
 fn assert_same_events(sides: &Sides, lines: &[String], make_events: impl Fn()) {
     let (mut different, mut shown) = (Vec::new(), 0);
@@ -570,8 +575,8 @@ fn assert_same_events(sides: &Sides, lines: &[String], make_events: impl Fn()) {
     assert!(different.is_empty(), "{} of {} differ:\n{}", different.len(), lines.len(), different.join("\n"));
 }
 
-/// A line without what two programs that read the same event do not say alike: their clocks, and the name of a program
-/// that may have ended.
+/// Returns a line without the parts that may differ between two programs that read the same event: their clocks, and
+/// the name of a requesting program that may have ended.
 fn without_times(line: String) -> String {
     let line = match line.split_once("]\t") {
         Some((stamp, rest)) if stamp.starts_with('[') => format!("[now]\t{rest}"),
@@ -587,8 +592,8 @@ fn without_times(line: String) -> String {
     without_number(&without_number(line, "delta-time="), "<deltatime>")
 }
 
-/// Everything that happens to flows: they are made and changed by request, come and go with their packets, and are
-/// deleted. Done in parts, for the buffers of the old tool hold 166 events.
+/// Causes all kinds of events: flows are created and changed by requests, created and ended by packets, and deleted. It
+/// pauses between parts, because the buffers of conntrack hold 166 events.
 fn make_all_events(firewall: &Firewall) {
     let wait_until_read = || until("all events are read", || queued_bytes() == 0);
     create_every_kind();

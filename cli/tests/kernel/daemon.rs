@@ -1,4 +1,4 @@
-//! Two daemons on this kernel that replicate to each other, and everything that operators ask of them.
+//! Two daemons on this kernel that replicate to each other, and every request of operators to them.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -14,14 +14,14 @@ use serde_json::Value;
 
 use super::support::{PROGRAM, Ran, create, flow, flush, ports, ran, run, until};
 
-/// A pair of daemons in the foreground, and a folder with all that is theirs.
+/// A pair of daemons in the foreground, and a folder with their files.
 struct Pair {
     folder: tempfile::TempDir,
     daemons: Vec<Child>,
 }
 
 impl Pair {
-    /// Both configured, none started; `more` is the end of both configurations.
+    /// Configures both daemons and starts none. `more` is appended to both configurations.
     fn configured(more: &str) -> Self {
         Lab::enter().unwrap();
         let folder = tempfile::tempdir().unwrap();
@@ -39,7 +39,7 @@ impl Pair {
         pair
     }
 
-    /// Both running, and in sync.
+    /// Starts both daemons and waits until they are in sync.
     fn start() -> Self {
         let mut pair = Self::configured("");
         pair.start_daemon("one");
@@ -52,7 +52,7 @@ impl Pair {
         let config = self.path_text(&format!("{name}.toml"));
         let daemon = Command::new(self.path("ctflowd")).args(["-C", &config]).stdout(Stdio::null()).spawn().unwrap();
         self.daemons.push(daemon);
-        until("it answers", || self.ctflow(name, &["status"]).0 == 0);
+        until("the daemon answers", || self.ctflow(name, &["status"]).0 == 0);
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -87,7 +87,7 @@ impl Pair {
         serde_json::from_str(&document).unwrap()
     }
 
-    /// The lines of a dump, in order.
+    /// Returns the lines of a dump, sorted.
     fn dump(&self, name: &str, args: &[&str]) -> Vec<String> {
         let (code, text, stderr) = self.ctflow(name, &[&["sync", "dump"], args].concat());
         assert_eq!(code, 0, "{stderr}");
@@ -96,7 +96,7 @@ impl Pair {
         lines
     }
 
-    /// Waits until the other's replica has as many flows.
+    /// Waits until the replica of the daemon `other` has this many flows.
     fn wait_until_replicated(&self, flows: u64) {
         until("all are replicated", || self.status("other")["external"]["flows"] == flows);
     }
@@ -179,14 +179,14 @@ fn the_daemon_reloads_stops_and_protects_its_socket() {
         let config = pair.path_text("one.toml");
         let (code, _, stderr) = run(PROGRAM, &["daemon", "-C", &config]);
         assert!(code == 1 && stderr.contains("one.sock") || stderr.contains("in use"), "{stderr}");
-        // What can change does, what cannot is named.
+        // A reload applies what can change, and logs what cannot.
         let text = fs::read_to_string(&config).unwrap().replace("name = \"one\"", "name = \"two\"");
         fs::write(&config, text + "[sync.filter]\nmark = \"7/7\"\n").unwrap();
         some_flows();
         pair.wait_until_replicated(41);
         kill_process(Pid::from_child(&pair.daemons[0]), Signal::HUP).unwrap();
         pair.wait_until_replicated(20);
-        until("it says so", || pair.log("one").contains("[node] name has changed"));
+        until("the change is logged", || pair.log("one").contains("[node] name has changed"));
         assert_eq!(pair.ctflow("one", &["sync", "stop"]).0, 0);
         let ended = pair.daemons.remove(0).wait().unwrap();
         assert!(ended.success() && !fs::exists(pair.socket("one")).unwrap());
@@ -224,8 +224,8 @@ fn watchers_receive_each_of_the_daemons_events_once() {
         let reading =
             std::thread::spawn(move || shown.lines().map(Result::unwrap).try_for_each(|line| sender.send(line)));
         let mut port = 0;
-        // It shows that it watches by nothing else.
-        until("it watches", || {
+        // The only sign that the watcher is connected is that it prints an event.
+        until("the watcher is connected", || {
             port += 1;
             create(flow("10.0.0.3", "10.0.0.4", IPPROTO_TCP, ports(port, 80)));
             lines.recv_timeout(std::time::Duration::from_millis(20)).is_ok()
@@ -233,7 +233,7 @@ fn watchers_receive_each_of_the_daemons_events_once() {
         some_flows();
         let of_those = |line: &String| line.contains("[NEW]") && !line.contains("src=10.0.0.3");
         let mut seen = 0;
-        until("they are shown", || {
+        until("all events are printed", || {
             seen += lines.try_iter().filter(of_those).count();
             seen == 41
         });
@@ -244,14 +244,14 @@ fn watchers_receive_each_of_the_daemons_events_once() {
     });
 }
 
-/// The real one, on the same kernel and alone.
+/// The real conntrackd on the same kernel, without a peer.
 struct Conntrackd {
     folder: tempfile::TempDir,
     daemon: Child,
 }
 
 impl Conntrackd {
-    /// Debian's package; where it is missing the comparison is left out, but not in CI.
+    /// Starts Debian's conntrackd. Without it the comparison is skipped, except in CI, where the test fails.
     fn start() -> Option<Self> {
         if !fs::exists("/usr/sbin/conntrackd").unwrap() {
             assert!(std::env::var_os("CI").is_none(), "conntrackd is not installed");
@@ -297,7 +297,7 @@ fn internal_dumps_match_conntrackd() {
         let Some(theirs) = Conntrackd::start() else { return };
         some_flows();
         pair.wait_until_replicated(41);
-        // Whether a mark of 0 was told, an entry does not say.
+        // A cache does not distinguish a mark of 0 from no mark.
         let still = |text: &str| {
             let still = |line: &str| line.split(" [active since").next().unwrap().replace(" mark=0", "");
             let mut lines: Vec<_> = text.lines().map(still).collect();
@@ -308,7 +308,7 @@ fn internal_dumps_match_conntrackd() {
         until("conntrackd has all", || dumped().len() == 41);
         assert_eq!(still(&pair.letters("one", "-i").1), dumped());
         let mut xml = [pair.letters("one", "-i -x").1, theirs.run("-i -x").1].map(|text| still(&text));
-        // What the kernel counts and dates comes and goes with the way an entry came.
+        // Whether an entry has the kernel's counters and times depends on whether an event or a dump brought it.
         xml.iter_mut()
             .flatten()
             .for_each(|line| *line = line.split("<meta direction=\"independent\">").next().unwrap().to_owned());
@@ -322,12 +322,12 @@ fn a_commit_reports_what_it_did() {
         let pair = Pair::start();
         some_flows();
         pair.wait_until_replicated(41);
-        // Both are on one kernel, so everything is there already, and it is chance which of them heard of a flow first.
+        // Both are on one kernel, so all flows exist already. Which daemon received a flow's event first is chance.
         let (code, text, stderr) = pair.ctflow("other", &["sync", "commit"]);
         assert_eq!(code, 0, "{stderr}");
         let parts = text.split(", ").filter_map(|part| part.split_once(' '));
         let count = |what: &str| parts.clone().find(|part| part.1 == what).map_or(0, |part| part.0.parse().unwrap());
-        assert_eq!((count("flows created"), count("updated") + count("newer here")), (0, 41), "{text}");
+        assert_eq!((count("flows created"), count("updated") + count("kept (newer here)")), (0, 41), "{text}");
         assert_eq!(pair.letters("other", "-c"), (0, String::new(), String::new()));
     });
 }
@@ -341,7 +341,7 @@ fn a_scheduled_flush_can_be_cancelled() {
         assert_eq!(pair.letters("one", "-t"), (0, String::new(), String::new()));
         assert_eq!(pair.letters("one", "-f internal").0, 0);
         std::thread::sleep(std::time::Duration::from_secs(2));
-        assert_eq!(ctflow_engine::lab::sysctl::flow_count().unwrap(), 41, "it was taken back");
+        assert_eq!(ctflow_engine::lab::sysctl::flow_count().unwrap(), 41, "the flush was cancelled");
         assert_eq!(pair.letters("one", "-t").0, 0);
         until("the kernel is flushed", || ctflow_engine::lab::sysctl::flow_count().unwrap() == 0);
     });
@@ -356,23 +356,29 @@ fn roles_are_set_sent_to_peers_and_split_brain_is_reported() {
         let role = |name: &str| pair.ctflow(name, &["role"]);
         assert_eq!(role("one"), (0, "none\n".to_owned(), String::new()));
         let (code, text, _) = pair.ctflow("one", &["role", "primary"]);
-        assert!(code == 0 && text.starts_with("primary, none before, in ") && text.contains("committed: "), "{text}");
-        assert_eq!(pair.ctflow("one", &["role", "primary"]).1, "primary already: nothing was done\n");
-        until("the other is told", || pair.status("other")["peers"][0]["role"] == "primary");
+        assert!(
+            code == 0 && text.starts_with("now primary (was: no role), took ") && text.contains("committed: "),
+            "{text}"
+        );
+        assert_eq!(pair.ctflow("one", &["role", "primary"]).1, "already primary: nothing was done\n");
+        until("the other has received the role", || pair.status("other")["peers"][0]["role"] == "primary");
         let (code, text, _) = pair.ctflow("other", &["role", "--json", "backup"]);
         let document: Value = serde_json::from_str(&text).unwrap();
         assert!(code == 0 && document["purge_in_ms"] == 60_000, "{text}");
         assert_eq!(pair.ctflow("other", &["status", "--ready"]), (0, String::new(), String::new()));
-        // Two primaries are an error, but not while they change places.
+        // Two primaries are an error, but not at once, since roles are exchanged one after the other.
         assert_eq!(pair.ctflow("other", &["role", "primary"]).0, 0);
         assert_eq!(role("other").0, 0);
         until("it is noticed", || role("other").0 == 3 && role("one").0 == 3);
         let (code, text, stderr) = pair.ctflow("one", &["status"]);
         assert!(code == 3 && text.contains("split brain: other is primary, too"), "{text}");
-        assert!(stderr.contains("split brain: other is primary, too: have one take the role of backup"), "{stderr}");
+        assert!(
+            stderr.contains("split brain: other is primary, too; run `ctflow role backup` on all nodes"),
+            "{stderr}"
+        );
         assert!(pair.log("one").contains("split brain: this node and other are both primary"));
         assert_eq!(pair.ctflow("one", &["role", "backup"]).0, 0);
-        until("it is over", || role("other").0 == 0);
+        until("the split brain is over", || role("other").0 == 0);
     });
 }
 
@@ -382,13 +388,16 @@ fn a_takeover_waits_while_the_cache_may_still_sync() {
         let mut pair = Pair::configured("[takeover]\nready_within_s = 2\n");
         pair.start_daemon("other");
         let (code, _, stderr) = pair.ctflow("other", &["status", "--ready"]);
-        assert!(code == 1 && stderr.contains("not ready: ") && stderr.contains("no peer has been met yet"), "{stderr}");
-        until("nobody waits for ever", || pair.ctflow("other", &["status", "--ready"]).0 == 0);
+        assert!(
+            code == 1 && stderr.contains("not ready: ") && stderr.contains("no peer has connected yet"),
+            "{stderr}"
+        );
+        until("the wait for a peer is over", || pair.ctflow("other", &["status", "--ready"]).0 == 0);
         pair.start_daemon("one");
-        until("it has met its peer", || pair.status("other")["ready"] == true);
+        until("it has connected to its peer", || pair.status("other")["ready"] == true);
         assert_eq!(pair.ctflow("other", &["status", "--ready"]).0, 0);
-        let _ = pair.daemons[1].kill(); // a peer that is gone is what a takeover is for
-        until("it is missed", || pair.status("other")["ready"] == false);
+        let _ = pair.daemons[1].kill(); // a takeover must be possible when the peer has failed
+        until("its end is noticed", || pair.status("other")["ready"] == false);
         assert_eq!(pair.ctflow("other", &["status", "--ready"]).0, 0);
     });
 }

@@ -1,4 +1,4 @@
-//! What conntrack does wrong and we do right, as a user notices it on a kernel that has flows of every kind.
+//! Faults of conntrack that ctflow does not have, as a user notices them on a kernel with flows of every kind.
 
 use std::collections::BTreeSet;
 use std::process::Command;
@@ -19,7 +19,7 @@ fn ours(line: &str) -> Ran {
     run(PROGRAM, &args(line))
 }
 
-/// Exit code, and how many lines it prints.
+/// Returns the exit code, and the number of lines on standard output.
 fn shown(line: &str) -> (i32, usize) {
     let (code, stdout, _) = ours(line);
     (code, stdout.lines().count())
@@ -31,7 +31,7 @@ fn fill() {
     create_every_kind();
 }
 
-/// The lines of the table, told apart by their ids, without what changes by itself.
+/// Returns the lines of the table, distinguished by their ids, without the values that change by themselves.
 fn table() -> BTreeSet<String> {
     let (_, listed, _) = ours("-L -o id");
     let still = |line: &str| {
@@ -59,7 +59,7 @@ fn a_negated_status_deletes_what_it_names_and_nothing_else() {
             flush();
             create_every_kind();
             let (selected, left): (BTreeSet<_>, BTreeSet<_>) = table().into_iter().partition(|line| selects(line));
-            assert!(!selected.is_empty() && !left.is_empty(), "{line} is to tell flows apart");
+            assert!(!selected.is_empty() && !left.is_empty(), "{line} selects some flows and not all");
             assert_eq!(shown(&line.replace("-D", "-L")), (0, selected.len()), "{line}: listed");
             assert_eq!(shown(line), (0, selected.len()), "{line}");
             assert_eq!(table(), left, "{line}");
@@ -145,7 +145,7 @@ fn selection_options_work_in_any_order() {
 fn expectations_are_created_listed_and_deleted_with_events() {
     ctflow_engine::isolated!({
         let _lab = Lab::enter().unwrap();
-        // Before its flow is there: the kernel tells nothing of what began unheard.
+        // Before its flow exists: the kernel sends no event of flows that were created without a listener.
         let follower = Follower::start(PROGRAM, &["expect"]);
         fill();
         create_expectation();
@@ -171,7 +171,7 @@ fn expectations_are_created_listed_and_deleted_with_events() {
     });
 }
 
-/// The number of elements below the root of what must be one whole document.
+/// Parses a text that must be one whole document. Returns the number of elements below its root.
 fn elements(text: &str, root: &str) -> usize {
     let document = roxmltree::Document::parse(text).unwrap_or_else(|error| panic!("{error}: {text}"));
     assert_eq!(document.root_element().tag_name().name(), root);
@@ -182,8 +182,8 @@ fn elements(text: &str, root: &str) -> usize {
 fn xml_is_one_whole_document_for_every_command() {
     ctflow_engine::isolated!({
         let _lab = Lab::enter().unwrap();
-        // Before its flows are there: the kernel tells nothing of what began unheard.
-        let file = tempfile::NamedTempFile::new().unwrap(); // a pipe that nobody reads holds less
+        // Before its flows exist: the kernel sends no event of flows that were created without a listener.
+        let file = tempfile::NamedTempFile::new().unwrap(); // a pipe without a reader holds less
         let follower = Follower::start_with_stdout(PROGRAM, &["-o", "xml"], file.reopen().unwrap().into());
         let quiet = Follower::start(PROGRAM, &["-o", "xml", "-s", "9.9.9.9"]);
         fill();
@@ -255,7 +255,7 @@ fn sctp_tags_are_in_network_byte_order() {
         assert_eq!(follower.interrupt().0, 0);
         let bytes = std::fs::read(&file).unwrap();
         let has = |attribute: [u8; 8]| bytes.windows(8).any(|window| window == attribute);
-        assert!(has([8, 0, 2, 0, 1, 2, 3, 4]) && has([8, 0, 3, 0, 0, 0, 0, 5]), "in the order of the network");
+        assert!(has([8, 0, 2, 0, 1, 2, 3, 4]) && has([8, 0, 3, 0, 0, 0, 0, 5]), "in network byte order");
         assert!(ours("-L -p sctp -o save").1.contains(" --orig-vtag 16909060 --reply-vtag 5\n"));
     });
 }
@@ -294,7 +294,7 @@ fn a_flush_of_one_family_leaves_the_other() {
 fn counts_and_statistics_need_no_privileges() {
     ctflow_engine::isolated!({
         create(flow("10.0.0.1", "10.0.0.2", IPPROTO_TCP, ports(1, 80)));
-        // In a user namespace of its own it is nobody to the network's.
+        // A process in a new user namespace has no rights in the network's user namespace.
         let unprivileged =
             |line: &str| ran(Command::new("unshare").args(["-U", PROGRAM]).args(args(line)).output().unwrap());
         assert_eq!(unprivileged("-C"), (0, "1\n".into(), String::new()));

@@ -1,4 +1,4 @@
-//! `-E` on a real kernel: what it shows and when, how it ends, and what it says of what it lost.
+//! `-E` on a real kernel: what it prints and when, how it ends, and how it reports losses.
 
 use std::fs::File;
 
@@ -22,7 +22,7 @@ fn an_event_is_printed_at_once_on_a_quiet_firewall() {
             create(flow("10.0.0.1", "10.0.0.2", IPPROTO_TCP, ports(port, 80)));
             let start =
                 format!("    [NEW] ipv4     2 tcp      6 3000 ESTABLISHED src=10.0.0.1 dst=10.0.0.2 sport={port} ");
-            let line = follower.line(); // would wait for ever
+            let line = follower.line(); // waits until the event is printed
             assert!(line.starts_with(&start), "{line}");
         }
         let (code, stdout, stderr) = follower.interrupt();
@@ -87,8 +87,7 @@ fn a_full_disk_ends_it_with_one_clear_line() {
         create(flow("10.0.0.1", "10.0.0.2", IPPROTO_UDP, ports(9, 53)));
         let (code, _, stderr) = follower.wait_for_exit();
         assert_eq!(code, 1);
-        let why =
-            "cannot write to standard output: No space left on device (os error 28); make room, or write elsewhere";
+        let why = "cannot write to standard output: No space left on device; make room, or write elsewhere";
         assert!(stderr.contains(why), "{stderr}");
     });
 }
@@ -171,7 +170,7 @@ fn a_large_requested_buffer_holds_every_event() {
         if !rustix::process::geteuid().is_root()
             || std::fs::read_to_string("/proc/self/uid_map").unwrap().contains(" 1\n")
         {
-            return; // past net.core.rmem_max only the host's root may go
+            return; // only the host's root may exceed net.core.rmem_max
         }
         let file = tempfile::NamedTempFile::new().unwrap();
         let follower =
@@ -187,7 +186,7 @@ fn a_large_requested_buffer_holds_every_event() {
 
 #[test]
 fn without_rights_the_missing_capability_is_named() {
-    // The test program's own user, outside of any namespace: root may listen there, others may not.
+    // This runs as the test program's user, outside of any namespace, where only root may receive events.
     if rustix::process::geteuid().is_root() {
         return;
     }

@@ -1,4 +1,4 @@
-//! Flows of every kind that this kernel tracks: made by request, and by real packets where only those make them.
+//! Flows of every kind that this kernel tracks: created by requests, and by real packets where only those create them.
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
@@ -18,7 +18,8 @@ use super::support::{PROGRAM, create_as, flow, ports, run};
 const V4: (&str, &str) = ("10.0.0.1", "10.0.0.2");
 const V6: (&str, &str) = ("2001:db8::1", "::1.2.3.4");
 
-/// Counters, time stamps and labels in the calling thread's network. Labels that rules use, flows can have.
+/// Enables counters, time stamps and labels in the calling thread's network. Flows have labels only if a rule uses
+/// them.
 pub(crate) fn record_all() {
     let label = Rule::new().destination_port(IPPROTO_UDP, 53).set_label(5);
     Ruleset::new("labels").chain(Chain::filter("forward", Hook::Forward).rule(label)).apply().unwrap();
@@ -26,13 +27,13 @@ pub(crate) fn record_all() {
     sysctl::write("net/netfilter/nf_conntrack_timestamp", "1").unwrap();
 }
 
-/// Makes every kind that a request can make.
+/// Creates a flow of every kind that a request can create.
 pub(crate) fn create_every_kind() {
     let kinds = [protocols(), states(), statuses(), zones(), translations(), extras()].concat();
     kinds.iter().for_each(create_as);
 }
 
-/// One flow to a protocol, by IPv4 and IPv6 where it has both.
+/// Returns a flow of each protocol, by IPv4 and IPv6 where the protocol has both.
 fn protocols() -> Vec<FlowChange<'static>> {
     let mut made = Vec::new();
     for (src, dst) in [V4, V6] {
@@ -47,7 +48,7 @@ fn protocols() -> Vec<FlowChange<'static>> {
     made.into_iter().map(change).collect()
 }
 
-/// Every state that TCP and SCTP let one ask for.
+/// Returns a flow in each state of TCP and SCTP that a request can set.
 fn states() -> Vec<FlowChange<'static>> {
     let tcp = (1..=9u8).map(|state| {
         let proto = Some(ProtoInfo::Tcp(TcpInfo { state: Some(state), ..TcpInfo::default() }));
@@ -61,7 +62,7 @@ fn states() -> Vec<FlowChange<'static>> {
     tcp.chain(sctp).map(change).collect()
 }
 
-/// Status flags that one may set, together and alone, and marks.
+/// Returns flows with the status flags that a request can set, together and alone, and with marks.
 fn statuses() -> Vec<FlowChange<'static>> {
     let table = [
         (IPS_SEEN_REPLY, 0),
@@ -80,7 +81,7 @@ fn statuses() -> Vec<FlowChange<'static>> {
     of(IPPROTO_TCP).chain(of(IPPROTO_UDP)).map(change).collect()
 }
 
-/// The same tuple in zones of both directions and of one.
+/// Returns flows with the same tuple in different zones: of both directions, and of one direction.
 fn zones() -> Vec<FlowChange<'static>> {
     let plain = |port| flow("10.0.2.1", "10.0.2.2", IPPROTO_TCP, ports(port, 80));
     let in_zone = |tuple: Option<Tuple>, zone| tuple.map(|tuple| Tuple { zone: Some(zone), ..tuple });
@@ -97,7 +98,7 @@ fn zones() -> Vec<FlowChange<'static>> {
     zoned.map(change).into()
 }
 
-/// Source, destination, both, the port alone; IPv4, IPv6, ICMP.
+/// Returns flows with NAT of source, destination, both, and the port alone; by IPv4, IPv6 and ICMP.
 fn translations() -> Vec<FlowChange<'static>> {
     let to = |address: &str, port| Some(NatRange { address: address.parse().unwrap(), port });
     let v4 = |port| flow("10.0.3.1", "10.0.3.2", IPPROTO_TCP, ports(port, 80));
@@ -119,7 +120,7 @@ fn translations() -> Vec<FlowChange<'static>> {
     made.map(|(flow, nat_src, nat_dst)| FlowChange { nat_src, nat_dst, ..change(flow) }).into()
 }
 
-/// Labels, which [`record_all`] makes room for, and helpers.
+/// Returns flows with labels, which need [`record_all`], and with helpers.
 fn extras() -> Vec<FlowChange<'static>> {
     let labelled = |port, labels| {
         let flow = flow("10.0.4.1", "10.0.4.2", IPPROTO_UDP, ports(port, 53));
@@ -145,7 +146,7 @@ fn change(flow: FlowView<'static>) -> FlowChange<'static> {
     FlowChange { flow, ..FlowChange::default() }
 }
 
-/// What the flow with the FTP helper of [`create_every_kind`] awaits.
+/// Creates an expectation of the flow with the FTP helper of [`create_every_kind`].
 pub(crate) fn create_expectation() {
     let line = "-I expect -s 10.0.4.1 -d 10.0.4.2 -p tcp --sport 1000 --dport 21 --tuple-src 10.0.4.2 --tuple-dst \
                 10.0.4.1 --tuple-port-src 0 --tuple-port-dst 4000 --mask-src 255.255.255.255 --mask-dst \
@@ -154,7 +155,7 @@ pub(crate) fn create_expectation() {
     assert_eq!(run(PROGRAM, &args), (0, String::new(), String::new()));
 }
 
-/// Flows of real packets: masqueraded, redirected, as they are; counted, ended, labelled.
+/// Creates flows with real packets, with masquerading, redirection and no NAT. They have counters, labels, and end.
 pub(crate) fn traffic() {
     tcp_exchange(REDIRECTED, b"hello").unwrap();
     tcp_exchange((SERVER, 80).into(), b"hello").unwrap();
@@ -163,15 +164,16 @@ pub(crate) fn traffic() {
     udp_exchange((SERVER6, 53).into(), b"hello").unwrap();
 }
 
-/// The only port that an FTP client has here, and the first that it awaits the server at.
+/// The only port of the FTP client's control connection.
 const FTP_CLIENT: u16 = 40_000;
+/// The first port where the FTP client awaits a data connection.
 const FTP_DATA: u16 = 40_960;
 
-/// An FTP conversation in active mode through `firewall`, whose helper reads it: a data connection that was expected,
-/// and one that still is. What is returned keeps its connections open.
+/// Runs an FTP session in active mode through `firewall`, whose helper parses it: one data connection was expected and
+/// is open, another one is still expected. The connections stay open until the returned value is dropped.
 pub(crate) fn ftp(firewall: &Firewall) -> [TcpStream; 2] {
     let (client, server) = (CLIENT.to_string(), SERVER.to_string());
-    // The kernel gives a helper to new flows only, so the flow is there before its first packet.
+    // The kernel assigns helpers to new flows only, so the flow is created before its first packet.
     let proto = Some(ProtoInfo::Tcp(TcpInfo { state: Some(1), ..TcpInfo::default() }));
     let helper = Some(Helper { name: "ftp", info: &[] });
     let control = flow(&client, &server, IPPROTO_TCP, ports(FTP_CLIENT, 443));
@@ -192,7 +194,7 @@ pub(crate) fn ftp(firewall: &Firewall) -> [TcpStream; 2] {
     [control, data]
 }
 
-/// Sends a line and awaits the server's echo, which every firewall on the way has then seen.
+/// Sends a line and waits for the server's echo, which every firewall on the path has forwarded by then.
 fn send_line(control: &mut TcpStream, line: &str) {
     control.write_all(line.as_bytes()).unwrap();
     control.read_exact(&mut vec![0; line.len()]).unwrap();

@@ -1,5 +1,5 @@
-//! The program on a real kernel, each test in a network of its own.
-#![allow(clippy::unwrap_used, clippy::panic)] // a test fails by it, here in its helpers too
+//! The program on a real kernel, each test in a private network.
+#![allow(clippy::unwrap_used, clippy::panic)] // tests and their helpers may fail by both
 
 mod change;
 mod compare;

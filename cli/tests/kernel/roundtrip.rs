@@ -1,4 +1,4 @@
-//! A table saved, emptied and loaded is the same table: flows of every kind, by our own lines.
+//! A table that is saved, emptied and loaded again is the same, with flows of every kind.
 
 use ctflow_engine::lab::Lab;
 use ctflow_engine::lab::topology::Firewall;
@@ -8,7 +8,7 @@ use super::compare::{Ours, as_1_4_9, conntrack, with_labels};
 use super::kinds::{create_every_kind, ftp, record_all, traffic};
 use super::support::{PROGRAM, Ran, flush, run};
 
-/// Ourselves where labels have names.
+/// The program in an environment where labels have names.
 struct Named {
     _folder: tempfile::TempDir,
     path: String,
@@ -24,7 +24,7 @@ impl Named {
         run(&self.path, &args(line))
     }
 
-    /// The table in one output, without what counts or is counted, in no order.
+    /// Returns the lines of the table in one output, sorted, without counters and timeouts.
     fn table(&self, output: &str) -> Vec<String> {
         let (code, stdout, _) = self.run(&format!("-L -o {output}"));
         assert_eq!(code, 0);
@@ -34,7 +34,7 @@ impl Named {
     }
 }
 
-/// A line without timeout, counters and times, which a new flow has anew.
+/// Returns a line without timeout, counters and times, which start again in a new flow.
 fn without_counters(line: &str) -> String {
     let passing = ["packets=", "bytes=", "delta-time=", "use="];
     let mut words: Vec<_> = line.split(' ').filter(|word| !word.is_empty()).collect();
@@ -54,7 +54,7 @@ fn a_table_that_is_saved_emptied_and_loaded_is_the_same() {
         create_every_kind();
         firewall.client.run(traffic);
         let _talk = ftp(&firewall);
-        // Labels without a name cannot be saved, as no option takes their numbers.
+        // Labels without a name cannot be saved, because no option accepts their numbers.
         assert_eq!(named.run("-D -p udp -s 10.0.4.1 --sport 4").0, 0);
         let outputs = ["save", "extended,labels"];
         let before = outputs.map(|output| named.table(output));
@@ -74,8 +74,8 @@ fn a_table_that_is_saved_emptied_and_loaded_is_the_same() {
     });
 }
 
-/// Loaded once more, a saved line changes nothing, but that the kernel lets nobody translate a flow anew, or set the
-/// timeout of a flow whose timeout is fixed.
+/// Loading a saved line again changes nothing. The kernel refuses lines that set NAT, or the timeout of a flow with a
+/// fixed timeout.
 #[test]
 fn lines_that_add_a_flow_change_an_existing_one() {
     ctflow_engine::isolated!({
@@ -101,7 +101,7 @@ fn lines_that_add_a_flow_change_an_existing_one() {
     });
 }
 
-/// What conntrack saves we load, and the other way round where it has the options.
+/// ctflow loads what conntrack saves, and conntrack loads what ctflow saves, as far as it has the options.
 #[test]
 fn either_tool_loads_what_the_other_saved() {
     let Some(theirs) = conntrack() else { return };
@@ -113,8 +113,8 @@ fn either_tool_loads_what_the_other_saved() {
             lines.sort();
             lines
         };
-        // Tags of SCTP are not in the order of their bytes there; the rest it can neither save nor load.
-        // Of a flow translated at both ends it loads the addresses and forgets the ports.
+        // conntrack writes the tags of SCTP in the wrong byte order, and can neither save nor load the other kinds in
+        // `foreign`. Of a flow with NAT of both ends it loads the addresses without the ports.
         let both_ends = |line: &str| line.contains(" -n ") && line.contains(" -g ");
         let foreign = ["-p sctp", "-p dccp", "--label-add", "--ct-helper", ":4002"];
         let common = |saved: &str| {
@@ -141,7 +141,7 @@ fn either_tool_loads_what_the_other_saved() {
     });
 }
 
-/// Flows of every kind, but those with marks, which conntrack does not save.
+/// Creates flows of every kind, except those with marks, which conntrack does not save.
 fn create_without_marks() {
     record_all();
     create_every_kind();

@@ -1,4 +1,4 @@
-//! What the kernel tests share: running the program in the test's own network, and making flows there.
+//! Helpers of the kernel tests: running the program in the test's private network, and creating flows there.
 
 use std::collections::HashSet;
 use std::io::{BufRead, BufReader, Read};
@@ -14,7 +14,7 @@ use ctflow_parser::tuple::{L4, Tuple};
 use ctflow_parser::uapi;
 
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_ctflow");
-/// Nothing that is waited for here takes a tenth of this.
+/// The longest wait. Nothing here takes a tenth of it.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Exit code, standard output, standard error.
@@ -29,7 +29,7 @@ pub(crate) fn ran(Output { status, stdout, stderr }: Output) -> Ran {
     (status.code().unwrap(), text(stdout), text(stderr))
 }
 
-/// A flow of `proto` between two addresses, as the kernel takes it for creation.
+/// Returns a flow of `proto` between two addresses, with all that the kernel needs to create it.
 pub(crate) fn flow(src: &str, dst: &str, proto: u8, l4: L4) -> FlowView<'static> {
     let (src, dst): (IpAddr, IpAddr) = (src.parse().unwrap(), dst.parse().unwrap());
     let back = match l4 {
@@ -64,7 +64,7 @@ pub(crate) fn create(flow: FlowView<'_>) {
     create_as(&FlowChange { flow, ..FlowChange::default() });
 }
 
-/// Creates a flow with what only requests have: translations and masks.
+/// Creates a flow, with the parts that only requests have: NAT and masks.
 pub(crate) fn create_as(change: &FlowChange<'_>) {
     let write =
         |writer: &mut ctflow_parser::write::Writer<'_>, seq| request::create(writer, seq, change, IfExists::Refuse);
@@ -78,7 +78,7 @@ pub(crate) fn flush() {
     Requester::open().unwrap().request("empty the table", write, |_| {}).unwrap();
 }
 
-/// A program that follows events, started and seen to listen.
+/// A running program that follows events and has joined its groups.
 pub(crate) struct Follower {
     child: Child,
 }
@@ -88,7 +88,7 @@ impl Follower {
         Self::start_with_stdout(program, args, Stdio::piped())
     }
 
-    /// With its standard output going to `stdout`.
+    /// Starts the program with this standard output, and waits until it has joined its groups.
     pub(crate) fn start_with_stdout(program: &str, args: &[&str], stdout: Stdio) -> Self {
         let before = listening_sockets();
         let mut command = Command::new(program);
@@ -98,7 +98,7 @@ impl Follower {
         follower
     }
 
-    /// The next line of its standard output, which must be piped.
+    /// Reads the next line of its standard output, which must be a pipe.
     pub(crate) fn line(&mut self) -> String {
         let mut byte_by_byte = BufReader::with_capacity(1, self.child.stdout.as_mut().unwrap());
         let mut line = String::new();
@@ -118,7 +118,7 @@ impl Follower {
         rustix::process::kill_process(self.pid(), signal).unwrap();
     }
 
-    /// Waits for its end.
+    /// Waits for the program's end.
     pub(crate) fn wait_for_exit(mut self) -> Ran {
         let mut status = None;
         until("it ends", || {
@@ -140,8 +140,8 @@ impl Follower {
     }
 }
 
-/// The inodes of the netfilter sockets in this network that have joined a group. Those of programs that have just ended may
-/// still be among them.
+/// Returns the inodes of the netfilter sockets in this network that have joined a group. They may still include those
+/// of programs that have just ended.
 fn listening_sockets() -> HashSet<String> {
     let sockets = std::fs::read_to_string("/proc/thread-self/net/netlink").unwrap();
     let inode = |line: &str| {
@@ -154,7 +154,7 @@ fn listening_sockets() -> HashSet<String> {
     sockets.lines().filter_map(inode).collect()
 }
 
-/// What waits in the netfilter sockets of this network to be read.
+/// Returns the bytes that wait in the netfilter sockets of this network to be read.
 pub(crate) fn queued_bytes() -> u64 {
     let sockets = std::fs::read_to_string("/proc/thread-self/net/netlink").unwrap();
     let queued = |line: &str| {
@@ -166,11 +166,12 @@ pub(crate) fn queued_bytes() -> u64 {
 
 impl Drop for Follower {
     fn drop(&mut self) {
-        let _ = self.child.kill(); // it has ended, as a rule
+        let _ = self.child.kill(); // it has usually ended
         let _ = self.child.wait();
     }
 }
 
+/// Waits until a condition is satisfied; panics with `what` if it never is.
 pub(crate) fn until(what: &str, mut satisfied: impl FnMut() -> bool) {
     let deadline = Instant::now() + TIMEOUT;
     while !satisfied() {

@@ -1,16 +1,16 @@
-//! A replicated flow as a request that makes it live in this kernel.
+//! The request that creates a replicated flow in this kernel.
 //!
-//! What a kernel says of a flow is not what it takes to make one, so a commit says it anew:
+//! A kernel does not accept a flow in the form in which another kernel reported it, so some fields are changed:
 //!
-//! | of the flow | in the request |
+//! | field of the flow | in the request |
 //! |---|---|
-//! | reply direction, translated | mirror of the original direction, and `CTA_NAT_SRC`, `CTA_NAT_DST`: the kernel translates it again, and holds the NAT mappings for it |
-//! | status | without what the kernel sets itself (expected, translated, dying), with confirmed |
-//! | state of TCP | with the flags that forgive windows this kernel has not seen; or without, and it learns them from the next packets |
-//! | timeout | what was left when it was told, less its age; or as the operator's rule has it; or so long that it shows whose flow it is |
-//! | master | as it is: the master flow must be there, so it is committed before |
+//! | translated reply direction | the mirrored original direction, with `CTA_NAT_SRC` and `CTA_NAT_DST`: the kernel translates the flow again and reserves its NAT mappings |
+//! | status | with confirmed, and without the bits that only the kernel sets (expected, translated, dying) |
+//! | TCP state | with the liberal flag, because this kernel has not seen the windows; or, with window tracking, without it: the kernel learns the windows from the next packets |
+//! | timeout | the time that was left when it was reported, less its age; or the operator's fixed time; or a time so long that it marks the flow as held for a peer |
+//! | master | unchanged: the master flow must exist, so it is committed before |
 //!
-//! The rest (mark, labels, helper, zones, sequence adjustment, SYN proxy) goes as it is.
+//! All other fields (mark, labels, helper, zones, sequence adjustment, SYN proxy) are unchanged.
 
 use ctflow_parser::flow::{FlowView, Labels, SeqAdj, Synproxy};
 use ctflow_parser::proto::{ProtoInfo, TcpFlags, TcpInfo};
@@ -18,69 +18,70 @@ use ctflow_parser::request::{FlowChange, NatRange};
 use ctflow_parser::tuple::{L4, Tuple};
 use ctflow_parser::uapi;
 
-/// How a replicated flow is made to live here.
+/// How a replicated flow is created in this kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CommitRules {
-    /// How long.
+    /// How long the flow lives without packets.
     pub lifetime: Lifetime,
-    /// What is asked of TCP.
+    /// Whether TCP windows are checked.
     pub windows: Windows,
 }
 
 impl Default for CommitRules {
-    /// As long as its source said, and no window is looked at.
+    /// The flow lives as long as at its source, and TCP windows are not checked.
     fn default() -> Self {
         Self { lifetime: Lifetime::Left, windows: Windows::Liberal }
     }
 }
 
-/// How long a committed flow lives if no packet comes.
+/// How long a committed flow lives without packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lifetime {
-    /// As long as its source said, less the time since; 60 s where that is over.
+    /// The timeout that its source reported, less the time since then; 60 s where that time is over.
     Left,
-    /// So many seconds, whatever its source said.
+    /// This many seconds, whatever its source reported.
     Seconds(u32),
-    /// Until its source says that it ended: see [`is_held`].
+    /// Until its source reports its end: see [`is_held`].
     Held,
 }
 
-/// What becomes of TCP's windows, which this kernel has not seen.
+/// Whether this kernel checks the TCP windows of a committed flow, whose packets it has not seen so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Windows {
-    /// No packet is dropped for being out of them, ever.
+    /// No packet of the flow is ever dropped for being outside the window (`IP_CT_TCP_FLAG_BE_LIBERAL`).
     #[default]
     Liberal,
-    /// The next packets set them, and later ones must keep them.
+    /// The kernel learns the windows from the next packets and checks later packets against them.
     Tracked,
 }
 
-/// What is given to a flow whose time is over: its traffic may be going on without any event.
+/// The timeout in seconds of a flow whose time is over: its traffic may go on, as packets alone cause no events.
 const LEFT_MIN_S: u32 = 60;
 
-/// Seconds given to a flow that is held for its source. The kernel counts 2^31 ticks at most, of which it may have a
-/// thousand a second: 24 days.
+/// The timeout in seconds of a flow that is held for its source: 23 days. The kernel counts at most 2^31 ticks, which
+/// are 24 days at a thousand ticks a second.
 const HELD_S: u32 = 2_000_000;
 
-/// Who has more than this many seconds left is held. It is twice the longest that the kernel gives by itself, five days to
-/// an established connection, and a held flow is told again long before it has so little.
+/// A flow with more than this many seconds left is held. The value is twice the longest timeout of the kernel's own,
+/// which is five days for an established TCP connection. A held flow is injected again long before it has so little
+/// left.
 const HELD_MIN_S: u32 = 1_000_000;
 
-/// Whether a flow that has `timeout_s` left is held here for its source: put in by [`Lifetime::Held`], and without a packet
-/// since. The first packet gives it the kernel's own timeout, and so makes it this node's.
+/// Whether a flow with `timeout_s` seconds left is held for its source: injected with [`Lifetime::Held`], and without a
+/// packet since. The first packet sets the kernel's own timeout, and the flow belongs to this node then.
 #[must_use]
 pub fn is_held(timeout_s: u32) -> bool {
     timeout_s > HELD_MIN_S
 }
 
-/// Seconds since a held flow that has `timeout_s` left was last put in or confirmed.
+/// The seconds since a held flow with `timeout_s` seconds left was last injected or confirmed.
 #[must_use]
 pub fn unconfirmed_s(timeout_s: u32) -> u32 {
     HELD_S.saturating_sub(timeout_s)
 }
 
 impl Lifetime {
-    /// Seconds for a flow that was told `timeout_s`, `age_s` ago.
+    /// The timeout in seconds for a flow that had `timeout_s` seconds left `age_s` seconds ago.
     #[must_use]
     pub fn timeout_s(self, timeout_s: u32, age_s: u64) -> u32 {
         match self {
@@ -94,20 +95,22 @@ impl Lifetime {
     }
 }
 
-/// The status that a request may set.
+/// The status bits that a request may set.
 const SETTABLE: u32 = uapi::IPS_SEEN_REPLY | uapi::IPS_ASSURED | uapi::IPS_FIXED_TIMEOUT;
 
-/// The request that makes `flow`, told `age_s` ago, live here by these `rules`; `None` of a flow without both directions,
-/// which nothing replicated is.
+/// The request that creates `flow`, which was reported `age_s` seconds ago, by `rules`. `None` for a flow without both
+/// directions; a replicated flow has both.
 #[must_use]
 pub fn commit_request<'a>(flow: &FlowView<'a>, age_s: u64, rules: CommitRules) -> Option<FlowChange<'a>> {
     let (orig, reply) = (flow.orig?, flow.reply?);
     let status = flow.status.unwrap_or(0);
     let mirror = untranslated_reply(&orig, &reply);
-    let nat = |bit: u32, told: (std::net::IpAddr, Option<u16>), plain: (std::net::IpAddr, Option<u16>)| {
-        let moved = status & bit != 0 && told != plain;
-        moved.then(|| NatRange { address: told.0, port: told.1.filter(|_| told.1 != plain.1) })
+    let nat = |bit: u32, actual: (std::net::IpAddr, Option<u16>), plain: (std::net::IpAddr, Option<u16>)| {
+        let is_translated = status & bit != 0 && actual != plain;
+        // A port that is not translated is left to the kernel.
+        is_translated.then(|| NatRange { address: actual.0, port: actual.1.filter(|_| actual.1 != plain.1) })
     };
+    // The reply's destination is the translated source, and its source the translated destination.
     let (src, dst) = ((reply.dst, nat_port(&reply, End::Dst)), (reply.src, nat_port(&reply, End::Src)));
     let (plain_src, plain_dst) = ((mirror.dst, nat_port(&mirror, End::Dst)), (mirror.src, nat_port(&mirror, End::Src)));
     let labels = flow.labels.filter(|labels| *labels != Labels::default());
@@ -136,7 +139,7 @@ pub fn commit_request<'a>(flow: &FlowView<'a>, age_s: u64, rules: CommitRules) -
     })
 }
 
-/// The answer to `orig` as if nothing translated it.
+/// The reply direction of a flow with original direction `orig` if it were not translated.
 fn untranslated_reply(orig: &Tuple, reply: &Tuple) -> Tuple {
     let l4 = match (orig.l4, reply.l4) {
         (L4::Ports { src, dst }, _) => L4::Ports { src: dst, dst: src },
@@ -146,14 +149,14 @@ fn untranslated_reply(orig: &Tuple, reply: &Tuple) -> Tuple {
     Tuple { src: orig.dst, dst: orig.src, proto: orig.proto, l4, zone: reply.zone }
 }
 
-/// Which end of a tuple.
+/// One end of a tuple.
 #[derive(Debug, Clone, Copy)]
 enum End {
     Src,
     Dst,
 }
 
-/// What NAT calls a port: of ICMP its id.
+/// The port of one end as NAT sees it: for ICMP, the echo id at both ends.
 fn nat_port(tuple: &Tuple, end: End) -> Option<u16> {
     match (tuple.l4, end) {
         (L4::None, _) => None,
@@ -163,8 +166,8 @@ fn nat_port(tuple: &Tuple, end: End) -> Option<u16> {
     }
 }
 
-/// What of a request may be said of a flow that is there: not how it is translated, nor whose it is. That it is another's
-/// must still show in its status.
+/// The request for a flow that exists in the kernel: without translation, master, helper and SYN proxy, which cannot be
+/// changed later. The status of a flow with a master must still have the expected bit.
 #[must_use]
 pub fn for_existing_flow(change: FlowChange<'_>) -> FlowChange<'_> {
     let expected = if change.flow.master.is_some() { uapi::IPS_EXPECTED } else { 0 };
@@ -178,16 +181,16 @@ pub fn for_existing_flow(change: FlowChange<'_>) -> FlowChange<'_> {
     FlowChange { flow, nat_src: None, nat_dst: None, ..change }
 }
 
-/// The state as its tracker has it. This one has seen no window: unless it is forgiving, or has seen none of either side, it
-/// would drop the next packets.
+/// The tracker's state for the request. This kernel has seen no TCP window: it would drop the next packets unless the
+/// flow is liberal, or no window is set for either side.
 fn with_windows(windows: Windows, proto: ProtoInfo) -> ProtoInfo {
     let ProtoInfo::Tcp(tcp) = proto else { return proto };
     let liberal = match windows {
         Windows::Liberal => uapi::IP_CT_TCP_FLAG_BE_LIBERAL,
         Windows::Tracked => 0,
     };
-    let flags = |told: Option<TcpFlags>| {
-        let flags = told.map_or(0, |told| told.flags) | liberal;
+    let flags = |replicated: Option<TcpFlags>| {
+        let flags = replicated.map_or(0, |replicated| replicated.flags) | liberal;
         (flags != 0).then_some(TcpFlags { flags, mask: 0xff })
     };
     ProtoInfo::Tcp(TcpInfo { flags_orig: flags(tcp.flags_orig), flags_reply: flags(tcp.flags_reply), ..tcp })
@@ -251,13 +254,13 @@ mod tests {
         let held = Lifetime::Held.timeout_s(100, 30);
         assert!(is_held(held) && is_held(held - 86_400) && !is_held(5 * 86_400));
         assert_eq!((unconfirmed_s(held), unconfirmed_s(held - 7)), (0, 7));
-        assert!(u64::from(held) * 1_000 < 1 << 31, "what the kernel counts at a thousand ticks a second");
+        assert!(u64::from(held) * 1_000 < 1 << 31, "the kernel can count it at a thousand ticks a second");
     }
 
     #[test]
     fn tcp_windows_are_liberal_unless_tracked() {
-        let told = TcpInfo { state: Some(3), wscale_orig: Some(7), ..TcpInfo::default() };
-        let of = |windows| match with_windows(windows, ProtoInfo::Tcp(told)) {
+        let replicated = TcpInfo { state: Some(3), wscale_orig: Some(7), ..TcpInfo::default() };
+        let of = |windows| match with_windows(windows, ProtoInfo::Tcp(replicated)) {
             ProtoInfo::Tcp(tcp) => (tcp.state, tcp.wscale_orig, tcp.flags_orig.map(|flags| flags.flags)),
             _ => panic!("no TCP"),
         };

@@ -1,11 +1,11 @@
-//! A kernel table listed in constant memory: one buffer, whatever the table's size.
+//! Dumps of a kernel table in constant memory: one buffer, whatever the table's size.
 //!
-//! The kernel composes as much as the reader's buffer holds, up to 32 KiB, each time the reader has taken the last part;
-//! so a dump is read at the reader's pace and can be read in slices, between other work. It is no snapshot: flows come
-//! and go meanwhile.
+//! Each time the reader has read a part, the kernel composes the next one, as large as the reader's buffer and at most
+//! 32 KiB. So a dump advances at the reader's pace and can be read in slices, between other work. A dump is no
+//! snapshot: flows are created and destroyed while it is read.
 //!
-//! A kernel that cannot filter as asked either refuses ([`Dump`] then asks again for everything) or ignores the filter.
-//! Either way the caller filters what comes; the kernel's part is to make that cheap.
+//! A kernel that does not support a filter either refuses it, and [`Dump`] then requests everything, or ignores it. In
+//! both cases the caller must filter the records itself; the kernel's filter only saves work.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -22,32 +22,35 @@ use super::KernelError;
 use crate::limits::{DUMP_BUFFER_BYTES, DUMP_PARTS_AHEAD};
 use crate::sys::netlink::{NetlinkSocket, Protocol};
 
-/// How far a dump has come.
+/// The progress of a dump.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress {
-    /// There is more to read.
+    /// More parts are left to read.
     More,
-    /// Nothing is ready to be read now; only [`Dump::try_read`] says so.
+    /// The next part is not ready yet; only [`Dump::try_read`] returns this.
     NotYet,
-    /// That was the last part.
+    /// The part was the last one.
     Done,
 }
 
-/// One listing under way.
+/// A dump in progress.
 #[derive(Debug)]
 pub struct Dump {
     socket: NetlinkSocket,
     buffer: Box<[u8]>,
+    /// What the dump does, as a verb phrase for the errors.
     operation: &'static str,
-    /// The filter to do without, should the kernel refuse it.
+    /// The request to repeat without its filter if the kernel refuses it; `None` without a filter, and once the kernel
+    /// has accepted it.
     filtered: Option<(Table, DumpFilter, bool)>,
 }
 
 impl Dump {
-    /// Asks for `table`. With `zero` its counters are read and reset at once (conntrack only).
+    /// Requests a dump of `table`. With `zero` the kernel resets the counters that it reports (conntrack table only).
     ///
     /// # Errors
-    /// When there is no netfilter socket to be had. What the kernel thinks of the request comes with the first read.
+    /// [`KernelError::Open`] or [`KernelError::Transport`]. If the kernel refuses the request, the first read returns
+    /// that.
     pub fn start(table: Table, filter: &DumpFilter, zero: bool) -> Result<Self, KernelError> {
         let operation = match table {
             Table::Conntrack => "list the conntrack table",
@@ -60,7 +63,7 @@ impl Dump {
         Ok(dump)
     }
 
-    /// Asks for one record a CPU: the counters of `table`.
+    /// Requests the counters of `table`: one record for each CPU.
     ///
     /// # Errors
     /// As [`Dump::start`].
@@ -68,18 +71,20 @@ impl Dump {
         Self::open_and_send("read the statistics", |writer| request::cpu_stats(writer, 0, table))
     }
 
+    /// Opens a socket and sends the request that `write` writes.
     fn open_and_send(
         operation: &'static str,
         write: impl FnOnce(&mut Writer<'_>) -> Result<(), Full>,
     ) -> Result<Self, KernelError> {
         let socket = NetlinkSocket::open(Protocol::Netfilter).map_err(KernelError::Open)?;
-        // Without these two an old kernel's refusals are merely less wordy.
+        // Where a kernel does not know these options, its refusals have no text.
         let _ = socket.set_extended_ack().and_then(|()| socket.set_capped_ack());
         let dump = Self { socket, buffer: vec![0; DUMP_BUFFER_BYTES].into_boxed_slice(), operation, filtered: None };
         dump.send(write)?;
         Ok(dump)
     }
 
+    /// Sends the request that `write` writes.
     fn send(&self, write: impl FnOnce(&mut Writer<'_>) -> Result<(), Full>) -> Result<(), KernelError> {
         let mut buffer = [0; REQUEST_BYTES];
         let mut writer = Writer::new(&mut buffer);
@@ -87,17 +92,17 @@ impl Dump {
         self.socket.send(writer.bytes()).map_err(|source| self.transport(source))
     }
 
-    /// Reads the next part, waiting for it, and hands its records to `each`.
+    /// Waits for the next part, and calls `each` with its records.
     ///
     /// # Errors
-    /// The kernel's refusal, or bytes that do not parse.
+    /// The kernel's refusal, an error of the socket, or an answer that does not parse.
     pub fn read(&mut self, each: impl FnMut(&Record<'_>)) -> Result<Progress, KernelError> {
         let (length, progress) = self.receive()?;
         self.pass_records(length, each)?;
         Ok(progress)
     }
 
-    /// Reads the next part if it is ready, as [`Dump::read`].
+    /// Reads the next part as [`Dump::read`] does, if it is ready.
     ///
     /// # Errors
     /// As [`Dump::read`].
@@ -110,7 +115,7 @@ impl Dump {
         Ok(progress)
     }
 
-    /// Reads the rest, waiting for it.
+    /// Reads all parts that are left, and calls `each` with their records.
     ///
     /// # Errors
     /// As [`Dump::read`].
@@ -119,7 +124,8 @@ impl Dump {
         Ok(())
     }
 
-    /// Reads on a thread of its own, so that the kernel composes the next parts while the caller works on one.
+    /// Continues the dump on a thread of its own, so that the kernel composes the next parts while the caller processes
+    /// one.
     ///
     /// # Errors
     /// [`KernelError::Transport`] when no thread can be started.
@@ -127,7 +133,7 @@ impl Dump {
         ReadAhead::start(self)
     }
 
-    /// Takes the next part into the buffer; gives its length, and whether it is the last.
+    /// Waits for the next part and reads it into the buffer; returns its length in bytes, and the progress.
     fn receive(&mut self) -> Result<(usize, Progress), KernelError> {
         loop {
             match self.socket.receive(&mut self.buffer) {
@@ -138,7 +144,7 @@ impl Dump {
         }
     }
 
-    /// Looks for the dump's end, and for a refusal, among the messages of the part in the buffer.
+    /// Checks the part in the buffer for the end of the dump, and for a refusal.
     fn check_part(&mut self, length: usize) -> Result<Progress, KernelError> {
         let operation = self.operation;
         let frame = self.buffer.get(..length).ok_or(KernelError::Cut { operation, bytes: length })?;
@@ -149,7 +155,7 @@ impl Dump {
                 Message::Done { errno: 0 } => progress = Progress::Done,
                 Message::Done { errno } => {
                     let source = io::Error::from_raw_os_error(errno);
-                    refusal = Some(KernelError::Refused { operation, source, said: None });
+                    refusal = Some(KernelError::Refused { operation, source, kernel_text: None });
                 }
                 Message::Ack(ack) if ack.errno != 0 => refusal = Some(KernelError::refused(operation, &ack)),
                 Message::Record(_) | Message::Ack(_) | Message::Other => {}
@@ -158,26 +164,29 @@ impl Dump {
         match refusal {
             Some(error) => self.retry_unfiltered(error),
             None => {
-                self.filtered = None; // it has answered, so it takes the filter
+                self.filtered = None; // the kernel has accepted the filter, or ignores it
                 Ok(progress)
             }
         }
     }
 
+    /// Calls `each` with the records of the part in the buffer.
     fn pass_records(&self, length: usize, each: impl FnMut(&Record<'_>)) -> Result<(), KernelError> {
         records(self.operation, self.buffer.get(..length).unwrap_or_default(), each)
     }
 
-    /// After a refusal of a filtered dump: asks for everything of the family instead.
+    /// After a filtered dump was refused because the kernel does not support the filter: requests everything of the
+    /// family instead.
     fn retry_unfiltered(&mut self, refusal: KernelError) -> Result<Progress, KernelError> {
         let unsupported =
             matches!(refusal.errno().map(Errno::from_raw_os_error), Some(Errno::INVAL | Errno::OPNOTSUPP));
         let Some((table, filter, zero)) = self.filtered.take().filter(|_| unsupported) else { return Err(refusal) };
-        tracing::debug!("{refusal}: listing everything instead");
+        tracing::debug!("{refusal}; listing all entries instead");
         self.send(|writer| request::dump(writer, 0, table, &unfiltered(&filter), zero))?;
         Ok(Progress::More)
     }
 
+    /// An error of the socket.
     fn transport(&self, source: io::Error) -> KernelError {
         KernelError::Transport { operation: self.operation, source }
     }
@@ -189,7 +198,7 @@ impl AsFd for Dump {
     }
 }
 
-/// Hands the records of one part to `each`.
+/// Calls `each` with the records of one part.
 fn records(operation: &'static str, frame: &[u8], mut each: impl FnMut(&Record<'_>)) -> Result<(), KernelError> {
     for message in Messages::new(frame) {
         if let Message::Record(record) = message.map_err(|source| KernelError::Malformed { operation, source })? {
@@ -199,7 +208,7 @@ fn records(operation: &'static str, frame: &[u8], mut each: impl FnMut(&Record<'
     Ok(())
 }
 
-/// One part of a dump that has been read.
+/// One part of a dump.
 #[derive(Debug)]
 struct Part {
     buffer: Box<[u8]>,
@@ -207,51 +216,53 @@ struct Part {
     progress: Progress,
 }
 
-/// A dump that a thread of its own reads, [`DUMP_PARTS_AHEAD`] parts ahead. Composing a part takes the kernel longer than
-/// parsing and printing take us, so what is done meanwhile costs no time.
+/// A dump that a thread of its own reads, up to [`DUMP_PARTS_AHEAD`] parts ahead. The kernel takes longer to compose a
+/// part than the caller to parse and print one, so the caller's work adds no time.
 #[derive(Debug)]
 pub struct ReadAhead {
     operation: &'static str,
     parts: Receiver<Result<Part, KernelError>>,
-    /// Buffers that have been read, for the thread to fill again.
+    /// Returns the buffers of parts that were processed to the thread.
     emptied: Sender<Box<[u8]>>,
 }
 
 impl ReadAhead {
+    /// Starts the thread.
     fn start(dump: Dump) -> Result<Self, KernelError> {
         let operation = dump.operation;
         let (sender, parts) = bounded(DUMP_PARTS_AHEAD);
         let (emptied, empty) = bounded(DUMP_PARTS_AHEAD);
         for _ in 0..DUMP_PARTS_AHEAD {
-            // There is room: so many are what the channel was made for.
+            // The channel has room for exactly these.
             let _ = emptied.try_send(vec![0; DUMP_BUFFER_BYTES].into_boxed_slice());
         }
         let body = move || fill(dump, &empty, &sender);
-        // It ends with the dump, or when the reader is dropped: the kernel never keeps it waiting.
+        // The thread ends with the dump, or when the reader is dropped. It never waits for the kernel for long, so
+        // nothing has to join it.
         let thread = std::thread::Builder::new().name("ctflow-dump".to_owned()).spawn(body);
         thread.map_err(|source| KernelError::Transport { operation, source })?;
         Ok(Self { operation, parts, emptied })
     }
 
-    /// Takes the next part, waiting for it, and hands its records to `each`.
+    /// Waits for the next part from the thread, and calls `each` with its records.
     ///
     /// # Errors
     /// As [`Dump::read`].
     pub fn read(&mut self, each: impl FnMut(&Record<'_>)) -> Result<Progress, KernelError> {
-        let died = || KernelError::Transport {
+        let thread_died = || KernelError::Transport {
             operation: self.operation,
-            source: io::Error::other("the thread that reads it has died"),
+            source: io::Error::other("the thread that reads the dump has died"),
         };
-        let part = self.parts.recv().map_err(|_| died())?;
+        let part = self.parts.recv().map_err(|_| thread_died())?;
         let Part { buffer, length, progress } = part?;
         records(self.operation, buffer.get(..length).unwrap_or_default(), each)?;
-        // Refused only when the thread has read its last part.
+        // This fails only when the thread has read the last part and ended.
         let _ = self.emptied.try_send(buffer);
         Ok(progress)
     }
 }
 
-/// The thread: a part into each empty buffer, until the last one.
+/// The body of the thread: reads a part into each empty buffer, until the last part.
 fn fill(mut dump: Dump, empty: &Receiver<Box<[u8]>>, parts: &Sender<Result<Part, KernelError>>) {
     for buffer in empty {
         let part = dump.receive().map(|(length, progress)| {
@@ -265,7 +276,7 @@ fn fill(mut dump: Dump, empty: &Receiver<Box<[u8]>>, parts: &Sender<Result<Part,
     }
 }
 
-/// What every kernel can select.
+/// The part of `filter` that every kernel supports.
 fn unfiltered(filter: &DumpFilter) -> DumpFilter {
     DumpFilter { family: filter.family, mark: filter.mark, ..DumpFilter::default() }
 }

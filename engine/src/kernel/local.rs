@@ -1,8 +1,8 @@
-//! Whether an address is this host's.
+//! Whether an address is this host's, and whether it has left the host.
 //!
-//! The kernel ends flows that were masqueraded behind an address when the address leaves, or its link is switched off
-//! (`nf_nat_masquerade`), and so it does when a firewall steps back. Those flows have not ended: they have moved with the
-//! address, and to peers they are still worth what they were.
+//! The kernel destroys flows that are masqueraded behind an address when the address is removed or its link is set down
+//! (`nf_nat_masquerade`). This happens on failback, when a firewall gives up its addresses. Such flows have not ended:
+//! they have moved with the address to the other firewall, and peers must keep them.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -17,29 +17,30 @@ use crate::limits::{LOCAL_ADDRESSES, LOCAL_QUERY_INTERVAL};
 use crate::rtnetlink::{IFA_ADDRESS, IFA_LOCAL, IFF_UP, RTM_GETADDR, RTM_NEWADDR, link_flags, query, u32_at};
 use crate::sys::netlink::{NetlinkSocket, Protocol};
 
-// Where things stand in an `ifaddrmsg` with its header.
+// Offsets in a message of `nlmsghdr` and `ifaddrmsg`.
 const ADDRESS_LINK: Range<usize> = 20..24;
 const ADDRESS_ATTRIBUTES: usize = 24;
 
-/// Asks the kernel, and remembers which addresses were this host's.
+/// Queries the kernel for addresses, and remembers which were this host's.
 #[derive(Debug, Default)]
 pub(crate) struct LocalAddresses {
     socket: Option<NetlinkSocket>,
-    /// Addresses that were asked for, with whether they were local then, and when that was.
+    /// For each address that was queried: whether it was local then, and when it was queried.
     known: HashMap<IpAddr, (bool, Instant)>,
-    /// The one of them that was seen last, if it was local.
+    /// The address that was observed last, if it was local.
     last_local: Option<IpAddr>,
-    /// Those that have left, as far as was found since the last [`LocalAddresses::recheck_left`].
+    /// The last address that was checked since [`LocalAddresses::recheck_left`], and whether it has left.
     left_checked: Option<(IpAddr, bool)>,
 }
 
 impl LocalAddresses {
-    /// A flow is there that is hidden behind `address`.
+    /// Notes that a flow is masqueraded behind `address`, and queries the kernel for it where that is not known.
     pub(crate) fn observe(&mut self, address: IpAddr) {
         if self.last_local == Some(address) {
             return;
         }
-        let fresh = |(local, asked): &&(bool, Instant)| *local || asked.elapsed() < LOCAL_QUERY_INTERVAL;
+        // An address that was not local may have been added since; one that was local counts as such from then on.
+        let fresh = |(local, queried): &&(bool, Instant)| *local || queried.elapsed() < LOCAL_QUERY_INTERVAL;
         let local = match self.known.get(&address).filter(fresh) {
             Some((local, _)) => *local,
             None => self.query_and_remember(address),
@@ -47,27 +48,28 @@ impl LocalAddresses {
         self.last_local = local.then_some(address);
     }
 
+    /// Queries the kernel whether `address` is local, and remembers the answer.
     fn query_and_remember(&mut self, address: IpAddr) -> bool {
         if self.known.len() >= LOCAL_ADDRESSES {
-            self.known.clear(); // those that are in use come back at once
+            self.known.clear(); // addresses in use are queried again with their next flow
         }
         let local = self.query_is_local(address).unwrap_or(false);
         self.known.insert(address, (local, Instant::now()));
         local
     }
 
-    /// Asks anew from here on whether an address has left.
+    /// Makes [`LocalAddresses::has_left`] query the kernel again.
     pub(crate) fn recheck_left(&mut self) {
         self.left_checked = None;
     }
 
-    /// Whether `address` was this host's and is no more, or its link is switched off; no, where the kernel does not say. What
-    /// was never on a link, as a pool that is routed here, cannot leave.
+    /// Whether `address` was this host's and was removed since, or its link is down. False where the kernel does not
+    /// answer, and for an address that was never on a link, such as one of a pool that is routed to this host.
     pub(crate) fn has_left(&mut self, address: IpAddr) -> bool {
         if !self.known.get(&address).is_some_and(|(local, _)| *local) {
             return false;
         }
-        if let Some((_, left)) = self.left_checked.filter(|(asked, _)| *asked == address) {
+        if let Some((_, left)) = self.left_checked.filter(|(checked, _)| *checked == address) {
             return left;
         }
         let left = !self.query_is_local(address).unwrap_or(true);
@@ -75,6 +77,7 @@ impl LocalAddresses {
         left
     }
 
+    /// Whether `address` is on a link of this host that is up; `None` where the kernel does not answer.
     fn query_is_local(&mut self, address: IpAddr) -> Option<bool> {
         let socket = match &mut self.socket {
             Some(socket) => socket,
@@ -93,7 +96,7 @@ impl LocalAddresses {
     }
 }
 
-/// The address that a message is about; of the two that a point-to-point link has, the near one.
+/// The address in a message; of the two addresses of a point-to-point link, the local one.
 fn address_of(message: &[u8]) -> Option<IpAddr> {
     let attributes = Attrs::new(message.get(ADDRESS_ATTRIBUTES..)?, ADDRESS_ATTRIBUTES);
     let mut address = None;
@@ -125,8 +128,8 @@ mod tests {
                 let prefix = if address.is_ipv4() { 24 } else { 64 };
                 let mut local = LocalAddresses::default();
                 local.observe(address);
-                assert!(!local.has_left(address), "it was never here");
-                assert_eq!(local.last_local, None, "it may come yet");
+                assert!(!local.has_left(address), "it was never local");
+                assert_eq!(local.last_local, None, "it may still be added");
                 links.add_address("a", address, prefix).unwrap();
                 let mut local = LocalAddresses::default();
                 local.observe(address);
@@ -138,7 +141,8 @@ mod tests {
                 links.down("a").unwrap();
                 assert!(has_left());
                 links.up("a").unwrap();
-                let _ = links.add_address("a", address, prefix); // one of IPv6 leaves with the link's going down
+                // The kernel removes an IPv6 address when the link goes down, and keeps an IPv4 address.
+                let _ = links.add_address("a", address, prefix);
                 assert!(!has_left());
                 links.remove_address("a", address, prefix).unwrap();
                 assert!(has_left());

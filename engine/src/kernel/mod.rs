@@ -1,4 +1,4 @@
-//! Work against the kernel's tables: listing them in constant memory, single requests, and requests by the thousand.
+//! Requests to the kernel's conntrack and expectation tables: dumps in constant memory, single requests, batches.
 
 pub mod batch;
 pub mod commit;

@@ -1,4 +1,4 @@
-//! Flows out of this kernel's table, chosen one by one.
+//! Purging: deletes selected flows from this kernel's table.
 
 use ctflow_parser::filter::DumpFilter;
 use ctflow_parser::flow::FlowView;
@@ -10,23 +10,24 @@ use super::KernelError;
 use super::batch::Batch;
 use super::dump::{Dump, Progress};
 
-/// Reads the table and deletes what `select` chooses, by `batch`; gives how many flows went. What ends by itself meanwhile,
-/// or became another flow, is left alone.
+/// Dumps the table and deletes the flows for which `select` returns true; returns how many were deleted. A flow is
+/// deleted by key and id, so a new flow with the same key is not touched.
 ///
 /// # Errors
-/// The table could not be read to its end, or nothing may be deleted. What went until then is gone.
+/// [`KernelError`] where the table could not be read to its end, or the process may not delete flows. The flows deleted
+/// until then stay deleted.
 pub(crate) fn purge(batch: &mut Batch, mut select: impl FnMut(&FlowView<'_>) -> bool) -> Result<u64, KernelError> {
     let mut dump = Dump::start(Table::Conntrack, &DumpFilter::default(), false)?;
     let mut purged = 0;
     loop {
-        let mut chosen: Vec<(FlowKey, u32)> = Vec::new();
+        let mut selected: Vec<(FlowKey, u32)> = Vec::new();
         let progress = dump.read(|record| {
-            let Ok(flow) = record.flow() else { return }; // what does not parse is not chosen
-            if let Some(named) = flow.key().zip(flow.id).filter(|_| select(&flow)) {
-                chosen.push(named);
+            let Ok(flow) = record.flow() else { return }; // a malformed flow is not selected
+            if let Some(key_and_id) = flow.key().zip(flow.id).filter(|_| select(&flow)) {
+                selected.push(key_and_id);
             }
         })?;
-        for (key, id) in chosen {
+        for (key, id) in selected {
             let which = Selector::Orig(key.orig);
             let zone = key.named_zone();
             let write = |writer: &mut Writer<'_>, seq| request::delete(writer, seq, &which, zone, Some(id));

@@ -1,4 +1,4 @@
-//! Single requests: one datagram out, the kernel's answer and its acknowledgement back.
+//! Single requests: one datagram to the kernel, its answer and acknowledgement back.
 
 use ctflow_parser::frame::{Message, Messages};
 use ctflow_parser::record::Record;
@@ -9,7 +9,7 @@ use super::KernelError;
 use crate::limits::DATAGRAM_BYTES;
 use crate::sys::netlink::{NetlinkSocket, Protocol};
 
-/// A socket for requests, one at a time.
+/// A socket for single requests.
 #[derive(Debug)]
 pub struct Requester {
     socket: NetlinkSocket,
@@ -23,16 +23,17 @@ impl Requester {
     /// [`KernelError::Open`].
     pub fn open() -> Result<Self, KernelError> {
         let socket = NetlinkSocket::open(Protocol::Netfilter).map_err(KernelError::Open)?;
-        // Without these two an old kernel's refusals are merely less wordy.
+        // Where a kernel does not know these options, its refusals have no text.
         let _ = socket.set_extended_ack().and_then(|()| socket.set_capped_ack());
         Ok(Self { socket, seq: 0 })
     }
 
-    /// Sends the request that `write` writes under a new sequence number, and hands what the kernel answers to `each`
-    /// until it acknowledges. `operation` is a verb phrase for the errors.
+    /// Sends the request that `write` writes with the sequence number it is called with, and calls `each` with every
+    /// record that the kernel returns, until the kernel acknowledges. `operation` is a verb phrase for the errors.
     ///
     /// # Errors
-    /// The kernel's refusal, in its own words.
+    /// [`KernelError::Refused`] with the kernel's text, and the other variants but [`KernelError::Open`] and
+    /// [`KernelError::Unanswered`].
     pub fn request(
         &mut self,
         operation: &'static str,

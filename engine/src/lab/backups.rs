@@ -1,4 +1,4 @@
-//! Hosts that a firewall replicates to, and nothing else: for measuring.
+//! Hosts that a firewall only replicates to, for measurements. They never take over.
 //!
 //! ```text
 //!   firewall (the calling thread)           backups
@@ -6,7 +6,7 @@
 //!                                  └── sync0  203.0.113.3 …
 //! ```
 //!
-//! Nothing tracks what crosses the bridge.
+//! Packets that cross the bridge are not tracked.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsFd;
@@ -16,34 +16,35 @@ use super::gateways::{SYNC_LINK, clone_namespace, untracked_sync_rules};
 use super::link::Links;
 use super::{Host, Lab, sysctl};
 
-/// The most backups: what the addresses of the bridge's network suffice for.
+/// The most backups that the addresses of the bridge's network suffice for.
 pub const BACKUPS: usize = 200;
 
 const PREFIX: u8 = 24;
 
-/// The address of the firewall, of number 0, and of the backups, from 1 on.
+/// The address on the bridge of host `number`: 0 is the firewall, 1 to [`BACKUPS`] are the backups. A larger number
+/// returns the address of the last backup.
 #[must_use]
 pub fn sync_address(number: usize) -> IpAddr {
     let host = u8::try_from(number.min(BACKUPS) + 1).unwrap_or(u8::MAX);
     Ipv4Addr::new(203, 0, 113, host).into()
 }
 
-/// The hosts of this module's picture.
+/// The backups in this module's diagram.
 #[derive(Debug)]
 pub struct Backups {
-    /// In the order of their addresses.
+    /// The hosts, in the order of their addresses: the first has number 1.
     pub hosts: Vec<Host>,
 }
 
 impl Backups {
-    /// Connects so many, at most [`BACKUPS`], to the calling thread's network.
+    /// Starts `count` backups, at most [`BACKUPS`], and connects them to the calling thread's network.
     ///
     /// # Errors
     /// [`LabError`] naming the first step that failed.
     pub fn build(lab: &Lab, count: usize) -> Result<Self, LabError> {
         let links = Links::open()?;
         links.create_bridge(SYNC_LINK)?;
-        // Where the kernel has its bridges call iptables, each packet would go through all of it for nothing.
+        // Where the kernel calls iptables for bridged packets, each packet would pass through its rules needlessly.
         let _ = sysctl::write("net/bridge/bridge-nf-call-iptables", "0");
         links.up(SYNC_LINK)?;
         links.add_address(SYNC_LINK, sync_address(0), PREFIX)?;
@@ -83,12 +84,12 @@ mod tests {
             let lab = Lab::enter().unwrap();
             let _firewall = Firewall::build(&lab).unwrap();
             let backups = Backups::build(&lab, 2).unwrap();
-            let here = UdpSocket::bind((sync_address(0), 0)).unwrap();
+            let sender = UdpSocket::bind((sync_address(0), 0)).unwrap();
             for (host, number) in backups.hosts.iter().zip(1..) {
-                let there = host.run(move || UdpSocket::bind((sync_address(number), 7_000)).unwrap());
-                there.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-                here.send_to(b"x", (sync_address(number), 7_000)).unwrap();
-                assert_eq!(there.recv_from(&mut [0]).unwrap().1.ip(), sync_address(0));
+                let receiver = host.run(move || UdpSocket::bind((sync_address(number), 7_000)).unwrap());
+                receiver.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+                sender.send_to(b"x", (sync_address(number), 7_000)).unwrap();
+                assert_eq!(receiver.recv_from(&mut [0]).unwrap().1.ip(), sync_address(0));
             }
             assert_eq!(sysctl::flow_count().unwrap(), 0);
         });

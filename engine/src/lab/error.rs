@@ -1,4 +1,4 @@
-//! What can go wrong while a private network is built, in the words of whoever has to put it right.
+//! Errors of building and using a private network. Each message names what failed and, where possible, the remedy.
 
 use std::fmt;
 use std::io;
@@ -7,52 +7,54 @@ use std::time::Duration;
 use thiserror::Error;
 
 use crate::netlink::NetlinkError;
+use crate::os_error::os_error_text;
 
-/// A private network could not be made or used.
+/// A private network could not be created or used.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum LabError {
-    /// The machine's owner or a container forbids user namespaces, and the caller is not privileged without one.
+    /// The machine's settings or a container forbid user namespaces, and the caller has no privileges without one.
     #[error("user namespaces are forbidden here ({0}): {remedy}; or run as root", remedy = .0.remedy())]
     Forbidden(Forbidden),
-    /// An unprivileged process gets its user namespace only while it has one thread: enter the lab first.
-    #[error("no user namespace for a process with several threads: enter the lab before starting any")]
+    /// An unprivileged process can enter a user namespace only while it has a single thread: enter the lab first.
+    #[error("no user namespace for a process with several threads: enter the lab before starting threads")]
     SeveralThreads,
     /// A system call failed; usually a missing `/proc`, or a limit on descriptors or threads.
-    #[error("cannot {operation}: {source}")]
+    #[error("cannot {operation}: {}", os_error_text(.source))]
     System {
-        /// What was being done, to what.
+        /// The operation that failed, as a verb phrase: "open a raw socket".
         operation: String,
-        /// The system's answer.
+        /// The system's error.
         source: io::Error,
     },
-    /// What was asked of the kernel by netlink.
+    /// A netlink request failed.
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
-    /// A link that was switched on carries nothing.
-    #[error("link {link} has no carrier after {longest:?}: switch its other end on")]
+    /// A link that was switched on got no carrier.
+    #[error("link {link} has no carrier after {waited:?}: switch its other end on")]
     NoCarrier {
-        /// Its name.
+        /// The link's name.
         link: String,
-        /// How long it was waited for.
-        longest: Duration,
+        /// How long the carrier was awaited.
+        waited: Duration,
     },
-    /// More flows were asked of a flood than its addresses and ports can tell apart.
-    #[error("a flood has {most} flows at most, {asked} were asked: start another")]
+    /// More flows were requested of a flood than its addresses and ports can keep distinct.
+    #[error("a flood has {max} flows at most, {requested} were requested: start another")]
     FloodTooLarge {
-        /// The flows asked, those already sent included.
-        asked: u64,
-        /// The most there can be.
-        most: u32,
+        /// The flows requested, those already sent included.
+        requested: u64,
+        /// The most flows that one flood can have.
+        max: u32,
     },
 }
 
 impl LabError {
+    /// A system call failed during `operation`, which is a verb phrase.
     pub(super) fn system(operation: impl Into<String>, source: impl Into<io::Error>) -> Self {
         Self::System { operation: operation.into(), source: source.into() }
     }
 
-    /// Why entering namespaces failed: the errno alone does not say, the machine's settings do.
+    /// Finds out why entering namespaces failed. The errno alone is ambiguous; the machine's settings name the cause.
     pub(super) fn enter_failed(error: io::Error) -> Self {
         match error.raw_os_error() {
             Some(libc::EINVAL) => Self::SeveralThreads,
@@ -66,32 +68,34 @@ impl LabError {
     }
 }
 
-/// Which setting keeps an unprivileged process from a user namespace.
+/// The setting that forbids unprivileged processes to create user namespaces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Forbidden {
-    /// Debian's and Ubuntu's switch.
+    /// `kernel.unprivileged_userns_clone` is 0. Debian and Ubuntu have this setting.
     Clone,
-    /// The limit is zero.
+    /// `user.max_user_namespaces` is 0.
     Limit,
-    /// Ubuntu's AppArmor takes the new namespace's rights away.
+    /// `kernel.apparmor_restrict_unprivileged_userns` is 1: Ubuntu's AppArmor removes the new namespace's capabilities.
     AppArmor,
-    /// None of the known settings: a container's seccomp filter, a chroot, or the limit is used up.
+    /// None of the known settings forbids them: a container's seccomp filter, a chroot, or an exhausted limit does.
     Unknown,
 }
 
 impl Forbidden {
+    /// For each known setting: its path, and the value that forbids user namespaces.
     const SETTINGS: [(Self, &str, u64); 3] = [
         (Self::Clone, "/proc/sys/kernel/unprivileged_userns_clone", 0),
         (Self::Limit, "/proc/sys/user/max_user_namespaces", 0),
         (Self::AppArmor, "/proc/sys/kernel/apparmor_restrict_unprivileged_userns", 1),
     ];
 
+    /// Returns the first setting whose value forbids user namespaces. `setting` reads the number at a path.
     fn detect(setting: impl Fn(&str) -> Option<u64>) -> Self {
         let forbids = |(_, path, value): &&(Self, &str, u64)| setting(path) == Some(*value);
         Self::SETTINGS.iter().find(forbids).map_or(Self::Unknown, |found| found.0)
     }
 
-    /// What allows them: a command, or where to look.
+    /// The remedy: a command that allows user namespaces, or the place to allow them in.
     #[must_use]
     pub fn remedy(self) -> &'static str {
         match self {
@@ -120,7 +124,7 @@ mod tests {
 
     #[test]
     fn the_setting_that_forbids_is_named_with_its_remedy() {
-        let only = |path: &'static str, value| move |asked: &str| (asked == path).then_some(value);
+        let only = |path: &'static str, value| move |requested: &str| (requested == path).then_some(value);
         let apparmor = only("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", 1);
         assert_eq!(
             LabError::Forbidden(Forbidden::detect(apparmor)).to_string(),

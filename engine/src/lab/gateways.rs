@@ -1,4 +1,4 @@
-//! Two firewalls side by side, of which one has the addresses: what fails over.
+//! Two firewalls side by side, one of which has the addresses: the network for failover.
 //!
 //! ```text
 //!                        ┌─ lan0  one    wan0 ─┐
@@ -7,9 +7,9 @@
 //!                              active: 192.0.2.1, 198.51.100.1, and their IPv6 ones
 //! ```
 //!
-//! Addresses, ports and rules are those of [`topology::Firewall`](super::topology::Firewall). The firewalls have no addresses of
-//! their own on either side, so what one translates looks the same as what the other does. By the cable between them,
-//! 203.0.113.1 and 203.0.113.2, they replicate; nothing tracks what crosses it.
+//! Addresses, ports and rules are those of [`topology::Firewall`](super::topology::Firewall). The firewalls have no
+//! addresses of their own on either side, so both translate alike. They replicate over the cable between them, with the
+//! addresses 203.0.113.1 and 203.0.113.2. Packets that cross that cable are not tracked.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, OwnedFd};
@@ -25,23 +25,23 @@ use super::traffic::Echo;
 use super::{Host, Lab};
 use crate::nft::{Chain, Hook, Rule, Ruleset};
 
-/// Both ends of the cable between the firewalls are called so.
+/// The name of the link at both ends of the cable between the firewalls.
 pub const SYNC_LINK: &str = "sync0";
-/// The firewalls' addresses on it.
+/// The firewalls' addresses on [`SYNC_LINK`], in the order of [`GatewayId::index`].
 pub const SYNC_ADDRESSES: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(203, 0, 113, 1)), IpAddr::V4(Ipv4Addr::new(203, 0, 113, 2))];
 
-/// Which of the two firewalls.
+/// One of the two firewalls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GatewayId {
-    /// The one that begins.
+    /// The firewall that [`Gateways::build`] makes active.
     First,
-    /// The other one.
+    /// The firewall that starts without the addresses.
     Second,
 }
 
 impl GatewayId {
-    /// 0 or 1.
+    /// The firewall's index: 0 or 1.
     #[must_use]
     pub fn index(self) -> usize {
         match self {
@@ -50,7 +50,7 @@ impl GatewayId {
         }
     }
 
-    /// Its name.
+    /// The name of the firewall's host.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -59,7 +59,7 @@ impl GatewayId {
         }
     }
 
-    /// Its hardware address on a side; locally administered.
+    /// The firewall's hardware address on a side. It is locally administered.
     fn hardware_address(self, side: Side) -> [u8; 6] {
         let number = if self == Self::First { 1 } else { 2 };
         [0x02, 0, 0, 0, side as u8, number]
@@ -93,7 +93,7 @@ impl Side {
         format!("host-{}", self.link())
     }
 
-    /// What the active firewall has there.
+    /// The addresses that the active firewall has on this side, with their prefix lengths.
     fn addresses(self) -> [(IpAddr, u8); 2] {
         match self {
             Self::Inside => [(FIREWALL_INSIDE, PREFIX), (FIREWALL_INSIDE6, PREFIX6)],
@@ -102,7 +102,7 @@ impl Side {
     }
 }
 
-/// The network of this module's picture.
+/// The network in this module's diagram.
 #[derive(Debug)]
 pub struct Gateways {
     /// The host on the inside.
@@ -110,14 +110,14 @@ pub struct Gateways {
     /// The host on the outside.
     pub server: Host,
     firewalls: [Host; 2],
-    /// Has both bridges.
+    /// The host of both bridges.
     switch: Host,
-    /// What answers on the server.
+    /// The echo server on the server.
     pub echo: Echo,
 }
 
 impl Gateways {
-    /// Builds it, with the server's ports open and the first firewall active.
+    /// Builds the network with the server's ports open and the first firewall active.
     ///
     /// # Errors
     /// [`LabError`] naming the first step that failed.
@@ -127,7 +127,8 @@ impl Gateways {
         Ok(gateways)
     }
 
-    /// Builds it with no firewall active, for something that decides which is, and gives it the addresses.
+    /// Builds the network with no firewall active, for tests of a program that chooses the active one and sets its
+    /// addresses.
     ///
     /// # Errors
     /// [`LabError`] naming the first step that failed.
@@ -186,11 +187,11 @@ impl Gateways {
         &self.firewalls[which.index()]
     }
 
-    /// Gives a firewall the addresses, and has the client and the server know: what VRRP does, with its announcement. The
-    /// other one must not have them any more, or be cut off.
+    /// Adds the addresses to a firewall, and sets its hardware addresses at the client and the server as VRRP does with
+    /// its announcement. The other firewall must not have the addresses any more, or must be cut off.
     ///
     /// # Errors
-    /// [`LabError::Netlink`] when it has them already.
+    /// [`LabError::Netlink`] when the firewall has the addresses already.
     pub fn activate(&self, which: GatewayId) -> Result<(), LabError> {
         self.for_each_address(which, Links::add_address)?;
         for (side, host) in [(Side::Inside, &self.client), (Side::Outside, &self.server)] {
@@ -204,18 +205,18 @@ impl Gateways {
         Ok(())
     }
 
-    /// Takes the addresses from a firewall.
+    /// Removes the addresses from a firewall.
     ///
     /// # Errors
-    /// [`LabError::Netlink`] when it does not have them.
+    /// [`LabError::Netlink`] when the firewall does not have them.
     pub fn deactivate(&self, which: GatewayId) -> Result<(), LabError> {
         self.for_each_address(which, Links::remove_address)
     }
 
-    /// Pulls all cables of a firewall: nobody is told.
+    /// Pulls all cables of a firewall. It keeps its addresses and announces nothing.
     ///
     /// # Errors
-    /// [`LabError::Netlink`] when a link is not there.
+    /// [`LabError::Netlink`] when a link does not exist.
     pub fn cut_off(&self, which: GatewayId) -> Result<(), LabError> {
         self.unplug(which)?;
         self.firewall(which).run(|| Links::open()?.down(SYNC_LINK))
@@ -224,21 +225,21 @@ impl Gateways {
     /// Pulls the cables of a firewall to the client and the server.
     ///
     /// # Errors
-    /// [`LabError::Netlink`] when a link is not there.
+    /// [`LabError::Netlink`] when a link does not exist.
     pub fn unplug(&self, which: GatewayId) -> Result<(), LabError> {
         self.for_each_port(which, Links::down)
     }
 
-    /// Puts all of its cables back.
+    /// Puts all cables of a firewall back.
     ///
     /// # Errors
-    /// [`LabError::Netlink`] when a link is not there.
+    /// [`LabError::Netlink`] when a link does not exist.
     pub fn reconnect(&self, which: GatewayId) -> Result<(), LabError> {
         self.firewall(which).run(|| Links::open()?.up(SYNC_LINK))?;
         self.for_each_port(which, Links::up)
     }
 
-    /// Does something with each of the addresses on a firewall.
+    /// Calls `work` on a firewall for each of the addresses, with its link and its prefix length.
     fn for_each_address(
         &self,
         which: GatewayId,
@@ -251,7 +252,7 @@ impl Gateways {
         })
     }
 
-    /// Does something with the switch's end of each cable of a firewall.
+    /// Calls `work` on the switch for its end of each cable of a firewall.
     fn for_each_port(&self, which: GatewayId, work: fn(&Links, &str) -> Result<(), LabError>) -> Result<(), LabError> {
         let ports = Side::BOTH.map(|side| side.firewall_port(which));
         self.switch.run(move || {
@@ -261,14 +262,15 @@ impl Gateways {
     }
 }
 
-/// What crosses the cable between the firewalls is no flow of theirs.
+/// The rules that exempt the packets of [`SYNC_LINK`] from tracking.
 pub(super) fn untracked_sync_rules() -> Ruleset {
     Ruleset::new("ctflow-lab-sync")
         .chain(Chain::raw("in", Hook::Prerouting).rule(Rule::new().input(SYNC_LINK).notrack()))
         .chain(Chain::raw("out", Hook::Output).rule(Rule::new().output(SYNC_LINK).notrack()))
 }
 
-/// Connects `host`, where the cable's end is called `link`, to a bridge of the switch, where it is called `port`.
+/// Connects `host` to a bridge of the switch by a cable. The cable's end on the host is named `link`, its end on the
+/// switch `port`.
 fn connect_to_bridge(
     switch: &Host,
     bridge: &str,
@@ -285,6 +287,7 @@ fn connect_to_bridge(
     })
 }
 
+/// Duplicates the descriptor of a host's namespace, so that it can move to another thread.
 pub(super) fn clone_namespace(host: &Host) -> Result<OwnedFd, LabError> {
     host.namespace().try_clone_to_owned().map_err(|error| LabError::system("keep a namespace", error))
 }
@@ -315,8 +318,8 @@ mod tests {
             let targets = [Target::Tcp(REDIRECTED), Target::Udp((SERVER6, 53).into())];
             let streams = Streams::start(&gateways.client, &targets).unwrap();
             std::thread::sleep(std::time::Duration::from_millis(300));
-            for heard in streams.finish() {
-                assert!(heard.died.is_none() && heard.echoes > 10, "{heard:?}");
+            for stream in streams.finish() {
+                assert!(stream.died.is_none() && stream.echoes > 10, "{stream:?}");
             }
             gateways.cut_off(GatewayId::Second).unwrap();
             assert!(gateways.client.run(|| udp_exchange((SERVER, 53).into(), b"lost")).is_err());

@@ -1,8 +1,8 @@
-//! Kernel tests in namespaces of their own, under `cargo test` and `cargo nextest`, as root or not.
+//! Kernel tests in namespaces of their own, under `cargo test` and `cargo nextest`, with root or without.
 //!
 //! A test runner's process has many threads, so it cannot enter a user namespace. The test therefore starts the test
-//! program once more, inside fresh namespaces, told to run this one test; there the body runs. A namespace of its own
-//! for each test also means that tests never see each other's flows, and may change any setting.
+//! program a second time, inside fresh namespaces, with arguments that select this one test; its body runs there. Since
+//! each test has a namespace of its own, tests never see each other's flows and may change any setting.
 //!
 //! ```ignore
 //! #[test]
@@ -12,7 +12,7 @@
 //!     });
 //! }
 //! ```
-#![allow(clippy::panic)] // what it has to say to a test runner, it can only say by panicking
+#![allow(clippy::panic)] // a panic is the only way to report a failure to a test runner
 
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _};
@@ -24,18 +24,18 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use super::error::LabError;
 use crate::sys::namespace;
 
-/// Tells the second run which test it was started for.
+/// The environment variable that names the test to the second run.
 const VARIABLE: &str = "CTFLOW_ISOLATED_TEST";
-/// A test that takes longer hangs, and is killed.
+/// A test that takes longer than this is killed.
 const LONGEST: Duration = Duration::from_secs(120);
-/// How often a running test is looked at.
+/// The interval at which a running test is polled.
 const TICK: Duration = Duration::from_millis(5);
-/// What is shown of a failed test's output, at its end.
+/// How much of the end of a failed test's output is printed.
 const SHOWN_BYTES: u64 = 64 * 1024;
 
 /// Runs the block inside namespaces of its own: `isolated!({ … })`, as the only statement of a test.
 ///
-/// The name of the test is found by the compiler; see [`isolated`].
+/// The macro derives the test's name from the path of a function that it defines; see [`isolated`].
 #[macro_export]
 macro_rules! isolated {
     ($body:block) => {{
@@ -45,15 +45,15 @@ macro_rules! isolated {
     }};
 }
 
-/// The name that the test runner gives a test, from the path of a function inside of it: without crate and function.
+/// Returns the test runner's name of a test from the path of a function inside it: the path without crate and function.
 #[must_use]
 pub fn test_path(inner: &str) -> &str {
     let outer = inner.rsplit_once("::").map_or(inner, |(outer, _)| outer);
     outer.split_once("::").map_or(outer, |(_, test)| test)
 }
 
-/// Runs `body` inside user and network namespaces of its own, as root there. `test` is the name that the test runner
-/// knows the calling test by; a wrong one fails.
+/// Runs `body` inside user and network namespaces of its own, as root there. `test` is the test runner's name of the
+/// calling test; a wrong name fails.
 ///
 /// Where namespaces are forbidden, the test is skipped with a line on standard error; with `CI` set, it fails.
 ///
@@ -75,6 +75,7 @@ fn done_line(test: &str) -> String {
     format!("isolated {test}: done")
 }
 
+/// Runs the test in a second process, and checks that it ran and succeeded.
 fn rerun_isolated(test: &str) {
     match spawn_isolated(test) {
         Ok((child, output)) => check_child(test, child, output),
@@ -86,7 +87,8 @@ fn rerun_isolated(test: &str) {
     }
 }
 
-/// Starts the second run. Both its outputs go to one file in memory, which neither blocks nor loses their order.
+/// Starts the second run. Its standard output and error go to one file in memory, which never blocks the writer and
+/// keeps their order.
 fn spawn_isolated(test: &str) -> Result<(Child, File), LabError> {
     let failed = |error| LabError::system("prepare the second run of the test program", error);
     let program = std::env::current_exe().map_err(failed)?;
@@ -102,6 +104,7 @@ fn spawn_isolated(test: &str) -> Result<(Child, File), LabError> {
     Ok((child, output))
 }
 
+/// Waits for the second run, prints its output, and panics unless `test` ran exactly once and succeeded.
 fn check_child(test: &str, mut child: Child, mut output: File) {
     let status = wait_or_kill(&mut child, LONGEST);
     let text = tail(&mut output).unwrap_or_else(|error| format!("(its output cannot be read: {error})"));
@@ -115,7 +118,7 @@ fn check_child(test: &str, mut child: Child, mut output: File) {
     assert!(once, "{test} did not run in its namespaces: the test program knows no test of this name");
 }
 
-/// `None` when the child hung and was killed.
+/// Waits for the child at most `longest`. Returns `None` when the child took longer and was killed.
 fn wait_or_kill(child: &mut Child, longest: Duration) -> io::Result<Option<ExitStatus>> {
     let started = Instant::now();
     while started.elapsed() < longest {
@@ -128,6 +131,7 @@ fn wait_or_kill(child: &mut Child, longest: Duration) -> io::Result<Option<ExitS
     child.wait().map(|_| None)
 }
 
+/// Returns the last [`SHOWN_BYTES`] of the output.
 fn tail(output: &mut File) -> io::Result<String> {
     let length = output.metadata()?.len();
     output.seek(io::SeekFrom::Start(length.saturating_sub(SHOWN_BYTES)))?;
@@ -151,7 +155,7 @@ mod tests {
     #[test]
     fn a_wrong_name_fails() {
         if std::env::var_os("CI").is_none() && !namespaces_allowed() {
-            return; // the harness would skip it, wrong name or not
+            return; // `isolated` skips the test before it compares the names
         }
         let panic = catch_unwind(|| isolated("lab::isolated::tests::no_such_test", || {})).unwrap_err();
         let text = panic.downcast_ref::<String>().unwrap();

@@ -1,4 +1,4 @@
-//! Links, addresses, routes and neighbours, by rtnetlink.
+//! Changes of links, addresses, routes and neighbours, by rtnetlink.
 
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -17,32 +17,33 @@ use crate::netlink::{NetlinkError, Requests};
 use crate::rtnetlink::*;
 use crate::sys::netlink::Protocol;
 
-/// One request; the longest, a pair of links, takes some 150 bytes.
+/// The buffer of one request. The longest request, for a pair of links, takes some 150 bytes.
 const REQUEST_BYTES: usize = 512;
-/// A kernel that is asked catches up at once, an older one within a second; either may have to wait for its turn.
+/// How long a carrier is awaited. From Linux 6.8 on, a query makes the kernel process pending link events; older
+/// kernels process them within a second. Both may have to wait for the kernel's lock on links.
 const CARRIER_LONGEST: Duration = Duration::from_secs(10);
-/// How often a link without a carrier is looked at.
+/// The interval at which a link without a carrier is polled.
 const CARRIER_TICK: Duration = Duration::from_millis(5);
 
-/// The links of the namespace of the thread that opened it.
+/// A socket for changes to the links of one network namespace: that of the thread that opened it.
 #[derive(Debug)]
 pub struct Links {
     requests: Requests,
 }
 
 impl Links {
-    /// Opens the calling thread's namespace for changes.
+    /// Opens the socket in the calling thread's network namespace.
     ///
     /// # Errors
-    /// [`LabError::System`] when the kernel or a seccomp filter allows no such socket.
+    /// [`LabError::Netlink`] when the kernel or a seccomp filter allows no such socket.
     pub fn open() -> Result<Self, LabError> {
         Ok(Self { requests: Requests::open(Protocol::Route)? })
     }
 
-    /// Creates a cable: one end called `name` here, the other called `peer` in the namespace that `to` refers to.
+    /// Creates a cable (a veth pair): its end here is named `name`, its end in the namespace `to` is named `peer`.
     ///
     /// # Errors
-    /// [`NetlinkError::Refused`], most often since the name is taken.
+    /// [`NetlinkError::Refused`], most often because the name exists already.
     pub fn create_veth(&self, name: &str, peer: &str, to: BorrowedFd<'_>) -> Result<(), LabError> {
         let namespace = to.as_raw_fd().to_ne_bytes();
         self.request(format!("create links {name} and {peer}"), RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, |message| {
@@ -76,7 +77,7 @@ impl Links {
     /// Makes a link a port of a bridge.
     ///
     /// # Errors
-    /// [`NetlinkError::Refused`] when the link is not there.
+    /// [`NetlinkError::Refused`] when the link does not exist; [`LabError::System`] when the bridge does not exist.
     pub fn join_bridge(&self, name: &str, bridge: &str) -> Result<(), LabError> {
         let index = self.index(bridge)?.to_ne_bytes();
         self.request(format!("make link {name} a port of {bridge}"), RTM_NEWLINK, 0, |message| {
@@ -86,7 +87,7 @@ impl Links {
         })
     }
 
-    /// Gives a link its hardware address.
+    /// Sets the hardware address of a link.
     ///
     /// # Errors
     /// [`NetlinkError::Refused`] when there is no such link.
@@ -109,8 +110,8 @@ impl Links {
         })
     }
 
-    /// Waits until a link carries packets: both of its ends are on, and the kernel has taken note, which it does when it gets
-    /// to it, up to a second later. What is sent before that is dropped without a word.
+    /// Waits until a link carries packets: both of its ends are on, and the kernel has noticed. The kernel notices
+    /// asynchronously, up to a second later, and silently drops packets that are sent before.
     ///
     /// # Errors
     /// [`LabError::NoCarrier`] when an end stays off.
@@ -119,14 +120,14 @@ impl Links {
         let started = Instant::now();
         while link_flags(self.requests.socket(), index).is_none_or(|flags| flags & IFF_RUNNING == 0) {
             if started.elapsed() > CARRIER_LONGEST {
-                return Err(LabError::NoCarrier { link: name.to_owned(), longest: CARRIER_LONGEST });
+                return Err(LabError::NoCarrier { link: name.to_owned(), waited: CARRIER_LONGEST });
             }
             thread::sleep(CARRIER_TICK);
         }
         Ok(())
     }
 
-    /// Switches a link off: the routes over it go, its addresses stay.
+    /// Switches a link off. The kernel removes the routes over it and keeps its addresses.
     ///
     /// # Errors
     /// [`NetlinkError::Refused`] when there is no such link.
@@ -137,7 +138,7 @@ impl Links {
         })
     }
 
-    /// Gives a link an address, usable at once (an IPv6 address skips duplicate detection, which takes a second).
+    /// Adds an address to a link, usable at once: an IPv6 address skips duplicate detection, which takes a second.
     ///
     /// # Errors
     /// [`NetlinkError::Refused`] when the link has it already.
@@ -146,7 +147,7 @@ impl Links {
         self.change_address(operation, RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, (link, address, prefix))
     }
 
-    /// Takes an address from a link.
+    /// Removes an address from a link.
     ///
     /// # Errors
     /// [`NetlinkError::Refused`] when the link does not have it.
@@ -155,6 +156,7 @@ impl Links {
         self.change_address(operation, RTM_DELADDR, 0, (link, address, prefix))
     }
 
+    /// Adds or removes an address, according to the message type `kind`.
     fn change_address(
         &self,
         operation: String,
@@ -171,7 +173,7 @@ impl Links {
         })
     }
 
-    /// Sends what goes to `network`/`prefix` by way of `gateway`; a prefix of 0 makes it the default route.
+    /// Adds the route to `network`/`prefix` via `gateway`. A prefix of 0 makes it the default route.
     ///
     /// # Errors
     /// [`NetlinkError::Refused`] when no link reaches the gateway.
@@ -188,10 +190,11 @@ impl Links {
         })
     }
 
-    /// Sends what goes to neighbour `address` to hardware address `hardware`, without ever asking who has it.
+    /// Adds a permanent neighbour entry: packets to `address` on this link go to the hardware address `hardware`, and
+    /// the kernel sends no ARP request or neighbour solicitation for it.
     ///
     /// # Errors
-    /// [`NetlinkError::Refused`] when there is no such link.
+    /// [`LabError::System`] when there is no such link.
     pub fn add_neighbour(&self, link: &str, address: IpAddr, hardware: [u8; 6]) -> Result<(), LabError> {
         let index = self.index(link)?;
         let operation = format!("add neighbour {address} to link {link}");
@@ -205,6 +208,7 @@ impl Links {
         })
     }
 
+    /// Sends one request and waits for its acknowledgement. `operation` is a verb phrase for errors.
     fn request(
         &self,
         operation: String,
@@ -221,6 +225,7 @@ impl Links {
         Ok(self.requests.perform(writer.bytes(), &operations, &operations[0])?)
     }
 
+    /// Returns the interface index of a link.
     fn index(&self, link: &str) -> Result<u32, LabError> {
         let failed = |error| LabError::system(format!("find link {link}"), error);
         let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None).map_err(failed)?;
@@ -228,8 +233,8 @@ impl Links {
     }
 }
 
-/// `ifinfomsg` of a link that is found by name; those flags of `changed` that are in `flags` are switched on, its others
-/// off, and all others left alone.
+/// Writes the `ifinfomsg` of a link that is selected by its name. The flags in `changed` are set if they are also in
+/// `flags`, and cleared otherwise; all other flags of the link stay.
 fn link_header(message: &mut Writer<'_>, flags: u32, changed: u32) -> Result<(), Full> {
     message.raw(&[AF_UNSPEC, 0, 0, 0])?;
     message.raw(&0u32.to_ne_bytes())?;
@@ -262,7 +267,7 @@ mod tests {
             assert_eq!(
                 error,
                 "kernel refused to add route to 192.0.2.0/24 via 198.51.100.1: \
-                 Network is unreachable (os error 101): Nexthop has invalid gateway"
+                 Network is unreachable: Nexthop has invalid gateway"
             );
         });
     }
@@ -303,17 +308,17 @@ mod tests {
             });
             there.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
             let here = std::net::UdpSocket::bind("192.0.2.1:0").unwrap();
-            // Each time the far end is the later one, so that this end has to wait for the kernel's notice.
+            // The far end is always switched on last, so that this end has to wait until the kernel notices.
             for sent in 0..200u8 {
                 links.up("here").unwrap();
                 other.run(|| Links::open().unwrap().up("there").unwrap());
                 links.await_carrier("here").unwrap();
-                // Known beforehand, or the datagram would be kept until the second question for it is answered.
+                // Without the entry the kernel would queue the datagram until its second ARP request is answered.
                 links.add_neighbour("here", [192, 0, 2, 2].into(), HARDWARE).unwrap();
                 here.send_to(&[sent], "192.0.2.2:7000").unwrap();
-                let mut came = [0];
-                there.recv(&mut came).unwrap();
-                assert_eq!(came, [sent]);
+                let mut received = [0];
+                there.recv(&mut received).unwrap();
+                assert_eq!(received, [sent]);
                 other.run(|| Links::open().unwrap().down("there").unwrap());
                 links.down("here").unwrap();
             }
@@ -325,7 +330,7 @@ mod tests {
         crate::isolated!({
             let _lab = Lab::enter().unwrap();
             let error = Links::open().unwrap().add_address("wan9", [192, 0, 2, 1].into(), 24).unwrap_err();
-            assert_eq!(error.to_string(), "cannot find link wan9: No such device (os error 19)");
+            assert_eq!(error.to_string(), "cannot find link wan9: No such device");
         });
     }
 }

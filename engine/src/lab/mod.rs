@@ -1,18 +1,20 @@
-//! Private test networks on this very kernel: real namespaces, real packets, real NAT; without root, without programs.
+//! Private test networks on the running kernel: real namespaces, real packets, real NAT, without root and without
+//! external programs.
 //!
-//! [`Lab::enter`] gives the calling thread a network of its own, in which it is root. There it builds links
-//! ([`link`]), rules ([`nft`](crate::nft)) and settings ([`sysctl`]), starts [`Host`]s (threads that live in further namespaces),
-//! and lets [`traffic`] flow, or [`load`]. [`topology::Firewall`] puts these together: client, firewall, server;
-//! [`gateways::Gateways`] has two firewalls, [`backups::Backups`] gives one more that take over nothing. Everything is gone
-//! when its last thread and descriptor are. Nothing here ever touches the machine's own network.
+//! [`Lab::enter`] moves the calling thread into a network of its own, in which it is root. There the thread creates
+//! links ([`link`]) and rules ([`nft`](crate::nft)), changes settings ([`sysctl`]), starts [`Host`]s (threads that live
+//! in further namespaces), and sends [`traffic`] or [`load`]. [`topology::Firewall`] combines these: a client, a
+//! firewall and a server. [`gateways::Gateways`] has two firewalls for failover; [`backups::Backups`] adds hosts that
+//! only receive replicas. A network disappears with its last thread and descriptor. Nothing here touches the machine's
+//! own network.
 //!
-//! `ctflow demo`, the benches and the kernel tests of all crates run on it; the latter through
+//! `ctflow demo`, the benches and the kernel tests of all crates use the lab; the tests enter it through
 //! [`isolated!`](crate::isolated).
 //!
 //! ```no_run
 //! use ctflow_engine::lab::{Lab, topology::{Firewall, SERVER}, traffic::tcp_exchange};
 //!
-//! let lab = Lab::enter()?; // first thing in `main`: an unprivileged process must still have a single thread
+//! let lab = Lab::enter()?; // first in `main`: an unprivileged process must still have a single thread
 //! let firewall = Firewall::build(&lab)?;
 //! firewall.client.run(|| tcp_exchange((SERVER, 443).into(), b"hello"))?;
 //! # Ok::<(), ctflow_engine::lab::LabError>(())
@@ -46,21 +48,24 @@ thread_local! {
     static PRIVATE: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Proof that the calling thread's network is private: what is built with it cannot land in the machine's own.
+/// Proof that the calling thread's network is private. Builders require it, so that they cannot change the machine's
+/// own network.
 #[derive(Debug)]
 pub struct Lab {
-    /// A namespace belongs to a thread, and so does the proof.
+    /// Makes the type neither `Send` nor `Sync`: the proof holds for one thread, as does its namespace.
     thread: PhantomData<*const ()>,
 }
 
 impl Lab {
-    /// Makes the calling thread's network private, if it is not yet; threads that it starts afterwards share it.
+    /// Moves the calling thread into a private network, unless it is in one already. Threads that it starts afterwards
+    /// share the network.
     ///
-    /// Root, and whoever is already root of a user namespace, may call it anywhere. An unprivileged process gets a user
-    /// namespace as well, and must still have a single thread.
+    /// Root, also of a user namespace, may call this at any time. An unprivileged process enters a new user namespace
+    /// as well, and must still have a single thread.
     ///
     /// # Errors
-    /// [`LabError::Forbidden`] where user namespaces are, [`LabError::SeveralThreads`] when called too late.
+    /// [`LabError::Forbidden`] where user namespaces are forbidden, [`LabError::SeveralThreads`] when an unprivileged
+    /// process has several threads.
     pub fn enter() -> Result<Self, LabError> {
         if !PRIVATE.get() {
             namespace::enter_private_network().map_err(LabError::enter_failed)?;
@@ -69,7 +74,7 @@ impl Lab {
         Ok(Self { thread: PhantomData })
     }
 
-    /// Starts a host in a network namespace of its own, with nothing in it but the loopback link.
+    /// Starts a host in a network namespace of its own, whose only link is the loopback link.
     ///
     /// # Errors
     /// [`LabError::System`] when a limit on threads or namespaces is reached.
@@ -78,35 +83,38 @@ impl Lab {
     }
 }
 
-/// Marks the calling thread's namespace as private and makes it fit for use.
+/// Marks the calling thread's namespace as private, disables duplicate address detection, and switches `lo` on.
 fn prepare_namespace() -> Result<(), LabError> {
     PRIVATE.set(true);
-    // A link's own IPv6 address would be tested for duplicates for a second, and nothing forwarded to it meanwhile.
-    // Without IPv6 there is no such setting and no such wait.
+    // The kernel would test each link-local address for duplicates for a second, and forward nothing to the link until
+    // then. A kernel without IPv6 has neither the setting nor the wait, so an error is ignored.
     let _ = sysctl::write("net/ipv6/conf/default/accept_dad", "0");
     link::Links::open()?.up("lo")
 }
 
-/// Whether [`Lab::enter`] would be granted, tried in a child process: the caller stays where it is, threads and all.
+/// Checks whether [`Lab::enter`] would succeed, by trying it in a child process. The caller keeps its namespaces, and
+/// may have several threads.
 ///
 /// # Errors
-/// [`LabError::Forbidden`] where user namespaces are.
+/// [`LabError::Forbidden`] where user namespaces are forbidden.
 pub fn probe() -> Result<(), LabError> {
-    // The child enters its namespaces before it becomes another program, and there is none below a file.
+    // The child enters its namespaces before it executes the program. The path leads through a file, so that executing
+    // it always fails with ENOTDIR: that error proves that entering succeeded.
     let mut command = Command::new("/proc/version/none");
     match namespace::start_in_private_network(&mut command).spawn() {
         Err(error) if error.raw_os_error() == Some(libc::ENOTDIR) => Ok(()),
         Err(error) => Err(LabError::enter_failed(error)),
-        Ok(mut child) => child.wait().map(drop).map_err(LabError::enter_failed), // cannot be, and would be a yes as well
+        // Cannot happen; it would mean success, too.
+        Ok(mut child) => child.wait().map(drop).map_err(LabError::enter_failed),
     }
 }
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// A machine of the lab: a thread that lives in its own network namespace and does what it is told there.
+/// A machine of the lab: a thread in a network namespace of its own that runs jobs there.
 ///
-/// Sockets keep the namespace they were made in, and threads inherit that of the thread that starts them: a server
-/// started within [`Host::run`] belongs to this host. The thread ends when the host is dropped.
+/// A socket keeps the namespace that it was opened in, and a thread inherits the namespace of the thread that starts
+/// it: a server started within [`Host::run`] belongs to this host. The host's thread ends when the host is dropped.
 #[derive(Debug)]
 pub struct Host {
     name: String,
@@ -118,38 +126,38 @@ pub struct Host {
 impl Host {
     fn start(name: &str) -> Result<Self, LabError> {
         let failed = |error| LabError::system(format!("start the thread of host {name}"), error);
-        let (jobs, to_do) = bounded(1); // `run` waits for its answer: there is never a second job
+        let (jobs, received_jobs) = bounded(1); // `run` waits for its result, so one slot suffices
         let (report, ready) = bounded(1);
-        let work = move || run_host_thread(&report, &to_do);
+        let work = move || run_host_thread(&report, &received_jobs);
         let thread = thread::Builder::new().name(name.to_owned()).spawn(work).map_err(failed)?;
         let namespace = ready.recv().map_err(|_| failed(std::io::ErrorKind::BrokenPipe.into()))??;
         Ok(Self { name: name.to_owned(), namespace, jobs: Some(jobs), thread: Some(thread) })
     }
 
-    /// The name it was started with.
+    /// The name that the host was started with.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Its network namespace, for moving links into it.
+    /// The host's network namespace, for moving links into it.
     #[must_use]
     pub fn namespace(&self) -> BorrowedFd<'_> {
         self.namespace.as_fd()
     }
 
-    /// Runs `work` on this host and waits for what it returns. A panic in it continues in the caller.
+    /// Runs `work` on this host, waits, and returns its result. A panic in `work` continues in the caller.
     pub fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
         let (report, result) = bounded(1);
         let job: Job = Box::new(move || {
-            // Whoever gets the result decides about the panic, so nothing broken is looked at here.
+            // The caller resumes the panic, so nothing reads a value that the panic left inconsistent.
             let _ = report.send(catch_unwind(AssertUnwindSafe(work)));
         });
         let sent = self.jobs.as_ref().is_some_and(|jobs| jobs.send(job).is_ok());
         match result.recv() {
             Ok(Ok(value)) if sent => value,
             Ok(Err(panic)) => resume_unwind(panic),
-            _ => unreachable!("a host's thread does every job until the host is dropped"),
+            _ => unreachable!("a host's thread runs every job until the host is dropped"),
         }
     }
 }
@@ -163,7 +171,7 @@ impl Drop for Host {
     }
 }
 
-/// A host's thread: enters its namespace, reports it, then does what it is told until nobody can tell it anything.
+/// The body of a host's thread: enters a namespace, reports its descriptor, and runs jobs until the channel is closed.
 fn run_host_thread(report: &Sender<Result<OwnedFd, LabError>>, jobs: &Receiver<Job>) {
     let ready = namespace::enter_network()
         .map_err(LabError::enter_failed)
@@ -187,8 +195,8 @@ mod tests {
             assert_eq!(host.run(|| sysctl::write("net/ipv4/ip_default_ttl", "7").map(|()| 1)).unwrap(), 1);
             assert_eq!(host.run(|| sysctl::read("net/ipv4/ip_default_ttl")).unwrap(), 7);
             assert_eq!(sysctl::read("net/ipv4/ip_default_ttl").unwrap(), 64);
-            let caught = catch_unwind(AssertUnwindSafe(|| host.run(|| panic!("as told"))));
-            assert_eq!(caught.unwrap_err().downcast_ref(), Some(&"as told"));
+            let caught = catch_unwind(AssertUnwindSafe(|| host.run(|| panic!("on purpose"))));
+            assert_eq!(caught.unwrap_err().downcast_ref(), Some(&"on purpose"));
             assert_eq!(host.run(|| 2), 2);
         });
     }
@@ -196,10 +204,10 @@ mod tests {
     #[test]
     fn probe_checks_enter_and_keeps_the_namespace() {
         crate::isolated!({
-            let here = || std::fs::read_link("/proc/thread-self/ns/net").unwrap();
-            let before = here();
+            let namespace = || std::fs::read_link("/proc/thread-self/ns/net").unwrap();
+            let before = namespace();
             probe().unwrap();
-            assert_eq!(here(), before);
+            assert_eq!(namespace(), before);
         });
     }
 

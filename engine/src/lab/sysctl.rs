@@ -1,6 +1,6 @@
-//! Kernel settings of the calling thread's network namespace, by their path under `/proc/sys`.
+//! Kernel settings of the calling thread's network namespace, named by their path under `/proc/sys`.
 //!
-//! The kernel shows each thread its own namespace's values under one and the same path, so nothing needs mounting.
+//! Under the same path each thread reads and writes the values of its own namespace, so nothing has to be mounted.
 
 use super::error::LabError;
 
@@ -13,17 +13,17 @@ pub fn write(name: &str, value: &str) -> Result<(), LabError> {
     std::fs::write(format!("/proc/sys/{name}"), value).map_err(failed)
 }
 
-/// Reads a setting that is one number.
+/// Reads a setting whose value is one number.
 ///
 /// # Errors
-/// [`LabError::System`] when the kernel has no such setting, or it is no number.
+/// [`LabError::System`] when the kernel has no such setting, or its value is not a number.
 pub fn read(name: &str) -> Result<u64, LabError> {
     let failed = |error| LabError::system(format!("read /proc/sys/{name}"), error);
     let text = std::fs::read_to_string(format!("/proc/sys/{name}")).map_err(failed)?;
     text.trim().parse().map_err(|error| failed(std::io::Error::other(error)))
 }
 
-/// Flows in the calling thread's network namespace right now.
+/// The number of flows that the kernel tracks in the calling thread's network namespace.
 ///
 /// # Errors
 /// [`LabError::System`] when the kernel has no connection tracking.

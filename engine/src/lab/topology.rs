@@ -1,18 +1,19 @@
-//! A client, a firewall and a server: three network namespaces in a row, with addresses from the documentation's ranges.
+//! A client, a firewall and a server: three network namespaces in a row, with addresses from the documentation's
+//! ranges.
 //!
 //! ```text
 //!   client                          firewall (the calling thread)                       server
 //!   192.0.2.2       eth0 ── lan0    192.0.2.1      198.51.100.1     wan0 ── eth0    198.51.100.10
 //!   2001:db8:1::2                   2001:db8:1::1  2001:db8:2::1                    2001:db8:2::10
-//!                                   198.18.0.0/15 via 198.51.100.254 ──► a hardware address that nobody has
+//!                                   198.18.0.0/15 via 198.51.100.254 ──► a hardware address that no link has
 //! ```
 //!
-//! The firewall tracks and forwards. It hides the client behind its own address towards the server's network
-//! (masquerade), and what arrives at 192.0.2.1:9000 by TCP goes to the server's port 443. IPv6 passes as it is.
+//! The firewall tracks and forwards. It masquerades the client behind its own address towards the server's network, and
+//! redirects TCP to 192.0.2.1:9000 to the server's port 443. IPv6 is not translated.
 //!
-//! 198.18.0.0/15 is where a flood goes: packets for it leave by `wan0`, so that their flows are confirmed like any
-//! others, and end at the far end of the cable, whose link drops what is addressed to someone else. No host answers,
-//! so one packet is one flow and costs nothing but its way through the firewall. These flows are not translated.
+//! A flood goes to 198.18.0.0/15. Its packets leave by `wan0`, so that the kernel confirms their flows like any others.
+//! The link at the far end of the cable drops them, since they carry another hardware address. No host answers, so each
+//! packet is one flow and costs only its path through the firewall. These flows are not translated.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 
@@ -28,19 +29,19 @@ use crate::nft::{Chain, Hook, Rule, Ruleset, State};
 pub const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2));
 /// The client's IPv6 address.
 pub const CLIENT6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 2));
-/// The firewall, seen from the client.
+/// The firewall's address on the client's side.
 pub const FIREWALL_INSIDE: IpAddr = IpAddr::V4(INSIDE_V4);
-/// The firewall, seen from the client by IPv6.
+/// The firewall's IPv6 address on the client's side.
 pub const FIREWALL_INSIDE6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 1));
-/// The firewall, seen from the server: what the client's address becomes.
+/// The firewall's address on the server's side. Masquerading replaces the client's address by it.
 pub const FIREWALL_OUTSIDE: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1));
-/// The firewall, seen from the server by IPv6.
+/// The firewall's IPv6 address on the server's side.
 pub const FIREWALL_OUTSIDE6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 1));
 /// The server's address.
 pub const SERVER: IpAddr = IpAddr::V4(SERVER_V4);
 /// The server's IPv6 address.
 pub const SERVER6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 0x10));
-/// An address and port of the firewall behind which is the server's port 443.
+/// The firewall's address and port that it redirects to the server's port 443.
 pub const REDIRECTED: SocketAddr = SocketAddr::new(FIREWALL_INSIDE, 9000);
 /// The firewall's link to the client.
 pub const INSIDE_LINK: &str = "lan0";
@@ -54,31 +55,32 @@ const SERVER_V4: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 10);
 pub(super) const HOST_LINK: &str = "eth0";
 pub(super) const PREFIX: u8 = 24;
 pub(super) const PREFIX6: u8 = 64;
-/// Set aside for measuring (RFC 2544): the destinations of a flood.
+/// The network of a flood's destinations, reserved for benchmarks (RFC 2544).
 pub(super) const FLOOD_NETWORK: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 0);
 const FLOOD_PREFIX: u8 = 15;
-/// When TCP repeats what was not acknowledged, in microseconds: beyond the 40 ms for which an acknowledgement may be delayed.
+/// TCP's least retransmission timeout, in microseconds: above the 40 ms by which an acknowledgement may be delayed.
 const RETRANSMIT_US: &str = "60000";
+/// A gateway address on the server's side that no host has.
 const UNUSED_OUTSIDE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 254);
-/// Likewise on the inside, for whoever adds a route by it.
+/// A gateway address on the client's side that no host has, for routes to destinations that must not answer.
 pub(super) const UNUSED_INSIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 254);
-/// Locally administered, and no link has it.
+/// A locally administered hardware address that no link has.
 pub(super) const UNUSED_HARDWARE: [u8; 6] = [0x02, 0, 0, 0, 0, 0xfe];
 
-/// The network of this module's picture; the calling thread's namespace is the firewall.
+/// The network in this module's diagram. The calling thread's namespace is the firewall.
 #[derive(Debug)]
 pub struct Firewall {
     /// The host on the inside.
     pub client: Host,
     /// The host on the outside.
     pub server: Host,
-    /// What answers on the server.
+    /// The echo server on the server.
     pub echo: Echo,
 }
 
 impl Firewall {
-    /// Builds it around the calling thread's namespace, with the server's ports open and tracking on, flows' counters and
-    /// timestamps included.
+    /// Builds the network around the calling thread's namespace, with the server's ports open and tracking enabled,
+    /// including the counters and timestamps of flows.
     ///
     /// # Errors
     /// [`LabError`] naming the first step that failed.
@@ -95,17 +97,18 @@ impl Firewall {
         let links = Links::open()?;
         [INSIDE_LINK, OUTSIDE_LINK].iter().try_for_each(|link| links.await_carrier(link))?;
         route_floods()?;
-        firewall_rules().apply()?; // before `track`: where tracking is a module, its settings appear with the first rule
+        firewall_rules().apply()?; // first: a tracking module's settings appear with its first rule
         enable_tracking()?;
         let echo = Echo::start(&server, &server_addresses())?;
         Ok(Self { client, server, echo })
     }
 }
 
-/// FTP's control connections.
+/// The port of FTP's control connections.
 pub const FTP_PORT: u16 = 21;
 
-/// Has the calling thread's namespace read along in FTP, to expect its data connections.
+/// Assigns the FTP helper to control connections in the calling thread's namespace, so that the kernel expects their
+/// data connections.
 ///
 /// # Errors
 /// [`LabError::Netlink`] where the kernel has no such helper.
@@ -115,14 +118,15 @@ pub fn enable_ftp_helper() -> Result<(), LabError> {
     Ok(ruleset.chain(Chain::filter("prerouting", Hook::Prerouting).rule(rule)).apply()?)
 }
 
-/// Every address and port on which the server echoes.
+/// All addresses and ports of the echo server.
 #[must_use]
 pub fn server_addresses() -> Vec<SocketAddr> {
     let on = |address| SERVER_PORTS.map(|port| SocketAddr::new(address, port));
     [on(SERVER), on(SERVER6)].concat()
 }
 
-/// Has the calling thread's namespace forget ended and silent flows within seconds, so that a demonstration sees them go.
+/// Shortens the timeouts of closed and idle flows in the calling thread's namespace to 1 to 3 seconds, so that a
+/// demonstration shows them expire.
 ///
 /// # Errors
 /// [`LabError::System`] when a setting cannot be written.
@@ -134,7 +138,8 @@ pub fn shorten_timeouts() -> Result<(), LabError> {
         .try_for_each(|(name, seconds)| sysctl::write(&format!("net/netfilter/nf_conntrack_{name}"), seconds))
 }
 
-/// Connects the firewall (the calling thread) to `host`, whose end it leaves without addresses.
+/// Connects the firewall (the calling thread) to `host` by a cable, and adds `addresses` to the firewall's end. The
+/// host's end gets none.
 fn connect_host(link: &str, addresses: &[(IpAddr, u8)], host: &Host) -> Result<(), LabError> {
     let links = Links::open()?;
     links.create_veth(link, HOST_LINK, host.namespace())?;
@@ -142,7 +147,7 @@ fn connect_host(link: &str, addresses: &[(IpAddr, u8)], host: &Host) -> Result<(
     addresses.iter().try_for_each(|(address, prefix)| links.add_address(link, *address, *prefix))
 }
 
-/// On a host: its end of the cable, and the way to everything else.
+/// Configures a host, on its own thread: its end of the cable, its addresses, and default routes via `gateways`.
 pub(super) fn configure_host(addresses: &[(IpAddr, u8)], gateways: &[IpAddr]) -> Result<(), LabError> {
     let links = Links::open()?;
     links.up(HOST_LINK)?;
@@ -154,33 +159,34 @@ pub(super) fn configure_host(addresses: &[(IpAddr, u8)], gateways: &[IpAddr]) ->
     })
 }
 
-/// On a host: TCP of little data that gets no answer tries again and again at one pace, not ever more slowly, and soon where
-/// the kernel can be told so (6.11), for no way in a lab is longer than a few milliseconds. Streams thus show when a way
-/// that was gone is there again.
+/// Configures a host's TCP, on its own thread, to retransmit thin streams at a constant interval without back-off. From
+/// Linux 6.11 on the interval is also short, since round trips in a lab take at most a few milliseconds. Thus a stream
+/// resumes soon after its path is restored.
 fn set_steady_retransmits() -> Result<(), LabError> {
-    sysctl::write("net/ipv4/tcp_congestion_control", "reno")?; // every kernel has it; by BBR no stream is ever thin
+    sysctl::write("net/ipv4/tcp_congestion_control", "reno")?; // every kernel has reno; with BBR no stream is thin
     sysctl::write("net/ipv4/tcp_thin_linear_timeouts", "1")?;
-    let soon = "net/ipv4/tcp_rto_min_us";
-    if sysctl::read(soon).is_ok() {
-        sysctl::write(soon, RETRANSMIT_US)?;
+    let rto_min = "net/ipv4/tcp_rto_min_us"; // from Linux 6.11 on
+    if sysctl::read(rto_min).is_ok() {
+        sysctl::write(rto_min, RETRANSMIT_US)?;
     }
     Ok(())
 }
 
-/// On the client: thousands of connections a second would otherwise use up the ports, each held for a minute.
+/// Widens the client's port range and lets it reuse ports of closed connections, on the client's thread. Thousands of
+/// connections a second would otherwise exhaust the ports, since each stays in TIME_WAIT for a minute.
 pub(super) fn reuse_ports() -> Result<(), LabError> {
     sysctl::write("net/ipv4/ip_local_port_range", "1024 65535")?;
     sysctl::write("net/ipv4/tcp_tw_reuse", "1")
 }
 
-/// On the firewall: the way to nobody.
+/// Routes floods on the firewall to a hardware address that no link has.
 fn route_floods() -> Result<(), LabError> {
     let links = Links::open()?;
     links.add_neighbour(OUTSIDE_LINK, UNUSED_OUTSIDE.into(), UNUSED_HARDWARE)?;
     links.add_route(FLOOD_NETWORK.into(), FLOOD_PREFIX, UNUSED_OUTSIDE.into())
 }
 
-/// On the firewall: forwarding, and all that connection tracking can record.
+/// Enables forwarding on a firewall, and the counters and timestamps of its flows.
 pub(super) fn enable_tracking() -> Result<(), LabError> {
     sysctl::write("net/ipv4/ip_forward", "1")?;
     sysctl::write("net/ipv6/conf/all/forwarding", "1")?;
@@ -188,7 +194,7 @@ pub(super) fn enable_tracking() -> Result<(), LabError> {
     sysctl::write("net/netfilter/nf_conntrack_timestamp", "1")
 }
 
-/// The firewall's rules. Asking for a flow's state is what has the kernel track flows in this namespace at all.
+/// The firewall's rules. The kernel tracks flows in a namespace only while a rule there refers to a flow's state.
 pub(super) fn firewall_rules() -> Ruleset {
     let known = Rule::new().state(&[State::New, State::Established, State::Related]).accept();
     let https = SocketAddrV4::new(SERVER_V4, 443);
@@ -254,7 +260,7 @@ mod tests {
     fn a_closed_port_fails_and_says_so() {
         crate::isolated!({
             let error = firewall().client.run(|| tcp_exchange((SERVER, 4444).into(), b"x")).unwrap_err();
-            let expected = "cannot exchange 1 bytes with 198.51.100.10:4444 by TCP: Connection refused (os error 111)";
+            let expected = "cannot exchange 1 bytes with 198.51.100.10:4444 by TCP: Connection refused";
             assert_eq!(error.to_string(), expected);
         });
     }

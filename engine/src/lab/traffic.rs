@@ -1,8 +1,9 @@
-//! Real traffic: servers that echo, clients that talk to them at a steady pace, and floods of one-packet flows.
+//! Real traffic: echo servers, clients that exchange data with them at a steady pace, and floods of one-packet flows.
 //!
-//! Everything runs in the namespace of the host it is started on. A paced [`Traffic`] has one thread for TCP and one for
-//! UDP; each makes one exchange after the other, every one a flow of its own, and falls behind visibly (`skipped`)
-//! rather than catching up in bursts. A [`Flood`] is for speed: hundreds of thousands of new flows a second.
+//! All traffic belongs to the namespace of the host that it is started on. A paced [`Traffic`] has one thread for TCP
+//! and one for UDP. Each makes one exchange after the other, and every exchange is a flow of its own. A thread that is
+//! late skips exchanges and counts them in `skipped`; it never catches up in bursts. A [`Flood`] is for speed: it makes
+//! hundreds of thousands of new flows a second.
 
 mod echo;
 mod flood;
@@ -22,12 +23,13 @@ use std::time::Duration;
 
 use super::error::LabError;
 
-/// Within one machine an answer takes microseconds; one that takes this long was lost.
+/// How long a reply is awaited. Within one machine a reply takes microseconds, so a later one was lost.
 const ANSWER_WAIT: Duration = Duration::from_secs(2);
 
-/// The most that an exchange sends by TCP: it writes it all before it reads, so the way's buffers have to hold it.
+/// The longest payload of a TCP exchange. The client writes it all before it reads, so the socket buffers on the path
+/// must hold it.
 pub const TCP_PAYLOAD_BYTES: usize = 64 * 1024;
-/// The longest datagram that crosses the lab's links whole, by IPv4 and IPv6.
+/// The longest payload of a UDP exchange that crosses the lab's links unfragmented, by IPv4 and IPv6.
 pub const UDP_PAYLOAD_BYTES: usize = 1400;
 
 /// Connects from the calling thread's namespace, sends `payload`, awaits its echo, and closes.
@@ -40,10 +42,10 @@ pub fn tcp_exchange(server: SocketAddr, payload: &[u8]) -> Result<(), LabError> 
         .map_err(|error| LabError::system(format!("exchange {} bytes with {server} by TCP", payload.len()), error))
 }
 
-/// Sends `payload` as one datagram from a port of its own, and awaits its echo.
+/// Sends `payload` as one datagram from a new port, and awaits its echo.
 ///
 /// # Errors
-/// [`LabError::System`] when nothing or something else comes back within two seconds.
+/// [`LabError::System`] when no echo arrives within two seconds, or it differs.
 pub fn udp_exchange(server: SocketAddr, payload: &[u8]) -> Result<(), LabError> {
     try_udp_exchange(server, payload)
         .map_err(|error| LabError::system(format!("exchange {} bytes with {server} by UDP", payload.len()), error))
@@ -57,7 +59,7 @@ fn try_tcp_exchange(server: SocketAddr, payload: &[u8]) -> io::Result<()> {
     let mut echo = vec![0; payload.len()];
     stream.read_exact(&mut echo)?;
     stream.shutdown(Shutdown::Write)?;
-    let rest = stream.read(&mut [0])?; // until the server has closed as well: the flow has ended
+    let rest = stream.read(&mut [0])?; // returns when the server has closed, too: the flow has ended
     check_echo(&echo, payload, rest)
 }
 
@@ -72,6 +74,7 @@ fn try_udp_exchange(server: SocketAddr, payload: &[u8]) -> io::Result<()> {
     check_echo(echo.get(..length).unwrap_or_default(), payload, 0)
 }
 
+/// Checks that the echo equals the payload and that `rest`, the number of bytes after it, is 0.
 fn check_echo(echo: &[u8], payload: &[u8], rest: usize) -> io::Result<()> {
     if echo == payload && rest == 0 { Ok(()) } else { Err(io::Error::other("the echo differs from what was sent")) }
 }

@@ -1,49 +1,56 @@
-//! The addresses a link knows, by number: its peers', and those it was written to from.
+//! The addresses of a link, by number: those of its configured peers, and of other senders.
 
 use std::net::SocketAddr;
 
 use crate::limits::LINK_ADDRESSES;
 
-/// Peers first, then strangers, of whom the oldest is forgotten for a new one: anybody can send.
+/// The configured peers come first, then up to [`LINK_ADDRESSES`] other senders. When these are full, a new sender
+/// replaces the oldest one, because anyone can send a datagram.
 #[derive(Debug)]
 pub(super) struct Addresses {
+    /// All addresses; the index is the number.
     known: Vec<SocketAddr>,
+    /// How many of them are configured peers.
     peers: usize,
+    /// The index of the oldest other sender, which is replaced next.
     next_replaced: usize,
 }
 
 impl Addresses {
+    /// A table with the configured peers only.
     pub(super) fn with_peers(peers: &[SocketAddr]) -> Self {
         Self { known: peers.to_vec(), peers: peers.len(), next_replaced: peers.len() }
     }
 
-    /// The peers that were set.
+    /// The addresses of the configured peers.
     pub(super) fn peers(&self) -> impl Iterator<Item = SocketAddr> {
         self.known.iter().take(self.peers).copied()
     }
 
+    /// The address with this number.
     pub(super) fn get(&self, number: u16) -> Option<SocketAddr> {
         self.known.get(usize::from(number)).copied()
     }
 
-    /// The number of `address`.
+    /// The number of `address`, which is added if it is new.
     pub(super) fn number_of(&mut self, address: SocketAddr) -> u16 {
-        let place = self.known.iter().position(|known| *known == address).unwrap_or_else(|| self.add(address));
-        u16::try_from(place).unwrap_or(u16::MAX)
+        let index = self.known.iter().position(|known| *known == address).unwrap_or_else(|| self.add(address));
+        u16::try_from(index).unwrap_or(u16::MAX)
     }
 
+    /// Adds an address; returns its index.
     fn add(&mut self, address: SocketAddr) -> usize {
-        let bound = self.peers + LINK_ADDRESSES;
-        if self.known.len() < bound {
+        let addresses_max = self.peers + LINK_ADDRESSES;
+        if self.known.len() < addresses_max {
             self.known.push(address);
             return self.known.len() - 1;
         }
-        let place = self.next_replaced;
-        self.next_replaced = if place + 1 < bound { place + 1 } else { self.peers };
-        if let Some(oldest) = self.known.get_mut(place) {
+        let index = self.next_replaced;
+        self.next_replaced = if index + 1 < addresses_max { index + 1 } else { self.peers };
+        if let Some(oldest) = self.known.get_mut(index) {
             *oldest = address;
         }
-        place
+        index
     }
 }
 

@@ -1,7 +1,7 @@
-//! A link over UDP, to each peer or to a group.
+//! A link over UDP, to each peer or to a multicast group.
 //!
-//! What is to be sent is kept in one buffer and leaves with one system call a turn; what is received is read one
-//! datagram at a time: it holds thirty deltas, so the call is a small part of what they cost.
+//! Datagrams to send are queued in one buffer and sent with one system call a round. They are received one by one: a
+//! datagram holds some thirty deltas, so the system call is a small part of their cost.
 
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
@@ -16,18 +16,24 @@ use super::address::Addresses;
 use super::{LinkSettings, Traffic, Transport};
 use crate::limits::{LINK_BUFFER_BYTES, LINK_DATAGRAM_MAX, LINK_DATAGRAM_MIN, LINK_QUEUE_BYTES, LINK_SEND_BATCH};
 
-/// A socket, and what is to leave through it.
+/// A UDP socket, and the datagrams queued for it.
 #[derive(Debug)]
 pub(super) struct Datagrams {
     socket: UdpSocket,
     is_group: bool,
+    /// The longest datagram in bytes that needs no fragmentation.
     datagram_bytes: usize,
+    /// The bytes of the queued datagrams.
     queue: Vec<u8>,
-    /// The end in `queue`, and the receiver, of each datagram.
+    /// For each queued datagram: its end in `queue`, and the receiver.
     queued: Vec<(usize, SocketAddr)>,
 }
 
 impl Datagrams {
+    /// Opens the socket and registers it for reading under `token`.
+    ///
+    /// # Errors
+    /// The operation that failed, as a verb phrase, and the system's error.
     pub(super) fn open(
         settings: &LinkSettings,
         registry: &Registry,
@@ -37,23 +43,27 @@ impl Datagrams {
         let datagram_bytes = datagram_bytes(settings);
         registry
             .register(&mut SourceFd(&socket.as_raw_fd()), Token(token), Interest::READABLE)
-            .map_err(|error| ("wait for it", error))?;
+            .map_err(|error| ("poll its socket", error))?;
         let is_group = settings.transport == Transport::Multicast;
         Ok(Self { socket, is_group, datagram_bytes, queue: Vec::new(), queued: Vec::new() })
     }
 
+    /// The longest datagram in bytes that needs no fragmentation.
     pub(super) fn datagram_bytes(&self) -> usize {
         self.datagram_bytes
     }
 
+    /// Queues a datagram for every peer, or for the group.
     pub(super) fn send_to_all(&mut self, datagram: &[u8], addresses: &mut Addresses, traffic: &mut Traffic) {
         for peer in addresses.peers() {
             self.queue(peer, datagram, traffic);
         }
     }
 
+    /// Queues a datagram for the sender with the number `address`.
     pub(super) fn send_to(&mut self, address: u16, datagram: &[u8], addresses: &mut Addresses, traffic: &mut Traffic) {
-        // The group's socket takes nothing that is sent to this node alone, so all hear what one is told, and pass it over.
+        // A socket bound to the group receives nothing that is sent to its node alone. So a datagram for one peer is
+        // sent to the group, and the others ignore it.
         let to = if self.is_group { addresses.peers().next() } else { addresses.get(address) };
         match to {
             Some(address) => self.queue(address, datagram, traffic),
@@ -61,6 +71,7 @@ impl Datagrams {
         }
     }
 
+    /// Queues a datagram; where the queue is full, sends it before.
     fn queue(&mut self, address: SocketAddr, datagram: &[u8], traffic: &mut Traffic) {
         if self.queue.len() + datagram.len() > LINK_QUEUE_BYTES {
             self.send_queued(traffic);
@@ -72,11 +83,13 @@ impl Datagrams {
         }
     }
 
+    /// Sends the queued datagrams.
     pub(super) fn flush(&mut self, _: &mut Addresses, traffic: &mut Traffic) {
         self.send_queued(traffic);
     }
 
-    /// Sends what is queued. A datagram that the socket refuses is dropped, and the others still go.
+    /// Sends the queued datagrams and empties the queue. A datagram that the socket refuses is dropped and counted;
+    /// those behind it are still sent, unless the socket is full.
     fn send_queued(&mut self, traffic: &mut Traffic) {
         let mut from = 0;
         while from < self.queued.len() {
@@ -88,7 +101,7 @@ impl Datagrams {
                     from += sent;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // A full socket refuses the rest likewise; an unreachable peer only what is his.
+                // A full socket refuses all others, too; an unreachable peer refuses only its own datagrams.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(_) => {
                     traffic.send_errors += 1;
@@ -101,14 +114,17 @@ impl Datagrams {
         self.queue.clear();
     }
 
+    /// The start of a queued datagram in `queue`.
     fn start_of(&self, index: usize) -> usize {
         index.checked_sub(1).and_then(|before| self.queued.get(before)).map_or(0, |(end, _)| *end)
     }
 
+    /// The bytes of `count` queued datagrams from `from` on.
     fn bytes_of(&self, from: usize, count: usize) -> usize {
         self.start_of(from + count) - self.start_of(from)
     }
 
+    /// Sends the queued datagrams from `from` on with one system call; returns how many were sent.
     fn send_from(&self, from: usize) -> io::Result<usize> {
         let rest = self.queued.iter().enumerate().skip(from);
         let addresses: Vec<SocketAddrAny> = rest.clone().map(|(_, (_, address))| (*address).into()).collect();
@@ -122,14 +138,15 @@ impl Datagrams {
         Ok(sendmmsg(&self.socket, &mut messages, SendFlags::DONTWAIT)?)
     }
 
-    /// The next datagram: its sender's number, and its length.
+    /// Reads the next datagram into `buffer`; returns its sender's number and its length, or `None` where none has
+    /// arrived.
     pub(super) fn receive(&mut self, addresses: &mut Addresses, buffer: &mut [u8]) -> io::Result<Option<(u16, usize)>> {
         loop {
             match self.socket.recv_from(buffer) {
                 Ok((bytes, from)) => return Ok(Some((addresses.number_of(from), bytes))),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // What an earlier datagram met at a peer that does not listen.
+                // An earlier datagram reached a host on which no peer listens.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
                 Err(error) => return Err(error),
             }
@@ -137,6 +154,7 @@ impl Datagrams {
     }
 }
 
+/// Opens and binds the socket of a link.
 fn open_socket(settings: &LinkSettings) -> Result<UdpSocket, (&'static str, io::Error)> {
     let local = settings.local;
     let socket = Socket::new(Domain::for_address(local), Type::DGRAM, Some(Protocol::UDP));
@@ -145,10 +163,10 @@ fn open_socket(settings: &LinkSettings) -> Result<UdpSocket, (&'static str, io::
     if let Some(interface) = &settings.interface {
         socket.bind_device(Some(interface.as_bytes())).map_err(|error| ("bind to its interface", error))?;
     }
-    // As much as is granted: a burst that does not fit is asked for again.
+    // The system grants as much as it allows. The protocol requests again what does not fit.
     let _ = socket.set_recv_buffer_size(LINK_BUFFER_BYTES);
     let _ = socket.set_send_buffer_size(LINK_BUFFER_BYTES);
-    let to = match (settings.transport, settings.peers.first()) {
+    let bind_to = match (settings.transport, settings.peers.first()) {
         (Transport::Multicast, Some(group)) => {
             socket.set_reuse_address(true).map_err(|error| ("share the group's port", error))?;
             join(&socket, settings, group.ip()).map_err(|error| ("join the group", error))?;
@@ -156,11 +174,11 @@ fn open_socket(settings: &LinkSettings) -> Result<UdpSocket, (&'static str, io::
         }
         _ => local,
     };
-    socket.bind(&to.into()).map_err(|error| ("bind", error))?;
+    socket.bind(&bind_to.into()).map_err(|error| ("bind", error))?;
     Ok(socket.into())
 }
 
-/// Joins the group, and sends to it, on the link's interface only and not beyond the next router.
+/// Joins the group on the link's interface, and restricts sending to that interface and to the local network (TTL 1).
 fn join(socket: &Socket, settings: &LinkSettings, group: IpAddr) -> io::Result<()> {
     let name = settings.interface.as_deref().unwrap_or_default();
     let index = netdevice::name_to_index(socket, name)?;
@@ -180,13 +198,14 @@ fn join(socket: &Socket, settings: &LinkSettings, group: IpAddr) -> io::Result<(
     }
 }
 
-/// What fits the smallest MTU on the way to a peer, as the route has it now.
+/// The longest datagram in bytes that fits the smallest MTU of the current routes to the peers.
 fn datagram_bytes(settings: &LinkSettings) -> usize {
     let headers = if settings.local.is_ipv4() { 20 + 8 } else { 40 + 8 };
     let fits = settings.peers.iter().map(|peer| mtu(settings, *peer).map_or(0, |mtu| mtu.saturating_sub(headers)));
     fits.min().unwrap_or(0).clamp(LINK_DATAGRAM_MIN, LINK_DATAGRAM_MAX)
 }
 
+/// The MTU of the route to `peer`.
 fn mtu(settings: &LinkSettings, peer: SocketAddr) -> io::Result<usize> {
     let socket = Socket::new(Domain::for_address(peer), Type::DGRAM, Some(Protocol::UDP))?;
     if let Some(interface) = &settings.interface {

@@ -1,16 +1,18 @@
-//! The links to other nodes: up to four, of which one carries the deltas.
+//! The links to other nodes: up to four, of which one is active and carries the deltas.
 //!
 //! ```text
-//!  send ──► active link ──► queue ──► sendmmsg | stream          receive ◄── every link
-//!  control messages go over every other link too, twice a second: whether they arrive is how a link's health is known
+//! send ──► active link ──► queue ──► sendmmsg | stream          receive ◄── every link
+//! control messages are also sent over every other link, twice a second, as keepalives
 //! ```
 //!
-//! A link is healthy while something genuine came over it in the last [`LINK_SILENCE_MAX`]. The first healthy one in the
-//! order of the settings is active; an earlier one becomes active again when it has been healthy for
-//! [`LINK_RECOVERY_MIN`]. Where none is, the last one stays. Each node chooses for itself: receiving goes on over all of them.
+//! A received datagram is genuine if the protocol could open it, so that it is a peer's. A link is healthy if a genuine
+//! datagram arrived over it within the last [`LINK_SILENCE_MAX`]. When the active link is not healthy, the first
+//! healthy link in the order of the settings becomes active; if none is healthy, the active link stays. An earlier link
+//! becomes active again when it has been healthy for [`LINK_RECOVERY_MIN`]. Each node chooses its active link by
+//! itself, and receives over all links.
 //!
-//! Nothing here is reliable, or has to be: what a full queue or a full socket refuses is counted and dropped, and the
-//! protocol asks for it again.
+//! Links are not reliable. A datagram that a full queue or a full socket refuses is counted and dropped, and the
+//! protocol requests its content again.
 
 mod address;
 mod datagram;
@@ -27,122 +29,127 @@ use self::address::Addresses;
 use self::datagram::Datagrams;
 use self::stream::Streams;
 use crate::limits::{LINK_KEEPALIVE_INTERVAL, LINK_RECOVERY_MIN, LINK_SILENCE_MAX, LINK_TOKENS};
+use crate::os_error::os_error_text;
 
 /// How a link carries datagrams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transport {
-    /// UDP, a datagram to each peer.
+    /// UDP: each datagram is sent to every peer.
     Udp,
-    /// UDP, a datagram to all of a group.
+    /// UDP: each datagram is sent once, to a multicast group.
     Multicast,
-    /// TCP: each node dials, and sends over what it dialled.
+    /// TCP: each node connects to its peers, and sends over the connections that it opened.
     Tcp,
 }
 
-/// One link as the operator wants it.
+/// The settings of one link.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LinkSettings {
-    /// How it carries datagrams.
+    /// How the link carries datagrams.
     pub transport: Transport,
-    /// What is bound. Of multicast, the port and, unless it is unspecified, the address of the interface.
+    /// The address and port of this node. A multicast link binds the port, with the group's address.
     pub local: SocketAddr,
-    /// Where the peers are; of multicast, the one group.
+    /// The addresses of the peers; with multicast, the one group.
     pub peers: Vec<SocketAddr>,
-    /// The network interface, and no other. Multicast needs it.
+    /// The network interface that the link is bound to; `None` for any. Multicast needs one.
     pub interface: Option<String>,
 }
 
-/// A link that cannot be opened. One line for the operator.
+/// A link that cannot be opened. The message is one line for the operator.
 #[derive(Debug, Error)]
 pub enum LinkError {
-    /// The system refused.
-    #[error("link {number} ({local}): cannot {operation}: {source}")]
+    /// A system call failed.
+    #[error("link {number} ({local}): cannot {operation}: {text}", text = os_error_text(.source))]
     System {
-        /// Which, from 1.
+        /// The link's number, from 1.
         number: usize,
-        /// Its own address.
+        /// The link's own address.
         local: SocketAddr,
-        /// What was tried.
+        /// The operation that failed, as a verb phrase.
         operation: &'static str,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// The settings contradict each other.
     #[error("link {number} ({local}): {problem}")]
     Settings {
-        /// Which, from 1.
+        /// The link's number, from 1.
         number: usize,
-        /// Its own address.
+        /// The link's own address.
         local: SocketAddr,
-        /// What is wrong, and what would be right.
+        /// The problem, and what to do about it.
         problem: String,
     },
 }
 
-/// Where a datagram came from: a link, and an address that the link knows.
+/// The origin of a received datagram: the link, and the sender's number on that link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Origin {
-    /// The link, from 0.
+    /// The link's index, from 0.
     pub link: u8,
-    /// The address, by its place in the link's table.
+    /// The index of the sender's address in the link's table.
     pub address: u16,
 }
 
-/// What a link has carried.
+/// Counts of the datagrams of one link.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Traffic {
     /// Datagrams sent.
     pub sent: u64,
-    /// Their bytes.
+    /// Bytes of the datagrams sent.
     pub sent_bytes: u64,
     /// Datagrams that could not be sent.
     pub send_errors: u64,
     /// Datagrams received.
     pub received: u64,
-    /// Their bytes.
+    /// Bytes of the datagrams received.
     pub received_bytes: u64,
-    /// Times that receiving failed, and datagrams that were too long.
+    /// Failed receive calls, and received datagrams that were too long.
     pub receive_errors: u64,
 }
 
-/// A link for those who watch.
+/// The status of one link.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LinkReport {
-    /// As it was set.
+    /// The link's settings.
     pub settings: LinkSettings,
-    /// Whether it carries the deltas.
+    /// Whether the link is active: whether it carries the deltas.
     pub active: bool,
-    /// Whether something genuine came over it lately.
+    /// Whether a genuine datagram arrived over the link within the last [`LINK_SILENCE_MAX`].
     pub healthy: bool,
-    /// What it has carried.
+    /// The link's counts.
     pub traffic: Traffic,
-    /// For TCP: connections that were dialled and stand, and that were accepted.
+    /// For TCP: the number of connections that this node opened and that are established, and of accepted connections.
     pub connections: Option<(usize, usize)>,
 }
 
+/// The sockets of a link.
 #[derive(Debug)]
 enum Carrier {
     Datagrams(Datagrams),
     Streams(Streams),
 }
 
+/// One open link.
 #[derive(Debug)]
 struct Link {
     settings: LinkSettings,
     carrier: Carrier,
     addresses: Addresses,
     traffic: Traffic,
-    /// When something genuine came last, and since when without a silence.
+    /// When the last genuine datagram arrived, and when the first one did since the last silence.
     genuine: Option<(Instant, Instant)>,
-    /// When a control message went over it last while another was active.
-    probed_at: Instant,
+    /// When the last control message was sent over this link.
+    keepalive_sent: Instant,
 }
 
 impl Link {
+    /// Whether a genuine datagram arrived within the last [`LINK_SILENCE_MAX`].
     fn is_healthy(&self, now: Instant) -> bool {
         self.genuine.is_some_and(|(last, _)| now.duration_since(last) < LINK_SILENCE_MAX)
     }
 
+    /// Whether the link has been healthy for [`LINK_RECOVERY_MIN`].
     fn has_passed_trial(&self, now: Instant) -> bool {
         self.is_healthy(now) && self.genuine.is_some_and(|(_, since)| now.duration_since(since) >= LINK_RECOVERY_MIN)
     }
@@ -157,60 +164,61 @@ pub struct Links {
 }
 
 impl Links {
-    /// Opens every link in the calling thread's network namespace, and registers it for reading. Uses
-    /// [`LINK_TOKENS`] tokens a link, from `first_token` on.
+    /// Opens all links in the calling thread's network namespace, and registers them for reading. Each link uses
+    /// [`LINK_TOKENS`] tokens, from `first_token` on.
     ///
     /// # Errors
-    /// [`LinkError`] of the first link that cannot be opened.
+    /// The [`LinkError`] of the first link that cannot be opened.
     pub fn open(settings: &[LinkSettings], registry: &Registry, first_token: usize) -> Result<Self, LinkError> {
         let mut links = Vec::new();
         for (number, one) in (1..).zip(settings) {
-            let place = (number - 1) * LINK_TOKENS + first_token;
-            links.push(open_link(number, one, registry, place)?);
+            let token = (number - 1) * LINK_TOKENS + first_token;
+            links.push(open_link(number, one, registry, token)?);
         }
         Ok(Self { links, active: 0, first_token })
     }
 
-    /// Bytes that a datagram may have so that no link has to cut it.
+    /// The longest datagram in bytes that every link can carry without fragmentation.
     #[must_use]
     pub fn datagram_bytes(&self) -> usize {
         self.links.iter().map(|link| link.carrier.datagram_bytes()).min().unwrap_or(crate::limits::LINK_DATAGRAM_MIN)
     }
 
-    /// Queues a datagram for all peers.
+    /// Queues a datagram for all peers: over the active link, and for a control message also over every other link
+    /// whose keepalive is due.
     pub fn send_to_all(&mut self, datagram: &[u8], now: Instant) {
         let (active, control) = (self.active, is_control(datagram));
         for (index, link) in self.links.iter_mut().enumerate() {
-            let witness = control && now.duration_since(link.probed_at) >= LINK_KEEPALIVE_INTERVAL;
-            if index == active || witness {
-                link.probed_at = if control { now } else { link.probed_at };
+            let is_keepalive = control && now.duration_since(link.keepalive_sent) >= LINK_KEEPALIVE_INTERVAL;
+            if index == active || is_keepalive {
+                link.keepalive_sent = if control { now } else { link.keepalive_sent };
                 link.carrier.send_to_all(datagram, &mut link.addresses, &mut link.traffic);
             }
         }
     }
 
-    /// Queues a datagram for the peer that was heard at `origin`, over the link it was heard on.
+    /// Queues a datagram for the sender at `origin`, over the link of `origin`.
     pub fn send_to(&mut self, origin: Origin, datagram: &[u8]) {
         if let Some(link) = self.links.get_mut(usize::from(origin.link)) {
             link.carrier.send_to(origin.address, datagram, &mut link.addresses, &mut link.traffic);
         }
     }
 
-    /// Sends what is queued, as far as the sockets take it.
+    /// Sends the queued datagrams, as far as the sockets accept them.
     pub fn flush(&mut self) {
         for link in &mut self.links {
             link.carrier.flush(&mut link.addresses, &mut link.traffic);
         }
     }
 
-    /// Whether `token` is one of a link.
+    /// Whether `token` belongs to a link.
     #[must_use]
     pub fn is_token(&self, token: Token) -> bool {
         (self.first_token..self.first_token + self.links.len() * LINK_TOKENS).contains(&token.0)
     }
 
-    /// Takes the next datagram that came to the link of `token` into `buffer`; gives where it is from and its length, or
-    /// `None` when there is none for now. Tell [`Links::note_genuine`] if it was genuine.
+    /// Reads the next datagram of the link of `token` into `buffer`; returns its origin and its length in bytes, or
+    /// `None` where none has arrived. The caller must call [`Links::note_genuine`] if the datagram is genuine.
     pub fn receive(
         &mut self,
         token: Token,
@@ -218,14 +226,14 @@ impl Links {
         now: Instant,
         buffer: &mut [u8],
     ) -> Option<(Origin, usize)> {
-        let place = token.0.saturating_sub(self.first_token);
-        let (index, part) = (place / LINK_TOKENS, place % LINK_TOKENS);
+        let offset = token.0.saturating_sub(self.first_token);
+        let (index, part) = (offset / LINK_TOKENS, offset % LINK_TOKENS);
         let link = self.links.get_mut(index)?;
-        let taken = match &mut link.carrier {
+        let received = match &mut link.carrier {
             Carrier::Datagrams(datagrams) => datagrams.receive(&mut link.addresses, buffer),
             Carrier::Streams(streams) => streams.receive(part, registry, now, &mut link.addresses, buffer),
         };
-        match taken {
+        match received {
             Ok(Some((address, bytes))) => {
                 link.traffic.received += 1;
                 link.traffic.received_bytes += bytes as u64;
@@ -233,13 +241,13 @@ impl Links {
             }
             Ok(None) => None,
             Err(_) => {
-                link.traffic.receive_errors += 1; // a link that stays broken is not heard over
+                link.traffic.receive_errors += 1; // a link that stays broken becomes unhealthy
                 None
             }
         }
     }
 
-    /// What came from `origin` was genuine.
+    /// Notes that the datagram from `origin` was genuine.
     pub fn note_genuine(&mut self, origin: Origin, now: Instant) {
         let Some(link) = self.links.get_mut(usize::from(origin.link)) else { return };
         let since = link.genuine.filter(|(last, _)| now.duration_since(*last) < LINK_SILENCE_MAX);
@@ -249,7 +257,7 @@ impl Links {
         }
     }
 
-    /// Chooses the active link anew, and has broken connections dialled again; gives the link that has become active.
+    /// Chooses the active link, and reopens broken connections; returns the settings of a link that has become active.
     pub fn tick(&mut self, registry: &Registry, now: Instant) -> Option<&LinkSettings> {
         for link in &mut self.links {
             if let Carrier::Streams(streams) = &mut link.carrier {
@@ -258,6 +266,8 @@ impl Links {
         }
         let healthy = |index: usize| self.links.get(index).is_some_and(|link| link.is_healthy(now));
         let proven = |index: &usize| self.links.get(*index).is_some_and(|link| link.has_passed_trial(now));
+        // An earlier link must be proven, so that a link that fails again and again is not chosen each time it
+        // recovers.
         let earlier = (0..self.active).find(proven);
         let other = || (0..self.links.len()).find(|index| healthy(*index));
         let best = earlier.or_else(|| if healthy(self.active) { None } else { other() });
@@ -266,7 +276,7 @@ impl Links {
         self.links.get(changed).map(|link| &link.settings)
     }
 
-    /// How each link is.
+    /// The status of each link.
     #[must_use]
     pub fn report(&self, now: Instant) -> Vec<LinkReport> {
         let report = |(index, link): (usize, &Link)| LinkReport {
@@ -282,7 +292,7 @@ impl Links {
         self.links.iter().enumerate().map(report).collect()
     }
 
-    /// The address behind an origin, for the log.
+    /// The sender's address of an origin, for the log.
     #[must_use]
     pub fn address(&self, origin: Origin) -> Option<SocketAddr> {
         self.links.get(usize::from(origin.link))?.addresses.get(origin.address)
@@ -290,6 +300,7 @@ impl Links {
 }
 
 impl Carrier {
+    /// The longest datagram in bytes that the link carries without fragmentation.
     fn datagram_bytes(&self) -> usize {
         match self {
             Self::Datagrams(datagrams) => datagrams.datagram_bytes(),
@@ -297,6 +308,7 @@ impl Carrier {
         }
     }
 
+    /// Queues a datagram for all peers of the link.
     fn send_to_all(&mut self, datagram: &[u8], addresses: &mut Addresses, traffic: &mut Traffic) {
         match self {
             Self::Datagrams(datagrams) => datagrams.send_to_all(datagram, addresses, traffic),
@@ -304,14 +316,17 @@ impl Carrier {
         }
     }
 
+    /// Queues a datagram for the sender with the number `address`.
     fn send_to(&mut self, address: u16, datagram: &[u8], addresses: &mut Addresses, traffic: &mut Traffic) {
         match self {
             Self::Datagrams(datagrams) => datagrams.send_to(address, datagram, addresses, traffic),
-            // A connection that was accepted tells no dialled one: all hear it, and the addressee knows itself.
+            // An accepted connection does not show which opened connection leads back to its peer. So all peers receive
+            // the datagram, which names its addressee.
             Self::Streams(streams) => streams.send_to_all(datagram, traffic),
         }
     }
 
+    /// Sends the queued datagrams.
     fn flush(&mut self, addresses: &mut Addresses, traffic: &mut Traffic) {
         match self {
             Self::Datagrams(datagrams) => datagrams.flush(addresses, traffic),
@@ -320,6 +335,7 @@ impl Carrier {
     }
 }
 
+/// Checks the settings of a link and opens it.
 fn open_link(number: usize, settings: &LinkSettings, registry: &Registry, token: usize) -> Result<Link, LinkError> {
     let addresses = Addresses::with_peers(&settings.peers);
     let local = settings.local;
@@ -328,16 +344,16 @@ fn open_link(number: usize, settings: &LinkSettings, registry: &Registry, token:
         return Err(wrong("it has no peers: set `peers`"));
     }
     if settings.peers.iter().any(|peer| peer.is_ipv4() != local.is_ipv4()) {
-        return Err(wrong("its addresses are of both families: use one"));
+        return Err(wrong("it mixes IPv4 and IPv6 addresses: use one family"));
     }
     let system = |(operation, source)| LinkError::System { number, local, operation, source };
     let carrier = match settings.transport {
         Transport::Tcp => Carrier::Streams(Streams::open(settings, registry, token).map_err(system)?),
         Transport::Udp => Carrier::Datagrams(Datagrams::open(settings, registry, token).map_err(system)?),
         Transport::Multicast => {
-            let [group] = settings.peers[..] else { return Err(wrong("multicast has one group in `peers`")) };
+            let [group] = settings.peers[..] else { return Err(wrong("multicast needs exactly one group in `peers`")) };
             if !group.ip().is_multicast() {
-                return Err(wrong("its group is no multicast address: use 224.0.0.0/4 or ff00::/8"));
+                return Err(wrong("its group is not a multicast address: use 224.0.0.0/4 or ff00::/8"));
             }
             if settings.interface.is_none() {
                 return Err(wrong("multicast needs its `interface`"));
@@ -347,10 +363,10 @@ fn open_link(number: usize, settings: &LinkSettings, registry: &Registry, token:
     };
     let long_ago = Instant::now().checked_sub(Duration::from_secs(60)).unwrap_or_else(Instant::now);
     let (traffic, settings) = (Traffic::default(), settings.clone());
-    Ok(Link { settings, carrier, addresses, traffic, genuine: None, probed_at: long_ago })
+    Ok(Link { settings, carrier, addresses, traffic, genuine: None, keepalive_sent: long_ago })
 }
 
-/// Whether a datagram is a control message.
+/// Whether a datagram is a control message, by the kind in its header (byte 3 of the protocol's header).
 fn is_control(datagram: &[u8]) -> bool {
     datagram.get(3).is_some_and(|kind| kind & 0x7f == 2)
 }

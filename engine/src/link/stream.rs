@@ -1,5 +1,5 @@
-//! A link over TCP. Each node dials its peers and sends over what it dialled; what it accepted it only reads. A datagram
-//! is preceded by its length, two bytes.
+//! A link over TCP. Each node connects to its peers and sends over the connections that it opened (dialled); it only
+//! reads from the connections that it accepted. Each datagram is preceded by its length in two bytes.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
@@ -17,51 +17,61 @@ use crate::limits::{
     LINK_STALLED_MAX, LINK_TOKENS,
 };
 
-/// The longest datagram sent: what fills a few segments, so that one that is lost delays little.
+/// The longest datagram sent, in bytes. It fills a few segments, so that a lost segment delays few deltas.
 pub(super) const DATAGRAM_BYTES: usize = 8 * 1_024;
-/// The longest datagram read, and the bytes kept of a connection.
+/// The bytes buffered of a connection: two of the longest datagrams that are accepted.
 const READ_BYTES: usize = 2 * (2 + LINK_DATAGRAM_MAX);
-/// Within a link's tokens: the listener's, then the connections'.
+/// The listener's offset within a link's tokens. The tokens of accepted connections follow, then those of dialled ones.
 const LISTENER: usize = 0;
 
-/// A connection that was dialled.
+/// A connection that this node opens to a peer.
 #[derive(Debug)]
 struct Dialled {
     peer: SocketAddr,
+    /// The connection, established or not; `None` where none is open.
     stream: Option<TcpStream>,
     token: Token,
-    /// Whether the connection stands.
+    /// Whether the connection is established.
     connected: bool,
-    /// What the socket has not taken yet. Whole datagrams are dropped where it would grow past its bound.
+    /// Bytes that the socket has not accepted yet. A datagram that would exceed [`LINK_QUEUE_BYTES`] is dropped as a
+    /// whole.
     unsent: VecDeque<u8>,
+    /// When the connection was last opened.
     dialled_at: Option<Instant>,
 }
 
-/// A connection that was accepted.
+/// A connection that this node accepted.
 #[derive(Debug)]
 struct Accepted {
     stream: TcpStream,
     from: SocketAddr,
+    /// Bytes that were read from the socket.
     buffer: Vec<u8>,
-    /// What of it was handed over.
+    /// How many bytes at the front of `buffer` were returned as datagrams.
     consumed: usize,
-    /// When it was accepted, or something genuine came over it last.
+    /// When the last genuine datagram arrived; before the first one, when the connection was accepted.
     last_genuine: Instant,
-    /// Something genuine came over it.
+    /// Whether a genuine datagram has arrived, so that the sender is a peer.
     proven: bool,
 }
 
-/// A listener and its connections.
+/// The listener and the connections of a link.
 #[derive(Debug)]
 pub(super) struct Streams {
     listener: TcpListener,
     first_token: usize,
+    /// One connection for each configured peer.
     dialled: Vec<Dialled>,
+    /// [`LINK_ACCEPTED_MAX`] slots for accepted connections.
     accepted: Vec<Option<Accepted>>,
     interface: Option<String>,
 }
 
 impl Streams {
+    /// Opens the listener and registers it. The connections to the peers are opened by [`Streams::tick`].
+    ///
+    /// # Errors
+    /// The operation that failed, as a verb phrase, and the system's error.
     pub(super) fn open(
         settings: &LinkSettings,
         registry: &Registry,
@@ -74,7 +84,7 @@ impl Streams {
         let mut listener = TcpListener::from_std(socket.into());
         registry
             .register(&mut listener, Token(token + LISTENER), Interest::READABLE)
-            .map_err(|error| ("wait for it", error))?;
+            .map_err(|error| ("poll its socket", error))?;
         let dialled = |(index, peer): (usize, &SocketAddr)| Dialled {
             peer: *peer,
             stream: None,
@@ -83,52 +93,56 @@ impl Streams {
             unsent: VecDeque::new(),
             dialled_at: None,
         };
-        // Peers past the tokens are not dialled: the settings bound them.
+        // There is a token for each peer: the settings allow no more peers than that.
         let dialled =
             settings.peers.iter().take(LINK_TOKENS - 1 - LINK_ACCEPTED_MAX).enumerate().map(dialled).collect();
         let accepted = (0..LINK_ACCEPTED_MAX).map(|_| None).collect();
         Ok(Self { listener, first_token: token, dialled, accepted, interface: settings.interface.clone() })
     }
 
-    /// Connections that were dialled and stand, and that were accepted.
+    /// The number of established connections that this node opened, and of accepted connections.
     pub(super) fn connections(&self) -> (usize, usize) {
-        (self.dialled.iter().filter(|one| one.connected).count(), self.accepted.iter().flatten().count())
+        (self.dialled.iter().filter(|dialled| dialled.connected).count(), self.accepted.iter().flatten().count())
     }
 
+    /// Queues a datagram for every peer.
     pub(super) fn send_to_all(&mut self, datagram: &[u8], traffic: &mut Traffic) {
-        for one in &mut self.dialled {
-            one.queue(datagram, traffic);
+        for dialled in &mut self.dialled {
+            dialled.queue(datagram, traffic);
         }
     }
 
+    /// Sends the queued datagrams, as far as the sockets accept them.
     pub(super) fn flush(&mut self, traffic: &mut Traffic) {
-        for one in &mut self.dialled {
-            one.write(traffic);
+        for dialled in &mut self.dialled {
+            dialled.write(traffic);
         }
     }
 
-    /// Dials what does not stand, and closes connections that brought nothing genuine for long: strangers', and those of
-    /// peers that have gone without a word.
+    /// Opens connections that are broken or were not established in time, and closes accepted connections without a
+    /// genuine datagram for [`LINK_ACCEPTED_SILENCE_MAX`]: those of unproven senders, and those of peers that vanished.
     pub(super) fn tick(&mut self, registry: &Registry, now: Instant) {
         let interface = self.interface.as_deref();
-        for one in &mut self.dialled {
-            let waited = one.dialled_at.map_or(Duration::MAX, |last| now.duration_since(last));
-            if one.stream.is_some() && (one.connected || waited < LINK_STALLED_MAX) {
+        for dialled in &mut self.dialled {
+            let waited = dialled.dialled_at.map_or(Duration::MAX, |last| now.duration_since(last));
+            if dialled.stream.is_some() && (dialled.connected || waited < LINK_STALLED_MAX) {
                 continue;
             }
             if waited >= LINK_DIAL_INTERVAL {
-                one.dialled_at = Some(now);
-                one.dial(registry, interface);
+                dialled.dialled_at = Some(now);
+                dialled.dial(registry, interface);
             }
         }
-        for place in &mut self.accepted {
-            if place.as_ref().is_some_and(|one| now.duration_since(one.last_genuine) >= LINK_ACCEPTED_SILENCE_MAX) {
-                *place = None;
+        let is_silent = |accepted: &Accepted| now.duration_since(accepted.last_genuine) >= LINK_ACCEPTED_SILENCE_MAX;
+        for slot in &mut self.accepted {
+            if slot.as_ref().is_some_and(is_silent) {
+                *slot = None;
             }
         }
     }
 
-    /// The next datagram of the connection that `part` of the link's tokens is: its sender's number, and its length.
+    /// Handles readiness of the socket at the offset `part` within the link's tokens: accepts connections, or reads the
+    /// next datagram into `buffer`. Returns the datagram's sender number and length, or `None` where none has arrived.
     pub(super) fn receive(
         &mut self,
         part: usize,
@@ -140,28 +154,29 @@ impl Streams {
         let Some(connection) = part.checked_sub(1) else {
             return self.accept(registry, now).map(|()| None);
         };
-        if let Some(place) = self.accepted.get_mut(connection) {
-            let Some(one) = place else { return Ok(None) };
-            let taken = one.receive(buffer);
-            let number = addresses.number_of(one.from);
-            if taken.is_err() {
-                *place = None;
+        if let Some(slot) = self.accepted.get_mut(connection) {
+            let Some(accepted) = slot else { return Ok(None) };
+            let received = accepted.receive(buffer);
+            let number = addresses.number_of(accepted.from);
+            if received.is_err() {
+                *slot = None;
             }
-            return taken.map(|bytes| bytes.map(|bytes| (number, bytes)));
+            return received.map(|bytes| bytes.map(|bytes| (number, bytes)));
         }
-        if let Some(one) = self.dialled.get_mut(connection - LINK_ACCEPTED_MAX) {
-            one.on_ready();
+        if let Some(dialled) = self.dialled.get_mut(connection - LINK_ACCEPTED_MAX) {
+            dialled.on_ready();
         }
         Ok(None)
     }
 
-    /// Something genuine came over the connection from `address`.
+    /// Notes that a genuine datagram arrived over the connection from `address`.
     pub(super) fn note_genuine(&mut self, address: SocketAddr, now: Instant) {
-        for one in self.accepted.iter_mut().flatten().filter(|one| one.from == address) {
-            (one.proven, one.last_genuine) = (true, now);
+        for accepted in self.accepted.iter_mut().flatten().filter(|accepted| accepted.from == address) {
+            (accepted.proven, accepted.last_genuine) = (true, now);
         }
     }
 
+    /// Accepts all connections that wait.
     fn accept(&mut self, registry: &Registry, now: Instant) -> io::Result<()> {
         loop {
             let (mut stream, from) = match self.listener.accept() {
@@ -169,13 +184,15 @@ impl Streams {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(error),
             };
-            // Where all places are taken, one that has proven nothing gives way: a stranger keeps no peer out.
+            // Where all slots are in use, the new connection replaces one that is not proven, so that unknown senders
+            // cannot keep a peer out.
             let free = self.accepted.iter().position(Option::is_none);
-            let unproven = || self.accepted.iter().position(|one| one.as_ref().is_some_and(|one| !one.proven));
-            let Some(place) = free.or_else(unproven) else { continue };
-            if let Some(slot) = self.accepted.get_mut(place) {
-                *slot = None; // closes it, and gives its token back
-                registry.register(&mut stream, Token(self.first_token + 1 + place), Interest::READABLE)?;
+            let is_unproven = |slot: &Option<Accepted>| slot.as_ref().is_some_and(|accepted| !accepted.proven);
+            let unproven = || self.accepted.iter().position(is_unproven);
+            let Some(index) = free.or_else(unproven) else { continue };
+            if let Some(slot) = self.accepted.get_mut(index) {
+                *slot = None; // closes the old connection, so that its token is free
+                registry.register(&mut stream, Token(self.first_token + 1 + index), Interest::READABLE)?;
                 *slot =
                     Some(Accepted { stream, from, buffer: Vec::new(), consumed: 0, last_genuine: now, proven: false });
             }
@@ -184,8 +201,9 @@ impl Streams {
 }
 
 impl Dialled {
+    /// Opens a new connection to the peer, in place of the old one.
     fn dial(&mut self, registry: &Registry, interface: Option<&str>) {
-        // What fails is tried again: a peer that is down is no error.
+        // An error is not reported: the peer may be down, and the connection is opened again later.
         let dialled = (|| -> io::Result<TcpStream> {
             let socket = socket(self.peer, interface)?;
             socket.set_tcp_nodelay(true)?;
@@ -200,16 +218,17 @@ impl Dialled {
             registry.register(&mut stream, self.token, Interest::READABLE | Interest::WRITABLE)?;
             Ok(stream)
         })();
-        self.unsent.clear(); // the beginning of what the last connection did not take is worth nothing
+        self.unsent.clear(); // it may start in the middle of a datagram that the old connection sent a part of
         self.stream = dialled.ok();
         self.connected = false;
     }
 
-    /// Something happened: it stands now, takes more, or is closed.
+    /// Handles readiness of the socket: notes whether the connection is established, and closes it when it failed or
+    /// ended.
     fn on_ready(&mut self) {
         let Some(stream) = &mut self.stream else { return };
         let failed = !matches!(stream.take_error(), Ok(None));
-        // The peer never writes on it, so what can be read is its end.
+        // The peer never writes to this connection, so anything readable is its end.
         let ended = match stream.read(&mut [0; 64]) {
             Ok(_) => true,
             Err(error) => !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::NotConnected),
@@ -221,11 +240,13 @@ impl Dialled {
         }
     }
 
+    /// Closes the connection and drops the queued bytes.
     fn close(&mut self) {
         (self.stream, self.connected) = (None, false);
         self.unsent.clear();
     }
 
+    /// Queues a datagram; drops and counts it where the connection is not established or the queue is full.
     fn queue(&mut self, datagram: &[u8], traffic: &mut Traffic) {
         let length = u16::try_from(datagram.len()).ok().filter(|_| self.connected);
         let Some(length) = length.filter(|_| self.unsent.len() + datagram.len() + 2 <= LINK_QUEUE_BYTES) else {
@@ -238,6 +259,7 @@ impl Dialled {
         traffic.sent_bytes += datagram.len() as u64;
     }
 
+    /// Writes the queued bytes, as far as the socket accepts them.
     fn write(&mut self, traffic: &mut Traffic) {
         while let (Some(stream), false) = (&mut self.stream, self.unsent.is_empty()) {
             match stream.write(self.unsent.as_slices().0) {
@@ -256,7 +278,7 @@ impl Dialled {
 }
 
 impl Accepted {
-    /// Takes the next datagram into `out`; `None` when it has not come whole.
+    /// Reads the next datagram into `out`; returns its length in bytes, or `None` where it has not arrived completely.
     fn receive(&mut self, out: &mut [u8]) -> io::Result<Option<usize>> {
         loop {
             if let Some(bytes) = self.pop_datagram(out)? {
@@ -278,18 +300,20 @@ impl Accepted {
         }
     }
 
+    /// Copies the first complete datagram of the buffer into `out` and marks it as consumed.
     fn pop_datagram(&mut self, out: &mut [u8]) -> io::Result<Option<usize>> {
         let rest = self.buffer.get(self.consumed..).unwrap_or_default();
         let Some((length, rest)) = rest.split_first_chunk::<2>() else { return Ok(None) };
         let length = usize::from(u16::from_be_bytes(*length));
         let Some(datagram) = rest.get(..length) else { return Ok(None) };
-        let place = out.get_mut(..length).ok_or(io::ErrorKind::InvalidData)?;
-        place.copy_from_slice(datagram);
+        let target = out.get_mut(..length).ok_or(io::ErrorKind::InvalidData)?;
+        target.copy_from_slice(datagram);
         self.consumed += 2 + length;
         Ok(Some(length))
     }
 }
 
+/// Opens a non-blocking TCP socket, bound to the link's interface if it has one.
 fn socket(address: SocketAddr, interface: Option<&str>) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;

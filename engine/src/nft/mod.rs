@@ -1,8 +1,8 @@
-//! nftables rules, by nf_tables' own messages: enough to track, mark, translate and drop flows.
+//! nftables rules, written as nf_tables messages: enough to track, mark, translate and drop flows.
 //!
-//! A [`Ruleset`] is one table of the `inet` family and reaches the kernel as one batch: all of it or nothing. A rule is
-//! a list of expressions that load something into a register, compare it, and end in a verdict; each method of
-//! [`Rule`] appends the few that a statement of nft(8) stands for, whose words they use.
+//! A [`Ruleset`] is one table of the `inet` family. It is sent to the kernel as one batch, which the kernel applies as
+//! a whole or not at all. A rule is a list of expressions that load values into registers, compare them, and end in a
+//! verdict. Each method of [`Rule`] appends the expressions of one statement of nft(8), and is named like it.
 
 mod uapi;
 
@@ -19,10 +19,11 @@ use self::uapi::*;
 use crate::netlink::{NetlinkError, Requests};
 use crate::sys::netlink::Protocol;
 
-/// One batch: room for some 400 rules. The kernel copies it at once, so it must fit the socket's send buffer too.
+/// The length of one batch, enough for some 400 rules. The kernel copies it as a whole, so it must also fit the
+/// socket's send buffer.
 const BATCH_BYTES: usize = 200 * 1024;
 
-/// A table and what is in it.
+/// A table with its helpers and chains.
 #[derive(Debug, Clone)]
 pub struct Ruleset {
     table: String,
@@ -30,7 +31,7 @@ pub struct Ruleset {
     chains: Vec<Chain>,
 }
 
-/// A connection tracking helper by the name that rules call it.
+/// A connection tracking helper, by the name that rules refer to.
 #[derive(Debug, Clone)]
 struct Helper {
     name: String,
@@ -58,7 +59,7 @@ impl Ruleset {
         self
     }
 
-    /// Loads it into the calling thread's network namespace, as [`Loader::load`].
+    /// Loads the table into the calling thread's network namespace, as [`Loader::load`] does.
     ///
     /// # Errors
     /// Those of [`Loader`].
@@ -66,7 +67,7 @@ impl Ruleset {
         Loader::open()?.load(self)
     }
 
-    /// Removes the table from the calling thread's network namespace, as [`Loader::remove`].
+    /// Removes the table from the calling thread's network namespace, as [`Loader::remove`] does.
     ///
     /// # Errors
     /// Those of [`Loader`].
@@ -74,6 +75,7 @@ impl Ruleset {
         Loader::open()?.remove(&self.table)
     }
 
+    /// Writes the messages that replace the table by this one.
     fn write(&self, batch: &mut Batch<'_>, flags: u32) -> Result<(), Full> {
         batch.add_marker(NFNL_MSG_BATCH_BEGIN)?;
         batch.remove_table(&self.table)?;
@@ -85,6 +87,7 @@ impl Ruleset {
 }
 
 impl Helper {
+    /// Writes the message that adds the helper to `table`.
     fn write(&self, batch: &mut Batch<'_>, table: &str) -> Result<(), Full> {
         batch.add(format!("add ct helper {table} {}", self.name), NFT_MSG_NEWOBJ, |message| {
             message.text(NFTA_OBJ_TABLE, table)?;
@@ -105,24 +108,26 @@ pub struct Loader {
 }
 
 impl Loader {
-    /// Opens the calling thread's namespace.
+    /// Opens a loader for the calling thread's network namespace.
     ///
     /// # Errors
-    /// [`NetlinkError::System`] when there is no such socket to be had.
+    /// [`NetlinkError::System`] when the netlink socket cannot be opened.
     pub fn open() -> Result<Self, NetlinkError> {
         Requests::open(Protocol::Netfilter).map(|requests| Self { requests })
     }
 
-    /// Loads a ruleset in place of the table of its name, at once: no packet meets neither or half of it.
+    /// Loads a ruleset in place of the table of the same name. The kernel replaces the table atomically: no packet
+    /// passes without rules, or meets only a part of them.
     ///
     /// # Errors
-    /// [`NetlinkError::Refused`] naming the part that the kernel refused, after which everything is as it was.
+    /// [`NetlinkError::Refused`] with the name of the part that the kernel refused. Nothing is changed then.
     pub fn load(&self, ruleset: &Ruleset) -> Result<(), NetlinkError> {
         self.load_with(ruleset, 0)
     }
 
-    /// The same with a table that is this loader's: nobody else can change or flush it, and it goes with the loader, however
-    /// the process ends. Kernels before 5.12 have no such tables; there it is like any other.
+    /// Loads a ruleset as [`Loader::load`] does, as a table owned by this loader: no other process can change or flush
+    /// it, and the kernel removes it when the loader is dropped or the process ends. Kernels before 5.12 have no owned
+    /// tables; there the table is an ordinary one.
     ///
     /// # Errors
     /// As [`Loader::load`].
@@ -130,16 +135,17 @@ impl Loader {
         self.load_with(ruleset, NFT_TABLE_F_OWNER).or_else(|_| self.load(ruleset))
     }
 
+    /// Loads a ruleset as a table with these flags.
     fn load_with(&self, ruleset: &Ruleset, flags: u32) -> Result<(), NetlinkError> {
         let rules = ruleset.chains.iter().map(|chain| 1 + chain.rules.len()).sum::<usize>();
         let last = REMOVE_TABLE_OPERATIONS + 1 + ruleset.helpers.len() + rules;
         self.perform(&format!("load nftables table {}", ruleset.table), last, |batch| ruleset.write(batch, flags))
     }
 
-    /// Removes a table, if it is there, and all that is in it.
+    /// Removes a table with all its content, if it exists.
     ///
     /// # Errors
-    /// [`NetlinkError::Refused`], as a rule for want of rights, or of nf_tables.
+    /// [`NetlinkError::Refused`], usually because the process lacks the right, or the kernel has no nf_tables.
     pub fn remove(&self, table: &str) -> Result<(), NetlinkError> {
         self.perform(&format!("remove nftables table {table}"), REMOVE_TABLE_OPERATIONS, |batch| {
             batch.add_marker(NFNL_MSG_BATCH_BEGIN)?;
@@ -148,6 +154,8 @@ impl Loader {
         })
     }
 
+    /// Sends the batch that `write` writes, and waits for the kernel. `whole` names the batch for the errors, and
+    /// `last` is the number of its operations.
     fn perform(
         &self,
         whole: &str,
@@ -161,30 +169,33 @@ impl Loader {
     }
 }
 
-/// Where packets pass a chain.
+/// The point in a packet's path at which a chain is applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hook {
-    /// As they arrive, before it is known where they go.
+    /// When a packet arrives, before it is routed.
     Prerouting,
-    /// For this host.
+    /// When a packet is delivered to this host.
     Input,
-    /// From one link to another.
+    /// When a packet is forwarded from one link to another.
     Forward,
-    /// From this host.
+    /// When this host sends a packet.
     Output,
-    /// As they leave; a flow is in the table from then on.
+    /// When a packet leaves; afterwards the kernel adds its flow to the conntrack table.
     Postrouting,
 }
 
-/// What a chain may do.
+/// The type of a chain, which sets its priority.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ChainType {
+    /// Before connection tracking.
     Raw,
+    /// Accepts, drops and marks.
     Filter,
+    /// Translates addresses.
     Nat,
 }
 
-/// A chain on a hook; what no rule decides is accepted.
+/// A chain on a hook. A packet for which no rule decides is accepted.
 #[derive(Debug, Clone)]
 pub struct Chain {
     name: String,
@@ -194,19 +205,19 @@ pub struct Chain {
 }
 
 impl Chain {
-    /// A chain that sees every packet before it is tracked, and may have it not be.
+    /// A chain that is applied to every packet before connection tracking, and can exempt packets from it.
     #[must_use]
     pub fn raw(name: &str, hook: Hook) -> Self {
         Self { name: name.to_owned(), kind: ChainType::Raw, hook, rules: Vec::new() }
     }
 
-    /// A chain that accepts, drops and marks; it sees every packet, after destinations are translated.
+    /// A chain that accepts, drops and marks. It is applied to every packet, after destination translation.
     #[must_use]
     pub fn filter(name: &str, hook: Hook) -> Self {
         Self { name: name.to_owned(), kind: ChainType::Filter, hook, rules: Vec::new() }
     }
 
-    /// A chain that translates addresses; it sees the first packet of each flow.
+    /// A chain that translates addresses. It is applied to the first packet of each flow.
     #[must_use]
     pub fn nat(name: &str, hook: Hook) -> Self {
         Self { name: name.to_owned(), kind: ChainType::Nat, hook, rules: Vec::new() }
@@ -219,6 +230,7 @@ impl Chain {
         self
     }
 
+    /// Writes the messages that add the chain and its rules to `table`.
     fn write(&self, batch: &mut Batch<'_>, table: &str) -> Result<(), Full> {
         batch.add(format!("add chain {table} {}", self.name), NFT_MSG_NEWCHAIN, |message| {
             message.text(NFTA_CHAIN_TABLE, table)?;
@@ -245,6 +257,7 @@ impl Chain {
         Ok(())
     }
 
+    /// The chain's priority on its hook, as nft(8) sets it for the type.
     fn priority(&self) -> i32 {
         match (self.kind, self.hook) {
             (ChainType::Raw, _) => NF_IP_PRI_RAW,
@@ -256,6 +269,7 @@ impl Chain {
 }
 
 impl Hook {
+    /// The kernel's number of the hook.
     fn number(self) -> u32 {
         match self {
             Self::Prerouting => NF_INET_PRE_ROUTING,
@@ -267,21 +281,21 @@ impl Hook {
     }
 }
 
-/// States of a packet's flow, as `ct state` names them; the bits are the kernel's.
+/// The states of a packet's flow, as `ct state` names them, with the kernel's bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub enum State {
-    /// No valid part of any flow.
+    /// The packet is not a valid part of any flow.
     Invalid = 1,
-    /// Of a flow that was seen in both directions.
+    /// The packet belongs to a flow with packets in both directions.
     Established = 2,
-    /// Of a flow that another flow announced.
+    /// The packet starts a flow that another flow announced.
     Related = 4,
-    /// The first direction of a flow.
+    /// The packet starts a flow, or belongs to one without packets in the reply direction.
     New = 8,
 }
 
-/// One rule: conditions, then what to do.
+/// One rule: its conditions, then its action.
 #[derive(Debug, Clone, Default)]
 pub struct Rule {
     expressions: Vec<Expression>,
@@ -372,7 +386,7 @@ impl Rule {
             .push(Expression::Compare { operator: NFT_CMP_NEQ, value: vec![0; 4] })
     }
 
-    /// `ct direction reply`: of a flow that the other side began.
+    /// `ct direction reply`: the packet goes in the direction opposite to the flow's first packet.
     #[must_use]
     pub fn reply(self) -> Self {
         self.push(Expression::LoadFlow(NFT_CT_DIRECTION)).equal([NF_CT_DIR_REPLY])
@@ -384,7 +398,7 @@ impl Rule {
         self.push(Expression::LoadFlow(NFT_CT_MARK)).equal(mark.to_ne_bytes())
     }
 
-    /// `numgen random mod <packets> 0`: one packet of so many, by chance.
+    /// `numgen random mod <packets> 0`: matches one packet in `packets`, at random.
     #[must_use]
     pub fn one_in(self, packets: NonZeroU32) -> Self {
         self.push(Expression::Random(packets.get())).equal([0; 4])
@@ -397,8 +411,8 @@ impl Rule {
             .push(Expression::StoreFlow(NFT_CT_MARK))
     }
 
-    /// `ct label set <label>`, one of 0 to 127, beside those that it has. Flows can have labels only where some rule
-    /// uses them.
+    /// `ct label set <label>`, with a label from 0 to 127. The flow keeps its other labels. Flows can have labels only
+    /// if some rule uses labels.
     #[must_use]
     pub fn set_label(self, label: u8) -> Self {
         let bits = 1u128.checked_shl(label.into()).unwrap_or(0).to_ne_bytes();
@@ -406,7 +420,7 @@ impl Rule {
             .push(Expression::StoreFlow(NFT_CT_LABELS))
     }
 
-    /// `ct helper set "<name>"`, one that the ruleset has.
+    /// `ct helper set "<name>"`, with a helper of the ruleset.
     #[must_use]
     pub fn set_helper(self, name: &str) -> Self {
         self.push(Expression::Helper(name.to_owned()))
@@ -426,7 +440,7 @@ impl Rule {
             .push(Expression::TranslateDestination)
     }
 
-    /// `notrack`: in a raw chain.
+    /// `notrack`, which works in a raw chain only.
     #[must_use]
     pub fn notrack(self) -> Self {
         self.push(Expression::NoTrack)
@@ -444,58 +458,64 @@ impl Rule {
         self.push(Expression::Verdict(NF_DROP))
     }
 
+    /// `meta nfproto <family>`
     fn family(self, family: u8) -> Self {
         self.push(Expression::LoadMeta(NFT_META_NFPROTO)).equal([family])
     }
 
+    /// Appends a comparison with register 1.
     fn equal(self, value: impl Into<Vec<u8>>) -> Self {
         self.push(Expression::Compare { operator: NFT_CMP_EQ, value: value.into() })
     }
 
+    /// Appends an expression.
     fn push(mut self, expression: Expression) -> Self {
         self.expressions.push(expression);
         self
     }
 }
 
-/// A link's name as the kernel compares it: filled up with zeros. Longer names match nothing, as no link has one.
+/// A link's name as the kernel compares it, padded with zeros. A name without room for a zero matches nothing, as no
+/// link has one.
 fn link_name(name: &str) -> [u8; IFNAMSIZ] {
     let mut padded = [0; IFNAMSIZ];
-    padded.iter_mut().zip(name.bytes()).for_each(|(place, byte)| *place = byte);
+    padded.iter_mut().zip(name.bytes()).for_each(|(target, byte)| *target = byte);
     padded
 }
 
-/// What the kernel's rule machine executes. Loads go to register 1, and conditions look there.
+/// An expression of the kernel's rule machine. Loads write to register 1, and conditions read it.
 #[derive(Debug, Clone)]
 enum Expression {
+    /// Loads a property of the packet (`NFT_META_…`).
     LoadMeta(u32),
-    LoadPayload {
-        base: u32,
-        offset: u32,
-        bytes: u32,
-    },
+    /// Loads bytes of a header.
+    LoadPayload { base: u32, offset: u32, bytes: u32 },
+    /// Loads a property of the flow (`NFT_CT_…`).
     LoadFlow(u32),
+    /// Stores register 1 as a property of the flow.
     StoreFlow(u32),
-    /// A number below this one.
+    /// Loads a random number below this one.
     Random(u32),
+    /// Clears the bits of register 1 that are not in the mask.
     Mask([u8; 4]),
-    Compare {
-        operator: u32,
-        value: Vec<u8>,
-    },
-    Value {
-        register: u32,
-        value: Vec<u8>,
-    },
+    /// Continues with the rule only if the comparison of register 1 holds.
+    Compare { operator: u32, value: Vec<u8> },
+    /// Loads a constant into a register.
+    Value { register: u32, value: Vec<u8> },
+    /// Ends the rule with a verdict (`NF_…`).
     Verdict(u32),
+    /// Sets the flow's helper.
     Helper(String),
+    /// Exempts the packet from connection tracking.
     NoTrack,
+    /// Translates the source to the output link's address.
     Masquerade,
-    /// The address in register 1, the port in register 2.
+    /// Translates the destination to the address in register 1 and the port in register 2.
     TranslateDestination,
 }
 
 impl Expression {
+    /// Writes the expression as an element of a rule's list.
     fn write(&self, list: &mut Writer<'_>) -> Result<(), Full> {
         list.nest(NFTA_LIST_ELEM, |element| {
             element.text(NFTA_EXPR_NAME, self.name())?;
@@ -503,6 +523,7 @@ impl Expression {
         })
     }
 
+    /// The kernel's name of the expression.
     fn name(&self) -> &'static str {
         match self {
             Self::LoadMeta(_) => "meta",
@@ -519,6 +540,7 @@ impl Expression {
         }
     }
 
+    /// Writes the expression's own attributes.
     fn write_data(&self, data: &mut Writer<'_>) -> Result<(), Full> {
         match self {
             Self::LoadMeta(key) => write_numbers(data, &[(NFTA_META_DREG, NFT_REG_1), (NFTA_META_KEY, *key)]),
@@ -577,25 +599,31 @@ impl Expression {
     }
 }
 
+/// Writes 32-bit attributes.
 fn write_numbers(data: &mut Writer<'_>, attributes: &[(u16, u32)]) -> Result<(), Full> {
     attributes.iter().try_for_each(|(kind, number)| data.be32(*kind, *number))
 }
 
+/// Writes an attribute that holds a register's value.
 fn write_value(data: &mut Writer<'_>, kind: u16, bytes: &[u8]) -> Result<(), Full> {
     data.nest(kind, |nest| nest.attr(NFTA_DATA_VALUE, bytes))
 }
 
-/// Messages between a begin and an end; those in between are numbered from 1, and the last is acknowledged.
+/// A batch: messages between a begin and an end. The messages in between are numbered from 1, and the last one requests
+/// an acknowledgement.
 struct Batch<'b> {
     writer: Writer<'b>,
+    /// The name of each message, for the errors.
     operations: Vec<String>,
+    /// The number of the last message.
     last: usize,
 }
 
-/// The operations of [`Batch::remove_table`].
+/// The number of messages that [`Batch::remove_table`] writes.
 const REMOVE_TABLE_OPERATIONS: usize = 2;
 
 impl Batch<'_> {
+    /// Adds the message that creates a table.
     fn add_table(&mut self, table: &str, flags: u32) -> Result<(), Full> {
         self.add(format!("add table {table}"), NFT_MSG_NEWTABLE, |message| {
             message.text(NFTA_TABLE_NAME, table)?;
@@ -603,17 +631,20 @@ impl Batch<'_> {
         })
     }
 
-    /// The table is not there after it, whether it was before or not.
+    /// Adds the messages that remove a table, whether it exists or not.
     fn remove_table(&mut self, table: &str) -> Result<(), Full> {
+        // The kernel refuses to remove a table that does not exist, and accepts to create one that does.
         self.add_table(table, 0)?;
         self.add(format!("remove table {table}"), NFT_MSG_DELTABLE, |message| message.text(NFTA_TABLE_NAME, table))
     }
 
+    /// Adds the begin or the end of the batch.
     fn add_marker(&mut self, kind: u16) -> Result<(), Full> {
         let [high, low] = kind.to_be_bytes();
         self.writer.netfilter(high, low, NLM_F_REQUEST, 0, AF_UNSPEC, NFNL_SUBSYS_NFTABLES.into(), |_| Ok(()))
     }
 
+    /// Adds one message.
     fn add(
         &mut self,
         operation: String,
@@ -623,7 +654,8 @@ impl Batch<'_> {
         self.operations.push(operation);
         let seq = u32::try_from(self.operations.len()).map_err(|_| Full)?;
         let ack = if self.operations.len() == self.last { NLM_F_ACK } else { 0 };
-        let flags = NLM_F_REQUEST | NLM_F_CREATE | NLM_F_APPEND | ack; // a rule goes behind those before it
+        // With NLM_F_APPEND a rule is added behind the earlier ones.
+        let flags = NLM_F_REQUEST | NLM_F_CREATE | NLM_F_APPEND | ack;
         self.writer.netfilter(NFNL_SUBSYS_NFTABLES, kind, flags, seq, NFPROTO_INET, 0, body)
     }
 }
@@ -646,10 +678,7 @@ mod tests {
                 .rule(Rule::new().masquerade())
                 .rule(Rule::new().accept());
             let error = Ruleset::new("lab").chain(chain).apply().unwrap_err();
-            assert_eq!(
-                error.to_string(),
-                "kernel refused to add rule 2 of chain lab forward: Operation not supported (os error 95)"
-            );
+            assert_eq!(error.to_string(), "kernel refused to add rule 2 of chain lab forward: Operation not supported");
         });
     }
 
@@ -662,7 +691,7 @@ mod tests {
             let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
             let arrived_of = |packets: u32| {
                 let arrived = |_: &u32| {
-                    sender.send_to(b"x", "127.0.0.1:7000").unwrap(); // within the call, by the loopback link
+                    sender.send_to(b"x", "127.0.0.1:7000").unwrap(); // the loopback link delivers it within the call
                     receiver.recv(&mut [0; 1]).is_ok()
                 };
                 (0..packets).filter(arrived).count()
@@ -674,7 +703,7 @@ mod tests {
             assert!((8_700..9_300).contains(&arrived), "{arrived} of 10,000 is ten standard deviations off");
             loss.apply().unwrap();
             let arrived = arrived_of(10_000);
-            assert!((8_700..9_300).contains(&arrived), "{arrived}: it was loaded in its own place, not beside itself");
+            assert!((8_700..9_300).contains(&arrived), "{arrived}: a second load replaces the table");
             loss.remove().unwrap();
             assert_eq!(arrived_of(1_000), 1_000);
             loss.remove().unwrap();

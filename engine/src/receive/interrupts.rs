@@ -1,7 +1,7 @@
-//! What besides the socket ends a wait, and the `poll` that two of the back ends wait by.
+//! Interrupts: the descriptors other than the socket that end a wait, and the `poll` that two of the back ends wait by.
 //!
-//! A receive only reports *that* something is ready; the caller, who knows what its descriptors mean, looks at them itself.
-//! Readiness is level-triggered: until the caller has dealt with it, every receive returns at once.
+//! A receive call only reports *that* a descriptor is ready. The caller knows what its descriptors mean, and checks
+//! them itself. Readiness is level-triggered: until the caller has handled it, every receive call returns at once.
 
 use std::array;
 use std::io;
@@ -14,21 +14,23 @@ use thiserror::Error;
 
 use super::Wait;
 use crate::limits::INTERRUPTS;
+use crate::os_error::os_error_text;
 
-/// What about a descriptor is of interest.
+/// The conditions of a descriptor that end a wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Interest {
-    /// Something to read, an error, or a hang-up.
+    /// Data to read, an error, or a hang-up.
     Readable,
-    /// Only an error or a hang-up: the reader of our output has gone.
+    /// Only an error or a hang-up, for output whose reader may go away.
     HangUp,
 }
 
 impl Interest {
+    /// The `poll` events of this interest.
     fn events(self) -> PollFlags {
         match self {
             Self::Readable => PollFlags::IN,
-            Self::HangUp => PollFlags::empty(), // errors and hang-ups are reported unasked
+            Self::HangUp => PollFlags::empty(), // `poll` always reports errors and hang-ups
         }
     }
 }
@@ -36,32 +38,32 @@ impl Interest {
 /// A descriptor that cannot be watched.
 #[derive(Debug, Error)]
 pub enum InterruptError {
-    /// More than [`INTERRUPTS`]: a mistake of the program's.
+    /// More than [`INTERRUPTS`] descriptors, which is a bug in the program.
     #[error("cannot watch more than {INTERRUPTS} descriptors")]
     TooMany,
-    /// The descriptor limit, as a rule.
-    #[error("cannot duplicate a watched descriptor: {0}; raise the limit on open files (RLIMIT_NOFILE)")]
+    /// The descriptor cannot be duplicated, usually because of the descriptor limit.
+    #[error("cannot duplicate a watched descriptor: {}; raise the limit on open files (RLIMIT_NOFILE)", os_error_text(.0))]
     Duplicate(#[source] io::Error),
 }
 
-/// The few descriptors, at most [`INTERRUPTS`], that wake a receive. It has descriptors of its own for the same open
-/// files, so that it never names one that was closed and used again.
+/// The descriptors, at most [`INTERRUPTS`], that end a wait. It holds duplicates of them, so that it never polls a
+/// number that was closed and reused.
 #[derive(Debug, Default)]
 pub struct Interrupts {
     watched: Vec<(OwnedFd, PollFlags)>,
 }
 
 impl Interrupts {
-    /// None: only the socket (or a signal) wakes.
+    /// An empty set: only the socket or a signal ends a wait.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Watches one more.
+    /// Adds a descriptor.
     ///
     /// # Errors
-    /// [`InterruptError`]: too many, or no descriptor left.
+    /// [`InterruptError`] when the set is full or no descriptor is left.
     pub fn watch(&mut self, fd: &impl AsFd, interest: Interest) -> Result<(), InterruptError> {
         if self.watched.len() == INTERRUPTS {
             return Err(InterruptError::TooMany);
@@ -71,11 +73,13 @@ impl Interrupts {
         Ok(())
     }
 
+    /// The duplicated descriptors, with the events to poll for.
     pub(super) fn into_watched(self) -> Vec<(OwnedFd, PollFlags)> {
         self.watched
     }
 
-    /// Waits on these and, where its readiness matters, on `socket`. Tells whether one of these is ready or a signal came.
+    /// Waits for these descriptors and, where `wait` includes it, for `socket`. Returns whether one of these
+    /// descriptors is ready or a signal arrived.
     pub(super) fn wait(&self, socket: BorrowedFd<'_>, wait: Wait) -> Result<bool, Errno> {
         let mut set = self.poll_set(socket);
         let (all, watched) = (..=self.watched.len(), 1..=self.watched.len());
@@ -88,16 +92,18 @@ impl Interrupts {
         }
     }
 
-    /// The socket, then what is watched, then places that are not used: built on the stack for each wait.
+    /// The poll set: the socket, then the watched descriptors, then unused entries. It is built on the stack for each
+    /// wait.
     fn poll_set<'fd>(&'fd self, socket: BorrowedFd<'fd>) -> [PollFd<'fd>; 1 + INTERRUPTS] {
-        array::from_fn(|place| match place.checked_sub(1).and_then(|index| self.watched.get(index)) {
+        array::from_fn(|entry| match entry.checked_sub(1).and_then(|index| self.watched.get(index)) {
             Some((fd, events)) => PollFd::new(fd, *events),
             None => PollFd::from_borrowed_fd(socket, PollFlags::IN),
         })
     }
 }
 
-/// Waits on `set`; tells whether any but its first `ignored` is ready, or a signal came.
+/// Polls `set`, for at most `time` if given. Returns whether any descriptor but the first `ignored` is ready, or a
+/// signal arrived.
 fn poll_any(set: Option<&mut [PollFd<'_>]>, ignored: usize, time: Option<Duration>) -> Result<bool, Errno> {
     let set = set.unwrap_or_default();
     let time = time.and_then(|time| Timespec::try_from(time).ok());

@@ -1,17 +1,17 @@
-//! Datagrams from the kernel, many at a time: three back ends behind one trait.
+//! Receives datagrams from the kernel, many at a time, by one of three back ends behind one trait.
 //!
-//! A receive call has two steps. It **waits**, as long as its [`Wait`] says, for the socket or for one of the
-//! [`Interrupts`]; then it **takes** what is queued and hands it to the caller's [`Sink`], some datagrams at a time, up to
-//! [`DATAGRAMS_PER_RECEIVE`] in all so that other work gets its turn. How to wait is the caller's choice (see [`crate::pace`]);
-//! what a back end adds is only how cheaply it does the two:
+//! A receive call has two steps. First it **waits** for the socket or for one of the [`Interrupts`], as long as its
+//! [`Wait`] allows. Then it **reads** the queued datagrams and passes them to the caller's [`Sink`], some at a time,
+//! and at most [`DATAGRAMS_PER_RECEIVE`] in all, so that the caller gets to its other work. The caller decides how to
+//! wait (see [`crate::pace`]). The back ends differ only in the cost of the two steps:
 //!
-//! | back end | waits by | takes by | needs |
+//! | back end | waits by | reads by | needs |
 //! |---|---|---|---|
 //! | `recvmmsg` | `poll` | 64 datagrams a call | Linux 2.6.33 |
 //! | `io_uring` | `io_uring_enter` | a multishot receive into provided buffers | Linux 6.1, and permission |
 //! | `recv` | `poll` | one datagram a call | any Linux |
 //!
-//! Nothing is lost between two calls: the socket's queue and the readiness of the interrupts are looked at anew each time.
+//! No event is lost between two calls: each call reads the socket's queue and checks the interrupts' readiness anew.
 //!
 //! ```no_run
 //! use ctflow_engine::receive::{BackendKind, Interrupts, Receive, Wait, open};
@@ -19,8 +19,8 @@
 //!
 //! let socket = NetlinkSocket::open(Protocol::Netfilter)?;
 //! let mut receive = open(BackendKind::Auto, &socket, Interrupts::new())?;
-//! let taken = receive.receive(Wait::UntilAny, &mut |datagram: &[u8]| println!("{} bytes", datagram.len()))?;
-//! assert!(taken.drained);
+//! let received = receive.receive(Wait::UntilAny, &mut |datagram: &[u8]| println!("{} bytes", datagram.len()))?;
+//! assert!(received.drained);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
@@ -44,72 +44,75 @@ use self::recv::Recv;
 use self::recvmmsg::Recvmmsg;
 use self::uring::Uring;
 use crate::limits::{DATAGRAMS_PER_RECEIVE, RECEIVE_BATCH};
+use crate::os_error::os_error_text;
 use crate::sys::netlink::NetlinkSocket;
 
-/// How long a receive call waits before it takes what is queued.
+/// How long a receive call waits before it reads the queued datagrams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wait {
-    /// Until a datagram is there or an interrupt is ready.
+    /// Until a datagram is queued or an interrupt is ready.
     UntilAny,
-    /// As [`Wait::UntilAny`], but no longer than this: for a caller with something to do at a certain time.
+    /// As [`Wait::UntilAny`], but no longer than this, for a caller that has work to do at a certain time.
     AnyWithin(Duration),
-    /// Let datagrams pile up for this long, then take them all. An interrupt may be seen only when the time is up, so
-    /// keep it short ([`crate::limits::WAIT_MAX`]).
+    /// For this long, during which datagrams pile up. An interrupt may be noticed only when the time is up, so keep it
+    /// short ([`crate::limits::WAIT_MAX`]).
     AtMost(Duration),
-    /// Take what is there.
+    /// Not at all.
     None,
 }
 
-/// What one receive call did.
+/// The result of one receive call.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Received {
-    /// Datagrams handed to the sink.
+    /// The number of datagrams passed to the sink.
     pub datagrams: usize,
-    /// Their bytes.
+    /// The bytes of these datagrams.
     pub bytes: u64,
-    /// Datagrams larger than a receive buffer: read and not handed on.
+    /// The number of datagrams that were larger than a receive buffer: they were read and dropped.
     pub truncated: usize,
-    /// The socket said that it overran (which one with `NETLINK_NO_ENOBUFS` only counts): look at the loss now.
+    /// Whether the socket reported an overrun, so that the caller checks the loss now. A socket with
+    /// `NETLINK_NO_ENOBUFS` only counts overruns.
     pub overrun: bool,
-    /// An interrupt is ready, or a signal came: the caller looks at its descriptors itself.
+    /// Whether an interrupt is ready or a signal arrived. The caller checks its descriptors itself.
     pub interrupted: bool,
-    /// Nothing more was queued when the call returned.
+    /// Whether the queue was empty when the call returned.
     pub drained: bool,
 }
 
 impl Received {
-    /// Counts datagrams, at most [`RECEIVE_BATCH`], and hands them on; `None` stands for one that did not fit its buffer.
+    /// Counts datagrams, at most [`RECEIVE_BATCH`], and passes them to `sink`. `None` stands for a datagram that did
+    /// not fit its buffer.
     fn pass_to_sink<'d>(&mut self, datagrams: impl Iterator<Item = Option<&'d [u8]>>, sink: &mut dyn Sink) {
         let mut whole: [&[u8]; RECEIVE_BATCH] = [&[]; RECEIVE_BATCH];
-        let mut places = whole.iter_mut();
+        let mut slots = whole.iter_mut();
         for datagram in datagrams {
             let Some(bytes) = datagram else {
                 self.truncated += 1;
                 continue;
             };
-            let Some(place) = places.next() else { break };
-            *place = bytes;
+            let Some(slot) = slots.next() else { break };
+            *slot = bytes;
             self.bytes += bytes.len() as u64;
         }
-        let count = RECEIVE_BATCH - places.len();
+        let count = RECEIVE_BATCH - slots.len();
         self.datagrams += count;
         sink.on_datagrams(whole.get(..count).unwrap_or_default());
     }
 
-    /// How many more datagrams this call may take.
+    /// The number of datagrams that this call may still read.
     fn room_left(&self) -> usize {
         DATAGRAMS_PER_RECEIVE.saturating_sub(self.datagrams + self.truncated)
     }
 
-    /// Whether it has taken as much as it may.
+    /// Whether this call has read as many datagrams as it may.
     fn is_full(&self) -> bool {
         self.room_left() == 0
     }
 }
 
-/// Where datagrams go. Whoever wants one after the other gives a closure.
+/// The receiver of datagrams. A closure is a sink that gets them one by one.
 pub trait Sink {
-    /// Takes in some datagrams, in the order of the socket's queue, and all of them before it returns.
+    /// Handles some datagrams, in the order of the socket's queue. Their buffers are reused when it returns.
     fn on_datagrams(&mut self, datagrams: &[&[u8]]);
 }
 
@@ -119,29 +122,32 @@ impl<F: FnMut(&[u8])> Sink for F {
     }
 }
 
-/// A way to get datagrams from one socket. Stays on the thread that opened it.
+/// A receive back end on one socket. It stays on the thread that opened it.
 pub trait Receive {
-    /// Waits as told, then hands what is queued to `sink`, each datagram once and in the order of the queue, at most
-    /// [`DATAGRAMS_PER_RECEIVE`] of them.
+    /// Waits as `wait` requires, then passes the queued datagrams to `sink`: each once, in the order of the queue, and
+    /// at most [`DATAGRAMS_PER_RECEIVE`] of them.
     ///
     /// # Errors
-    /// When the socket or the ring cannot be used any more. An overrun, a signal and a datagram that was cut are none:
-    /// they are in [`Received`].
+    /// When the socket or the ring cannot be used any more. An overrun, a signal and a truncated datagram are no
+    /// errors: [`Received`] reports them.
     fn receive(&mut self, wait: Wait, sink: &mut dyn Sink) -> Result<Received, ReceiveError>;
 
     /// The back end's name, as [`BackendKind`] spells it.
     fn name(&self) -> &'static str;
 }
 
-/// A receive that failed; the socket is of no use any more.
+/// A failed receive. The socket cannot be used any more.
 #[derive(Debug, Error)]
-#[error("cannot receive kernel events by {backend}: {operation}: {source}; restart with another receive back end")]
+#[error(
+    "cannot receive kernel events by {backend}: {operation}: {}; restart with another receive back end",
+    os_error_text(.source)
+)]
 pub struct ReceiveError {
     /// The back end's name.
     pub backend: &'static str,
-    /// The system call.
+    /// The system call that failed.
     pub operation: &'static str,
-    /// What the kernel said.
+    /// The kernel's error.
     pub source: io::Error,
 }
 
@@ -151,26 +157,26 @@ impl ReceiveError {
     }
 }
 
-/// Which back end to use.
+/// The kind of receive back end to use.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum BackendKind {
-    /// The cheapest that is permitted here; see [`open`] for the order.
+    /// The cheapest back end that the system permits; see [`open`] for the order.
     #[default]
     Auto,
-    /// io_uring, or an error.
+    /// `io_uring`, many datagrams a wake-up.
     IoUring,
-    /// `recvmmsg`.
+    /// `recvmmsg`, many datagrams a call.
     Recvmmsg,
-    /// `recv`, one call a datagram: the plainest, for comparison and for systems that forbid the rest.
+    /// `recv`, one datagram a call: the simplest, for comparison and for systems that forbid the others.
     Recv,
 }
 
 impl BackendKind {
-    /// Every kind, under the name that `FromStr` reads and `Display` writes.
+    /// Every kind with its name, which `FromStr` reads and `Display` writes.
     pub const ALL: [(Self, &'static str); 4] =
         [(Self::Auto, "auto"), (Self::IoUring, "io_uring"), (Self::Recvmmsg, "recvmmsg"), (Self::Recv, "recv")];
 
-    /// Its name.
+    /// The kind's name.
     #[must_use]
     pub fn name(self) -> &'static str {
         Self::ALL.iter().find(|(kind, _)| *kind == self).map_or("auto", |(_, name)| name)
@@ -183,7 +189,7 @@ impl fmt::Display for BackendKind {
     }
 }
 
-/// A word that names no back end.
+/// A text that names no back end.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("no receive back end is called '{0}': use auto, io_uring, recvmmsg or recv")]
 pub struct UnknownBackend(String);
@@ -200,29 +206,29 @@ impl FromStr for BackendKind {
 /// A back end that could not be opened.
 #[derive(Debug, Error)]
 pub enum OpenError {
-    /// The descriptor limit, as a rule.
-    #[error("cannot duplicate the event socket: {0}; raise the limit on open files (RLIMIT_NOFILE)")]
+    /// The event socket's descriptor cannot be duplicated, usually because of the descriptor limit.
+    #[error("cannot duplicate the event socket: {}; raise the limit on open files (RLIMIT_NOFILE)", os_error_text(.0))]
     Duplicate(#[source] io::Error),
-    /// Not permitted here, not in this kernel, or too little memory.
-    #[error("cannot receive by {backend}: {source}; {hint}")]
+    /// The system does not permit the back end, the kernel does not have it, or memory is short.
+    #[error("cannot receive by {backend}: {}; {hint}", os_error_text(.source))]
     Refused {
         /// The back end's name.
         backend: &'static str,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
-        /// What that usually means.
+        /// The usual remedy.
         hint: &'static str,
     },
 }
 
-/// Opens a back end on a second descriptor of `socket`, to be used on the calling thread only.
+/// Opens a back end on a second descriptor of `socket`, for use on the calling thread only.
 ///
-/// `Auto` tries `recvmmsg`, then io_uring, then `recv`, which cannot be refused, and tells the log what was refused and why.
-/// Measured on Linux 6.18 with a paced reader ([`crate::pace`]), `recvmmsg` cost the least an event in every run, by a few
-/// percent; io_uring and `recv` were too close to tell apart.
+/// `Auto` tries `recvmmsg`, then io_uring, then `recv`, which the system cannot refuse. It logs each refusal with its
+/// reason. Measured on Linux 6.18 with a paced reader ([`crate::pace`]), an event cost the least with `recvmmsg` in
+/// every run, by a few percent. The costs with io_uring and `recv` differed too little to rank them.
 ///
 /// # Errors
-/// [`OpenError`]; with `Auto` only for want of a descriptor.
+/// [`OpenError`]; with `Auto` only when no descriptor is left.
 pub fn open(kind: BackendKind, socket: &NetlinkSocket, interrupts: Interrupts) -> Result<Box<dyn Receive>, OpenError> {
     let socket = socket.duplicate().map_err(OpenError::Duplicate)?;
     Ok(match kind {
@@ -233,13 +239,14 @@ pub fn open(kind: BackendKind, socket: &NetlinkSocket, interrupts: Interrupts) -
     })
 }
 
+/// Opens the first back end that the system permits, the cheapest first.
 fn open_cheapest(socket: OwnedFd, interrupts: Interrupts) -> Box<dyn Receive> {
     match recvmmsg::set_up(socket.as_fd()) {
         Ok(batch) => return Box::new(Recvmmsg::new(batch, socket, interrupts)),
         Err(refusal) => tracing::warn!(%refusal, "trying the next receive back end, io_uring"),
     }
     match uring::set_up() {
-        Ok(foundation) => return Box::new(Uring::new(foundation, socket, interrupts)),
+        Ok(ring) => return Box::new(Uring::new(ring, socket, interrupts)),
         Err(refusal) => tracing::warn!(%refusal, "receiving by recv, one event a system call"),
     }
     Box::new(Recv::new(socket, interrupts))

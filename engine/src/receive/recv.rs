@@ -1,4 +1,5 @@
-//! `poll`, then one `recv` a datagram: no arrays, no shared memory, nothing a sandbox would forbid.
+//! The `recv` back end: `poll`, then one `recv` a datagram. It needs no arrays, no shared memory, and no call that
+//! sandboxes forbid.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -11,6 +12,7 @@ use crate::sys::netlink::receive_one;
 
 const NAME: &str = "recv";
 
+/// The `recv` back end.
 pub(super) struct Recv {
     socket: OwnedFd,
     interrupts: Interrupts,
@@ -18,6 +20,7 @@ pub(super) struct Recv {
 }
 
 impl Recv {
+    /// A back end that drains `socket` and is woken by `interrupts`.
     pub(super) fn new(socket: OwnedFd, interrupts: Interrupts) -> Self {
         Self { socket, interrupts, buffer: vec![0; DATAGRAM_BYTES].into() }
     }
@@ -43,11 +46,12 @@ impl Receive for Recv {
 }
 
 impl Received {
-    /// What a socket's refusal to give another datagram means: the end of the queue, an overrun, a signal, or an error.
+    /// The result of a call that ended because the socket returned `errno`: the queue is empty, the socket overran, a
+    /// signal arrived, or the call failed.
     pub(super) fn ended_by(self, errno: Errno) -> Result<Self, Errno> {
         match errno {
             Errno::AGAIN => Ok(Self { drained: true, ..self }),
-            Errno::NOBUFS => Ok(Self { overrun: true, ..self }), // read once, it is cleared; the queue is still there
+            Errno::NOBUFS => Ok(Self { overrun: true, ..self }), // reading it clears it; the queue stays
             Errno::INTR => Ok(Self { interrupted: true, ..self }),
             other => Err(other),
         }

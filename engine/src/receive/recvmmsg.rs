@@ -1,5 +1,5 @@
-//! `poll`, then `recvmmsg`: a batch of datagrams a call. Letting events pile up is a plain sleep during which the socket
-//! wakes nobody, which is why this is hard to beat.
+//! The `recvmmsg` back end: `poll`, then a batch of datagrams a call. To let events pile up it sleeps in `poll` without
+//! the socket, so that no event causes a wake-up. That makes it hard to beat.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -11,19 +11,20 @@ use crate::sys::recvmmsg::Batch;
 
 const NAME: &str = "recvmmsg";
 
+/// The `recvmmsg` back end.
 pub(super) struct Recvmmsg {
     socket: OwnedFd,
     interrupts: Interrupts,
     batch: Batch,
 }
 
-/// Takes the memory and asks whether the call is permitted here.
+/// Allocates the memory and checks whether the system permits the call.
 pub(super) fn set_up(socket: BorrowedFd<'_>) -> Result<Batch, OpenError> {
     let batch = Batch::new().and_then(|batch| batch.probe(socket).map(|()| batch));
     batch.map_err(|errno| OpenError::Refused { backend: NAME, source: errno.into(), hint: hint(errno) })
 }
 
-/// What usually is behind a refusal, and what to do.
+/// The usual remedy for a refusal.
 fn hint(errno: Errno) -> &'static str {
     match errno {
         Errno::PERM | Errno::ACCESS | Errno::NOSYS => "allow it in the container's seccomp profile",
@@ -33,6 +34,7 @@ fn hint(errno: Errno) -> &'static str {
 }
 
 impl Recvmmsg {
+    /// A back end that drains `socket` into `batch` and is woken by `interrupts`.
     pub(super) fn new(batch: Batch, socket: OwnedFd, interrupts: Interrupts) -> Self {
         Self { socket, interrupts, batch }
     }
@@ -50,7 +52,7 @@ impl Receive for Recvmmsg {
             };
             received.pass_to_sink(self.batch.datagrams(), sink);
             if count < RECEIVE_BATCH {
-                received.drained = true; // an error that cut the batch short is told by the next call
+                received.drained = true; // the next call reports an error that ended the batch early
                 break;
             }
         }

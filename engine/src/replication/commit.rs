@@ -1,12 +1,12 @@
-//! The replicas into this node's kernel: what a takeover begins with.
+//! Commit: inject the external cache (all replicas) into this node's kernel. A takeover starts with it.
 //!
 //! ```text
-//! first   flows that stand alone, bucket by bucket; the stage encodes the next while the kernel takes this one
-//! then    flows of a master, which is there by now
-//! last    expectations, whose masters are there, too
+//! first   flows without a master, bucket by bucket; the stage encodes the next buckets while the kernel creates these
+//! then    flows with a master, which exists by now
+//! last    expectations, whose masters exist by now, too
 //! ```
 //!
-//! The internal cache has what was committed after the next kernel resync, or with the flow's first event.
+//! A committed flow enters the internal cache at the next kernel resync, or with its first event.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -27,94 +27,98 @@ use crate::reply::Awaited;
 use crate::server::frame::{Entries, EntryHead};
 use crate::worker_channel::OnLoss;
 
-/// What is committed.
+/// Which entries a commit injects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CommitScope {
-    /// Flows.
+    /// Whether flows are committed.
     pub flows: bool,
-    /// Expectations.
+    /// Whether expectations are committed.
     pub expectations: bool,
 }
 
-/// What became of a commit.
+/// The result of a commit.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Committed {
-    /// What became of the entries.
+    /// The outcomes of the entries.
     pub tally: Tally,
-    /// Buckets of the replicas that were not known, so that flows may be missing.
+    /// Buckets that were unknown when the commit started; their flows may be missing.
     pub unknown_buckets: u64,
-    /// How long it took.
+    /// The time that the commit took.
     pub took: Duration,
 }
 
-/// How far a commit is: seen by others while it goes on.
+/// The progress of a commit, which other threads read while it runs.
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
-    /// Entries that have been seen to.
+    /// Flows handled so far.
     pub(crate) done: AtomicU64,
-    /// Entries that there were to see to when it began.
+    /// Flows and expectations in the replicas when the commit started.
     pub(crate) total: AtomicU64,
 }
 
-/// A commit that broke off.
+/// A commit stopped before its end.
 #[derive(Debug, thiserror::Error)]
 pub enum CommitError {
-    /// The stage has ended.
+    /// The stage did not answer.
     #[error(transparent)]
     NoAnswer(#[from] NoAnswer),
-    /// The kernel could not be asked.
+    /// The kernel refused or did not answer all requests of a batch.
     #[error(transparent)]
     Kernel(#[from] KernelError),
 }
 
-/// Puts what the replicas hold into the kernel.
+/// Injects the entries of all replicas into the kernel. Of two versions of a flow the newest wins.
 ///
 /// # Errors
-/// [`CommitError`]; what was done until then stays.
+/// [`CommitError`]. The kernel keeps what was committed until then.
 pub(crate) fn run(
     access: &Access,
-    what: CommitScope,
+    scope: CommitScope,
     rules: CommitRules,
     progress: &Arc<Progress>,
 ) -> Result<Committed, CommitError> {
-    let began = Instant::now();
+    let started = Instant::now();
     let Some(replication) = &access.replication else { return Ok(Committed::default()) };
     let mut batch = access.committer();
     let status = replication.status()?;
     let entries = status.replicas.iter().map(|replica| replica.flows + replica.expectations).sum();
     progress.total.store(entries, Ordering::Relaxed);
     let mut tally = Tally::default();
-    let word = Conflict::NewestWins(OnLoss::Keep);
-    let injector = Injector { batch: &mut batch, workers: &access.workers, rules, conflict: word, tally: &mut tally };
+    let conflict = Conflict::NewestWins(OnLoss::Keep);
+    let injector = Injector { batch: &mut batch, workers: &access.workers, rules, conflict, tally: &mut tally };
     let mut committer = Committer { injector, related: Vec::new(), progress };
     let mut replicas: Vec<ReplicaId> = status.replicas.iter().map(|replica| replica.id).collect();
     replicas.sort_unstable();
-    if what.flows {
-        for shown in
-            BucketWalk::new(replication, replicas.iter().flat_map(|id| (0..BUCKETS).map(move |place| (*id, place))))
+    if scope.flows {
+        for entries in
+            BucketWalk::new(replication, replicas.iter().flat_map(|id| (0..BUCKETS).map(move |bucket| (*id, bucket))))
         {
-            committer.commit_bucket(&shown?)?;
+            committer.commit_bucket(&entries?)?;
         }
         committer.commit_related()?;
     }
-    if what.expectations {
-        for shown in BucketWalk::new(replication, replicas.iter().map(|id| (*id, EXPECTATIONS))) {
-            committer.injector.inject_expectations(&shown?)?;
+    if scope.expectations {
+        for entries in BucketWalk::new(replication, replicas.iter().map(|id| (*id, EXPECTATIONS))) {
+            committer.injector.inject_expectations(&entries?)?;
         }
     }
-    Ok(Committed { tally, unknown_buckets: status.unknown_buckets(), took: began.elapsed() })
+    Ok(Committed { tally, unknown_buckets: status.unknown_buckets(), took: started.elapsed() })
 }
 
-/// Buckets of replicas, one after the other, the next ones asked for already.
+/// An iterator over encoded buckets of replicas. It requests the next [`COMMIT_BUCKETS_AHEAD`] buckets before it waits
+/// for one, so that the stage encodes while the kernel works.
 struct BucketWalk<'r, P> {
     replication: &'r Replication,
+    /// The buckets that are not requested yet.
     buckets: P,
+    /// The requested buckets, in order.
     prefetched: VecDeque<Result<Awaited<Vec<u8>>, NoAnswer>>,
 }
 
 impl<'r, P: Iterator<Item = (ReplicaId, u16)>> BucketWalk<'r, P> {
-    fn new(replication: &'r Replication, places: P) -> Self {
-        Self { replication, buckets: places, prefetched: VecDeque::with_capacity(COMMIT_BUCKETS_AHEAD) }
+    /// Walks over `buckets` in their order.
+    fn new(replication: &'r Replication, buckets: P) -> Self {
+        Self { replication, buckets, prefetched: VecDeque::with_capacity(COMMIT_BUCKETS_AHEAD) }
     }
 }
 
@@ -131,33 +135,36 @@ impl<P: Iterator<Item = (ReplicaId, u16)>> Iterator for BucketWalk<'_, P> {
     }
 }
 
+/// The state of a commit.
 struct Committer<'c> {
     injector: Injector<'c>,
-    /// Flows with a master, with their heads: few, and their masters come first.
+    /// The flows with a master, each with its head. They are few, and wait until all masters exist.
     related: Vec<u8>,
     progress: &'c Progress,
 }
 
 impl Committer<'_> {
-    /// Commits the flows of a bucket that stand alone, and keeps the others for later.
-    fn commit_bucket(&mut self, shown: &[u8]) -> Result<(), CommitError> {
+    /// Commits the flows of a bucket that have no master, and keeps the others in `related`.
+    fn commit_bucket(&mut self, entries: &[u8]) -> Result<(), CommitError> {
         let mut alone = Vec::new();
-        for (head, bytes) in Entries::new(shown).flatten() {
+        for (head, bytes) in Entries::new(entries).flatten() {
             match entry::decode_flow(head.family, bytes) {
                 Ok(flow) if flow.master.is_none() => alone.push(PeerFlow { head, flow, bytes }),
                 Ok(_) if self.related.len() < COMMIT_RELATED_BYTES => append_entry(&head, bytes, &mut self.related),
-                Ok(_) => self.injector.tally.count_refusal(&"too many flows of others at once"),
+                Ok(_) => self.injector.tally.count_refusal(&"more than 64 MiB of flows with a master"),
                 Err(error) => self.injector.tally.count_refusal(&error),
             }
         }
         self.commit_flows(&alone)
     }
 
+    /// Commits the flows with a master.
     fn commit_related(&mut self) -> Result<(), CommitError> {
         let related = std::mem::take(&mut self.related);
         self.commit_flows(&decode_flows(&related))
     }
 
+    /// Injects flows and counts those whose master does not exist as refused.
     fn commit_flows(&mut self, flows: &[PeerFlow<'_>]) -> Result<(), CommitError> {
         for (_, error) in self.injector.inject_flows(flows)? {
             self.injector.tally.count_refusal(&error);
@@ -167,14 +174,14 @@ impl Committer<'_> {
     }
 }
 
-/// The flows in the entries of a bucket, but for those that do not parse.
-pub(super) fn decode_flows(shown: &[u8]) -> Vec<PeerFlow<'_>> {
-    let told = |(head, bytes)| Some(PeerFlow { head, flow: entry::decode_flow(head.family, bytes).ok()?, bytes });
-    Entries::new(shown).flatten().filter_map(|(head, bytes): (EntryHead, _)| told((head, bytes))).collect()
+/// Decodes the flows of `entries`, in the format of the control socket. Flows that do not parse are left out.
+pub(super) fn decode_flows(entries: &[u8]) -> Vec<PeerFlow<'_>> {
+    let decode = |(head, bytes)| Some(PeerFlow { head, flow: entry::decode_flow(head.family, bytes).ok()?, bytes });
+    Entries::new(entries).flatten().filter_map(|(head, bytes): (EntryHead, _)| decode((head, bytes))).collect()
 }
 
-/// Puts an entry behind others.
-pub(super) fn append_entry(head: &EntryHead, bytes: &[u8], related: &mut Vec<u8>) {
-    related.extend_from_slice(&head.encode(u16::try_from(bytes.len()).unwrap_or(0)));
-    related.extend_from_slice(bytes);
+/// Appends an entry with its head to `entries`.
+pub(super) fn append_entry(head: &EntryHead, bytes: &[u8], entries: &mut Vec<u8>) {
+    entries.extend_from_slice(&head.encode(u16::try_from(bytes.len()).unwrap_or(0)));
+    entries.extend_from_slice(bytes);
 }

@@ -1,21 +1,21 @@
-//! Replicas into the kernel as they come: what leaves a takeover nothing to commit.
+//! Hot mode: replicated flows go into the kernel at once, so that a takeover has almost nothing left to commit.
 //!
 //! ```text
-//! stage: Giver ── work, when the thread asks for it ──► thread ── batches ──► kernel
-//!          ▲ what has changed since, conflated            └ done: asks for more
+//! stage: InjectQueue ── work: changes, conflated ──► hot thread ── batches ──► kernel
+//!                   ◄── request for the next work ──
 //! ```
 //!
-//! The thread is as slow as the kernel, and the stage does not wait for it: meanwhile changes pile up in the replicas, where
-//! each flow has one.
+//! The hot thread is as slow as the kernel, and the stage does not wait for it. Meanwhile changes wait in the replicas,
+//! one for each flow.
 //!
-//! A flow that is put in is **held**: it has a timeout longer than any the kernel gives, so that it does not end here while
-//! its source sees its packets, and so that it shows whose it is ([`is_held`]). The first
-//! packet here, or a commit, gives it a timeout of the usual kind, and it is this node's.
+//! An injected flow is **held**: its timeout is longer than any timeout of the kernel itself ([`is_held`]). So it does
+//! not expire here while its packets pass through its source, and its timeout shows that it belongs to a peer. The
+//! first packet here, or a commit, sets an ordinary timeout and so makes the flow this node's.
 //!
-//! What is held and should not be (this daemon, or a peer, was restarted; an end did not fit the bounds) is found by its
-//! timeout, too: everything is put in once more, and what was not confirmed by that is purged. Likewise everything that is
-//! held is purged when no peer has been heard for so long that its flows cannot be believed any more; the replicas stay,
-//! and a takeover commits them.
+//! Held flows can outlive their source's flow: after a restart of this daemon or a peer, or when an end did not fit the
+//! bounds of the queue. To find them, every replicated flow is injected once more, which resets its timeout, and then
+//! the held flows with an older timeout are purged. When no peer was live for `[takeover] purge_timeout_s`, all held
+//! flows are purged: they may have ended since. The replicas stay, and a takeover commits them.
 
 use std::collections::HashMap;
 use std::sync::PoisonError;
@@ -39,45 +39,49 @@ use crate::shard::handover::Pending;
 use crate::shard::replica::Replica;
 use crate::worker_channel::OnLoss;
 
-/// What the thread is to do next.
+/// The next work of the hot thread.
 #[derive(Debug)]
 pub(crate) struct HotWork {
+    /// The flows, ends and expectations to inject.
     pending: Pending,
+    /// This node's role.
     role: Role,
+    /// The held flows to purge afterwards.
     sweep: Option<Sweep>,
 }
 
 /// Which held flows are purged.
 #[derive(Debug, Clone, Copy)]
 enum Sweep {
-    /// Those that were not put in since.
+    /// The held flows that were not injected since this time.
     UnconfirmedSince(Instant),
-    /// All of them.
+    /// All held flows.
     All,
 }
 
-/// The stage's side.
+/// The stage's side of hot mode: collects the work of the hot thread.
 #[derive(Debug)]
 pub(super) struct InjectQueue {
-    /// Who waits for work.
+    /// The hot thread's open request for work.
     waiting: Option<Reply<HotWork>>,
-    /// When everything was begun to be put in once more.
+    /// The start of the last injection of every flow.
     confirm_started: Instant,
-    /// The sweep that follows when that is done.
+    /// The sweep that is due once that injection is complete.
     sweep: Option<Sweep>,
-    /// When a peer was live last.
+    /// The last time that a peer was live.
     last_live: Instant,
-    /// Everything that was held was purged, since no peer is live.
+    /// All held flows were purged, because no peer was live for `purge_after`.
     withdrawn: bool,
-    /// How long no peer may be live before that.
+    /// The time without a live peer after which all held flows are purged.
     purge_after: Duration,
-    /// A primary takes what peers tell, too.
+    /// Two nodes may be primary together, so a primary injects its peers' flows, too.
     active_active: bool,
     last_check: Instant,
 }
 
 impl InjectQueue {
-    pub(super) fn new(patience: Duration, shared: bool, now: Instant) -> Self {
+    /// The queue at the start: everything is injected once, and then held flows of an earlier run are purged.
+    pub(super) fn new(purge_after: Duration, active_active: bool, now: Instant) -> Self {
         let sweep = Some(Sweep::UnconfirmedSince(now));
         Self {
             waiting: None,
@@ -85,29 +89,30 @@ impl InjectQueue {
             sweep,
             last_live: now,
             withdrawn: false,
-            purge_after: patience,
-            active_active: shared,
+            purge_after,
+            active_active,
             last_check: now,
         }
     }
 
-    /// Whether everything that is known of peers is in the kernel, or was refused.
+    /// Whether the kernel has, or refused, every flow of the replicas. The hot thread's open request shows that it has
+    /// done its last work.
     pub(super) fn is_in_sync(&self, replicas: &HashMap<ReplicaId, Replica>) -> bool {
         self.waiting.is_some() && !self.withdrawn && replicas.values().all(Replica::is_drained)
     }
 
-    /// Somebody asks for work.
+    /// Stores the hot thread's request for work.
     pub(super) fn set_waiting(&mut self, waiting: Reply<HotWork>) {
         self.waiting = Some(waiting);
     }
 
-    /// Everything is put in once more, and what is held and was not is purged.
+    /// Queues every flow of the replicas once more, and schedules a purge of the held flows that this does not confirm.
     pub(super) fn requeue_all(&mut self, replicas: &mut HashMap<ReplicaId, Replica>, now: Instant) {
         replicas.values_mut().for_each(Replica::requeue_all);
         (self.confirm_started, self.sweep) = (now, Some(Sweep::UnconfirmedSince(now)));
     }
 
-    /// Gives what there is to do to whoever waits for it.
+    /// Answers the hot thread's request once there is work.
     pub(super) fn send_work(&mut self, node: &Node, replicas: &mut HashMap<ReplicaId, Replica>, now: Instant) {
         if now.duration_since(self.last_check) >= HOT_CHECK_INTERVAL {
             self.last_check = now;
@@ -116,28 +121,32 @@ impl InjectQueue {
         if replicas.values_mut().any(Replica::take_ends_lost) {
             self.requeue_all(replicas, now);
         }
-        // What peers still tell a primary is older than what it knows, whatever they think of it: a firewall that comes back
-        // takes the flows that it finds in its kernel for new. It is put in when this node steps back.
+        // A primary's own state is newer than its peers', whatever times they send: a firewall that returns takes the
+        // flows in its kernel for new ones. Their flows wait in the replicas and are injected when this node becomes
+        // backup.
         if node.role() == Role::Primary && !self.active_active {
             return;
         }
         let Some(waiting) = self.waiting.take() else { return };
-        let mut handed = Pending::default();
+        let mut pending = Pending::default();
         for (id, replica) in replicas.iter_mut().filter(|_| !self.withdrawn) {
-            replica.drain_pending(id.stream, INJECT_FLOWS, &mut handed);
+            replica.drain_pending(id.stream, INJECT_FLOWS, &mut pending);
         }
+        // A sweep before every bucket of every live peer is known and injected would purge flows that still exist.
         let sweep = match self.sweep {
             Some(Sweep::All) => self.sweep.take(),
-            Some(Sweep::UnconfirmedSince(_)) if handed.is_empty() && node.is_in_sync() => self.sweep.take(),
+            Some(Sweep::UnconfirmedSince(_)) if pending.is_empty() && node.is_in_sync() => self.sweep.take(),
             _ => None,
         };
-        if handed.is_empty() && sweep.is_none() {
+        if pending.is_empty() && sweep.is_none() {
             self.waiting = Some(waiting);
         } else {
-            waiting.send(HotWork { pending: handed, role: node.role(), sweep });
+            waiting.send(HotWork { pending, role: node.role(), sweep });
         }
     }
 
+    /// Withdraws the held flows when no peer was live for too long, and returns them when one is live again. Repeats
+    /// the injection of every flow each [`HOT_CONFIRM_INTERVAL`], so that held flows keep their long timeout.
     fn check_peers(&mut self, node: &Node, replicas: &mut HashMap<ReplicaId, Replica>, now: Instant) {
         if node.has_live_peer() {
             self.last_live = now;
@@ -149,7 +158,7 @@ impl InjectQueue {
             && now.duration_since(self.last_live) >= self.purge_after
         {
             tracing::warn!(
-                "no peer is live: what is held for peers leaves the kernel, and stays in the external cache"
+                "no peer is live: the flows held for peers are deleted from the kernel and stay in the external cache"
             );
             (self.withdrawn, self.sweep) = (true, Some(Sweep::All));
         }
@@ -159,7 +168,7 @@ impl InjectQueue {
     }
 }
 
-/// The thread's side: does what the stage has, until that ends.
+/// Runs the hot thread: carries out the stage's work until the stage ends.
 pub(crate) fn run(access: &Access, replication: &Replication) {
     let takeover = &access.takeover;
     let rules = CommitRules { lifetime: Lifetime::Held, ..takeover.settings.rules };
@@ -167,31 +176,34 @@ pub(crate) fn run(access: &Access, replication: &Replication) {
     while let Ok(work) = replication.next_work() {
         let mut done = Tally::default();
         if let Err(error) = hot.inject_work(&work, &mut done) {
-            tracing::error!(%error, retry = ?HOT_RETRY, "replicas do not get into the kernel");
+            tracing::error!(%error, retry = ?HOT_RETRY, "hot mode cannot write replicated flows into the kernel");
             thread::sleep(HOT_RETRY);
-            let _ = replication.requeue_all(); // who has ended gives no more work either
+            let _ = replication.requeue_all(); // a stage that has ended returns no more work either
         }
         *takeover.tally.lock().unwrap_or_else(PoisonError::into_inner) += done;
     }
 }
 
+/// The state of the hot thread.
 struct HotThread<'h> {
     access: &'h Access,
     rules: CommitRules,
-    /// Flows whose masters were not there when they came, with their heads.
+    /// Flows whose master did not exist yet, each with its head.
     orphans: Vec<u8>,
 }
 
 impl HotThread<'_> {
+    /// Carries out one piece of work.
     fn inject_work(&mut self, work: &HotWork, tally: &mut Tally) -> Result<(), KernelError> {
         let mut batch = self.access.committer();
-        // A backup has no traffic, so it takes its peers' word; who may have some, only what is newer than its own.
-        let word = match work.role {
+        // A backup has no traffic, so its peers' versions win. A node that may have traffic accepts only newer
+        // versions.
+        let conflict = match work.role {
             Role::Backup | Role::Fault => Conflict::PeerWins,
             Role::Primary | Role::None => Conflict::NewestWins(OnLoss::Evict),
         };
-        let askers = &self.access.workers;
-        let mut injector = Injector { batch: &mut batch, workers: askers, rules: self.rules, conflict: word, tally };
+        let workers = &self.access.workers;
+        let mut injector = Injector { batch: &mut batch, workers, rules: self.rules, conflict, tally };
         injector.delete_flows(&work.pending.ends)?;
         let flows = decode_flows(&work.pending.flows);
         for (index, error) in injector.inject_flows(&flows)? {
@@ -203,7 +215,7 @@ impl HotThread<'_> {
             }
         }
         if work.pending.count < INJECT_FLOWS {
-            // Everything that was told has come: a master that is not there now will not be.
+            // Every flow received so far is injected, so a master that does not exist now does not come.
             let orphans = std::mem::take(&mut self.orphans);
             for (_, error) in injector.inject_flows(&decode_flows(&orphans))? {
                 injector.tally.count_refusal(&error);
@@ -214,13 +226,14 @@ impl HotThread<'_> {
             let purged = purge(&mut batch, |flow| is_swept(sweep, flow.timeout.unwrap_or(0)))?;
             tally.purged += purged;
             if purged > 0 {
-                tracing::info!(purged, "flows that were held for peers, and are no more, left the kernel");
+                tracing::info!(purged, "deleted flows from the kernel that it held for peers");
             }
         }
         Ok(())
     }
 }
 
+/// Whether `sweep` purges a flow that has `timeout_s` seconds left.
 fn is_swept(sweep: Sweep, timeout_s: u32) -> bool {
     let unconfirmed = |since: Instant| u64::from(unconfirmed_s(timeout_s)) > since.elapsed().as_secs() + HOT_SLACK_S;
     is_held(timeout_s)

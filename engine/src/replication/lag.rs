@@ -1,34 +1,37 @@
-//! How long changes take from their source to a replica, in two thousand bytes.
+//! A histogram of the time that changes take from their source to a replica, in about two thousand bytes.
 //!
-//! Counts microseconds by powers of two, each parted in eight: a quantile is right to an eighth of itself. The source tells
-//! when a flow changed to the millisecond, so a time is up to one millisecond more than it was.
+//! It counts microseconds by powers of two, each split into eight slots, so that a quantile is exact to an eighth of
+//! its value. The source reports the time of a change in whole milliseconds, so a counted time is up to one millisecond
+//! longer than the real one.
 
 use std::time::Duration;
 
-/// Parts of a power of two.
+/// Slots of each power of two.
 const SLOTS_PER_POWER: u64 = 8;
-/// From 0 to some hours.
+/// Slots of the histogram: from 0 to some hours.
 const SLOTS: usize = 8 * 34;
 
-/// Counted times.
+/// A histogram of times.
 #[derive(Debug, Clone)]
 pub struct Lag {
+    /// How many times fell into each slot.
     counts: Box<[u64]>,
+    /// The longest time.
     max: Duration,
 }
 
-/// What matters of them.
+/// The count, quantiles and maximum of a histogram.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LagSummary {
-    /// Changes.
+    /// How many times were counted.
     pub count: u64,
-    /// Half of them took no longer; likewise the others.
+    /// The time that half of them did not exceed.
     pub p50: Duration,
-    /// 99 of 100.
+    /// The time that 99 of 100 did not exceed.
     pub p99: Duration,
-    /// 999 of 1,000.
+    /// The time that 999 of 1,000 did not exceed.
     pub p999: Duration,
-    /// All of them.
+    /// The longest time.
     pub max: Duration,
 }
 
@@ -39,7 +42,7 @@ impl Default for Lag {
 }
 
 impl Lag {
-    /// Counts one that took so long.
+    /// Counts one time.
     #[inline]
     pub fn add(&mut self, time: Duration) {
         let microseconds = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
@@ -49,13 +52,13 @@ impl Lag {
         self.max = self.max.max(time);
     }
 
-    /// Adds what was counted elsewhere.
+    /// Adds the counts of another histogram.
     pub fn merge(&mut self, other: &Self) {
         self.counts.iter_mut().zip(&other.counts).for_each(|(count, other)| *count += other);
         self.max = self.max.max(other.max);
     }
 
-    /// What was counted since `earlier`; the greatest, too, is then right to an eighth.
+    /// Returns the times counted since the snapshot `earlier`. Its maximum is exact to an eighth, too.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
         let counts = self.counts.iter().zip(&earlier.counts).map(|(now, then)| now.saturating_sub(*then));
@@ -64,13 +67,13 @@ impl Lag {
         Self { counts, max: max.min(self.max) }
     }
 
-    /// The times that were counted and how often each was, shortest first.
+    /// Iterates over the slots that are not empty, shortest first: the longest time of the slot, and its count.
     pub fn distribution(&self) -> impl Iterator<Item = (Duration, u64)> {
         let counted = self.counts.iter().enumerate().filter(|(_, count)| **count > 0);
-        counted.map(|(place, count)| (slot_max(place).min(self.max), *count))
+        counted.map(|(slot, count)| (slot_max(slot).min(self.max), *count))
     }
 
-    /// What matters.
+    /// Returns the count, quantiles and maximum.
     #[must_use]
     pub fn summary(&self) -> LagSummary {
         let count = self.counts.iter().sum();
@@ -78,18 +81,19 @@ impl Lag {
         LagSummary { count, p50: quantile(500), p99: quantile(990), p999: quantile(999), max: self.max }
     }
 
+    /// The time that `of_thousand` of 1,000 of the `count` times did not exceed.
     fn quantile(&self, count: u64, of_thousand: u64) -> Duration {
-        let wanted = (count * of_thousand).div_ceil(1_000);
+        let rank = (count * of_thousand).div_ceil(1_000);
         let mut seen = 0;
         let at = self.counts.iter().position(|count| {
             seen += count;
-            seen >= wanted
+            seen >= rank
         });
         at.map_or(Duration::ZERO, slot_max)
     }
 }
 
-/// The place of a time: below 8 microseconds each its own, then eight to a power of two.
+/// The slot of a time: one slot for each microsecond below 8, then eight slots for each power of two.
 fn slot_of(microseconds: u64) -> usize {
     let Some(power) = microseconds.checked_ilog2().and_then(|log| log.checked_sub(3)) else {
         return usize::try_from(microseconds).unwrap_or(usize::MAX);
@@ -98,13 +102,13 @@ fn slot_of(microseconds: u64) -> usize {
     usize::try_from((u64::from(power) + 1) * SLOTS_PER_POWER + part).unwrap_or(usize::MAX)
 }
 
-/// The greatest time of a place.
-fn slot_max(place: usize) -> Duration {
-    let place = place as u64;
-    if place < SLOTS_PER_POWER {
-        return Duration::from_micros(place);
+/// The longest time that falls into a slot.
+fn slot_max(slot: usize) -> Duration {
+    let slot = slot as u64;
+    if slot < SLOTS_PER_POWER {
+        return Duration::from_micros(slot);
     }
-    let (power, part) = (place / SLOTS_PER_POWER, place % SLOTS_PER_POWER);
+    let (power, part) = (slot / SLOTS_PER_POWER, slot % SLOTS_PER_POWER);
     Duration::from_micros(((SLOTS_PER_POWER + part + 1) << (power - 1)) - 1)
 }
 

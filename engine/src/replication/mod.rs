@@ -1,14 +1,17 @@
-//! Replication: what the workers' shards tell goes to the peers, what the peers tell goes into replicas.
+//! Replication: the stage sends the batches of the workers' shards to the peers, and stores the peers' flows in
+//! replicas.
 //!
 //! ```text
-//!  workers ── batches ──► stage: Node ──► links ──► peers
-//!          ◄── asks ────     │  ▲
+//!  workers ── batches ───► stage: Node ──► links ──► peers
+//!          ◄── requests ──   │  ▲
 //!                            ▼  └──────── links ◄── peers
-//!                         replicas                               requests: status, dumps, what operators want
+//!                         replicas
+//!
+//!  other threads ── Replication: status, dumps, operators' requests ──► stage
 //! ```
 //!
-//! One thread drives the protocol's state machine ([`ctflow_replicate::Node`]) in a mio loop; the protocol itself is in
-//! `PROTOCOL.md`. Others reach it by [`Replication`].
+//! The stage is one thread. It drives the protocol's state machine ([`ctflow_replicate::Node`]) in a mio loop;
+//! `PROTOCOL.md` specifies the protocol. Other threads send requests to the stage through [`Replication`].
 
 mod commit;
 mod hot;
@@ -41,63 +44,73 @@ use crate::reply::{self, Awaited, Reply};
 use crate::shard::replica::Changes;
 use crate::takeover;
 
-/// How to replicate.
+/// The configuration of replication.
 #[derive(Debug, Clone)]
 pub struct ReplicationSettings {
-    /// The node. Its streams, epoch and datagram length are set by the engine.
+    /// The node's configuration. The engine sets its streams and datagram length.
     pub node: Config,
-    /// The links, in the order of preference.
+    /// The links, in order of preference.
     pub links: Vec<LinkSettings>,
-    /// What is told.
+    /// Which flows are replicated.
     pub filter: ReplicationFilter,
-    /// Flows of each family that a replica of one stream may hold.
+    /// Flows of each address family that the replica of one stream may hold.
     pub replica_flows_max: u32,
-    /// What happens when a side fails.
+    /// What the node does when its role changes.
     pub takeover: takeover::Settings,
-    /// Whether, and how far, traffic is kept away while the node waits.
+    /// What an isolated backup still accepts; `None` where a backup is not isolated.
     pub isolation: Option<takeover::Isolation>,
-    /// Where the node's role is kept.
+    /// The file that stores the node's role across restarts of the daemon.
     pub role_file: Option<PathBuf>,
 }
 
-/// What the stage can tell of itself.
+/// The state of the stage at one moment.
 #[derive(Debug, Clone)]
 pub struct ReplicationStatus {
-    /// The state machine's.
+    /// The status of the state machine: this node, its streams and its peers.
     pub node: Status,
-    /// The links'.
+    /// The status of each link, in configured order.
     pub links: Vec<LinkReport>,
-    /// The replicas that are held: which, how many flows and expectations, and how long their changes took.
+    /// The replicas that this node holds, in no particular order.
     pub replicas: Vec<ReplicaStatus>,
-    /// What is known of each peer besides, in the order of the state machine's.
+    /// Each peer's address and lag, in the order of `node.peers`.
     pub peers: Vec<PeerReport>,
-    /// What became of the flows of all replicas since the stage began, also of those that are held no more.
+    /// Counts of changes to the flows of all replicas since the stage started, dropped replicas included.
     pub changes: Changes,
-    /// Times that batches had to wait because a peer's window was closed.
+    /// How often batches waited because a peer's window was closed.
     pub deferred: u64,
-    /// Whether datagrams are sealed.
+    /// Whether datagrams are sealed, that is, whether a key is configured.
     pub sealed: bool,
-    /// What the stage's steps took, where that is measured.
+    /// Processor time of the stage's steps; 0 unless it is measured.
     pub cpu: StageCpu,
-    /// Peers that are primary while this node is, and should not be.
+    /// Names of the peers in split brain with this node.
     pub split_brain: Vec<String>,
-    /// In hot mode: all that is known of peers is in the kernel, but for what it refused.
+    /// In hot mode: the kernel has every replicated flow that it did not refuse.
     pub hot_in_sync: bool,
 }
 
 impl ReplicationStatus {
-    /// Buckets of all live and lost peers' streams that are not known, so that flows may be missing in the replicas.
+    /// The number of unknown buckets in the streams of all peers: their flows may be missing in the replicas.
     #[must_use]
     pub fn unknown_buckets(&self) -> u64 {
         self.node.peers.iter().flat_map(|peer| &peer.received).map(|stream| u64::from(stream.unknown)).sum()
     }
 
-    /// The peers that have proven who they are.
+    /// The peers in any state except [`PeerState::Unproven`].
     pub(crate) fn proven_peers(&self) -> impl Iterator<Item = &PeerStatus> {
         self.node.peers.iter().filter(|peer| peer.state != PeerState::Unproven)
     }
 
-    /// Buckets that a peer has yet to tell; in alarm mode nothing is ever known for sure, and what is not told expires.
+    /// The name of `peer` and, where it is known, its address: `fw2 (192.0.2.2)`.
+    pub(crate) fn peer_label(&self, peer: &PeerStatus) -> String {
+        let index = self.node.peers.iter().position(|other| other.node == peer.node);
+        match index.and_then(|index| self.peers.get(index)).and_then(|report| report.address) {
+            Some(address) => format!("{} ({})", peer.name, address.ip()),
+            None => peer.name.clone(),
+        }
+    }
+
+    /// The number of buckets still to be received from `peer`. It is 0 in alarm mode, which has no bucket that is known
+    /// for sure: entries that the peer does not repeat expire.
     pub(crate) fn unknown_buckets_of(&self, peer: &PeerStatus) -> u32 {
         match self.node.mode {
             Mode::Alarm => 0,
@@ -106,85 +119,97 @@ impl ReplicationStatus {
     }
 }
 
-/// Nanoseconds on a processor.
+/// Processor time of the stage's steps, in nanoseconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct StageCpu {
-    /// Taking batches and sealing them.
+    /// Time to receive batches from the workers and to seal them.
     pub seal_ns: u64,
-    /// Sending them.
+    /// Time to send datagrams.
     pub send_ns: u64,
-    /// Receiving, opening and applying what peers tell.
+    /// Time to receive, open and apply the peers' datagrams.
     pub receive_ns: u64,
 }
 
-/// What the stage knows of a peer besides its state.
+/// A peer's address and the lag of its changes.
 #[derive(Debug, Clone, Copy)]
 pub struct PeerReport {
-    /// Where it was heard last; none where the link has forgotten.
+    /// The address of the peer's last datagram; `None` where the link no longer remembers it.
     pub address: Option<SocketAddr>,
-    /// From a change on it to its being held here, since the stage began.
+    /// Time from a change on the peer to the change in a replica here, since the stage started.
     pub lag: LagSummary,
 }
 
-/// A replica that is held.
+/// The state of one replica.
 #[derive(Debug, Clone, Copy)]
 pub struct ReplicaStatus {
-    /// Which.
+    /// The peer's node and stream that the replica is of.
     pub id: ReplicaId,
-    /// Flows in it.
+    /// Flows in the replica.
     pub flows: u64,
-    /// Expectations in it.
+    /// Expectations in the replica.
     pub expectations: u64,
-    /// Flows of each family that it may hold.
+    /// Flows of each address family that the replica may hold.
     pub flows_max: u32,
-    /// From a change on its source to its being held here, since the stage began.
+    /// Time from a change on the source to the change in this replica, since the stage started.
     pub lag: LagSummary,
-    /// Bytes of memory that hold its flows.
+    /// Memory of the replica's flows, in bytes.
     pub bytes: u64,
-    /// Whether there is no room for one more flow of some family.
+    /// Whether the replica has no room for one more flow of at least one address family.
     pub is_full: bool,
 }
 
-/// What others want of the stage.
+/// A request to the stage from another thread.
 #[derive(Debug)]
 pub(crate) enum StageRequest {
+    /// Return the status.
     Status(Reply<ReplicationStatus>),
+    /// Return the lag of all replicas together.
     Lag(Reply<Lag>),
+    /// Encode the entries of a replica's bucket in the format of the control socket.
     EncodeBucket(ReplicaId, u16, Reply<Vec<u8>>),
+    /// Send the whole internal cache to all peers.
     BulkSend,
+    /// Request every bucket from all peers.
     RequestAll,
+    /// Compare all replicas with their sources under this number.
     Verify(u64),
+    /// Empty all replicas and request them again.
     FlushExternal,
+    /// Empty the replicas of peers that are not live.
     FlushAbsent,
+    /// Set the role that the peers see.
     SetRole(Role),
+    /// Return the next work for the kernel in hot mode, once there is some.
     NextWork(Reply<HotWork>),
+    /// In hot mode, queue every replicated flow for the kernel once more.
     RequeueAll,
 }
 
-/// The stage has ended, or is not heard of within [`STAGE_ANSWER_MAX`].
+/// The stage has ended, or did not answer within [`STAGE_ANSWER_MAX`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("the replication stage does not answer: see the log")]
 pub struct NoAnswer;
 
-/// Reaches the stage from other threads.
+/// Sends requests to the stage from other threads.
 #[derive(Debug, Clone)]
 pub struct Replication {
     requests: Sender<StageRequest>,
     waker: Arc<mio::Waker>,
-    /// Disconnected when the stage has ended: what was asked last may then wait in its channel for ever.
+    /// Disconnected when the stage has ended. The last request may then stay in its channel for ever, so the reply's
+    /// own channel does not report the end.
     ended: Receiver<Infallible>,
 }
 
 impl Replication {
-    /// How things stand.
+    /// Returns the status of the stage.
     ///
     /// # Errors
-    /// [`NoAnswer`]; so for all that follow.
+    /// [`NoAnswer`].
     pub fn status(&self) -> Result<ReplicationStatus, NoAnswer> {
         self.query(StageRequest::Status)
     }
 
-    /// How long changes took from their sources to the replicas held here, since the stage began.
+    /// Returns the time that changes took from their sources to the replicas here, since the stage started.
     ///
     /// # Errors
     /// [`NoAnswer`].
@@ -192,7 +217,8 @@ impl Replication {
         self.query(StageRequest::Lag)
     }
 
-    /// The entries of a replica's bucket, in the form of the control socket; nothing of one that is gone.
+    /// Returns the entries of a replica's bucket in the format of the control socket; empty for a replica that does not
+    /// exist.
     ///
     /// # Errors
     /// [`NoAnswer`].
@@ -200,16 +226,17 @@ impl Replication {
         self.request_bucket(id, bucket).and_then(|awaited| Self::await_bucket(&awaited))
     }
 
-    /// Asks for the entries of a bucket; [`Replication::await_bucket`] waits for them.
+    /// Requests the entries of a bucket; [`Replication::await_bucket`] waits for them.
     fn request_bucket(&self, id: ReplicaId, bucket: u16) -> Result<Awaited<Vec<u8>>, NoAnswer> {
         self.start_query(|reply| StageRequest::EncodeBucket(id, bucket, reply))
     }
 
+    /// Waits for the entries that [`Replication::request_bucket`] requested.
     fn await_bucket(awaited: &Awaited<Vec<u8>>) -> Result<Vec<u8>, NoAnswer> {
         awaited.wait(STAGE_ANSWER_MAX).map_err(|_| NoAnswer)
     }
 
-    /// Tells everything to all peers again.
+    /// Sends the whole internal cache to all peers again.
     ///
     /// # Errors
     /// [`NoAnswer`].
@@ -217,7 +244,7 @@ impl Replication {
         self.send_request(StageRequest::BulkSend)
     }
 
-    /// Asks all peers for everything.
+    /// Requests everything from all peers.
     ///
     /// # Errors
     /// [`NoAnswer`].
@@ -225,8 +252,8 @@ impl Replication {
         self.send_request(StageRequest::RequestAll)
     }
 
-    /// Has all replicas compared with their sources, here and at the peers, under a `number` that is not 0. What came of
-    /// it shows in the status under that number.
+    /// Starts a comparison of all replicas with their sources, here and on the peers. `number` identifies the
+    /// comparison and is not 0; the status has the verdicts under that number.
     ///
     /// # Errors
     /// [`NoAnswer`].
@@ -234,7 +261,7 @@ impl Replication {
         self.send_request(StageRequest::Verify(number))
     }
 
-    /// Empties the replicas.
+    /// Empties all replicas and requests their entries from the peers again.
     ///
     /// # Errors
     /// [`NoAnswer`].
@@ -242,7 +269,7 @@ impl Replication {
         self.send_request(StageRequest::FlushExternal)
     }
 
-    /// Empties the replicas of peers that are not live: what is left of them is in the kernel.
+    /// Empties the replicas of peers that are not live. A commit has put their flows into the kernel before.
     ///
     /// # Errors
     /// [`NoAnswer`].
@@ -250,17 +277,17 @@ impl Replication {
         self.send_request(StageRequest::FlushAbsent)
     }
 
-    /// What is to be put into the kernel next, as soon as there is something.
+    /// Waits for the next work for the kernel in hot mode, without a time limit.
     fn next_work(&self) -> Result<HotWork, NoAnswer> {
         self.start_query(StageRequest::NextWork)?.wait_unless_ended(&self.ended).map_err(|_| NoAnswer)
     }
 
-    /// Has everything handed over once more.
+    /// In hot mode, queues every replicated flow for the kernel once more.
     fn requeue_all(&self) -> Result<(), NoAnswer> {
         self.send_request(StageRequest::RequeueAll)
     }
 
-    /// Sets what this node does for traffic, for its peers to know.
+    /// Sets the role that this node announces to its peers.
     ///
     /// # Errors
     /// [`NoAnswer`].
@@ -268,15 +295,15 @@ impl Replication {
         self.send_request(StageRequest::SetRole(role))
     }
 
-    /// Has the stage look whether it is to stop.
+    /// Wakes the stage, so that it reads its stop flag.
     pub(crate) fn wake(&self) {
-        let _ = self.waker.wake(); // fails only where the stage is gone
+        let _ = self.waker.wake(); // fails only when the stage has ended
     }
 
-    /// Asks without waiting, if there is room. A stage that has ended is asked in vain.
+    /// Sends a request without waiting. A stage that has ended drops it, which its [`Reply`] reports.
     ///
     /// # Errors
-    /// What was asked, where there is none.
+    /// The request, when the channel is full.
     pub(crate) fn try_send_request(&self, request: StageRequest) -> Result<(), StageRequest> {
         let result = self.requests.try_send(request);
         self.wake();
@@ -286,15 +313,18 @@ impl Replication {
         }
     }
 
+    /// Sends a request, and waits up to [`STAGE_ANSWER_MAX`] for room in the channel.
     fn send_request(&self, request: StageRequest) -> Result<(), NoAnswer> {
         self.requests.send_timeout(request, STAGE_ANSWER_MAX).map_err(|_| NoAnswer)?;
         self.waker.wake().map_err(|_| NoAnswer)
     }
 
+    /// Sends a request and waits for its answer.
     fn query<T>(&self, request: impl FnOnce(Reply<T>) -> StageRequest) -> Result<T, NoAnswer> {
         self.start_query(request)?.wait(STAGE_ANSWER_MAX).map_err(|_| NoAnswer)
     }
 
+    /// Sends a request and returns the channel that its answer arrives in.
     fn start_query<T>(&self, request: impl FnOnce(Reply<T>) -> StageRequest) -> Result<Awaited<T>, NoAnswer> {
         let (reply, answer) = reply::channel(None);
         self.send_request(request(reply))?;

@@ -1,4 +1,4 @@
-//! Split brain: peers that are primary while this node is.
+//! Split brain: live peers that are primary while this node is primary, and should not be.
 
 use std::time::Instant;
 
@@ -6,25 +6,28 @@ use ctflow_replicate::{Node, Role};
 
 use crate::limits::{HOT_CHECK_INTERVAL, SPLIT_BRAIN_GRACE};
 
-/// Looks out for them, now and then.
+/// Detects split brain and reports it in the log.
 #[derive(Debug)]
 pub(super) struct SplitBrain {
-    /// Two primaries are what the operator wants.
+    /// The configuration allows two primaries, so there is no split brain.
     active_active: bool,
+    /// The time of the last check.
     last_check: Option<Instant>,
-    /// Since when there are two, and who the other ones are.
+    /// The time since when there are other primaries, and their names.
     since: Option<(Instant, Vec<String>)>,
+    /// Whether the log has reported it.
     reported: bool,
 }
 
 impl SplitBrain {
-    pub(super) fn new(wanted: bool) -> Self {
-        Self { active_active: wanted, last_check: None, since: None, reported: false }
+    /// A detector that has seen no other primary yet.
+    pub(super) fn new(active_active: bool) -> Self {
+        Self { active_active, last_check: None, since: None, reported: false }
     }
 
-    /// Looks, if it is time, and says in the log when it begins and when it is over.
+    /// Checks at most once each [`HOT_CHECK_INTERVAL`], and logs the start and the end of a split brain.
     pub(super) fn check(&mut self, node: &Node, now: Instant) {
-        if self.active_active || self.last_check.is_some_and(|looked| now.duration_since(looked) < HOT_CHECK_INTERVAL) {
+        if self.active_active || self.last_check.is_some_and(|last| now.duration_since(last) < HOT_CHECK_INTERVAL) {
             return;
         }
         self.last_check = Some(now);
@@ -35,6 +38,8 @@ impl SplitBrain {
         self.update(names, now);
     }
 
+    /// Records the names of the other primaries. Logs a split brain once it has lasted [`SPLIT_BRAIN_GRACE`], and its
+    /// end.
     fn update(&mut self, names: Vec<String>, now: Instant) {
         if names.is_empty() {
             if std::mem::take(&mut self.reported) {
@@ -46,16 +51,16 @@ impl SplitBrain {
         let since = self.since.take().map_or(now, |(since, _)| since);
         if !self.reported && now.duration_since(since) >= SPLIT_BRAIN_GRACE {
             self.reported = true;
-            let rivals = names.join(", ");
+            let others = names.join(", ");
             tracing::error!(
-                "split brain: this node and {rivals} are both primary: have one take the role of backup, and look why \
-                 they did not hear each other; where both are meant to be, set [takeover] active_active"
+                "split brain: this node and {others} are both primary: run `ctflow role backup` on all but one, and \
+                 check the links between them; if both shall be primary, set [takeover] active_active"
             );
         }
         self.since = Some((since, names));
     }
 
-    /// Who they are, once it is certain.
+    /// The names of the other primaries, once the log has reported them.
     pub(super) fn peer_names(&self) -> Vec<String> {
         self.since.iter().filter(|_| self.reported).flat_map(|(_, names)| names.clone()).collect()
     }
@@ -67,15 +72,15 @@ mod tests {
 
     #[test]
     fn split_brain_is_reported_after_a_delay_and_cleared_at_once() {
-        let (mut rivals, start) = (SplitBrain::new(false), Instant::now());
+        let (mut split_brain, start) = (SplitBrain::new(false), Instant::now());
         let other = || vec!["other".to_owned()];
-        rivals.update(other(), start);
-        rivals.update(other(), start + SPLIT_BRAIN_GRACE / 2);
-        assert!(rivals.peer_names().is_empty(), "they may be changing roles");
-        rivals.update(other(), start + SPLIT_BRAIN_GRACE);
-        assert_eq!(rivals.peer_names(), other());
-        rivals.update(Vec::new(), start + SPLIT_BRAIN_GRACE);
-        rivals.update(other(), start + 2 * SPLIT_BRAIN_GRACE);
-        assert!(rivals.peer_names().is_empty(), "it begins anew");
+        split_brain.update(other(), start);
+        split_brain.update(other(), start + SPLIT_BRAIN_GRACE / 2);
+        assert!(split_brain.peer_names().is_empty(), "a change of roles reaches the nodes one after the other");
+        split_brain.update(other(), start + SPLIT_BRAIN_GRACE);
+        assert_eq!(split_brain.peer_names(), other());
+        split_brain.update(Vec::new(), start + SPLIT_BRAIN_GRACE);
+        split_brain.update(other(), start + 2 * SPLIT_BRAIN_GRACE);
+        assert!(split_brain.peer_names().is_empty(), "the delay starts anew");
     }
 }

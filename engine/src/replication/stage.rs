@@ -1,13 +1,14 @@
-//! The thread that replicates.
+//! The replication thread.
 //!
 //! ```text
-//! loop:  take batches ──► tell ──► tick ──► ask workers ──► send ──► wait ──► receive
-//!        while windows             timers   buckets and              for links, batches,
-//!        are open                           digests wanted           requests, the next timer
+//! loop:  requests ──► batches ──► tick ──► worker requests ──► flush ──► wait ──► receive datagrams
+//!                     while       timers   buckets and         links     for links, batches,
+//!                     windows              digests to send               requests, the next timer
+//!                     are open
 //! ```
 //!
-//! Each step is bounded, so none keeps the others waiting: a turn takes at most [`STAGE_BATCHES_PER_ROUND`] batches a worker and what
-//! a link hands over in one go.
+//! Each step is bounded, so that no step delays the others for long: a round reads at most [`STAGE_BATCHES_PER_ROUND`]
+//! batches of each worker and [`LINK_DATAGRAMS_PER_ROUND`] datagrams of each socket of a link.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -33,26 +34,28 @@ use crate::limits::{
 };
 use crate::link::{LinkError, Links, Origin};
 use crate::meter::Meter;
+use crate::os_error::os_error_text;
 use crate::shard::replica::{Changes, Replica};
 use crate::worker::{now_ms, now_us};
 use crate::worker_channel::{DeltaReceiver, WorkerRequest};
 
-/// Tokens: the stage's own first, then the links'.
+/// The token of the stage's waker.
 const STAGE: Token = Token(0);
+/// The first token of the links' sockets.
 const LINKS: usize = 1;
 
-/// A stage that cannot be set up.
+/// The stage cannot be set up.
 #[derive(Debug, Error)]
 pub enum StageError {
-    /// Descriptors, as a rule their limit.
-    #[error("cannot set up the replication stage: {0}")]
+    /// The system refused a descriptor, usually because of `RLIMIT_NOFILE`.
+    #[error("cannot set up the replication stage: {}", os_error_text(.0))]
     System(#[from] io::Error),
-    /// A link.
+    /// A link cannot be opened.
     #[error(transparent)]
     Link(#[from] LinkError),
 }
 
-/// A stage with its links open, that does not run yet.
+/// A stage whose links are open and whose thread has not started.
 pub(crate) struct PreparedStage {
     settings: ReplicationSettings,
     poll: Poll,
@@ -75,58 +78,62 @@ impl PreparedStage {
         Ok(Self { settings, poll, links, waker, requests, alive, replication })
     }
 
+    /// The settings that the stage was opened with.
     pub(crate) fn settings(&self) -> &ReplicationSettings {
         &self.settings
     }
 
-    /// Bytes that a batch may have as a datagram.
+    /// The longest datagram that every link carries, in bytes.
     pub(crate) fn datagram_bytes(&self) -> usize {
         self.links.datagram_bytes()
     }
 
+    /// The waker that makes the stage read its batches and requests.
     pub(crate) fn waker(&self) -> Arc<Waker> {
         self.waker.clone()
     }
 
+    /// The handle through which other threads send requests to the stage.
     pub(crate) fn replication(&self) -> Replication {
         self.replication.clone()
     }
 
-    /// The stage for these workers.
-    pub(crate) fn into_stage(self, hearers: Vec<DeltaReceiver>, stop: Arc<AtomicBool>, metered: bool) -> Stage {
-        let began = Instant::now();
+    /// Creates the stage for the workers that `receivers` receive from, one stream for each worker. `metered` measures
+    /// the processor time of its steps.
+    pub(crate) fn into_stage(self, receivers: Vec<DeltaReceiver>, stop: Arc<AtomicBool>, metered: bool) -> Stage {
+        let started = Instant::now();
         let takeover = self.settings.takeover;
-        let streams = u16::try_from(hearers.len()).unwrap_or(u16::MAX);
+        let streams = u16::try_from(receivers.len()).unwrap_or(u16::MAX);
         let sealed = self.settings.node.key.is_some();
         let node = ctflow_replicate::Config { streams, datagram_bytes: self.datagram_bytes(), ..self.settings.node };
         let node = Node::new(node, Time { wall_ms: now_ms(), mono_ms: 0 });
-        let wanted = hearers.iter().map(|_| PendingRequests::default()).collect();
-        let world = StageHost {
+        let pending = receivers.iter().map(|_| PendingRequests::default()).collect();
+        let host = StageHost {
             links: self.links,
             replicas: HashMap::new(),
             replica_flows_max: self.settings.replica_flows_max,
             hot: takeover.hot,
             replica_dropped: false,
             dropped_changes: Changes::default(),
-            receivers: hearers,
-            pending: wanted,
-            now: began,
+            receivers,
+            pending,
+            now: started,
             now_us: now_us(),
         };
         Stage {
             poll: self.poll,
             node,
-            host: world,
+            host,
             requests: self.requests,
             _alive: self.alive,
             sealed,
             deferred: 0,
-            inject_queue: takeover.hot.then(|| InjectQueue::new(takeover.purge_after, takeover.active_active, began)),
+            inject_queue: takeover.hot.then(|| InjectQueue::new(takeover.purge_after, takeover.active_active, started)),
             split_brain: SplitBrain::new(takeover.active_active),
             stop,
-            started: began,
+            started,
             readable: Vec::new(),
-            next_link_tick: began,
+            next_link_tick: started,
             buffer: vec![0; LINK_DATAGRAM_MAX].into_boxed_slice(),
             metered,
             meter: Meter::default(),
@@ -135,27 +142,33 @@ impl PreparedStage {
     }
 }
 
-/// What a worker is to be asked for as soon as it has room.
+/// The requests to one worker that wait until its channel has room.
 #[derive(Debug, Default)]
 struct PendingRequests {
+    /// The buckets that the worker shall send.
     buckets: BucketSet,
+    /// The number of the comparison that the worker shall send digests for.
     digests: Option<u64>,
 }
 
-/// Everything that the node acts on.
+/// The links, replicas and workers that the protocol's state machine acts on.
 struct StageHost {
     links: Links,
     replicas: HashMap<ReplicaId, Replica>,
     replica_flows_max: u32,
-    /// Replicas are handed over to be put into the kernel.
+    /// Hot mode: the replicas' flows go into the kernel at once.
     hot: bool,
-    /// One that was so is held no more.
+    /// A replica was dropped, so the kernel may hold flows of it.
     replica_dropped: bool,
-    /// What became of the flows of replicas that are held no more.
+    /// The counts of changes of the replicas that were dropped.
     dropped_changes: Changes,
+    /// The end of each worker's channel, by stream.
     receivers: Vec<DeltaReceiver>,
+    /// The requests that wait for each worker, by stream.
     pending: Vec<PendingRequests>,
+    /// The time of this round.
     now: Instant,
+    /// The time of this round, in microseconds since 1970.
     now_us: u64,
 }
 
@@ -165,17 +178,17 @@ pub(crate) struct Stage {
     node: Node,
     host: StageHost,
     requests: Receiver<StageRequest>,
-    /// Goes with the stage, which those notice who wait for an answer.
+    /// Dropped with the stage: the other end reports that to threads that wait for an answer.
     _alive: Sender<Infallible>,
     sealed: bool,
-    /// Times that batches had to wait for a closed window.
+    /// How often batches waited because a window was closed.
     deferred: u64,
-    /// Where replicas go into the kernel as they come.
+    /// The queue of flows for the kernel, in hot mode.
     inject_queue: Option<InjectQueue>,
     split_brain: SplitBrain,
     stop: Arc<AtomicBool>,
     started: Instant,
-    /// Links that may have more to read.
+    /// The tokens of links that may have more datagrams to read.
     readable: Vec<Token>,
     next_link_tick: Instant,
     buffer: Box<[u8]>,
@@ -185,17 +198,17 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
-    /// Runs until told to stop; then says goodbye to the peers.
+    /// Runs until the stop flag is set, then sends the remaining batches and reports the stop to the peers.
     pub(crate) fn run(mut self) {
         let mut events = Events::with_capacity(256);
         self.meter = Meter::new(self.metered); // on the thread that it measures
         while !self.stop.load(Ordering::Relaxed) {
             let now = self.update_time();
             let busy = self.run_step(now);
-            let patience = if busy || !self.readable.is_empty() { Duration::ZERO } else { self.poll_timeout() };
-            match self.poll.poll(&mut events, Some(patience)) {
+            let timeout = if busy || !self.readable.is_empty() { Duration::ZERO } else { self.poll_timeout() };
+            match self.poll.poll(&mut events, Some(timeout)) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => {
-                    tracing::error!(%error, "the replication stage cannot wait for events: replication ends");
+                    tracing::error!(%error, "replication ends: it cannot wait for events on its sockets");
                     return;
                 }
                 Ok(()) | Err(_) => {}
@@ -215,7 +228,7 @@ impl Stage {
         self.host.links.flush();
     }
 
-    /// The time of this turn.
+    /// Reads the clocks and returns the time of this round.
     fn update_time(&mut self) -> Time {
         self.host.now = Instant::now();
         self.host.now_us = now_us();
@@ -223,7 +236,7 @@ impl Stage {
         Time { wall_ms: self.host.now_us / 1_000, mono_ms: u64::try_from(mono).unwrap_or(u64::MAX) }
     }
 
-    /// Does everything but receive; whether there is more to do at once.
+    /// Runs every step of a round except receiving. Returns whether a worker may have more batches.
     fn run_step(&mut self, now: Time) -> bool {
         self.handle_requests(now);
         self.meter.lap();
@@ -233,14 +246,14 @@ impl Stage {
         if self.host.now >= self.next_link_tick {
             self.next_link_tick = self.host.now + LINK_TICK;
             if let Some(link) = self.host.links.tick(self.poll.registry(), self.host.now) {
-                tracing::warn!(local = %link.local, "this link carries the deltas from now on");
+                tracing::warn!(local = %link.local, "the node now replicates over this link");
             }
         }
-        if let Some(giver) = &mut self.inject_queue {
+        if let Some(queue) = &mut self.inject_queue {
             if std::mem::take(&mut self.host.replica_dropped) {
-                giver.requeue_all(&mut self.host.replicas, self.host.now);
+                queue.requeue_all(&mut self.host.replicas, self.host.now);
             }
-            giver.send_work(&self.node, &mut self.host.replicas, self.host.now);
+            queue.send_work(&self.node, &mut self.host.replicas, self.host.now);
         }
         self.split_brain.check(&self.node, self.host.now);
         self.host.send_worker_requests();
@@ -250,62 +263,67 @@ impl Stage {
         more
     }
 
+    /// How long the loop may wait for events before a timer is due.
     fn poll_timeout(&self) -> Duration {
         let now = self.host.now.duration_since(self.started);
         let timer = Duration::from_millis(self.node.deadline()).saturating_sub(now);
         let link = self.next_link_tick.saturating_duration_since(self.host.now);
-        let waiting = self.host.pending.iter().any(|wanted| !wanted.is_empty());
+        let waiting = self.host.pending.iter().any(|pending| !pending.is_empty());
         timer.min(link).min(if waiting { STAGE_RETRY } else { Duration::MAX })
     }
 
-    /// Tells the batches that the workers have and the windows admit; whether there may be more.
+    /// Sends the workers' batches while the windows are open. Returns whether there may be more.
     fn send_batches(&mut self, now: Time) -> bool {
         let mut more = false;
         for index in 0..self.host.receivers.len() {
             let stream = u16::try_from(index).unwrap_or(u16::MAX);
-            let mut taken = 0;
-            while taken < STAGE_BATCHES_PER_ROUND {
-                let Some(hearer) = self.host.receivers.get(index) else { break };
+            let mut sent = 0;
+            while sent < STAGE_BATCHES_PER_ROUND {
+                let Some(receiver) = self.host.receivers.get(index) else { break };
+                // While batches stay in the channel the worker drains its shard no further, and in the shard a flow's
+                // newer state replaces the older one.
                 if !self.node.is_window_open(now, stream) {
-                    self.deferred += u64::from(!hearer.batches.is_empty());
+                    self.deferred += u64::from(!receiver.batches.is_empty());
                     break;
                 }
-                let Ok(payload) = hearer.batches.try_recv() else { break };
-                taken += 1;
+                let Ok(payload) = receiver.batches.try_recv() else { break };
+                sent += 1;
                 self.node.send_batch(now, payload, &mut self.host);
             }
-            if taken > 0 {
+            if sent > 0 {
                 self.host.receivers.get(index).into_iter().for_each(DeltaReceiver::wake_if_starved);
             }
-            more |= taken == STAGE_BATCHES_PER_ROUND;
+            more |= sent == STAGE_BATCHES_PER_ROUND;
         }
         more
     }
 
-    /// Hands what came over the links to the node.
+    /// Passes the datagrams of the links to the state machine.
     fn receive_datagrams(&mut self) {
         let now = self.update_time();
         for token in std::mem::take(&mut self.readable) {
-            let Self { node, host: world, poll, buffer, readable: ready, .. } = self;
+            let Self { node, host, poll, buffer, readable, .. } = self;
             for count in 0..=LINK_DATAGRAMS_PER_ROUND {
                 if count == LINK_DATAGRAMS_PER_ROUND {
-                    ready.push(token); // there may be more
+                    readable.push(token); // the socket may have more, and mio reports it only once
                     break;
                 }
-                let Some((origin, bytes)) = world.links.receive(token, poll.registry(), world.now, buffer) else {
+                let Some((origin, bytes)) = host.links.receive(token, poll.registry(), host.now, buffer) else {
                     break;
                 };
                 let datagram = buffer.get_mut(..bytes).unwrap_or_default();
                 let from = Address { peer: origin.address.into(), link: origin.link };
+                // Only a datagram that opened, and so is a peer's, counts for the health of its link.
                 let before = node.datagrams_opened();
-                node.receive(now, from, datagram, world);
+                node.receive(now, from, datagram, host);
                 if node.datagrams_opened() > before {
-                    world.links.note_genuine(origin, world.now);
+                    host.links.note_genuine(origin, host.now);
                 }
             }
         }
     }
 
+    /// Carries out the requests of other threads.
     fn handle_requests(&mut self, now: Time) {
         while let Ok(request) = self.requests.try_recv() {
             match request {
@@ -316,11 +334,11 @@ impl Stage {
                     reply.send(lag);
                 }
                 StageRequest::EncodeBucket(id, bucket, reply) => {
-                    let mut shown = Vec::new();
+                    let mut entries = Vec::new();
                     if let Some(replica) = self.host.replicas.get(&id) {
-                        replica.encode_bucket(bucket, id.stream, &mut shown);
+                        replica.encode_bucket(bucket, id.stream, &mut entries);
                     }
-                    reply.send(shown);
+                    reply.send(entries);
                 }
                 StageRequest::BulkSend => self.node.bulk_send(&mut self.host),
                 StageRequest::RequestAll => self.node.request_from_all(now, &mut self.host),
@@ -329,18 +347,19 @@ impl Stage {
                 StageRequest::FlushAbsent => self.node.flush_absent(now, &mut self.host),
                 StageRequest::SetRole(role) => self.node.set_role(now, role),
                 StageRequest::NextWork(reply) => {
-                    if let Some(giver) = &mut self.inject_queue {
-                        giver.set_waiting(reply);
+                    if let Some(queue) = &mut self.inject_queue {
+                        queue.set_waiting(reply);
                     }
                 }
                 StageRequest::RequeueAll => {
                     let (replicas, now) = (&mut self.host.replicas, self.host.now);
-                    self.inject_queue.iter_mut().for_each(|giver| giver.requeue_all(replicas, now));
+                    self.inject_queue.iter_mut().for_each(|queue| queue.requeue_all(replicas, now));
                 }
             }
         }
     }
 
+    /// Collects the status of the state machine, links and replicas.
     fn status(&self, now: Time) -> ReplicationStatus {
         let replica = |(id, replica): (&ReplicaId, &Replica)| {
             let (flows, expectations) = replica.count();
@@ -369,7 +388,7 @@ impl Stage {
             changes,
             deferred: self.deferred,
             split_brain: self.split_brain.peer_names(),
-            hot_in_sync: self.inject_queue.as_ref().is_some_and(|giver| giver.is_in_sync(&self.host.replicas)),
+            hot_in_sync: self.inject_queue.as_ref().is_some_and(|queue| queue.is_in_sync(&self.host.replicas)),
             sealed: self.sealed,
             cpu: self.cpu,
             node,
@@ -380,29 +399,31 @@ impl Stage {
 }
 
 impl PendingRequests {
+    /// Whether no request waits.
     fn is_empty(&self) -> bool {
         self.buckets.is_empty() && self.digests.is_none()
     }
 }
 
 impl StageHost {
-    /// Asks the workers for what is wanted; what one has no room for waits here.
+    /// Sends the pending requests to the workers. A request to a worker without room stays pending.
     fn send_worker_requests(&mut self) {
-        for (wanted, hearer) in self.pending.iter_mut().zip(&self.receivers) {
-            if !wanted.buckets.is_empty()
-                && hearer.worker.try_request(WorkerRequest::SendBuckets(wanted.buckets)).is_ok()
+        for (pending, receiver) in self.pending.iter_mut().zip(&self.receivers) {
+            if !pending.buckets.is_empty()
+                && receiver.worker.try_request(WorkerRequest::SendBuckets(pending.buckets)).is_ok()
             {
-                wanted.buckets = BucketSet::EMPTY;
+                pending.buckets = BucketSet::EMPTY;
             }
-            if let Some(number) = wanted.digests
-                && hearer.worker.try_request(WorkerRequest::SendDigests(number)).is_ok()
+            if let Some(number) = pending.digests
+                && receiver.worker.try_request(WorkerRequest::SendDigests(number)).is_ok()
             {
-                wanted.digests = None;
+                pending.digests = None;
             }
         }
     }
 }
 
+/// Converts the protocol's address into the link's.
 fn to_origin(address: Address) -> Option<Origin> {
     Some(Origin { link: address.link, address: u16::try_from(address.peer).ok()? })
 }
@@ -436,14 +457,14 @@ impl Host for StageHost {
     }
 
     fn schedule_buckets(&mut self, stream: u16, buckets: &BucketSet) {
-        if let Some(wanted) = self.pending.get_mut(usize::from(stream)) {
-            wanted.buckets = wanted.buckets.union(buckets);
+        if let Some(pending) = self.pending.get_mut(usize::from(stream)) {
+            pending.buckets = pending.buckets.union(buckets);
         }
     }
 
     fn schedule_digests(&mut self, stream: u16, number: u64) {
-        if let Some(wanted) = self.pending.get_mut(usize::from(stream)) {
-            wanted.digests = Some(number);
+        if let Some(pending) = self.pending.get_mut(usize::from(stream)) {
+            pending.digests = Some(number);
         }
     }
 

@@ -1,4 +1,4 @@
-//! What blocks, and is therefore done on a thread of its own: emptying the kernel's tables, filling them, changing sides.
+//! Background jobs: work that blocks, on a thread of its own: flushes of the kernel's tables, commits, changes of role.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,68 +17,72 @@ use crate::access::Access;
 use crate::kernel::KernelError;
 use crate::kernel::request::Requester;
 use crate::limits::{SERVER_ANSWER_MAX, SERVER_BACKGROUND_JOBS, SERVER_COMMIT_MAX, SERVER_PROGRESS_INTERVAL};
+use crate::os_error::os_error_text;
 use crate::replication::{self, CommitScope, Progress};
 use crate::reply;
 use crate::takeover::{self, CommitReport};
 
-/// What an errand came to: a document, or nothing but its end.
+/// The result of a background job: a document, or only its end.
 type Outcome = Result<Option<serde_json::Value>, Failure>;
 
-/// What a client is told while it waits.
+/// The progress document that a waiting client receives.
 #[derive(Debug, Serialize)]
 struct Underway {
+    /// Entries done so far.
     progress: u64,
+    /// All entries.
     of: u64,
 }
 
-/// A client that waits for a thread.
+/// The job of a client that waits for a background thread.
 pub(super) struct BackgroundJob {
     query: PendingQuery<Outcome>,
+    /// A noun for the work, for error messages.
     what: &'static str,
-    /// How far it is, and what was said of that last.
+    /// The progress of the work, and the last progress sent to the client.
     progress: Option<(Arc<Progress>, u64)>,
 }
 
 impl BackgroundJob {
-    /// Begins `work`, which goes on whatever becomes of the client. `what` is a noun for it.
+    /// Starts `work` on a thread of its own. It continues when the client disconnects or `longest` has passed. `what`
+    /// is a noun for it.
     fn start(
         what: &'static str,
         longest: Duration,
         progress: Option<Arc<Progress>>,
-        world: &ServerContext,
+        context: &ServerContext,
         work: impl FnOnce() -> Outcome + Send + 'static,
     ) -> Result<Self, Failure> {
-        if Arc::strong_count(&world.background_jobs) > SERVER_BACKGROUND_JOBS {
-            return Err(Failure::new("too much is under way: try again when it is done"));
+        if Arc::strong_count(&context.background_jobs) > SERVER_BACKGROUND_JOBS {
+            return Err(Failure::new("too many requests are running: try again when they are done"));
         }
-        let (reply, awaited) = reply::channel(Some(world.waker.clone()));
-        let errand = world.background_jobs.clone();
+        let (reply, awaited) = reply::channel(Some(context.waker.clone()));
+        let counted = context.background_jobs.clone();
         let body = move || {
-            let _errand = errand;
+            let _counted = counted; // counts this thread until it ends
             reply.send(work());
         };
-        thread::Builder::new()
-            .name("ctflow-errand".to_owned())
-            .spawn(body)
-            .map_err(|error| Failure::new(format!("no thread for the {what}: {error}")))?;
-        let question = PendingQuery::sent(awaited, longest, world.now);
-        Ok(Self { query: question, what, progress: progress.map(|progress| (progress, 0)) })
+        thread::Builder::new().name("ctflow-job".to_owned()).spawn(body).map_err(|error| {
+            Failure::new(format!("cannot start a thread for the {what}: {}", os_error_text(&error)))
+        })?;
+        let query = PendingQuery::sent(awaited, longest, context.now);
+        Ok(Self { query, what, progress: progress.map(|progress| (progress, 0)) })
     }
 
-    /// The replicas into the kernel.
+    /// Commits the replicas.
     ///
     /// # Errors
-    /// There is nothing to commit, or another commit or a change of roles is under way.
-    pub(super) fn commit(what: CommitScope, world: &ServerContext) -> Result<Self, Failure> {
-        world.access.replication.as_ref().ok_or_else(no_peers_error)?;
-        let turn = world.access.takeover.try_lock_kernel().ok_or_else(busy_error)?;
-        let (access, progress) = (world.access.clone(), Arc::<Progress>::default());
-        let seen = progress.clone();
-        Self::start("commit", SERVER_COMMIT_MAX, Some(seen), world, move || {
-            let _turn = turn;
+    /// The daemon has no peers, or another commit or a change of role is running.
+    pub(super) fn commit(scope: CommitScope, context: &ServerContext) -> Result<Self, Failure> {
+        context.access.replication.as_ref().ok_or_else(no_peers_error)?;
+        let lock = context.access.takeover.try_lock_kernel().ok_or_else(busy_error)?;
+        let (access, progress) = (context.access.clone(), Arc::<Progress>::default());
+        let reported = progress.clone();
+        Self::start("commit", SERVER_COMMIT_MAX, Some(reported), context, move || {
+            let _lock = lock;
             access.takeover.cancel_purge();
-            let done = replication::commit(&access, what, access.takeover.settings.rules, &progress)
-                .map_err(|error| Failure::new(format!("the commit broke off: {error}")))?;
+            let done = replication::commit(&access, scope, access.takeover.settings.rules, &progress)
+                .map_err(|error| Failure::new(format!("the commit stopped before its end: {error}")))?;
             let (tally, took) = (&done.tally, done.took);
             tracing::info!(
                 created = tally.created,
@@ -92,42 +96,45 @@ impl BackgroundJob {
         })
     }
 
-    /// A change of roles, when what else changes the kernel is done: whoever tells the node its side tells it once.
+    /// Changes the role. Waits for a commit, purge or change of role that is running, because keepalived sends a role
+    /// only once.
     ///
     /// # Errors
-    /// There are no peers.
-    pub(super) fn role(role: Role, world: &ServerContext) -> Result<Self, Failure> {
-        world.access.replication.as_ref().ok_or_else(no_peers_error)?;
-        let (access, progress) = (world.access.clone(), Arc::<Progress>::default());
-        let seen = progress.clone();
-        Self::start("change of roles", SERVER_COMMIT_MAX, Some(seen), world, move || {
-            let turn = access.takeover.lock_kernel_within(SERVER_COMMIT_MAX).ok_or_else(busy_error)?;
-            to_document(&takeover::change_role(&access, &turn, role, &progress))
+    /// The daemon has no peers.
+    pub(super) fn role(role: Role, context: &ServerContext) -> Result<Self, Failure> {
+        context.access.replication.as_ref().ok_or_else(no_peers_error)?;
+        let (access, progress) = (context.access.clone(), Arc::<Progress>::default());
+        let reported = progress.clone();
+        Self::start("change of role", SERVER_COMMIT_MAX, Some(reported), context, move || {
+            let lock = access.takeover.lock_kernel_within(SERVER_COMMIT_MAX).ok_or_else(busy_error)?;
+            to_document(&takeover::change_role(&access, &lock, role, &progress))
         })
     }
 
-    /// The kernel's tables emptied.
+    /// Flushes tables of the kernel.
     ///
     /// # Errors
-    /// There is no thread for it.
-    pub(super) fn flush_kernel(flows: bool, expectations: bool, world: &ServerContext) -> Result<Self, Failure> {
-        let (access, flushes) = (world.access.clone(), world.flushes.clone());
-        Self::start("flush", SERVER_ANSWER_MAX, None, world, move || {
+    /// The thread cannot start, or too many are running.
+    pub(super) fn flush_kernel(flows: bool, expectations: bool, context: &ServerContext) -> Result<Self, Failure> {
+        let (access, flushes) = (context.access.clone(), context.flushes.clone());
+        Self::start("flush", SERVER_ANSWER_MAX, None, context, move || {
             let flushed = flush_tables(&access, flows, expectations, &flushes);
             flushed.map(|()| None).map_err(|error| Failure::new(error.to_string()))
         })
     }
 }
 
+/// The failure of a request that needs the kernel lock while another thread has it.
 fn busy_error() -> Failure {
-    Failure::new("a commit or a change of roles is under way: try again when it is done")
+    Failure::new("a commit or a change of role is running: try again when it is done")
 }
 
+/// Encodes a document.
 fn to_document(of: &impl Serialize) -> Outcome {
     serde_json::to_value(of).map(Some).map_err(|error| Failure::new(error.to_string()))
 }
 
-/// Expectations first: those of a flow that ends go with it.
+/// Flushes the tables: expectations first, because the expectations of a deleted flow are deleted with it.
 fn flush_tables(access: &Access, flows: bool, expectations: bool, flushes: &AtomicU64) -> Result<(), KernelError> {
     if expectations {
         Requester::open()?.request("empty the expectation table", request::flush_expect, |_| {})?;
@@ -141,31 +148,31 @@ fn flush_tables(access: &Access, flows: bool, expectations: bool, flushes: &Atom
 }
 
 impl Job for BackgroundJob {
-    fn advance(&mut self, world: &mut ServerContext, out: &mut OutBuffer) -> Result<Step, Failure> {
+    fn advance(&mut self, context: &mut ServerContext, out: &mut OutBuffer) -> Result<Step, Failure> {
         let what = self.what;
-        match self.query.poll(world) {
+        match self.query.poll(context) {
             Ok(Polled::Ready(outcome)) => {
                 if let Some(document) = outcome? {
                     out.push_json(&document)?;
                 }
                 Ok(Step::Done)
             }
-            Ok(Polled::Pending(turn)) => match &mut self.progress {
-                None => Ok(turn),
-                Some((progress, said)) => {
+            Ok(Polled::Pending(step)) => match &mut self.progress {
+                None => Ok(step),
+                Some((progress, sent)) => {
                     let (done, of) = (progress.done.load(Ordering::Relaxed), progress.total.load(Ordering::Relaxed));
-                    if done != *said {
-                        *said = done;
+                    if done != *sent {
+                        *sent = done;
                         out.push_json(&Underway { progress: done, of })?;
                     }
                     Ok(Step::Again(SERVER_PROGRESS_INTERVAL))
                 }
             },
             Err(QueryError::TimedOut) => {
-                Err(Failure::new(format!("the {what} is not done yet, and goes on: see the daemon's log")))
+                Err(Failure::new(format!("the {what} takes longer than expected and continues: see the daemon's log")))
             }
             Err(QueryError::Ended) => {
-                Err(Failure::new(format!("the {what} ended without a word: see the daemon's log")))
+                Err(Failure::new(format!("the {what} ended without a result: see the daemon's log")))
             }
         }
     }

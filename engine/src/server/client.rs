@@ -1,4 +1,4 @@
-//! One client: its request as it comes, the answer as it goes, and the bounds of its slowness.
+//! One client: reads its request, sends its answer, and closes the connection when the client is too slow.
 
 use std::io::{self, Read};
 use std::time::{Duration, Instant};
@@ -13,77 +13,81 @@ use super::out::OutBuffer;
 use super::request::Request;
 use crate::limits::{SERVER_REQUEST_BYTES, SERVER_REQUEST_MAX, SERVER_UNREAD_MAX};
 
-/// Turns of a job before other clients get theirs.
+/// Steps of a job before the other clients are served.
 const STEPS_MAX: usize = 16;
 
-/// Where a client is.
+/// The state of a client's request.
 enum State {
-    /// So much of its request has come.
+    /// The request is incomplete; these bytes have arrived.
     ReadingRequest(Vec<u8>),
+    /// The request is being carried out.
     RunningJob(Box<dyn Job>),
-    /// The last frame is on its way.
+    /// The last frame is in the buffer, or sent.
     Closing,
 }
 
-/// A connection that is served.
+/// A client's connection.
 pub(super) struct Client {
     pub(super) stream: UnixStream,
     state: State,
     out: OutBuffer,
+    /// The time of the connection.
     connected: Instant,
-    /// When it last took something, or had nothing to take.
+    /// The last time when the client read something, or had nothing to read.
     last_progress: Instant,
-    /// It has closed its end, and hears nothing more.
+    /// The client has closed its end and receives nothing more.
     pub(super) hung_up: bool,
 }
 
-/// Whether a client goes on.
+/// Whether the connection stays open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Served {
-    /// When something happens, or after this at the latest.
+    /// It stays open. The client must be served again on the next event, and after this time at the latest.
     Continue(Duration),
-    /// It is to be closed.
+    /// It is complete, too slow or broken, and must be closed.
     Close,
 }
 
-/// How often a client is looked at whose bounds alone are to be watched.
+/// How often a client is served that only its time limits can change.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Client {
+    /// A client that has just connected.
     pub(super) fn new(stream: UnixStream, now: Instant) -> Self {
         let state = State::ReadingRequest(Vec::new());
         Self { stream, state, out: OutBuffer::default(), connected: now, last_progress: now, hung_up: false }
     }
 
-    /// Does what can be done for it now.
-    pub(super) fn serve(&mut self, world: &mut ServerContext) -> Served {
+    /// Reads, works and writes as far as possible without waiting.
+    pub(super) fn serve(&mut self, context: &mut ServerContext) -> Served {
         if let State::ReadingRequest(_) = self.state {
-            self.read_request(world);
+            self.read_request(context);
         }
-        let again = self.run_job(world);
-        let late = !self.out.is_empty() && world.now.saturating_duration_since(self.last_progress) >= SERVER_UNREAD_MAX;
+        let again = self.run_job(context);
+        let silent = context.now.saturating_duration_since(self.last_progress);
+        let late = !self.out.is_empty() && silent >= SERVER_UNREAD_MAX;
         let ended = matches!(self.state, State::Closing) && self.out.is_empty();
         if ended || late || self.hung_up { Served::Close } else { Served::Continue(again) }
     }
 
-    /// The server ends: so does whatever is under way.
+    /// Fails the request if it is not complete, because the server ends.
     pub(super) fn fail_unfinished(&mut self) {
         if !matches!(self.state, State::Closing) {
-            self.fail(&Failure::new("the daemon ends"));
+            self.fail(&Failure::new("the daemon has stopped"));
         }
     }
 
-    /// Takes what has come of the request.
-    fn read_request(&mut self, world: &mut ServerContext) {
+    /// Reads the bytes of the request that have arrived, and starts its job when the line is complete.
+    fn read_request(&mut self, context: &mut ServerContext) {
         let State::ReadingRequest(line) = &mut self.state else { return };
         match read_line(&mut self.stream, line) {
-            Ok(Line::Incomplete) if world.now.saturating_duration_since(self.connected) >= SERVER_REQUEST_MAX => {
-                self.fail(&Failure::new(format!("no request came within {} s", SERVER_REQUEST_MAX.as_secs())));
+            Ok(Line::Incomplete) if context.now.saturating_duration_since(self.connected) >= SERVER_REQUEST_MAX => {
+                self.fail(&Failure::new(format!("no request arrived within {} s", SERVER_REQUEST_MAX.as_secs())));
             }
             Ok(Line::Incomplete) => {}
             Ok(Line::Whole(length)) => {
                 let line = line.get(..length).unwrap_or_default();
-                match Request::parse(line).and_then(|request| job::start_job(request, world)) {
+                match Request::parse(line).and_then(|request| job::start_job(request, context)) {
                     Ok(job) => self.state = State::RunningJob(job),
                     Err(failure) => self.fail(&failure),
                 }
@@ -95,22 +99,23 @@ impl Client {
         }
     }
 
-    /// Writes, and while there is room has more said; gives when to come back at the latest.
-    fn run_job(&mut self, world: &mut ServerContext) -> Duration {
+    /// Runs the job's steps and writes their output while the client reads it. Returns when the client must be served
+    /// again at the latest.
+    fn run_job(&mut self, context: &mut ServerContext) -> Duration {
         for _ in 0..STEPS_MAX {
-            self.write(world.now);
+            self.write(context.now);
             if self.hung_up || !self.out.has_room() {
-                return CHECK_INTERVAL; // it wakes when it takes something
+                return CHECK_INTERVAL; // an event wakes the server when the client reads
             }
             let State::RunningJob(job) = &mut self.state else { return CHECK_INTERVAL };
-            match job.advance(world, &mut self.out) {
+            match job.advance(context, &mut self.out) {
                 Ok(Step::More) => {}
                 Ok(Step::Wait) => {
-                    self.write(world.now);
+                    self.write(context.now);
                     return CHECK_INTERVAL;
                 }
                 Ok(Step::Again(time)) => {
-                    self.write(world.now);
+                    self.write(context.now);
                     return time.min(CHECK_INTERVAL);
                 }
                 Ok(Step::Done) => {
@@ -123,11 +128,13 @@ impl Client {
         Duration::ZERO
     }
 
+    /// Sends a failure as the last frame.
     fn fail(&mut self, failure: &Failure) {
         self.out.push_failure(failure);
         self.state = State::Closing;
     }
 
+    /// Writes as much of the buffer as the client reads.
     fn write(&mut self, now: Instant) {
         match self.out.write(&mut self.stream) {
             Ok(bytes) if bytes > 0 || self.out.is_empty() => self.last_progress = now,
@@ -137,15 +144,17 @@ impl Client {
     }
 }
 
-/// What there is of a line.
+/// How much of a request's line has arrived.
 enum Line {
+    /// A part of it.
     Incomplete,
-    /// All of it, of this length.
+    /// All of it; its length in bytes.
     Whole(usize),
+    /// More than a line may have.
     TooLong,
 }
 
-/// Reads on; a line ends with its newline, or where the client has nothing more to say.
+/// Reads more of the line. It ends with its newline, or where the client shuts down its writing end.
 fn read_line(stream: &mut impl Read, line: &mut Vec<u8>) -> io::Result<Line> {
     let mut buffer = [0; SERVER_REQUEST_BYTES + 1];
     loop {
@@ -182,21 +191,21 @@ mod tests {
     use crate::server::frame;
     use crate::server::verify::Verification;
 
-    /// A server's world without an engine.
+    /// A server's context without an engine.
     fn context_without_engine() -> ServerContext {
         let poll = mio::Poll::new().unwrap();
         let waker = Arc::new(mio::Waker::new(poll.registry(), mio::Token(0)).unwrap());
         let now = Instant::now();
-        let (wishes, _) = ResyncRequests::channel(waker.clone());
-        let (askers, published) = (Arc::new([]), Arc::new([]));
+        let (resync_requests, _) = ResyncRequests::channel(waker.clone());
+        let (workers, shared_counters) = (Arc::new([]), Arc::new([]));
         let committer = Arc::new(Mutex::new(Batch::open("commit").unwrap()));
         let access = Access {
-            workers: askers,
+            workers,
             committer,
-            shared_counters: published,
+            shared_counters,
             replication: None,
             takeover: Arc::default(),
-            resync_requests: wishes,
+            resync_requests,
             backend: "none",
             flows_max: 0,
             started: now,
@@ -214,13 +223,13 @@ mod tests {
         }
     }
 
-    fn client(world: &ServerContext) -> (Client, Peer) {
+    fn client(context: &ServerContext) -> (Client, Peer) {
         let (ours, theirs) = Peer::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
-        (Client::new(UnixStream::from_std(ours), world.now), theirs)
+        (Client::new(UnixStream::from_std(ours), context.now), theirs)
     }
 
-    /// What the client was told last.
+    /// The last frame that the client received.
     fn last_frame(mut peer: Peer) -> (Kind, String) {
         peer.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
         let (mut payload, mut last) = (Vec::new(), None);
@@ -232,45 +241,45 @@ mod tests {
 
     #[test]
     fn a_request_may_arrive_in_pieces_and_end_at_shutdown() {
-        let mut world = context_without_engine();
-        let (mut client, mut peer) = client(&world);
+        let mut context = context_without_engine();
+        let (mut client, mut peer) = client(&context);
         for piece in ["{\"version\":1,", "\"do\":\"status\"", "}"] {
             peer.write_all(piece.as_bytes()).unwrap();
-            assert!(matches!(client.serve(&mut world), Served::Continue(_)));
+            assert!(matches!(client.serve(&mut context), Served::Continue(_)));
         }
         peer.shutdown(std::net::Shutdown::Write).unwrap();
-        assert_eq!(client.serve(&mut world), Served::Close);
+        assert_eq!(client.serve(&mut context), Served::Close);
         drop(client);
         assert_eq!(last_frame(peer).0, Kind::Done);
     }
 
     #[test]
     fn a_silent_client_is_closed_after_the_limit_and_not_before() {
-        let mut world = context_without_engine();
-        let (mut client, peer) = client(&world);
-        world.now += SERVER_REQUEST_MAX - Duration::from_millis(1);
-        assert!(matches!(client.serve(&mut world), Served::Continue(_)));
-        world.now += Duration::from_millis(1);
-        assert_eq!(client.serve(&mut world), Served::Close);
+        let mut context = context_without_engine();
+        let (mut client, peer) = client(&context);
+        context.now += SERVER_REQUEST_MAX - Duration::from_millis(1);
+        assert!(matches!(client.serve(&mut context), Served::Continue(_)));
+        context.now += Duration::from_millis(1);
+        assert_eq!(client.serve(&mut context), Served::Close);
         drop(client);
         let (kind, text) = last_frame(peer);
-        assert!(kind == Kind::Failed && text.contains("no request came within 5 s"), "{text}");
+        assert!(kind == Kind::Failed && text.contains("no request arrived within 5 s"), "{text}");
     }
 
     #[test]
     fn a_client_that_never_reads_is_closed_and_a_slow_one_is_not() {
-        let mut world = context_without_engine();
-        let (mut client, mut peer) = client(&world);
+        let mut context = context_without_engine();
+        let (mut client, mut peer) = client(&context);
         client.state = State::Closing;
         client.out.push_frame(Kind::Messages, &vec![7; 4 * 1_024 * 1_024]);
         for _ in 0..5 {
-            assert!(matches!(client.serve(&mut world), Served::Continue(_)));
-            world.now += SERVER_UNREAD_MAX - Duration::from_millis(1);
+            assert!(matches!(client.serve(&mut context), Served::Continue(_)));
+            context.now += SERVER_UNREAD_MAX - Duration::from_millis(1);
             peer.read_exact(&mut vec![0; 64 * 1_024]).unwrap();
         }
-        assert!(matches!(client.serve(&mut world), Served::Continue(_)));
-        world.now += SERVER_UNREAD_MAX;
-        assert_eq!(client.serve(&mut world), Served::Close);
+        assert!(matches!(client.serve(&mut context), Served::Continue(_)));
+        context.now += SERVER_UNREAD_MAX;
+        assert_eq!(client.serve(&mut context), Served::Close);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What all clients' requests act on.
+//! The context that the requests of all clients share.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -11,54 +11,55 @@ use crate::kernel_resync::ResyncRequest;
 use crate::replication::StageRequest;
 use crate::worker_channel::WorkerRequest;
 
-/// The engine as the server sees it, and what its clients share.
+/// The engine, and the state that the server's clients share.
 pub(super) struct ServerContext {
+    /// The handles of the engine's threads.
     pub(super) access: Access,
-    /// Wakes the server: given to everybody who is to answer it.
+    /// Wakes the server. Every thread that answers a query wakes it.
     pub(super) waker: Arc<mio::Waker>,
-    /// Takes what the daemon as a whole is to do.
+    /// Receives the orders for the daemon as a whole.
     pub(super) on_order: Box<dyn FnMut(Order) + Send>,
-    /// The comparison with the peers that is under way, or was last.
+    /// The current or the last comparison with the peers.
     pub(super) verification: Verification,
-    /// Alive as often as threads run errands, and once more here.
+    /// Counts the threads of background jobs: each holds a clone, and this is one more.
     pub(super) background_jobs: Arc<()>,
-    /// Times that a table of the kernel was emptied for a client.
+    /// How often a table of the kernel was emptied for a client.
     pub(super) flushes: Arc<AtomicU64>,
-    /// Since when somebody who asked whether this node may take over was told to wait.
+    /// Since when the gate of the status is closed, as far as clients have requested the status.
     pub(super) waiting_since: Option<Instant>,
-    /// Clients that are served.
+    /// The number of connected clients.
     pub(super) clients: usize,
-    /// The time of this turn.
+    /// The time of this round of the server's loop.
     pub(super) now: Instant,
 }
 
-/// Something for another thread.
+/// A request to another thread of the engine.
 #[derive(Debug)]
 pub(super) enum Query {
-    /// For a worker.
+    /// To the worker of this index.
     Worker(usize, WorkerRequest),
-    /// For the replication stage.
+    /// To the replication stage.
     Stage(StageRequest),
-    /// For the control thread.
+    /// To the control thread.
     Control(ResyncRequest),
 }
 
 impl ServerContext {
-    /// Hands a query over, if there is room. One for somebody who is not there comes to nothing.
+    /// Sends a query. A query to a thread that does not exist is dropped, which its reply reports.
     ///
     /// # Errors
-    /// The query, where there is none.
+    /// The query, when the thread's channel is full.
     pub(super) fn send_query(&self, query: Query) -> Result<(), Query> {
         match query {
-            Query::Worker(worker, ask) => match self.access.workers.get(worker) {
-                Some(asker) => asker.try_request(ask).map_err(|ask| Query::Worker(worker, ask)),
+            Query::Worker(index, request) => match self.access.workers.get(index) {
+                Some(worker) => worker.try_request(request).map_err(|request| Query::Worker(index, request)),
                 None => Ok(()),
             },
             Query::Stage(request) => match &self.access.replication {
                 Some(replication) => replication.try_send_request(request).map_err(Query::Stage),
                 None => Ok(()),
             },
-            Query::Control(wish) => self.access.resync_requests.try_request(wish).map_err(Query::Control),
+            Query::Control(request) => self.access.resync_requests.try_request(request).map_err(Query::Control),
         }
     }
 }

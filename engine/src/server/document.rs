@@ -1,33 +1,34 @@
-//! The status document, key by key. `CONTROL.md` lists them; keys are only ever added.
+//! The status document, key by key. `CONTROL.md` lists the keys. Keys are only ever added.
 //!
-//! All numbers count since the daemon's start, where nothing else is said.
+//! All numbers count since the daemon's start unless stated otherwise.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-/// The whole of it.
+/// The status document.
 #[derive(Debug, Serialize)]
 pub(super) struct Document {
-    /// The program's.
+    /// The version of the program.
     pub(super) version: &'static str,
-    /// The node's; so `node`, `epoch`, `mode` and `role`. All are missing where there is no replication.
+    /// The node's name. `name`, `node`, `epoch`, `mode` and `role` are null without replication.
     pub(super) name: Option<String>,
-    /// 16 hex digits.
+    /// The node id, 16 hex digits.
     pub(super) node: Option<String>,
     pub(super) epoch: Option<u64>,
     pub(super) uptime_ms: u64,
     pub(super) mode: Option<String>,
     pub(super) role: Option<String>,
-    /// Peers that are primary while this node is, and should not be.
+    /// Names of the peers in split brain with this node.
     pub(super) split_brain: Vec<String>,
-    /// In sync with every peer that was ever met, nothing full, no loss unmended.
+    /// In sync with every peer that was ever proven, nothing full, every loss repaired.
     pub(super) ready: bool,
-    /// Why not.
+    /// Every reason against `ready`.
     pub(super) not_ready: Vec<String>,
     pub(super) gate: Gate,
+    /// Whether isolation blocks traffic to this node.
     pub(super) isolated: bool,
-    /// Missing where replicas do not go into the kernel as they come.
+    /// Null without hot mode.
     pub(super) hot: Option<Hot>,
     pub(super) engine: Engine,
     pub(super) internal: Cache,
@@ -36,64 +37,65 @@ pub(super) struct Document {
     pub(super) peers: Vec<Peer>,
     pub(super) links: Vec<Link>,
     pub(super) refused: Refused,
-    /// Clients that are served now, this one included.
+    /// Clients connected now, this one included.
     pub(super) clients: usize,
     pub(super) process: Process,
 }
 
-/// Whether this node should be let take over.
+/// Whether keepalived should let this node take over.
 #[derive(Debug, Serialize)]
 pub(super) struct Gate {
     pub(super) open: bool,
-    /// What is worth waiting for.
+    /// What to wait for: each reason ends by itself.
     pub(super) waits: Vec<String>,
-    /// How long it has been waited for, since somebody asked first.
+    /// How long the gate is closed, since the first status request that found it closed.
     pub(super) held_up_ms: u64,
 }
 
-/// What became of what peers told and went into the kernel as it came.
+/// Counts of what hot mode wrote into the kernel.
 #[derive(Debug, Serialize)]
 pub(super) struct Hot {
     pub(super) created: u64,
     pub(super) updated: u64,
-    /// Not taken over: newer here.
+    /// Kept unchanged, because they are newer here.
     pub(super) kept: u64,
     pub(super) ended: u64,
-    /// Not confirmed by anybody.
+    /// Deleted, because no peer confirmed them.
     pub(super) purged: u64,
-    /// By the kernel's words.
+    /// Refused entries by reason.
     pub(super) refused: BTreeMap<String, u64>,
 }
 
-/// What reads the kernel's events.
+/// The part that receives the kernel's events.
 #[derive(Debug, Serialize)]
 pub(super) struct Engine {
     pub(super) backend: &'static str,
     pub(super) workers: usize,
-    /// Of flows, of all three kinds.
+    /// Events of flows, of all three kinds.
     pub(super) events: u64,
     pub(super) events_new: u64,
     pub(super) events_update: u64,
     pub(super) events_destroy: u64,
+    /// Ends of flows whose NAT address left this host.
     pub(super) moved: u64,
     pub(super) events_expect: u64,
     pub(super) events_lost: u64,
     pub(super) malformed: u64,
-    /// Changes of flows that the configuration keeps from the peers.
+    /// Changes of flows that the replication filter excludes.
     pub(super) filtered: u64,
-    /// Of all sockets, now.
+    /// The receive buffers of all sockets, now.
     pub(super) buffer_bytes: u64,
-    /// Times that a worker's flows were compared with the kernel's table.
+    /// Kernel resyncs, counted for each worker.
     pub(super) resyncs: u64,
-    /// Times that a worker asked for it, because it had lost something.
+    /// Kernel resyncs that a worker requested because of a loss.
     pub(super) resync_lost: u64,
-    /// Workers that wait for the end of a resync now.
+    /// Workers in a kernel resync, or waiting for one, now.
     pub(super) resync_pending: u64,
-    /// Times that a client had a table of the kernel emptied.
+    /// Flushes of a table of the kernel for clients.
     pub(super) flushes: u64,
 }
 
-/// A cache. What is held is as of now.
+/// A cache. `flows`, `expectations`, `capacity` and `bytes` are as of now.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Cache {
     pub(super) flows: u64,
@@ -103,29 +105,29 @@ pub(super) struct Cache {
     pub(super) destroyed: u64,
     pub(super) refused: u64,
     pub(super) purged: u64,
-    /// Flows of each family that there is room for.
+    /// Flows of each address family that have room.
     pub(super) capacity: u64,
-    /// Of memory, for flows.
+    /// Memory of the flows.
     pub(super) bytes: u64,
 }
 
-/// What the peers are told.
+/// The changes sent to the peers.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Source {
     pub(super) streams: Vec<SourceStream>,
-    /// Flows, expectations and ends.
+    /// Changes and ends of flows and expectations.
     pub(super) deltas: u64,
-    /// Each once, whoever gets it.
+    /// Batches sent, each counted once for all peers.
     pub(super) batches: u64,
-    /// Of these.
+    /// Bytes of these batches.
     pub(super) bytes: u64,
-    /// Batches, to one peer each.
+    /// Batches sent again, each counted for the one peer that it went to.
     pub(super) resent: u64,
-    /// Changes that were never told because a later one of the same flow was.
+    /// Changes that were never sent, because a later one of the same flow was sent instead.
     pub(super) conflated: u64,
-    /// The bound of the resend queue, of all streams together.
+    /// The bound of the resend queue of all streams together.
     pub(super) resend_bytes_max: u64,
-    /// Times that batches waited because a peer's window was closed.
+    /// How often batches waited because a peer's window was closed.
     pub(super) deferred: u64,
 }
 
@@ -133,68 +135,68 @@ pub(super) struct Source {
 #[derive(Debug, Serialize)]
 pub(super) struct SourceStream {
     pub(super) stream: u16,
-    /// The newest batch.
+    /// The seq of the newest batch.
     pub(super) seq: u64,
-    /// What every live peer has; nothing where none is live.
+    /// The seq that every live peer has acknowledged; null while no peer is live.
     pub(super) acknowledged: Option<u64>,
     pub(super) resend_batches: u64,
     pub(super) resend_bytes: u64,
 }
 
-/// Another node.
+/// A peer.
 #[derive(Debug, Serialize)]
 pub(super) struct Peer {
     pub(super) name: String,
-    /// 16 hex digits.
+    /// The node id, 16 hex digits.
     pub(super) node: String,
     pub(super) epoch: u64,
-    /// greeting, live, lost, stopped or refused.
+    /// `greeting` (its epoch is not proven), `live`, `lost`, `stopped` or `refused`.
     pub(super) standing: &'static str,
     pub(super) address: Option<String>,
     pub(super) role: String,
-    /// How long ago.
+    /// The time since its last message.
     pub(super) last_heard_ms: u64,
-    /// How far it is behind this node.
+    /// What it has not acknowledged yet.
     pub(super) behind_batches: u64,
     pub(super) behind_bytes: u64,
     pub(super) behind_ms: u64,
-    /// How far this node is behind it.
+    /// Its streams, and what this node has not received yet.
     pub(super) streams: Vec<PeerStream>,
-    /// From a change on it to this node's cache.
+    /// Time from a change on the peer to the change in this node's cache.
     pub(super) lag_ms_p50: f64,
     pub(super) lag_ms_p99: f64,
     pub(super) lag_ms_p999: f64,
     pub(super) lag_ms_max: f64,
-    /// Times that a batch came before its turn.
+    /// How often a batch arrived before an earlier one.
     pub(super) gaps: u64,
-    /// Times that it went on past what it no longer keeps.
+    /// How often it skipped batches that its resend queue no longer had.
     pub(super) skipped: u64,
-    /// Batches that made no sense.
+    /// Batches that did not parse.
     pub(super) malformed: u64,
 }
 
-/// A stream of another node.
+/// A stream of a peer.
 #[derive(Debug, Serialize)]
 pub(super) struct PeerStream {
     pub(super) stream: u16,
-    /// The next batch to apply.
+    /// The seq of the next batch to apply.
     pub(super) next: u64,
-    /// Buckets that are not known.
+    /// Unknown buckets.
     pub(super) unknown: u32,
-    /// Bytes of batches that came before their turn.
+    /// Bytes of batches that wait for an earlier one.
     pub(super) held_back: u64,
-    /// Batches that are known to have been told and were not applied.
+    /// Batches that the peer has sent and that are not applied yet.
     pub(super) behind_batches: u64,
-    /// How long, since the last that was.
+    /// The time since the last applied batch, while others are not applied.
     pub(super) behind_ms: u64,
 }
 
-/// A link.
+/// A replication link.
 #[derive(Debug, Serialize)]
 pub(super) struct Link {
-    /// From 1.
+    /// The number of the link, from 1.
     pub(super) number: usize,
-    /// udp, multicast or tcp.
+    /// `udp`, `multicast` or `tcp`.
     pub(super) transport: &'static str,
     pub(super) local: String,
     pub(super) peers: Vec<String>,
@@ -207,35 +209,36 @@ pub(super) struct Link {
     pub(super) received_bytes: u64,
     pub(super) send_errors: u64,
     pub(super) receive_errors: u64,
-    /// Connections of TCP that stand; so the next.
+    /// Open TCP connections that this node dialled.
     pub(super) dialled: usize,
+    /// Open TCP connections that this node accepted.
     pub(super) accepted: usize,
 }
 
-/// Datagrams that were refused, by reason.
+/// Refused datagrams by reason.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Refused {
-    /// Not this protocol.
+    /// Not of this protocol.
     pub(super) foreign: u64,
-    /// Another version of it.
+    /// Of another version of the protocol.
     pub(super) version: u64,
-    /// In clear, where this node has a key.
+    /// Not sealed, while this node has a key.
     pub(super) clear: u64,
-    /// Sealed, where this node has none.
+    /// Sealed, while this node has no key.
     pub(super) sealed: u64,
-    /// Another key, or changed on the way.
+    /// Sealed with another key, or damaged.
     pub(super) key: u64,
-    /// A control message that came before.
+    /// Control messages that arrived before.
     pub(super) replayed: u64,
-    /// Of a run that was not proven.
+    /// Of an epoch that is not proven.
     pub(super) unproven: u64,
-    /// Of a run before the last that was proven.
+    /// Of an epoch before the last proven one.
     pub(super) epoch: u64,
-    /// Control messages that do not parse, or have a block that must be known and is not.
+    /// Control messages that do not parse, or need a block that this version does not know.
     pub(super) malformed: u64,
-    /// Of another node with this node's name.
+    /// Of another node with this node's name (a duplicate name).
     pub(super) namesake: u64,
-    /// Of one peer too many.
+    /// Of nodes beyond the greatest number of peers.
     pub(super) peers: u64,
 }
 
@@ -243,6 +246,6 @@ pub(super) struct Refused {
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Process {
     pub(super) resident_bytes: u64,
-    /// Of all threads.
+    /// Processor time of all threads.
     pub(super) cpu_ms: u64,
 }

@@ -1,4 +1,4 @@
-//! The events that the workers receive, as they come.
+//! A client that follows the events that the workers receive.
 
 use crossbeam_channel::TryRecvError;
 use serde::Serialize;
@@ -13,44 +13,49 @@ use crate::limits::SERVER_RETRY;
 use crate::watch::{self, Chunk, WatchReceiver};
 use crate::worker_channel::{WorkerHandle, WorkerRequest};
 
-/// One worker being watched.
+/// The watch of one worker.
 struct WorkerWatch {
-    /// It had no room for the wish yet.
+    /// The request for the watch, while the worker's channel has no room for it.
     unsent: Option<Query>,
+    /// The channel of the worker's events.
     watch: WatchReceiver,
+    /// Whether the worker has started to copy its events.
     started: bool,
 }
 
-/// Said once every worker hands on what it receives.
+/// The document that reports that every worker copies its events from now on.
 #[derive(Debug, Serialize)]
 struct Started {
     workers: usize,
 }
 
-/// A client that follows events.
+/// The job of a client that follows events.
 pub(super) struct EventsJob {
     workers: Vec<WorkerWatch>,
+    /// Whether every worker has started, and the client has received the document that reports it.
     started: bool,
 }
 
 impl EventsJob {
-    pub(super) fn new(of: Table, world: &ServerContext) -> Self {
-        let watched = |worker| {
-            let (watcher, watch) = watch::watch_channel(of.subject(), world.waker.clone());
+    /// Creates a watch of every worker.
+    pub(super) fn new(of: Table, context: &ServerContext) -> Self {
+        let watch = |worker| {
+            let (watcher, watch) = watch::watch_channel(of.subject(), context.waker.clone());
             WorkerWatch {
                 unsent: Some(Query::Worker(worker, WorkerRequest::AddWatcher(watcher))),
                 watch,
                 started: false,
             }
         };
-        Self { workers: (0..world.access.workers.len()).map(watched).collect(), started: false }
+        Self { workers: (0..context.access.workers.len()).map(watch).collect(), started: false }
     }
 
-    /// Whether every worker watches; the client hears of that before any event.
-    fn start_watching(&mut self, world: &ServerContext, out: &mut OutBuffer) -> Result<bool, Failure> {
+    /// Sends the requests for watches. Returns whether every worker has started; the client receives the document about
+    /// that before any event.
+    fn start_watching(&mut self, context: &ServerContext, out: &mut OutBuffer) -> Result<bool, Failure> {
         for (number, worker) in self.workers.iter_mut().enumerate().filter(|(_, worker)| !worker.started) {
             if let Some(query) = worker.unsent.take() {
-                worker.unsent = world.send_query(query).err();
+                worker.unsent = context.send_query(query).err();
             }
             worker.started = worker.pop_chunk(number)?.is_some();
         }
@@ -63,6 +68,7 @@ impl EventsJob {
 }
 
 impl WorkerWatch {
+    /// The next chunk of the worker's events, if there is one. The first chunk only reports the start.
     fn pop_chunk(&self, number: usize) -> Result<Option<Chunk>, Failure> {
         match self.watch.chunks.try_recv() {
             Ok(chunk) => Ok(Some(chunk)),
@@ -72,6 +78,7 @@ impl WorkerWatch {
     }
 }
 
+/// Appends a chunk to the output: first the count of lost messages, then the messages.
 fn write_chunk(chunk: &Chunk, out: &mut OutBuffer) {
     if chunk.lost > 0 {
         out.push_frame(Kind::Lost, &chunk.lost.to_be_bytes());
@@ -82,13 +89,13 @@ fn write_chunk(chunk: &Chunk, out: &mut OutBuffer) {
 }
 
 impl Job for EventsJob {
-    fn advance(&mut self, world: &mut ServerContext, out: &mut OutBuffer) -> Result<Step, Failure> {
-        if !self.started && !self.start_watching(world, out)? {
+    fn advance(&mut self, context: &mut ServerContext, out: &mut OutBuffer) -> Result<Step, Failure> {
+        if !self.started && !self.start_watching(context, out)? {
             let unsent = self.workers.iter().any(|worker| worker.unsent.is_some());
             return Ok(if unsent { Step::Again(SERVER_RETRY) } else { Step::Wait });
         }
         loop {
-            let mut took = false;
+            let mut progressed = false;
             for (number, worker) in self.workers.iter().enumerate() {
                 if !out.has_room() {
                     return Ok(Step::More);
@@ -96,12 +103,12 @@ impl Job for EventsJob {
                 if let Some(chunk) = worker.pop_chunk(number)? {
                     write_chunk(&chunk, out);
                     if worker.watch.take_starved() {
-                        world.access.workers.get(number).into_iter().for_each(WorkerHandle::wake);
+                        context.access.workers.get(number).into_iter().for_each(WorkerHandle::wake);
                     }
-                    took = true;
+                    progressed = true;
                 }
             }
-            if !took {
+            if !progressed {
                 return Ok(Step::Wait);
             }
         }

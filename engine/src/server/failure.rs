@@ -1,4 +1,4 @@
-//! A request that is refused or failed, as its client is told.
+//! The failure of a request, as its client receives it.
 
 use serde::Serialize;
 
@@ -7,12 +7,12 @@ use serde::Serialize;
 pub(super) struct Failure {
     /// What happened, and what to do: one line.
     pub(super) error: String,
-    /// What a program ends with that was asked for this.
+    /// The exit code for a client program.
     pub(super) code: u8,
 }
 
 impl Failure {
-    /// A failure as any other.
+    /// A failure with exit code 1.
     pub(super) fn new(error: impl Into<String>) -> Self {
         Self { error: error.into(), code: 1 }
     }

@@ -1,8 +1,8 @@
-//! Frames: what an answer is made of, for the server and for its clients. `CONTROL.md` specifies them.
+//! Frames: the encoding of the answers, for the server and its clients. `CONTROL.md` specifies them.
 //!
 //! ```text
 //! frame   length 4 │ type 1 │ payload, at most 1 MiB
-//! entry   family 1 │ 0 │ stream 2 │ reserved 4 │ here since 8 │ changed 8 │ length 2 │ as replicas are told it
+//! entry   family 1 │ 0 │ stream 2 │ reserved 4 │ since 8 │ changed 8 │ length 2 │ the entry as in PROTOCOL.md
 //! ```
 //!
 //! ```
@@ -17,70 +17,71 @@ use std::io::{self, Read};
 
 use thiserror::Error;
 
-/// Bytes before a frame's payload.
+/// The length of a frame's header, in bytes.
 pub const HEADER_BYTES: usize = 5;
 
 /// The longest payload, in bytes.
 pub const PAYLOAD_BYTES_MAX: usize = 1_024 * 1_024;
 
-/// Bytes before an entry, its length included.
+/// The length of an entry's head, in bytes, with the length field at its end.
 pub const ENTRY_HEAD_BYTES: usize = 24 + 2;
 
-/// What a frame's payload is.
+/// The type of a frame, and so of its payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// Entries of a dump.
     Entries,
     /// Whole netlink messages, each padded to four bytes.
     Messages,
-    /// So many messages are missing here, in 8 bytes.
+    /// How many messages were lost at this position, as 8 bytes.
     Lost,
     /// A JSON document.
     Json,
-    /// Nothing: this is the last frame, and all is well.
+    /// An empty payload. This is the last frame; the request succeeded.
     Done,
-    /// A JSON document with `error` and `code`: this is the last frame.
+    /// A JSON document with `error` and `code`. This is the last frame; the request failed.
     Failed,
 }
 
-/// A frame that does not follow the specification: the other side is of another version, or something else altogether.
+/// Bytes that are no valid frame, usually because the other side is another version or another program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum FrameError {
-    /// A type of frame that is not known.
+    /// The type is unknown.
     #[error("unknown frame type {0:#04x}")]
     Kind(u8),
-    /// A payload that is too long, in bytes.
+    /// The payload is longer than [`PAYLOAD_BYTES_MAX`]; its length in bytes.
     #[error("a frame of {0} bytes is too long")]
     Length(u32),
-    /// Bytes that are no whole entry.
+    /// An entry is longer than the rest of the payload.
     #[error("an entry is cut short")]
     Entry,
-    /// A loss that is no number of 8 bytes.
-    #[error("a loss without its number")]
+    /// The payload of [`Kind::Lost`] does not have 8 bytes.
+    #[error("a frame of lost messages without their number")]
     Lost,
 }
 
-/// What stands before a payload.
+/// The header of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
-    /// What the payload is.
+    /// The type of the frame.
     pub kind: Kind,
-    /// Its length.
+    /// The length of the payload, in bytes.
     pub bytes: u32,
 }
 
 /// A frame that cannot be read.
 #[derive(Debug, Error)]
 pub enum ReadError {
-    /// The connection, as a rule because the daemon has ended.
+    /// The connection failed or was closed, usually because the daemon has ended.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// What came is no frame.
+    /// The bytes are no valid frame.
     #[error(transparent)]
     Frame(#[from] FrameError),
 }
 
 impl Kind {
+    /// Every type and its byte.
     const ALL: [(Self, u8); 6] = [
         (Self::Entries, b'E'),
         (Self::Messages, b'M'),
@@ -90,13 +91,13 @@ impl Kind {
         (Self::Failed, b'X'),
     ];
 
-    /// The byte that stands for it.
+    /// The byte of the type on the connection.
     #[must_use]
     pub fn byte(self) -> u8 {
         Self::ALL.iter().find(|(kind, _)| *kind == self).map_or(0, |(_, byte)| *byte)
     }
 
-    /// The kind that a byte stands for.
+    /// The type of a byte; `None` for an unknown byte.
     #[must_use]
     pub fn from_byte(byte: u8) -> Option<Self> {
         Self::ALL.iter().find(|(_, known)| *known == byte).map(|(kind, _)| *kind)
@@ -104,14 +105,14 @@ impl Kind {
 }
 
 impl Header {
-    /// As it is sent.
+    /// Encodes the header: length, big-endian, then type.
     #[must_use]
     pub fn encode(self) -> [u8; HEADER_BYTES] {
         let [a, b, c, d] = self.bytes.to_be_bytes();
         [a, b, c, d, self.kind.byte()]
     }
 
-    /// As it was received.
+    /// Decodes a header.
     ///
     /// # Errors
     /// [`FrameError::Kind`] or [`FrameError::Length`].
@@ -126,7 +127,7 @@ impl Header {
     }
 }
 
-/// Reads the next frame; its payload takes the place of what was in `payload`. Waits for it, as `reader` does.
+/// Reads the next frame, and replaces the contents of `payload` with its payload. It blocks if `reader` does.
 ///
 /// # Errors
 /// [`ReadError`]; the end of the connection is [`io::ErrorKind::UnexpectedEof`].
@@ -140,7 +141,7 @@ pub fn read(reader: &mut impl Read, payload: &mut Vec<u8>) -> Result<Kind, ReadE
     Ok(kind)
 }
 
-/// The number in the payload of [`Kind::Lost`].
+/// Decodes the number in the payload of [`Kind::Lost`].
 ///
 /// # Errors
 /// [`FrameError::Lost`].
@@ -148,21 +149,21 @@ pub fn decode_lost(payload: &[u8]) -> Result<u64, FrameError> {
     payload.try_into().map(u64::from_be_bytes).map_err(|_| FrameError::Lost)
 }
 
-/// What stands before an entry of a dump.
+/// The head of an entry in a dump.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EntryHead {
     /// `AF_INET`, `AF_INET6`, or 0 for an expectation.
     pub family: u8,
-    /// The stream that it is told in: the worker's number, on its source.
+    /// The stream of the entry: the number of its worker, on its source.
     pub stream: u16,
-    /// Since when it is here, in milliseconds since 1970.
+    /// The time since when this node has the entry, in milliseconds since 1970.
     pub since_ms: u64,
-    /// When it changed last, on its source, likewise.
+    /// The time of its last change on its source, in milliseconds since 1970.
     pub changed_ms: u64,
 }
 
 impl EntryHead {
-    /// Before an entry of so many bytes.
+    /// Encodes the head of an entry of `entry_bytes` bytes.
     #[must_use]
     pub fn encode(&self, entry_bytes: u16) -> [u8; ENTRY_HEAD_BYTES] {
         let mut bytes = [0; ENTRY_HEAD_BYTES];
@@ -171,11 +172,11 @@ impl EntryHead {
         let [s0, s1] = self.stream.to_be_bytes();
         let start = [self.family, 0, s0, s1, 0, 0, 0, 0];
         let fields = [start, self.since_ms.to_be_bytes(), self.changed_ms.to_be_bytes()];
-        head.iter_mut().zip(fields.iter().flatten()).for_each(|(place, byte)| *place = *byte);
+        head.iter_mut().zip(fields.iter().flatten()).for_each(|(out, byte)| *out = *byte);
         bytes
     }
 
-    /// The head, and the length of the entry behind it.
+    /// Decodes a head. Returns it and the length of the entry that follows.
     fn decode(bytes: &[u8; ENTRY_HEAD_BYTES]) -> (Self, usize) {
         let [family, _, s0, s1, _, _, _, _, times @ .., l0, l1] = *bytes;
         let time = |at: usize| times.iter().skip(at).take(8).fold(0, |time, byte| time << 8 | u64::from(*byte));
@@ -184,17 +185,19 @@ impl EntryHead {
     }
 }
 
-/// The entries in a payload of [`Kind::Entries`], each with its head. After the first one that is cut short it ends.
+/// An iterator over the entries in a payload of [`Kind::Entries`], each with its head. It ends after the first entry
+/// that is cut short.
 #[derive(Debug, Clone)]
 pub struct Entries<'a>(&'a [u8]);
 
 impl<'a> Entries<'a> {
-    /// Walks `payload`.
+    /// Iterates over `payload`.
     #[must_use]
     pub fn new(payload: &'a [u8]) -> Self {
         Self(payload)
     }
 
+    /// Splits the next entry off; `None` when it is cut short.
     fn split_next(&mut self) -> Option<(EntryHead, &'a [u8])> {
         let (head, rest) = self.0.split_first_chunk()?;
         let (head, length) = EntryHead::decode(head);
@@ -211,15 +214,15 @@ impl<'a> Iterator for Entries<'a> {
         if self.0.is_empty() {
             return None;
         }
-        let taken = self.split_next();
-        if taken.is_none() {
+        let entry = self.split_next();
+        if entry.is_none() {
             self.0 = &[];
         }
-        Some(taken.ok_or(FrameError::Entry))
+        Some(entry.ok_or(FrameError::Entry))
     }
 }
 
-/// Parts entries into pieces that fit a frame each.
+/// Splits entries into pieces that fit one frame each.
 pub(super) fn split_entries(mut entries: &[u8]) -> impl Iterator<Item = &[u8]> {
     std::iter::from_fn(move || {
         let mut walk = Entries::new(entries);
@@ -275,7 +278,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn entries_read_back_also_in_parts(lengths in prop::collection::vec(0u16.., 0..80)) {
+        fn entries_round_trip_also_when_split(lengths in prop::collection::vec(0u16.., 0..80)) {
             let bytes = entries(&lengths);
             let mut read = Vec::new();
             for piece in split_entries(&bytes) {
@@ -291,7 +294,7 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_walked_to_an_end(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        fn iteration_ends_for_any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             let walked: Vec<_> = Entries::new(&bytes).collect();
             prop_assert!(walked.iter().rev().skip(1).all(Result::is_ok));
             prop_assert!(split_entries(&bytes).map(<[u8]>::len).sum::<usize>() <= bytes.len());

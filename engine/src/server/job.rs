@@ -1,7 +1,7 @@
-//! A client's request being carried out, a turn at a time.
+//! Jobs: a client's request is carried out step by step.
 //!
-//! Nothing here waits. A job asks other threads by [`PendingQuery`]s, whose answers wake the server, and comes to its next turn
-//! then; what it has to say goes to the client's [`OutBuffer`], and while that is full nothing more is fetched.
+//! No step waits. A job sends [`PendingQuery`]s to other threads, whose answers wake the server, which runs the job's
+//! next step. A job appends its output to the client's [`OutBuffer`], and fetches no more while that is full.
 
 use std::time::{Duration, Instant};
 
@@ -19,110 +19,114 @@ use super::verify::VerifyJob;
 use crate::limits::SERVER_RETRY;
 use crate::reply::{self, Awaited, Reply};
 
-/// What a turn came to.
+/// The result of a step: when the next step is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
-    /// There is more to say as soon as there is room for it.
+    /// The job has more output, as soon as the client's buffer has room.
     More,
-    /// An answer is awaited, which wakes the server.
+    /// The job waits for an answer, which wakes the server.
     Wait,
-    /// To be continued after this.
+    /// The next step is due after this time.
     Again(Duration),
-    /// The last word but the frame that says so.
+    /// The job is complete; the client sends the final frame.
     Done,
 }
 
-/// A request under way.
+/// A request that is being carried out.
 pub(super) trait Job: Send {
-    /// Goes on with it. Called when there is room for more, after anything that may have brought it further.
+    /// Runs the next step. The server calls it whenever the buffer has room and anything has happened that may let the
+    /// job continue.
     ///
     /// # Errors
-    /// It failed, and is over.
-    fn advance(&mut self, world: &mut ServerContext, out: &mut OutBuffer) -> Result<Step, Failure>;
+    /// The job has failed and ends.
+    fn advance(&mut self, context: &mut ServerContext, out: &mut OutBuffer) -> Result<Step, Failure>;
 }
 
-/// Begins what was requested.
+/// Starts the job of a request.
 ///
 /// # Errors
-/// It cannot be begun.
-pub(super) fn start_job(request: Request, world: &mut ServerContext) -> Result<Box<dyn Job>, Failure> {
+/// The job cannot start.
+pub(super) fn start_job(request: Request, context: &mut ServerContext) -> Result<Box<dyn Job>, Failure> {
     Ok(match request {
-        Request::Status => Box::new(StatusJob::new(world)),
-        Request::Dump(cache, of) => Box::new(DumpJob::new(cache, of, world)),
-        Request::Events(of) => Box::new(EventsJob::new(of, world)),
-        Request::Flush { internal, external } => Box::new(ActionSequence::flush(internal, external, world)),
+        Request::Status => Box::new(StatusJob::new(context)),
+        Request::Dump(cache, of) => Box::new(DumpJob::new(cache, of, context)),
+        Request::Events(of) => Box::new(EventsJob::new(of, context)),
+        Request::Flush { internal, external } => Box::new(ActionSequence::flush(internal, external, context)),
         Request::FlushKernel { flows, expectations } => {
-            Box::new(BackgroundJob::flush_kernel(flows, expectations, world)?)
+            Box::new(BackgroundJob::flush_kernel(flows, expectations, context)?)
         }
         Request::KernelResync => Box::new(ActionSequence::kernel_resync()),
-        Request::Commit(what) => Box::new(BackgroundJob::commit(what, world)?),
-        Request::Role(role) => Box::new(BackgroundJob::role(role, world)?),
-        Request::ScheduleFlush => Box::new(ActionSequence::schedule_flush(world)),
-        Request::Bulk => Box::new(ActionSequence::bulk(world)?),
-        Request::PeerResync => Box::new(ActionSequence::peer_resync(world)?),
-        Request::Verify => Box::new(VerifyJob::new(world)?),
-        Request::Reload => Box::new(OrderJob::new(OrderKind::Reload, world)),
-        Request::Stop => Box::new(OrderJob::new(OrderKind::Stop, world)),
+        Request::Commit(what) => Box::new(BackgroundJob::commit(what, context)?),
+        Request::Role(role) => Box::new(BackgroundJob::role(role, context)?),
+        Request::ScheduleFlush => Box::new(ActionSequence::schedule_flush(context)),
+        Request::Bulk => Box::new(ActionSequence::bulk(context)?),
+        Request::PeerResync => Box::new(ActionSequence::peer_resync(context)?),
+        Request::Verify => Box::new(VerifyJob::new(context)?),
+        Request::Reload => Box::new(OrderJob::new(OrderKind::Reload, context)),
+        Request::Stop => Box::new(OrderJob::new(OrderKind::Stop, context)),
     })
 }
 
-/// Something asked of another thread.
+/// A query to another thread, and its answer.
 #[derive(Debug)]
 pub(super) struct PendingQuery<T> {
-    /// There was no room for it yet.
+    /// The query, while the thread's channel has no room for it.
     unsent: Option<Query>,
+    /// The channel of the answer.
     awaited: Awaited<T>,
+    /// The time when the query fails without an answer.
     deadline: Instant,
 }
 
-/// Whether a question is answered.
+/// The state of a query.
 #[derive(Debug)]
 pub(super) enum Polled<T> {
+    /// The answer.
     Ready(T),
-    /// What to do until then.
+    /// There is no answer yet; the step to return until there is one.
     Pending(Step),
 }
 
-/// Why a question has no answer.
+/// Why a query will have no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum QueryError {
-    /// Who was asked has ended.
+    /// The queried thread has ended.
     Ended,
-    /// It took too long.
+    /// The answer did not arrive in time.
     TimedOut,
 }
 
 impl<T> PendingQuery<T> {
-    /// One that `query` asks, given the way back.
-    pub(super) fn new(longest: Duration, world: &ServerContext, query: impl FnOnce(Reply<T>) -> Query) -> Self {
-        let (reply, awaited) = reply::channel(Some(world.waker.clone()));
-        Self { unsent: Some(query(reply)), awaited, deadline: world.now + longest }
+    /// Creates a query that fails after `longest`. `query` receives the channel of the answer.
+    pub(super) fn new(longest: Duration, context: &ServerContext, query: impl FnOnce(Reply<T>) -> Query) -> Self {
+        let (reply, awaited) = reply::channel(Some(context.waker.clone()));
+        Self { unsent: Some(query(reply)), awaited, deadline: context.now + longest }
     }
 
-    /// One that has been asked already.
+    /// A query that was sent already, and fails `longest` after `now`.
     pub(super) fn sent(awaited: Awaited<T>, longest: Duration, now: Instant) -> Self {
         Self { unsent: None, awaited, deadline: now + longest }
     }
 
-    /// Asks, if that is still to be done, and looks for the answer.
+    /// Sends the query if it is not sent yet, and returns the answer if it has arrived.
     ///
     /// # Errors
-    /// There will be none.
-    pub(super) fn poll(&mut self, world: &ServerContext) -> Result<Polled<T>, QueryError> {
+    /// There will be no answer.
+    pub(super) fn poll(&mut self, context: &ServerContext) -> Result<Polled<T>, QueryError> {
         if let Some(query) = self.unsent.take() {
-            self.unsent = world.send_query(query).err();
+            self.unsent = context.send_query(query).err();
         }
         match self.awaited.poll() {
             Ok(Some(answer)) => Ok(Polled::Ready(answer)),
             Err(reply::NoAnswer) => Err(QueryError::Ended),
-            Ok(None) if world.now >= self.deadline => Err(QueryError::TimedOut),
+            Ok(None) if context.now >= self.deadline => Err(QueryError::TimedOut),
             Ok(None) if self.unsent.is_some() => Ok(Polled::Pending(Step::Again(SERVER_RETRY))),
             Ok(None) => Ok(Polled::Pending(Step::Wait)),
         }
     }
 }
 
-/// What a client is told of a worker that does not answer.
+/// The failure of a request because a worker does not answer.
 pub(super) fn worker_error(worker: usize, why: QueryError) -> Failure {
     Failure::new(match why {
         QueryError::Ended => format!("worker {worker} has ended: see the daemon's log"),
@@ -130,12 +134,12 @@ pub(super) fn worker_error(worker: usize, why: QueryError) -> Failure {
     })
 }
 
-/// What a client is told of a replication stage that does not answer.
+/// The failure of a request because the replication stage does not answer.
 pub(super) fn stage_error(_: QueryError) -> Failure {
-    Failure::new("the replication stage does not answer: see the daemon's log")
+    Failure::new("the replication thread does not answer: see the daemon's log")
 }
 
-/// What a client is told who wants something of peers where there can be none.
+/// The failure of a request that needs peers, on a daemon without replication.
 pub(super) fn no_peers_error() -> Failure {
-    Failure::new("this daemon replicates to nobody: configure a [[link]]")
+    Failure::new("this daemon has no peers: configure a [[link]]")
 }

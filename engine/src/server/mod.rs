@@ -1,27 +1,29 @@
-//! The control server: what operators ask of a running engine, over a UNIX socket. `CONTROL.md` is the specification.
+//! The control server: carries out operators' requests to a running engine, over a UNIX socket. `CONTROL.md` specifies
+//! it.
 //!
 //! ```text
-//!  client ── request ──► Client ── Job ──┬─ questions ──► workers, control thread, replication stage
-//!         ◄── frames ──  Out  ◄──────────┴─ answers, which wake the server
+//!  client ── request ──► Client ──► Job ─┬─ queries ──► workers, control thread, replication stage
+//!         ◄── frames ── OutBuffer ◄──────┼─ answers, which wake the server
 //!                                        └─ orders ──► the owner: reload, stop
 //! ```
 //!
-//! One thread serves all clients in a mio loop. It waits for nobody: what takes time is asked of others, and what blocks is
-//! done on a thread of its own. Nobody waits for it: workers, control thread and stage answer into channels with room.
+//! One thread serves all clients in a mio loop, and never waits for another thread: it sends queries, and runs work
+//! that blocks on a thread of its own. No thread waits for the server: workers, control thread and stage send answers
+//! into channels that have room.
 //!
 //! ```no_run
 //! use std::path::Path;
 //! use ctflow_engine::engine::{Engine, Settings};
-//! use ctflow_engine::server::{ControlSocket, Server, Wanted};
+//! use ctflow_engine::server::{ControlSocket, OrderKind, Server};
 //!
-//! let socket = ControlSocket::bind(Path::new("/run/ctflow.sock"))?; // first: it tells whether a daemon runs already
+//! let socket = ControlSocket::bind(Path::new("/run/ctflow.sock"))?; // first: fails if a daemon runs already
 //! let engine = Engine::start(&Settings::default())?;
 //! let (sender, orders) = crossbeam_channel::bounded(16);
 //! let server = Server::start(socket, &engine, move |order| drop(sender.try_send(order)))?;
 //! for order in orders {
-//!     match order.wanted {
-//!         Wanted::Reload => order.answer.reloaded(Vec::new()),
-//!         Wanted::Stop => {
+//!     match order.kind {
+//!         OrderKind::Reload => order.answer.reloaded(Vec::new()),
+//!         OrderKind::Stop => {
 //!             engine.stop()?;
 //!             order.answer.done();
 //!             break;
@@ -66,7 +68,7 @@ use self::serve::{ServerLoop, WAKE};
 use self::verify::Verification;
 use crate::engine::Engine;
 
-/// A server that runs. Dropping it stops it.
+/// A running control server. Dropping it stops it.
 #[derive(Debug)]
 pub struct Server {
     thread: Option<JoinHandle<()>>,
@@ -75,10 +77,10 @@ pub struct Server {
 }
 
 impl Server {
-    /// Serves `engine` at `socket`, on a thread of its own in the calling thread's network namespace. `orders` takes what
-    /// the daemon as a whole is to do; it is called on that thread, and must not wait.
+    /// Serves `engine` at `socket`, on a thread of its own in the calling thread's network namespace. `orders` receives
+    /// the orders for the daemon as a whole; the server's thread calls it, so it must not wait.
     ///
-    /// The engine may be stopped before the server is: what concerns it then fails, and the rest goes on.
+    /// The engine may be stopped before the server. Requests that need the engine then fail.
     ///
     /// # Errors
     /// [`ServerError::Start`].
@@ -90,7 +92,7 @@ impl Server {
         let poll = Poll::new().map_err(ServerError::Start)?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKE).map_err(ServerError::Start)?);
         let stop = Arc::<AtomicBool>::default();
-        let world = ServerContext {
+        let context = ServerContext {
             access: engine.access(),
             waker: waker.clone(),
             on_order: Box::new(orders),
@@ -101,25 +103,26 @@ impl Server {
             clients: 0,
             now: Instant::now(),
         };
-        let serving = ServerLoop::new(poll, socket, world, stop.clone()).map_err(ServerError::Start)?;
+        let serving = ServerLoop::new(poll, socket, context, stop.clone()).map_err(ServerError::Start)?;
         let thread = thread::Builder::new().name("ctflow-server".to_owned()).spawn(move || serving.run());
         Ok(Self { thread: Some(thread.map_err(ServerError::Start)?), waker, stop })
     }
 
-    /// Whether it serves; if not, the log says why.
+    /// Whether the server runs. If not, the log has the reason.
     #[must_use]
     pub fn is_running(&self) -> bool {
         self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
     }
 
-    /// Ends, within a second: what was answered still goes out. The socket is gone then.
+    /// Stops the server within a second: it sends the answers that are ready, and removes the socket.
     pub fn stop(mut self) {
         self.shut_down();
     }
 
+    /// Stops the thread and waits for its end.
     fn shut_down(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        let _ = self.waker.wake(); // fails only where the thread is gone
+        let _ = self.waker.wake(); // fails only when the thread has ended
         self.thread.take().map(JoinHandle::join);
     }
 }

@@ -1,4 +1,5 @@
-//! What only the daemon as a whole can do: it is handed to the owner of the server, who answers when it is done.
+//! Orders: requests that only the daemon as a whole can carry out. The server passes them to its owner and sends the
+//! owner's answer to the client.
 
 use serde::Serialize;
 
@@ -9,93 +10,96 @@ use super::out::OutBuffer;
 use crate::limits::SERVER_ANSWER_MAX;
 use crate::reply::{self, Reply};
 
-/// What a client wants of the daemon.
+/// What the daemon shall do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OrderKind {
     /// Read the configuration again.
     Reload,
-    /// End.
+    /// Stop the daemon.
     Stop,
 }
 
-/// A client's wish, and the way to answer it.
+/// An order of a client.
 #[derive(Debug)]
 pub struct Order {
-    /// What is wanted.
+    /// What the daemon shall do.
     pub kind: OrderKind,
-    /// Answers the client, who waits. Dropped, it tells the client that the daemon did not answer.
+    /// Answers the waiting client. Dropping it reports to the client that the daemon did not answer.
     pub answer: Answer,
 }
 
-/// The way to answer an order.
+/// The channel of the answer to an order. Each method sends one answer.
 #[derive(Debug)]
 pub struct Answer(Reply<Outcome>);
 
-/// A key of the configuration that is not as the file says.
+/// A key of the configuration that keeps its old value until a restart, although the file has another.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Unchanged {
     /// The key, with its section.
     pub key: String,
-    /// Why it stays as it was.
+    /// Why the reload did not change it.
     pub why: String,
 }
 
-/// What became of an order.
+/// The answer to an order.
 #[derive(Debug)]
 enum Outcome {
+    /// The order was carried out.
     Done,
+    /// The configuration was read; these keys kept their values.
     Reloaded(Vec<Unchanged>),
+    /// The order failed with this error.
     Failed(String),
 }
 
-/// What a client is told of a reload.
+/// The document that answers a reload.
 #[derive(Debug, Serialize)]
 struct Reloaded {
     unchanged: Vec<Unchanged>,
 }
 
 impl Answer {
-    /// It is done. For [`OrderKind::Stop`]: nothing but the end of the process is left to do.
+    /// Reports that the order was carried out. For [`OrderKind::Stop`]: only the end of the process is left to do.
     pub fn done(self) {
         self.0.send(Outcome::Done);
     }
 
-    /// The configuration was read again, and this of it could not be taken over.
+    /// Reports that the configuration was read again, and which keys kept their values.
     pub fn reloaded(self, unchanged: Vec<Unchanged>) {
         self.0.send(Outcome::Reloaded(unchanged));
     }
 
-    /// It failed: one line that says why.
+    /// Reports that the order failed. `error` is one line: what happened, and what to do.
     pub fn failed(self, error: impl Into<String>) {
         self.0.send(Outcome::Failed(error.into()));
     }
 }
 
-/// Waits for the owner's answer.
+/// The job of an order: waits for the owner's answer.
 pub(super) struct OrderJob {
     query: PendingQuery<Outcome>,
 }
 
 impl OrderJob {
-    /// Hands the order over.
-    pub(super) fn new(wanted: OrderKind, world: &mut ServerContext) -> Self {
-        let (reply, awaited) = reply::channel(Some(world.waker.clone()));
-        (world.on_order)(Order { kind: wanted, answer: Answer(reply) });
-        Self { query: PendingQuery::sent(awaited, SERVER_ANSWER_MAX, world.now) }
+    /// Passes the order to the owner.
+    pub(super) fn new(kind: OrderKind, context: &mut ServerContext) -> Self {
+        let (reply, awaited) = reply::channel(Some(context.waker.clone()));
+        (context.on_order)(Order { kind, answer: Answer(reply) });
+        Self { query: PendingQuery::sent(awaited, SERVER_ANSWER_MAX, context.now) }
     }
 }
 
 impl Job for OrderJob {
-    fn advance(&mut self, world: &mut ServerContext, out: &mut OutBuffer) -> Result<Step, Failure> {
-        let silent = || Failure::new("the daemon did not answer: see its log");
-        match self.query.poll(world).map_err(|_| silent())? {
+    fn advance(&mut self, context: &mut ServerContext, out: &mut OutBuffer) -> Result<Step, Failure> {
+        let no_answer = || Failure::new("the daemon did not answer: see its log");
+        match self.query.poll(context).map_err(|_| no_answer())? {
             Polled::Ready(Outcome::Done) => Ok(Step::Done),
             Polled::Ready(Outcome::Reloaded(unchanged)) => {
                 out.push_json(&Reloaded { unchanged })?;
                 Ok(Step::Done)
             }
             Polled::Ready(Outcome::Failed(error)) => Err(Failure::new(error)),
-            Polled::Pending(turn) => Ok(turn),
+            Polled::Pending(step) => Ok(step),
         }
     }
 }

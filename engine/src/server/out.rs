@@ -1,4 +1,4 @@
-//! Frames on their way to a client.
+//! The buffer of frames that a client has not read yet.
 
 use std::io::{self, Write};
 
@@ -8,24 +8,26 @@ use super::failure::Failure;
 use super::frame::{self, Header, Kind, PAYLOAD_BYTES_MAX};
 use crate::limits::SERVER_OUT_BYTES;
 
-/// What a client has yet to read. Who fills it asks [`OutBuffer::has_room`] before.
+/// Encoded frames that a client has not read yet. A job must check [`OutBuffer::has_room`] before it appends more.
 #[derive(Debug, Default)]
 pub(super) struct OutBuffer {
     bytes: Vec<u8>,
+    /// How many of `bytes` are written already.
     written: usize,
 }
 
 impl OutBuffer {
-    /// Whether more may be fetched for the client.
+    /// Whether fewer than [`SERVER_OUT_BYTES`] wait for the client, so that its job may append more.
     pub(super) fn has_room(&self) -> bool {
         self.bytes.len() - self.written < SERVER_OUT_BYTES
     }
 
+    /// Whether everything is written.
     pub(super) fn is_empty(&self) -> bool {
         self.written == self.bytes.len()
     }
 
-    /// Appends a frame, or as many as `payload` needs where its length does not matter.
+    /// Appends one frame. The payload must have at most [`PAYLOAD_BYTES_MAX`] bytes.
     pub(super) fn push_frame(&mut self, kind: Kind, payload: &[u8]) {
         let bytes = u32::try_from(payload.len()).unwrap_or(u32::MAX);
         self.bytes.extend_from_slice(&Header { kind, bytes }.encode());
@@ -37,11 +39,15 @@ impl OutBuffer {
         frame::split_entries(entries).for_each(|piece| self.push_frame(Kind::Entries, piece));
     }
 
-    /// Appends a document.
+    /// Appends a JSON document.
+    ///
+    /// # Errors
+    /// The document cannot be encoded, or is longer than a frame.
     pub(super) fn push_json(&mut self, document: &impl Serialize) -> Result<(), Failure> {
-        let text = serde_json::to_vec(document).map_err(|error| Failure::new(format!("no document: {error}")))?;
+        let failed = |error: serde_json::Error| Failure::new(format!("cannot encode the answer: {error}"));
+        let text = serde_json::to_vec(document).map_err(failed)?;
         if text.len() > PAYLOAD_BYTES_MAX {
-            return Err(Failure::new(format!("the document is too long: {} bytes", text.len())));
+            return Err(Failure::new(format!("the answer is too long: {} bytes", text.len())));
         }
         self.push_frame(Kind::Json, &text);
         Ok(())
@@ -52,10 +58,10 @@ impl OutBuffer {
         self.push_frame(Kind::Failed, &serde_json::to_vec(failure).unwrap_or_default());
     }
 
-    /// Writes as much as `stream` takes; gives how many bytes that were.
+    /// Writes as much as `stream` accepts without waiting. Returns the number of bytes written.
     ///
     /// # Errors
-    /// The client has gone.
+    /// The client has closed the connection.
     pub(super) fn write(&mut self, stream: &mut impl Write) -> io::Result<usize> {
         let before = self.written;
         while let Some(rest) = self.bytes.get(self.written..).filter(|rest| !rest.is_empty()) {
@@ -72,7 +78,7 @@ impl OutBuffer {
         Ok(written)
     }
 
-    /// Takes back the room of what was written, once that is most of it.
+    /// Removes the written bytes once they are more than half, and frees the memory of a buffer that was large.
     fn compact(&mut self) {
         if self.is_empty() {
             (self.bytes.len() > SERVER_OUT_BYTES).then(|| self.bytes = Vec::new());
@@ -89,15 +95,15 @@ impl OutBuffer {
 mod tests {
     use super::*;
 
-    /// Takes some bytes at a time.
-    struct Narrow(Vec<u8>, usize);
+    /// A stream that accepts a given number of bytes.
+    struct LimitedStream(Vec<u8>, usize);
 
-    impl Write for Narrow {
+    impl Write for LimitedStream {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            let taken = bytes.len().min(self.1);
-            self.1 -= taken;
-            self.0.extend_from_slice(&bytes[..taken]);
-            if taken == 0 { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(taken) }
+            let accepted = bytes.len().min(self.1);
+            self.1 -= accepted;
+            self.0.extend_from_slice(&bytes[..accepted]);
+            if accepted == 0 { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(accepted) }
         }
 
         fn flush(&mut self) -> io::Result<()> {
@@ -108,18 +114,18 @@ mod tests {
     #[test]
     fn a_slow_stream_receives_everything_in_order() {
         let mut out = OutBuffer::default();
-        let mut way = Narrow(Vec::new(), 0);
+        let mut stream = LimitedStream(Vec::new(), 0);
         let mut expected = Vec::new();
         for number in 0..100u8 {
             out.push_frame(Kind::Messages, &[number; 40]);
             expected.extend_from_slice(&[0, 0, 0, 40, b'M']);
             expected.extend_from_slice(&[number; 40]);
-            way.1 = 17;
-            assert_eq!(out.write(&mut way).unwrap(), 17);
+            stream.1 = 17;
+            assert_eq!(out.write(&mut stream).unwrap(), 17);
         }
-        way.1 = usize::MAX;
-        out.write(&mut way).unwrap();
-        assert!(out.is_empty() && way.0 == expected);
+        stream.1 = usize::MAX;
+        out.write(&mut stream).unwrap();
+        assert!(out.is_empty() && stream.0 == expected);
     }
 
     #[test]
@@ -127,7 +133,7 @@ mod tests {
         let mut out = OutBuffer::default();
         out.push_frame(Kind::Messages, &vec![0; SERVER_OUT_BYTES]);
         assert!(!out.has_room());
-        out.write(&mut Narrow(Vec::new(), 100)).unwrap();
+        out.write(&mut LimitedStream(Vec::new(), 100)).unwrap();
         assert!(out.has_room());
     }
 }

@@ -1,4 +1,4 @@
-//! What this process takes of the machine.
+//! The memory and processor time of this process.
 
 use std::fs;
 
@@ -6,7 +6,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::document::Process;
 
-/// Asks the kernel; what it does not tell is 0.
+/// Reads memory and processor time from the kernel. A value that the kernel does not report is 0.
 pub(super) fn measure_process() -> Process {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let cpu = clock_gettime(ClockId::ProcessCPUTime);
@@ -15,7 +15,7 @@ pub(super) fn measure_process() -> Process {
     Process { resident_bytes: resident(&status).unwrap_or(0), cpu_ms }
 }
 
-/// `VmRSS:      1234 kB` of proc_pid_status(5).
+/// The resident memory in bytes: the line `VmRSS:      1234 kB` of proc_pid_status(5).
 fn resident(status: &str) -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;

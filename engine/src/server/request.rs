@@ -1,4 +1,4 @@
-//! What a client asks: one line of JSON.
+//! A client's request: one line of JSON.
 
 use ctflow_parser::record::Subject;
 use ctflow_replicate::Role;
@@ -7,43 +7,62 @@ use serde::Deserialize;
 use super::failure::Failure;
 use crate::replication::CommitScope;
 
-/// The version of the protocol that is spoken here.
+/// The version of the control socket's protocol.
 const VERSION: u32 = 1;
 
-/// What is asked.
+/// A parsed request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Request {
+    /// Print the status document.
     Status,
+    /// List the entries of a cache.
     Dump(Cache, Table),
+    /// Follow the events of a table.
     Events(Table),
+    /// Flush caches.
     Flush { internal: bool, external: bool },
+    /// Flush tables of the kernel.
     FlushKernel { flows: bool, expectations: bool },
+    /// Compare the internal cache with the kernel's table.
     KernelResync,
+    /// Send the whole internal cache to the peers.
     Bulk,
+    /// Inject the external cache into the kernel.
     Commit(CommitScope),
+    /// Set the role.
     Role(Role),
+    /// Flush the kernel's flows later.
     ScheduleFlush,
+    /// Request everything from the peers.
     PeerResync,
+    /// Compare replicas with their sources.
     Verify,
+    /// Read the configuration again.
     Reload,
+    /// Stop the daemon.
     Stop,
 }
 
-/// Whose flows.
+/// The cache that a request is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Cache {
+    /// The flows of this node.
     Internal,
+    /// The flows of peers.
     External,
 }
 
-/// Of which table.
+/// The table that a request is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Table {
+    /// The flows.
     Flows,
+    /// The expectations.
     Expectations,
 }
 
 impl Table {
+    /// The subject of the kernel's events about the table.
     pub(super) fn subject(self) -> Subject {
         match self {
             Self::Flows => Subject::Flow,
@@ -52,7 +71,7 @@ impl Table {
     }
 }
 
-/// A request as it is written.
+/// A request with the keys as they arrive.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RequestLine {
@@ -65,13 +84,13 @@ struct RequestLine {
     role: Option<String>,
 }
 
-/// Only this much, of a request in another version that may have anything else.
+/// The version alone: a request of another version may have any other keys.
 #[derive(Debug, Deserialize)]
 struct Versioned {
     version: u32,
 }
 
-/// Everything that `do` may be.
+/// Every value of `do`.
 const REQUESTS: [&str; 14] = [
     "status",
     "dump",
@@ -90,15 +109,15 @@ const REQUESTS: [&str; 14] = [
 ];
 
 impl Request {
-    /// Reads a line.
+    /// Parses a line.
     ///
     /// # Errors
-    /// What is wrong with it, and what would be right.
+    /// What is invalid, and what is valid instead.
     pub(super) fn parse(line: &[u8]) -> Result<Self, Failure> {
         let malformed = |error: serde_json::Error| Failure::new(format!("the request is not understood: {error}"));
         let Versioned { version } = serde_json::from_slice(line).map_err(malformed)?;
         if version != VERSION {
-            return Err(Failure::new(format!("version {version} is not spoken here: use version {VERSION}")));
+            return Err(Failure::new(format!("version {version} is not supported: use version {VERSION}")));
         }
         let line: RequestLine = serde_json::from_slice(line).map_err(malformed)?;
         line.parse()
@@ -106,6 +125,7 @@ impl Request {
 }
 
 impl RequestLine {
+    /// Parses the keys of the request.
     fn parse(&self) -> Result<Request, Failure> {
         if self.what != "role" {
             self.reject_key(&self.role, "role")?;
@@ -141,19 +161,23 @@ impl RequestLine {
         })
     }
 
+    /// Returns `request` if the line has no argument.
     fn without_arguments(&self, request: Request) -> Result<Request, Failure> {
         self.without_cache()?.without_table()?;
         Ok(request)
     }
 
+    /// Fails if the line has the key `cache`.
     fn without_cache(&self) -> Result<&Self, Failure> {
         self.reject_key(&self.cache, "cache")
     }
 
+    /// Fails if the line has the key `of`.
     fn without_table(&self) -> Result<&Self, Failure> {
         self.reject_key(&self.of, "of")
     }
 
+    /// Fails if the line has the key `key`, whose value is `given`.
     fn reject_key(&self, given: &Option<String>, key: &str) -> Result<&Self, Failure> {
         match given {
             Some(_) => Err(Failure::new(format!("`{}' takes no `{key}'", self.what))),
@@ -161,11 +185,13 @@ impl RequestLine {
         }
     }
 
+    /// Parses the value of `role`.
     fn parse_role(&self) -> Result<Role, Failure> {
-        let named = self.role.as_deref().and_then(Role::from_name);
-        named.ok_or_else(|| self.invalid_value("role", &["primary", "backup", "fault"]))
+        let role = self.role.as_deref().and_then(Role::from_name);
+        role.ok_or_else(|| self.invalid_value("role", &["primary", "backup", "fault"]))
     }
 
+    /// Parses the value of `cache`, which must be one cache.
     fn parse_cache(&self) -> Result<Cache, Failure> {
         match self.parse_one_or_all(&self.cache, "cache", CACHES)? {
             (true, false) => Ok(Cache::Internal),
@@ -174,6 +200,7 @@ impl RequestLine {
         }
     }
 
+    /// Parses the value of `of`, which must be one table.
     fn parse_table(&self) -> Result<Table, Failure> {
         match self.parse_one_or_all(&self.of, "of", TABLES)? {
             (true, false) => Ok(Table::Flows),
@@ -182,7 +209,7 @@ impl RequestLine {
         }
     }
 
-    /// Whether the first and the second of `words` are meant.
+    /// Whether the value `given` of `key` selects the first and the second of `words`; `all` selects both.
     fn parse_one_or_all(&self, given: &Option<String>, key: &str, words: [&str; 2]) -> Result<(bool, bool), Failure> {
         let [first, second] = words;
         match given.as_deref() {
@@ -193,12 +220,15 @@ impl RequestLine {
         }
     }
 
+    /// The failure for a missing or invalid value of `key`.
     fn invalid_value(&self, key: &str, words: &[&str]) -> Failure {
         Failure::new(format!("`{}' needs `{key}': one of {}", self.what, words.join(", ")))
     }
 }
 
+/// The caches by name.
 const CACHES: [&str; 2] = ["internal", "external"];
+/// The tables by name.
 const TABLES: [&str; 2] = ["flows", "expectations"];
 
 #[cfg(test)]
@@ -222,18 +252,18 @@ mod tests {
         assert_eq!(parse(r#"{"version":1,"do":"role","role":"backup"}"#), Ok(Request::Role(Role::Backup)));
         for what in REQUESTS {
             let alone = parse(&format!(r#"{{"version":1,"do":"{what}"}}"#));
-            let takes_more = ["dump", "events", "flush", "flush-kernel", "commit", "role"].contains(&what);
-            assert_eq!(alone.is_err(), takes_more, "{what}: {alone:?}");
+            let has_arguments = ["dump", "events", "flush", "flush-kernel", "commit", "role"].contains(&what);
+            assert_eq!(alone.is_err(), has_arguments, "{what}: {alone:?}");
         }
     }
 
     #[test]
     fn an_invalid_request_fails_with_what_is_valid() {
-        for (line, said) in [
+        for (line, expected) in [
             ("", "not understood"),
             ("[]", "not understood"),
             (r#"{"do":"status"}"#, "missing field `version`"),
-            (r#"{"version":2,"do":"status","new":7}"#, "version 2 is not spoken here: use version 1"),
+            (r#"{"version":2,"do":"status","new":7}"#, "version 2 is not supported: use version 1"),
             (r#"{"version":1,"do":"status","cache":"all"}"#, "`status' takes no `cache'"),
             (r#"{"version":1,"do":"status","what":"all"}"#, "unknown field `what`"),
             (r#"{"version":1,"do":"rule"}"#, "unknown request `rule': this daemon knows status, dump, "),
@@ -247,7 +277,7 @@ mod tests {
             (r#"{"version":1,"do":"flush"}"#, "`flush' needs `cache': one of internal, external, all"),
         ] {
             let error = parse(line).unwrap_err();
-            assert!(error.contains(said), "{line}: {error}");
+            assert!(error.contains(expected), "{line}: {error}");
         }
     }
 }

@@ -1,7 +1,7 @@
-//! The socket's place in the file system: nobody but its owner may connect, and one daemon at a time serves it.
+//! The control socket's file: only its owner may connect, and one daemon at a time serves it.
 //!
-//! Whether another daemon serves a path is told by a lock on `PATH.lock`, which ends with its process, so what a crashed
-//! one left behind is neither taken for a daemon nor removed under one that is just starting.
+//! A daemon locks `PATH.lock` while it serves a path. The lock ends with its process. So the socket of a crashed daemon
+//! is not mistaken for a running one, and the socket of a daemon that is just starting is not removed.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -16,66 +16,71 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use thiserror::Error;
 
 use crate::limits::SERVER_BACKLOG;
+use crate::os_error::os_error_text;
 
-/// A control socket that cannot be served. One line for the operator.
+/// The control socket cannot be served. The message is one line for the operator.
 #[derive(Debug, Error)]
 pub enum ServerError {
-    /// Somebody else does.
-    #[error("another daemon serves {}: stop it, or name another socket", .0.display())]
+    /// Another daemon serves the path.
+    #[error("another daemon serves {}: stop it, or configure another socket", .0.display())]
     AlreadyServed(PathBuf),
-    /// What is there is not to be removed.
-    #[error("{} is there and is no socket: remove it, or name another socket", .0.display())]
+    /// The path is a file that is not a socket, and that the daemon must not remove.
+    #[error("{} exists and is not a socket: remove it, or configure another socket", .0.display())]
     NotASocket(PathBuf),
-    /// The system refused; as a rule the folder is not there, or not ours.
-    #[error("cannot {operation} {}: {source}", .path.display())]
+    /// The system refused an operation, usually because the directory does not exist or is not writable.
+    #[error("cannot {operation} {}: {}", .path.display(), os_error_text(.source))]
     System {
-        /// What was tried.
+        /// The operation, as a verb phrase.
         operation: &'static str,
-        /// With which file.
+        /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// Descriptors or threads, as a rule their limit.
-    #[error("cannot start the control server: {0}")]
+    /// The system refused a descriptor or a thread, usually because of a limit.
+    #[error("cannot start the control server: {}", os_error_text(.0))]
     Start(#[source] io::Error),
 }
 
 impl ServerError {
+    /// Creates the error of a failed operation on `path`.
     fn system(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::System { operation, path: path.into(), source }
     }
 }
 
-/// A socket that clients can connect to, and that nobody serves yet. Dropping it removes it.
+/// A bound socket that clients can connect to, and that no server serves yet. Dropping it removes the file.
 #[derive(Debug)]
 pub struct ControlSocket {
     listener: UnixListener,
     path: PathBuf,
-    /// Device and inode: what is there under the name may be another's by then.
+    /// Device and inode of the file. On drop they show whether the path is still this socket.
     identity: Option<(u64, u64)>,
     _lock: File,
 }
 
 impl ControlSocket {
-    /// Makes the socket at `path`, with mode 0600 from its first moment on, in place of one that nobody serves.
+    /// Creates the socket at `path`, with mode 0600 from the start. A socket that no daemon serves is replaced.
     ///
     /// # Errors
     /// [`ServerError`].
     pub fn bind(path: &Path) -> Result<Self, ServerError> {
         let lock = lock_path(path)?;
         remove_stale(path)?;
-        let listener = bind_listener(path).map_err(ServerError::system("make the control socket", path))?;
+        let listener = bind_listener(path).map_err(ServerError::system("create the control socket", path))?;
         let identity = fs::symlink_metadata(path).ok().map(|file| (file.dev(), file.ino()));
         Ok(Self { listener, path: path.into(), identity, _lock: lock })
     }
 
-    /// A descriptor of its own for the event loop.
+    /// Duplicates the listening socket for the event loop.
+    ///
+    /// # Errors
+    /// The system refused a descriptor.
     pub(super) fn listener(&self) -> io::Result<UnixListener> {
         self.listener.try_clone()
     }
 
-    /// Where it is.
+    /// The path of the socket.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
@@ -84,14 +89,14 @@ impl ControlSocket {
 
 impl Drop for ControlSocket {
     fn drop(&mut self) {
-        let there = fs::symlink_metadata(&self.path).ok().map(|file| (file.dev(), file.ino()));
-        if there.is_some() && there == self.identity {
-            let _ = fs::remove_file(&self.path); // the folder may be read-only by now; the next daemon removes it
+        let current = fs::symlink_metadata(&self.path).ok().map(|file| (file.dev(), file.ino()));
+        if current.is_some() && current == self.identity {
+            let _ = fs::remove_file(&self.path); // if it fails (read-only directory), the next daemon removes the file
         }
     }
 }
 
-/// Makes this process the one that serves `path`.
+/// Locks `path` for this process.
 fn lock_path(path: &Path) -> Result<File, ServerError> {
     let mut name = path.as_os_str().to_owned();
     name.push(".lock");
@@ -106,13 +111,13 @@ fn lock_path(path: &Path) -> Result<File, ServerError> {
     }
 }
 
-/// Removes what a daemon left behind that ended without a word.
+/// Removes the socket that a crashed daemon left.
 fn remove_stale(path: &Path) -> Result<(), ServerError> {
     match fs::symlink_metadata(path) {
         Ok(file) if !file.file_type().is_socket() => return Err(ServerError::NotASocket(path.into())),
         Ok(_) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(ServerError::system("look at", path)(error)),
+        Err(error) => return Err(ServerError::system("check", path)(error)),
     }
     if has_listener(path) {
         return Err(ServerError::AlreadyServed(path.into()));
@@ -120,17 +125,18 @@ fn remove_stale(path: &Path) -> Result<(), ServerError> {
     fs::remove_file(path).map_err(ServerError::system("remove", path))
 }
 
-/// Whether somebody listens, who may have no lock. A full queue does not keep us waiting, and means that somebody does.
+/// Whether a process listens on the socket, perhaps without a lock. The connection does not wait: a full queue also
+/// means that a process listens.
 fn has_listener(path: &Path) -> bool {
     let connect = || {
         let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
         socket.connect(&SockAddr::unix(path)?)
     };
-    let nobody = [io::ErrorKind::ConnectionRefused, io::ErrorKind::NotFound];
-    !connect().is_err_and(|error: io::Error| nobody.contains(&error.kind()))
+    let no_listener = [io::ErrorKind::ConnectionRefused, io::ErrorKind::NotFound];
+    !connect().is_err_and(|error: io::Error| no_listener.contains(&error.kind()))
 }
 
-/// The mode of a socket that is not bound yet becomes that of its file.
+/// Binds a listening socket with mode 0600: the mode of an unbound socket becomes the mode of its file.
 fn bind_listener(path: &Path) -> io::Result<UnixListener> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
     fchmod(socket.as_fd(), Mode::RUSR | Mode::WUSR)?;

@@ -1,4 +1,4 @@
-//! How things stand: the document filled from what engine, stage and kernel tell.
+//! Fills the status document from the counters and states of engine, stage and kernel.
 
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
@@ -18,43 +18,52 @@ use crate::link::{LinkReport, Transport};
 use crate::metrics::Counts;
 use crate::replication::{PeerReport, ReplicationStatus, StageRequest, Tally};
 
-/// A client that waits for the document.
+/// The reason while a kernel resync runs.
+const KERNEL_RESYNC_RUNS: &str =
+    "the internal cache is being compared with the kernel's table, after a start or after lost events";
+
+/// The job of a client that waits for the status document.
 pub(super) struct StatusJob {
-    /// Where there is a stage to ask.
+    /// The query for the stage's status; `None` without replication.
     pending_status: Option<PendingQuery<ReplicationStatus>>,
 }
 
 impl StatusJob {
-    pub(super) fn new(world: &ServerContext) -> Self {
-        let ask = |_| PendingQuery::new(STAGE_ANSWER_MAX, world, |reply| Query::Stage(StageRequest::Status(reply)));
-        Self { pending_status: world.access.replication.as_ref().map(ask) }
+    /// Creates the query for the stage's status.
+    pub(super) fn new(context: &ServerContext) -> Self {
+        let query = |_| PendingQuery::new(STAGE_ANSWER_MAX, context, |reply| Query::Stage(StageRequest::Status(reply)));
+        Self { pending_status: context.access.replication.as_ref().map(query) }
     }
 }
 
 impl Job for StatusJob {
-    fn advance(&mut self, world: &mut ServerContext, out: &mut OutBuffer) -> Result<Step, Failure> {
+    fn advance(&mut self, context: &mut ServerContext, out: &mut OutBuffer) -> Result<Step, Failure> {
         let stage = match &mut self.pending_status {
             None => StageReport::NoStage,
-            Some(question) => match question.poll(world) {
-                Ok(Polled::Pending(turn)) => return Ok(turn),
+            Some(query) => match query.poll(context) {
+                Ok(Polled::Pending(step)) => return Ok(step),
                 Ok(Polled::Ready(status)) => StageReport::Status(Box::new(status)),
-                // What else there is to say is all the more wanted then.
+                // The rest of the status is needed most when the stage is stuck.
                 Err(_) => StageReport::NoAnswer,
             },
         };
-        out.push_json(&document(world, &stage))?;
+        out.push_json(&document(context, &stage))?;
         Ok(Step::Done)
     }
 }
 
-/// What is known of the replication stage.
+/// The answer of the replication stage.
 enum StageReport {
+    /// The daemon has no peers, so there is no stage.
     NoStage,
+    /// The stage did not answer in time.
     NoAnswer,
+    /// The stage's status.
     Status(Box<ReplicationStatus>),
 }
 
 impl StageReport {
+    /// The status, if there is one.
     fn status(&self) -> Option<&ReplicationStatus> {
         match self {
             Self::Status(status) => Some(status),
@@ -63,12 +72,13 @@ impl StageReport {
     }
 }
 
-fn document(world: &mut ServerContext, stage: &StageReport) -> Document {
-    let totals = world.access.totals();
+/// Fills the document.
+fn document(context: &mut ServerContext, stage: &StageReport) -> Document {
+    let totals = context.access.totals();
     let status = stage.status();
     let node = status.map(|status| &status.node);
     let not_ready = not_ready(&totals, stage);
-    let uptime = world.now.saturating_duration_since(world.access.started);
+    let uptime = context.now.saturating_duration_since(context.access.started);
     Document {
         version: env!("CARGO_PKG_VERSION"),
         name: node.map(|node| node.name.clone()),
@@ -80,100 +90,106 @@ fn document(world: &mut ServerContext, stage: &StageReport) -> Document {
         split_brain: status.map(|status| status.split_brain.clone()).unwrap_or_default(),
         ready: not_ready.is_empty(),
         not_ready,
-        gate: gate(world, &totals, stage),
-        isolated: world.access.takeover.is_isolated(),
-        hot: hot(world),
-        engine: engine(world, &totals),
-        internal: internal(world, &totals),
+        gate: gate(context, &totals, stage),
+        isolated: context.access.takeover.is_isolated(),
+        hot: hot(context),
+        engine: engine(context, &totals),
+        internal: internal(context, &totals),
         external: status.map(external).unwrap_or_default(),
         source: status.map(|status| source(status, &totals)).unwrap_or_default(),
         peers: status.map(peers).unwrap_or_default(),
         links: status.map(|status| (1..).zip(&status.links).map(link).collect()).unwrap_or_default(),
         refused: status.map(refused).unwrap_or_default(),
-        clients: world.clients,
+        clients: context.clients,
         process: process::measure_process(),
     }
 }
 
-/// Every reason why this node should not take over now.
+/// Lists every reason why a takeover by this node would lose flows now.
 fn not_ready(totals: &Counts, stage: &StageReport) -> Vec<String> {
     let mut reasons = Vec::new();
     if totals.resync_pending > 0 {
-        reasons
-            .push("the internal cache is being compared with the kernel's table, after a start or a loss".to_owned());
+        reasons.push(KERNEL_RESYNC_RUNS.to_owned());
     }
     if totals.full > 0 {
         reasons.push("the internal cache is full and refuses flows: raise [engine] flows_max".to_owned());
     }
     match stage {
         StageReport::NoStage => {}
-        StageReport::NoAnswer => reasons.push("the replication stage does not answer: see the log".to_owned()),
+        StageReport::NoAnswer => reasons.push("the replication thread does not answer: see the log".to_owned()),
         StageReport::Status(status) => {
-            // One that never proved itself was not met.
+            // Anybody can send an unproven hello, so an unproven peer is no reason.
             reasons.extend(status.proven_peers().filter_map(|peer| out_of_sync(peer, status)));
             let refused = status.node.counters.refusals;
-            let unread = refused.not_authentic + refused.cipher + refused.version;
-            if status.proven_peers().next().is_none() && unread > 0 {
-                reasons.push(format!("no peer was met, and {unread} datagrams could not be read: see the log"));
+            let unreadable = refused.not_authentic + refused.cipher + refused.version;
+            if status.proven_peers().next().is_none() && unreadable > 0 {
+                reasons.push(format!(
+                    "no peer has connected (datagrams refused: {unreadable}): use the same key file and version on \
+                     both nodes"
+                ));
             }
         }
     }
     reasons
 }
 
-/// Why this node is not in sync with a peer.
+/// The reason why this node is not in sync with a peer; `None` when it is.
 fn out_of_sync(peer: &PeerStatus, status: &ReplicationStatus) -> Option<String> {
-    let name = &peer.name;
+    let label = status.peer_label(peer);
     match peer.state {
         PeerState::Live => {}
-        PeerState::Lost => return Some(format!("peer {name} is lost: not heard for {} s", peer.silent_ms / 1_000)),
-        PeerState::Stopped => return Some(format!("peer {name} has stopped")),
-        PeerState::Refused(_) => return Some(format!("peer {name} and this node refuse each other: see the log")),
+        PeerState::Lost => {
+            let silent_s = peer.silent_ms / 1_000;
+            return Some(format!("peer {label} is lost, silent for {silent_s} s: check the peer and the link"));
+        }
+        PeerState::Stopped => return Some(format!("peer {label} has stopped: start its daemon")),
+        PeerState::Refused(reason) => return Some(format!("peer {label} and this node refuse each other: {reason}")),
         PeerState::Unproven => return None,
     }
     if status.replicas.iter().any(|replica| replica.id.node == peer.node && replica.is_full) {
-        return Some(format!("the replica of peer {name} is full: raise [engine] flows_max"));
+        return Some(format!("no room for more flows of peer {label}: raise [engine] flows_max"));
     }
     missing_buckets(peer, status)
 }
 
-/// What a peer has yet to tell.
+/// The reason while buckets of a peer are unknown; `None` when all are known.
 fn missing_buckets(peer: &PeerStatus, status: &ReplicationStatus) -> Option<String> {
-    let (name, unknown) = (&peer.name, status.unknown_buckets_of(peer));
-    (unknown > 0).then(|| format!("peer {name} has yet to tell {unknown} buckets of flows"))
+    let unknown = status.unknown_buckets_of(peer);
+    let label = status.peer_label(peer);
+    (unknown > 0).then(|| format!("waiting for flows of peer {label} (parts not received yet: {unknown})"))
 }
 
-/// Whether keepalived should let this node take over now, or stay what it is: a primary gives way to nobody for what it lacks,
-/// for nobody has more. It is held up only by what time mends, and no longer than the operator allows: with the primary gone,
-/// who waits for it waits in vain.
-fn gate(world: &mut ServerContext, totals: &Counts, stage: &StageReport) -> Gate {
+/// Whether keepalived should let this node take over now, or stay primary. The gate of a primary is always open,
+/// because no other node has more flows. The gate of another node is closed only for reasons that end by themselves,
+/// and at most for `ready_within`: if the primary is dead, waiting for its flows has no end.
+fn gate(context: &mut ServerContext, totals: &Counts, stage: &StageReport) -> Gate {
     let mut waits = Vec::new();
-    if world.access.takeover.role() == Role::Primary {
-        world.waiting_since = None;
+    if context.access.takeover.role() == Role::Primary {
+        context.waiting_since = None;
         return Gate { open: true, waits, held_up_ms: 0 };
     }
     if totals.resync_pending > 0 {
-        waits.push("the internal cache is being compared with the kernel's table".to_owned());
+        waits.push(KERNEL_RESYNC_RUNS.to_owned());
     }
     if let StageReport::Status(status) = stage {
         let live = status.proven_peers().filter(|peer| peer.state == PeerState::Live);
         waits.extend(live.filter_map(|peer| missing_buckets(peer, status)));
         if status.proven_peers().next().is_none() {
-            waits.push("no peer has been met yet".to_owned());
+            waits.push("no peer has connected yet: check the links and the other node".to_owned());
         }
     }
     if waits.is_empty() {
-        world.waiting_since = None;
+        context.waiting_since = None;
         return Gate { open: true, waits, held_up_ms: 0 };
     }
-    let held_up = world.now.saturating_duration_since(*world.waiting_since.get_or_insert(world.now));
-    let open = held_up >= world.access.takeover.settings.ready_within;
-    Gate { open, waits, held_up_ms: u64::try_from(held_up.as_millis()).unwrap_or(u64::MAX) }
+    let closed = context.now.saturating_duration_since(*context.waiting_since.get_or_insert(context.now));
+    let open = closed >= context.access.takeover.settings.ready_within;
+    Gate { open, waits, held_up_ms: u64::try_from(closed.as_millis()).unwrap_or(u64::MAX) }
 }
 
-/// What became of what went into the kernel as it came.
-fn hot(world: &ServerContext) -> Option<Hot> {
-    let takeover = &world.access.takeover;
+/// The counts of hot mode; `None` without hot mode.
+fn hot(context: &ServerContext) -> Option<Hot> {
+    let takeover = &context.access.takeover;
     let of = |tally: &Tally| Hot {
         created: tally.created,
         updated: tally.updated,
@@ -185,10 +201,11 @@ fn hot(world: &ServerContext) -> Option<Hot> {
     takeover.settings.hot.then(|| of(&takeover.tally.lock().unwrap_or_else(PoisonError::into_inner)))
 }
 
-fn engine(world: &ServerContext, totals: &Counts) -> Engine {
+/// The counts of the part that receives the kernel's events.
+fn engine(context: &ServerContext, totals: &Counts) -> Engine {
     Engine {
-        backend: world.access.backend,
-        workers: world.access.workers.len(),
+        backend: context.access.backend,
+        workers: context.access.workers.len(),
         events: totals.events(),
         events_new: totals.events_new,
         events_update: totals.events_update,
@@ -202,11 +219,12 @@ fn engine(world: &ServerContext, totals: &Counts) -> Engine {
         resyncs: totals.resyncs,
         resync_lost: totals.resyncs_requested,
         resync_pending: totals.resync_pending,
-        flushes: world.flushes.load(Ordering::Relaxed),
+        flushes: context.flushes.load(Ordering::Relaxed),
     }
 }
 
-fn internal(world: &ServerContext, totals: &Counts) -> Cache {
+/// The counts of the internal cache.
+fn internal(context: &ServerContext, totals: &Counts) -> Cache {
     Cache {
         flows: totals.flows,
         expectations: totals.expectations,
@@ -215,11 +233,12 @@ fn internal(world: &ServerContext, totals: &Counts) -> Cache {
         destroyed: totals.flows_destroyed,
         refused: totals.flows_refused,
         purged: totals.purged,
-        capacity: u64::from(world.access.flows_max) * world.access.workers.len() as u64,
+        capacity: u64::from(context.access.flows_max) * context.access.workers.len() as u64,
         bytes: totals.cache_bytes,
     }
 }
 
+/// The counts of the external cache.
 fn external(status: &ReplicationStatus) -> Cache {
     let replicas = || status.replicas.iter();
     Cache {
@@ -235,6 +254,7 @@ fn external(status: &ReplicationStatus) -> Cache {
     }
 }
 
+/// The counts of the changes sent to the peers.
 fn source(status: &ReplicationStatus, totals: &Counts) -> Source {
     let node = &status.node;
     let live = || node.peers.iter().filter(|peer| peer.state == PeerState::Live);
@@ -261,10 +281,12 @@ fn source(status: &ReplicationStatus, totals: &Counts) -> Source {
     }
 }
 
+/// All peers.
 fn peers(status: &ReplicationStatus) -> Vec<Peer> {
     status.node.peers.iter().zip(&status.peers).map(|(peer, report)| self::peer(peer, report)).collect()
 }
 
+/// One peer.
 fn peer(peer: &PeerStatus, report: &PeerReport) -> Peer {
     let streams = (0..).zip(&peer.received).map(|(stream, received)| PeerStream {
         stream,
@@ -303,6 +325,7 @@ fn peer(peer: &PeerStatus, report: &PeerReport) -> Peer {
     }
 }
 
+/// One link.
 fn link((number, link): (usize, &LinkReport)) -> Link {
     let (dialled, accepted) = link.connections.unwrap_or_default();
     Link {
@@ -328,6 +351,8 @@ fn link((number, link): (usize, &LinkReport)) -> Link {
     }
 }
 
+/// The refused datagrams. The counter `cipher` counts datagrams that do not match this node: not sealed where it has a
+/// key, sealed where it has none.
 fn refused(status: &ReplicationStatus) -> Refused {
     let refusals = &status.node.counters.refusals;
     let (clear, sealed) = if status.sealed { (refusals.cipher, 0) } else { (0, refusals.cipher) };
@@ -346,7 +371,7 @@ fn refused(status: &ReplicationStatus) -> Refused {
     }
 }
 
-/// For the document: to the microsecond.
+/// A time in milliseconds, exact to the microsecond.
 fn fractional_ms(time: Duration) -> f64 {
     time.as_micros() as f64 / 1e3
 }

@@ -1,4 +1,4 @@
-//! Requests that are a few things done one after the other.
+//! Requests that run a few actions one after the other.
 
 use std::collections::VecDeque;
 
@@ -11,106 +11,124 @@ use crate::limits::{SERVER_ANSWER_MAX, SERVER_POLL_INTERVAL, SERVER_RETRY, STAGE
 use crate::replication::{ReplicationStatus, StageRequest};
 use crate::takeover;
 
-/// One of them.
+/// One action of a request.
 #[derive(Debug)]
 enum Action {
-    /// Tell the replication stage to do something.
+    /// Send a request to the replication stage.
     Send(StageRequest),
-    /// Wait until it has done what it was told before.
+    /// Wait until the stage has carried out the requests sent before.
     AwaitStage,
-    /// Wait until the shards have begun to tell every bucket that was asked of them.
+    /// Wait until the shards have started to send every bucket that was requested from them.
     AwaitBuckets,
-    /// Have all shards resynchronised with the kernel's table.
+    /// Run a kernel resync of all shards and wait for its end.
     KernelResync,
 }
 
-/// What is being waited for.
+/// The query whose answer the sequence waits for.
 enum Awaiting {
+    /// The status of the replication stage.
     Stage(PendingQuery<ReplicationStatus>),
+    /// The end of a kernel resync.
     KernelResync(PendingQuery<Result<(), WorkerEnded>>),
 }
 
-/// A request of several steps.
+/// The job of a request that runs several actions.
 pub(super) struct ActionSequence {
+    /// The actions that are not complete, in order.
     actions: VecDeque<Action>,
+    /// The query of the current action.
     waiting: Option<Awaiting>,
 }
 
 impl ActionSequence {
-    fn new(steps: impl IntoIterator<Item = Action>) -> Self {
-        Self { actions: steps.into_iter().collect(), waiting: None }
+    /// The job that runs these actions in order.
+    fn new(actions: impl IntoIterator<Item = Action>) -> Self {
+        Self { actions: actions.into_iter().collect(), waiting: None }
     }
 
-    /// Empties caches, and takes back a flush of the kernel that is scheduled. Without peers there is nothing in the external one.
-    pub(super) fn flush(internal: bool, external: bool, world: &ServerContext) -> Self {
-        world.access.takeover.cancel_purge();
-        let external = external && world.access.replication.is_some();
+    /// Flushes caches and cancels a scheduled flush of the kernel. Without peers the external cache is always empty.
+    pub(super) fn flush(internal: bool, external: bool, context: &ServerContext) -> Self {
+        context.access.takeover.cancel_purge();
+        let external = external && context.access.replication.is_some();
         let outside = external.then_some([Action::Send(StageRequest::FlushExternal), Action::AwaitStage]);
         Self::new(outside.into_iter().flatten().chain(internal.then_some(Action::KernelResync)))
     }
 
+    /// Runs a kernel resync.
     pub(super) fn kernel_resync() -> Self {
         Self::new([Action::KernelResync])
     }
 
-    /// Has the kernel's table emptied in a while: that is on its way when this is done.
-    pub(super) fn schedule_flush(world: &ServerContext) -> Self {
-        takeover::flush_later(&world.access, world.access.takeover.settings.purge_after);
+    /// Schedules a flush of the kernel's table. The request is complete once the flush is scheduled.
+    pub(super) fn schedule_flush(context: &ServerContext) -> Self {
+        takeover::flush_later(&context.access, context.access.takeover.settings.purge_after);
         Self::new([])
     }
 
-    pub(super) fn bulk(world: &ServerContext) -> Result<Self, Failure> {
-        world.access.replication.as_ref().ok_or_else(no_peers_error)?;
+    /// Sends the whole internal cache to the peers. The request is complete once every bucket is on its way.
+    ///
+    /// # Errors
+    /// The daemon has no peers.
+    pub(super) fn bulk(context: &ServerContext) -> Result<Self, Failure> {
+        context.access.replication.as_ref().ok_or_else(no_peers_error)?;
         Ok(Self::new([Action::Send(StageRequest::BulkSend), Action::AwaitBuckets]))
     }
 
-    pub(super) fn peer_resync(world: &ServerContext) -> Result<Self, Failure> {
-        world.access.replication.as_ref().ok_or_else(no_peers_error)?;
+    /// Requests everything from the peers. The request is complete once the stage has sent the requests.
+    ///
+    /// # Errors
+    /// The daemon has no peers.
+    pub(super) fn peer_resync(context: &ServerContext) -> Result<Self, Failure> {
+        context.access.replication.as_ref().ok_or_else(no_peers_error)?;
         Ok(Self::new([Action::Send(StageRequest::RequestAll), Action::AwaitStage]))
     }
 
-    /// Takes the next step; what to do then, or nothing where it was the last.
-    fn start_next(&mut self, world: &ServerContext) -> Option<Step> {
+    /// Starts the next action. Returns the step to continue with, or `None` when every action is complete.
+    fn start_next(&mut self, context: &ServerContext) -> Option<Step> {
         match self.actions.pop_front()? {
-            Action::Send(request) => match world.send_query(Query::Stage(request)) {
+            Action::Send(request) => match context.send_query(Query::Stage(request)) {
                 Ok(()) => {}
                 Err(Query::Stage(request)) => {
                     self.actions.push_front(Action::Send(request));
                     return Some(Step::Again(SERVER_RETRY));
                 }
-                Err(_) => {} // it gives back what it was given
+                Err(_) => {} // impossible: the error is the query that was passed
             },
-            // Requests are answered in their order.
-            step @ (Action::AwaitStage | Action::AwaitBuckets) => {
-                self.actions.push_front(step);
+            // The stage carries out requests in order: an answer to this one means that the earlier ones are done.
+            action @ (Action::AwaitStage | Action::AwaitBuckets) => {
+                self.actions.push_front(action);
                 let status = |reply| Query::Stage(StageRequest::Status(reply));
-                self.waiting = Some(Awaiting::Stage(PendingQuery::new(STAGE_ANSWER_MAX, world, status)));
+                self.waiting = Some(Awaiting::Stage(PendingQuery::new(STAGE_ANSWER_MAX, context, status)));
             }
             Action::KernelResync => {
                 self.waiting =
-                    Some(Awaiting::KernelResync(PendingQuery::new(SERVER_ANSWER_MAX, world, Query::Control)));
+                    Some(Awaiting::KernelResync(PendingQuery::new(SERVER_ANSWER_MAX, context, Query::Control)));
             }
         }
         Some(Step::More)
     }
 
-    /// Whether what was waited for has come true; else what to do until then.
-    fn poll_waiting(&mut self, world: &ServerContext) -> Result<Result<(), Step>, Failure> {
+    /// Polls the current action's query. Returns `Ok(Ok(()))` when the action is complete, else the step to return
+    /// meanwhile.
+    ///
+    /// # Errors
+    /// A queried thread has ended or does not answer.
+    fn poll_waiting(&mut self, context: &ServerContext) -> Result<Result<(), Step>, Failure> {
         match &mut self.waiting {
             None => return Ok(Ok(())),
-            Some(Awaiting::Stage(question)) => match question.poll(world).map_err(stage_error)? {
-                Polled::Pending(turn) => return Ok(Err(turn)),
+            Some(Awaiting::Stage(query)) => match query.poll(context).map_err(stage_error)? {
+                Polled::Pending(step) => return Ok(Err(step)),
                 Polled::Ready(status) => {
-                    let asked = status.node.streams.iter().any(|stream| stream.scheduled > 0);
-                    if matches!(self.actions.front(), Some(Action::AwaitBuckets)) && asked {
+                    let scheduled = status.node.streams.iter().any(|stream| stream.scheduled > 0);
+                    if matches!(self.actions.front(), Some(Action::AwaitBuckets)) && scheduled {
                         self.waiting = None;
                         return Ok(Err(Step::Again(SERVER_POLL_INTERVAL)));
                     }
                     self.actions.pop_front();
                 }
             },
-            Some(Awaiting::KernelResync(question)) => match question.poll(world).map_err(resync_error)? {
-                Polled::Pending(turn) => return Ok(Err(turn)),
+            Some(Awaiting::KernelResync(query)) => match query.poll(context).map_err(resync_error)? {
+                Polled::Pending(step) => return Ok(Err(step)),
                 Polled::Ready(Err(WorkerEnded)) => {
                     return Err(Failure::new("a worker has ended: see the daemon's log"));
                 }
@@ -122,23 +140,24 @@ impl ActionSequence {
     }
 }
 
+/// The failure of a request because a kernel resync did not complete.
 fn resync_error(why: QueryError) -> Failure {
     Failure::new(match why {
         QueryError::Ended => "the control thread has ended: see the daemon's log",
-        QueryError::TimedOut => "the resync is not complete yet, and goes on: see the daemon's log",
+        QueryError::TimedOut => "the kernel resync takes longer than a minute and continues: see the daemon's log",
     })
 }
 
 impl Job for ActionSequence {
-    fn advance(&mut self, world: &mut ServerContext, _: &mut OutBuffer) -> Result<Step, Failure> {
+    fn advance(&mut self, context: &mut ServerContext, _: &mut OutBuffer) -> Result<Step, Failure> {
         loop {
-            if let Err(turn) = self.poll_waiting(world)? {
-                return Ok(turn);
+            if let Err(step) = self.poll_waiting(context)? {
+                return Ok(step);
             }
-            match self.start_next(world) {
+            match self.start_next(context) {
                 None => return Ok(Step::Done),
                 Some(Step::More) => {}
-                Some(turn) => return Ok(turn),
+                Some(step) => return Ok(step),
             }
         }
     }

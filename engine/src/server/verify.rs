@@ -1,6 +1,6 @@
-//! The comparison of replicas with their sources, here and at the peers.
+//! Verification: the comparison of replicas with their sources, here and on the peers.
 //!
-//! The nodes make one comparison at a time. Clients who come while one is under way wait for the next, and share that.
+//! One comparison runs at a time. Clients that send a request meanwhile wait for the next comparison and share it.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -17,74 +17,79 @@ use crate::limits::{SERVER_POLL_INTERVAL, SERVER_RETRY, SERVER_VERIFY_MAX, STAGE
 use crate::replication::{ReplicationStatus, StageRequest};
 use crate::worker::now_ms;
 
-/// The last comparison.
+/// The current or the last comparison, shared by all clients.
 #[derive(Debug, Default)]
 pub(super) struct Verification {
-    /// Its number; 0 before the first.
+    /// The number of the comparison; 0 before the first.
     number: u64,
-    /// When it is over at the latest; nothing where it is over.
+    /// The time when it ends at the latest; `None` after its end.
     deadline: Option<Instant>,
-    /// Counts them.
+    /// How many comparisons were started.
     started: u64,
-    /// What the last one that is over found, for all who wait for it.
+    /// The number and verdict of the last complete comparison, for every client that waits for it.
     last: Option<(u64, Arc<Verdict>)>,
 }
 
 impl Verification {
-    fn is_under_way(&self, now: Instant) -> bool {
-        self.deadline.is_some_and(|until| now < until)
+    /// Whether a comparison is running.
+    fn is_running(&self, now: Instant) -> bool {
+        self.deadline.is_some_and(|deadline| now < deadline)
     }
 }
 
-/// What a comparison found.
+/// The document with the result of a comparison.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 struct Verdict {
-    /// Whether every peer that was ever met answered, and every replica is as its source.
+    /// Whether there is a peer, every peer ever proven answered, and no replica differs from its source.
     agrees: bool,
-    /// This node's streams, as it told them.
+    /// This node's streams.
     streams: Vec<Source>,
+    /// The proven peers.
     peers: Vec<Peer>,
 }
 
-/// A stream of this node.
+/// The part of the document about a stream of this node.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 struct Source {
     stream: u16,
-    /// Flows and expectations in the cache when this was written, told or not.
+    /// Flows and expectations in the cache now, sent to the peers or not.
     entries: u64,
-    /// Of all that was told, in 16 hex digits; nothing where no peer answered.
+    /// The digest of the entries sent, in 16 hex digits; `None` where no peer answered.
     digest: Option<String>,
-    /// The batch that it is as of.
+    /// The seq of the batch that the digest is as of.
     seq: Option<u64>,
 }
 
-/// A peer.
+/// The part of the document about a peer.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 struct Peer {
     name: String,
+    /// Whether the peer is live and all its verdicts have arrived.
     answered: bool,
-    /// This node's streams, as it holds them.
+    /// This node's streams, in the peer's replicas.
     streams: Vec<Compared>,
-    /// Its streams, as this node holds them.
+    /// The peer's streams, in this node's replicas.
     held: Vec<Compared>,
 }
 
-/// A replica of a stream.
+/// The part of the document about a replica.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 struct Compared {
     stream: u16,
     /// Entries in the replica.
     entries: u64,
-    /// Of the source, in 16 hex digits.
+    /// The source's digest, in 16 hex digits.
     digest: String,
-    /// The batch with the digests.
+    /// The seq of the batch with the source's digests.
     seq: u64,
+    /// Whether no bucket differs.
     agrees: bool,
-    /// Buckets that are not as in the source.
+    /// The buckets that differ from the source.
     differing: Vec<u16>,
 }
 
 impl Compared {
+    /// The part about the replica of one stream.
     fn new(stream: u16, verdict: &VerdictStatus) -> Self {
         Self {
             stream,
@@ -96,16 +101,17 @@ impl Compared {
         }
     }
 
-    /// Those of `verdicts`, in the order of the streams, that were asked for under `number`.
+    /// The `verdicts`, in the order of the streams, that belong to the comparison `number`.
     fn all(number: u64, verdicts: impl Iterator<Item = Option<VerdictStatus>>) -> Vec<Self> {
-        let fresh = |(stream, verdict): (u16, Option<VerdictStatus>)| {
+        let of_number = |(stream, verdict): (u16, Option<VerdictStatus>)| {
             verdict.filter(|verdict| verdict.number == number).map(|verdict| Self::new(stream, &verdict))
         };
-        (0..).zip(verdicts).filter_map(fresh).collect()
+        (0..).zip(verdicts).filter_map(of_number).collect()
     }
 }
 
 impl Peer {
+    /// The part about a peer, from its verdicts in the comparison `number`.
     fn new(number: u64, peer: &PeerStatus) -> Self {
         let streams = Compared::all(number, peer.verdicts.iter().copied());
         let held = Compared::all(number, peer.received.iter().map(|stream| stream.verdict));
@@ -114,17 +120,16 @@ impl Peer {
         Self { name: peer.name.clone(), answered, streams, held }
     }
 
+    /// Whether the peer answered and no replica differs.
     fn agrees(&self) -> bool {
         self.answered && self.streams.iter().chain(&self.held).all(|replica| replica.agrees)
     }
 }
 
 impl Verdict {
-    /// `entries` of each stream of this node.
+    /// Creates the result of the comparison `number`. `entries` are the entries of each stream of this node.
     fn new(number: u64, status: &ReplicationStatus, entries: impl Iterator<Item = u64>) -> Self {
-        // One that never proved itself is nobody yet.
-        let met = status.node.peers.iter().filter(|peer| peer.state != PeerState::Unproven);
-        let peers: Vec<_> = met.map(|peer| Peer::new(number, peer)).collect();
+        let peers: Vec<_> = status.proven_peers().map(|peer| Peer::new(number, peer)).collect();
         let source = |(stream, entries)| {
             let of = |peer: &Peer| {
                 let compared = peer.streams.iter().find(|compared| compared.stream == stream);
@@ -140,84 +145,90 @@ impl Verdict {
     }
 }
 
-/// Whether every live peer has answered. Nobody else will.
+/// Whether every live peer has answered. Other peers do not answer.
 fn is_answered_by_all(number: u64, status: &ReplicationStatus) -> bool {
     let live = status.node.peers.iter().filter(|peer| peer.state == PeerState::Live);
     live.map(|peer| Peer::new(number, peer)).all(|peer| peer.answered)
 }
 
-/// A client that waits for a comparison.
+/// The job of a client that waits for a comparison.
 pub(super) struct VerifyJob {
-    /// Comparisons up to this one began before the client came.
+    /// How many comparisons had been started when the client sent its request.
     started_before: u64,
-    /// The number of the one that it waits for.
+    /// The number of the comparison that it waits for.
     number: Option<u64>,
+    /// The query for the status, which has the verdicts.
     pending_status: Option<PendingQuery<ReplicationStatus>>,
 }
 
 impl VerifyJob {
-    pub(super) fn new(world: &ServerContext) -> Result<Self, Failure> {
-        world.access.replication.as_ref().ok_or_else(no_peers_error)?;
-        Ok(Self { started_before: world.verification.started, number: None, pending_status: None })
+    /// Creates the job of a client that has just sent its request.
+    ///
+    /// # Errors
+    /// The daemon has no peers.
+    pub(super) fn new(context: &ServerContext) -> Result<Self, Failure> {
+        context.access.replication.as_ref().ok_or_else(no_peers_error)?;
+        Ok(Self { started_before: context.verification.started, number: None, pending_status: None })
     }
 
-    /// Joins a comparison that began since, or begins one as soon as none is under way.
-    fn join(&mut self, world: &mut ServerContext) -> Result<u64, Step> {
-        let now = world.now;
-        if world.verification.started == self.started_before {
-            if world.verification.is_under_way(now) {
+    /// Joins a comparison that was started after the client's request, or starts one as soon as none is running.
+    /// Returns its number, or the step to return meanwhile.
+    fn join(&mut self, context: &mut ServerContext) -> Result<u64, Step> {
+        let now = context.now;
+        if context.verification.started == self.started_before {
+            if context.verification.is_running(now) {
                 return Err(Step::Again(SERVER_POLL_INTERVAL));
             }
-            let number = next_number(world.verification.number);
-            if world.send_query(Query::Stage(StageRequest::Verify(number))).is_err() {
+            let number = next_number(context.verification.number);
+            if context.send_query(Query::Stage(StageRequest::Verify(number))).is_err() {
                 return Err(Step::Again(SERVER_RETRY));
             }
-            let count = world.verification.started + 1;
-            let found = world.verification.last.take();
-            world.verification =
-                Verification { number, deadline: Some(now + SERVER_VERIFY_MAX), started: count, last: found };
+            let started = context.verification.started + 1;
+            let last = context.verification.last.take();
+            context.verification = Verification { number, deadline: Some(now + SERVER_VERIFY_MAX), started, last };
         }
-        Ok(world.verification.number)
+        Ok(context.verification.number)
     }
 }
 
-/// A number that neither this node nor, but for chance, any other has used: the time in microseconds, and never twice.
+/// A number that this node has not used before, and other nodes only by chance: the time in microseconds.
 fn next_number(last: u64) -> u64 {
     now_ms().saturating_mul(1_000).max(last.saturating_add(1))
 }
 
 impl Job for VerifyJob {
-    fn advance(&mut self, world: &mut ServerContext, out: &mut OutBuffer) -> Result<Step, Failure> {
+    fn advance(&mut self, context: &mut ServerContext, out: &mut OutBuffer) -> Result<Step, Failure> {
         let number = match self.number {
             Some(number) => number,
-            None => match self.join(world) {
+            None => match self.join(context) {
                 Ok(number) => *self.number.insert(number),
-                Err(turn) => return Ok(turn),
+                Err(step) => return Ok(step),
             },
         };
-        // All who wait are served in turn, so each sees this before another comparison can be over.
-        if let Some((_, verdict)) = world.verification.last.as_ref().filter(|(found, _)| *found == number) {
+        // The server serves all clients in each round, so every waiting client reads this verdict before the next one
+        // exists.
+        if let Some((_, verdict)) = context.verification.last.as_ref().filter(|(last, _)| *last == number) {
             out.push_json(verdict.as_ref())?;
             return Ok(Step::Done);
         }
         let query = |reply| Query::Stage(StageRequest::Status(reply));
-        let looking = self.pending_status.get_or_insert_with(|| PendingQuery::new(STAGE_ANSWER_MAX, world, query));
-        let status = match looking.poll(world).map_err(stage_error)? {
+        let pending = self.pending_status.get_or_insert_with(|| PendingQuery::new(STAGE_ANSWER_MAX, context, query));
+        let status = match pending.poll(context).map_err(stage_error)? {
             Polled::Ready(status) => status,
-            Polled::Pending(turn) => return Ok(turn),
+            Polled::Pending(step) => return Ok(step),
         };
         self.pending_status = None;
-        let mine = world.verification.number == number;
-        // A later one of the daemon's own can only have begun when this one was over.
-        let over = !mine || !world.verification.is_under_way(world.now);
+        let is_current = context.verification.number == number;
+        // If a later comparison is current, this one has ended before.
+        let over = !is_current || !context.verification.is_running(context.now);
         if !over && !is_answered_by_all(number, &status) {
             return Ok(Step::Again(SERVER_POLL_INTERVAL));
         }
-        let entries = world.access.by_worker().map(|counts| counts.flows + counts.expectations);
+        let entries = context.access.by_worker().map(|counts| counts.flows + counts.expectations);
         let verdict = Arc::new(Verdict::new(number, &status, entries));
         out.push_json(verdict.as_ref())?;
-        if mine {
-            (world.verification.deadline, world.verification.last) = (None, Some((number, verdict)));
+        if is_current {
+            (context.verification.deadline, context.verification.last) = (None, Some((number, verdict)));
         }
         Ok(Step::Done)
     }

@@ -1,7 +1,7 @@
-//! The expectations of a shard, or of a replica: few, short-lived, and kept as they are told.
+//! The expectations of a shard, or of a replica. They are few and short-lived.
 //!
-//! An expectation is known by the kernel's id. It is kept in its encoded form: nobody looks into it until it is shown
-//! or committed.
+//! An expectation is identified by the kernel's id. It is kept in the encoded form in which it is sent, because its
+//! fields are read only when it is printed or committed.
 
 use ctflow_parser::expect::ExpectView;
 use ctflow_parser::record::Event;
@@ -17,16 +17,22 @@ use super::table::EntryMeta;
 use super::{Applied, Generation};
 use crate::limits::EXPECTATIONS_MAX;
 
+/// One expectation.
 #[derive(Debug)]
 struct Expectation {
+    /// The encoded entry.
     bytes: Box<[u8]>,
+    /// The check of `bytes`.
     check: u32,
+    /// The number of the resync that confirmed it last.
     generation: Generation,
+    /// When it was added.
     since: Seconds,
+    /// When it last changed, in milliseconds since 1970.
     changed_ms: u64,
-    /// Replicas have not been told of it as it is.
+    /// Whether its current state is still to be sent to replicas.
     pending: bool,
-    /// Replicas know it.
+    /// The check of the entry that was sent last; `None` where none was sent.
     sent_check: Option<u32>,
 }
 
@@ -34,23 +40,30 @@ struct Expectation {
 #[derive(Debug, Default)]
 pub(crate) struct Expectations {
     held: HashMap<u32, Expectation>,
-    /// Those that are gone and that replicas hold.
+    /// Expectations that replicas hold and that ended, by id, with the time in milliseconds since 1970.
     ended: HashMap<u32, u64>,
-    /// The digest of those that are gone and that replicas hold.
+    /// The sum of the spread checks of those that ended, to subtract from the digest when their ends are sent.
     ended_digest: u64,
-    /// Anything is to be told.
+    /// Whether any change is still to be sent.
     pending: bool,
-    /// More ended than is kept in mind.
+    /// Whether more expectations ended than `ended` may hold.
     overflowed: bool,
 }
 
 impl Expectations {
+    /// The number of expectations held.
     pub(crate) fn len(&self) -> usize {
         self.held.len()
     }
 
-    /// Takes in an event, or an expectation that a dump shows.
-    pub(super) fn apply(&mut self, event: Event, view: &ExpectView<'_>, mark: Generation, now_ms: u64) -> Applied {
+    /// Applies an event, or an expectation of a dump (as [`Event::New`]).
+    pub(super) fn apply(
+        &mut self,
+        event: Event,
+        view: &ExpectView<'_>,
+        generation: Generation,
+        now_ms: u64,
+    ) -> Applied {
         let Some(id) = view.id else { return Applied::NotAFlow };
         if event == Event::Destroy {
             return self.destroy(id, now_ms);
@@ -61,7 +74,7 @@ impl Expectations {
         }
         let check = entry::entry_check(&bytes);
         if let Some(held) = self.held.get_mut(&id) {
-            held.generation = mark;
+            held.generation = generation;
             if held.check == check {
                 return Applied::Unchanged;
             }
@@ -75,7 +88,7 @@ impl Expectations {
         let new = Expectation {
             bytes: bytes.into(),
             check,
-            generation: mark,
+            generation,
             since: Seconds::of(now_ms),
             changed_ms: now_ms,
             pending: true,
@@ -86,10 +99,11 @@ impl Expectations {
         Applied::Created
     }
 
+    /// Removes an expectation, and queues its end if replicas hold it.
     fn destroy(&mut self, id: u32, now_ms: u64) -> Applied {
-        let Some(gone) = self.held.remove(&id) else { return Applied::Unknown };
-        if let Some(told) = gone.sent_check {
-            self.ended_digest = self.ended_digest.wrapping_add(spread(told));
+        let Some(removed) = self.held.remove(&id) else { return Applied::Unknown };
+        if let Some(check) = removed.sent_check {
+            self.ended_digest = self.ended_digest.wrapping_add(spread(check));
             self.pending = true;
             if self.ended.len() < EXPECTATIONS_MAX {
                 self.ended.insert(id, now_ms);
@@ -100,25 +114,26 @@ impl Expectations {
         Applied::Destroyed
     }
 
-    /// Removes what `mark` does not confirm.
-    pub(super) fn purge(&mut self, mark: Generation, now_ms: u64) {
-        let gone: Vec<_> = self.held.iter().filter(|(_, one)| one.generation != mark).map(|(id, _)| *id).collect();
-        for id in gone {
+    /// Removes the expectations that were not confirmed in `generation`.
+    pub(super) fn purge(&mut self, generation: Generation, now_ms: u64) {
+        let unconfirmed = self.held.iter().filter(|(_, held)| held.generation != generation);
+        let unconfirmed: Vec<_> = unconfirmed.map(|(id, _)| *id).collect();
+        for id in unconfirmed {
             self.destroy(id, now_ms);
         }
     }
 
-    /// Whether replicas are to be told anything.
+    /// Whether a change is still to be sent to replicas.
     pub(super) fn has_pending(&self) -> bool {
         self.pending
     }
 
-    /// Whether more ended than was kept in mind, so that all have to be told; says so once.
+    /// Whether an end was dropped since the last call, so that all expectations must be sent.
     pub(super) fn take_overflowed(&mut self) -> bool {
         std::mem::take(&mut self.overflowed)
     }
 
-    /// Tells what has changed since the last time, and brings their digest up to it.
+    /// Writes the changes since the last call to `outbox`, ends first, and updates the digest.
     pub(super) fn send_changed(&mut self, digests: &mut Digests, outbox: &mut Outbox) {
         if !std::mem::take(&mut self.pending) {
             return;
@@ -127,62 +142,59 @@ impl Expectations {
         for (id, changed_ms) in self.ended.drain() {
             outbox.write_expect_end(id, changed_ms);
         }
-        for one in self.held.values_mut().filter(|one| one.pending) {
-            one.send(digests, outbox);
+        for changed in self.held.values_mut().filter(|held| held.pending) {
+            changed.send(digests, outbox);
         }
     }
 
-    /// Tells all of them.
+    /// Writes all expectations to `outbox`.
     pub(super) fn send_all(&mut self, digests: &mut Digests, outbox: &mut Outbox) {
-        self.held.values_mut().for_each(|one| one.send(digests, outbox));
+        self.held.values_mut().for_each(|held| held.send(digests, outbox));
     }
 
-    /// In a replica: puts an expectation in, in place of what was here of it; gives the check of that.
+    /// In a replica: stores an expectation, in place of the state that was held of it; returns the check of that.
     ///
     /// # Errors
-    /// [`Applied::Full`].
-    pub(crate) fn replace(&mut self, id: u32, bytes: &[u8], told: EntryMeta) -> Result<Option<u32>, Applied> {
-        let EntryMeta { check, generation: mark, now_ms, changed_ms } = told;
-        let before = self.held.get(&id).map(|one| (one.check, one.since));
+    /// [`Applied::Full`] where the expectation is new and the maximum is reached.
+    pub(crate) fn replace(&mut self, id: u32, bytes: &[u8], meta: EntryMeta) -> Result<Option<u32>, Applied> {
+        let EntryMeta { check, generation, now_ms, changed_ms } = meta;
+        let before = self.held.get(&id).map(|held| (held.check, held.since));
         if before.is_none() && self.held.len() >= EXPECTATIONS_MAX {
             return Err(Applied::Full);
         }
         let since = before.map_or(Seconds::of(now_ms), |(_, since)| since);
-        let new = Expectation {
-            bytes: bytes.into(),
-            check,
-            generation: mark,
-            since,
-            changed_ms,
-            pending: false,
-            sent_check: None,
-        };
+        let new =
+            Expectation { bytes: bytes.into(), check, generation, since, changed_ms, pending: false, sent_check: None };
         self.held.insert(id, new);
         Ok(before.map(|(check, _)| check))
     }
 
-    /// In a replica: removes an expectation; gives its check.
+    /// In a replica: removes an expectation; returns its check.
     pub(crate) fn remove(&mut self, id: u32) -> Option<u32> {
-        self.held.remove(&id).map(|one| one.check)
+        self.held.remove(&id).map(|removed| removed.check)
     }
 
-    /// In a replica: removes those that `mark` does not confirm; each one's check goes to `purged`.
-    pub(crate) fn purge_unconfirmed(&mut self, mark: Generation, mut purged: impl FnMut(u32)) {
-        self.held.extract_if(|_, one| one.generation != mark).for_each(|(_, one)| purged(one.check));
+    /// In a replica: removes the expectations that were not confirmed in `generation`, and calls `purged` with the
+    /// check of each.
+    pub(crate) fn purge_unconfirmed(&mut self, generation: Generation, mut purged: impl FnMut(u32)) {
+        let unconfirmed = self.held.extract_if(|_, held| held.generation != generation);
+        unconfirmed.for_each(|(_, removed)| purged(removed.check));
     }
 
-    /// All of them, encoded, with the time since which each is here, and when it changed.
+    /// All expectations: the encoded entry, the time it was added, and the time it last changed in milliseconds since
+    /// 1970.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&[u8], Seconds, u64)> {
-        self.held.values().map(|one| (&*one.bytes, one.since, one.changed_ms))
+        self.held.values().map(|held| (&*held.bytes, held.since, held.changed_ms))
     }
 
-    /// Forgets all of them, and tells nobody.
+    /// In a replica: removes all expectations.
     pub(crate) fn clear(&mut self) {
         *self = Self::default();
     }
 }
 
 impl Expectation {
+    /// Writes the expectation to `outbox`, and updates the digest.
     fn send(&mut self, digests: &mut Digests, outbox: &mut Outbox) {
         digests.replace_check(EXPECTATIONS, self.sent_check, Some(self.check));
         (self.pending, self.sent_check) = (false, Some(self.check));

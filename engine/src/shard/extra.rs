@@ -1,26 +1,27 @@
-//! What few flows have, kept beside them: only flows that have any of it pay for it.
+//! The rare attributes of flows. They are stored apart, so that only flows that have some take memory for them.
 
 use ctflow_parser::flow::{FlowView, Helper, Labels, SeqAdj, Synproxy};
 use ctflow_parser::proto::ProtoInfo;
 use ctflow_parser::tuple::Tuple;
 
-/// The rare part of a flow.
+/// The rare attributes of one flow.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Extra {
     labels: Option<Labels>,
+    /// The helper's name and its private data.
     helper: Option<(Box<str>, Box<[u8]>)>,
     secctx: Option<Box<str>>,
     seqadj_orig: Option<SeqAdj>,
     seqadj_reply: Option<SeqAdj>,
     synproxy: Option<Synproxy>,
     master: Option<Tuple>,
-    /// What the SCTP or DCCP tracker knows beyond its state.
+    /// The state of the SCTP or DCCP tracker, of which the compact flow keeps the state number only.
     proto: Option<ProtoInfo>,
 }
 
 impl Extra {
-    /// Whether `view` says anything that belongs here. The kernel gives some attributes to flows that have nothing of the
-    /// kind, all zero: these are no reason to begin one.
+    /// Whether `view` has a rare attribute. The kernel sends some of these attributes with all bytes zero for flows
+    /// that do not use them; a zero attribute does not count.
     #[inline]
     pub(crate) fn is_needed_for(view: &FlowView<'_>) -> bool {
         view.labels.is_some_and(|labels| labels != Labels::default())
@@ -33,8 +34,8 @@ impl Extra {
             || matches!(view.proto, Some(ProtoInfo::Sctp(_) | ProtoInfo::Dccp(_)))
     }
 
-    /// Takes over what the view says and keeps what it does not; tells whether anything changed. What is the same as
-    /// before, as in nearly every event of a flow with a helper, costs a comparison.
+    /// Replaces the attributes that `view` has, and keeps the others; returns whether anything changed. An attribute
+    /// that is equal, as in nearly every event of a flow with a helper, costs one comparison and no allocation.
     pub(crate) fn merge(&mut self, view: &FlowView<'_>) -> bool {
         let mut changed = update_if_some(&mut self.labels, view.labels)
             | update_if_some(&mut self.seqadj_orig, view.seqadj_orig)
@@ -53,11 +54,12 @@ impl Extra {
         changed
     }
 
+    /// The helper as a view has it.
     fn helper(&self) -> Option<Helper<'_>> {
         self.helper.as_ref().map(|(name, info)| Helper { name, info })
     }
 
-    /// Adds what is kept here to the view of the flow it belongs to.
+    /// Returns `view` with these attributes added. `view` must be of the flow that they belong to.
     pub(crate) fn add_to<'a>(&'a self, view: FlowView<'a>) -> FlowView<'a> {
         FlowView {
             labels: self.labels,
@@ -73,11 +75,11 @@ impl Extra {
     }
 }
 
-/// Puts in what is told, if anything; tells whether it is different.
-fn update_if_some<T: PartialEq>(kept: &mut Option<T>, told: Option<T>) -> bool {
-    let changed = told.is_some() && *kept != told;
+/// Replaces `stored` by `new` where that is `Some`; returns whether it changed.
+fn update_if_some<T: PartialEq>(stored: &mut Option<T>, new: Option<T>) -> bool {
+    let changed = new.is_some() && *stored != new;
     if changed {
-        *kept = told;
+        *stored = new;
     }
     changed
 }
@@ -95,7 +97,10 @@ mod tests {
             synproxy: Some(Synproxy::default()),
             ..FlowView::default()
         };
-        assert!(!Extra::is_needed_for(&zeros), "what ctnetlink makes has them, and would cost four times as much");
+        assert!(
+            !Extra::is_needed_for(&zeros),
+            "flows created by ctnetlink have them, and would cost four times as much"
+        );
         assert!(Extra::is_needed_for(&FlowView { labels: Some(Labels(4)), ..zeros }));
     }
 }

@@ -1,12 +1,13 @@
-//! Where a flow lives: which shard, and where in the shard's tables.
+//! Which shard owns a flow, and how its id selects a bucket.
 //!
-//! The kernel's id of a flow is a keyed hash already, so it is used as one. The steering program in the socket takes it
-//! modulo the number of shards, so within a shard all ids are alike in their low bits; [`spread`] mixes them before a
-//! table sees them. It is the one that replication tells buckets by.
+//! The kernel's id of a flow is a keyed hash, so it is used as one. The steering program in the socket uses the id
+//! modulo the number of shards, so all ids of a shard have equal low bits. [`spread`] mixes the bits before a table
+//! uses them. Replication computes buckets with the same function.
 
 pub use ctflow_replicate::buckets::spread;
 
-/// The shard that owns the flow `id` when `shards` share them; the same arithmetic as the steering program's.
+/// The index of the shard that owns the flow `id` among `shards` shards; 0 where `shards` is 0. The steering program
+/// computes the same.
 #[must_use]
 pub fn shard_of(id: u32, shards: u32) -> u32 {
     id.checked_rem(shards).unwrap_or(0)

@@ -1,4 +1,4 @@
-//! What a replica holds after it was told everything, against what the shard holds: the same, whatever happened.
+//! A replica that has received every batch of a shard holds the same entries as the shard, whatever happened before.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -23,13 +23,14 @@ use crate::limits::OUTBOX_BATCHES;
 
 const START_MS: u64 = 1_800_000_000_000;
 
-/// Puts what was told into a replica, as the protocol does; gives how many entries it was, and checks digests on the way.
+/// Applies all batches of the outbox to a replica, as the protocol does, and checks the digests in them; returns the
+/// number of flows and flow ends.
 fn deliver(outbox: &mut Outbox, replica: &mut Replica) -> usize {
     outbox.close();
     std::iter::from_fn(|| outbox.pop()).map(|payload| apply_batch(&payload, replica)).sum()
 }
 
-/// Likewise one batch.
+/// Applies one batch to a replica, and checks the digests in it; returns the number of flows and flow ends.
 fn apply_batch(payload: &Payload, replica: &mut Replica) -> usize {
     let mut entries = 0;
     for item in Items::new(&payload.bytes[HEADER_BYTES..]).unwrap() {
@@ -49,8 +50,8 @@ fn apply_batch(payload: &Payload, replica: &mut Replica) -> usize {
             }
             Item::Expect { entry: bytes, version_ms } => {
                 let expect = entry::decode_expect(bytes).unwrap();
-                let told = Entry { bucket: EXPECTATIONS, bytes, check: entry::entry_check(bytes), version_ms };
-                replica.insert_expect(&expect, &told).unwrap();
+                let received = Entry { bucket: EXPECTATIONS, bytes, check: entry::entry_check(bytes), version_ms };
+                replica.insert_expect(&expect, &received).unwrap();
             }
             Item::ExpectEnd { id, .. } => replica.remove_expect(id),
             Item::BucketBegin(bucket) => replica.mark_bucket(bucket),
@@ -67,12 +68,12 @@ fn apply_batch(payload: &Payload, replica: &mut Replica) -> usize {
     entries
 }
 
-/// Everything held, as others are shown it, without since when.
-fn held_entries(show: impl Fn(u16, &mut Vec<u8>)) -> BTreeSet<Vec<u8>> {
+/// All entries that `encode_bucket` writes, without their heads: the times in these differ between shard and replica.
+fn held_entries(encode_bucket: impl Fn(u16, &mut Vec<u8>)) -> BTreeSet<Vec<u8>> {
     let mut entries = BTreeSet::new();
     for bucket in 0..=EXPECTATIONS {
         let mut out = Vec::new();
-        show(bucket, &mut out);
+        encode_bucket(bucket, &mut out);
         let mut rest = &out[..];
         while let [_, ..] = rest {
             let length = usize::from(u16::from_be_bytes([rest[24], rest[25]]));
@@ -84,13 +85,12 @@ fn held_entries(show: impl Fn(u16, &mut Vec<u8>)) -> BTreeSet<Vec<u8>> {
 }
 
 fn assert_same_entries(shard: &Shard, replica: &Replica) {
-    let (here, there) = (
-        held_entries(|bucket, out| shard.encode_bucket(bucket, 0, out)),
-        held_entries(|b, out| replica.encode_bucket(b, 0, out)),
-    );
-    assert_eq!(here, there);
+    let in_shard = held_entries(|bucket, out| shard.encode_bucket(bucket, 0, out));
+    let in_replica = held_entries(|bucket, out| replica.encode_bucket(bucket, 0, out));
+    assert_eq!(in_shard, in_replica);
 }
 
+/// Flow number `n`: every third is UDP, every fifth IPv6.
 fn flow(n: u8) -> FlowView<'static> {
     let proto = if n.is_multiple_of(3) { uapi::IPPROTO_UDP } else { uapi::IPPROTO_TCP };
     let (src, dst) = if n.is_multiple_of(5) {
@@ -114,8 +114,8 @@ fn expectation(n: u8) -> ExpectView<'static> {
     ExpectView { family, tuple, mask, master, id: Some(n.into()), timeout: Some(9), ..ExpectView::default() }
 }
 
-fn new_shard(choice: ReplicationFilter) -> (Shard, Outbox, Replica) {
-    let mut shard = Shard::replicated(1_000, Arc::new(choice));
+fn new_shard(filter: ReplicationFilter) -> (Shard, Outbox, Replica) {
+    let mut shard = Shard::replicated(1_000, Arc::new(filter));
     shard.set_time(START_MS);
     (shard, Outbox::new(0, 1_400), Replica::new(1_000))
 }
@@ -152,8 +152,9 @@ proptest! {
 
     #[test]
     fn a_drained_shard_and_its_replica_hold_the_same(steps in steps(), least_ms in prop_oneof![Just(0), Just(300)]) {
-        let choice = ReplicationFilter { least_ages: vec![(uapi::IPPROTO_UDP, least_ms)], ..ReplicationFilter::default() };
-        let (mut shard, mut outbox, mut replica) = new_shard(choice);
+        let least_ages = vec![(uapi::IPPROTO_UDP, least_ms)];
+        let filter = ReplicationFilter { least_ages, ..ReplicationFilter::default() };
+        let (mut shard, mut outbox, mut replica) = new_shard(filter);
         let mut now = START_MS;
         for step in steps {
             match step {
@@ -209,7 +210,7 @@ fn a_flow_is_sent_once_in_its_newest_state() {
     shard.apply(Event::Update, &FlowView { mark: Some(3), ..flow(1) });
     shard.apply(Event::Update, &FlowView { mark: Some(9), ..flow(1) });
     shard.drain(&mut outbox);
-    assert_eq!(deliver(&mut outbox, &mut replica), 0, "replicas know it just so");
+    assert_eq!(deliver(&mut outbox, &mut replica), 0, "the replica holds this very state");
     shard.apply(Event::Destroy, &flow(1));
     shard.drain(&mut outbox);
     assert_eq!((deliver(&mut outbox, &mut replica), replica.entries()), (1, 0));
@@ -217,8 +218,8 @@ fn a_flow_is_sent_once_in_its_newest_state() {
 
 #[test]
 fn a_flow_below_its_protocols_least_age_is_not_sent() {
-    let choice = ReplicationFilter { least_ages: vec![(uapi::IPPROTO_UDP, 500)], ..ReplicationFilter::default() };
-    let (mut shard, mut outbox, mut replica) = new_shard(choice);
+    let filter = ReplicationFilter { least_ages: vec![(uapi::IPPROTO_UDP, 500)], ..ReplicationFilter::default() };
+    let (mut shard, mut outbox, mut replica) = new_shard(filter);
     shard.apply(Event::New, &flow(3));
     shard.apply(Event::New, &flow(6));
     shard.apply(Event::New, &flow(4)); // TCP
@@ -234,7 +235,7 @@ fn a_flow_below_its_protocols_least_age_is_not_sent() {
     assert_same_entries(&shard, &replica);
 }
 
-/// Where all flows must be half a second old: one that is and has just been told.
+/// A shard with a least age of half a second for all flows, and one flow of that age that was just sent.
 fn sent_aged_flow() -> (Shard, Outbox, Replica) {
     let (mut shard, mut outbox, mut replica) =
         new_shard(ReplicationFilter { least_age_ms: 500, ..ReplicationFilter::default() });
@@ -257,7 +258,7 @@ fn with_a_least_age_for_all_flows_changes_are_sent_together() {
     shard.apply(Event::Destroy, &flow(1));
     assert!(!shard.has_pending());
     shard.cancel_pause();
-    assert!(shard.has_pending(), "a worker that ends tells all");
+    assert!(shard.has_pending(), "a worker that stops sends everything");
     shard.queue_digests(1);
     shard.drain(&mut outbox);
     assert_eq!((deliver(&mut outbox, &mut replica), replica.entries()), (1, 0));
@@ -304,7 +305,7 @@ fn a_flow_no_longer_selected_is_retracted() {
     }));
     shard.drain(&mut outbox);
     deliver(&mut outbox, &mut replica);
-    assert_eq!(replica.entries(), 0, "another choice holds");
+    assert_eq!(replica.entries(), 0, "the new filter selects no held flow");
     let of = vec![uapi::IPPROTO_TCP];
     let ignored = ReplicationFilter {
         protocols: Some(Rule { listed: Listed::Ignored, entries: of }),
@@ -358,10 +359,10 @@ fn a_full_outbox_leaves_buckets_for_later() {
         shard.drain(&mut outbox);
         outbox.close();
         drains += 1;
-        // The stage takes less than is told.
-        let mut taken = Outbox::new(0, 1_400);
-        outbox.pop().into_iter().for_each(|payload| taken.push_front(payload));
-        deliver(&mut taken, &mut replica);
+        // The stage receives one batch for each drain, which is less than a drain writes.
+        let mut received = Outbox::new(0, 1_400);
+        outbox.pop().into_iter().for_each(|payload| received.push_front(payload));
+        deliver(&mut received, &mut replica);
         assert!(drains < 1_000);
     }
     deliver(&mut outbox, &mut replica);

@@ -1,9 +1,20 @@
-//! The flows one worker alone owns: looked up by the kernel's id, merged from events, reconciled with dumps, told to
-//! replicas; and what a replica is told.
+//! The flows that one worker owns: found by kernel id, merged from events, reconciled with dumps, sent to replicas.
 //!
-//! A shard is used by one thread and has no lock. `approach` fetches the flows of a batch of events, `table` holds those of one
-//! family, `expectations` the few there are of these, `resync` says which dumped flows to believe, `key` which shard a flow
-//! belongs to. `ledger` knows what replicas are still to be told, `outbox` puts it into batches; [`replica`] is the other end.
+//! One thread uses a shard, so a shard has no lock.
+//!
+//! | module | content |
+//! |---|---|
+//! | `key` | which shard owns a flow |
+//! | `table`, `slab`, `extra` | the flows of one family: index, records, rare attributes |
+//! | `expectations` | the expectations, which are few |
+//! | `prefetch` | loads the flows of a batch of events into the processor's cache |
+//! | `resync` | the state of a resync with the kernel, and which dumped flows to ignore |
+//! | `ledger`, `digests` | which changes are still to be sent to replicas, and the digest of what was sent |
+//! | `outbox` | the batches that carry them to the replication stage |
+//! | [`replica`] | what this node holds of a peer's shard |
+//! | `handover` | which flows of a replica are still to be injected into this kernel (hot mode) |
+//! | `conflict` | whether this node or a peer saw the newer change of a flow |
+//! | `encode_entries` | entries in the form of the control socket |
 
 mod conflict;
 mod digests;
@@ -43,37 +54,39 @@ use table::{ApplyContext, Table};
 
 use crate::filter::ReplicationFilter;
 
-/// A resync's number, wrapping: two are never under way at once, so neighbours are all that must differ.
+/// The number of a resync. It wraps: two resyncs never run at once, so only consecutive ones have to differ.
 type Generation = u8;
 
 /// Where a description of a flow comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Origin {
+    /// An event of the kernel.
     Event,
+    /// The dump that a resync reads.
     Dump,
 }
 
-/// What became of an event or a dumped flow.
+/// The result of applying an event or a dumped flow to a shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Applied {
-    /// The flow is new here.
+    /// The shard did not hold the flow and holds it now.
     Created,
-    /// It was here and is different now.
+    /// The shard held the flow, and at least one field changed.
     Updated,
-    /// It was here, just so.
+    /// The shard held the flow, and no field changed.
     Unchanged,
-    /// It was here and is gone.
+    /// The shard held the flow and removed it.
     Destroyed,
-    /// It was not here; nothing to destroy.
+    /// Nothing changed: the shard does not hold the flow that ended, or the dumped flow has ended meanwhile.
     Unknown,
-    /// Nothing was done: the shard holds as many flows as it may.
+    /// Nothing changed: the shard already holds its maximum of flows or expectations.
     Full,
-    /// Nothing was done: the message has no tuple or no id, so it names no flow.
+    /// Nothing changed: the message has no complete tuples or no id, so it names no flow.
     NotAFlow,
 }
 
 impl Applied {
-    /// The change to tell a replica, if there is any.
+    /// The change to send to replicas; `None` where nothing changed.
     #[must_use]
     pub fn change(self) -> Option<Change> {
         match self {
@@ -85,14 +98,14 @@ impl Applied {
     }
 }
 
-/// How a slice of sweeping ended.
+/// The result of one [`Shard::sweep`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Swept {
-    /// There is more to look at.
+    /// More slots are left to sweep.
     More,
     /// The resync is complete: the shard agrees with the kernel.
     Done,
-    /// More flows ended during the dump than were kept in mind; another resync has to follow.
+    /// The sweep is complete, but more flows ended during the dump than were recorded: another resync must follow.
     RepeatResync,
 }
 
@@ -104,8 +117,9 @@ pub struct Shard {
     expectations: Expectations,
     generation: Generation,
     resync: Resync,
+    /// Milliseconds since 1970.
     now_ms: u64,
-    /// Where there are replicas.
+    /// What is still to be sent to replicas; `None` without replication.
     ledger: Option<Ledger>,
 }
 
@@ -124,43 +138,44 @@ impl Shard {
         }
     }
 
-    /// An empty shard that tells replicas what `choice` selects, by [`Shard::drain`].
+    /// An empty shard of at most `flows_max` flows of each family, whose changes [`Shard::drain`] sends to replicas as
+    /// far as `filter` selects the flows.
     #[must_use]
-    pub fn replicated(flows_max: u32, choice: Arc<ReplicationFilter>) -> Self {
-        let ledger = Some(Ledger::new(choice));
+    pub fn replicated(flows_max: u32, filter: Arc<ReplicationFilter>) -> Self {
+        let ledger = Some(Ledger::new(filter));
         Self { ledger, ..Self::new(flows_max) }
     }
 
-    /// What is taken in from here on happened at `now_ms`, milliseconds since 1970.
+    /// Sets the time of all changes applied from now on, in milliseconds since 1970.
     pub fn set_time(&mut self, now_ms: u64) {
         self.now_ms = now_ms;
     }
 
-    /// Flows held.
+    /// The number of flows held, of both families.
     #[must_use]
     pub fn len(&self) -> u32 {
         self.v4.len() + self.v6.len()
     }
 
-    /// Whether none are held.
+    /// Whether the shard holds no flow.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Whether a tenth of either family's bound is free again: what a full shard waits for before it is resynchronised.
+    /// Whether a tenth of the maximum is free in both families. A shard that was full is resynchronised only then.
     #[must_use]
     pub fn has_room(&self) -> bool {
         self.v4.has_room() && self.v6.has_room()
     }
 
-    /// Says which flows, by family and id, the next events are of, so that they are in the cache by then.
+    /// Loads the flows that the next events are about, given as (family, id), into the processor's cache.
     #[inline]
     pub fn prefetch(&self, flows: impl Iterator<Item = (u8, u32)>) {
         prefetch::prefetch_flows(&self.v4, &self.v6, flows);
     }
 
-    /// Takes in one event.
+    /// Applies one event of a flow.
     #[inline]
     pub fn apply(&mut self, event: Event, view: &FlowView<'_>) -> Applied {
         let Some((id, family)) = view.id.zip(family_of(view)) else { return Applied::NotAFlow };
@@ -170,7 +185,7 @@ impl Shard {
         }
     }
 
-    /// Takes in one event of an expectation.
+    /// Applies one event of an expectation.
     pub fn apply_expectation(&mut self, event: Event, view: &ExpectView<'_>) -> Applied {
         if let (Event::Destroy, Some(id)) = (event, view.id) {
             self.resync.note_expectation_destroyed(id);
@@ -178,7 +193,8 @@ impl Shard {
         self.expectations.apply(event, view, self.generation, self.now_ms)
     }
 
-    /// Takes in one expectation of the dump that a resync reads.
+    /// Applies one expectation of the dump that a resync reads. It is ignored if its DESTROY arrived since the resync
+    /// started.
     pub fn apply_dumped_expectation(&mut self, view: &ExpectView<'_>) -> Applied {
         if view.id.is_some_and(|id| self.resync.was_expectation_destroyed(id)) {
             return Applied::Unknown;
@@ -186,15 +202,18 @@ impl Shard {
         self.expectations.apply(Event::New, view, self.generation, self.now_ms)
     }
 
+    /// Creates the flow in its family's table, or merges the view into it, and notes the change in the ledger.
     #[inline]
     fn upsert(&mut self, family: u8, id: u32, view: &FlowView<'_>, origin: Origin) -> Applied {
-        let heard = ApplyContext { generation: self.generation, origin, now_ms: self.now_ms };
+        let context = ApplyContext { generation: self.generation, origin, now_ms: self.now_ms };
         match family {
-            uapi::AF_INET => upsert_in(&mut self.v4, id, view, heard, self.ledger.as_mut()),
-            _ => upsert_in(&mut self.v6, id, view, heard, self.ledger.as_mut()),
+            uapi::AF_INET => upsert_in(&mut self.v4, id, view, context, self.ledger.as_mut()),
+            _ => upsert_in(&mut self.v6, id, view, context, self.ledger.as_mut()),
         }
     }
 
+    /// Removes the flow from its family's table and notes its end in the ledger. During a dump the resync records the
+    /// end, too, even of a flow that the shard does not hold: the dump may still contain it.
     fn destroy(&mut self, family: u8, id: u32, view: &FlowView<'_>) -> Applied {
         self.resync.note_destroyed(view, id);
         let removed = match family {
@@ -204,31 +223,33 @@ impl Shard {
         if removed { Applied::Destroyed } else { Applied::Unknown }
     }
 
-    /// Has these buckets told whole by the next [`Shard::drain`]s.
+    /// Makes the next [`Shard::drain`]s send each of these buckets as a whole. Without replication this does nothing.
     pub fn queue_buckets(&mut self, buckets: &BucketSet) {
         self.ledger.iter_mut().for_each(|ledger| ledger.queue_buckets(buckets));
     }
 
-    /// Has all digests told under `number`, behind everything that is to be told now.
+    /// Makes [`Shard::drain`] send all digests under `number`, after every change that is pending by then. Without
+    /// replication this does nothing.
     pub fn queue_digests(&mut self, number: u64) {
         self.ledger.iter_mut().for_each(|ledger| ledger.queue_digests(number));
     }
 
-    /// Tells what `choice` selects from here on, and takes back what it does not: all buckets are told once.
-    pub fn set_filter(&mut self, choice: Arc<ReplicationFilter>) {
+    /// Replaces the replication filter. All buckets are sent once more, so that replicas receive the flows that are
+    /// newly selected, and the ends of those that are not selected any more.
+    pub fn set_filter(&mut self, filter: Arc<ReplicationFilter>) {
         if let Some(ledger) = &mut self.ledger {
-            ledger.set_filter(choice);
+            ledger.set_filter(filter);
         }
     }
 
-    /// Whether it is time for [`Shard::drain`].
+    /// Whether [`Shard::drain`] has something to send now.
     #[must_use]
     pub fn has_pending(&self) -> bool {
         self.pending_in_ms() == Some(0)
     }
 
-    /// How long until it is time for [`Shard::drain`], in milliseconds; `None` where there will be nothing to tell unless
-    /// something happens.
+    /// In how many milliseconds [`Shard::drain`] has something to send; `None` where it has nothing to send until the
+    /// next event or request arrives.
     #[must_use]
     pub fn pending_in_ms(&self) -> Option<u64> {
         if self.expectations.has_pending() {
@@ -237,18 +258,18 @@ impl Shard {
         self.ledger.as_ref()?.pending_in_ms(self.now_ms)
     }
 
-    /// Has [`Shard::drain`] wait for nothing but flows' ages.
+    /// Ends the current batch delay: changes are due at once. Young flows still wait for their least age.
     pub fn cancel_pause(&mut self) {
         self.ledger.iter_mut().for_each(Ledger::cancel_pause);
     }
 
-    /// Tells what replicas do not know yet. What the outbox has no room for is told by a later call.
+    /// Writes the pending changes to `outbox`. Changes for which the outbox has no room stay pending for a later call.
     pub fn drain(&mut self, outbox: &mut Outbox) {
         let Some(ledger) = &mut self.ledger else { return };
         ledger.drain(&mut self.v4, &mut self.v6, &mut self.expectations, self.now_ms, outbox);
     }
 
-    /// The flow that `key` and the kernel's `id` name.
+    /// The flow with this key and kernel id; `None` where the shard does not hold it.
     #[must_use]
     pub fn get(&self, key: &FlowKey, id: u32) -> Option<FlowView<'_>> {
         match key.orig.family() {
@@ -257,25 +278,25 @@ impl Shard {
         }
     }
 
-    /// Writes the entries of `bucket`, which are told in `stream`, in the form of the control socket.
+    /// Appends the entries of `bucket` to `out` in the form of the control socket, as entries of `stream`.
     pub fn encode_bucket(&self, bucket: u16, stream: u16, out: &mut Vec<u8>) {
         EntryEncoder { stream, now_ms: self.now_ms, out }.encode_bucket(bucket, &self.v4, &self.v6, &self.expectations);
     }
 
-    /// Bytes of memory that hold flows.
+    /// Bytes of memory that the flows of both families take.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         (self.v4.bytes() + self.v6.bytes()) as u64
     }
 
-    /// Changes that replicas were not told: those of flows that are not to be replicated, and those that a later change
-    /// of the same flow replaced.
+    /// Changes that were not sent to replicas: those of flows that the filter does not select, and those that a later
+    /// change of the same flow replaced (conflated).
     #[must_use]
     pub fn suppressed(&self) -> (u64, u64) {
         self.ledger.as_ref().map_or((0, 0), |ledger| (ledger.filtered, ledger.conflated))
     }
 
-    /// Expectations held.
+    /// The number of expectations held.
     #[must_use]
     pub fn expectation_count(&self) -> usize {
         self.expectations.len()
@@ -286,14 +307,15 @@ impl Shard {
         self.v4.iter().chain(self.v6.iter())
     }
 
-    /// Begins a resync: from here on flows are marked as confirmed, by events and by [`Shard::apply_dumped`]. One that
-    /// is under way begins anew.
+    /// Starts a resync: from now on events and [`Shard::apply_dumped`] mark flows as confirmed. A resync that is
+    /// already running starts over.
     pub fn start_resync(&mut self) {
         self.generation = self.generation.wrapping_add(1);
         self.resync = Resync::marking();
     }
 
-    /// Takes in one flow of the dump that a resync reads.
+    /// Applies one flow of the dump that a resync reads. It is ignored if its DESTROY arrived since the resync
+    /// started.
     pub fn apply_dumped(&mut self, view: &FlowView<'_>) -> Applied {
         let Some((key, id)) = view.key().zip(view.id) else { return Applied::NotAFlow };
         if self.resync.was_destroyed(&key, id) {
@@ -302,26 +324,27 @@ impl Shard {
         self.upsert(key.orig.family(), id, view, Origin::Dump)
     }
 
-    /// The dump has been read to its end: [`Shard::sweep`] may begin.
+    /// Ends the marking phase, after the whole dump was applied: [`Shard::sweep`] may start.
     pub fn finish_dump(&mut self) {
         self.resync.start_sweep();
     }
 
-    /// The dump broke off: the marks mean nothing, so nothing is purged.
+    /// Ends the resync without a sweep, because the dump broke off: a flow that was not confirmed may still exist in
+    /// the kernel.
     pub fn abandon_resync(&mut self) {
         self.resync = Resync::Idle;
     }
 
-    /// Whether a dump has been read and unconfirmed flows are still to be purged.
+    /// Whether the dump was read and unconfirmed flows are still to be purged.
     #[must_use]
     pub fn is_sweeping(&self) -> bool {
         matches!(self.resync, Resync::Sweeping { .. })
     }
 
-    /// Purges unconfirmed flows among the next `slice` places, each told to `purged`; with the last of them the
-    /// expectations.
+    /// Purges the unconfirmed flows among the next `slice` slots, and calls `purged` with each of them. The last call
+    /// of a resync purges the unconfirmed expectations, too.
     pub fn sweep(&mut self, slice: u32, mut purged: impl FnMut(FlowView<'_>)) -> Swept {
-        let Resync::Sweeping { v4_from, v6_from, repeat_needed: again } = &mut self.resync else { return Swept::Done };
+        let Resync::Sweeping { v4_from, v6_from, repeat_needed } = &mut self.resync else { return Swept::Done };
         let (ledger, now_ms) = (&mut self.ledger, self.now_ms);
         if let Some(from) = *v4_from {
             *v4_from = self.v4.sweep(from, slice, self.generation, |slot| {
@@ -337,35 +360,37 @@ impl Shard {
         if v4_from.or(*v6_from).is_some() {
             return Swept::More;
         }
-        let done = if *again { Swept::RepeatResync } else { Swept::Done };
+        let done = if *repeat_needed { Swept::RepeatResync } else { Swept::Done };
         self.expectations.purge(self.generation, now_ms);
         self.resync = Resync::Idle;
         done
     }
 }
 
-/// The family of the flow that a view is of; `None` where it lacks the original tuple.
+/// The family of the flow in `view`; `None` where the original tuple is missing.
 #[inline]
 fn family_of(view: &FlowView<'_>) -> Option<u8> {
     view.orig.as_ref().map(Tuple::family)
 }
 
+/// Creates or updates one flow in the table of its family, and notes the change in the ledger.
 #[inline]
 fn upsert_in<A: Address>(
     table: &mut Table<A>,
     id: u32,
     view: &FlowView<'_>,
-    heard: ApplyContext,
+    context: ApplyContext,
     ledger: Option<&mut Ledger>,
 ) -> Applied {
     let Some(key) = Key::of_view(view) else { return Applied::NotAFlow };
-    let (applied, index) = table.upsert(&key, id, view, heard);
+    let (applied, index) = table.upsert(&key, id, view, context);
     if let (Some(ledger), Some(index), Applied::Created | Applied::Updated) = (ledger, index, applied) {
-        ledger.on_flow_changed(table, index, heard.now_ms);
+        ledger.on_flow_changed(table, index, context.now_ms);
     }
     applied
 }
 
+/// Removes one flow from the table of its family, and notes its end in the ledger; returns whether the table held it.
 #[inline]
 fn destroy_in<A: Address>(
     table: &mut Table<A>,

@@ -1,4 +1,5 @@
-//! What this node holds of one stream of a peer: the peer's shard as it was told, in the same tables.
+//! A replica: what this node holds of one stream of a peer. It keeps the flows of the peer's shard in the same tables
+//! as a shard does.
 
 use std::ops::AddAssign;
 use std::time::Duration;
@@ -20,7 +21,7 @@ use super::prefetch::prefetch_flows;
 use super::table::{EntryMeta, Table};
 use crate::replication::Lag;
 
-/// Microseconds of a millisecond.
+/// Microseconds in a millisecond.
 const US_PER_MS: u64 = 1_000;
 
 /// The flows and expectations of one stream of a peer.
@@ -29,31 +30,31 @@ pub struct Replica {
     v4: Table<V4>,
     v6: Table<V6>,
     expectations: Expectations,
-    /// By bucket: what confirms an entry since the bucket's last begin.
+    /// By bucket: the number of the bucket's last resync. An entry with another number was not received since.
     generations: Box<[Generation]>,
-    /// Buckets between their begin and their end.
+    /// The buckets whose begin was received, and not yet their end.
     resyncing: BucketSet,
     digests: Digests,
     /// Microseconds since 1970.
     now_us: u64,
     lag: Lag,
     changes: Changes,
-    /// Where what is told goes into the kernel at once.
+    /// What is to be injected into the kernel; `None` where received flows wait for a commit.
     handover: Option<Handover>,
 }
 
-/// What became of the flows of a replica.
+/// Counts of what happened to the flows of a replica.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Changes {
-    /// Flows that came to be in it.
+    /// Flows that were received and not held before.
     pub created: u64,
-    /// Flows in it that were told anew.
+    /// Flows that were received and held before.
     pub updated: u64,
-    /// Flows that left it because their source said so.
+    /// Flows that were removed because their source reported their end.
     pub destroyed: u64,
-    /// Flows that there was no room for.
+    /// Flows that were refused because the replica was full.
     pub refused: u64,
-    /// Flows that a resync did not confirm.
+    /// Flows that were removed because a resync did not confirm them.
     pub purged: u64,
 }
 
@@ -85,71 +86,73 @@ impl Replica {
         }
     }
 
-    /// An empty replica whose flows are handed over to be put into the kernel.
+    /// An empty replica for hot mode, whose flows are queued to be injected into the kernel. It holds at most
+    /// `flows_max` flows of each family.
     #[must_use]
     pub fn hot(flows_max: u32) -> Self {
         Self { handover: Some(Handover::new()), ..Self::new(flows_max) }
     }
 
-    /// Hands over up to about `limit` flows and ends that are told in `stream`.
-    pub(crate) fn drain_pending(&mut self, stream: u16, limit: usize, handed: &mut Pending) {
+    /// Moves queued changes to `pending`, until it has `limit` ends and about `limit` flows. The entries are labelled
+    /// as those of `stream`. Outside hot mode this does nothing.
+    pub(crate) fn drain_pending(&mut self, stream: u16, limit: usize, pending: &mut Pending) {
         if let Some(handover) = &mut self.handover {
             let as_of = (stream, self.now_us / US_PER_MS);
-            handover.drain_pending(&mut self.v4, &mut self.v6, &self.expectations, as_of, limit, handed);
+            handover.drain_pending(&mut self.v4, &mut self.v6, &self.expectations, as_of, limit, pending);
         }
     }
 
-    /// Whether nothing is left to hand over.
+    /// Whether no change is queued for the kernel.
     pub(crate) fn is_drained(&self) -> bool {
         self.handover.as_ref().is_none_or(Handover::is_empty)
     }
 
-    /// Hands over everything once more.
+    /// Queues everything for the kernel once more.
     pub(crate) fn requeue_all(&mut self) {
         self.handover.iter_mut().for_each(Handover::requeue_all);
     }
 
-    /// Whether an end could not be kept until it was handed over; says so once.
+    /// Whether the end of a flow was dropped since the last call, because the queue for the kernel was full.
     pub(crate) fn take_ends_lost(&mut self) -> bool {
         self.handover.as_mut().is_some_and(Handover::take_ends_lost)
     }
 
-    /// What is put in from here on came at `now_us`, microseconds since 1970.
+    /// Sets the time at which the next entries are received, in microseconds since 1970.
     pub fn set_time(&mut self, now_us: u64) {
         self.now_us = now_us;
     }
 
-    /// How long changes took from their source to here, but for those that a resync told.
+    /// The time from a change at its source until it was received here, without the entries of a resync.
     #[must_use]
     pub fn lag(&self) -> &Lag {
         &self.lag
     }
 
-    /// What became of its flows.
+    /// Counts of what happened to the flows so far.
     #[must_use]
     pub fn changes(&self) -> Changes {
         self.changes
     }
 
-    /// Whether there is no room for one more flow of some family.
+    /// Whether the tables of at least one family are full.
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.v4.len() >= self.v4.flows_max() || self.v6.len() >= self.v6.flows_max()
     }
 
-    /// Bytes of memory that hold flows.
+    /// Bytes of memory that the flows of both families take.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         (self.v4.bytes() + self.v6.bytes()) as u64
     }
 
-    /// Flows held, and expectations.
+    /// The number of flows held, and of expectations.
     #[must_use]
     pub fn count(&self) -> (u32, usize) {
         (self.v4.len() + self.v6.len(), self.expectations.len())
     }
 
-    /// Writes the entries of `bucket`, which are told in `stream`, in the form of the control socket.
+    /// Appends the entries of `bucket` to `out` in the form of the control socket, as entries of `stream`.
     pub fn encode_bucket(&self, bucket: u16, stream: u16, out: &mut Vec<u8>) {
         EntryEncoder { stream, now_ms: self.now_us / US_PER_MS, out }.encode_bucket(
             bucket,
@@ -159,14 +162,10 @@ impl Replica {
         );
     }
 
+    /// What is stored with a received entry.
     fn entry_meta(&self, entry: &Entry<'_>) -> EntryMeta {
-        let mark = self.generations.get(usize::from(entry.bucket)).copied().unwrap_or_default();
-        EntryMeta {
-            check: entry.check,
-            generation: mark,
-            now_ms: self.now_us / US_PER_MS,
-            changed_ms: entry.version_ms,
-        }
+        let generation = self.generations.get(usize::from(entry.bucket)).copied().unwrap_or_default();
+        EntryMeta { check: entry.check, generation, now_ms: self.now_us / US_PER_MS, changed_ms: entry.version_ms }
     }
 }
 
@@ -176,17 +175,17 @@ impl ctflow_replicate::host::Replica for Replica {
     }
 
     fn insert_flow(&mut self, flow: &FlowView<'_>, entry: &Entry<'_>) -> Result<(), Full> {
-        let told = self.entry_meta(entry);
-        let before = match flow.family {
-            uapi::AF_INET => self.v4.replace(flow, told),
-            _ => self.v6.replace(flow, told),
+        let meta = self.entry_meta(entry);
+        let replaced = match flow.family {
+            uapi::AF_INET => self.v4.replace(flow, meta),
+            _ => self.v6.replace(flow, meta),
         };
-        match &before {
+        match &replaced {
             Ok((_, None)) => self.changes.created += 1,
             Ok((_, Some(_))) => self.changes.updated += 1,
             Err(_) => self.changes.refused += 1,
         }
-        let (index, before) = before.map_err(|_| Full)?;
+        let (index, before) = replaced.map_err(|_| Full)?;
         self.digests.replace_check(entry.bucket, before, Some(entry.check));
         if let Some(handover) = &mut self.handover {
             match flow.family {
@@ -194,6 +193,7 @@ impl ctflow_replicate::host::Replica for Replica {
                 _ => handover.on_flow_changed(&mut self.v6, index),
             }
         }
+        // A bucket that is sent whole contains entries that changed long ago: their age is no lag.
         if !self.resyncing.contains(entry.bucket) {
             let changed_us = entry.version_ms.saturating_mul(US_PER_MS);
             self.lag.add(Duration::from_micros(self.now_us.saturating_sub(changed_us)));
@@ -202,8 +202,8 @@ impl ctflow_replicate::host::Replica for Replica {
     }
 
     fn insert_expect(&mut self, expect: &ExpectView<'_>, entry: &Entry<'_>) -> Result<(), Full> {
-        let told = self.entry_meta(entry);
-        let before = self.expectations.replace(expect.id.ok_or(Full)?, entry.bytes, told).map_err(|_| Full)?;
+        let meta = self.entry_meta(entry);
+        let before = self.expectations.replace(expect.id.ok_or(Full)?, entry.bytes, meta).map_err(|_| Full)?;
         self.digests.replace_check(entry.bucket, before, Some(entry.check));
         self.handover.iter_mut().for_each(Handover::on_expectation_changed);
         Ok(())
@@ -224,29 +224,30 @@ impl ctflow_replicate::host::Replica for Replica {
     }
 
     fn mark_bucket(&mut self, bucket: u16) {
-        if let Some(mark) = self.generations.get_mut(usize::from(bucket)) {
-            *mark = mark.wrapping_add(1);
+        // With the new number all entries of the bucket are unconfirmed at once, and none of them is touched.
+        if let Some(generation) = self.generations.get_mut(usize::from(bucket)) {
+            *generation = generation.wrapping_add(1);
         }
         self.resyncing.insert(bucket);
     }
 
     fn purge_marked(&mut self, bucket: u16) -> u64 {
         self.resyncing.remove(bucket);
-        let mark = self.generations.get(usize::from(bucket)).copied().unwrap_or_default();
+        let generation = self.generations.get(usize::from(bucket)).copied().unwrap_or_default();
         let (mut purged, mut checks) = (0, 0u64);
         let mut count = |check| {
             purged += 1;
             checks = checks.wrapping_add(spread(check));
         };
         if bucket == EXPECTATIONS {
-            self.expectations.purge_unconfirmed(mark, count);
+            self.expectations.purge_unconfirmed(generation, count);
         } else {
             let handover = &mut self.handover;
-            self.v4.purge_bucket(bucket, mark, |slot| {
+            self.v4.purge_bucket(bucket, generation, |slot| {
                 count(slot.check);
                 handover.iter_mut().for_each(|handover| handover.on_flow_ended(slot));
             });
-            self.v6.purge_bucket(bucket, mark, |slot| {
+            self.v6.purge_bucket(bucket, generation, |slot| {
                 count(slot.check);
                 handover.iter_mut().for_each(|handover| handover.on_flow_ended(slot));
             });
@@ -273,11 +274,13 @@ impl ctflow_replicate::host::Replica for Replica {
         (self.v4, self.v6) = (Table::new(flows_max), Table::new(flows_max));
         self.expectations.clear();
         self.digests.clear();
-        // What of it is in the kernel stays there until it is told again, or a sweep finds that it was not.
+        // Its flows stay in the kernel. They are injected again when they are received again; the others remain
+        // unconfirmed, and a sweep purges them.
         self.handover = self.handover.take().map(|_| Handover::new());
     }
 }
 
+/// Removes a flow, and queues its end for the kernel; returns its check.
 fn remove<A: Address>(table: &mut Table<A>, key: &FlowKey, id: u32, handover: Option<&mut Handover>) -> Option<u32> {
     let slot = table.remove(&Key::of(key)?, id)?;
     handover.into_iter().for_each(|handover| handover.on_flow_ended(&slot));

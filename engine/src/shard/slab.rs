@@ -1,36 +1,39 @@
-//! Records in chunks: an index stays valid while the record lives, and growing never moves one.
+//! Records in chunks: an index stays valid while the record is held, and growing never moves a record.
 //!
-//! A table of a million flows that doubled as one allocation would copy 60 MB while events wait; here it takes one more
-//! chunk. Chunks are kept when records leave: what the busiest hour needed will be needed again.
+//! A table of a million flows in a single allocation would copy 60 MB when it doubles, while events wait; a slab
+//! allocates one more chunk. Chunks are kept when records are removed: the busiest hour will need them again.
 
 use crate::limits::SLAB_CHUNK_RECORDS;
 
 /// Records by index.
 #[derive(Debug)]
 pub(crate) struct Slab<T> {
-    /// Each is given its memory at once, and its records one by one: memory is written to when it is needed.
+    /// A chunk's memory is allocated at once and filled record by record, so pages are touched only when they are
+    /// needed.
     chunks: Vec<Vec<T>>,
-    /// Indices that were in use and are not any more; taken again before new ones.
+    /// Indices of removed records, which are used again before new ones.
     free: Vec<u32>,
-    /// Indices from here on have never been in use.
+    /// The lowest index that was never in use.
     fresh: u32,
 }
 
 impl<T: Copy + Default> Slab<T> {
+    /// An empty slab, without memory.
     pub(crate) fn new() -> Self {
         Self { chunks: Vec::new(), free: Vec::new(), fresh: 0 }
     }
 
-    /// Takes a place for `record`; `None` when `bound` records are in use.
-    pub(crate) fn insert(&mut self, record: T, bound: u32) -> Option<u32> {
-        let Some(index) = self.free.pop() else { return self.append(record, bound) };
+    /// Stores `record` and returns its index; `None` when `records_max` records are held.
+    pub(crate) fn insert(&mut self, record: T, records_max: u32) -> Option<u32> {
+        let Some(index) = self.free.pop() else { return self.append(record, records_max) };
         *self.get_mut(index)? = record;
         Some(index)
     }
 
-    fn append(&mut self, record: T, bound: u32) -> Option<u32> {
+    /// Stores `record` at an index that was never in use.
+    fn append(&mut self, record: T, records_max: u32) -> Option<u32> {
         let index = self.fresh;
-        if index >= bound {
+        if index >= records_max {
             return None;
         }
         if chunk_and_offset(index).0 == self.chunks.len() {
@@ -41,7 +44,7 @@ impl<T: Copy + Default> Slab<T> {
         Some(index)
     }
 
-    /// Gives the record's place back.
+    /// Removes the record at `index`: its place becomes the default record, and the index is free.
     pub(crate) fn remove(&mut self, index: u32) {
         if let Some(record) = self.get_mut(index) {
             *record = T::default();
@@ -49,29 +52,32 @@ impl<T: Copy + Default> Slab<T> {
         }
     }
 
+    /// The record at `index`. A removed record reads as the default.
     #[inline]
     pub(crate) fn get(&self, index: u32) -> Option<&T> {
         let (chunk, offset) = chunk_and_offset(index);
         self.chunks.get(chunk)?.get(offset)
     }
 
+    /// The record at `index` for changes. A removed record reads as the default.
     #[inline]
     pub(crate) fn get_mut(&mut self, index: u32) -> Option<&mut T> {
         let (chunk, offset) = chunk_and_offset(index);
         self.chunks.get_mut(chunk)?.get_mut(offset)
     }
 
-    /// Bytes of memory taken.
+    /// Bytes of memory that the slab takes.
     pub(crate) fn bytes(&self) -> usize {
         self.chunks.len() * SLAB_CHUNK_RECORDS * size_of::<T>() + self.free.capacity() * size_of::<u32>()
     }
 
-    /// One past the highest index ever in use.
+    /// One more than the highest index that was ever in use.
     pub(crate) fn index_end(&self) -> u32 {
         self.fresh
     }
 }
 
+/// The chunk of `index`, and the position within it.
 #[inline]
 fn chunk_and_offset(index: u32) -> (usize, usize) {
     let index = index as usize;

@@ -1,21 +1,22 @@
-//! Times in four bytes: what a flow can afford to remember.
+//! Times in four bytes, small enough to be stored with every flow.
 
-/// A moment to the millisecond, told from others by their distance: up to 49 days back, and an hour ahead, which is how far
-/// clocks of nodes may differ. A flow that did not change for longer seems to have changed later than it did.
+/// A time in milliseconds, of which only the low 32 bits are kept. It is decoded relative to the current time: up to 49
+/// days back, and up to an hour ahead, which is how far the clocks of nodes may differ. An older time decodes to a
+/// later one than it was.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Stamp(u32);
 
-/// How far ahead of now a stamp may be.
+/// How far ahead of the current time a stamp may be, in milliseconds.
 const AHEAD_MAX_MS: u32 = 3_600_000;
 
 impl Stamp {
-    /// The stamp of a time, in milliseconds since 1970.
+    /// The stamp of a time given in milliseconds since 1970.
     #[allow(clippy::cast_possible_truncation)] // the low half is the stamp
     pub(super) fn of(time_ms: u64) -> Self {
         Self(time_ms as u32)
     }
 
-    /// The time that it is the stamp of, seen from `now_ms`; both in milliseconds since 1970.
+    /// The time of the stamp, decoded relative to `now_ms`; both in milliseconds since 1970.
     pub(super) fn time_ms(self, now_ms: u64) -> u64 {
         let back = Self::of(now_ms).0.wrapping_sub(self.0);
         let ahead = self.0.wrapping_sub(Self::of(now_ms).0);
@@ -23,17 +24,17 @@ impl Stamp {
     }
 }
 
-/// A time in whole seconds since 1970, good until 2106.
+/// A time in whole seconds since 1970, until 2106.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Seconds(u32);
 
 impl Seconds {
-    /// The second that a time is in, in milliseconds since 1970.
+    /// The second of a time given in milliseconds since 1970; later times than 2106 saturate.
     pub(super) fn of(time_ms: u64) -> Self {
         Self(u32::try_from(time_ms / 1_000).unwrap_or(u32::MAX))
     }
 
-    /// Its beginning, in milliseconds since 1970.
+    /// The start of the second, in milliseconds since 1970.
     pub(super) fn time_ms(self) -> u64 {
         u64::from(self.0) * 1_000
     }

@@ -1,17 +1,17 @@
 //! The flows of one family in one shard.
 //!
 //! ```text
-//! spread(id) ── 8 bits ──► one of 256 small tables ── index ──► slab: 64 B a flow (IPv4)             extras: by index,
-//!                          4 B + 1 B a slot, each growing       flow 52 with epoch and flags │ check,      only where there
-//!                          by itself; a bucket                  one cache line               │ 2 stamps    are any
+//! spread(id) ── 8 bits ──► one of 256 buckets ── index ──► slab: 64 B a flow (IPv4)                 extras: by index,
+//!                          4 B + 1 B an entry,             flow 52 B with generation and flags,     only for flows
+//!                          each grows by itself            check, 2 times: one cache line           that have any
 //! ```
 //!
-//! The index holds no flow, so its empty slots cost 5 bytes and not 70; and one table's growth moves four thousand
-//! indices of a million flows, not all of them. The small tables are the buckets that replication speaks of, so one is
-//! walked without looking at any other flow.
+//! A bucket is a small hash table of slab indices. It holds no flow, so an empty entry costs 5 bytes and not 70. With a
+//! million flows, a bucket that grows moves four thousand indices and not a million. Replication uses the same buckets,
+//! so it can walk one of them without reading any other flow.
 //!
-//! A table is used in two ways: a shard's is merged into from events and dumps ([`Table::upsert`]), a replica's is told
-//! whole flows ([`Table::replace`]).
+//! A table is used in two ways: a shard merges events and dumps into its tables ([`Table::upsert`]); a replica stores
+//! whole flows in its tables ([`Table::replace`]).
 
 use ctflow_parser::compact::{Address, Flow, Key, V4, V6};
 use ctflow_parser::flow::FlowView;
@@ -25,42 +25,43 @@ use super::stamp::{Seconds, Stamp};
 use super::{Applied, Generation, Origin};
 use crate::limits::TABLES_PER_SHARD;
 
-/// A flow and what the cache knows of it.
+/// A flow, and what the cache records about it.
 #[derive(Debug, Clone, Copy, Default)]
-#[repr(C, align(64))] // of one cache line, for looking a flow up should cost one miss
+#[repr(C, align(64))] // one cache line for IPv4, so that a lookup costs one miss
 pub(super) struct Slot<A> {
-    /// What it keeps for its keeper are the epoch, which is the resync that last confirmed the flow or the one under way when an
-    /// event did (in a replica, the bucket's mark), and the flags.
+    /// The flow. Its first owner byte is the generation: the number of the resync that confirmed the flow last (in a
+    /// replica, the number of the bucket's resync). The second owner byte holds the flags below.
     pub(super) flow: Flow<A>,
-    /// Of what was last told of the flow to replicas, or in a replica, of what was told.
+    /// The check of the entry that was last sent to replicas; in a replica, of the entry that was received.
     pub(super) check: u32,
-    /// When it came here.
+    /// When the flow was added to this table.
     pub(super) since: Seconds,
-    /// When it last changed, on its source.
+    /// When the flow last changed at the node that tracks it.
     pub(super) changed: Stamp,
 }
 
 const _: () = assert!(size_of::<Slot<V4>>() == 64);
 const _: () = assert!(size_of::<Slot<V6>>() == 128);
 
-/// The place is in use.
+/// Flag: the slot is in use.
 const LIVE: u8 = 1;
-/// There is an [`Extra`] beside it.
+/// Flag: the flow has an [`Extra`].
 const EXTRA: u8 = 2;
-/// An event of this epoch told of the flow: its status and timeout, which every event carries.
+/// Flag: an event of this generation carried the flow, and with it the status and timeout, which every event has.
 const FROM_EVENT: u8 = 4;
-/// One told its mark.
+/// Flag: an event of this generation carried the mark.
 const MARK_FROM_EVENT: u8 = 8;
-/// One told its tracker's state.
+/// Flag: an event of this generation carried the tracker's state.
 const PROTO_FROM_EVENT: u8 = 16;
-/// It is among those to be told to replicas; in a replica, to be put into the kernel.
+/// Flag: the flow is queued to be sent to replicas; in a replica, to be injected into the kernel.
 pub(super) const DIRTY: u8 = 32;
-/// It waits for its protocol's least age before it is told.
+/// Flag: the flow waits for its protocol's least age before it is sent.
 pub(super) const YOUNG: u8 = 64;
-/// Replicas have been told of it; in a replica, it was handed over to be put into the kernel.
+/// Flag: the flow was sent to replicas; in a replica, it was passed to the injecting thread.
 pub(super) const SENT: u8 = 128;
 
 impl<A: Address> Slot<A> {
+    /// The number of the resync that confirmed the flow last.
     #[inline]
     fn generation(&self) -> Generation {
         self.flow.owner_bytes[0]
@@ -72,41 +73,45 @@ impl<A: Address> Slot<A> {
         self.flow.owner_bytes[1] & flags != 0
     }
 
+    /// Sets all of `flags`.
     #[inline]
     pub(super) fn set(&mut self, flags: u8) {
         self.flow.owner_bytes[1] |= flags;
     }
 
+    /// Clears all of `flags`.
     #[inline]
     pub(super) fn clear(&mut self, flags: u8) {
         self.flow.owner_bytes[1] &= !flags;
     }
 
-    /// Notes that the flow is spoken of in `epoch`.
+    /// Marks the flow as confirmed in `generation`.
     #[inline]
-    fn confirm(&mut self, epoch: Generation) {
-        if self.generation() != epoch {
-            self.flow.owner_bytes[0] = epoch;
+    fn confirm(&mut self, generation: Generation) {
+        if self.generation() != generation {
+            self.flow.owner_bytes[0] = generation;
+            // What events of an earlier generation carried may be older than this generation's dump.
             self.clear(FROM_EVENT | MARK_FROM_EVENT | PROTO_FROM_EVENT);
         }
     }
 
-    /// Notes that an event speaks of it in `epoch`, and of what.
+    /// Marks the flow as confirmed by an event, and records which fields the event carried.
     #[inline]
-    fn confirm_by_event(&mut self, view: &FlowView<'_>, epoch: Generation) {
-        self.confirm(epoch);
+    fn confirm_by_event(&mut self, view: &FlowView<'_>, generation: Generation) {
+        self.confirm(generation);
         let mark = if view.mark.is_some() { MARK_FROM_EVENT } else { 0 };
         let proto = if view.proto.is_some() { PROTO_FROM_EVENT } else { 0 };
         self.set(FROM_EVENT | mark | proto);
     }
 
-    /// Notes that a dump speaks of it in `epoch`, and gives what of its words to believe.
+    /// Marks the flow as confirmed by a dump, and returns the view without the fields that events have carried since
+    /// the resync started.
     ///
-    /// A dump is read in slices, so what it says of a flow can be older than what events have said since: it fills in
-    /// what they left out and rolls nothing back.
-    fn confirm_by_dump<'a>(&mut self, view: &FlowView<'a>, epoch: Generation) -> FlowView<'a> {
-        self.confirm(epoch);
-        let unless = |told: u8| !self.has(told);
+    /// A dump is read in slices, so its state of a flow can be older than that of an event that arrived meanwhile. It
+    /// adds the fields that the events left out, and overwrites none of theirs.
+    fn confirm_by_dump<'a>(&mut self, view: &FlowView<'a>, generation: Generation) -> FlowView<'a> {
+        self.confirm(generation);
+        let unless = |flag: u8| !self.has(flag);
         FlowView {
             status: view.status.filter(|_| unless(FROM_EVENT)),
             timeout: view.timeout.filter(|_| unless(FROM_EVENT)),
@@ -117,123 +122,134 @@ impl<A: Address> Slot<A> {
     }
 }
 
-/// How an event or a dump speaks of a flow.
+/// How a flow is applied to a shard's table.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ApplyContext {
+    /// The number of the current resync, or of the last one.
     pub(crate) generation: Generation,
+    /// Whether an event or a dump carried the flow.
     pub(crate) origin: Origin,
+    /// The current time, in milliseconds since 1970.
     pub(crate) now_ms: u64,
 }
 
-/// How a source told of a flow.
+/// What a replica stores with an entry.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct EntryMeta {
+    /// The check of the encoded entry.
     pub(crate) check: u32,
-    /// The mark of the flow's bucket.
+    /// The number of the resync of the entry's bucket.
     pub(crate) generation: Generation,
-    /// When it was told, in milliseconds since 1970.
+    /// When the entry was received, in milliseconds since 1970.
     pub(crate) now_ms: u64,
-    /// When it changed, likewise.
+    /// When the entry changed at its source, in milliseconds since 1970.
     pub(crate) changed_ms: u64,
 }
 
 /// The flows of one family.
 #[derive(Debug)]
 pub(crate) struct Table<A> {
+    /// Indices into the slab, in the bucket that the flow's id selects.
     buckets: Vec<HashTable<u32>>,
     slab: Slab<Slot<A>>,
+    /// The rare attributes of flows, by slab index.
     extras: HashMap<u32, Extra>,
     count: u32,
     flows_max: u32,
 }
 
 impl<A: Address> Table<A> {
-    /// An empty table that holds at most `bound` flows.
-    pub(crate) fn new(bound: u32) -> Self {
-        let tables = (0..TABLES_PER_SHARD).map(|_| HashTable::new()).collect();
-        Self { buckets: tables, slab: Slab::new(), extras: HashMap::new(), count: 0, flows_max: bound }
+    /// An empty table that holds at most `flows_max` flows.
+    pub(crate) fn new(flows_max: u32) -> Self {
+        let buckets = (0..TABLES_PER_SHARD).map(|_| HashTable::new()).collect();
+        Self { buckets, slab: Slab::new(), extras: HashMap::new(), count: 0, flows_max }
     }
 
-    /// Flows held.
+    /// The number of flows held.
     pub(crate) fn len(&self) -> u32 {
         self.count
     }
 
-    /// Flows that it may hold.
+    /// The number of flows that the table may hold.
     pub(crate) fn flows_max(&self) -> u32 {
         self.flows_max
     }
 
-    /// Bytes of memory taken. The index is reckoned from the most flows that were ever here, who are spread evenly over
-    /// the small tables; looking at each of these would be too much for every round.
+    /// Bytes of memory that the table takes. The size of the buckets is estimated from the most flows that were ever
+    /// held, which are spread evenly over them: to read each bucket's size would take too long for every round of a
+    /// worker.
     pub(crate) fn bytes(&self) -> usize {
         let each = (self.slab.index_end() as usize).div_ceil(TABLES_PER_SHARD);
-        let places = if each == 0 { 0 } else { (each * 8).div_ceil(7).next_power_of_two() };
-        self.slab.bytes() + TABLES_PER_SHARD * places * (size_of::<u32>() + 1) + self.extras.allocation_size()
+        // hashbrown fills seven eighths of its entries and has a power of two of them.
+        let entries = if each == 0 { 0 } else { (each * 8).div_ceil(7).next_power_of_two() };
+        self.slab.bytes() + TABLES_PER_SHARD * entries * (size_of::<u32>() + 1) + self.extras.allocation_size()
     }
 
-    /// Whether a tenth of the bound is free.
+    /// Whether a tenth of the maximum is free.
     pub(crate) fn has_room(&self) -> bool {
         self.count <= self.flows_max - self.flows_max / 10
     }
 
+    /// The slab index of the flow with this id and key.
     #[inline]
     fn find(&self, id: u32, key: &Key<A>) -> Option<u32> {
         let hash = spread(id);
         self.buckets.get(bucket_of_hash(hash))?.find(hash, matches_flow(&self.slab, id, key)).copied()
     }
 
-    /// Where the index of what is probably the flow with that id stands, which is not read here. See `approach`.
+    /// A reference to the slab index of what is probably the flow with this id, for `prefetch`. The index itself is not
+    /// read, so that the caller decides when to wait for the memory.
     #[inline]
     pub(super) fn probable_index(&self, id: u32) -> Option<&u32> {
         let hash = spread(id);
+        // The tag of hashbrown is 7 bits of the hash, so the first match is nearly always the flow itself.
         self.buckets.get(bucket_of_hash(hash))?.find(hash, |_| true)
     }
 
-    /// What is at a place, in use or not.
+    /// The slot at `index`, in use or not.
     #[inline]
     pub(super) fn raw_slot(&self, index: u32) -> Option<&Slot<A>> {
         self.slab.get(index)
     }
 
-    /// The flow that `key` and `id` name, complete.
+    /// The flow with this key and id, with its rare attributes.
     pub(crate) fn get(&self, key: &FlowKey, id: u32) -> Option<FlowView<'_>> {
         self.view(self.find(id, &Key::of(key)?)?)
     }
 
-    /// The flow at a place, complete.
+    /// The flow at `index`, with its rare attributes.
     pub(super) fn view(&self, index: u32) -> Option<FlowView<'_>> {
         let slot = self.slot(index)?;
         let view = slot.flow.view();
         Some(if slot.has(EXTRA) { self.extras.get(&index).map_or(view, |extra| extra.add_to(view)) } else { view })
     }
 
-    /// The flow at a place, if there is nothing of it besides.
+    /// The flow at `index`, if it has no rare attributes.
     #[inline]
     pub(super) fn flow_without_extra(&self, index: u32) -> Option<&Flow<A>> {
         self.slot(index).filter(|slot| !slot.has(EXTRA)).map(|slot| &slot.flow)
     }
 
-    /// Creates the flow, or merges what the view says into it; gives its place, too.
+    /// Creates the flow, or merges the view into it; returns what changed, and the flow's index where it has one.
     #[inline]
     pub(crate) fn upsert(
         &mut self,
         key: &Key<A>,
         id: u32,
         view: &FlowView<'_>,
-        heard: ApplyContext,
+        context: ApplyContext,
     ) -> (Applied, Option<u32>) {
-        let Some(index) = self.find(id, key) else { return self.create(id, view, heard) };
+        let Some(index) = self.find(id, key) else { return self.create(id, view, context) };
         let Some(slot) = self.slab.get_mut(index) else { return (Applied::NotAFlow, None) };
-        let believed;
-        let view = match heard.origin {
+        let dumped;
+        let view = match context.origin {
             Origin::Event => {
-                slot.confirm_by_event(view, heard.generation);
+                slot.confirm_by_event(view, context.generation);
                 view
             }
             Origin::Dump => {
-                believed = slot.confirm_by_dump(view, heard.generation);
-                &believed
+                dumped = slot.confirm_by_dump(view, context.generation);
+                &dumped
             }
         };
         let mut changed = slot.flow.merge(view);
@@ -244,17 +260,18 @@ impl<A: Address> Table<A> {
         if !changed {
             return (Applied::Unchanged, Some(index));
         }
-        slot.changed = Stamp::of(heard.now_ms);
+        slot.changed = Stamp::of(context.now_ms);
         (Applied::Updated, Some(index))
     }
 
-    fn create(&mut self, id: u32, view: &FlowView<'_>, heard: ApplyContext) -> (Applied, Option<u32>) {
+    /// Creates a flow that the table does not hold.
+    fn create(&mut self, id: u32, view: &FlowView<'_>, context: ApplyContext) -> (Applied, Option<u32>) {
         let Some(flow) = Flow::new(view) else { return (Applied::NotAFlow, None) };
-        let mut slot =
-            Slot { flow, since: Seconds::of(heard.now_ms), changed: Stamp::of(heard.now_ms), ..Slot::default() };
-        match heard.origin {
-            Origin::Event => slot.confirm_by_event(view, heard.generation),
-            Origin::Dump => slot.confirm(heard.generation),
+        let (since, changed) = (Seconds::of(context.now_ms), Stamp::of(context.now_ms));
+        let mut slot = Slot { flow, since, changed, ..Slot::default() };
+        match context.origin {
+            Origin::Event => slot.confirm_by_event(view, context.generation),
+            Origin::Dump => slot.confirm(context.generation),
         }
         match self.insert(id, slot, view) {
             Some(index) => (Applied::Created, Some(index)),
@@ -262,41 +279,44 @@ impl<A: Address> Table<A> {
         }
     }
 
-    /// Takes a place for a flow that is not here; `None` when there is none.
+    /// Inserts a flow that the table does not hold; returns its index, or `None` where the table is full.
     fn insert(&mut self, id: u32, mut slot: Slot<A>, view: &FlowView<'_>) -> Option<u32> {
-        let extra = Extra::is_needed_for(view);
-        slot.set(if extra { LIVE | EXTRA } else { LIVE });
+        let has_extra = Extra::is_needed_for(view);
+        slot.set(if has_extra { LIVE | EXTRA } else { LIVE });
         let index = self.slab.insert(slot, self.flows_max)?;
-        if extra {
+        if has_extra {
             self.extras.entry(index).or_default().merge(view);
         }
         let slab = &self.slab;
         let rehash = |index: &u32| slab.get(*index).map_or(0, |slot| spread(slot.flow.id));
         let hash = spread(id);
-        if let Some(table) = self.buckets.get_mut(bucket_of_hash(hash)) {
-            table.insert_unique(hash, index, rehash);
+        if let Some(bucket) = self.buckets.get_mut(bucket_of_hash(hash)) {
+            bucket.insert_unique(hash, index, rehash);
         }
         self.count += 1;
         Some(index)
     }
 
-    /// Puts a whole flow in, in place of what was here of it; gives its place, and the check of what was here.
+    /// Stores a whole flow, in place of the state that was held of it; returns its index, and the check of the entry
+    /// that it replaced.
     ///
     /// # Errors
-    /// [`Applied::Full`] or [`Applied::NotAFlow`].
-    pub(crate) fn replace(&mut self, view: &FlowView<'_>, told: EntryMeta) -> Result<(u32, Option<u32>), Applied> {
+    /// [`Applied::Full`] where the flow is new and the table is full; [`Applied::NotAFlow`] where the view has no
+    /// complete tuples or no id.
+    pub(crate) fn replace(&mut self, view: &FlowView<'_>, meta: EntryMeta) -> Result<(u32, Option<u32>), Applied> {
         let (key, id) = view.key().zip(view.id).ok_or(Applied::NotAFlow)?;
         let key = Key::of(&key).ok_or(Applied::NotAFlow)?;
         let mut flow = Flow::new(view).ok_or(Applied::NotAFlow)?;
-        flow.owner_bytes = [told.generation, 0];
-        let (since, changed) = (Seconds::of(told.now_ms), Stamp::of(told.changed_ms));
-        let new = Slot { flow, check: told.check, since, changed };
+        flow.owner_bytes = [meta.generation, 0];
+        let (since, changed) = (Seconds::of(meta.now_ms), Stamp::of(meta.changed_ms));
+        let new = Slot { flow, check: meta.check, since, changed };
         let Some(index) = self.find(id, &key) else {
             return self.insert(id, new, view).map(|index| (index, None)).ok_or(Applied::Full);
         };
         let Some(slot) = self.slab.get_mut(index) else { return Err(Applied::NotAFlow) };
         let before = *slot;
         *slot = Slot { since: before.since, ..new };
+        // Whether the flow is queued for the kernel, or was injected, does not depend on its state.
         slot.set(LIVE | before.flow.owner_bytes[1] & (DIRTY | SENT));
         if before.has(EXTRA) {
             self.extras.remove(&index);
@@ -308,23 +328,24 @@ impl<A: Address> Table<A> {
         Ok((index, Some(before.check)))
     }
 
-    /// Removes the flow; gives what was kept of it.
+    /// Removes the flow with this key and id; returns its slot, or `None` where the table does not hold it.
     #[inline]
     pub(crate) fn remove(&mut self, key: &Key<A>, id: u32) -> Option<Slot<A>> {
         let hash = spread(id);
-        let table = self.buckets.get_mut(bucket_of_hash(hash))?;
-        let (index, _) = table.find_entry(hash, matches_flow(&self.slab, id, key)).ok()?.remove();
+        let bucket = self.buckets.get_mut(bucket_of_hash(hash))?;
+        let (index, _) = bucket.find_entry(hash, matches_flow(&self.slab, id, key)).ok()?.remove();
         self.free_slot(index)
     }
 
+    /// Removes the flow at `index`; returns its slot.
     pub(super) fn remove_index(&mut self, index: u32) -> Option<Slot<A>> {
         let hash = spread(self.slab.get(index)?.flow.id);
-        let table = self.buckets.get_mut(bucket_of_hash(hash))?;
-        table.find_entry(hash, |&found| found == index).ok()?.remove();
+        let bucket = self.buckets.get_mut(bucket_of_hash(hash))?;
+        bucket.find_entry(hash, |&found| found == index).ok()?.remove();
         self.free_slot(index)
     }
 
-    /// Gives a place back that no table names any more; gives what was kept there.
+    /// Frees the slot at `index`, which no bucket refers to any more; returns its content.
     #[inline]
     fn free_slot(&mut self, index: u32) -> Option<Slot<A>> {
         let slot = *self.slab.get(index)?;
@@ -336,65 +357,67 @@ impl<A: Address> Table<A> {
         Some(slot)
     }
 
-    /// The flow that `key` and `id` name.
+    /// The slot of the flow with this key and id.
     pub(super) fn find_slot(&self, key: &Key<A>, id: u32) -> Option<&Slot<A>> {
         self.slot(self.find(id, key)?)
     }
 
-    /// The flow at a place, if there is one.
+    /// The slot at `index`, if it is in use.
     #[inline]
     pub(super) fn slot(&self, index: u32) -> Option<&Slot<A>> {
         self.slab.get(index).filter(|slot| slot.has(LIVE))
     }
 
+    /// The slot at `index` for changes, if it is in use.
     #[inline]
     pub(super) fn slot_mut(&mut self, index: u32) -> Option<&mut Slot<A>> {
         self.slab.get_mut(index).filter(|slot| slot.has(LIVE))
     }
 
-    /// The places of the flows in `bucket`.
+    /// The slab indices of the flows in `bucket`, in no order.
     pub(super) fn bucket_indices(&self, bucket: u16) -> impl Iterator<Item = u32> {
-        self.buckets.get(usize::from(bucket)).into_iter().flat_map(|table| table.iter().copied())
+        self.buckets.get(usize::from(bucket)).into_iter().flat_map(|bucket| bucket.iter().copied())
     }
 
-    /// Removes the flows of `bucket` that `mark` does not confirm, each told to `purged`.
-    pub(crate) fn purge_bucket(&mut self, bucket: u16, mark: Generation, mut purged: impl FnMut(&Slot<A>)) {
-        let unconfirmed = |index: &u32| self.slab.get(*index).is_some_and(|slot| slot.generation() != mark);
+    /// Removes the flows of `bucket` that were not confirmed in `generation`, and calls `purged` with each of them.
+    pub(crate) fn purge_bucket(&mut self, bucket: u16, generation: Generation, mut purged: impl FnMut(&Slot<A>)) {
+        let unconfirmed = |index: &u32| self.slab.get(*index).is_some_and(|slot| slot.generation() != generation);
         let unconfirmed: Vec<_> = self.bucket_indices(bucket).filter(unconfirmed).collect();
         unconfirmed.into_iter().filter_map(|index| self.remove_index(index)).for_each(|slot| purged(&slot));
     }
 
-    /// Looks at up to `slice` places from `from` on and removes the flows that `epoch` did not confirm, each told to
-    /// `purged`; gives where to go on, or `None` at the end.
+    /// Removes the flows among the `slice` slots from `from` on that were not confirmed in `generation`, and calls
+    /// `purged` with each of them. Returns the index to continue from, or `None` at the end.
     pub(crate) fn sweep(
         &mut self,
         from: u32,
         slice: u32,
-        epoch: Generation,
+        generation: Generation,
         mut purged: impl FnMut(&Slot<A>),
     ) -> Option<u32> {
         let end = self.slab.index_end().min(from.saturating_add(slice));
         for index in from..end {
-            if self.slot(index).is_some_and(|slot| slot.generation() != epoch) {
+            if self.slot(index).is_some_and(|slot| slot.generation() != generation) {
                 self.remove_index(index).as_ref().into_iter().for_each(&mut purged);
             }
         }
         (end < self.slab.index_end()).then_some(end)
     }
 
-    /// All flows, complete, in no order.
+    /// All flows with their rare attributes, in no order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = FlowView<'_>> {
         (0..self.slab.index_end()).filter_map(|index| self.view(index))
     }
 }
 
-/// Whether it is the flow that `id` and `key` name which is kept at a place.
+/// A predicate on slab indices: whether the slot holds the flow with this id and key.
 #[inline]
 fn matches_flow<'s, A: Address>(slab: &'s Slab<Slot<A>>, id: u32, key: &'s Key<A>) -> impl Fn(&u32) -> bool + 's {
     move |index| slab.get(*index).is_some_and(|slot| slot.flow.id == id && slot.flow.has_key(key))
 }
 
-/// Which small table: bits that neither hashbrown's buckets (the low ones) nor its tags (the top 7) use.
+/// The bucket of a hash. It is chosen by bits that hashbrown uses neither to find an entry (the low bits) nor for its
+/// tag (the top 7 bits).
 #[inline]
 fn bucket_of_hash(hash: u64) -> usize {
     const _: () = assert!(TABLES_PER_SHARD == 256);

@@ -1,4 +1,4 @@
-//! The shard against a plain map that does the same, and the stories a resync has to get right.
+//! The shard is compared with a plain map, and a resync with a model of the kernel that loses events.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
@@ -12,7 +12,7 @@ use proptest::prelude::*;
 
 use super::{Applied, Shard, Swept};
 
-/// A flow with number `n`; its id is `id`, as two flows may share one.
+/// Flow number `n` with the id `id`: two flows may share an id.
 fn flow(n: u16, id: u32, v6: bool) -> FlowView<'static> {
     let [high, low] = n.to_be_bytes();
     let address = |last: u8| match v6 {
@@ -48,7 +48,7 @@ fn sweep_all(shard: &mut Shard) -> (Vec<FlowKey>, Swept) {
     loop {
         match shard.sweep(7, |flow| purged.push(key(&flow))) {
             Swept::More => {}
-            end => return (purged, end),
+            result => return (purged, result),
         }
     }
 }
@@ -114,8 +114,8 @@ fn a_resync_purges_flows_that_neither_dump_nor_events_confirm() {
     }
     shard.apply_dumped(&flow(30, 30, false));
     shard.finish_dump();
-    let (purged, end) = sweep_all(&mut shard);
-    assert_eq!((purged.len(), end, shard.len()), (9, Swept::Done, 12));
+    let (purged, result) = sweep_all(&mut shard);
+    assert_eq!((purged.len(), result, shard.len()), (9, Swept::Done, 12));
     assert!(!purged.contains(&key(&flow(3, 3, false))));
 }
 
@@ -170,7 +170,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 proptest! {
-    /// Any run of events and resyncs leaves the shard holding what a plain map holds. Flows share ids by fours.
+    /// After any sequence of events and resyncs the shard holds what a plain map holds. Four flows share each id.
     #[test]
     fn the_shard_holds_what_a_plain_map_holds(steps in steps()) {
         let mut shard = Shard::new(1_000);
@@ -180,8 +180,8 @@ proptest! {
             match step {
                 Step::Event(Event::Destroy, n, _) => {
                     let applied = shard.apply(Event::Destroy, &view(n, 0));
-                    let there = oracle.remove(&key(&view(n, 0))).is_some();
-                    prop_assert_eq!(applied, if there { Applied::Destroyed } else { Applied::Unknown });
+                    let existed = oracle.remove(&key(&view(n, 0))).is_some();
+                    prop_assert_eq!(applied, if existed { Applied::Destroyed } else { Applied::Unknown });
                 }
                 Step::Event(event, n, mark) => {
                     let applied = shard.apply(event, &view(n, mark));
@@ -192,7 +192,7 @@ proptest! {
                     };
                     prop_assert_eq!(applied, expected);
                 }
-                // The kernel forgot every second flow without saying so.
+                // The kernel has lost the flows with an odd mark, and no event reported it.
                 Step::Resync => {
                     shard.start_resync();
                     oracle.retain(|_, mark| mark.is_multiple_of(2));
@@ -211,15 +211,15 @@ proptest! {
     }
 }
 
-/// What happens in a kernel and to the shard that follows it.
+/// A step of the kernel, or of the shard that follows it.
 #[derive(Debug, Clone, Copy)]
 enum Act {
-    /// The flow with this number begins, or, if it is there, gets this mark.
+    /// The kernel creates the flow with this number, or gives it this mark where it exists.
     Touch(u16, u32),
     EndFlow(u16),
-    /// From now on events are lost, or not.
+    /// Events are lost from now on, or are not lost any more.
     Lose(bool),
-    /// The worker takes some of the queued events.
+    /// The worker receives up to so many of the queued events.
     Deliver(usize),
     StartDump,
     Slice,
@@ -243,7 +243,7 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
     proptest::collection::vec(act, 0..300)
 }
 
-/// A kernel's table, its events on their way, and a dump of it that is composed one part ahead of its reader.
+/// A kernel's table, its queued events, and a dump of the table that is composed one part ahead of its reader.
 #[derive(Default)]
 struct Kernel {
     flows: HashMap<u16, FlowView<'static>>,
@@ -266,13 +266,13 @@ impl Kernel {
     fn touch(&mut self, n: u16, mark: u32) {
         if let Some(flow) = self.flows.get_mut(&n) {
             flow.mark = Some(mark);
-            let told = *flow;
-            return self.emit_event(Event::Update, told);
+            let updated = *flow;
+            return self.emit_event(Event::Update, updated);
         }
         self.births += 1;
-        let born = FlowView { mark: Some(mark), ..flow(n, self.births, n.is_multiple_of(3)) };
-        self.flows.insert(n, born);
-        self.emit_event(Event::New, born);
+        let created = FlowView { mark: Some(mark), ..flow(n, self.births, n.is_multiple_of(3)) };
+        self.flows.insert(n, created);
+        self.emit_event(Event::New, created);
     }
 
     fn end_flow(&mut self, n: u16) {
@@ -292,7 +292,7 @@ impl Kernel {
         self.dumped_to = to;
     }
 
-    /// The part composed last; the next is composed now.
+    /// Returns the part that was composed last, and composes the next one.
     fn slice(&mut self) -> VecDeque<FlowView<'static>> {
         let part = std::mem::take(&mut self.composed);
         self.compose();
@@ -307,8 +307,8 @@ impl Kernel {
 }
 
 proptest! {
-    /// Whatever was lost, and however dumps and events were interleaved or broken off: one resync after the losses end,
-    /// while the kernel goes on changing, makes the shard hold what the kernel holds.
+    /// Whatever events were lost, and however dumps and events were interleaved or broken off: one resync after the
+    /// losses end makes the shard hold what the kernel holds, even while the kernel's table changes.
     #[test]
     fn one_resync_after_the_losses_end_repairs_everything(before in acts(), during in acts()) {
         let mut kernel = Kernel::default();
@@ -334,7 +334,8 @@ proptest! {
             }
         }
         kernel.losing = false;
-        kernel.deliver_events(usize::MAX, &mut shard); // the worker sees to it that what is older than the loss is taken first
+        // A worker receives all events from before the loss before it starts a resync.
+        kernel.deliver_events(usize::MAX, &mut shard);
         shard.start_resync();
         kernel.start_dump();
         for act in during {
@@ -357,7 +358,7 @@ proptest! {
         prop_assert_eq!(sweep_all(&mut shard).1, Swept::Done);
         kernel.deliver_events(usize::MAX, &mut shard);
         let held: HashMap<_, _> = shard.iter().map(|flow| ((key(&flow), flow.id), flow.mark)).collect();
-        let there: HashMap<_, _> = kernel.flows.values().map(|flow| ((key(flow), flow.id), flow.mark)).collect();
-        prop_assert_eq!(held, there);
+        let in_kernel: HashMap<_, _> = kernel.flows.values().map(|flow| ((key(flow), flow.id), flow.mark)).collect();
+        prop_assert_eq!(held, in_kernel);
     }
 }

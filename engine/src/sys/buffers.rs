@@ -1,4 +1,4 @@
-//! Receive buffers of one size, in one mapping, known by their index.
+//! Receive buffers of one size, in one mapping, identified by their index.
 
 use std::ptr::NonNull;
 
@@ -14,20 +14,20 @@ pub(super) struct Buffers {
 }
 
 impl Buffers {
-    /// Takes the memory for `count` buffers.
+    /// Maps the memory for `count` buffers.
     pub(super) fn map(count: usize) -> Result<Self, Errno> {
         Ok(Self { pages: Pages::map(count * DATAGRAM_STRIDE)? })
     }
 
-    /// Where buffer `index` begins, for the kernel; none when there is no such buffer.
+    /// The address of buffer `index`, to pass to the kernel; `None` when there is no such buffer.
     pub(super) fn address(&self, index: usize) -> Option<NonNull<u8>> {
         self.pages.at(index.checked_mul(DATAGRAM_STRIDE)?, DATAGRAM_BYTES)
     }
 
-    /// The first `length` bytes of buffer `index`; none when there is no such buffer or it is not that long.
+    /// The first `length` bytes of buffer `index`; `None` when there is no such buffer or it is shorter.
     ///
     /// # Safety
-    /// The kernel has filled this buffer and is not told of it again while the slice lives.
+    /// The kernel has filled this buffer and does not write to it while the slice lives.
     pub(super) unsafe fn bytes(&self, index: usize, length: usize) -> Option<&[u8]> {
         if length > DATAGRAM_BYTES {
             return None;

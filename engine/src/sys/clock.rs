@@ -1,4 +1,4 @@
-//! The processor time of a thread of this process, which any of its threads may read: to the nanosecond, and without `/proc`.
+//! Reads the processor time of any thread of this process, to the nanosecond and without `/proc`.
 
 use std::time::Duration;
 
@@ -7,14 +7,15 @@ use rustix::thread::Pid;
 
 use super::pages::last_errno;
 
-/// The low bits of a clock's number that say "of one thread" and "as the scheduler counts it": `CPUCLOCK_PERTHREAD_MASK` and
-/// `CPUCLOCK_SCHED` of the kernel's `include/linux/posix-timers_types.h`. The id's complement stands above them.
+/// The low bits of a clock id that select the time of one thread, as the scheduler counts it: `CPUCLOCK_PERTHREAD_MASK`
+/// and `CPUCLOCK_SCHED` of the kernel's `include/linux/posix-timers_types.h`. The bits above them are the thread id's
+/// complement.
 const OF_A_THREAD: libc::clockid_t = 4 | 2;
 
-/// Time on a processor since the thread `id` began, in user and kernel mode.
+/// The processor time of thread `id` since it started, in user and kernel mode.
 ///
 /// # Errors
-/// `EINVAL` when there is no such thread in this process any more.
+/// `EINVAL` when this process has no such thread any more.
 pub(crate) fn thread_cpu(id: Pid) -> Result<Duration, Errno> {
     let clock = (!id.as_raw_nonzero().get()) << 3 | OF_A_THREAD;
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
@@ -38,16 +39,16 @@ mod tests {
         let (id_sender, id_receiver) = std::sync::mpsc::channel();
         let (stop, stopped) = std::sync::mpsc::channel::<()>();
         let worker = std::thread::spawn(move || {
-            let began = Instant::now();
-            while began.elapsed() < Duration::from_millis(20) {
-                black_box(began);
+            let start = Instant::now();
+            while start.elapsed() < Duration::from_millis(20) {
+                black_box(start);
             }
             id_sender.send(rustix::thread::gettid()).unwrap();
             let _ = stopped.recv();
         });
         let id = id_receiver.recv().unwrap();
         let (busy, here) = (thread_cpu(id).unwrap(), thread_cpu(rustix::thread::gettid()).unwrap());
-        assert!(busy >= Duration::from_millis(2), "{busy:?}, however little of a core there was");
+        assert!(busy >= Duration::from_millis(2), "{busy:?} of a thread that was busy, on however little of a core");
         assert!(here < busy, "{here:?} of a thread that waited");
         drop(stop);
         worker.join().unwrap();

@@ -1,4 +1,4 @@
-//! One netlink socket: opened, bound, sent to, read from, and its options.
+//! One netlink socket: opening, sending, receiving, and its options.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -15,23 +15,23 @@ use crate::steer::{Instruction, Program};
 pub enum Protocol {
     /// Interfaces, addresses, routes.
     Route,
-    /// Netfilter, connection tracking among it.
+    /// Netfilter, which includes connection tracking.
     Netfilter,
 }
 
-/// What the kernel accounts for one socket (`SO_MEMINFO`).
+/// The kernel's memory accounting of one socket (`SO_MEMINFO`).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct MemoryInfo {
-    /// Bytes charged for what is queued to be read.
+    /// Bytes charged for the queued datagrams.
     pub queued_bytes: u32,
     /// Bytes that may be charged: the effective receive buffer.
     pub buffer_bytes: u32,
-    /// Messages dropped since the socket was opened because the buffer was full; wraps.
+    /// Messages dropped because the buffer was full, since the socket was opened. The number wraps.
     pub drops: u32,
 }
 
-/// An owned netlink socket, bound to a port id that the kernel chose. Reading and writing only need `&self`: the kernel
-/// serialises them.
+/// An owned netlink socket, bound to a port id that the kernel chose. Sending and receiving only need `&self`, because
+/// the kernel serialises them.
 #[derive(Debug)]
 pub struct NetlinkSocket {
     fd: OwnedFd,
@@ -39,7 +39,7 @@ pub struct NetlinkSocket {
 }
 
 impl NetlinkSocket {
-    /// Opens and binds a socket in the calling thread's network namespace. It blocks on reads unless told otherwise.
+    /// Opens and binds a socket in the calling thread's network namespace. Its descriptor is in blocking mode.
     ///
     /// # Errors
     /// `EPROTONOSUPPORT` when the kernel has no such subsystem loaded, `EMFILE` at the descriptor limit.
@@ -55,13 +55,13 @@ impl NetlinkSocket {
         Ok(Self { fd, port_id })
     }
 
-    /// The socket's address, which the kernel repeats in `nlmsg_pid` of every event that a request from here causes.
+    /// The socket's address. The kernel repeats it in `nlmsg_pid` of every event that a request of this socket causes.
     #[must_use]
     pub fn port_id(&self) -> u32 {
         self.port_id
     }
 
-    /// A second descriptor of the same socket: same queue, same options.
+    /// Returns a second descriptor of the same socket, with the same queue and options.
     ///
     /// # Errors
     /// `EMFILE` at the descriptor limit.
@@ -72,13 +72,14 @@ impl NetlinkSocket {
     /// Sends whole messages to the kernel as one datagram.
     ///
     /// # Errors
-    /// The kernel's refusal; `EMSGSIZE` when the datagram is larger than the send buffer.
+    /// The kernel's error; `EMSGSIZE` when the datagram is larger than the send buffer.
     pub fn send(&self, messages: &[u8]) -> io::Result<()> {
         rustix::net::send(&self.fd, messages, SendFlags::empty())?;
         Ok(())
     }
 
-    /// Reads one datagram, waiting for it, and gives its full length, which is more than `buffer.len()` when it was cut.
+    /// Waits for one datagram and reads it. Returns its full length, which is more than `buffer.len()` if it was
+    /// truncated.
     ///
     /// # Errors
     /// `ENOBUFS` after an overrun, `EINTR` on a signal.
@@ -86,7 +87,7 @@ impl NetlinkSocket {
         Ok(receive_one(self.as_fd(), buffer, RecvFlags::empty())?)
     }
 
-    /// Reads one datagram if one is queued, as [`NetlinkSocket::receive`]; none when the queue is empty.
+    /// Reads one datagram as [`NetlinkSocket::receive`] does, without waiting; `None` when the queue is empty.
     ///
     /// # Errors
     /// `ENOBUFS` after an overrun.
@@ -98,15 +99,15 @@ impl NetlinkSocket {
         }
     }
 
-    /// Asks for a receive buffer of `bytes` within `net.core.rmem_max`; the kernel doubles what it grants.
+    /// Requests a receive buffer of `bytes`, which the kernel limits to `net.core.rmem_max` and then doubles.
     ///
     /// # Errors
-    /// None in practice: the kernel clamps instead.
+    /// None in practice, because the kernel limits the size instead.
     pub fn set_receive_buffer(&self, bytes: usize) -> io::Result<()> {
         Ok(sockopt::set_socket_recv_buffer_size(&self.fd, bytes)?)
     }
 
-    /// Asks for a receive buffer of `bytes` whatever `net.core.rmem_max` says.
+    /// Requests a receive buffer of `bytes` regardless of `net.core.rmem_max`. The kernel doubles it.
     ///
     /// # Errors
     /// `EPERM` without `CAP_NET_ADMIN` in the first user namespace.
@@ -114,15 +115,15 @@ impl NetlinkSocket {
         Ok(sockopt::set_socket_recv_buffer_size_force(&self.fd, bytes)?)
     }
 
-    /// Attaches a program that decides which messages reach the socket, in place of any earlier one.
+    /// Attaches a program that selects the messages which reach the socket. It replaces any earlier one.
     ///
     /// # Errors
-    /// `EINVAL` when the kernel refuses the program, `ENOMEM` when it is past `net.core.optmem_max`.
+    /// `EINVAL` when the kernel refuses the program, `ENOMEM` when it is larger than `net.core.optmem_max` allows.
     pub fn attach_filter(&self, program: &Program) -> io::Result<()> {
         let mut code: Vec<libc::sock_filter> = program.instructions().iter().map(raw_instruction).collect();
         let len = libc::c_ushort::try_from(code.len()).map_err(|_| Errno::INVAL)?;
         let raw = libc::sock_fprog { len, filter: code.as_mut_ptr() };
-        self.set_option(libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &raw) // `code` outlives the call that copies it
+        self.set_option(libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &raw) // the kernel copies `code` during the call
     }
 
     /// Joins a multicast group by its number.
@@ -141,8 +142,8 @@ impl NetlinkSocket {
         self.set_option(libc::SOL_NETLINK, libc::NETLINK_DROP_MEMBERSHIP, &group)
     }
 
-    /// Turns off reporting an overrun as `ENOBUFS`, and with it the kernel's dropping of everything until the queue is
-    /// empty. Drops are then only counted.
+    /// Turns off `ENOBUFS` errors after an overrun. The kernel then no longer drops every message after an overrun
+    /// until the queue is empty, and only counts the dropped messages.
     ///
     /// # Errors
     /// None in practice (Linux 2.6.30).
@@ -150,8 +151,8 @@ impl NetlinkSocket {
         self.set_option(libc::SOL_NETLINK, libc::NETLINK_NO_ENOBUFS, &1u32)
     }
 
-    /// Tells the sender of a message when it did not fit here. Connection tracking then keeps the DESTROY event of a flow and
-    /// offers it again, at the price of the flow's memory meanwhile.
+    /// Reports a message that did not fit this socket's buffer to its sender. Connection tracking then keeps the
+    /// DESTROY event of a flow and sends it again, which costs the flow's memory until then.
     ///
     /// # Errors
     /// None in practice (Linux 2.6.30).
@@ -159,7 +160,8 @@ impl NetlinkSocket {
         self.set_option(libc::SOL_NETLINK, libc::NETLINK_BROADCAST_ERROR, &1u32)
     }
 
-    /// Asks for the kernel's own words, and the offending attribute, beside the errno of a refused request.
+    /// Requests the kernel's error text, and the offset of the offending attribute, in addition to the errno of a
+    /// refused request.
     ///
     /// # Errors
     /// `ENOPROTOOPT` before Linux 4.12.
@@ -167,7 +169,7 @@ impl NetlinkSocket {
         self.set_option(libc::SOL_NETLINK, libc::NETLINK_EXT_ACK, &1u32)
     }
 
-    /// Asks that an error answer carries the request's header only, not its body.
+    /// Requests error answers that repeat only the request's header, not its body.
     ///
     /// # Errors
     /// `ENOPROTOOPT` before Linux 4.3.
@@ -175,7 +177,7 @@ impl NetlinkSocket {
         self.set_option(libc::SOL_NETLINK, libc::NETLINK_CAP_ACK, &1u32)
     }
 
-    /// What is queued, what fits, and what was dropped.
+    /// The socket's queued bytes, buffer size and drop counter.
     ///
     /// # Errors
     /// `ENOPROTOOPT` before Linux 4.12.
@@ -199,7 +201,7 @@ impl AsFd for NetlinkSocket {
     }
 }
 
-/// Reads one datagram and gives its full length, cut or not.
+/// Reads one datagram into `buffer`, and returns its full length, whether it was truncated or not.
 pub(crate) fn receive_one(socket: BorrowedFd<'_>, buffer: &mut [u8], flags: RecvFlags) -> Result<usize, Errno> {
     let (_, length) = rustix::net::recv(socket, buffer, flags | RecvFlags::TRUNC)?;
     Ok(length)
@@ -221,11 +223,12 @@ pub(crate) fn memory_info(socket: BorrowedFd<'_>) -> Result<MemoryInfo, Errno> {
     Ok(MemoryInfo { queued_bytes, buffer_bytes, drops })
 }
 
-/// A size as the socket calls take it; theirs are all a few bytes.
+/// A size in the type of the socket calls. All sizes passed to them are a few bytes.
 fn socket_length(bytes: usize) -> libc::socklen_t {
     libc::socklen_t::try_from(bytes).unwrap_or(libc::socklen_t::MAX)
 }
 
+/// An instruction as the C library's type.
 fn raw_instruction(instruction: &Instruction) -> libc::sock_filter {
     let Instruction { code, jt, jf, k } = *instruction;
     libc::sock_filter { code, jt, jf, k }

@@ -1,7 +1,8 @@
 //! Memory that the kernel and this process both write: whole pages, mapped once and present from the start.
 //!
-//! Rust may assume that nobody else writes behind a reference, so none is kept to these bytes: they are reached through
-//! a raw pointer, and a slice is made only for as long as its owner knows that the kernel stays away.
+//! Rust may assume that no other writer changes the bytes behind a reference. So no reference to these bytes is kept:
+//! they are reached through a raw pointer, and a slice exists only while its owner knows that the kernel does not write
+//! to it.
 
 use std::ptr::NonNull;
 
@@ -15,11 +16,11 @@ pub(super) struct Pages {
 }
 
 impl Pages {
-    /// Maps `bytes`, rounded up to pages by the kernel, and touches them all.
+    /// Maps `bytes`, which the kernel rounds up to pages, and populates all of them.
     pub(super) fn map(bytes: usize) -> Result<Self, Errno> {
         let protection = libc::PROT_READ | libc::PROT_WRITE;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_POPULATE;
-        // SAFETY: no address is asked for, so the kernel picks one that overlaps nothing.
+        // SAFETY: no address is requested, so the kernel picks one that overlaps no other mapping.
         let start = unsafe { libc::mmap(std::ptr::null_mut(), bytes, protection, flags, -1, 0) };
         if start == libc::MAP_FAILED {
             return Err(last_errno());
@@ -28,7 +29,7 @@ impl Pages {
         Ok(Self { start, bytes })
     }
 
-    /// The address of the byte at `offset`, or none when it and the `length` bytes from it are not all inside.
+    /// The address of the byte at `offset`; `None` when the `length` bytes from there are not all inside the mapping.
     pub(super) fn at(&self, offset: usize, length: usize) -> Option<NonNull<u8>> {
         let end = offset.checked_add(length)?;
         if end > self.bytes {
@@ -38,13 +39,14 @@ impl Pages {
         Some(unsafe { self.start.add(offset) })
     }
 
-    /// The `length` bytes from `offset`, or none when they are not all inside.
+    /// The `length` bytes from `offset`; `None` when they are not all inside the mapping.
     ///
     /// # Safety
-    /// Nobody, the kernel included, writes to these bytes while the slice lives.
+    /// No writer, the kernel included, changes these bytes while the slice lives.
     pub(super) unsafe fn slice(&self, offset: usize, length: usize) -> Option<&[u8]> {
         let start = self.at(offset, length)?;
-        // SAFETY: `at` found the range inside the mapping, which lives as long as `self`; the caller keeps writers away.
+        // SAFETY: `at` found the range inside the mapping, which lives as long as `self`; the caller keeps writers
+        // away.
         Some(unsafe { std::slice::from_raw_parts(start.as_ptr(), length) })
     }
 }

@@ -1,17 +1,17 @@
 //! An io_uring that reads one socket into provided buffers and watches a few other descriptors.
 //!
-//! One receive request stays armed and completes once for every datagram ("multishot"). The kernel takes a buffer for each
-//! from a ring that this side fills:
+//! One receive request stays armed and completes once for every datagram ("multishot"). For each the kernel takes a
+//! buffer from a ring that this process fills:
 //!
 //! ```text
-//!            give_back(): entry = buffer 7, tail + 1
+//!            recycle_buffer(): entry = buffer 7, tail + 1
 //!  entries   [ 3 | 4 | 5 | 6 | 7 |  ...  ]        shared memory, a power of two
 //!              ▲ the kernel takes from its head, names the buffer in the completion
 //! ```
 //!
-//! `DEFER_TASKRUN` makes the kernel do all of this inside our own `enter`, never while we run: it neither interrupts the
-//! thread nor writes to a buffer behind its back. `SINGLE_ISSUER`, which that takes, ties the ring to the thread that made
-//! it; the type is therefore not `Send`. Least kernel: 6.1.
+//! `DEFER_TASKRUN` makes the kernel do all of this inside the thread's own `io_uring_enter`. So it neither interrupts
+//! the thread nor writes to a buffer while the thread runs. `SINGLE_ISSUER`, which that requires, ties the ring to the
+//! thread that created it, so the type is not `Send`. Least kernel: 6.1.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::ptr::NonNull;
@@ -29,36 +29,38 @@ use crate::limits::{DATAGRAM_BYTES, RING_BUFFERS, RING_COMPLETIONS, RING_SUBMISS
 
 /// The one group of provided buffers.
 const GROUP: u16 = 0;
-/// [`DATAGRAM_BYTES`] as an entry has it.
+/// [`DATAGRAM_BYTES`] in the type of a ring entry.
 #[allow(clippy::cast_possible_truncation)] // compared just below
 const BUFFER_BYTES: u32 = DATAGRAM_BYTES as u32;
 const _: () = assert!(BUFFER_BYTES as usize == DATAGRAM_BYTES);
-/// Marks the receive's completions; a watch has its index instead.
+/// The user data of the receive's completions. A watch has its index instead.
 const RECEIVE: u64 = u64::MAX;
 
-/// What the kernel finished.
+/// A completion of the kernel.
 #[derive(Debug)]
 pub(crate) enum Completion {
-    /// A datagram of `bytes` stands in `buffer` (cut when `bytes` is more than a buffer holds): give it back when read.
+    /// A datagram of `bytes` is in `buffer`, truncated if `bytes` is more than a buffer holds. Recycle the buffer when
+    /// it is read.
     Datagram { buffer: u16, bytes: usize },
-    /// The receive stopped with an error; it is no longer armed.
+    /// The receive ended with an error, and is no longer armed.
     ReceiveFailed(Errno),
-    /// A watched descriptor is ready; it is no longer armed.
+    /// A watched descriptor is ready, and its watch is no longer armed.
     Ready,
-    /// A watched descriptor cannot be (a plain file, `/dev/null`): it will never be ready, and is not armed again.
+    /// The kernel cannot watch a descriptor (a plain file, `/dev/null`): it will never be ready, and is not armed
+    /// again.
     WatchRefused,
-    /// An end of the receive without an error; it is no longer armed.
+    /// The receive ended without an error, and is no longer armed.
     ReceiveEnded,
 }
 
-/// An io_uring with its buffers: all that the kernel may refuse, before any descriptor is given to it.
+/// An io_uring with its buffers and without a socket: all that the kernel may refuse.
 pub(crate) struct UnboundRing {
-    ring: IoUring, // first, so that it is closed before the memory it knows of goes
+    ring: IoUring, // first, so that it is closed before its memory is unmapped
     group: Group,
 }
 
 impl UnboundRing {
-    /// Sets the ring up and takes all its memory.
+    /// Sets up the ring and allocates all its memory.
     pub(crate) fn set_up() -> Result<Self, Errno> {
         let mut builder = IoUring::builder();
         builder.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag().setup_cqsize(RING_COMPLETIONS);
@@ -67,7 +69,7 @@ impl UnboundRing {
         Ok(Self { ring, group })
     }
 
-    /// Makes it read `socket` and watch `watched`. Nothing is armed yet.
+    /// Returns a ring that reads `socket` and watches `watched`. No request is armed yet.
     pub(crate) fn bind(self, socket: OwnedFd, watched: Vec<(OwnedFd, PollFlags)>) -> Ring {
         let watches = watched.into_iter().map(|(fd, events)| Watch { fd, events, state: WatchState::Idle }).collect();
         let Self { ring, group } = self;
@@ -77,9 +79,10 @@ impl UnboundRing {
 
 /// The ring, the buffers it fills and the descriptors it works on.
 pub(crate) struct Ring {
-    ring: IoUring, // first, so that it is closed before the memory and the descriptors it knows of go
+    ring: IoUring, // first, so that it is closed before its memory is unmapped and its descriptors are closed
     group: Group,
     socket: OwnedFd,
+    /// Whether the receive is armed.
     receiving: bool,
     watches: Vec<Watch>,
 }
@@ -91,11 +94,14 @@ struct Watch {
     state: WatchState,
 }
 
+/// The state of a watch.
 #[derive(PartialEq)]
 enum WatchState {
+    /// The watch has to be armed.
     Idle,
+    /// The kernel watches the descriptor.
     Armed,
-    /// The kernel cannot watch it (a plain file, say): it will never be ready.
+    /// The kernel cannot watch the descriptor, for example a plain file: it will never be ready.
     Refused,
 }
 
@@ -110,7 +116,7 @@ impl Ring {
         push(&mut self.ring, &receive.build().user_data(RECEIVE))
     }
 
-    /// Arms every watch that has ended; one whose descriptor is ready by now completes at once.
+    /// Arms every watch that has ended. A watch whose descriptor is already ready completes at once.
     pub(crate) fn arm_watches(&mut self) -> Result<(), Errno> {
         for (index, watch) in (0u64..).zip(&mut self.watches) {
             if watch.state == WatchState::Idle {
@@ -122,15 +128,15 @@ impl Ring {
         Ok(())
     }
 
-    /// Tells the kernel what was armed and lets it work on what is pending, without waiting.
+    /// Submits the armed requests, and lets the kernel run its pending work, without waiting.
     pub(crate) fn submit(&mut self) -> Result<(), Errno> {
         self.ring.submitter().submit().map(drop).or_else(|error| ignore_benign(errno(error)))
     }
 
-    /// Waits until `completions` have come in or the time is up.
+    /// Waits until `completions` have arrived or the time is up.
     ///
     /// # Errors
-    /// `EINTR` on a signal. Time being up is none.
+    /// `EINTR` on a signal. The end of the time is no error.
     pub(crate) fn wait(&mut self, completions: u32, at_most: Option<Duration>) -> Result<(), Errno> {
         let time = Timespec::from(at_most.unwrap_or_default());
         let arguments = match at_most {
@@ -141,23 +147,24 @@ impl Ring {
         waited.map(drop).or_else(|error| ignore_benign(errno(error)))
     }
 
-    /// Whether something was armed that the kernel has not been told of.
+    /// Whether armed requests wait to be submitted.
     pub(crate) fn has_unsubmitted(&mut self) -> bool {
         !self.ring.submission().is_empty()
     }
 
-    /// Whether completions are there to take.
+    /// Whether completions are queued.
     pub(crate) fn has_completions(&mut self) -> bool {
         !self.ring.completion().is_empty()
     }
 
-    /// Whether the receive may have more to give: the kernel put work off until the next `enter`, or it has ended. It can
-    /// be wrong in saying so: the kernel raises its flag after queueing the work, which may have been done by then.
+    /// Whether the receive may have more datagrams: the kernel has deferred work until the next `enter`, or the receive
+    /// has ended. It can be a false alarm, because the kernel sets its flag after it queued the work, which may be done
+    /// by then.
     pub(crate) fn has_pending(&mut self) -> bool {
         !self.receiving || self.ring.submission().taskrun()
     }
 
-    /// Takes one completion.
+    /// Removes the next completion from the queue and returns it, and updates the state of its request.
     pub(crate) fn next_completion(&mut self) -> Option<Completion> {
         let entry = self.ring.completion().next()?;
         if entry.user_data() == RECEIVE {
@@ -173,6 +180,7 @@ impl Ring {
         Some(completion)
     }
 
+    /// Handles a completion of the receive.
     fn on_receive_completion(&mut self, entry: &cqueue::Entry) -> Completion {
         self.receiving = cqueue::more(entry.flags());
         match (usize::try_from(entry.result()), cqueue::buffer_select(entry.flags())) {
@@ -182,19 +190,19 @@ impl Ring {
         }
     }
 
-    /// The datagram in a buffer that a completion named, or none when it was cut.
+    /// The datagram of a completion: the first `bytes` of `buffer`, or `None` if it was truncated.
     pub(crate) fn datagram(&self, buffer: u16, bytes: usize) -> Option<&[u8]> {
-        // SAFETY: the kernel writes only during `enter` (DEFER_TASKRUN), which needs `self` mutably and so cannot run while
-        // the slice lives.
+        // SAFETY: the kernel writes only during `enter` (DEFER_TASKRUN), which needs `self` mutably and so cannot run
+        // while the slice lives.
         unsafe { self.group.buffers.bytes(usize::from(buffer), bytes) }
     }
 
-    /// Lets the kernel fill this buffer again.
+    /// Returns a buffer to the kernel, which may fill it again.
     pub(crate) fn recycle_buffer(&mut self, buffer: u16) {
         self.group.recycle_buffer(buffer);
     }
 
-    /// The socket being read.
+    /// The socket that the ring reads.
     pub(crate) fn socket(&self) -> &OwnedFd {
         &self.socket
     }
@@ -204,10 +212,11 @@ impl Ring {
 fn push(ring: &mut IoUring, entry: &squeue::Entry) -> Result<(), Errno> {
     // SAFETY: the requests made here name descriptors and buffers owned by the `Ring`, which drops them after the ring.
     let pushed = unsafe { ring.submission().push(entry) };
-    pushed.map_err(|_| Errno::NOBUFS) // cannot be: the queue has a place for each request there is (limits.rs)
+    pushed.map_err(|_| Errno::NOBUFS) // never: the queue has a slot for each request (limits.rs)
 }
 
-/// Errors of `enter` that are none: time is up, or completions are to be taken before more is submitted.
+/// Ignores results of `enter` that are no failures: the time is up, or completions must be read before more is
+/// submitted.
 fn ignore_benign(error: Errno) -> Result<(), Errno> {
     match error {
         Errno::TIME | Errno::BUSY | Errno::AGAIN => Ok(()),
@@ -215,31 +224,36 @@ fn ignore_benign(error: Errno) -> Result<(), Errno> {
     }
 }
 
-#[allow(clippy::needless_pass_by_value)] // the shape that `map_err` takes
+/// The errno of a system error.
+#[allow(clippy::needless_pass_by_value)] // the signature that `map_err` needs
 fn errno(error: std::io::Error) -> Errno {
     Errno::from_io_error(&error).unwrap_or(Errno::IO)
 }
 
-/// The buffers, and the ring through which the kernel is told which of them are free.
+/// The receive buffers, and the shared ring that lists the free ones for the kernel.
 struct Group {
+    /// The ring of free buffers.
     entries: Pages,
     buffers: Buffers,
+    /// The index behind the last free buffer; it wraps.
     tail: u16,
 }
 
 impl Group {
-    /// Takes the memory, registers the ring of buffers and puts all of them into it.
+    /// Allocates the memory, registers the ring of free buffers, and adds all buffers to it.
     fn register(ring: &IoUring) -> Result<Self, Errno> {
         let entries = Pages::map(usize::from(RING_BUFFERS) * size_of::<BufRingEntry>())?;
         let buffers = Buffers::map(usize::from(RING_BUFFERS))?;
         let start = entries.at(0, 0).ok_or(Errno::INVAL)?.as_ptr() as u64;
-        // SAFETY: `start` is page-aligned memory for RING_BUFFERS entries, kept by the `Ring` until its io_uring is closed.
+        // SAFETY: `start` is page-aligned memory for RING_BUFFERS entries, kept by the `Ring` until its io_uring is
+        // closed.
         unsafe { ring.submitter().register_buf_ring_with_flags(start, RING_BUFFERS, GROUP, 0) }.map_err(errno)?;
         let mut group = Self { entries, buffers, tail: 0 };
         (0..RING_BUFFERS).for_each(|buffer| group.recycle_buffer(buffer));
         Ok(group)
     }
 
+    /// Adds a buffer to the ring of free buffers.
     fn recycle_buffer(&mut self, buffer: u16) {
         let Some(address) = self.buffers.address(usize::from(buffer)) else { return };
         let Some(mut entry) = self.entry(self.tail % RING_BUFFERS) else { return };
@@ -251,7 +265,7 @@ impl Group {
         self.set_tail(self.tail.wrapping_add(1));
     }
 
-    /// Moves the tail, making the entries before it the kernel's.
+    /// Moves the tail, which passes the entries before it to the kernel.
     fn set_tail(&mut self, tail: u16) {
         self.tail = tail;
         let Some(first) = self.entry(0) else { return };
@@ -259,9 +273,10 @@ impl Group {
         let shared = unsafe { BufRingEntry::tail(first.as_ptr()) };
         // SAFETY: an aligned u16 of `self.entries`, shared with the kernel only, which reads it as atomically.
         let shared = unsafe { AtomicU16::from_ptr(shared.cast_mut()) };
-        shared.store(tail, Ordering::Release); // the entry is written before the kernel sees it counted
+        shared.store(tail, Ordering::Release); // release: the kernel sees the entry before the tail counts it
     }
 
+    /// The address of a ring entry.
     fn entry(&self, index: u16) -> Option<NonNull<BufRingEntry>> {
         let bytes = size_of::<BufRingEntry>();
         Some(self.entries.at(usize::from(index) * bytes, bytes)?.cast())

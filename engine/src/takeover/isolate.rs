@@ -1,14 +1,15 @@
-//! Traffic is kept away from a node that waits: rules of a table of its own, which is there only then.
+//! Isolation: an nftables table blocks traffic from a backup. The table exists only while the node is isolated.
 //!
-//! | chain | what passes |
+//! | chain | accepted packets |
 //! |---|---|
-//! | input | what comes over the loopback link, over a spared link or by a replication link; VRRP; group membership and neighbour discovery; the services that the operator names; answers to what this node itself asked, and ICMP's word on its own flows |
-//! | forward | nothing |
-//! | output | everything but the kernel's own word on packets of flows: with nothing let in, nothing else is an answer |
+//! | input | packets from the loopback interface, from a spared interface, or of a replication link; VRRP; group membership and neighbour discovery; the services that the operator configures; replies to this node's own flows, and ICMP errors about them |
+//! | forward | none |
+//! | output | all packets except the kernel's own ICMP errors about flows: the blocked input leaves no other reply to send |
 //!
-//! A packet that passes still meets the operator's rules: nothing is opened that they close. The table is the daemon's own: it
-//! is removed when the node becomes primary, nobody else can flush it, and it goes with the daemon, however that ends. Where
-//! the kernel has no such tables (before 5.12), what a daemon that died has left behind goes with the next one's start.
+//! An accepted packet still passes the operator's own rules: the table opens nothing that they close. The daemon's
+//! socket owns the table: no other process can flush it, and the kernel removes it when the daemon ends in any way. The
+//! daemon removes it when the node becomes primary. Kernels before 5.12 have no owned tables; there a starting daemon
+//! removes the table that a dead one left.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -21,65 +22,72 @@ use crate::nft::{Chain, Hook, Loader, Rule, Ruleset, State as Tracked};
 /// The table's name; its family is `inet`.
 pub(super) const TABLE: &str = "ctflow-isolate";
 
+/// The loopback interface.
 const LOOPBACK: &str = "lo";
+/// IGMP (RFC 3376).
 const IPPROTO_IGMP: u8 = 2;
-/// VRRP's authentication header, where it is used.
+/// The IPsec authentication header, which VRRP version 2 may use.
 const IPPROTO_AH: u8 = 51;
+/// VRRP (RFC 5798).
 const IPPROTO_VRRP: u8 = 112;
-/// Membership of groups, routers, neighbours (RFC 2710, RFC 4861).
+/// The first and last ICMPv6 type of group membership, router and neighbour discovery (RFC 2710, RFC 4861).
 const ICMPV6_CONTROL: (u8, u8) = (130, 137);
 
-/// What reaches a node that waits, beside what it cannot do without.
+/// The packets that an isolated node accepts in addition to those that it always needs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Isolation {
-    /// Services of this node, or protocols; [`ISOLATION_ENTRIES`](crate::limits::ISOLATION_ENTRIES) at most.
+    /// Services of this node, or whole protocols; at most [`ISOLATION_ENTRIES`](crate::limits::ISOLATION_ENTRIES).
     pub accept: Vec<Service>,
-    /// Links on which nothing is kept away; as many at most.
+    /// Interfaces whose packets are accepted; at most [`ISOLATION_ENTRIES`](crate::limits::ISOLATION_ENTRIES).
     pub spared_links: Vec<String>,
 }
 
-/// A service: a protocol, and its port where it has ports.
+/// A service: a protocol and, where the protocol has ports, a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Service {
-    /// The layer-4 protocol.
+    /// The layer-4 protocol's number.
     pub protocol: u8,
-    /// The destination's port.
+    /// The destination port; `None` for every packet of the protocol.
     pub port: Option<u16>,
 }
 
-/// Puts the table there, and takes it away.
+/// Loads and removes the table.
 #[derive(Debug)]
 pub(crate) struct Isolator {
     loader: Loader,
-    /// None where nothing is kept away: then only what another daemon left is removed.
+    /// The table's rules; `None` where isolation is not configured. Then only the table of a dead daemon is removed.
     ruleset: Option<Ruleset>,
     state: Mutex<State>,
 }
 
+/// Whether the table is loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
+    /// The table is not loaded.
     Open,
+    /// The table is loaded.
     Isolated,
-    /// The daemon ends: whoever changes its role meanwhile isolates nothing any more.
+    /// The daemon ends, and a change of role during its end does not load the table.
     Ended,
 }
 
 impl Isolator {
-    /// Opens the calling thread's network namespace, and removes what a daemon has left there.
+    /// Opens an nftables socket in the calling thread's network namespace, and removes the table that a dead daemon
+    /// left.
     ///
     /// # Errors
-    /// Without nf_tables or rights, where traffic is to be kept away.
+    /// The socket cannot be opened; or isolation is configured, and nf_tables or CAP_NET_ADMIN is missing.
     pub(crate) fn open(isolation: Option<&Isolation>, links: &[LinkSettings]) -> Result<Self, NetlinkError> {
         let loader = Loader::open()?;
         let ruleset = isolation.map(|isolation| ruleset(isolation, links));
         let removed = loader.remove(TABLE);
         if ruleset.is_some() {
-            removed?; // otherwise there is no nf_tables, and so no table
+            removed?; // without isolation the removal may fail: a kernel without nf_tables has no table
         }
         Ok(Self { loader, ruleset, state: Mutex::new(State::Open) })
     }
 
-    /// Keeps traffic away, if that is wished.
+    /// Isolates the node, if isolation is configured.
     pub(crate) fn isolate(&self) -> Result<(), NetlinkError> {
         let mut state = self.state();
         if let Some(ruleset) = &self.ruleset
@@ -87,35 +95,36 @@ impl Isolator {
         {
             self.loader.load_owned(ruleset)?;
             *state = State::Isolated;
-            tracing::info!(table = TABLE, "traffic is kept away");
+            tracing::info!(table = TABLE, "isolated: this table blocks traffic");
         }
         Ok(())
     }
 
-    /// Lets it come.
+    /// Ends the isolation.
     pub(crate) fn admit(&self) -> Result<(), NetlinkError> {
         let mut state = self.state();
         if *state == State::Isolated {
             self.loader.remove(TABLE)?;
             *state = State::Open;
-            tracing::info!(table = TABLE, "traffic may come");
+            tracing::info!(table = TABLE, "isolation ended: traffic is accepted");
         }
         Ok(())
     }
 
-    /// Lets it come, whatever comes; the daemon ends.
+    /// Ends the isolation for good, because the daemon ends.
     pub(crate) fn shut_down(&self) {
         if let Err(error) = self.admit() {
-            tracing::error!(%error, "traffic may be kept away until nft delete table inet {TABLE}");
+            tracing::error!(%error, "cannot end the isolation: if traffic is blocked, nft delete table inet {TABLE}");
         }
         *self.state() = State::Ended;
     }
 
-    /// Whether it is kept away.
+    /// Whether the node is isolated now.
     pub(crate) fn is_isolated(&self) -> bool {
         *self.state() == State::Isolated
     }
 
+    /// Locks the state, also after a panic of another thread.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -127,6 +136,7 @@ impl Drop for Isolator {
     }
 }
 
+/// The rules of the table.
 fn ruleset(isolation: &Isolation, links: &[LinkSettings]) -> Ruleset {
     let plain = [
         Rule::new().input(LOOPBACK),
@@ -152,7 +162,8 @@ fn ruleset(isolation: &Isolation, links: &[LinkSettings]) -> Ruleset {
         .chain(Chain::filter("output", Hook::Output).rule(unreachable(IPPROTO_ICMP)).rule(unreachable(IPPROTO_ICMPV6)))
 }
 
-/// What comes by a link. Who sends to its port is for its seal to say.
+/// The rules that accept the packets of a replication link. Packets to the link's port are accepted from any address:
+/// only the seal of a datagram proves its sender.
 fn link_rules(link: &LinkSettings) -> Vec<Rule> {
     let of = || link.interface.iter().fold(Rule::new(), |rule, name| rule.input(name));
     match link.transport {

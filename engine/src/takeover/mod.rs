@@ -1,14 +1,15 @@
-//! Which side this node is on, and what it does when that changes.
+//! The role of this node, and the steps of a change of role.
 //!
-//! | role | in order |
+//! | role | steps in order |
 //! |---|---|
-//! | primary | a scheduled purge is dropped; peers are told; the replicas go into the kernel; what kept traffic away goes, before that where hot mode has put everything there; the internal cache is compared with the kernel's table; replicas of peers that are gone are emptied: their flows are this node's |
-//! | backup | peers are told; traffic is kept away, where that is wished ([`Isolation`]); a purge is scheduled: what this node tracked for itself leaves the kernel |
-//! | fault | as backup |
+//! | primary | store the role and send it to the peers; cancel a scheduled purge; commit all replicas; end the isolation (before the commit, where hot mode has injected everything already); resync the internal cache with the kernel's table; empty the replicas of peers that are not live, because their flows are this node's now |
+//! | backup | store the role and send it to the peers; isolate the node, where that is configured ([`Isolation`]); schedule a purge, which deletes from the kernel the flows that this node tracked itself |
+//! | fault | the same as backup |
 //!
-//! A role that is taken again is not taken twice, but that of primary where both nodes are. A takeover that cannot be complete happens all the same, and says what is
-//! missing. The role is kept in a file beside the control socket: a daemon that comes back is on the side that it was on, and
-//! goes on with what it had begun: a backup's purge is scheduled anew.
+//! Setting the current role again does nothing, except `primary` with `active_active`, which commits again. A takeover
+//! that cannot be complete is carried out all the same, and reports what is missing. The role is stored in a file next
+//! to the control socket. A restarted daemon has the role that is stored there; as backup or fault it schedules the
+//! purge again.
 
 mod isolate;
 mod report;
@@ -33,19 +34,19 @@ use crate::kernel::commit::CommitRules;
 use crate::netlink::NetlinkError;
 use crate::replication::Tally;
 
-/// How a node takes over, and steps back.
+/// The configuration of takeovers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
-    /// How replicated flows live in this kernel.
+    /// The timeouts and TCP windows of committed flows.
     pub rules: CommitRules,
-    /// Replicas go into the kernel as they come.
+    /// Hot mode: replicated flows go into the kernel at once.
     pub hot: bool,
-    /// From stepping back to the purge of what this node tracked; in hot mode also from the last word of any peer to the
-    /// purge of what is held for it.
+    /// The time from becoming backup to the purge of this node's own flows. In hot mode also the time without a live
+    /// peer after which the flows held for peers are purged.
     pub purge_after: Duration,
-    /// How long a takeover may be held up for the external cache to be in sync.
+    /// How long the gate may stay closed while the caches are not in sync.
     pub ready_within: Duration,
-    /// Two nodes may be primary together.
+    /// Whether two nodes may be primary at the same time.
     pub active_active: bool,
 }
 
@@ -61,34 +62,35 @@ impl Default for Settings {
     }
 }
 
-/// The side that this node is on.
+/// The role of this node, and what a change of role works on.
 #[derive(Debug)]
 pub(crate) struct Takeover {
     pub(crate) settings: Settings,
-    /// Where there are peers.
+    /// `None` on a node without peers.
     pub(crate) isolator: Option<Isolator>,
     state: Mutex<State>,
-    /// Somebody changes the kernel for peers, or the role.
+    /// Whether a [`KernelLock`] exists.
     busy: Mutex<bool>,
-    /// Nobody does any more.
+    /// Notified when the [`KernelLock`] is dropped.
     free: Condvar,
-    /// What became of what peers told, in hot mode.
+    /// The outcomes of hot mode's injections since the start.
     pub(crate) tally: Mutex<Tally>,
 }
 
+/// The role and what belongs to it.
 #[derive(Debug)]
 struct State {
     role: Role,
-    /// The role was taken completely: there is nothing to do when it is taken again.
+    /// Whether the change to the role was complete, so that setting it again does nothing.
     complete: bool,
-    /// Where the role is kept.
+    /// The file that stores the role.
     file: Option<PathBuf>,
     purge: Option<Scheduled>,
-    /// What is replicated, and purged.
+    /// Which flows are replicated; a purge deletes the same flows.
     filter: Arc<ReplicationFilter>,
 }
 
-/// Nobody else changes the kernel for peers, or the role, while it is there.
+/// The right to commit, purge or change the role. Only one exists at a time; dropping it releases the right.
 #[derive(Debug)]
 pub(crate) struct KernelLock(Arc<Takeover>);
 
@@ -100,30 +102,30 @@ impl Drop for KernelLock {
 }
 
 impl Default for Takeover {
-    /// One of a node without peers.
+    /// The takeover of a node without peers.
     fn default() -> Self {
         Self::new(Settings::default(), None, Arc::default(), None)
     }
 }
 
 impl Takeover {
-    /// One whose role is kept in `file`, and was there already if there was one.
+    /// Loads the role from `file`, where the file exists.
     pub(crate) fn new(
         settings: Settings,
         isolator: Option<Isolator>,
-        choice: Arc<ReplicationFilter>,
+        filter: Arc<ReplicationFilter>,
         file: Option<PathBuf>,
     ) -> Self {
         let (role, complete) = file.as_deref().and_then(role::load_role).unwrap_or((Role::None, true));
-        let state = State { role, complete, file, purge: None, filter: choice };
+        let state = State { role, complete, file, purge: None, filter };
         let (busy, free, tally) = (Mutex::new(false), Condvar::new(), Mutex::default());
         Self { settings, isolator, state: Mutex::new(state), busy, free, tally }
     }
 
-    /// Traffic is kept away, where that is wished and the role is to wait.
+    /// Isolates the node, if isolation is configured and the role is backup or fault.
     ///
     /// # Errors
-    /// The kernel's refusal.
+    /// The kernel refused the nftables table.
     pub(crate) fn isolate(&self) -> Result<(), NetlinkError> {
         match &self.isolator {
             Some(isolator) if self.is_standby() => isolator.isolate(),
@@ -131,56 +133,58 @@ impl Takeover {
         }
     }
 
-    /// Whether the role is to wait.
+    /// Whether the role is backup or fault.
     pub(crate) fn is_standby(&self) -> bool {
         matches!(self.role(), Role::Backup | Role::Fault)
     }
 
-    /// Traffic may come.
+    /// Ends the isolation.
     ///
     /// # Errors
-    /// The kernel's refusal.
+    /// The kernel refused to remove the nftables table.
     pub(crate) fn admit(&self) -> Result<(), NetlinkError> {
         self.isolator.as_ref().map_or(Ok(()), Isolator::admit)
     }
 
-    /// Whether traffic is kept away.
+    /// Whether the node is isolated now.
     pub(crate) fn is_isolated(&self) -> bool {
         self.isolator.as_ref().is_some_and(Isolator::is_isolated)
     }
 
-    /// The role.
+    /// The node's role.
     pub(crate) fn role(&self) -> Role {
         self.state().role
     }
 
-    /// What is replicated from here on.
-    pub(crate) fn set_filter(&self, choice: Arc<ReplicationFilter>) {
-        self.state().filter = choice;
+    /// Sets which flows are replicated from now on.
+    pub(crate) fn set_filter(&self, filter: Arc<ReplicationFilter>) {
+        self.state().filter = filter;
     }
 
-    /// The right to change the kernel for peers, or the role; nothing while somebody else does.
+    /// Returns the right to commit, purge or change the role; `None` while another thread has it.
     pub(crate) fn try_lock_kernel(self: &Arc<Self>) -> Option<KernelLock> {
         self.lock_kernel_within(Duration::ZERO)
     }
 
-    /// The same, as soon as nobody else does; nothing if that takes longer than `patience`.
+    /// Waits up to `patience` for the right to commit, purge or change the role.
     pub(crate) fn lock_kernel_within(self: &Arc<Self>, patience: Duration) -> Option<KernelLock> {
         let waited = self.free.wait_timeout_while(lock(&self.busy), patience, |busy| *busy);
         let (mut busy, _) = waited.unwrap_or_else(PoisonError::into_inner);
         (!std::mem::replace(&mut *busy, true)).then(|| KernelLock(self.clone()))
     }
 
-    /// What was scheduled does not happen.
+    /// Cancels the scheduled purge, if there is one.
     pub(crate) fn cancel_purge(&self) {
         self.state().purge = None;
     }
 
+    /// Locks the role's state.
     fn state(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
     }
 }
 
+/// Locks a mutex, also after a panic of another thread: its data are valid at every moment.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -197,9 +201,9 @@ mod tests {
         let (end, ended) = std::sync::mpsc::channel();
         let patient = takeover.clone();
         let next = std::thread::spawn(move || {
-            let turn = patient.lock_kernel_within(Duration::from_secs(60));
+            let lock = patient.lock_kernel_within(Duration::from_secs(60));
             end.send(()).unwrap();
-            turn.is_some()
+            lock.is_some()
         });
         assert!(ended.recv_timeout(Duration::from_millis(50)).is_err());
         drop(first);

@@ -1,4 +1,5 @@
-//! What a change of roles came to, as the operator is told. `CONTROL.md` has its keys.
+//! The reports of a commit and of a change of role, as clients of the control socket receive them. `CONTROL.md` lists
+//! their keys.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -8,24 +9,24 @@ use serde::Serialize;
 
 use crate::replication::Committed;
 
-/// A commit's part of it, or a commit alone.
+/// The report of a commit, alone or as part of a change of role.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CommitReport {
-    /// Flows that were made.
+    /// Flows created in the kernel.
     pub created: u64,
-    /// Flows that were there, and are now as their source said.
+    /// Flows that existed and were updated to the source's state.
     pub updated: u64,
-    /// Flows that were there, and are newer here.
+    /// Flows that existed and were kept, because they are newer here.
     pub kept: u64,
-    /// Expectations that were made, or were there.
+    /// Expectations created or existing already.
     pub expectations: u64,
     /// Entries that the kernel refused.
     pub failed: u64,
-    /// The same by its words.
+    /// The refused entries by reason.
     pub refused: BTreeMap<String, u64>,
-    /// Buckets of the replicas that were not known, so that flows may be missing.
+    /// Buckets of the replicas that were unknown; their flows may be missing.
     pub unknown_buckets: u64,
-    /// How long it took.
+    /// The time that the commit took, in milliseconds.
     pub took_ms: u64,
 }
 
@@ -45,28 +46,29 @@ impl From<Committed> for CommitReport {
     }
 }
 
-/// What became of a change.
+/// The report of a change of role.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct RoleChange {
-    /// The role that was taken.
+    /// The new role.
     pub role: String,
-    /// The one before it.
+    /// The previous role.
     pub before: String,
-    /// Nothing was to be done.
+    /// The node had the role already, completely: nothing was done.
     pub already: bool,
-    /// Of a primary: what became of the replicas.
+    /// The commit's report; `None` unless the new role is primary and the commit ran to its end.
     pub committed: Option<CommitReport>,
-    /// Flows in the internal cache after it was compared with the kernel's table.
+    /// Flows in the internal cache after the kernel resync; `None` without one.
     pub internal_flows: Option<u64>,
-    /// In so much time what this node tracked for itself leaves the kernel.
+    /// The time until the scheduled purge, in milliseconds; `None` unless the new role is backup or fault.
     pub purge_in_ms: Option<u64>,
-    /// What the change could not do, each with its numbers.
+    /// What the change could not do, one line each.
     pub missing: Vec<String>,
-    /// How long it took.
+    /// The time that the change took, in milliseconds.
     pub took_ms: u64,
 }
 
 impl RoleChange {
+    /// The report of a change that has not done anything yet.
     pub(super) fn new(role: Role, before: Role) -> Self {
         Self {
             role: role.to_string(),
@@ -81,6 +83,7 @@ impl RoleChange {
     }
 }
 
+/// A time in whole milliseconds.
 pub(super) fn milliseconds(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

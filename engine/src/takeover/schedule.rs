@@ -1,7 +1,7 @@
-//! Emptying the kernel's table, now or later.
+//! Flushes of the kernel's table of flows, now or later.
 //!
-//! What goes is what the operator's filter selects, as it is what replicas hold; what they do not, the firewall's own
-//! connections perhaps, is left alone. In hot mode what is held for peers stays, too.
+//! A flush deletes the flows that the replication filter selects, because the replicas have the same flows. Other
+//! flows, such as the firewall's own connections, stay. In hot mode the flows that are held for peers stay, too.
 
 use std::thread;
 use std::time::Duration;
@@ -17,39 +17,41 @@ use crate::kernel::commit::is_held;
 use crate::kernel::purge::purge;
 use crate::kernel::request::Requester;
 use crate::limits::SERVER_COMMIT_MAX;
+use crate::os_error::os_error_text;
 use crate::reply;
 
-/// What is scheduled; dropping it cancels it.
+/// A scheduled flush. Dropping it cancels the flush.
 #[derive(Debug)]
 pub(super) struct Scheduled {
     _cancel: Sender<()>,
 }
 
-/// Empties the table of flows after that time, unless that is cancelled; what was scheduled before, is.
+/// Schedules a flush of the kernel's table, and cancels the one that was scheduled before.
 pub(crate) fn flush_later(access: &Access, after: Duration) {
     let (cancel, cancelled) = bounded(0);
     let for_thread = access.clone();
     let body = move || {
         if cancelled.recv_timeout(after) != Err(RecvTimeoutError::Timeout) {
-            return; // the other end is gone
+            return; // cancelled: the other end was dropped
         }
-        // A takeover waits until this is done, or is done and has cancelled it: what it committed is not flushed.
-        let turn = for_thread.takeover.lock_kernel_within(SERVER_COMMIT_MAX);
+        // Under the lock a takeover either waits for the flush, or has cancelled it: what it committed is not flushed.
+        let lock = for_thread.takeover.lock_kernel_within(SERVER_COMMIT_MAX);
         if cancelled.try_recv() != Err(TryRecvError::Empty) {
             return;
         }
-        if turn.is_none() {
-            tracing::error!("the kernel's table was not flushed, as scheduled: a commit does not end");
+        if lock.is_none() {
+            tracing::error!("the scheduled flush of the kernel's table failed: a commit did not end in time");
             return;
         }
         match flush_now(&for_thread) {
             Ok(purged) => {
                 tracing::info!(purged, "flushed the kernel's table, as scheduled");
-                // Flows that peers have taken over, or that moved, are not this node's any more, which no event says.
+                // Flows that peers have taken over, or that moved, are no longer this node's, and no event reports
+                // that.
                 let (resync, _) = reply::channel(None);
-                let _ = for_thread.resync_requests.try_request(resync); // where many wait, one of them is the same
+                let _ = for_thread.resync_requests.try_request(resync); // if the queue is full, a resync is due anyway
             }
-            Err(error) => tracing::error!(%error, "the kernel's table was not flushed, as scheduled"),
+            Err(error) => tracing::error!(%error, "the scheduled flush of the kernel's table failed"),
         }
     };
     let thread = thread::Builder::new().name("ctflow-purge".to_owned()).spawn(body);
@@ -58,23 +60,27 @@ pub(crate) fn flush_later(access: &Access, after: Duration) {
             tracing::info!(?after, "the kernel's table will be flushed");
             access.takeover.state().purge = Some(Scheduled { _cancel: cancel });
         }
-        Err(error) => tracing::error!(%error, "the kernel's table will not be flushed: no thread"),
+        Err(error) => tracing::error!(
+            error = os_error_text(&error),
+            "the kernel's table will not be flushed: cannot start a thread"
+        ),
     }
 }
 
-/// Empties the table of flows; gives how many went, where that is known.
+/// Flushes the kernel's table of flows. Returns the number of deleted flows; `None` where the kernel emptied its table
+/// at once and does not report it.
 ///
 /// # Errors
-/// The kernel's refusal.
+/// The kernel refused the flush, a dump or all deletions.
 pub(crate) fn flush_now(access: &Access) -> Result<Option<u64>, KernelError> {
-    let choice = access.takeover.state().filter.clone();
+    let filter = access.takeover.state().filter.clone();
     let hot = access.takeover.settings.hot;
-    if !hot && choice.selects_all() {
+    if !hot && filter.selects_all() {
         let mut requester = Requester::open()?;
         requester.request("empty the flow table", |writer, seq| request::flush(writer, seq, AF_UNSPEC), |_| {})?;
         return Ok(None);
     }
-    // Not by the socket whose changes are no news: these are.
+    // The committer's socket would be wrong here: the workers must receive the events of these deletions.
     let mut batch = Batch::open("delete a flow")?;
-    purge(&mut batch, |flow| choice.selects(flow) && !(hot && is_held(flow.timeout.unwrap_or(0)))).map(Some)
+    purge(&mut batch, |flow| filter.selects(flow) && !(hot && is_held(flow.timeout.unwrap_or(0)))).map(Some)
 }

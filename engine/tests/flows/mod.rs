@@ -1,4 +1,4 @@
-//! Flows by number, made and ended in the calling thread's network.
+//! Creates and deletes numbered flows in the calling thread's network.
 
 use ctflow_engine::kernel::batch::Batch;
 use ctflow_parser::flow::FlowView;
@@ -6,7 +6,7 @@ use ctflow_parser::request::{self, FlowChange, IfExists, Selector};
 use ctflow_parser::tuple::{L4, Tuple};
 use ctflow_parser::uapi::{AF_INET, IPPROTO_UDP};
 
-/// The original direction of flow `n`: no two are the same.
+/// The original direction of flow `n`. Every flow has another one.
 fn tuple(n: u32) -> Tuple {
     let [_, high, middle, low] = n.to_be_bytes();
     let l4 = L4::Ports { src: 1000, dst: 53 };
@@ -14,7 +14,7 @@ fn tuple(n: u32) -> Tuple {
     Tuple { src: address(10), dst: address(11), proto: IPPROTO_UDP, l4, zone: None }
 }
 
-/// Creates these flows, in batches.
+/// Creates the flows of these numbers in batches. A flow's mark is its number.
 pub(crate) fn create(numbers: impl Iterator<Item = u32>) {
     let mut batch = Batch::open("create flows").unwrap();
     let refused = &mut |refused| panic!("{refused:?}");
@@ -29,7 +29,7 @@ pub(crate) fn create(numbers: impl Iterator<Item = u32>) {
     batch.finish(refused).unwrap();
 }
 
-/// Deletes them.
+/// Deletes the flows of these numbers in batches.
 pub(crate) fn delete(numbers: impl Iterator<Item = u32>) {
     let mut batch = Batch::open("delete flows").unwrap();
     let refused = &mut |refused| panic!("{refused:?}");

@@ -1,5 +1,5 @@
-//! Two nodes with a kernel each, connected by a cable.
-#![allow(dead_code)] // not every test file needs all of it
+//! Two nodes, each with its own kernel tables, connected by a cable.
+#![allow(dead_code)] // each test file uses a part of it
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -21,14 +21,17 @@ use ctflow_parser::uapi::{IPS_ASSURED, IPS_DST_NAT, IPS_SEEN_REPLY, IPS_SRC_NAT}
 use ctflow_parser::write::Writer;
 use ctflow_replicate::{Config, Epoch, Key};
 
+/// The address of each node's end of the cable.
 pub(crate) const ADDRESSES: [&str; 2] = ["192.0.2.1", "192.0.2.2"];
-/// Nothing that is waited for here takes a tenth of this.
+/// The longest wait in these tests: ten times what any of them needs.
 pub(crate) const LONGEST: Duration = Duration::from_secs(20);
 
+/// The replication address of a node.
 pub(crate) fn address(end: usize) -> SocketAddr {
     SocketAddr::new(ADDRESSES[end].parse().unwrap(), 3780)
 }
 
+/// The settings of node `end` (0 or 1), whose peer is the other node.
 pub(crate) fn settings(end: usize, workers: u32, transport: Transport) -> Settings {
     let interface = (transport == Transport::Multicast).then(|| "sync".to_owned());
     let peers = match transport {
@@ -39,8 +42,8 @@ pub(crate) fn settings(end: usize, workers: u32, transport: Transport) -> Settin
         Transport::Multicast => "0.0.0.0:3780".parse().unwrap(),
         _ => address(end),
     };
-    let began = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis();
-    let epoch = Epoch::new(u64::try_from(began).unwrap(), u32::try_from(end).unwrap());
+    let started = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis();
+    let epoch = Epoch::new(u64::try_from(started).unwrap(), u32::try_from(end).unwrap());
     let node = Config { key: Some(Key::new([7; 32])), ..Config::new(["one", "other"][end], 1, epoch) };
     Settings {
         workers,
@@ -59,7 +62,7 @@ pub(crate) fn settings(end: usize, workers: u32, transport: Transport) -> Settin
     }
 }
 
-/// The second node's host, connected to the calling thread's namespace, which is the first's.
+/// Creates the second node's host and connects it to the calling thread's namespace, which is the first node's.
 pub(crate) fn cable(lab: &Lab) -> Host {
     let host = lab.start_host("other").unwrap();
     let links = link::Links::open().unwrap();
@@ -75,15 +78,17 @@ pub(crate) fn cable(lab: &Lab) -> Host {
     host
 }
 
+/// The status of the engine's replication stage.
 pub(crate) fn status(engine: &Engine) -> ReplicationStatus {
     engine.replication().unwrap().status().unwrap()
 }
 
-/// Flows that `engine` holds of its peer.
+/// The number of flows in the replicas of `engine`.
 pub(crate) fn held_flows(engine: &Engine) -> u64 {
     status(engine).replicas.iter().map(|replica| replica.flows).sum()
 }
 
+/// Waits until the condition is met. Fails with `what` and the status of `engines` after [`LONGEST`].
 pub(crate) fn until(what: &str, engines: &[&Engine], mut satisfied: impl FnMut() -> bool) {
     let deadline = Instant::now() + LONGEST;
     while !satisfied() {
@@ -96,7 +101,7 @@ pub(crate) fn until(what: &str, engines: &[&Engine], mut satisfied: impl FnMut()
     }
 }
 
-/// Compares every replica with its source, and says whether all are the same.
+/// Runs the comparison `number` and returns whether every replica equals its source.
 pub(crate) fn replicas_agree(engine: &Engine, number: u64) -> bool {
     engine.replication().unwrap().verify(number).unwrap();
     let deadline = Instant::now() + LONGEST;
@@ -113,20 +118,21 @@ pub(crate) fn replicas_agree(engine: &Engine, number: u64) -> bool {
     }
 }
 
-/// The flows of the calling thread's kernel, as far as a commit is to bring them over.
+/// The flows of the calling thread's kernel as text, with the attributes that a commit must preserve.
 pub(crate) fn tracked_flows() -> BTreeSet<String> {
     let mut flows = BTreeSet::new();
     let mut dump = Dump::start(Table::Conntrack, &DumpFilter::default(), false).unwrap();
     let translated = IPS_SRC_NAT | IPS_DST_NAT | IPS_SEEN_REPLY | IPS_ASSURED;
-    let mut take = |record: &Record<'_>| {
+    let mut on_record = |record: &Record<'_>| {
         let flow = record.flow().unwrap();
         let (status, state) = (flow.status.unwrap() & translated, flow.proto.and_then(|proto| proto.state()));
         flows.insert(format!("{:?} {:?} {status:x} {:?} {state:?} {:?}", flow.orig, flow.reply, flow.mark, flow.zone));
     };
-    while dump.read(&mut take).unwrap() != Progress::Done {}
+    while dump.read(&mut on_record).unwrap() != Progress::Done {}
     flows
 }
 
+/// Creates one flow.
 pub(crate) fn create_flow(change: &FlowChange<'_>) {
     let write = |writer: &mut Writer<'_>, seq| request::create(writer, seq, change, IfExists::Refuse);
     Requester::open().unwrap().request("create a flow", write, |_| {}).unwrap();

@@ -1,10 +1,11 @@
-//! `bench`: `ctflow bench` by itself, for what it says of the pipeline beside the floor of only receiving, of large tables, and of
-//! what a least age saves.
+//! `bench`: `ctflow bench` alone. Its figures compare the pipeline with the floor of receiving and discarding, large
+//! tables with small ones, and a least age with none.
 //!
-//! Three benchmarks: questions and connections as fast as they come; the same at a steady rate with and without a least age that
-//! three of four flows never reach, in turns; and tables of 100,000 flows and of a million, changed at a steady rate by requests,
-//! in turns. The rate is the same for both sizes, for the kernel makes fewer events of a large table, which come to the pipeline
-//! in smaller batches. Ratios to the floor are those of the same trial.
+//! It runs three benchmarks: DNS queries and TCP connections as fast as possible; the same load at a steady rate, with
+//! and without a least age that three of four flows never reach, in turns; and tables of 100,000 and of a million
+//! flows, changed by requests at a steady rate, in turns. The rate is the same for both sizes: at full speed the kernel
+//! makes fewer events of a large table, and they reach the pipeline in smaller batches. Each ratio to the floor is from
+//! the same trial.
 
 use std::slice;
 
@@ -19,35 +20,38 @@ use crate::statistics::Summary;
 use crate::suite::json_number;
 
 const FLOWS: u32 = 1_000_000;
-/// Beside which the large table is held.
+/// The size of the small table that the large one is compared with.
 const FEW_FLOWS: u32 = 100_000;
-/// Rounds of a benchmark for each that was asked for: a trial is short, and noise shows in each.
+/// Rounds of a benchmark for each requested round, since a trial is short and noisy.
 const ROUNDS: usize = 3;
-/// Events a second at which a least age is looked at.
+/// Events a second of the benchmarks at a steady rate.
 const STEADY: &str = "100000";
-/// Longer than a question lives.
+/// The least age, in milliseconds: longer than the flow of a DNS query lives.
 const LEAST_AGE_MS: &str = "1000";
-/// No benchmark takes longer.
+/// How long a benchmark may run.
 const LONGEST: std::time::Duration = std::time::Duration::from_secs(1_800);
 
-/// CPU an event, in percent of the floor's.
+/// The goal of a capture's CPU an event, in percent of the floor's.
 const CAPTURED: f64 = 130.0;
+/// The goal of the CPU an event with replication, in percent of the floor's.
 const REPLICATED: f64 = 170.0;
-/// Of the rate with a listener that throws events away, in percent.
+/// The goal of a capture's highest rate without loss, in percent of the floor's.
 const RATE_PERCENT: f64 = 95.0;
+/// The goal of the memory a flow.
 const MEMORY_BYTES: f64 = 128.0;
+/// The goal of the bytes sent a flow, in full batches.
 const WIRE_BYTES: f64 = 48.0;
-/// CPU an event, of a million flows beside 100,000.
+/// The goal of the CPU an event with the large table, as a share of that with the small table.
 const GROWTH: f64 = 1.15;
-/// Of what it is without a least age.
+/// The goal of bytes and CPU with a least age, as a share of those without.
 const AGED: f64 = 1.0 / 3.0;
-/// Of a core.
+/// The goal of the CPU of an idle daemon, in percent of a core.
 const IDLE_PERCENT: f64 = 0.5;
 
-/// What every benchmark here measures.
+/// The depths that every benchmark here measures.
 const DEPTHS: [&str; 3] = ["drain", "capture", "replicate"];
 
-/// Runs it.
+/// Runs the scenario.
 ///
 /// # Errors
 /// When the program fails.
@@ -59,29 +63,31 @@ pub(super) fn run(options: &Options, programs: &Programs) -> Result<Table, Failu
         run_bench(ours, &[&["--seconds", "1", "--rounds", &rounds.to_string()][..], arguments].concat())
     };
     let rounds = ROUNDS * options.rounds;
-    let full = bench("as fast as it goes", rounds, &[])?;
+    let full = bench("at full speed", rounds, &[])?;
     let few_flows = FEW_FLOWS.min(flows);
     let (few, many) = (few_flows.to_string(), flows.to_string());
-    let (mut young, mut aged, mut with_few, mut with_many) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut without_age, mut with_age, mut with_few, mut with_many) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for _ in 0..options.rounds {
         let steady = |what, arguments: &[&str]| bench(what, ROUNDS, &[&["--rate", STEADY][..], arguments].concat());
-        young.push(steady("told at once", &[])?);
-        aged.push(steady("told when older than questions get", &["--min-age", LEAST_AGE_MS])?);
+        without_age.push(steady("without a least age", &[])?);
+        with_age.push(steady("with a least age", &["--min-age", LEAST_AGE_MS])?);
         with_few.push(steady("few flows", &["--load", "netlink", "--flows", &few])?);
         with_many.push(steady("many flows", &["--load", "netlink", "--flows", &many])?);
     }
     let mut rows = pipeline(&full);
     rows.extend(tables(&with_few, &with_many, few_flows));
-    rows.extend(least_age(&young, &aged));
+    rows.extend(least_age(&without_age, &with_age));
     let title = format!("bench: ctflow bench, {rounds} rounds; the large table has {} flows", super::count(flows));
     let mut notes: Vec<String> = note.into_iter().collect();
-    notes.extend([&young, &aged, &with_few, &with_many].into_iter().flatten().chain([&full]).flat_map(collect_notes));
+    notes.extend(
+        [&without_age, &with_age, &with_few, &with_many].into_iter().flatten().chain([&full]).flat_map(collect_notes),
+    );
     notes.sort();
     notes.dedup();
     Ok(Table { title, names: [ours.name.clone(), String::new()], rows, notes })
 }
 
-/// What has to be known of a benchmark: its own notes, and whether a steady rate was too much.
+/// The notes of a benchmark: its own, and whether events were lost at its steady rate.
 fn collect_notes(results: &Value) -> Vec<String> {
     let notes = results["notes"].as_array().into_iter().flatten().filter_map(Value::as_str);
     let rate = &results["settings"]["rate"];
@@ -91,6 +97,7 @@ fn collect_notes(results: &Value) -> Vec<String> {
     notes.map(str::to_owned).chain(losing).collect()
 }
 
+/// Runs `ctflow bench` with these arguments, and returns its JSON document.
 fn run_bench(program: &Program, arguments: &[&str]) -> Result<Value, Failure> {
     let arguments = [&["bench", "--json"][..], arguments].concat();
     let ended = Process::start(program, &arguments)?.run_to_end(LONGEST)?;
@@ -99,34 +106,35 @@ fn run_bench(program: &Program, arguments: &[&str]) -> Result<Value, Failure> {
     results.filter(is_whole).ok_or_else(|| Failure::Unreadable("the benchmark's JSON".to_owned()))
 }
 
-/// What a benchmark says under `key` of one of [`DEPTHS`].
+/// The entry of the depth `name` in the list `key` of a benchmark's document.
 fn find_depth<'v>(results: &'v Value, key: &str, name: &str) -> &'v Value {
     let mut all = results[key].as_array().into_iter().flatten();
     all.find(|one| one["depth"] == name).unwrap_or(&Value::Null)
 }
 
-/// One of [`DEPTHS`].
+/// The measurements of the depth `name`, one of [`DEPTHS`].
 fn depth<'v>(results: &'v Value, name: &str) -> &'v Value {
     find_depth(results, "depths", name)
 }
 
-/// A figure of all rounds of a depth of some benchmarks.
+/// The summary of one figure over all rounds of a depth, in several benchmarks.
 fn rounds(benchmarks: &[Value], name: &str, of: impl Fn(&Value) -> f64) -> Summary {
     let all = benchmarks.iter().flat_map(|results| depth(results, name)["rounds"].as_array().into_iter().flatten());
     Summary::of(all.map(of))
 }
 
-/// A spread of ratios, in percent.
+/// Converts a spread of ratios to percent.
 fn percent(value: &Value) -> Summary {
     let of = |name: &str| 100.0 * json_number(&value[name]);
     Summary { min: of("min"), median: of("median"), max: of("max") }
 }
 
+/// The summary of a single value.
 fn one(value: f64) -> Summary {
     Summary::of([value])
 }
 
-/// What the pipeline costs beside the floor, and whether it keeps up.
+/// The rows that compare the pipeline's cost and highest rate with the floor's.
 fn pipeline(full: &Value) -> Vec<Row> {
     let ratio = |name: &str, limit| {
         Row::single(format!("{name}, CPU an event, % of the floor"), percent(&depth(full, name)["to_floor"]))
@@ -137,7 +145,7 @@ fn pipeline(full: &Value) -> Vec<Row> {
     let receive = sum(&["receive_ns"]);
     let captured = sum(&["receive_ns", "parse_ns", "cache_ns"]);
     let replicated = captured + sum(&["delta_ns", "seal_ns", "send_ns"]);
-    // None where no rate was held.
+    // The ratio is missing where no rate was held without loss.
     let held = |name| 100.0 * find_depth(full, "held", name)["to_drain"].as_f64().unwrap_or_default();
     let lost = |name| rounds(slice::from_ref(full), name, |round| json_number(&round["lost"]));
     vec![
@@ -145,51 +153,52 @@ fn pipeline(full: &Value) -> Vec<Row> {
         ratio("replicate", REPLICATED),
         Row::single("capture, by step: % of receiving", one(100.0 * captured / receive)),
         Row::single("replicate, by step: % of receiving", one(100.0 * replicated / receive)),
-        Row::single("highest rate without loss, captured, % of that drained", one(held("capture")))
+        Row::single("capture, highest rate without loss, % of the floor", one(held("capture")))
             .with_goal(|ours| Goal::new(format!("≥ {RATE_PERCENT}"), ours.median >= RATE_PERCENT)),
-        Row::single("likewise, replicated", one(held("replicate"))),
-        Row::single("events lost, captured", lost("capture")).with_goal(Goal::zero),
-        Row::single("events lost, replicated", lost("replicate")).with_goal(Goal::zero),
+        Row::single("replicate, highest rate without loss, % of the floor", one(held("replicate"))),
+        Row::single("capture, events lost", lost("capture")).with_goal(Goal::zero),
+        Row::single("replicate, events lost", lost("replicate")).with_goal(Goal::zero),
     ]
 }
 
-/// What a large table costs, beside one of `few_flows`.
+/// The rows of a large table, compared with a table of `few_flows`.
 fn tables(few: &[Value], many: &[Value], few_flows: u32) -> Vec<Row> {
     let cpu = |results| rounds(results, "capture", |round| json_number(&round["cpu"]["total_ns"]));
     let step = |results: &[Value]| Summary::of(results.iter().map(|one| json_number(&one["steps"]["cache_ns"])));
-    let stock = |name: &str| Summary::of(many.iter().map(|one| json_number(&one["stock"][name])));
+    let idle_figure = |name: &str| Summary::of(many.iter().map(|one| json_number(&one["stock"][name])));
     let idle = |side: &str| {
-        Row::single(format!("idle {side} with the large table, % of a core"), stock(&format!("{side}_idle_percent")))
+        let figure = idle_figure(&format!("{side}_idle_percent"));
+        Row::single(format!("idle {side} with the large table, % of a core"), figure)
             .with_goal(|ours| Goal::new(format!("< {IDLE_PERCENT}"), ours.median < IDLE_PERCENT))
     };
-    let captured = format!("captured, large table beside {} flows: CPU an event, ns", super::count(few_flows));
+    let sizes = format!("capture, large table vs {} flows", super::count(few_flows));
     vec![
-        Row::both(captured, [many, few].map(cpu)).with_goal_of_reference(GROWTH),
-        Row::both("likewise, of that into the shard", [many, few].map(step)),
-        Row::single("memory a flow, primary, bytes", stock("primary_bytes_per_flow"))
+        Row::both(format!("{sizes}: CPU an event, ns"), [many, few].map(cpu)).with_goal_of_reference(GROWTH),
+        Row::both(format!("{sizes}: shard's part of it, ns"), [many, few].map(step)),
+        Row::single("memory a flow, primary, bytes", idle_figure("primary_bytes_per_flow"))
             .with_goal(|ours| Goal::at_most(MEMORY_BYTES, ours)),
-        Row::single("memory a flow, backup, bytes", stock("backup_bytes_per_flow"))
+        Row::single("memory a flow, backup, bytes", idle_figure("backup_bytes_per_flow"))
             .with_goal(|ours| Goal::at_most(MEMORY_BYTES, ours)),
-        Row::single("bytes of datagrams a flow, in full batches", stock("told_bytes_per_flow"))
+        Row::single("bytes sent a flow, in full batches", idle_figure("told_bytes_per_flow"))
             .with_goal(|ours| Goal::at_most(WIRE_BYTES, ours)),
         idle("primary"),
         idle("backup"),
-        Row::single("flows known again from the kernel, ms", stock("kernel_resync_ms")),
-        Row::single("flows told to a new backup, ms", stock("peer_resync_ms")),
-        Row::single("flows committed, ms", stock("commit_ms")),
+        Row::single("kernel resync, ms", idle_figure("kernel_resync_ms")),
+        Row::single("bulk send to a new backup, ms", idle_figure("peer_resync_ms")),
+        Row::single("commit, ms", idle_figure("commit_ms")),
     ]
 }
 
-/// What a least age saves.
-fn least_age(young: &[Value], aged: &[Value]) -> Vec<Row> {
-    let both = |of: fn(&Value) -> f64| [aged, young].map(|results| rounds(results, "replicate", of));
+/// The rows that compare a least age with none.
+fn least_age(without_age: &[Value], with_age: &[Value]) -> Vec<Row> {
+    let both = |of: fn(&Value) -> f64| [with_age, without_age].map(|results| rounds(results, "replicate", of));
     vec![
+        Row::both("least age 1 s vs none: bytes sent a flow", both(|round| json_number(&round["wire_bytes_per_flow"])))
+            .with_goal_of_reference(AGED),
         Row::both(
-            "a second's least age beside none: bytes of datagrams a flow",
-            both(|round| json_number(&round["wire_bytes_per_flow"])),
+            "least age 1 s vs none: backup's CPU an event, ns",
+            both(|round| json_number(&round["cpu"]["backups_ns"])),
         )
         .with_goal_of_reference(AGED),
-        Row::both("likewise: CPU of the backup an event, ns", both(|round| json_number(&round["cpu"]["backups_ns"])))
-            .with_goal_of_reference(AGED),
     ]
 }

@@ -1,7 +1,8 @@
-//! `burst`: flows made as fast as packets go, then all flushed at once, followed with a socket buffer that holds them.
+//! `burst`: packets create flows as fast as possible, then all flows are flushed at once. The programs print the events
+//! with a socket buffer that holds all of them.
 //!
-//! Nobody can print as fast as that, so the question is whether the buffer that `-b` asks for is really there: each flow
-//! has to be printed twice, as it came and as it went.
+//! No program prints as fast as that, so the figures show whether the buffer requested by `-b` is really allocated:
+//! each flow must be printed twice, as NEW and as DESTROY.
 
 use ctflow_engine::socket::{BufferPlan, EventSocket, Options as SocketOptions, SocketError};
 
@@ -19,7 +20,7 @@ const FLOWS: u32 = 150_000;
 const BUFFER_BYTES: usize = 268_435_456;
 const ARGUMENTS: [&str; 5] = ["-E", "-o", "extended,timestamp,id", "-b", "268435456"];
 
-/// Runs it.
+/// Runs the scenario.
 ///
 /// # Errors
 /// When a program or the network fails.
@@ -32,14 +33,12 @@ pub(super) fn run(options: &Options, network: &Network, programs: &Programs) -> 
     let notes = note.into_iter().chain(buffer_note(flows)?).collect();
     let runs = Runs::alternate("burst", options.rounds, programs.both(), once)?;
     let (flows, words) = (super::count(flows), ARGUMENTS.join(" "));
-    let title = format!(
-        "burst: {flows} new flows at full speed, then flushed, followed with {words}, {} rounds",
-        options.rounds
-    );
+    let title =
+        format!("burst: {flows} new flows at full speed, then flushed, printed by {words}, {} rounds", options.rounds);
     Ok(Table { title, names: super::names(programs), rows: rows(&runs), notes })
 }
 
-/// Every flow is two events: one as it comes, one as it goes.
+/// Creates flows and flushes them. Each flow causes two events, NEW and DESTROY.
 fn create_and_flush(network: &Network, flows: u32) -> Result<Tally, Failure> {
     let (_, made) = network.send_flows(network.open_flood()?, flows, None)?;
     Network::flush()?;
@@ -54,7 +53,8 @@ fn rows(runs: &Runs<Following>) -> Vec<Row> {
     ]
 }
 
-/// Asks for the same buffer: without root on the host, and not just in a namespace, the kernel gives less.
+/// Requests the same buffer, and returns a note if it holds fewer events. Without root outside of namespaces the kernel
+/// allocates less.
 fn buffer_note(flows: u32) -> Result<Option<String>, Failure> {
     let options = SocketOptions { buffer: BufferPlan::Fixed(BUFFER_BYTES), ..SocketOptions::default() };
     let socket = EventSocket::open(&options).map_err(|error: SocketError| Failure::System {
@@ -65,5 +65,5 @@ fn buffer_note(flows: u32) -> Result<Option<String>, Failure> {
     let events = 2 * u64::from(flows);
     let short = u64::try_from(buffer.capacity()).is_ok_and(|capacity| capacity < events);
     let events = number(events as f64);
-    Ok(short.then(|| format!("The buffer does not hold {events} events, and root's would: {buffer}.")))
+    Ok(short.then(|| format!("The buffer does not hold {events} events, as it does with root: {buffer}.")))
 }

@@ -1,9 +1,9 @@
-//! `commit`: what a takeover waits for: a full replica put into the backup's own kernel, after the primary was cut off.
+//! `commit`: the backup commits a full replica to its kernel after the primary was killed, as in a takeover.
 //!
-//! Meanwhile the backup has 10,000 events a second of its own, of flows that begin and end.
+//! Meanwhile other flows start and end in the backup's kernel, at 10,000 events a second.
 //!
-//! The floor is the same flows put into the same empty table by this process, in batches, while the daemon listens: what the
-//! kernel takes for them, events included.
+//! The baseline is the time in which this process inserts the same flows into the same empty table, in batches, while
+//! the daemon listens: the kernel's time for them, including events.
 
 use std::ops::Range;
 use std::panic::resume_unwind;
@@ -21,65 +21,65 @@ use crate::suite::Suite;
 use crate::table::Table as KernelTable;
 
 const FLOWS: u32 = 300_000;
-/// Flows that begin and end at once, between two breaks: 10,000 events a second.
+/// The number of other flows created and deleted between two pauses, which makes 10,000 events a second.
 const BUSY_FLOWS: u32 = 50;
 const BUSY_PAUSE: Duration = Duration::from_millis(10);
-/// Of conntrackd's time: 2.2 times faster.
+/// The goal of the commit's time, as a share of conntrackd's: 2.2 times faster.
 const SHARE: f64 = 1.0 / 2.2;
 
-/// What was measured of one run.
+/// The measurements of one run.
 #[derive(Debug)]
 struct CommitRun {
-    /// From the command's start to its end.
+    /// The time from the command's start to its end.
     wall: Duration,
-    /// The daemon's CPU time for it, the kernel's work included.
+    /// The daemon's CPU time for the commit, including the kernel's work.
     cpu: Duration,
-    /// Resident memory of the daemon that it took besides.
+    /// The growth of the daemon's resident memory.
     memory_bytes: u64,
-    /// Flows that the backup's kernel has too few or too many.
+    /// The number of flows missing or surplus in the backup's kernel.
     missing: u64,
-    /// Times that the backup's daemon lost events.
+    /// The number of overruns of the backup's socket.
     overruns: u64,
-    /// Of the kernel alone.
+    /// The time in which this process inserts the same flows.
     baseline: Duration,
 }
 
-/// Runs it.
+/// Runs the scenario.
 ///
 /// # Errors
 /// When a program or the network fails.
 pub(super) fn run(options: &Options, programs: &Programs) -> Result<Table, Failure> {
     let (flows, note) = super::fit_flows(options, FLOWS)?;
-    let (pair, ours, peer) = (Pair::build()?, Suite::ours(programs)?, Suite::reference()?);
-    let runs = Runs::alternate("commit", options.rounds, [&ours, &peer], |suite| measure(&pair, suite, flows))?;
+    let (pair, ours, reference) = (Pair::build()?, Suite::ours(programs)?, Suite::reference()?);
+    let runs = Runs::alternate("commit", options.rounds, [&ours, &reference], |suite| measure(&pair, suite, flows))?;
     let title = format!(
-        "commit: {} replicated flows put into the backup's kernel, {} rounds",
+        "commit: {} replicated flows committed to the backup's kernel, {} rounds",
         super::count(flows),
         options.rounds
     );
-    Ok(Table { title, names: [ours.name(), peer.name()], rows: rows(&runs), notes: note.into_iter().collect() })
+    Ok(Table { title, names: [ours.name(), reference.name()], rows: rows(&runs), notes: note.into_iter().collect() })
 }
 
 fn measure(pair: &Pair, suite: &Suite, flows: u32) -> Result<CommitRun, Failure> {
     let mut running = suite.start(pair)?;
     let mut backup = KernelTable::open(pair.host(Side::Backup))?;
-    let began = Instant::now();
+    let started = Instant::now();
     backup.create(0..flows)?;
-    let floor = began.elapsed();
+    let baseline = started.elapsed();
     pair.flush(Side::Backup)?;
     KernelTable::open(pair.host(Side::Primary))?.create(0..flows)?;
     pair.await_quiet()?;
     running.kill(Side::Primary);
-    // Another machine's flows would not be in the one hash table that all namespaces share.
+    // All namespaces share one hash table. The flows of a primary on another machine would not be in it.
     pair.flush(Side::Primary)?;
     let before = running.process(Side::Backup)?.cpu()?;
     let resident = running.process(Side::Backup)?.resident_bytes()?;
     let (done, own) = (AtomicBool::new(false), flows..flows.saturating_add(BUSY_FLOWS));
     let (wall, others) = thread::scope(|scope| {
         let others = scope.spawn(|| keep_busy(pair, own, &done));
-        let began = Instant::now();
+        let started = Instant::now();
         let committed = running.run_daemon_command(Side::Backup, &["-c"]);
-        let wall = began.elapsed();
+        let wall = started.elapsed();
         done.store(true, Ordering::Relaxed);
         (committed.map(|()| wall), others.join())
     });
@@ -90,10 +90,10 @@ fn measure(pair: &Pair, suite: &Suite, flows: u32) -> Result<CommitRun, Failure>
     let missing = pair.flows(Side::Backup)?.abs_diff(flows.into());
     let overruns = running.overruns(Side::Backup)?;
     running.stop()?;
-    Ok(CommitRun { wall, cpu, memory_bytes, missing, overruns, baseline: floor })
+    Ok(CommitRun { wall, cpu, memory_bytes, missing, overruns, baseline })
 }
 
-/// Has flows begin and end in the backup's kernel until it is `done`.
+/// Creates and deletes flows in the backup's kernel until `done` is set.
 fn keep_busy(pair: &Pair, flows: Range<u32>, done: &AtomicBool) -> Result<(), Failure> {
     let mut table = KernelTable::open(pair.host(Side::Backup))?;
     while !done.load(Ordering::Relaxed) {
@@ -106,14 +106,14 @@ fn keep_busy(pair: &Pair, flows: Range<u32>, done: &AtomicBool) -> Result<(), Fa
 
 fn rows(runs: &Runs<CommitRun>) -> Vec<Row> {
     let wall_ms = runs.summaries(|run| super::cost::milliseconds(run.wall));
-    let floor_ms = runs.summaries(|run| super::cost::milliseconds(run.baseline));
+    let baseline_ms = runs.summaries(|run| super::cost::milliseconds(run.baseline));
     vec![
-        Row::both("flows missing in the kernel, or too many", runs.summaries(|run| run.missing as f64))
+        Row::both("flows missing or surplus in the kernel", runs.summaries(|run| run.missing as f64))
             .with_goal(Goal::zero),
-        Row::both("times that the backup lost events", runs.summaries(|run| run.overruns as f64)).with_goal(Goal::zero),
+        Row::both("overruns of the backup's socket", runs.summaries(|run| run.overruns as f64)).with_goal(Goal::zero),
         Row::both("from the command to its end, ms", wall_ms).with_goal_of_reference(SHARE),
-        Row::both("the same flows put in by this process, ms", floor_ms),
+        Row::both("same flows inserted by this process, ms", baseline_ms),
         Row::both("CPU of the daemon, ms", runs.summaries(|run| super::cost::milliseconds(run.cpu))),
-        Row::both("memory taken besides, KiB", runs.summaries(|run| run.memory_bytes as f64 / 1024.0)),
+        Row::both("growth of memory, KiB", runs.summaries(|run| run.memory_bytes as f64 / 1024.0)),
     ]
 }

@@ -1,6 +1,6 @@
-//! `delete`: four flows of five deleted by a filter on their port, each printed to a file.
+//! `delete`: four flows of five are deleted by a filter on their port, and each is printed to a file.
 //!
-//! The table is filled anew for each run, by ctflow from a file, which is not timed.
+//! Before each run ctflow fills the table from a file, whichever program is measured. This is not timed.
 
 use ctflow_engine::lab::sysctl;
 
@@ -17,41 +17,41 @@ use crate::saved::{self, SavedTable};
 use super::cost::Cost;
 
 const FLOWS: u32 = 150_000;
-/// Of conntrack's time.
+/// The goal of the time, as a share of conntrack's.
 const SHARE: f64 = 0.5;
 
-/// What was measured of one run.
+/// The measurements of one run.
 #[derive(Debug)]
 struct Deleting {
     cost: Cost,
-    /// Lines printed more or less than flows were to be deleted.
+    /// The difference between the numbers of printed lines and of flows to delete.
     misprinted: u64,
-    /// Flows that are there and should not be, or the other way round.
+    /// The difference between the number of flows left and the expected number.
     misdeleted: u64,
 }
 
-/// Runs it.
+/// Runs the scenario.
 ///
 /// # Errors
 /// When a program or the network fails.
 pub(super) fn run(options: &Options, programs: &Programs) -> Result<Table, Failure> {
     let (flows, note) = super::fit_flows(options, FLOWS)?;
     let table = SavedTable::with_flows(flows)?;
-    let wanted = saved::common_count(flows);
+    let to_delete = saved::common_count(flows);
     let port = saved::COMMON_PORT.to_string();
     let arguments = ["-D", "-p", "tcp", "--dport", &port];
     let once = |program: &Program| {
         Network::flush()?;
         table.load(&programs.ours)?;
         let ended = Process::start(program, &arguments)?.run_to_end(RUN_TIMEOUT)?;
-        let misprinted = lines::count(&ended.output).abs_diff(u64::from(wanted));
-        let misdeleted = sysctl::flow_count()?.abs_diff(u64::from(flows - wanted));
+        let misprinted = lines::count(&ended.output).abs_diff(u64::from(to_delete));
+        let misdeleted = sysctl::flow_count()?.abs_diff(u64::from(flows - to_delete));
         Ok(Deleting { cost: Cost::of(&ended), misprinted, misdeleted })
     };
     let runs = Runs::alternate("delete", options.rounds, programs.both(), once)?;
     Network::flush()?;
-    let (wanted, flows, words) = (super::count(wanted), super::count(flows), arguments.join(" "));
-    let title = format!("delete: {wanted} of {flows} flows with {words}, each printed, {} rounds", options.rounds);
+    let (to_delete, flows, words) = (super::count(to_delete), super::count(flows), arguments.join(" "));
+    let title = format!("delete: {to_delete} of {flows} flows with {words}, each printed, {} rounds", options.rounds);
     Ok(Table { title, names: super::names(programs), rows: rows(&runs), notes: note.into_iter().collect() })
 }
 

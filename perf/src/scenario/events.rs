@@ -1,7 +1,8 @@
-//! `events`: new flows made by packets at a steady rate that both programs hold, followed and printed with everything.
+//! `events`: packets create new flows at a steady rate that both programs hold, and each program prints the events with
+//! all options.
 //!
-//! The figure is the CPU time of the process for each event that it printed, system calls included; what the kernel does on
-//! the packets' side to make the event is not in it.
+//! The figure is the process's CPU time for each printed event, including system calls. The kernel's work to create an
+//! event is counted for the packets' sender and not included.
 
 use crate::failure::Failure;
 use crate::lines::Tally;
@@ -15,10 +16,10 @@ use super::following::Following;
 
 const FLOWS: u32 = 100_000;
 const ARGUMENTS: [&str; 3] = ["-E", "-o", "extended,timestamp,id"];
-/// Of conntrack's CPU time an event.
+/// The goal of the CPU time an event, as a share of conntrack's.
 const SHARE: f64 = 0.25;
 
-/// Runs it.
+/// Runs the scenario.
 ///
 /// # Errors
 /// When a program or the network fails.
@@ -34,7 +35,7 @@ pub(super) fn run(options: &Options, network: &Network, programs: &Programs) -> 
     let runs = Runs::alternate("events", options.rounds, programs.both(), once)?;
     Network::flush()?;
     let (flows, rate, words) = (super::count(flows), super::count(options.rate.get()), ARGUMENTS.join(" "));
-    let title = format!("events: {flows} new flows at {rate}/s, followed with {words}, {} rounds", options.rounds);
+    let title = format!("events: {flows} new flows at {rate}/s, printed by {words}, {} rounds", options.rounds);
     Ok(Table { title, names: super::names(programs), rows: rows(&runs), notes: note.into_iter().collect() })
 }
 

@@ -1,6 +1,6 @@
-//! `json`: the table listed as JSON, beside the same listing as text by the same program.
+//! `json`: ctflow lists the table as JSON, compared with its own listing as text.
 //!
-//! conntrack has no JSON to compare with, so the question is what the richer form costs.
+//! conntrack cannot print JSON, so the figures show the cost of the richer format.
 
 use crate::failure::Failure;
 use crate::lines;
@@ -16,19 +16,19 @@ use super::cost::Cost;
 const FLOWS: u32 = 300_000;
 const JSON: [&str; 3] = ["-L", "-o", "json"];
 const TEXT: [&str; 3] = ["-L", "-o", "extended"];
-/// Of the text's time.
+/// The goal of the time, as a share of the text's.
 const SHARE: f64 = 1.33;
 
-/// What was measured of one run.
+/// The measurements of one run.
 #[derive(Debug)]
 struct Listing {
     cost: Cost,
-    /// Lines printed more or less than there are flows.
+    /// The difference between the numbers of lines and of flows.
     misprinted: u64,
     bytes_a_flow: f64,
 }
 
-/// Runs it.
+/// Runs the scenario.
 ///
 /// # Errors
 /// When the program or the network fails.
@@ -45,7 +45,8 @@ pub(super) fn run(options: &Options, network: &Network, programs: &Programs) -> 
     let runs = Runs::alternate("json", options.rounds, [&JSON, &TEXT], once)?;
     Network::flush()?;
     let (flows, json, text) = (super::count(flows), JSON.join(" "), TEXT.join(" "));
-    let title = format!("json: {flows} flows to a file with {json}, beside our {text}, {} rounds", options.rounds);
+    let title =
+        format!("json: {flows} flows to a file with {json}, compared with ctflow's {text}, {} rounds", options.rounds);
     let names = ["json", "extended"].map(str::to_owned);
     Ok(Table { title, names, rows: rows(&runs), notes: note.into_iter().collect() })
 }

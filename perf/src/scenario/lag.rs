@@ -1,8 +1,8 @@
-//! `lag`: flows come and go at a steady rate, and how long each change takes from the kernel's event to the replica is what
-//! ctflow's backup says itself. The kernel stamps its events (`nf_conntrack_timestamp`, Linux 6.14), so that what they wait in
-//! the socket is in it.
+//! `lag`: flows start and end at a steady rate, and ctflow's backup reports in its status how long each change took
+//! from the kernel's event to the replica. The kernel adds timestamps to events (`nf_conntrack_timestamp`, Linux 6.14),
+//! so that the lag includes the time in the socket.
 //!
-//! conntrackd measures nothing of the kind, so this stands alone.
+//! conntrackd does not measure this, so nothing is compared.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -16,30 +16,30 @@ use crate::statistics::Summary;
 use crate::suite::{Suite, json_number};
 use crate::table::{Churn, Table as KernelTable};
 
-/// Flows that are there all the while.
+/// The number of flows that exist throughout.
 const FLOWS: u32 = 100_000;
 /// Events a second, from the first flow on.
 const RATE: NonZeroU32 = NonZeroU32::MIN.saturating_add(49_999);
-/// Behind the time that the first flows take.
+/// The duration of the load after the first flows were created.
 const DURATION: Duration = Duration::from_secs(20);
-/// Milliseconds.
+/// The goal of the lag's 99th percentile, in milliseconds.
 const P99_GOAL_MS: f64 = 5.0;
-/// After the last event.
+/// How long the caches may take to agree after the last event.
 const EQUAL_WITHIN: Duration = Duration::from_secs(5);
 
-/// What was measured of one run.
+/// The measurements of one run.
 #[derive(Debug)]
 struct LagRun {
     per_second: f64,
-    /// The lag's p50, p99, p99.9 and greatest, in milliseconds.
+    /// The lag's p50, p99, p99.9 and maximum, in milliseconds.
     lag_ms: [f64; 4],
-    /// Events that the primary's socket lost.
+    /// The number of events that the primary's socket lost.
     lost: f64,
-    /// Lines of the dumps that differ at the end.
+    /// The number of lines of the dumps that differ at the end.
     differing: f64,
 }
 
-/// Runs it.
+/// Runs the scenario.
 ///
 /// # Errors
 /// When a program or the network fails.
@@ -53,7 +53,7 @@ pub(super) fn run(options: &Options, programs: &Programs) -> Result<Table, Failu
         runs.push(measure(&pair, &suite, flows)?);
     }
     let title = format!(
-        "lag: {} events a second for {} s, {} flows all the while, {} rounds",
+        "lag: {} events a second for {} s, {} flows throughout, {} rounds",
         super::count(RATE.get()),
         DURATION.as_secs(),
         super::count(flows),
@@ -86,7 +86,7 @@ fn rows(runs: &[LagRun]) -> Vec<Row> {
         row("kernel to replica, p99, ms", &|run| run.lag_ms[1])
             .with_goal(|ours| Goal::new(format!("< {P99_GOAL_MS}"), ours.median < P99_GOAL_MS)),
         row("kernel to replica, p99.9, ms", &|run| run.lag_ms[2]),
-        row("kernel to replica, greatest, ms", &|run| run.lag_ms[3]),
+        row("kernel to replica, max, ms", &|run| run.lag_ms[3]),
         row("events lost", &|run| run.lost).with_goal(Goal::zero),
         row("lines that differ", &|run| run.differing).with_goal(Goal::zero),
     ]

@@ -1,6 +1,7 @@
-//! `list`: the table listed to a file, small and full: time, memory, and whether both print the same.
+//! `list`: a small and a full table are listed to a file. Measures time and memory, and compares the output of both
+//! programs.
 //!
-//! The floor is the kernel's own dump, read by this process and thrown away: no listing can be faster.
+//! The floor is the kernel's dump, received and discarded by this process: no listing can be faster.
 
 use std::time::{Duration, Instant};
 
@@ -22,17 +23,18 @@ use crate::statistics::Summary;
 use super::cost::{Cost, milliseconds};
 
 const FLOWS: u32 = 300_000;
-/// A table that memory is compared at.
+/// The size of the small table, at which memory is compared.
 const FEW: u32 = 25_000;
 const ARGUMENTS: [&str; 3] = ["-L", "-o", "extended"];
-/// Of conntrack's time.
+/// The goal of the time, as a share of conntrack's.
 const SHARE: f64 = 0.5;
-/// Percent of the kernel's own time.
+/// The goal of the time, in percent of the floor's.
 const OVER_FLOOR: f64 = 115.0;
-/// The same memory for any table; pages touched by chance differ by less than this.
+/// The goal of the memory's growth from the small to the full table. The memory is the same for any table, except for
+/// random differences smaller than this.
 const GROWTH_KIB: f64 = 256.0;
 
-/// Runs it.
+/// Runs the scenario.
 ///
 /// # Errors
 /// When a program or the network fails.
@@ -50,7 +52,7 @@ pub(super) fn run(options: &Options, network: &Network, programs: &Programs) -> 
     Ok(Table { title, names: super::names(programs), rows, notes })
 }
 
-/// The first line that only one of them printed, of each.
+/// For each program, a note with the first line that only this program printed.
 fn examples(difference: &Difference, programs: &Programs) -> impl Iterator<Item = String> {
     let sides = [(&programs.ours, &difference.left), (&programs.reference, &difference.right)];
     let example = |(program, line): (&Program, &Option<String>)| {
@@ -59,17 +61,17 @@ fn examples(difference: &Difference, programs: &Programs) -> impl Iterator<Item 
     sides.map(example).into_iter().flatten()
 }
 
-/// What was measured of one size of the table.
+/// The measurements of one size of the table.
 #[derive(Debug)]
 struct FilledTable {
     runs: Runs<Cost>,
-    /// The kernel's dump alone, in milliseconds.
+    /// The time of the kernel's dump alone, in milliseconds.
     floor: Summary,
-    /// Of one listing of each.
+    /// The difference between one listing of each program.
     difference: Difference,
 }
 
-/// Adds flows to the table, then has it listed.
+/// Adds `more` flows to the table, and measures listings of it.
 fn measure_filled(
     options: &Options,
     network: &Network,
@@ -89,10 +91,12 @@ fn measure_filled(
     Ok((flood, FilledTable { runs, floor: Summary::of(floors), difference }))
 }
 
+/// Lists the table with one program.
 fn run_listing(program: &Program) -> Result<Exited, Failure> {
     Process::start(program, &ARGUMENTS)?.run_to_end(RUN_TIMEOUT)
 }
 
+/// The time in which this process receives and discards the kernel's dump.
 fn floor() -> Result<Duration, Failure> {
     let started = Instant::now();
     Dump::start(KernelTable::Conntrack, &DumpFilter::default(), false)?.read_all(|_| ())?;
@@ -106,7 +110,7 @@ fn rows(small: &FilledTable, full: &FilledTable, [few, flows]: [String; 2]) -> V
     let over_floor = Summary::of([100.0 * walls[0].median / full.floor.median]);
     vec![
         Row::both("wall, ms", walls).with_goal_of_reference(SHARE),
-        // The kernel composes one dump on one core: where this ratio is above the goal, no listing reaches it.
+        // The kernel composes a dump on one core. Where this ratio is above the goal, no listing can reach the goal.
         Row::both("kernel's dump alone, wall, ms", [full.floor, walls[1]]).with_goal_of_reference(SHARE),
         Row::single("wall, % of the kernel's dump alone", over_floor).with_goal(|ours| Goal::at_most(OVER_FLOOR, ours)),
         Row::both("CPU, ms", full.runs.summaries(Cost::cpu_ms)),

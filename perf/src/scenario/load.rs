@@ -1,4 +1,5 @@
-//! `load`: an empty table filled from a file of commands, as `-L -o save` prints them; a small file and a large one.
+//! `load`: an empty table is filled from a file of commands, as `-L -o save` prints them; from a small and a large
+//! file.
 
 use ctflow_engine::lab::sysctl;
 
@@ -13,20 +14,20 @@ use crate::saved::SavedTable;
 use super::cost::Cost;
 
 const FLOWS: u32 = 200_000;
-/// What starting up costs is still seen in a file of so many.
+/// The flows of the small file, small enough to show the cost of starting.
 const FEW: u32 = 20_000;
-/// Of conntrack's time.
+/// The goal of the time, as a share of conntrack's.
 const SHARE: f64 = 0.5;
 
-/// What was measured of one run.
+/// The measurements of one run.
 #[derive(Debug)]
 struct Loading {
     cost: Cost,
-    /// Flows that are not there afterwards, or too many.
+    /// The number of flows missing or surplus afterwards.
     missing: u64,
 }
 
-/// Runs it.
+/// Runs the scenario.
 ///
 /// # Errors
 /// When a program or the network fails.

@@ -1,7 +1,7 @@
-//! `loss`: flows come and go while each side loses one datagram of ten that the other sends.
+//! `loss`: flows start and end while each side loses one of ten datagrams that the other sends.
 //!
-//! After the last event both caches are compared again and again until they are equal, and once more when 5 s are over. The
-//! loss goes on all the while.
+//! After the last event both caches are compared repeatedly until they are equal, and once more after 5 s. Datagrams
+//! are lost all that time.
 
 use std::num::NonZeroU32;
 use std::thread;
@@ -17,55 +17,56 @@ use crate::suite::{Running, Suite, json_number};
 use crate::table::Table as KernelTable;
 
 const FLOWS: u32 = 100_000;
-/// Of ten flows so many are deleted.
+/// Of ten flows this many are deleted.
 const DELETED_OF_TEN: u32 = 6;
-/// One datagram of so many is lost.
+/// One datagram of this many is lost.
 const LOST_OF: NonZeroU32 = NonZeroU32::MIN.saturating_add(9);
-/// After the last event.
+/// How long the caches may take to become equal after the last event.
 const EQUAL_WITHIN: Duration = Duration::from_secs(5);
-/// How often the caches are compared: each time costs what a dump of both costs.
+/// The pause between two comparisons. Each comparison costs a dump of both caches.
 const COMPARED_EVERY: Duration = Duration::from_millis(100);
 
-/// What was measured of one run.
+/// The measurements of one run.
 #[derive(Debug)]
 struct LossRun {
-    /// From the last event until both dumps were found equal, what dumping took included; the longest wait where they were not.
+    /// The time from the last event until both dumps were equal, including the time of dumping; [`EQUAL_WITHIN`] if
+    /// they did not become equal.
     until_equal: Duration,
-    /// Lines that differ when the time is over.
+    /// The number of lines that differ when [`EQUAL_WITHIN`] is over.
     differing: u64,
-    /// Of these lines, one of each side.
+    /// One of these lines from each side, as notes.
     examples: Vec<String>,
-    /// Whether the program finds them equal then, where it can say.
+    /// Whether `verify` finds the caches equal then; `None` for conntrackd.
     agrees: Option<bool>,
-    /// Bytes sent by the primary.
+    /// The bytes sent by the primary.
     sent_bytes: u64,
-    /// Batches that the primary sent again, where it says so.
+    /// The number of batches that the primary resent; 0 for conntrackd.
     resent: f64,
 }
 
-/// Runs it.
+/// Runs the scenario.
 ///
 /// # Errors
 /// When a program or the network fails.
 pub(super) fn run(options: &Options, programs: &Programs) -> Result<Table, Failure> {
     let (flows, note) = super::fit_flows(options, FLOWS)?;
-    let (pair, ours, peer) = (Pair::build()?, Suite::ours(programs)?, Suite::reference()?);
+    let (pair, ours, reference) = (Pair::build()?, Suite::ours(programs)?, Suite::reference()?);
     let once = |suite: &Suite| {
         pair.start_loss(LOST_OF)?;
         let measured = measure(&pair, suite, flows);
         pair.stop_loss()?;
         measured
     };
-    let runs = Runs::alternate("loss", options.rounds, [&ours, &peer], once)?;
+    let runs = Runs::alternate("loss", options.rounds, [&ours, &reference], once)?;
     let title = format!(
-        "loss: {} flows, {} of them deleted, one datagram of {LOST_OF} lost both ways, {} rounds",
+        "loss: {} flows, {} of them deleted, one datagram of {LOST_OF} lost in both directions, {} rounds",
         super::count(flows),
         super::count(deleted(flows)),
         options.rounds
     );
     let examples = runs.ours.iter().flat_map(|run| &run.examples).take(2).cloned();
     let notes = note.into_iter().chain(examples).collect();
-    Ok(Table { title, names: [ours.name(), peer.name()], rows: rows(&runs), notes })
+    Ok(Table { title, names: [ours.name(), reference.name()], rows: rows(&runs), notes })
 }
 
 fn deleted(flows: u32) -> u32 {
@@ -92,7 +93,7 @@ fn measure(pair: &Pair, suite: &Suite, flows: u32) -> Result<LossRun, Failure> {
     Ok(LossRun { until_equal, differing: difference.lines, examples, agrees, sent_bytes, resent })
 }
 
-/// Compares until they are equal, at most as long as they have time.
+/// Compares the dumps until they are equal, and returns the time from `last`; at most [`EQUAL_WITHIN`].
 fn await_equal_dumps(running: &Running<'_>, last: Instant, flows: u64) -> Result<Duration, Failure> {
     while last.elapsed() < EQUAL_WITHIN {
         let dumps = running.dumps()?;
@@ -114,6 +115,6 @@ fn rows(runs: &Runs<LossRun>) -> Vec<Row> {
         Row::single("verify finds a difference after 5 s", disagreeing).with_goal(Goal::zero),
         Row::both("last event to equal dumps, ms (5,000: never)", equal_ms),
         Row::both("sent by the primary, bytes", runs.summaries(|run| run.sent_bytes as f64)),
-        Row::single("batches sent again", resent),
+        Row::single("batches resent", resent),
     ]
 }

@@ -1,4 +1,4 @@
-//! The work that is compared. Each scenario is a file: what it does is its module's text.
+//! The scenarios. Each is a file, whose module text describes its work.
 
 mod bench;
 mod burst;
@@ -24,39 +24,39 @@ use crate::options::Options;
 use crate::program::Programs;
 use crate::report::{Table, number};
 
-/// One kind of work.
+/// One scenario.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Scenario {
-    /// Following events at a steady rate.
+    /// Prints events at a steady rate.
     Events,
-    /// Following a burst of events.
+    /// Prints a burst of events.
     Burst,
-    /// Listing the table.
+    /// Lists the table.
     List,
-    /// Listing it as JSON.
+    /// Lists the table as JSON.
     Json,
-    /// Deleting most of it.
+    /// Deletes most of the table.
     Delete,
-    /// Loading it from a file.
+    /// Loads the table from a file.
     Load,
-    /// Replicating a full table.
+    /// Replicates a full table.
     Replicate,
-    /// Replicating while datagrams are lost.
+    /// Replicates while datagrams are lost.
     Loss,
-    /// How long replicating takes.
+    /// Measures the time from an event to the replica.
     Lag,
-    /// Replicating again after a restart, and after an interruption.
+    /// Resyncs the backup after a restart, and after the link was down.
     Return,
-    /// Putting a replica into the kernel.
+    /// Commits a replica to the kernel.
     Commit,
-    /// Connections through a firewall that dies.
+    /// Takes over the connections of a firewall that fails.
     Takeover,
-    /// What `ctflow bench` says.
+    /// Runs `ctflow bench`.
     Bench,
 }
 
 impl Scenario {
-    /// In the order of the report.
+    /// All scenarios, in the order of the report.
     pub(crate) const ALL: [Self; 13] = [
         Self::Events,
         Self::Burst,
@@ -73,7 +73,7 @@ impl Scenario {
         Self::Bench,
     ];
 
-    /// Their names.
+    /// The scenarios' names, in the order of [`Self::ALL`].
     const NAMES: [&str; 13] = [
         "events",
         "burst",
@@ -90,16 +90,16 @@ impl Scenario {
         "bench",
     ];
 
-    /// What to type for it.
+    /// The scenario's name on the command line.
     pub(crate) fn name(self) -> &'static str {
         let mut known = Self::ALL.into_iter().zip(Self::NAMES);
         known.find(|(scenario, _)| *scenario == self).map_or("", |(_, name)| name)
     }
 
-    /// Does the work with both contestants in turns.
+    /// Runs the scenario with both contestants in turns.
     ///
     /// # Errors
-    /// When a program or the network fails. A missed goal is none.
+    /// When a program or the network fails. A missed goal is not an error.
     pub(crate) fn run(self, options: &Options, network: &Network, programs: &Programs) -> Result<Table, Failure> {
         match self {
             Self::Events => events::run(options, network, programs),
@@ -129,21 +129,24 @@ impl FromStr for Scenario {
     }
 }
 
-/// The flows of a scenario, and a note where the machine's table does not take as many as asked.
-fn fit_flows(options: &Options, own: u32) -> Result<(u32, Option<String>), Failure> {
-    let asked = options.flows.unwrap_or(own);
-    let flows = Network::fit_to_table(asked)?;
+/// Returns the number of flows of a scenario whose default is `default`, and a note if the machine's table cannot hold
+/// the requested number.
+fn fit_flows(options: &Options, default: u32) -> Result<(u32, Option<String>), Failure> {
+    let requested = options.flows.unwrap_or(default);
+    let flows = Network::fit_to_table(requested)?;
     let note = || {
-        let (flows, asked) = (count(flows), count(asked));
-        format!("{flows} flows instead of {asked}: the machine's nf_conntrack_max takes no more, and is left as it is.")
+        let (flows, requested) = (count(flows), count(requested));
+        format!("{flows} flows instead of {requested}: the machine's nf_conntrack_max is too low for more.")
     };
-    Ok((flows, (flows < asked).then(note)))
+    Ok((flows, (flows < requested).then(note)))
 }
 
+/// Formats a count with commas between the thousands.
 fn count(flows: u32) -> String {
     number(f64::from(flows))
 }
 
+/// The names of both programs.
 fn names(programs: &Programs) -> [String; 2] {
     programs.both().map(|program| program.name.clone())
 }

@@ -1,9 +1,9 @@
-//! `return`: a backup that was killed and started again, and a link that was down, both under load: how soon they agree, and
-//! at what cost.
+//! `return`: a backup is killed and restarted, then the link is down for a while, both under load. Measures how soon
+//! the caches agree again, and the bytes sent for it.
 //!
-//! The load goes on until they agree and never ends in between, so what is compared is a moment of it, which `verify` can.
-//! What was sent for it is what the primary sent from the return until then, less what the load takes by itself. Against
-//! that stands what the whole cache took when it was first told.
+//! The load never pauses, so the caches change while they are compared; `verify` can compare them under load. The bytes
+//! of a resync are the bytes that the primary sent from the return until the agreement, minus those that the load alone
+//! takes in that time. They are compared with the bytes of the first bulk send.
 
 use std::num::NonZeroU32;
 use std::thread;
@@ -19,52 +19,53 @@ use crate::suite::{Running, Suite, json_number};
 use crate::table::{Churn, Table as KernelTable};
 
 const FLOWS: u32 = 150_000;
-/// One of so many comes and goes, the others stay.
+/// One flow of this many is replaced all the time; the others stay.
 const CHURNED_OF: u32 = 15;
 /// Events a second.
 const RATE: NonZeroU32 = NonZeroU32::MIN.saturating_add(9_999);
-/// How long the load alone is looked at.
+/// How long the bytes of the load alone are measured.
 const BASELINE_TIME: Duration = Duration::from_secs(5);
-/// From the kill to the new start: the primary has given the backup up by then.
+/// The time from the kill to the restart, in which the primary declares the backup lost.
 const KILLED_TIME: Duration = Duration::from_secs(5);
 /// How long the link is down.
 const LINK_DOWN_TIME: Duration = Duration::from_secs(30);
-/// Seconds from the return.
+/// The goal of the time from the return to the agreement, in seconds.
 const GOAL_S: f64 = 5.0;
-/// What does not come back in this time does not.
+/// How long the caches may take to agree.
 const LONGEST: Duration = Duration::from_secs(60);
-/// Longer than any run.
+/// The longest duration of the load, longer than any run.
 const LOAD_LONGEST: Duration = Duration::from_secs(600);
 
-/// What was measured of one run.
+/// The measurements of one run.
 #[derive(Debug)]
 struct ReturnRun {
     restart: Recovery,
     link: Recovery,
-    /// What the whole cache took on the wire.
+    /// The bytes of the first bulk send, of the whole cache.
     whole_bytes: f64,
-    /// Batches that were sent again in all, and the times that the backup had to go on past some.
+    /// The number of batches that the primary resent.
     resent: f64,
+    /// How often the backup skipped batches that could not be resent.
     skipped: f64,
-    /// Lines of the dumps that differ at the end, when the load has ended.
+    /// The number of lines of the dumps that differ at the end, after the load.
     differing: f64,
 }
 
-/// One return.
+/// The measurements of one resync.
 #[derive(Debug)]
 struct Recovery {
-    /// From the return until both agreed.
+    /// The time from the return until the caches agreed.
     elapsed: Duration,
-    /// Sent for it besides the load.
+    /// The bytes sent in that time, without those of the load.
     bytes: f64,
-    /// What the load sends in the time that was missed.
+    /// The bytes that the load takes in the time of the outage.
     missed_bytes: f64,
 }
 
-/// Runs it.
+/// Runs the scenario.
 ///
 /// # Errors
-/// When a program or the network fails, or they do not agree in a minute.
+/// When a program or the network fails, or the caches do not agree within a minute.
 pub(super) fn run(options: &Options, programs: &Programs) -> Result<Table, Failure> {
     let (flows, note) = super::fit_flows(options, FLOWS)?;
     let (pair, suite) = (Pair::build()?, Suite::ours(programs)?);
@@ -74,7 +75,7 @@ pub(super) fn run(options: &Options, programs: &Programs) -> Result<Table, Failu
         runs.push(measure(&pair, &suite, flows)?);
     }
     let title = format!(
-        "return: {} flows, {} events a second all the while; a backup killed for {} s, a link down for {} s, {} rounds",
+        "return: {} flows, {} events a second throughout; a backup killed for {} s, a link down for {} s, {} rounds",
         super::count(flows),
         super::count(RATE.get()),
         KILLED_TIME.as_secs(),
@@ -116,15 +117,15 @@ fn measure(pair: &Pair, suite: &Suite, flows: u32) -> Result<ReturnRun, Failure>
     Ok(ReturnRun { restart, link, whole_bytes, resent, skipped, differing })
 }
 
-/// What the load alone has the primary send.
+/// The bytes a second that the primary sends for the load alone.
 fn sent_per_second(pair: &Pair) -> Result<f64, Failure> {
-    thread::sleep(Duration::from_secs(1)); // until it flows
+    thread::sleep(Duration::from_secs(1)); // until the load has its rate
     let (before, since) = (pair.wire_bytes()?.sent, Instant::now());
     thread::sleep(BASELINE_TIME);
     Ok((pair.wire_bytes()?.sent - before) as f64 / since.elapsed().as_secs_f64())
 }
 
-/// A return that is under way.
+/// A resync in progress.
 struct RunningRecovery<'p> {
     pair: &'p Pair,
     since: Instant,
@@ -134,10 +135,12 @@ struct RunningRecovery<'p> {
 }
 
 impl<'p> RunningRecovery<'p> {
+    /// Starts to measure a resync after an outage of the duration `missed`.
     fn start(pair: &'p Pair, load_rate: f64, missed: Duration) -> Result<Self, Failure> {
         Ok(Self { pair, since: Instant::now(), sent: pair.wire_bytes()?.sent, load_rate, missed })
     }
 
+    /// Waits until the caches agree, and returns the measurements.
     fn finish(self, running: &Running<'_>) -> Result<Recovery, Failure> {
         let elapsed = running.await_agreement(LONGEST)? - self.since;
         let sent = (self.pair.wire_bytes()?.sent - self.sent) as f64;
@@ -151,18 +154,18 @@ fn rows(runs: &[ReturnRun]) -> Vec<Row> {
         |figure: String, value: &dyn Fn(&ReturnRun) -> f64| Row::single(figure, Summary::of(runs.iter().map(value)));
     let of = |name: &str, of: fn(&ReturnRun) -> &Recovery| {
         [
-            row(format!("{name}: agree after, s"), &|run| of(run).elapsed.as_secs_f64())
+            row(format!("{name}: time to agreement, s"), &|run| of(run).elapsed.as_secs_f64())
                 .with_goal(|ours| Goal::at_most(GOAL_S, ours)),
-            row(format!("{name}: sent for it, bytes"), &|run| of(run).bytes),
-            row(format!("{name}: of what was missed, %"), &|run| 100.0 * of(run).bytes / of(run).missed_bytes),
-            row(format!("{name}: of the whole cache, %"), &|run| 100.0 * of(run).bytes / run.whole_bytes),
+            row(format!("{name}: sent, bytes"), &|run| of(run).bytes),
+            row(format!("{name}: sent, % of missed load"), &|run| 100.0 * of(run).bytes / of(run).missed_bytes),
+            row(format!("{name}: sent, % of whole cache"), &|run| 100.0 * of(run).bytes / run.whole_bytes),
         ]
     };
     let mut rows = Vec::from(of("backup restarted", |run| &run.restart));
-    rows.extend(of("link up again", |run| &run.link));
-    rows.push(row("whole cache when first told, bytes".into(), &|run| run.whole_bytes));
-    rows.push(row("batches sent again".into(), &|run| run.resent));
-    rows.push(row("times that the backup skipped batches".into(), &|run| run.skipped));
+    rows.extend(of("link restored", |run| &run.link));
+    rows.push(row("whole cache, first bulk send, bytes".into(), &|run| run.whole_bytes));
+    rows.push(row("batches resent".into(), &|run| run.resent));
+    rows.push(row("skips of batches by the backup".into(), &|run| run.skipped));
     rows.push(row("lines that differ at the end".into(), &|run| run.differing).with_goal(Goal::zero));
     rows
 }

@@ -1,7 +1,7 @@
-//! `replicate`: a full table put into a firewall's kernel and flushed again, followed by a replica on another.
+//! `replicate`: a full table is created in the primary's kernel and flushed again, and replicated to the backup.
 //!
-//! Each flow is two events. What a daemon spends on them is its CPU time from before the first flow until nothing crosses
-//! the link any more, and likewise for the flush; how much memory a flow takes is seen in between.
+//! Each flow causes two events. A daemon's CPU time runs from before the first flow until the link is quiet, and again
+//! from before the flush until the link is quiet. The memory a flow is measured in between.
 
 use std::time::Duration;
 
@@ -15,64 +15,64 @@ use crate::suite::{Running, Suite};
 use crate::table::Table as KernelTable;
 
 const FLOWS: u32 = 300_000;
-/// Of conntrackd's CPU time an event on the primary.
+/// The goal of the CPU time an event on the primary, as a share of conntrackd's.
 const PRIMARY_SHARE: f64 = 0.333;
-/// Likewise on the backup.
+/// The goal of the CPU time an event on the backup, as a share of conntrackd's.
 const BACKUP_SHARE: f64 = 0.125;
-/// Of its memory.
+/// The goal of the memory a flow, as a share of conntrackd's.
 const MEMORY_SHARE: f64 = 0.25;
-/// Bytes a flow.
+/// The goal of the memory a flow, in bytes.
 const MEMORY_GOAL_BYTES: f64 = 128.0;
 
-/// What was measured of one run.
+/// The measurements of one run.
 #[derive(Debug)]
 struct ReplicateRun {
     flows: u64,
     primary: Usage,
     backup: Usage,
-    /// Bytes from the primary to the backup while flows came.
+    /// The bytes from the primary to the backup while flows were created.
     wire_bytes: u64,
-    /// Flows that the replica lacks or has too many, or has otherwise.
+    /// The number of flows that are missing in the replica, surplus, or different.
     missing: u64,
-    /// Flows that the replica has after the flush.
+    /// The number of flows in the replica after the flush.
     left: u64,
-    /// Times that the primary's socket overran.
+    /// The number of overruns of the primary's socket.
     overruns: u64,
 }
 
-/// What one daemon spent.
+/// The CPU time and memory of one daemon.
 #[derive(Debug)]
 struct Usage {
     cpu: Duration,
     resident_bytes: u64,
 }
 
-/// Runs it.
+/// Runs the scenario.
 ///
 /// # Errors
 /// When a program or the network fails.
 pub(super) fn run(options: &Options, programs: &Programs) -> Result<Table, Failure> {
     let (flows, note) = super::fit_flows(options, FLOWS)?;
-    let (pair, ours, peer) = (Pair::build()?, Suite::ours(programs)?, Suite::reference()?);
+    let (pair, ours, reference) = (Pair::build()?, Suite::ours(programs)?, Suite::reference()?);
     let once = |suite: &Suite| measure(&pair, suite, flows);
-    let runs = Runs::alternate("replicate", options.rounds, [&ours, &peer], once)?;
+    let runs = Runs::alternate("replicate", options.rounds, [&ours, &reference], once)?;
     let title = format!(
-        "replicate: {} flows put into the primary's kernel, then flushed, {} rounds; ours encrypted",
+        "replicate: {} flows created in the primary's kernel, then flushed, {} rounds; ctflow encrypted",
         super::count(flows),
         options.rounds
     );
-    Ok(Table { title, names: [ours.name(), peer.name()], rows: rows(&runs), notes: note.into_iter().collect() })
+    Ok(Table { title, names: [ours.name(), reference.name()], rows: rows(&runs), notes: note.into_iter().collect() })
 }
 
 fn measure(pair: &Pair, suite: &Suite, flows: u32) -> Result<ReplicateRun, Failure> {
     let mut running = suite.start(pair)?;
     let mut table = KernelTable::open(pair.host(Side::Primary))?;
-    let (began, sent) = (sample_usage(&mut running)?, pair.wire_bytes()?.sent);
+    let (before, sent) = (sample_usage(&mut running)?, pair.wire_bytes()?.sent);
     table.create(0..flows)?;
     let flows = pair.flows(Side::Primary)?;
     pair.await_quiet()?;
-    let (came, wire_bytes) = (sample_usage(&mut running)?, pair.wire_bytes()?.sent - sent);
-    let dumps = running.dumps()?; // conntrackd does that in a child, whose time is not its own
+    let (created, wire_bytes) = (sample_usage(&mut running)?, pair.wire_bytes()?.sent - sent);
+    let dumps = running.dumps()?; // conntrackd dumps in a child process, whose CPU time is not counted
     let missing = dumps.difference().lines + dumps.replica_count().abs_diff(flows);
     let dumped = sample_usage(&mut running)?;
     pair.flush(Side::Primary)?;
@@ -82,13 +82,13 @@ fn measure(pair: &Pair, suite: &Suite, flows: u32) -> Result<ReplicateRun, Failu
     let overruns = running.overruns(Side::Primary)?;
     running.stop()?;
     let spent = |side: usize| Usage {
-        cpu: (came[side].cpu - began[side].cpu) + (ended[side].cpu - dumped[side].cpu),
-        resident_bytes: came[side].resident_bytes.saturating_sub(began[side].resident_bytes),
+        cpu: (created[side].cpu - before[side].cpu) + (ended[side].cpu - dumped[side].cpu),
+        resident_bytes: created[side].resident_bytes.saturating_sub(before[side].resident_bytes),
     };
     Ok(ReplicateRun { flows, primary: spent(0), backup: spent(1), wire_bytes, missing, left, overruns })
 }
 
-/// Both daemons as they are now: the primary's, the backup's.
+/// Reads the current usage of both daemons: the primary's, then the backup's.
 fn sample_usage(running: &mut Running<'_>) -> Result<[Usage; 2], Failure> {
     let mut of = |side| {
         let process = running.process(side)?;
@@ -104,10 +104,10 @@ fn rows(runs: &Runs<ReplicateRun>) -> Vec<Row> {
     let memory =
         |of: fn(&ReplicateRun) -> &Usage| runs.summaries(move |run| of(run).resident_bytes as f64 / run.flows as f64);
     let memory_rows = |name: &str, of| {
-        let [ours, peer] = memory(of);
+        let [ours, reference] = memory(of);
         [
-            Row::both(format!("memory a flow, {name}, bytes"), [ours, peer]).with_goal_of_reference(MEMORY_SHARE),
-            Row::single(format!("memory a flow, {name}, of the aim, bytes"), ours)
+            Row::both(format!("memory a flow, {name}, bytes"), [ours, reference]).with_goal_of_reference(MEMORY_SHARE),
+            Row::single(format!("memory a flow, {name}, absolute goal, bytes"), ours)
                 .with_goal(|ours| Goal::at_most(MEMORY_GOAL_BYTES, ours)),
         ]
     };

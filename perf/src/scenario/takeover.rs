@@ -1,13 +1,13 @@
-//! `takeover`: a firewall with connections through it is cut off and its daemon killed; the other one steps in.
+//! `takeover`: a firewall with connections is cut off and its daemon killed; the other firewall takes over.
 //!
 //! ```text
-//! streams, FTP, and other flows ─► all replicated ─► cut off, daemon killed ─► 0.3 s ─► step in ─► 1 s ─► what is alive?
+//! streams, FTP, other flows ─► all replicated ─► cut off, daemon killed ─► 0.3 s ─► takeover ─► 1 s ─► count survivors
 //! ```
 //!
-//! To step in is to commit and then to take the addresses, for a packet that came before its flow would make another of it;
-//! and in hot mode, in which the flows are there, to take the addresses at once, and then the role, which ends the backup's
-//! isolation. What is told beyond the detection is therefore the time of a commit, for which alone the connections have to
-//! wait, and in hot mode that from the change of roles to the first packet.
+//! A takeover commits the flows first and then moves the addresses: a packet that arrived before its flow would create
+//! another flow. In hot mode the flows are in the kernel already, so a takeover moves the addresses first and then sets
+//! the role, which ends the backup's isolation. The interruption beyond the detection is therefore the time of a
+//! commit; in hot mode it is the time from the change of role to the first packet.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -27,65 +27,66 @@ use crate::statistics::Summary;
 use crate::suite::Suite;
 use crate::table::Table as KernelTable;
 
-/// Flows besides.
+/// The number of flows other than the streams and transfers.
 const FLOWS: u32 = 20_000;
-/// How long nobody notices.
+/// The time from the failure to the takeover.
 const DETECTION: Duration = Duration::from_millis(300);
-/// How long connections go on by way of the second firewall.
+/// How long the connections run through the second firewall.
 const TIME_AFTER_TAKEOVER: Duration = Duration::from_secs(1);
-/// Streams to each kind of target.
+/// The number of streams to each target.
 const STREAMS: usize = 4;
-/// Pieces of a transfer that is under way when the firewall fails; and of one that begins afterwards.
+/// The pieces of the transfer in progress when the firewall fails, and of the transfer that starts afterwards.
 const PIECES: [usize; 2] = [250, 10];
-/// Beyond the detection, in hot mode: what TCP tries only now and then, and what comes every 10 ms.
+/// The goal of the interruption of TCP in hot mode. TCP retransmits only at intervals.
 const HOT_TCP_MS: f64 = 100.0;
+/// The goal of the interruption of UDP in hot mode. UDP streams send every 10 ms.
 const HOT_UDP_MS: f64 = 50.0;
 
-/// What a takeover did to connections.
+/// The effect of a takeover on the connections.
 #[derive(Debug)]
 struct TakeoverResult {
     streams: Vec<StreamReport>,
-    /// FTP transfers that were under way, or expected, and did not come to their end.
+    /// The number of FTP transfers, in progress or expected, that failed.
     transfers_broken: u64,
 }
 
-/// By a suite; by ctflow in hot mode as well.
+/// The measurements of one round: a takeover that commits, and with ctflow also one in hot mode.
 #[derive(Debug)]
 struct Measured {
     committed: TakeoverResult,
     hot: Option<TakeoverResult>,
 }
 
-/// Runs it.
+/// Runs the scenario.
 ///
 /// # Errors
-/// When a program or the network fails. A connection that dies is a figure.
+/// When a program or the network fails. A connection that fails is counted, and is not an error.
 pub(super) fn run(options: &Options, programs: &Programs) -> Result<Table, Failure> {
     let (flows, note) = super::fit_flows(options, FLOWS)?;
-    let (ours, hot, peer) = (Suite::ours(programs)?, Suite::hot(programs)?, Suite::reference_with_expectations()?);
-    let runs = Runs::alternate("takeover", options.rounds, [&ours, &peer], |suite| {
+    let (ours, hot, reference) = (Suite::ours(programs)?, Suite::hot(programs)?, Suite::reference_with_expectations()?);
+    let runs = Runs::alternate("takeover", options.rounds, [&ours, &reference], |suite| {
         let committed = take_over(suite, flows)?;
         let hot = suite.is_ours().then(|| take_over(&hot, flows)).transpose()?;
         Ok(Measured { committed, hot })
     })?;
     let title = format!(
-        "takeover: {} streams and 2 FTP transfers with {} other flows, noticed after {} ms, {} rounds",
+        "takeover: {} streams and 2 FTP transfers with {} other flows, detected after {} ms, {} rounds",
         targets().len(),
         super::count(flows),
         DETECTION.as_millis(),
         options.rounds
     );
-    Ok(Table { title, names: [ours.name(), peer.name()], rows: rows(&runs), notes: note.into_iter().collect() })
+    Ok(Table { title, names: [ours.name(), reference.name()], rows: rows(&runs), notes: note.into_iter().collect() })
 }
 
-/// By TCP behind masquerade and by a redirected port, by UDP, and by IPv6.
+/// The targets of all streams: TCP by a redirected port, by masquerade and by IPv6; UDP by masquerade and by IPv6.
 fn targets() -> Vec<Target> {
     let tcp = [REDIRECTED, (SERVER, 80).into(), (SERVER6, 443).into()].map(Target::Tcp);
     let udp = [(SERVER, 53).into(), (SERVER6, 53).into()].map(Target::Udp);
     [&tcp[..], &udp].concat().repeat(STREAMS)
 }
 
-/// Two FTP sessions behind masquerade: one has its data on the way, one is to get it.
+/// Two FTP sessions behind masquerade: one with a transfer in progress, one with an announced transfer.
 struct Transfers {
     running: (FtpSession, Transfer),
     waiting: FtpSession,
@@ -104,6 +105,7 @@ impl Transfers {
         })
     }
 
+    /// Starts the announced transfer, finishes both, and returns how many failed.
     fn count_broken(self) -> u64 {
         let (mut running, transfer) = self.running;
         let mut waiting = self.waiting;
@@ -112,6 +114,7 @@ impl Transfers {
     }
 }
 
+/// Lets the first firewall fail and the second take over.
 fn take_over(suite: &Suite, flows: u32) -> Result<TakeoverResult, Failure> {
     let pair = Pair::of_gateways(Gateways::build(&Lab::enter()?)?);
     let gateways = pair.gateways()?;
@@ -127,7 +130,7 @@ fn take_over(suite: &Suite, flows: u32) -> Result<TakeoverResult, Failure> {
     let streams = Streams::start(&gateways.client, &targets())?;
     pair.await_quiet()?;
     let transfers = Transfers::start(gateways)?;
-    thread::sleep(Duration::from_secs(1)); // until they are replicated, too
+    thread::sleep(Duration::from_secs(1)); // until the transfers' flows are replicated, too
 
     let failed = Instant::now();
     gateways.cut_off(GatewayId::First)?;
@@ -158,21 +161,22 @@ fn rows(runs: &Runs<Measured>) -> Vec<Row> {
     vec![
         Row::both("streams that died", committed(&streams_died)).with_goal(Goal::zero),
         Row::both("FTP transfers that broke, of 2", committed(&broken_transfers)).with_goal(Goal::zero),
-        Row::both("TCP silent beyond the detection, ms", committed(&|run| silence_ms(run, is_tcp)))
+        Row::both("TCP interruption beyond detection, ms", committed(&|run| silence_ms(run, is_tcp)))
             .with_goal_of_reference(1.0),
-        Row::both("UDP silent beyond the detection, ms", committed(&|run| silence_ms(run, is_udp)))
+        Row::both("UDP interruption beyond detection, ms", committed(&|run| silence_ms(run, is_udp)))
             .with_goal_of_reference(1.0),
         Row::single("hot, isolated: streams that died", hot(&streams_died)).with_goal(Goal::zero),
         Row::single("hot, isolated: FTP transfers that broke", hot(&broken_transfers)).with_goal(Goal::zero),
-        Row::single("hot, isolated: TCP silent likewise, ms", hot(&|run| silence_ms(run, is_tcp)))
+        Row::single("hot, isolated: TCP interruption, ms", hot(&|run| silence_ms(run, is_tcp)))
             .with_goal(within(HOT_TCP_MS)),
-        Row::single("hot, isolated: UDP silent likewise, ms", hot(&|run| silence_ms(run, is_udp)))
+        Row::single("hot, isolated: UDP interruption, ms", hot(&|run| silence_ms(run, is_udp)))
             .with_goal(within(HOT_UDP_MS)),
     ]
 }
 
-fn within(most_ms: f64) -> impl FnOnce(&Summary) -> Goal {
-    move |silence| Goal::new(format!("≤ {most_ms}"), silence.median <= most_ms)
+/// The goal that the median is at most `max_ms`.
+fn within(max_ms: f64) -> impl FnOnce(&Summary) -> Goal {
+    move |silence| Goal::new(format!("≤ {max_ms}"), silence.median <= max_ms)
 }
 
 fn streams_died(run: &TakeoverResult) -> f64 {
@@ -191,9 +195,9 @@ fn is_udp(target: Target) -> bool {
     matches!(target, Target::Udp(_))
 }
 
-/// The longest of those that live.
-fn silence_ms(run: &TakeoverResult, counts: fn(Target) -> bool) -> f64 {
-    let alive = run.streams.iter().filter(|stream| counts(stream.target) && stream.died.is_none());
+/// The longest silence beyond the detection, of the surviving streams that `selects` accepts.
+fn silence_ms(run: &TakeoverResult, selects: fn(Target) -> bool) -> f64 {
+    let alive = run.streams.iter().filter(|stream| selects(stream.target) && stream.died.is_none());
     let longest = alive.map(|stream| stream.silence).max().unwrap_or_default();
     super::cost::milliseconds(longest.saturating_sub(DETECTION))
 }

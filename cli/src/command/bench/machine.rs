@@ -1,11 +1,11 @@
-//! Where a benchmark runs.
+//! The machine that a benchmark runs on.
 
 use std::fs;
 use std::thread::available_parallelism;
 
 use super::results::Machine;
 
-/// Looks at the machine; what it does not say is "unknown" or 0.
+/// Reads the machine's properties. An unknown one is "unknown" or 0.
 pub(super) fn detect() -> Machine {
     let read = |path| fs::read_to_string(path).unwrap_or_default();
     let cpuinfo = read("/proc/cpuinfo");

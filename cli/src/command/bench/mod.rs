@@ -1,15 +1,16 @@
-//! `ctflow bench`: how much this machine can take, and where it goes.
+//! `ctflow bench`: measures how many events this machine captures and replicates, and what each step costs.
 //!
 //! ```text
-//! stock      so many flows, idle: memory, idling, times to know them again        first, while no memory was used before
-//! rounds     in turns: unheard, drained, captured, replicated, and by each back end where they are compared
-//! search     the highest rate without loss, captured and replicated: by halving, unless full speed is held
-//! steps      what each step of the pipeline takes, by a clock that the rounds go without
-//! rates      at parts of the highest rate: latency, wake-ups
+//! stock      a full, idle table: memory, idle CPU time, time of a kernel resync and of a peer resync
+//!            (first, while the process has freed no memory that it would use again)
+//! rounds     in turns: unheard, drained, captured, replicated; with --compare by each back end
+//! steps      the CPU time of each step of the pipeline, by a clock that the rounds do without
+//! search     the highest rate without loss, captured and replicated: by bisection, unless full speed is held
+//! rates      at fractions of the highest rate: latency, wake-ups
 //! ```
 //!
-//! All of it in namespaces of its own, unless it is the host that is to be measured. Nothing is judged here: figures depend on
-//! the machine. [`results`] has them all, and how they are written.
+//! The benchmark runs in its own namespaces, unless the host itself is to be measured. It judges nothing, because
+//! figures depend on the machine. [`results`] has all figures as they are serialized.
 
 mod idle;
 mod machine;
@@ -41,25 +42,26 @@ use crate::command::progress::Live;
 use crate::failure::Failure;
 use crate::flags::plan::Bench;
 
-/// As many stretches long is the trial in which the steps are measured: it is the only one of its kind.
-const METERED_STRETCHES: u32 = 3;
-/// Parts of the rate held with replicas at which latency is measured.
+/// Duration of the trial that measures the steps, as a multiple of an ordinary trial: it has only one round.
+const METERED_FACTOR: u32 = 3;
+/// Fractions of the highest rate held at which latency is measured.
 const RATE_PARTS: [f64; 3] = [0.25, 0.5, 0.75];
-/// The back ends that are compared; the first, unless another is asked for, is used for the rest, too.
+/// The back ends that `--compare` compares. All other measurements use the first one then, unless another is requested.
 const BACKENDS: [BackendKind; 3] = [BackendKind::Recvmmsg, BackendKind::IoUring, BackendKind::Recv];
 
-/// Measures, and tells.
+/// Runs the benchmark and prints its results.
 ///
 /// # Errors
-/// Where namespaces are forbidden; a pipeline or a load that fails; output that cannot be written.
+/// Namespaces are forbidden, a pipeline or the load fails, or output cannot be written.
 pub(super) fn run(plan: &Bench) -> Result<(), Failure> {
     let refused = |path: &Path, source| Failure::Report { path: path.to_owned(), source };
     if let Some(path) = &plan.report {
-        // What cannot be written is told now and not after minutes; what stands there stays until there is something better.
+        // An unwritable report is reported now and not after minutes. The old content stays until the new one is
+        // complete.
         File::options().append(true).create(true).open(path).map_err(|source| refused(path, source))?;
     }
     let machine = machine::detect();
-    let network = Network::build(plan)?; // before the progress, which has a thread
+    let network = Network::build(plan)?; // before the live line, which starts a thread
     let results = Bencher::new(plan, &network)?.run(machine)?;
     let json = json(&results);
     let text = if plan.json { &json } else { &table::table(&results) };
@@ -70,12 +72,13 @@ pub(super) fn run(plan: &Bench) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Returns the results as JSON, in one line.
 fn json(results: &Results) -> String {
-    // Nothing of it can fail: the keys are words, and there is no map.
+    // This cannot fail: it fails only for maps whose keys are not strings, and there is no map.
     serde_json::to_string(results).map(|text| text + "\n").unwrap_or_default()
 }
 
-/// A benchmark under way.
+/// A benchmark in progress.
 struct Bencher<'p> {
     plan: &'p Bench,
     network: &'p Network,
@@ -86,8 +89,12 @@ struct Bencher<'p> {
 }
 
 impl<'p> Bencher<'p> {
+    /// Chooses the settings and the load that this machine can make.
+    ///
+    /// # Errors
+    /// The limit on flows cannot be read.
     fn new(plan: &'p Bench, network: &'p Network) -> Result<Self, Failure> {
-        // What is compared is named.
+        // A comparison needs named back ends, so `auto` becomes the first of them.
         let backend = if plan.compare && plan.backend == BackendKind::Auto { BACKENDS[0] } else { plan.backend };
         let mut settings = Settings { backend, ..Settings::default() };
         settings.workers = plan.workers.map_or(settings.workers, NonZeroU32::get);
@@ -98,6 +105,10 @@ impl<'p> Bencher<'p> {
         Ok(Self { plan, network, settings, load, notes: note.into_iter().collect(), live: Live::new() })
     }
 
+    /// Takes all measurements.
+    ///
+    /// # Errors
+    /// A pipeline or the load failed.
     fn run(mut self, machine: results::Machine) -> Result<Results, Failure> {
         let stock = idle::measure(self.network, &self.settings, (self.load, self.plan.trial_duration), &mut self.live)?;
         let depths = self.rounds()?;
@@ -126,6 +137,7 @@ impl<'p> Bencher<'p> {
         })
     }
 
+    /// Returns the settings for the results.
     fn settings_used(&self) -> BenchSettings {
         BenchSettings {
             load: self.plan.load.to_string(),
@@ -144,19 +156,24 @@ impl<'p> Bencher<'p> {
         }
     }
 
+    /// Returns a trial at a depth. `rate` is in events a second; without it the load is as fast as this machine makes
+    /// it.
     fn trial(&self, depth: Depth, rate: Option<f64>) -> Trial {
         Trial {
             depth,
             load: self.load,
             rate,
-            stretch: self.plan.trial_duration,
+            duration: self.plan.trial_duration,
             settings: self.settings.clone(),
             min_age: self.plan.min_age,
             with_floor: false,
         }
     }
 
-    /// All depths in turns, so that what else this machine does hits them alike.
+    /// Measures all depths in turns, so that other work on this machine affects all alike.
+    ///
+    /// # Errors
+    /// A pipeline or the load failed.
     fn rounds(&mut self) -> Result<Vec<Measured>, Failure> {
         let main_backend = self.settings.backend;
         let mut cases = vec![(Depth::Unheard, main_backend)];
@@ -170,7 +187,7 @@ impl<'p> Bencher<'p> {
         let mut rounds: Vec<[Vec<Outcome>; 2]> = cases.iter().map(|_| Default::default()).collect();
         let count = self.plan.rounds;
         for round in 1..=count {
-            for ((depth, backend), [outcomes, beside]) in cases.iter().zip(&mut rounds) {
+            for ((depth, backend), [outcomes, with_floor]) in cases.iter().zip(&mut rounds) {
                 self.live.start_step(format!("round {round} of {count}, {}", sections::depth_name(*depth)));
                 let mut trial = self.trial(*depth, self.rate());
                 trial.settings.backend = *backend;
@@ -180,7 +197,7 @@ impl<'p> Bencher<'p> {
                         "round {round} of {count}, {} beside the floor",
                         sections::depth_name(*depth)
                     ));
-                    beside.push(Trial { with_floor: true, ..trial }.run(self.network, &self.live)?);
+                    with_floor.push(Trial { with_floor: true, ..trial }.run(self.network, &self.live)?);
                 }
             }
         }
@@ -194,21 +211,28 @@ impl<'p> Bencher<'p> {
         Ok(measured.collect())
     }
 
-    /// What the steps take.
+    /// Measures the CPU time of each step.
+    ///
+    /// # Errors
+    /// A pipeline or the load failed.
     fn steps(&mut self) -> Result<Steps, Failure> {
         let depth = if self.network.backups().is_empty() { Depth::Capture } else { Depth::Replicate };
-        self.live.start_step("what each step takes");
+        self.live.start_step("CPU time of each step");
         let mut trial = self.trial(depth, self.rate());
         trial.settings.metered = true;
-        trial.stretch *= METERED_STRETCHES;
+        trial.duration *= METERED_FACTOR;
         Ok(trial.run(self.network, &self.live)?.steps.unwrap_or_default())
     }
 
+    /// Returns the requested rate in events a second, if there is one.
     fn rate(&self) -> Option<f64> {
         self.plan.rate.map(|rate| f64::from(rate.get()))
     }
 
-    /// The highest rate held; what the rounds found at full speed is its first trial.
+    /// Searches the highest rate that a depth holds. The result of the rounds at full speed counts as the first trial.
+    ///
+    /// # Errors
+    /// A pipeline or the load failed.
     fn search(&mut self, measured: &Measured, drained: Option<f64>) -> Result<Held, Failure> {
         let (mut search, mut trials) = (Search::default(), Vec::new());
         let depth = measured.depth;
@@ -237,7 +261,10 @@ impl<'p> Bencher<'p> {
         Ok(Held { depth, events_per_second, limit, to_drain, trials })
     }
 
-    /// At parts of a rate, with the kernel's time in each event.
+    /// Measures at fractions of a rate, with the kernel's time stamps in the events for the latency.
+    ///
+    /// # Errors
+    /// A pipeline or the load failed.
     fn rates(&mut self, depth: Depth, rate: f64) -> Result<Vec<Rate>, Failure> {
         self.network.set_timestamps(true)?;
         let mut rates = Vec::new();
@@ -252,53 +279,54 @@ impl<'p> Bencher<'p> {
     }
 }
 
-/// What went so far, by the back end that all but the comparison uses.
+/// Returns the measurement of a depth with the main back end, which is the first of its depth.
 fn find_depth(depths: &[Measured], depth: Depth) -> Option<&Measured> {
     depths.iter().find(|measured| measured.depth == depth)
 }
 
-/// What has to be known to understand the figures.
+/// Returns the notes that are needed to understand the figures.
 fn notes(mut notes: Vec<String>, depths: &[Measured], held: &[Held], rates: &[Rate]) -> Vec<String> {
     let rounds = || depths.iter().flat_map(|measured| measured.rounds.iter().chain(&measured.beside));
     if rounds().any(Outcome::is_late) {
-        notes.push("this machine does not make as much load as was asked for".to_owned());
+        notes.push("this machine cannot make the requested load: the rates are lower than requested".to_owned());
     }
     let others = held.iter().flat_map(|held| &held.trials).chain(rates.iter().map(|rate| &rate.outcome));
     let all: Vec<_> = rounds().chain(others).collect();
     let disagreed = all.iter().filter(|outcome| !outcome.agreed).count();
-    let beside = || depths.iter().flat_map(|measured| &measured.beside);
-    let floorless = beside().filter(|outcome| outcome.cpu.floor_ns.is_none()).count();
-    if floorless > 0 {
-        let trials = beside().count();
+    let with_floor = || depths.iter().flat_map(|measured| &measured.beside);
+    let lossy = with_floor().filter(|outcome| outcome.cpu.floor_ns.is_none()).count();
+    if lossy > 0 {
+        let trials = with_floor().count();
         notes.push(format!(
-            "in {floorless} of {trials} trials beside the floor it lost events: they are left out of the ratio to it"
+            "in {lossy} of {trials} trials beside the floor, the floor lost events: the ratio to it leaves them out"
         ));
     }
     if disagreed > 0 {
         let trials = all.len();
         notes.push(format!(
-            "in {disagreed} of {trials} trials kernel, shards and replicas did not hold the same number of flows in the end"
+            "in {disagreed} of {trials} trials kernel, shards and replicas had different numbers of flows at the end"
         ));
     }
     notes
 }
 
-/// What a depth's CPU time an event is beside that of the floor in the same trial.
+/// Returns the ratio of a trial's CPU time for each event to that of the floor in the same trial.
 fn to_floor(outcome: &Outcome) -> Option<f64> {
     outcome.cpu.floor_ns.filter(|ns| *ns > 0.0).map(|floor| outcome.cpu.total_ns / floor)
 }
 
-/// What event delivery costs the packet path: the time that each flow takes longer, parted among its events.
+/// Returns the kernel's figures. The cost of event delivery is the time that a flow takes longer with a listener,
+/// divided by its events.
 fn kernel_figures(depths: &[Measured], plan: &Bench) -> Kernel {
     let flows = |depth| {
         find_depth(depths, depth).map(|measured| measured.spread(|one| one.flows_per_second)).unwrap_or_default()
     };
-    let (unheard, heard) = (flows(Depth::Unheard), flows(Depth::Drain));
+    let (alone, drained) = (flows(Depth::Unheard), flows(Depth::Drain));
     let ns = |per_second: f64| Duration::from_secs(1).as_nanos() as f64 / per_second.max(1.0);
-    let extra_ns = ns(heard.median) - ns(unheard.median);
+    let extra_ns = ns(drained.median) - ns(alone.median);
     Kernel {
-        unheard_flows_per_second: unheard,
-        heard_flows_per_second: heard,
+        unheard_flows_per_second: alone,
+        heard_flows_per_second: drained,
         delivery_ns_per_event: extra_ns / plan.load.events_per_flow(),
     }
 }

@@ -1,4 +1,4 @@
-//! What listens to the load, and what it has done and taken so far.
+//! The pipeline that receives a load's events, and its counters and CPU time.
 
 use std::iter;
 use std::net::SocketAddr;
@@ -23,58 +23,74 @@ use super::network::Network;
 use crate::config::secret;
 use crate::failure::Failure;
 
+/// The UDP port of all nodes' links.
 const PORT: u16 = 3780;
-/// How often it is looked whether all has arrived.
+/// Interval of the checks whether everything has arrived.
 const TICK: Duration = Duration::from_millis(10);
-/// All has arrived when nothing came for so long…
+/// Everything has arrived when nothing has arrived for this long.
 const QUIET: Duration = Duration::from_millis(100);
-/// … and it is not waited for longer.
+/// The longest wait for everything to arrive.
 const SETTLE_MAX: Duration = Duration::from_secs(60);
 
 /// How far events go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Depth {
-    /// Nobody listens.
+    /// Nothing listens, so the kernel sends no event.
     Unheard,
-    /// They are received and thrown away: the floor.
+    /// Events are received and discarded: the floor.
     Drain,
-    /// They are taken into the shards.
+    /// Events are applied to the shards.
     Capture,
-    /// And told to replicas, sealed.
+    /// Events are applied to the shards, and changes are sent to replicas in sealed batches.
     Replicate,
 }
 
-/// What listens.
+/// The running threads of a depth. Dropping it stops them.
 pub(super) enum Pipeline {
+    /// No thread.
     Unheard,
+    /// Threads that discard events.
     Drain(Drain),
+    /// An engine on the firewall, and one for each backup.
     Engine { primary: Arc<Engine>, backups: Vec<Arc<Engine>> },
 }
 
-/// What was done and taken until a moment.
+/// All counters and CPU times at one moment.
 #[derive(Debug, Clone)]
 pub(super) struct Reading {
+    /// When they were read.
     pub(super) at: Instant,
+    /// The load's counters.
     pub(super) made: LoadTotals,
+    /// Events received.
     pub(super) events: u64,
+    /// Events lost.
     pub(super) lost: u64,
+    /// CPU time and wake-ups of the primary's workers, or of the floor's threads.
     pub(super) worker: Usage,
+    /// CPU time and wake-ups of the primary's control thread.
     pub(super) control: Usage,
+    /// CPU time and wake-ups of the primary's replication stage.
     pub(super) stage: Usage,
-    /// Of all backups together.
+    /// CPU time and wake-ups of all backups together.
     pub(super) backup: Usage,
     /// Bytes of datagrams to all backups.
     pub(super) wire_bytes: u64,
+    /// Latencies to all replicas.
     pub(super) lag: Lag,
-    /// Where it is measured.
+    /// The primary's counters, with the CPU time of its workers' steps if that is metered.
     pub(super) counts: Counts,
-    /// Likewise, of the primary and of all backups.
+    /// The CPU time of the replication stage's steps if that is metered: of the primary, and of all backups together.
     pub(super) stage_cpu: [StageCpu; 2],
 }
 
 impl Pipeline {
-    /// Has something listen in the calling thread's network.
+    /// Starts the threads of a depth in the calling thread's network, and on the backups' hosts. A flow must reach
+    /// `age` to be replicated.
+    ///
+    /// # Errors
+    /// A thread or a socket cannot be started.
     pub(super) fn start(depth: Depth, network: &Network, settings: &Settings, age: Duration) -> Result<Self, Failure> {
         Ok(match depth {
             Depth::Unheard => Self::Unheard,
@@ -89,7 +105,10 @@ impl Pipeline {
         })
     }
 
-    /// What was done and taken so far; `made` is what the load says at the same time.
+    /// Reads all counters. `made` reads those of the load at the same time.
+    ///
+    /// # Errors
+    /// A replication stage does not answer.
     pub(super) fn read_counters(&self, made: impl FnOnce() -> LoadTotals) -> Result<Reading, Failure> {
         let (at, made, (events, lost)) = (Instant::now(), made(), self.received());
         let mut reading = Reading {
@@ -130,7 +149,7 @@ impl Pipeline {
         Ok(reading)
     }
 
-    /// Events heard and events lost so far.
+    /// Returns the events received and the events lost so far.
     pub(super) fn received(&self) -> (u64, u64) {
         match self {
             Self::Unheard => (0, 0),
@@ -145,7 +164,7 @@ impl Pipeline {
         }
     }
 
-    /// Whether every thread runs.
+    /// Returns whether every thread runs.
     pub(super) fn is_running(&self) -> bool {
         match self {
             Self::Unheard => true,
@@ -159,7 +178,7 @@ impl Pipeline {
     /// Stops every thread.
     ///
     /// # Errors
-    /// What ended one before.
+    /// A thread ended before.
     pub(super) fn stop(self) -> Result<(), Failure> {
         let was_running = self.is_running();
         match self {
@@ -171,11 +190,11 @@ impl Pipeline {
                 }
             }
         }
-        let ended = || Failure::Bench("a thread of the pipeline has ended by itself".to_owned());
+        let ended = || Failure::Bench("a thread of the pipeline ended during a trial".to_owned());
         was_running.then_some(()).ok_or_else(ended)
     }
 
-    /// What the workers have counted.
+    /// Returns the primary's counters.
     fn counts(&self) -> Counts {
         match self {
             Self::Unheard | Self::Drain(_) => Counts::default(),
@@ -183,12 +202,13 @@ impl Pipeline {
         }
     }
 
-    /// Waits until all that was made has arrived wherever it goes, also what reaches its `age` first; whether it did.
+    /// Waits until all events have arrived in shards and replicas, also those of flows that must reach `age` first.
+    /// Returns whether that happened within [`SETTLE_MAX`].
     pub(super) fn wait_until_settled(&self, age: Duration) -> Result<bool, Failure> {
         thread::sleep(age);
-        let began = Instant::now();
+        let started = Instant::now();
         let (mut seen, mut since) = (self.arrival_counts(), Instant::now());
-        while began.elapsed() < SETTLE_MAX {
+        while started.elapsed() < SETTLE_MAX {
             thread::sleep(TICK);
             let now = self.arrival_counts();
             if now != seen || self.counts().resync_pending > 0 {
@@ -200,8 +220,12 @@ impl Pipeline {
         Ok(false)
     }
 
-    /// Whether the shards hold as many flows as the kernel, and the replicas as many as these; only what is not told
-    /// before its age is left out.
+    /// Returns whether the shards hold as many flows as the kernel, and each backup's replicas as many as the shards.
+    /// With an
+    /// `age` replicas may hold fewer, because young flows are not replicated, and are not compared.
+    ///
+    /// # Errors
+    /// The kernel's number of flows cannot be read.
     pub(super) fn counts_agree(&self, age: Duration) -> Result<bool, Failure> {
         let Self::Engine { primary, backups } = self else { return Ok(true) };
         let held = primary.totals().flows;
@@ -209,7 +233,7 @@ impl Pipeline {
         Ok(held == sysctl::flow_count()? && backups.iter().all(is_complete))
     }
 
-    /// Events heard, and changes that the replicas of all backups have seen.
+    /// Returns the events received, and the changes that all backups have applied to their replicas.
     fn arrival_counts(&self) -> (u64, u64) {
         let changed = match self {
             Self::Unheard | Self::Drain(_) => 0,
@@ -219,55 +243,70 @@ impl Pipeline {
     }
 }
 
-/// Bytes of datagrams to all peers.
+/// Returns the bytes of datagrams sent to all peers.
 pub(super) fn link_sent_bytes(status: &ReplicationStatus) -> u64 {
     status.links.iter().map(|link| link.traffic.sent_bytes).sum()
 }
 
-/// How the replication stage stands.
+/// Queries the status of a replication stage.
+///
+/// # Errors
+/// The stage does not answer.
 pub(super) fn replication_status(replication: &Replication) -> Result<ReplicationStatus, Failure> {
     replication.status().map_err(|error| Failure::Bench(error.to_string()))
 }
 
-/// What threads have taken together.
+/// Returns the sum of the usage of those threads whose duty `of` accepts.
 pub(super) fn thread_usage(threads: &[Thread], of: impl Fn(Duty) -> bool) -> Usage {
     let mut sum = Usage::default();
     threads.iter().filter(|thread| of(thread.duty)).for_each(|thread| sum += thread.usage());
     sum
 }
 
-/// Flows in the replicas of a backup.
+/// Returns the number of flows in a backup's replicas; 0 if its stage does not answer.
 pub(super) fn replica_flows(backup: &Engine) -> u64 {
     let status = backup.replication().and_then(|replication| replication.status().ok());
     status.map_or(0, |status| status.replicas.iter().map(|replica| replica.flows).sum())
 }
 
-/// Changes that the replicas of a backup have seen.
+/// Returns the number of changes that a backup has applied to its replicas; 0 if its stage does not answer.
 fn replica_changes(backup: &Engine) -> u64 {
     let status = backup.replication().and_then(|replication| replication.status().ok());
     status.map_or(0, |status| status.changes.created + status.changes.updated + status.changes.destroyed)
 }
 
-/// The nodes of one run: what they share.
+/// What the nodes of one pipeline share.
 pub(super) struct Nodes {
     key: secret::Key,
+    /// The number of backups.
     backups: usize,
+    /// The age that a flow must reach to be replicated.
     age: Duration,
 }
 
 impl Nodes {
+    /// Creates a random key for a primary and its backups.
+    ///
+    /// # Errors
+    /// There is no random key.
     pub(super) fn new(backups: usize, age: Duration) -> Result<Self, Failure> {
         let key = secret::Key::random().map_err(|error| Failure::Bench(format!("there is no random key: {error}")))?;
         Ok(Self { key, backups, age })
     }
 
-    /// Starts the primary in the calling thread's network; each time under a greater `epoch`.
+    /// Starts the primary in the calling thread's network. Each start needs a greater `epoch`.
+    ///
+    /// # Errors
+    /// A thread or a socket cannot be started.
     pub(super) fn start_primary(&self, settings: &Settings, epoch: u64) -> Result<Arc<Engine>, Failure> {
         let replication = Some(self.replication(0, epoch));
         Ok(Arc::new(Engine::start(&Settings { replication, ..settings.clone() })?))
     }
 
-    /// Starts a backup on its host, likewise.
+    /// Starts the backup with this index, from 0, on its host. Each start needs a greater `epoch`.
+    ///
+    /// # Errors
+    /// A thread or a socket cannot be started, or the network has no such backup.
     pub(super) fn start_backup(
         &self,
         network: &Network,
@@ -281,6 +320,7 @@ impl Nodes {
         Ok(Arc::new(host.run(move || Engine::start(&settings))?))
     }
 
+    /// Returns the settings of a node: the primary has number 0, backups have numbers from 1 on.
     fn replication(&self, number: usize, epoch: u64) -> ReplicationSettings {
         let at = |number: usize| SocketAddr::new(backups::sync_address(number), PORT);
         let peers = if number == 0 { (1..=self.backups).map(at).collect() } else { vec![at(0)] };

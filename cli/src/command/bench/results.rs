@@ -1,4 +1,5 @@
-//! Everything that a benchmark found, as it goes into JSON; text and page are made of the same. `BENCH.md` describes each key; a test compares.
+//! The results of a benchmark, as they are serialized to JSON; the text and the page are made from the same values.
+//! `BENCH.md` describes each key, and a test checks that it does.
 
 use ctflow_engine::replication::Lag;
 use serde::Serialize;
@@ -7,10 +8,10 @@ use super::idle::IdleFigures;
 use super::pipeline::Depth;
 use super::run::{Outcome, Steps};
 
-/// Of [`Results::format`].
+/// The version of the JSON's format, in [`Results::format`].
 pub(super) const FORMAT: u32 = 1;
 
-/// Everything.
+/// All results of a benchmark.
 #[derive(Debug, Serialize)]
 pub(super) struct Results {
     pub(super) format: u32,
@@ -26,7 +27,7 @@ pub(super) struct Results {
     pub(super) notes: Vec<String>,
 }
 
-/// Where it was measured.
+/// The machine that the benchmark ran on.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Machine {
     pub(super) processor: String,
@@ -36,7 +37,7 @@ pub(super) struct Machine {
     pub(super) load_average: f64,
 }
 
-/// What was asked for.
+/// The settings of the benchmark.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct BenchSettings {
     pub(super) load: String,
@@ -54,56 +55,64 @@ pub(super) struct BenchSettings {
     pub(super) tolerance: f64,
 }
 
-/// What the kernel makes of the load by itself.
+/// The kernel's part in the cost of events.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Kernel {
+    /// Flows a second without a listener.
     pub(super) unheard_flows_per_second: Spread,
+    /// Flows a second at depth drained.
     pub(super) heard_flows_per_second: Spread,
+    /// How much longer a flow takes with a listener, divided by its events, in nanoseconds.
     pub(super) delivery_ns_per_event: f64,
 }
 
-/// A depth by a back end, in several rounds.
+/// A depth with a back end, in several rounds.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Measured {
     pub(super) depth: Depth,
     pub(super) backend: String,
-    /// CPU an event beside the floor's, of the trials that have it beside.
+    /// The ratio of CPU time for each event to the floor's, in the trials with the floor.
     pub(super) to_floor: Option<Spread>,
+    /// Trials without the floor, one for each round.
     pub(super) rounds: Vec<Outcome>,
+    /// Trials with the floor at the same time, one for each round.
     pub(super) beside: Vec<Outcome>,
 }
 
-/// The highest rate without loss.
+/// The highest rate without loss of a depth.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Held {
     pub(super) depth: Depth,
+    /// The rate; null if no rate was held.
     pub(super) events_per_second: Option<f64>,
+    /// What limits the rate.
     pub(super) limit: Limit,
-    /// Beside the rate at which a listener that throws events away lets them come.
+    /// The ratio to the rate of depth drained.
     pub(super) to_drain: Option<f64>,
+    /// The trials of the search.
     pub(super) trials: Vec<Outcome>,
 }
 
-/// What ended a search.
+/// What limits the highest rate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Limit {
-    /// The load: more may be possible.
+    /// The load: a higher rate may be possible.
     Load,
-    /// Losses above that rate.
+    /// Events are lost at higher rates.
     Loss,
-    /// Nothing was held.
+    /// No rate was held.
     None,
 }
 
-/// One of the rates at which latency was measured.
+/// A measurement at one of the steady rates.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Rate {
     pub(super) outcome: Outcome,
     pub(super) latency: Option<Latency>,
 }
 
-/// From the kernel's event to the replica, in microseconds.
+/// The latency from the kernel's event to the replica, in microseconds.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Latency {
     pub(super) count: u64,
@@ -115,7 +124,7 @@ pub(super) struct Latency {
 }
 
 impl Latency {
-    /// What was counted; nothing where nothing was.
+    /// Returns the summary of the latencies; `None` if none was measured.
     pub(super) fn of(lag: &Lag) -> Option<Self> {
         let us = |time: std::time::Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         let summary = lag.summary();
@@ -130,7 +139,7 @@ impl Latency {
     }
 }
 
-/// Of several rounds.
+/// Median and range of a figure over several rounds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub(super) struct Spread {
     pub(super) median: f64,
@@ -139,7 +148,7 @@ pub(super) struct Spread {
 }
 
 impl Spread {
-    /// Of these; nothing of none.
+    /// Returns the spread of the values; `None` if there are none.
     pub(super) fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
         let mut values: Vec<f64> = values.into_iter().collect();
         values.sort_by(f64::total_cmp);
@@ -150,7 +159,7 @@ impl Spread {
 }
 
 impl Measured {
-    /// Of some figure in all rounds.
+    /// Returns the spread of a figure over all rounds.
     pub(super) fn spread(&self, of: impl Fn(&Outcome) -> f64) -> Spread {
         Spread::of(self.rounds.iter().map(of)).unwrap_or_default()
     }

@@ -1,8 +1,8 @@
-//! One trial: a load, something that listens to it, and what both did in a stretch of time.
+//! One trial: a load, a pipeline that receives its events, and what both did in the trial's duration.
 //!
 //! ```text
-//! start listening ─► fill ─► settle ─► load ── begin ───── the stretch ───── end ──► stop ─► settle ─► agree? ─► empty
-//!                                              └ look                         └ look
+//! start pipeline ─► fill ─► settle ─► load ─► warm up ─┬──── duration ────┬─► stop ─► settle ─► agree? ─► empty
+//!                                                      └ read counters    └ read counters
 //! ```
 
 use std::num::NonZeroU32;
@@ -20,90 +20,99 @@ use super::pipeline::{self, Depth, Pipeline, Reading};
 use crate::command::progress::Live;
 use crate::failure::Failure;
 
-/// Before the stretch: until the load has its pace.
+/// Time before the measurement, in which the load reaches its pace.
 const WARM_UP: Duration = Duration::from_millis(300);
-/// How often the progress is told, and a load that failed is noticed.
+/// Interval at which the live line is updated, and a failed load is noticed.
 const TICK: Duration = Duration::from_millis(100);
-/// A load that falls behind by more than this part is not the one that was asked for.
+/// The share of flows by which a load may fall behind and still count as the requested one.
 const LATE_SHARE: f64 = 0.02;
 
-/// What to try.
+/// The settings of a trial.
 #[derive(Debug, Clone)]
 pub(super) struct Trial {
     pub(super) depth: Depth,
     pub(super) load: Load,
-    /// Events a second; as many as this machine makes, if none.
+    /// Events a second; `None` for as many as this machine makes.
     pub(super) rate: Option<f64>,
-    pub(super) stretch: Duration,
+    /// The duration of the measurement.
+    pub(super) duration: Duration,
     pub(super) settings: Settings,
     /// The age that a flow must reach to be replicated.
     pub(super) min_age: Duration,
-    /// Whether the same events are thrown away beside, on the same cores.
+    /// Whether the floor runs at the same time: threads on the same cores that discard the same events.
     pub(super) with_floor: bool,
 }
 
-/// What came of it. Times are of the stretch; what is `_ns` is a mean an event.
+/// The result of a trial. Counts and times are those of its duration; a value in `_ns` is the mean of an event.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Outcome {
     /// How far events went.
     pub(super) depth: Depth,
-    /// Events a second that were asked for; null for as many as this machine makes.
+    /// The requested rate in events a second; null for as many as this machine makes.
     pub(super) asked_per_second: Option<f64>,
+    /// The measured duration.
     pub(super) seconds: f64,
+    /// Flows that the load started.
     pub(super) flows_per_second: f64,
+    /// Events that the pipeline received.
     pub(super) events_per_second: f64,
-    /// Events that did not fit the sockets' buffers, also before and after the stretch.
+    /// Events that did not fit the sockets' buffers, also before and after the duration.
     pub(super) lost: u64,
     /// Flows that were due and that the load could not make.
     pub(super) late: u64,
-    /// Whether all was equal everywhere in the end.
+    /// Whether kernel, shards and replicas had the same number of flows at the end.
     pub(super) agreed: bool,
+    /// CPU time of an event.
     pub(super) cpu: Cpu,
-    /// What the steps took; null where that was not measured.
+    /// CPU time of the steps; null if it was not metered.
     pub(super) steps: Option<Steps>,
-    /// A second, of the workers and of the replication stage.
+    /// Wake-ups of the workers and of the replication stage.
     pub(super) wakeups_per_second: f64,
-    /// Bytes of datagrams to all backups, a flow begun.
+    /// Bytes of datagrams to all backups, for each flow that was started.
     pub(super) wire_bytes_per_flow: f64,
+    /// Latencies to the replicas.
     #[serde(skip)]
     pub(super) lag: Lag,
 }
 
-/// Time on a processor, an event, in nanoseconds.
+/// CPU time of an event in nanoseconds, by thread.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 pub(super) struct Cpu {
+    /// All workers of the primary, or the threads of the floor at depth drained.
     pub(super) worker_ns: f64,
+    /// The primary's control thread.
     pub(super) control_ns: f64,
+    /// The primary's replication stage.
     pub(super) stage_ns: f64,
-    /// All of the primary's.
+    /// The sum of the three above.
     pub(super) total_ns: f64,
-    /// Of all backups together.
+    /// All threads of all backups.
     pub(super) backups_ns: f64,
-    /// Of what threw the same events away beside it, in trials that have that and where it lost none.
+    /// The floor in the same trial; null if the trial has none, or if the floor lost events.
     pub(super) floor_ns: Option<f64>,
 }
 
-/// Time on a processor, an event, in nanoseconds.
+/// CPU time of an event in nanoseconds, by step.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 pub(super) struct Steps {
-    /// Waking, and copying out of the kernel.
+    /// Wake-up, and copying from the kernel.
     pub(super) receive_ns: f64,
-    /// Taking apart.
+    /// Parsing.
     pub(super) parse_ns: f64,
-    /// Into the shard.
+    /// Applying to the shard.
     pub(super) cache_ns: f64,
-    /// Into batches.
+    /// Building batches of changes.
     pub(super) delta_ns: f64,
-    /// Numbering, keeping and sealing them.
+    /// Numbering, queueing and sealing batches.
     pub(super) seal_ns: f64,
-    /// Onto the links.
+    /// Sending to the links.
     pub(super) send_ns: f64,
-    /// On all backups together: receiving, opening and applying.
+    /// Receiving, opening and applying on all backups together.
     pub(super) backups_ns: f64,
 }
 
 impl Steps {
-    /// Each with its name, in their order.
+    /// Returns all steps with their names, in their order.
     pub(super) fn named(&self) -> [(&'static str, f64); 7] {
         [
             ("receive", self.receive_ns),
@@ -116,18 +125,18 @@ impl Steps {
         ]
     }
 
-    /// Those that took half a nanosecond or more, each with its place among all.
+    /// Iterates over the steps of half a nanosecond or more, each with its index among all steps.
     pub(super) fn significant(&self) -> impl Iterator<Item = (usize, &'static str, f64)> {
-        let places = self.named().into_iter().enumerate();
-        places.filter(|(_, (_, ns))| *ns >= 0.5).map(|(place, (name, ns))| (place, name, ns))
+        let steps = self.named().into_iter().enumerate();
+        steps.filter(|(_, (_, ns))| *ns >= 0.5).map(|(index, (name, ns))| (index, name, ns))
     }
 }
 
 impl Trial {
-    /// Runs it.
+    /// Runs the trial.
     ///
     /// # Errors
-    /// When the pipeline or the load fails.
+    /// The pipeline or the load failed.
     pub(super) fn run(&self, network: &Network, live: &Live) -> Result<Outcome, Failure> {
         let floor = self.with_floor.then(|| Drain::start(&self.settings)).transpose()?;
         let floor_cpu = || floor.as_ref().map(|floor| pipeline::thread_usage(floor.threads(), |_| true).cpu);
@@ -138,14 +147,15 @@ impl Trial {
         let running = senders.start(self.flows_per_second())?;
         thread::sleep(WARM_UP);
         let (before, floor_before) = (pipeline.read_counters(|| running.totals())?, floor_cpu());
-        self.wait_for_stretch(&running, &pipeline, &before, live);
+        self.wait_for_duration(&running, &pipeline, &before, live);
         let (after, floor_after) = (pipeline.read_counters(|| running.totals())?, floor_cpu());
         let mut senders = running.stop()?;
         let settled = pipeline.wait_until_settled(Duration::ZERO)?;
         let agreed = settled && pipeline.counts_agree(self.min_age)?;
         let lost = pipeline.read_counters(|| senders.totals())?.lost;
-        pipeline.stop()?; // what ends now nobody hears
-        // What it lost was no work for it.
+        // Before the flows are deleted, so that the pipeline does not receive their events.
+        pipeline.stop()?;
+        // Lost events cost the floor no CPU time, so that its time for each event would be too low.
         let floor_lost_none = floor.as_ref().is_some_and(|floor| floor.totals().lost == 0);
         floor.map(Drain::stop).transpose()?;
         match network {
@@ -156,24 +166,25 @@ impl Trial {
         Ok(self.outcome([&before, &after], floor, lost, agreed))
     }
 
+    /// Returns the rate of new flows that results in the requested rate of events.
     fn flows_per_second(&self) -> Option<NonZeroU32> {
         let flows = self.rate? / self.load.kind.events_per_flow();
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // no machine makes four billion a second
         NonZeroU32::new(flows.round() as u32).or(Some(NonZeroU32::MIN))
     }
 
-    /// For the stretch, or until a part fails: stopping it says why.
-    fn wait_for_stretch(&self, running: &Running, pipeline: &Pipeline, before: &Reading, live: &Live) {
-        let began = Instant::now();
-        while began.elapsed() < self.stretch && !running.has_failed() && pipeline.is_running() {
-            thread::sleep(TICK.min(self.stretch.saturating_sub(began.elapsed())));
+    /// Waits for the trial's duration, or until the load or the pipeline fails. Stopping them returns the error.
+    fn wait_for_duration(&self, running: &Running, pipeline: &Pipeline, before: &Reading, live: &Live) {
+        let started = Instant::now();
+        while started.elapsed() < self.duration && !running.has_failed() && pipeline.is_running() {
+            thread::sleep(TICK.min(self.duration.saturating_sub(started.elapsed())));
             let (events, lost) = pipeline.received();
             let per_second = (events - before.events) as f64 / before.at.elapsed().as_secs_f64();
             live.update(format_args!("{per_second:.0} events/s, {lost} lost"));
         }
     }
 
-    /// `floor` is the processor time of what threw the same events away, at both looks.
+    /// Returns the result from the readings before and after. `floor` is the floor's CPU time at both moments.
     fn outcome(
         &self,
         [before, after]: [&Reading; 2],
@@ -216,17 +227,18 @@ impl Trial {
 }
 
 impl Outcome {
-    /// Whether nothing was lost, and everything equal in the end.
+    /// Returns whether nothing was lost and all had the same number of flows at the end.
     pub(super) fn is_held(&self) -> bool {
         self.lost == 0 && self.agreed
     }
 
-    /// Whether the load fell behind what was asked for.
+    /// Returns whether the load fell behind the requested rate.
     pub(super) fn is_late(&self) -> bool {
         self.late as f64 > LATE_SHARE * self.flows_per_second * self.seconds
     }
 }
 
+/// Returns the CPU time of each step between two readings, for each of `events`.
 fn step_times(before: &Reading, after: &Reading, events: f64) -> Steps {
     let each = |of: fn(&Reading) -> u64| of(after).saturating_sub(of(before)) as f64 / events.max(1.0);
     Steps {

@@ -1,47 +1,50 @@
-//! The highest rate that is held: found by halving, without a clock or a load of its own.
+//! The search for the highest rate that is held, by bisection. It has neither a clock nor a load of its own.
 //!
 //! ```text
-//! as fast as it goes ── held ──────────────────────────────► found: the load is the limit
-//!         └ not held ─► half of what came ─► … between the highest held and the lowest not held ─► found: within the tolerance
+//! full speed ── held ──────────────────────────────────────────────────► found: the load is the limit
+//!      └ not held ─► half of it ─► … between the highest rate held and the lowest not held ─► found, to the tolerance
 //! ```
 
-/// The distance between the highest rate held and the lowest not held, of the latter, at which the search ends.
+/// The search ends when the lowest rate not held exceeds the highest held by at most this fraction of the former.
 pub(super) const TOLERANCE: f64 = 0.02;
-/// No search takes more trials: below a thousandth of what came first nothing is looked for.
+/// The most trials of a search: enough to find a thousandth of the first rate to the tolerance.
 const TRIALS: u32 = 16;
 
-/// What to try next.
+/// The next step of a search.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Next {
-    /// As much load as this machine makes.
+    /// Try as much load as this machine makes.
     Unlimited,
-    /// So many events a second.
+    /// Try this many events a second.
     Rate(f64),
-    /// Nothing: this was found.
+    /// The search has ended with this result.
     Found(Found),
 }
 
 /// The highest rate that was held.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Found {
-    /// Everything that this machine's load could make, in events a second: more may be possible.
+    /// All that this machine's load can make, in events a second. A higher rate may be possible.
     All(f64),
-    /// So many events a second; a little more was not held.
+    /// This many events a second. A slightly higher rate was not held.
     Limit(f64),
     /// No rate that was tried was held.
     None,
 }
 
-/// A search under way.
+/// A search in progress.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Search {
+    /// The highest rate held, in events a second.
     held: Option<f64>,
+    /// The lowest rate not held, in events a second.
     not_held: Option<f64>,
+    /// The number of trials so far.
     trials: u32,
 }
 
 impl Search {
-    /// What to try next.
+    /// Returns the next step.
     pub(super) fn next(&self) -> Next {
         match (self.held, self.not_held) {
             (None, None) => Next::Unlimited,
@@ -57,13 +60,13 @@ impl Search {
         }
     }
 
-    /// Takes note of a trial: of `rate` events a second, made in fact, and whether they were held.
+    /// Records a trial: the rate of events that the load made in fact, and whether the rate was held.
     pub(super) fn record(&mut self, rate: f64, held: bool) {
         self.trials += 1;
         if held {
             self.held = Some(self.held.map_or(rate, |best| best.max(rate)));
         } else {
-            // Chance may lose at a rate below one that was held: the truth is then assumed below both.
+            // A rate below one that was held may lose events by chance. The limit is then assumed to be below both.
             self.not_held = Some(self.not_held.map_or(rate, |worst| worst.min(rate)));
             self.held = self.held.filter(|held| *held < rate);
         }
@@ -76,7 +79,7 @@ mod tests {
 
     use super::*;
 
-    /// Searches against a machine that makes `most` and holds `limit`; gives the trials, too.
+    /// Searches on a machine that makes `most` and holds `limit` events a second. Returns the result and the trials.
     fn search(most: f64, limit: f64) -> (Found, u32) {
         let mut search = Search::default();
         loop {

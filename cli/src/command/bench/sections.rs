@@ -1,4 +1,4 @@
-//! The results as words and numbers in tables: what the text aligns and the page lays out.
+//! The results as tables of text, which both the printed text and the HTML page use.
 
 use indicatif::HumanFloatCount;
 
@@ -7,24 +7,30 @@ use super::pipeline::Depth;
 use super::results::{Held, Latency, Limit, Measured, Rate, Results, Spread};
 use super::run::Outcome;
 
-/// A table.
+/// A table with a title.
 #[derive(Debug)]
 pub(super) struct Section {
     pub(super) about: About,
     pub(super) title: String,
-    /// Names of the columns; those of the rows and the remarks have none.
+    /// Names of the columns of cells. The columns of row names and remarks have no name.
     pub(super) columns: Vec<String>,
     pub(super) rows: Vec<Row>,
 }
 
-/// What a table is about.
+/// The part of the results that a table shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum About {
+    /// [`Results::kernel`].
     Kernel,
+    /// [`Results::depths`].
     Depths,
+    /// [`Results::steps`].
     Steps,
+    /// [`Results::held`].
     Held,
+    /// [`Results::rates`].
     Rates,
+    /// [`Results::stock`].
     Stock,
 }
 
@@ -37,16 +43,19 @@ pub(super) struct Row {
 }
 
 impl Row {
+    /// Creates a row without a remark.
     fn new(name: impl Into<String>, cells: impl IntoIterator<Item = String>) -> Self {
         Self { name: name.into(), cells: cells.into_iter().collect(), remark: String::new() }
     }
 
+    /// Sets the remark.
     fn remark(self, remark: impl Into<String>) -> Self {
         Self { remark: remark.into(), ..self }
     }
 }
 
 impl Section {
+    /// Creates a table without the columns that are empty in every row.
     fn new<'c>(
         about: About,
         title: impl Into<String>,
@@ -59,7 +68,7 @@ impl Section {
         section
     }
 
-    /// What no row says anything of was not measured.
+    /// Removes the columns that are empty in every row: they were not measured.
     fn drop_empty_columns(&mut self) {
         for column in (0..self.columns.len()).rev() {
             if self.rows.iter().all(|row| row.cells.get(column).is_none_or(String::is_empty)) {
@@ -72,7 +81,7 @@ impl Section {
     }
 }
 
-/// What a depth is called.
+/// Returns the name of a depth.
 pub(super) fn depth_name(depth: Depth) -> &'static str {
     match depth {
         Depth::Unheard => "unheard",
@@ -82,7 +91,7 @@ pub(super) fn depth_name(depth: Depth) -> &'static str {
     }
 }
 
-/// What was measured, and where: a line each.
+/// Returns a line with what was measured, and a line with the machine.
 pub(super) fn head(results: &Results) -> [String; 2] {
     let (machine, settings) = (&results.machine, &results.settings);
     let replicas = match settings.replicas {
@@ -90,7 +99,7 @@ pub(super) fn head(results: &Results) -> [String; 2] {
         many => plural(many as u64, "replica"),
     };
     let what = format!(
-        "ctflow {}: {} load, {} flows, {} s a trial, {}; {} by {}, {replicas}",
+        "ctflow {}: {} load, {} flows, {} s a trial, {}; {}, back end {}, {replicas}",
         results.ctflow,
         settings.load,
         count(f64::from(settings.flows)),
@@ -109,24 +118,26 @@ pub(super) fn head(results: &Results) -> [String; 2] {
     [what, place]
 }
 
-/// All tables that have something to say.
+/// Returns all tables that have rows.
 pub(super) fn sections(results: &Results) -> Vec<Section> {
     let sections =
         [kernel(results), depths(results), steps(results), held(results), rates(&results.rates), stock(&results.stock)];
     sections.into_iter().filter(|section| !section.rows.is_empty()).collect()
 }
 
+/// Returns the table of the kernel's figures.
 fn kernel(results: &Results) -> Section {
     let kernel = &results.kernel;
     let row = |name: &str, spread: &Spread| Row::new(name, [count(spread.median)]);
-    let delivery = format!("event delivery costs the packet path {} ns an event", count(kernel.delivery_ns_per_event));
+    let delivery = format!("each event costs the packet path {} ns", count(kernel.delivery_ns_per_event));
     let rows = vec![
-        row("nobody listens", &kernel.unheard_flows_per_second),
-        row("events thrown away", &kernel.heard_flows_per_second).remark(delivery),
+        row("no listener", &kernel.unheard_flows_per_second),
+        row("events discarded", &kernel.heard_flows_per_second).remark(delivery),
     ];
     Section::new(About::Kernel, "the kernel alone", ["flows/s"], rows)
 }
 
+/// Returns the table of the depths.
 fn depths(results: &Results) -> Section {
     let columns = [
         "events/s",
@@ -145,6 +156,7 @@ fn depths(results: &Results) -> Section {
     Section::new(About::Depths, "events", columns, rows)
 }
 
+/// Returns the row of a depth, with medians; `several` adds the back end to its name.
 fn depth_row(measured: &Measured, several: bool) -> Row {
     let median = |of: fn(&Outcome) -> f64| measured.spread(of).median;
     let part = |value: f64| if value >= 0.5 { count(value) } else { String::new() };
@@ -172,16 +184,18 @@ fn depth_row(measured: &Measured, several: bool) -> Row {
     )
 }
 
+/// Returns the table of the steps.
 fn steps(results: &Results) -> Section {
     let (names, times): (Vec<_>, Vec<_>) = results.steps.significant().map(|(_, name, ns)| (name, ns)).unzip();
     Section::new(About::Steps, "by step", names, vec![Row::new("CPU ns/event", times.into_iter().map(count))])
 }
 
+/// Returns the table of the highest rates.
 fn held(results: &Results) -> Section {
     let limit = |held: &Held| match held.limit {
-        Limit::Load if results.settings.rate.is_some() => "as much as was asked for",
-        Limit::Load => "as fast as this load comes",
-        Limit::Loss => "above it, events are lost",
+        Limit::Load if results.settings.rate.is_some() => "the requested rate; more may be possible",
+        Limit::Load => "limited by the load; more may be possible",
+        Limit::Loss => "at higher rates events are lost",
         Limit::None => "events are lost at every rate",
     };
     let rows = results.held.iter().map(|held| {
@@ -192,6 +206,7 @@ fn held(results: &Results) -> Section {
     Section::new(About::Held, "highest rate without loss", ["events/s", "of drained"], rows.collect())
 }
 
+/// Returns the table of the steady rates.
 fn rates(rates: &[Rate]) -> Section {
     let columns = ["lost", "CPU ns/event", "wake-ups/s", "latency ms p50", "p99", "p99.9", "max"];
     let rows = rates.iter().map(|rate| {
@@ -215,6 +230,7 @@ fn rates(rates: &[Rate]) -> Section {
     Section::new(About::Rates, "at a steady rate", columns, rows.collect())
 }
 
+/// Returns the table of the figures of a full, idle table.
 fn stock(stock: &IdleFigures) -> Section {
     let shown = |value: Option<f64>, show: fn(f64) -> String| value.map_or_else(String::new, show);
     let row = |name, primary: Option<f64>, backup: Option<f64>, show| {
@@ -223,28 +239,31 @@ fn stock(stock: &IdleFigures) -> Section {
     let rows = [
         row("bytes a flow", Some(stock.primary_bytes_per_flow), stock.backup_bytes_per_flow, decimal),
         row("% of a core", Some(stock.primary_idle_percent), stock.backup_idle_percent, hundredths),
-        row("known again, ms", Some(stock.kernel_resync_ms), stock.peer_resync_ms, decimal),
-        row("bytes told a flow", stock.told_bytes_per_flow, None, decimal),
-        row("committed, ms", None, stock.commit_ms, decimal),
+        row("resync, ms", Some(stock.kernel_resync_ms), stock.peer_resync_ms, decimal),
+        row("bytes sent a flow", stock.told_bytes_per_flow, None, decimal),
+        row("commit, ms", None, stock.commit_ms, decimal),
     ];
     let filled = rows.into_iter().filter(|row| row.cells.iter().any(|cell| !cell.is_empty()));
     let title = format!("{} flows, idle", count(stock.flows as f64));
     Section::new(About::Stock, title, ["primary", "backup"], filled.collect())
 }
 
+/// Returns a number with the name of what it counts, in the singular or plural.
 fn plural(number: u64, thing: &str) -> String {
     if number == 1 { format!("1 {thing}") } else { format!("{number} {thing}s") }
 }
 
+/// Returns a number with one decimal.
 fn decimal(value: f64) -> String {
     format!("{value:.1}")
 }
 
+/// Returns a number with two decimals.
 fn hundredths(value: f64) -> String {
     format!("{value:.2}")
 }
 
-/// With commas between the thousands.
+/// Returns a whole number with commas between the thousands.
 pub(super) fn count(value: f64) -> String {
     format!("{:.0}", HumanFloatCount(value))
 }

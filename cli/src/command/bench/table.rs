@@ -5,10 +5,10 @@ use std::fmt::Write;
 use super::results::Results;
 use super::sections::{Section, head, sections};
 
-/// Between two columns.
+/// The gap between two columns.
 const GAP: &str = "  ";
 
-/// All of it.
+/// Returns all results as text.
 pub(super) fn table(results: &Results) -> String {
     let mut text = head(results).join("\n") + "\n";
     for section in sections(results) {
@@ -16,12 +16,12 @@ pub(super) fn table(results: &Results) -> String {
         write_aligned(&section, &mut text);
     }
     for note in &results.notes {
-        let _ = writeln!(text, "\n{note}"); // a String takes everything
+        let _ = writeln!(text, "\n{note}"); // writing to a String cannot fail
     }
     text
 }
 
-/// Names and remarks to the left, numbers to the right.
+/// Appends a section as a table: names and remarks left-aligned, numbers right-aligned.
 fn write_aligned(section: &Section, text: &mut String) {
     let widest = |cells: &mut dyn Iterator<Item = &String>| cells.map(|cell| cell.chars().count()).max().unwrap_or(0);
     let names = section.rows.iter().map(|row| &row.name);

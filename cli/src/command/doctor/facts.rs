@@ -1,38 +1,39 @@
-//! What was read of the machine, before anybody judges it. Each part may be unknown or refused.
+//! The facts about the machine that the checks evaluate. Each may be unknown or refused.
 
 use std::error::Error;
 use std::io;
 use std::iter::successors;
 
 use ctflow_engine::lab::Forbidden;
+use ctflow_engine::os_error::os_error_text;
 use rustix::io::Errno;
 
-/// All of it.
+/// All facts about the machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Facts {
     /// `uname -r`.
     pub(super) release: String,
-    /// What the kernel was built with, where it says.
+    /// The options that the kernel was built with; `None` if its configuration cannot be read.
     pub(super) build: Option<Build>,
-    /// A netfilter netlink socket, and the buffers it got.
+    /// The buffers of a netfilter netlink socket, or why it cannot be opened.
     pub(super) socket: Result<Buffers, Refusal>,
-    /// The conntrack table's size, asked of its netlink part.
+    /// The conntrack table's size by netlink.
     pub(super) stats: Result<Table, Refusal>,
-    /// Joining the groups of conntrack events.
+    /// Whether the groups of conntrack events can be joined.
     pub(super) listening: Result<(), Refusal>,
-    /// Attaching the longest filter program; its instructions.
+    /// The number of instructions of the longest filter program, if the kernel accepts it.
     pub(super) filter: Result<usize, Refusal>,
-    /// Setting up io_uring with provided buffers.
+    /// Whether io_uring with provided buffers can be set up.
     pub(super) ring: Result<(), Refusal>,
-    /// Entering a private network.
+    /// Whether a private network can be entered.
     pub(super) network: Result<(), NetworkRefusal>,
-    /// Numbers under `/proc/sys`.
+    /// Settings under `/proc/sys`.
     pub(super) settings: Settings,
-    /// Whether a seccomp filter (a container's, a unit's) decides over our system calls.
+    /// Whether a seccomp filter (a container's, a unit's) applies to this process.
     pub(super) seccomp: bool,
 }
 
-/// Numbers under `/proc/sys`, none where there is no such setting here.
+/// Settings under `/proc/sys`; `None` for a setting that does not exist here.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Settings {
     /// `net.netfilter.nf_conntrack_events`.
@@ -49,82 +50,82 @@ pub(super) struct Settings {
     pub(super) rmem_max: Option<u64>,
     /// `net.core.optmem_max`.
     pub(super) optmem_max: Option<u64>,
-    /// `kernel.io_uring_disabled`: 0 for nobody, 1 for the unprivileged, 2 for all.
+    /// `kernel.io_uring_disabled`: 0 permits io_uring to all, 1 to privileged processes only, 2 to none.
     pub(super) io_uring_disabled: Option<u64>,
 }
 
 /// The conntrack table's size.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Table {
-    /// Flows now.
+    /// The number of flows.
     pub(super) count: Option<u64>,
-    /// Flows at most; 0 for no limit.
+    /// The most flows; 0 for no limit.
     pub(super) max: Option<u64>,
 }
 
 impl Table {
-    /// What is known here, or else there.
+    /// Returns these values, and those of `other` for the unknown ones.
     pub(super) fn or(self, other: Self) -> Self {
         Self { count: self.count.or(other.count), max: self.max.or(other.max) }
     }
 }
 
-/// What the socket buffer came to when the default was asked for, in bytes that messages may take.
+/// The socket buffer that results when the default size is requested, in bytes that the kernel accounts for messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Buffers {
-    /// With what everybody may do (`SO_RCVBUF`).
+    /// By `SO_RCVBUF`, which needs no rights.
     pub(super) unforced: usize,
-    /// Past `net.core.rmem_max` (`SO_RCVBUFFORCE`); none where that is refused.
+    /// By `SO_RCVBUFFORCE`, which exceeds `net.core.rmem_max`; `None` if that is refused.
     pub(super) forced: Option<usize>,
 }
 
-/// The system's no.
+/// Why the system refused something.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Refusal {
-    /// The error number, where it was a system call that failed.
+    /// The error number, if a system call failed.
     pub(super) errno: Option<Errno>,
-    /// The whole story.
+    /// The whole error message.
     pub(super) message: String,
 }
 
 impl Refusal {
-    /// Of an error that has a system error among its sources.
+    /// Creates a refusal from an error, with the error number of the first system error among its sources.
     pub(super) fn of(error: &(dyn Error + 'static)) -> Self {
         let io_error = successors(Some(error), |&error| error.source()).find_map(|error| error.downcast_ref());
         Self { errno: io_error.and_then(|error: &io::Error| Errno::from_io_error(error)), message: error.to_string() }
     }
 
-    /// The error number in words, or else the whole story.
+    /// Returns the error number as text, or the whole message if there is none.
     pub(super) fn reason(&self) -> String {
-        self.errno.map_or_else(|| self.message.clone(), |errno| errno.to_string())
+        self.errno.map_or_else(|| self.message.clone(), |errno| os_error_text(&errno.into()))
     }
 
-    /// Whether no descriptor was left, which says nothing of what was asked for.
+    /// Returns whether no descriptor was left. The feature itself was not tried then.
     pub(super) fn is_descriptor_limit(&self) -> bool {
         matches!(self.errno, Some(Errno::MFILE | Errno::NFILE))
     }
 
-    /// Whether it was for want of rights.
+    /// Returns whether rights were missing.
     pub(super) fn is_permission(&self) -> bool {
         matches!(self.errno, Some(Errno::PERM | Errno::ACCESS))
     }
 }
 
-/// Why there is no private network.
+/// Why no private network can be entered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum NetworkRefusal {
-    /// Somebody forbade it.
+    /// A setting or a policy forbids it.
     Forbidden(Forbidden),
-    /// Something else went wrong.
+    /// It failed for another reason.
     Failed(String),
 }
 
-/// The options the kernel was built with.
+/// The options that the kernel was built with, without `CONFIG_`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Build(Vec<String>);
 
 impl Build {
-    /// Reads a kernel's `.config`: `CONFIG_NF_NAT=m`, and comments for what is not there.
+    /// Parses a kernel's `.config`: lines such as `CONFIG_NF_NAT=m`, and comments for options that are not set.
     pub(super) fn parse(config: &str) -> Self {
         let option = |line: &str| {
             let (name, value) = line.strip_prefix("CONFIG_")?.split_once('=')?;
@@ -133,7 +134,7 @@ impl Build {
         Self(config.lines().filter_map(option).collect())
     }
 
-    /// Whether the kernel has it, built in or as a module. `name` is without `CONFIG_`.
+    /// Returns whether the kernel has an option, built in or as a module. `name` is without `CONFIG_`.
     pub(super) fn has(&self, name: &str) -> bool {
         self.0.iter().any(|option| option == name)
     }
@@ -141,7 +142,7 @@ impl Build {
 
 #[cfg(test)]
 impl Facts {
-    /// A machine with nothing left to mend, for tests to break.
+    /// Returns the facts of a machine without limits, for tests to change.
     pub(super) fn healthy() -> Self {
         let table = Table { count: Some(12_345), max: Some(262_144) };
         let config: String = super::checks::OPTIONS.map(|option| format!("CONFIG_{}=y\n", option.name)).concat();
@@ -171,7 +172,7 @@ impl Facts {
 
 #[cfg(test)]
 impl Refusal {
-    /// One with this error number.
+    /// Returns a refusal with this error number.
     pub(super) fn with(errno: Errno) -> Self {
         Self { errno: Some(errno), message: format!("cannot do it: {errno}") }
     }

@@ -1,11 +1,11 @@
-//! `doctor`: what this machine can do, what holds it back, and the command that mends it.
+//! `doctor`: reports what this machine can do, what limits it, and the command that removes each limit.
 //!
 //! ```text
-//! probe   really opens, asks and reads ──► Facts ──► checks   pure functions ──► Finding... ──► report   text or JSON
+//! probe   opens, queries and reads ──► Facts ──► checks   pure functions ──► Finding... ──► report   text or JSON
 //! ```
 //!
-//! Whatever cannot be found out is itself a fact, so that a kernel without conntrack, a container without `/proc/sys`
-//! or a user without rights gets its findings too. Only what nothing here can do without makes the machine unready.
+//! A probe that fails is itself a fact, so that a kernel without conntrack, a container without `/proc/sys` or a user
+//! without rights also gets findings. The machine is not ready only if something essential is missing.
 
 mod checks;
 mod facts;
@@ -18,10 +18,10 @@ use std::io::{self, Write};
 use crate::failure::Failure;
 use crate::flags::plan;
 
-/// Examines the machine and prints what was found.
+/// Examines the machine and prints the findings.
 ///
 /// # Errors
-/// [`Failure::MachineNotReady`] when something essential is missing; the findings on standard output say what.
+/// [`Failure::MachineNotReady`] when something essential is missing; the findings name it.
 pub(super) fn run(plan: plan::Doctor) -> Result<(), Failure> {
     let findings = checks::all(&probe::examine());
     let text = if plan.json { report::json(&findings) } else { report::text(&findings) };

@@ -1,5 +1,5 @@
-//! Reads the machine, mostly by doing what the other commands will do. Nothing is changed, except that on a kernel with
-//! modules the first question to netfilter loads those that answer it.
+//! Collects the facts about the machine, mostly by doing what the other commands do. Nothing is changed, except that a
+//! kernel with modules loads those of netfilter at the first request to them.
 
 use std::fs;
 use std::process::{Command, Stdio};
@@ -17,7 +17,7 @@ use ctflow_parser::request;
 
 use super::facts::{Buffers, Build, Facts, NetworkRefusal, Refusal, Settings, Table};
 
-/// Finds out everything.
+/// Collects all facts.
 pub(super) fn examine() -> Facts {
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
     let opened = NetlinkSocket::open(Protocol::Netfilter).map_err(|error| Refusal::of(&error));
@@ -29,14 +29,14 @@ pub(super) fn examine() -> Facts {
         filter: with_socket(&opened, attach_longest),
         ring: with_socket(&opened, open_ring),
         network: probe_network(),
-        settings: read_settings(), // after the questions: the modules they load bring their settings along
+        settings: read_settings(), // after the requests, because the settings exist once the modules are loaded
         seccomp: has_seccomp(),
         release,
         stats,
     }
 }
 
-/// Tries something on the socket, if there is one.
+/// Calls `attempt` with the socket, or returns why it could not be opened.
 fn with_socket<T>(
     opened: &Result<NetlinkSocket, Refusal>,
     attempt: impl FnOnce(&NetlinkSocket) -> Result<T, Refusal>,
@@ -44,6 +44,7 @@ fn with_socket<T>(
     opened.as_ref().map_err(Clone::clone).and_then(attempt)
 }
 
+/// Requests the default buffer size with and without force, and returns the sizes that result.
 fn measure_buffers(socket: &NetlinkSocket) -> Result<Buffers, Refusal> {
     let measure = || socket.memory_info().map(|info| info.buffer_bytes as usize);
     let unforced = socket.set_receive_buffer(SOCKET_BUFFER_BYTES).and_then(|()| measure());
@@ -51,21 +52,23 @@ fn measure_buffers(socket: &NetlinkSocket) -> Result<Buffers, Refusal> {
     Ok(Buffers { unforced: unforced.map_err(|error| Refusal::of(&error))?, forced: forced.ok() })
 }
 
+/// Queries the kernel for the conntrack table's size.
 fn read_table() -> Result<Table, KernelError> {
     let mut table = Table::default();
-    Requester::open()?.request("ask for the table's size", request::global_stats, |record| {
-        let stats = record.global_stats().unwrap_or_default(); // malformed is unknown
+    Requester::open()?.request("query the table's size", request::global_stats, |record| {
+        let stats = record.global_stats().unwrap_or_default(); // a malformed answer counts as unknown
         table = Table { count: stats.entries.map(u64::from), max: stats.max_entries.map(u64::from) };
     })?;
     Ok(table)
 }
 
+/// Joins the groups of all conntrack events.
 fn join_groups() -> Result<(), Refusal> {
     let options = Options { events: EventMask::ALL, ..Options::default() };
     EventSocket::open(&options).map(drop).map_err(|error| Refusal::of(&error))
 }
 
-/// Every condition that a filter can have, each list as long as it may be.
+/// Attaches the longest filter program, with every condition and each list at its limit. Returns its instructions.
 fn attach_longest(socket: &NetlinkSocket) -> Result<usize, Refusal> {
     let filter = Filter {
         family: Some(0),
@@ -79,10 +82,12 @@ fn attach_longest(socket: &NetlinkSocket) -> Result<usize, Refusal> {
     Ok(program.instructions().len())
 }
 
+/// Sets up the io_uring back end.
 fn open_ring(socket: &NetlinkSocket) -> Result<(), Refusal> {
     receive::open(BackendKind::IoUring, socket, Interrupts::new()).map(drop).map_err(|error| Refusal::of(&error))
 }
 
+/// Enters a private network in a child process.
 fn probe_network() -> Result<(), NetworkRefusal> {
     lab::probe().map_err(|error| match error {
         LabError::Forbidden(by) => NetworkRefusal::Forbidden(by),
@@ -90,6 +95,7 @@ fn probe_network() -> Result<(), NetworkRefusal> {
     })
 }
 
+/// Reads all settings.
 fn read_settings() -> Settings {
     let netfilter = |name: &str| read_setting(&format!("net/netfilter/nf_conntrack_{name}"));
     Settings {
@@ -104,25 +110,27 @@ fn read_settings() -> Settings {
     }
 }
 
+/// Reads the setting at this path under `/proc/sys`.
 fn read_setting(name: &str) -> Option<u64> {
     lab::sysctl::read(name).ok()
 }
 
-/// What the running kernel was built with. `/boot` comes first because it needs no other program; it may hold other
-/// kernels' files, so only the one with the running kernel's name counts.
+/// Reads the options that the running kernel was built with, from `/boot/config-RELEASE` or `/proc/config.gz`. `/boot`
+/// is first because it needs no other program.
 fn read_build(release: &str) -> Option<Build> {
     let text = fs::read_to_string(format!("/boot/config-{release}")).ok().or_else(unpack_config)?;
     Some(Build::parse(&text))
 }
 
-/// The configuration that some kernels carry, unpacked by gzip(1): a decompressor of our own for this one file would be
-/// dearer than not knowing.
+/// Unpacks `/proc/config.gz`, which some kernels have, by gzip(1). A built-in decompressor for this one file is not
+/// worth its cost.
 fn unpack_config() -> Option<String> {
     let config = fs::File::open("/proc/config.gz").ok()?;
     let output = Command::new("gzip").arg("-dc").stdin(config).stderr(Stdio::null()).output().ok()?;
     if output.status.success() { String::from_utf8(output.stdout).ok() } else { None }
 }
 
+/// Returns whether a seccomp filter applies to this process.
 fn has_seccomp() -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mode = status.lines().find_map(|line| line.strip_prefix("Seccomp:"));

@@ -1,20 +1,20 @@
-//! Findings as text for people and as JSON for programs.
+//! Prints findings as text for people and as JSON for programs.
 //!
-//! The JSON is one object on one line. Its keys are stable; new ones may come.
+//! The JSON is one object on one line. Its keys are stable; later versions may add keys.
 //!
 //! ```json
 //! {"ready": true, "findings": [{"name": "events", "level": "note", "found": "2: …", "mend": "sysctl …", "value": 2}]}
 //! ```
 //!
 //! `level` is `ok`, `note`, `warning` or `missing`. `mend` is a line for a shell (a comment where no command helps) or
-//! null. `value` is what the check measured, null where it measures nothing or knows nothing:
+//! null. `value` has what the check measured; it is null if the check measures nothing or the value is unknown:
 //!
 //! | `name` | `value` |
 //! |---|---|
 //! | `kernel` | `release`; `lacks`: objects of `what` and `since` |
-//! | `build` | `lacks`: names of options; null where the kernel does not tell |
+//! | `build` | `lacks`: names of options; null where the kernel's configuration cannot be read |
 //! | `conntrack`, `event_mask` | null |
-//! | `netlink` | `count`, `max`, as netlink has them |
+//! | `netlink` | `count`, `max`, by netlink |
 //! | `rights` | `listen`, `force_buffer` |
 //! | `events`, `accounting`, `timestamps` | the setting |
 //! | `table` | `count`, `max` |
@@ -33,13 +33,13 @@ use super::finding::{Finding, missing_count};
 /// The widest tag, `MISSING`.
 const TAG_WIDTH: usize = 7;
 
-/// A line for each finding, below it what mends it, and last the verdict.
+/// Returns a line for each finding, with its remedy in the line below, and the verdict in the last line.
 pub(super) fn text(findings: &[Finding]) -> String {
     let width = findings.iter().map(|finding| finding.name.len()).max().unwrap_or(0);
     let mut text = String::new();
     for Finding { name, level, found, mend, .. } in findings {
         let tag = level.tag();
-        let _ = writeln!(text, "{tag:TAG_WIDTH$}  {name:width$}  {found}"); // a String takes everything
+        let _ = writeln!(text, "{tag:TAG_WIDTH$}  {name:width$}  {found}"); // writing to a String cannot fail
         if let Some(mend) = mend {
             let indent = TAG_WIDTH + width + 4;
             let _ = writeln!(text, "{:indent$}{mend}", "");
@@ -49,6 +49,7 @@ pub(super) fn text(findings: &[Finding]) -> String {
     text
 }
 
+/// Returns the last line: whether the machine is ready.
 fn verdict(missing: usize) -> String {
     match missing {
         0 => "ready".into(),
@@ -57,12 +58,13 @@ fn verdict(missing: usize) -> String {
     }
 }
 
-/// All of it as one object on one line.
+/// Returns all findings as one object on one line.
 pub(super) fn json(findings: &[Finding]) -> String {
     let list: Vec<Value> = findings.iter().map(object).collect();
     format!("{}\n", json!({ "ready": missing_count(findings) == 0, "findings": list }))
 }
 
+/// Returns a finding as an object.
 fn object(finding: &Finding) -> Value {
     let Finding { name, level, found, mend, value } = finding;
     json!({ "name": name, "level": level.name(), "found": found, "mend": mend, "value": value })

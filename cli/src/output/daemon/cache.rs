@@ -1,24 +1,24 @@
-//! The entries of a cache as conntrackd prints them.
+//! The entries of a cache in the lines and the XML of conntrackd.
 //!
-//! Timeouts, ids in lines and references are left out; how long the cache has it stands behind. External entries have no
-//! answers' direction, as conntrackd never learns it.
+//! Timeouts, reference counts and, in lines, ids are omitted. A line ends with the time since the entry entered the
+//! cache. External entries have no reply direction, because conntrackd never receives it.
 
 use ctflow_parser::expect::ExpectView;
 use ctflow_parser::flow::FlowView;
 use jiff::tz::TimeZone;
 
 use crate::control::request::Cache;
-use crate::output::put::Append;
+use crate::output::append::Append;
 use crate::output::{Encoding, Format, Printer, RecordContext, Subject};
 
-/// What XML has in place of the direction that nobody told.
+/// The reply direction of external entries in XML.
 const EMPTY_REPLY: &[u8] =
     b"<meta direction=\"reply\"><layer3 protonum=\"0\" protoname=\"unknown\"><src></src><dst></dst>\
                           </layer3><layer4 protonum=\"0\" protoname=\"unknown\"></layer4></meta>";
-/// What stands behind the original direction.
+/// The end tag of the original direction.
 const META_END: &[u8] = b"</meta>";
 
-/// Prints entries of one cache.
+/// Appends the entries of one cache to a buffer.
 #[derive(Debug)]
 pub(crate) struct CachePrinter {
     printer: Printer,
@@ -27,36 +27,37 @@ pub(crate) struct CachePrinter {
 }
 
 impl CachePrinter {
-    /// For entries of `cache`.
+    /// A printer of the entries of `cache` that belong to the table `of`, as lines or as XML.
     pub(crate) fn new(cache: Cache, of: Subject, xml: bool) -> Self {
         let encoding = if xml { Encoding::Xml } else { Encoding::Text };
         let printer = Printer::new(Format { encoding, ..Format::default() }, of, TimeZone::UTC).without_root();
         Self { printer, cache, xml }
     }
 
-    /// Appends a flow that the cache has had for so many seconds.
+    /// Appends a flow that entered the cache `seconds` ago.
     pub(crate) fn print_flow(&mut self, out: &mut Vec<u8>, flow: &FlowView<'_>, seconds: u64) {
         let external = self.cache == Cache::External;
-        // An event of an unmarked flow has no mark; that it is 0, the cache knows.
+        // The kernel's event of an unmarked flow has no mark, and conntrackd prints none. The cache stores a mark of 0.
         let mark = flow.mark.filter(|mark| *mark != 0);
         let reply = flow.reply.filter(|_| !external);
         let id = flow.id.filter(|_| !external);
-        let shown = FlowView { timeout: None, use_count: None, labels: None, mark, reply, id, ..*flow };
-        let begin = out.len();
-        self.printer.print_flow(out, &shown, &RecordContext::default());
+        let printed = FlowView { timeout: None, use_count: None, labels: None, mark, reply, id, ..*flow };
+        let start = out.len();
+        self.printer.print_flow(out, &printed, &RecordContext::default());
         if self.xml && external {
-            insert_empty_reply(out, begin);
+            insert_empty_reply(out, start);
         }
         self.append_age(out, seconds);
     }
 
-    /// Appends an expectation that the cache has had for so many seconds.
+    /// Appends an expectation that entered the cache `seconds` ago.
     pub(crate) fn print_expect(&mut self, out: &mut Vec<u8>, expect: &ExpectView<'_>, seconds: u64) {
-        let shown = ExpectView { timeout: None, ..*expect };
-        self.printer.print_expect(out, &shown, &RecordContext::default());
+        let printed = ExpectView { timeout: None, ..*expect };
+        self.printer.print_expect(out, &printed, &RecordContext::default());
         self.append_age(out, seconds);
     }
 
+    /// Inserts `[active since …]` before the line end; nothing in XML.
     fn append_age(&self, out: &mut Vec<u8>, seconds: u64) {
         if !self.xml && out.last() == Some(&b'\n') {
             out.pop();
@@ -67,12 +68,12 @@ impl CachePrinter {
     }
 }
 
-/// Puts the empty direction behind the first one of the element that begins there.
-fn insert_empty_reply(out: &mut Vec<u8>, begin: usize) {
-    let line = out.get(begin..).unwrap_or_default();
+/// Inserts the empty reply direction after the original direction of the element that starts at `start`.
+fn insert_empty_reply(out: &mut Vec<u8>, start: usize) {
+    let line = out.get(start..).unwrap_or_default();
     let end = line.windows(META_END.len()).position(|bytes| bytes == META_END);
-    if let Some(place) = end.map(|end| begin + end + META_END.len()) {
-        let rest = out.split_off(place);
+    if let Some(position) = end.map(|end| start + end + META_END.len()) {
+        let rest = out.split_off(position);
         out.extend_from_slice(EMPTY_REPLY);
         out.extend_from_slice(&rest);
     }
@@ -109,7 +110,7 @@ mod tests {
         }
     }
 
-    /// As captured of conntrackd 1.4.7.
+    /// Captured from conntrackd 1.4.7.
     #[test]
     fn lines_are_conntrackds() {
         assert_eq!(
@@ -135,7 +136,7 @@ mod tests {
         );
     }
 
-    /// As captured of conntrackd 1.4.7.
+    /// Captured from conntrackd 1.4.7.
     #[test]
     fn xml_has_no_root_and_external_entries_an_empty_reply() {
         assert_eq!(

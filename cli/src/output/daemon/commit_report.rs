@@ -1,30 +1,33 @@
-//! What became of a commit, as text.
+//! The result of a commit as text.
 
 use std::fmt::Write;
 
 use serde_json::Value;
 
 use super::document::Document;
+use crate::output::counted;
 
-/// What was done and what was refused, and how many entries that was.
+/// The report of a commit's document, one fact to a line, and the number of refused entries.
 pub(crate) fn commit_report(document: &Value) -> (String, u64) {
-    let shown = Document(document);
-    let [created, updated, expectations, took] =
-        ["created", "updated", "expectations", "took_ms"].map(|key| shown.display(key));
-    let kept = match shown.number("kept") {
+    let commit = Document(document);
+    let created = counted(commit.number("created"), "flow", "flows");
+    let expectations = counted(commit.number("expectations"), "expectation", "expectations");
+    let kept = match commit.number("kept") {
         0 => String::new(),
-        kept => format!("{kept} newer here, "),
+        kept => format!("{kept} kept (newer here), "),
     };
-    let mut text =
-        format!("{created} flows created, {updated} updated, {kept}{expectations} expectations, in {took} ms\n");
+    let (updated, took) = (commit.number("updated"), commit.display("took_ms"));
+    let mut text = format!("{created} created, {updated} updated, {kept}{expectations}, took {took} ms\n");
     for (reason, count) in document.get("refused").and_then(Value::as_object).into_iter().flatten() {
         let _ = writeln!(text, "{count} refused: {reason}");
     }
-    let unknown = shown.number("unknown_buckets");
+    let unknown = commit.number("unknown_buckets");
     if unknown > 0 {
-        let _ = writeln!(text, "flows may be missing: {unknown} buckets of the replicas are not in sync");
+        let parts = counted(unknown, "part", "parts");
+        let _ =
+            writeln!(text, "flows may be missing: {parts} of the peers' flows not received yet; see `ctflow status`");
     }
-    (text, shown.number("failed"))
+    (text, commit.number("failed"))
 }
 
 #[cfg(test)]
@@ -35,10 +38,11 @@ mod tests {
     #[test]
     fn a_commit_report_counts_refused_and_missing_flows() {
         let all = json!({"created": 5, "updated": 2, "expectations": 1, "failed": 0, "refused": {}, "took_ms": 3});
-        assert_eq!(commit_report(&all), ("5 flows created, 2 updated, 1 expectations, in 3 ms\n".to_owned(), 0));
-        let some = json!({"created": 5, "updated": 2, "expectations": 1, "failed": 4, "refused": {"table full": 4},
+        assert_eq!(commit_report(&all), ("5 flows created, 2 updated, 1 expectation, took 3 ms\n".to_owned(), 0));
+        let some = json!({"created": 1, "updated": 2, "expectations": 0, "failed": 4, "refused": {"table full": 4},
             "unknown_buckets": 9, "took_ms": 3});
         let (text, failed) = commit_report(&some);
-        assert!(failed == 4 && text.contains("4 refused: table full\n") && text.contains("9 buckets"), "{text}");
+        assert!(text.starts_with("1 flow created, 2 updated, 0 expectations, took 3 ms\n"), "{text}");
+        assert!(failed == 4 && text.contains("4 refused: table full\n") && text.contains("9 parts"), "{text}");
     }
 }

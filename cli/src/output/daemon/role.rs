@@ -1,4 +1,4 @@
-//! Roles: which side the firewall is on, what a change came to, whether it may take over.
+//! Roles as text: the node's role, the report of a role change, and the reasons against a takeover.
 
 use std::fmt::Write;
 
@@ -6,46 +6,53 @@ use serde_json::Value;
 
 use super::commit_report::commit_report;
 use super::document::Document;
+use crate::output::counted;
 
-/// The role in a status.
+/// The role in a status document: `none`, `primary`, `backup` or `fault`; `-` without replication.
 pub(crate) fn role_in_status(status: &Value) -> String {
     Document(status).display("role")
 }
 
-/// The peers in a status that are primary as this one is; nothing where there are none.
+/// The names of the peers in a status document that are primary while this node is; `None` without a split brain.
 pub(crate) fn split_brain_peers(status: &Value) -> Option<String> {
     Some(Document(status).texts("split_brain").join(", ")).filter(|names| !names.is_empty())
 }
 
-/// Why the firewall of a status is not to take over yet; nothing where it may.
+/// The reasons in a status document why this node should not take over yet; `None` if it may.
 pub(crate) fn takeover_blockers(status: &Value) -> Option<String> {
     let status = Document(status);
     (!status.is_true("gate.open")).then(|| match status.texts("gate.waits").join("; ") {
-        waits if waits.is_empty() => "the daemon does not say why".to_owned(),
-        waits => waits,
+        reasons if reasons.is_empty() => "the daemon sent no reason".to_owned(),
+        reasons => reasons,
     })
 }
 
-/// What a change of roles came to, and whether it is complete.
+/// The report of a role change's document, one step to a line, and whether the change is complete.
 pub(crate) fn role_change_report(document: &Value) -> (String, bool) {
-    let shown = Document(document);
-    let missing = shown.texts("missing");
-    let (role, before) = (shown.display("role"), shown.display("before"));
-    if shown.is_true("already") {
-        return (format!("{role} already: nothing was done\n"), true);
+    let change = Document(document);
+    let missing = change.texts("missing");
+    let role = change.display("role");
+    if change.is_true("already") {
+        return (format!("already {role}: nothing was done\n"), true);
     }
-    let mut text = format!("{role}, {before} before, in {} ms\n", shown.display("took_ms"));
+    let before = change.display("before");
+    let before = if before == "none" { "no role" } else { before.as_str() };
+    let mut text = format!("now {role} (was: {before}), took {} ms\n", change.display("took_ms"));
     if let Some(commit) = document.get("committed").filter(|commit| commit.is_object()) {
         let _ = write!(text, "committed: {}", commit_report(commit).0);
     }
-    if let Some(flows) = shown.optional_number("internal_flows") {
-        let _ = writeln!(text, "internal cache: {flows} flows, as the kernel has them");
+    if let Some(flows) = change.optional_number("internal_flows") {
+        let _ = writeln!(text, "cache matches the kernel: {}", counted(flows, "flow", "flows"));
     }
-    if let Some(purge_in_ms) = shown.optional_number("purge_in_ms") {
-        let _ = writeln!(text, "the kernel will be cleared in {} s of what was tracked here", purge_in_ms / 1_000);
+    if let Some(purge_in_ms) = change.optional_number("purge_in_ms") {
+        let _ = writeln!(
+            text,
+            "the flows tracked by this node are deleted from the kernel in {} s, unless it becomes primary before",
+            purge_in_ms / 1_000
+        );
     }
-    for missing in &missing {
-        let _ = writeln!(text, "missing: {missing}");
+    for reason in &missing {
+        let _ = writeln!(text, "incomplete: {reason}");
     }
     (text, missing.is_empty())
 }
@@ -62,23 +69,25 @@ mod tests {
             "committed": {"created": 300, "updated": 2, "kept": 1, "expectations": 0, "took_ms": 20}
         });
         let (text, complete) = role_change_report(&primary);
-        let told = "primary, backup before, in 45 ms\n\
-                    committed: 300 flows created, 2 updated, 1 newer here, 0 expectations, in 20 ms\n\
-                    internal cache: 302 flows, as the kernel has them\nmissing: 3 buckets\n";
-        assert_eq!((text.as_str(), complete), (told, false));
+        let expected = "now primary (was: backup), took 45 ms\n\
+                        committed: 300 flows created, 2 updated, 1 kept (newer here), 0 expectations, took 20 ms\n\
+                        cache matches the kernel: 302 flows\nincomplete: 3 buckets\n";
+        assert_eq!((text.as_str(), complete), (expected, false));
+        let first = json!({"role": "primary", "before": "none", "took_ms": 177, "internal_flows": 1, "missing": []});
+        let expected = "now primary (was: no role), took 177 ms\ncache matches the kernel: 1 flow\n";
+        assert_eq!(role_change_report(&first), (expected.to_owned(), true));
         let backup = json!({"role": "backup", "before": "primary", "took_ms": 0, "purge_in_ms": 60_000, "missing": []});
-        assert!(role_change_report(&backup).0.contains("cleared in 60 s") && role_change_report(&backup).1);
-        assert_eq!(
-            role_change_report(&json!({"role": "fault", "already": true})).0,
-            "fault already: nothing was done\n"
-        );
+        let (text, complete) = role_change_report(&backup);
+        assert!(text.contains("deleted from the kernel in 60 s") && complete, "{text}");
+        let already = json!({"role": "fault", "already": true});
+        assert_eq!(role_change_report(&already).0, "already fault: nothing was done\n");
     }
 
     #[test]
     fn a_closed_gate_has_its_reasons() {
         assert_eq!(takeover_blockers(&json!({"gate": {"open": true, "waits": ["x"]}})), None);
         assert_eq!(takeover_blockers(&json!({"gate": {"open": false, "waits": ["x", "y"]}})).unwrap(), "x; y");
-        assert!(takeover_blockers(&json!({})).is_some(), "an older daemon cannot say that it is ready");
+        assert!(takeover_blockers(&json!({})).is_some(), "an older daemon sends no gate");
         assert_eq!(split_brain_peers(&json!({"split_brain": ["a", "b"]})).unwrap(), "a, b");
         assert_eq!(split_brain_peers(&json!({})), None);
     }

@@ -1,6 +1,7 @@
-//! conntrackd's pages of statistics, filled from the daemon's status.
+//! conntrackd's pages of statistics, filled from the daemon's status document.
 //!
-//! What conntrackd counts and this daemon has not (child processes, for one) is 0: scripts look for the line.
+//! Counters that this daemon does not have (of child processes, for example) are printed as 0, because scripts match
+//! the lines.
 
 use std::fmt::Write;
 
@@ -10,12 +11,12 @@ use super::document::Document;
 use crate::flags::plan::StatisticsPage;
 use crate::output::Subject;
 
-/// What a transmit queue of conntrackd's holds at most.
+/// The capacity that conntrackd prints for its transmit queue.
 const TX_QUEUE_MAX: u64 = 2_147_483_647;
-/// What its queue of undeliverable messages holds at most.
+/// The capacity that conntrackd prints for its queue of undeliverable messages.
 const ERROR_QUEUE_MAX: u64 = 128;
 
-/// A page.
+/// The page `show`, letter for letter in conntrackd's layout.
 pub(crate) fn statistics_page(show: StatisticsPage, status: &Value) -> String {
     let status = Document(status);
     match show {
@@ -33,7 +34,8 @@ pub(crate) fn statistics_page(show: StatisticsPage, status: &Value) -> String {
 fn overview(status: Document<'_>, of: Subject) -> String {
     let mut page = String::new();
     for name in ["internal", "external"] {
-        // Of expectations the caches count what they hold; changes, only where a daemon tells them.
+        // Every daemon sends the number of expectations. Only some send the changes of expectations; missing ones are
+        // 0.
         let (held, changes) = match of {
             Subject::Flows => ("flows", ""),
             Subject::Expectations => ("expectations", "expectations_"),
@@ -60,7 +62,7 @@ fn overview(status: Document<'_>, of: Subject) -> String {
     page
 }
 
-/// Datagrams that were none, and batches that made no sense.
+/// The number of refused datagrams, except repeated ones, and of malformed batches.
 fn malformed(status: Document<'_>) -> u64 {
     let refused = ["foreign", "version", "clear", "sealed", "key", "unproven", "malformed", "addressee"];
     let refused = refused.iter().map(|reason| status.number(&format!("refused.{reason}")));
@@ -186,7 +188,7 @@ fn transport(link: Document<'_>) -> &'static str {
     }
 }
 
-/// A link that is bound to no interface has its address for a name.
+/// The name of a link's interface; the link's local address if it is bound to no interface.
 fn device(link: Document<'_>) -> String {
     link.text("interface").unwrap_or_else(|| link.display("local"))
 }
@@ -204,8 +206,8 @@ fn traffic(link: Document<'_>) -> String {
     )
 }
 
-/// conntrackd lists every message; a batch is the smallest thing that this daemon keeps, and of each stream the oldest is
-/// named.
+/// The resend queue. conntrackd lists every message in it; this daemon keeps batches, and the page lists the oldest
+/// batch of each stream.
 fn resend_queue(status: Document<'_>) -> String {
     if !has_resend_queue(status) {
         return String::new();
@@ -218,12 +220,13 @@ fn resend_queue(status: Document<'_>) -> String {
     page
 }
 
-/// Only in the mode that makes losses good.
+/// Whether the daemon runs in mode ftfw, the only mode with a resend queue. A status
+/// without a mode counts as ftfw.
 fn has_resend_queue(status: Document<'_>) -> bool {
     status.text("mode").is_none_or(|mode| mode == "ftfw")
 }
 
-/// The resend queue is bounded in bytes, so that is what is shown of it.
+/// The queues. The resend queue is bounded in bytes, so its elements are bytes.
 fn queues(status: Document<'_>) -> String {
     let queue = |name: &str, current: u64, most: u64| {
         format!(
@@ -248,7 +251,7 @@ mod tests {
     use super::*;
     use crate::output::daemon::tests::example_status;
 
-    /// As captured of conntrackd 1.4.7, with these numbers in it.
+    /// Captured from conntrackd 1.4.7, with the numbers of the example status.
     #[test]
     fn the_overview_is_conntrackds() {
         let captured = "cache internal:
@@ -280,7 +283,7 @@ message tracking:
         assert!(expect.starts_with("cache internal:\ncurrent active connections:\t           1\n"), "{expect}");
     }
 
-    /// As captured, likewise.
+    /// Captured from conntrackd 1.4.7, with the numbers of the example status.
     #[test]
     fn the_other_pages_are_conntrackds() {
         let cache = statistics_page(StatisticsPage::Cache, &example_status());
@@ -365,7 +368,7 @@ TCP traffic device=198.51.100.1:3780 status=DOWN role=BACKUP:
         assert_eq!(statistics_page(StatisticsPage::Process, &example_status()), "");
     }
 
-    /// As captured of a pair over TCP, before and after both were there.
+    /// Captured from a pair of conntrackd over TCP, before and after both were connected.
     #[test]
     fn tcp_links_have_connections_and_only_ftfw_has_a_resend_queue() {
         let mut status = example_status();

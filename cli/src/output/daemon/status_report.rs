@@ -1,12 +1,13 @@
-//! `ctflow status`: the daemon's status for people.
+//! `ctflow status`: the daemon's status for operators, with the cure beside each problem.
 
 use std::fmt::Write;
 
 use serde_json::Value;
 
 use super::document::Document;
+use crate::output::counted;
 
-/// The whole report.
+/// The whole report of a status document.
 pub(crate) fn status_report(status: &Value) -> String {
     let status = Document(status);
     let mut text = format!(
@@ -17,24 +18,7 @@ pub(crate) fn status_report(status: &Value) -> String {
         status.display("mode"),
         duration(status.number("uptime_ms"))
     );
-    if status.is_true("ready") {
-        let alone = status.list("peers").next().is_none();
-        text += if alone { "ready: no peer has been heard yet\n" } else { "ready: in sync with every peer\n" };
-    } else {
-        let reasons = status.texts("not_ready");
-        let _ = writeln!(
-            text,
-            "not ready: {}",
-            if reasons.is_empty() { "it does not say why".into() } else { reasons.join("; ") }
-        );
-    }
-    let rivals = status.texts("split_brain");
-    if !rivals.is_empty() {
-        let _ = writeln!(text, "split brain: {} is primary, too", rivals.join(", "));
-    }
-    if status.is_true("isolated") {
-        text += "isolated: nothing but replication and control reaches it\n";
-    }
+    append_readiness(&mut text, status);
     append_caches(&mut text, status);
     append_hot(&mut text, status);
     append_engine(&mut text, status);
@@ -45,6 +29,29 @@ pub(crate) fn status_report(status: &Value) -> String {
     text
 }
 
+/// Appends whether the node can take over without loss, and the two states that an operator must know at once.
+fn append_readiness(text: &mut String, status: Document<'_>) {
+    if status.is_true("ready") {
+        let alone = status.list("peers").next().is_none();
+        *text += if alone { "ready: no peer has answered yet\n" } else { "ready: in sync with every peer\n" };
+    } else {
+        let reasons = status.texts("not_ready");
+        let reasons = if reasons.is_empty() { "the daemon sent no reason".into() } else { reasons.join("; ") };
+        let _ = writeln!(text, "not ready: {reasons}");
+    }
+    let primaries = status.texts("split_brain");
+    if !primaries.is_empty() {
+        let verb = if primaries.len() == 1 { "is" } else { "are" };
+        let names = primaries.join(", ");
+        let _ =
+            writeln!(text, "split brain: {names} {verb} primary, too; run `ctflow role backup` on all nodes but one");
+    }
+    if status.is_true("isolated") {
+        *text += "isolated: forwards no traffic; accepts replication, VRRP and what [takeover] isolate_* allows\n";
+    }
+}
+
+/// Appends a table of both caches.
 fn append_caches(text: &mut String, status: Document<'_>) {
     let _ = writeln!(text, "\n{:<10}{:>12}{:>14}{:>12}{:>12}", "cache", "flows", "expectations", "capacity", "memory");
     for name in ["internal", "external"] {
@@ -60,13 +67,15 @@ fn append_caches(text: &mut String, status: Document<'_>) {
     }
 }
 
+/// Appends what hot mode wrote into the kernel; nothing without hot mode.
 fn append_hot(text: &mut String, status: Document<'_>) {
     let hot = |key: &str| status.optional_number(&format!("hot.{key}"));
     let Some(created) = hot("created") else { return };
     let number = |key| hot(key).unwrap_or(0);
     let _ = writeln!(
         text,
-        "into the kernel: {created} created, {} updated, {} newer here, {} ended, {} purged",
+        "peers' flows in the kernel (hot mode): {created} created, {} updated, {} kept (newer here), \
+         {} deleted (ended), {} deleted (no longer confirmed)",
         number("updated"),
         number("kept"),
         number("ended"),
@@ -77,44 +86,54 @@ fn append_hot(text: &mut String, status: Document<'_>) {
     }
 }
 
+/// Appends the kernel's events, how they are received, and the process.
 fn append_engine(text: &mut String, status: Document<'_>) {
     let engine = |key: &str| status.number(&format!("engine.{key}"));
     let _ = writeln!(
         text,
-        "\nevents: {} ({} new, {} updates, {} ends, {} of expectations), {} filtered, by {} of {} workers",
+        "\nevents: {} of flows ({} new, {} updates, {} ends), {} of expectations, {} filtered by the configuration",
         engine("events"),
         engine("events_new"),
         engine("events_update"),
         engine("events_destroy"),
         engine("events_expect"),
-        engine("filtered"),
-        status.display("engine.backend"),
-        engine("workers")
+        engine("filtered")
     );
     let _ = writeln!(
         text,
-        "process: {} resident, {} of CPU, {} clients; socket buffer {}",
+        "received by {} ({}), socket buffers {} in all",
+        counted(engine("workers"), "worker", "workers"),
+        status.display("engine.backend"),
+        bytes(engine("buffer_bytes"))
+    );
+    let _ = writeln!(
+        text,
+        "process: {} of memory, {} of CPU time, {}",
         bytes(status.number("process.resident_bytes")),
         duration(status.number("process.cpu_ms")),
-        status.number("clients"),
-        bytes(engine("buffer_bytes"))
+        counted(status.number("clients"), "client", "clients")
     );
 }
 
+/// Appends a line for each link.
 fn append_links(text: &mut String, status: Document<'_>) {
     text.push_str("\nlinks:\n");
     for link in status.list("links") {
         let interface = link.text("interface").map(|name| format!(" on {name}")).unwrap_or_default();
         let active = if link.is_true("active") { "active, " } else { "" };
-        let health = if link.is_true("healthy") { "healthy" } else { "not healthy" };
+        let (health, cure) = if link.is_true("healthy") {
+            ("healthy", "")
+        } else {
+            ("not healthy", "; no peer is received on it: check the cable, both addresses and the peer")
+        };
         let _ = writeln!(
             text,
-            "  {} {} {} to {}{interface}: {active}{health}; sent {} ({}), received {} ({})",
+            "  {} {} {} to {}{interface}: {active}{health}; sent {} ({}), received {} ({}){cure}",
             link.display("number"),
             link.display("transport"),
             link.display("local"),
             link.texts("peers").join(", "),
-            link.number("sent"),
+            counted(link.number("sent"), "datagram", "datagrams"),
             bytes(link.number("sent_bytes")),
             link.number("received"),
             bytes(link.number("received_bytes"))
@@ -122,93 +141,305 @@ fn append_links(text: &mut String, status: Document<'_>) {
     }
 }
 
+/// Appends what was sent to all peers together. A batch is one datagram; it waits until every live peer has
+/// acknowledged it, or until a lost peer is back.
 fn append_sent(text: &mut String, status: Document<'_>) {
     let source = |key: &str| status.number(&format!("source.{key}"));
-    let _ = writeln!(
-        text,
-        "\ntold: {} deltas in {} batches ({}), {} conflated; {} batches sent again, {} of {} kept for that",
-        source("deltas"),
-        source("batches"),
-        bytes(source("bytes")),
-        source("conflated"),
-        source("resent"),
-        bytes(status.sum("source.streams", "resend_bytes")),
-        bytes(source("resend_bytes_max"))
-    );
+    let changes = counted(source("deltas"), "change", "changes");
+    let _ = write!(text, "\nsent: {changes} ({})", bytes(source("bytes")));
+    match status.sum("source.streams", "resend_bytes") {
+        0 => text.push_str(", none waiting"),
+        waiting => {
+            let room = bytes(source("resend_bytes_max"));
+            let _ = write!(text, ", {} waiting for acknowledgement (room for {room})", bytes(waiting));
+        }
+    }
+    if source("resent") > 0 {
+        let _ = write!(text, "; {} sent again", counted(source("resent"), "datagram", "datagrams"));
+    }
+    if source("conflated") > 0 {
+        let _ = write!(
+            text,
+            "; {} replaced by newer ones before sending",
+            counted(source("conflated"), "change", "changes")
+        );
+    }
+    text.push('\n');
 }
 
+/// Appends each peer: its state, what was sent to it, and what was received from it.
 fn append_peers(text: &mut String, status: Document<'_>) {
     let mut peers = status.list("peers").peekable();
     if peers.peek().is_none() {
-        text.push_str("\npeers: none has been heard\n");
+        text.push_str("\npeers: none has answered; check that the other node runs and that a link reaches it\n");
         return;
     }
     text.push_str("\npeers:\n");
     for peer in peers {
+        let address = peer.text("address").map(|address| format!(" at {address}")).unwrap_or_default();
         let role = peer.text("role").map(|role| format!(", role {role}")).unwrap_or_default();
+        let state = peer.display("standing");
         let _ = writeln!(
             text,
-            "  {}: {}{role}, at {}, heard {} ago",
+            "  {}{address}: {state}{role}, last message {} ago{}",
             peer.display("name"),
-            peer.display("standing"),
-            peer.display("address"),
-            duration(peer.number("last_heard_ms"))
+            duration(peer.number("last_heard_ms")),
+            peer_cure(&state)
         );
-        let _ = writeln!(
-            text,
-            "    it lacks of ours: {} batches ({}), {} ms",
-            peer.number("behind_batches"),
+        if state == "live" {
+            let _ = writeln!(text, "    sent to it: {}", sent_to(peer));
+        }
+        let _ = writeln!(text, "    received from it: {}{}", received_from(peer, &state), lag(peer));
+    }
+}
+
+/// What the operator should do about a peer's state; empty for a live peer.
+fn peer_cure(state: &str) -> &'static str {
+    match state {
+        "greeting" => "; the handshake is not complete yet",
+        "lost" => "; check that its daemon runs and that a link reaches it",
+        "stopped" => "; start its daemon again",
+        "refused" => "; the log has the reason: version, mode or name",
+        _ => "",
+    }
+}
+
+/// What a live peer has not yet acknowledged.
+fn sent_to(peer: Document<'_>) -> String {
+    match peer.number("behind_batches") {
+        0 => "up to date".to_owned(),
+        batches => format!(
+            "{} ({}) not acknowledged yet, the oldest for {} ms",
+            counted(batches, "datagram", "datagrams"),
             bytes(peer.number("behind_bytes")),
             peer.display("behind_ms")
-        );
-        let _ = writeln!(
-            text,
-            "    we lack of its: {} batches held back, {} buckets unknown; lag {} ms (p50), {} ms (p99), {} ms (worst)",
-            peer.sum("streams", "held_back"),
-            peer.sum("streams", "unknown"),
-            peer.display("lag_ms_p50"),
-            peer.display("lag_ms_p99"),
-            peer.display("lag_ms_max")
-        );
+        ),
     }
 }
 
-/// By stage, from the kernel to the peers; what is 0 is left out.
+/// What this node has not yet received from a peer.
+fn received_from(peer: Document<'_>, state: &str) -> String {
+    let mut missing = Vec::new();
+    let unknown = peer.sum("streams", "unknown");
+    if unknown > 0 {
+        missing.push(format!("{} of its flows missing", counted(unknown, "part", "parts")));
+    }
+    let batches = peer.sum("streams", "behind_batches");
+    if batches > 0 {
+        let behind_ms = peer.list("streams").map(|stream| stream.number("behind_ms")).max().unwrap_or(0);
+        let batches = counted(batches, "datagram", "datagrams");
+        missing.push(format!("{batches} missing, {} behind", duration(behind_ms)));
+    }
+    let held_back = peer.sum("streams", "held_back");
+    if held_back > 0 {
+        missing.push(format!("{} waiting for an earlier datagram", bytes(held_back)));
+    }
+    match (missing.is_empty(), state) {
+        (false, _) => missing.join(", "),
+        (true, "live") => "up to date".to_owned(),
+        (true, _) => "complete up to its last message".to_owned(),
+    }
+}
+
+/// The time from a change on the peer to this node's cache; empty if the daemon sent none.
+fn lag(peer: Document<'_>) -> String {
+    let [p50, p99, max] = ["lag_ms_p50", "lag_ms_p99", "lag_ms_max"].map(|key| peer.display(key));
+    if p50 == "-" { String::new() } else { format!("; lag {p50} ms (p50), {p99} ms (p99), {max} ms (worst)") }
+}
+
+/// A counter of the status document that is 0 while all is well.
+struct Problem {
+    count: u64,
+    /// The text after the number 1.
+    one: &'static str,
+    /// The text after any other number.
+    many: &'static str,
+    /// What the operator should do, or why nothing needs doing.
+    cure: &'static str,
+}
+
+/// Appends every problem since the daemon's start, in the order from the kernel to the peers.
 fn append_problems(text: &mut String, status: Document<'_>) {
-    let stages = [
-        ("events lost before we read them", status.number("engine.events_lost")),
-        ("events not understood", status.number("engine.malformed")),
-        ("resyncs with the kernel because of that", status.number("engine.resync_lost")),
-        ("flows that the internal cache had no room for", status.number("internal.refused")),
-        ("flows that the external cache had no room for", status.number("external.refused")),
-        ("times that telling waited for a peer", status.number("source.deferred")),
-        ("datagrams that could not be sent", status.sum("links", "send_errors")),
-        ("datagrams that could not be received", status.sum("links", "receive_errors")),
-        ("gaps in what peers told", status.sum("peers", "gaps")),
-        ("gaps that only a resync could mend", status.sum("peers", "skipped")),
-        ("batches of peers not understood", status.sum("peers", "malformed")),
-        ("datagrams refused: not of this protocol", status.number("refused.foreign")),
-        ("datagrams refused: of another version", status.number("refused.version")),
-        ("datagrams refused: in clear", status.number("refused.clear")),
-        ("datagrams refused: encrypted, and we have no key", status.number("refused.sealed")),
-        ("datagrams refused: of another key", status.number("refused.key")),
-        ("datagrams refused: heard before", status.number("refused.replayed")),
-        ("datagrams refused: from a run not proven yet", status.number("refused.unproven")),
-        ("datagrams refused: not understood", status.number("refused.malformed")),
-        ("datagrams refused: for somebody else", status.number("refused.addressee")),
-    ];
-    let mut lost = stages.iter().filter(|(_, count)| *count > 0).peekable();
-    if lost.peek().is_none() {
-        text.push_str("\nlosses: none\n");
+    let problems = engine_problems(status).into_iter().chain(peer_problems(status)).chain(refused_datagrams(status));
+    let mut found = problems.filter(|problem| problem.count > 0).peekable();
+    if found.peek().is_none() {
+        text.push_str("\nproblems: none\n");
         return;
     }
-    text.push_str("\nlosses, from the kernel to the peers:\n");
-    for (stage, count) in lost {
-        let _ = writeln!(text, "{count:>12} {stage}");
+    text.push_str("\nproblems since the daemon's start:\n");
+    for Problem { count, one, many, cure } in found {
+        let _ = writeln!(text, "  {}; {cure}", counted(count, one, many));
     }
 }
 
-/// `3 d 4 h`, `4 h 5 min`, `5 min 6 s`, `6.7 s`, `89 ms`.
+/// Losses between the kernel and the caches.
+fn engine_problems(status: Document<'_>) -> [Problem; 5] {
+    let problem = |path: &str, one, many, cure| Problem { count: status.number(path), one, many, cure };
+    [
+        problem(
+            "engine.events_lost",
+            "event lost before it was read",
+            "events lost before they were read",
+            "raise [engine] buffer_bytes_max",
+        ),
+        problem(
+            "engine.malformed",
+            "event not understood",
+            "events not understood",
+            "update ctflow, or report it as a bug with the kernel's version",
+        ),
+        problem(
+            "engine.resync_lost",
+            "comparison with the kernel's table after such a loss",
+            "comparisons with the kernel's table after such losses",
+            "this repairs the internal cache, nothing to do",
+        ),
+        problem(
+            "internal.refused",
+            "flow refused by the full internal cache",
+            "flows refused by the full internal cache",
+            "raise [engine] flows_max",
+        ),
+        problem(
+            "external.refused",
+            "flow refused by the full external cache",
+            "flows refused by the full external cache",
+            "raise [engine] flows_max",
+        ),
+    ]
+}
+
+/// Losses and delays between this node and its peers.
+fn peer_problems(status: Document<'_>) -> [Problem; 6] {
+    let links = |key| status.sum("links", key);
+    let peers = |key| status.sum("peers", key);
+    let problem = |count, one, many, cure| Problem { count, one, many, cure };
+    [
+        problem(
+            status.number("source.deferred"),
+            "wait for a peer's acknowledgement before sending",
+            "waits for a peer's acknowledgement before sending",
+            "if the number grows, check the peer's load and the link, or raise [sync] window_bytes",
+        ),
+        problem(
+            links("send_errors"),
+            "datagram could not be sent",
+            "datagrams could not be sent",
+            "check the links above and the log",
+        ),
+        problem(
+            links("receive_errors"),
+            "error while receiving datagrams",
+            "errors while receiving datagrams",
+            "check the links above and the log",
+        ),
+        problem(
+            peers("gaps"),
+            "gap in the datagrams of a peer",
+            "gaps in the datagrams of peers",
+            "if the number grows, check the link",
+        ),
+        problem(
+            peers("skipped"),
+            "gap that the peer could not fill by sending again",
+            "gaps that peers could not fill by sending again",
+            "the flows were requested instead; raise [sync] resend_bytes on the peers",
+        ),
+        problem(
+            peers("malformed"),
+            "datagram of a peer with changes that were not understood",
+            "datagrams of peers with changes that were not understood",
+            "run the same version of ctflow on all nodes",
+        ),
+    ]
+}
+
+/// Why datagrams are refused: the key of the status document, the text after the number 1, the text after any other
+/// number, and the cure.
+const REFUSALS: [[&str; 4]; 12] = [
+    [
+        "foreign",
+        "datagram refused: it is not of ctflow's protocol",
+        "datagrams refused: they are not of ctflow's protocol",
+        "another program sends to this node's port",
+    ],
+    [
+        "version",
+        "datagram refused: it has another version of the protocol",
+        "datagrams refused: they have another version of the protocol",
+        "run the same version of ctflow on all nodes",
+    ],
+    [
+        "clear",
+        "datagram refused: it is not encrypted",
+        "datagrams refused: they are not encrypted",
+        "copy this node's key file to the sender and set [security] key_file there",
+    ],
+    [
+        "sealed",
+        "datagram refused: it is encrypted, and this node has no key",
+        "datagrams refused: they are encrypted, and this node has no key",
+        "copy the sender's key file to this node and set [security] key_file here",
+    ],
+    [
+        "key",
+        "datagram refused: it uses another key",
+        "datagrams refused: they use another key",
+        "copy the same key file to both nodes",
+    ],
+    [
+        "replayed",
+        "datagram refused: it was received before",
+        "datagrams refused: they were received before",
+        "if the number grows, look for a loop or a replay in the network",
+    ],
+    [
+        "unproven",
+        "datagram refused: its sender's handshake was not complete",
+        "datagrams refused: their sender's handshake was not complete",
+        "normal after a start of either node; if the number grows, see the peers above",
+    ],
+    [
+        "epoch",
+        "datagram refused: it is from an earlier run of a peer",
+        "datagrams refused: they are from an earlier run of a peer",
+        "if the number grows, check the peer's clock, and that no two nodes have the same [node] name",
+    ],
+    [
+        "malformed",
+        "datagram refused: it was not understood",
+        "datagrams refused: they were not understood",
+        "run the same version of ctflow on all nodes",
+    ],
+    [
+        "namesake",
+        "datagram refused: its sender has this node's name",
+        "datagrams refused: their sender has this node's name",
+        "give every node its own [node] name",
+    ],
+    [
+        "peers",
+        "datagram refused: this node has too many peers",
+        "datagrams refused: this node has too many peers",
+        "remove nodes from the replication links",
+    ],
+    [
+        "addressee",
+        "datagram refused: it was meant for another node",
+        "datagrams refused: they were meant for another node",
+        "check the addresses of the links",
+    ],
+];
+
+/// Refused datagrams by reason.
+fn refused_datagrams(status: Document<'_>) -> impl Iterator<Item = Problem> {
+    REFUSALS.into_iter().map(move |[reason, one, many, cure]| {
+        let count = status.number(&format!("refused.{reason}"));
+        Problem { count, one, many, cure }
+    })
+}
+
+/// A time in its two largest units, rounded down: `3 d 4 h`, `4 h 5 min`, `5 min 6 s`, `6.7 s`, `89 ms`.
 fn duration(ms: u64) -> String {
     let (seconds, minutes, hours) = (ms / 1_000, ms / 60_000, ms / 3_600_000);
     match ms {
@@ -220,7 +451,7 @@ fn duration(ms: u64) -> String {
     }
 }
 
-/// In the largest unit that leaves something before the point.
+/// A number of bytes in the largest unit of which it has at least one: `5.0 MiB`, `1.5 KiB`, `12 B`.
 fn bytes(count: u64) -> String {
     let units = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
     let unit = units.into_iter().find(|(size, _)| count >= *size);
@@ -244,40 +475,80 @@ cache            flows  expectations    capacity      memory
 internal             5             1     4194304    64.0 KiB
 external             7             0     4194304     1.0 KiB
 
-events: 22 (8 new, 9 updates, 5 ends, 0 of expectations), 2 filtered, by io_uring of 2 workers
-process: 10.0 MiB resident, 1.2 s of CPU, 1 clients; socket buffer 256.0 KiB
+events: 22 of flows (8 new, 9 updates, 5 ends), 0 of expectations, 2 filtered by the configuration
+received by 2 workers (io_uring), socket buffers 256.0 KiB in all
+process: 10.0 MiB of memory, 1.2 s of CPU time, 1 client
 
 links:
-  1 udp 192.0.2.1:3780 to 192.0.2.2:3780 on eth2: active, healthy; sent 22 (1.0 KiB), received 14 (224 B)
-  2 tcp 198.51.100.1:3780 to 198.51.100.2:3780: not healthy; sent 0 (0 B), received 0 (0 B)
+  1 udp 192.0.2.1:3780 to 192.0.2.2:3780 on eth2: active, healthy; sent 22 datagrams (1.0 KiB), received 14 (224 B)
+  2 tcp 198.51.100.1:3780 to 198.51.100.2:3780: not healthy; sent 0 datagrams (0 B), received 0 (0 B); no peer is \
+        received on it: check the cable, both addresses and the peer
 
-told: 100 deltas in 64 batches (8.7 KiB), 12 conflated; 3 batches sent again, 2.0 KiB of 64.0 MiB kept for that
+sent: 100 changes (8.7 KiB), 2.0 KiB waiting for acknowledgement (room for 64.0 MiB); 3 datagrams sent again; \
+        12 changes replaced by newer ones before sending
 
 peers:
-  fw2: live, role backup, at 192.0.2.2:3780, heard 12 ms ago
-    it lacks of ours: 2 batches (2.0 KiB), 4 ms
-    we lack of its: 0 batches held back, 0 buckets unknown; lag 0.4 ms (p50), 1.9 ms (p99), 7 ms (worst)
-  fw?3: lost, at -, heard 9.0 s ago
-    it lacks of ours: 0 batches (0 B), - ms
-    we lack of its: 0 batches held back, 3 buckets unknown; lag - ms (p50), - ms (p99), - ms (worst)
+  fw2 at 192.0.2.2:3780: live, role backup, last message 12 ms ago
+    sent to it: 2 datagrams (2.0 KiB) not acknowledged yet, the oldest for 4 ms
+    received from it: up to date; lag 0.4 ms (p50), 1.9 ms (p99), 7 ms (worst)
+  fw?3: lost, last message 9.0 s ago; check that its daemon runs and that a link reaches it
+    received from it: 3 parts of its flows missing
 
-losses, from the kernel to the peers:
-           6 events lost before we read them
-           1 resyncs with the kernel because of that
-           1 flows that the internal cache had no room for
-           2 gaps in what peers told
-           1 batches of peers not understood
-           1 datagrams refused: of another version
-           4 datagrams refused: heard before
-           1 datagrams refused: not understood
+problems since the daemon's start:
+  6 events lost before they were read; raise [engine] buffer_bytes_max
+  1 comparison with the kernel's table after such a loss; this repairs the internal cache, nothing to do
+  1 flow refused by the full internal cache; raise [engine] flows_max
+  2 gaps in the datagrams of peers; if the number grows, check the link
+  1 datagram of a peer with changes that were not understood; run the same version of ctflow on all nodes
+  1 datagram refused: it has another version of the protocol; run the same version of ctflow on all nodes
+  4 datagrams refused: they were received before; if the number grows, look for a loop or a replay in the network
+  1 datagram refused: it was not understood; run the same version of ctflow on all nodes
 ";
         assert_eq!(status_report(&example_status()), expected);
     }
 
     #[test]
+    fn a_pair_in_sync_is_up_to_date_in_both_directions() {
+        let mut status = example_status();
+        status["ready"] = true.into();
+        status["source"]["streams"] = Value::Null;
+        status["source"]["resent"] = 0.into();
+        status["source"]["conflated"] = 0.into();
+        status["source"]["deltas"] = 46.into();
+        status["peers"][0]["behind_batches"] = 0.into();
+        status["refused"]["key"] = 6.into();
+        let text = status_report(&status);
+        assert!(text.contains("\nready: in sync with every peer\n"), "{text}");
+        assert!(text.contains("\nsent: 46 changes (8.7 KiB), none waiting\n"), "{text}");
+        assert!(text.contains("    sent to it: up to date\n    received from it: up to date; lag "), "{text}");
+        let refused = "  6 datagrams refused: they use another key; copy the same key file to both nodes\n";
+        assert!(text.contains(refused), "{text}");
+    }
+
+    #[test]
+    fn datagrams_that_are_still_missing_are_counted() {
+        let mut status = example_status();
+        status["peers"][0]["streams"][0]["behind_batches"] = 4.into();
+        status["peers"][0]["streams"][0]["behind_ms"] = 12.into();
+        status["peers"][0]["streams"][0]["held_back"] = 1024.into();
+        let text = status_report(&status);
+        let missing = "received from it: 4 datagrams missing, 12 ms behind, 1.0 KiB waiting for an earlier datagram;";
+        assert!(text.contains(missing), "{text}");
+    }
+
+    #[test]
+    fn a_split_brain_names_the_other_primaries() {
+        let mut status = example_status();
+        status["split_brain"] = vec!["fw2"].into();
+        assert!(status_report(&status).contains("\nsplit brain: fw2 is primary, too; run `ctflow role backup`"));
+        status["split_brain"] = vec!["fw2", "fw3"].into();
+        assert!(status_report(&status).contains("\nsplit brain: fw2, fw3 are primary, too; run `ctflow role backup`"));
+    }
+
+    #[test]
     fn an_empty_document_has_a_report() {
         let text = status_report(&Value::Null);
-        assert!(text.contains("not ready: it does not say why") && text.ends_with("losses: none\n"), "{text}");
+        assert!(text.contains("not ready: the daemon sent no reason") && text.ends_with("problems: none\n"), "{text}");
     }
 
     #[test]

@@ -1,62 +1,102 @@
-//! `ctflow sync verify`: both sides of every stream, and whether they agree.
+//! `ctflow sync verify`: the copies of this node's flows on the peers, the copies of the peers' flows here, and
+//! whether each is identical to its source.
 
 use std::fmt::Write;
 
 use serde_json::Value;
 
 use super::document::Document;
+use crate::output::counted;
 
-/// Buckets that a line names.
-const BUCKETS_NAMED: usize = 8;
+/// Buckets that a line lists at most.
+const BUCKETS_LISTED: usize = 8;
 
-/// The table, and whether everything agrees.
+/// The report of a verify document, and whether all copies are identical: a table of this node's streams here and on
+/// the peers, a line for each peer's copy and for each copy of a peer, and the result.
 pub(crate) fn verify_report(document: &Value) -> (String, bool) {
     let document = Document(document);
-    let mut table = String::new();
-    line(&mut table, ["node", "stream", "entries", "digest", "seq"], "");
+    let mut text = String::new();
+    append_line(&mut text, ["node", "stream", "entries", "digest", "seq"], "");
     for stream in document.list("streams") {
-        row(&mut table, "this node", stream, "");
+        append_stream(&mut text, "this node", stream, "");
     }
     for peer in document.list("peers") {
         let name = peer.display("name");
         if !peer.is_true("answered") {
-            line(&mut table, [&name, "-", "-", "-", "-"], "no answer");
+            append_line(&mut text, [&name, "-", "-", "-", "-"], "no answer");
             continue;
         }
         for stream in peer.list("streams") {
-            row(&mut table, &name, stream, &difference(stream));
+            append_stream(&mut text, &name, stream, &difference(stream));
         }
     }
-    let agrees = document.is_true("agrees");
-    let none = document.list("peers").next().is_none();
-    table += match (agrees, none) {
-        (true, false) => "All replicas agree.\n",
-        (_, true) => "There is no peer to compare with.\n",
-        (false, false) => "Not all replicas agree; what differs is asked for again.\n",
-    };
-    (table, agrees)
+    text.push('\n');
+    for peer in document.list("peers") {
+        append_copies(&mut text, peer);
+    }
+    text += result(document);
+    (text, document.is_true("agrees"))
 }
 
-fn row(table: &mut String, node: &str, stream: Document<'_>, verdict: &str) {
+/// Appends a table line of one stream.
+fn append_stream(text: &mut String, node: &str, stream: Document<'_>, difference: &str) {
     let [number, entries, digest, seq] = ["stream", "entries", "digest", "seq"].map(|key| stream.display(key));
-    line(table, [node, &number, &entries, &digest, &seq], verdict);
+    append_line(text, [node, &number, &entries, &digest, &seq], difference);
 }
 
-fn line(table: &mut String, [node, stream, entries, digest, seq]: [&str; 5], verdict: &str) {
-    let line = format!("{node:<20}{stream:>8}{entries:>12}  {digest:<20}{seq:>12}  {verdict}");
-    let _ = writeln!(table, "{}", line.trim_end());
+/// Appends a table line.
+fn append_line(text: &mut String, [node, stream, entries, digest, seq]: [&str; 5], difference: &str) {
+    let line = format!("{node:<20}{stream:>8}{entries:>12}  {digest:<20}{seq:>12}  {difference}");
+    let _ = writeln!(text, "{}", line.trim_end());
 }
 
+/// Appends a line for a peer's copy of this node's flows, and one for this node's copy of the peer's flows.
+/// Expectations are counted as flows. A daemon that sends no `held` does not compare its own copies.
+fn append_copies(text: &mut String, peer: Document<'_>) {
+    let name = peer.display("name");
+    if !peer.is_true("answered") {
+        let _ = writeln!(text, "{name} did not answer: see `ctflow status`");
+        return;
+    }
+    for (key, copy) in [("streams", format!("{name}'s copy of this node")), ("held", format!("our copy of {name}"))] {
+        if peer.list(key).next().is_none() {
+            continue;
+        }
+        let is_identical = peer.list(key).all(|stream| stream.is_true("agrees"));
+        let verb = if is_identical { "is identical" } else { "differs" };
+        let _ = writeln!(text, "{copy} {verb} ({})", counted(peer.sum(key, "entries"), "flow", "flows"));
+    }
+}
+
+/// The result of all comparisons. Replicas request differing buckets by themselves.
+fn result(document: Document<'_>) -> &'static str {
+    let differs = |peer: Document<'_>| {
+        let mut streams = peer.list("streams").chain(peer.list("held"));
+        peer.is_true("answered") && streams.any(|stream| !stream.is_true("agrees"))
+    };
+    if document.list("peers").next().is_none() {
+        "There is no peer to compare with: see `ctflow status`.\n"
+    } else if document.is_true("agrees") {
+        "All copies are identical.\n"
+    } else if document.list("peers").any(differs) {
+        "Not all copies are identical: the parts that differ are sent again.\n"
+    } else {
+        "Not all peers answered.\n"
+    }
+}
+
+/// Whether a stream's copy is identical; if not, the differing buckets.
 fn difference(stream: Document<'_>) -> String {
     if stream.is_true("agrees") {
-        return "equal".to_owned();
+        return "identical".to_owned();
     }
     let buckets: Vec<_> = stream.list("differing").map(|bucket| bucket.0.to_string()).collect();
-    let named = buckets.iter().take(BUCKETS_NAMED).cloned().collect::<Vec<_>>().join(", ");
+    let listed = buckets.iter().take(BUCKETS_LISTED).cloned().collect::<Vec<_>>().join(", ");
     match buckets.len() {
         0 => "differs".to_owned(),
-        1..=BUCKETS_NAMED => format!("differs in buckets {named}"),
-        count => format!("differs in {count} buckets: {named}, …"),
+        1 => format!("differs in bucket {listed}"),
+        2..=BUCKETS_LISTED => format!("differs in buckets {listed}"),
+        count => format!("differs in {count} buckets: {listed}, …"),
     }
 }
 
@@ -74,22 +114,43 @@ mod tests {
                 {"name": "fw2", "answered": true, "streams": [
                     {"stream": 0, "entries": 4, "digest": "00aa", "seq": 12, "agrees": false, "differing": [7, 256]},
                     {"stream": 1, "entries": 4, "digest": 17, "seq": 9, "agrees": true, "differing": []}
-                ]},
+                ], "held": [{"stream": 0, "entries": 1, "digest": "00cc", "seq": 3, "agrees": true, "differing": []}]},
                 {"name": "fw3", "answered": false, "streams": []}
             ]
         });
         let expected = "node                  stream     entries  digest                       seq
 this node                  0           5  00ab                          12
 fw2                        0           4  00aa                          12  differs in buckets 7, 256
-fw2                        1           4  17                             9  equal
+fw2                        1           4  17                             9  identical
 fw3                        -           -  -                              -  no answer
-Not all replicas agree; what differs is asked for again.
+
+fw2's copy of this node differs (8 flows)
+our copy of fw2 is identical (1 flow)
+fw3 did not answer: see `ctflow status`
+Not all copies are identical: the parts that differ are sent again.
 ";
         assert_eq!(verify_report(&document), (expected.to_owned(), false));
+    }
+
+    #[test]
+    fn the_last_line_is_the_result() {
         let (text, agrees) = verify_report(&json!({"agrees": true, "peers": [{"name": "x", "answered": true}]}));
-        assert!(agrees && text.ends_with("All replicas agree.\n"), "{text}");
-        assert!(verify_report(&Value::Null).0.ends_with("no peer to compare with.\n"));
-        let many = json!({"agrees": false, "differing": (0..20).collect::<Vec<_>>()});
-        assert_eq!(difference(Document(&many)), "differs in 20 buckets: 0, 1, 2, 3, 4, 5, 6, 7, …");
+        assert!(agrees && text.ends_with("\nAll copies are identical.\n"), "{text}");
+        let (text, agrees) = verify_report(&json!({"agrees": false, "peers": [{"name": "x", "answered": false}]}));
+        assert!(!agrees && text.ends_with("\nNot all peers answered.\n"), "{text}");
+        assert!(verify_report(&Value::Null).0.ends_with("\nThere is no peer to compare with: see `ctflow status`.\n"));
+        let held = json!([{"stream": 0, "entries": 0, "agrees": false, "differing": [1]}]);
+        let (text, _) = verify_report(&json!({"peers": [{"name": "fw1", "answered": true, "held": held}]}));
+        assert!(text.contains("\nour copy of fw1 differs (0 flows)\nNot all copies are identical: "), "{text}");
+    }
+
+    #[test]
+    fn a_difference_lists_the_first_buckets() {
+        let of = |buckets: std::ops::Range<u16>| {
+            difference(Document(&json!({"agrees": false, "differing": buckets.collect::<Vec<_>>()})))
+        };
+        assert_eq!(of(0..0), "differs");
+        assert_eq!(of(7..8), "differs in bucket 7");
+        assert_eq!(of(0..20), "differs in 20 buckets: 0, 1, 2, 3, 4, 5, 6, 7, …");
     }
 }

@@ -1,20 +1,20 @@
-//! Load: flows that come, stay for a while and go, at a steady rate or as fast as this kernel makes them.
+//! Load: flows that start, live for a while and end, at a steady rate or as fast as this kernel makes them.
 //!
 //! ```text
-//!   client  ── opening packets ──►  firewall  ── answers ◄──  server         a flow opens by its script
-//!   198.19.0.0/16, nobody's         tracks       198.18.0.0/16, nobody's
+//!   client  ── opening packets ──►  firewall  ◄── replies ──  server         packets open a flow by its script
+//!   198.19.0.0/16, unassigned       tracks       198.18.0.0/16, unassigned
 //!                                     ▲
-//!   sender ── ctnetlink: delete ──────┘                                      and ends by request, with its event
+//!   sender ── ctnetlink: delete ──────┘                                      a request ends it, with its event
 //! ```
 //!
-//! Both ends' packets are made by one thread, a [`Senders`]'s, from raw sockets of the client and the server; neither host has
-//! the addresses, so none answers and no packet costs more than its way through the firewall. What a flow's packets are is its
-//! *script*: one datagram, a question and its answer, a TCP connection from handshake to close. A flow ends when so many are
-//! there as shall be, the oldest first, or after its script's life; the request that deletes it takes the place of the kernel's
-//! timeout, which would come when the kernel finds time to look. Nothing is random: flow number *n* of sender *s* always has
-//! the same addresses and ports.
+//! One thread of [`Senders`] sends the packets of both ends, from raw sockets of the client and the server. Neither
+//! host has the addresses, so none answers, and a packet costs only its path through the firewall. A flow's packets are
+//! its *script*: one datagram, a DNS query and its reply, or a TCP connection from handshake to close. Depending on the
+//! script, a flow ends when it is the oldest and there are more flows than the load keeps alive, or after a fixed
+//! lifetime. A request deletes it, in place of the kernel's timeout, whose moment depends on the kernel's garbage
+//! collection. Nothing is random: flow number *n* of sender *s* always has the same addresses and ports.
 //!
-//! With [`Kind::Netlink`] flows come by request, too, and no packets are needed: that also runs outside a lab.
+//! With [`Kind::Netlink`] a request also creates each flow, and no packets are needed; this works outside a lab, too.
 
 pub mod pace;
 mod packet;
@@ -38,18 +38,18 @@ use crate::kernel::KernelError;
 use script::{CLIENTS, CLIENTS_PREFIX};
 use sender::{RawSockets, Sender, SenderCounters};
 
-/// What comes.
+/// The kind of a load's flows.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Kind {
-    /// Three of four are questions by UDP, answered and over within 200 ms; the fourth is TCP. What busy
-    /// firewalls mostly see.
+    /// Three flows of four are DNS queries by UDP, answered at once and ended after 200 ms; the fourth is a TCP
+    /// connection. This is the common mix on busy firewalls.
     #[default]
     Dns,
     /// TCP connections: handshake, data, close.
     Tcp,
-    /// One UDP datagram each, and no answer.
+    /// One UDP datagram a flow, without a reply.
     Udp,
-    /// Established TCP connections, put in by ctnetlink.
+    /// Established TCP connections, created by ctnetlink.
     Netlink,
 }
 
@@ -58,12 +58,13 @@ impl Kind {
     pub const ALL: [(Self, &'static str); 4] =
         [(Self::Dns, "dns"), (Self::Tcp, "tcp"), (Self::Udp, "udp"), (Self::Netlink, "netlink")];
 
-    /// Events that a flow is, from its first to its last: the kernel's, with default settings, as the tests find them.
+    /// The mean number of events of a flow of this kind, from NEW to DESTROY, with the kernel's default settings. The
+    /// tests check these numbers against the kernel.
     #[must_use]
     pub fn events_per_flow(self) -> f64 {
-        let lanes = script::scripts_of(self);
-        let weights: u32 = lanes.iter().map(|lane| lane.weight).sum();
-        let events: u32 = lanes.iter().map(|lane| lane.weight * lane.script.events).sum();
+        let scripts = script::scripts_of(self);
+        let weights: u32 = scripts.iter().map(|one| one.weight).sum();
+        let events: u32 = scripts.iter().map(|one| one.weight * one.script.events).sum();
         f64::from(events) / f64::from(weights.max(1))
     }
 }
@@ -74,9 +75,9 @@ impl fmt::Display for Kind {
     }
 }
 
-/// A word that names no kind of load.
+/// A name that is no kind of load.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("no load is called '{0}': use dns, tcp, udp or netlink")]
+#[error("unknown load '{0}': use dns, tcp, udp or netlink")]
 pub struct UnknownKind(String);
 
 impl FromStr for Kind {
@@ -88,49 +89,49 @@ impl FromStr for Kind {
     }
 }
 
-/// What load to make.
+/// The parameters of a load.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Load {
-    /// What comes.
+    /// The kind of its flows.
     pub kind: Kind,
-    /// Flows that are there all the while.
+    /// The number of flows that are kept alive.
     pub flows: u32,
-    /// Threads that make it, at most [`SENDERS`].
+    /// The number of sending threads, from 1 to [`SENDERS`]; other values are clamped.
     pub senders: u32,
 }
 
-/// The most senders: what the addresses can keep apart.
+/// The most senders whose flows the addresses can keep distinct.
 pub const SENDERS: u32 = 16;
 
-/// Load that cannot go on.
+/// An error that stops a load.
 #[derive(Debug, Error)]
 pub enum LoadError {
-    /// The network.
+    /// The network failed.
     #[error(transparent)]
     Lab(#[from] LabError),
-    /// The kernel, asked to make or end flows.
+    /// A request to create or delete flows failed.
     #[error(transparent)]
     Kernel(#[from] KernelError),
 }
 
-/// What has been made so far.
+/// The counts of a load so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LoadTotals {
-    /// Flows begun.
+    /// Flows started.
     pub started: u64,
     /// Flows ended by request.
     pub ended: u64,
     /// Packets sent.
     pub packets: u64,
-    /// Flows that the kernel would not make by request, or that had gone before they were ended: as a rule since its table is
-    /// full.
+    /// Requests to create or delete a flow that the kernel refused. A deletion is refused when its flow does not exist
+    /// any more. The usual reason for both is a full table.
     pub refused: u64,
-    /// Flows that were due and not made: this machine was too slow for the rate.
+    /// Flows that were due and were not started, since this machine was too slow for the rate.
     pub skipped: u64,
 }
 
 impl LoadTotals {
-    /// What was made between `earlier` and now.
+    /// The counts from the time of `earlier` until now.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
         Self {
@@ -143,10 +144,11 @@ impl LoadTotals {
     }
 }
 
-/// Has the firewall, the calling thread's, send what is for the load's clients to nobody, and keep flows until they are ended.
+/// Prepares the firewall, which is the calling thread's network: routes packets to the load's clients to a hardware
+/// address that no link has, and sets timeouts to an hour so that flows live until a request ends them.
 ///
 /// # Errors
-/// [`LabError`]
+/// [`LabError`] when a route or a setting is refused.
 pub fn prepare_firewall(_firewall: &Firewall) -> Result<(), LabError> {
     let links = Links::open()?;
     links.add_neighbour(INSIDE_LINK, UNUSED_INSIDE.into(), UNUSED_HARDWARE)?;
@@ -156,7 +158,7 @@ pub fn prepare_firewall(_firewall: &Firewall) -> Result<(), LabError> {
         .try_for_each(|name| sysctl::write(&format!("net/netfilter/nf_conntrack_{name}"), "3600"))
 }
 
-/// Load that is not under way: its flows are there, and nothing happens to them.
+/// A load that is stopped: its flows exist, and none start or end.
 #[derive(Debug)]
 pub struct Senders {
     load: Load,
@@ -165,33 +167,34 @@ pub struct Senders {
 }
 
 impl Senders {
-    /// Opens the sockets; packets go through `firewall`, which is the calling thread's network and [prepared](prepare_firewall). Without
-    /// one only [`Kind::Netlink`] makes flows, in the calling thread's network.
+    /// Opens the sockets. Packets cross `firewall`, which is the calling thread's network and
+    /// [prepared](prepare_firewall). Without a firewall only [`Kind::Netlink`] works; it creates flows in the calling
+    /// thread's network.
     ///
     /// # Errors
-    /// [`LoadError`].
+    /// [`LoadError`] when a socket cannot be opened.
     pub fn open(load: Load, firewall: Option<&Firewall>) -> Result<Self, LoadError> {
         let count = load.senders.clamp(1, SENDERS);
         let senders = (0..count).map(|index| {
-            let ways = firewall.filter(|_| load.kind != Kind::Netlink).map(RawSockets::open).transpose()?;
+            let sockets = firewall.filter(|_| load.kind != Kind::Netlink).map(RawSockets::open).transpose()?;
             let flows = load.flows / count + u32::from(index < load.flows % count);
-            Sender::open(index, load.kind, flows, ways)
+            Sender::open(index, load.kind, flows, sockets)
         });
         let senders: Vec<Sender> = senders.collect::<Result<_, LoadError>>()?;
         let shared = senders.iter().map(|_| SenderCounters::default()).collect();
         Ok(Self { load, senders, shared })
     }
 
-    /// What has been made since they were opened.
+    /// The counts since the senders were opened, summed over all senders.
     #[must_use]
     pub fn totals(&self) -> LoadTotals {
         sum_totals(&self.shared)
     }
 
-    /// Makes flows until as many are there as shall be, as fast as it goes.
+    /// Starts flows until [`Load::flows`] exist, as fast as possible.
     ///
     /// # Errors
-    /// [`LoadError`].
+    /// [`LoadError`] when a sender fails.
     pub fn fill(&mut self) -> Result<(), LoadError> {
         self.for_each_sender(Sender::fill)
     }
@@ -199,11 +202,12 @@ impl Senders {
     /// Ends all flows.
     ///
     /// # Errors
-    /// [`LoadError`].
+    /// [`LoadError`] when a sender fails.
     pub fn clear(&mut self) -> Result<(), LoadError> {
         self.for_each_sender(Sender::clear)
     }
 
+    /// Calls `work` for each sender, on a thread of its own, and waits for all of them.
     fn for_each_sender(
         &mut self,
         work: fn(&mut Sender, &SenderCounters) -> Result<(), LoadError>,
@@ -217,11 +221,11 @@ impl Senders {
         })
     }
 
-    /// Starts it: `per_second` flows come and as many go, or as many as this machine can make. Sender *n* stays on the *n*th
-    /// core from the end.
+    /// Starts the load: `per_second` flows start and as many end each second, or as many as this machine can make.
+    /// Sender *n* is pinned to the *n*th core from the end.
     ///
     /// # Errors
-    /// [`LoadError`] when no thread is to be had.
+    /// [`LoadError`] when a thread cannot be started.
     pub fn start(self, per_second: Option<NonZeroU32>) -> Result<Running, LoadError> {
         let stop = Arc::<AtomicBool>::default();
         let mut running =
@@ -232,7 +236,8 @@ impl Senders {
             let body = move || {
                 pin(index);
                 let result = match (shared.get(index), share) {
-                    (Some(shared), Some(None)) => sender.run_idle(&stop, shared), // the rate is less than one a sender
+                    // The rate is less than one flow a second for each sender.
+                    (Some(shared), Some(None)) => sender.run_idle(&stop, shared),
                     (Some(shared), share) => sender.run(share.flatten(), &stop, shared),
                     (None, _) => Ok(()),
                 };
@@ -245,7 +250,7 @@ impl Senders {
     }
 }
 
-/// Load under way; it stops when dropped.
+/// A running load. It stops when dropped.
 #[derive(Debug)]
 pub struct Running {
     load: Load,
@@ -255,22 +260,22 @@ pub struct Running {
 }
 
 impl Running {
-    /// What has been made since the senders were opened.
+    /// The counts since the senders were opened, summed over all senders.
     #[must_use]
     pub fn totals(&self) -> LoadTotals {
         sum_totals(&self.shared)
     }
 
-    /// Whether a sender has ended, which none does of itself but by an error: [`Running::stop`] tells it.
+    /// Whether a sender has ended, which only an error causes. [`Running::stop`] returns that error.
     #[must_use]
     pub fn has_failed(&self) -> bool {
         self.threads.iter().any(JoinHandle::is_finished)
     }
 
-    /// Stops it; its flows stay.
+    /// Stops the load. Its flows stay.
     ///
     /// # Errors
-    /// [`LoadError`] that ended a sender.
+    /// The [`LoadError`] that ended a sender.
     pub fn stop(mut self) -> Result<Senders, LoadError> {
         self.stop.store(true, Ordering::Relaxed);
         let ends =
@@ -283,10 +288,11 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        self.threads.drain(..).for_each(|thread| drop(thread.join())); // what ended one nobody asked
+        self.threads.drain(..).for_each(|thread| drop(thread.join())); // a caller interested in the errors calls `stop`
     }
 }
 
+/// The sums over all senders.
 fn sum_totals(shared: &[SenderCounters]) -> LoadTotals {
     shared.iter().map(SenderCounters::totals).fold(LoadTotals::default(), |sum, made| LoadTotals {
         started: sum.started + made.started,
@@ -297,11 +303,11 @@ fn sum_totals(shared: &[SenderCounters]) -> LoadTotals {
     })
 }
 
-/// Keeps the calling thread on the core that is sender `index`'s, from the end: workers take theirs from the beginning.
+/// Pins the calling thread, sender `index`, to a core, counted from the last. Workers are pinned from the first on.
 fn pin(index: usize) {
     let cores = core_affinity::get_core_ids().unwrap_or_default();
     if let Some(core) = cores.iter().rev().nth(index % cores.len().max(1)) {
-        let _ = core_affinity::set_for_current(*core); // or it runs where the scheduler puts it
+        let _ = core_affinity::set_for_current(*core); // on failure the scheduler chooses
     }
 }
 
@@ -319,7 +325,7 @@ mod tests {
 
     const FLOWS: u32 = 60;
 
-    /// The load's making of `kind`, from the first flow to the last, and how many events the kernel told.
+    /// Runs a load of `kind` until all its flows have ended, and returns its counts and the number of events received.
     fn run_load(kind: Kind) -> (LoadTotals, u64) {
         let firewall = Firewall::build(&Lab::enter().unwrap()).unwrap();
         prepare_firewall(&firewall).unwrap();
@@ -329,26 +335,26 @@ mod tests {
         senders.fill().unwrap();
         assert!(sysctl::flow_count().unwrap() >= u64::from(FLOWS));
         let running = senders.start(NonZeroU32::new(400)).unwrap();
-        let (mut heard, began) = (0, Instant::now());
-        let mut take = |listener: &mut Listener| {
+        let (mut events, start) = (0, Instant::now());
+        let mut receive = |listener: &mut Listener| {
             let round = listener.receive_round(Patience::None, &mut |frame: &[u8]| {
-                heard +=
+                events +=
                     Messages::new(frame).filter(|message| matches!(message, Ok(Message::Record(_)))).count() as u64;
             });
             let round = round.unwrap();
             assert_eq!(round.lost, 0);
             round.received.datagrams
         };
-        while began.elapsed() < Duration::from_millis(600) {
-            take(&mut listener);
+        while start.elapsed() < Duration::from_millis(600) {
+            receive(&mut listener);
             thread::sleep(Duration::from_millis(2));
         }
         assert!(!running.has_failed());
         let mut senders = running.stop().unwrap();
         assert!(sysctl::flow_count().unwrap() >= u64::from(FLOWS));
         senders.clear().unwrap();
-        while take(&mut listener) > 0 {}
-        (senders.totals(), heard)
+        while receive(&mut listener) > 0 {}
+        (senders.totals(), events)
     }
 
     #[test]
@@ -360,20 +366,20 @@ mod tests {
             thread::sleep(Duration::from_millis(100));
             assert!(!running.has_failed());
             let mut senders = running.stop().unwrap();
-            assert_eq!(senders.totals().started, 2, "one of each that has a share");
+            assert_eq!(senders.totals().started, 2, "one flow of each sender that has a share");
             senders.clear().unwrap();
         });
     }
 
     fn check_events(kind: Kind) {
-        let (made, heard) = run_load(kind);
-        // Those that filled the table are none of the questions.
+        let (totals, events) = run_load(kind);
+        // The table is filled with the long-lived flows of the kind only: for DNS these are the TCP connections.
         let lasting = if kind == Kind::Dns { Kind::Tcp } else { kind };
         let filled = f64::from(FLOWS);
-        let expected = kind.events_per_flow() * (made.started as f64 - filled) + lasting.events_per_flow() * filled;
-        assert!((heard as f64 - expected).abs() <= expected * 0.02, "{heard} events of {expected}, {made:?}");
-        assert_eq!((made.started, made.refused), (made.ended, 0), "{made:?}");
-        assert!(made.started + made.skipped > 150, "{made:?}");
+        let expected = kind.events_per_flow() * (totals.started as f64 - filled) + lasting.events_per_flow() * filled;
+        assert!((events as f64 - expected).abs() <= expected * 0.02, "{events} events of {expected}, {totals:?}");
+        assert_eq!((totals.started, totals.refused), (totals.ended, 0), "{totals:?}");
+        assert!(totals.started + totals.skipped > 150, "{totals:?}");
     }
 
     #[test]

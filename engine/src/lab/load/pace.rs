@@ -1,21 +1,21 @@
-//! When what is due: a steady rate, told in small steps.
+//! A steady rate, kept in small steps: how many events to cause at once, and when the next are due.
 
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
-/// What is late by more is not made good: it would come as a burst.
+/// The greatest delay that is caught up with. Events that are later are skipped, since they would come as a burst.
 const LATE_MAX: Duration = Duration::from_millis(20);
-/// Steps a second that a rate is told in, at least.
+/// The least number of steps a second.
 const STEPS: u32 = 1_000;
 
-/// The share of sender `index` among `senders`, which sum up to `all`.
+/// The rate of sender `index` of `senders`; the rates of all senders sum up to `all`. `None` is a rate of 0.
 pub(super) fn rate_share(all: NonZeroU32, index: usize, senders: u32) -> Option<NonZeroU32> {
     let (all, senders) = (all.get(), senders.max(1));
     let index = u32::try_from(index).unwrap_or(u32::MAX);
     NonZeroU32::new(all / senders + u32::from(index < all % senders))
 }
 
-/// So many things a second.
+/// Paces events at a steady rate.
 #[derive(Debug)]
 pub struct Pace {
     per_second: NonZeroU32,
@@ -24,19 +24,19 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// From `now` on.
+    /// Starts at `now`, with the first event due at once.
     #[must_use]
     pub fn new(per_second: NonZeroU32, now: Instant) -> Self {
         Self { per_second, started: now, done: 0 }
     }
 
-    /// How many to do at once, at most `most`.
+    /// The number of events to cause in one step, from 1 to `max`.
     #[must_use]
-    pub fn step_size(&self, most: u32) -> u32 {
-        (self.per_second.get() / STEPS).clamp(1, most)
+    pub fn step_size(&self, max: u32) -> u32 {
+        (self.per_second.get() / STEPS).clamp(1, max)
     }
 
-    /// Notes that so many were done, and says how long it is until the next is due, or how many are given up.
+    /// Records that `count` events were caused. Returns how long to wait until the next is due, or how many to skip.
     pub fn advance(&mut self, count: u32, now: Instant) -> Next {
         self.done += u64::from(count);
         let due = self.started + Duration::from_nanos(self.nanoseconds(self.done));
@@ -47,25 +47,26 @@ impl Pace {
         if late <= LATE_MAX {
             return Next::Now { skipped: 0 };
         }
-        let given_up = late.as_nanos() * u128::from(self.per_second.get()) / 1_000_000_000;
+        let skipped = late.as_nanos() * u128::from(self.per_second.get()) / 1_000_000_000;
         (self.started, self.done) = (now, 0);
-        Next::Now { skipped: u64::try_from(given_up).unwrap_or(u64::MAX) }
+        Next::Now { skipped: u64::try_from(skipped).unwrap_or(u64::MAX) }
     }
 
+    /// The time that `count` events take at this rate.
     fn nanoseconds(&self, count: u64) -> u64 {
         let time = u128::from(count) * 1_000_000_000 / u128::from(self.per_second.get());
         u64::try_from(time).unwrap_or(u64::MAX)
     }
 }
 
-/// When the next is due.
+/// When the next event is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
-    /// Then.
+    /// The event is due after this time.
     Wait(Duration),
-    /// It is due; so many before it are not done any more.
+    /// The event is due now.
     Now {
-        /// These.
+        /// The number of earlier events that are skipped, since they are too late.
         skipped: u64,
     },
 }

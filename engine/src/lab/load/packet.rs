@@ -1,4 +1,4 @@
-//! IPv4 packets of a script, as they go into a raw socket: the kernel fills in the IP header's checksum and id.
+//! The IPv4 packets of a script, encoded for a raw socket. The kernel fills in the IP header's checksum and id.
 
 use std::net::Ipv4Addr;
 
@@ -7,18 +7,18 @@ use ctflow_parser::uapi::{IPPROTO_TCP, IPPROTO_UDP};
 const IP_BYTES: usize = 20;
 const TCP_BYTES: usize = 20;
 const UDP_BYTES: usize = 8;
-/// The most that a packet carries.
+/// The longest payload of a packet.
 pub(super) const PAYLOAD_BYTES: usize = 96;
-/// The longest packet.
+/// The length of the longest packet.
 pub(super) const PACKET_BYTES: usize = IP_BYTES + TCP_BYTES + PAYLOAD_BYTES;
 
 const VERSION_AND_LENGTH: u8 = 0x45;
 const TTL: u8 = 64;
-/// In 32-bit words, in the high half.
+/// The data offset field of a TCP header without options: 5 words of 32 bits, in the high four bits.
 const TCP_LENGTH: u8 = 0x50;
 const TCP_WINDOW: u16 = 64_240;
 
-/// Where a packet comes from and goes to.
+/// The source and destination of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Endpoints {
     pub(super) src: Ipv4Addr,
@@ -28,22 +28,22 @@ pub(super) struct Endpoints {
 }
 
 impl Endpoints {
-    /// The other way.
+    /// The endpoints of a packet in the other direction.
     pub(super) fn reversed(self) -> Self {
         Self { src: self.dst, dst: self.src, src_port: self.dst_port, dst_port: self.src_port }
     }
 }
 
-/// What a packet is, its ends apart.
+/// The parts of a packet other than its endpoints. All payloads are zeros.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Segment {
-    /// UDP, with so many bytes.
+    /// A UDP datagram with `payload` bytes.
     Udp { payload: usize },
-    /// TCP, with so many bytes.
+    /// A TCP segment with `payload` bytes.
     Tcp { flags: u8, seq: u32, ack: u32, payload: usize },
 }
 
-/// One packet's bytes.
+/// The buffer of one packet.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Packet {
     bytes: [u8; PACKET_BYTES],
@@ -53,7 +53,7 @@ pub(super) struct Packet {
 impl Packet {
     pub(super) const EMPTY: Self = Self { bytes: [0; PACKET_BYTES], length: 0 };
 
-    /// Becomes that packet.
+    /// Overwrites the buffer with the packet of `segment` between `ends`.
     pub(super) fn write(&mut self, segment: Segment, ends: &Endpoints) {
         let (proto, length) = match segment {
             Segment::Udp { payload } => (IPPROTO_UDP, UDP_BYTES + payload),
@@ -69,7 +69,7 @@ impl Packet {
         self.write_at(20, ends.src_port.to_be_bytes());
         self.write_at(22, ends.dst_port.to_be_bytes());
         match segment {
-            Segment::Udp { .. } => self.write_at(24, be16(length)), // a checksum of 0 is none
+            Segment::Udp { .. } => self.write_at(24, be16(length)), // UDP's checksum stays 0, which means none
             Segment::Tcp { flags, seq, ack, .. } => {
                 self.write_at(24, seq.to_be_bytes());
                 self.write_at(28, ack.to_be_bytes());
@@ -80,17 +80,20 @@ impl Packet {
         }
     }
 
+    /// The bytes of the packet.
     pub(super) fn bytes(&self) -> &[u8] {
         self.bytes.get(..self.length).unwrap_or_default()
     }
 
+    /// Writes `value` at byte `at`.
     fn write_at<const N: usize>(&mut self, at: usize, value: [u8; N]) {
-        if let Some(place) = self.bytes.get_mut(at..at + N) {
-            place.copy_from_slice(&value);
+        if let Some(range) = self.bytes.get_mut(at..at + N) {
+            range.copy_from_slice(&value);
         }
     }
 
-    /// RFC 9293, 3.1: over the addresses, the protocol and the length, the header and the payload; all payloads are zeros.
+    /// The checksum of RFC 9293, 3.1: over the addresses, the protocol, the length, the header and the payload. The
+    /// payload adds nothing, since it is zeros.
     fn tcp_checksum(&self, length: usize) -> u16 {
         let words = self.bytes.get(12..IP_BYTES + TCP_BYTES).unwrap_or_default().as_chunks::<2>().0;
         let words: u32 = words.iter().map(|word| u32::from(u16::from_be_bytes(*word))).sum();

@@ -1,4 +1,4 @@
-//! What the packets of a flow are, and how long it stays.
+//! The scripts of a load: a flow's packets, and how long the flow lives.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -9,17 +9,17 @@ use super::Kind;
 use super::packet::{Endpoints, Segment};
 use crate::lab::topology::FLOOD_NETWORK;
 
-/// Where clients are.
+/// The network of the load's clients.
 pub(super) const CLIENTS: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 0);
 pub(super) const CLIENTS_PREFIX: u8 = 16;
-/// Clients that a sender has; no two senders share one.
+/// The number of clients of one sender. No two senders share a client.
 const CLIENTS_PER_SENDER: u32 = (1 << 16) / super::SENDERS;
-/// Servers that are talked to: addresses from the first one on.
+/// The number of servers: the first addresses of the flood's network.
 const SERVERS: u32 = 4_096;
-/// Ports that a client uses.
+/// The number of ports that a client uses.
 const PORTS: u32 = 32_768;
 const FIRST_PORT: u32 = 1_024;
-/// A flow that nothing ends, in seconds; it is gone soon when its sender is killed.
+/// The timeout of a flow created by ctnetlink, in seconds. It removes the flows of a sender that was killed.
 pub(super) const TIMEOUT: u32 = 600;
 
 const SYN: u8 = 0x02;
@@ -27,56 +27,56 @@ const ACK: u8 = 0x10;
 const PSH_ACK: u8 = 0x18;
 const FIN_ACK: u8 = 0x11;
 
-/// Whose packet it is.
+/// The host that sends a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Origin {
     Client,
     Server,
 }
 
-/// One packet.
+/// One packet of a script.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Step {
     pub(super) origin: Origin,
     pub(super) segment: Segment,
 }
 
-/// How long a flow stays.
+/// How long a flow lives.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Lifetime {
-    /// Until it is the oldest of those that shall be there.
+    /// The flow ends when it is the oldest and there are more flows than the load keeps alive.
     UntilOldest,
-    /// So long.
+    /// The flow ends after this time.
     For(Duration),
 }
 
-/// A flow from beginning to end.
+/// A flow from its first packet to its last.
 #[derive(Debug)]
 pub(super) struct Script {
     pub(super) proto: u8,
     pub(super) server_port: u16,
-    /// What opens it; nothing where a request does.
+    /// The packets that open the flow; none where a ctnetlink request creates it.
     pub(super) open: &'static [Step],
-    /// What closes it, before it is deleted.
+    /// The packets that close the flow before it is deleted.
     pub(super) close: &'static [Step],
     pub(super) lifetime: Lifetime,
-    /// Events from first to last: NEW, UPDATEs, DESTROY.
+    /// The number of events of the flow: NEW, UPDATEs, DESTROY.
     pub(super) events: u32,
 }
 
-/// A script's share of the flows.
+/// A script and its share of a load's flows: `weight` of the sum of all weights.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct WeightedScript {
     pub(super) script: &'static Script,
     pub(super) weight: u32,
 }
 
-const fn udp(by: Origin, payload: usize) -> Step {
-    Step { origin: by, segment: Segment::Udp { payload } }
+const fn udp(origin: Origin, payload: usize) -> Step {
+    Step { origin, segment: Segment::Udp { payload } }
 }
 
-const fn tcp(by: Origin, flags: u8, seq: u32, ack: u32, payload: usize) -> Step {
-    Step { origin: by, segment: Segment::Tcp { flags, seq, ack, payload } }
+const fn tcp(origin: Origin, flags: u8, seq: u32, ack: u32, payload: usize) -> Step {
+    Step { origin, segment: Segment::Tcp { flags, seq, ack, payload } }
 }
 
 static UDP_DATAGRAM: Script = Script {
@@ -97,7 +97,7 @@ static DNS_QUERY: Script = Script {
     events: 3,
 };
 
-/// The client begins at 1,000, the server at 5,000; each sends 64 bytes.
+/// The client's sequence numbers start at 1,000, the server's at 5,000. Each side sends 64 bytes.
 static TCP_CONNECTION: Script = Script {
     proto: IPPROTO_TCP,
     server_port: 443,
@@ -120,7 +120,7 @@ static TCP_CONNECTION: Script = Script {
 static INSERTED_FLOW: Script =
     Script { proto: IPPROTO_TCP, server_port: 443, open: &[], close: &[], lifetime: Lifetime::UntilOldest, events: 2 };
 
-/// The scripts of a kind of load.
+/// The scripts of a kind of load, with their weights.
 pub(super) fn scripts_of(kind: Kind) -> &'static [WeightedScript] {
     match kind {
         Kind::Dns => {
@@ -137,8 +137,8 @@ pub(super) fn scripts_of(kind: Kind) -> &'static [WeightedScript] {
     }
 }
 
-/// The ends of flow number `number` of sender `sender`, seen from the client. Numbers come again after 134 million flows, when
-/// the first are long gone.
+/// The endpoints of flow number `number` of sender `sender`, in the original direction. Endpoints repeat after 134
+/// million flows, long after the first of them have ended.
 pub(super) fn flow_endpoints(sender: u32, number: u32, script: &Script) -> Endpoints {
     let number = number % (CLIENTS_PER_SENDER * PORTS);
     let client = sender * CLIENTS_PER_SENDER + number / PORTS;

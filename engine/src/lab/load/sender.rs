@@ -1,4 +1,4 @@
-//! One thread's flows: begun in batches, ended in batches.
+//! One sending thread: it starts and ends its flows in batches.
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
@@ -27,14 +27,14 @@ use super::{Kind, LabError, LoadError, LoadTotals};
 use crate::kernel::batch::{Batch, Refused};
 use crate::lab::topology::Firewall;
 
-/// Flows begun or ended together.
+/// The most flows started or ended together.
 const BATCH: u32 = 64;
 /// `TCP_CONNTRACK_ESTABLISHED`.
 const ESTABLISHED: u8 = 3;
-/// How long a sender that has nothing to do sleeps at most before it looks whether to stop.
+/// The longest sleep of an idle sender: it notices a stop within this time.
 const SLEEP_MAX: Duration = Duration::from_millis(20);
 
-/// What a sender has made, where others can read it.
+/// The counters of one sender, shared with the threads that read them. Aligned so that two senders share no cache line.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub(super) struct SenderCounters {
@@ -46,6 +46,7 @@ pub(super) struct SenderCounters {
 }
 
 impl SenderCounters {
+    /// Reads the counters.
     pub(super) fn totals(&self) -> LoadTotals {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         LoadTotals {
@@ -58,7 +59,7 @@ impl SenderCounters {
     }
 }
 
-/// The raw sockets of the client and of the server.
+/// The raw sockets of the client and of the server, and the buffers of one batch of packets.
 #[derive(Debug)]
 pub(super) struct RawSockets {
     client: OwnedFd,
@@ -67,6 +68,7 @@ pub(super) struct RawSockets {
 }
 
 impl RawSockets {
+    /// Opens a raw socket on the client and one on the server.
     pub(super) fn open(firewall: &Firewall) -> Result<Self, LabError> {
         let open = || socket_with(AddressFamily::INET, SocketType::RAW, SocketFlags::CLOEXEC, Some(ipproto::RAW));
         let failed = |error| LabError::system("open a raw socket", error);
@@ -75,7 +77,7 @@ impl RawSockets {
         Ok(Self { client, server, packets: vec![Packet::EMPTY; BATCH as usize].into_boxed_slice() })
     }
 
-    /// Sends the packet that `step` is for each of the flows.
+    /// Sends the packet of `step` once for each of the flows, and returns the number of packets sent.
     fn send_step(&mut self, step: &Step, flows: impl Iterator<Item = Endpoints>) -> Result<u64, LabError> {
         let (socket, flows): (_, Vec<Endpoints>) = match step.origin {
             Origin::Client => (&self.client, flows.collect()),
@@ -105,27 +107,30 @@ impl RawSockets {
     }
 }
 
-/// The flows of one script.
+/// The flows of one script. They are numbered in the order in which they start, and end in that order. The numbers
+/// wrap.
 #[derive(Debug)]
 struct ScriptFlows {
     script: &'static Script,
     weight: u32,
-    /// Flows that shall be there, where it is the oldest that go.
+    /// The number of flows to keep alive, for scripts whose oldest flow ends first ([`Lifetime::UntilOldest`]).
     target: u32,
-    /// Of those begun, the ones that filled the table.
+    /// The number of flows that were started to fill the table.
     prefilled: u32,
     started: u32,
     ended: u32,
-    /// Where flows go by age: when those below a number had begun.
+    /// For scripts whose flows end by age: each batch's start time, and the number below which all flows had started
+    /// then.
     started_at: VecDeque<(Instant, u32)>,
 }
 
 impl ScriptFlows {
+    /// The number of flows that have started and not ended.
     fn alive(&self) -> u32 {
         self.started.wrapping_sub(self.ended)
     }
 
-    /// How many there should be and are not, at most a batch.
+    /// The number of flows missing to the target, at most [`BATCH`].
     fn missing(&self) -> u32 {
         match self.script.lifetime {
             Lifetime::UntilOldest => self.target.saturating_sub(self.alive()).min(BATCH),
@@ -133,17 +138,17 @@ impl ScriptFlows {
         }
     }
 
-    /// Flows begun since the table was filled.
+    /// The number of flows started since the table was filled.
     fn started_after_fill(&self) -> u64 {
         u64::from(self.started.wrapping_sub(self.prefilled))
     }
 
-    /// How many are to be ended now, at most a batch.
+    /// The number of flows to end now, at most [`BATCH`].
     fn due_to_end(&self, now: Instant) -> u32 {
         let due = match self.script.lifetime {
             Lifetime::UntilOldest => self.alive().saturating_sub(self.target),
             Lifetime::For(life) => {
-                let past = self.started_at.iter().take_while(|(began, _)| now.duration_since(*began) >= life).last();
+                let past = self.started_at.iter().take_while(|(start, _)| now.duration_since(*start) >= life).last();
                 past.map_or(0, |(_, below)| below.wrapping_sub(self.ended))
             }
         };
@@ -151,23 +156,26 @@ impl ScriptFlows {
     }
 }
 
-/// One thread's flows.
+/// The state of one sending thread: its flows and its sockets.
 #[derive(Debug)]
 pub(super) struct Sender {
     index: u32,
     scripts: Vec<ScriptFlows>,
-    /// Flows that came due since the table was filled.
+    /// The number of flows that came due since the table was filled, of all scripts.
     flows_due: u64,
+    /// The sockets that start flows by packets; `None` where flows are created by ctnetlink.
     raw_sockets: Option<RawSockets>,
+    /// The ctnetlink requests that create and delete flows.
     changes: Batch,
 }
 
 impl Sender {
-    /// Opens its socket for changes in the calling thread's network namespace.
-    pub(super) fn open(index: u32, kind: Kind, flows: u32, ways: Option<RawSockets>) -> Result<Self, LoadError> {
-        let lanes = script::scripts_of(kind).iter().map(|lane| ScriptFlows {
-            script: lane.script,
-            weight: lane.weight,
+    /// Opens the ctnetlink socket in the calling thread's network namespace. `flows` is the number of flows to keep
+    /// alive.
+    pub(super) fn open(index: u32, kind: Kind, flows: u32, sockets: Option<RawSockets>) -> Result<Self, LoadError> {
+        let groups = script::scripts_of(kind).iter().map(|group| ScriptFlows {
+            script: group.script,
+            weight: group.weight,
             target: flows,
             prefilled: 0,
             started: 0,
@@ -176,14 +184,14 @@ impl Sender {
         });
         Ok(Self {
             index,
-            scripts: lanes.collect(),
+            scripts: groups.collect(),
             flows_due: 0,
-            raw_sockets: ways,
+            raw_sockets: sockets,
             changes: Batch::open("make load")?,
         })
     }
 
-    /// Begins and ends flows until told to stop.
+    /// Starts and ends flows until `stop` is set: `per_second` flows a second, or as many as possible.
     pub(super) fn run(
         &mut self,
         per_second: Option<NonZeroU32>,
@@ -197,19 +205,20 @@ impl Sender {
             self.end_due_flows(shared)?;
             match pace.as_mut().map(|pace| pace.advance(count, Instant::now())) {
                 Some(Next::Wait(time)) => self.sleep_until(Some(Instant::now() + time), stop, shared)?,
-                Some(Next::Now { skipped: given_up }) => _ = shared.skipped.fetch_add(given_up, Ordering::Relaxed),
+                Some(Next::Now { skipped }) => _ = shared.skipped.fetch_add(skipped, Ordering::Relaxed),
                 None => {}
             }
         }
         Ok(())
     }
 
-    /// Begins nothing until told to stop.
+    /// Starts no flows until `stop` is set, and ends the flows that come due.
     pub(super) fn run_idle(&mut self, stop: &AtomicBool, shared: &SenderCounters) -> Result<(), LoadError> {
         self.sleep_until(None, stop, shared)
     }
 
-    /// Sleeps until then, or until told to stop, but for what has to end meanwhile.
+    /// Sleeps until `until` or until `stop` is set; `None` sleeps until `stop` is set. Ends the flows that come due
+    /// meanwhile.
     fn sleep_until(
         &mut self,
         until: Option<Instant>,
@@ -227,50 +236,52 @@ impl Sender {
         Ok(())
     }
 
-    /// Begins flows until those that stay are as many as shall be.
+    /// Starts flows until each script with a target has reached it.
     pub(super) fn fill(&mut self, shared: &SenderCounters) -> Result<(), LoadError> {
-        for place in 0..self.scripts.len() {
-            while let Some(missing) = self.scripts.get(place).map(ScriptFlows::missing).filter(|missing| *missing > 0) {
-                self.start_script_flows(place, missing, shared)?;
+        for index in 0..self.scripts.len() {
+            while let Some(missing) = self.scripts.get(index).map(ScriptFlows::missing).filter(|missing| *missing > 0) {
+                self.start_script_flows(index, missing, shared)?;
             }
-            self.scripts.get_mut(place).into_iter().for_each(|lane| lane.prefilled = lane.started);
+            self.scripts.get_mut(index).into_iter().for_each(|group| group.prefilled = group.started);
         }
         Ok(())
     }
 
     /// Ends all flows.
     pub(super) fn clear(&mut self, shared: &SenderCounters) -> Result<(), LoadError> {
-        for place in 0..self.scripts.len() {
-            while let Some(count) = self.scripts.get(place).map(ScriptFlows::alive).filter(|alive| *alive > 0) {
-                self.end_script_flows(place, count.min(BATCH), shared)?;
+        for index in 0..self.scripts.len() {
+            while let Some(count) = self.scripts.get(index).map(ScriptFlows::alive).filter(|alive| *alive > 0) {
+                self.end_script_flows(index, count.min(BATCH), shared)?;
             }
         }
         Ok(())
     }
 
+    /// Starts the flows that come due with `count` further ones, shared among the scripts by their weights.
     fn start_flows(&mut self, count: u32, shared: &SenderCounters) -> Result<(), LoadError> {
-        let weights: u32 = self.scripts.iter().map(|lane| lane.weight).sum();
+        let weights: u32 = self.scripts.iter().map(|group| group.weight).sum();
         self.flows_due += u64::from(count);
-        for place in 0..self.scripts.len() {
-            let Some(lane) = self.scripts.get(place) else { break };
-            // Each lane keeps its share of all that came due, however small the steps are.
-            let share = self.flows_due * u64::from(lane.weight) / u64::from(weights.max(1));
-            let missing = u32::try_from(share.saturating_sub(lane.started_after_fill())).unwrap_or(BATCH).min(BATCH);
+        for index in 0..self.scripts.len() {
+            let Some(group) = self.scripts.get(index) else { break };
+            // The share is that of all flows due so far. A share of `count` alone would round to 0 in small steps.
+            let share = self.flows_due * u64::from(group.weight) / u64::from(weights.max(1));
+            let missing = u32::try_from(share.saturating_sub(group.started_after_fill())).unwrap_or(BATCH).min(BATCH);
             if missing > 0 {
-                self.start_script_flows(place, missing, shared)?;
+                self.start_script_flows(index, missing, shared)?;
             }
         }
         Ok(())
     }
 
-    fn start_script_flows(&mut self, place: usize, count: u32, shared: &SenderCounters) -> Result<(), LoadError> {
-        let Some(lane) = self.scripts.get_mut(place) else { return Ok(()) };
-        let (first, script, index) = (lane.started, lane.script, self.index);
-        let flows = (first..first.wrapping_add(count)).map(|number| script::flow_endpoints(index, number, script));
+    /// Starts `count` flows of the script at `index`, by packets or by ctnetlink.
+    fn start_script_flows(&mut self, index: usize, count: u32, shared: &SenderCounters) -> Result<(), LoadError> {
+        let Some(group) = self.scripts.get_mut(index) else { return Ok(()) };
+        let (first, script, sender) = (group.started, group.script, self.index);
+        let flows = (first..first.wrapping_add(count)).map(|number| script::flow_endpoints(sender, number, script));
         match &mut self.raw_sockets {
-            Some(ways) => {
+            Some(sockets) => {
                 for step in script.open {
-                    let sent = ways.send_step(step, flows.clone())?;
+                    let sent = sockets.send_step(step, flows.clone())?;
                     shared.packets.fetch_add(sent, Ordering::Relaxed);
                 }
             }
@@ -284,32 +295,33 @@ impl Sender {
                 self.changes.finish(&mut count_refused(shared))?;
             }
         }
-        lane.started = first.wrapping_add(count);
+        group.started = first.wrapping_add(count);
         if let Lifetime::For(_) = script.lifetime {
-            lane.started_at.push_back((Instant::now(), lane.started));
+            group.started_at.push_back((Instant::now(), group.started));
         }
         shared.started.fetch_add(count.into(), Ordering::Relaxed);
         Ok(())
     }
 
+    /// Ends all flows that are due to end.
     fn end_due_flows(&mut self, shared: &SenderCounters) -> Result<(), LoadError> {
         let now = Instant::now();
-        for place in 0..self.scripts.len() {
-            while let Some(count) = self.scripts.get(place).map(|lane| lane.due_to_end(now)).filter(|due| *due > 0) {
-                self.end_script_flows(place, count, shared)?;
+        for index in 0..self.scripts.len() {
+            while let Some(count) = self.scripts.get(index).map(|group| group.due_to_end(now)).filter(|due| *due > 0) {
+                self.end_script_flows(index, count, shared)?;
             }
         }
         Ok(())
     }
 
-    /// Closes and deletes the oldest.
-    fn end_script_flows(&mut self, place: usize, count: u32, shared: &SenderCounters) -> Result<(), LoadError> {
-        let Some(lane) = self.scripts.get_mut(place) else { return Ok(()) };
-        let (first, script, index) = (lane.ended, lane.script, self.index);
-        let flows = (first..first.wrapping_add(count)).map(|number| script::flow_endpoints(index, number, script));
-        if let Some(ways) = &mut self.raw_sockets {
+    /// Closes the `count` oldest flows of the script at `index` by packets, where there are sockets, and deletes them.
+    fn end_script_flows(&mut self, index: usize, count: u32, shared: &SenderCounters) -> Result<(), LoadError> {
+        let Some(group) = self.scripts.get_mut(index) else { return Ok(()) };
+        let (first, script, sender) = (group.ended, group.script, self.index);
+        let flows = (first..first.wrapping_add(count)).map(|number| script::flow_endpoints(sender, number, script));
+        if let Some(sockets) = &mut self.raw_sockets {
             for step in script.close {
-                let sent = ways.send_step(step, flows.clone())?;
+                let sent = sockets.send_step(step, flows.clone())?;
                 shared.packets.fetch_add(sent, Ordering::Relaxed);
             }
         }
@@ -319,26 +331,28 @@ impl Sender {
             self.changes.add(0, delete, &mut count_refused(shared))?;
         }
         self.changes.finish(&mut count_refused(shared))?;
-        lane.ended = first.wrapping_add(count);
-        let alive = lane.alive();
-        while lane.started_at.front().is_some_and(|(_, below)| lane.started.wrapping_sub(*below) >= alive) {
-            lane.started_at.pop_front();
+        group.ended = first.wrapping_add(count);
+        let alive = group.alive();
+        while group.started_at.front().is_some_and(|(_, below)| group.started.wrapping_sub(*below) >= alive) {
+            group.started_at.pop_front();
         }
         shared.ended.fetch_add(count.into(), Ordering::Relaxed);
         Ok(())
     }
 }
 
+/// Returns a callback that counts each refused request.
 fn count_refused(shared: &SenderCounters) -> impl FnMut(Refused) {
     |_| _ = shared.refused.fetch_add(1, Ordering::Relaxed)
 }
 
+/// The original tuple of a flow.
 fn tuple(script: &Script, ends: &Endpoints) -> Tuple {
     let l4 = L4::Ports { src: ends.src_port, dst: ends.dst_port };
     Tuple { src: ends.src.into(), dst: ends.dst.into(), proto: script.proto, l4, zone: None }
 }
 
-/// The flow as a request has it.
+/// The request's view of an established TCP flow.
 fn established_flow(script: &Script, ends: &Endpoints) -> FlowChange<'static> {
     let tcp = TcpInfo { state: Some(ESTABLISHED), ..TcpInfo::default() };
     let flow = FlowView {

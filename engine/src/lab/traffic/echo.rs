@@ -1,4 +1,4 @@
-//! A server that sends back what it gets, by TCP and UDP, from one thread.
+//! An echo server for TCP and UDP in one thread.
 
 use std::collections::HashMap;
 use std::io::{self, Read as _, Write as _};
@@ -13,17 +13,19 @@ use mio::{Events, Interest, Poll, Token, Waker};
 
 use crate::lab::{Host, LabError};
 
-/// Open connections; one more is closed as soon as it is accepted. Stays below the usual 1,024 descriptors a process.
+/// The most open connections; further ones are closed as soon as they are accepted. The number stays below the usual
+/// limit of 1,024 descriptors a process.
 const MOST_CONNECTIONS: usize = 512;
-/// Listening sockets of which every one takes part in a poll.
+/// The most ready sockets that one poll returns.
 const MOST_EVENTS: usize = 256;
-/// Bytes of one read; a client's payload is rarely longer.
+/// The bytes of one read; payloads of clients are rarely longer.
 const READ_BYTES: usize = 16 * 1024;
-/// Listeners are looked at this often without an event too: one that ran out of descriptors gets no second event.
+/// The interval at which all listeners are tried without an event. A listener whose `accept` failed without free
+/// descriptors gets no second event.
 const RETRY: Duration = Duration::from_millis(100);
 const WAKE: Token = Token(usize::MAX);
 
-/// Runs until it is dropped.
+/// A running echo server. It stops when dropped.
 #[derive(Debug)]
 pub struct Echo {
     stop: Arc<AtomicBool>,
@@ -32,10 +34,11 @@ pub struct Echo {
 }
 
 impl Echo {
-    /// Listens on `host` at each of `addresses`, by TCP and UDP both; they are open when this returns.
+    /// Starts a server that listens on `host` at each of `addresses`, by both TCP and UDP. The sockets are open when
+    /// this returns.
     ///
     /// # Errors
-    /// [`LabError::System`] when an address is not the host's, or taken.
+    /// [`LabError::System`] when an address is not the host's or is in use.
     pub fn start(host: &Host, addresses: &[SocketAddr]) -> Result<Self, LabError> {
         let (addresses, name) = (addresses.to_vec(), host.name().to_owned());
         host.run(move || {
@@ -51,14 +54,15 @@ impl Echo {
 impl Drop for Echo {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        let _ = self.waker.wake(); // on failure it stops at its next retry
+        let _ = self.waker.wake(); // on failure the thread notices the stop after `RETRY`
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
     }
 }
 
-/// The server's thread. Tokens: listeners first, then datagram sockets, then connections.
+/// The state of the server's thread. Tokens number the listeners first, then the datagram sockets, then the
+/// connections.
 struct Server {
     poll: Poll,
     stop: Arc<AtomicBool>,
@@ -86,6 +90,7 @@ impl Server {
         Ok((Self { poll, stop, listeners, datagrams, connections: HashMap::new(), next }, waker))
     }
 
+    /// Serves until `stop` is set.
     fn serve(mut self) {
         let mut events = Events::with_capacity(MOST_EVENTS);
         let mut buffer = vec![0; READ_BYTES];
@@ -102,6 +107,7 @@ impl Server {
         }
     }
 
+    /// Accepts from or echoes on the socket of `token`.
     fn on_readable(&mut self, token: Token, buffer: &mut [u8]) {
         if token.0 < self.listeners.len() {
             self.accept_waiting(token.0);
@@ -110,10 +116,11 @@ impl Server {
         } else if let Some(stream) = self.connections.get_mut(&token)
             && echo_stream(stream, buffer).is_err()
         {
-            self.connections.remove(&token); // closes it, which tells the client and ends the flow
+            self.connections.remove(&token); // closes the connection, which ends its flow
         }
     }
 
+    /// Accepts all connections that wait at a listener.
     fn accept_waiting(&mut self, index: usize) {
         while let Some(Ok((mut stream, _))) = self.listeners.get(index).map(TcpListener::accept) {
             let token = Token(self.next);
@@ -126,14 +133,15 @@ impl Server {
     }
 }
 
-/// Until nothing is left to read. A datagram that finds the send buffer full is lost, as datagrams are.
+/// Echoes all datagrams that wait at a socket. A datagram is lost when the send buffer is full.
 fn echo_datagrams(socket: &UdpSocket, buffer: &mut [u8]) {
     while let Ok((length, client)) = socket.recv_from(buffer) {
         let _ = socket.send_to(buffer.get(..length).unwrap_or_default(), client);
     }
 }
 
-/// `Err` when the connection is to be closed: the client has, or it does not read what it is sent.
+/// Echoes all data that waits at a connection. Returns an error when the connection is to be closed: the client has
+/// closed it, or does not read the echo.
 fn echo_stream(stream: &mut TcpStream, buffer: &mut [u8]) -> io::Result<()> {
     loop {
         match stream.read(buffer) {

@@ -1,4 +1,4 @@
-//! As many new flows a second as the kernel makes: each packet is one, to an address and port of its own.
+//! New flows as fast as the kernel creates them: each packet goes to its own address and port and is a flow of its own.
 
 use std::io::IoSlice;
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
@@ -11,16 +11,17 @@ use rustix::net::{MMsgHdr, SendAncillaryBuffer, SendFlags, SocketAddrAny, sendmm
 use crate::lab::LabError;
 use crate::lab::topology::FLOOD_NETWORK;
 
-/// Packets handed to the kernel at once.
+/// Packets passed to the kernel in one system call.
 const BATCH: u32 = 64;
 /// Ports used on each destination.
 const PORTS: u32 = 32_768;
 const FIRST_PORT: u32 = 1024;
-/// Destinations of 198.18.0.0/15 without its first and last address.
+/// Destination addresses: all of 198.18.0.0/15 but its first and last.
 const ADDRESSES: u32 = (1 << 17) - 2;
 
-/// Sends one-packet UDP flows to 198.18.0.0/15, none of them twice; see [`topology`](crate::lab::topology) for where
-/// they end. It belongs to the namespace of the thread that opened it, client or firewall, and may move between threads.
+/// Sends one-packet UDP flows to 198.18.0.0/15, none of them twice. [`topology`](crate::lab::topology) describes where
+/// the packets end. Its socket belongs to the namespace of the thread that opened it, client or firewall; the value may
+/// move between threads.
 #[derive(Debug)]
 pub struct Flood {
     socket: UdpSocket,
@@ -28,10 +29,10 @@ pub struct Flood {
 }
 
 impl Flood {
-    /// The most flows that one flood can tell apart: 4.29 billion.
+    /// The most flows of one flood, each with an address and port of its own: 4.29 billion.
     pub const MOST: u32 = ADDRESSES * PORTS;
 
-    /// Opens its socket; every flood has a source port of its own, so their flows differ.
+    /// Opens a socket. Every flood has its own source port, so the flows of two floods differ.
     ///
     /// # Errors
     /// [`LabError::System`] when no descriptor or port is left.
@@ -46,7 +47,7 @@ impl Flood {
         self.sent
     }
 
-    /// Sends `flows` further flows as fast as the kernel takes them, and returns how long that took.
+    /// Sends `flows` further flows as fast as the kernel accepts packets, and returns how long that took.
     ///
     /// # Errors
     /// [`LabError::FloodTooLarge`], or [`LabError::System`] where there is no route to the flood's network.
@@ -66,11 +67,11 @@ impl Flood {
         })
     }
 
-    /// Calls `pause` with the flows sent so far before each batch.
+    /// Sends `flows` further flows in batches of [`BATCH`], and calls `pause` before each with the flows sent so far.
     fn send_batches(&mut self, flows: u32, pause: impl Fn(u32)) -> Result<Duration, LabError> {
-        let most = Self::MOST;
-        let end = self.sent.checked_add(flows).filter(|end| *end <= most);
-        let end = end.ok_or(LabError::FloodTooLarge { asked: u64::from(self.sent) + u64::from(flows), most })?;
+        let max = Self::MOST;
+        let end = self.sent.checked_add(flows).filter(|end| *end <= max);
+        let end = end.ok_or(LabError::FloodTooLarge { requested: u64::from(self.sent) + u64::from(flows), max })?;
         let (first, started) = (self.sent, Instant::now());
         while self.sent < end {
             pause(self.sent - first);
@@ -82,6 +83,7 @@ impl Flood {
         Ok(started.elapsed())
     }
 
+    /// Sends the next `packets` packets in one system call, and returns how many the kernel accepted.
     fn send_batch(&self, packets: u32) -> Result<u32, rustix::io::Errno> {
         let targets: Vec<SocketAddrAny> = (self.sent..self.sent + packets).map(|flow| target(flow).into()).collect();
         let mut controls: Vec<SendAncillaryBuffer<'_, '_, '_>> = targets.iter().map(|_| <_>::default()).collect();
@@ -96,14 +98,14 @@ impl Flood {
     }
 }
 
-/// Where the packet of flow number `flow` goes; different for every flow below [`Flood::MOST`].
+/// The destination of flow number `flow`; different for every flow below [`Flood::MOST`].
 fn target(flow: u32) -> SocketAddrV4 {
     let address = Ipv4Addr::from_bits(FLOOD_NETWORK.to_bits() + 1 + flow / PORTS);
     let port = FIRST_PORT + flow % PORTS;
     SocketAddrV4::new(address, u16::try_from(port).unwrap_or(u16::MAX))
 }
 
-const _: () = assert!(FIRST_PORT + PORTS - 1 <= u16::MAX as u32, "every flow's port is one");
+const _: () = assert!(FIRST_PORT + PORTS - 1 <= u16::MAX as u32, "every flow's port fits 16 bits");
 
 #[cfg(test)]
 mod tests {

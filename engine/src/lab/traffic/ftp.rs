@@ -1,5 +1,5 @@
-//! As much of FTP (RFC 959, RFC 2428) as a firewall reads: a client announces where it awaits its data, and the server
-//! connects to it from there on, when it is told to send.
+//! The part of FTP (RFC 959, RFC 2428) that a firewall's helper reads: the client announces the address where it awaits
+//! data, and the server connects to that address when the client requests a transfer.
 
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
@@ -8,33 +8,37 @@ use std::time::Duration;
 
 use crate::lab::{Host, LabError};
 
-/// Longer than TCP takes between two tries after some seconds of silence.
+/// How long a reply or data is awaited: longer than TCP's retransmission interval after some seconds without a path.
 const LONGEST: Duration = Duration::from_secs(10);
-/// A transfer is this slow, so that something can happen meanwhile.
+/// The data of one piece of a transfer.
 const PIECE: [u8; 64] = [0xf7; 64];
+/// The time before each piece. Transfers are slow, so that a takeover can happen during one.
 const PIECE_INTERVAL: Duration = Duration::from_millis(10);
 
-/// Serves on `host` at each of `addresses`, which are open when this returns, until the process ends.
+/// Starts an FTP server on `host` at each of `addresses`. The sockets are open when this returns; the servers run until
+/// the process ends.
 ///
 /// # Errors
-/// [`LabError::System`] when an address is not the host's, or taken.
+/// [`LabError::System`] when an address is not the host's or is in use.
 pub fn serve_ftp(host: &Host, addresses: &[SocketAddr]) -> Result<(), LabError> {
     let addresses = addresses.to_vec();
     host.run(move || addresses.into_iter().try_for_each(start_server))
         .map_err(|error| LabError::system("start the FTP server", error))
 }
 
+/// Listens at `address`, and serves each control connection on a thread of its own.
 fn start_server(address: SocketAddr) -> io::Result<()> {
     let listener = TcpListener::bind(address)?;
     let accept = move || {
         for control in listener.incoming().flatten() {
-            // A session ends with its connection, however that ends.
+            // A session ends with its connection. Its error concerns nothing else, so it is ignored.
             let _ = thread::Builder::new().name("ftp-session".into()).spawn(move || serve_session(&control));
         }
     };
     thread::Builder::new().name("ftp".into()).spawn(accept).map(drop)
 }
 
+/// Answers the commands of one control connection until the client closes it.
 fn serve_session(control: &TcpStream) -> io::Result<()> {
     let mut replies = control;
     replies.write_all(b"220 ready\r\n")?;
@@ -63,6 +67,7 @@ fn serve_session(control: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
+/// Connects to the client's address and sends `pieces` pieces.
 fn send_data(to: SocketAddr, pieces: usize) -> io::Result<()> {
     let mut data = TcpStream::connect_timeout(&to, LONGEST)?;
     data.set_nodelay(true)?;
@@ -72,7 +77,7 @@ fn send_data(to: SocketAddr, pieces: usize) -> io::Result<()> {
     })
 }
 
-/// `h1,h2,h3,h4,p1,p2`, or `|2|address|port|`.
+/// Parses the argument of PORT (`h1,h2,h3,h4,p1,p2`) or EPRT (`|2|address|port|`).
 fn parse(announced: &str) -> Option<SocketAddr> {
     if let Some(extended) = announced.strip_prefix('|') {
         let mut fields = extended.split('|').skip(1);
@@ -84,13 +89,14 @@ fn parse(announced: &str) -> Option<SocketAddr> {
     Some(([a, b, c, d], u16::from_be_bytes([high, low])).into())
 }
 
-/// The connection that is awaited, or an error after [`LONGEST`].
+/// Accepts the data connection, or fails after [`LONGEST`].
 fn accept_data(listener: &TcpListener) -> io::Result<TcpStream> {
     let socket = socket2::SockRef::from(listener);
-    socket.set_read_timeout(Some(LONGEST))?; // `accept` heeds it, too
+    socket.set_read_timeout(Some(LONGEST))?; // SO_RCVTIMEO applies to `accept`, too
     Ok(listener.accept()?.0)
 }
 
+/// The command that announces `address`: PORT for IPv4, EPRT for IPv6.
 fn port_command(address: SocketAddr) -> String {
     match address.ip() {
         IpAddr::V4(ip) => {
@@ -106,10 +112,11 @@ fn port_command(address: SocketAddr) -> String {
 #[derive(Debug)]
 pub struct FtpSession {
     control: BufReader<TcpStream>,
+    /// The socket at the announced address, until a transfer starts.
     data_listener: Option<TcpListener>,
 }
 
-/// Data on its way.
+/// A transfer in progress.
 #[derive(Debug)]
 pub struct Transfer {
     data: TcpStream,
@@ -117,34 +124,35 @@ pub struct Transfer {
 }
 
 impl FtpSession {
-    /// Connects from the calling thread's namespace.
+    /// Connects from the calling thread's namespace and logs in.
     ///
     /// # Errors
-    /// [`LabError::System`], as whatever follows, when an answer does not come, or is another than it should be.
+    /// [`LabError::System`] when the server does not reply within 10 s, or replies with another code than expected.
     pub fn open(server: SocketAddr) -> Result<Self, LabError> {
         Self::try_open(server).map_err(|error| LabError::system(format!("open an FTP session with {server}"), error))
     }
 
-    /// Says where the next transfer's data is awaited: from here on, every firewall between expects it.
+    /// Announces the address where the next transfer's data is awaited. From here on every firewall on the path expects
+    /// the data connection.
     ///
     /// # Errors
-    /// As above.
+    /// [`LabError::System`], as for [`FtpSession::open`].
     pub fn announce(&mut self) -> Result<(), LabError> {
         self.try_announce().map_err(|error| LabError::system("announce an FTP transfer", error))
     }
 
-    /// Has what was announced begin; it takes 10 ms a piece.
+    /// Starts the announced transfer. It takes 10 ms a piece.
     ///
     /// # Errors
-    /// As above.
+    /// [`LabError::System`], as for [`FtpSession::open`]; also when nothing was announced.
     pub fn start_transfer(&mut self, pieces: usize) -> Result<Transfer, LabError> {
-        self.try_start_transfer(pieces).map_err(|error| LabError::system("begin an FTP transfer", error))
+        self.try_start_transfer(pieces).map_err(|error| LabError::system("start an FTP transfer", error))
     }
 
-    /// Waits until all of a transfer has come, and for the server's word on it.
+    /// Receives all data of a transfer, and waits for the server's final reply.
     ///
     /// # Errors
-    /// As above; something else came, or less.
+    /// [`LabError::System`], as for [`FtpSession::open`]; also when data is missing or differs.
     pub fn finish_transfer(&mut self, transfer: Transfer) -> Result<(), LabError> {
         self.try_finish_transfer(transfer).map_err(|error| LabError::system("finish an FTP transfer", error))
     }
@@ -155,7 +163,7 @@ impl FtpSession {
         control.set_nodelay(true)?;
         let mut session = Self { control: BufReader::new(control), data_listener: None };
         session.expect_reply("220")?;
-        session.send_command("USER anonymous")?; // helpers read from the second command on
+        session.send_command("USER anonymous")?; // helpers parse from the second command on
         session.expect_reply("230")?;
         Ok(session)
     }
@@ -181,7 +189,7 @@ impl FtpSession {
         let mut all = Vec::new();
         data.read_to_end(&mut all)?;
         if all != PIECE.repeat(pieces) {
-            return Err(io::Error::other(format!("{} bytes came of {}", all.len(), pieces * PIECE.len())));
+            return Err(io::Error::other(format!("received {} bytes, expected {}", all.len(), pieces * PIECE.len())));
         }
         self.expect_reply("226")
     }
@@ -190,9 +198,13 @@ impl FtpSession {
         self.control.get_ref().write_all(format!("{command}\r\n").as_bytes())
     }
 
+    /// Reads one reply, and checks that it starts with `code`.
     fn expect_reply(&mut self, code: &str) -> io::Result<()> {
         let mut line = String::new();
         self.control.read_line(&mut line)?;
-        if line.starts_with(code) { Ok(()) } else { Err(io::Error::other(format!("the server says {line:?}"))) }
+        if line.starts_with(code) {
+            return Ok(());
+        }
+        Err(io::Error::other(format!("expected reply {code}, received {line:?}")))
     }
 }

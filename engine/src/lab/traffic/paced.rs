@@ -1,4 +1,4 @@
-//! Exchanges at a steady pace.
+//! Exchanges with echo servers at a steady pace.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -9,30 +9,30 @@ use std::time::{Duration, Instant};
 use super::{TCP_PAYLOAD_BYTES, UDP_PAYLOAD_BYTES, tcp_exchange, udp_exchange};
 use crate::lab::{Host, LabError};
 
-/// Work that is later than this is skipped, not caught up with.
+/// The greatest delay that is caught up with. Exchanges that are later are skipped.
 const MOST_LATE: Duration = Duration::from_millis(100);
-/// The longest sleep: a stop is noticed within it.
+/// The longest sleep. A thread notices a stop within this time.
 const SLEEP_MAX: Duration = Duration::from_millis(10);
 
-/// What a host is to send. A rate of zero leaves that protocol out.
+/// The traffic that a host sends. A rate of 0 omits that protocol.
 #[derive(Debug, Clone)]
 pub struct Traffic {
-    /// Servers that echo by TCP, taken in turn.
+    /// Echo servers for TCP, used in rotation.
     pub tcp: Vec<SocketAddr>,
-    /// Servers that echo by UDP, taken in turn.
+    /// Echo servers for UDP, used in rotation.
     pub udp: Vec<SocketAddr>,
     /// TCP connections a second.
     pub tcp_per_second: u32,
     /// UDP exchanges a second.
     pub udp_per_second: u32,
-    /// When to stop by itself.
+    /// How long the traffic runs unless it is stopped.
     pub duration: Duration,
-    /// Bytes that each exchange sends and gets back, as far as TCP and UDP take them ([`TCP_PAYLOAD_BYTES`],
-    /// [`UDP_PAYLOAD_BYTES`]).
+    /// The bytes that each exchange sends and receives back, at most [`TCP_PAYLOAD_BYTES`] by TCP and
+    /// [`UDP_PAYLOAD_BYTES`] by UDP.
     pub payload_bytes: usize,
 }
 
-/// What has happened so far.
+/// The counts of exchanges so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Progress {
     /// TCP exchanges completed.
@@ -41,18 +41,18 @@ pub struct Progress {
     pub udp: u64,
     /// Exchanges that failed.
     pub failed: u64,
-    /// Exchanges left out since the machine did not keep up.
+    /// Exchanges skipped since the machine was too slow.
     pub skipped: u64,
 }
 
-/// Traffic that is flowing. Dropping it stops it.
+/// Running traffic. It stops when dropped.
 #[derive(Debug)]
 pub struct Running {
     shared: Arc<SharedProgress>,
     threads: Vec<JoinHandle<()>>,
 }
 
-/// What the threads and their owner share; every number is independent of the others.
+/// The state that the threads and their owner share. The counters are independent of each other, so they need no lock.
 #[derive(Debug, Default)]
 struct SharedProgress {
     stop: AtomicBool,
@@ -64,7 +64,7 @@ struct SharedProgress {
 }
 
 impl Traffic {
-    /// Starts it on `host`.
+    /// Starts the traffic on `host`, with one thread a protocol.
     ///
     /// # Errors
     /// [`LabError::System`] when a thread cannot be started.
@@ -74,7 +74,7 @@ impl Traffic {
         let payload = vec![b'.'; self.payload_bytes.min(TCP_PAYLOAD_BYTES)];
         let datagram = vec![b'.'; self.payload_bytes.min(UDP_PAYLOAD_BYTES)];
         let until = Instant::now() + self.duration;
-        let lanes = [
+        let protocols = [
             PacedExchanges {
                 servers: self.tcp,
                 per_second: self.tcp_per_second,
@@ -90,9 +90,10 @@ impl Traffic {
                 completed: |s| &s.udp,
             },
         ];
-        for lane in lanes.into_iter().filter(|lane| lane.per_second > 0 && !lane.servers.is_empty()) {
+        for protocol in protocols.into_iter().filter(|one| one.per_second > 0 && !one.servers.is_empty()) {
             let shared = Arc::clone(&shared);
-            let spawn = move || thread::Builder::new().name("traffic".into()).spawn(move || lane.run(until, &shared));
+            let run = move || protocol.run(until, &shared);
+            let spawn = move || thread::Builder::new().name("traffic".into()).spawn(run);
             let thread = host.run(spawn).map_err(|error| LabError::system("start a traffic thread", error))?;
             running.threads.push(thread);
         }
@@ -101,7 +102,7 @@ impl Traffic {
 }
 
 impl Running {
-    /// What has happened so far.
+    /// The counts so far.
     #[must_use]
     pub fn progress(&self) -> Progress {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -109,19 +110,19 @@ impl Running {
         Progress { tcp: read(tcp), udp: read(udp), failed: read(failed), skipped: read(skipped) }
     }
 
-    /// Why an exchange failed last.
+    /// The error of the exchange that failed last; `None` when none failed.
     #[must_use]
     pub fn last_failure(&self) -> Option<String> {
         self.shared.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Whether its duration is over.
+    /// Whether all threads have ended, because the duration is over.
     #[must_use]
     pub fn is_finished(&self) -> bool {
         self.threads.iter().all(JoinHandle::is_finished)
     }
 
-    /// Stops it after the exchange under way.
+    /// Stops the traffic after the exchanges in progress, and returns the final counts.
     #[must_use]
     pub fn stop(mut self) -> Progress {
         self.shared.stop.store(true, Ordering::Relaxed);
@@ -129,7 +130,7 @@ impl Running {
         self.progress()
     }
 
-    /// Waits for its duration to be over.
+    /// Waits until the duration is over, and returns the final counts.
     #[must_use]
     pub fn finish(mut self) -> Progress {
         self.join();
@@ -138,7 +139,7 @@ impl Running {
 
     fn join(&mut self) {
         for thread in self.threads.drain(..) {
-            let _ = thread.join(); // a lane has nothing to say but its counters
+            let _ = thread.join(); // a thread returns nothing; its counters are shared
         }
     }
 }
@@ -150,12 +151,13 @@ impl Drop for Running {
     }
 }
 
-/// One protocol's thread.
+/// The exchanges of one protocol, made by one thread.
 struct PacedExchanges {
     servers: Vec<SocketAddr>,
     per_second: u32,
     payload: Vec<u8>,
     exchange: fn(SocketAddr, &[u8]) -> Result<(), LabError>,
+    /// Selects the protocol's counter of completed exchanges.
     completed: fn(&SharedProgress) -> &AtomicU64,
 }
 
@@ -183,7 +185,8 @@ impl PacedExchanges {
         }
     }
 
-    /// How far to move what is due, when it is too late to be caught up with.
+    /// Returns by how much to postpone the next exchange, due at `due`: its delay if that is [`MOST_LATE`] or more,
+    /// else 0. Counts the exchanges that the delay skips.
     fn skip_missed(&self, due: Instant, interval: Duration, shared: &SharedProgress) -> Duration {
         let late = due.elapsed();
         if late < MOST_LATE {
@@ -195,7 +198,7 @@ impl PacedExchanges {
     }
 }
 
-/// Sleeps until `due`; `false` when it is time to stop.
+/// Sleeps until `due`. Returns `false` when the traffic is stopped or `until` is reached.
 fn wait_until_due(due: Instant, until: Instant, shared: &SharedProgress) -> bool {
     loop {
         let now = Instant::now();

@@ -1,7 +1,7 @@
-//! Connections that stay: each sends a number now and then, and awaits the echo of every one, in order.
+//! Long-lived connections: each sends a number every 10 ms and awaits the echo of every number, in order.
 //!
-//! A firewall that fails and is replaced shows in how long a stream hears nothing. What a stream of TCP misses, or gets
-//! twice, ends it; of UDP datagrams may be lost, but not the way.
+//! The time of a takeover shows as the longest time for which a stream receives nothing. A TCP stream fails when a
+//! number is missing or arrives twice. A UDP stream may lose datagrams; it fails when no echo arrives at the end.
 
 use std::fmt;
 use std::io::{self, Read as _, Write as _};
@@ -16,21 +16,21 @@ use crate::lab::{Host, LabError};
 
 /// Time between two numbers of a stream.
 const INTERVAL: Duration = Duration::from_millis(10);
-/// Numbers by TCP that may await their echoes: few enough for the kernel to call the stream thin, so that it tries a way
-/// that is gone at a steady pace.
+/// The most numbers of a TCP stream without an echo: few enough for the kernel to treat the stream as thin, so that it
+/// retransmits at a constant interval while the path is interrupted.
 const UNANSWERED_MAX: u64 = 3;
-/// How long the echoes of the last numbers are awaited, and how long ago the last of UDP may be: longer than TCP takes
-/// between two tries after some seconds of silence.
+/// How long the last echoes are awaited after the stop: longer than TCP's retransmission interval after some seconds
+/// without a path.
 const LAST_WAIT: Duration = Duration::from_secs(10);
-/// Bytes of a number.
+/// The bytes of an encoded number.
 const NUMBER: usize = 8;
 
-/// Where a stream goes, and by which protocol.
+/// The server and protocol of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target {
-    /// A server that echoes by TCP.
+    /// An echo server for TCP.
     Tcp(SocketAddr),
-    /// One that does by UDP.
+    /// An echo server for UDP.
     Udp(SocketAddr),
 }
 
@@ -43,20 +43,20 @@ impl fmt::Display for Target {
     }
 }
 
-/// What became of a stream.
+/// The result of a stream.
 #[derive(Debug)]
 pub struct StreamReport {
-    /// Where it went.
+    /// The server and protocol of the stream.
     pub target: Target,
-    /// The longest that it heard nothing.
+    /// The longest time between two echoes; the start counts as one.
     pub silence: Duration,
-    /// Numbers that came back.
+    /// The number of echoes received.
     pub echoes: u64,
-    /// Why it is not alive any more, if so.
+    /// The reason why the stream failed; `None` when it did not.
     pub died: Option<String>,
 }
 
-/// Streams that are flowing. Dropping it ends them.
+/// Running streams. They stop when dropped.
 #[derive(Debug)]
 pub struct Streams {
     stop: Arc<AtomicBool>,
@@ -64,18 +64,18 @@ pub struct Streams {
 }
 
 impl Streams {
-    /// Opens a stream to each target from `host`; all are connected when this returns.
+    /// Opens a stream from `host` to each target. All are connected when this returns.
     ///
     /// # Errors
-    /// [`LabError::System`] when a connection cannot be made.
+    /// [`LabError::System`] when a connection cannot be opened.
     pub fn start(host: &Host, targets: &[Target]) -> Result<Self, LabError> {
         let mut streams = Self { stop: Arc::default(), threads: Vec::new() };
         for target in targets.iter().copied() {
             let stop = streams.stop.clone();
             let failed = move |error| LabError::system(format!("open a stream to {target}"), error);
             let thread = host.run(move || {
-                let line = StreamSocket::open(target).map_err(failed)?;
-                let flow = move || run_stream(target, line, &stop);
+                let socket = StreamSocket::open(target).map_err(failed)?;
+                let flow = move || run_stream(target, socket, &stop);
                 thread::Builder::new().name("stream".into()).spawn(flow).map_err(failed)
             })?;
             streams.threads.push(thread);
@@ -83,7 +83,7 @@ impl Streams {
         Ok(streams)
     }
 
-    /// Sends no more, waits for what is still to come back, and says what became of each.
+    /// Stops the streams, waits for the last echoes, and returns the result of each stream.
     #[must_use]
     pub fn finish(mut self) -> Vec<StreamReport> {
         self.stop.store(true, Ordering::Relaxed);
@@ -97,7 +97,7 @@ impl Drop for Streams {
     }
 }
 
-/// A stream's socket.
+/// A stream's socket; for TCP with the received bytes of a number that is not complete yet.
 enum StreamSocket {
     Tcp(TcpStream, Vec<u8>),
     Udp(UdpSocket),
@@ -126,12 +126,12 @@ impl StreamSocket {
     fn send(&mut self, number: u64) -> io::Result<()> {
         match self {
             Self::Tcp(stream, _) => stream.write_all(&number.to_be_bytes()),
-            // A datagram that finds no way is lost, and that is for the silence to show.
+            // An error means that the path is interrupted: the datagram is lost, and `silence` shows it.
             Self::Udp(socket) => socket.send(&number.to_be_bytes()).map(drop).or(Ok(())),
         }
     }
 
-    /// The numbers that have come; waits a little for the first.
+    /// Returns the numbers received; waits for the first at most [`INTERVAL`].
     fn receive(&mut self) -> io::Result<Vec<u64>> {
         let mut buffer = [0; 4096];
         match self {
@@ -154,25 +154,28 @@ impl StreamSocket {
             }
             Self::Udp(socket) => match socket.recv(&mut buffer) {
                 Ok(_) => Ok(buffer.first_chunk().map(|number| u64::from_be_bytes(*number)).into_iter().collect()),
-                Err(_) => Ok(Vec::new()), // an unreachable host is no more than silence
+                Err(_) => Ok(Vec::new()), // an unreachable host counts as silence
             },
         }
     }
 }
 
+/// Whether a read failed only because nothing has arrived yet.
 fn is_no_data(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted)
 }
 
-fn run_stream(target: Target, mut line: StreamSocket, stop: &AtomicBool) -> StreamReport {
-    let mut heard = StreamReport { target, silence: Duration::ZERO, echoes: 0, died: None };
-    if let Err(why) = exchange_numbers(&mut line, stop, &mut heard) {
-        heard.died = Some(why.to_string());
+/// Runs one stream until it is stopped or fails.
+fn run_stream(target: Target, mut socket: StreamSocket, stop: &AtomicBool) -> StreamReport {
+    let mut report = StreamReport { target, silence: Duration::ZERO, echoes: 0, died: None };
+    if let Err(why) = exchange_numbers(&mut socket, stop, &mut report) {
+        report.died = Some(why.to_string());
     }
-    heard
+    report
 }
 
-fn exchange_numbers(line: &mut StreamSocket, stop: &AtomicBool, heard: &mut StreamReport) -> io::Result<()> {
+/// Sends numbers and receives their echoes until `stop` is set and the last echoes have arrived.
+fn exchange_numbers(socket: &mut StreamSocket, stop: &AtomicBool, report: &mut StreamReport) -> io::Result<()> {
     let (mut sent, mut expected) = (0u64, 0u64);
     let (mut last, mut due) = (Instant::now(), Instant::now());
     let mut stopped = None;
@@ -184,28 +187,28 @@ fn exchange_numbers(line: &mut StreamSocket, stop: &AtomicBool, heard: &mut Stre
                 return Ok(());
             }
             if now.duration_since(since) >= LAST_WAIT {
-                return Err(io::Error::other(format!("{} of {sent} numbers never came back", sent - expected)));
+                return Err(io::Error::other(format!("no echo of {} of {sent} numbers", sent - expected)));
             }
-            if matches!(line, StreamSocket::Udp(_)) && last >= since {
-                return Ok(()); // something sent since came back: the way is there
+            if matches!(socket, StreamSocket::Udp(_)) && last >= since {
+                return Ok(()); // an echo has arrived since the stop: the path works
             }
         }
-        let may_send = match line {
+        let may_send = match socket {
             StreamSocket::Tcp(..) => stopped.is_none() && sent - expected < UNANSWERED_MAX,
-            StreamSocket::Udp(_) => true, // after the stop, too, for one of them to come back
+            StreamSocket::Udp(_) => true, // also after the stop, until one echo arrives
         };
         if may_send && now >= due {
-            line.send(sent)?;
+            socket.send(sent)?;
             sent += 1;
             due = now + INTERVAL;
         }
-        for number in line.receive()? {
-            if matches!(line, StreamSocket::Tcp(..)) && number != expected {
-                return Err(io::Error::other(format!("number {number} came where {expected} was to come")));
+        for number in socket.receive()? {
+            if matches!(socket, StreamSocket::Tcp(..)) && number != expected {
+                return Err(io::Error::other(format!("received number {number} instead of {expected}")));
             }
             expected = number + 1;
-            heard.echoes += 1;
-            heard.silence = heard.silence.max(last.elapsed());
+            report.echoes += 1;
+            report.silence = report.silence.max(last.elapsed());
             last = Instant::now();
         }
     }

@@ -1,4 +1,4 @@
-//! The results as one page: nothing is fetched, nothing runs. Readable on a phone, in light and dark.
+//! The results as one HTML page. It fetches nothing, runs no script, and is readable on a phone, in light and dark.
 
 mod plot;
 
@@ -9,7 +9,7 @@ use super::sections::{About, Section, count, depth_name, head, sections};
 
 const STYLE: &str = include_str!("page.css");
 
-/// The whole page.
+/// Returns the whole page. `json` is shown in it.
 pub(super) fn page(results: &Results, json: &str) -> String {
     let title =
         format!("ctflow bench: {} load, {} flows", results.settings.load, count(f64::from(results.settings.flows)));
@@ -34,12 +34,12 @@ pub(super) fn page(results: &Results, json: &str) -> String {
                         @let alone = matches!(section.about, About::Kernel | About::Depths);
                         section class=[alone.then_some("alone")] {
                             h2 { (section.title) }
-                            @if section.about != About::Steps { (table(&section)) } // which are in their plot's legend
+                            @if section.about != About::Steps { (table(&section)) } // the plot's legend has the steps
                             (plot(results, section.about))
                         }
                     }
                     details {
-                        summary { "Everything, as JSON" }
+                        summary { "All results, as JSON" }
                         pre { (json) }
                     }
                 }
@@ -49,6 +49,7 @@ pub(super) fn page(results: &Results, json: &str) -> String {
     .into_string()
 }
 
+/// Returns a section as a table.
 fn table(section: &Section) -> Markup {
     let remarks = section.rows.iter().any(|row| !row.remark.is_empty());
     html! {
@@ -69,16 +70,16 @@ fn table(section: &Section) -> Markup {
     }
 }
 
-/// What there is to see besides a table.
+/// Returns the plot of a section, if it has one.
 fn plot(results: &Results, about: About) -> Markup {
     match about {
         About::Kernel | About::Depths => html! {},
         About::Steps => {
-            figure("What an event takes: each step, and the floor", plot::steps(results), &steps_legend(results))
+            figure("CPU time of an event: each step, and the floor", plot::steps(results), &steps_legend(results))
         }
         About::Held => figure("Rate against loss", plot::loss(results), &plot::legend(&plot::loss_series(results))),
         About::Rates => {
-            let title = "From the kernel's event to the replica: how many took no longer";
+            let title = "Latency from the kernel's event to the replica: share that took no longer";
             let measured = results.rates.iter().any(|rate| rate.latency.is_some());
             let svg = measured.then(|| plot::latency(results)).flatten();
             figure(title, svg, &plot::legend(&plot::latency_series(results)))
@@ -87,7 +88,7 @@ fn plot(results: &Results, about: About) -> Markup {
     }
 }
 
-/// A plot with its title, and what its colours mean.
+/// Returns a plot with its title and legend; nothing without a plot.
 fn figure(title: &str, svg: Option<String>, legend: &Markup) -> Markup {
     html! {
         @if let Some(svg) = svg {
@@ -100,7 +101,8 @@ fn figure(title: &str, svg: Option<String>, legend: &Markup) -> Markup {
     }
 }
 
+/// Returns the legend of the steps' plot, with the CPU time of each step.
 fn steps_legend(results: &Results) -> Markup {
-    let shown = results.steps.significant().map(|(place, name, ns)| (place, format!("{name}: {} ns", count(ns))));
-    plot::legend(&shown.collect::<Vec<_>>())
+    let names = results.steps.significant().map(|(index, name, ns)| (index, format!("{name}: {} ns", count(ns))));
+    plot::legend(&names.collect::<Vec<_>>())
 }

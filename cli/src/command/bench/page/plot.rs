@@ -1,4 +1,4 @@
-//! The plots of a page. Colours are names for the style sheet, which has them for light and dark.
+//! The plots of the page. Colours are placeholders, which the style sheet replaces for light and dark.
 
 use std::error::Error;
 
@@ -10,22 +10,26 @@ use super::count;
 use crate::command::bench::pipeline::Depth;
 use crate::command::bench::results::Results;
 
-/// As wide as a phone's page, so that letters there are as large as the text.
+/// Size in pixels: as wide as a page on a phone, so that letters there are as large as the text.
 const SIZE: (u32, u32) = (320, 220);
+/// Font and size of all letters.
 const LETTERS: (&str, u32) = ("sans-serif", 12);
+/// The placeholder for the colour of text and axes.
 const INK: RGBColor = RGBColor(0, 0, 1);
+/// The placeholder for the colour of grid lines.
 const LINE: RGBColor = RGBColor(0, 0, 2);
-/// Series beyond these begin again.
+/// The number of colours. More series use them again.
 const SERIES: u8 = 7;
 
 type Area<'s> = DrawingArea<SVGBackend<'s>, Shift>;
 type DrawResult = Result<(), Box<dyn Error>>;
 
+/// Returns the placeholder for the colour of a series.
 fn series_colour(index: usize) -> RGBColor {
     RGBColor(0, 0, 0x10 + u8::try_from(index % usize::from(SERIES)).unwrap_or(0))
 }
 
-/// What the series of a plot are, by their colours.
+/// Returns the names of the series of a plot, with their colours.
 pub(super) fn legend(names: &[(usize, String)]) -> Markup {
     html! {
         ul class="legend" {
@@ -36,7 +40,7 @@ pub(super) fn legend(names: &[(usize, String)]) -> Markup {
     }
 }
 
-/// Nothing where a plot cannot be drawn: the tables have it all.
+/// Returns a plot as SVG; `None` if it cannot be drawn, since the tables have all figures.
 fn draw_svg(draw: impl FnOnce(&Area<'_>) -> DrawResult) -> Option<String> {
     let mut svg = String::new();
     let area = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
@@ -45,15 +49,15 @@ fn draw_svg(draw: impl FnOnce(&Area<'_>) -> DrawResult) -> Option<String> {
     done.ok().map(|()| svg)
 }
 
-/// An axis from 0 on.
+/// An axis that starts at 0.
 struct Axis<'a> {
     name: &'a str,
     max: f64,
-    /// What stands at a value.
+    /// Returns the label of a value.
     label: &'a dyn Fn(&f64) -> String,
 }
 
-/// Lines through points, with their axes.
+/// Draws lines through points, with their axes.
 fn draw_lines(area: &Area<'_>, x: &Axis<'_>, y: &Axis<'_>, series_of: &[(usize, Vec<(f64, f64)>)]) -> DrawResult {
     let mut chart = ChartBuilder::on(area);
     let chart = chart.margin(8).margin_right(24).x_label_area_size(36).y_label_area_size(52);
@@ -80,12 +84,12 @@ fn draw_lines(area: &Area<'_>, x: &Axis<'_>, y: &Axis<'_>, series_of: &[(usize, 
     Ok(())
 }
 
-/// Above the greatest, so that nothing sticks to the edge; `least` where that is more.
+/// Returns the end of an axis: 5 % above the greatest value, so that no point touches the edge, and at least `least`.
 fn axis_max(values: impl Iterator<Item = f64>, least: f64) -> f64 {
     (values.fold(0.0, f64::max) * 1.05).max(least)
 }
 
-/// Events a second and the part that was lost, of all trials of a depth.
+/// Returns points of events a second and of the share lost in percent, of all trials of a depth.
 fn losses(results: &Results, depth: Depth) -> Vec<(f64, f64)> {
     let rounds = results.depths.iter().filter(|measured| measured.depth == depth).flat_map(|measured| &measured.rounds);
     let trials = results.held.iter().filter(|held| held.depth == depth).flat_map(|held| &held.trials);
@@ -102,13 +106,16 @@ fn losses(results: &Results, depth: Depth) -> Vec<(f64, f64)> {
     points
 }
 
+/// The depths in the plot of losses.
 const CAPTURED: [Depth; 2] = [Depth::Capture, Depth::Replicate];
 
+/// Returns the names of the series in the plot of losses.
 pub(super) fn loss_series(results: &Results) -> Vec<(usize, String)> {
     let shown = CAPTURED.iter().enumerate().filter(|(_, depth)| !losses(results, **depth).is_empty());
     shown.map(|(index, depth)| (index, super::depth_name(*depth).to_owned())).collect()
 }
 
+/// Returns the plot of losses against the rate.
 pub(super) fn loss(results: &Results) -> Option<String> {
     let points: Vec<(usize, Vec<(f64, f64)>)> = CAPTURED
         .iter()
@@ -123,11 +130,13 @@ pub(super) fn loss(results: &Results) -> Option<String> {
     draw_svg(|area| draw_lines(area, &x, &y, &points))
 }
 
+/// Returns the names of the series in the plot of latencies.
 pub(super) fn latency_series(results: &Results) -> Vec<(usize, String)> {
     let shown = results.rates.iter().enumerate().filter(|(_, rate)| rate.latency.is_some());
     shown.map(|(index, rate)| (index, format!("{} events/s", count(rate.outcome.events_per_second)))).collect()
 }
 
+/// Returns the plot of latencies: the share of changes that took no longer than a time.
 pub(super) fn latency(results: &Results) -> Option<String> {
     let curve = |distribution: &[(u64, u64)]| {
         let all: u64 = distribution.iter().map(|(_, count)| count).sum();
@@ -151,6 +160,7 @@ pub(super) fn latency(results: &Results) -> Option<String> {
     draw_svg(|area| draw_lines(area, &x, &y, &points))
 }
 
+/// Returns the plot of memory against flows.
 pub(super) fn memory(results: &Results) -> Option<String> {
     let points: Vec<(f64, f64)> =
         results.stock.memory.iter().map(|(flows, bytes)| (*flows as f64, *bytes as f64 / f64::from(1 << 20))).collect();
@@ -160,7 +170,7 @@ pub(super) fn memory(results: &Results) -> Option<String> {
     draw_svg(|area| draw_lines(area, &x, &y, &[(0, points)]))
 }
 
-/// A bar for the floor, one for what is captured or replicated, parted by step.
+/// Returns the plot of the steps: a bar for the floor, and one for capturing or replicating, divided into steps.
 pub(super) fn steps(results: &Results) -> Option<String> {
     let floor = results.depths.iter().find(|measured| measured.depth == Depth::Drain)?;
     let floor = floor.spread(|one| one.cpu.total_ns).median;
@@ -205,6 +215,7 @@ pub(super) fn steps(results: &Results) -> Option<String> {
     })
 }
 
+/// Returns the label of a value with commas between the thousands.
 fn thousands(value: &f64) -> String {
     count(*value)
 }

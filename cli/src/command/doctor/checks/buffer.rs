@@ -1,4 +1,4 @@
-//! Room for events in the kernel: the socket buffer, and the program that decides what goes into it.
+//! Memory for events in the kernel: the socket buffer, and the filter program that decides which events go into it.
 
 use ctflow_engine::limits::{EVENT_BUFFER_BYTES, SOCKET_BUFFER_BYTES};
 use indicatif::HumanCount;
@@ -7,10 +7,10 @@ use serde_json::{Value, json};
 use crate::command::doctor::facts::{Buffers, Facts, Refusal};
 use crate::command::doctor::finding::Finding;
 
-/// Events a second by which a buffer is measured: a busy firewall.
+/// The rate at which a buffer's duration is stated, in events a second: that of a busy firewall.
 const RATE: u64 = 100_000;
 
-/// What the buffer that is asked for by default comes to here, and how long a stall it rides out.
+/// Reports the size of the socket buffer that results from the default request, and how long a stall it covers.
 pub(super) fn size(facts: &Facts) -> Finding {
     let Buffers { unforced, forced } = match &facts.socket {
         Ok(buffers) => *buffers,
@@ -28,26 +28,31 @@ pub(super) fn size(facts: &Facts) -> Finding {
     finding.value(value(facts, effective, unforced))
 }
 
+/// Returns the finding for a buffer that `net.core.rmem_max` limits.
 fn limited_finding(found: &str, rmem_max: Option<u64>) -> Finding {
     let limit = rmem_max.map(|bytes| format!("={bytes}")).unwrap_or_default();
-    let found = format!("{found}: held down by net.core.rmem_max{limit}");
+    let found = format!("{found}: limited by net.core.rmem_max{limit}");
     let mend = format!("sysctl -w net.core.rmem_max={SOCKET_BUFFER_BYTES}  # on the host, or run there as root");
     Finding::warning("buffer", found).mend(mend)
 }
 
+/// Returns how many events fit a buffer.
 fn events(bytes: usize) -> u64 {
     (bytes / EVENT_BUFFER_BYTES) as u64
 }
 
+/// Returns how many events fit a buffer, and how long it lasts at [`RATE`], as text.
 fn describe_capacity(bytes: usize) -> String {
     let events = events(bytes);
     format!("{} events, {} ms at {}/s", HumanCount(events), stall_ms(events), HumanCount(RATE))
 }
 
+/// Returns the time in which this many events arrive at [`RATE`], in milliseconds.
 fn stall_ms(events: u64) -> u64 {
     events.saturating_mul(1_000) / RATE
 }
 
+/// Returns the finding's values.
 fn value(facts: &Facts, effective: usize, unforced: usize) -> Value {
     json!({
         "asked_bytes": SOCKET_BUFFER_BYTES,
@@ -60,18 +65,20 @@ fn value(facts: &Facts, effective: usize, unforced: usize) -> Value {
     })
 }
 
-/// Whether the longest program that shares out and filters events is accepted.
+/// Checks whether the kernel accepts the longest program that distributes and filters events.
 pub(super) fn filter(facts: &Facts) -> Finding {
     let finding = match &facts.filter {
-        Ok(instructions) => Finding::ok("filter", format!("the longest one fits ({instructions} instructions)")),
+        Ok(instructions) => {
+            Finding::ok("filter", format!("the longest filter program is accepted ({instructions} instructions)"))
+        }
         Err(refusal) => refused(refusal, facts.settings.optmem_max),
     };
     finding.value(json!({ "instructions": facts.filter.as_ref().ok(), "optmem_max": facts.settings.optmem_max }))
 }
 
-/// Not essential: one worker without a filter needs no program.
+/// Returns the finding for a refused program. It is a warning, because one worker without a filter needs no program.
 fn refused(refusal: &Refusal, optmem_max: Option<u64>) -> Finding {
-    let finding = Finding::warning("filter", format!("the longest one is refused: {}", refusal.reason()));
+    let finding = Finding::warning("filter", format!("the longest filter program is refused: {}", refusal.reason()));
     match (refusal.errno, optmem_max) {
         (Some(rustix::io::Errno::NOMEM), Some(bytes)) => {
             finding.mend(format!("sysctl -w net.core.optmem_max={}", bytes.saturating_mul(2).max(131_072)))
@@ -103,7 +110,7 @@ mod tests {
     fn a_limited_buffer_is_a_warning_with_its_command() {
         let finding = with(Buffers { unforced: 425_984, forced: None }, 212_992);
         assert_eq!(finding.level, Level::Warning);
-        let found = "425,984 bytes hold 332 events, 3 ms at 100,000/s: held down by net.core.rmem_max=212992";
+        let found = "425,984 bytes hold 332 events, 3 ms at 100,000/s: limited by net.core.rmem_max=212992";
         assert_eq!(finding.found, found);
         let mend = "sysctl -w net.core.rmem_max=8388608  # on the host, or run there as root";
         assert_eq!(finding.mend.as_deref(), Some(mend));

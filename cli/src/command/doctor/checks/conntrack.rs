@@ -1,4 +1,4 @@
-//! Connection tracking itself: there, answering, and what it tells.
+//! Connection tracking itself: whether it is present and answers, and what its events contain.
 
 use rustix::io::Errno;
 use serde_json::json;
@@ -8,7 +8,8 @@ use super::kernel::is_built_without_events;
 use crate::command::doctor::facts::{Facts, Refusal};
 use crate::command::doctor::finding::Finding;
 
-/// Whether connections are tracked at all. An old kernel hides the settings inside user namespaces, but answers.
+/// Checks whether connections are tracked at all. An old kernel hides the settings inside user namespaces, but answers
+/// by netlink.
 pub(super) fn tracker(facts: &Facts) -> Finding {
     if facts.settings.table.count.is_some() || facts.stats.is_ok() {
         return Finding::ok("conntrack", "present");
@@ -17,24 +18,24 @@ pub(super) fn tracker(facts: &Facts) -> Finding {
         Err(refusal) if refusal.is_descriptor_limit() => {
             Finding::note("conntrack", format!("unknown: {}", refusal.reason())).mend(MORE_DESCRIPTORS)
         }
-        _ => {
-            Finding::missing("conntrack", "no nf_conntrack in this kernel, or not loaded").mend("modprobe nf_conntrack")
-        }
+        _ => Finding::missing("conntrack", "nf_conntrack is not in this kernel, or not loaded")
+            .mend("modprobe nf_conntrack"),
     }
 }
 
-/// Whether its netlink part answers, which all of ctflow talks to.
+/// Checks whether conntrack's netlink part answers. All of ctflow uses it.
 pub(super) fn netlink(facts: &Facts) -> Finding {
     match (&facts.socket, &facts.stats) {
         (Err(refusal), _) => no_socket(refusal),
         (Ok(_), Ok(table)) => {
             Finding::ok("netlink", "answers").value(json!({ "count": table.count, "max": table.max }))
         }
-        (Ok(_), Err(refusal)) if refusal.is_permission() => Finding::note("netlink", "answers nobody without rights"),
+        (Ok(_), Err(refusal)) if refusal.is_permission() => Finding::note("netlink", "answers only with rights"),
         (Ok(_), Err(refusal)) => no_answer(refusal),
     }
 }
 
+/// Returns the finding for a netlink socket that cannot be opened.
 fn no_socket(refusal: &Refusal) -> Finding {
     let finding = Finding::missing("netlink", format!("no netfilter netlink socket: {}", refusal.reason()));
     match refusal.errno {
@@ -44,7 +45,7 @@ fn no_socket(refusal: &Refusal) -> Finding {
     }
 }
 
-/// nfnetlink says "invalid" of a part that nobody registered.
+/// Returns the finding for a request that failed. nfnetlink answers EINVAL if no module has registered for it.
 fn no_answer(refusal: &Refusal) -> Finding {
     let finding = Finding::missing("netlink", format!("does not answer: {}", refusal.reason()));
     match refusal.errno {
@@ -54,74 +55,76 @@ fn no_answer(refusal: &Refusal) -> Finding {
     }
 }
 
-/// Whether the kernel makes events, and for which flows.
+/// Checks whether the kernel sends events, and for which flows.
 pub(super) fn events(facts: &Facts) -> Finding {
     const ON: &str = "sysctl -w net.netfilter.nf_conntrack_events=1";
     let finding = match facts.settings.events {
         Some(0) => {
-            let found = "off (nf_conntrack_events=0), but for flows that a rule gives events (ct event set)";
+            let found = "off (nf_conntrack_events=0), except for flows that match a rule with `ct event set'";
             Finding::missing("events", found).mend(ON)
         }
         Some(1) => Finding::ok("events", "on, for every flow (nf_conntrack_events=1)"),
         Some(2) => {
-            let found = "on while somebody listens (nf_conntrack_events=2): flows begun before the first listener \
+            let found = "on while a program listens (nf_conntrack_events=2): flows created before the first listener \
                          may never emit UPDATE or DESTROY";
-            Finding::note("events", found).mend(format!("{ON}  # if they must be seen"))
+            Finding::note("events", found).mend(format!("{ON}  # if those events are needed"))
         }
         Some(other) => {
-            Finding::note("events", format!("nf_conntrack_events={other}, which this program does not know"))
+            Finding::note("events", format!("unknown: nf_conntrack_events={other}, which this version does not know"))
         }
         None => unknown_events(facts),
     };
     finding.value(json!(facts.settings.events))
 }
 
-/// Without the setting there are no events either, unless only the setting is hidden.
+/// Returns the finding for a setting that does not exist. The kernel then has no events either, unless only the setting
+/// is hidden. If the kernel's build has no events, the build's finding reports that already.
 fn unknown_events(facts: &Facts) -> Finding {
     let is_setting_hidden = facts.settings.table.count.is_none();
     if is_setting_hidden || is_built_without_events(facts.build.as_ref()) {
-        return Finding::note("events", "unknown: there is no nf_conntrack_events here");
+        return Finding::note("events", "unknown: nf_conntrack_events does not exist here");
     }
-    Finding::missing("events", "none: there is no nf_conntrack_events here")
-        .mend("# a kernel built with CONFIG_NF_CONNTRACK_EVENTS")
+    Finding::missing("events", "none: nf_conntrack_events does not exist here")
+        .mend("# use a kernel built with CONFIG_NF_CONNTRACK_EVENTS")
 }
 
-/// Whether flows are counted.
+/// Checks whether flows have packet and byte counters.
 pub(super) fn accounting(facts: &Facts) -> Finding {
     let finding = match facts.settings.accounting {
         Some(0) => Finding::note("accounting", "off (nf_conntrack_acct=0): flows have no packet and byte counters")
-            .mend("sysctl -w net.netfilter.nf_conntrack_acct=1  # for flows that begin from then on"),
+            .mend("sysctl -w net.netfilter.nf_conntrack_acct=1  # for flows created from then on"),
         Some(_) => Finding::ok("accounting", "on"),
-        None => Finding::note("accounting", "unknown: there is no nf_conntrack_acct here"),
+        None => Finding::note("accounting", "unknown: nf_conntrack_acct does not exist here"),
     };
     finding.value(json!(facts.settings.accounting))
 }
 
-/// Whether flows and events carry times.
+/// Checks whether flows and events have time stamps.
 pub(super) fn timestamps(facts: &Facts) -> Finding {
     let finding = match facts.settings.timestamps {
         Some(0) => {
-            let found = "off (nf_conntrack_timestamp=0): no delta-time of flows and no kernel times of events";
-            let mend = "sysctl -w net.netfilter.nf_conntrack_timestamp=1  # for flows that begin from then on";
+            let found = "off (nf_conntrack_timestamp=0): flows have no delta-time, and events no kernel time stamp";
+            let mend = "sysctl -w net.netfilter.nf_conntrack_timestamp=1  # for flows created from then on";
             Finding::note("timestamps", found).mend(mend)
         }
         Some(_) => Finding::ok("timestamps", "on"),
-        None => Finding::note("timestamps", "unknown: there is no nf_conntrack_timestamp here"),
+        None => Finding::note("timestamps", "unknown: nf_conntrack_timestamp does not exist here"),
     };
     finding.value(json!(facts.settings.timestamps))
 }
 
-/// The cheapest cut of load, wherever UPDATE events are not needed. Whether such a rule exists is not looked at.
+/// Advises a rule that stops UPDATE events: the cheapest reduction of load where they are not needed. Whether such a
+/// rule exists is not checked.
 ///
 /// The chain must come after conntrack's own (priority -200): in one at `raw` the rule finds no flow and does nothing.
-/// RELATED stands for NEW where a flow was expected, so leaving it out would hide those flows' beginnings.
+/// An expected flow has the event RELATED instead of NEW, so the rule needs both to keep every flow's first event.
 pub(super) fn event_mask(_: &Facts) -> Finding {
-    let found = "where only beginnings and ends matter (logs and accounts, not replication), a rule spares the kernel \
-                 all UPDATE events";
+    let found = "if only NEW and DESTROY events are needed (logging, accounting; not replication), a rule stops the \
+                 UPDATE events";
     Finding::note("event_mask", found).mend(
         "nft 'add table inet ctflow; add chain inet ctflow prerouting { type filter hook prerouting priority mangle; \
          }; add rule inet ctflow prerouting ct event set new,related,destroy'  \
-         # or in a chain of your own, at a priority above -200",
+         # or in your own chain, at a priority above -200",
     )
 }
 
@@ -187,7 +190,7 @@ mod tests {
             "{}",
             finding.found
         );
-        let mend = "sysctl -w net.netfilter.nf_conntrack_events=1  # if they must be seen";
+        let mend = "sysctl -w net.netfilter.nf_conntrack_events=1  # if those events are needed";
         assert_eq!(finding.mend.as_deref(), Some(mend));
     }
 

@@ -1,4 +1,4 @@
-//! What the facts mean: one function a finding, each from facts alone.
+//! The checks: one pure function for each finding, from the facts alone.
 
 mod buffer;
 mod conntrack;
@@ -12,10 +12,10 @@ use super::finding::Finding;
 #[cfg(test)]
 pub(super) use self::kernel::OPTIONS;
 
-/// What mends any refusal for want of descriptors.
+/// The remedy for any refusal because no descriptor was left.
 const MORE_DESCRIPTORS: &str = "ulimit -n 4096";
 
-/// Every check, from the kernel upwards; the order of the report.
+/// Every check, from the kernel upwards, in the order of the report.
 const CHECKS: [fn(&Facts) -> Finding; 15] = [
     kernel::version,
     kernel::build,
@@ -34,7 +34,7 @@ const CHECKS: [fn(&Facts) -> Finding; 15] = [
     conntrack::event_mask,
 ];
 
-/// The findings of all checks.
+/// Returns the findings of all checks.
 pub(super) fn all(facts: &Facts) -> Vec<Finding> {
     CHECKS.iter().map(|check| check(facts)).collect()
 }
@@ -62,7 +62,7 @@ mod tests {
         assert_eq!(names.len(), CHECKS.len());
     }
 
-    /// The same checks under the same names, whatever could not be found out.
+    /// Every check has a finding, however many facts are unknown.
     #[test]
     fn every_check_reports_even_if_nothing_is_known() {
         let no = Refusal { errno: None, message: "as it happens".into() };

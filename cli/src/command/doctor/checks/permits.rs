@@ -1,4 +1,4 @@
-//! What we may do: listen to events, use io_uring, make private networks.
+//! Permissions: to receive events, to use io_uring, and to create private networks.
 
 use ctflow_engine::lab::Forbidden;
 use rustix::io::Errno;
@@ -8,22 +8,23 @@ use super::MORE_DESCRIPTORS;
 use crate::command::doctor::facts::{Facts, NetworkRefusal, Refusal};
 use crate::command::doctor::finding::Finding;
 
-/// Whether events may be listened to, and the socket buffer be made larger than others' may.
+/// Checks whether this user may receive events, and exceed `net.core.rmem_max` with the socket buffer.
 pub(super) fn listening(facts: &Facts) -> Finding {
     let may_force = facts.socket.as_ref().is_ok_and(|buffers| buffers.forced.is_some());
     let finding = match (&facts.listening, may_force) {
         (Ok(()), true) => {
-            Finding::ok("rights", "CAP_NET_ADMIN on the host: may listen, and size the socket buffer freely")
+            Finding::ok("rights", "CAP_NET_ADMIN on the host: may receive events and exceed net.core.rmem_max")
         }
         (Ok(()), false) => Finding::note(
             "rights",
-            "may listen in this network, but not exceed net.core.rmem_max: not root on the host",
+            "may receive events in this network, but not exceed net.core.rmem_max: not root on the host",
         ),
         (Err(refusal), _) => listening_refused(facts, refusal),
     };
     finding.value(json!({ "listen": facts.listening.is_ok(), "force_buffer": may_force }))
 }
 
+/// Returns the finding for groups that cannot be joined.
 fn listening_refused(facts: &Facts, refusal: &Refusal) -> Finding {
     if facts.socket.is_err() {
         return Finding::note("rights", "not tried without a netfilter socket");
@@ -34,13 +35,13 @@ fn listening_refused(facts: &Facts, refusal: &Refusal) -> Finding {
     if !refusal.is_permission() {
         return Finding::missing("rights", refusal.message.clone());
     }
-    Finding::missing("rights", "no CAP_NET_ADMIN: may neither listen to events nor list flows").mend(
+    Finding::missing("rights", "no CAP_NET_ADMIN: may neither receive events nor list flows").mend(
         "setcap cap_net_admin+ep \"$(command -v ctflow)\"  \
          # or run as root, or with AmbientCapabilities=CAP_NET_ADMIN in its systemd unit",
     )
 }
 
-/// Whether io_uring is permitted. recvmmsg does the same for a little more, so it is not essential.
+/// Checks whether io_uring is permitted. It is not essential: recvmmsg does the same at a little more cost.
 pub(super) fn io_uring(facts: &Facts) -> Finding {
     let finding = match &facts.ring {
         Ok(()) => Finding::ok("io_uring", "permitted"),
@@ -53,15 +54,16 @@ pub(super) fn io_uring(facts: &Facts) -> Finding {
     finding.value(json!({ "permitted": facts.ring.is_ok(), "disabled": disabled, "seccomp": facts.seccomp }))
 }
 
-/// A sysctl says so where it is one; of the rest, a seccomp filter can feign any error number.
+/// Returns the remedy for a refused io_uring. A sysctl that forbids it can be read. Every other error number may also
+/// come from a seccomp filter, which can return any.
 fn io_uring_mend(facts: &Facts, refusal: &Refusal) -> Option<String> {
     let mend = match (facts.settings.io_uring_disabled, refusal.errno?) {
         (Some(1 | 2), Errno::PERM) => "sysctl -w kernel.io_uring_disabled=0",
         (_, Errno::PERM | Errno::ACCESS | Errno::NOSYS) if facts.seccomp => {
             "# allow io_uring_setup, io_uring_enter and io_uring_register in the seccomp profile"
         }
-        (_, Errno::NOSYS) => "# a kernel built with CONFIG_IO_URING",
-        (_, Errno::INVAL) => "# a kernel of 6.1 or later",
+        (_, Errno::NOSYS) => "# use a kernel built with CONFIG_IO_URING",
+        (_, Errno::INVAL) => "# use Linux 6.1 or later",
         (_, Errno::NOMEM) => "ulimit -l unlimited",
         _ if refusal.is_descriptor_limit() => MORE_DESCRIPTORS,
         _ => return None,
@@ -69,18 +71,20 @@ fn io_uring_mend(facts: &Facts, refusal: &Refusal) -> Option<String> {
     Some(mend.into())
 }
 
-/// Whether private networks can be made, which the demonstration and the tests run in.
+/// Checks whether private networks can be created, which the demo, the benchmark and the tests run in.
 pub(super) fn namespaces(facts: &Facts) -> Finding {
     let finding = match &facts.network {
-        Ok(()) => Finding::ok("namespaces", "private networks may be made: the demonstration works"),
+        Ok(()) => Finding::ok("namespaces", "private networks are permitted: `ctflow demo' works"),
         Err(NetworkRefusal::Forbidden(by)) => {
-            Finding::note("namespaces", format!("forbidden ({by}): no demonstration")).mend(namespace_mend(*by))
+            Finding::note("namespaces", format!("forbidden ({by}): `ctflow demo' does not work"))
+                .mend(namespace_mend(*by))
         }
-        Err(NetworkRefusal::Failed(why)) => Finding::note("namespaces", format!("{why}: no demonstration")),
+        Err(NetworkRefusal::Failed(why)) => Finding::note("namespaces", format!("{why}: `ctflow demo' does not work")),
     };
     finding.value(json!({ "permitted": facts.network.is_ok() }))
 }
 
+/// Returns the remedy: a command, or a comment where the cause is unknown.
 fn namespace_mend(forbidden: Forbidden) -> String {
     match forbidden {
         Forbidden::Unknown => format!("# {}", forbidden.remedy()),
@@ -131,8 +135,8 @@ mod tests {
         assert_eq!(mend(Errno::PERM, 2, true), "sysctl -w kernel.io_uring_disabled=0");
         assert!(mend(Errno::PERM, 0, true).ends_with("in the seccomp profile"));
         assert!(mend(Errno::NOSYS, 0, true).ends_with("in the seccomp profile"));
-        assert_eq!(mend(Errno::NOSYS, 0, false), "# a kernel built with CONFIG_IO_URING");
-        assert_eq!(mend(Errno::INVAL, 0, false), "# a kernel of 6.1 or later");
+        assert_eq!(mend(Errno::NOSYS, 0, false), "# use a kernel built with CONFIG_IO_URING");
+        assert_eq!(mend(Errno::INVAL, 0, false), "# use Linux 6.1 or later");
         assert_eq!(mend(Errno::PERM, 0, false), "");
     }
 
@@ -140,7 +144,7 @@ mod tests {
     fn io_uring_refused_is_no_failure() {
         let finding = ring(Errno::PERM, 2, false);
         assert_eq!(finding.level, Level::Note);
-        let found = "refused (Operation not permitted (os error 1)): events are received by recvmmsg instead";
+        let found = "refused (Operation not permitted): events are received by recvmmsg instead";
         assert_eq!(finding.found, found);
         assert_eq!(finding.value, json!({"permitted": false, "disabled": 2, "seccomp": false}));
     }

@@ -1,4 +1,4 @@
-//! The conntrack table: how full it is, and how long its chains may get.
+//! The conntrack table: how full it is, and how long its hash chains may get.
 
 use indicatif::HumanCount;
 use serde_json::json;
@@ -6,39 +6,43 @@ use serde_json::json;
 use crate::command::doctor::facts::{Facts, Table};
 use crate::command::doctor::finding::Finding;
 
-/// Fuller than this, in percent, and a burst fills the table.
+/// The highest fill level without a warning, in percent. Above it a burst fills the table.
 const FULL_PERCENT: u64 = 80;
-/// Flows to a bucket when the table is full. Each flow is in two chains, so these get twice as long.
+/// The most flows for each bucket without a warning. Each flow is in two chains, so chains have twice as many entries.
 const FLOWS_PER_BUCKET: u64 = 4;
 
+/// Returns the table's size: the settings', or netlink's where they are unknown.
 fn known_table(facts: &Facts) -> Table {
     facts.settings.table.or(facts.stats.clone().unwrap_or_default())
 }
 
-/// How full the table is.
+/// Checks how full the table is.
 pub(super) fn fill(facts: &Facts) -> Finding {
     let Table { count, max } = known_table(facts);
     let finding = match (count, max) {
         (Some(0), _) => empty_finding(),
         (Some(count), Some(max)) if max > 0 => fill_finding(count, max),
+        (Some(1), _) => Finding::ok("table", "1 flow"),
         (Some(count), _) => Finding::ok("table", format!("{} flows", HumanCount(count))),
-        (None, _) => Finding::note("table", "unknown: neither /proc/sys nor netlink tells the number of flows"),
+        (None, _) => Finding::note("table", "unknown: neither /proc/sys nor netlink has the number of flows"),
     };
     finding.value(json!({ "count": count, "max": max }))
 }
 
-/// Since Linux 4.10 a network is tracked only while a rule asks for it.
+/// Returns the finding for an empty table. Since Linux 4.10 a network is tracked only while it has a rule that needs
+/// it.
 fn empty_finding() -> Finding {
-    let found = "empty: no traffic yet, or no rule in this network asks for tracking";
+    let found = "empty: no traffic yet, or no rule in this network needs connection tracking";
     Finding::note("table", found).mend(
         "nft 'add table inet track; add chain inet track prerouting { type filter hook prerouting priority filter; }; \
          add rule inet track prerouting ct state new counter'  # if nothing is tracked",
     )
 }
 
+/// Returns the finding for a table that has a limit.
 fn fill_finding(count: u64, max: u64) -> Finding {
     let percent = count.saturating_mul(100) / max;
-    let found = format!("{} flows of {} ({percent} %)", HumanCount(count), HumanCount(max));
+    let found = format!("{} of {} flows ({percent} %)", HumanCount(count), HumanCount(max));
     if percent <= FULL_PERCENT {
         return Finding::ok("table", found);
     }
@@ -46,23 +50,24 @@ fn fill_finding(count: u64, max: u64) -> Finding {
         .mend(format!("sysctl -w net.netfilter.nf_conntrack_max={}", max.saturating_mul(2)))
 }
 
-/// Whether a full table would still be quick to search.
+/// Checks whether lookups in a full table would still be fast.
 pub(super) fn buckets(facts: &Facts) -> Finding {
     let (max, buckets) = (known_table(facts).max, facts.settings.buckets);
     let finding = match (max, buckets) {
         (Some(max), Some(buckets)) if buckets > 0 => chain_finding(max, buckets),
-        _ => Finding::note("buckets", "unknown: there is no nf_conntrack_buckets here"),
+        _ => Finding::note("buckets", "unknown: nf_conntrack_buckets does not exist here"),
     };
     finding.value(json!({ "buckets": buckets, "max": max }))
 }
 
+/// Returns the finding for a number of buckets.
 fn chain_finding(max: u64, buckets: u64) -> Finding {
-    let found = format!("{} for {} flows at most", HumanCount(buckets), HumanCount(max));
+    let found = format!("{} for at most {} flows", HumanCount(buckets), HumanCount(max));
     if max <= buckets.saturating_mul(FLOWS_PER_BUCKET) {
         return Finding::ok("buckets", found);
     }
     let entries = HumanCount(max.saturating_mul(2) / buckets);
-    Finding::warning("buckets", format!("{found}: {entries} entries to a chain when the table is full"))
+    Finding::warning("buckets", format!("{found}: {entries} entries in a chain when the table is full"))
         .mend(format!("sysctl -w net.netfilter.nf_conntrack_buckets={max}  # on the host"))
 }
 
@@ -82,7 +87,7 @@ mod tests {
     fn a_table_nearly_full_is_doubled() {
         let finding = fill(&with(240_000, 262_144, 262_144));
         assert_eq!(finding.level, Level::Warning);
-        assert!(finding.found.starts_with("240,000 flows of 262,144 (91 %): when"), "{}", finding.found);
+        assert!(finding.found.starts_with("240,000 of 262,144 flows (91 %): when"), "{}", finding.found);
         assert_eq!(finding.mend.as_deref(), Some("sysctl -w net.netfilter.nf_conntrack_max=524288"));
         assert_eq!(finding.value, json!({"count": 240_000, "max": 262_144}));
         assert_eq!(fill(&with(80, 100, 100)).level, Level::Ok);
@@ -104,7 +109,7 @@ mod tests {
     #[test]
     fn netlink_counts_are_used_where_proc_is_hidden() {
         let facts = Facts { settings: Settings::default(), ..Facts::healthy() };
-        assert_eq!(fill(&facts).found, "12,345 flows of 262,144 (4 %)");
+        assert_eq!(fill(&facts).found, "12,345 of 262,144 flows (4 %)");
         assert_eq!(buckets(&facts).level, Level::Note);
     }
 
@@ -112,7 +117,7 @@ mod tests {
     fn long_chains_are_mended_by_more_buckets() {
         let finding = buckets(&with(1, 1_048_576, 65_536));
         assert_eq!(finding.level, Level::Warning);
-        assert_eq!(finding.found, "65,536 for 1,048,576 flows at most: 32 entries to a chain when the table is full");
+        assert_eq!(finding.found, "65,536 for at most 1,048,576 flows: 32 entries in a chain when the table is full");
         let mend = "sysctl -w net.netfilter.nf_conntrack_buckets=1048576  # on the host";
         assert_eq!(finding.mend.as_deref(), Some(mend));
         assert_eq!(buckets(&with(1, 262_144, 65_536)).level, Level::Ok);

@@ -1,4 +1,4 @@
-//! Every line that was captured from conntrack, printed again byte for byte; and what a line costs.
+//! Lines captured from conntrack, printed again byte for byte, and a measurement of the time per line.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -11,37 +11,38 @@ use ctflow_parser::tuple::{L4, Tuple};
 use ctflow_parser::uapi;
 use jiff::tz::TimeZone;
 
-use super::{Encoding, Format, NS_PER_SECOND, Printer, RecordContext, Requester, Subject};
+use super::super::{Encoding, Format, NS_PER_SECOND, Printer, RecordContext, Requester, Subject};
 use crate::labels::LabelMap;
 
-pub(super) const TEXT: Format =
+pub(in crate::output) const TEXT: Format =
     Format { encoding: Encoding::Text, extended: false, id: false, timestamp: false, ktimestamp: false, labels: false };
-pub(super) const XML: Format = Format { encoding: Encoding::Xml, ..TEXT };
+pub(in crate::output) const XML: Format = Format { encoding: Encoding::Xml, ..TEXT };
 const SAVE: Format = Format { encoding: Encoding::Save, ..TEXT };
 const JSON: Format = Format { encoding: Encoding::Json, ..TEXT };
-pub(super) const LISTED: RecordContext<'static> = RecordContext { event: None, now_ns: NOW_NS, requester: None };
-/// When the captured listings were made, give or take.
-pub(super) const NOW_NS: u64 = 1_795_197_497 * NS_PER_SECOND;
-pub(super) const START_NS: u64 = 1_795_197_495_756_137_333;
+pub(in crate::output) const LISTED: RecordContext<'static> =
+    RecordContext { event: None, now_ns: NOW_NS, requester: None };
+/// About the time of the captured listings.
+pub(in crate::output) const NOW_NS: u64 = 1_795_197_497 * NS_PER_SECOND;
+pub(in crate::output) const START_NS: u64 = 1_795_197_495_756_137_333;
 
-pub(super) const SEEN: u32 = uapi::IPS_SEEN_REPLY;
-pub(super) const ASSURED: u32 = uapi::IPS_SEEN_REPLY | uapi::IPS_ASSURED;
+pub(in crate::output) const SEEN: u32 = uapi::IPS_SEEN_REPLY;
+pub(in crate::output) const ASSURED: u32 = uapi::IPS_SEEN_REPLY | uapi::IPS_ASSURED;
 const SYN_SENT: u8 = 1;
-pub(super) const SYN_RECV: u8 = 2;
-pub(super) const ESTABLISHED: u8 = 3;
-pub(super) const TIME_WAIT: u8 = 7;
+pub(in crate::output) const SYN_RECV: u8 = 2;
+pub(in crate::output) const ESTABLISHED: u8 = 3;
+pub(in crate::output) const TIME_WAIT: u8 = 7;
 
-pub(super) fn tuple(proto: u8, src: &str, dst: &str, l4: L4) -> Tuple {
+pub(in crate::output) fn tuple(proto: u8, src: &str, dst: &str, l4: L4) -> Tuple {
     let address = |text: &str| text.parse::<IpAddr>().unwrap();
     Tuple { src: address(src), dst: address(dst), proto, l4, zone: None }
 }
 
-pub(super) fn ports(src: u16, dst: u16) -> L4 {
+pub(in crate::output) fn ports(src: u16, dst: u16) -> L4 {
     L4::Ports { src, dst }
 }
 
-/// A flow whose reply mirrors its original direction, with what every listing says.
-pub(super) fn flow(proto: u8, src: &str, dst: &str, l4: L4, status: u32, timeout: u32) -> FlowView<'static> {
+/// A flow whose reply mirrors its original direction, with the values that every listing has.
+pub(in crate::output) fn flow(proto: u8, src: &str, dst: &str, l4: L4, status: u32, timeout: u32) -> FlowView<'static> {
     let mirrored = match l4 {
         L4::Ports { src, dst } => ports(dst, src),
         L4::Icmp { kind, code, id } => L4::Icmp { kind: if kind == 128 { 129 } else { 0 }, code, id },
@@ -60,7 +61,7 @@ pub(super) fn flow(proto: u8, src: &str, dst: &str, l4: L4, status: u32, timeout
     }
 }
 
-pub(super) fn in_zone(mut flow: FlowView<'_>, orig: Option<u16>, reply: Option<u16>) -> FlowView<'_> {
+pub(in crate::output) fn in_zone(mut flow: FlowView<'_>, orig: Option<u16>, reply: Option<u16>) -> FlowView<'_> {
     flow.orig = flow.orig.map(|tuple| Tuple { zone: orig, ..tuple });
     flow.reply = flow.reply.map(|tuple| Tuple { zone: reply, ..tuple });
     flow
@@ -70,7 +71,7 @@ fn tcp_state(state: u8) -> Option<ProtoInfo> {
     Some(ProtoInfo::Tcp(TcpInfo { state: Some(state), ..TcpInfo::default() }))
 }
 
-pub(super) fn tcp(
+pub(in crate::output) fn tcp(
     client: &str,
     server: &str,
     from: (u16, u16),
@@ -82,47 +83,53 @@ pub(super) fn tcp(
     FlowView { proto: tcp_state(state), ..flow }
 }
 
-pub(super) fn counted(flow: FlowView<'_>, orig: (u64, u64), reply: (u64, u64)) -> FlowView<'_> {
+pub(in crate::output) fn counted(flow: FlowView<'_>, orig: (u64, u64), reply: (u64, u64)) -> FlowView<'_> {
     let counters = |(packets, bytes)| Some(Counters { packets, bytes });
     FlowView { counters_orig: counters(orig), counters_reply: counters(reply), ..flow }
 }
 
-/// What an event says: no count of references, a mark only where there is one.
-pub(super) fn as_event(flow: FlowView<'_>) -> FlowView<'_> {
+/// The flow with the values of an event: no reference count, and no mark of 0.
+pub(in crate::output) fn as_event(flow: FlowView<'_>) -> FlowView<'_> {
     FlowView { use_count: None, mark: flow.mark.filter(|mark| *mark != 0), ..flow }
 }
 
 /// The flow with source and destination translation of the first captured XML.
-pub(super) fn translated() -> FlowView<'static> {
+pub(in crate::output) fn translated() -> FlowView<'static> {
     let flow = counted(tcp("192.0.2.2", "198.51.100.10", (41002, 8080), TIME_WAIT, ASSURED, 119), (7, 373), (5, 272));
     let reply = tuple(uapi::IPPROTO_TCP, "198.51.100.10", "198.51.100.1", ports(8080, 41002));
     FlowView { reply: Some(reply), mark: Some(42), start_ns: Some(START_NS), id: Some(250_147_308), ..flow }
 }
 
-/// The file of label names that the captures were made with.
-pub(super) fn label_map() -> Option<Arc<LabelMap>> {
+/// The label file that was in use for the captures.
+pub(in crate::output) fn label_map() -> Option<Arc<LabelMap>> {
     Some(Arc::new(LabelMap::parse("0 vpn\n1 web\n5 a b\n127 big\n")))
 }
 
-pub(super) fn printed(format: Format, flow: &FlowView<'_>, occasion: &RecordContext<'_>) -> String {
-    printed_with(Printer::new(format, Subject::Flows, TimeZone::UTC).with_labels(label_map()), flow, occasion)
+pub(in crate::output) fn printed(format: Format, flow: &FlowView<'_>, context: &RecordContext<'_>) -> String {
+    printed_with(Printer::new(format, Subject::Flows, TimeZone::UTC).with_labels(label_map()), flow, context)
 }
 
-pub(super) fn printed_with(mut printer: Printer, flow: &FlowView<'_>, occasion: &RecordContext<'_>) -> String {
+pub(in crate::output) fn printed_with(
+    mut printer: Printer,
+    flow: &FlowView<'_>,
+    context: &RecordContext<'_>,
+) -> String {
     let mut out = Vec::new();
-    printer.print_flow(&mut out, flow, occasion);
+    printer.print_flow(&mut out, flow, context);
     String::from_utf8(out).unwrap()
 }
 
+/// Compares the line of a listed flow with a captured one.
 #[track_caller]
 fn assert_listed(flow: &FlowView<'_>, captured: &str) {
     assert_eq!(printed(TEXT, flow, &LISTED), format!("{captured}\n"));
 }
 
+/// Compares the line of an event with a captured one.
 #[track_caller]
 fn assert_event(event: Event, flow: &FlowView<'_>, captured: &str) {
-    let occasion = RecordContext { event: Some(event), ..LISTED };
-    assert_eq!(printed(TEXT, &as_event(*flow), &occasion), format!("{captured}\n"));
+    let context = RecordContext { event: Some(event), ..LISTED };
+    assert_eq!(printed(TEXT, &as_event(*flow), &context), format!("{captured}\n"));
 }
 
 #[test]
@@ -162,7 +169,7 @@ fn listed_protocols() {
     );
 }
 
-/// A kernel without the DCCP tracker loses ports and state; one with it names its own states.
+/// A kernel without the DCCP tracker sends no ports and no state; a kernel with it sends DCCP's own states.
 #[test]
 fn listed_dccp_with_and_without_its_tracker() {
     let lost = flow(uapi::IPPROTO_DCCP, "10.1.1.1", "10.2.2.2", L4::None, 0, 59);
@@ -233,7 +240,7 @@ fn extended_with_id() {
     );
 }
 
-/// An offloaded flow does not show that it is assured; a flow whose status was not sent shows nothing of it.
+/// An offloaded flow has no `[ASSURED]`. A flow without a status from the kernel has no status word.
 #[test]
 fn one_status_word_and_all_other_fields_in_order() {
     let base = tcp("10.1.1.1", "10.2.2.2", (1, 2), ESTABLISHED, ASSURED, 9);
@@ -262,18 +269,18 @@ fn one_status_word_and_all_other_fields_in_order() {
 fn kernel_time_stamps_in_local_time() {
     let format = Format { ktimestamp: true, ..TEXT };
     let listed = FlowView { start_ns: Some(START_NS), ..translated() };
-    let occasion = RecordContext { now_ns: NOW_NS - NS_PER_SECOND, ..LISTED };
+    let context = RecordContext { now_ns: NOW_NS - NS_PER_SECOND, ..LISTED };
     assert_eq!(
-        printed(format, &listed, &occasion),
+        printed(format, &listed, &context),
         "tcp      6 119 TIME_WAIT src=192.0.2.2 dst=198.51.100.10 sport=41002 dport=8080 packets=7 bytes=373 src=198.51.100.10 dst=198.51.100.1 sport=8080 dport=41002 packets=5 bytes=272 [ASSURED] mark=42 delta-time=1 [start=Fri Nov 20 17:58:15 2026] use=1\n"
     );
     let stopped = FlowView { stop_ns: Some(NOW_NS), ..listed };
     let shown = "delta-time=2 [start=Fri Nov 20 17:58:15 2026] [stop=Fri Nov 20 17:58:17 2026] use=1\n";
-    assert!(printed(format, &stopped, &occasion).ends_with(shown));
+    assert!(printed(format, &stopped, &context).ends_with(shown));
     let offset = Printer::new(format, Subject::Flows, TimeZone::fixed(jiff::tz::offset(9)));
-    assert!(printed_with(offset, &listed, &occasion).contains("[start=Sat Nov 21 02:58:15 2026]"));
+    assert!(printed_with(offset, &listed, &context).contains("[start=Sat Nov 21 02:58:15 2026]"));
     for never in [FlowView { start_ns: None, ..listed }, FlowView { start_ns: Some(0), ..listed }] {
-        assert!(!printed(format, &never, &occasion).contains("start="));
+        assert!(!printed(format, &never, &context).contains("start="));
     }
 }
 
@@ -293,10 +300,13 @@ fn labels_by_name_in_the_order_of_their_numbers() {
     let id = Format { id: true, ..format };
     let numbered = FlowView { id: Some(84_109_206), ..labelled(0b10) };
     assert!(printed(id, &numbered, &LISTED).ends_with(" use=1 id=84109206 labels=web\n"));
-    assert!(!printed(TEXT, &labelled(1), &LISTED).contains("labels"), "they were not asked for");
+    assert!(!printed(TEXT, &labelled(1), &LISTED).contains("labels"), "`-o labels` is not set");
     for map in [None, Some(Arc::new(LabelMap::default()))] {
         let nameless = Printer::new(format, Subject::Flows, TimeZone::UTC).with_labels(map);
-        assert!(!printed_with(nameless, &labelled(1), &LISTED).contains("labels"), "without a map there is nothing");
+        assert!(
+            !printed_with(nameless, &labelled(1), &LISTED).contains("labels"),
+            "without a label file there are no labels"
+        );
     }
 }
 
@@ -305,9 +315,9 @@ fn events_with_labels() {
     let udp = flow(uapi::IPPROTO_UDP, "192.0.2.2", "198.51.100.10", ports(42004, 53), SEEN, 29);
     let udp = FlowView { use_count: None, labels: Some(Labels(1)), ..udp };
     let requester = Some(Requester { port_id: 4_094_818_347, program: Some("conntrack") });
-    let occasion = RecordContext { event: Some(Event::Update), now_ns: NOW_NS, requester };
+    let context = RecordContext { event: Some(Event::Update), now_ns: NOW_NS, requester };
     assert_eq!(
-        printed(Format { labels: true, ..TEXT }, &udp, &occasion),
+        printed(Format { labels: true, ..TEXT }, &udp, &context),
         " [UPDATE] udp      17 29 src=192.0.2.2 dst=198.51.100.10 sport=42004 dport=53 src=198.51.100.10 dst=192.0.2.2 sport=53 dport=42004 mark=0 labels=vpn [USERSPACE] portid=4094818347 progname=conntrack\n"
     );
 }
@@ -319,7 +329,7 @@ fn events_with_the_kernels_time_and_without() {
         let flow = tcp("192.0.2.2", "198.51.100.10", (40001, 443), state, status, timeout);
         as_event(FlowView { event_ns, ..flow })
     };
-    let occasion = |event, now_ns| RecordContext { event: Some(event), now_ns, requester: None };
+    let context = |event, now_ns| RecordContext { event: Some(event), now_ns, requester: None };
     let stamped = [
         (
             Event::New,
@@ -338,9 +348,9 @@ fn events_with_the_kernels_time_and_without() {
         ),
     ];
     for (event, flow, captured) in stamped {
-        assert_eq!(printed(format, &flow, &occasion(event, 1_795_197_460_000_878_000)), captured);
+        assert_eq!(printed(format, &flow, &context(event, 1_795_197_460_000_878_000)), captured);
     }
-    assert!(printed(format, &translated(), &LISTED).starts_with("tcp "), "listings have no time in front");
+    assert!(printed(format, &translated(), &LISTED).starts_with("tcp "), "listings have no time stamp");
 }
 
 #[test]
@@ -349,26 +359,26 @@ fn events_of_a_request_name_the_program() {
     let destroyed = counted(translated(), (0, 0), (0, 0));
     let stop_ns = Some(START_NS + NS_PER_SECOND / 2);
     let destroyed = as_event(FlowView { stop_ns, event_ns: stop_ns, ..destroyed });
-    let occasion = RecordContext {
+    let context = RecordContext {
         event: Some(Event::Destroy),
         now_ns: NOW_NS + 9 * NS_PER_SECOND,
         requester: requester(2_410_594_451, Some("conntrack")),
     };
     assert_eq!(
-        printed(TEXT, &destroyed, &occasion),
+        printed(TEXT, &destroyed, &context),
         "[DESTROY] tcp      6 119 TIME_WAIT src=192.0.2.2 dst=198.51.100.10 sport=41002 dport=8080 packets=0 bytes=0 src=198.51.100.10 dst=198.51.100.1 sport=8080 dport=41002 packets=0 bytes=0 [ASSURED] mark=42 delta-time=1 [USERSPACE] portid=2410594451 progname=conntrack\n"
     );
-    let occasion = RecordContext { event: Some(Event::New), requester: requester(14970, None), ..LISTED };
+    let context = RecordContext { event: Some(Event::New), requester: requester(14970, None), ..LISTED };
     let udp = flow(uapi::IPPROTO_UDP, "10.1.1.1", "10.2.2.2", ports(1001, 80), 0, 100);
     let new = as_event(FlowView { mark: Some(5), zone: Some(7), ..udp });
     assert_eq!(
-        printed(TEXT, &new, &occasion),
+        printed(TEXT, &new, &context),
         "    [NEW] udp      17 100 src=10.1.1.1 dst=10.2.2.2 sport=1001 dport=80 [UNREPLIED] src=10.2.2.2 dst=10.1.1.1 sport=80 dport=1001 mark=5 zone=7 [USERSPACE] portid=14970\n"
     );
-    assert!(!printed(XML, &new, &occasion).contains("USERSPACE"), "XML says nothing of it");
+    assert!(!printed(XML, &new, &context).contains("USERSPACE"), "XML has no requester");
 }
 
-/// A flow that ended of itself has no timeout left, and no state where the kernel is older.
+/// A flow that timed out has no timeout left, and older kernels send no state of it.
 #[test]
 fn a_destroyed_flow_may_be_little_more_than_its_tuples() {
     let udp = flow(uapi::IPPROTO_UDP, "10.1.1.1", "10.2.2.2", ports(1001, 80), SEEN, 0);
@@ -413,10 +423,10 @@ fn xml_has_a_root_with_and_without_records() {
 #[test]
 fn xml_with_labels_and_kernel_time_stamps() {
     let format = Format { ktimestamp: true, labels: true, ..XML };
-    let occasion = RecordContext { now_ns: NOW_NS - NS_PER_SECOND, ..LISTED };
+    let context = RecordContext { now_ns: NOW_NS - NS_PER_SECOND, ..LISTED };
     let captured = TRANSLATED_XML
         .replace("<deltatime>2<", "<timestamp><start>1795197495756137333</start></timestamp><deltatime>1<");
-    assert_eq!(printed(format, &translated(), &occasion), format!("{XML_HEAD}{captured}"));
+    assert_eq!(printed(format, &translated(), &context), format!("{XML_HEAD}{captured}"));
     let shown = |bits| printed(format, &FlowView { labels: Some(Labels(bits)), ..translated() }, &LISTED);
     let labelled = "<mark>42</mark><labels><label>web</label><label>a b</label></labels><use>1</use>";
     assert!(shown(0b10_0010).contains(labelled));
@@ -425,10 +435,11 @@ fn xml_with_labels_and_kernel_time_stamps() {
     assert!(printed(format, &stopped, &LISTED).contains("333</start><stop>1795197497000000000</stop></timestamp>"));
 }
 
+/// Compares a flow's XML with the expected element.
 #[track_caller]
-fn assert_xml(flow: &FlowView<'_>, occasion: &RecordContext<'_>, expected: &str) {
+fn assert_xml(flow: &FlowView<'_>, context: &RecordContext<'_>, expected: &str) {
     let format = Format { timestamp: true, ..XML };
-    assert_eq!(printed(format, flow, occasion), format!("{XML_HEAD}{expected}\n"));
+    assert_eq!(printed(format, flow, context), format!("{XML_HEAD}{expected}\n"));
 }
 
 #[test]
@@ -455,7 +466,7 @@ fn xml_of_zones_keys_and_protocols_without_fields() {
     );
 }
 
-/// libnetfilter_conntrack left these out, or gave SCTP the names of TCP's states.
+/// libnetfilter_conntrack omits ICMP's values and prints TCP's states for SCTP.
 #[test]
 fn xml_of_icmp_and_sctp_has_the_values_of_the_line() {
     let icmp = flow(uapi::IPPROTO_ICMP, "10.1.1.1", "10.2.2.2", L4::Icmp { kind: 8, code: 0, id: 77 }, 0, 99);
@@ -470,16 +481,16 @@ fn xml_of_icmp_and_sctp_has_the_values_of_the_line() {
 
 #[test]
 fn xml_events_have_type_time_and_helper_in_this_order() {
-    let occasion = RecordContext { event: Some(Event::New), now_ns: 1_795_202_422 * NS_PER_SECOND, requester: None };
+    let context = RecordContext { event: Some(Event::New), now_ns: 1_795_202_422 * NS_PER_SECOND, requester: None };
     let udp = flow(uapi::IPPROTO_UDP, "10.1.1.1", "10.2.2.2", ports(1001, 80), 0, 100);
     let udp = FlowView { zone: Some(7), id: Some(1_394_710_715), mark: Some(5), use_count: None, ..udp };
     let captured = r#"<flow type="new"><meta direction="original"><layer3 protonum="2" protoname="ipv4"><src>10.1.1.1</src><dst>10.2.2.2</dst></layer3><layer4 protonum="17" protoname="udp"><sport>1001</sport><dport>80</dport></layer4></meta><meta direction="reply"><layer3 protonum="2" protoname="ipv4"><src>10.2.2.2</src><dst>10.1.1.1</dst></layer3><layer4 protonum="17" protoname="udp"><sport>80</sport><dport>1001</dport></layer4></meta><meta direction="independent"><timeout>100</timeout><mark>5</mark><zone>7</zone><id>1394710715</id><unreplied/></meta><when><hour>19</hour><min>20</min><sec>22</sec><wday>6</wday><day>20</day><month>11</month><year>2026</year></when></flow>"#;
-    assert_xml(&udp, &occasion, captured);
+    assert_xml(&udp, &context, captured);
     let helped = FlowView { helper: Some(Helper { name: "<sip>", info: &[] }), ..udp };
-    assert_xml(&helped, &occasion, &captured.replace("</flow>", "<helper>&lt;sip&gt;</helper></flow>"));
+    assert_xml(&helped, &context, &captured.replace("</flow>", "<helper>&lt;sip&gt;</helper></flow>"));
 }
 
-pub(super) fn ftp_expectation() -> ExpectView<'static> {
+pub(in crate::output) fn ftp_expectation() -> ExpectView<'static> {
     ExpectView {
         family: uapi::AF_INET,
         tuple: Some(tuple(uapi::IPPROTO_TCP, "192.0.2.2", "198.51.100.10", ports(0, 41739))),
@@ -495,10 +506,14 @@ pub(super) fn ftp_expectation() -> ExpectView<'static> {
 
 const FTP_EXPECTATION: &str = "299 proto=6 src=192.0.2.2 dst=198.51.100.10 sport=0 dport=41739 mask-src=255.255.255.255 mask-dst=255.255.255.255 sport=0 dport=65535 master-src=192.0.2.2 master-dst=198.51.100.10 sport=36150 dport=21 class=0 helper=ftp\n";
 
-pub(super) fn printed_expect(format: Format, expect: &ExpectView<'_>, occasion: &RecordContext<'_>) -> String {
+pub(in crate::output) fn printed_expect(
+    format: Format,
+    expect: &ExpectView<'_>,
+    context: &RecordContext<'_>,
+) -> String {
     let mut out = Vec::new();
     let mut printer = Printer::new(format, Subject::Expectations, TimeZone::UTC);
-    printer.print_expect(&mut out, expect, occasion);
+    printer.print_expect(&mut out, expect, context);
     printer.finish(&mut out);
     String::from_utf8(out).unwrap()
 }
@@ -531,13 +546,13 @@ fn expectations_as_xml() {
     assert_eq!(printed_expect(XML, &ftp_expectation(), &LISTED), format!("{head}{captured}\n</expect>\n"));
 }
 
-/// What a line costs: `cargo test --release -p ctflow line_cost -- --ignored --nocapture`.
+/// Measures the time per line: `cargo test --release -p ctflow line_cost -- --ignored --nocapture`.
 #[test]
-#[ignore = "a measurement, to be read"]
+#[ignore = "a measurement without assertions"]
 fn line_cost() {
     const LINES: u32 = 4_000_000;
     let format = Format { extended: true, id: true, timestamp: true, ..TEXT };
-    let occasion = RecordContext { event: Some(Event::Destroy), ..LISTED };
+    let context = RecordContext { event: Some(Event::Destroy), ..LISTED };
     let plain = as_event(tcp("192.0.2.2", "198.51.100.10", (40001, 443), ESTABLISHED, ASSURED, 432_000));
     let plain = FlowView { id: Some(250_147_308), event_ns: Some(START_NS), ..plain };
     let full = FlowView { event_ns: Some(START_NS), use_count: None, ..translated() };
@@ -575,7 +590,7 @@ fn line_cost() {
         let listed = name.starts_with("-L");
         let format = Format { encoding: encoding.encoding, ktimestamp: encoding.ktimestamp, ..format };
         let format = if listed { Format { id: false, timestamp: false, ..format } } else { format };
-        let occasion = if listed { LISTED } else { occasion };
+        let context = if listed { LISTED } else { context };
         let mut printer = Printer::new(format, Subject::Flows, TimeZone::UTC);
         let mut out = Vec::with_capacity(1 << 16);
         let start = std::time::Instant::now();
@@ -585,7 +600,7 @@ fn line_cost() {
                 bytes += out.len();
                 std::hint::black_box(&mut out).clear();
             }
-            printer.print_flow(&mut out, std::hint::black_box(&flow), std::hint::black_box(&occasion));
+            printer.print_flow(&mut out, std::hint::black_box(&flow), std::hint::black_box(&context));
         }
         let ns = start.elapsed().as_secs_f64() * 1e9 / f64::from(LINES);
         println!("{name:15} {ns:6.1} ns/line  {:4} bytes/line", (bytes + out.len()) / usize::try_from(LINES).unwrap());

@@ -1,24 +1,25 @@
-//! Numbers and addresses as text, straight into the line being built.
+//! Numbers and addresses as text, appended to the line in progress.
 //!
-//! A line is some thirty small pieces, so what a piece costs is what a line costs. All copies here have a length the
-//! compiler knows: a piece is written in a fixed width that holds its longest form, then cut to its length. That
-//! turns each into one or two moves, where a copy of varying length would call `memcpy`.
+//! A line has some thirty small pieces, so the cost of a piece decides the cost of a line. Every copy in this module
+//! has a length that the compiler knows: a piece is written in a fixed width that fits its longest form, and the
+//! buffer is then truncated to the piece's length. Each copy compiles to one or two moves; a copy of varying length
+//! would call `memcpy`.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Appending text to a reusable buffer. Nothing allocates once the buffer has grown to its longest line.
+/// Appends text to a reusable buffer. Nothing is allocated once the buffer has reached the length of its longest line.
 pub(crate) trait Append {
-    /// Appends bytes known when compiled.
+    /// Appends bytes that are known at compile time.
     fn literal<const N: usize>(&mut self, text: &[u8; N]);
-    /// Appends text of any length as it is.
+    /// Appends text of any length unchanged.
     fn text(&mut self, text: &str);
     /// Appends `number` in decimal.
     fn decimal(&mut self, number: u64);
     /// Appends the last six decimal digits of `number`, zeros included.
     fn six_digits(&mut self, number: u32);
-    /// Appends `number` in hex without leading zeros.
+    /// Appends `number` in lower-case hexadecimal without leading zeros.
     fn hex(&mut self, number: u16);
-    /// Appends an address as glibc's `inet_ntop` writes it.
+    /// Appends an address in the form of glibc's `inet_ntop`.
     fn address(&mut self, address: IpAddr);
 }
 
@@ -65,7 +66,7 @@ impl Append for Vec<u8> {
 
 const HUNDRED_MILLION: u32 = 100_000_000;
 
-/// A number below 10^8, without leading zeros.
+/// Appends a number below 10^8 without leading zeros.
 #[inline]
 fn append_short(out: &mut Vec<u8>, number: u32) {
     let digits = eight_digits(number);
@@ -73,14 +74,14 @@ fn append_short(out: &mut Vec<u8>, number: u32) {
     append_prefix(out, ascii(digits) >> (8 * zeros), 8 - zeros);
 }
 
-/// A number of nine digits or more: what stands above the last eight, then those.
+/// Appends a number of nine digits or more: the digits above the last eight, then the last eight with their zeros.
 fn append_long(out: &mut Vec<u8>, number: u64) {
     let (high, low) = (number / u64::from(HUNDRED_MILLION), number % u64::from(HUNDRED_MILLION));
     out.decimal(high);
     out.literal(&ascii(eight_digits(u32::try_from(low).unwrap_or(0))).to_le_bytes());
 }
 
-/// Appends the lowest `length` bytes of `text`, lowest first.
+/// Appends the lowest `length` bytes of `text`, the lowest byte first. `length` is at most 8.
 #[inline]
 fn append_prefix(out: &mut Vec<u8>, text: u64, length: u32) {
     let end = out.len() + usize::try_from(length).unwrap_or(8);
@@ -88,7 +89,7 @@ fn append_prefix(out: &mut Vec<u8>, text: u64, length: u32) {
     out.truncate(end);
 }
 
-/// The eight decimal digits of a number below 10^8, one to a byte, the first in the lowest.
+/// The eight decimal digits of a number below 10^8, one to a byte, the first digit in the lowest byte.
 ///
 /// All lanes of a word are divided at once: into two of four digits, four of two, eight of one. The divisions are
 /// multiplications by a rounded reciprocal, exact for numbers as small as a lane's.
@@ -101,14 +102,14 @@ fn eight_digits(number: u32) -> u64 {
     tens | (twos - tens * 10) << 8
 }
 
-/// Digits to characters.
+/// Turns eight digits, one to a byte, into their ASCII characters.
 #[inline]
 fn ascii(digits: u64) -> u64 {
     digits | 0x3030_3030_3030_3030
 }
 
-/// The four hex digits of a number as characters, the first in the lowest byte. All four are turned into letters or
-/// decimals at once: adding 6 carries into a digit's fifth bit where it is 10 or more.
+/// The four hexadecimal digits of a number as characters, the first in the lowest byte. All four are converted at once:
+/// adding 6 carries into the fifth bit of every digit that is 10 or more and needs a letter.
 #[inline]
 fn hex_digits(number: u16) -> u32 {
     let number = u32::from(number);
@@ -117,9 +118,10 @@ fn hex_digits(number: u16) -> u32 {
     digits + 0x3030_3030 + letters * u32::from(b'a' - b'0' - 10)
 }
 
-/// Every octet as text with a dot behind it, and the length of both together.
+/// Each octet as decimal text followed by a dot, and the length of both together.
 static OCTETS: [([u8; 4], u8); 256] = octets();
 
+/// Builds [`OCTETS`] at compile time.
 const fn octets() -> [([u8; 4], u8); 256] {
     let mut table = [([0; 4], 0); 256];
     let mut octet = 0u8;
@@ -137,6 +139,8 @@ const fn octets() -> [([u8; 4], u8); 256] {
     }
 }
 
+/// Appends an address in dotted decimal. The text of all four octets is collected in one integer, which is copied at
+/// once.
 #[inline]
 fn append_ipv4(out: &mut Vec<u8>, address: Ipv4Addr) {
     let mut text = 0u128;
@@ -151,8 +155,9 @@ fn append_ipv4(out: &mut Vec<u8>, address: Ipv4Addr) {
     out.truncate(end);
 }
 
-/// The longest run of zero groups is written `::`, the first of equals, if it has two groups or more. Where it makes
-/// the address an IPv4 one in disguise (`::1.2.3.4`, `::ffff:1.2.3.4`), its last groups are written as that.
+/// Appends an IPv6 address. The longest run of at least two zero groups is written `::`; of equally long runs, the
+/// first. If the address embeds an IPv4 address (`::1.2.3.4`, `::ffff:1.2.3.4`), the last two groups are in dotted
+/// decimal.
 fn append_ipv6(out: &mut Vec<u8>, address: Ipv6Addr) {
     let groups = address.segments();
     let (start, length) = longest_zeros(&groups);
@@ -164,7 +169,7 @@ fn append_ipv6(out: &mut Vec<u8>, address: Ipv6Addr) {
     match (length, start) {
         (0, _) => {}
         (_, 0) => out.literal(b"::"),
-        _ => out.literal(b":"), // the first of the two stands behind the last group
+        _ => out.literal(b":"), // the last group before the run has already appended the first colon
     }
     behind.iter().for_each(|group| append_group(out, *group));
     if embeds_ipv4 {
@@ -175,14 +180,14 @@ fn append_ipv6(out: &mut Vec<u8>, address: Ipv6Addr) {
     }
 }
 
-/// A group and the colon behind it.
+/// Appends a group and a colon.
 #[inline]
 fn append_group(out: &mut Vec<u8>, group: u16) {
     let zeros = (group.leading_zeros() / 4).min(3);
     append_prefix(out, (u64::from(hex_digits(group)) | u64::from(b':') << 32) >> (8 * zeros), 5 - zeros);
 }
 
-/// Where the longest run of zero groups begins and how many it has; a length of 0 where no run has two.
+/// The start and the length of the longest run of zero groups; the length is 0 if no run has two groups.
 fn longest_zeros(groups: &[u16; 8]) -> (usize, usize) {
     let (mut best, mut run) = ((groups.len(), 0), 0);
     for (index, group) in groups.iter().enumerate() {

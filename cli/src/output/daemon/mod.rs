@@ -1,4 +1,4 @@
-//! What the daemon answers, as text: its status, its verdict on the caches, and what conntrackd would print.
+//! The daemon's answers as text: status, reports of `sync verify`, `commit` and `role`, and the pages of conntrackd.
 
 mod cache;
 mod commit_report;
@@ -19,7 +19,8 @@ pub(crate) use verify_report::verify_report;
 pub(crate) mod tests {
     use serde_json::{Value, json};
 
-    /// A status with most things in it.
+    /// A status document with values for most keys: peer fw2 is live, peer fw3 is lost and has a control character in
+    /// its name.
     pub(crate) fn example_status() -> Value {
         json!({
             "version": "0.1.0", "name": "fw1", "node": "0123456789abcdef", "epoch": 5, "uptime_ms": 93_780_000,

@@ -1,4 +1,4 @@
-//! Whatever a kernel may say: JSON that parses and XML that is balanced.
+//! Any record that a kernel may send is printed as JSON that parses and as XML that is balanced.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -12,10 +12,10 @@ use jiff::tz::TimeZone;
 use proptest::prelude::*;
 use serde_json::Value;
 
-use super::{Encoding, Format, Printer, RecordContext, Requester, Subject};
+use super::super::{Encoding, Format, Printer, RecordContext, Requester, Subject};
 use crate::labels::LabelMap;
 
-/// The values of a record, from which its fields are picked, each there or not.
+/// Random values that records are made of. `present` decides which fields a record has.
 #[derive(Debug, Clone)]
 struct RecordSeed {
     present: u64,
@@ -127,13 +127,13 @@ impl RecordSeed {
         }
     }
 
-    fn occasion(&self) -> RecordContext<'_> {
+    fn context(&self) -> RecordContext<'_> {
         let event = [Event::New, Event::Update, Event::Destroy][usize::from(self.address[1] % 3)];
         let requester = Requester { port_id: self.u32(0), program: self.has(32, &self.texts[0]) };
         RecordContext { event: self.has(33, event), now_ns: self.numbers[0], requester: self.has(34, requester) }
     }
 
-    /// Both kinds of record in one encoding, twice, each to its own output.
+    /// A flow and an expectation in one encoding, each printed twice to its own output.
     fn printed_twice(&self, encoding: Encoding) -> [String; 2] {
         let set = |field| self.has(field, ()).is_some();
         let format = Format {
@@ -150,8 +150,8 @@ impl RecordSeed {
             let mut out = Vec::new();
             for _ in 0..2 {
                 match subject {
-                    Subject::Flows => printer.print_flow(&mut out, &self.flow(), &self.occasion()),
-                    Subject::Expectations => printer.print_expect(&mut out, &self.expect(), &self.occasion()),
+                    Subject::Flows => printer.print_flow(&mut out, &self.flow(), &self.context()),
+                    Subject::Expectations => printer.print_expect(&mut out, &self.expect(), &self.context()),
                 }
             }
             printer.finish(&mut out);
@@ -188,13 +188,15 @@ proptest! {
     }
 }
 
-/// A letter, a quote and a colon end a key: quotes within texts are escaped. Of two keys alike the parser keeps one.
+/// The number of keys in a line. A key ends with a letter, a quote and a colon, because quotes within texts are
+/// escaped. The parser cannot count them: it keeps one of two equal keys.
 fn keys_written(line: &str) -> usize {
     let unescaped = line.replace("\\\\", "").replace("\\\"", "");
     let ends = unescaped.match_indices("\":");
     ends.filter(|(at, _)| unescaped[..*at].ends_with(|last: char| last.is_ascii_lowercase() || last == '_')).count()
 }
 
+/// The number of keys in a parsed document, nested ones included.
 fn count_keys(value: &Value) -> usize {
     match value {
         Value::Object(members) => members.values().map(|member| 1 + count_keys(member)).sum(),
@@ -202,7 +204,7 @@ fn count_keys(value: &Value) -> usize {
     }
 }
 
-/// The first thing that makes `text` no XML document.
+/// The first fault in `text` as an XML document; `None` if it has none.
 fn xml_fault(text: &str) -> Option<String> {
     let mut open = Vec::new();
     let allowed = |character: char| matches!(character, '\t' | '\n' | ' '..='\u{fffd}' | '\u{10000}'..);
@@ -227,7 +229,7 @@ fn xml_fault(text: &str) -> Option<String> {
     (rest != "\n" || !open.is_empty() || roots != 1).then(|| format!("end: {rest:?}, {open:?}, {roots} roots"))
 }
 
-/// Whether every ampersand begins an entity that XML knows.
+/// Whether every ampersand begins an entity that XML defines.
 fn has_known_entities_only(text: &str) -> bool {
     text.split('&').skip(1).all(|behind| ["amp;", "lt;", "gt;"].iter().any(|entity| behind.starts_with(entity)))
 }
