@@ -1,6 +1,6 @@
-//! The completion scripts, each read by its own shell: what is offered behind a line.
+//! The completion scripts, each run by its shell: the words that are offered for a line.
 //!
-//! A shell that is not installed is passed over with a line that says so; with `CI` set that fails.
+//! A shell that is not installed is skipped with a message; with `CI` set the test fails instead.
 #![allow(clippy::unwrap_used)] // clippy.toml allows it in test functions, not in what those share
 
 use std::collections::BTreeSet;
@@ -9,10 +9,10 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_ctflow");
-/// In seconds: a shell that waits for something must not hold up the tests.
+/// Seconds after which a shell is stopped, so that one that waits for input does not block the tests.
 const LONGEST: &str = "60";
 
-/// A line up to the cursor, and all that may be offered. `DIR` is a folder with a file `flows.txt`.
+/// A line up to the cursor, and all words that are offered for it. `DIR` is a directory with a file `flows.txt`.
 const CASES: [(&str, &str); 42] = [
     ("ctflow ", "daemon keygen sync status role demo bench doctor completions man help"),
     ("ctflow d", "daemon demo doctor"),
@@ -58,7 +58,7 @@ const CASES: [(&str, &str); 42] = [
     ("conntrack -R DIR/fl", "flows.txt"),
 ];
 
-/// Bash parts words at equals signs before it asks.
+/// Prints the words that bash offers. Like bash, splits the line at equals signs before it calls the function.
 const BASH: &str = r#"
 source "$1"
 for line in "${@:2}"; do
@@ -71,6 +71,7 @@ for line in "${@:2}"; do
 done
 "#;
 
+/// Prints the words that fish offers.
 const FISH: &str = r#"
 source $argv[1]
 for line in $argv[2..-1]
@@ -78,8 +79,8 @@ for line in $argv[2..-1]
 end
 "#;
 
-/// Completion is a part of zsh's line editor, so it wants a terminal. What it offers goes by way of `compadd`, but for the
-/// calls that only ask what would match.
+/// Prints the words that zsh offers. Completion is a part of zsh's line editor, so it needs a terminal. Offered words
+/// pass through `compadd`, except for calls that only query which words match.
 const ZSH: &str = r#"
 zmodload zsh/zpty
 zpty shell zsh -f -i
@@ -99,7 +100,7 @@ for line in "${@[2,-1]}"; do
     zpty -w -n shell "$line"$'\t\x15'"echo DO''NE"$'\n'
     read_to DONE
     print -r -- ${${REPLY//$'\r'/}//$'\n'/}
-    read_to 'type> ' # before that the terminal itself would take the keys
+    read_to 'type> ' # before the prompt the terminal, not zsh, would read the keys
 done
 zpty -d shell
 "#;
@@ -119,6 +120,7 @@ fn fish_completes() {
     completes("fish", &["--no-config", "-c", FISH]);
 }
 
+/// Asserts that `shell` offers the expected words for every line of [`CASES`].
 fn completes(shell: &str, driver: &[&str]) {
     if Command::new(shell).arg("--version").stdout(Stdio::null()).status().is_err() {
         assert!(std::env::var_os("CI").is_none(), "{shell} is not installed");
@@ -136,7 +138,7 @@ fn completes(shell: &str, driver: &[&str]) {
     }
 }
 
-/// What the shell offers behind each line: the words between `<` and `>`, the last parts of lists and paths.
+/// The words that the shell offers for each line: those between `<` and `>`, of lists and paths the last part.
 fn offered(shell: &str, driver: &[&str], folder: &Path, script: &Path) -> Vec<BTreeSet<String>> {
     let lines = CASES.iter().map(|(line, _)| line.replace("DIR", folder.to_str().unwrap()));
     let mut command = Command::new("timeout");

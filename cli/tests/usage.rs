@@ -1,4 +1,4 @@
-//! The real program's manners: what it says to wrong command lines, where it says it, and with which exit code.
+//! The real program with wrong command lines: the message, the stream that it is printed on, and the exit code.
 #![allow(clippy::unwrap_used, clippy::panic)] // clippy.toml allows them in test functions, not in what those share
 
 mod program;
@@ -11,7 +11,8 @@ use std::process::{Command, Output};
 
 use program::{PROGRAM, run, run_as};
 
-/// A wrong command line: exit code 2, nothing on stdout, one line that names what is wrong and a hint at the help.
+/// Asserts that a command line is refused: exit code 2, nothing on stdout, one line that contains all `words`, and a
+/// hint at the help.
 #[track_caller]
 fn refused(args: &[&str], words: &[&str]) {
     let (code, stdout, stderr) = run(args);
@@ -34,6 +35,8 @@ fn unknown_options_and_commands() {
 fn a_mistyped_option_gets_a_suggestion() {
     refused(&["-L", "--ouput", "json"], &["unknown option `--ouput', did you mean `--output'?"]);
     refused(&["-L", "-p", "tcp", "--dprot=80"], &["unknown option `--dprot', did you mean `--dport'?"]);
+    refused(&["statsu"], &["unknown command `statsu': did you mean `status'?"]);
+    refused(&["status", "--raedy"], &["`status' does not take `--raedy': did you mean `--ready'?"]);
 }
 
 #[test]
@@ -78,7 +81,10 @@ fn meaningless_combinations_are_refused() {
 fn unknown_verbs_and_words_are_refused() {
     refused(
         &["list"],
-        &["unknown verb `list'", "daemon, keygen, sync, status, role, demo, bench, doctor, completions, man and help"],
+        &[
+            "unknown command `list'",
+            "daemon, keygen, sync, status, role, demo, bench, doctor, completions, man and help",
+        ],
     );
     refused(&["doctor", "--jsn"], &["`doctor' does not take `--jsn'", "--json"]);
     refused(&["help", "--got"], &["`help' does not take `--got'"]);
@@ -112,7 +118,7 @@ fn help_exits_with_success() {
 #[test]
 fn help_with_a_protocol_ends_with_its_options() {
     let (_, of_tcp, _) = run(&["help", "tcp"]);
-    assert!(of_tcp.starts_with("Options behind -p tcp:\n") && of_tcp.contains(" --state "), "{of_tcp}");
+    assert!(of_tcp.starts_with("Options after -p tcp:\n") && of_tcp.contains(" --state "), "{of_tcp}");
     for args in [&["-h", "-p", "tcp"][..], &["-p", "6", "--help"], &["-h", "-p", "icmp", "-p", "TCP"]] {
         let (code, help, stderr) = run(args);
         assert_eq!((code, stderr.as_str()), (0, ""), "{args:?}");
@@ -120,7 +126,7 @@ fn help_with_a_protocol_ends_with_its_options() {
         assert!(!help.contains("--icmp-type"), "{args:?}: {help}");
     }
     let (code, help, _) = run(&["-h", "-p", "200"]);
-    assert!(code == 0 && help.ends_with("\nOptions behind -p 200: none\n"), "{help}");
+    assert!(code == 0 && help.ends_with("\nOptions after -p 200: none\n"), "{help}");
     refused(&["-h", "-p", "nosuch"], &["`-p' does not take `nosuch'", "sctp"]);
 }
 
@@ -143,14 +149,14 @@ fn the_manual_pages_are_up_to_date() {
     assert_eq!(run(&["man"]), run(&["man", "ctflow"]));
 }
 
-/// The manual pages and their files.
+/// The manual pages with the files that they are committed in.
 const PAGES: [(&str, &str); 3] = [("ctflow", "ctflow.1"), ("ctflow.toml", "ctflow.toml.5"), ("ctflowd", "ctflowd.8")];
 
 fn packaging(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging").join(file)
 }
 
-/// Where groff is installed, it finds nothing to warn of.
+/// If groff is installed, it prints no warning about the pages.
 #[test]
 fn groff_accepts_the_manual_pages() {
     for (_, file) in PAGES {
@@ -160,7 +166,7 @@ fn groff_accepts_the_manual_pages() {
     }
 }
 
-/// What bash offers for the last of `words`, by our script.
+/// The words that bash offers for the last of `words`, with the completion script.
 fn offered(script: &str, words: &str) -> String {
     let last = words.split(' ').count() - 1;
     let line =
@@ -197,7 +203,7 @@ fn bash_completes_options_values_and_verbs() {
     }
 }
 
-/// Every shell that is installed can read its script.
+/// Every installed shell parses its script.
 #[test]
 fn completion_scripts_have_no_syntax_errors() {
     for shell in ["bash", "zsh", "fish"] {
@@ -208,7 +214,8 @@ fn completion_scripts_have_no_syntax_errors() {
     }
 }
 
-/// Of [`WRONG`], what the installed 1.4.7 ends otherwise: it takes these numbers, and looks for its label file first.
+/// Command lines of [`WRONG`] with another exit code in conntrack 1.4.7, which accepts these numbers, and opens its
+/// label file first.
 const OTHERWISE_IN_1_4_7: &[&str] = &[
     "-L -w 70000",
     "-L --orig-zone x",
@@ -218,8 +225,8 @@ const OTHERWISE_IN_1_4_7: &[&str] = &[
     "-U --label-add a --label-del b",
 ];
 
-/// Command lines that conntrack refuses, with its exit code; and a word that our message must have, so that it names
-/// what is wrong.
+/// Command lines that conntrack refuses, with its exit code, and a word that ctflow's message must contain, because it
+/// names the error.
 const WRONG: &[(&str, i32, &str)] = &[
     // Invocation.
     ("-L -D", 2, "-D"),
@@ -272,7 +279,7 @@ const WRONG: &[(&str, i32, &str)] = &[
     ("-L --tuple-src 1.1.1.1", 2, "--tuple-src"),
     ("-I -s 1.1.1.0/24 -d 2.2.2.2 -p tcp --sport 1 --dport 2 -t 5 --state NONE", 2, "--mask-src"),
     ("-n", 2, "no command"),
-    // What is missing.
+    // Missing arguments and options.
     ("-L -p", 2, "-p"),
     ("-L -o", 2, "-o"),
     ("-L -d", 2, "-d"),
@@ -294,7 +301,7 @@ const WRONG: &[(&str, i32, &str)] = &[
     ("-D expect -s 1.1.1.1", 2, "--dst"),
     ("-L --mask-src 255.0.0.0", 2, "--src"),
     ("-D --mask-dst 255.0.0.0", 2, "--dst"),
-    // What excludes one another.
+    // Options that exclude each other.
     ("-L -j -n", 2, "--any-nat"),
     ("-L -j -g 1.1.1.1", 2, "--any-nat"),
     ("-L -z -s 1.1.1.1", 2, "--zero"),
@@ -363,7 +370,7 @@ fn wrong_command_lines_end_with_conntracks_exit_codes() {
     }
 }
 
-/// Debian's package; where it is missing the comparison is left out, but not in CI.
+/// Uses Debian's package. Without it the test is skipped, except in CI, where it fails.
 #[test]
 fn the_installed_conntrack_has_the_same_exit_codes() {
     let Some(conntrack) = ["/usr/sbin/conntrack", "/sbin/conntrack"].into_iter().find(|path| fs::exists(path).unwrap())
@@ -379,7 +386,7 @@ fn the_installed_conntrack_has_the_same_exit_codes() {
     });
 }
 
-/// Command lines that conntrack takes to mean something else than was typed.
+/// Command lines that conntrack accepts, but with another meaning than was typed.
 #[test]
 fn numbers_that_conntrack_wraps_are_refused() {
     for line in [
@@ -401,7 +408,7 @@ fn numbers_that_conntrack_wraps_are_refused() {
     }
 }
 
-/// A directory with the program under another name, removed at the end.
+/// A directory with a link to the program under another name, removed on drop.
 struct Installed(PathBuf);
 
 impl Installed {
@@ -433,9 +440,12 @@ fn called_conntrack_it_behaves_as_conntrack() {
     assert_eq!((code, stdout.as_str()), (2, ""));
     assert!(stderr.starts_with("conntrack v1.4.9 (conntrack-tools): unknown table `foo'"), "{stderr}");
     assert!(stderr.ends_with("Try `conntrack --help' for more information.\n"), "{stderr}");
+    let (_, _, stderr) = run(&["-L", "--ouput", "xml"]);
+    let first = stderr.lines().next();
+    assert_eq!(first, Some("conntrack v1.4.9 (conntrack-tools): unknown option `--ouput'"), "no suggestion");
 }
 
-/// No panic, and one line that says why there is no more.
+/// The program does not panic, and prints one line with the reason.
 #[test]
 fn a_closed_pipe_is_reported_in_one_line() {
     let (reader, writer) = io::pipe().unwrap();

@@ -1,8 +1,8 @@
-//! Completion scripts for shells, made from the flags and the verbs themselves: a file a shell.
+//! Completion scripts for shells, generated from the flags and the verbs: one file for each shell.
 //!
-//! All three offer the same: a verb or a command first, the table behind a command, the values that an option takes, and
-//! the options of a protocol behind its `-p` only. Under a name that ends in conntrack there are no verbs, as in the
-//! program itself.
+//! All three offer the same: a verb or a command first, the table after a command, the values of an option, and the
+//! options of a protocol after its `-p` only. Under a name that ends in conntrack they offer no verbs, like the
+//! program.
 
 use ctflow_parser::proto::{DCCP_STATES, SCTP_STATES, TCP_STATES};
 use ctflow_parser::uapi;
@@ -15,33 +15,33 @@ mod bash;
 mod fish;
 mod zsh;
 
-/// For whom.
+/// A shell that has a completion script.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Shell {
     /// GNU bash.
     Bash,
     /// The Z shell.
     Zsh,
-    /// The friendly one.
+    /// The friendly interactive shell.
     Fish,
 }
 
-/// The shells by name.
+/// The shells by the name that `completions` accepts.
 pub(super) const SHELLS: [(&str, Shell); 3] = [("bash", Shell::Bash), ("zsh", Shell::Zsh), ("fish", Shell::Fish)];
 
-/// What can stand behind a flag.
+/// The values that a script offers after a flag.
 enum Values {
-    /// Nothing, or what no list can tell.
+    /// None: the flag has no value, or any value is possible.
     Unknown,
-    /// A file.
+    /// The names of files.
     File,
     /// One of these words.
     One(Vec<&'static str>),
-    /// Some of these words, between commas.
+    /// A list of these words, separated by commas.
     Several(Vec<&'static str>),
 }
 
-/// The script, to be read by the shell.
+/// The completion script of `shell`.
 pub(crate) fn script(shell: Shell) -> String {
     match shell {
         Shell::Bash => bash::script(),
@@ -50,12 +50,12 @@ pub(crate) fn script(shell: Shell) -> String {
     }
 }
 
-/// The flags that need no `-p`.
+/// The flags that need no `-p` before them.
 fn general_flags() -> impl Iterator<Item = &'static Flag> {
     FLAGS.into_iter().filter(|flag| flag.protocols().is_empty())
 }
 
-/// The protocols by name and number, and the flags behind each one's `-p`.
+/// Each protocol's name, number, and the flags that are known after its `-p`.
 fn protocol_flags() -> impl Iterator<Item = (&'static str, u8, Vec<&'static Flag>)> {
     let numbered = protocol::names().filter_map(|name| protocol::number(name).map(|number| (name, number)));
     numbered.map(|(name, number)| {
@@ -63,7 +63,7 @@ fn protocol_flags() -> impl Iterator<Item = (&'static str, u8, Vec<&'static Flag
     })
 }
 
-/// What can stand behind `flag`, where the line is about `protocol`.
+/// The values of `flag` after `-p protocol`.
 fn values(flag: &Flag, protocol: u8) -> Values {
     if let Effect::Command { tables, .. } = flag.effect {
         let names: Vec<_> = TABLES.iter().filter(|(_, table)| tables.contains(table)).map(|(name, _)| *name).collect();
@@ -83,6 +83,7 @@ fn values(flag: &Flag, protocol: u8) -> Values {
     }
 }
 
+/// The states of a protocol, by name.
 fn states(protocol: u8) -> &'static [&'static str] {
     match protocol {
         uapi::IPPROTO_TCP => &TCP_STATES,
@@ -92,17 +93,18 @@ fn states(protocol: u8) -> &'static [&'static str] {
     }
 }
 
-/// What may stand behind a verb and the words that follow it already; options do not count.
+/// The words that may follow a verb and the words after it. Options are not counted as words.
 struct VerbWords {
-    /// The verb and the words.
+    /// The verb and the words already typed, separated by blanks.
     words: String,
-    /// The words that may be next.
+    /// The words that may follow.
     next: Vec<String>,
-    /// Whether a file may.
+    /// Whether the name of a file may follow.
     file: bool,
 }
 
-/// All that may stand behind a verb; `help` takes any name that there is, of options as they are typed.
+/// All sequences of words that may follow a verb. `help` accepts the name of every verb, protocol and flag, with
+/// dashes.
 fn verb_words(verb: &Verb) -> Vec<VerbWords> {
     let mut chains = Vec::new();
     if verb.name == "help" {
@@ -121,12 +123,12 @@ fn verb_words(verb: &Verb) -> Vec<VerbWords> {
     chains
 }
 
-/// A word of each slot at most, in any order.
+/// Appends the sequences of at most one word of each slot, in any order, after `words`.
 fn append_verb_words(words: String, slots: &[&[&str]], file: bool, chains: &mut Vec<VerbWords>) {
     let next: Vec<_> = slots.iter().flat_map(|slot| slot.iter().map(|word| (*word).to_owned())).collect();
-    for (place, slot) in slots.iter().enumerate().filter(|_| slots.len() > 1) {
+    for (index, slot) in slots.iter().enumerate().filter(|_| slots.len() > 1) {
         let others: Vec<_> =
-            slots.iter().enumerate().filter(|(other, _)| *other != place).map(|(_, slot)| *slot).collect();
+            slots.iter().enumerate().filter(|(other, _)| *other != index).map(|(_, slot)| *slot).collect();
         slot.iter().for_each(|word| append_verb_words(format!("{words} {word}"), &others, file, chains));
     }
     if file || !next.is_empty() {
@@ -134,7 +136,7 @@ fn append_verb_words(words: String, slots: &[&[&str]], file: bool, chains: &mut 
     }
 }
 
-/// The options of all verbs that take an argument, each once.
+/// The options with an argument of all verbs, each once.
 fn verb_options_with_argument() -> Vec<&'static VerbOption> {
     let mut found: Vec<&VerbOption> = Vec::new();
     for option in VERBS.iter().flat_map(|verb| verb.options).filter(|option| !option.argument.is_empty()) {
@@ -145,7 +147,7 @@ fn verb_options_with_argument() -> Vec<&'static VerbOption> {
     found
 }
 
-/// What can stand behind a verb's option.
+/// The values of a verb's option.
 fn verb_values(option: &VerbOption) -> Values {
     match option.argument {
         "FILE" | "PATH" => Values::File,
@@ -154,13 +156,13 @@ fn verb_values(option: &VerbOption) -> Values {
     }
 }
 
-/// All spellings of a flag, dashes included.
+/// All spellings of a flag, with dashes.
 fn spellings(flag: &Flag) -> Vec<String> {
     let short = flag.short.map(|letter| format!("-{letter}"));
     short.into_iter().chain(flag.names().map(|name| format!("--{name}"))).collect()
 }
 
-/// In single quotes, for any of the shells.
+/// The text in single quotes, for any of the shells.
 fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }

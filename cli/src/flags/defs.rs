@@ -1,8 +1,8 @@
-//! The flags: one item each, with its names, its argument, its help, where it is legal and what it does, and its test
-//! right below. The parser, the checks and the help text are all made from [`FLAGS`].
+//! The flags: one item each, with its names, its argument, its help, the commands that accept it, its effect, and its
+//! test right below. The parser, the checks and the help text are all generated from [`FLAGS`].
 //!
-//! To add one: write its item and its test, put it into [`FLAGS`] in the order of the help text, and give [`RawArgs`] a
-//! field for its effect, [`super::plan`] a field for its meaning.
+//! To add a flag: write its item and its test, insert it into [`FLAGS`] in the order of the help text, and add
+//! [`RawArgs`] a field for its parsed value, and to [`super::plan`] a field for its meaning.
 
 use ctflow_parser::request::Table;
 
@@ -23,62 +23,63 @@ use options::*;
 /// One flag.
 #[derive(Debug)]
 pub(crate) struct Flag {
-    /// Its letter.
+    /// Its letter, if it has one.
     pub(crate) short: Option<char>,
-    /// Its name.
+    /// Its long name, without dashes.
     pub(crate) long: &'static str,
-    /// Other names for it.
+    /// Its other long names.
     pub(crate) aliases: &'static [&'static str],
-    /// What follows it.
+    /// Its argument.
     pub(crate) argument: Argument,
-    /// What it is for, in a line.
+    /// Its line of the help text.
     pub(crate) help: &'static str,
-    /// All there is to say.
+    /// Its text in the manual page and in `help FLAG`.
     pub(crate) man: &'static str,
-    /// What it does.
+    /// Its effect.
     pub(crate) effect: Effect,
 }
 
-/// What follows a flag.
+/// The argument of a flag.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Argument {
-    /// Nothing.
+    /// No argument.
     None,
-    /// A table, or nothing.
+    /// A table, or no argument.
     Table,
-    /// A value, described so in the help text.
+    /// A value, with its name in the help text.
     Required(&'static str),
-    /// A value or nothing; where it is a word of its own, it begins neither with a dash nor with a `!`.
+    /// A value or no argument, with its name in the help text. A value that is a separate word must not begin with a
+    /// dash or a `!`.
     Optional(&'static str),
 }
 
-/// What a flag does.
+/// The effect of a flag.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Effect {
-    /// It is what to do.
+    /// It is a command.
     Command {
-        /// Which.
+        /// The command.
         action: Action,
-        /// On which tables it can be done.
+        /// The tables that it accepts.
         tables: &'static [Table],
     },
-    /// It says more about what to do.
+    /// It is an option of a command.
     Option {
-        /// Behind `-p` of which protocols it exists; none where it needs no `-p`.
+        /// The protocols whose `-p` must come before it; empty if it needs no `-p`.
         protocols: &'static [u8],
-        /// With which commands.
+        /// The commands that accept or require it.
         legal: Row,
-        /// Takes the value.
+        /// Parses the value and stores it.
         apply: fn(&mut RawArgs, OptionValue<'_>) -> Result<(), Usage>,
     },
-    /// It does nothing, with any command, but warn so.
+    /// It is accepted with any command and ignored, with this warning.
     Ignored(&'static str),
-    /// It reads a file of commands, and is no part of any other command line.
+    /// It reads a file of commands, and cannot be combined with a command.
     File,
 }
 
 impl Flag {
-    /// Behind `-p` of which protocols it exists; none where it needs no `-p`.
+    /// The protocols whose `-p` must come before it; empty if it needs no `-p`.
     pub(crate) fn protocols(&self) -> &'static [u8] {
         match self.effect {
             Effect::Option { protocols, .. } => protocols,
@@ -92,16 +93,16 @@ impl Flag {
     }
 }
 
-/// What most options have: no letter and no other names.
+/// The defaults of most options: no letter, no other names, no argument.
 const OPTION: Flag =
     Flag { short: None, long: "", aliases: &[], argument: Argument::None, help: "", man: "", effect: Effect::File };
 
-/// An option, legal as its row says.
+/// The effect of an option that needs no `-p`, with its row of [`super::matrix`].
 const fn option(legal: &'static str, apply: fn(&mut RawArgs, OptionValue<'_>) -> Result<(), Usage>) -> Effect {
     Effect::Option { protocols: &[], legal: Row::from_letters(legal), apply }
 }
 
-/// An option of some protocols, legal as its row says.
+/// The effect of an option of some protocols, with its row of [`super::matrix`].
 const fn field(
     protocols: &'static [u8],
     legal: &'static str,
@@ -110,7 +111,7 @@ const fn field(
     Effect::Option { protocols, legal: Row::from_letters(legal), apply }
 }
 
-/// All flags, in the order of the help text; where several options are illegal, the first here is complained of.
+/// All flags, in the order of the help text. If several options are illegal, the message names the first of this list.
 #[rustfmt::skip]
 pub(crate) static FLAGS: [&Flag; 73] = [
     &LIST,
@@ -188,7 +189,7 @@ pub(crate) static FLAGS: [&Flag; 73] = [
     &ROLE,
 ];
 
-/// The tables by name. The order decides what an abbreviation means.
+/// The tables by name. An abbreviation means the first name that starts with it.
 pub(crate) const TABLES: [(&str, Table); 4] = [
     ("expect", Table::Expect),
     ("conntrack", Table::Conntrack),
@@ -196,17 +197,17 @@ pub(crate) const TABLES: [(&str, Table); 4] = [
     ("unconfirmed", Table::Unconfirmed),
 ];
 
-/// What `-o` takes.
+/// The types that `-o` accepts.
 pub(super) fn output_types() -> impl Iterator<Item = &'static str> {
     OUTPUT_TYPES.iter().map(|(name, _)| *name)
 }
 
-/// What `-u` takes.
+/// The flags that `-u` accepts.
 pub(super) fn status_names() -> impl Iterator<Item = &'static str> {
     STATUS_NAMES.iter().map(|(name, _)| *name).chain(["UNREPLIED"])
 }
 
-/// What `-e` takes.
+/// The kinds of event that `-e` accepts.
 pub(super) fn event_names() -> impl Iterator<Item = &'static str> {
     EVENTS.iter().map(|(name, _)| *name)
 }

@@ -1,7 +1,8 @@
-//! The daemon's letters: the command line of `ctflowd`, and of `conntrackd` where that is a link to it.
+//! The daemon's letters: the command line of `ctflowd`, and of `conntrackd` where that name is a link to it.
 //!
-//! One of them says what to ask of the running daemon; without one the daemon itself is started. A word behind a letter says
-//! more, and may be cut short. Unlike to conntrackd, a letter has its dash, so no word is ever taken for one.
+//! A letter with its dash sends a request to the running daemon; without a request the daemon itself is started. A word
+//! after a letter, which may be abbreviated, qualifies it. Unlike conntrackd, ctflowd does not accept a letter without
+//! its dash, so that a word is never read as a letter.
 
 use std::ffi::OsString;
 use std::fmt::Write;
@@ -14,23 +15,24 @@ use crate::config;
 use crate::control::request::{Cache, Flushed, Request};
 use crate::output::Subject;
 use crate::persona::Persona;
-use crate::troff::{escaped, item, prose, section};
+use crate::troff::{escaped, example, item, prose, section};
 
-/// A letter.
+/// A letter of the daemon's command line.
 #[derive(Debug)]
 struct Letter {
-    /// Itself.
+    /// The letter.
     letter: char,
-    /// What may stand behind it; the order decides what an abbreviation means.
+    /// The words that may follow it. An abbreviation means the first word that starts with it.
     words: &'static [&'static str],
-    /// What must stand behind it, as in the help text.
+    /// The argument that must follow it, as in the help text; empty for none.
     argument: &'static str,
-    /// What it is for, in a line.
+    /// Its line of the help text.
     help: &'static str,
-    /// All there is to say.
+    /// Its text in the manual page.
     man: &'static str,
 }
 
+/// The words of letters that work on a table.
 const TABLES: &[&str] = &["ct", "expect"];
 
 /// All letters, in the order of the help text.
@@ -40,98 +42,99 @@ static LETTERS: [Letter; 16] = [
         words: &[],
         argument: "",
         help: "run the daemon in the background",
-        man: "Starts the daemon in the background, and returns when it runs. Without this and without a request it runs in the \
-              foreground.",
+        man: "Starts the daemon in the background, and returns when it runs. Without -d and without a request it \
+              runs in the foreground.",
     },
     Letter {
         letter: 'C',
         words: &[],
         argument: "FILE",
-        help: "the configuration; /etc/ctflow/ctflow.toml without",
-        man: "The configuration, ctflow.toml(5). A request reads nothing of it but the socket.",
+        help: "the configuration (default: /etc/ctflow/ctflow.toml)",
+        man: "The configuration file, ctflow.toml(5); the default is /etc/ctflow/ctflow.toml. A request reads only \
+              the control socket from it.",
     },
     Letter {
         letter: 'i',
         words: TABLES,
         argument: "",
         help: "print the internal cache: this node's flows",
-        man: "Prints the internal cache, a line to a flow or, with expect, an expectation.",
+        man: "Prints the internal cache, one line for each flow; with expect, for each expectation.",
     },
     Letter {
         letter: 'e',
         words: TABLES,
         argument: "",
         help: "print the external cache: the peers' flows",
-        man: "Prints the external cache, of all peers; with expect, their expectations.",
+        man: "Prints the external cache of all peers; with expect, their expectations.",
     },
     Letter {
         letter: 'x',
         words: &[],
         argument: "",
-        help: "with -i or -e: as XML",
-        man: "With -i or -e, prints XML: one element to a line, without a root.",
+        help: "with -i or -e: print XML",
+        man: "With -i or -e, prints XML: one element on each line, without a root element.",
     },
     Letter {
         letter: 'c',
         words: TABLES,
         argument: "",
         help: "commit the external cache to the kernel",
-        man: "Puts the external cache into the kernel, flows and expectations if neither is named, and returns when it is \
-              done.",
+        man: "Writes the external cache into the kernel, flows and expectations unless one of them is named, and \
+              returns when it is done.",
     },
     Letter {
         letter: 'f',
         words: &["internal", "external"],
         argument: "",
         help: "empty the caches",
-        man: "Empties the caches, both if none is named. The kernel's table is left alone, and a -t is taken back.",
+        man: "Empties the caches, both unless one is named. The kernel's table is not changed. Cancels a scheduled -t.",
     },
     Letter {
         letter: 'F',
         words: TABLES,
         argument: "",
         help: "empty the kernel's tables",
-        man: "Deletes flows and expectations from the kernel, or those named; what the filter ignores stays.",
+        man: "Deletes flows and expectations from the kernel, both unless one is named. Flows that the filter \
+              ignores stay.",
     },
     Letter {
         letter: 'R',
         words: TABLES,
         argument: "",
-        help: "compare the internal cache with the kernel",
-        man: "Makes the internal cache what the kernel's table is, and returns when it is done. Flows and expectations are \
-              always done together.",
+        help: "resync the internal cache with the kernel",
+        man: "Compares the internal cache with the kernel's table, corrects it, and returns when it is done. Flows \
+              and expectations are always compared together.",
     },
     Letter {
         letter: 'B',
         words: &[],
         argument: "",
-        help: "tell the peers everything again",
-        man: "Tells everything in the internal cache to the peers again.",
+        help: "send the internal cache to the peers again",
+        man: "Sends the whole internal cache to the peers again.",
     },
     Letter {
         letter: 'n',
         words: &[],
         argument: "",
-        help: "ask the peers to tell everything again",
-        man: "Asks the peers to tell everything in their internal caches again.",
+        help: "request the peers' caches again",
+        man: "Requests that the peers send their whole internal caches again.",
     },
     Letter {
         letter: 't',
         words: &[],
         argument: "",
-        help: "empty the kernel's tables in a while",
-        man: "Has the kernel's table of flows emptied in purge_timeout_s seconds, but for what the filter ignores. A -c or -f \
-              before that takes it back.",
+        help: "schedule emptying the kernel's table",
+        man: "Deletes the flows from the kernel after purge_timeout_s seconds, except those that the filter ignores. \
+              A -c or -f before that cancels it.",
     },
     Letter {
         letter: 's',
         words: STATISTICS,
         argument: "",
         help: "print statistics",
-        man: "Prints statistics of the caches and the links, as conntrackd does; expect: of the caches of expectations; \
-              network: of datagrams that were refused and lost; cache: of each cache; runtime: of the engine; link: of \
-              each link; rsqueue: of each stream's resend queue; queue: of all queues; process: of child processes, of \
-              which there are none.",
+        man: "Prints statistics of the caches and the links, as conntrackd does. expect: the caches of expectations. \
+              network: datagrams that were refused or lost. cache: each cache. runtime: the engine. link: each link. \
+              rsqueue: the resend queue of each stream. queue: all queues. process: child processes; there are none.",
     },
     Letter {
         letter: 'k',
@@ -144,24 +147,24 @@ static LETTERS: [Letter; 16] = [
     Letter { letter: 'h', words: &[], argument: "", help: "print this text", man: "Prints a short help." },
 ];
 
-/// What `-s` takes. `multicast` is an old name of `link`.
+/// The words of `-s`. `multicast` is an old name of `link`.
 const STATISTICS: &[&str] =
     &["network", "cache", "runtime", "multicast", "link", "rsqueue", "queue", "ct", "expect", "process"];
 
-/// A letter as typed, and the word behind it.
+/// A letter on the command line, and the word after it.
 struct TypedLetter {
     letter: &'static Letter,
     word: Option<&'static str>,
 }
 
-/// Reads the arguments behind the program's name.
+/// Parses the arguments after the program's name.
 ///
 /// # Errors
-/// The first thing that is wrong with them.
+/// The first error, from left to right.
 pub(super) fn read(persona: Persona, args: &[OsString]) -> Result<Plan, Usage> {
     let mut rest = args.iter();
     let (mut config, mut detach, mut xml) = (None, false, false);
-    let mut asked: Option<TypedLetter> = None;
+    let mut request_letter: Option<TypedLetter> = None;
     let mut warnings = Vec::new();
     while let Some(argument) = rest.next() {
         let letter = find_letter(argument)?;
@@ -187,7 +190,7 @@ pub(super) fn read(persona: Persona, args: &[OsString]) -> Result<Plan, Usage> {
             'd' => detach = true,
             'x' => xml = true,
             _ => {
-                let first = asked.replace(TypedLetter { letter, word });
+                let first = request_letter.replace(TypedLetter { letter, word });
                 if let Some(first) = first.filter(|first| first.letter.letter != letter.letter) {
                     let typed = |letter: &Letter| format!("-{}", letter.letter);
                     return Err(Usage::TwoCommands { first: typed(first.letter), second: typed(letter) });
@@ -195,11 +198,11 @@ pub(super) fn read(persona: Persona, args: &[OsString]) -> Result<Plan, Usage> {
             }
         }
     }
-    let command = plan_command(asked.as_ref(), config, detach, xml)?;
+    let command = plan_command(request_letter.as_ref(), config, detach, xml)?;
     Ok(Plan { persona, command, labelmap: None, warnings })
 }
 
-/// The letter that an argument is.
+/// The letter that an argument names.
 fn find_letter(argument: &OsString) -> Result<&'static Letter, Usage> {
     let typed = argument.to_string_lossy();
     let known = match typed.as_ref() {
@@ -217,7 +220,7 @@ fn find_letter(argument: &OsString) -> Result<&'static Letter, Usage> {
     LETTERS.iter().find(|letter| Some(letter.letter) == known).ok_or_else(stray)
 }
 
-/// The word that an abbreviation means.
+/// The word of `letter` that `word` abbreviates.
 fn expand_word(letter: &'static Letter, word: &str) -> Result<&'static str, Usage> {
     let known = letter.words.iter().find(|known| !word.is_empty() && known.starts_with(word)).copied();
     known.ok_or_else(|| {
@@ -230,40 +233,41 @@ fn expand_word(letter: &'static Letter, word: &str) -> Result<&'static str, Usag
     })
 }
 
+/// The command of the whole command line.
 fn plan_command(
-    asked: Option<&TypedLetter>,
+    request_letter: Option<&TypedLetter>,
     config: Option<PathBuf>,
     detach: bool,
     xml: bool,
 ) -> Result<Command, Usage> {
-    let Some(asked) = asked else {
+    let Some(request_letter) = request_letter else {
         if xml {
             return Err(Usage::XmlWithoutDump);
         }
         let config = config.unwrap_or_else(|| config::DEFAULT_PATH.into());
         return Ok(Command::Daemon(Daemon { config, check: false, detach }));
     };
-    let letter = asked.letter.letter;
+    let letter = request_letter.letter.letter;
     if xml && !matches!(letter, 'i' | 'e') {
         return Err(Usage::XmlWithoutDump);
     }
     if detach && !matches!(letter, 'v' | 'h') {
         return Err(Usage::TwoCommands { first: "-d".to_owned(), second: format!("-{letter}") });
     }
-    let table = match asked.word {
+    let table = match request_letter.word {
         Some("ct") => Some(Subject::Flows),
         Some("expect") => Some(Subject::Expectations),
         _ => None,
     };
     let of = table.unwrap_or(Subject::Flows);
-    let ask = match letter {
+    let request = match letter {
         'v' => return Ok(Command::Version),
         'h' => return Ok(Command::DaemonHelp),
         'i' => ControlRequest::Cache { cache: Cache::Internal, of, xml },
         'e' => ControlRequest::Cache { cache: Cache::External, of, xml },
-        's' => ControlRequest::Statistics(statistics_page(asked.word)),
+        's' => ControlRequest::Statistics(statistics_page(request_letter.word)),
         'c' => ControlRequest::Commit(table),
-        'f' => ControlRequest::Simple(Request::Flush(match asked.word {
+        'f' => ControlRequest::Simple(Request::Flush(match request_letter.word {
             Some("internal") => Flushed::Internal,
             Some("external") => Flushed::External,
             _ => Flushed::All,
@@ -276,9 +280,10 @@ fn plan_command(
         _ => ControlRequest::Simple(Request::Stop),
     };
     let reach = config.map_or(Reach::Default, Reach::Config);
-    Ok(Command::Control(Control { reach, request: ask }))
+    Ok(Command::Control(Control { reach, request }))
 }
 
+/// The statistics that a word of `-s` names.
 fn statistics_page(word: Option<&str>) -> StatisticsPage {
     match word {
         Some("network") => StatisticsPage::Network,
@@ -293,7 +298,7 @@ fn statistics_page(word: Option<&str>) -> StatisticsPage {
     }
 }
 
-/// The help text.
+/// The help text of the daemon's command line.
 pub(crate) fn help(persona: Persona) -> String {
     let (banner, name) = (persona.banner(), persona.name());
     let mut text = format!("{banner}: replicates connection tracking\n");
@@ -304,9 +309,9 @@ pub(crate) fn help(persona: Persona) -> String {
     text
 }
 
-/// `-f [internal|external]`.
+/// A letter with its words, such as `-f [internal|external]`.
 fn head(letter: &Letter) -> String {
-    // All of -s are a line too long for the column.
+    // The words of -s do not fit the column.
     let words = match letter.letter {
         's' => "[KIND]".to_owned(),
         _ if letter.words.is_empty() => letter.argument.to_owned(),
@@ -315,18 +320,37 @@ fn head(letter: &Letter) -> String {
     format!("-{} {words}", letter.letter).trim_end().to_owned()
 }
 
-const ABOUT: &str = "The daemon of ctflow, and the letters by which it is asked: those of conntrackd(8), whose lines it prints. \
-                     Installed under a name that ends in conntrackd it goes by that name. Without a request it is the \
-                     daemon itself. Each letter stands by itself behind a dash; words behind it may be cut short. The verbs \
-                     of ctflow(1), status and sync, say the same and more.";
+/// The description in ctflowd(8).
+const ABOUT: &str = "The daemon of ctflow. Its letters are those of conntrackd(8), and it prints the same lines. \
+                     Installed under a name that ends in conntrackd, it uses that name. Without a request it runs as \
+                     the daemon; with a request it sends the request to the running daemon. Each letter needs its \
+                     own dash; a word after a letter may be abbreviated. The verbs status, sync and role of \
+                     ctflow(1) offer the same requests and more.";
 
+/// Differences from conntrackd, one paragraph each.
 const DIFFERENCES: [&str; 6] = [
-    "What is refused or fails exits with 1, and says why.",
-    "A letter needs its dash: conntrackd -i ok prints the cache and then kills the daemon.",
-    "Two requests on a line are an error; of conntrackd the last is carried out.",
-    "A request needs nothing of the configuration but the socket.",
-    "The external cache has what answers look like, so translated flows are told; it is printed without, as scripts know it.",
+    "An error or a refused request exits with 1, and the reason is printed.",
+    "A letter needs its dash. conntrackd reads the command line `-i ok' as -i and -k: it prints the cache and stops \
+     the daemon.",
+    "Two requests on one command line are an error; conntrackd executes the last one.",
+    "A request reads only the control socket from the configuration.",
+    "The external cache stores the reply direction, so that the NAT of a flow is known. It is printed without it, \
+     because scripts expect that.",
     "The configuration is ctflow.toml(5).",
+];
+
+/// Common tasks: a command line, and its purpose.
+const EXAMPLES: [(&str, &str); 10] = [
+    ("ctflowd -d", "Start the daemon in the background."),
+    ("ctflowd -i", "Print the flows of this firewall."),
+    ("ctflowd -e -x", "Print the peers' flows as XML."),
+    ("ctflowd -s", "Print statistics: caches, traffic and losses."),
+    ("ctflowd -s link", "Print the counters of each link."),
+    ("ctflowd -c", "Take over, first step of a script: write the peers' flows into the kernel."),
+    ("ctflowd -R", "Second step: resync the internal cache with the kernel."),
+    ("ctflowd -B", "Third step: send the internal cache to the peers. `ctflow role primary' takes over in one step."),
+    ("ctflowd -t", "Become backup: delete this firewall's flows from the kernel after purge_timeout_s."),
+    ("ctflowd -n", "After that: request the peers' caches."),
 ];
 
 /// ctflowd(8), in troff.
@@ -342,12 +366,13 @@ pub(crate) fn page() -> String {
     page += &section("LETTERS", &LETTERS.iter().map(letter_item).collect::<String>());
     let differences: String = DIFFERENCES.iter().map(|text| format!(".IP \\(bu 2\n{}", prose(text))).collect();
     page += &section("DIFFERENCES FROM CONNTRACKD", &differences);
-    let exits =
-        item("\\fB0\\fR", "What was asked for was done.") + &item("\\fB1\\fR", "It was not; standard error says why.");
+    let exits = item("\\fB0\\fR", "Success.") + &item("\\fB1\\fR", "Failure; the reason is printed on standard error.");
     page += &section("EXIT STATUS", &exits);
+    page += &section("EXAMPLES", &EXAMPLES.iter().map(example).collect::<String>());
     page + ".SH SEE ALSO\n.BR ctflow (1),\n.BR ctflow.toml (5),\n.BR conntrackd (8)\n"
 }
 
+/// The item of a letter in ctflowd(8).
 fn letter_item(letter: &Letter) -> String {
     let words = match letter.letter {
         's' => {
@@ -356,8 +381,8 @@ fn letter_item(letter: &Letter) -> String {
         }
         _ => head(letter),
     };
-    let (typed, behind) = words.split_once(' ').unwrap_or((&words, ""));
-    item(format!("\\fB{}\\fR {}", escaped(typed), escaped(behind)).trim_end(), letter.man)
+    let (typed, arguments) = words.split_once(' ').unwrap_or((&words, ""));
+    item(format!("\\fB{}\\fR {}", escaped(typed), escaped(arguments)).trim_end(), letter.man)
 }
 
 #[cfg(test)]
@@ -369,7 +394,7 @@ mod tests {
         super::read(Persona::Ctflowd, &args).map(|plan| plan.command)
     }
 
-    fn asked(line: &str) -> Option<(Reach, ControlRequest)> {
+    fn control_of(line: &str) -> Option<(Reach, ControlRequest)> {
         match read(line) {
             Ok(Command::Control(control)) => Some((control.reach, control.request)),
             _ => None,
@@ -409,10 +434,10 @@ mod tests {
             ("-s queue", ControlRequest::Statistics(StatisticsPage::Queue)),
             ("-s process", ControlRequest::Statistics(StatisticsPage::Process)),
         ];
-        for (line, ask) in table {
-            assert_eq!(asked(line), Some((Reach::Default, ask)), "{line}");
+        for (line, request) in table {
+            assert_eq!(control_of(line), Some((Reach::Default, request)), "{line}");
         }
-        assert_eq!(asked("-C /x -k").unwrap().0, Reach::Config("/x".into()));
+        assert_eq!(control_of("-C /x -k").unwrap().0, Reach::Config("/x".into()));
     }
 
     #[test]
@@ -443,5 +468,12 @@ mod tests {
         let (help, page) = (help(Persona::Ctflowd), page());
         assert!(LETTERS.iter().all(|letter| help.contains(letter.help) && page.contains(&letter_item(letter))));
         assert!(page.is_ascii() && help.lines().all(|line| line.len() < 90), "{help}");
+    }
+
+    #[test]
+    fn the_examples_are_command_lines() {
+        for (command, _) in EXAMPLES {
+            assert!(read(command.strip_prefix("ctflowd").unwrap()).is_ok(), "{command}");
+        }
     }
 }

@@ -1,43 +1,43 @@
-//! A line of a load file as words.
+//! Splits a line of a load file into words.
 //!
-//! Blanks part words; double quotes keep blanks in, a backslash inside them takes the next byte as it is. Empty lines
-//! and those that begin with `#` say nothing. The bounds are conntrack's, so that a file that one reads the other
-//! reads.
+//! Blanks separate words. Double quotes keep blanks inside a word, and a backslash inside quotes makes the next byte
+//! literal. Empty lines and lines that begin with `#` have no words. The limits are conntrack's, so that both programs
+//! read the same files.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
 use thiserror::Error;
 
-/// The longest line, its end not counted.
+/// Bytes of the longest line, without the blanks at its end.
 const LINE_BYTES_MAX: usize = 10_239;
-/// The most bytes of a line that are read, blanks at its end among them; a longer one is too long whatever it says.
+/// Bytes that are read of a line at most, blanks at its end included. A longer line is refused without reading on.
 pub(crate) const LINE_READ_BYTES_MAX: u64 = 64 * 1_024;
-/// Words that a saved line has at most, as a rule.
+/// Words for which memory is reserved: saved lines rarely have more.
 const WORDS_TYPICAL: usize = 32;
-/// The most words of a line.
+/// Words of a line at most.
 const WORDS_MAX: usize = 253;
-/// The longest word.
+/// Bytes of the longest word.
 const WORD_BYTES_MAX: usize = 1_023;
 
-/// Why a line is no list of words.
+/// Why a line cannot be split into words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub(crate) enum LineError {
-    /// Too long.
+    /// The line is too long.
     #[error("the line has more than {LINE_BYTES_MAX} bytes")]
     Long,
-    /// A word too long.
+    /// A word is too long.
     #[error("a word of the line is longer than {WORD_BYTES_MAX} bytes")]
     LongWord,
-    /// Too many words.
+    /// The line has too many words.
     #[error("the line has more than {WORDS_MAX} words")]
     ManyWords,
-    /// It ends between quotes.
+    /// The line ends inside quotes.
     #[error("a double quote is open at the end of the line: close it")]
     OpenQuote,
 }
 
-/// The words of `line`; none for a line that says nothing.
+/// Splits `line` into words. An empty line or a comment has none.
 pub(crate) fn split_words(line: &[u8]) -> Result<Vec<OsString>, LineError> {
     let line = line.trim_ascii_end();
     if line.len() > LINE_BYTES_MAX {
@@ -63,7 +63,7 @@ pub(crate) fn split_words(line: &[u8]) -> Result<Vec<OsString>, LineError> {
     Ok(words)
 }
 
-/// The first word, and what follows it. The line begins with it.
+/// Splits the first word off a line that does not begin with a blank, and returns it and the rest of the line.
 fn split_first_word(line: &[u8]) -> Result<(Vec<u8>, &[u8]), LineError> {
     let plain = line.iter().position(|byte| *byte == b'"' || byte.is_ascii_whitespace()).unwrap_or(line.len());
     let (plain, mut rest) = line.split_at(plain);

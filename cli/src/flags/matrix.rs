@@ -1,27 +1,27 @@
-//! Which option goes with which command: conntrack's table, a row to an option.
+//! Which command accepts which option: conntrack's table, with one row for each option.
 
 use super::raw::Action;
 use crate::output::Subject;
 
-/// What a command has to do with an option.
+/// Whether a command accepts or requires an option.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Need {
-    /// It says nothing to the command.
+    /// The command refuses the option.
     Illegal,
-    /// It may be given.
+    /// The command accepts the option.
     Optional,
-    /// It must be given.
+    /// The command requires the option.
     Required,
-    /// It may be given, but not as a half of nothing: [`super::checks`] looks at the pairs.
+    /// The command accepts the option, but requires one complete pair of such options: [`super::checks`] checks pairs.
     Pair,
 }
 
-/// An option's row: what each of [`COLUMNS`] has to do with it.
+/// The row of an option: whether each command of [`COLUMNS`] accepts it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Row([Need; COLUMNS.len()]);
 
-/// The commands that take options, in the order of a row: `LGIAUDEF LGIDE h CSCS`. The last four are ours: to conntrack
-/// they take none, so most rows end before them.
+/// The commands that accept options, in the order of a row: `LGIAUDEF LGIDE h CSCS`. The last four accept options only
+/// in ctflow, not in conntrack, so most rows end before them.
 pub(super) const COLUMNS: [(Action, Subject); 18] = [
     (Action::List, Subject::Flows),
     (Action::Get, Subject::Flows),
@@ -43,19 +43,19 @@ pub(super) const COLUMNS: [(Action, Subject); 18] = [
     (Action::Stats, Subject::Expectations),
 ];
 
-/// The place of a command in every row; nothing for those that take no options.
+/// The index of a command in every row; `None` for commands that accept no options.
 pub(super) fn column(command: (Action, Subject)) -> Option<usize> {
     COLUMNS.iter().position(|column| *column == command)
 }
 
 impl Row {
-    /// A letter for each column, blanks for the eye. What is left out at the end is illegal.
+    /// Parses a row: one letter of `oRc-` for each column; blanks are skipped. Missing columns at the end are illegal.
     pub(super) const fn from_letters(letters: &str) -> Self {
         let letters = letters.as_bytes();
         let mut row = [Need::Illegal; COLUMNS.len()];
-        let (mut column, mut place) = (0, 0);
-        while place < letters.len() {
-            let need = match letters[place] {
+        let (mut column, mut index) = (0, 0);
+        while index < letters.len() {
+            let need = match letters[index] {
                 b' ' => None,
                 b'-' => Some(Need::Illegal),
                 b'o' => Some(Need::Optional),
@@ -69,23 +69,23 @@ impl Row {
                 row[column] = need;
                 column += 1;
             }
-            place += 1;
+            index += 1;
         }
-        assert!(column == 14 || column == COLUMNS.len(), "a row ends behind help or behind the last column");
+        assert!(column == 14 || column == COLUMNS.len(), "a row has 14 columns or all of them");
         Self(row)
     }
 
-    /// What the command of that [`column()`] has to do with the option.
+    /// Whether the command at the index `column` of the row accepts the option; `Illegal` for `None`.
     pub(super) fn need_in_column(&self, column: Option<usize>) -> Need {
         column.and_then(|column| self.0.get(column)).copied().unwrap_or(Need::Illegal)
     }
 
-    /// What a command has to do with the option.
+    /// Whether `command` accepts the option.
     pub(super) fn need(&self, command: (Action, Subject)) -> Need {
         self.need_in_column(column(command))
     }
 
-    /// The commands that the option goes with.
+    /// The commands that accept the option.
     pub(super) fn commands(&self) -> impl Iterator<Item = (Action, Subject)> {
         COLUMNS.into_iter().zip(self.0).filter(|(_, need)| *need != Need::Illegal).map(|(column, _)| column)
     }

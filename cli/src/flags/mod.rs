@@ -1,17 +1,18 @@
-//! The command line: conntrack's grammar, and verbs of our own.
+//! The command line: conntrack's grammar, and ctflow's own verbs.
 //!
 //! ```text
-//! defs    one item per flag: names, argument, help, where it is legal, what it does
+//! defs    one item per flag: names, argument, help, the commands that accept it, its effect
 //!   │ ├──► doc    the help text; `man` the manual page, `completions` the scripts for shells
 //!   ▼ ▼
-//! raw     as typed: which command, which options, their values read one by one
+//! raw     the arguments as typed: the command, the options, each value parsed by itself
 //!   ▼
-//! checks  as allowed: which option goes with which command (`matrix`), what needs what
+//! checks  combinations: which command accepts which option (`matrix`), which options require or exclude each other
 //!   ▼
-//! plan    as meant: what a command needs to know, defaults filled in, nonsense refused
+//! plan    the meaning: everything a command needs, with the defaults filled in
 //! ```
 //!
-//! `verbs` reads command lines that begin with a word, `letters` those of the daemon's own name, `line` takes those of a load file apart; [`usage`] has everything that can be wrong with one.
+//! `verbs` parses command lines that begin with a word, `letters` those of the daemon's own name, and `line` splits the
+//! lines of a load file into words. [`usage`] lists every error of a command line.
 
 use std::ffi::{OsStr, OsString};
 
@@ -37,34 +38,40 @@ use raw::{Action, RawArgs};
 use usage::Usage;
 pub(crate) use words::number;
 
-/// Reads the arguments behind the program's name.
+/// Parses the arguments after the program's name.
 ///
 /// # Errors
-/// The first thing that is wrong with them, left to right; combinations after single words.
+/// The first error, from left to right. Single arguments are checked before combinations.
 pub(crate) fn parse(persona: Persona, args: impl Iterator<Item = OsString>) -> Result<Plan, Usage> {
     let args: Vec<_> = args.collect();
     let alone = |command| Plan { persona, command, labelmap: None, warnings: Vec::new() };
-    match (persona, args.split_first()) {
+    let plan = match (persona, args.split_first()) {
         (Persona::Ctflowd | Persona::Conntrackd, _) => letters::read(persona, &args),
         (Persona::Ctflow, Some((word, rest))) if !raw::is_option(word) => verbs::read(word, rest).map(alone),
         (_, Some((word, rest))) if word == "-R" || word == "--load-file" => parse_load_file(word, rest).map(alone),
-        _ => plan::plan(persona, RawArgs::read(args)?),
-    }
+        _ => RawArgs::read(args).and_then(|raw| plan::plan(persona, raw)),
+    };
+    plan.map_err(|wrong| as_called(persona, wrong))
 }
 
-/// `-R FILE`, which stands in front of everything; what follows is ignored, as conntrack does.
+/// The error under the program's name: conntrack suggests no other spelling.
+fn as_called(persona: Persona, wrong: Usage) -> Usage {
+    if persona == Persona::Conntrack { wrong.without_suggestion() } else { wrong }
+}
+
+/// Parses `-R FILE`, which must be the first argument. Like conntrack, ignores the arguments after it.
 fn parse_load_file(option: &OsStr, rest: &[OsString]) -> Result<Command, Usage> {
     let missing = || Usage::MissingArgument { option: option.to_string_lossy().into_owned(), argument: "FILE" };
     let file = rest.first().ok_or_else(missing)?;
     Ok(Command::Load(if file == "-" { Load::Stdin } else { Load::File(file.into()) }))
 }
 
-/// Reads one line of a load file, its words as [`line::split_words`] gives them.
+/// Parses one line of a load file from the words that [`line::split_words`] returned.
 ///
 /// # Errors
-/// What is wrong with it; or a command that is not for files.
+/// An error in the line, or a command that is not allowed in a load file.
 pub(crate) fn parse_line(persona: Persona, words: Vec<OsString>) -> Result<Plan, Usage> {
-    let raw = RawArgs::read(words)?;
+    let raw = RawArgs::read(words).map_err(|wrong| as_called(persona, wrong))?;
     if let Some(chosen) = &raw.command {
         let changes =
             matches!(chosen.action, Action::Create | Action::Add | Action::Update | Action::Delete | Action::Flush);

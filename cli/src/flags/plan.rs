@@ -1,4 +1,4 @@
-//! The command line as meant: everything a command needs to know, with the defaults filled in.
+//! The meaning of a command line: everything a command needs, with the defaults filled in.
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -27,23 +27,23 @@ use crate::persona::Persona;
 use crate::protocol;
 use crate::selection::{DirectionFilter, Network, Selection, Status};
 
-/// What to do, and as whom.
+/// A command, and the program name that it runs under.
 #[derive(Debug)]
 pub(crate) struct Plan {
-    /// Which program we are called as.
+    /// The name under which the program was called.
     pub(crate) persona: Persona,
-    /// What to do.
+    /// The command.
     pub(crate) command: Command,
-    /// Where labels have their names; `None` for the system's file.
+    /// The file that names labels; `None` for the system's file.
     pub(crate) labelmap: Option<PathBuf>,
-    /// What is to be told on standard error first.
+    /// Warnings to print on standard error before the command runs.
     pub(crate) warnings: Vec<&'static str>,
 }
 
-/// What to do.
+/// A command with everything it needs.
 #[derive(Debug)]
 pub(crate) enum Command {
-    /// `-h`, `help`, or nothing at all.
+    /// `-h`, `help`, or no arguments.
     Help(Topic),
     /// `-V`.
     Version,
@@ -51,11 +51,11 @@ pub(crate) enum Command {
     List(List),
     /// `-G`.
     Get(Get),
-    /// `-G expect`: the expectation that awaits exactly this.
+    /// `-G expect`: print the expectation that awaits exactly this tuple.
     GetExpect(Tuple),
     /// `-D`.
     Delete(Delete),
-    /// `-D expect`: the expectation that awaits exactly this.
+    /// `-D expect`: delete the expectation that awaits exactly this tuple.
     DeleteExpect(Tuple),
     /// `-I`, `-A`.
     Create(Create),
@@ -87,13 +87,13 @@ pub(crate) enum Command {
     DaemonHelp,
     /// `daemon`, and `ctflowd` without a request.
     Daemon(Daemon),
-    /// `keygen`: to a file, or to standard output.
+    /// `keygen`: write a key to a file, or to standard output for `None`.
     Keygen(Option<PathBuf>),
     /// `sync`, `status`, and `ctflowd` with a request.
     Control(Control),
 }
 
-/// Which manual page.
+/// A manual page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Page {
     /// ctflow(1).
@@ -104,88 +104,88 @@ pub(crate) enum Page {
     Daemon,
 }
 
-/// How to run the daemon.
+/// `daemon`: how to run the daemon.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Daemon {
-    /// Its configuration.
+    /// The configuration file.
     pub(crate) config: PathBuf,
-    /// Only examine that.
+    /// Only check the configuration, and start nothing.
     pub(crate) check: bool,
-    /// In the background.
+    /// Run in the background.
     pub(crate) detach: bool,
 }
 
-/// What to ask of a running daemon.
+/// A request to the running daemon.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Control {
-    /// How to find it.
+    /// How to find the daemon.
     pub(crate) reach: Reach,
-    /// What to ask.
+    /// The request.
     pub(crate) request: ControlRequest,
 }
 
 /// How to find the daemon.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Reach {
-    /// By the usual configuration; where there is none, by the usual socket.
+    /// By the socket in the default configuration file; without that file, by the default socket.
     Default,
-    /// By its configuration.
+    /// By the socket in this configuration file.
     Config(PathBuf),
-    /// By its socket.
+    /// By this socket.
     Socket(PathBuf),
 }
 
-/// What to ask, and how to show the answer.
+/// A request to the running daemon, and how to print the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ControlRequest {
-    /// Put the external cache into the kernel; both kinds where none is named.
+    /// Write the external cache into the kernel: flows, expectations, or both for `None`.
     Commit(Option<Subject>),
-    /// How it is.
+    /// Print the status.
     Status {
-        /// As JSON.
+        /// Print JSON.
         json: bool,
     },
-    /// Whether it may take over.
+    /// Test whether the node may take over.
     Ready,
-    /// Which side it is on, or to change that.
+    /// Print the role, or set it.
     Role {
-        /// The side.
+        /// The role to set; `None` to print it.
         role: Option<Role>,
-        /// The daemon's document.
+        /// Print the daemon's document.
         json: bool,
     },
-    /// A cache, in our own formats.
+    /// Print a cache in the formats of `-L`.
     Dump {
-        /// Which.
+        /// The cache.
         cache: Cache,
-        /// What of it.
+        /// Its flows or its expectations.
         of: Subject,
-        /// How to print each.
+        /// The output format.
         format: Format,
     },
-    /// A cache, as conntrackd prints it.
+    /// Print a cache as conntrackd does.
     Cache {
-        /// Which.
+        /// The cache.
         cache: Cache,
-        /// What of it.
+        /// Its flows or its expectations.
         of: Subject,
-        /// As XML.
+        /// Print XML.
         xml: bool,
     },
-    /// A page of conntrackd's statistics.
+    /// Print a page of conntrackd's statistics.
     Statistics(StatisticsPage),
-    /// A comparison with the peers.
+    /// Compare the replicas with their sources.
     Verify,
-    /// What has no answer but that it is done.
+    /// A request whose answer is only that it is done.
     Simple(Request),
 }
 
 /// A page of conntrackd's statistics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum StatisticsPage {
-    /// Caches, traffic, the active link, losses.
+    /// Caches, traffic, the active link and losses.
     Overview(Subject),
-    /// Datagrams refused and lost.
+    /// Datagrams that were refused or lost.
     Network,
     /// Each cache in detail.
     Cache,
@@ -201,31 +201,31 @@ pub(crate) enum StatisticsPage {
     Process,
 }
 
-/// `-G`: which one flow, and how to print it.
+/// `-G`: the flow to find, and the output format.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Get {
-    /// By which direction the kernel finds it.
+    /// The tuple by which the kernel finds the flow.
     pub(crate) selector: Selector,
     /// The zone of both directions.
     pub(crate) zone: Option<u16>,
-    /// What the flow that is found must be like besides: id, labels, state, mark.
+    /// Further conditions on the flow: id, labels, state, mark.
     pub(crate) selection: Selection,
-    /// How to print it.
+    /// The output format.
     pub(crate) format: Format,
 }
 
-/// `-D`: which flows, and how to print each.
+/// `-D`: the flows to delete, and the output format.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Delete {
-    /// What the kernel can select.
+    /// The part of the selection that the kernel applies.
     pub(crate) filter: DumpFilter,
-    /// What is to be selected.
+    /// The whole selection.
     pub(crate) selection: Selection,
-    /// How to print each.
+    /// The output format.
     pub(crate) format: Format,
 }
 
-/// `-I`, `-A`: the flow, and what to do where there is one already.
+/// `-I`, `-A`: the flow to create, and what to do if it exists.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Create {
     /// The flow.
@@ -234,147 +234,147 @@ pub(crate) struct Create {
     pub(crate) if_exists: IfExists,
 }
 
-/// `-U`: which flows, what to change in them, and how to print each.
+/// `-U`: the flows to change, the change, and the output format.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Update {
-    /// What the kernel can select.
+    /// The part of the selection that the kernel applies.
     pub(crate) filter: DumpFilter,
-    /// What is to be selected.
+    /// The whole selection.
     pub(crate) selection: Selection,
-    /// What to change.
+    /// The change.
     pub(crate) update: change::Update,
-    /// How to print each.
+    /// The output format.
     pub(crate) format: Format,
 }
 
-/// `-F`: which table.
+/// `-F`: the table to empty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Flush {
-    /// Which.
+    /// Flows or expectations.
     pub(crate) subject: Subject,
     /// `AF_UNSPEC` for both families.
     pub(crate) family: u8,
 }
 
-/// `-R`: commands from where.
+/// `-R`: where the commands are read from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Load {
-    /// `-`.
+    /// Standard input: `-R -`.
     Stdin,
     /// A file.
     File(PathBuf),
 }
 
-/// `-L`: which entries, and how to print them.
+/// `-L`: the entries to list, and the output format.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct List {
-    /// What to list.
+    /// The table.
     pub(crate) table: Table,
-    /// What the kernel can select.
+    /// The part of the selection that the kernel applies.
     pub(crate) filter: DumpFilter,
-    /// What is to be selected, once more; all that a kernel may have ignored.
+    /// The whole selection, applied again to what the kernel sends: an older kernel may ignore its part.
     pub(crate) selection: Selection,
-    /// How to print each.
+    /// The output format.
     pub(crate) format: Format,
-    /// Whether counters are set to 0 as they are read.
+    /// Whether the counters are reset to 0.
     pub(crate) zero: bool,
 }
 
 impl List {
-    /// What the table holds.
+    /// What the entries of the table are.
     pub(crate) fn subject(&self) -> Subject {
         subject_of(self.table)
     }
 }
 
-/// `-E`: which events, and how to print them.
+/// `-E`: the events to follow, and where they come from and go to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Events {
-    /// Of which table.
+    /// Flows or expectations.
     pub(crate) subject: Subject,
-    /// Of which kinds.
+    /// The kinds of event.
     pub(crate) mask: EventMask,
-    /// About which flows.
+    /// The flows whose events are followed.
     pub(crate) selection: Selection,
-    /// How to print each.
+    /// The output format.
     pub(crate) format: Format,
-    /// The socket's receive buffer; `None` leaves it to the program.
+    /// Receive buffer of the event socket, in bytes; `None` for the default, which grows.
     pub(crate) buffer_bytes: Option<u32>,
-    /// A file to write events to, in place of printing them.
+    /// A capture file to write the events to, instead of printing them.
     pub(crate) write: Option<PathBuf>,
-    /// A file to read events from, in place of the kernel.
+    /// A capture file to read the events from, instead of the kernel.
     pub(crate) read: Option<PathBuf>,
-    /// The daemon whose stream to share, in place of one of our own.
+    /// The daemon to read the events from, instead of the kernel.
     pub(crate) daemon: Option<Reach>,
 }
 
-/// `-C`: which entries.
+/// `-C`: the entries to count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Count {
-    /// Of which table.
+    /// Flows or expectations.
     pub(crate) subject: Subject,
-    /// Of which family: `AF_UNSPEC` for flows, which the kernel counts itself; `AF_INET` for expectations, which
-    /// must be listed to be counted.
+    /// The family: `AF_UNSPEC` for flows, which the kernel counts itself; `AF_INET` for expectations, which are counted
+    /// by listing them.
     pub(crate) family: u8,
-    /// As JSON.
+    /// Print JSON.
     pub(crate) json: bool,
 }
 
-/// `-S`: which numbers.
+/// `-S`: the statistics to print.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Stats {
-    /// Of which table.
+    /// Flows or expectations.
     pub(crate) subject: Subject,
-    /// As JSON.
+    /// Print JSON.
     pub(crate) json: bool,
 }
 
-/// `bench`.
+/// `bench`: the load, the trials, and the output.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Bench {
-    /// What comes.
+    /// The kind of traffic.
     pub(crate) load: Kind,
-    /// Events a second; as many as this machine makes, if none.
+    /// Events per second; `None` for as many as this machine generates.
     pub(crate) rate: Option<NonZeroU32>,
-    /// Flows that are there all the while.
+    /// Flows that stay in the table throughout.
     pub(crate) flows: u32,
-    /// How long a trial looks.
+    /// Duration of each trial.
     pub(crate) trial_duration: Duration,
-    /// How often each is tried.
+    /// Number of rounds.
     pub(crate) rounds: usize,
-    /// Workers, if not as many as the daemon would have.
+    /// Number of workers; `None` for as many as the daemon uses.
     pub(crate) workers: Option<NonZeroU32>,
-    /// How workers receive.
+    /// The receive back end of the workers.
     pub(crate) backend: BackendKind,
-    /// Whether all back ends are measured.
+    /// Whether every receive back end is measured.
     pub(crate) compare: bool,
-    /// Backups.
+    /// Number of backups.
     pub(crate) replicas: usize,
-    /// The age that a flow must reach to be replicated.
+    /// The age from which a flow is replicated.
     pub(crate) min_age: Duration,
-    /// On this host's own table instead of namespaces.
+    /// Whether the load runs on this host's own table instead of in namespaces.
     pub(crate) host: bool,
-    /// As JSON.
+    /// Print JSON.
     pub(crate) json: bool,
-    /// Where to write a page.
+    /// The file to write a page with plots to.
     pub(crate) report: Option<PathBuf>,
 }
 
 /// `doctor`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Doctor {
-    /// Findings as JSON.
+    /// Print the findings as JSON.
     pub(crate) json: bool,
 }
 
 /// Kinds of event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct EventMask {
-    /// It came to be.
+    /// A flow or expectation was created.
     pub(crate) new: bool,
-    /// It changed.
+    /// It was changed.
     pub(crate) update: bool,
-    /// It is gone.
+    /// It was destroyed.
     pub(crate) destroy: bool,
 }
 
@@ -384,7 +384,7 @@ impl EventMask {
     /// Every event.
     pub(crate) const ALL: Self = Self { new: true, update: true, destroy: true };
 
-    /// Whether `event` is one of them.
+    /// Whether the mask has `event`.
     pub(crate) fn has(self, event: Event) -> bool {
         match event {
             Event::New => self.new,
@@ -393,13 +393,13 @@ impl EventMask {
         }
     }
 
-    /// The events of both.
+    /// The events of both masks.
     pub(crate) fn or(self, other: Self) -> Self {
         Self { new: self.new || other.new, update: self.update || other.update, destroy: self.destroy || other.destroy }
     }
 }
 
-/// What was typed, as what is meant.
+/// Turns a parsed command line into a plan.
 pub(super) fn plan(persona: Persona, raw: RawArgs) -> Result<Plan, Usage> {
     let command = plan_command(&raw)?;
     Ok(Plan { persona, command, labelmap: raw.labelmap, warnings: raw.warnings })
@@ -428,7 +428,7 @@ fn plan_command(raw: &RawArgs) -> Result<Command, Usage> {
     })
 }
 
-/// Nothing typed is a question; options alone are a mistake.
+/// The plan of a command line without a command: help without options, an error with options.
 fn plan_without_command(raw: &RawArgs) -> Result<Command, Usage> {
     let is_command = |flag: &&&Flag| matches!(flag.effect, Effect::Command { .. });
     let letters = || defs::FLAGS.iter().filter(is_command).filter_map(|flag| flag.short);
@@ -442,7 +442,7 @@ fn plan_without_command(raw: &RawArgs) -> Result<Command, Usage> {
 fn plan_list(raw: &RawArgs, chosen: &TypedCommand) -> List {
     let family = match chosen.subject() {
         Subject::Flows => raw.family.unwrap_or(uapi::AF_UNSPEC),
-        Subject::Expectations => raw.family.unwrap_or(uapi::AF_INET), // so does conntrack, and so does `-C expect`
+        Subject::Expectations => raw.family.unwrap_or(uapi::AF_INET), // as conntrack, and as `-C expect`
     };
     let selection = Selection { family, status: status_filter(raw).unwrap_or_default(), ..selection(raw) };
     List { table: chosen.table, filter: selection.kernel_filter(), selection, format: format(raw), zero: raw.zero }
@@ -454,7 +454,7 @@ fn plan_delete(raw: &RawArgs) -> Delete {
     Delete { filter: selection.kernel_filter(), selection, format: raw.format }
 }
 
-/// State, mark, status and timeout are what to change, so they do not select.
+/// Plans `-U`: state, mark, status and timeout are the change, so they do not select flows.
 fn plan_update(raw: &RawArgs) -> Update {
     let selection = Selection { state: None, mark: None, ..selection(raw) };
     let (labels_del, del_bits) = match &raw.labels_del {
@@ -474,13 +474,13 @@ fn plan_update(raw: &RawArgs) -> Update {
     Update { filter: selection.kernel_filter(), selection, update, format: format(raw) }
 }
 
-/// How to print: whoever names labels sees them, as in conntrack.
+/// The output format. Like conntrack, prints labels if an option names labels.
 fn format(raw: &RawArgs) -> Format {
     let names = !raw.labels.is_empty() || !raw.labels_add.is_empty() || raw.labels_del != LabelsDel::default();
     Format { labels: raw.format.labels || names, ..raw.format }
 }
 
-/// What the options select that mean the same to all commands.
+/// The selection by the options that mean the same in all commands.
 fn selection(raw: &RawArgs) -> Selection {
     Selection {
         family: raw.family.unwrap_or(uapi::AF_UNSPEC),
@@ -501,6 +501,7 @@ fn selection(raw: &RawArgs) -> Selection {
     }
 }
 
+/// The selection by one direction, with the masks of its source and destination.
 fn side(ends: &Endpoints, [src_mask, dst_mask]: [Option<IpAddr>; 2]) -> DirectionFilter {
     let network = |address, mask: Option<_>| mask.map_or(Network::one(address), |mask| Network::masked(address, mask));
     DirectionFilter {
@@ -511,7 +512,7 @@ fn side(ends: &Endpoints, [src_mask, dst_mask]: [Option<IpAddr>; 2]) -> Directio
     }
 }
 
-/// The status to select by; nothing where none was named. `UNSET` alone is what a saved line means by it.
+/// The status to select by; `None` if `-u` named none. `UNSET` alone selects the flows that a saved line calls `UNSET`.
 pub(super) fn status_filter(raw: &RawArgs) -> Option<Status> {
     match (raw.status, raw.status_unset) {
         (Status { set: 0, clear: 0 }, true) => Some(Status { set: 0, clear: checks::UNSET }),
@@ -520,22 +521,22 @@ pub(super) fn status_filter(raw: &RawArgs) -> Option<Status> {
     }
 }
 
-/// One direction and its answer; what is not given is the other's mirror image.
+/// The tuples of both directions. Each part that was not given mirrors the other direction.
 fn orig_and_reply(raw: &RawArgs) -> Result<(Tuple, Tuple), Usage> {
     let (orig, reply) = (&raw.orig, &raw.reply);
-    let there = Endpoints {
+    let orig_ends = Endpoints {
         src: orig.src.or(reply.dst),
         dst: orig.dst.or(reply.src),
         src_port: orig.src_port.or(reply.dst_port),
         dst_port: orig.dst_port.or(reply.src_port),
     };
-    let back = Endpoints {
-        src: reply.src.or(there.dst),
-        dst: reply.dst.or(there.src),
-        src_port: reply.src_port.or(there.dst_port),
-        dst_port: reply.dst_port.or(there.src_port),
+    let reply_ends = Endpoints {
+        src: reply.src.or(orig_ends.dst),
+        dst: reply.dst.or(orig_ends.src),
+        src_port: reply.src_port.or(orig_ends.dst_port),
+        dst_port: reply.dst_port.or(orig_ends.src_port),
     };
-    let (mut orig, mut reply) = (tuple_of(raw, &there)?, tuple_of(raw, &back)?);
+    let (mut orig, mut reply) = (tuple_of(raw, &orig_ends)?, tuple_of(raw, &reply_ends)?);
     (orig.zone, reply.zone) = (raw.orig_zone, raw.reply_zone);
     if let L4::Icmp { kind, .. } = &mut reply.l4 {
         *kind = icmp_reply_type(reply.proto, *kind);
@@ -543,7 +544,7 @@ fn orig_and_reply(raw: &RawArgs) -> Result<(Tuple, Tuple), Usage> {
     Ok((orig, reply))
 }
 
-/// The ICMP type that answers `kind`.
+/// The ICMP type that answers `kind`, or that `kind` answers; `kind` itself if it is no query.
 fn icmp_reply_type(protocol: u8, kind: u8) -> u8 {
     let pairs: &[(u8, u8)] = if protocol == uapi::IPPROTO_ICMP {
         &[(8, 0), (13, 14), (15, 16), (17, 18)]
@@ -558,7 +559,7 @@ fn icmp_reply_type(protocol: u8, kind: u8) -> u8 {
     pairs.iter().find_map(other).unwrap_or(kind)
 }
 
-/// The tuple with those ends. That they are there has been checked.
+/// The tuple with those addresses and ports, which [`checks`] has found to be complete.
 fn tuple_of(raw: &RawArgs, ends: &Endpoints) -> Result<Tuple, Usage> {
     let (Some(src), Some(dst)) = (ends.src, ends.dst) else {
         let command = raw.command.as_ref().map(|chosen| chosen.typed.to_string()).unwrap_or_default();
@@ -585,6 +586,7 @@ fn plan_get(raw: &RawArgs) -> Result<Get, Usage> {
     Ok(Get { selector: which, zone: raw.zone, selection: selection(raw), format: format(raw) })
 }
 
+/// The options that set the state of a protocol's tracker.
 fn tracker(raw: &RawArgs) -> TrackerFields {
     let (vtag_orig, vtag_reply) = raw.vtags;
     TrackerFields { state: raw.state.map(|(_, state)| state), vtag_orig, vtag_reply, role: raw.role }
@@ -704,7 +706,7 @@ mod tests {
         "-h",
     ];
 
-    /// The reference's table: each option with each command, by what the first complaint is about.
+    /// conntrack's table of options and commands: whether the first error is that the option is illegal.
     #[test]
     fn each_option_is_legal_with_the_commands_of_its_row() {
         let table = [
@@ -784,7 +786,10 @@ mod tests {
         for (line, option) in table {
             assert_eq!(needed(line), option, "{line}");
         }
-        assert!(plan("-G -p udp -r 1.1.1.1 -q 1.1.1.2 -s 9.9.9.9 --sport 1 --dport 2").is_ok(), "a half beside a pair");
+        assert!(
+            plan("-G -p udp -r 1.1.1.1 -q 1.1.1.2 -s 9.9.9.9 --sport 1 --dport 2").is_ok(),
+            "a complete direction and a part of the other"
+        );
     }
 
     #[test]

@@ -1,9 +1,9 @@
-//! The command line as typed: which command on which table, which options, and what each says by itself.
+//! The command line as typed: the command, its table, the options, and the value of each option.
 //!
-//! GNU's rules: options in any order, `--name=value` or `--name value`, `-ovalue` or `-o value`, single letters
-//! joined, any beginning of a long name that no other shares. The options of a protocol exist behind its `-p` only, and
-//! only there do they stand in the way of others' beginnings. The table is the word behind the command, if that does
-//! not begin with a dash. Words left over are ignored.
+//! The grammar is GNU's: options in any order, `--name=value` or `--name value`, `-ovalue` or `-o value`, joined single
+//! letters, and any unique abbreviation of a long name. Protocol options are known only after their `-p`; only there do
+//! they make abbreviations ambiguous. The table is the word after the command, if it does not begin with a dash. Other
+//! words are ignored.
 
 use std::borrow::Cow;
 use std::ffi::{OsStr, OsString};
@@ -27,7 +27,7 @@ use crate::output::{Format, Subject};
 use crate::protocol;
 use crate::selection::{Icmp, Nat, Status};
 
-/// The commands of conntrack that there are.
+/// The commands of conntrack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Action {
     /// `-L`.
@@ -56,12 +56,12 @@ pub(crate) enum Action {
     Help,
 }
 
-/// A flag as it was typed, for messages.
+/// The spelling of a flag on the command line, for messages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum FlagSpelling {
-    /// Its letter.
+    /// A letter, such as `-L`.
     Letter(char),
-    /// Its name, or the beginning of it.
+    /// A long name or an abbreviation of one, such as `--dump`.
     Name(Cow<'static, str>),
 }
 
@@ -74,25 +74,25 @@ impl fmt::Display for FlagSpelling {
     }
 }
 
-/// The command that was typed.
+/// The command on the command line.
 #[derive(Debug, Clone)]
 pub(crate) struct TypedCommand {
-    /// Which.
+    /// The command.
     pub(crate) action: Action,
-    /// As typed.
+    /// Its spelling.
     pub(crate) typed: FlagSpelling,
-    /// On what; conntrack where no table was named.
+    /// Its table; `Conntrack` if none was given.
     pub(crate) table: Table,
 }
 
 impl TypedCommand {
-    /// What the table holds.
+    /// What the entries of the table are.
     pub(crate) fn subject(&self) -> Subject {
         subject_of(self.table)
     }
 }
 
-/// What a table holds. The dying and the unconfirmed are flows, too.
+/// What the entries of a table are. Those of `Dying` and `Unconfirmed` are flows.
 pub(super) fn subject_of(table: Table) -> Subject {
     match table {
         Table::Expect => Subject::Expectations,
@@ -100,22 +100,22 @@ pub(super) fn subject_of(table: Table) -> Subject {
     }
 }
 
-/// All that was typed. Values have been read, combinations have not been looked at.
+/// The parsed command line. Each value is valid by itself; combinations are not checked yet.
 #[derive(Debug, Default)]
 pub(crate) struct RawArgs {
-    /// The command.
+    /// The command, if one was given.
     pub(crate) command: Option<TypedCommand>,
-    /// The options, in the order typed, repeats included.
+    /// The options, in the order typed, with repetitions.
     pub(crate) options: Vec<&'static Flag>,
-    /// What is to be told on standard error whatever happens.
+    /// Warnings to print on standard error in any case.
     pub(crate) warnings: Vec<&'static str>,
-    /// `-o`, everything that was asked for.
+    /// `-o`, all of them combined.
     pub(crate) format: Format,
-    /// `-o`, whether types that exclude each other were.
+    /// `-o`, which of the types that exclude each other were given.
     pub(crate) output_types: OutputTypes,
-    /// `-e`, everything that was asked for.
+    /// `-e`, all of them combined.
     pub(crate) events: Option<EventMask>,
-    /// `-b`, the last one; likewise for all that follow.
+    /// `-b`. This and the following fields hold the last of several values, unless they say otherwise.
     pub(crate) buffer_bytes: Option<u32>,
     /// `-p`.
     pub(crate) protocol: Option<u8>,
@@ -125,15 +125,15 @@ pub(crate) struct RawArgs {
     pub(crate) orig: Endpoints,
     /// `-r`, `-q`, and ports or keys.
     pub(crate) reply: Endpoints,
-    /// What an expectation awaits: `--tuple-*`.
+    /// `--tuple-*`: the tuple that an expectation awaits.
     pub(crate) expected: Endpoints,
     /// `--mask-*`.
     pub(crate) mask: Endpoints,
-    /// The prefixes of `-s` and `-d`, as masks.
+    /// The prefix lengths of `-s` and `-d`, as masks.
     pub(crate) prefix: Endpoints,
     /// `--icmp-*` and `--icmpv6-*`.
     pub(crate) icmp: Icmp,
-    /// `--state`, and of which protocol.
+    /// `--state`: the protocol and the number of the state.
     pub(crate) state: Option<(u8, u8)>,
     /// `--orig-vtag`, `--reply-vtag`.
     pub(crate) vtags: (Option<u32>, Option<u32>),
@@ -179,7 +179,7 @@ pub(crate) struct RawArgs {
     pub(crate) daemon: Option<Reach>,
 }
 
-/// Addresses and ports or keys of one direction, as far as they were given.
+/// The addresses and the ports or keys of one direction; `None` for those that were not given.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Endpoints {
     /// Source address.
@@ -192,21 +192,21 @@ pub(crate) struct Endpoints {
     pub(crate) dst_port: Option<u16>,
 }
 
-/// Types of `-o` that exclude each other.
+/// Whether `-o` had types that exclude each other.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct OutputTypes {
-    /// `save`.
+    /// It had `save`.
     pub(crate) save: bool,
-    /// Any other.
+    /// It had another type.
     pub(crate) others: bool,
 }
 
-/// Which labels to remove; none of them without being asked.
+/// Which labels to remove; by default none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum LabelsDel {
-    /// All that there are.
+    /// All labels of the flow.
     All,
-    /// These.
+    /// These labels.
     Named(Vec<String>),
 }
 
@@ -216,7 +216,7 @@ impl Default for LabelsDel {
     }
 }
 
-/// An option's argument, and the option as it was typed.
+/// The argument of an option, with the option's spelling for messages.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct OptionValue<'a> {
     option: &'a FlagSpelling,
@@ -225,86 +225,86 @@ pub(crate) struct OptionValue<'a> {
 }
 
 impl OptionValue<'_> {
-    /// Reads each item of a list separated by commas. An empty item is as wrong as an unknown one.
-    pub(crate) fn for_each_item<T: Copy>(&self, names: &[(&str, T)], mut take: impl FnMut(T)) -> Result<(), Usage> {
+    /// Calls `apply` for each item of a list separated by commas. Unknown and empty items are refused.
+    pub(crate) fn for_each_item<T: Copy>(&self, names: &[(&str, T)], mut apply: impl FnMut(T)) -> Result<(), Usage> {
         for item in self.value.split(',') {
             let known = || words::join_with_and(names.iter().map(|(name, _)| *name));
-            take(words::match_prefix(item, names).ok_or_else(|| self.invalid_item(item, known()))?);
+            apply(words::match_prefix(item, names).ok_or_else(|| self.invalid_item(item, known()))?);
         }
         Ok(())
     }
 
-    /// Says that the argument is none, and what would be.
+    /// The error that the argument is not valid; `right` describes valid ones.
     pub(crate) fn invalid(&self, right: impl Into<String>) -> Usage {
         self.invalid_item(self.value, right.into())
     }
 
-    /// A port: decimal digits, which is how conntrack reads it.
+    /// Parses a port: decimal digits, as conntrack does.
     pub(crate) fn port(&self) -> Result<u16, Usage> {
         let port = words::decimal(self.value).and_then(|port| u16::try_from(port).ok());
         port.ok_or_else(|| self.invalid("one number, 0 to 65535"))
     }
 
-    /// A GRE key.
+    /// Parses a GRE key.
     pub(crate) fn key(&self) -> Result<u16, Usage> {
         let key = words::number(self.value).and_then(|key| u16::try_from(key).ok());
-        key.ok_or_else(|| self.invalid("a number, 0 to 65535, in hex behind 0x"))
+        key.ok_or_else(|| self.invalid("a number, 0 to 65535, hexadecimal after 0x"))
     }
 
-    /// An ICMP type or code.
+    /// Parses an ICMP type or code.
     pub(crate) fn byte(&self) -> Result<u8, Usage> {
         let byte = words::decimal(self.value).and_then(|byte| u8::try_from(byte).ok());
         byte.ok_or_else(|| self.invalid("a number, 0 to 255"))
     }
 
-    /// An SCTP verification tag.
+    /// Parses an SCTP verification tag.
     pub(crate) fn tag(&self) -> Result<u32, Usage> {
         words::number(self.value).ok_or_else(|| self.invalid("a number, 0 to 4294967295"))
     }
 
-    /// A zone.
+    /// Parses a zone.
     pub(crate) fn zone(&self) -> Result<u16, Usage> {
         let zone = words::number(self.value).and_then(|zone| u16::try_from(zone).ok());
         zone.ok_or_else(|| self.invalid_number("0 to 65535"))
     }
 
-    /// Any number of 32 bits.
+    /// Parses a number of 32 bits.
     pub(crate) fn number_32(&self) -> Result<u32, Usage> {
         words::number(self.value).ok_or_else(|| self.invalid_number("0 to 4294967295"))
     }
 
-    /// Adds the names of a list.
+    /// Appends the names of a list separated by commas to `names`.
     pub(crate) fn append_names(&self, names: &mut Vec<String>) -> Result<(), Usage> {
         for name in self.value.split(',') {
             if name.is_empty() {
-                return Err(self.invalid("names of labels, parted by commas"));
+                return Err(self.invalid("names of labels, separated by commas"));
             }
             names.push(name.to_owned());
         }
         Ok(())
     }
 
-    /// Says that the argument is no such number; to conntrack that is another kind of error.
+    /// The error that the argument is not such a number. It has an exit code of its own, which is conntrack's.
     pub(crate) fn invalid_number(&self, right: &'static str) -> Usage {
         Usage::BadNumber { option: self.option.to_string(), value: self.value.to_owned(), right }
     }
 
-    /// Says that an item of the argument is none, and what would be.
+    /// The error that one item of the argument is not valid; `right` describes valid ones.
     pub(crate) fn invalid_item(&self, value: &str, right: String) -> Usage {
         Usage::BadValue { option: self.option.to_string(), value: value.to_owned(), right }
     }
 }
 
-/// Whether a word is an option, or several: a dash with something behind it.
+/// Whether a word is an option, or several joined letters: a dash and at least one more byte.
 pub(super) fn is_option(word: &OsStr) -> bool {
     word.len() > 1 && word.as_bytes().starts_with(b"-")
 }
 
 impl RawArgs {
-    /// Reads arguments left to right, up to the first that is wrong.
+    /// Parses arguments from left to right, up to the first error.
     pub(super) fn read(args: impl IntoIterator<Item = OsString>) -> Result<Self, Usage> {
         let mut parser = Parser::from_args(args);
-        parser.set_short_equals(false); // -o=xml is the value `=xml` to getopt, and wrong
+        parser.set_short_equals(false); // getopt reads -o=xml as the value `=xml`, which is refused
         let mut raw = Self::default();
         while let Some((flag, typed)) = next_flag(&mut parser, raw.protocol)? {
             match flag.effect {
@@ -328,7 +328,8 @@ impl RawArgs {
         Ok(raw)
     }
 
-    /// Notes the family of an address or of `-f`; the first one holds for the whole command.
+    /// Records the family of an address or of `-f`. The first one is the family of the whole command; others are
+    /// refused.
     pub(super) fn set_family(&mut self, word: OptionValue<'_>, family: u8) -> Result<(), Usage> {
         let name = |family| if family == uapi::AF_INET { "IPv4" } else { "IPv6" };
         let first = *self.family.get_or_insert(family);
@@ -338,6 +339,7 @@ impl RawArgs {
         Err(Usage::MixedFamilies { option: word.option.to_string(), first: name(first), second: name(family) })
     }
 
+    /// Records the command, and refuses a second one.
     fn set_command(&mut self, chosen: TypedCommand) -> Result<(), Usage> {
         match &self.command {
             Some(first) => Err(Usage::TwoCommands { first: first.typed.to_string(), second: chosen.typed.to_string() }),
@@ -349,7 +351,7 @@ impl RawArgs {
     }
 }
 
-/// The next flag and how it was typed; words that are none are passed over.
+/// The next flag and its spelling. Words that are not flags are skipped.
 fn next_flag(parser: &mut Parser, protocol: Option<u8>) -> Result<Option<(&'static Flag, FlagSpelling)>, Usage> {
     loop {
         return match parser.next().map_err(usage_of_parser_error)? {
@@ -359,7 +361,7 @@ fn next_flag(parser: &mut Parser, protocol: Option<u8>) -> Result<Option<(&'stat
                 let typed = FlagSpelling::Letter(letter);
                 match FLAG_INDEX.letters.get(&letter) {
                     Some(flag) => Ok(Some((*flag, typed))),
-                    None => Err(Usage::UnknownOption(typed.to_string())),
+                    None => Err(Usage::unknown_option(typed.to_string())),
                 }
             }
             Some(Arg::Long(name)) => {
@@ -371,16 +373,16 @@ fn next_flag(parser: &mut Parser, protocol: Option<u8>) -> Result<Option<(&'stat
     }
 }
 
-/// Whether a flag exists where the last `-p` was `protocol`.
+/// Whether a flag is known after `-p protocol`, or without `-p`.
 fn exists_with_protocol(flag: &Flag, protocol: Option<u8>) -> bool {
     let protocols = flag.protocols();
     protocols.is_empty() || protocol.is_some_and(|protocol| protocols.contains(&protocol))
 }
 
-/// An unknown name that would be known behind another `-p`.
+/// Replaces the error for an unknown name that is known after another `-p`.
 fn explain_unknown_option(error: Usage, name: &str) -> Usage {
     match (&error, find_by_long_name(name)) {
-        (Usage::UnknownOption(option), Ok(flag)) => Usage::NeedsProtocol {
+        (Usage::UnknownOption { option, .. }, Ok(flag)) => Usage::NeedsProtocol {
             option: option.clone(),
             protocols: words::join_with_and(flag.protocols().iter().map(|protocol| protocol::name(*protocol))),
         },
@@ -388,17 +390,18 @@ fn explain_unknown_option(error: Usage, name: &str) -> Usage {
     }
 }
 
-/// The flag with that long name, or the only one with a name that begins like it, behind whatever `-p`.
+/// The flag with the long name or unique abbreviation `name`, after any `-p`.
 pub(super) fn find_by_long_name(name: &str) -> Result<&'static Flag, Usage> {
     find_long_flag(name, |_| true).map(|(flag, _)| flag)
 }
 
-/// The flags by what is typed of them: load files have many.
+/// The flags by letter and by long name. A map, since load files have many flags.
 struct FlagIndex {
     letters: HashMap<char, &'static Flag>,
     names: HashMap<&'static str, &'static Flag>,
 }
 
+/// The index of [`defs::FLAGS`], built at the first use.
 static FLAG_INDEX: LazyLock<FlagIndex> = LazyLock::new(|| {
     let flags = defs::FLAGS.into_iter();
     FlagIndex {
@@ -407,7 +410,7 @@ static FLAG_INDEX: LazyLock<FlagIndex> = LazyLock::new(|| {
     }
 });
 
-/// The flag that `name` or its beginning means, and the name.
+/// The flag with the long name or unique abbreviation `name`, among those for which `exists` holds, and its spelling.
 fn find_long_flag(name: &str, exists: impl Fn(&Flag) -> bool) -> Result<(&'static Flag, Cow<'static, str>), Usage> {
     match FLAG_INDEX.names.get_key_value(name) {
         Some((name, flag)) if exists(flag) => return Ok((flag, Cow::Borrowed(name))),
@@ -417,7 +420,7 @@ fn find_long_flag(name: &str, exists: impl Fn(&Flag) -> bool) -> Result<(&'stati
     let names = existing.flat_map(|flag| flag.names().map(move |name| (name, flag)));
     let found: Vec<_> = names.filter(|(known, _)| known.starts_with(name)).collect();
     match found.split_first() {
-        None => Err(Usage::UnknownOption(format!("--{name}"))),
+        None => Err(Usage::unknown_option(format!("--{name}"))),
         Some(((_, flag), others)) if others.iter().all(|(_, other)| other.long == flag.long) => {
             Ok((*flag, Cow::Owned(name.to_owned())))
         }
@@ -428,7 +431,7 @@ fn find_long_flag(name: &str, exists: impl Fn(&Flag) -> bool) -> Result<(&'stati
     }
 }
 
-/// The argument that an option needs, or may have; nothing for those that take none.
+/// Reads the argument of a flag; empty if the flag has none, or if it is optional and missing.
 fn read_value(parser: &mut Parser, flag: &Flag, typed: &FlagSpelling) -> Result<String, Usage> {
     let value = match flag.argument {
         Argument::None | Argument::Table => return Ok(String::new()),
@@ -441,22 +444,22 @@ fn read_value(parser: &mut Parser, flag: &Flag, typed: &FlagSpelling) -> Result<
             attached.or_else(|| next(parser)).unwrap_or_default()
         }
     };
-    // A replacement character is in no name, so it is refused with the rest.
+    // No valid value has a replacement character, so bytes that are not UTF-8 are refused later.
     Ok(value.into_string().unwrap_or_else(|value| value.to_string_lossy().into_owned()))
 }
 
-/// Whether a word can be neither a table nor an argument that may be left out.
+/// Whether a word begins with `-` or `!`, and so is neither a table nor an optional argument.
 fn starts_another_argument(word: &OsStr) -> bool {
     matches!(word.as_bytes().first(), Some(b'-' | b'!'))
 }
 
-/// The table behind a command: the next word, if it is no option, or what stands behind `--dump=`.
+/// Reads the table of a command: the next word, if it is not an option, or the value of `--dump=`.
 fn read_table(parser: &mut Parser, command: &FlagSpelling, tables: &[Table]) -> Result<Table, Usage> {
     let word = match parser.try_raw_args() {
         Some(_) if tables.is_empty() => None,
         Some(mut words) => words.next_if(|word| !starts_another_argument(word)),
         None if matches!(command, FlagSpelling::Name(_)) && !tables.is_empty() => parser.optional_value(),
-        None => None, // more letters behind the command's
+        None => None, // the command's letter is joined to others
     };
     let Some(word) = word else { return Ok(Table::Conntrack) };
     let word = word.to_string_lossy();
@@ -470,12 +473,13 @@ fn read_table(parser: &mut Parser, command: &FlagSpelling, tables: &[Table]) -> 
     })
 }
 
+/// The error of a command line that lexopt refuses.
 fn usage_of_parser_error(error: lexopt::Error) -> Usage {
     match error {
         lexopt::Error::UnexpectedValue { option, value } => {
             Usage::UnexpectedArgument { option, value: value.to_string_lossy().into_owned() }
         }
-        other => Usage::UnknownOption(other.to_string()),
+        other => Usage::unknown_option(other.to_string()),
     }
 }
 
@@ -510,7 +514,12 @@ mod tests {
         assert_eq!(read("-L --proto tcp").unwrap().protocol, Some(6));
         let ambiguous = Usage::Ambiguous { typed: "--ev".into(), candidates: "event and event-mask".into() };
         assert_eq!(read("--ev").unwrap_err(), ambiguous);
-        assert_eq!(read("--dumped").unwrap_err(), Usage::UnknownOption("--dumped".into()));
+        let unknown = |option: &str, nearest: Option<&str>| Usage::UnknownOption {
+            option: option.to_owned(),
+            nearest: nearest.map(str::to_owned),
+        };
+        assert_eq!(read("--dumped").unwrap_err(), unknown("--dumped", Some("--dump")));
+        assert_eq!(read("--nosuch").unwrap_err(), unknown("--nosuch", None));
     }
 
     #[test]
@@ -519,10 +528,10 @@ mod tests {
         assert_eq!(chosen("-L"), lists(Table::Conntrack));
         assert_eq!(chosen("-L e"), lists(Table::Expect));
         assert_eq!(chosen("-L DYING -o id"), lists(Table::Dying));
-        assert_eq!(chosen("-L -o id expect"), lists(Table::Conntrack), "not behind the command");
+        assert_eq!(chosen("-L -o id expect"), lists(Table::Conntrack), "not after the command");
         assert_eq!(chosen("--dump=expect"), lists(Table::Expect));
         assert_eq!(chosen("-L !x"), lists(Table::Conntrack));
-        assert_eq!(chosen("-V expect"), (Action::Version, Table::Conntrack), "it has none");
+        assert_eq!(chosen("-V expect"), (Action::Version, Table::Conntrack), "it accepts no table");
         assert!(matches!(read("-L foo").unwrap_err(), Usage::UnknownTable { .. }));
         assert!(matches!(read("-C dying").unwrap_err(), Usage::UnknownTable { .. }));
         let letters = Usage::BadValue {
@@ -541,6 +550,6 @@ mod tests {
         assert_eq!(read("-L --stats").unwrap_err(), two);
         let value = Usage::UnexpectedArgument { option: "--version".into(), value: "5".into() };
         assert_eq!(read("--version=5").unwrap_err(), value);
-        assert_eq!(read("-LX").unwrap_err(), Usage::UnknownOption("-X".into()));
+        assert_eq!(read("-LX").unwrap_err(), Usage::UnknownOption { option: "-X".into(), nearest: None });
     }
 }

@@ -1,56 +1,61 @@
-//! What can be wrong with a command line. Each message names the word and what would be right.
+//! Errors of a command line. Each message names the wrong word and what is accepted instead.
 
 use thiserror::Error;
 
 use super::{defs, words};
 
-/// A command line that has no meaning.
+/// Why a command line is refused.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub(crate) enum Usage {
-    /// No option has this name, or this one begins no option's name.
-    #[error("unknown option `{0}'{meant}", meant = suggestion(.0))]
-    UnknownOption(String),
-    /// An abbreviation of several.
-    #[error("option `{typed}' is ambiguous: it begins {candidates}")]
+    /// No option has this letter, or a name that starts like this.
+    #[error("unknown option `{option}'{hint}", hint = option_hint(.nearest.as_deref()))]
+    UnknownOption {
+        /// As typed.
+        option: String,
+        /// The nearest long option, with its dashes.
+        nearest: Option<String>,
+    },
+    /// An abbreviation of several options.
+    #[error("option `{typed}' is ambiguous: it may mean {candidates}")]
     Ambiguous {
         /// As typed.
         typed: String,
-        /// The names it begins.
+        /// The names that it abbreviates.
         candidates: String,
     },
-    /// The command line ends where an argument must follow.
+    /// The argument of an option is missing.
     #[error("option `{option}' needs an argument: {argument}")]
     MissingArgument {
         /// As typed.
         option: String,
-        /// The argument's kind, as in the help text.
+        /// The argument, as in the help text.
         argument: &'static str,
     },
-    /// `--counter=5`.
+    /// An option without an argument has one, as in `--counter=5`.
     #[error("option `{option}' takes no argument, but was given `{value}'")]
     UnexpectedArgument {
         /// As typed.
         option: String,
-        /// What stood behind the `=`.
+        /// The argument after the `=`.
         value: String,
     },
-    /// An argument that does not say what its option needs to know.
+    /// The argument of an option is not valid.
     #[error("option `{option}' does not take `{value}': it takes {right}")]
     BadValue {
         /// As typed.
         option: String,
-        /// The argument, or its item that is wrong.
+        /// The argument, or the wrong item of it.
         value: String,
-        /// What would be right.
+        /// The accepted values.
         right: String,
     },
-    /// Options and no command.
-    #[error("no command was given: one of {commands} must be")]
+    /// Options without a command.
+    #[error("no command was given: add one of {commands}")]
     NoCommand {
-        /// Those that there are.
+        /// All commands.
         commands: String,
     },
-    /// Two commands, or one twice.
+    /// Two commands, or one command twice.
     #[error("one command at a time: both `{first}' and `{second}' were given")]
     TwoCommands {
         /// As typed.
@@ -58,104 +63,108 @@ pub(crate) enum Usage {
         /// As typed.
         second: String,
     },
-    /// The word behind a command names no table.
+    /// The word after a command is not a table of that command.
     #[error("unknown table `{table}' for `{command}': it takes {tables}")]
     UnknownTable {
         /// As typed.
         command: String,
         /// As typed.
         table: String,
-        /// Those that the command takes.
+        /// The tables of the command.
         tables: String,
     },
-    /// An option that says nothing to this command.
+    /// The command does not accept the option.
     #[error("option `--{option}' does not go with `{command}': it goes with {commands}")]
     Illegal {
         /// Its full name.
         option: &'static str,
-        /// As it would be typed.
+        /// The command, as it is typed.
         command: String,
-        /// Those it goes with.
+        /// The commands that accept it.
         commands: String,
     },
-    /// The first word is no verb.
-    #[error("unknown verb `{word}': the verbs are {verbs}, and commands begin with a dash")]
+    /// The first word is not a verb.
+    #[error("unknown command `{word}': {hint}", hint = verb_hint(*.nearest, .verbs))]
     UnknownVerb {
         /// As typed.
         word: String,
-        /// Those that there are.
+        /// The nearest verb.
+        nearest: Option<&'static str>,
+        /// All verbs.
         verbs: String,
     },
-    /// A verb and a word it has no use for.
-    #[error("`{verb}' does not take `{word}': it takes {right}")]
+    /// A verb does not accept a word or an option.
+    #[error("`{verb}' does not take `{word}': {hint}", hint = argument_hint(.nearest.as_deref(), .right))]
     UnexpectedVerbArgument {
         /// The verb.
         verb: &'static str,
         /// As typed.
         word: String,
-        /// What would be right.
+        /// The nearest word or option that the verb accepts.
+        nearest: Option<String>,
+        /// The accepted values.
         right: &'static str,
     },
-    /// A verb without the word it is about.
+    /// A verb that requires an argument has none.
     #[error("`{verb}' needs an argument: {right}")]
     MissingVerbArgument {
         /// The verb.
         verb: &'static str,
-        /// What would be right.
+        /// The accepted values.
         right: &'static str,
     },
-    /// A number that is none, or too large.
+    /// The argument is not a number, or too large.
     #[error("unexpected value '{value}' with {option} option: it takes {right}")]
     BadNumber {
         /// As typed.
         option: String,
         /// As typed.
         value: String,
-        /// What would be right.
+        /// The accepted values.
         right: &'static str,
     },
-    /// Addresses, or an address and `-f`, of two families.
-    #[error("mismatched address family: `{option}' names one of {second}, but {first} was named before")]
+    /// Two addresses, or an address and `-f`, have different families.
+    #[error("mismatched address family: `{option}' is {second}, but an option before it is {first}")]
     MixedFamilies {
         /// As typed.
         option: String,
-        /// Named before.
+        /// The family of the first one.
         first: &'static str,
-        /// Named now.
+        /// The family of this one.
         second: &'static str,
     },
-    /// `-p tcp --sport 1 -p icmp`.
-    #[error("option `{option}' says nothing of protocol {protocol}: only the last -p counts, and it must come first")]
+    /// An option of a protocol before a later `-p`: `-p tcp --sport 1 -p icmp`.
+    #[error("option `{option}' is not for protocol {protocol}: only the last -p counts, and it must come first")]
     WrongProtocol {
         /// Its full name.
         option: &'static str,
-        /// The protocol that holds.
+        /// The protocol of the last `-p`.
         protocol: u8,
     },
-    /// An option of a protocol without the protocol before it.
-    #[error("unknown option `{option}' here: it belongs behind -p {protocols}")]
+    /// An option of a protocol without that protocol's `-p` before it.
+    #[error("unknown option `{option}' here: it must come after -p {protocols}")]
     NeedsProtocol {
         /// As typed.
         option: String,
-        /// Those that it belongs to.
+        /// The protocols that have it.
         protocols: String,
     },
-    /// An option that the command cannot do without.
+    /// An option that the command requires is missing.
     #[error("you need to supply the `--{option}' option for `{command}'")]
     MissingOption {
         /// Its full name.
         option: &'static str,
-        /// As it would be typed.
+        /// The command, as it is typed.
         command: String,
     },
-    /// Half a direction does not name a flow.
+    /// Source or destination is missing: half a direction does not identify a flow.
     #[error("you have to specify `--{first}' and `--{second}' for `{command}'")]
     IncompletePair {
         /// Its full name.
         first: &'static str,
         /// Its full name.
         second: &'static str,
-        /// As it would be typed.
+        /// The command, as it is typed.
         command: String,
     },
     /// Two options that exclude each other.
@@ -165,13 +174,13 @@ pub(crate) enum Usage {
         first: &'static str,
         /// Its full name.
         second: &'static str,
-        /// What would be right.
+        /// Why, or what to do instead.
         hint: &'static str,
     },
     /// `--label-add` beside `--label-del`.
     #[error("cannot use `--label-add' with `--label-del': add in one command, delete in another")]
     BothLabels,
-    /// A mask and nothing to put it on.
+    /// A mask without the address that it applies to.
     #[error("can't use `--{mask}' without `--{address}'")]
     MaskWithoutAddress {
         /// Its full name.
@@ -179,41 +188,71 @@ pub(crate) enum Usage {
         /// Its full name.
         address: &'static str,
     },
-    /// `-o save,id`.
+    /// `save` is combined with another output type, as in `-o save,id`.
     #[error("cannot combine save output with any other output type, use -o save only")]
     SaveCombined,
-    /// `-u SRC_NAT` as a filter: nothing would be left of it, and everything be selected.
+    /// `-u SRC_NAT` as a filter. It is ignored, so every flow would be selected.
     #[error("option `--status' names no status to select by: use --src-nat or --dst-nat for translated flows")]
     NoStatus,
-    /// An option that holds once.
+    /// An option that is accepted only once was repeated.
     #[error("option `--{0}' may be given once only")]
     Repeated(&'static str),
-    /// `-R` behind something else.
-    #[error("unknown option `{0}' here: it must be the first argument, with its file behind it, or -")]
+    /// `-R` is not the first argument.
+    #[error("unknown option `{0}' here: it must be the first argument, followed by its file, or by -")]
     NotFirst(String),
-    /// A line of a load file with a command that is not for it.
+    /// A line of a load file has a command that is not allowed there.
     #[error("Cannot use command `{0}' with --load-file: it takes -I, -A, -U, -D and -F of conntrack")]
     NotInFile(String),
-    /// No letter of the daemon's.
-    #[error("unknown option `{0}': a letter stands by itself behind a dash")]
+    /// The daemon has no such letter.
+    #[error("unknown option `{0}': each letter needs its own dash")]
     UnknownLetter(String),
-    /// A word where a letter is expected.
-    #[error("`{0}' is no option, and no word of the one before: options begin with a dash")]
+    /// A word in the place of a letter.
+    #[error("`{0}' is not an option, and the option before it does not take it: options begin with a dash")]
     UnexpectedWord(String),
-    /// `-x` without a dump.
-    #[error("option `-x' goes with -i and -e only")]
+    /// `-x` without `-i` or `-e`.
+    #[error("option `-x' is accepted only with -i and -e")]
     XmlWithoutDump,
 }
 
-/// The long option that a mistyped one is nearly.
-fn suggestion(option: &str) -> String {
-    let names = defs::FLAGS.into_iter().flat_map(defs::Flag::names);
-    let name = option.strip_prefix("--").and_then(|typed| words::nearest(typed, names));
-    name.map_or_else(String::new, |name| format!(", did you mean `--{name}'?"))
+/// The suggestion for an unknown option; empty without one.
+fn option_hint(nearest: Option<&str>) -> String {
+    nearest.map_or_else(String::new, |nearest| format!(", did you mean `{nearest}'?"))
+}
+
+/// The suggestion for an unknown verb; without one, the list of verbs.
+fn verb_hint(nearest: Option<&str>, verbs: &str) -> String {
+    match nearest {
+        Some(nearest) => format!("did you mean `{nearest}'?"),
+        None => format!("the verbs are {verbs}; conntrack's commands begin with a dash"),
+    }
+}
+
+/// The suggestion for an argument that a verb does not accept, and the accepted ones.
+fn argument_hint(nearest: Option<&str>, right: &str) -> String {
+    match nearest {
+        Some(nearest) => format!("did you mean `{nearest}'? It takes {right}"),
+        None => format!("it takes {right}"),
+    }
 }
 
 impl Usage {
-    /// The exit code: 2 for the command line, but 1 where conntrack says 1.
+    /// The error for an unknown option, with the nearest long option if it has a long name.
+    pub(super) fn unknown_option(option: String) -> Self {
+        let names = defs::FLAGS.into_iter().flat_map(defs::Flag::names);
+        let nearest = option.strip_prefix("--").and_then(|typed| words::nearest(typed, names));
+        let nearest = nearest.map(|name| format!("--{name}"));
+        Self::UnknownOption { option, nearest }
+    }
+
+    /// The error in conntrack's words: without a suggestion.
+    pub(super) fn without_suggestion(self) -> Self {
+        match self {
+            Self::UnknownOption { option, .. } => Self::UnknownOption { option, nearest: None },
+            other => other,
+        }
+    }
+
+    /// The exit code: 2, or 1 for the errors with which conntrack exits with 1.
     pub(crate) fn code(&self) -> u8 {
         match self {
             Self::BadNumber { .. } | Self::SaveCombined | Self::BothLabels | Self::NoStatus => 1,
@@ -221,7 +260,7 @@ impl Usage {
         }
     }
 
-    /// Whether a look at the help text would help: conntrack points there when it ends with 2.
+    /// Whether the message is followed by a hint at the help text: in conntrack, whenever it exits with 2.
     pub(crate) fn suggests_help(&self) -> bool {
         self.code() == 2
     }

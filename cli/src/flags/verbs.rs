@@ -1,4 +1,4 @@
-//! Verbs: what conntrack has no letter for. They are words, so that they never stand in the way of its options.
+//! Verbs: the commands that conntrack does not have. They are words, so that they never conflict with its options.
 
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
@@ -22,75 +22,91 @@ use daemon::{DAEMON, KEYGEN};
 use role::ROLE;
 use sync::{STATUS, SYNC};
 
-/// One verb.
+/// A verb.
 #[derive(Debug)]
 pub(crate) struct Verb {
-    /// What to type.
+    /// Its name.
     pub(crate) name: &'static str,
-    /// What may follow, as in the help text.
+    /// Its arguments, as in the help text.
     pub(crate) argument: &'static str,
-    /// The words that may follow: one form, without a name; or several, of which the first word names one.
+    /// The words that it accepts: one form without a name, or several forms, of which the first word names one.
     pub(crate) forms: &'static [Form],
-    /// The options that may follow, anywhere.
+    /// The words that the help text and the manual page explain one by one; may be empty.
+    pub(crate) words: &'static [WordHelp],
+    /// Its options, which may follow in any place.
     pub(crate) options: &'static [VerbOption],
-    /// What it is for, in a line.
+    /// Its line of the help text.
     pub(crate) help: &'static str,
-    /// All there is to say.
+    /// What `help VERB` and the manual page begin with: a few sentences.
+    pub(crate) about: &'static str,
+    /// What the manual page adds to that; may be empty.
     pub(crate) man: &'static str,
-    /// Reads what follows.
+    /// Parses the arguments after the verb.
     read: fn(&'static Verb, &[OsString]) -> Result<Command, Usage>,
+}
+
+/// A word of a verb in the help text and the manual page.
+#[derive(Debug)]
+pub(crate) struct WordHelp {
+    /// The word and its arguments.
+    pub(crate) usage: &'static str,
+    /// Its line of `help VERB`.
+    pub(crate) help: &'static str,
+    /// Its text in the manual page.
+    pub(crate) man: &'static str,
 }
 
 /// A form of a verb.
 #[derive(Debug)]
 pub(crate) struct Form {
-    /// The word that names it; empty where there is but one.
+    /// The word that names it; empty if the verb has one form only.
     pub(crate) name: &'static str,
-    /// What may follow, as in messages.
+    /// The words that may follow, as in messages.
     pub(crate) argument: &'static str,
-    /// What may stand behind it: of each list a word at most, in any order.
+    /// The words that may follow: at most one of each list, in any order.
     pub(crate) slots: &'static [&'static [&'static str]],
-    /// Whether the name of a file may.
+    /// Whether the name of a file may follow.
     pub(crate) file: bool,
 }
 
 /// An option of a verb.
 #[derive(Debug)]
 pub(crate) struct VerbOption {
-    /// Its letter.
+    /// Its letter, if it has one.
     pub(crate) short: Option<char>,
-    /// Its name.
+    /// Its long name, without dashes.
     pub(crate) long: &'static str,
-    /// What follows it, as in the help text; empty for nothing.
+    /// Its argument, as in the help text; empty for none.
     pub(crate) argument: &'static str,
-    /// What it is for, in a line.
+    /// Its line of the help text.
     pub(crate) help: &'static str,
 }
 
-/// A verb that takes no words.
+/// The forms of a verb that accepts no words.
 const NO_WORDS: &[Form] = &[Form { name: "", argument: "", slots: &[], file: false }];
 
-const JSON: VerbOption = VerbOption { short: None, long: "json", argument: "", help: "as JSON" };
+/// The option `--json` of several verbs.
+const JSON: VerbOption = VerbOption { short: None, long: "json", argument: "", help: "print JSON" };
 
 /// All verbs, in the order of the help text.
 pub(crate) static VERBS: [&Verb; 11] =
     [&DAEMON, &KEYGEN, &SYNC, &STATUS, &ROLE, &DEMO, &BENCH, &DOCTOR, &COMPLETIONS, &MAN, &HELP];
 
-/// What stands behind a verb, taken apart.
+/// The parsed arguments of a verb.
 #[derive(Debug, Default)]
 struct VerbArgs {
-    /// The form's name.
+    /// The name of the form.
     form: &'static str,
-    /// The word of each slot of the form.
+    /// The word given for each slot of the form.
     slots: Vec<Option<&'static str>>,
-    /// The file.
+    /// The file, if one was given.
     file: Option<PathBuf>,
-    /// The options with their arguments, as typed.
+    /// The options with their arguments, in the order typed.
     options: Vec<(&'static str, OsString)>,
 }
 
 impl VerbArgs {
-    /// Takes apart what stands behind `verb`.
+    /// Parses the arguments after `verb`.
     fn read(verb: &'static Verb, rest: &[OsString]) -> Result<Self, Usage> {
         let mut parser = Parser::from_args(rest.iter().cloned());
         let mut given = Self::default();
@@ -103,11 +119,12 @@ impl VerbArgs {
                     Some(form) => given.read_word(verb, form, word)?,
                     None => {
                         let named = verb.forms.iter().find(|form| form.name == word);
-                        form = Some(named.ok_or_else(|| verb.refuse(&word))?);
+                        let names = || verb.forms.iter().map(|form| form.name);
+                        form = Some(named.ok_or_else(|| verb.refuse(&word, names()))?);
                     }
                 },
                 Ok(Some(arg)) => {
-                    let option = known(&arg).ok_or_else(|| verb.refuse(arg_spelling(&arg).as_ref()))?;
+                    let option = known(&arg).ok_or_else(|| verb.refuse_option(&arg_spelling(&arg)))?;
                     let typed = arg_spelling(&arg);
                     let missing = || Usage::MissingArgument { option: typed, argument: option.argument };
                     let value = if option.argument.is_empty() {
@@ -121,13 +138,14 @@ impl VerbArgs {
                     let value = value.to_string_lossy().into_owned();
                     return Err(Usage::UnexpectedArgument { option, value });
                 }
-                Err(_) => return Err(verb.refuse(OsStr::new(""))),
+                Err(_) => return Err(verb.refuse(OsStr::new(""), [])),
             }
         }
         given.form = form.map_or("", |form| form.name);
         Ok(given)
     }
 
+    /// Stores a word in its slot, or as the file.
     fn read_word(&mut self, verb: &'static Verb, form: &'static Form, word: OsString) -> Result<(), Usage> {
         self.slots.resize(form.slots.len(), None);
         for (slot, words) in self.slots.iter_mut().zip(form.slots) {
@@ -137,33 +155,35 @@ impl VerbArgs {
             }
         }
         if !form.file || self.file.is_some() {
+            let known = || form.slots.iter().flat_map(|words| words.iter().copied());
             return Err(match form.argument {
-                "" => verb.refuse(&word),
-                right => refuse(verb, &word, right),
+                "" => verb.refuse(&word, known()),
+                right => refuse(verb, &word, known(), right),
             });
         }
         self.file = Some(word.into());
         Ok(())
     }
 
-    /// The word of a slot.
-    fn slot(&self, place: usize) -> Option<&'static str> {
-        self.slots.get(place).copied().flatten()
+    /// The word given for the slot at `index`.
+    fn slot(&self, index: usize) -> Option<&'static str> {
+        self.slots.get(index).copied().flatten()
     }
 
-    /// The argument of an option; of several, the last.
+    /// The argument of the last option with that name.
     fn option(&self, long: &str) -> Option<&OsStr> {
         self.options.iter().rev().find(|(name, _)| *name == long).map(|(_, value)| value.as_os_str())
     }
 }
 
 impl VerbOption {
-    /// All its spellings, dashes included.
+    /// All its spellings, with dashes.
     pub(crate) fn spellings(&self) -> impl Iterator<Item = String> {
         let short = self.short.map(|letter| format!("-{letter}"));
         short.into_iter().chain([format!("--{}", self.long)])
     }
 
+    /// Whether `arg` is this option.
     fn matches(&self, arg: &Arg<'_>) -> bool {
         match arg {
             Arg::Short(letter) => self.short == Some(*letter),
@@ -173,6 +193,7 @@ impl VerbOption {
     }
 }
 
+/// The spelling of an argument, with dashes.
 fn arg_spelling(arg: &Arg<'_>) -> String {
     match arg {
         Arg::Short(letter) => format!("-{letter}"),
@@ -181,11 +202,13 @@ fn arg_spelling(arg: &Arg<'_>) -> String {
     }
 }
 
-/// Reads a command line that begins with `word`.
+/// Parses a command line whose first word is `word`.
 pub(super) fn read(word: &OsStr, rest: &[OsString]) -> Result<Command, Usage> {
     let Some(verb) = VERBS.into_iter().find(|verb| verb.name == word) else {
-        let verbs = words::join_with_and(VERBS.iter().map(|verb| verb.name));
-        return Err(Usage::UnknownVerb { word: word.to_string_lossy().into_owned(), verbs });
+        let names = || VERBS.iter().map(|verb| verb.name);
+        let word = word.to_string_lossy().into_owned();
+        let nearest = words::nearest(&word, names());
+        return Err(Usage::UnknownVerb { word, nearest, verbs: words::join_with_and(names()) });
     };
     if rest.iter().any(|word| word == "--help" || word == "-h") {
         return Ok(Command::Help(Topic::Verb(verb)));
@@ -197,15 +220,18 @@ static DEMO: Verb = Verb {
     name: "demo",
     argument: "",
     forms: NO_WORDS,
+    words: &[],
     options: &[],
-    help: "show the program at work on connections of its own",
-    man: "Makes connections of its own through two firewalls of its own, shows what the program has to say of them, cuts \
-          one firewall off and has the other take over. Nothing outside is touched.",
+    help: "show capture and a takeover in a private test network",
+    about: "Creates a client, two firewalls and a server in private network namespaces, prints the events and flows \
+            of real connections through the firewalls, then cuts one firewall off while the other takes over. \
+            Changes nothing outside its namespaces.",
+    man: "",
     read: demo,
 };
 
 fn demo(verb: &'static Verb, rest: &[OsString]) -> Result<Command, Usage> {
-    rest.first().map_or(Ok(Command::Demo), |word| Err(refuse(verb, word, "nothing")))
+    rest.first().map_or(Ok(Command::Demo), |word| Err(refuse(verb, word, [], "nothing")))
 }
 
 #[test]
@@ -218,10 +244,12 @@ static DOCTOR: Verb = Verb {
     name: "doctor",
     argument: "[--json]",
     forms: NO_WORDS,
+    words: &[],
     options: &[JSON],
-    help: "examine this machine: what works, what is missing",
-    man: "Examines the kernel, its settings and our privileges, and says what works, what does not, and what to do \
-          about it. With --json the findings are JSON.",
+    help: "check this machine: what works, what is missing, how to fix it",
+    about: "Checks the kernel, its settings and the privileges of the calling user, and prints what works, what does \
+            not, and how to fix it. With --json, prints the findings as JSON.",
+    man: "",
     read: doctor,
 };
 
@@ -243,13 +271,15 @@ static COMPLETIONS: Verb = Verb {
     name: "completions",
     argument: "SHELL",
     forms: &[Form { name: "", argument: "", slots: &[&["bash", "zsh", "fish"]], file: false }],
+    words: &[],
     options: &[],
-    help: "print what makes bash, zsh or fish complete our command lines",
-    man: "Prints the completion script for bash, zsh or fish. For this shell only: `source <(ctflow completions bash)', \
-          zsh likewise behind compinit, `ctflow completions fish | source'. For all users: write it to \
-          /usr/share/bash-completion/completions/ctflow, /usr/local/share/zsh/site-functions/_ctflow or \
-          /usr/share/fish/vendor_completions.d/ctflow.fish. It also completes conntrack, for where that is a link to \
-          this program; bash and fish look for a file of that name.",
+    help: "print the completion script for bash, zsh or fish",
+    about: "Prints the completion script for bash, zsh or fish. For the current shell only: `source <(ctflow \
+            completions bash)', the same for zsh after compinit, `ctflow completions fish | source'. For all users: \
+            write it to /usr/share/bash-completion/completions/ctflow, /usr/local/share/zsh/site-functions/_ctflow \
+            or /usr/share/fish/vendor_completions.d/ctflow.fish. The script also completes conntrack, if that is a \
+            link to this program; bash and fish look for a file of that name.",
+    man: "",
     read: completions,
 };
 
@@ -261,8 +291,8 @@ fn completions(verb: &'static Verb, rest: &[OsString]) -> Result<Command, Usage>
     let known: Option<Shell> = SHELLS.iter().find(|(name, _)| *name == shell).map(|(_, shell)| *shell);
     match (known, others.first()) {
         (Some(known), None) => Ok(Command::Completions(known)),
-        (None, _) => Err(refuse(verb, shell, RIGHT)),
-        (_, Some(word)) => Err(refuse(verb, word, RIGHT)),
+        (None, _) => Err(refuse(verb, shell, SHELLS.map(|(name, _)| name), RIGHT)),
+        (_, Some(word)) => Err(refuse(verb, word, [], RIGHT)),
     }
 }
 
@@ -282,10 +312,12 @@ static MAN: Verb = Verb {
     name: "man",
     argument: "[PAGE]",
     forms: &[Form { name: "", argument: "", slots: &[&["ctflow", "ctflow.toml", "ctflowd"]], file: false }],
+    words: &[],
     options: &[],
-    help: "print a manual page, in troff: ctflow, ctflow.toml, ctflowd",
-    man: "Prints a manual page in troff: ctflow (1), ctflow.toml (5) or ctflowd (8). `ctflow man > \
-          /usr/share/man/man1/ctflow.1' installs the first, `ctflow man ctflow.toml | man -l -' shows the second.",
+    help: "print a manual page in troff: ctflow, ctflow.toml, ctflowd",
+    about: "Prints a manual page in troff: ctflow (1), ctflow.toml (5) or ctflowd (8). `ctflow man > \
+            /usr/share/man/man1/ctflow.1' installs the first, `ctflow man ctflow.toml | man -l -' shows the second.",
+    man: "",
     read: man,
 };
 
@@ -310,10 +342,12 @@ static HELP: Verb = Verb {
     name: "help",
     argument: "[TOPIC]",
     forms: NO_WORDS,
+    words: &[],
     options: &[],
-    help: "explain everything, or one option, command, verb or protocol",
-    man: "Prints the help text; with a topic, all there is to say of that option, command or verb: `help -o', `help \
-          output', `help doctor'; with a protocol, its options: `help tcp'.",
+    help: "explain one option, command, verb or protocol, or list all",
+    about: "Prints the help text. With the name of an option, command or verb, explains it: `help -o', `help \
+            output', `help doctor'. With a protocol, lists its options: `help tcp'.",
+    man: "",
     read: help,
 };
 
@@ -321,15 +355,19 @@ fn help(verb: &'static Verb, rest: &[OsString]) -> Result<Command, Usage> {
     let topic = match rest {
         [] => Some(Topic::Overview),
         [word] => topic(&word.to_string_lossy()),
-        [_, word, ..] => return Err(refuse(verb, word, "one topic")),
+        [_, word, ..] => return Err(refuse(verb, word, [], "one topic")),
     };
     match (topic, rest.first()) {
-        (None, Some(word)) => Err(refuse(verb, word, "the name of an option, a command, a verb or a protocol")),
+        (None, Some(word)) => {
+            let flags = super::defs::FLAGS.into_iter().flat_map(super::defs::Flag::names);
+            let names = VERBS.iter().map(|verb| verb.name).chain(flags).chain(protocol::names());
+            Err(refuse(verb, word, names, "the name of an option, a command, a verb or a protocol"))
+        }
         (topic, _) => Ok(Command::Help(topic.unwrap_or(Topic::Overview))),
     }
 }
 
-/// A verb, a protocol, or a flag by its name, with its dashes or without.
+/// The topic that `word` names: a verb, a protocol, or a flag with or without dashes.
 fn topic(word: &str) -> Option<Topic> {
     let name = word.trim_start_matches('-');
     let letter = name.chars().next().filter(|letter| letter.len_utf8() == name.len());
@@ -355,14 +393,23 @@ fn help_finds_flags_and_verbs() {
 }
 
 impl Verb {
-    /// Says that the verb has no use for `word`, and for what it has.
-    fn refuse(&'static self, word: &OsStr) -> Usage {
-        refuse(self, word, if self.argument.is_empty() { "nothing" } else { self.argument })
+    /// The error for a word or option that the verb does not accept, with the nearest of `known`.
+    fn refuse<'n>(&self, word: &OsStr, known: impl IntoIterator<Item = &'n str>) -> Usage {
+        refuse(self, word, known, if self.argument.is_empty() { "nothing" } else { self.argument })
+    }
+
+    /// The error for an unknown option, with the nearest of the verb's options.
+    fn refuse_option(&self, option: &str) -> Usage {
+        let known: Vec<_> = self.options.iter().flat_map(VerbOption::spellings).collect();
+        self.refuse(option.as_ref(), known.iter().map(String::as_str))
     }
 }
 
-fn refuse(verb: &Verb, word: &OsStr, right: &'static str) -> Usage {
-    Usage::UnexpectedVerbArgument { verb: verb.name, word: word.to_string_lossy().into_owned(), right }
+/// The error for a word that a verb does not accept, with the nearest of `known`. `right` describes accepted words.
+fn refuse<'n>(verb: &Verb, word: &OsStr, known: impl IntoIterator<Item = &'n str>, right: &'static str) -> Usage {
+    let word = word.to_string_lossy().into_owned();
+    let nearest = words::nearest(&word, known.into_iter()).map(str::to_owned);
+    Usage::UnexpectedVerbArgument { verb: verb.name, word, nearest, right }
 }
 
 #[cfg(test)]
@@ -377,7 +424,26 @@ mod tests {
     #[test]
     fn an_unknown_verb_lists_the_known_ones() {
         let verbs = "daemon, keygen, sync, status, role, demo, bench, doctor, completions, man and help".into();
-        let unknown = Usage::UnknownVerb { word: "list".into(), verbs };
+        let unknown = Usage::UnknownVerb { word: "list".into(), nearest: None, verbs };
         assert_eq!(read(&["list"]).unwrap_err(), unknown);
+    }
+
+    #[test]
+    fn a_mistyped_verb_word_or_option_gets_a_suggestion() {
+        let table = [
+            (&["statsu"][..], "unknown command `statsu': did you mean `status'?"),
+            (&["rloe", "primary"], "unknown command `rloe': did you mean `role'?"),
+            (&["doctor", "--jsn"], "`doctor' does not take `--jsn': did you mean `--json'? It takes [--json]"),
+            (&["sync", "flush", "extrenal"], "`sync' does not take `extrenal': did you mean `external'? It takes int"),
+            (&["sync", "dmp"], "`sync' does not take `dmp': did you mean `dump'? It takes dump|commit"),
+            (&["role", "primry"], "`role' does not take `primry': did you mean `primary'? It takes "),
+            (&["completions", "bahs"], "`completions' does not take `bahs': did you mean `bash'? It takes one of"),
+            (&["help", "staus"], "`help' does not take `staus': did you mean `status'? It takes "),
+            (&["sync", "bulk", "x"], "`sync' does not take `x': it takes nothing"),
+        ];
+        for (words, expected) in table {
+            let message = read(words).unwrap_err().to_string();
+            assert!(message.starts_with(expected), "{message}");
+        }
     }
 }

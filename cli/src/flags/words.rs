@@ -1,18 +1,18 @@
-//! How the words behind options are read: abbreviations, lists, numbers in C's notations, protocols.
+//! Parsers for the values of options: abbreviations, lists, numbers in C notation, addresses, protocols.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
 
 use crate::protocol;
 
-/// The first of `names` that begins with `word`, whatever the case; conntrack's rule for tables, events and output
-/// types. An empty word begins nothing.
+/// The value of the first of `names` that starts with `word`, ignoring case; conntrack's rule for tables, events and
+/// output types. An empty word matches nothing.
 pub(crate) fn match_prefix<T: Copy>(word: &str, names: &[(&str, T)]) -> Option<T> {
     let begins = |name: &str| name.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word));
     names.iter().find(|(name, _)| !word.is_empty() && begins(name)).map(|(_, meaning)| *meaning)
 }
 
-/// A number in decimal, hex behind `0x`, or octal behind `0`; digits only.
+/// Parses a number: decimal, hexadecimal after `0x`, or octal after `0`. A sign is refused.
 pub(crate) fn number(word: &str) -> Option<u32> {
     let hex = word.strip_prefix("0x").or_else(|| word.strip_prefix("0X"));
     let (digits, radix) = match (hex, word.strip_prefix('0')) {
@@ -24,18 +24,19 @@ pub(crate) fn number(word: &str) -> Option<u32> {
     u32::from_str_radix(digits, radix).ok().filter(|_| unsigned)
 }
 
-/// A number in decimal, digits only.
+/// Parses a decimal number. A sign is refused.
 pub(crate) fn decimal(word: &str) -> Option<u32> {
     word.parse().ok().filter(|_| word.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-/// An address: IPv6, or IPv4 in any of the notations of `inet_aton`.
+/// Parses an address: IPv6, or IPv4 in any notation of `inet_aton`.
 pub(super) fn address(word: &str) -> Option<IpAddr> {
-    // What the standard library takes for IPv4, `aton` reads alike, and slower.
+    // The standard library comes first because it is faster; `inet_aton` reads the addresses that it accepts in the
+    // same way.
     word.parse().ok().or_else(|| parse_inet_aton(word).map(IpAddr::V4))
 }
 
-/// One to four numbers between dots; the last one fills the bytes that are left.
+/// Parses one to four numbers separated by dots. The last number fills all remaining bytes.
 fn parse_inet_aton(word: &str) -> Option<Ipv4Addr> {
     let mut parts = [0; 4];
     let mut count = 0;
@@ -52,7 +53,7 @@ fn parse_inet_aton(word: &str) -> Option<Ipv4Addr> {
     (u64::from(*last) >> free == 0).then(|| Ipv4Addr::from_bits(bits | last))
 }
 
-/// The mask with `length` leading ones in the family of `address`.
+/// The mask with `length` leading one bits in the family of `address`; `None` if the family has fewer bits.
 pub(super) fn prefix_mask(address: IpAddr, length: u32) -> Option<IpAddr> {
     let (ones, width) = (!u128::MAX.checked_shr(length).unwrap_or(0), if address.is_ipv4() { 32 } else { 128 });
     let leading = ones.to_be_bytes();
@@ -63,14 +64,15 @@ pub(super) fn prefix_mask(address: IpAddr, length: u32) -> Option<IpAddr> {
     (length <= width).then_some(mask)
 }
 
-/// A layer-4 protocol: one of ours by name, one of /etc/protocols by name or alias, or a number up to 255.
+/// Parses a layer-4 protocol: a name of [`crate::protocol`], a number up to 255, or a name or alias of /etc/protocols.
 pub(crate) fn protocol(word: &str) -> Option<u8> {
     let listed = || fs::read_to_string("/etc/protocols").ok().and_then(|list| find_protocol(&list, word));
     let numbered = || number(word).and_then(|number| u8::try_from(number).ok());
     protocol::number(word).or_else(numbered).or_else(listed)
 }
 
-/// `name number alias…` to a line, `#` opens a comment.
+/// The number of the protocol `word` in the text of /etc/protocols: `name number alias…` on each line, `#` starts a
+/// comment.
 fn find_protocol(list: &str, word: &str) -> Option<u8> {
     list.lines().find_map(|line| {
         let mut fields = line.split('#').next()?.split_whitespace();
@@ -80,32 +82,15 @@ fn find_protocol(list: &str, word: &str) -> Option<u8> {
     })
 }
 
-/// The one of `names` that `word` nearly is: fewer than half of its letters, and two at most, are wrong, missing or too
-/// many.
+/// The one of `names` that is nearest to a mistyped `word`: at most two letters, and less than half of the word, are
+/// wrong, missing, additional or swapped.
 pub(crate) fn nearest<'n>(word: &str, names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
-    let measured = names.map(|name| (edit_distance(word, name), name));
-    let near = measured.filter(|(distance, _)| *distance <= 2 && 2 * distance < word.len());
+    let measured = names.map(|name| (strsim::osa_distance(word, name), name));
+    let near = measured.filter(|(distance, _)| *distance <= 2 && 2 * distance < word.chars().count());
     near.min_by_key(|(distance, _)| *distance).map(|(_, name)| name)
 }
 
-/// How many bytes must be changed, taken away or put in to make one word the other (Levenshtein).
-fn edit_distance(word: &str, name: &str) -> usize {
-    // From the beginnings of `word` so far to each beginning of `name`.
-    let mut row: Vec<usize> = (0..=name.len()).collect();
-    for (index, letter) in word.bytes().enumerate() {
-        let mut cells = row.iter_mut();
-        let (mut above_left, mut left) = (index, index + 1);
-        cells.next().into_iter().for_each(|first| *first = left);
-        for (cell, other) in cells.zip(name.bytes()) {
-            let here = (above_left + usize::from(letter != other)).min(left + 1).min(*cell + 1);
-            (above_left, left) = (*cell, here);
-            *cell = here;
-        }
-    }
-    row.last().copied().unwrap_or_default()
-}
-
-/// `a, b and c`.
+/// Joins words as in `a, b and c`.
 pub(crate) fn join_with_and<'a>(words: impl IntoIterator<Item = &'a str>) -> String {
     let words: Vec<_> = words.into_iter().collect();
     match words.split_last() {
@@ -186,11 +171,10 @@ mod tests {
 
     #[test]
     fn a_mistyped_name_finds_the_nearest_one() {
-        let names = ["output", "get", "sport", "dport"];
-        let found = ["ouput", "outputs", "got", "sprot", "dprt", "put", "xyz", "", "nosuch"];
+        let names = ["output", "get", "sport", "dport", "role"];
+        let found = ["ouput", "outputs", "got", "sprot", "dprt", "rloe", "put", "xyz", "", "nosuch"];
         let found = found.map(|word| nearest(word, names.into_iter()).unwrap_or("-"));
-        assert_eq!(found, ["output", "output", "get", "sport", "dport", "-", "-", "-", "-"]);
-        assert_eq!([edit_distance("kitten", "sitting"), edit_distance("", "abc"), edit_distance("abc", "")], [3, 3, 3]);
+        assert_eq!(found, ["output", "output", "get", "sport", "dport", "role", "-", "-", "-", "-"]);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! For bash, from its version 4 on: a function that fills `COMPREPLY`.
+//! The script for bash 4 or later: a function that fills `COMPREPLY`.
 
 use std::fmt::Write;
 
@@ -8,8 +8,8 @@ use super::{
 use crate::flags::defs::Flag;
 use crate::flags::verbs::{VERBS, VerbOption};
 
-/// Bash cuts `--output=id` at the equals sign, which the first lines put right. The loop finds the protocol of the last
-/// `-p`, in any spelling.
+/// The start of the script. Bash splits `--output=id` at the equals sign; the first lines join it again. The loop finds
+/// the protocol of the last `-p`, in any spelling.
 const START: &str = r#"# bash completion for ctflow, and for conntrack where that is a link to it
 _ctflow() {
     local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD-1]}
@@ -30,8 +30,8 @@ _ctflow() {
     COMPREPLY=()
 "#;
 
-/// What stands before the last comma of a list is kept as it is. Names of files may have blanks, so a line is one
-/// candidate.
+/// The end of the script. The part of a list before its last comma is kept. Each line is one candidate, because names
+/// of files may have blanks.
 const END: &str = r#"    if [[ $files ]]; then
         compopt -o filenames 2>/dev/null # refused outside of a completion, as in a test
         mapfile -t COMPREPLY < <(compgen -f -- "$current")
@@ -49,6 +49,7 @@ const END: &str = r#"    if [[ $files ]]; then
 complete -F _ctflow ctflow conntrack
 "#;
 
+/// The whole script.
 pub(super) fn script() -> String {
     let mut script = String::from(START);
     script += "    if [[ ${COMP_WORDS[0]} != *conntrack && ${COMP_WORDS[1]} != -* ]]; then\n";
@@ -78,7 +79,8 @@ pub(super) fn script() -> String {
     script + "        esac\n    fi\n" + END
 }
 
-/// The loop puts the verb and the words behind it together, without options and their arguments.
+/// Writes the completion of verbs. The loop of the script joins the verb and its words, without options and their
+/// arguments.
 fn write_verbs(script: &mut String) {
     let spelled = |option: &VerbOption| option.spellings().collect::<Vec<_>>();
     let skipped: Vec<_> = verb_options_with_argument().into_iter().flat_map(spelled).collect();
@@ -111,10 +113,12 @@ fn write_verbs(script: &mut String) {
     script.push_str("        esac\n");
 }
 
+/// All spellings of the flags, separated by blanks.
 fn names(flags: impl Iterator<Item = &'static Flag>) -> String {
     flags.flat_map(spellings).collect::<Vec<_>>().join(" ")
 }
 
+/// Writes the case that offers the values of a flag.
 fn write_case(script: &mut String, flag: &Flag, values: &Values) {
     let names = spellings(flag).join("|");
     let _ = match values {

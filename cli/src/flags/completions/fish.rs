@@ -1,4 +1,4 @@
-//! For fish: a `complete` command for each flag and verb, under conditions on the words before.
+//! The script for fish: a `complete` command for each flag and verb, with conditions on the words before.
 
 use std::fmt::Write;
 
@@ -9,8 +9,9 @@ use super::{
 use crate::flags::defs::{Argument, Flag};
 use crate::flags::verbs::{VERBS, VerbOption};
 
-/// The conditions: no verb was given, this verb was, with these words, one of these protocols was. The names of the functions are long,
-/// for all functions of a fish share one space.
+/// The start of the script: functions for the conditions that no verb was given, that a certain verb was given, that it
+/// was given with certain words, and that a certain protocol was given. Their names are long because all functions of
+/// fish share one namespace.
 const START: &str = r#"# fish completion for ctflow, and for conntrack where that is a link to it
 function __ctflow_without_verb
     set -l words (commandline -opc)
@@ -54,6 +55,7 @@ end
 complete -c ctflow -c conntrack -f
 "#;
 
+/// The whole script.
 pub(super) fn script() -> String {
     let spelled = |option: &VerbOption| option.spellings().collect::<Vec<_>>();
     let skipped: Vec<_> = verb_options_with_argument().into_iter().flat_map(spelled).collect();
@@ -78,6 +80,7 @@ pub(super) fn script() -> String {
     script
 }
 
+/// Writes the command for an option of a verb.
 fn write_verb_option(script: &mut String, verb: &str, option: &VerbOption) {
     let short = option.short.map(|letter| format!(" -s {letter}")).unwrap_or_default();
     let argument = match verb_values(option) {
@@ -90,6 +93,7 @@ fn write_verb_option(script: &mut String, verb: &str, option: &VerbOption) {
     let _ = writeln!(script, "complete -c ctflow -n '__ctflow_verb {verb}'{short} -l {long}{argument} -d {help}");
 }
 
+/// Writes the command for a flag, under a condition.
 fn write_flag(script: &mut String, flag: &Flag, condition: &str, protocol: u8) {
     let short = flag.short.map(|letter| format!(" -s {letter}")).unwrap_or_default();
     let names: String = flag.names().map(|name| format!(" -l {name}")).collect();
@@ -107,7 +111,8 @@ fn write_flag(script: &mut String, flag: &Flag, condition: &str, protocol: u8) {
         "complete -c ctflow -c conntrack -n {condition}{short}{names}{argument} -d {}",
         quoted(flag.help)
     );
-    // A word of its own behind an option that need not have one is none of the option's to fish.
+    // Fish does not read a separate word as the optional argument of an option, so tables need a condition of their
+    // own.
     if let (Argument::Table, Values::One(words)) = (flag.argument, values) {
         let (names, words) = (spellings(flag).join(" "), words.join(" "));
         let _ = writeln!(script, "complete -c ctflow -c conntrack -n '__fish_prev_arg_in {names}' -a '{words}'");

@@ -1,4 +1,4 @@
-//! For zsh: specifications for its `_arguments`, as an autoloaded function or read with `source`.
+//! The script for zsh: specifications for `_arguments`, in a file that can be autoloaded or read with `source`.
 
 use std::fmt::Write;
 
@@ -9,7 +9,7 @@ use super::{
 use crate::flags::defs::{Argument, Flag};
 use crate::flags::verbs::{VERBS, VerbOption};
 
-/// The loop finds the protocol of the last `-p`, in any spelling.
+/// The start of the script. The loop finds the protocol of the last `-p`, in any spelling.
 const START: &str = r#"#compdef ctflow conntrack
 _ctflow() {
     local word before protocol chain skip
@@ -24,8 +24,9 @@ _ctflow() {
     done
 "#;
 
-/// A word that is no option may stand anywhere: a table, the address behind `-n`. An autoloaded file is the function
-/// itself when it is first called; `source` only defines it.
+/// The end of the script. A word that is not an option is accepted anywhere, such as a table or the address after `-n`.
+/// An autoloaded file is the body of the function at the first call, so it calls the function; `source` only defines
+/// it.
 const END: &str = r#"    _arguments -s : $specs '*:address: '
 }
 if [[ ${funcstack[1]} == _ctflow ]]; then
@@ -35,6 +36,7 @@ else
 fi
 "#;
 
+/// The whole script.
 pub(super) fn script() -> String {
     let mut script = String::from(START);
     script += "    if [[ $words[1] != *conntrack && $words[2] != -* ]]; then\n        verbs=(\n";
@@ -56,7 +58,8 @@ pub(super) fn script() -> String {
     script + "    esac\n" + END
 }
 
-/// The loop puts the verb and the words behind it together, without options and their arguments.
+/// Writes the completion of verbs. The loop of the script joins the verb and its words, without options and their
+/// arguments.
 fn write_verbs(script: &mut String) {
     let spelled = |option: &VerbOption| option.spellings().collect::<Vec<_>>();
     let with_argument = verb_options_with_argument();
@@ -93,7 +96,7 @@ fn write_verbs(script: &mut String) {
     script.push_str("        esac\n");
 }
 
-/// The word behind a command, if it is no option.
+/// Writes the completion of the table after a command.
 fn write_tables(script: &mut String) {
     script.push_str("    if [[ $words[CURRENT] != -* ]]; then\n        case $words[CURRENT-1] in\n");
     for flag in general_flags().filter(|flag| matches!(flag.argument, Argument::Table)) {
@@ -105,7 +108,7 @@ fn write_tables(script: &mut String) {
     script.push_str("        esac\n    fi\n");
 }
 
-/// One spelling to a specification, each of which excludes the others.
+/// Writes one specification for each spelling of a flag. Each excludes the other spellings.
 fn write_specs(script: &mut String, flag: &Flag, protocol: u8) {
     let all = spellings(flag);
     let help = flag.help.replace('[', "\\[").replace(']', "\\]");
@@ -118,7 +121,7 @@ fn write_specs(script: &mut String, flag: &Flag, protocol: u8) {
     for name in &all {
         let joint = if name.starts_with("--") { "=" } else { "+" };
         let (joint, argument) = match flag.argument {
-            // Behind an argument that can be left out `_arguments` takes no `--name=value`. Tables come first, anyway.
+            // `_arguments` does not accept `--name=value` for an optional argument. `write_tables` handles tables.
             Argument::None | Argument::Table | Argument::Optional(_) => ("", String::new()),
             Argument::Required(what) => (joint, format!(":{}:{action}", what.replace(':', "\\:"))),
         };

@@ -1,4 +1,4 @@
-//! The options that say between whom, of which protocol and family, translated how, and in which zone.
+//! Options for addresses, protocol, family, NAT and zones.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -22,9 +22,10 @@ pub(super) static ORIG_SRC: Flag = Flag {
     aliases: &["orig-src"],
     argument: Argument::Required("ADDR[/PREFIX]"),
     help: "source address of the original direction",
-    man: "The source address of the original direction: an IPv4 address in any notation that inet_aton takes, or an \
-          IPv6 address; as a filter also a network. The first address or -f fixes the family of the whole command. \
-          With -I, -D and -G of the table expect, of the flow that the expectation belongs to, or of what it awaits.",
+    man: "The source address of the original direction: an IPv4 address in any notation that inet_aton accepts, or \
+          an IPv6 address; as a filter also a network. The first address or -f sets the address family of the whole \
+          command. With -I expect, it is an address of the flow that the expectation belongs to; with -D expect and \
+          -G expect, the expected address.",
     effect: option("occcooo- -RRR- -", |raw, word| {
         let (address, mask) = address_and_mask(raw, word, &MASK_SRC)?;
         (raw.orig.src, raw.prefix.src) = (Some(address), mask);
@@ -49,7 +50,7 @@ pub(super) static ORIG_DST: Flag = Flag {
     aliases: &["orig-dst"],
     argument: Argument::Required("ADDR[/PREFIX]"),
     help: "destination address of the original direction",
-    man: "The destination address of the original direction, as --src.",
+    man: "The destination address of the original direction, in the same notations as --src.",
     effect: option("occcooo- -RRR- -", |raw, word| {
         let (address, mask) = address_and_mask(raw, word, &MASK_DST)?;
         (raw.orig.dst, raw.prefix.dst) = (Some(address), mask);
@@ -70,8 +71,8 @@ pub(super) static REPLY_SRC: Flag = Flag {
     long: "reply-src",
     argument: Argument::Required("ADDR"),
     help: "source address of the reply direction",
-    man: "The source address of the reply direction. With -E a file may stand here, to be read as with --read: a \
-          word that begins with a slash or a dot, or ends in .pcap or .pcapng.",
+    man: "The source address of the reply direction. With -E, a file to read as with --read is accepted instead: an \
+          argument that begins with a slash or a dot, or ends in .pcap or .pcapng.",
     effect: option("occcooo- -ooo- -", |raw, word| {
         if let Some(path) = capture_file(raw, word, &READ) {
             raw.read = Some(path);
@@ -119,7 +120,7 @@ pub(super) static TUPLE_SRC: Flag = Flag {
     long: "tuple-src",
     argument: Argument::Required("ADDR[/PREFIX]"),
     help: "source address that an expectation awaits",
-    man: "The source address of what the expectation awaits; a prefix stands for --mask-src.",
+    man: "The expected source address; a prefix length sets --mask-src.",
     effect: option("-------- --R-- -", |raw, word| {
         let (address, mask) = address_and_mask(raw, word, &MASK_SRC)?;
         (raw.expected.src, raw.mask.src) = (Some(address), mask.or(raw.mask.src));
@@ -138,7 +139,7 @@ pub(super) static TUPLE_DST: Flag = Flag {
     long: "tuple-dst",
     argument: Argument::Required("ADDR[/PREFIX]"),
     help: "destination address that an expectation awaits",
-    man: "The destination address of what the expectation awaits; a prefix stands for --mask-dst.",
+    man: "The expected destination address; a prefix length sets --mask-dst.",
     effect: option("-------- --R-- -", |raw, word| {
         let (address, mask) = address_and_mask(raw, word, &MASK_DST)?;
         (raw.expected.dst, raw.mask.dst) = (Some(address), mask.or(raw.mask.dst));
@@ -156,8 +157,8 @@ fn tuple_dst_needs_no_mask() {
 pub(super) static MASK_SRC: Flag = Flag {
     long: "mask-src",
     argument: Argument::Required("ADDR"),
-    help: "which bits of --src, or of --tuple-src, count",
-    man: "A mask for --src, which takes the place of its prefix; with -I expect, for --tuple-src.",
+    help: "mask for --src, or for --tuple-src",
+    man: "A mask for --src, used instead of its prefix length; with -I expect, a mask for --tuple-src.",
     effect: option("o---ooo- --R-- -", |raw, word| {
         raw.mask.src = Some(single_address(raw, word)?);
         Ok(())
@@ -174,8 +175,8 @@ fn mask_src_is_an_address_of_the_same_family() {
 pub(super) static MASK_DST: Flag = Flag {
     long: "mask-dst",
     argument: Argument::Required("ADDR"),
-    help: "which bits of --dst, or of --tuple-dst, count",
-    man: "A mask for --dst, which takes the place of its prefix; with -I expect, for --tuple-dst.",
+    help: "mask for --dst, or for --tuple-dst",
+    man: "A mask for --dst, used instead of its prefix length; with -I expect, a mask for --tuple-dst.",
     effect: option("o---ooo- --R-- -", |raw, word| {
         raw.mask.dst = Some(single_address(raw, word)?);
         Ok(())
@@ -193,13 +194,14 @@ pub(super) static PROTONUM: Flag = Flag {
     long: "protonum",
     argument: Argument::Required("PROTO"),
     help: "flows of this layer-4 protocol",
-    man: "Selects flows by layer-4 protocol: tcp, udp, udplite, sctp, dccp, icmp, icmpv6, gre, any name of \
-          /etc/protocols, or a number from 0 to 255 (decimal, hex behind 0x, octal behind 0). Given twice, the last \
-          one holds. The options of a protocol (ports, keys, types, states) can only stand behind it.",
+    man: "Selects flows by layer-4 protocol: tcp, udp, udplite, sctp, dccp, icmp, icmpv6, gre, any name in \
+          /etc/protocols, or a number from 0 to 255 (decimal, hexadecimal after 0x, octal after 0). If it is given \
+          twice, the last one counts. The options of a protocol (ports, keys, types, states) must come after it.",
     effect: option("oRRRooo- -RRR- o", protonum),
     ..OPTION
 };
 
+/// Applies `-p`.
 fn protonum(raw: &mut RawArgs, word: OptionValue<'_>) -> Result<(), Usage> {
     let right =
         || format!("{}, a name of /etc/protocols, or 0 to 255", protocol::names().collect::<Vec<_>>().join(", "));
@@ -220,12 +222,13 @@ pub(super) static FAMILY: Flag = Flag {
     long: "family",
     argument: Argument::Required("FAMILY"),
     help: "entries of this layer-3 family: ipv4, ipv6",
-    man: "Selects entries by layer-3 family, ipv4 or ipv6. Without it and without an address flows of both are \
-          taken, but only the expectations of IPv4.",
+    man: "Selects entries by layer-3 family, ipv4 or ipv6. Without it and without an address, flows of both families \
+          are selected, but only IPv4 expectations.",
     effect: option("o---oooo o---- -", family),
     ..OPTION
 };
 
+/// Applies `-f`. Like conntrack, accepts any word that begins with `ipv4` or `ipv6`.
 fn family(raw: &mut RawArgs, word: OptionValue<'_>) -> Result<(), Usage> {
     match word.value {
         value if value.starts_with("ipv4") => raw.set_family(word, uapi::AF_INET),
@@ -248,10 +251,10 @@ pub(super) static SRC_NAT: Flag = Flag {
     short: Some('n'),
     long: "src-nat",
     argument: Argument::Optional("ADDR[:PORT]"),
-    help: "source-translated flows; with -I, -A translate so",
-    man: "Selects flows whose source is translated, to this address and port if they are given: 192.0.2.1, \
-          192.0.2.1:80, 2001:db8::1 or [2001:db8::1]:80. With -I and -A, the translation to set up. For ICMP the id \
-          counts as a port, and type and code are no translation; IPv6 addresses are compared, too.",
+    help: "flows with source NAT; with -I, -A set up source NAT",
+    man: "Selects flows whose source is translated, to this address and port if given: 192.0.2.1, 192.0.2.1:80, \
+          2001:db8::1 or [2001:db8::1]:80. With -I and -A, the translation to set up. For ICMP the id is compared in \
+          place of the port, and a different type or code is not a translation. IPv6 addresses are compared, too.",
     effect: option("o-ooooo- ----- -", |raw, word| {
         raw.nat.src = Some(translated(raw, word)?);
         Ok(())
@@ -280,8 +283,9 @@ pub(super) static DST_NAT: Flag = Flag {
     short: Some('g'),
     long: "dst-nat",
     argument: Argument::Optional("ADDR[:PORT]"),
-    help: "destination-translated flows; with -I, -A translate so",
-    man: "The same for the destination. Given with --src-nat, both must hold.",
+    help: "flows with destination NAT; with -I, -A set up destination NAT",
+    man: "Selects flows whose destination is translated, with the same arguments as --src-nat. Together with \
+          --src-nat, selects flows with both translations. With -I and -A, the translation to set up.",
     effect: option("o-ooooo- ----- -", |raw, word| {
         raw.nat.dst = Some(translated(raw, word)?);
         Ok(())
@@ -298,8 +302,8 @@ pub(super) static ANY_NAT: Flag = Flag {
     short: Some('j'),
     long: "any-nat",
     argument: Argument::Optional("ADDR[:PORT]"),
-    help: "flows with source or destination translated",
-    man: "Selects flows whose source or destination is translated, to this address and port if they are given.",
+    help: "flows with source or destination NAT",
+    man: "Selects flows whose source or destination is translated, to this address and port if given.",
     effect: option("o-----o- ----- -", |raw, word| {
         raw.nat.any = Some(translated(raw, word)?);
         Ok(())
@@ -317,9 +321,10 @@ pub(super) static ZONE: Flag = Flag {
     long: "zone",
     argument: Argument::Required("ZONE"),
     help: "zone of both directions",
-    man: "The zone, 0 to 65535, of both directions; 0 are flows without. Unlike in conntrack it also says for -G \
-          where to look, and for -U what to select. With -E a file may stand here, to be written as with --write: a \
-          word that begins with a slash or a dot, or ends in .pcap or .pcapng.",
+    man: "The zone of both directions, 0 to 65535; 0 means flows without a zone. Unlike in conntrack it also works \
+          with -G, where it is the zone to search, and with -U, where it selects flows. With -E, a file to write as \
+          with --write is accepted instead: an argument that begins with a slash or a dot, or ends in .pcap or \
+          .pcapng.",
     effect: option("ooooooo- ----- -", |raw, word| {
         if let Some(path) = capture_file(raw, word, &WRITE) {
             raw.write = Some(path);
@@ -381,22 +386,25 @@ fn reply_zone_is_a_number() {
     assert!(matches!(tests::read("-L --reply-zone 65536"), Err(Usage::BadNumber { .. })));
 }
 
+/// The accepted values of an address option, for messages.
 const ADDRESS: &str = "an IPv4 or IPv6 address; host names are not looked up";
 
-/// An address that fits the family.
+/// Parses an address, and refuses one of another family than the addresses before it.
 fn family_address(raw: &mut RawArgs, word: OptionValue<'_>, text: &str, right: &str) -> Result<IpAddr, Usage> {
     let address = words::address(text).ok_or_else(|| word.invalid(right))?;
     raw.set_family(word, if address.is_ipv4() { uapi::AF_INET } else { uapi::AF_INET6 })?;
     Ok(address)
 }
 
+/// Parses an address without a prefix length.
 fn single_address(raw: &mut RawArgs, word: OptionValue<'_>) -> Result<IpAddr, Usage> {
     let right = if word.value.contains('/') { "an address without a prefix" } else { ADDRESS };
     family_address(raw, word, word.value, right)
 }
 
-/// An address and the mask of its prefix, if that leaves anything open. A mask is `mask`, however it is spelled, and
-/// legal where that is.
+/// Parses an address and the mask of its prefix length; no mask if the prefix covers the whole address.
+///
+/// A mask counts as the option `mask`, so that it is legal with the same commands, however it is spelled.
 fn address_and_mask(
     raw: &mut RawArgs,
     word: OptionValue<'_>,
@@ -416,7 +424,7 @@ fn address_and_mask(
     Ok((address, words::prefix_mask(address, length)))
 }
 
-/// `ADDR`, `ADDR:PORT`, `[ADDR6]:PORT`, bare `ADDR6`, or nothing.
+/// Parses the argument of a NAT option: `ADDR`, `ADDR:PORT`, `[ADDR6]:PORT`, bare `ADDR6`, or nothing.
 fn translated(raw: &mut RawArgs, word: OptionValue<'_>) -> Result<NatTarget, Usage> {
     const RIGHT: &str = "ADDR, ADDR:PORT or [ADDR6]:PORT, the port 0 to 65535";
     if word.value.is_empty() {
@@ -436,7 +444,8 @@ fn translated(raw: &mut RawArgs, word: OptionValue<'_>) -> Result<NatTarget, Usa
     Ok(NatTarget { address: Some(family_address(raw, word, text, RIGHT)?), port })
 }
 
-/// A file where a number or an address is expected: what neither can be. The option then is `instead`.
+/// The argument as the path of a capture file, if it cannot be a number or an address. The option then counts as
+/// `instead`.
 fn capture_file(raw: &mut RawArgs, word: OptionValue<'_>, instead: &'static Flag) -> Option<PathBuf> {
     let (value, ends) = (word.value, [".pcap", ".pcapng"]);
     let is_file = value.starts_with(['/', '.']) || ends.iter().any(|end| value.ends_with(end));

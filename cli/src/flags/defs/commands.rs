@@ -1,4 +1,4 @@
-//! The flags that are what to do.
+//! The command flags: `-L`, `-E` and so on. Each command line has at most one of them.
 
 use ctflow_parser::request::Table;
 
@@ -10,7 +10,7 @@ use super::tests;
 #[cfg(test)]
 use crate::flags::usage::Usage;
 
-/// What commands but `-L` work on.
+/// The tables of commands other than `-L`.
 const BOTH_TABLES: &[Table] = &[Table::Conntrack, Table::Expect];
 
 pub(super) static LIST: Flag = Flag {
@@ -19,9 +19,10 @@ pub(super) static LIST: Flag = Flag {
     aliases: &[],
     argument: Argument::Table,
     help: "list a table",
-    man: "Lists the flows of the table conntrack, the expectations of the table expect, the flows whose end could \
-          not be reported yet (dying), or those whose first packet is still on its way (unconfirmed; always empty \
-          since Linux 6.4). One line each on standard output, their number on standard error.",
+    man: "Lists a table: conntrack (flows, the default), expect (expectations), dying (flows whose DESTROY event has \
+          not been delivered yet), or unconfirmed (flows whose first packet is still being processed; always empty \
+          since Linux 6.4). Prints one line for each entry on standard output, and the number of entries on standard \
+          error.",
     effect: Effect::Command {
         action: Action::List,
         tables: &[Table::Conntrack, Table::Expect, Table::Dying, Table::Unconfirmed],
@@ -39,10 +40,11 @@ pub(super) static GET: Flag = Flag {
     long: "get",
     aliases: &[],
     argument: Argument::Table,
-    help: "fetch one entry by its exact tuple",
-    man: "Prints the flow whose original direction, or whose reply, is the one named; or, of the table expect, \
-          the expectation that awaits exactly this. Unlike conntrack it also finds flows of a zone (--zone, \
-          --orig-zone, --reply-zone), and flows named by their reply alone. Exits with 1 if there is none.",
+    help: "print one entry by its exact tuple",
+    man: "Prints the flow whose original or reply direction equals the tuple on the command line. With the table \
+          expect, prints the expectation that awaits exactly this tuple. Unlike conntrack it also finds flows in a \
+          zone (--zone, --orig-zone, --reply-zone), and flows of which only the reply direction is specified. Exits \
+          with 1 if there is none.",
     effect: Effect::Command { action: Action::Get, tables: BOTH_TABLES },
 };
 
@@ -58,9 +60,10 @@ pub(super) static DELETE: Flag = Flag {
     aliases: &[],
     argument: Argument::Table,
     help: "delete all matching flows, or one expectation",
-    man: "Deletes every flow that the options select, printing each; without options all of them. Of the table \
-          expect, deletes the one expectation that awaits exactly this. Exits with 1 if nothing was deleted. \
-          Unlike in conntrack a negated status selects what it says, and a deleted expectation is a success.",
+    man: "Deletes every flow that the options select, and prints each; without options, all flows. With the table \
+          expect, deletes the one expectation that awaits exactly this tuple. Exits with 1 if nothing was deleted. \
+          Unlike in conntrack, a negated status selects the flows without that flag, and deleting an expectation \
+          exits with 0.",
     effect: Effect::Command { action: Action::Delete, tables: BOTH_TABLES },
 };
 
@@ -76,10 +79,10 @@ pub(super) static CREATE: Flag = Flag {
     aliases: &[],
     argument: Argument::Table,
     help: "create a flow or an expectation, fail if it exists",
-    man: "Creates a flow from a pair of addresses, and of ports where the protocol has them, of one direction; \
-          the other is the mirror image, as far as it is not given. Of the table expect, creates an \
-          expectation: -s, -d, -p and the ports name the flow it belongs to, --tuple-* what is expected, \
-          --mask-* which bits of it count.",
+    man: "Creates a flow. One direction must be specified: both addresses, and both ports where the protocol has \
+          ports. Whatever is missing of the other direction is mirrored from it. With the table expect, creates an \
+          expectation: -s, -d, -p and the ports identify the flow that it belongs to (its master), --tuple-* the \
+          expected flow, and --mask-* the bits of the expected flow that are compared.",
     effect: Effect::Command { action: Action::Create, tables: BOTH_TABLES },
 };
 
@@ -95,8 +98,8 @@ pub(super) static ADD: Flag = Flag {
     aliases: &[],
     argument: Argument::Table,
     help: "create a flow, or change it if it exists",
-    man: "Creates a flow as --create does; where there is one already, gives it the timeout, status, state, \
-          mark and labels.",
+    man: "Creates a flow as --create does. If the flow exists, sets its timeout, status, state, mark and labels \
+          instead.",
     effect: Effect::Command { action: Action::Add, tables: &[Table::Conntrack] },
 };
 
@@ -112,10 +115,10 @@ pub(super) static UPDATE: Flag = Flag {
     aliases: &[],
     argument: Argument::Table,
     help: "change all matching flows",
-    man: "Changes every flow that addresses, ports, translation, zones, labels and id select: -t, -m, -u, \
-          --state, --label-add and --label-del say how. Status flags are only ever added. Flows that already \
-          are so are neither changed nor counted. Unlike conntrack it reaches flows of zones, and can select \
-          by them.",
+    man: "Changes every flow that addresses, ports, NAT, zones, labels and id select. -t, -m, -u, --state, \
+          --label-add and --label-del specify the change. Status flags are only ever added. Flows that already have \
+          the new values are neither changed nor counted. Unlike conntrack it also changes flows in zones, and can \
+          select by zone.",
     effect: Effect::Command { action: Action::Update, tables: &[Table::Conntrack] },
 };
 
@@ -130,8 +133,8 @@ pub(super) static FLUSH: Flag = Flag {
     long: "flush",
     aliases: &[],
     argument: Argument::Table,
-    help: "empty a table",
-    man: "Deletes all flows, with -f those of one family; or all expectations.",
+    help: "delete all entries of a table",
+    man: "Deletes all flows, with -f those of one family; with the table expect, all expectations.",
     effect: Effect::Command { action: Action::Flush, tables: BOTH_TABLES },
 };
 
@@ -146,11 +149,11 @@ pub(super) static LOAD_FILE: Flag = Flag {
     long: "load-file",
     aliases: &[],
     argument: Argument::Required("FILE"),
-    help: "carry out the lines of a file; as the first argument only",
-    man: "Reads commands from a file, or from standard input if it is `-', a line each, and carries them out in \
-          order; such as -o save prints. The commands are -I, -A, -U, -D and -F. Words are parted by blanks, double \
-          quotes group them, a backslash inside quotes takes the next character as it is; empty lines and those \
-          that begin with # are skipped. A line that is wrong stops everything before anything is done.",
+    help: "execute the commands in a file; must be the first argument",
+    man: "Reads commands from a file, one on each line, and executes them in order; `-' is standard input. -o save \
+          prints such a file. The commands are -I, -A, -U, -D and -F. Blanks separate words, double quotes group \
+          them, and a backslash inside quotes makes the next character literal. Empty lines and lines that begin \
+          with # are skipped. If a line is wrong, nothing is executed.",
     effect: Effect::File,
 };
 
@@ -167,8 +170,8 @@ pub(super) static EVENT: Flag = Flag {
     aliases: &[],
     argument: Argument::Table,
     help: "follow events until interrupted",
-    man: "Prints flows, or expectations, as they come, change and go, until SIGINT or SIGTERM. Their number is \
-          printed at the end, on standard error.",
+    man: "Prints flows or expectations as they are created, changed and destroyed, until SIGINT or SIGTERM. The \
+          number of events is printed at the end, on standard error.",
     effect: Effect::Command { action: Action::Event, tables: BOTH_TABLES },
 };
 
@@ -184,7 +187,7 @@ pub(super) static COUNTER: Flag = Flag {
     aliases: &[],
     argument: Argument::Table,
     help: "print the number of entries",
-    man: "Prints how many flows there are, or how many IPv4 expectations.",
+    man: "Prints the number of flows, or the number of IPv4 expectations.",
     effect: Effect::Command { action: Action::Count, tables: BOTH_TABLES },
 };
 
@@ -199,9 +202,9 @@ pub(super) static STATS: Flag = Flag {
     long: "stats",
     aliases: &[],
     argument: Argument::Table,
-    help: "print the kernel's statistics, a line per CPU",
-    man: "Prints the kernel's counters of the table, one line per CPU. A counter that is newer than this program is \
-          called unknown1, unknown2 and so on.",
+    help: "print the kernel's statistics, one line for each CPU",
+    man: "Prints the kernel's counters of the table, one line for each CPU. A counter that this program does not \
+          know by name is called unknown1, unknown2 and so on.",
     effect: Effect::Command { action: Action::Stats, tables: BOTH_TABLES },
 };
 
@@ -217,7 +220,8 @@ pub(super) static VERSION: Flag = Flag {
     aliases: &[],
     argument: Argument::None,
     help: "print the version",
-    man: "Prints name and version in one line. Called as conntrack, the version of conntrack whose behaviour this is.",
+    man: "Prints name and version in one line. Under the name conntrack, prints the version of conntrack that it \
+          behaves like.",
     effect: Effect::Command { action: Action::Version, tables: &[] },
 };
 
@@ -233,7 +237,8 @@ pub(super) static HELP: Flag = Flag {
     aliases: &[],
     argument: Argument::None,
     help: "print this text",
-    man: "Prints commands and options, a line each. With -p, of the protocols' options those of that one only.",
+    man: "Prints all commands and options, one line each. With -p, the protocol options are limited to those of that \
+          protocol.",
     effect: Effect::Command { action: Action::Help, tables: &[] },
 };
 

@@ -1,4 +1,4 @@
-//! The options of a protocol: ports, keys, ICMP fields, states. They exist behind the `-p` that introduces them.
+//! The protocol options: ports, keys, ICMP fields, states. Each is known only after the `-p` of its protocol.
 
 use ctflow_parser::proto::{DCCP_STATES, SCTP_STATES, TCP_STATES};
 use ctflow_parser::uapi;
@@ -93,8 +93,8 @@ fn reply_port_dst_is_a_port() {
 pub(super) static MASK_PORT_SRC: Flag = Flag {
     long: "mask-port-src",
     argument: Argument::Required("PORT"),
-    help: "which bits of the expected source port count",
-    man: "Which bits of the expected source port count, 0 to 65535.",
+    help: "mask for the expected source port",
+    man: "The bits of the expected source port that are compared, 0 to 65535.",
     effect: field(PORTS, "-------- --R-- -", |raw, word| {
         raw.mask.src_port = Some(word.port()?);
         Ok(())
@@ -110,8 +110,8 @@ fn mask_port_src_is_a_port() {
 pub(super) static MASK_PORT_DST: Flag = Flag {
     long: "mask-port-dst",
     argument: Argument::Required("PORT"),
-    help: "which bits of the expected destination port count",
-    man: "Which bits of the expected destination port count, 0 to 65535.",
+    help: "mask for the expected destination port",
+    man: "The bits of the expected destination port that are compared, 0 to 65535.",
     effect: field(PORTS, "-------- --R-- -", |raw, word| {
         raw.mask.dst_port = Some(word.port()?);
         Ok(())
@@ -174,7 +174,7 @@ pub(super) static ORIG_KEY_SRC: Flag = Flag {
     aliases: &["orig-key-src"],
     argument: Argument::Required("KEY"),
     help: "source key of the original direction",
-    man: "The source key of the original direction, 0 to 65535, in hex behind 0x.",
+    man: "The source key of the original direction, 0 to 65535, hexadecimal after 0x.",
     effect: field(GRE, "occcooo- -RRR- -", |raw, word| {
         raw.orig.src_port = Some(word.key()?);
         Ok(())
@@ -192,7 +192,7 @@ pub(super) static ORIG_KEY_DST: Flag = Flag {
     aliases: &["orig-key-dst"],
     argument: Argument::Required("KEY"),
     help: "destination key of the original direction",
-    man: "The destination key of the original direction, 0 to 65535, in hex behind 0x.",
+    man: "The destination key of the original direction, 0 to 65535, hexadecimal after 0x.",
     effect: field(GRE, "occcooo- -RRR- -", |raw, word| {
         raw.orig.dst_port = Some(word.key()?);
         Ok(())
@@ -209,7 +209,7 @@ pub(super) static REPLY_KEY_SRC: Flag = Flag {
     long: "reply-key-src",
     argument: Argument::Required("KEY"),
     help: "source key of the reply direction",
-    man: "The source key of the reply direction, 0 to 65535, in hex behind 0x.",
+    man: "The source key of the reply direction, 0 to 65535, hexadecimal after 0x.",
     effect: field(GRE, "occcooo- -RRR- -", |raw, word| {
         raw.reply.src_port = Some(word.key()?);
         Ok(())
@@ -226,7 +226,7 @@ pub(super) static REPLY_KEY_DST: Flag = Flag {
     long: "reply-key-dst",
     argument: Argument::Required("KEY"),
     help: "destination key of the reply direction",
-    man: "The destination key of the reply direction, 0 to 65535, in hex behind 0x.",
+    man: "The destination key of the reply direction, 0 to 65535, hexadecimal after 0x.",
     effect: field(GRE, "occcooo- -RRR- -", |raw, word| {
         raw.reply.dst_port = Some(word.key()?);
         Ok(())
@@ -242,8 +242,8 @@ fn reply_key_dst_is_a_key() {
 pub(super) static MASK_KEY_SRC: Flag = Flag {
     long: "mask-key-src",
     argument: Argument::Required("KEY"),
-    help: "which bits of the expected source key count",
-    man: "Which bits of the expected source key count, 0 to 65535, in hex behind 0x.",
+    help: "mask for the expected source key",
+    man: "The bits of the expected source key that are compared, 0 to 65535, hexadecimal after 0x.",
     effect: field(GRE, "-------- --R-- -", |raw, word| {
         raw.mask.src_port = Some(word.key()?);
         Ok(())
@@ -259,8 +259,8 @@ fn mask_key_src_is_a_key() {
 pub(super) static MASK_KEY_DST: Flag = Flag {
     long: "mask-key-dst",
     argument: Argument::Required("KEY"),
-    help: "which bits of the expected destination key count",
-    man: "Which bits of the expected destination key count, 0 to 65535, in hex behind 0x.",
+    help: "mask for the expected destination key",
+    man: "The bits of the expected destination key that are compared, 0 to 65535, hexadecimal after 0x.",
     effect: field(GRE, "-------- --R-- -", |raw, word| {
         raw.mask.dst_port = Some(word.key()?);
         Ok(())
@@ -277,7 +277,7 @@ pub(super) static TUPLE_KEY_SRC: Flag = Flag {
     long: "tuple-key-src",
     argument: Argument::Required("KEY"),
     help: "source key that an expectation awaits",
-    man: "The source key that an expectation awaits, 0 to 65535, in hex behind 0x.",
+    man: "The source key that an expectation awaits, 0 to 65535, hexadecimal after 0x.",
     effect: field(GRE, "-------- --R-- -", |raw, word| {
         raw.expected.src_port = Some(word.key()?);
         Ok(())
@@ -294,7 +294,7 @@ pub(super) static TUPLE_KEY_DST: Flag = Flag {
     long: "tuple-key-dst",
     argument: Argument::Required("KEY"),
     help: "destination key that an expectation awaits",
-    man: "The destination key that an expectation awaits, 0 to 65535, in hex behind 0x.",
+    man: "The destination key that an expectation awaits, 0 to 65535, hexadecimal after 0x.",
     effect: field(GRE, "-------- --R-- -", |raw, word| {
         raw.expected.dst_port = Some(word.key()?);
         Ok(())
@@ -352,7 +352,7 @@ pub(super) static ICMP_ID: Flag = Flag {
     long: "icmp-id",
     argument: Argument::Required("ID"),
     help: "ICMP id of the original direction",
-    man: "The ICMP id of the original direction, 0 to 65535. With -G, -I and -A it is 0 if it is not given.",
+    man: "The ICMP id of the original direction, 0 to 65535. With -G, -I and -A the default is 0.",
     effect: field(ICMP, "ooooooo- ----- -", |raw, word| {
         raw.icmp.id = Some(word.port()?);
         Ok(())
@@ -403,7 +403,7 @@ pub(super) static ICMPV6_ID: Flag = Flag {
     long: "icmpv6-id",
     argument: Argument::Required("ID"),
     help: "ICMPv6 id of the original direction",
-    man: "The ICMPv6 id of the original direction, 0 to 65535. With -G, -I and -A it is 0 if it is not given.",
+    man: "The ICMPv6 id of the original direction, 0 to 65535. With -G, -I and -A the default is 0.",
     effect: field(ICMPV6, "ooooooo- ----- -", |raw, word| {
         raw.icmp.id = Some(word.port()?);
         Ok(())
@@ -430,12 +430,13 @@ pub(super) static STATE: Flag = Flag {
     man: "The state, in capitals. TCP: NONE, SYN_SENT, SYN_RECV, ESTABLISHED, FIN_WAIT, CLOSE_WAIT, LAST_ACK, \
           TIME_WAIT, CLOSE, SYN_SENT2 (or LISTEN, its old name). SCTP: NONE, CLOSED, COOKIE_WAIT, COOKIE_ECHOED, \
           ESTABLISHED, SHUTDOWN_SENT, SHUTDOWN_RECD, SHUTDOWN_ACK_SENT, HEARTBEAT_SENT, HEARTBEAT_ACKED; conntrack \
-          crashes on the last two and on any other word, which is refused here. DCCP: NONE, REQUEST, RESPOND, \
+          crashes on the last two and on unknown names, ctflow refuses unknown names. DCCP: NONE, REQUEST, RESPOND, \
           PARTOPEN, OPEN, CLOSEREQ, CLOSING, TIMEWAIT, IGNORE, INVALID. With -U, the new state.",
     effect: field(STATEFUL, "ooRRooo- ----- -", state),
     ..OPTION
 };
 
+/// Applies `--state`: a state of the protocol of the last `-p`, spelled exactly.
 fn state(raw: &mut RawArgs, word: OptionValue<'_>) -> Result<(), Usage> {
     let protocol = raw.protocol.unwrap_or(uapi::IPPROTO_TCP);
     let names = match protocol {
@@ -444,8 +445,8 @@ fn state(raw: &mut RawArgs, word: OptionValue<'_>) -> Result<(), Usage> {
         _ => &TCP_STATES,
     };
     let old_name = protocol == uapi::IPPROTO_TCP && word.value == "LISTEN";
-    let wanted = if old_name { "SYN_SENT2" } else { word.value };
-    let number = (0..).zip(names).find(|(_, name)| **name == wanted).map(|(number, _)| number);
+    let known_name = if old_name { "SYN_SENT2" } else { word.value };
+    let number = (0..).zip(names).find(|(_, name)| **name == known_name).map(|(number, _)| number);
     let state: u8 = number.ok_or_else(|| word.invalid(words::join_with_and(names.iter().copied())))?;
     raw.state = Some((protocol, state));
     Ok(())
@@ -469,7 +470,7 @@ pub(super) static ORIG_VTAG: Flag = Flag {
     long: "orig-vtag",
     argument: Argument::Required("TAG"),
     help: "SCTP verification tag, original direction",
-    man: "The SCTP verification tag of the original direction, 0 to 4294967295, in hex behind 0x.",
+    man: "The SCTP verification tag of the original direction, 0 to 4294967295, hexadecimal after 0x.",
     effect: field(SCTP, "-oRRo--- --R-- -", |raw, word| {
         raw.vtags.0 = Some(word.tag()?);
         Ok(())
@@ -486,7 +487,7 @@ pub(super) static REPLY_VTAG: Flag = Flag {
     long: "reply-vtag",
     argument: Argument::Required("TAG"),
     help: "SCTP verification tag, reply direction",
-    man: "The SCTP verification tag of the reply direction, 0 to 4294967295, in hex behind 0x.",
+    man: "The SCTP verification tag of the reply direction, 0 to 4294967295, hexadecimal after 0x.",
     effect: field(SCTP, "-oRRo--- --R-- -", |raw, word| {
         raw.vtags.1 = Some(word.tag()?);
         Ok(())
@@ -508,8 +509,8 @@ fn tags_are_numbers() {
 pub(super) static ROLE: Flag = Flag {
     long: "role",
     argument: Argument::Required("client|server"),
-    help: "who began, for DCCP",
-    man: "Which side of a DCCP flow its original direction is: client or server. May be cut short.",
+    help: "DCCP role of the original direction",
+    man: "The role of the original direction of a DCCP flow: client or server. Names may be abbreviated.",
     effect: field(DCCP, "--RR---- --R-- -", |raw, word| {
         let role = words::match_prefix(word.value, &[("client", 0), ("server", 1)]);
         raw.role = Some(role.ok_or_else(|| word.invalid("client or server"))?);

@@ -1,4 +1,4 @@
-//! The options that say what entries must be like, what shall become of them, and how they are shown.
+//! Options that select entries by their attributes, set attributes, or choose the input and output of a command.
 
 use std::path::PathBuf;
 
@@ -19,9 +19,9 @@ pub(super) static TIMEOUT: Flag = Flag {
     short: Some('t'),
     long: "timeout",
     argument: Argument::Required("SECONDS"),
-    help: "seconds until it expires",
-    man: "With -I, -A and -U, the seconds after which the flow expires if no packet comes. With -D, selects the \
-          flows with exactly so many seconds left.",
+    help: "seconds until the flow expires",
+    man: "With -I, -A and -U, the seconds after which the flow expires if no packet arrives. With -D, selects the \
+          flows with exactly that many seconds left.",
     effect: option("--RRoo-- --R-- -", |raw, word| {
         let seconds = words::decimal(word.value).ok_or_else(|| word.invalid("a number of seconds, 0 to 4294967295"))?;
         raw.timeout = Some(seconds);
@@ -42,16 +42,17 @@ pub(super) static STATUS: Flag = Flag {
     short: Some('u'),
     long: "status",
     argument: Argument::Required("[!]FLAG[,[!]FLAG...]"),
-    help: "status flags, with ! those that are clear",
-    man: "Selects flows that have all these flags, and none of those behind a !: ASSURED, SEEN_REPLY, UNSET, \
-          FIXED_TIMEOUT, EXPECTED, OFFLOAD, HW_OFFLOAD; UNREPLIED is !SEEN_REPLY. Names may be cut short. UNSET alone \
-          selects flows that are none of assured, replied to, of fixed timeout and expected. With -I, -A and -U the \
-          flags to set. Negated flags count with every command that selects, with -D too, and beside others.",
+    help: "flows with these status flags; !FLAG: without it",
+    man: "Selects flows that have all of these flags, and none of those after a !: ASSURED, SEEN_REPLY, UNSET, \
+          FIXED_TIMEOUT, EXPECTED, OFFLOAD, HW_OFFLOAD; UNREPLIED means !SEEN_REPLY. Names may be abbreviated. UNSET \
+          alone selects flows that have none of ASSURED, SEEN_REPLY, FIXED_TIMEOUT and EXPECTED. With -I, -A and -U, \
+          the flags to set. Negated flags work with every command that selects flows, also with -D, and together \
+          with other flags.",
     effect: option("o-oooo-- --o-- -", status),
     ..OPTION
 };
 
-/// In the order that decides what an abbreviation means.
+/// The flags of `-u` and their bits. An abbreviation means the first name that starts with it.
 pub(super) const STATUS_NAMES: [(&str, u32); 7] = [
     ("ASSURED", uapi::IPS_ASSURED),
     ("SEEN_REPLY", uapi::IPS_SEEN_REPLY),
@@ -62,6 +63,7 @@ pub(super) const STATUS_NAMES: [(&str, u32); 7] = [
     ("HW_OFFLOAD", uapi::IPS_HW_OFFLOAD),
 ];
 
+/// Applies `-u`: a list of flags, each of which may be negated with `!`.
 fn status(raw: &mut RawArgs, word: OptionValue<'_>) -> Result<(), Usage> {
     for item in word.value.split(',') {
         let name = item.strip_prefix('!');
@@ -84,7 +86,7 @@ fn status(raw: &mut RawArgs, word: OptionValue<'_>) -> Result<(), Usage> {
     Ok(())
 }
 
-/// What conntrack ignores here, and any beginning of it.
+/// Flags of `-u` that conntrack ignores, abbreviations included, with the warning that it prints.
 const TRANSLATIONS: [(&str, &str); 2] = [
     ("SRC_NAT", "WARNING: ignoring SRC_NAT, use --src-nat instead"),
     ("DST_NAT", "WARNING: ignoring DST_NAT, use --dst-nat instead"),
@@ -118,10 +120,10 @@ pub(super) static MARK: Flag = Flag {
     short: Some('m'),
     long: "mark",
     argument: Argument::Required("VALUE[/MASK]"),
-    help: "the mark, under a mask; with -I, -A, -U set it",
-    man: "Selects flows whose mark, under the mask, is the value. With -I and -A, the mark. With -U the bits of the \
-          mask are cleared and then those of the value turned over: without a mask, the new mark. Decimal, hex behind \
-          0x, octal behind 0.",
+    help: "flows with this mark, under a mask; with -I, -A, -U set it",
+    man: "Selects flows whose mark, under the mask, equals the value. With -I and -A, sets the mark. With -U, new \
+          mark = (old AND NOT mask) XOR value; without a mask, the value is the new mark. Numbers are decimal, \
+          hexadecimal after 0x, or octal after 0.",
     effect: option("o-ooooo- ----- -", |raw, word| {
         let (value, mask) = word.value.split_once('/').map_or((word.value, None), |(v, m)| (v, Some(m)));
         let read =
@@ -149,7 +151,7 @@ pub(super) static SECMARK: Flag = Flag {
     long: "secmark",
     argument: Argument::Required("VALUE"),
     help: "flows with this security mark",
-    man: "Selects flows by security mark. conntrack takes the option and selects nothing by it.",
+    man: "Selects flows by security mark. conntrack accepts this option but does not select by it.",
     effect: option("o-----o- ----- -", |raw, word| {
         raw.secmark = Some(word.number_32()?);
         Ok(())
@@ -167,8 +169,8 @@ pub(super) static ID: Flag = Flag {
     short: Some('i'),
     long: "id",
     argument: Argument::Required("ID"),
-    help: "the flow with this id of the kernel",
-    man: "Selects the flow with this id, as -o id prints it.",
+    help: "the flow with this kernel id",
+    man: "Selects the flow with this id. -o id prints ids.",
     effect: option("-o--oo-- ----- -", |raw, word| {
         raw.id = Some(word.number_32()?);
         Ok(())
@@ -187,7 +189,7 @@ pub(super) static LABEL: Flag = Flag {
     long: "label",
     argument: Argument::Required("NAME[,NAME...]"),
     help: "flows that have all these labels",
-    man: "Selects flows that have all labels that are named, in one list or over several.",
+    man: "Selects flows that have all of these labels, in one list or over several options.",
     effect: option("oo--ooo- ----- -", |raw, word| word.append_names(&mut raw.labels)),
     ..OPTION
 };
@@ -202,7 +204,7 @@ pub(super) static LABEL_ADD: Flag = Flag {
     long: "label-add",
     argument: Argument::Required("NAME[,NAME...]"),
     help: "add these labels",
-    man: "Gives the flow all labels that are named. The ruleset must use labels, else the kernel refuses.",
+    man: "Adds these labels to the flow. The kernel refuses labels unless the ruleset uses them.",
     effect: option("--ooo--- ----- -", |raw, word| word.append_names(&mut raw.labels_add)),
     ..OPTION
 };
@@ -215,9 +217,9 @@ fn label_add_accepts_names() {
 pub(super) static HELPER: Flag = Flag {
     long: "ct-helper",
     argument: Argument::Required("NAME"),
-    help: "the helper that reads its payload",
-    man: "Attaches a connection tracking helper, such as ftp, to the flow that is made. conntrack has no such option; \
-          lines that -o save prints of flows with a helper use it.",
+    help: "assign this connection tracking helper",
+    man: "Assigns a connection tracking helper, such as ftp, to the new flow. conntrack has no such option; -o save \
+          prints it for flows that have a helper.",
     effect: option("--oo---- ----- -", |raw, word| {
         raw.helper = Some(word.value.to_owned());
         Ok(())
@@ -234,7 +236,7 @@ pub(super) static LABEL_DEL: Flag = Flag {
     long: "label-del",
     argument: Argument::Optional("NAME[,NAME...]"),
     help: "remove these labels, or all",
-    man: "Takes from the flow the labels that are named, or all of them if none is.",
+    man: "Removes these labels from the flow; without an argument, all of its labels.",
     effect: option("----o--- ----- -", |raw, word| {
         if word.value.is_empty() {
             raw.labels_del = LabelsDel::All;
@@ -262,9 +264,9 @@ fn label_del_accepts_names_or_none() {
 pub(super) static LABELMAP: Flag = Flag {
     long: "labelmap",
     argument: Argument::Required("FILE"),
-    help: "where labels have their names",
-    man: "The file that names labels, a number and a name to a line; without it /etc/xtables/connlabel.conf. Unlike \
-          in conntrack it also goes with -I and -A.",
+    help: "file with the names of labels",
+    man: "The file that names labels, one number and name on each line. The default is /etc/xtables/connlabel.conf. \
+          Unlike in conntrack it is also accepted with -I and -A.",
     effect: option("o-ooooo- ----- -", |raw, word| {
         if raw.labelmap.is_some() {
             return Err(Usage::Repeated("labelmap"));
@@ -285,9 +287,9 @@ pub(super) static ZERO: Flag = Flag {
     short: Some('z'),
     long: "zero",
     argument: Argument::None,
-    help: "set counters to 0 as they are listed",
-    man: "Reads the counters and sets them to 0 at once. The kernel does so for the whole table, or for the family of \
-          -f; so it does not go with what selects flows.",
+    help: "reset counters to 0 while listing",
+    man: "Reads the counters and resets them to 0 in one step. The kernel resets the whole table, or the family of \
+          -f, so options that select single flows are refused.",
     effect: option("o------- ----- -", |raw, _| {
         raw.zero = true;
         Ok(())
@@ -305,7 +307,7 @@ pub(super) static NAT_RANGE: Flag = Flag {
     long: "nat-range",
     argument: Argument::Required("ANY"),
     help: "ignored",
-    man: "Ignored, with a warning: it has meant nothing for a long time.",
+    man: "Ignored, with a warning; the option has had no effect for a long time.",
     effect: Effect::Ignored("WARNING: ignoring -a, deprecated option."),
     ..OPTION
 };
@@ -320,18 +322,19 @@ pub(super) static OUTPUT: Flag = Flag {
     short: Some('o'),
     long: "output",
     argument: Argument::Required("TYPE[,TYPE...]"),
-    help: "how entries are shown: xml, json, save, extended and more",
-    man: "Changes what is printed of each entry; types may be cut short and given together. extended: the layer-3 \
-          family in front. id: the kernel's id behind. timestamp: the time of each event in front, as \
-          [seconds.microseconds]; the kernel's own where it is known (Linux 6.14 with \
-          net.netfilter.nf_conntrack_timestamp=1), else that of reading. ktimestamp: when the flow began and ended. \
-          labels: the names of its labels. xml: one element to an entry, with the id; with timestamp, local times in \
-          events. save: the command line that makes the entry, for -R; goes with no other type. json: one object to a \
-          line, with all that is known, as the manual page explains. userspace means nothing any more.",
+    help: "output format: xml, json, save, extended and more",
+    man: "Sets the output format; types may be abbreviated and combined. extended: the layer-3 family comes first. \
+          id: the kernel's id comes last. timestamp: each event begins with its time, as [seconds.microseconds]: the \
+          kernel's time where it is known (Linux 6.14 with net.netfilter.nf_conntrack_timestamp=1), otherwise the \
+          time of reading. ktimestamp: the times at which the flow started and ended. labels: the names of its \
+          labels. xml: one element for each entry, with the id; with timestamp, events have local times. save: the \
+          command line that creates the entry, for -R; cannot be combined with other types. json: one object on each \
+          line, with all known attributes; ctflow(1) describes its keys. userspace: accepted without effect.",
     effect: option("oo--ooo- o---o - oooo", output),
     ..OPTION
 };
 
+/// An output type of `-o`.
 #[derive(Clone, Copy)]
 pub(super) enum OutputType {
     Xml,
@@ -345,7 +348,7 @@ pub(super) enum OutputType {
     Json,
 }
 
-/// In the order that decides what an abbreviation means.
+/// The types of `-o` by name. An abbreviation means the first name that starts with it.
 pub(super) const OUTPUT_TYPES: [(&str, OutputType); 9] = [
     ("xml", OutputType::Xml),
     ("extended", OutputType::Extended),
@@ -358,6 +361,7 @@ pub(super) const OUTPUT_TYPES: [(&str, OutputType); 9] = [
     ("json", OutputType::Json),
 ];
 
+/// Applies `-o`: a list of output types, combined with those of earlier `-o`.
 fn output(raw: &mut RawArgs, word: OptionValue<'_>) -> Result<(), Usage> {
     let (format, types) = (&mut raw.format, &mut raw.output_types);
     word.for_each_item(&OUTPUT_TYPES, |name| {
@@ -406,13 +410,13 @@ pub(super) static EVENT_MASK: Flag = Flag {
     long: "event-mask",
     argument: Argument::Required("EVENT[,EVENT...]"),
     help: "only these events: ALL, NEW, UPDATES, DESTROY",
-    man: "Subscribes to some kinds of event only: NEW, UPDATES, DESTROY, or ALL, which is what happens without. Names \
-          may be cut short; several add up. The kernel then does not send the others.",
+    man: "Receives only these kinds of event: NEW, UPDATES, DESTROY, or ALL, the default. Names may be abbreviated; \
+          several kinds are combined. The kernel does not send the others.",
     effect: option("------o- ----- -", event_mask),
     ..OPTION
 };
 
-/// In the order that decides what an abbreviation means.
+/// The kinds of `-e` by name. An abbreviation means the first name that starts with it.
 pub(super) const EVENTS: [(&str, EventMask); 4] = [
     ("ALL", EventMask::ALL),
     ("NEW", EventMask { new: true, ..EventMask::NONE }),
@@ -420,6 +424,7 @@ pub(super) const EVENTS: [(&str, EventMask); 4] = [
     ("DESTROY", EventMask { destroy: true, ..EventMask::NONE }),
 ];
 
+/// Applies `-e`: a list of event kinds, combined with those of earlier `-e`.
 fn event_mask(raw: &mut RawArgs, word: OptionValue<'_>) -> Result<(), Usage> {
     let mut mask = raw.events.unwrap_or(EventMask::NONE);
     word.for_each_item(&EVENTS, |event| mask = mask.or(event))?;
@@ -442,12 +447,13 @@ pub(super) static BUFFER_SIZE: Flag = Flag {
     long: "buffer-size",
     argument: Argument::Required("BYTES"),
     help: "receive buffer of the event socket",
-    man: "Asks the kernel for a receive buffer of that many bytes for events: the more, the longer a burst it holds \
-          before events are lost. The kernel doubles the number for its own needs.",
+    man: "Requests a receive buffer of that many bytes for events. A larger buffer holds a longer burst before \
+          events are lost. The kernel doubles the number for its own needs.",
     effect: option("------o- ----- -", buffer_size),
     ..OPTION
 };
 
+/// Applies `-b`: a number of bytes greater than 0.
 fn buffer_size(raw: &mut RawArgs, word: OptionValue<'_>) -> Result<(), Usage> {
     let bytes = words::number(word.value).filter(|bytes| *bytes > 0);
     raw.buffer_bytes = Some(bytes.ok_or_else(|| word.invalid("a number of bytes, 1 to 4294967295"))?);
@@ -467,8 +473,8 @@ pub(super) static WRITE: Flag = Flag {
     long: "write",
     argument: Argument::Required("FILE"),
     help: "write events to this file, as pcapng",
-    man: "Writes the events to a file in place of printing them: pcapng of link type netlink, which wireshark and \
-          --read read.",
+    man: "Writes the events to a file instead of printing them: pcapng of link type netlink, which wireshark and \
+          --read can read.",
     effect: option("------o- ----o -", |raw, word| {
         raw.write = Some(PathBuf::from(word.value));
         Ok(())
@@ -484,10 +490,10 @@ fn write_accepts_a_file() {
 pub(super) static READ: Flag = Flag {
     long: "read",
     argument: Argument::Required("FILE"),
-    help: "events of this file, in place of the kernel's",
-    man: "Reads events from a pcap or pcapng file of link type netlink, made with --write or on an nlmon device, and \
-          shows them, at the times that the file has, as it shows those that happen. With --write, those that are \
-          selected go to another file. Needs no privileges.",
+    help: "read events from this file instead of the kernel",
+    man: "Reads events from a pcap or pcapng file of link type netlink, recorded by --write or on an nlmon device, \
+          and prints them like live events, with the times in the file. With --write, writes the selected events to \
+          another file. Needs no privileges.",
     effect: option("------o- ----o -", |raw, word| {
         raw.read = Some(PathBuf::from(word.value));
         Ok(())
@@ -503,10 +509,11 @@ fn read_accepts_a_file() {
 pub(super) static DAEMON: Flag = Flag {
     long: "daemon",
     argument: Argument::Optional("SOCKET"),
-    help: "share the events that the daemon receives",
-    man: "Shows the events that the running daemon receives anyway, in place of asking the kernel for a stream of our own: \
-          however many watch, the packets do not wait for it. The daemon is found by its control socket, where one is \
-          named, else by /etc/ctflow/ctflow.toml. What the daemon itself filters out does not show.",
+    help: "read events from the running daemon",
+    man: "Reads the events that the running daemon receives, instead of opening an event socket of its own: packets \
+          do not wait longer, however many programs read events this way. The daemon is found by its control socket, \
+          if one is given, otherwise by /etc/ctflow/ctflow.toml. Events that the daemon itself filters out are \
+          missing.",
     effect: option("------o- ----o -", |raw, word| {
         raw.daemon = Some(if word.value.is_empty() { Reach::Default } else { Reach::Socket(word.value.into()) });
         Ok(())

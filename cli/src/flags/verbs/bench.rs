@@ -1,4 +1,4 @@
-//! `bench`: how much this machine can take.
+//! `bench`: measuring the capacity of this machine.
 
 use std::ffi::OsString;
 use std::num::NonZeroU32;
@@ -34,38 +34,43 @@ pub(super) static BENCH: Verb = Verb {
     name: "bench",
     argument: "[OPTION]...",
     forms: super::NO_WORDS,
+    words: &[],
     options: &[
-        option("load", "dns|tcp|udp|netlink", "what comes, dns if nothing is said"),
-        option("rate", "NUMBER", "events a second, instead of as many as this machine makes"),
-        option("flows", "NUMBER", "flows that are there all the while, 50000 if nothing is said"),
-        option("seconds", "NUMBER", "how long each trial looks, 2 if nothing is said"),
-        option("rounds", "NUMBER", "how often everything is tried in turns, 5 if nothing is said"),
-        option("workers", "NUMBER", "workers, as many as the daemon would have if nothing is said"),
-        option("backend", "auto|recvmmsg|io_uring|recv", "how workers receive"),
+        option("load", "dns|tcp|udp|netlink", "kind of traffic (default: dns)"),
+        option("rate", "NUMBER", "events per second (default: as many as this machine generates)"),
+        option("flows", "NUMBER", "flows that stay in the table throughout (default: 50000)"),
+        option("seconds", "NUMBER", "duration of each trial (default: 2)"),
+        option("rounds", "NUMBER", "number of rounds (default: 5)"),
+        option("workers", "NUMBER", "number of workers (default: as many as the daemon uses)"),
+        option("backend", "auto|recvmmsg|io_uring|recv", "how workers receive events (default: auto)"),
         option("compare", "", "measure every receive back end, side by side"),
-        option("replicas", "NUMBER", "backups that are told, 1 if nothing is said"),
-        option("min-age", "MILLISECONDS", "the age that a flow must reach to be replicated, 0 if nothing is said"),
-        option("host", "", "on this host's own table: only netlink, and no replicas"),
+        option("replicas", "NUMBER", "number of backups (default: 1)"),
+        option("min-age", "MILLISECONDS", "age from which a flow is replicated (default: 0)"),
+        option("host", "", "use this host's own table: only netlink, no replicas"),
         JSON,
-        option("report", "FILE", "write a page with plots, too"),
+        option("report", "FILE", "also write a page with plots"),
     ],
-    help: "find out how much this machine can take, and where it goes",
-    man: "Makes load, has it captured and replicated, and says what that takes. The load comes by packets through a firewall \
-          of its own in namespaces, which nothing outside notices: with --load dns three of four flows are questions that are \
-          answered and over in a fifth of a second, the fourth is a TCP connection; with tcp all are; with udp each is one \
-          datagram. With --load netlink flows are put into the table and taken out by request. As many are there all the \
-          while as --flows says; each new one takes the place of the oldest. First, so many flows are looked at while nothing \
-          happens: memory, idling, how long a daemon takes to know them again, a backup to be told of them and to commit \
-          them. Then, in as many rounds as --rounds says and in turns: the load with nobody listening; with its events received and thrown away, \
-          which is the floor; captured; and replicated, encrypted, to as many backups as --replicas says. Then the highest \
-          rate without loss is looked for by halving, until it is known to 2 percent; where full speed is held, more may be \
-          possible. At a quarter, half and three quarters of it, how long an event takes from the kernel to the replica is \
-          measured, by the kernel's own time stamps (Linux 6.14), up to a millisecond too long. With --rate nothing is looked for \
-          above that. With --compare floor and capture are measured by each receive back end. A machine whose load maker, firewall, \
-          daemon and backup share few cores shows less than one firewall can take. As root, sockets have the daemon's buffers; \
-          without, what net.core.rmem_max allows. No more than nine tenths of nf_conntrack_max are filled. With --host the \
-          flows are in this host's own table, and those that are there are captured besides. With --json the results are one \
-          JSON object, described in BENCH.md; with --report they are a page besides.",
+    help: "measure how many events this machine can process, and the cost",
+    about: "Generates load, captures and replicates its events, and prints the cost of each step, the highest rate \
+            without loss, and the latency. By default the load runs in private network namespaces and changes \
+            nothing outside them.",
+    man: "The load consists of packets through a firewall in these namespaces. With --load dns, three of four flows \
+          are queries that are answered and end after a fifth of a second, and the fourth is a TCP connection. With \
+          tcp, all flows are TCP connections; with udp, each flow is one datagram. With netlink, flows are created \
+          and deleted by request. --flows flows stay in the table throughout; each new flow replaces the oldest one. \
+          The first measurement is idle, with that many flows: memory, CPU time, and the time that a daemon needs to \
+          learn the flows again, and a backup to receive and to commit them. Then each of the --rounds rounds runs \
+          the load four times: with no receiver; with its events received and discarded, which is the floor; \
+          captured; and replicated, encrypted, to --replicas backups. Then the highest rate without loss is searched \
+          by halving, to within 2 percent; if there is no loss at full speed, more may be possible. With --rate, the \
+          search ends at that rate. At a quarter, half and three quarters of the rate found, the latency from the \
+          kernel to the replica is measured by the kernel's timestamps (Linux 6.14); it is up to a millisecond too \
+          high. With --compare, floor and capture are measured with each receive back end. If load generator, \
+          firewall, daemon and backup share few cores, the results are lower than what one firewall can do alone. As \
+          root, sockets have the daemon's buffers; otherwise net.core.rmem_max limits them. At most nine tenths of \
+          nf_conntrack_max are filled. With --host, the flows are in this host's own table, and the flows that \
+          already exist are captured, too. With --json, the results are one JSON object, which BENCH.md describes. \
+          With --report, they are also written as a page.",
     read: bench,
 };
 

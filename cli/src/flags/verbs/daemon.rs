@@ -1,4 +1,4 @@
-//! `daemon` and `keygen`: what makes a firewall a node.
+//! `daemon` and `keygen`: running the daemon, and creating its key.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -15,16 +15,22 @@ pub(super) static DAEMON: Verb = Verb {
     name: "daemon",
     argument: "[-C FILE] [-d] [--check]",
     forms: super::NO_WORDS,
+    words: &[],
     options: &[
-        VerbOption { short: Some('C'), long: "config", argument: "FILE", help: "the configuration" },
+        VerbOption {
+            short: Some('C'),
+            long: "config",
+            argument: "FILE",
+            help: "configuration (default: /etc/ctflow/ctflow.toml)",
+        },
         VerbOption { short: Some('d'), long: "detach", argument: "", help: "run in the background" },
-        VerbOption { short: None, long: "check", argument: "", help: "examine the configuration, start nothing" },
+        VerbOption { short: None, long: "check", argument: "", help: "check the configuration, start nothing" },
     ],
     help: "replicate this firewall's flows to its peers",
-    man: "Runs the daemon: captures the kernel's flows and replicates them to the peers that its configuration names, \
-          ctflow.toml(5), /etc/ctflow/ctflow.toml unless -C names another. It stays in the foreground; with -d it goes \
-          into the background once it runs. With --check it says whether the configuration is fine and what would run, and \
-          starts nothing.",
+    about: "Runs the daemon. It captures the kernel's flows and replicates them to the peers in its configuration.",
+    man: "The configuration is /etc/ctflow/ctflow.toml, unless -C names another; ctflow.toml(5) describes it. The \
+          daemon stays in the foreground; with -d it moves to the background as soon as it runs. With --check, \
+          checks the configuration, prints what would run, and starts nothing.",
     read: daemon,
 };
 
@@ -53,11 +59,13 @@ pub(super) static KEYGEN: Verb = Verb {
     name: "keygen",
     argument: "[FILE]",
     forms: &[Form { name: "", argument: "", slots: &[], file: true }],
+    words: &[],
     options: &[],
-    help: "make a key for the links between nodes",
-    man: "Makes a new key of 256 bits for the links between nodes, and writes it to a file that nobody but its owner may \
-          read, or to standard output. A file that is there already is left alone. All nodes need the same key: copy the \
-          file to each, and name it as key_file in ctflow.toml(5).",
+    help: "create the key for the links between nodes",
+    about: "Creates a random key of 256 bits for the links between nodes. Writes it to a file that only its owner \
+            may read, or to standard output. An existing file is not overwritten. All nodes need the same key: copy \
+            the file to each, and name it as key_file in ctflow.toml(5).",
+    man: "",
     read: keygen,
 };
 

@@ -1,40 +1,59 @@
-//! `role`: which side the firewall is on.
+//! `role`: printing and setting the role of the firewall.
 
 use std::ffi::OsString;
 
 use ctflow_replicate::Role;
 
 use super::sync::{CONFIG, SOCKET, reach};
-use super::{Form, JSON, Verb, VerbArgs};
+use super::{Form, JSON, Verb, VerbArgs, WordHelp};
 use crate::flags::plan::{Command, Control, ControlRequest};
 use crate::flags::usage::Usage;
 
 #[cfg(test)]
 use super::tests;
 
+/// The roles that can be set.
 const ROLES: &[&str] = &["primary", "backup", "fault"];
 
 pub(super) static ROLE: Verb = Verb {
     name: "role",
     argument: "[primary|backup|fault] [--json] [--socket PATH | -C FILE]",
     forms: &[Form { name: "", argument: "primary, backup or fault", slots: &[ROLES], file: false }],
+    words: &[
+        WordHelp {
+            usage: "primary",
+            help: "take over: commit the peers' flows, end isolation",
+            man: "Takes over. Writes the peers' flows into the kernel; ends isolation, before that if hot mode has \
+                  already written all flows; resyncs the internal cache with the kernel's table; empties the \
+                  replicas of peers that are gone.",
+        },
+        WordHelp {
+            usage: "backup",
+            help: "step back: isolate this firewall, purge its flows later",
+            man: "Steps back. Isolates this firewall if isolate is set, and purges the flows that it tracked from \
+                  its kernel after purge_timeout_s.",
+        },
+        WordHelp {
+            usage: "fault",
+            help: "like backup, for a firewall with a fault",
+            man: "Does the same as backup, and reports the role fault to the peers.",
+        },
+    ],
     options: &[JSON, SOCKET, CONFIG],
-    help: "say which side this firewall is on, or change it",
-    man: "Prints the role that this firewall has; with a word, has it take that role, and says what was done. primary: what \
-          the peers told is put into the kernel, isolation ends (before that where hot mode has put all of it there), the \
-          internal cache is made what the kernel's table is, and what was replicated from peers that are gone is let go. \
-          backup, and fault: this firewall is isolated, where that is configured, and after purge_timeout_s what it \
-          tracked leaves its kernel. A role that it has already is not taken again, but that of primary where both firewalls are. For keepalived there is a script in \
-          packaging/keepalived. Exits with 1 where the takeover is not complete, which it says in numbers, and with 3 where \
-          a peer is primary as well and should not be.",
+    help: "print the role of this firewall, or set it",
+    about: "Prints the role of this firewall. With a word, sets the role and prints what was done.",
+    man: "Setting the current role again does nothing if it was set completely, except primary with active_active, \
+          which commits again. packaging/keepalived has a script that sets the role for keepalived. Exits with 1 if \
+          the change is not complete, and prints what is missing, in numbers. Without a word, exits with 3 if a peer \
+          is primary, too, and active_active is not set.",
     read: role,
 };
 
 fn role(verb: &'static Verb, rest: &[OsString]) -> Result<Command, Usage> {
     let given = VerbArgs::read(verb, rest)?;
     let role = given.slot(0).and_then(Role::from_name);
-    let ask = ControlRequest::Role { role, json: given.option("json").is_some() };
-    Ok(Command::Control(Control { reach: reach(&given)?, request: ask }))
+    let request = ControlRequest::Role { role, json: given.option("json").is_some() };
+    Ok(Command::Control(Control { reach: reach(&given)?, request }))
 }
 
 #[test]
@@ -50,4 +69,9 @@ fn role_is_queried_or_set() {
     for words in [&["role", "master"][..], &["role", "primary", "backup"], &["role", "-o", "xml"]] {
         assert_eq!(read(words), None, "{words:?}");
     }
+}
+
+#[test]
+fn every_role_has_its_help() {
+    assert!(ROLE.words.iter().map(|word| word.usage).eq(ROLES.iter().copied()));
 }

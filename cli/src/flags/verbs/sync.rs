@@ -1,8 +1,8 @@
-//! `sync` and `status`: what is asked of a running daemon.
+//! `sync` and `status`: requests to the running daemon.
 
 use std::ffi::OsString;
 
-use super::{Form, JSON, Verb, VerbArgs, VerbOption};
+use super::{Form, JSON, Verb, VerbArgs, VerbOption, WordHelp};
 use crate::control::request::{Cache, Flushed, Request};
 use crate::flags::plan;
 use crate::flags::plan::{Command, Control, ControlRequest, Plan, Reach};
@@ -14,28 +14,33 @@ use crate::persona::Persona;
 #[cfg(test)]
 use super::tests;
 
+/// The option `--socket` of verbs that send a request to the daemon.
 pub(super) const SOCKET: VerbOption =
     VerbOption { short: None, long: "socket", argument: "PATH", help: "the daemon's control socket" };
+/// The option `-C` of verbs that send a request to the daemon.
 pub(super) const CONFIG: VerbOption = VerbOption {
     short: Some('C'),
     long: "config",
     argument: "FILE",
-    help: "the daemon's configuration, which names its socket",
+    help: "the daemon's configuration, which names the socket",
 };
+/// The option `-o` of `sync dump`.
 const OUTPUT: VerbOption = VerbOption {
     short: Some('o'),
     long: "output",
     argument: "TYPE[,TYPE...]",
-    help: "how entries are shown, as with -L",
+    help: "output format of dump, as with -L",
 };
-
+/// The option `--ready` of `status`.
 const READY: VerbOption =
-    VerbOption { short: None, long: "ready", argument: "", help: "only whether it may take over, as exit code" };
+    VerbOption { short: None, long: "ready", argument: "", help: "only test whether it may take over (exit code)" };
 
+/// The caches that can be printed.
 const CACHES: &[&str] = &["internal", "external"];
+/// What a cache holds.
 const TABLES: &[&str] = &["flows", "expectations"];
 
-/// A form that takes no words.
+/// A form without further words.
 const fn form(name: &'static str) -> Form {
     Form { name, argument: "nothing", slots: &[], file: false }
 }
@@ -53,17 +58,53 @@ pub(super) static SYNC: Verb = Verb {
         form("verify"),
         form("stop"),
     ],
+    words: &[
+        WordHelp {
+            usage: "dump [internal|external] [flows|expectations]",
+            help: "print a cache; by default the internal flows",
+            man: "Prints a cache in the formats of -L; by default the flows of the internal cache. The external \
+                  cache is printed as one replica after the other. -o TYPE sets the format.",
+        },
+        WordHelp {
+            usage: "commit [flows|expectations]",
+            help: "write the external cache into the kernel",
+            man: "Writes the external cache into the kernel; by default flows and expectations. Master flows come \
+                  before the flows that belong to them. Flows that exist in the kernel are updated. Prints what was \
+                  done and what the kernel refused, and exits with 1 if it refused anything.",
+        },
+        WordHelp {
+            usage: "flush [internal|external|all]",
+            help: "empty the caches; by default all",
+            man: "Empties the caches; by default all of them. The internal cache keeps the flows \
+                  that the kernel has. The kernel's tables are not changed.",
+        },
+        WordHelp {
+            usage: "bulk",
+            help: "send the internal cache to the peers again",
+            man: "Sends the whole internal cache to the peers again.",
+        },
+        WordHelp {
+            usage: "resync",
+            help: "request the peers' caches again",
+            man: "Requests that the peers send their whole internal caches again.",
+        },
+        WordHelp {
+            usage: "kernel-resync",
+            help: "resync the internal cache with the kernel's table",
+            man: "Compares the internal cache with the kernel's table, and corrects it.",
+        },
+        WordHelp {
+            usage: "verify",
+            help: "compare the internal cache with the peers' copies",
+            man: "Compares the internal cache with the peers' copies of it, and prints both sides. Exits with 1 if \
+                  they differ or a peer does not answer.",
+        },
+        WordHelp { usage: "stop", help: "stop the daemon", man: "Stops the daemon." },
+    ],
     options: &[SOCKET, CONFIG, OUTPUT],
-    help: "show, commit, flush, compare, renew the daemon's caches; stop it",
-    man: "Asks something of the running daemon and waits until it is done. dump [internal|external] [flows|expectations] \
-          [-o TYPE]: prints a cache in the formats of -L, the internal one and flows if nothing else is said; the external \
-          cache is one replica after the other. commit [flows|expectations]: puts the external cache into the kernel, both if \
-          none is named, flows before those that belong to them; flows that are there are updated; says what was done and \
-          what the kernel refused, and exits with 1 if it refused anything. flush [internal|external|all]: empties the caches, all if none is named; \
-          kernels are left alone. bulk: tells everything in the internal cache to the peers again. resync: asks the peers \
-          to do so. kernel-resync: compares the internal cache with the kernel's table. verify: compares the internal cache \
-          with what the peers have of it, prints both sides, and exits with 1 if they differ or a peer does not answer. \
-          stop: ends the daemon. The daemon is found by its socket (--socket PATH), by its configuration (-C FILE), or by \
+    help: "print, commit, flush, compare or resync the daemon's caches",
+    about: "Sends a request to the running daemon, and waits until it is done.",
+    man: "The daemon is found by its socket (--socket PATH), by its configuration (-C FILE), or by \
           /etc/ctflow/ctflow.toml.",
     read: sync,
 };
@@ -75,9 +116,9 @@ fn sync(verb: &'static Verb, rest: &[OsString]) -> Result<Command, Usage> {
     }
     let output = given.option("output");
     if output.is_some() && given.form != "dump" {
-        return Err(verb.refuse("--output".as_ref()));
+        return Err(verb.refuse("--output".as_ref(), []));
     }
-    let ask = match given.form {
+    let request = match given.form {
         "dump" => ControlRequest::Dump {
             cache: if given.slot(0) == Some("external") { Cache::External } else { Cache::Internal },
             of: if given.slot(1) == Some("expectations") { Subject::Expectations } else { Subject::Flows },
@@ -99,22 +140,24 @@ fn sync(verb: &'static Verb, rest: &[OsString]) -> Result<Command, Usage> {
         "verify" => ControlRequest::Verify,
         _ => ControlRequest::Simple(Request::Stop),
     };
-    Ok(Command::Control(Control { reach: reach(&given)?, request: ask }))
+    Ok(Command::Control(Control { reach: reach(&given)?, request }))
 }
 
-/// Where the daemon is.
+/// How to find the daemon: by `--socket`, by `-C`, or by default.
 pub(super) fn reach(given: &VerbArgs) -> Result<Reach, Usage> {
     match (given.option("socket"), given.option("config")) {
-        (Some(_), Some(_)) => {
-            Err(Usage::MutuallyExclusive { first: "socket", second: "config", hint: "either says where the daemon is" })
-        }
+        (Some(_), Some(_)) => Err(Usage::MutuallyExclusive {
+            first: "socket",
+            second: "config",
+            hint: "each of them names the daemon's socket",
+        }),
         (Some(socket), None) => Ok(Reach::Socket(socket.into())),
         (None, Some(config)) => Ok(Reach::Config(config.into())),
         (None, None) => Ok(Reach::Default),
     }
 }
 
-/// What `-o` means, as it means it to `-L`.
+/// Parses the argument of `-o`, as `-L` does.
 fn format(types: OsString) -> Result<Format, Usage> {
     let raw = RawArgs::read(["-L".into(), "-o".into(), types])?;
     match plan::plan(Persona::Ctflow, raw)? {
@@ -127,13 +170,18 @@ pub(super) static STATUS: Verb = Verb {
     name: "status",
     argument: "[--json | --ready] [--socket PATH | -C FILE]",
     forms: super::NO_WORDS,
+    words: &[],
     options: &[JSON, READY, SOCKET, CONFIG],
-    help: "say how the daemon, its caches, links and peers are",
-    man: "Prints how the daemon is: its caches, its links, each peer with how far it is behind and how far we are behind it, \
-          what was lost at which stage, and whether it is ready, or why not. With --json, the document of the daemon as it \
-          is. With --ready, nothing but whether this firewall may take over, or stay primary: exits with 0 if it is primary, or \
-          what the peers and the kernel have is all here, and with 1, saying what is being waited for, if not; but for no \
-          longer than ready_within_s. Exits with 1 where there is no daemon, and with 3 where a peer is primary as well and should not be.",
+    help: "print the state of the daemon, its caches, links and peers",
+    about: "Prints the state of the daemon: its caches, its links, its peers, its losses, and whether this firewall \
+            is ready to take over.",
+    man: "For each peer it prints how far the peer is behind this firewall, and this firewall behind the peer. \
+          Losses are listed by the stage at which they happened. If the firewall is not ready, the reasons are \
+          listed. With --json, prints the status document of the daemon unchanged. With --ready, only tests whether \
+          this firewall may take over, or stay primary: exits with 0 if it is primary, or if it has everything that \
+          the peers and the kernel have; otherwise exits with 1 and prints what it waits for, but for no longer than \
+          ready_within_s. Exits with 1 if no daemon runs, and with 3 if a peer is primary, too, and active_active is \
+          not set.",
     read: status,
 };
 
@@ -144,7 +192,7 @@ fn status(verb: &'static Verb, rest: &[OsString]) -> Result<Command, Usage> {
         return Err(Usage::MutuallyExclusive {
             first: "json",
             second: "ready",
-            hint: "the document says it, too, as `gate'",
+            hint: "the document has it, too, as `gate'",
         });
     }
     let request = if ready { ControlRequest::Ready } else { ControlRequest::Status { json } };
@@ -201,4 +249,10 @@ fn the_daemon_is_found_by_socket_or_configuration() {
     assert_eq!(reach("status --socket /run/x"), Ok(Reach::Socket("/run/x".into())));
     assert_eq!(reach("sync -C /etc/x bulk"), Ok(Reach::Config("/etc/x".into())));
     assert!(matches!(reach("status -C x --socket y"), Err(Usage::MutuallyExclusive { .. })));
+}
+
+#[test]
+fn every_word_of_sync_has_its_help() {
+    let explained = SYNC.words.iter().map(|word| word.usage.split(' ').next().unwrap());
+    assert!(explained.eq(SYNC.forms.iter().map(|form| form.name)));
 }
