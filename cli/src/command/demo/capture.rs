@@ -1,4 +1,4 @@
-//! Traffic through the first firewall, captured by the whole pipeline, until its flows have ended.
+//! Traffic through the first firewall, captured by the whole pipeline, until the flows of the traffic have ended.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,17 +13,24 @@ use ctflow_parser::filter::DumpFilter;
 use ctflow_parser::request::Table;
 
 use super::pair::Pair;
-use super::{TICK, TRAFFIC, print_line};
+use super::screen::print_line;
+use super::{TICK, TRAFFIC};
 use crate::command::progress::Live;
 use crate::failure::Failure;
 
+/// New TCP connections a second.
 const TCP_PER_SECOND: u32 = 300;
+/// New UDP exchanges a second.
 const UDP_PER_SECOND: u32 = 500;
+/// Bytes that each exchange sends.
 const PAYLOAD_BYTES: usize = 512;
-/// The most time that the flows are given to end by themselves; their timeouts are 1 to 3 s.
+/// How long the flows may take to expire; their timeouts are 1 to 3 s.
 const EXPIRY_MAX: Duration = Duration::from_secs(10);
 
-/// Has traffic flow until no more flows are left than `staying`, and says how many the kernel then has.
+/// Runs the traffic, waits until no more than `staying` flows are left, and returns how many the kernel then has.
+///
+/// # Errors
+/// The traffic cannot start, a connection failed, or the kernel cannot be queried.
 pub(super) fn run(gateways: &Gateways, pair: &Pair<'_>, staying: usize) -> Result<u64, Failure> {
     let mut live = Live::new();
     live.start_step("traffic");
@@ -42,7 +49,7 @@ pub(super) fn run(gateways: &Gateways, pair: &Pair<'_>, staying: usize) -> Resul
     }
     let failure = running.last_failure();
     let done = running.finish();
-    live.start_step("flows end");
+    live.start_step("flows expire");
     let left =
         wait_for_expiry(gateways.firewall(GatewayId::First), pair, u64::try_from(staying).unwrap_or(u64::MAX), &live)?;
     drop(live);
@@ -53,9 +60,8 @@ pub(super) fn run(gateways: &Gateways, pair: &Pair<'_>, staying: usize) -> Resul
     }
 }
 
-/// Waits until the flows have ended in the firewall's kernel, in its shards and with its peer, and says how many the
-/// kernel has. Reading the table has the kernel let go of what is past its time; part by part, so that their events come
-/// in no burst.
+/// Waits until no more than `staying` flows are left in the firewall's kernel, in its shards and in its peer's replica,
+/// for at most [`EXPIRY_MAX`]. Returns how many flows the kernel has.
 fn wait_for_expiry(firewall: &Host, pair: &Pair<'_>, staying: u64, live: &Live) -> Result<u64, Failure> {
     let deadline = Instant::now() + EXPIRY_MAX;
     loop {
@@ -64,6 +70,7 @@ fn wait_for_expiry(firewall: &Host, pair: &Pair<'_>, staying: u64, live: &Live) 
         if agreed && left <= staying || Instant::now() >= deadline {
             return Ok(left);
         }
+        // A dump makes the kernel remove expired flows. With pauses between its parts their events come in no burst.
         firewall.run(|| -> Result<(), KernelError> {
             let mut dump = Dump::start(Table::Conntrack, &DumpFilter::default(), false)?;
             while dump.read(|_| {})? != Progress::Done {
@@ -76,6 +83,7 @@ fn wait_for_expiry(firewall: &Host, pair: &Pair<'_>, staying: u64, live: &Live) 
     }
 }
 
+/// Shows the first firewall's counts on the live line.
 fn update_live_line(live: &Live, pair: &Pair<'_>) {
     let totals = pair.captured();
     let (events, flows, lost) = (totals.events(), totals.flows, totals.events_lost);

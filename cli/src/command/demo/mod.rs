@@ -1,22 +1,23 @@
-//! `ctflow demo`: two firewalls of one's own, real connections through them, and what the pipeline makes of them.
+//! `ctflow demo`: builds two firewalls, captures real connections through the first, and has the second take over.
 //!
 //! ```text
 //! build      client ── two firewalls with NAT ── server, in network namespaces on this kernel   (engine::lab)
-//! watch      one connection, event by event, as `-E` prints them
-//! capture    seconds of TCP and UDP through the first while its workers take every event into their shards, and tell
-//!            the second; meanwhile some connections stay
-//! expire     the flows end by themselves; the shards must then hold as many as the kernel's table
-//! take over  the first is cut off and ends; the second steps in, and the connections that stayed must not notice
-//! sum up     events captured, events lost, flows that came, changed and went; connections that survived
+//! watch      print one connection, event by event, as `-E` does
+//! capture    seconds of TCP and UDP through fw1; its workers capture every event and replicate each flow to fw2;
+//!            some connections stay open
+//! expire     wait until the other flows have ended; fw1's shards must then hold as many flows as its kernel
+//! take over  cut fw1 off and stop it; fw2 becomes primary; the connections that stayed open must go on
+//! summary    events captured and lost, flows created, updated and destroyed; connections that survived
 //! ```
 //!
-//! Needs no rights and touches nothing outside its namespaces, which end with the process.
+//! The demo needs no rights and changes nothing outside its namespaces, which end with the process. Every line that it
+//! prints fits 60 columns, or the terminal ([`screen`]).
 
 mod capture;
 mod pair;
+mod screen;
 mod watch;
 
-use std::io::{self, Write};
 use std::thread;
 use std::time::Duration;
 
@@ -27,58 +28,76 @@ use ctflow_engine::lab::traffic::{StreamReport, Streams, Target};
 use ctflow_engine::metrics::Counts;
 
 use self::pair::Pair;
+use self::screen::{print_line, print_text};
 use crate::failure::Failure;
 
-/// Workers: more than this little traffic needs, so that sharding is seen, and because an unprivileged socket holds
-/// some 300 events only. Four of them ride out a third of a second in which no reader gets a core.
+/// Workers of the first firewall: more than this little traffic needs, so that sharding takes part. An unprivileged
+/// socket holds only some 300 events; four of them hold what comes in a third of a second in which no reader gets a
+/// core.
 const WORKERS: u32 = 4;
-/// How long traffic flows.
+/// How long new connections are made.
 const TRAFFIC: Duration = Duration::from_secs(8);
-/// How often the progress is told, and the counts are looked at.
+/// Interval at which the live line and the counts are updated.
 const TICK: Duration = Duration::from_millis(100);
-/// Connections that stay, by TCP and by UDP.
+/// Connections that stay open, by TCP and by UDP.
 const STREAMS: [usize; 2] = [20, 6];
-/// From the first firewall's end to the moment when the second one notices: as long as VRRP takes, by its rule of three
-/// advertisements missed, where one is sent each 100 ms.
+/// Time from the first firewall's end until the second one notices: three missed VRRP advertisements of 100 ms.
 const DETECTION: Duration = Duration::from_millis(300);
-/// How long the connections go on by way of the second firewall.
+/// How long the connections go on through the second firewall.
 const AFTER_TAKEOVER: Duration = Duration::from_secs(1);
+
+/// Commands to try after the demo, and what each is for.
+const NEXT_STEPS: [(&str, &str); 3] = [
+    ("ctflow doctor", "what this machine can do, what limits it"),
+    ("ctflow bench", "how many events a second it sustains"),
+    ("ctflow -E", "this machine's connections, live (as root)"),
+];
 
 /// Runs the demonstration.
 ///
 /// # Errors
-/// Where namespaces are forbidden, what forbids them and what to do; a capture that lost events or missed flows, a connection
-/// that died.
+/// Namespaces are forbidden (the error names what forbids them and the remedy), the capture lost events or missed
+/// flows, or a connection died.
 pub(super) fn run() -> Result<(), Failure> {
     let lab = Lab::enter()?; // first of all: an unprivileged process may do it only while it has one thread
     let gateways = Gateways::build(&lab)?;
     for which in [GatewayId::First, GatewayId::Second] {
         gateways.firewall(which).run(shorten_timeouts)?;
     }
-    print_line("A client, two firewalls with NAT and a server, in network namespaces of their own on this kernel.")?;
-    print_line("One connection through the first firewall, as `ctflow -E -o timestamp` shows it:\n")?;
+    print_text("", "A client, two firewalls with NAT (fw1, fw2) and a server, in network namespaces on this kernel.")?;
+    print_line("")?;
     watch::run(&gateways)?;
 
     let [tcp, udp] = STREAMS;
-    let seconds = TRAFFIC.as_secs();
-    print_line(&format!(
-        "\n{seconds} s of TCP and UDP, IPv4 with NAT and IPv6, captured by {WORKERS} workers and replicated; {tcp} connections \
-         by\nTCP and {udp} by UDP stay, and check every byte:\n"
-    ))?;
+    print_line("")?;
+    print_text(
+        "2. ",
+        &format!(
+            "{} s of TCP and UDP through fw1, IPv4 with NAT and IPv6. {WORKERS} workers capture every event and \
+             replicate every flow to fw2. {tcp} TCP and {udp} UDP connections stay open.",
+            TRAFFIC.as_secs()
+        ),
+    )?;
+    print_line("")?;
     let pair = Pair::start(&gateways)?;
     let streams = Streams::start(&gateways.client, &stream_targets())?;
     let in_kernel = capture::run(&gateways, &pair, tcp + udp)?;
     let captured = pair.captured();
+    print_captured(&captured)?;
+
+    print_line("")?;
+    print_text("3. ", &format!("Takeover, while the {} connections are open:", tcp + udp))?;
+    print_line("")?;
     let _primary = pair.fail_over(DETECTION)?;
+    print_line("")?;
     thread::sleep(AFTER_TAKEOVER);
-    print_summary(&captured, in_kernel, &streams.finish())
+    let streams = streams.finish();
+    print_survived(&streams)?;
+    check(&captured, in_kernel, &streams)?;
+    print_next_steps()
 }
 
-fn print_line(line: &str) -> io::Result<()> {
-    writeln!(io::stdout().lock(), "{line}")
-}
-
-/// Where the connections go that stay: by every way through the firewalls.
+/// Returns the servers of the connections that stay open: by every kind of path through the firewalls.
 fn stream_targets() -> Vec<Target> {
     let by_tcp = [REDIRECTED, (SERVER, 80).into(), (SERVER6, 443).into()].map(Target::Tcp);
     let by_udp = [(SERVER, 53).into(), (SERVER6, 53).into()].map(Target::Udp);
@@ -86,27 +105,50 @@ fn stream_targets() -> Vec<Target> {
     by_tcp.into_iter().cycle().take(tcp).chain(by_udp.into_iter().cycle().take(udp)).collect()
 }
 
-fn print_summary(captured: &Counts, in_kernel: u64, streams: &[StreamReport]) -> Result<(), Failure> {
+/// Prints what the first firewall has captured.
+fn print_captured(captured: &Counts) -> Result<(), Failure> {
     let Counts { events_new, events_update, events_destroy, events_lost, flows, .. } = *captured;
+    print_line(&format!("events captured: {}\nlost: {events_lost}", captured.events()))?;
+    let flows = format!("{events_new} new, {events_update} updated, {events_destroy} destroyed, {flows} left");
+    Ok(print_text("flows: ", &flows)?)
+}
+
+/// Prints how many connections survived the takeover, and for how long they were silent.
+fn print_survived(streams: &[StreamReport]) -> Result<(), Failure> {
     let survived = streams.iter().filter(|stream| stream.died.is_none()).count();
     let all = STREAMS.iter().sum::<usize>();
     let silence = streams.iter().map(|stream| stream.silence).max().unwrap_or_default().as_millis();
-    let detection = DETECTION.as_millis();
-    print_line(&format!(
-        "events captured: {}\nlost: {events_lost}\nflows: {events_new} new, {events_update} updated, \
-         {events_destroy} destroyed, {flows} left\nsurvived: {survived} of {all}\n\
-         longest silence: {silence} ms, {detection} ms of it until the second firewall noticed",
-        captured.events()
-    ))?;
-    if flows != in_kernel {
-        return Err(Failure::Demo(format!("{flows} flows are held, and the kernel has {in_kernel}")));
+    print_line(&format!("survived: {survived} of {all}"))?;
+    let silence = format!("{silence} ms, {} ms of it to notice the failure", DETECTION.as_millis());
+    print_text("longest silence: ", &silence)?;
+    if survived == all {
+        print_text("", "Every open connection goes on through fw2. TCP lost no byte.")?;
     }
+    Ok(())
+}
+
+/// Prints three commands to try after the demo.
+fn print_next_steps() -> Result<(), Failure> {
+    print_line("\nTry next:")?;
+    for (command, purpose) in NEXT_STEPS {
+        print_text(&format!("  {command:<15}"), purpose)?;
+    }
+    Ok(())
+}
+
+/// Checks that the capture was complete and that every connection survived.
+fn check(captured: &Counts, in_kernel: u64, streams: &[StreamReport]) -> Result<(), Failure> {
+    let Counts { events_new, events_lost, flows, .. } = *captured;
+    if flows != in_kernel {
+        return Err(Failure::Demo(format!("the workers hold {flows} flows, but the kernel has {in_kernel}")));
+    }
+    let died = streams.iter().filter(|stream| stream.died.is_some()).count();
     if let Some((target, why)) = streams.iter().find_map(|stream| Some((stream.target, stream.died.as_ref()?))) {
-        return Err(Failure::Demo(format!("{} connections died, the one to {target}: {why}", all - survived)));
+        return Err(Failure::Demo(format!("{died} connections died, the first to {target}: {why}")));
     }
     match events_lost + captured.malformed + captured.flows_refused {
         0 if events_new > 0 => Ok(()),
-        0 => Err(Failure::Demo("no event arrived; see `ctflow doctor'".to_owned())),
-        lost => Err(Failure::Demo(format!("{lost} of the events were lost: this machine was too busy, try again"))),
+        0 => Err(Failure::Demo("no event arrived; run `ctflow doctor'".to_owned())),
+        lost => Err(Failure::Demo(format!("{lost} of the events were lost: this machine was too busy; try again"))),
     }
 }
