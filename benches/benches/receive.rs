@@ -1,7 +1,7 @@
 //! Question: what does it cost to receive queued events from the kernel, by back end?
 //!
 //! Flows are created and flushed over ctnetlink in a private network; only the receipt of the events that wait in the
-//! socket is timed. The cost of a wake-up is left out: pacing makes wake-ups rare, for all back flushed_events alike.
+//! socket is timed. The cost of a wake-up is left out: pacing makes wake-ups rare, for all back ends alike.
 
 #![allow(clippy::expect_used)] // a bench that cannot be set up fails with the reason
 

@@ -26,7 +26,7 @@ use pcap_parser::{
 };
 use thiserror::Error;
 
-use crate::output::counted;
+use crate::text::counted;
 
 /// `LINKTYPE_NETLINK`.
 const LINKTYPE_NETLINK: u16 = 253;

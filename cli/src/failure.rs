@@ -23,8 +23,8 @@ use crate::control::ControlError;
 use crate::flags::line::LineError;
 use crate::flags::usage::Usage;
 use crate::labels::LabelError;
-use crate::output::counted;
 use crate::persona::Persona;
+use crate::text::counted;
 
 /// An error that ends the program. The exit code is 2 for most errors of the command line ([`Usage::code`]), as in
 /// conntrack, 3 for a split brain, the code that the daemon sent for errors of the control socket, and 1 for
@@ -82,7 +82,7 @@ pub(crate) enum Failure {
     #[error("the benchmark failed: {0}")]
     Bench(String),
     /// The benchmark's report cannot be written.
-    #[error("cannot write the report {}: {}", .path.display(), os_error_text(.source))]
+    #[error("cannot write the report {}: {}; name a file in a directory that you may write to", .path.display(), os_error_text(.source))]
     Report {
         /// The report's file.
         path: PathBuf,
@@ -93,7 +93,7 @@ pub(crate) enum Failure {
     #[error("Operation failed: {}", operation_text(.0))]
     Operation(#[source] KernelError),
     /// The kernel refused some of many requests.
-    #[error("Operation failed: {}: the first of {count} flows that were refused", operation_text(.first))]
+    #[error("Operation failed: {}; {count} flows were refused, this is the first error", operation_text(.first))]
     Operations {
         /// The first refusal.
         #[source]
@@ -108,7 +108,7 @@ pub(crate) enum Failure {
     #[error(transparent)]
     Label(#[from] LabelError),
     /// A file of commands cannot be read. Nothing was done.
-    #[error("cannot read {name}: {}", os_error_text(.source))]
+    #[error("cannot read {name}: {}; nothing was done, check the name and its permissions", os_error_text(.source))]
     Load {
         /// The file.
         name: String,
@@ -192,11 +192,8 @@ pub(crate) enum Failure {
     /// This node should not take over yet, for these reasons.
     #[error("not ready: {0}")]
     NotReady(String),
-    /// These peers, separated by commas, are primary while this node is.
-    #[error(
-        "split brain: {0} {verb} primary, too; run `ctflow role backup` on all nodes but one and check the links",
-        verb = verb_of(.0)
-    )]
+    /// Other peers are primary while this node is: which, and what to do.
+    #[error("split brain: {0}")]
     SplitBrain(String),
     /// The daemon cannot start, or had to stop.
     #[error("cannot run the daemon: {0}")]
@@ -234,6 +231,7 @@ impl Failure {
             (Persona::Conntrack, Self::Kernel(error @ KernelError::Refused { .. })) => {
                 format!("Operation failed: {}", operation_text(error))
             }
+            (Persona::Conntrack, Self::Usage(usage)) => usage.without_suggestion(),
             _ => self.to_string(),
         }
     }
@@ -284,11 +282,6 @@ fn expectation_text(error: &KernelError) -> Option<&'static str> {
         (operation, Errno::EXIST) if operation.ends_with("expectation") => Some("File exists"),
         _ => None,
     }
-}
-
-/// The verb after a list of names that are separated by commas.
-fn verb_of(names: &str) -> &'static str {
-    if names.contains(", ") { "are" } else { "is" }
 }
 
 /// The other refused lines of a file, as an addition to the message about the first.
@@ -358,9 +351,6 @@ mod tests {
 
     #[test]
     fn numbers_agree_with_their_nouns() {
-        let split = |names: &str| Failure::SplitBrain(names.to_owned()).to_string();
-        assert!(split("fw2").starts_with("split brain: fw2 is primary, too; "));
-        assert!(split("fw2, fw3").starts_with("split brain: fw2, fw3 are primary, too; "));
         let incomplete = |count| Failure::CommitIncomplete(count).to_string();
         assert!(incomplete(1).starts_with("1 entry was refused: "));
         assert!(incomplete(2).starts_with("2 entries were refused: "));

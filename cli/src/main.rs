@@ -24,7 +24,8 @@ pub(crate) mod output;
 pub(crate) mod persona;
 pub(crate) mod protocol;
 pub(crate) mod selection;
-pub(crate) mod troff;
+pub(crate) mod text;
+mod troff;
 
 use tracing_subscriber::filter::LevelFilter;
 

@@ -225,7 +225,7 @@ fn verify_exits_with_1_where_replicas_differ() {
     let ((code, table, stderr), _) = setup.run_against("ctflow", &["sync", "verify"], &verdict(true));
     assert!(code == 0 && stderr.is_empty() && table.ends_with("All copies are identical.\n"), "{table}{stderr}");
     let ((code, table, stderr), _) = setup.run_against("ctflow", &["sync", "verify"], &verdict(false));
-    assert!(code == 1 && table.contains("differs in bucket 1\n") && stderr.contains("differ"), "{table}{stderr}");
+    assert!(code == 1 && table.contains("differs in part 1\n") && stderr.contains("differ"), "{table}{stderr}");
 }
 
 #[test]

@@ -1,5 +1,5 @@
 //! The whole pipeline: N workers with their shards, the control thread that keeps them in sync with the kernel, and,
-//! with peers, the replication stage and the thread of hot mode.
+//! with peers, the replication stage and the hot thread.
 //!
 //! ```no_run
 //! use ctflow_engine::engine::{Engine, Settings};
@@ -49,7 +49,7 @@ use crate::unreported::Unreported;
 use crate::worker::{Command, Report, Reporter, SyncState, Worker};
 use crate::worker_channel::{self, DeltaReceiver, DeltaSender, WorkerHandle, WorkerRequest};
 
-/// How to record flows, and how to replicate them.
+/// How to receive events, and how to replicate flows.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// The number of workers, 1..=64. Each receives its share of the events, and each costs the packet path 3 to 5 %.
@@ -278,7 +278,7 @@ impl Engine {
         self.stage_stop.store(true, Ordering::Relaxed);
         self.access.replication.iter().for_each(Replication::wake);
         self.stage.take().map(JoinHandle::join);
-        self.hot.take().map(JoinHandle::join); // the thread of hot mode ends when the stage does
+        self.hot.take().map(JoinHandle::join); // the hot thread ends when the stage does
         self.access.takeover.cancel_purge();
         self.access.takeover.isolator.iter().for_each(Isolator::shut_down);
         ends

@@ -91,11 +91,11 @@ pub const STEER_INSTRUCTIONS: usize = 4 * (FILTER_PROTOCOLS + FILTER_PORT_IDS) +
 /// Most workers by default: a quarter of the cores, up to this. Each further socket costs the packet path 3 to 5 %.
 pub const WORKERS_DEFAULT_MAX: u32 = 8;
 
-/// Small tables in a shard, for each address family. With a million flows in a shard, a table indexes 4,000 of them,
+/// Buckets of a shard's table, for each address family. With a million flows in a shard, a bucket indexes 4,000 of them,
 /// and its growth stops the worker for a few hundred microseconds at most.
-pub const TABLES_PER_SHARD: usize = 256;
+pub const BUCKETS_PER_TABLE: usize = 256;
 
-/// Records in one chunk of a slab: 56 KiB of IPv4 flows. It is few enough to populate at once, and enough that a
+/// Records in one chunk of a slab: 64 KiB of IPv4 flows. It is few enough to populate at once, and enough that a
 /// million flows are a thousand chunks.
 pub const SLAB_CHUNK_RECORDS: usize = 1_024;
 
@@ -196,8 +196,8 @@ pub const BATCH_QUERIES: usize = 16;
 pub const BATCH_BYTES: usize = 32 * 1_024;
 
 /// Bytes of requests (150 to 300 bytes each) that a load file's checked lines are kept in until all lines are checked.
-/// They fill the kernel's default table of 262,144 flows. Lines past the bound are read from the file again.
-pub const LOAD_PREPARED_BYTES: usize = 64 * 1_024 * 1_024;
+/// That is room for as many flows as the kernel's default table of 262,144. Lines past the bound are read from the file again.
+pub const LOAD_STAGED_BYTES: usize = 64 * 1_024 * 1_024;
 
 /// Receive buffer that is requested so that every request sent together can be refused, in bytes. A refusal is short,
 /// and charged as any short message. The kernel doubles the size, which is the margin.

@@ -21,7 +21,7 @@ pub enum Duty {
     Control,
     /// The replication stage: sends deltas to peers, and receives theirs.
     Stage,
-    /// The thread of hot mode: commits peers' flows to the kernel as they arrive.
+    /// The hot thread: injects peers' flows into the kernel as they arrive.
     Hot,
 }
 

@@ -24,7 +24,7 @@ pub(crate) struct Unreported {
     refreshes: Option<SeqadjRefreshes>,
     /// Which NAT addresses are this host's.
     local_addresses: LocalAddresses,
-    /// When the first of the flows kept because their NAT address moved did so; `None` without such flows.
+    /// When the NAT address of the first flow that is still kept moved; `None` without such flows.
     moved_since: Option<Instant>,
 }
 
@@ -39,7 +39,8 @@ impl Unreported {
         Ok(Self { refreshes, local_addresses: LocalAddresses::default(), moved_since: None })
     }
 
-    /// Starts a round of events: addresses that were found removed before it are queried again.
+    /// Starts a round of events: [`LocalAddresses::has_left`] queries the kernel anew, because an address may have been
+    /// removed since the last round.
     pub(crate) fn begin_round(&mut self) {
         self.local_addresses.recheck_left();
     }

@@ -8,7 +8,7 @@
 //!     ── run_commands         commands of the control thread: start a resync, apply dumped flows, end or abandon it
 //!     ── start_marking        start a resync's marks once the events queued before its request are applied
 //!     ── sweep                purge a slice of the flows that a finished dump did not confirm
-//!     ── handle_unreported    query the kernel for changes that it sends no event for
+//!     ── handle_unreported    send due sequence-adjustment refreshes; request a resync for moved flows
 //!     ── send_deltas          answer requests, then send changed flows to the replication stage
 //!     ── publish_counts       store the counters where other threads read them
 //! ```
@@ -203,7 +203,7 @@ impl Worker {
             self.forward_to_watchers(round.lost);
             if round.received.drained {
                 self.send_deltas();
-                self.shard.cancel_pause();
+                self.shard.cancel_batch_delay();
                 while self.pending_in() == Some(Duration::ZERO) {
                     self.send_deltas();
                 }
@@ -424,7 +424,7 @@ impl Worker {
                     watcher.send_start();
                     self.watchers.push(watcher);
                 }
-                WorkerRequest::ListBucket(bucket, reply) => {
+                WorkerRequest::EncodeBucket(bucket, reply) => {
                     let mut entries = Vec::new();
                     let stream = u16::try_from(self.index).unwrap_or(u16::MAX);
                     self.shard.set_time(now_ms());

@@ -35,8 +35,8 @@ pub(crate) enum WorkerRequest {
     SetFilter(Arc<ReplicationFilter>),
     /// Keep flows whose NAT address moved no longer than until the next resync.
     ForgetMoved(Reply<()>),
-    /// List a bucket's entries, in the control socket's format.
-    ListBucket(u16, Reply<Vec<u8>>),
+    /// Encode a bucket's entries in the control socket's format.
+    EncodeBucket(u16, Reply<Vec<u8>>),
     /// Forward the events received from now on to this watcher.
     AddWatcher(Watcher),
     /// Compare each of these peer versions of a flow with the shard's, and reply which is newer.

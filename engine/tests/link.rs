@@ -192,16 +192,16 @@ fn a_silent_link_fails_over_and_returns_after_its_trial() {
 }
 
 #[test]
-fn a_restarted_peer_is_redialled_despite_idle_strangers() {
+fn a_restarted_peer_is_redialled_despite_idle_connections() {
     isolated!({
         Lab::enter().unwrap();
         let [one, other] = pair(Transport::Tcp, "127.0.0.1".parse().unwrap(), 4000);
         let mut ends = [End::open(&[one]), End::open(std::slice::from_ref(&other))];
         let mut now = Instant::now();
-        // Idle connections of strangers use every slot.
-        let mut strangers = Vec::new();
+        // Idle connections of unproven senders use every slot.
+        let mut idle = Vec::new();
         for _ in 0..LINK_ACCEPTED_MAX {
-            strangers.push(std::net::TcpStream::connect(other.local).unwrap());
+            idle.push(std::net::TcpStream::connect(other.local).unwrap());
             ends[1].poll_once(now, &[]);
         }
         assert_eq!(ends[1].links.report(now)[0].connections.unwrap().1, LINK_ACCEPTED_MAX);

@@ -590,7 +590,7 @@ fn ftp_survives_with_running_and_expected_data_connections() {
             let expected =
                 |engine: &Engine| status(engine).replicas.iter().map(|replica| replica.expectations).sum::<u64>();
             until("all flows are replicated", &[&one, &other], || held_flows(&other) == 6 && expected(&other) == 2);
-            // No event reports the helper's sequence adjustment. The engine queries it a little later.
+            // No event reports the helper's sequence adjustment. The engine refreshes it a little later.
             std::thread::sleep(Duration::from_millis(300));
             gateways.cut_off(GatewayId::First).unwrap();
             drop(one);

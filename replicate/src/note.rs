@@ -3,7 +3,7 @@
 use std::fmt;
 use std::mem::{Discriminant, discriminant};
 
-use crate::buckets::BUCKETS_ALL;
+use crate::buckets::BucketSet;
 use crate::control::Reason;
 use crate::host::Address;
 use crate::limits::{NOTE_MS, NOTES_KEPT, PEERS_MAX};
@@ -49,6 +49,8 @@ pub enum Note {
         from: Address,
         /// The other node's id.
         node: u64,
+        /// The other node's name; `None` if it has sent no hello yet.
+        name: Option<String>,
         /// Its reason.
         reason: Reason,
     },
@@ -107,6 +109,8 @@ pub enum Note {
         from: Address,
         /// The other node's id.
         node: u64,
+        /// The other node's name; `None` if it has sent no hello yet.
+        name: Option<String>,
         /// The block's type.
         kind: u8,
     },
@@ -158,7 +162,9 @@ impl fmt::Display for Note {
                 write!(f, "peer {name}: nothing received for 3 s; its flows are kept; check the peer and the link")
             }
             Self::Stopped { name } => write!(f, "peer {name}: stopped; its flows are kept"),
-            Self::Refused { node, reason, .. } => write!(f, "node {node:016x} refused this node: {reason}"),
+            Self::Refused { name, node, reason, .. } => {
+                write!(f, "{} refused this node: {reason}", sender(name.as_deref(), *node))
+            }
             Self::OtherMode { name, theirs: Some(theirs), ours } => {
                 write!(f, "peer {name}: refused: it runs mode {theirs}, this node runs {ours}; set [sync] mode alike")
             }
@@ -186,8 +192,9 @@ impl fmt::Display for Note {
             Self::Malformed { name, stream, seq } => {
                 write!(f, "peer {name}: unreadable datagram; requesting its flows again (stream {stream}, seq {seq})")
             }
-            Self::UnknownBlock { node, kind, .. } => {
-                write!(f, "message of node {node:016x} refused: it needs block {kind}, unknown here; update this node")
+            Self::UnknownBlock { name, node, kind, .. } => {
+                let sender = sender(name.as_deref(), *node);
+                write!(f, "message of {sender} refused: it needs block {kind}, unknown here; update this node")
             }
             Self::Full { name, stream } => {
                 write!(f, "peer {name}: no room for its flows of worker {stream}; raise [engine] flows_max here")
@@ -199,12 +206,18 @@ impl fmt::Display for Note {
                     HeldBy::Peer => write!(f, "verify {number}: copy of our worker {stream} at {name}: ")?,
                 }
                 if *differing > 0 {
-                    return write!(f, "differs in {differing} of {BUCKETS_ALL} parts; these are sent again");
+                    let parts = BucketSet::all_of(*stream).count();
+                    return write!(f, "differs in {differing} of {parts} parts; these are sent again");
                 }
                 write!(f, "identical; entries: {entries}")
             }
         }
     }
+}
+
+/// A node by its name, or by its id before its name is known.
+fn sender(name: Option<&str>, node: u64) -> String {
+    name.map_or_else(|| format!("node {node:016x}"), |name| format!("peer {name}"))
 }
 
 impl fmt::Display for Reason {
@@ -223,7 +236,7 @@ impl Note {
     /// The origin of the datagram that caused the event, for the caller to print: only the caller knows the address
     /// itself.
     #[must_use]
-    pub fn source_address(&self) -> Option<Address> {
+    pub fn origin_address(&self) -> Option<Address> {
         match self {
             Self::Refused { from, .. }
             | Self::NameTaken { from, .. }

@@ -441,7 +441,7 @@ impl ReceiveStream {
         self.unknown.without(&self.refused).is_empty()
     }
 
-    /// Whether at least one bucket sent whole is in progress or was received.
+    /// Whether a bucket is in progress, or at least one is known.
     pub(crate) fn has_bulk_started(&self) -> bool {
         !self.in_progress.is_empty() || self.unknown != BucketSet::all_of(self.id.stream)
     }

@@ -189,7 +189,7 @@ fn for_each_selected(
 /// Waits for all answers and prints the summary, also after a failure if anything was done.
 ///
 /// # Errors
-/// `result`'s error, else the first refusal, else [`Failure::Nothing`] if nothing was done.
+/// `result`'s error, else the first refusal, else [`Failure::NothingDone`] if nothing was done.
 fn print_outcome(
     persona: Persona,
     mut bulk: Bulk,

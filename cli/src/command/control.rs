@@ -16,7 +16,7 @@ use crate::failure::Failure;
 use crate::flags::plan::{Control, ControlRequest, Reach};
 use crate::labels::LabelMap;
 use crate::output::daemon::{
-    CachePrinter, commit_report, role_change_report, role_in_status, split_brain_peers, statistics_page, status_report,
+    CachePrinter, commit_report, role_change_report, role_in_status, split_brain, statistics_page, status_report,
     takeover_blockers, verify_report,
 };
 use crate::output::stdout::StdoutBuffer;
@@ -104,9 +104,9 @@ fn request_with_progress(reach: &Reach, request: Request) -> Result<Value, Failu
 /// Fails if the status has another primary.
 ///
 /// # Errors
-/// [`Failure::SplitBrain`] with the other primaries' names.
+/// [`Failure::SplitBrain`].
 fn fail_on_split_brain(status: &Value) -> Result<(), Failure> {
-    split_brain_peers(status).map_or(Ok(()), |names| Err(Failure::SplitBrain(names)))
+    split_brain(status).map_or(Ok(()), |conflict| Err(Failure::SplitBrain(conflict)))
 }
 
 /// Compares the caches with the peers' replicas and prints the result.

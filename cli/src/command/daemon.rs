@@ -7,6 +7,7 @@ use crate::config::{Config, Filter, FilterList, Link, Security};
 use crate::daemon;
 use crate::failure::Failure;
 use crate::flags::plan::Daemon;
+use crate::text::counted;
 
 /// Starts the daemon; with `--check`, prints what it would run instead.
 ///
@@ -35,8 +36,7 @@ fn summary(config: &Config) -> String {
     let _ = writeln!(text, "mode: {}{hot}", config.sync.mode.name());
     let workers = match config.engine.workers {
         None => "workers according to the cores".to_owned(),
-        Some(1) => "1 worker".to_owned(),
-        Some(workers) => format!("{workers} workers"),
+        Some(workers) => counted(workers.into(), "worker", "workers"),
     };
     let _ = writeln!(text, "engine: {}, {workers}", config.engine.backend);
     let filters = describe_filters(&config.sync.filter);

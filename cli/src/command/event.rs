@@ -42,6 +42,7 @@ use crate::output::requester::Requesters;
 use crate::output::stdout::{FlushOutcome, StdoutBuffer};
 use crate::output::{Printer, RecordContext, Requester, Subject};
 use crate::persona::Persona;
+use crate::text::counted;
 
 /// The kernel's switch for events: at 0 it sends none.
 const PROC_EVENTS: &str = "/proc/sys/net/netfilter/nf_conntrack_events";
@@ -147,8 +148,8 @@ fn print_daemon_events(
             Frame::Lost(count) => {
                 *lost += count;
                 print_stderr(&format!(
-                    "{banner}: {} lost here: they came faster than the daemon or this reader could read them",
-                    events_text(count)
+                    "{banner}: {} lost here: the daemon or this reader was too slow",
+                    counted(count, "event", "events")
                 ));
             }
             Frame::Done => return Ok(()),
@@ -157,7 +158,10 @@ fn print_daemon_events(
         if let Some(error) = output.first_error.take() {
             let count = std::mem::take(&mut output.malformed);
             *lost += count;
-            print_stderr(&format!("{banner}: {} not understood here: {error}", events_text(count)));
+            print_stderr(&format!(
+                "{banner}: {} not understood here: {error}; update ctflow, or report it with the kernel's version",
+                counted(count, "event", "events")
+            ));
         }
     }
 }
@@ -278,15 +282,16 @@ impl<'p> Follower<'p> {
         let banner = self.persona.banner();
         if round.lost > 0 {
             self.lost += round.lost;
-            let (lost, buffer) = (events_text(round.lost), self.listener.buffer());
-            print_stderr(&format!(
-                "{banner}: {lost} lost here: they came faster than the reader could read them: {buffer}; use -b"
-            ));
+            let (lost, buffer) = (counted(round.lost, "event", "events"), self.listener.buffer());
+            print_stderr(&format!("{banner}: {lost} lost here: the reader was too slow: {buffer}; use -b"));
         }
         if let Some(error) = self.output.first_error.take() {
             let count = std::mem::take(&mut self.output.malformed);
             self.lost += count;
-            print_stderr(&format!("{banner}: {} not understood here: {error}", events_text(count)));
+            print_stderr(&format!(
+                "{banner}: {} not understood here: {error}; update ctflow, or report it with the kernel's version",
+                counted(count, "event", "events")
+            ));
         }
         Ok(round)
     }
@@ -512,11 +517,6 @@ fn event_groups(subject: Subject, mask: plan::EventMask) -> EventMask {
     };
     let chosen = [(mask.new, new), (mask.update, update), (mask.destroy, destroy)];
     chosen.iter().filter(|(selected, _)| *selected).fold(EventMask::default(), |mask, (_, group)| mask | *group)
-}
-
-/// Returns a number of events as text.
-fn events_text(count: u64) -> String {
-    if count == 1 { "1 event".to_owned() } else { format!("{count} events") }
 }
 
 /// Prints a line on standard error. An error is ignored: there is no other place to report it.

@@ -15,7 +15,7 @@ use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use ctflow_engine::kernel::batch::Refused;
-use ctflow_engine::limits::LOAD_PREPARED_BYTES;
+use ctflow_engine::limits::LOAD_STAGED_BYTES;
 use ctflow_parser::request;
 use rustix::fs::{MemfdFlags, memfd_create};
 
@@ -42,7 +42,7 @@ const COPIED_BYTES_MAX: u64 = 1_024 * 1_024 * 1_024;
 /// The file cannot be read or a line is wrong, and nothing was done; or the kernel refused a line.
 pub(super) fn run(persona: Persona, plan: &Load) -> Result<(), Failure> {
     let (name, file) = open_input(plan)?;
-    let Checked { labelmap, staged, rest, count, only_creates } = check(persona, &name, &file, LOAD_PREPARED_BYTES)?;
+    let Checked { labelmap, staged, rest, count, only_creates } = check(persona, &name, &file, LOAD_STAGED_BYTES)?;
     // Lines that select flows print them and have a progress bar of their own, which this one would disturb.
     let mut bar = if only_creates { Progress::of(count, "lines") } else { Progress::none() };
     let mut loader = Loader::open(persona, &name, labelmap.as_deref())?;

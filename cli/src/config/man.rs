@@ -16,7 +16,7 @@ const ABOUT: &str = "The daemon of ctflow, started as `ctflow daemon -C FILE' or
 /// What SIGHUP does.
 const RELOAD: &str = "On SIGHUP the daemon reads the file again and opens its log file again. It applies the keys \
                       that can change while it runs: min_age_ms, min_ages_ms and the filter. The log names every \
-                      other key that changed; those need a restart. If the filter accepted certain protocols at the \
+                      other key, or its section, that changed; those need a restart. If the filter accepted certain protocols at the \
                       start, the kernel sends events of those protocols only, until the daemon is restarted.";
 
 /// Configurations: both firewalls of a pair, optional sections for both, and one of three firewalls.
@@ -34,7 +34,7 @@ const EXAMPLES: [(&str, &str); 4] = [
     ),
     (
         "Optional sections for both: the backup keeps the flows of the primary in its kernel, so that a takeover is \
-         fast, and accepts no traffic but ssh from anywhere and everything from its management network.",
+         fast. Besides replication and VRRP it accepts only ssh, and everything from its management network.",
         "[sync]\nhot = true\n\n[takeover]\nisolate = true\nisolate_accept = [\"tcp/22\"]\n\
          isolate_spare = [\"mgmt0\"]\n",
     ),

@@ -55,7 +55,7 @@ pub(crate) enum ControlError {
         source: io::Error,
     },
     /// The connection failed.
-    #[error("the connection to the daemon at {} failed: {}", .path.display(), os_error_text(.source))]
+    #[error("the connection to the daemon at {} failed: {}; try again, and see the daemon's log", .path.display(), os_error_text(.source))]
     Broken {
         /// The socket.
         path: PathBuf,

@@ -37,9 +37,8 @@ pub(super) fn engine(config: &Config, epoch: Epoch) -> Settings {
 }
 
 /// Returns the part of the replication filter that the kernel can apply to events: the accepted protocols, since a
-/// flow's protocol never changes. Marks and states change, so the kernel could also drop events that end a flow. Lists
-/// that
-/// `ignore` are not expressible in the kernel's filter.
+/// flow's protocol never changes. Marks, states and `ignore` lists are not applied there, because the kernel would then
+/// also drop the events that end flows.
 fn kernel_filter(filter: &config::Filter) -> Filter {
     match &filter.protocols {
         Some(FilterList::Accept(protocols)) if protocols.len() <= FILTER_PROTOCOLS => {

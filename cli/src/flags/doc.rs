@@ -4,6 +4,7 @@ use super::defs::{Argument, Effect, FLAGS, Flag};
 use super::verbs::{VERBS, Verb, VerbOption};
 use crate::persona::Persona;
 use crate::protocol;
+use crate::text::wrap;
 
 /// The column of the explanations.
 const COLUMN: usize = 36;
@@ -127,22 +128,7 @@ fn option_head(option: &VerbOption) -> String {
 
 /// The head, and the text below it, indented and wrapped.
 fn wrapped(head: &str, man: &str) -> String {
-    const INDENT: &str = "\n    ";
-    let mut text = head.trim_start().to_owned();
-    let mut column = WIDTH;
-    for word in man.split_whitespace() {
-        if column + 1 + word.len() > WIDTH {
-            text.push_str(INDENT);
-            column = INDENT.len() - 1;
-        } else {
-            text.push(' ');
-            column += 1;
-        }
-        text.push_str(word);
-        column += word.len();
-    }
-    text.push('\n');
-    text
+    format!("{}\n{}\n", head.trim_start(), wrap("    ", man, WIDTH))
 }
 
 #[cfg(test)]

@@ -95,7 +95,7 @@ static LETTERS: [Letter; 16] = [
         argument: "",
         help: "empty the kernel's tables",
         man: "Deletes flows and expectations from the kernel, both unless one is named. Flows that the filter \
-              ignores stay.",
+              ignores stay; in hot mode, also flows held for peers.",
     },
     Letter {
         letter: 'R',
@@ -124,8 +124,8 @@ static LETTERS: [Letter; 16] = [
         words: &[],
         argument: "",
         help: "schedule emptying the kernel's table",
-        man: "Deletes the flows from the kernel after purge_timeout_s seconds, except those that the filter ignores. \
-              A -c or -f before that cancels it.",
+        man: "Deletes the flows from the kernel after purge_timeout_s seconds, except those that the filter ignores \
+              and, in hot mode, those held for peers. A -c or -f before that cancels it.",
     },
     Letter {
         letter: 's',
@@ -134,7 +134,7 @@ static LETTERS: [Letter; 16] = [
         help: "print statistics",
         man: "Prints statistics of the caches and the links, as conntrackd does. expect: the caches of expectations. \
               network: datagrams that were refused or lost. cache: each cache. runtime: the engine. link: each link. \
-              rsqueue: the resend queue of each stream. queue: all queues. process: child processes; there are none.",
+              rsqueue: the changes that are kept for resending. queue: all queues. process: child processes; there are none.",
     },
     Letter {
         letter: 'k',

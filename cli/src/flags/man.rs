@@ -28,11 +28,12 @@ const EXITS: [(&str, &str); 4] = [
     ("0", "Success."),
     ("1", "Failure, or no entry matched; the reason is printed on standard error."),
     ("2", "The command line is wrong, and nothing was done. Some wrong values exit with 1, as in conntrack."),
-    ("3", "status and role: a peer is primary, too, and active_active is not set."),
+    ("3", "status (without --ready) and role (without a word): a peer is primary, too, and active_active is not set."),
 ];
 
 /// The environment variable `CTFLOW_LOG`.
-const LOG: &str = "The lowest level of messages on standard error: error (the default), warn, info or debug.";
+const LOG: &str = "The lowest level of messages on standard error, or in the daemon's log: error (the default), warn, info \
+                   (the daemon's default) or debug.";
 
 /// Differences from conntrack, one paragraph each.
 const DIFFERENCES: [&str; 30] = [
@@ -150,7 +151,7 @@ const EXAMPLES: [(&str, &str); 21] = [
     ("ctflow -E --read flows.pcapng -o timestamp", "Print the events in that file, without privileges."),
     ("ctflow doctor", "Check this machine: what works, what is missing, how to fix it."),
     ("ctflow daemon --check", "Check the configuration of the daemon."),
-    ("ctflow status", "Print the state of a pair: caches, links, peers, losses, and if this firewall can take over."),
+    ("ctflow status", "Print the state of this firewall and its peers, problems, and whether it can take over."),
     ("ctflow status --ready", "Test in a script whether this firewall may take over."),
     ("ctflow sync verify", "Compare this firewall's flows with the copies on its peers."),
     ("ctflow role primary", "Take over from the other firewall."),

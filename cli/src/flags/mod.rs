@@ -45,18 +45,12 @@ pub(crate) use words::number;
 pub(crate) fn parse(persona: Persona, args: impl Iterator<Item = OsString>) -> Result<Plan, Usage> {
     let args: Vec<_> = args.collect();
     let alone = |command| Plan { persona, command, labelmap: None, warnings: Vec::new() };
-    let plan = match (persona, args.split_first()) {
+    match (persona, args.split_first()) {
         (Persona::Ctflowd | Persona::Conntrackd, _) => letters::read(persona, &args),
         (Persona::Ctflow, Some((word, rest))) if !raw::is_option(word) => verbs::read(word, rest).map(alone),
         (_, Some((word, rest))) if word == "-R" || word == "--load-file" => parse_load_file(word, rest).map(alone),
         _ => RawArgs::read(args).and_then(|raw| plan::plan(persona, raw)),
-    };
-    plan.map_err(|wrong| as_called(persona, wrong))
-}
-
-/// The error under the program's name: conntrack suggests no other spelling.
-fn as_called(persona: Persona, wrong: Usage) -> Usage {
-    if persona == Persona::Conntrack { wrong.without_suggestion() } else { wrong }
+    }
 }
 
 /// Parses `-R FILE`, which must be the first argument. Like conntrack, ignores the arguments after it.
@@ -71,7 +65,7 @@ fn parse_load_file(option: &OsStr, rest: &[OsString]) -> Result<Command, Usage> 
 /// # Errors
 /// An error in the line, or a command that is not allowed in a load file.
 pub(crate) fn parse_line(persona: Persona, words: Vec<OsString>) -> Result<Plan, Usage> {
-    let raw = RawArgs::read(words).map_err(|wrong| as_called(persona, wrong))?;
+    let raw = RawArgs::read(words)?;
     if let Some(chosen) = &raw.command {
         let changes =
             matches!(chosen.action, Action::Create | Action::Add | Action::Update | Action::Delete | Action::Flush);

@@ -244,11 +244,13 @@ impl Usage {
         Self::UnknownOption { option, nearest }
     }
 
-    /// The error in conntrack's words: without a suggestion.
-    pub(super) fn without_suggestion(self) -> Self {
+    /// The error as conntrack words it, which suggests no other spelling.
+    pub(crate) fn without_suggestion(&self) -> String {
         match self {
-            Self::UnknownOption { option, .. } => Self::UnknownOption { option, nearest: None },
-            other => other,
+            Self::UnknownOption { option, .. } => {
+                Self::UnknownOption { option: option.clone(), nearest: None }.to_string()
+            }
+            other => other.to_string(),
         }
     }
 

@@ -201,11 +201,6 @@ impl Printer {
     }
 }
 
-/// A count with its noun: `counted(1, "flow", "flows")` is `1 flow`.
-pub(crate) fn counted(count: u64, one: &str, many: &str) -> String {
-    format!("{count} {}", if count == 1 { one } else { many })
-}
-
 /// The time of an event in nanoseconds since 1970: the kernel's time stamp if it sent one (Linux 6.14 and later),
 /// else the time of reading.
 #[inline]

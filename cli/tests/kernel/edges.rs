@@ -334,6 +334,6 @@ fn a_partly_refused_update_reports_how_many_flows() {
         let (code, stdout, stderr) = ours("-U -t 99");
         assert_eq!((code, stdout.lines().count()), (1, 10), "{stderr}");
         assert!(stderr.contains("10 flow entries have been updated"), "{stderr}");
-        assert!(stderr.contains("the first of 100 flows that were refused"), "{stderr}");
+        assert!(stderr.contains("; 100 flows were refused, this is the first error"), "{stderr}");
     });
 }

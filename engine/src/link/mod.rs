@@ -150,7 +150,7 @@ impl Link {
     }
 
     /// Whether the link has been healthy for [`LINK_RECOVERY_MIN`].
-    fn has_passed_trial(&self, now: Instant) -> bool {
+    fn has_recovered(&self, now: Instant) -> bool {
         self.is_healthy(now) && self.genuine.is_some_and(|(_, since)| now.duration_since(since) >= LINK_RECOVERY_MIN)
     }
 }
@@ -265,10 +265,10 @@ impl Links {
             }
         }
         let healthy = |index: usize| self.links.get(index).is_some_and(|link| link.is_healthy(now));
-        let proven = |index: &usize| self.links.get(*index).is_some_and(|link| link.has_passed_trial(now));
-        // An earlier link must be proven, so that a link that fails again and again is not chosen each time it
-        // recovers.
-        let earlier = (0..self.active).find(proven);
+        let recovered = |index: &usize| self.links.get(*index).is_some_and(|link| link.has_recovered(now));
+        // An earlier link must have been healthy for LINK_RECOVERY_MIN, so that a link that fails again and again is
+        // not chosen each time it recovers.
+        let earlier = (0..self.active).find(recovered);
         let other = || (0..self.links.len()).find(|index| healthy(*index));
         let best = earlier.or_else(|| if healthy(self.active) { None } else { other() });
         let changed = best.filter(|best| *best != self.active)?;

@@ -163,7 +163,7 @@ pub enum BackendKind {
     /// The cheapest back end that the system permits; see [`open`] for the order.
     #[default]
     Auto,
-    /// `io_uring`, many datagrams a wake-up.
+    /// `io_uring`, many datagrams a wake-up; [`open`] fails where the system refuses it.
     IoUring,
     /// `recvmmsg`, many datagrams a call.
     Recvmmsg,

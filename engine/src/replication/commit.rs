@@ -62,7 +62,7 @@ pub enum CommitError {
     /// The stage did not answer.
     #[error(transparent)]
     NoAnswer(#[from] NoAnswer),
-    /// The kernel refused or did not answer all requests of a batch.
+    /// A whole batch failed: it could not be sent, nothing is permitted, or answers were lost.
     #[error(transparent)]
     Kernel(#[from] KernelError),
 }

@@ -145,8 +145,8 @@ impl InjectQueue {
         }
     }
 
-    /// Withdraws the held flows when no peer was live for too long, and returns them when one is live again. Repeats
-    /// the injection of every flow each [`HOT_CONFIRM_INTERVAL`], so that held flows keep their long timeout.
+    /// Purges the held flows when no peer was live for too long, and injects them again when one is. Repeats the
+    /// injection of every flow each [`HOT_CONFIRM_INTERVAL`], so that held flows keep their long timeout.
     fn check_peers(&mut self, node: &Node, replicas: &mut HashMap<ReplicaId, Replica>, now: Instant) {
         if node.has_live_peer() {
             self.last_live = now;

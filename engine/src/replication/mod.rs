@@ -187,7 +187,7 @@ pub(crate) enum StageRequest {
 
 /// The stage has ended, or did not answer within [`STAGE_ANSWER_MAX`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("the replication stage does not answer: see the log")]
+#[error("the replication thread does not answer: see the log")]
 pub struct NoAnswer;
 
 /// Sends requests to the stage from other threads.

@@ -477,7 +477,7 @@ impl Host for StageHost {
             | Note::Verdict { .. } => {
                 tracing::info!("{note}");
             }
-            _ => match note.source_address().and_then(to_origin) {
+            _ => match note.origin_address().and_then(to_origin) {
                 // Links are counted from 1 wherever operators see them.
                 Some(from) => match self.links.address(from) {
                     Some(address) => tracing::warn!("{address} on link {}: {note}", u16::from(from.link) + 1),

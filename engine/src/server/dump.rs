@@ -88,7 +88,7 @@ impl DumpJob {
     /// Requests a bucket from its source.
     fn request_bucket(&mut self, source: EntrySource, bucket: u16, context: &ServerContext) {
         let query = PendingQuery::new(SERVER_ANSWER_MAX, context, |reply| match source {
-            EntrySource::Worker(worker) => Query::Worker(worker.into(), WorkerRequest::ListBucket(bucket, reply)),
+            EntrySource::Worker(worker) => Query::Worker(worker.into(), WorkerRequest::EncodeBucket(bucket, reply)),
             EntrySource::Replica(id) => Query::Stage(StageRequest::EncodeBucket(id, bucket, reply)),
         });
         self.pending_bucket = Some((source, query));

@@ -23,7 +23,7 @@ use super::expectations::Expectations;
 use super::table::{DIRTY, SENT, Slot, Table};
 use crate::limits::{LEDGER_DIRTY_MAX, LEDGER_ENDS_MAX};
 
-/// Changes of replicas to inject, in one round of the injecting thread.
+/// Changes of replicas to inject, in one round of the hot thread.
 #[derive(Debug, Default)]
 pub(crate) struct Pending {
     /// The keys of flows that ended, which are to be deleted.
@@ -84,7 +84,7 @@ impl Handover {
 
     /// Queues the end of the flow that was in `slot` and is already removed from the replica.
     pub(super) fn on_flow_ended<A: Address>(&mut self, slot: &Slot<A>) {
-        // A flow that was never passed is not in the kernel.
+        // This replica has not put the flow into the kernel. One that an earlier replica has put there is found by a sweep.
         let Some(key) = slot.flow.view().key().filter(|_| slot.has(SENT)) else { return };
         if self.ends.len() < LEDGER_ENDS_MAX {
             self.ends.push_back(key);

@@ -14,7 +14,8 @@
 //! compared. The digest of a bucket is the digest that a replica computes after it applied the stream up to that point.
 //!
 //! Every queue is bounded. A change that does not fit makes its bucket stale, and a stale bucket is sent whole when the
-//! outbox has room. So a replication stage that is slow or stuck costs no further memory, and no change is lost.
+//! outbox has room. So a replication stage that is slow or stuck costs no further memory, loses no
+//! change, and never makes the worker miss an event.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -67,10 +68,10 @@ pub(super) struct Ledger {
     /// Whether the filter selects every flow, computed once and not for each flow.
     selects_all: bool,
     /// The end of the batch delay, in milliseconds since 1970. Changes and ends wait until then.
-    paused_until_ms: u64,
+    delayed_until_ms: u64,
     /// The slots of changed flows, for IPv4 and IPv6, in the order of the changes.
     dirty: [VecDeque<u32>; 2],
-    /// A queue for each least age in milliseconds, in the order in which the flows were created.
+    /// A queue for each least age in milliseconds, in the order in which they were queued.
     young: Vec<(u32, VecDeque<Young>)>,
     ends: VecDeque<FlowEnd>,
     /// Buckets that are to be sent whole.
@@ -95,7 +96,7 @@ impl Ledger {
         Self {
             selects_all: filter.selects_all(),
             filter,
-            paused_until_ms: 0,
+            delayed_until_ms: 0,
             dirty: [VecDeque::new(), VecDeque::new()],
             young: Vec::new(),
             ends: VecDeque::new(),
@@ -208,7 +209,7 @@ impl Ledger {
             .filter_map(|(least_ms, queue)| Some(queue.front()?.remaining_ms(*least_ms, now_ms)))
             .min();
         let first_ms = if self.has_changes() { Some(0) } else { first_young_ms };
-        let delay_ms = remaining_ms(self.paused_until_ms, now_ms, self.filter.batch_delay_ms());
+        let delay_ms = remaining_ms(self.delayed_until_ms, now_ms, self.filter.batch_delay_ms());
         first_ms.map(|in_ms| in_ms.max(delay_ms))
     }
 
@@ -218,8 +219,8 @@ impl Ledger {
     }
 
     /// Ends the current batch delay.
-    pub(super) fn cancel_pause(&mut self) {
-        self.paused_until_ms = 0;
+    pub(super) fn cancel_batch_delay(&mut self) {
+        self.delayed_until_ms = 0;
     }
 
     /// Writes what is queued to `outbox`, as far as that has room: ends, dirty flows, expectations, stale buckets, and
@@ -254,7 +255,7 @@ impl Ledger {
         }
         // The next batch delay starts only when everything was sent: changes that are left have waited already.
         if !self.has_changes() {
-            self.paused_until_ms = now_ms.saturating_add(self.filter.batch_delay_ms().into());
+            self.delayed_until_ms = now_ms.saturating_add(self.filter.batch_delay_ms().into());
         }
         // While the outbox is full something may be left in a queue that the digests already account for; a replica
         // would compare its own digests too early.

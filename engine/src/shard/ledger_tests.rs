@@ -257,7 +257,7 @@ fn with_a_least_age_for_all_flows_changes_are_sent_together() {
     assert_eq!(deliver(&mut outbox, &mut replica), 1);
     shard.apply(Event::Destroy, &flow(1));
     assert!(!shard.has_pending());
-    shard.cancel_pause();
+    shard.cancel_batch_delay();
     assert!(shard.has_pending(), "a worker that stops sends everything");
     shard.queue_digests(1);
     shard.drain(&mut outbox);

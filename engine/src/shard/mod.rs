@@ -15,6 +15,7 @@
 //! | `handover` | which flows of a replica are still to be injected into this kernel (hot mode) |
 //! | `conflict` | whether this node or a peer saw the newer change of a flow |
 //! | `encode_entries` | entries in the form of the control socket |
+//! | `stamp` | times in four bytes |
 
 mod conflict;
 mod digests;
@@ -259,8 +260,8 @@ impl Shard {
     }
 
     /// Ends the current batch delay: changes are due at once. Young flows still wait for their least age.
-    pub fn cancel_pause(&mut self) {
-        self.ledger.iter_mut().for_each(Ledger::cancel_pause);
+    pub fn cancel_batch_delay(&mut self) {
+        self.ledger.iter_mut().for_each(Ledger::cancel_batch_delay);
     }
 
     /// Writes the pending changes to `outbox`. Changes for which the outbox has no room stay pending for a later call.

@@ -67,7 +67,7 @@ impl Outbox {
         self.closed.pop_front()
     }
 
-    /// Returns a batch that could not be passed on to its place at the front.
+    /// Inserts a batch at the front again that could not be passed on.
     pub fn push_front(&mut self, payload: Payload) {
         self.closed.push_front(payload);
     }

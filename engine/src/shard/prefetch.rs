@@ -15,8 +15,8 @@ use crate::sys::prefetch::prefetch;
 /// to be in its first-level cache still when they are looked up.
 const TOGETHER: usize = 32;
 
-/// Prefetches the flows with these families and ids. Where two flows share an id it may prefetch the wrong one, which
-/// costs time only.
+/// Prefetches what are probably the flows with these families and ids: only the bucket's 7-bit tag is compared, not the
+/// flow. A wrong one costs time only.
 pub(super) fn prefetch_flows(v4: &Table<V4>, v6: &Table<V6>, flows: impl Iterator<Item = (u8, u32)>) {
     let (mut of_v4, mut of_v6) = (Ids::default(), Ids::default());
     for (family, id) in flows {

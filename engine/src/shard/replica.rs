@@ -134,7 +134,7 @@ impl Replica {
         self.changes
     }
 
-    /// Whether the tables of at least one family are full.
+    /// Whether the table of at least one family is full.
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.v4.len() >= self.v4.flows_max() || self.v6.len() >= self.v6.flows_max()

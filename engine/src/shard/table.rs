@@ -23,7 +23,7 @@ use super::key::spread;
 use super::slab::Slab;
 use super::stamp::{Seconds, Stamp};
 use super::{Applied, Generation, Origin};
-use crate::limits::TABLES_PER_SHARD;
+use crate::limits::BUCKETS_PER_TABLE;
 
 /// A flow, and what the cache records about it.
 #[derive(Debug, Clone, Copy, Default)]
@@ -57,7 +57,7 @@ const PROTO_FROM_EVENT: u8 = 16;
 pub(super) const DIRTY: u8 = 32;
 /// Flag: the flow waits for its protocol's least age before it is sent.
 pub(super) const YOUNG: u8 = 64;
-/// Flag: the flow was sent to replicas; in a replica, it was passed to the injecting thread.
+/// Flag: the flow was sent to replicas; in a replica, it was passed to the hot thread.
 pub(super) const SENT: u8 = 128;
 
 impl<A: Address> Slot<A> {
@@ -161,7 +161,7 @@ pub(crate) struct Table<A> {
 impl<A: Address> Table<A> {
     /// An empty table that holds at most `flows_max` flows.
     pub(crate) fn new(flows_max: u32) -> Self {
-        let buckets = (0..TABLES_PER_SHARD).map(|_| HashTable::new()).collect();
+        let buckets = (0..BUCKETS_PER_TABLE).map(|_| HashTable::new()).collect();
         Self { buckets, slab: Slab::new(), extras: HashMap::new(), count: 0, flows_max }
     }
 
@@ -179,10 +179,10 @@ impl<A: Address> Table<A> {
     /// held, which are spread evenly over them: to read each bucket's size would take too long for every round of a
     /// worker.
     pub(crate) fn bytes(&self) -> usize {
-        let each = (self.slab.index_end() as usize).div_ceil(TABLES_PER_SHARD);
+        let each = (self.slab.index_end() as usize).div_ceil(BUCKETS_PER_TABLE);
         // hashbrown fills seven eighths of its entries and has a power of two of them.
         let entries = if each == 0 { 0 } else { (each * 8).div_ceil(7).next_power_of_two() };
-        self.slab.bytes() + TABLES_PER_SHARD * entries * (size_of::<u32>() + 1) + self.extras.allocation_size()
+        self.slab.bytes() + BUCKETS_PER_TABLE * entries * (size_of::<u32>() + 1) + self.extras.allocation_size()
     }
 
     /// Whether a tenth of the maximum is free.
@@ -420,6 +420,6 @@ fn matches_flow<'s, A: Address>(slab: &'s Slab<Slot<A>>, id: u32, key: &'s Key<A
 /// tag (the top 7 bits).
 #[inline]
 fn bucket_of_hash(hash: u64) -> usize {
-    const _: () = assert!(TABLES_PER_SHARD == 256);
+    const _: () = assert!(BUCKETS_PER_TABLE == 256);
     usize::from(hash.to_le_bytes()[5])
 }

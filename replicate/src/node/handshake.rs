@@ -83,6 +83,11 @@ impl Node {
         self.peers.iter().position(|peer| peer.node == node)
     }
 
+    /// The name of the peer with this node id; `None` if the node has sent no hello yet.
+    pub(super) fn peer_name(&self, node: u64) -> Option<String> {
+        self.peer_index(node).and_then(|index| self.peers.get(index)).map(|peer| peer.name.clone())
+    }
+
     /// Returns the index of the peer with this node id. A peer not known yet is added, if there is room or if one that
     /// was never proven can be dropped for it.
     fn find_or_add_peer(
@@ -212,7 +217,7 @@ impl Node {
         }
         let note = match reason {
             Reason::NameTaken => Note::NameTaken { name: self.config.name.clone(), from },
-            reason => Note::Refused { from, node: header.node, reason },
+            reason => Note::Refused { from, node: header.node, name: self.peer_name(header.node), reason },
         };
         self.note(now, note, host);
     }

@@ -200,7 +200,8 @@ impl Node {
             Err(ControlError::Malformed) => self.counters.refusals.malformed += 1,
             Err(ControlError::MustKnow(kind)) => {
                 self.counters.refusals.unknown_block += 1;
-                self.note(now, Note::UnknownBlock { from, node: header.node, kind }, host);
+                let name = self.peer_name(header.node);
+                self.note(now, Note::UnknownBlock { from, node: header.node, name, kind }, host);
             }
         }
         None
@@ -365,7 +366,7 @@ impl Node {
         true
     }
 
-    /// Drops the batches of `stream` that all peers have acknowledged, of those that may still request a resend.
+    /// Drops the batches of `stream` that every peer has acknowledged that may still request a resend.
     fn trim_resend_queue(&mut self, stream: u16) {
         let peers = self.peers.iter().filter(|peer| peer.may_request_resend());
         let acked = peers.filter_map(|peer| peer.acked.get(usize::from(stream)));

@@ -66,7 +66,7 @@ impl Node {
     }
 
     /// Sends hello and heads to a peer in its proven epoch. In notrack mode the message also requests everything, until
-    /// some bucket begins to arrive.
+    /// a bucket of every stream has begun to arrive.
     pub(super) fn send_hello_to_peer(&mut self, index: usize, host: &mut impl Host) {
         let Some(peer) = self.peers.get(index) else { return };
         let mode = self.config.mode;

@@ -304,7 +304,7 @@ fn notes(mut notes: Vec<String>, depths: &[Measured], held: &[Held], rates: &[Ra
     if disagreed > 0 {
         let trials = all.len();
         notes.push(format!(
-            "in {disagreed} of {trials} trials kernel, shards and replicas had different numbers of flows at the end"
+            "in {disagreed} of {trials} trials the kernel, the primary's cache and the replicas had different numbers of flows at the end"
         ));
     }
     notes

@@ -6,6 +6,7 @@ use super::idle::IdleFigures;
 use super::pipeline::Depth;
 use super::results::{Held, Latency, Limit, Measured, Rate, Results, Spread};
 use super::run::Outcome;
+use crate::text::counted;
 
 /// A table with a title.
 #[derive(Debug)]
@@ -96,7 +97,7 @@ pub(super) fn head(results: &Results) -> [String; 2] {
     let (machine, settings) = (&results.machine, &results.settings);
     let replicas = match settings.replicas {
         0 => "no replica".to_owned(),
-        many => plural(many as u64, "replica"),
+        many => counted(many as u64, "replica", "replicas"),
     };
     let what = format!(
         "ctflow {}: {} load, {} flows, {} s a trial, {}; {}, back end {}, {replicas}",
@@ -104,14 +105,14 @@ pub(super) fn head(results: &Results) -> [String; 2] {
         settings.load,
         count(f64::from(settings.flows)),
         settings.seconds,
-        plural(settings.rounds as u64, "round"),
-        plural(settings.workers.into(), "worker"),
+        counted(settings.rounds as u64, "round", "rounds"),
+        counted(settings.workers.into(), "worker", "workers"),
         settings.backend,
     );
     let place = format!(
         "{}, {}, Linux {}, load {}",
         machine.processor,
-        plural(machine.cores as u64, "core"),
+        counted(machine.cores as u64, "core", "cores"),
         machine.kernel,
         machine.load_average,
     );
@@ -246,11 +247,6 @@ fn stock(stock: &IdleFigures) -> Section {
     let filled = rows.into_iter().filter(|row| row.cells.iter().any(|cell| !cell.is_empty()));
     let title = format!("{} flows, idle", count(stock.flows as f64));
     Section::new(About::Stock, title, ["primary", "backup"], filled.collect())
-}
-
-/// Returns a number with the name of what it counts, in the singular or plural.
-fn plural(number: u64, thing: &str) -> String {
-    if number == 1 { format!("1 {thing}") } else { format!("{number} {thing}s") }
 }
 
 /// Returns a number with one decimal.

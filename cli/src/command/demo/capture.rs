@@ -17,6 +17,7 @@ use super::screen::print_line;
 use super::{TICK, TRAFFIC};
 use crate::command::progress::Live;
 use crate::failure::Failure;
+use crate::text::counted;
 
 /// New TCP connections a second.
 const TCP_PER_SECOND: u32 = 300;
@@ -55,7 +56,10 @@ pub(super) fn run(gateways: &Gateways, pair: &Pair<'_>, staying: usize) -> Resul
     drop(live);
     print_line(&format!("connections: {} by TCP, {} by UDP, {} failed", done.tcp, done.udp, done.failed))?;
     match failure {
-        Some(failure) => Err(Failure::Demo(format!("{} connections failed, the last: {failure}", done.failed))),
+        Some(failure) => Err(Failure::Demo(format!(
+            "{} failed, the last: {failure}",
+            counted(done.failed, "connection", "connections")
+        ))),
         None => Ok(left),
     }
 }

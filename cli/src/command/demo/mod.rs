@@ -30,6 +30,7 @@ use ctflow_engine::metrics::Counts;
 use self::pair::Pair;
 use self::screen::{print_line, print_text};
 use crate::failure::Failure;
+use crate::text::counted;
 
 /// Workers of the first firewall: more than this little traffic needs, so that sharding takes part. An unprivileged
 /// socket holds only some 300 events; four of them hold what comes in a third of a second in which no reader gets a
@@ -142,13 +143,19 @@ fn check(captured: &Counts, in_kernel: u64, streams: &[StreamReport]) -> Result<
     if flows != in_kernel {
         return Err(Failure::Demo(format!("the workers hold {flows} flows, but the kernel has {in_kernel}")));
     }
-    let died = streams.iter().filter(|stream| stream.died.is_some()).count();
+    let died = streams.iter().filter(|stream| stream.died.is_some()).count() as u64;
     if let Some((target, why)) = streams.iter().find_map(|stream| Some((stream.target, stream.died.as_ref()?))) {
-        return Err(Failure::Demo(format!("{died} connections died, the first to {target}: {why}")));
+        return Err(Failure::Demo(format!(
+            "{} died, the first to {target}: {why}",
+            counted(died, "connection", "connections")
+        )));
     }
     match events_lost + captured.malformed + captured.flows_refused {
         0 if events_new > 0 => Ok(()),
         0 => Err(Failure::Demo("no event arrived; run `ctflow doctor'".to_owned())),
-        lost => Err(Failure::Demo(format!("{lost} of the events were lost: this machine was too busy; try again"))),
+        lost => Err(Failure::Demo(format!(
+            "{} lost: this machine was too busy; try again",
+            counted(lost, "event was", "events were")
+        ))),
     }
 }

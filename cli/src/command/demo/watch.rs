@@ -105,6 +105,16 @@ mod tests {
     use ctflow_parser::uapi::IPPROTO_TCP;
 
     #[test]
+    fn a_wide_terminal_gets_the_whole_lines_of_an_event() {
+        let frames = include_bytes!("../../../../parser/fixtures/events.nl");
+        let (mut printer, mut lines) = (Printer::new(Format::default(), Subject::Flows, TimeZone::UTC), Vec::new());
+        append_frame(Some(&mut printer), &mut lines, frames);
+        let lines = String::from_utf8(lines).unwrap();
+        let first = lines.lines().next().unwrap();
+        assert!(first.starts_with("    [NEW] ") && first.contains(" src=") && first.contains("[UNREPLIED]"), "{first}");
+    }
+
+    #[test]
     fn a_short_line_has_state_and_addresses_in_60_columns() {
         let tuple = |src: &str, dst: &str| {
             let (src, dst): (SocketAddr, SocketAddr) = (src.parse().unwrap(), dst.parse().unwrap());

@@ -59,9 +59,10 @@ pub(super) static BENCH: Verb = Verb {
           tcp, all flows are TCP connections; with udp, each flow is one datagram. With netlink, flows are created \
           and deleted by request. --flows flows stay in the table throughout; each new flow replaces the oldest one. \
           The first measurement is idle, with that many flows: memory, CPU time, and the time that a daemon needs to \
-          learn the flows again, and a backup to receive and to commit them. Then each of the --rounds rounds runs \
-          the load four times: with no receiver; with its events received and discarded, which is the floor; \
-          captured; and replicated, encrypted, to --replicas backups. Then the highest rate without loss is searched \
+          learn the flows again, and a backup to receive and to commit them. Then, in --rounds \
+          rounds and in turns, the load runs with no receiver; with its events received and discarded, which is the \
+          floor; captured; and replicated, encrypted, to --replicas backups. Captured and replicated run a second \
+          time with the floor beside them, which gives the ratio to it. Then the highest rate without loss is searched \
           by halving, to within 2 percent; if there is no loss at full speed, more may be possible. With --rate, the \
           search ends at that rate. At a quarter, half and three quarters of the rate found, the latency from the \
           kernel to the replica is measured by the kernel's timestamps (Linux 6.14); it is up to a millisecond too \

@@ -23,8 +23,8 @@ pub(super) static ROLE: Verb = Verb {
         WordHelp {
             usage: "primary",
             help: "take over: commit the peers' flows, end isolation",
-            man: "Takes over. Writes the peers' flows into the kernel; ends isolation, before that if hot mode has \
-                  already written all flows; resyncs the internal cache with the kernel's table; empties the \
+            man: "Takes over. Writes the peers' flows into the kernel; ends isolation (first of all, if hot mode has \
+                  already written every flow); resyncs the internal cache with the kernel's table; empties the \
                   replicas of peers that are gone.",
         },
         WordHelp {

@@ -69,7 +69,8 @@ pub(super) static SYNC: Verb = Verb {
             usage: "commit [flows|expectations]",
             help: "write the external cache into the kernel",
             man: "Writes the external cache into the kernel; by default flows and expectations. Master flows come \
-                  before the flows that belong to them. Flows that exist in the kernel are updated. Prints what was \
+                  before the flows that belong to them. Flows that exist in the kernel are updated, unless they \
+                  changed there since: these are kept. Prints what was \
                   done and what the kernel refused, and exits with 1 if it refused anything.",
         },
         WordHelp {
@@ -96,8 +97,8 @@ pub(super) static SYNC: Verb = Verb {
         WordHelp {
             usage: "verify",
             help: "compare the internal cache with the peers' copies",
-            man: "Compares the internal cache with the peers' copies of it, and prints both sides. Exits with 1 if \
-                  they differ or a peer does not answer.",
+            man: "Compares the internal cache with the peers' copies of it, and this firewall's copies of the peers' \
+                  caches with their sources. Exits with 1 if any differs or a peer does not answer.",
         },
         WordHelp { usage: "stop", help: "stop the daemon", man: "Stops the daemon." },
     ],
@@ -173,15 +174,15 @@ pub(super) static STATUS: Verb = Verb {
     words: &[],
     options: &[JSON, READY, SOCKET, CONFIG],
     help: "print the state of the daemon, its caches, links and peers",
-    about: "Prints the state of the daemon: its caches, its links, its peers, its losses, and whether this firewall \
-            is ready to take over.",
+    about: "Prints the state of the daemon: its caches, its links, its peers, its problems, and whether this \
+            firewall is ready to take over.",
     man: "For each peer it prints how far the peer is behind this firewall, and this firewall behind the peer. \
-          Losses are listed by the stage at which they happened. If the firewall is not ready, the reasons are \
+          Problems since the daemon's start are listed from the kernel to the peers, each with what to do. If the firewall is not ready, the reasons are \
           listed. With --json, prints the status document of the daemon unchanged. With --ready, only tests whether \
           this firewall may take over, or stay primary: exits with 0 if it is primary, or if it has everything that \
           the peers and the kernel have; otherwise exits with 1 and prints what it waits for, but for no longer than \
-          ready_within_s. Exits with 1 if no daemon runs, and with 3 if a peer is primary, too, and active_active is \
-          not set.",
+          ready_within_s. Exits with 1 if no daemon runs. Without --ready, exits with 3 if a peer is primary, too, and \
+          active_active is not set.",
     read: status,
 };
 

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use serde_json::Value;
 
 use super::document::Document;
-use crate::output::counted;
+use crate::text::counted;
 
 /// The report of a commit's document, one fact to a line, and the number of refused entries.
 pub(crate) fn commit_report(document: &Value) -> (String, u64) {

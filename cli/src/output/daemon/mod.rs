@@ -10,7 +10,7 @@ mod verify_report;
 
 pub(crate) use cache::CachePrinter;
 pub(crate) use commit_report::commit_report;
-pub(crate) use role::{role_change_report, role_in_status, split_brain_peers, takeover_blockers};
+pub(crate) use role::{role_change_report, role_in_status, split_brain, takeover_blockers};
 pub(crate) use statistics::statistics_page;
 pub(crate) use status_report::status_report;
 pub(crate) use verify_report::verify_report;

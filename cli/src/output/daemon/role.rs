@@ -6,16 +6,19 @@ use serde_json::Value;
 
 use super::commit_report::commit_report;
 use super::document::Document;
-use crate::output::counted;
+use crate::text::counted;
 
 /// The role in a status document: `none`, `primary`, `backup` or `fault`; `-` without replication.
 pub(crate) fn role_in_status(status: &Value) -> String {
     Document(status).display("role")
 }
 
-/// The names of the peers in a status document that are primary while this node is; `None` without a split brain.
-pub(crate) fn split_brain_peers(status: &Value) -> Option<String> {
-    Some(Document(status).texts("split_brain").join(", ")).filter(|names| !names.is_empty())
+/// Which peers of a status document are primary while this node is, and what to do; `None` without a split brain.
+pub(crate) fn split_brain(status: &Value) -> Option<String> {
+    let names = Document(status).texts("split_brain");
+    let verb = if names.len() == 1 { "is" } else { "are" };
+    let names = Some(names.join(", ")).filter(|names| !names.is_empty())?;
+    Some(format!("{names} {verb} primary, too; run `ctflow role backup` on all nodes but one and check the links"))
 }
 
 /// The reasons in a status document why this node should not take over yet; `None` if it may.
@@ -88,7 +91,8 @@ mod tests {
         assert_eq!(takeover_blockers(&json!({"gate": {"open": true, "waits": ["x"]}})), None);
         assert_eq!(takeover_blockers(&json!({"gate": {"open": false, "waits": ["x", "y"]}})).unwrap(), "x; y");
         assert!(takeover_blockers(&json!({})).is_some(), "an older daemon sends no gate");
-        assert_eq!(split_brain_peers(&json!({"split_brain": ["a", "b"]})).unwrap(), "a, b");
-        assert_eq!(split_brain_peers(&json!({})), None);
+        assert!(split_brain(&json!({"split_brain": ["a", "b"]})).unwrap().starts_with("a, b are primary, too; run "));
+        assert!(split_brain(&json!({"split_brain": ["a"]})).unwrap().starts_with("a is primary, too; run "));
+        assert_eq!(split_brain(&json!({})), None);
     }
 }

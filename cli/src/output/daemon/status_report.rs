@@ -5,7 +5,8 @@ use std::fmt::Write;
 use serde_json::Value;
 
 use super::document::Document;
-use crate::output::counted;
+use super::role::split_brain;
+use crate::text::counted;
 
 /// The whole report of a status document.
 pub(crate) fn status_report(status: &Value) -> String {
@@ -39,12 +40,8 @@ fn append_readiness(text: &mut String, status: Document<'_>) {
         let reasons = if reasons.is_empty() { "the daemon sent no reason".into() } else { reasons.join("; ") };
         let _ = writeln!(text, "not ready: {reasons}");
     }
-    let primaries = status.texts("split_brain");
-    if !primaries.is_empty() {
-        let verb = if primaries.len() == 1 { "is" } else { "are" };
-        let names = primaries.join(", ");
-        let _ =
-            writeln!(text, "split brain: {names} {verb} primary, too; run `ctflow role backup` on all nodes but one");
+    if let Some(conflict) = split_brain(status.0) {
+        let _ = writeln!(text, "split brain: {conflict}");
     }
     if status.is_true("isolated") {
         *text += "isolated: forwards no traffic; accepts replication, VRRP and what [takeover] isolate_* allows\n";
@@ -250,12 +247,17 @@ fn lag(peer: Document<'_>) -> String {
 /// A counter of the status document that is 0 while all is well.
 struct Problem {
     count: u64,
-    /// The text after the number 1.
-    one: &'static str,
-    /// The text after any other number.
-    many: &'static str,
+    /// The count with what it counts.
+    text: String,
     /// What the operator should do, or why nothing needs doing.
     cure: &'static str,
+}
+
+impl Problem {
+    /// A problem whose text is the count and one of two nouns.
+    fn new(count: u64, [one, many]: [&str; 2], cure: &'static str) -> Self {
+        Self { count, text: counted(count, one, many), cure }
+    }
 }
 
 /// Appends every problem since the daemon's start, in the order from the kernel to the peers.
@@ -267,14 +269,14 @@ fn append_problems(text: &mut String, status: Document<'_>) {
         return;
     }
     text.push_str("\nproblems since the daemon's start:\n");
-    for Problem { count, one, many, cure } in found {
-        let _ = writeln!(text, "  {}; {cure}", counted(count, one, many));
+    for problem in found {
+        let _ = writeln!(text, "  {}; {}", problem.text, problem.cure);
     }
 }
 
 /// Losses between the kernel and the caches.
 fn engine_problems(status: Document<'_>) -> [Problem; 5] {
-    let problem = |path: &str, one, many, cure| Problem { count: status.number(path), one, many, cure };
+    let problem = |path: &str, one, many, cure| Problem::new(status.number(path), [one, many], cure);
     [
         problem(
             "engine.events_lost",
@@ -313,7 +315,7 @@ fn engine_problems(status: Document<'_>) -> [Problem; 5] {
 fn peer_problems(status: Document<'_>) -> [Problem; 6] {
     let links = |key| status.sum("links", key);
     let peers = |key| status.sum("peers", key);
-    let problem = |count, one, many, cure| Problem { count, one, many, cure };
+    let problem = |count, one, many, cure| Problem::new(count, [one, many], cure);
     [
         problem(
             status.number("source.deferred"),
@@ -354,88 +356,38 @@ fn peer_problems(status: Document<'_>) -> [Problem; 6] {
     ]
 }
 
-/// Why datagrams are refused: the key of the status document, the text after the number 1, the text after any other
-/// number, and the cure.
-const REFUSALS: [[&str; 4]; 12] = [
-    [
-        "foreign",
-        "datagram refused: it is not of ctflow's protocol",
-        "datagrams refused: they are not of ctflow's protocol",
-        "another program sends to this node's port",
-    ],
-    [
-        "version",
-        "datagram refused: it has another version of the protocol",
-        "datagrams refused: they have another version of the protocol",
-        "run the same version of ctflow on all nodes",
-    ],
-    [
-        "clear",
-        "datagram refused: it is not encrypted",
-        "datagrams refused: they are not encrypted",
-        "copy this node's key file to the sender and set [security] key_file there",
-    ],
+/// Why datagrams are refused: the key of the status document, the reason, and the cure.
+const REFUSALS: [[&str; 3]; 11] = [
+    ["foreign", "not of ctflow's protocol", "another program sends to this node's port"],
+    ["version", "another version of the protocol", "run the same version of ctflow on all nodes"],
+    ["clear", "not encrypted", "copy this node's key file to the sender and set [security] key_file there"],
     [
         "sealed",
-        "datagram refused: it is encrypted, and this node has no key",
-        "datagrams refused: they are encrypted, and this node has no key",
+        "encrypted, and this node has no key",
         "copy the sender's key file to this node and set [security] key_file here",
     ],
-    [
-        "key",
-        "datagram refused: it uses another key",
-        "datagrams refused: they use another key",
-        "copy the same key file to both nodes",
-    ],
-    [
-        "replayed",
-        "datagram refused: it was received before",
-        "datagrams refused: they were received before",
-        "if the number grows, look for a loop or a replay in the network",
-    ],
+    ["key", "another key", "copy the same key file to both nodes"],
+    ["replayed", "received before", "if the number grows, look for a loop or a replay in the network"],
     [
         "unproven",
-        "datagram refused: its sender's handshake was not complete",
-        "datagrams refused: their sender's handshake was not complete",
+        "the sender's handshake was not complete",
         "normal after a start of either node; if the number grows, see the peers above",
     ],
     [
         "epoch",
-        "datagram refused: it is from an earlier run of a peer",
-        "datagrams refused: they are from an earlier run of a peer",
+        "from an earlier run of a peer",
         "if the number grows, check the peer's clock, and that no two nodes have the same [node] name",
     ],
-    [
-        "malformed",
-        "datagram refused: it was not understood",
-        "datagrams refused: they were not understood",
-        "run the same version of ctflow on all nodes",
-    ],
-    [
-        "namesake",
-        "datagram refused: its sender has this node's name",
-        "datagrams refused: their sender has this node's name",
-        "give every node its own [node] name",
-    ],
-    [
-        "peers",
-        "datagram refused: this node has too many peers",
-        "datagrams refused: this node has too many peers",
-        "remove nodes from the replication links",
-    ],
-    [
-        "addressee",
-        "datagram refused: it was meant for another node",
-        "datagrams refused: they were meant for another node",
-        "check the addresses of the links",
-    ],
+    ["malformed", "not understood", "run the same version of ctflow on all nodes"],
+    ["namesake", "the sender has this node's name", "give every node its own [node] name"],
+    ["peers", "this node has too many peers", "remove nodes from the replication links"],
 ];
 
 /// Refused datagrams by reason.
 fn refused_datagrams(status: Document<'_>) -> impl Iterator<Item = Problem> {
-    REFUSALS.into_iter().map(move |[reason, one, many, cure]| {
-        let count = status.number(&format!("refused.{reason}"));
-        Problem { count, one, many, cure }
+    REFUSALS.into_iter().map(move |[key, reason, cure]| {
+        let count = status.number(&format!("refused.{key}"));
+        Problem { count, text: format!("{} refused: {reason}", counted(count, "datagram", "datagrams")), cure }
     })
 }
 
@@ -500,9 +452,9 @@ problems since the daemon's start:
   1 flow refused by the full internal cache; raise [engine] flows_max
   2 gaps in the datagrams of peers; if the number grows, check the link
   1 datagram of a peer with changes that were not understood; run the same version of ctflow on all nodes
-  1 datagram refused: it has another version of the protocol; run the same version of ctflow on all nodes
-  4 datagrams refused: they were received before; if the number grows, look for a loop or a replay in the network
-  1 datagram refused: it was not understood; run the same version of ctflow on all nodes
+  1 datagram refused: another version of the protocol; run the same version of ctflow on all nodes
+  4 datagrams refused: received before; if the number grows, look for a loop or a replay in the network
+  1 datagram refused: not understood; run the same version of ctflow on all nodes
 ";
         assert_eq!(status_report(&example_status()), expected);
     }
@@ -521,7 +473,7 @@ problems since the daemon's start:
         assert!(text.contains("\nready: in sync with every peer\n"), "{text}");
         assert!(text.contains("\nsent: 46 changes (8.7 KiB), none waiting\n"), "{text}");
         assert!(text.contains("    sent to it: up to date\n    received from it: up to date; lag "), "{text}");
-        let refused = "  6 datagrams refused: they use another key; copy the same key file to both nodes\n";
+        let refused = "  6 datagrams refused: another key; copy the same key file to both nodes\n";
         assert!(text.contains(refused), "{text}");
     }
 

@@ -6,36 +6,45 @@ use std::fmt::Write;
 use serde_json::Value;
 
 use super::document::Document;
-use crate::output::counted;
+use crate::text::counted;
 
 /// Buckets that a line lists at most.
 const BUCKETS_LISTED: usize = 8;
 
-/// The report of a verify document, and whether all copies are identical: a table of this node's streams here and on
-/// the peers, a line for each peer's copy and for each copy of a peer, and the result.
+/// The report of a verify document, and whether all copies are identical: a line for each peer's copy and for each copy
+/// of a peer, and the result. If they are not identical, a table of this node's streams here and on the peers comes
+/// first.
 pub(crate) fn verify_report(document: &Value) -> (String, bool) {
     let document = Document(document);
+    let agrees = document.is_true("agrees");
     let mut text = String::new();
-    append_line(&mut text, ["node", "stream", "entries", "digest", "seq"], "");
-    for stream in document.list("streams") {
-        append_stream(&mut text, "this node", stream, "");
+    if !agrees && document.list("peers").next().is_some() {
+        append_table(&mut text, document);
     }
-    for peer in document.list("peers") {
-        let name = peer.display("name");
-        if !peer.is_true("answered") {
-            append_line(&mut text, [&name, "-", "-", "-", "-"], "no answer");
-            continue;
-        }
-        for stream in peer.list("streams") {
-            append_stream(&mut text, &name, stream, &difference(stream));
-        }
-    }
-    text.push('\n');
     for peer in document.list("peers") {
         append_copies(&mut text, peer);
     }
     text += result(document);
-    (text, document.is_true("agrees"))
+    (text, agrees)
+}
+
+/// Appends the table of this node's streams, here and on each peer.
+fn append_table(text: &mut String, document: Document<'_>) {
+    append_line(text, ["node", "stream", "entries", "digest", "seq"], "");
+    for stream in document.list("streams") {
+        append_stream(text, "this node", stream, "");
+    }
+    for peer in document.list("peers") {
+        let name = peer.display("name");
+        if !peer.is_true("answered") {
+            append_line(text, [&name, "-", "-", "-", "-"], "no answer");
+            continue;
+        }
+        for stream in peer.list("streams") {
+            append_stream(text, &name, stream, &difference(stream));
+        }
+    }
+    text.push('\n');
 }
 
 /// Appends a table line of one stream.
@@ -51,7 +60,7 @@ fn append_line(text: &mut String, [node, stream, entries, digest, seq]: [&str; 5
 }
 
 /// Appends a line for a peer's copy of this node's flows, and one for this node's copy of the peer's flows.
-/// Expectations are counted as flows. A daemon that sends no `held` does not compare its own copies.
+/// A daemon that sends no `held` does not compare its own copies.
 fn append_copies(text: &mut String, peer: Document<'_>) {
     let name = peer.display("name");
     if !peer.is_true("answered") {
@@ -64,7 +73,7 @@ fn append_copies(text: &mut String, peer: Document<'_>) {
         }
         let is_identical = peer.list(key).all(|stream| stream.is_true("agrees"));
         let verb = if is_identical { "is identical" } else { "differs" };
-        let _ = writeln!(text, "{copy} {verb} ({})", counted(peer.sum(key, "entries"), "flow", "flows"));
+        let _ = writeln!(text, "{copy} {verb} ({})", counted(peer.sum(key, "entries"), "entry", "entries"));
     }
 }
 
@@ -94,9 +103,9 @@ fn difference(stream: Document<'_>) -> String {
     let listed = buckets.iter().take(BUCKETS_LISTED).cloned().collect::<Vec<_>>().join(", ");
     match buckets.len() {
         0 => "differs".to_owned(),
-        1 => format!("differs in bucket {listed}"),
-        2..=BUCKETS_LISTED => format!("differs in buckets {listed}"),
-        count => format!("differs in {count} buckets: {listed}, …"),
+        1 => format!("differs in part {listed}"),
+        2..=BUCKETS_LISTED => format!("differs in parts {listed}"),
+        count => format!("differs in {count} parts: {listed}, …"),
     }
 }
 
@@ -120,12 +129,12 @@ mod tests {
         });
         let expected = "node                  stream     entries  digest                       seq
 this node                  0           5  00ab                          12
-fw2                        0           4  00aa                          12  differs in buckets 7, 256
+fw2                        0           4  00aa                          12  differs in parts 7, 256
 fw2                        1           4  17                             9  identical
 fw3                        -           -  -                              -  no answer
 
-fw2's copy of this node differs (8 flows)
-our copy of fw2 is identical (1 flow)
+fw2's copy of this node differs (8 entries)
+our copy of fw2 is identical (1 entry)
 fw3 did not answer: see `ctflow status`
 Not all copies are identical: the parts that differ are sent again.
 ";
@@ -135,13 +144,13 @@ Not all copies are identical: the parts that differ are sent again.
     #[test]
     fn the_last_line_is_the_result() {
         let (text, agrees) = verify_report(&json!({"agrees": true, "peers": [{"name": "x", "answered": true}]}));
-        assert!(agrees && text.ends_with("\nAll copies are identical.\n"), "{text}");
+        assert!(agrees && text == "All copies are identical.\n", "{text}");
         let (text, agrees) = verify_report(&json!({"agrees": false, "peers": [{"name": "x", "answered": false}]}));
         assert!(!agrees && text.ends_with("\nNot all peers answered.\n"), "{text}");
-        assert!(verify_report(&Value::Null).0.ends_with("\nThere is no peer to compare with: see `ctflow status`.\n"));
+        assert_eq!(verify_report(&Value::Null).0, "There is no peer to compare with: see `ctflow status`.\n");
         let held = json!([{"stream": 0, "entries": 0, "agrees": false, "differing": [1]}]);
         let (text, _) = verify_report(&json!({"peers": [{"name": "fw1", "answered": true, "held": held}]}));
-        assert!(text.contains("\nour copy of fw1 differs (0 flows)\nNot all copies are identical: "), "{text}");
+        assert!(text.contains("\nour copy of fw1 differs (0 entries)\nNot all copies are identical: "), "{text}");
     }
 
     #[test]
@@ -150,7 +159,7 @@ Not all copies are identical: the parts that differ are sent again.
             difference(Document(&json!({"agrees": false, "differing": buckets.collect::<Vec<_>>()})))
         };
         assert_eq!(of(0..0), "differs");
-        assert_eq!(of(7..8), "differs in bucket 7");
-        assert_eq!(of(0..20), "differs in 20 buckets: 0, 1, 2, 3, 4, 5, 6, 7, …");
+        assert_eq!(of(7..8), "differs in part 7");
+        assert_eq!(of(0..20), "differs in 20 parts: 0, 1, 2, 3, 4, 5, 6, 7, …");
     }
 }

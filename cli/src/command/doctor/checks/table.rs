@@ -22,8 +22,9 @@ pub(super) fn fill(facts: &Facts) -> Finding {
     let finding = match (count, max) {
         (Some(0), _) => empty_finding(),
         (Some(count), Some(max)) if max > 0 => fill_finding(count, max),
-        (Some(1), _) => Finding::ok("table", "1 flow"),
-        (Some(count), _) => Finding::ok("table", format!("{} flows", HumanCount(count))),
+        (Some(count), _) => {
+            Finding::ok("table", format!("{} {}", HumanCount(count), if count == 1 { "flow" } else { "flows" }))
+        }
         (None, _) => Finding::note("table", "unknown: neither /proc/sys nor netlink has the number of flows"),
     };
     finding.value(json!({ "count": count, "max": max }))
