@@ -11,12 +11,12 @@ use std::sync::Arc;
 
 use ctflow_benches::pair::Pair;
 use ctflow_benches::{MultipliedEvents, records};
-use ctflow_engine::filter::ReplicationFilter;
-use ctflow_engine::intake::Intake;
+use ctflow_engine::capture::receive::Sink;
 use ctflow_engine::limits::RECEIVE_BATCH;
 use ctflow_engine::metrics::Counts;
-use ctflow_engine::receive::Sink;
+use ctflow_engine::replication::filter::ReplicationFilter;
 use ctflow_engine::shard::{Outbox, Shard};
+use ctflow_engine::worker::intake::Intake;
 use ctflow_replicate::Payload;
 use gungraun::{library_benchmark, library_benchmark_group, main};
 

@@ -11,12 +11,12 @@ use std::sync::Arc;
 use criterion::measurement::WallTime;
 use criterion::{BatchSize, BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
 use ctflow_benches::{MultipliedEvents, report_allocations};
-use ctflow_engine::filter::ReplicationFilter;
-use ctflow_engine::intake::Intake;
+use ctflow_engine::capture::receive::Sink;
 use ctflow_engine::limits::RECEIVE_BATCH;
 use ctflow_engine::metrics::Counts;
-use ctflow_engine::receive::Sink;
+use ctflow_engine::replication::filter::ReplicationFilter;
 use ctflow_engine::shard::{Outbox, Shard};
+use ctflow_engine::worker::intake::Intake;
 
 const FLOWS: u32 = 200_000;
 const ALIVE: u32 = 50_000;

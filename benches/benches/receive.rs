@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ctflow_benches::udp_flow;
+use ctflow_engine::capture::receive::{self, BackendKind, Interrupts, Receive, Wait};
+use ctflow_engine::capture::socket::{EventSocket, Options};
 use ctflow_engine::kernel::KernelError;
 use ctflow_engine::kernel::request::Requester;
 use ctflow_engine::lab::Lab;
-use ctflow_engine::receive::{self, BackendKind, Interrupts, Receive, Wait};
-use ctflow_engine::socket::{EventSocket, Options};
 use ctflow_parser::request::{self, FlowChange, IfExists};
 use ctflow_parser::uapi;
 

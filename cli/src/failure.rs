@@ -5,13 +5,13 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use ctflow_engine::capture::listener::ListenError;
+use ctflow_engine::capture::receive::InterruptError;
 use ctflow_engine::engine::StartError;
 use ctflow_engine::kernel::KernelError;
 use ctflow_engine::lab::LabError;
 use ctflow_engine::lab::load::LoadError;
-use ctflow_engine::listener::ListenError;
 use ctflow_engine::os_error::os_error_text;
-use ctflow_engine::receive::InterruptError;
 use ctflow_engine::server::ServerError;
 use ctflow_parser::error::ParseError;
 use rustix::io::Errno;

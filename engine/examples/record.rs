@@ -12,14 +12,14 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use ctflow_engine::capture::listener::{Listener, Patience};
+use ctflow_engine::capture::receive::{BackendKind, Interrupts};
+use ctflow_engine::capture::socket::{EventMask, Options};
 use ctflow_engine::kernel::dump::Dump;
 use ctflow_engine::kernel::request::Requester;
 use ctflow_engine::lab::Lab;
 use ctflow_engine::lab::topology::{Firewall, REDIRECTED, SERVER, SERVER6};
 use ctflow_engine::lab::traffic::{tcp_exchange, udp_exchange};
-use ctflow_engine::listener::{Listener, Patience};
-use ctflow_engine::receive::{BackendKind, Interrupts};
-use ctflow_engine::socket::{EventMask, Options};
 use ctflow_parser::filter::DumpFilter;
 use ctflow_parser::request::{self, Table};
 

@@ -5,11 +5,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use crate::kernel::batch::Batch;
-use crate::kernel_resync::ResyncRequests;
 use crate::metrics::{Counts, SharedCounters};
 use crate::replication::Replication;
 use crate::takeover::Takeover;
-use crate::worker_channel::WorkerHandle;
+use crate::worker::channel::WorkerHandle;
+use crate::worker::kernel_resync::ResyncRequests;
 
 /// The channels to an engine's threads, and the engine's constants.
 #[derive(Clone)]

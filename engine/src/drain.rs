@@ -11,11 +11,11 @@ use std::thread::{self, JoinHandle};
 
 use crossbeam_channel::bounded;
 
+use crate::capture::listener::{ListenError, Listener, Patience};
+use crate::capture::socket::{EventSocket, Options};
+use crate::capture::steer::Share;
 use crate::engine::{Settings, StartError, pin, wake_channel};
-use crate::listener::{ListenError, Listener, Patience};
-use crate::socket::{EventSocket, Options};
-use crate::steer::Share;
-use crate::threads::{self, Duty, Thread};
+use crate::worker::threads::{self, Duty, Thread};
 
 /// Events received and discarded so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -25,29 +25,29 @@ use mio::{Poll, Waker};
 use thiserror::Error;
 
 use crate::access::Access;
-use crate::filter::ReplicationFilter;
+use crate::capture::listener::{ListenError, Listener};
+use crate::capture::receive::{BackendKind, Interest, InterruptError, Interrupts};
+use crate::capture::socket::{EventSocket, Options, SocketError};
+use crate::capture::steer::Share;
 use crate::kernel::KernelError;
 use crate::kernel::batch::Batch;
 use crate::kernel::commit::CommitRules;
-use crate::kernel_resync::{REPORTS, ResyncCoordinator, ResyncRequest, ResyncRequests, WorkerChannel};
 use crate::limits::{COMMANDS_PER_WORKER, FLOWS_PER_SHARD, REPORTS_PER_WORKER, WORKERS, WORKERS_DEFAULT_MAX};
-use crate::listener::{ListenError, Listener};
-use crate::meter::Meter;
 use crate::metrics::{Counts, SharedCounters};
 use crate::netlink::NetlinkError;
 use crate::os_error::os_error_text;
-use crate::receive::{BackendKind, Interest, InterruptError, Interrupts};
+use crate::replication::filter::ReplicationFilter;
 use crate::replication::{
     self, CommitError, CommitScope, Committed, PreparedStage, Replication, ReplicationSettings, StageError,
 };
 use crate::shard::Shard;
-use crate::socket::{EventSocket, Options, SocketError};
-use crate::steer::Share;
 use crate::takeover::{Isolator, RoleChange, Takeover, change_role, flush_later};
-use crate::threads::{self, Duty, Thread};
-use crate::unreported::Unreported;
+use crate::worker::channel::{self, DeltaReceiver, DeltaSender, WorkerHandle, WorkerRequest};
+use crate::worker::kernel_resync::{REPORTS, ResyncCoordinator, ResyncRequest, ResyncRequests, WorkerChannel};
+use crate::worker::meter::Meter;
+use crate::worker::threads::{self, Duty, Thread};
+use crate::worker::unreported::Unreported;
 use crate::worker::{Command, Report, Reporter, SyncState, Worker};
-use crate::worker_channel::{self, DeltaReceiver, DeltaSender, WorkerHandle, WorkerRequest};
 
 /// How to receive events, and how to replicate flows.
 #[derive(Debug, Clone)]
@@ -387,7 +387,7 @@ impl<'s> Assembly<'s> {
         shared_counters.store(&Counts { resync_pending: 1, ..Counts::default() });
         let waker = Arc::new(waker);
         self.channels.push(WorkerChannel::new(sender, waker.clone(), shared_counters.clone()));
-        let (handle, requests) = worker_channel::request_channel(waker);
+        let (handle, requests) = channel::request_channel(waker);
         let (shard, delta_sender) = self.build_shard(index, &handle);
         // Only worker 0 receives the events of expectations.
         let unreported = delta_sender.is_some().then(|| Unreported::open(index == 0)).transpose()?;
@@ -414,7 +414,7 @@ impl<'s> Assembly<'s> {
         let stream = u16::try_from(index).unwrap_or(u16::MAX); // never: WORKERS is far less
         let filter = Arc::new(prepared.settings().filter.clone());
         let (sender, receiver) =
-            worker_channel::delta_channel(stream, prepared.datagram_bytes(), prepared.waker(), handle.clone());
+            channel::delta_channel(stream, prepared.datagram_bytes(), prepared.waker(), handle.clone());
         self.delta_receivers.push(receiver);
         (Shard::replicated(flows_max, filter), Some(sender))
     }

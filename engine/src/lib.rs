@@ -1,36 +1,42 @@
-//! Threads, memory and the kernel: event sockets, workers with their shards, kernel resyncs, replication over links,
-//! takeover, and the control server.
+//! Threads, memory and the kernel: everything below the command line and above the protocol.
+//!
+//! The modules in the order of the data:
+//!
+//! | module | content |
+//! |---|---|
+//! | [`capture`] | events from the kernel: sockets, filters, receive back ends |
+//! | [`worker`] | the pinned threads that apply events to shards, and the thread that keeps shards in sync with the kernel |
+//! | [`shard`] | the flows of one worker, and the replicas of peers' shards |
+//! | [`kernel`] | requests to the kernel's tables: dumps, batches of changes, the host's addresses |
+//! | [`replication`] | which flows are replicated, the replication stage, and the links to peers |
+//! | [`takeover`] | roles, commit, hot mode, isolation, split brain |
+//! | [`server`] | the control socket |
+//! | [`engine`] | sets all of these up, starts and stops them |
+//!
+//! Below them: [`netlink`] (route and nftables requests), [`sys`] (system calls, the only `unsafe` code), [`limits`] (every
+//! bound with its derivation), [`metrics`] (counters) and [`os_error`].
+
+pub mod capture;
+pub mod worker;
+
+pub mod shard;
+
+pub mod kernel;
+
+pub mod replication;
+
+pub mod takeover;
+
+pub mod server;
+
+pub mod engine;
 
 mod access;
 pub mod drain;
-pub mod engine;
-pub mod filter;
-pub mod intake;
-pub mod kernel;
-mod kernel_resync;
 pub mod lab;
 pub mod limits;
-pub mod link;
-pub mod listener;
-mod meter;
 pub mod metrics;
 pub mod netlink;
-pub mod nft;
 pub mod os_error;
-pub mod pace;
-pub mod receive;
-pub mod replication;
 mod reply;
-mod rtnetlink;
-mod seqadj_refresh;
-pub mod server;
-pub mod shard;
-pub mod socket;
-pub mod steer;
 pub mod sys;
-pub mod takeover;
-pub mod threads;
-mod unreported;
-mod watch;
-mod worker;
-mod worker_channel;

@@ -4,6 +4,8 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use ctflow_engine::capture::receive::BackendKind;
+use ctflow_engine::capture::socket::{BufferPlan, Options};
 use ctflow_engine::engine::{Engine, Settings};
 use ctflow_engine::kernel::dump::{Dump, Progress};
 use ctflow_engine::kernel::request::Requester;
@@ -11,8 +13,6 @@ use ctflow_engine::lab::topology::{Firewall, REDIRECTED, SERVER, SERVER6};
 use ctflow_engine::lab::traffic::{Flood, tcp_exchange, udp_exchange};
 use ctflow_engine::lab::{Lab, sysctl};
 use ctflow_engine::metrics::Counts;
-use ctflow_engine::receive::BackendKind;
-use ctflow_engine::socket::{BufferPlan, Options};
 use ctflow_parser::filter::{DumpFilter, TupleFilter};
 use ctflow_parser::request::{self, Table};
 use ctflow_parser::tuple::{L4, Tuple};

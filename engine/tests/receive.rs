@@ -14,11 +14,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use ctflow_engine::capture::pace::Pace;
+use ctflow_engine::capture::receive::{BackendKind, Interest, Interrupts, Receive, Received, Sink, Wait, open};
+use ctflow_engine::capture::socket::{BufferPlan, EventMask, EventSocket, Options};
+use ctflow_engine::capture::steer::{Filter, Share};
 use ctflow_engine::limits::{DATAGRAM_BYTES, DATAGRAMS_PER_RECEIVE};
-use ctflow_engine::pace::Pace;
-use ctflow_engine::receive::{BackendKind, Interest, Interrupts, Receive, Received, Sink, Wait, open};
-use ctflow_engine::socket::{BufferPlan, EventMask, EventSocket, Options};
-use ctflow_engine::steer::{Filter, Share};
 use ctflow_engine::sys::netlink::{NetlinkSocket, Protocol};
 use ctflow_parser::filter::Masked;
 use ctflow_parser::uapi;

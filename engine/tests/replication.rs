@@ -15,7 +15,7 @@ use ctflow_engine::engine::{Engine, Settings};
 use ctflow_engine::isolated;
 use ctflow_engine::kernel::commit::{CommitRules, Lifetime};
 use ctflow_engine::lab::Lab;
-use ctflow_engine::link::{LinkSettings, Transport};
+use ctflow_engine::replication::link::{LinkSettings, Transport};
 use ctflow_engine::replication::{CommitScope, ReplicationSettings};
 use ctflow_parser::flow::FlowView;
 use ctflow_parser::proto::{ProtoInfo, TcpInfo};

@@ -17,7 +17,7 @@ use ctflow_engine::engine::{Engine, Settings};
 use ctflow_engine::isolated;
 use ctflow_engine::lab::topology::Firewall;
 use ctflow_engine::lab::{Lab, sysctl};
-use ctflow_engine::link::Transport;
+use ctflow_engine::replication::link::Transport;
 use ctflow_engine::server::frame::{self, Entries, Kind};
 use ctflow_engine::server::{ControlSocket, Order, OrderKind, Server, ServerError, Unchanged};
 use ctflow_parser::frame::{Message, Messages};

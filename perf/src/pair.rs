@@ -15,7 +15,7 @@ use ctflow_engine::kernel::request::Requester;
 use ctflow_engine::lab::gateways::{GatewayId, Gateways};
 use ctflow_engine::lab::link::Links;
 use ctflow_engine::lab::{Host, Lab, LabError, sysctl};
-use ctflow_engine::nft::{Chain, Hook, Rule, Ruleset};
+use ctflow_engine::netlink::nft::{Chain, Hook, Rule, Ruleset};
 use ctflow_parser::request;
 use ctflow_parser::uapi::AF_UNSPEC;
 

@@ -17,10 +17,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ctflow_engine::listener::{Listener, Patience, Round};
-use ctflow_engine::receive::{BackendKind, Interest, Interrupts};
-use ctflow_engine::socket::{BufferPlan, EventMask, Options};
-use ctflow_engine::steer::Filter;
+use ctflow_engine::capture::listener::{Listener, Patience, Round};
+use ctflow_engine::capture::receive::{BackendKind, Interest, Interrupts};
+use ctflow_engine::capture::socket::{BufferPlan, EventMask, Options};
+use ctflow_engine::capture::steer::Filter;
 use ctflow_parser::error::ParseError;
 use ctflow_parser::frame::{Message, Messages};
 use ctflow_parser::record::{Record, Subject as RecordSubject};

@@ -8,8 +8,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::path::PathBuf;
 
+use ctflow_engine::capture::receive::BackendKind;
 use ctflow_engine::limits::ISOLATION_ENTRIES;
-use ctflow_engine::receive::BackendKind;
 use ctflow_parser::filter::Masked;
 use ctflow_parser::proto::TCP_STATES;
 use ctflow_parser::uapi::{IPPROTO_DCCP, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP, IPPROTO_UDPLITE};

@@ -15,7 +15,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ctflow_engine::receive::BackendKind;
+use ctflow_engine::capture::receive::BackendKind;
 use ctflow_engine::takeover::Isolation;
 use ctflow_parser::filter::Masked;
 use serde::Deserialize;

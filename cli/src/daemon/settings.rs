@@ -2,14 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
+use ctflow_engine::capture::socket::{BufferPlan, EventMask, Options};
+use ctflow_engine::capture::steer::Filter;
 use ctflow_engine::engine::Settings;
-use ctflow_engine::filter::{self, Listed, Prefix, Rule};
 use ctflow_engine::kernel::commit::{CommitRules, Lifetime, Windows};
 use ctflow_engine::limits::{FILTER_PROTOCOLS, FLOWS_PER_SHARD};
-use ctflow_engine::link::{LinkSettings, Transport};
 use ctflow_engine::replication::ReplicationSettings;
-use ctflow_engine::socket::{BufferPlan, EventMask, Options};
-use ctflow_engine::steer::Filter;
+use ctflow_engine::replication::filter::{self, Listed, Prefix, Rule};
+use ctflow_engine::replication::link::{LinkSettings, Transport};
 use ctflow_engine::takeover;
 use ctflow_replicate::{self as replicate, Epoch, Key};
 

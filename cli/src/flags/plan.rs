@@ -5,8 +5,8 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ctflow_engine::capture::receive::BackendKind;
 use ctflow_engine::lab::load::Kind;
-use ctflow_engine::receive::BackendKind;
 use ctflow_parser::filter::DumpFilter;
 use ctflow_parser::record::Event;
 use ctflow_parser::request::{IfExists, Selector, Table};

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use ctflow_engine::lab::sysctl;
 use ctflow_engine::lab::topology::{CLIENT, Firewall, REDIRECTED, SERVER, SERVER6};
 use ctflow_engine::lab::traffic::{tcp_exchange, udp_exchange};
-use ctflow_engine::nft::{Chain, Hook, Rule, Ruleset};
+use ctflow_engine::netlink::nft::{Chain, Hook, Rule, Ruleset};
 use ctflow_parser::flow::{FlowView, Helper, Labels};
 use ctflow_parser::proto::{ProtoInfo, SctpInfo, TcpInfo};
 use ctflow_parser::request::{FlowChange, NatRange};

@@ -14,7 +14,7 @@ use ctflow_parser::uapi::{AF_INET, AF_INET6, NLM_F_DUMP, NLM_F_REQUEST};
 use ctflow_parser::write::Writer;
 
 use crate::limits::{LOCAL_ADDRESSES, LOCAL_QUERY_INTERVAL};
-use crate::rtnetlink::{IFA_ADDRESS, IFA_LOCAL, IFF_UP, RTM_GETADDR, RTM_NEWADDR, link_flags, query, u32_at};
+use crate::netlink::rtnetlink::{IFA_ADDRESS, IFA_LOCAL, IFF_UP, RTM_GETADDR, RTM_NEWADDR, link_flags, query, u32_at};
 use crate::sys::netlink::{NetlinkSocket, Protocol};
 
 // Offsets in a message of `nlmsghdr` and `ifaddrmsg`.

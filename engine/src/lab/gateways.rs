@@ -23,7 +23,7 @@ use super::topology::{
 };
 use super::traffic::Echo;
 use super::{Host, Lab};
-use crate::nft::{Chain, Hook, Rule, Ruleset};
+use crate::netlink::nft::{Chain, Hook, Rule, Ruleset};
 
 /// The name of the link at both ends of the cable between the firewalls.
 pub const SYNC_LINK: &str = "sync0";

@@ -13,8 +13,8 @@ use rustix::net::netdevice::name_to_index;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
 use super::error::LabError;
+use crate::netlink::rtnetlink::*;
 use crate::netlink::{NetlinkError, Requests};
-use crate::rtnetlink::*;
 use crate::sys::netlink::Protocol;
 
 /// The buffer of one request. The longest request, for a pair of links, takes some 150 bytes.

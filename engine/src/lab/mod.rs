@@ -2,7 +2,7 @@
 //! external programs.
 //!
 //! [`Lab::enter`] moves the calling thread into a network of its own, in which it is root. There the thread creates
-//! links ([`link`]) and rules ([`nft`](crate::nft)), changes settings ([`sysctl`]), starts [`Host`]s (threads that live
+//! links ([`link`]) and rules ([`nft`](crate::netlink::nft)), changes settings ([`sysctl`]), starts [`Host`]s (threads that live
 //! in further namespaces), and sends [`traffic`] or [`load`]. [`topology::Firewall`] combines these: a client, a
 //! firewall and a server. [`gateways::Gateways`] has two firewalls for failover; [`backups::Backups`] adds hosts that
 //! only receive replicas. A network disappears with its last thread and descriptor. Nothing here touches the machine's

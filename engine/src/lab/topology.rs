@@ -23,7 +23,7 @@ use super::error::LabError;
 use super::link::Links;
 use super::traffic::Echo;
 use super::{Host, Lab, sysctl};
-use crate::nft::{Chain, Hook, Rule, Ruleset, State};
+use crate::netlink::nft::{Chain, Hook, Rule, Ruleset, State};
 
 /// The client's address.
 pub const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2));

@@ -25,7 +25,7 @@ use crate::kernel::commit::CommitRules;
 use crate::limits::{COMMIT_BUCKETS_AHEAD, COMMIT_RELATED_BYTES};
 use crate::reply::Awaited;
 use crate::server::frame::{Entries, EntryHead};
-use crate::worker_channel::OnLoss;
+use crate::worker::channel::OnLoss;
 
 /// Which entries a commit injects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -37,7 +37,7 @@ use crate::limits::{
 use crate::reply::Reply;
 use crate::shard::handover::Pending;
 use crate::shard::replica::Replica;
-use crate::worker_channel::OnLoss;
+use crate::worker::channel::OnLoss;
 
 /// The next work of the hot thread.
 #[derive(Debug)]

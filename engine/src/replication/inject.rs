@@ -30,8 +30,8 @@ use crate::kernel::commit::{CommitRules, commit_request, for_existing_flow, is_h
 use crate::limits::COMMIT_REASONS;
 use crate::server::frame::{Entries, EntryHead};
 use crate::shard::{Newer, PeerVersion, shard_of};
+use crate::worker::channel::{OnLoss, WorkerHandle, WorkerRequest};
 use crate::worker::now_ms;
-use crate::worker_channel::{OnLoss, WorkerHandle, WorkerRequest};
 
 /// Which version of a flow wins when the kernel has the flow already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -14,9 +14,11 @@
 //! `PROTOCOL.md` specifies the protocol. Other threads send requests to the stage through [`Replication`].
 
 mod commit;
+pub mod filter;
 mod hot;
 mod inject;
 mod lag;
+pub mod link;
 mod split_brain;
 mod stage;
 
@@ -37,9 +39,9 @@ pub use self::inject::Tally;
 pub use self::lag::{Lag, LagSummary};
 pub(crate) use self::stage::PreparedStage;
 pub use self::stage::StageError;
-use crate::filter::ReplicationFilter;
 use crate::limits::STAGE_ANSWER_MAX;
-use crate::link::{LinkReport, LinkSettings};
+use crate::replication::filter::ReplicationFilter;
+use crate::replication::link::{LinkReport, LinkSettings};
 use crate::reply::{self, Awaited, Reply};
 use crate::shard::replica::Changes;
 use crate::takeover;

@@ -32,12 +32,12 @@ use super::{
 use crate::limits::{
     LINK_DATAGRAM_MAX, LINK_DATAGRAMS_PER_ROUND, LINK_TICK, STAGE_BATCHES_PER_ROUND, STAGE_REQUESTS, STAGE_RETRY,
 };
-use crate::link::{LinkError, Links, Origin};
-use crate::meter::Meter;
 use crate::os_error::os_error_text;
+use crate::replication::link::{LinkError, Links, Origin};
 use crate::shard::replica::{Changes, Replica};
+use crate::worker::channel::{DeltaReceiver, WorkerRequest};
+use crate::worker::meter::Meter;
 use crate::worker::{now_ms, now_us};
-use crate::worker_channel::{DeltaReceiver, WorkerRequest};
 
 /// The token of the stage's waker.
 const STAGE: Token = Token(0);

@@ -187,9 +187,9 @@ mod tests {
     use super::*;
     use crate::access::Access;
     use crate::kernel::batch::Batch;
-    use crate::kernel_resync::ResyncRequests;
     use crate::server::frame;
     use crate::server::verify::Verification;
+    use crate::worker::kernel_resync::ResyncRequests;
 
     /// A server's context without an engine.
     fn context_without_engine() -> ServerContext {

@@ -7,9 +7,9 @@ use std::time::Instant;
 use super::order::Order;
 use super::verify::Verification;
 use crate::access::Access;
-use crate::kernel_resync::ResyncRequest;
 use crate::replication::StageRequest;
-use crate::worker_channel::WorkerRequest;
+use crate::worker::channel::WorkerRequest;
+use crate::worker::kernel_resync::ResyncRequest;
 
 /// The engine, and the state that the server's clients share.
 pub(super) struct ServerContext {

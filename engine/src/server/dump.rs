@@ -16,7 +16,7 @@ use super::out::OutBuffer;
 use super::request::{Cache, Table};
 use crate::limits::{SERVER_ANSWER_MAX, STAGE_ANSWER_MAX};
 use crate::replication::{ReplicationStatus, StageRequest};
-use crate::worker_channel::WorkerRequest;
+use crate::worker::channel::WorkerRequest;
 
 /// The thread and the table that entries come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

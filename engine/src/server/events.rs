@@ -10,8 +10,8 @@ use super::job::{Job, QueryError, Step, worker_error};
 use super::out::OutBuffer;
 use super::request::Table;
 use crate::limits::SERVER_RETRY;
-use crate::watch::{self, Chunk, WatchReceiver};
-use crate::worker_channel::{WorkerHandle, WorkerRequest};
+use crate::worker::channel::{WorkerHandle, WorkerRequest};
+use crate::worker::watch::{self, Chunk, WatchReceiver};
 
 /// The watch of one worker.
 struct WorkerWatch {

@@ -14,8 +14,8 @@ use super::job::{Job, PendingQuery, Polled, Step};
 use super::out::OutBuffer;
 use super::process;
 use crate::limits::STAGE_ANSWER_MAX;
-use crate::link::{LinkReport, Transport};
 use crate::metrics::Counts;
+use crate::replication::link::{LinkReport, Transport};
 use crate::replication::{PeerReport, ReplicationStatus, StageRequest, Tally};
 
 /// The reason while a kernel resync runs.

@@ -6,10 +6,10 @@ use super::context::{Query, ServerContext};
 use super::failure::Failure;
 use super::job::{Job, PendingQuery, Polled, QueryError, Step, no_peers_error, stage_error};
 use super::out::OutBuffer;
-use crate::kernel_resync::WorkerEnded;
 use crate::limits::{SERVER_ANSWER_MAX, SERVER_POLL_INTERVAL, SERVER_RETRY, STAGE_ANSWER_MAX};
 use crate::replication::{ReplicationStatus, StageRequest};
 use crate::takeover;
+use crate::worker::kernel_resync::WorkerEnded;
 
 /// One action of a request.
 #[derive(Debug)]

@@ -29,8 +29,8 @@ use super::digests::Digests;
 use super::expectations::Expectations;
 use super::outbox::Outbox;
 use super::table::{DIRTY, SENT, Slot, Table, YOUNG};
-use crate::filter::ReplicationFilter;
 use crate::limits::{LEDGER_DIRTY_MAX, LEDGER_ENDS_MAX, LEDGER_YOUNG_MAX};
+use crate::replication::filter::ReplicationFilter;
 
 /// A flow that waits for its least age.
 #[derive(Debug, Clone, Copy)]

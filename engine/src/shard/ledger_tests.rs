@@ -18,8 +18,8 @@ use proptest::prelude::*;
 
 use super::replica::Replica;
 use super::{Outbox, Shard};
-use crate::filter::{Listed, ReplicationFilter, Rule};
 use crate::limits::OUTBOX_BATCHES;
+use crate::replication::filter::{Listed, ReplicationFilter, Rule};
 
 const START_MS: u64 = 1_800_000_000_000;
 

@@ -53,7 +53,7 @@ pub use outbox::Outbox;
 use resync::Resync;
 use table::{ApplyContext, Table};
 
-use crate::filter::ReplicationFilter;
+use crate::replication::filter::ReplicationFilter;
 
 /// The number of a resync. It wraps: two resyncs never run at once, so only consecutive ones have to differ.
 type Generation = u8;

@@ -8,7 +8,7 @@ use rustix::net::netlink::{self, SocketAddrNetlink};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, getsockname, sockopt};
 
 use super::pages::last_errno;
-use crate::steer::{Instruction, Program};
+use crate::capture::steer::{Instruction, Program};
 
 /// The kernel subsystem at the other end of a netlink socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

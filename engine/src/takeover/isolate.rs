@@ -15,9 +15,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ctflow_parser::uapi::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP};
 
-use crate::link::{LinkSettings, Transport};
 use crate::netlink::NetlinkError;
-use crate::nft::{Chain, Hook, Loader, Rule, Ruleset, State as Tracked};
+use crate::netlink::nft::{Chain, Hook, Loader, Rule, Ruleset, State as Tracked};
+use crate::replication::link::{LinkSettings, Transport};
 
 /// The table's name; its family is `inet`.
 pub(super) const TABLE: &str = "ctflow-isolate";

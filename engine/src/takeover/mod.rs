@@ -29,10 +29,10 @@ pub(crate) use self::role::change_role;
 pub(crate) use self::schedule::{flush_later, flush_now};
 
 use self::schedule::Scheduled;
-use crate::filter::ReplicationFilter;
 use crate::kernel::commit::CommitRules;
 use crate::netlink::NetlinkError;
 use crate::replication::Tally;
+use crate::replication::filter::ReplicationFilter;
 
 /// The configuration of takeovers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -11,12 +11,12 @@ use super::isolate::TABLE;
 use super::report::{RoleChange, milliseconds};
 use super::{KernelLock, State, schedule};
 use crate::access::Access;
-use crate::kernel_resync::WorkerEnded;
 use crate::limits::{SERVER_ANSWER_MAX, SERVER_RETRY};
 use crate::os_error::os_error_text;
 use crate::replication::{self, CommitScope, Progress, Replication, ReplicationStatus};
 use crate::reply;
-use crate::worker_channel::WorkerRequest;
+use crate::worker::channel::WorkerRequest;
+use crate::worker::kernel_resync::WorkerEnded;
 
 /// Changes the role to `role` in the calling thread. For primary that takes as long as a commit and a kernel resync.
 pub(crate) fn change_role(access: &Access, _lock: &KernelLock, role: Role, progress: &Arc<Progress>) -> RoleChange {

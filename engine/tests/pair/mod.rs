@@ -5,14 +5,14 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use ctflow_engine::capture::socket::{EventMask, Options};
 use ctflow_engine::engine::{Engine, Settings};
-use ctflow_engine::filter::ReplicationFilter;
 use ctflow_engine::kernel::dump::{Dump, Progress};
 use ctflow_engine::kernel::request::Requester;
 use ctflow_engine::lab::{Host, Lab, link};
-use ctflow_engine::link::{LinkSettings, Transport};
+use ctflow_engine::replication::filter::ReplicationFilter;
+use ctflow_engine::replication::link::{LinkSettings, Transport};
 use ctflow_engine::replication::{ReplicationSettings, ReplicationStatus};
-use ctflow_engine::socket::{EventMask, Options};
 use ctflow_engine::takeover;
 use ctflow_parser::filter::DumpFilter;
 use ctflow_parser::record::Record;

@@ -4,7 +4,7 @@
 //! No program prints as fast as that, so the figures show whether the buffer requested by `-b` is really allocated:
 //! each flow must be printed twice, as NEW and as DESTROY.
 
-use ctflow_engine::socket::{BufferPlan, EventSocket, Options as SocketOptions, SocketError};
+use ctflow_engine::capture::socket::{BufferPlan, EventSocket, Options as SocketOptions, SocketError};
 
 use crate::failure::Failure;
 use crate::lines::Tally;

@@ -29,9 +29,9 @@ use std::num::NonZeroU32;
 use std::path::Path;
 use std::time::Duration;
 
+use ctflow_engine::capture::receive::BackendKind;
 use ctflow_engine::engine::Settings;
 use ctflow_engine::lab::load::Load;
-use ctflow_engine::receive::BackendKind;
 
 use self::network::Network;
 use self::pipeline::Depth;

@@ -4,12 +4,12 @@ use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use ctflow_engine::capture::listener::{ListenError, Listener, Patience};
+use ctflow_engine::capture::receive::{BackendKind, Interrupts};
+use ctflow_engine::capture::socket::{EventSocket, Options};
 use ctflow_engine::lab::gateways::{GatewayId, Gateways};
 use ctflow_engine::lab::topology::REDIRECTED;
 use ctflow_engine::lab::traffic::tcp_exchange;
-use ctflow_engine::listener::{ListenError, Listener, Patience};
-use ctflow_engine::receive::{BackendKind, Interrupts};
-use ctflow_engine::socket::{EventSocket, Options};
 use ctflow_parser::flow::FlowView;
 use ctflow_parser::frame::{Message, Messages};
 use ctflow_parser::record::Event;

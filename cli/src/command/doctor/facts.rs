@@ -181,7 +181,7 @@ impl Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ctflow_engine::socket::SocketError;
+    use ctflow_engine::capture::socket::SocketError;
 
     #[test]
     fn a_config_has_what_is_built_in_or_a_module() {

@@ -4,13 +4,13 @@
 use std::fs;
 use std::process::{Command, Stdio};
 
+use ctflow_engine::capture::receive::{self, BackendKind, Interrupts};
+use ctflow_engine::capture::socket::{EventMask, EventSocket, Options};
+use ctflow_engine::capture::steer::{Filter, Program, Share};
 use ctflow_engine::kernel::KernelError;
 use ctflow_engine::kernel::request::Requester;
 use ctflow_engine::lab::{self, LabError};
 use ctflow_engine::limits::{FILTER_PORT_IDS, FILTER_PROTOCOLS, SOCKET_BUFFER_BYTES};
-use ctflow_engine::receive::{self, BackendKind, Interrupts};
-use ctflow_engine::socket::{EventMask, EventSocket, Options};
-use ctflow_engine::steer::{Filter, Program, Share};
 use ctflow_engine::sys::netlink::{NetlinkSocket, Protocol};
 use ctflow_parser::filter::Masked;
 use ctflow_parser::request;

@@ -5,10 +5,10 @@ use std::num::NonZeroU32;
 use std::str::FromStr;
 use std::time::Duration;
 
+use ctflow_engine::capture::receive::BackendKind;
 use ctflow_engine::lab::backups::BACKUPS;
 use ctflow_engine::lab::load::Kind;
 use ctflow_engine::limits::WORKERS;
-use ctflow_engine::receive::BackendKind;
 
 use super::{JSON, Verb, VerbArgs, VerbOption};
 use crate::flags::plan::{Bench, Command};

@@ -318,10 +318,10 @@ mod tests {
     use ctflow_parser::frame::{Message, Messages};
 
     use super::*;
+    use crate::capture::listener::{Listener, Patience};
+    use crate::capture::receive::{BackendKind, Interrupts};
+    use crate::capture::socket::Options;
     use crate::lab::Lab;
-    use crate::listener::{Listener, Patience};
-    use crate::receive::{BackendKind, Interrupts};
-    use crate::socket::Options;
 
     const FLOWS: u32 = 60;
 

@@ -18,11 +18,11 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use ctflow_replicate::batch::Payload;
 use ctflow_replicate::buckets::BucketSet;
 
-use crate::filter::ReplicationFilter;
 use crate::limits::{REQUESTS_PER_WORKER, STAGE_BATCHES, WORKER_ANSWER_MAX};
+use crate::replication::filter::ReplicationFilter;
 use crate::reply::{self, Reply};
 use crate::shard::{Newer, Outbox, PeerVersion, Shard};
-use crate::watch::Watcher;
+use crate::worker::watch::Watcher;
 
 /// A request to a worker.
 #[derive(Debug)]

@@ -1,7 +1,7 @@
 //! The replication filter: which flows the operator wants replicated, and how old a flow must be before it is.
 //!
 //! ```
-//! use ctflow_engine::filter::{Listed, ReplicationFilter, Rule};
+//! use ctflow_engine::replication::filter::{Listed, ReplicationFilter, Rule};
 //!
 //! let no_udp = Some(Rule { listed: Listed::Ignored, entries: vec![17] });
 //! let filter = ReplicationFilter { protocols: no_udp, least_ages: vec![(17, 250)], ..ReplicationFilter::default() };

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
-use crate::pace::Pace;
-use crate::receive::{self, BackendKind, Interrupts, OpenError, Receive, ReceiveError, Received, Sink, Wait};
-use crate::socket::{Buffer, EventSocket, Options, SocketError};
+use crate::capture::pace::Pace;
+use crate::capture::receive::{self, BackendKind, Interrupts, OpenError, Receive, ReceiveError, Received, Sink, Wait};
+use crate::capture::socket::{Buffer, EventSocket, Options, SocketError};
 
 /// A listener that cannot be opened or cannot continue.
 #[derive(Debug, Error)]
@@ -28,7 +28,7 @@ pub enum ListenError {
 /// Whether a round waits for events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Patience {
-    /// It waits as long as the rate of events suggests ([`crate::pace`]).
+    /// It waits as long as the rate of events suggests ([`crate::capture::pace`]).
     Paced,
     /// As [`Patience::Paced`], but no longer than this, because other work is due then.
     PacedWithin(Duration),

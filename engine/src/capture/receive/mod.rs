@@ -3,7 +3,7 @@
 //! A receive call has two steps. First it **waits** for the socket or for one of the [`Interrupts`], as long as its
 //! [`Wait`] allows. Then it **reads** the queued datagrams and passes them to the caller's [`Sink`], some at a time,
 //! and at most [`DATAGRAMS_PER_RECEIVE`] in all, so that the caller gets to its other work. The caller decides how to
-//! wait (see [`crate::pace`]). The back ends differ only in the cost of the two steps:
+//! wait (see [`crate::capture::pace`]). The back ends differ only in the cost of the two steps:
 //!
 //! | back end | waits by | reads by | needs |
 //! |---|---|---|---|
@@ -14,7 +14,7 @@
 //! No event is lost between two calls: each call reads the socket's queue and checks the interrupts' readiness anew.
 //!
 //! ```no_run
-//! use ctflow_engine::receive::{BackendKind, Interrupts, Receive, Wait, open};
+//! use ctflow_engine::capture::receive::{BackendKind, Interrupts, Receive, Wait, open};
 //! use ctflow_engine::sys::netlink::{NetlinkSocket, Protocol};
 //!
 //! let socket = NetlinkSocket::open(Protocol::Netfilter)?;
@@ -224,7 +224,7 @@ pub enum OpenError {
 /// Opens a back end on a second descriptor of `socket`, for use on the calling thread only.
 ///
 /// `Auto` tries `recvmmsg`, then io_uring, then `recv`, which the system cannot refuse. It logs each refusal with its
-/// reason. Measured on Linux 6.18 with a paced reader ([`crate::pace`]), an event cost the least with `recvmmsg` in
+/// reason. Measured on Linux 6.18 with a paced reader ([`crate::capture::pace`]), an event cost the least with `recvmmsg` in
 /// every run, by a few percent. The costs with io_uring and `recv` differed too little to rank them.
 ///
 /// # Errors

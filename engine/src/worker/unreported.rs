@@ -1,5 +1,5 @@
 //! Changes that replicas need and that the kernel's events do not report: how a helper adjusts a flow's sequence
-//! numbers ([`seqadj_refresh`](crate::seqadj_refresh)), and that a masqueraded flow's NAT address moved to the other
+//! numbers ([`seqadj_refresh`](crate::worker::seqadj_refresh)), and that a masqueraded flow's NAT address moved to the other
 //! firewall ([`local`](crate::kernel::local)).
 //!
 //! The kernel deletes masqueraded flows when their address is removed, as on failback. Such a flow has not ended: the
@@ -15,7 +15,7 @@ use ctflow_parser::uapi::IPS_SRC_NAT;
 use crate::kernel::KernelError;
 use crate::kernel::local::LocalAddresses;
 use crate::limits::{MOVED_FLOW_KEEP, MOVED_RESYNC_HOLD};
-use crate::seqadj_refresh::SeqadjRefreshes;
+use crate::worker::seqadj_refresh::SeqadjRefreshes;
 
 /// One worker's search for changes that the kernel sends no event for.
 #[derive(Debug)]

@@ -5,6 +5,9 @@
 //! the socket with acknowledgements. The kernel processes a request within `send` and queues its answers on the socket,
 //! so reading never waits.
 
+pub mod nft;
+pub(crate) mod rtnetlink;
+
 use std::fmt;
 use std::io;
 

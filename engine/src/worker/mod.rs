@@ -16,6 +16,15 @@
 //! No step waits for another thread. Commands arrive through a bounded channel that the control thread fills. The
 //! protocol between the two threads bounds the number of a worker's reports (see [`Report`]).
 
+pub(crate) mod channel;
+pub mod intake;
+pub(crate) mod kernel_resync;
+pub(crate) mod meter;
+mod seqadj_refresh;
+pub mod threads;
+pub(crate) mod unreported;
+pub(crate) mod watch;
+
 use std::io::Read;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -27,17 +36,17 @@ use ctflow_parser::error::ParseError;
 use ctflow_parser::frame::{Message, Messages};
 use ctflow_parser::record::Subject;
 
-use crate::intake::{Intake, count_applied};
+use crate::capture::listener::{ListenError, Listener, Patience, Round};
+use crate::capture::steer::Filter;
 use crate::kernel::commit::is_held;
 use crate::limits::{REQUESTS_PER_ROUND, RESYNC_BATCHES_PER_ROUND, SWEEP_SLICE};
-use crate::listener::{ListenError, Listener, Patience, Round};
-use crate::meter::Meter;
 use crate::metrics::{Counts, SharedCounters};
 use crate::shard::{Applied, Shard, Swept};
-use crate::steer::Filter;
-use crate::unreported::Unreported;
-use crate::watch::Watcher;
-use crate::worker_channel::{DeltaSender, OnLoss, WorkerRequest};
+use crate::worker::channel::{DeltaSender, OnLoss, WorkerRequest};
+use crate::worker::intake::{Intake, count_applied};
+use crate::worker::meter::Meter;
+use crate::worker::unreported::Unreported;
+use crate::worker::watch::Watcher;
 
 /// A command of the control thread to a worker.
 #[derive(Debug)]

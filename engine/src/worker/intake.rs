@@ -11,13 +11,13 @@ use ctflow_parser::frame::{Message, Messages};
 use ctflow_parser::record::{Event, Record, Subject};
 use ctflow_replicate::delta::Change;
 
-use crate::meter::Meter;
+use crate::capture::receive::Sink;
 use crate::metrics::Counts;
-use crate::receive::Sink;
 use crate::shard::{Applied, Shard};
-use crate::unreported::Unreported;
-use crate::watch::Watcher;
+use crate::worker::meter::Meter;
 use crate::worker::now_ms;
+use crate::worker::unreported::Unreported;
+use crate::worker::watch::Watcher;
 
 /// Nanoseconds in a millisecond.
 const NS_PER_MS: u64 = 1_000_000;

@@ -16,8 +16,8 @@
 
 use std::time::Duration;
 
+use crate::capture::receive::{Received, Wait};
 use crate::limits::{BUSY_EVENTS, PILE_UP_FRACTION, WAIT_MAX, WAIT_MIN};
-use crate::receive::{Received, Wait};
 
 /// Decides how a reader waits for the next batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,7 +26,7 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// A pace for a socket whose buffer holds `capacity` events ([`crate::socket::EventSocket::capacity`]).
+    /// A pace for a socket whose buffer holds `capacity` events ([`crate::capture::socket::EventSocket::capacity`]).
     #[must_use]
     pub fn new(capacity: usize) -> Self {
         Self { capacity }

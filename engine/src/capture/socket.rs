@@ -7,13 +7,13 @@
 //! buffer may grow, [`EventSocket::grow`] doubles it under pressure, before an overrun.
 //!
 //! ```no_run
-//! use ctflow_engine::socket::{EventMask, EventSocket, Options};
+//! use ctflow_engine::capture::socket::{EventMask, EventSocket, Options};
 //!
 //! let options = Options { events: EventMask::NEW | EventMask::DESTROY, ..Options::default() };
 //! let mut socket = EventSocket::open(&options)?;
 //! println!("{}", socket.buffer());
 //! assert_eq!(socket.check_loss()?, 0);
-//! # Ok::<(), ctflow_engine::socket::SocketError>(())
+//! # Ok::<(), ctflow_engine::capture::socket::SocketError>(())
 //! ```
 
 use std::fmt;
@@ -22,13 +22,13 @@ use std::ops::BitOr;
 
 use thiserror::Error;
 
+use crate::capture::receive::Received;
+use crate::capture::steer::{Filter, Program, Share, SteerError};
 use crate::limits::{
     EVENT_BUFFER_BYTES, EVENT_BUFFER_BYTES_MIN, SOCKET_BUFFER_BYTES, SOCKET_BUFFER_BYTES_CEILING,
     SOCKET_BUFFER_BYTES_MAX,
 };
 use crate::os_error::os_error_text;
-use crate::receive::Received;
-use crate::steer::{Filter, Program, Share, SteerError};
 use crate::sys::netlink::{NetlinkSocket, Protocol};
 
 /// A set of event kinds: the multicast groups to join.
@@ -265,7 +265,7 @@ impl EventSocket {
         Ok(Self { socket, events: options.events, plan: options.buffer, buffer, drops: 0 })
     }
 
-    /// The socket itself, for [`crate::receive::open`].
+    /// The socket itself, for [`crate::capture::receive::open`].
     #[must_use]
     pub fn netlink(&self) -> &NetlinkSocket {
         &self.socket
