@@ -10,7 +10,7 @@ use ctflow_benches::udp_flow;
 use ctflow_engine::kernel::KernelError;
 use ctflow_engine::kernel::batch::Batch;
 use ctflow_engine::kernel::request::Requester;
-use ctflow_engine::lab::Lab;
+use ctflow_lab::Lab;
 use ctflow_parser::request::{self, FlowChange, IfExists};
 use ctflow_parser::uapi;
 use ctflow_parser::write::Writer;

@@ -14,7 +14,7 @@ use ctflow_engine::capture::receive::{self, BackendKind, Interrupts, Receive, Wa
 use ctflow_engine::capture::socket::{EventSocket, Options};
 use ctflow_engine::kernel::KernelError;
 use ctflow_engine::kernel::request::Requester;
-use ctflow_engine::lab::Lab;
+use ctflow_lab::Lab;
 use ctflow_parser::request::{self, FlowChange, IfExists};
 use ctflow_parser::uapi;
 

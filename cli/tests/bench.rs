@@ -6,7 +6,6 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use ctflow_engine::lab;
 use serde_json::Value;
 
 const DESCRIPTION: &str = include_str!("../../BENCH.md");
@@ -14,7 +13,7 @@ const DESCRIPTION: &str = include_str!("../../BENCH.md");
 const WIDTHS: [u32; 2] = [360, 1280];
 
 fn bench(report: &Path) -> Option<Value> {
-    if let Err(why) = lab::probe() {
+    if let Err(why) = ctflow_lab::probe() {
         assert!(std::env::var_os("CI").is_none(), "the benchmark cannot run: {why}");
         eprintln!("skipped: {why}");
         return None;

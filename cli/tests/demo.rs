@@ -4,11 +4,9 @@
 use std::process::Command;
 use std::time::Instant;
 
-use ctflow_engine::lab;
-
 #[test]
 fn the_demo_captures_every_event_and_loses_no_connection() {
-    if let Err(why) = lab::probe() {
+    if let Err(why) = ctflow_lab::probe() {
         assert!(std::env::var_os("CI").is_none(), "the demo cannot run: {why}");
         eprintln!("skipped: {why}");
         return;

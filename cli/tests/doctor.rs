@@ -4,7 +4,7 @@
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Output};
 
-use ctflow_engine::lab::{Lab, sysctl};
+use ctflow_lab::{Lab, sysctl};
 use serde_json::Value;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_ctflow");
@@ -42,7 +42,7 @@ fn run_mend(finding: &Value) -> bool {
 
 #[test]
 fn a_private_network_is_ready() {
-    ctflow_engine::isolated!({
+    ctflow_lab::isolated!({
         Lab::enter().unwrap();
         let (code, stdout, stderr) = doctor(&[]);
         assert_eq!((code, stderr.as_str()), (0, ""), "{stdout}");
@@ -53,7 +53,7 @@ fn a_private_network_is_ready() {
 
 #[test]
 fn disabled_events_are_not_ready_until_enabled() {
-    ctflow_engine::isolated!({
+    ctflow_lab::isolated!({
         Lab::enter().unwrap();
         sysctl::write("net/netfilter/nf_conntrack_events", "0").unwrap();
         let (code, stdout, stderr) = doctor(&[]);
@@ -69,7 +69,7 @@ fn disabled_events_are_not_ready_until_enabled() {
 
 #[test]
 fn json_has_the_documented_keys() {
-    ctflow_engine::isolated!({
+    ctflow_lab::isolated!({
         Lab::enter().unwrap();
         let (code, stdout, _) = doctor(&["--json"]);
         let report: Value = serde_json::from_str(&stdout).unwrap();
@@ -107,7 +107,7 @@ fn json_has_the_documented_keys() {
 
 #[test]
 fn printed_commands_run_as_printed() {
-    ctflow_engine::isolated!({
+    ctflow_lab::isolated!({
         Lab::enter().unwrap();
         for name in ["accounting", "timestamps", "events"] {
             sysctl::write(&format!("net/netfilter/nf_conntrack_{}", setting(name)), off(name)).unwrap();
@@ -136,7 +136,7 @@ fn off(finding: &str) -> &str {
 /// Only root can become the user nobody, and that user must be able to reach the program.
 #[test]
 fn without_rights_it_prints_how_to_get_them() {
-    ctflow_engine::isolated!({
+    ctflow_lab::isolated!({
         Lab::enter().unwrap();
         let mut command = Command::new(PROGRAM);
         let Ok(output) = command.arg("doctor").uid(NOBODY).gid(NOBODY).output() else {

@@ -9,12 +9,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use ctflow_engine::isolated;
-use ctflow_engine::lab::gateways::{GatewayId, Gateways, SYNC_ADDRESSES};
-use ctflow_engine::lab::link::Links;
-use ctflow_engine::lab::topology::{INSIDE_LINK, OUTSIDE_LINK, REDIRECTED, SERVER, SERVER6};
-use ctflow_engine::lab::traffic::{Streams, Target};
-use ctflow_engine::lab::{Host, Lab};
+use ctflow_lab::gateways::{GatewayId, Gateways, SYNC_ADDRESSES};
+use ctflow_lab::isolated;
+use ctflow_lab::link::Links;
+use ctflow_lab::topology::{INSIDE_LINK, OUTSIDE_LINK, REDIRECTED, SERVER, SERVER6};
+use ctflow_lab::traffic::{Streams, Target};
+use ctflow_lab::{Host, Lab};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 

@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 use std::process::{Command, Stdio};
 
-use ctflow_engine::lab::Lab;
+use ctflow_lab::Lab;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_ctflow");
 /// Flows to delete. Their lines are several times as long as what a pipe and the program's buffer hold.
@@ -37,7 +37,7 @@ fn deleted_line() -> String {
 
 #[test]
 fn a_terminal_shows_a_bar_while_a_pipe_takes_the_lines() {
-    ctflow_engine::isolated!({
+    ctflow_lab::isolated!({
         Lab::enter().unwrap();
         let shown = terminal_output(&format!("$0 -D | {SLOW_READER}"));
         let (bars, summary) = shown.rsplit_once("\r\u{1b}[2K").unwrap();
@@ -48,7 +48,7 @@ fn a_terminal_shows_a_bar_while_a_pipe_takes_the_lines() {
 
 #[test]
 fn without_a_terminal_no_bar_is_drawn() {
-    ctflow_engine::isolated!({
+    ctflow_lab::isolated!({
         Lab::enter().unwrap();
         let shown = terminal_output(&format!("{{ $0 -D 2>&1 >&3 | cat >&2; }} 3>&1 | {SLOW_READER}"));
         assert_eq!(shown, deleted_line(), "standard error is a pipe");

@@ -378,7 +378,7 @@ fn the_installed_conntrack_has_the_same_exit_codes() {
         assert!(std::env::var_os("CI").is_none(), "conntrack is not installed");
         return eprintln!("skipped: conntrack is not installed");
     };
-    ctflow_engine::isolated!({
+    ctflow_lab::isolated!({
         for (line, expected, _) in WRONG.iter().filter(|(line, ..)| !OTHERWISE_IN_1_4_7.contains(line)) {
             let done = Command::new(conntrack).args(line.split(' ')).output().unwrap();
             assert_eq!(done.status.code(), Some(*expected), "{line}: {}", String::from_utf8_lossy(&done.stderr));

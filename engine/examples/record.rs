@@ -17,9 +17,9 @@ use ctflow_engine::capture::receive::{BackendKind, Interrupts};
 use ctflow_engine::capture::socket::{EventMask, Options};
 use ctflow_engine::kernel::dump::Dump;
 use ctflow_engine::kernel::request::Requester;
-use ctflow_engine::lab::Lab;
-use ctflow_engine::lab::topology::{Firewall, REDIRECTED, SERVER, SERVER6};
-use ctflow_engine::lab::traffic::{tcp_exchange, udp_exchange};
+use ctflow_lab::Lab;
+use ctflow_lab::topology::{Firewall, REDIRECTED, SERVER, SERVER6};
+use ctflow_lab::traffic::{tcp_exchange, udp_exchange};
 use ctflow_parser::filter::DumpFilter;
 use ctflow_parser::request::{self, Table};
 
@@ -51,7 +51,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// Runs TCP and UDP exchanges with NAT, and over IPv6.
-fn exchange() -> Result<(), ctflow_engine::lab::LabError> {
+fn exchange() -> Result<(), ctflow_lab::LabError> {
     for _ in 0..ROUNDS {
         for address in [(SERVER, 80).into(), REDIRECTED, (SERVER6, 80).into()] {
             tcp_exchange(address, b"hello")?;

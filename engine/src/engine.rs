@@ -123,7 +123,7 @@ pub enum StartError {
 
 impl StartError {
     /// Turns a system error into a [`StartError::System`] about `what`.
-    pub(crate) fn system(what: &'static str) -> impl FnOnce(io::Error) -> Self {
+    pub fn system(what: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::System { what, source }
     }
 }
@@ -561,7 +561,7 @@ impl Drop for ReportEndOnDrop {
 
 /// Creates the socket pair that wakes a receiving thread. Returns the thread's end, the other threads' end, and the
 /// interrupts that watch the thread's end.
-pub(crate) fn wake_channel() -> Result<(UnixStream, UnixStream, Interrupts), StartError> {
+pub fn wake_channel() -> Result<(UnixStream, UnixStream, Interrupts), StartError> {
     let (wake, waker) = UnixStream::pair().map_err(StartError::system("worker's wake-up"))?;
     for end in [&wake, &waker] {
         end.set_nonblocking(true).map_err(StartError::system("worker's wake-up"))?;
@@ -572,7 +572,7 @@ pub(crate) fn wake_channel() -> Result<(UnixStream, UnixStream, Interrupts), Sta
 }
 
 /// Pins the calling thread to the core of worker `index`: the `index`-th that this process may use, counted round.
-pub(crate) fn pin(index: u32) {
+pub fn pin(index: u32) {
     let cores = core_affinity::get_core_ids().unwrap_or_default();
     let core = cores.get(index as usize % cores.len().max(1));
     if !core.is_some_and(|core| core_affinity::set_for_current(*core)) {

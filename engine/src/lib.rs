@@ -32,8 +32,6 @@ pub mod server;
 pub mod engine;
 
 mod access;
-pub mod drain;
-pub mod lab;
 pub mod limits;
 pub mod metrics;
 pub mod netlink;

@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 use ctflow_engine::kernel::KernelError;
 use ctflow_engine::kernel::batch::{Batch, BatchOutcome, Refused};
 use ctflow_engine::kernel::dump::Dump;
-use ctflow_engine::lab::{Lab, sysctl};
+use ctflow_lab::{Lab, sysctl};
 use ctflow_parser::filter::DumpFilter;
 use ctflow_parser::flow::{FlowView, Helper};
 use ctflow_parser::request::{self, FlowChange, IfExists, Selector, Table};
@@ -81,7 +81,7 @@ fn network(flows: u64) -> Lab {
 
 #[test]
 fn every_one_of_many_requests_is_carried_out() {
-    ctflow_engine::isolated!({
+    ctflow_lab::isolated!({
         let _lab = network(20_000);
         let expected = BatchOutcome { requests: 20_000, refused: 0 };
         assert_eq!(run_batch("create flows", create, 0..20_000), (expected, vec![]));
@@ -93,7 +93,7 @@ fn every_one_of_many_requests_is_carried_out() {
 
 #[test]
 fn a_refused_request_is_named_and_does_not_stop_the_others() {
-    ctflow_engine::isolated!({
+    ctflow_lab::isolated!({
         let _lab = network(1_000);
         let thirds = || (0..1_000).filter(|index| index % 3 == 0);
         let refusals = |errno| thirds().map(|index| (u64::from(index), errno)).collect::<Vec<_>>();
@@ -111,7 +111,7 @@ fn a_refused_request_is_named_and_does_not_stop_the_others() {
 
 #[test]
 fn a_batch_of_refusals_loses_no_answer() {
-    ctflow_engine::isolated!({
+    ctflow_lab::isolated!({
         let _lab = network(0);
         let (done, refusals) = run_batch("delete flows", delete, 0..10_000);
         assert_eq!(done, BatchOutcome { requests: 10_000, refused: 10_000 });
@@ -121,7 +121,7 @@ fn a_batch_of_refusals_loses_no_answer() {
 
 #[test]
 fn a_request_that_is_too_long_is_reported_in_order() {
-    ctflow_engine::isolated!({
+    ctflow_lab::isolated!({
         let _lab = network(3);
         let mut batch = Batch::open("create flows").unwrap();
         let mut tags = Vec::new();
@@ -147,7 +147,7 @@ fn a_request_that_is_too_long_is_reported_in_order() {
 
 #[test]
 fn a_missing_capability_fails_the_whole_batch() {
-    ctflow_engine::isolated!({
+    ctflow_lab::isolated!({
         let _lab = network(3);
         let mut batch = Batch::open("create flows").unwrap();
         let mut capabilities = rustix::thread::capabilities(None).unwrap();

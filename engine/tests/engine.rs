@@ -9,10 +9,10 @@ use ctflow_engine::capture::socket::{BufferPlan, Options};
 use ctflow_engine::engine::{Engine, Settings};
 use ctflow_engine::kernel::dump::{Dump, Progress};
 use ctflow_engine::kernel::request::Requester;
-use ctflow_engine::lab::topology::{Firewall, REDIRECTED, SERVER, SERVER6};
-use ctflow_engine::lab::traffic::{Flood, tcp_exchange, udp_exchange};
-use ctflow_engine::lab::{Lab, sysctl};
 use ctflow_engine::metrics::Counts;
+use ctflow_lab::topology::{Firewall, REDIRECTED, SERVER, SERVER6};
+use ctflow_lab::traffic::{Flood, tcp_exchange, udp_exchange};
+use ctflow_lab::{Lab, sysctl};
 use ctflow_parser::filter::{DumpFilter, TupleFilter};
 use ctflow_parser::request::{self, Table};
 use ctflow_parser::tuple::{L4, Tuple};
@@ -43,7 +43,7 @@ fn flush() {
 
 #[test]
 fn workers_share_the_flows_of_real_traffic_and_lose_none() {
-    ctflow_engine::isolated!({
+    ctflow_lab::isolated!({
         let firewall = Firewall::build(&Lab::enter().unwrap()).unwrap();
         let engine = Engine::start(&settings(3)).unwrap();
         firewall.client.run(|| {
@@ -67,7 +67,7 @@ fn workers_share_the_flows_of_real_traffic_and_lose_none() {
 
 #[test]
 fn flows_older_than_the_capture_are_found_by_the_first_resync() {
-    ctflow_engine::isolated!({
+    ctflow_lab::isolated!({
         let _firewall = Firewall::build(&Lab::enter().unwrap()).unwrap();
         Flood::open().unwrap().send(5_000).unwrap();
         let engine = Engine::start(&settings(2)).unwrap();
@@ -79,7 +79,7 @@ fn flows_older_than_the_capture_are_found_by_the_first_resync() {
 
 #[test]
 fn a_loss_is_counted_and_repaired_by_a_resync() {
-    ctflow_engine::isolated!({
+    ctflow_lab::isolated!({
         let _firewall = Firewall::build(&Lab::enter().unwrap()).unwrap();
         for backend in [BackendKind::IoUring, BackendKind::Recvmmsg, BackendKind::Recv] {
             lose_and_repair(backend);
@@ -106,7 +106,7 @@ fn lose_and_repair(backend: BackendKind) {
 
 #[test]
 fn under_steady_losses_resyncs_complete_and_purge_dead_flows() {
-    ctflow_engine::isolated!({
+    ctflow_lab::isolated!({
         let _firewall = Firewall::build(&Lab::enter().unwrap()).unwrap();
         let socket = Options { buffer: BufferPlan::Fixed(8 * 1_280), ..Options::default() };
         let engine = Engine::start(&Settings { socket, ..settings(2) }).unwrap();
@@ -127,7 +127,7 @@ fn under_steady_losses_resyncs_complete_and_purge_dead_flows() {
 
 #[test]
 fn flows_that_end_without_an_event_are_found_by_the_flow_count() {
-    ctflow_engine::isolated!({
+    ctflow_lab::isolated!({
         let _firewall = Firewall::build(&Lab::enter().unwrap()).unwrap();
         sysctl::write("net/netfilter/nf_conntrack_events", "0").unwrap();
         Flood::open().unwrap().send(2_000).unwrap();
@@ -142,7 +142,7 @@ fn flows_that_end_without_an_event_are_found_by_the_flow_count() {
 
 #[test]
 fn a_worker_that_cannot_start_fails_the_engine_start() {
-    ctflow_engine::isolated!({
+    ctflow_lab::isolated!({
         use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
         let limit = getrlimit(Resource::Nofile);
         let settings = Settings { backend: BackendKind::IoUring, ..settings(3) };
@@ -161,7 +161,7 @@ fn a_worker_that_cannot_start_fails_the_engine_start() {
 
 #[test]
 fn events_queued_at_the_stop_are_still_read() {
-    ctflow_engine::isolated!({
+    ctflow_lab::isolated!({
         let _firewall = Firewall::build(&Lab::enter().unwrap()).unwrap();
         for _ in 0..20 {
             let engine = Engine::start(&settings(2)).unwrap();
@@ -176,7 +176,7 @@ fn events_queued_at_the_stop_are_still_read() {
 
 #[test]
 fn a_flush_of_one_family_leaves_the_other() {
-    ctflow_engine::isolated!({
+    ctflow_lab::isolated!({
         let firewall = Firewall::build(&Lab::enter().unwrap()).unwrap();
         firewall.client.run(|| {
             udp_exchange((SERVER, 53).into(), b"hello").unwrap();
@@ -202,7 +202,7 @@ fn wrong_worker_counts_are_refused_with_the_range() {
 
 #[test]
 fn a_dump_is_the_same_whether_read_whole_or_prefetched() {
-    ctflow_engine::isolated!({
+    ctflow_lab::isolated!({
         let _firewall = Firewall::build(&Lab::enter().unwrap()).unwrap();
         Flood::open().unwrap().send(3_000).unwrap();
         let all = || Dump::start(Table::Conntrack, &DumpFilter::default(), false).unwrap();
@@ -219,7 +219,7 @@ fn a_dump_is_the_same_whether_read_whole_or_prefetched() {
 
 #[test]
 fn a_dump_the_kernel_cannot_filter_is_listed_whole() {
-    ctflow_engine::isolated!({
+    ctflow_lab::isolated!({
         let firewall = Firewall::build(&Lab::enter().unwrap()).unwrap();
         firewall.client.run(|| {
             tcp_exchange((SERVER, 80).into(), b"hello").unwrap();

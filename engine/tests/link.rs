@@ -5,10 +5,10 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use ctflow_engine::isolated;
-use ctflow_engine::lab::{Lab, link};
 use ctflow_engine::limits::{LINK_ACCEPTED_MAX, LINK_ACCEPTED_SILENCE_MAX, LINK_RECOVERY_MIN, LINK_SILENCE_MAX};
 use ctflow_engine::replication::link::{LinkSettings, Links, Origin, Transport};
+use ctflow_lab::isolated;
+use ctflow_lab::{Lab, link};
 use mio::{Events, Poll};
 
 /// A node's links, and the datagrams received over them.

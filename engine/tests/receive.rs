@@ -27,7 +27,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 macro_rules! isolated_tests {
     ($($name:ident => $body:ident;)*) => {
-        $(#[test] fn $name() { ctflow_engine::isolated!({ $body() }); })*
+        $(#[test] fn $name() { ctflow_lab::isolated!({ $body() }); })*
     };
 }
 

@@ -12,11 +12,11 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use ctflow_engine::engine::{Engine, Settings};
-use ctflow_engine::isolated;
 use ctflow_engine::kernel::commit::{CommitRules, Lifetime};
-use ctflow_engine::lab::Lab;
 use ctflow_engine::replication::link::{LinkSettings, Transport};
 use ctflow_engine::replication::{CommitScope, ReplicationSettings};
+use ctflow_lab::Lab;
+use ctflow_lab::isolated;
 use ctflow_parser::flow::FlowView;
 use ctflow_parser::proto::{ProtoInfo, TcpInfo};
 use ctflow_parser::request::{FlowChange, NatRange};
@@ -106,7 +106,7 @@ fn a_commit_creates_the_replicas_flows_and_sends_no_event() {
         let rules = CommitRules { lifetime: Lifetime::Seconds(77), ..CommitRules::default() };
         let committed = other.commit(everything, rules).unwrap().tally;
         assert_eq!((committed.created, committed.updated, committed.failed()), (0, 1_510, 0), "{committed:?}");
-        assert_eq!(host.run(|| ctflow_engine::lab::sysctl::flow_count().unwrap()), 2_010);
+        assert_eq!(host.run(|| ctflow_lab::sysctl::flow_count().unwrap()), 2_010);
     });
 }
 

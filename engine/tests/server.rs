@@ -14,12 +14,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use ctflow_engine::engine::{Engine, Settings};
-use ctflow_engine::isolated;
-use ctflow_engine::lab::topology::Firewall;
-use ctflow_engine::lab::{Lab, sysctl};
 use ctflow_engine::replication::link::Transport;
 use ctflow_engine::server::frame::{self, Entries, Kind};
 use ctflow_engine::server::{ControlSocket, Order, OrderKind, Server, ServerError, Unchanged};
+use ctflow_lab::isolated;
+use ctflow_lab::topology::Firewall;
+use ctflow_lab::{Lab, sysctl};
 use ctflow_parser::frame::{Message, Messages};
 use ctflow_replicate::entry::decode_flow;
 use flows::{create, delete};

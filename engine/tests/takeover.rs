@@ -11,18 +11,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ctflow_engine::engine::{Engine, Settings};
-use ctflow_engine::isolated;
 use ctflow_engine::kernel::commit::is_held;
 use ctflow_engine::kernel::dump::{Dump, Progress};
 use ctflow_engine::kernel::request::Requester;
-use ctflow_engine::lab::gateways::{GatewayId, Gateways, SYNC_ADDRESSES};
-use ctflow_engine::lab::topology::{FIREWALL_INSIDE, FTP_PORT, REDIRECTED, SERVER, SERVER6, enable_ftp_helper};
-use ctflow_engine::lab::traffic::{FtpSession, StreamReport, Streams, Target, serve_ftp};
-use ctflow_engine::lab::{Host, Lab, sysctl};
 use ctflow_engine::netlink::nft::{self, Chain, Hook, Ruleset};
 use ctflow_engine::replication::ReplicationSettings;
 use ctflow_engine::replication::link::{LinkSettings, Transport};
 use ctflow_engine::takeover;
+use ctflow_lab::gateways::{GatewayId, Gateways, SYNC_ADDRESSES};
+use ctflow_lab::isolated;
+use ctflow_lab::topology::{FIREWALL_INSIDE, FTP_PORT, REDIRECTED, SERVER, SERVER6, enable_ftp_helper};
+use ctflow_lab::traffic::{FtpSession, StreamReport, Streams, Target, serve_ftp};
+use ctflow_lab::{Host, Lab, sysctl};
 use ctflow_parser::filter::DumpFilter;
 use ctflow_parser::flow::FlowView;
 use ctflow_parser::proto::{ProtoInfo, TcpInfo};
@@ -194,7 +194,7 @@ fn the_role_survives_a_daemon_restart() {
             let replication = settings.replication.map(|replication| ReplicationSettings { role_file, ..replication });
             Settings { replication, ..settings }
         };
-        ctflow_engine::lab::link::Links::open().unwrap().up("lo").unwrap();
+        ctflow_lab::link::Links::open().unwrap().up("lo").unwrap();
         let loopback = |settings: Settings| {
             let replication = settings.replication.map(|mut replication| {
                 replication.links[0].local = "127.0.0.1:3780".parse().unwrap();

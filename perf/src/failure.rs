@@ -5,8 +5,8 @@ use std::process::ExitStatus;
 use std::time::Duration;
 
 use ctflow_engine::kernel::KernelError;
-use ctflow_engine::lab::LabError;
 use ctflow_engine::os_error::os_error_text;
+use ctflow_lab::LabError;
 use thiserror::Error;
 
 /// A comparison that could not be made.

@@ -5,9 +5,9 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use ctflow_engine::kernel::request::Requester;
-use ctflow_engine::lab::topology::Firewall;
-use ctflow_engine::lab::traffic::Flood;
-use ctflow_engine::lab::{Lab, LabError, sysctl};
+use ctflow_lab::topology::Firewall;
+use ctflow_lab::traffic::Flood;
+use ctflow_lab::{Lab, LabError, sysctl};
 use ctflow_parser::request;
 use ctflow_parser::uapi::AF_UNSPEC;
 
@@ -111,7 +111,7 @@ mod tests {
 
     #[test]
     fn flows_are_made_and_flushed() {
-        ctflow_engine::isolated!({
+        ctflow_lab::isolated!({
             let network = Network::build().unwrap();
             let (flood, flows) = network.send_flows(network.open_flood().unwrap(), 1_000, None).unwrap();
             assert_eq!(flows, 1_000);

@@ -12,10 +12,10 @@ use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
 use ctflow_engine::kernel::request::Requester;
-use ctflow_engine::lab::gateways::{GatewayId, Gateways};
-use ctflow_engine::lab::link::Links;
-use ctflow_engine::lab::{Host, Lab, LabError, sysctl};
 use ctflow_engine::netlink::nft::{Chain, Hook, Rule, Ruleset};
+use ctflow_lab::gateways::{GatewayId, Gateways};
+use ctflow_lab::link::Links;
+use ctflow_lab::{Host, Lab, LabError, sysctl};
 use ctflow_parser::request;
 use ctflow_parser::uapi::AF_UNSPEC;
 
@@ -264,7 +264,7 @@ mod tests {
 
     #[test]
     fn datagrams_cross_unless_they_are_lost_or_the_link_is_down() {
-        ctflow_engine::isolated!({
+        ctflow_lab::isolated!({
             let pair = Pair::build().unwrap();
             let there = pair.host(Side::Backup).run(|| UdpSocket::bind((Side::Backup.address(), 7000))).unwrap();
             let here = pair.host(Side::Primary).run(|| UdpSocket::bind((Side::Primary.address(), 0))).unwrap();

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use ctflow_engine::kernel::KernelError;
 use ctflow_engine::kernel::batch::{Batch, Refused};
-use ctflow_engine::lab::Host;
-use ctflow_engine::lab::load::pace::{Next, Pace};
+use ctflow_lab::Host;
+use ctflow_lab::load::pace::{Next, Pace};
 use ctflow_parser::flow::FlowView;
 use ctflow_parser::proto::{ProtoInfo, TcpInfo};
 use ctflow_parser::request::{self, FlowChange, IfExists, Selector};
@@ -253,7 +253,7 @@ mod tests {
 
     #[test]
     fn flows_are_created_and_deleted_as_requested() {
-        ctflow_engine::isolated!({
+        ctflow_lab::isolated!({
             let pair = Pair::build().unwrap();
             let flows = || pair.flows(Side::Primary).unwrap();
             let mut table = Table::open(pair.host(Side::Primary)).unwrap();

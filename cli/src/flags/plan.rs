@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ctflow_engine::capture::receive::BackendKind;
-use ctflow_engine::lab::load::Kind;
+use ctflow_lab::load::Kind;
 use ctflow_parser::filter::DumpFilter;
 use ctflow_parser::record::Event;
 use ctflow_parser::request::{IfExists, Selector, Table};

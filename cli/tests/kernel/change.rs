@@ -4,9 +4,9 @@
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
-use ctflow_engine::lab::Lab;
-use ctflow_engine::lab::topology::Firewall;
-use ctflow_engine::lab::traffic::Flood;
+use ctflow_lab::Lab;
+use ctflow_lab::topology::Firewall;
+use ctflow_lab::traffic::Flood;
 use ctflow_parser::flow::FlowView;
 use ctflow_parser::uapi::{IPPROTO_TCP, IPPROTO_UDP};
 
@@ -51,7 +51,7 @@ fn effect_on_table(program: &str, line: &str) -> (i32, Vec<String>, String, Vec<
 #[test]
 fn changes_have_conntracks_effect_and_output() {
     let Some(theirs) = conntrack() else { return };
-    ctflow_engine::isolated!({
+    ctflow_lab::isolated!({
         let (ours, mut different) = (Ours::new(), Vec::new());
         for line in [
             "-D -s 10.0.0.1",
@@ -116,7 +116,7 @@ fn load(text: &str) -> Ran {
 
 #[test]
 fn changes_are_counted_on_stderr_when_stdout_is_full() {
-    ctflow_engine::isolated!({
+    ctflow_lab::isolated!({
         fill();
         let full = || std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
         let to_full =
@@ -133,7 +133,7 @@ fn changes_are_counted_on_stderr_when_stdout_is_full() {
 #[test]
 fn kernel_refusals_are_printed_as_conntrack_prints_them() {
     let Some(theirs) = conntrack() else { return };
-    ctflow_engine::isolated!({
+    ctflow_lab::isolated!({
         let ours = Ours::new();
         fill();
         for line in ["-L", "-L expect", "-L dying", "-D", "-U -f ipv4 -m 1", "-I -p 50 -s 1.1.1.1 -d 1.1.1.2 -t 9"] {
@@ -153,11 +153,11 @@ fn kernel_refusals_are_printed_as_conntrack_prints_them() {
 #[test]
 fn deletions_by_every_filter_have_the_same_effect() {
     let Some(theirs) = conntrack() else { return };
-    ctflow_engine::isolated!({
+    ctflow_lab::isolated!({
         let ours = Ours::new();
         let _lab = Lab::enter().unwrap();
         record_all();
-        ctflow_engine::lab::sysctl::write("net/netfilter/nf_conntrack_timestamp", "0").unwrap(); // no delta-time
+        ctflow_lab::sysctl::write("net/netfilter/nf_conntrack_timestamp", "0").unwrap(); // no delta-time
         let right = |filter: &&&str| !["!", "UNREPLIED", "-j"].iter().any(|word| filter.contains(word));
         let outputs = ["", " -o extended"];
         for (filter, output) in FILTERS.iter().filter(right).zip(outputs.iter().cycle()) {
@@ -189,7 +189,7 @@ pub(crate) fn load_by(program: &str, text: &str) -> Ran {
 
 #[test]
 fn a_wrong_line_anywhere_means_that_nothing_is_done() {
-    ctflow_engine::isolated!({
+    ctflow_lab::isolated!({
         let good = "-A -p udp -s 10.0.0.1 -d 10.0.0.2 --sport 1 --dport 2 -t 100\n";
         let (code, _, stderr) = load(&format!("# comment\n{good}\n-A -p udp --sport x\n"));
         assert!(code != 0 && stderr.contains("standard input, line 4: "), "{stderr}");
@@ -201,7 +201,7 @@ fn a_wrong_line_anywhere_means_that_nothing_is_done() {
 
 #[test]
 fn a_refused_line_is_reported_with_its_number() {
-    ctflow_engine::isolated!({
+    ctflow_lab::isolated!({
         let line = |port| format!("-I -p udp -s 10.0.0.1 -d 10.0.0.2 --sport {port} --dport 2 -t 100\n");
         let (code, _, stderr) = load(&(line(1) + &line(2) + &line(1) + &line(3)));
         assert_eq!(code, 1);
@@ -218,7 +218,7 @@ fn a_refused_line_is_reported_with_its_number() {
 
 #[test]
 fn bulk_changes_reach_every_flow() {
-    ctflow_engine::isolated!({
+    ctflow_lab::isolated!({
         let _firewall = Firewall::build(&Lab::enter().unwrap()).unwrap();
         Flood::open().unwrap().send(10_000).unwrap();
         let (code, stdout, stderr) = run(PROGRAM, &args("-U -p udp -m 0x10/0x10"));
@@ -232,7 +232,7 @@ fn bulk_changes_reach_every_flow() {
 
 #[test]
 fn json_has_one_object_per_flow() {
-    ctflow_engine::isolated!({
+    ctflow_lab::isolated!({
         fill();
         let (_, stdout, _) = run(PROGRAM, &["-L", "-o", "json"]);
         let objects: Vec<serde_json::Value> = stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -247,7 +247,7 @@ fn json_has_one_object_per_flow() {
 
 #[test]
 fn a_capture_file_shows_what_was_followed() {
-    ctflow_engine::isolated!({
+    ctflow_lab::isolated!({
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("events.pcapng");
         let file = file.to_str().unwrap();

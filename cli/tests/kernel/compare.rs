@@ -11,8 +11,8 @@ use std::process::{Command, Stdio};
 
 use super::kinds::{create_every_kind, create_expectation, ftp, record_all, traffic};
 use super::support::{Follower, PROGRAM, Ran, flush, queued_bytes, ran, run, until};
-use ctflow_engine::lab::Lab;
-use ctflow_engine::lab::topology::Firewall;
+use ctflow_lab::Lab;
+use ctflow_lab::topology::Firewall;
 
 /// Returns the path of Debian's conntrack. Without it the comparison is skipped, except in CI, where the test fails.
 pub(crate) fn conntrack() -> Option<&'static str> {
@@ -448,7 +448,7 @@ pub(crate) const FILTERS: &[&str] = &[
 #[test]
 fn listings_are_the_same_by_every_filter_and_in_every_output() {
     let Some(theirs) = conntrack() else { return };
-    ctflow_engine::isolated!({
+    ctflow_lab::isolated!({
         let ours = Ours::new();
         let sides = Sides { theirs: theirs.to_owned(), ours: ours.path.clone() };
         let _network = fill_with_every_kind();
@@ -476,7 +476,7 @@ fn fill_with_every_kind() -> (Firewall, [TcpStream; 2]) {
 #[test]
 fn gets_counts_and_statistics_are_the_same() {
     let Some(theirs) = conntrack() else { return };
-    ctflow_engine::isolated!({
+    ctflow_lab::isolated!({
         let ours = Ours::new();
         let sides = Sides { theirs: theirs.to_owned(), ours: ours.path.clone() };
         let _network = fill_with_every_kind();
@@ -525,7 +525,7 @@ fn get_of(saved: &str) -> String {
 #[test]
 fn labels_are_shown_and_selected_the_same() {
     let Some(theirs) = conntrack() else { return };
-    ctflow_engine::isolated!({
+    ctflow_lab::isolated!({
         let (ours, folder) = (Ours::new(), tempfile::tempdir().unwrap());
         let [theirs, ours] = [theirs, &ours.path].map(|program| with_labels(folder.path(), program));
         let sides = Sides { theirs, ours };
@@ -615,7 +615,7 @@ fn make_all_events(firewall: &Firewall) {
 #[test]
 fn events_are_the_same_in_every_output() {
     let Some(theirs) = conntrack() else { return };
-    ctflow_engine::isolated!({
+    ctflow_lab::isolated!({
         let ours = Ours::new();
         let sides = Sides { theirs: theirs.to_owned(), ours: ours.path.clone() };
         let firewall = Firewall::build(&Lab::enter().unwrap()).unwrap();
@@ -634,7 +634,7 @@ fn events_are_the_same_in_every_output() {
 #[test]
 fn events_are_the_same_by_every_filter() {
     let Some(theirs) = conntrack() else { return };
-    ctflow_engine::isolated!({
+    ctflow_lab::isolated!({
         let ours = Ours::new();
         let sides = Sides { theirs: theirs.to_owned(), ours: ours.path.clone() };
         let firewall = Firewall::build(&Lab::enter().unwrap()).unwrap();
@@ -647,7 +647,7 @@ fn events_are_the_same_by_every_filter() {
 #[test]
 fn events_of_labels_and_of_expectations_are_the_same() {
     let Some(theirs) = conntrack() else { return };
-    ctflow_engine::isolated!({
+    ctflow_lab::isolated!({
         let (ours, folder) = (Ours::new(), tempfile::tempdir().unwrap());
         let plain = Sides { theirs: theirs.to_owned(), ours: ours.path.clone() };
         let [theirs, ours] = [theirs, &ours.path].map(|program| with_labels(folder.path(), program));

@@ -6,7 +6,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-use ctflow_engine::lab::Lab;
+use ctflow_lab::Lab;
 use ctflow_parser::flow::FlowView;
 use ctflow_parser::uapi::{IPPROTO_TCP, IPPROTO_UDP};
 use rustix::process::{Pid, Signal, kill_process};
@@ -121,7 +121,7 @@ fn some_flows() {
 
 #[test]
 fn internal_and_external_caches_are_equal_in_every_format() {
-    ctflow_engine::isolated!({
+    ctflow_lab::isolated!({
         let pair = Pair::start();
         some_flows();
         pair.wait_until_replicated(41);
@@ -141,7 +141,7 @@ fn internal_and_external_caches_are_equal_in_every_format() {
 
 #[test]
 fn conntrackds_letters_work_and_failures_exit_1() {
-    ctflow_engine::isolated!({
+    ctflow_lab::isolated!({
         let pair = Pair::start();
         some_flows();
         pair.wait_until_replicated(41);
@@ -163,7 +163,7 @@ fn conntrackds_letters_work_and_failures_exit_1() {
         pair.wait_until_replicated(41);
         assert_eq!(pair.letters("other", "-i expect").0, 0);
         assert_eq!(pair.letters("other", "-F").0, 0);
-        until("the kernel's table is empty", || ctflow_engine::lab::sysctl::flow_count().unwrap() == 0);
+        until("the kernel's table is empty", || ctflow_lab::sysctl::flow_count().unwrap() == 0);
         let (code, _, stderr) = pair.letters("other", "-i ok");
         assert!(code == 1 && stderr.contains("does not take `ok'"), "{stderr}");
         assert_eq!(pair.status("other")["name"], "other", "and it lives");
@@ -172,7 +172,7 @@ fn conntrackds_letters_work_and_failures_exit_1() {
 
 #[test]
 fn the_daemon_reloads_stops_and_protects_its_socket() {
-    ctflow_engine::isolated!({
+    ctflow_lab::isolated!({
         let mut pair = Pair::start();
         let mode = fs::metadata(pair.socket("one")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
@@ -198,7 +198,7 @@ fn the_daemon_reloads_stops_and_protects_its_socket() {
 
 #[test]
 fn a_failed_background_start_is_reported_before_it_returns() {
-    ctflow_engine::isolated!({
+    ctflow_lab::isolated!({
         let pair = Pair::configured("");
         let detached = |name: &str| {
             let config = pair.path_text(&format!("{name}.toml"));
@@ -214,7 +214,7 @@ fn a_failed_background_start_is_reported_before_it_returns() {
 
 #[test]
 fn watchers_receive_each_of_the_daemons_events_once() {
-    ctflow_engine::isolated!({
+    ctflow_lab::isolated!({
         let pair = Pair::start();
         let socket = pair.socket("one");
         let mut follower =
@@ -292,7 +292,7 @@ impl Drop for Conntrackd {
 
 #[test]
 fn internal_dumps_match_conntrackd() {
-    ctflow_engine::isolated!({
+    ctflow_lab::isolated!({
         let pair = Pair::start();
         let Some(theirs) = Conntrackd::start() else { return };
         some_flows();
@@ -318,7 +318,7 @@ fn internal_dumps_match_conntrackd() {
 
 #[test]
 fn a_commit_reports_what_it_did() {
-    ctflow_engine::isolated!({
+    ctflow_lab::isolated!({
         let pair = Pair::start();
         some_flows();
         pair.wait_until_replicated(41);
@@ -334,22 +334,22 @@ fn a_commit_reports_what_it_did() {
 
 #[test]
 fn a_scheduled_flush_can_be_cancelled() {
-    ctflow_engine::isolated!({
+    ctflow_lab::isolated!({
         let mut pair = Pair::configured("[takeover]\npurge_timeout_s = 1\n");
         pair.start_daemon("one");
         some_flows();
         assert_eq!(pair.letters("one", "-t"), (0, String::new(), String::new()));
         assert_eq!(pair.letters("one", "-f internal").0, 0);
         std::thread::sleep(std::time::Duration::from_secs(2));
-        assert_eq!(ctflow_engine::lab::sysctl::flow_count().unwrap(), 41, "the flush was cancelled");
+        assert_eq!(ctflow_lab::sysctl::flow_count().unwrap(), 41, "the flush was cancelled");
         assert_eq!(pair.letters("one", "-t").0, 0);
-        until("the kernel is flushed", || ctflow_engine::lab::sysctl::flow_count().unwrap() == 0);
+        until("the kernel is flushed", || ctflow_lab::sysctl::flow_count().unwrap() == 0);
     });
 }
 
 #[test]
 fn roles_are_set_sent_to_peers_and_split_brain_is_reported() {
-    ctflow_engine::isolated!({
+    ctflow_lab::isolated!({
         let pair = Pair::start();
         some_flows();
         pair.wait_until_replicated(41);
@@ -384,7 +384,7 @@ fn roles_are_set_sent_to_peers_and_split_brain_is_reported() {
 
 #[test]
 fn a_takeover_waits_while_the_cache_may_still_sync() {
-    ctflow_engine::isolated!({
+    ctflow_lab::isolated!({
         let mut pair = Pair::configured("[takeover]\nready_within_s = 2\n");
         pair.start_daemon("other");
         let (code, _, stderr) = pair.ctflow("other", &["status", "--ready"]);

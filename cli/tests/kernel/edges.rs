@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::process::Command;
 
-use ctflow_engine::lab::Lab;
-use ctflow_engine::lab::topology::Firewall;
-use ctflow_engine::lab::traffic::Flood;
+use ctflow_lab::Lab;
+use ctflow_lab::topology::Firewall;
+use ctflow_lab::traffic::Flood;
 use ctflow_parser::flow::FlowView;
 use ctflow_parser::uapi::{IPPROTO_TCP, IPPROTO_UDP, IPS_CONFIRMED, IPS_FIXED_TIMEOUT};
 use rustix::process::Signal;
@@ -43,7 +43,7 @@ fn table() -> BTreeSet<String> {
 
 #[test]
 fn a_negated_status_deletes_what_it_names_and_nothing_else() {
-    ctflow_engine::isolated!({
+    ctflow_lab::isolated!({
         type Selects = fn(&str) -> bool;
         let table_of: [(&str, Selects); 5] = [
             ("-D -u !ASSURED", |line| !line.contains("[ASSURED]")),
@@ -69,7 +69,7 @@ fn a_negated_status_deletes_what_it_names_and_nothing_else() {
 
 #[test]
 fn zoned_flows_are_reached() {
-    ctflow_engine::isolated!({
+    ctflow_lab::isolated!({
         fill();
         assert_eq!(ours("-U -s 10.0.2.1 -w 7 -m 3").1.matches(" mark=3 zone=7 ").count(), 1);
         assert_eq!(shown("-L -m 3"), (0, 1), "the same tuple in zone 0 is another flow");
@@ -83,7 +83,7 @@ fn zoned_flows_are_reached() {
 
 #[test]
 fn several_labels_mean_all_of_them() {
-    ctflow_engine::isolated!({
+    ctflow_lab::isolated!({
         let map = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(map.path(), LABELS).unwrap();
         let named = |line: &str| ours(&format!("{line} --labelmap {}", map.path().display()));
@@ -105,7 +105,7 @@ fn several_labels_mean_all_of_them() {
 
 #[test]
 fn nat_filters_select_the_right_flows() {
-    ctflow_engine::isolated!({
+    ctflow_lab::isolated!({
         fill();
         let table = [
             ("-L -n 2001:db8:3::99", 3),
@@ -129,7 +129,7 @@ fn nat_filters_select_the_right_flows() {
 
 #[test]
 fn selection_options_work_in_any_order() {
-    ctflow_engine::isolated!({
+    ctflow_lab::isolated!({
         fill();
         assert_eq!(shown("-L -m 43 -u FIXED_TIMEOUT"), (0, 2));
         assert_eq!(shown("-L -u FIXED_TIMEOUT -m 43"), (0, 2));
@@ -143,7 +143,7 @@ fn selection_options_work_in_any_order() {
 
 #[test]
 fn expectations_are_created_listed_and_deleted_with_events() {
-    ctflow_engine::isolated!({
+    ctflow_lab::isolated!({
         let _lab = Lab::enter().unwrap();
         // Before its flow exists: the kernel sends no event of flows that were created without a listener.
         let follower = Follower::start(PROGRAM, &["expect"]);
@@ -180,7 +180,7 @@ fn elements(text: &str, root: &str) -> usize {
 
 #[test]
 fn xml_is_one_whole_document_for_every_command() {
-    ctflow_engine::isolated!({
+    ctflow_lab::isolated!({
         let _lab = Lab::enter().unwrap();
         // Before its flows exist: the kernel sends no event of flows that were created without a listener.
         let file = tempfile::NamedTempFile::new().unwrap(); // a pipe without a reader holds less
@@ -226,7 +226,7 @@ fn xml_is_one_whole_document_for_every_command() {
 
 #[test]
 fn lines_are_whole_however_long() {
-    ctflow_engine::isolated!({
+    ctflow_lab::isolated!({
         fill();
         let map = tempfile::NamedTempFile::new().unwrap();
         let names: Vec<_> = (0..128).map(|number| format!("label-{number}-{}", "x".repeat(50))).collect();
@@ -246,7 +246,7 @@ fn lines_are_whole_however_long() {
 /// The kernel compares a packet's tag with these bytes.
 #[test]
 fn sctp_tags_are_in_network_byte_order() {
-    ctflow_engine::isolated!({
+    ctflow_lab::isolated!({
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("events.pcapng");
         let follower = Follower::start(PROGRAM, &["--write", file.to_str().unwrap()]);
@@ -262,7 +262,7 @@ fn sctp_tags_are_in_network_byte_order() {
 
 #[test]
 fn the_requested_buffer_size_applies_to_events() {
-    ctflow_engine::isolated!({
+    ctflow_lab::isolated!({
         let _firewall = Firewall::build(&Lab::enter().unwrap()).unwrap();
         let sizes = ["16384", "200000"].map(|bytes| {
             let file = tempfile::NamedTempFile::new().unwrap();
@@ -282,7 +282,7 @@ fn the_requested_buffer_size_applies_to_events() {
 
 #[test]
 fn a_flush_of_one_family_leaves_the_other() {
-    ctflow_engine::isolated!({
+    ctflow_lab::isolated!({
         fill();
         let v6 = shown("-L -f ipv6").1;
         assert_eq!(ours("-F -f ipv4").0, 0);
@@ -292,7 +292,7 @@ fn a_flush_of_one_family_leaves_the_other() {
 
 #[test]
 fn counts_and_statistics_need_no_privileges() {
-    ctflow_engine::isolated!({
+    ctflow_lab::isolated!({
         create(flow("10.0.0.1", "10.0.0.2", IPPROTO_TCP, ports(1, 80)));
         // A process in a new user namespace has no rights in the network's user namespace.
         let unprivileged =
@@ -307,7 +307,7 @@ fn counts_and_statistics_need_no_privileges() {
 
 #[test]
 fn a_saved_event_is_a_line_that_can_be_loaded() {
-    ctflow_engine::isolated!({
+    ctflow_lab::isolated!({
         let follower = Follower::start(PROGRAM, &["-o", "save"]);
         create(FlowView { mark: Some(5), ..flow("10.0.0.1", "10.0.0.2", IPPROTO_UDP, ports(1, 53)) });
         assert_eq!(ours("-U -m 6").0, 0);
@@ -325,7 +325,7 @@ fn a_saved_event_is_a_line_that_can_be_loaded() {
 
 #[test]
 fn a_partly_refused_update_reports_how_many_flows() {
-    ctflow_engine::isolated!({
+    ctflow_lab::isolated!({
         let udp = |port| flow("10.0.0.1", "10.0.0.2", IPPROTO_UDP, ports(port, 53));
         for port in 1..=100 {
             create(FlowView { status: Some(IPS_FIXED_TIMEOUT | IPS_CONFIRMED), ..udp(port) });

@@ -6,9 +6,9 @@ use super::support::{Follower, PROGRAM, create, flow, flush, ports, run};
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use ctflow_engine::lab::topology::Firewall;
-use ctflow_engine::lab::traffic::Flood;
-use ctflow_engine::lab::{Lab, sysctl};
+use ctflow_lab::topology::Firewall;
+use ctflow_lab::traffic::Flood;
+use ctflow_lab::{Lab, sysctl};
 use ctflow_parser::uapi::{IPPROTO_TCP, IPPROTO_UDP};
 use rustix::process::Signal;
 
@@ -16,7 +16,7 @@ const BANNER: &str = concat!("ctflow v", env!("CARGO_PKG_VERSION"), ": ");
 
 #[test]
 fn an_event_is_printed_at_once_on_a_quiet_firewall() {
-    ctflow_engine::isolated!({
+    ctflow_lab::isolated!({
         let mut follower = Follower::start(PROGRAM, &["-o", "extended"]);
         for port in 1..=3 {
             create(flow("10.0.0.1", "10.0.0.2", IPPROTO_TCP, ports(port, 80)));
@@ -33,7 +33,7 @@ fn an_event_is_printed_at_once_on_a_quiet_firewall() {
 
 #[test]
 fn a_termination_ends_it_like_an_interrupt_and_closes_the_xml() {
-    ctflow_engine::isolated!({
+    ctflow_lab::isolated!({
         let follower = Follower::start(PROGRAM, &["-o", "xml"]);
         create(flow("10.0.0.1", "10.0.0.2", IPPROTO_UDP, ports(9, 53)));
         flush();
@@ -49,7 +49,7 @@ fn a_termination_ends_it_like_an_interrupt_and_closes_the_xml() {
 
 #[test]
 fn only_the_selected_events_are_printed() {
-    ctflow_engine::isolated!({
+    ctflow_lab::isolated!({
         let kinds = Follower::start(PROGRAM, &["-e", "DESTROY"]);
         let protocol = Follower::start(PROGRAM, &["-p", "udp", "-f", "ipv6"]);
         create(flow("10.0.0.1", "10.0.0.2", IPPROTO_UDP, ports(9, 53)));
@@ -67,7 +67,7 @@ fn only_the_selected_events_are_printed() {
 
 #[test]
 fn a_reader_that_goes_away_ends_it_even_while_nothing_happens() {
-    ctflow_engine::isolated!({
+    ctflow_lab::isolated!({
         let mut follower = Follower::start(PROGRAM, &[]);
         create(flow("10.0.0.1", "10.0.0.2", IPPROTO_UDP, ports(9, 53)));
         follower.line();
@@ -81,7 +81,7 @@ fn a_reader_that_goes_away_ends_it_even_while_nothing_happens() {
 
 #[test]
 fn a_full_disk_ends_it_with_one_clear_line() {
-    ctflow_engine::isolated!({
+    ctflow_lab::isolated!({
         let full = File::options().write(true).open("/dev/full").unwrap();
         let follower = Follower::start_with_stdout(PROGRAM, &[], full.into());
         create(flow("10.0.0.1", "10.0.0.2", IPPROTO_UDP, ports(9, 53)));
@@ -94,7 +94,7 @@ fn a_full_disk_ends_it_with_one_clear_line() {
 
 #[test]
 fn events_queued_at_the_signal_are_still_printed() {
-    ctflow_engine::isolated!({
+    ctflow_lab::isolated!({
         let _firewall = Firewall::build(&Lab::enter().unwrap()).unwrap();
         let follower = Follower::start(PROGRAM, &["-e", "NEW"]);
         follower.signal(Signal::STOP);
@@ -109,7 +109,7 @@ fn events_queued_at_the_signal_are_still_printed() {
 
 #[test]
 fn a_stuck_reader_does_not_prevent_the_end_or_the_count() {
-    ctflow_engine::isolated!({
+    ctflow_lab::isolated!({
         let _firewall = Firewall::build(&Lab::enter().unwrap()).unwrap();
         for signals in [1, 2] {
             let follower = Follower::start(PROGRAM, &["-e", "NEW"]);
@@ -132,7 +132,7 @@ fn a_stuck_reader_does_not_prevent_the_end_or_the_count() {
 
 #[test]
 fn disabled_kernel_events_are_reported() {
-    ctflow_engine::isolated!({
+    ctflow_lab::isolated!({
         sysctl::write("net/netfilter/nf_conntrack_events", "0").unwrap();
         let (code, _, stderr) = Follower::start(PROGRAM, &[]).interrupt();
         assert_eq!(code, 0);
@@ -142,7 +142,7 @@ fn disabled_kernel_events_are_reported() {
 
 #[test]
 fn a_loss_is_reported_where_it_happened_with_its_count() {
-    ctflow_engine::isolated!({
+    ctflow_lab::isolated!({
         let _firewall = Firewall::build(&Lab::enter().unwrap()).unwrap();
         let file = tempfile::NamedTempFile::new().unwrap();
         let args = ["-e", "NEW", "-b", "65536"];
@@ -165,7 +165,7 @@ fn a_loss_is_reported_where_it_happened_with_its_count() {
 
 #[test]
 fn a_large_requested_buffer_holds_every_event() {
-    ctflow_engine::isolated!({
+    ctflow_lab::isolated!({
         let _firewall = Firewall::build(&Lab::enter().unwrap()).unwrap();
         if !rustix::process::geteuid().is_root()
             || std::fs::read_to_string("/proc/self/uid_map").unwrap().contains(" 1\n")

@@ -3,10 +3,10 @@
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 
-use ctflow_engine::lab::sysctl;
-use ctflow_engine::lab::topology::{CLIENT, Firewall, REDIRECTED, SERVER, SERVER6};
-use ctflow_engine::lab::traffic::{tcp_exchange, udp_exchange};
 use ctflow_engine::netlink::nft::{Chain, Hook, Rule, Ruleset};
+use ctflow_lab::sysctl;
+use ctflow_lab::topology::{CLIENT, Firewall, REDIRECTED, SERVER, SERVER6};
+use ctflow_lab::traffic::{tcp_exchange, udp_exchange};
 use ctflow_parser::flow::{FlowView, Helper, Labels};
 use ctflow_parser::proto::{ProtoInfo, SctpInfo, TcpInfo};
 use ctflow_parser::request::{FlowChange, NatRange};

@@ -1,7 +1,7 @@
 //! A table that is saved, emptied and loaded again is the same, with flows of every kind.
 
-use ctflow_engine::lab::Lab;
-use ctflow_engine::lab::topology::Firewall;
+use ctflow_lab::Lab;
+use ctflow_lab::topology::Firewall;
 
 use super::change::{args, load_by};
 use super::compare::{Ours, as_1_4_9, conntrack, with_labels};
@@ -47,7 +47,7 @@ fn without_counters(line: &str) -> String {
 
 #[test]
 fn a_table_that_is_saved_emptied_and_loaded_is_the_same() {
-    ctflow_engine::isolated!({
+    ctflow_lab::isolated!({
         let named = Named::new();
         let firewall = Firewall::build(&Lab::enter().unwrap()).unwrap();
         record_all();
@@ -78,7 +78,7 @@ fn a_table_that_is_saved_emptied_and_loaded_is_the_same() {
 /// fixed timeout.
 #[test]
 fn lines_that_add_a_flow_change_an_existing_one() {
-    ctflow_engine::isolated!({
+    ctflow_lab::isolated!({
         let named = Named::new();
         let _lab = Lab::enter().unwrap();
         record_all();
@@ -105,7 +105,7 @@ fn lines_that_add_a_flow_change_an_existing_one() {
 #[test]
 fn either_tool_loads_what_the_other_saved() {
     let Some(theirs) = conntrack() else { return };
-    ctflow_engine::isolated!({
+    ctflow_lab::isolated!({
         let ours = Ours::new();
         let _lab = Lab::enter().unwrap();
         let listed = |program: &str| {

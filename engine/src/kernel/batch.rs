@@ -317,7 +317,7 @@ mod tests {
     use ctflow_parser::tuple::{L4, Tuple};
 
     use super::*;
-    use crate::lab::Lab;
+    use ctflow_lab::Lab;
 
     #[test]
     fn an_answer_is_matched_across_the_wrap_of_the_sequence() {
@@ -331,7 +331,7 @@ mod tests {
 
     #[test]
     fn lost_answers_are_an_error_and_the_next_batch_works() {
-        crate::isolated!({
+        ctflow_lab::isolated!({
             let _lab = Lab::enter().unwrap();
             let mut batch = Batch::open("delete flows").unwrap();
             let absent = Selector::Orig(Tuple {

@@ -114,11 +114,11 @@ fn address_of(message: &[u8]) -> Option<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lab::{Lab, link::Links};
+    use ctflow_lab::{Lab, link::Links};
 
     #[test]
     fn an_address_has_left_when_no_link_that_is_up_has_it() {
-        crate::isolated!({
+        ctflow_lab::isolated!({
             let lab = Lab::enter().unwrap();
             let host = lab.start_host("other").unwrap();
             let links = Links::open().unwrap();

@@ -6,7 +6,7 @@
 //! so reading never waits.
 
 pub mod nft;
-pub(crate) mod rtnetlink;
+pub mod rtnetlink;
 
 use std::fmt;
 use std::io;
@@ -62,7 +62,7 @@ impl NetlinkError {
     }
 
     /// Makes a [`NetlinkError::TooLarge`] of the writer's error.
-    pub(crate) fn too_large(operation: &str) -> impl FnOnce(Full) -> Self {
+    pub fn too_large(operation: &str) -> impl FnOnce(Full) -> Self {
         move |Full| Self::TooLarge { operation: operation.to_owned() }
     }
 }
@@ -90,13 +90,13 @@ impl fmt::Display for Refusal {
 
 /// A netlink socket in the network namespace of the thread that opened it.
 #[derive(Debug)]
-pub(crate) struct Requests {
+pub struct Requests {
     socket: NetlinkSocket,
 }
 
 impl Requests {
     /// Opens a socket in the calling thread's network namespace.
-    pub(crate) fn open(protocol: Protocol) -> Result<Self, NetlinkError> {
+    pub fn open(protocol: Protocol) -> Result<Self, NetlinkError> {
         let socket =
             NetlinkSocket::open(protocol).map_err(|error| NetlinkError::system("open a netlink socket", error))?;
         socket
@@ -107,7 +107,7 @@ impl Requests {
     }
 
     /// The socket, for queries between two requests.
-    pub(crate) fn socket(&self) -> &NetlinkSocket {
+    pub fn socket(&self) -> &NetlinkSocket {
         &self.socket
     }
 
@@ -115,7 +115,7 @@ impl Requests {
     ///
     /// The sequence numbers of the requests count from 1 and select the name in `operations` for the error; any other
     /// number selects `whole`.
-    pub(crate) fn perform(&self, requests: &[u8], operations: &[String], whole: &str) -> Result<(), NetlinkError> {
+    pub fn perform(&self, requests: &[u8], operations: &[String], whole: &str) -> Result<(), NetlinkError> {
         let mut buffer = [0; ANSWER_BYTES];
         // Drops refusals that an earlier batch left unread.
         while let Ok(Some(_)) = self.socket.try_receive(&mut buffer) {}

@@ -7,6 +7,7 @@
 //! [if.h]: https://github.com/torvalds/linux/blob/v6.18/include/uapi/linux/if.h
 //! [if_addr.h]: https://github.com/torvalds/linux/blob/v6.18/include/uapi/linux/if_addr.h
 //! [neighbour.h]: https://github.com/torvalds/linux/blob/v6.18/include/uapi/linux/neighbour.h
+#![allow(missing_docs)] // the constants' names are the kernel's; its headers document them
 
 use std::ops::Range;
 
@@ -17,42 +18,42 @@ use ctflow_parser::write::{Full, Writer};
 use crate::sys::netlink::NetlinkSocket;
 
 // rtnetlink.h
-pub(crate) const RTM_NEWLINK: u16 = 16;
-pub(crate) const RTM_GETLINK: u16 = 18;
-pub(crate) const RTM_NEWADDR: u16 = 20;
-pub(crate) const RTM_DELADDR: u16 = 21;
-pub(crate) const RTM_GETADDR: u16 = 22;
-pub(crate) const RTM_NEWROUTE: u16 = 24;
-pub(crate) const RTM_NEWNEIGH: u16 = 28;
-pub(crate) const RTN_UNICAST: u8 = 1;
-pub(crate) const RTPROT_STATIC: u8 = 4;
-pub(crate) const RT_SCOPE_UNIVERSE: u8 = 0;
-pub(crate) const RT_TABLE_MAIN: u8 = 254;
-pub(crate) const RTA_DST: u16 = 1;
-pub(crate) const RTA_GATEWAY: u16 = 5;
+pub const RTM_NEWLINK: u16 = 16;
+pub const RTM_GETLINK: u16 = 18;
+pub const RTM_NEWADDR: u16 = 20;
+pub const RTM_DELADDR: u16 = 21;
+pub const RTM_GETADDR: u16 = 22;
+pub const RTM_NEWROUTE: u16 = 24;
+pub const RTM_NEWNEIGH: u16 = 28;
+pub const RTN_UNICAST: u8 = 1;
+pub const RTPROT_STATIC: u8 = 4;
+pub const RT_SCOPE_UNIVERSE: u8 = 0;
+pub const RT_TABLE_MAIN: u8 = 254;
+pub const RTA_DST: u16 = 1;
+pub const RTA_GATEWAY: u16 = 5;
 
 // if_link.h, veth.h, if.h
-pub(crate) const IFLA_ADDRESS: u16 = 1;
-pub(crate) const IFLA_IFNAME: u16 = 3;
-pub(crate) const IFLA_MASTER: u16 = 10;
-pub(crate) const IFLA_LINKINFO: u16 = 18;
-pub(crate) const IFLA_NET_NS_FD: u16 = 28;
-pub(crate) const IFLA_INFO_KIND: u16 = 1;
-pub(crate) const IFLA_INFO_DATA: u16 = 2;
-pub(crate) const VETH_INFO_PEER: u16 = 1;
-pub(crate) const IFF_UP: u32 = 1;
+pub const IFLA_ADDRESS: u16 = 1;
+pub const IFLA_IFNAME: u16 = 3;
+pub const IFLA_MASTER: u16 = 10;
+pub const IFLA_LINKINFO: u16 = 18;
+pub const IFLA_NET_NS_FD: u16 = 28;
+pub const IFLA_INFO_KIND: u16 = 1;
+pub const IFLA_INFO_DATA: u16 = 2;
+pub const VETH_INFO_PEER: u16 = 1;
+pub const IFF_UP: u32 = 1;
 /// The link is operational: it has a carrier, and its queues have been started.
-pub(crate) const IFF_RUNNING: u32 = 0x40;
+pub const IFF_RUNNING: u32 = 0x40;
 
 // if_addr.h
-pub(crate) const IFA_ADDRESS: u16 = 1;
-pub(crate) const IFA_LOCAL: u16 = 2;
-pub(crate) const IFA_F_NODAD: u8 = 2;
+pub const IFA_ADDRESS: u16 = 1;
+pub const IFA_LOCAL: u16 = 2;
+pub const IFA_F_NODAD: u8 = 2;
 
 // neighbour.h
-pub(crate) const NDA_DST: u16 = 1;
-pub(crate) const NDA_LLADDR: u16 = 2;
-pub(crate) const NUD_PERMANENT: u16 = 0x80;
+pub const NDA_DST: u16 = 1;
+pub const NDA_LLADDR: u16 = 2;
+pub const NUD_PERMANENT: u16 = 0x80;
 
 /// The length of the longest request, which is that for a link.
 const REQUEST_BYTES: usize = 32;
@@ -67,7 +68,7 @@ const LINK_FLAGS: Range<usize> = 24..28;
 ///
 /// The answer reflects the current carrier: the kernel processes pending carrier changes before (`linkwatch_sync_dev`
 /// in `rtnl_getlink`, since 6.8).
-pub(crate) fn link_flags(socket: &NetlinkSocket, index: u32) -> Option<u32> {
+pub fn link_flags(socket: &NetlinkSocket, index: u32) -> Option<u32> {
     let mut flags = 0;
     let this_link = |message: &mut Writer<'_>| {
         message.raw(&[AF_UNSPEC, 0, 0, 0])?;
@@ -82,7 +83,7 @@ pub(crate) fn link_flags(socket: &NetlinkSocket, index: u32) -> Option<u32> {
 
 /// Sends one query, and calls `each` with the type and the bytes of each message of the answer. `None` where the kernel
 /// does not answer, or the answer does not parse.
-pub(crate) fn query(
+pub fn query(
     socket: &NetlinkSocket,
     kind: u16,
     flags: u16,
@@ -113,19 +114,19 @@ pub(crate) fn query(
 }
 
 /// The number in host byte order at `range` of a message; `None` where the message is shorter.
-pub(crate) fn u32_at(message: &[u8], range: Range<usize>) -> Option<u32> {
+pub fn u32_at(message: &[u8], range: Range<usize>) -> Option<u32> {
     Some(u32::from_ne_bytes(message.get(range)?.try_into().ok()?))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lab::Lab;
     use crate::sys::netlink::Protocol;
+    use ctflow_lab::Lab;
 
     #[test]
     fn a_missing_link_is_not_up() {
-        crate::isolated!({
+        ctflow_lab::isolated!({
             let _lab = Lab::enter().unwrap();
             let socket = NetlinkSocket::open(Protocol::Route).unwrap();
             assert_eq!(link_flags(&socket, 1).unwrap() & IFF_UP, IFF_UP, "the loopback link");

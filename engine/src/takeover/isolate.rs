@@ -182,12 +182,12 @@ fn link_rules(link: &LinkSettings) -> Vec<Rule> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lab::Lab;
     use crate::limits::{ISOLATION_ENTRIES, LINK_PEERS};
+    use ctflow_lab::Lab;
 
     #[test]
     fn the_largest_configurable_ruleset_loads() {
-        crate::isolated!({
+        ctflow_lab::isolated!({
             let _lab = Lab::enter().unwrap();
             let entries = u16::try_from(ISOLATION_ENTRIES).unwrap();
             let isolation = Isolation {

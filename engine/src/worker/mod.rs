@@ -14,7 +14,7 @@
 //! ```
 //!
 //! No step waits for another thread. Commands arrive through a bounded channel that the control thread fills. The
-//! protocol between the two threads bounds the number of a worker's reports (see [`Report`]).
+//! protocol between the two threads bounds the number of a worker's reports (see `Report`).
 
 pub(crate) mod channel;
 pub mod intake;

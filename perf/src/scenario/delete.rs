@@ -2,7 +2,7 @@
 //!
 //! Before each run ctflow fills the table from a file, whichever program is measured. This is not timed.
 
-use ctflow_engine::lab::sysctl;
+use ctflow_lab::sysctl;
 
 use crate::failure::Failure;
 use crate::lines;

@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use ctflow_engine::kernel::dump::Dump;
-use ctflow_engine::lab::traffic::Flood;
+use ctflow_lab::traffic::Flood;
 use ctflow_parser::filter::DumpFilter;
 use ctflow_parser::request::Table as KernelTable;
 

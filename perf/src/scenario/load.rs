@@ -1,7 +1,7 @@
 //! `load`: an empty table is filled from a file of commands, as `-L -o save` prints them; from a small and a large
 //! file.
 
-use ctflow_engine::lab::sysctl;
+use ctflow_lab::sysctl;
 
 use crate::failure::Failure;
 use crate::network::Network;

@@ -12,10 +12,10 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ctflow_engine::lab::gateways::{GatewayId, Gateways};
-use ctflow_engine::lab::topology::{FTP_PORT, REDIRECTED, SERVER, SERVER6, enable_ftp_helper};
-use ctflow_engine::lab::traffic::{FtpSession, StreamReport, Streams, Target, Transfer, serve_ftp};
-use ctflow_engine::lab::{Lab, LabError};
+use ctflow_lab::gateways::{GatewayId, Gateways};
+use ctflow_lab::topology::{FTP_PORT, REDIRECTED, SERVER, SERVER6, enable_ftp_helper};
+use ctflow_lab::traffic::{FtpSession, StreamReport, Streams, Target, Transfer, serve_ftp};
+use ctflow_lab::{Lab, LabError};
 
 use crate::failure::Failure;
 use crate::options::Options;

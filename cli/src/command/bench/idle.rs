@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use ctflow_engine::engine::{Engine, Settings};
 use ctflow_engine::kernel::commit::CommitRules;
-use ctflow_engine::lab::load::{Load, Senders};
 use ctflow_engine::replication::CommitScope;
+use ctflow_lab::load::{Load, Senders};
 use serde::Serialize;
 
 use super::network::Network;

@@ -31,7 +31,7 @@ use std::time::Duration;
 
 use ctflow_engine::capture::receive::BackendKind;
 use ctflow_engine::engine::Settings;
-use ctflow_engine::lab::load::Load;
+use ctflow_lab::load::Load;
 
 use self::network::Network;
 use self::pipeline::Depth;
@@ -101,7 +101,7 @@ impl<'p> Bencher<'p> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let spare = u32::try_from(cores).unwrap_or(u32::MAX).saturating_sub(settings.workers + 1).max(1);
         let (flows, note) = network.fit_flows(plan)?;
-        let load = Load { kind: plan.load, flows, senders: spare.min(ctflow_engine::lab::load::SENDERS) };
+        let load = Load { kind: plan.load, flows, senders: spare.min(ctflow_lab::load::SENDERS) };
         Ok(Self { plan, network, settings, load, notes: note.into_iter().collect(), live: Live::new() })
     }
 

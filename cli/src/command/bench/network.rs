@@ -1,10 +1,10 @@
 //! The network that a benchmark runs in: a private firewall with backups, or this host.
 
 use ctflow_engine::kernel::request::Requester;
-use ctflow_engine::lab::backups::Backups;
-use ctflow_engine::lab::load::{self, Kind};
-use ctflow_engine::lab::topology::Firewall;
-use ctflow_engine::lab::{Host, Lab, sysctl};
+use ctflow_lab::backups::Backups;
+use ctflow_lab::load::{self, Kind};
+use ctflow_lab::topology::Firewall;
+use ctflow_lab::{Host, Lab, sysctl};
 use ctflow_parser::request;
 use ctflow_parser::uapi::AF_UNSPEC;
 

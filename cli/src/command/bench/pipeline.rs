@@ -6,16 +6,16 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ctflow_engine::drain::Drain;
 use ctflow_engine::engine::{Engine, Settings};
-use ctflow_engine::lab::load::LoadTotals;
-use ctflow_engine::lab::{backups, sysctl};
 use ctflow_engine::metrics::Counts;
 use ctflow_engine::replication::filter::ReplicationFilter;
 use ctflow_engine::replication::link::{LinkSettings, Transport};
 use ctflow_engine::replication::{Lag, Replication, ReplicationSettings, ReplicationStatus, StageCpu};
 use ctflow_engine::takeover;
 use ctflow_engine::worker::threads::{Duty, Thread, Usage};
+use ctflow_lab::drain::Drain;
+use ctflow_lab::load::LoadTotals;
+use ctflow_lab::{backups, sysctl};
 use ctflow_replicate::{Config, Epoch, Key};
 use serde::Serialize;
 

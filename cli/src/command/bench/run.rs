@@ -9,10 +9,10 @@ use std::num::NonZeroU32;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ctflow_engine::drain::Drain;
 use ctflow_engine::engine::Settings;
-use ctflow_engine::lab::load::{Load, Running, Senders};
 use ctflow_engine::replication::Lag;
+use ctflow_lab::drain::Drain;
+use ctflow_lab::load::{Load, Running, Senders};
 use serde::Serialize;
 
 use super::network::Network;

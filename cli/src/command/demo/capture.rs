@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use ctflow_engine::kernel::KernelError;
 use ctflow_engine::kernel::dump::{Dump, Progress};
-use ctflow_engine::lab::gateways::{GatewayId, Gateways};
-use ctflow_engine::lab::topology::{REDIRECTED, SERVER, SERVER6};
-use ctflow_engine::lab::traffic::Traffic;
-use ctflow_engine::lab::{Host, sysctl};
+use ctflow_lab::gateways::{GatewayId, Gateways};
+use ctflow_lab::topology::{REDIRECTED, SERVER, SERVER6};
+use ctflow_lab::traffic::Traffic;
+use ctflow_lab::{Host, sysctl};
 use ctflow_parser::filter::DumpFilter;
 use ctflow_parser::request::Table;
 

@@ -21,11 +21,11 @@ mod watch;
 use std::thread;
 use std::time::Duration;
 
-use ctflow_engine::lab::Lab;
-use ctflow_engine::lab::gateways::{GatewayId, Gateways};
-use ctflow_engine::lab::topology::{REDIRECTED, SERVER, SERVER6, shorten_timeouts};
-use ctflow_engine::lab::traffic::{StreamReport, Streams, Target};
 use ctflow_engine::metrics::Counts;
+use ctflow_lab::Lab;
+use ctflow_lab::gateways::{GatewayId, Gateways};
+use ctflow_lab::topology::{REDIRECTED, SERVER, SERVER6, shorten_timeouts};
+use ctflow_lab::traffic::{StreamReport, Streams, Target};
 
 use self::pair::Pair;
 use self::screen::{print_line, print_text};

@@ -8,13 +8,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use ctflow_engine::engine::{Engine, Settings, StartError};
-use ctflow_engine::lab::gateways::{GatewayId, Gateways, SYNC_ADDRESSES};
 use ctflow_engine::limits::FLOWS_PER_SHARD;
 use ctflow_engine::metrics::Counts;
 use ctflow_engine::replication::ReplicationSettings;
 use ctflow_engine::replication::filter::ReplicationFilter;
 use ctflow_engine::replication::link::{LinkSettings, Transport};
 use ctflow_engine::takeover;
+use ctflow_lab::gateways::{GatewayId, Gateways, SYNC_ADDRESSES};
 use ctflow_replicate::{Config, Epoch, Key, Role};
 
 use super::WORKERS;

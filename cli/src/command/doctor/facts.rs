@@ -4,8 +4,8 @@ use std::error::Error;
 use std::io;
 use std::iter::successors;
 
-use ctflow_engine::lab::Forbidden;
 use ctflow_engine::os_error::os_error_text;
+use ctflow_lab::Forbidden;
 use rustix::io::Errno;
 
 /// All facts about the machine.

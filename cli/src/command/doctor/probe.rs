@@ -9,9 +9,9 @@ use ctflow_engine::capture::socket::{EventMask, EventSocket, Options};
 use ctflow_engine::capture::steer::{Filter, Program, Share};
 use ctflow_engine::kernel::KernelError;
 use ctflow_engine::kernel::request::Requester;
-use ctflow_engine::lab::{self, LabError};
 use ctflow_engine::limits::{FILTER_PORT_IDS, FILTER_PROTOCOLS, SOCKET_BUFFER_BYTES};
 use ctflow_engine::sys::netlink::{NetlinkSocket, Protocol};
+use ctflow_lab::{self, LabError};
 use ctflow_parser::filter::Masked;
 use ctflow_parser::request;
 
@@ -89,7 +89,7 @@ fn open_ring(socket: &NetlinkSocket) -> Result<(), Refusal> {
 
 /// Enters a private network in a child process.
 fn probe_network() -> Result<(), NetworkRefusal> {
-    lab::probe().map_err(|error| match error {
+    ctflow_lab::probe().map_err(|error| match error {
         LabError::Forbidden(by) => NetworkRefusal::Forbidden(by),
         other => NetworkRefusal::Failed(other.to_string()),
     })
@@ -112,7 +112,7 @@ fn read_settings() -> Settings {
 
 /// Reads the setting at this path under `/proc/sys`.
 fn read_setting(name: &str) -> Option<u64> {
-    lab::sysctl::read(name).ok()
+    ctflow_lab::sysctl::read(name).ok()
 }
 
 /// Reads the options that the running kernel was built with, from `/boot/config-RELEASE` or `/proc/config.gz`. `/boot`

@@ -6,9 +6,9 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use ctflow_engine::capture::receive::BackendKind;
-use ctflow_engine::lab::backups::BACKUPS;
-use ctflow_engine::lab::load::Kind;
 use ctflow_engine::limits::WORKERS;
+use ctflow_lab::backups::BACKUPS;
+use ctflow_lab::load::Kind;
 
 use super::{JSON, Verb, VerbArgs, VerbOption};
 use crate::flags::plan::{Bench, Command};

@@ -667,11 +667,11 @@ mod tests {
     use ctflow_parser::uapi::IPPROTO_UDP;
 
     use super::*;
-    use crate::lab::Lab;
+    use ctflow_lab::Lab;
 
     #[test]
     fn a_refused_rule_is_named_with_the_kernels_answer() {
-        crate::isolated!({
+        ctflow_lab::isolated!({
             let _lab = Lab::enter().unwrap();
             let chain = Chain::filter("forward", Hook::Forward)
                 .rule(Rule::new().state(&[State::Established]).accept())
@@ -684,7 +684,7 @@ mod tests {
 
     #[test]
     fn a_tenth_of_the_packets_is_dropped_until_the_table_is_removed() {
-        crate::isolated!({
+        ctflow_lab::isolated!({
             let _lab = Lab::enter().unwrap();
             let receiver = UdpSocket::bind("127.0.0.1:7000").unwrap();
             receiver.set_nonblocking(true).unwrap();
@@ -712,7 +712,7 @@ mod tests {
 
     #[test]
     fn the_first_rule_that_decides_counts() {
-        crate::isolated!({
+        ctflow_lab::isolated!({
             let _lab = Lab::enter().unwrap();
             let receiver = UdpSocket::bind("127.0.0.1:7000").unwrap();
             receiver.set_nonblocking(true).unwrap();

@@ -1,6 +1,6 @@
 //! Permissions: to receive events, to use io_uring, and to create private networks.
 
-use ctflow_engine::lab::Forbidden;
+use ctflow_lab::Forbidden;
 use rustix::io::Errno;
 use serde_json::json;
 

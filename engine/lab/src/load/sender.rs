@@ -24,8 +24,8 @@ use super::pace::{Next, Pace};
 use super::packet::{Endpoints, Packet};
 use super::script::{self, Lifetime, Origin, Script, Step, TIMEOUT};
 use super::{Kind, LabError, LoadError, LoadTotals};
-use crate::kernel::batch::{Batch, Refused};
-use crate::lab::topology::Firewall;
+use crate::topology::Firewall;
+use ctflow_engine::kernel::batch::{Batch, Refused};
 
 /// The most flows started or ended together.
 const BATCH: u32 = 64;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use mio::net::{TcpListener, TcpStream, UdpSocket};
 use mio::{Events, Interest, Poll, Token, Waker};
 
-use crate::lab::{Host, LabError};
+use crate::{Host, LabError};
 
 /// The most open connections; further ones are closed as soon as they are accepted. The number stays below the usual
 /// limit of 1,024 descriptors a process.

@@ -7,8 +7,8 @@
 //! ```ignore
 //! #[test]
 //! fn a_new_network_has_no_flows() {
-//!     ctflow_engine::isolated!({
-//!         assert_eq!(ctflow_engine::lab::sysctl::flow_count().unwrap(), 0);
+//!     ctflow_lab::isolated!({
+//!         assert_eq!(ctflow_lab::sysctl::flow_count().unwrap(), 0);
 //!     });
 //! }
 //! ```
@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{MemfdFlags, memfd_create};
 
 use super::error::LabError;
-use crate::sys::namespace;
+use ctflow_engine::sys::namespace;
 
 /// The environment variable that names the test to the second run.
 const VARIABLE: &str = "CTFLOW_ISOLATED_TEST";
@@ -40,8 +40,8 @@ const SHOWN_BYTES: u64 = 64 * 1024;
 macro_rules! isolated {
     ($body:block) => {{
         fn here() {}
-        let test = $crate::lab::isolated::test_path(::std::any::type_name_of_val(&here));
-        $crate::lab::isolated::isolated(test, || $body);
+        let test = $crate::isolated::test_path(::std::any::type_name_of_val(&here));
+        $crate::isolated::isolated(test, || $body);
     }};
 }
 
@@ -148,7 +148,7 @@ mod tests {
 
     #[test]
     fn the_runners_name_of_a_test_is_found() {
-        assert_eq!(test_path("ctflow_engine::lab::tests::works::here"), "lab::tests::works");
+        assert_eq!(test_path("ctflow_lab::tests::works::here"), "lab::tests::works");
         assert_eq!(test_path("integration::works::here"), "works");
     }
 

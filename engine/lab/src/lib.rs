@@ -2,25 +2,26 @@
 //! external programs.
 //!
 //! [`Lab::enter`] moves the calling thread into a network of its own, in which it is root. There the thread creates
-//! links ([`link`]) and rules ([`nft`](crate::netlink::nft)), changes settings ([`sysctl`]), starts [`Host`]s (threads that live
+//! links ([`link`]) and rules ([`nft`](ctflow_engine::netlink::nft)), changes settings ([`sysctl`]), starts [`Host`]s (threads that live
 //! in further namespaces), and sends [`traffic`] or [`load`]. [`topology::Firewall`] combines these: a client, a
 //! firewall and a server. [`gateways::Gateways`] has two firewalls for failover; [`backups::Backups`] adds hosts that
 //! only receive replicas. A network disappears with its last thread and descriptor. Nothing here touches the machine's
 //! own network.
 //!
 //! `ctflow demo`, the benches and the kernel tests of all crates use the lab; the tests enter it through
-//! [`isolated!`](crate::isolated).
+//! [`isolated!`](macro@crate::isolated).
 //!
 //! ```no_run
-//! use ctflow_engine::lab::{Lab, topology::{Firewall, SERVER}, traffic::tcp_exchange};
+//! use ctflow_lab::{Lab, topology::{Firewall, SERVER}, traffic::tcp_exchange};
 //!
 //! let lab = Lab::enter()?; // first in `main`: an unprivileged process must still have a single thread
 //! let firewall = Firewall::build(&lab)?;
 //! firewall.client.run(|| tcp_exchange((SERVER, 443).into(), b"hello"))?;
-//! # Ok::<(), ctflow_engine::lab::LabError>(())
+//! # Ok::<(), ctflow_lab::LabError>(())
 //! ```
 
 pub mod backups;
+pub mod drain;
 mod error;
 pub mod gateways;
 pub mod isolated;
@@ -41,7 +42,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 pub use error::{Forbidden, LabError};
 
-use crate::sys::namespace;
+use ctflow_engine::sys::namespace;
 
 thread_local! {
     /// Whether this thread has entered a namespace that this module made.

@@ -7,7 +7,7 @@ use ctflow_parser::uapi::{IPPROTO_TCP, IPPROTO_UDP};
 
 use super::Kind;
 use super::packet::{Endpoints, Segment};
-use crate::lab::topology::FLOOD_NETWORK;
+use crate::topology::FLOOD_NETWORK;
 
 /// The network of the load's clients.
 pub(super) const CLIENTS: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 0);
@@ -156,7 +156,7 @@ mod tests {
     use std::collections::HashSet;
 
     use super::*;
-    use crate::lab::load::SENDERS;
+    use crate::load::SENDERS;
 
     #[test]
     fn flows_of_all_senders_differ_and_stay_in_their_networks() {

@@ -11,11 +11,11 @@ use std::thread::{self, JoinHandle};
 
 use crossbeam_channel::bounded;
 
-use crate::capture::listener::{ListenError, Listener, Patience};
-use crate::capture::socket::{EventSocket, Options};
-use crate::capture::steer::Share;
-use crate::engine::{Settings, StartError, pin, wake_channel};
-use crate::worker::threads::{self, Duty, Thread};
+use ctflow_engine::capture::listener::{ListenError, Listener, Patience};
+use ctflow_engine::capture::socket::{EventSocket, Options};
+use ctflow_engine::capture::steer::Share;
+use ctflow_engine::engine::{Settings, StartError, pin, wake_channel};
+use ctflow_engine::worker::threads::{self, Duty, Thread};
 
 /// Events received and discarded so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -49,7 +49,7 @@ pub struct Drain {
 
 impl Drain {
     /// Opens the sockets in the calling thread's network namespace and starts the threads, as
-    /// [`Engine::start`](crate::engine::Engine::start) does with these settings. Ignores the settings of replication.
+    /// [`Engine::start`](ctflow_engine::engine::Engine::start) does with these settings. Ignores the settings of replication.
     ///
     /// # Errors
     /// [`StartError`] when a socket cannot be opened or a thread cannot be started.
@@ -180,9 +180,9 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::*;
-    use crate::lab::Lab;
-    use crate::lab::topology::{Firewall, SERVER};
-    use crate::lab::traffic::udp_exchange;
+    use crate::Lab;
+    use crate::topology::{Firewall, SERVER};
+    use crate::traffic::udp_exchange;
 
     #[test]
     fn one_thread_a_worker_counts_and_discards_events() {

@@ -7,7 +7,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::{TCP_PAYLOAD_BYTES, UDP_PAYLOAD_BYTES, tcp_exchange, udp_exchange};
-use crate::lab::{Host, LabError};
+use crate::{Host, LabError};
 
 /// The greatest delay that is caught up with. Exchanges that are later are skipped.
 const MOST_LATE: Duration = Duration::from_millis(100);

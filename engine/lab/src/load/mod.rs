@@ -34,7 +34,7 @@ use super::error::LabError;
 use super::link::Links;
 use super::sysctl;
 use super::topology::{Firewall, INSIDE_LINK, UNUSED_HARDWARE, UNUSED_INSIDE};
-use crate::kernel::KernelError;
+use ctflow_engine::kernel::KernelError;
 use script::{CLIENTS, CLIENTS_PREFIX};
 use sender::{RawSockets, Sender, SenderCounters};
 
@@ -318,10 +318,10 @@ mod tests {
     use ctflow_parser::frame::{Message, Messages};
 
     use super::*;
-    use crate::capture::listener::{Listener, Patience};
-    use crate::capture::receive::{BackendKind, Interrupts};
-    use crate::capture::socket::Options;
-    use crate::lab::Lab;
+    use crate::Lab;
+    use ctflow_engine::capture::listener::{Listener, Patience};
+    use ctflow_engine::capture::receive::{BackendKind, Interrupts};
+    use ctflow_engine::capture::socket::Options;
 
     const FLOWS: u32 = 60;
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use crate::netlink::NetlinkError;
-use crate::os_error::os_error_text;
+use ctflow_engine::netlink::NetlinkError;
+use ctflow_engine::os_error::os_error_text;
 
 /// A private network could not be created or used.
 #[derive(Debug, Error)]

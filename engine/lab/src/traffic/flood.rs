@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use rustix::net::{MMsgHdr, SendAncillaryBuffer, SendFlags, SocketAddrAny, sendmmsg};
 
-use crate::lab::LabError;
-use crate::lab::topology::FLOOD_NETWORK;
+use crate::LabError;
+use crate::topology::FLOOD_NETWORK;
 
 /// Packets passed to the kernel in one system call.
 const BATCH: u32 = 64;
@@ -19,7 +19,7 @@ const FIRST_PORT: u32 = 1024;
 /// Destination addresses: all of 198.18.0.0/15 but its first and last.
 const ADDRESSES: u32 = (1 << 17) - 2;
 
-/// Sends one-packet UDP flows to 198.18.0.0/15, none of them twice. [`topology`](crate::lab::topology) describes where
+/// Sends one-packet UDP flows to 198.18.0.0/15, none of them twice. [`topology`](crate::topology) describes where
 /// the packets end. Its socket belongs to the namespace of the thread that opened it, client or firewall; the value may
 /// move between threads.
 #[derive(Debug)]

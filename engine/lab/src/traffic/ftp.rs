@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::Duration;
 
-use crate::lab::{Host, LabError};
+use crate::{Host, LabError};
 
 /// How long a reply or data is awaited: longer than TCP's retransmission interval after some seconds without a path.
 const LONGEST: Duration = Duration::from_secs(10);

@@ -12,7 +12,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::ANSWER_WAIT;
-use crate::lab::{Host, LabError};
+use crate::{Host, LabError};
 
 /// Time between two numbers of a stream.
 const INTERVAL: Duration = Duration::from_millis(10);

@@ -23,7 +23,7 @@ use super::error::LabError;
 use super::link::Links;
 use super::traffic::Echo;
 use super::{Host, Lab, sysctl};
-use crate::netlink::nft::{Chain, Hook, Rule, Ruleset, State};
+use ctflow_engine::netlink::nft::{Chain, Hook, Rule, Ruleset, State};
 
 /// The client's address.
 pub const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2));
@@ -219,7 +219,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::lab::traffic::{Flood, TCP_PAYLOAD_BYTES, Traffic, tcp_exchange, udp_exchange};
+    use crate::traffic::{Flood, TCP_PAYLOAD_BYTES, Traffic, tcp_exchange, udp_exchange};
 
     fn firewall() -> Firewall {
         Firewall::build(&Lab::enter().unwrap()).unwrap()

@@ -23,7 +23,7 @@ use super::topology::{
 };
 use super::traffic::Echo;
 use super::{Host, Lab};
-use crate::netlink::nft::{Chain, Hook, Rule, Ruleset};
+use ctflow_engine::netlink::nft::{Chain, Hook, Rule, Ruleset};
 
 /// The name of the link at both ends of the cable between the firewalls.
 pub const SYNC_LINK: &str = "sync0";
@@ -295,9 +295,9 @@ pub(super) fn clone_namespace(host: &Host) -> Result<OwnedFd, LabError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lab::sysctl;
-    use crate::lab::topology::REDIRECTED;
-    use crate::lab::traffic::{Streams, Target, tcp_exchange, udp_exchange};
+    use crate::sysctl;
+    use crate::topology::REDIRECTED;
+    use crate::traffic::{Streams, Target, tcp_exchange, udp_exchange};
 
     #[test]
     fn packets_cross_the_firewall_that_has_the_addresses() {

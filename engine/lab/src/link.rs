@@ -13,9 +13,9 @@ use rustix::net::netdevice::name_to_index;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
 use super::error::LabError;
-use crate::netlink::rtnetlink::*;
-use crate::netlink::{NetlinkError, Requests};
-use crate::sys::netlink::Protocol;
+use ctflow_engine::netlink::rtnetlink::*;
+use ctflow_engine::netlink::{NetlinkError, Requests};
+use ctflow_engine::sys::netlink::Protocol;
 
 /// The buffer of one request. The longest request, for a pair of links, takes some 150 bytes.
 const REQUEST_BYTES: usize = 512;
@@ -256,7 +256,7 @@ fn address_attr(message: &mut Writer<'_>, kind: u16, address: IpAddr) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lab::Lab;
+    use crate::Lab;
 
     #[test]
     fn a_refused_route_is_reported_with_the_kernels_words() {

@@ -76,7 +76,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::lab::topology::Firewall;
+    use crate::topology::Firewall;
 
     #[test]
     fn each_backup_receives_from_the_firewall_untracked() {
