@@ -7,8 +7,6 @@ use std::time::Duration;
 
 use ctflow_parser::request::REQUEST_BYTES;
 
-use crate::server::frame::PAYLOAD_BYTES_MAX;
-
 /// Bytes of socket buffer that one conntrack event uses: what the kernel charges for the packet buffer (a 1 KiB data
 /// block and 256 bytes of bookkeeping), whatever the message's own 100 to 300 bytes. Measured on Linux 6.18, x86-64.
 pub const EVENT_BUFFER_BYTES: usize = 1_280;
@@ -364,6 +362,10 @@ pub const SERVER_PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Background jobs: threads that run a client's blocking work, one for each client.
 pub const SERVER_BACKGROUND_JOBS: usize = SERVER_CLIENTS;
+
+/// The longest payload of a frame on the control socket, in bytes. `CONTROL.md` promises it to clients, which may keep a
+/// buffer of that size.
+pub const PAYLOAD_BYTES_MAX: usize = 1_024 * 1_024;
 
 /// Bytes of a chunk of messages from a worker to a watcher: some 300 events.
 pub const WATCH_CHUNK_BYTES: usize = 64 * 1_024;

@@ -15,8 +15,9 @@ use std::time::{Duration, Instant};
 
 use ctflow_engine::engine::{Engine, Settings};
 use ctflow_engine::replication::link::Transport;
-use ctflow_engine::server::frame::{self, Entries, Kind};
+use ctflow_engine::server::frame::{self, Kind};
 use ctflow_engine::server::{ControlSocket, Order, OrderKind, Server, ServerError, Unchanged};
+use ctflow_engine::shard::entries::Entries;
 use ctflow_lab::isolated;
 use ctflow_lab::topology::Firewall;
 use ctflow_lab::{Lab, sysctl};

@@ -1,6 +1,7 @@
 //! The entries of a dump: each has a head, and a flow or an expectation as the replication protocol encodes it.
 
-use ctflow_engine::server::frame::{self, EntryHead};
+use ctflow_engine::server::frame::FrameError;
+use ctflow_engine::shard::entries::{self, EntryHead};
 use ctflow_parser::expect::ExpectView;
 use ctflow_parser::flow::FlowView;
 use ctflow_replicate::entry::{decode_expect, decode_flow};
@@ -27,12 +28,12 @@ pub(crate) enum Decoded<'a> {
 
 /// Iterates over the entries of a frame. The first error ends the iteration.
 #[derive(Debug, Clone)]
-pub(crate) struct Entries<'a>(frame::Entries<'a>);
+pub(crate) struct Entries<'a>(entries::Entries<'a>);
 
 impl<'a> Entries<'a> {
     /// Creates an iterator over the entries in `payload`.
     pub(super) fn new(payload: &'a [u8]) -> Self {
-        Self(frame::Entries::new(payload))
+        Self(entries::Entries::new(payload))
     }
 }
 
@@ -41,7 +42,7 @@ impl<'a> Iterator for Entries<'a> {
 
     fn next(&mut self) -> Option<Self::Item> {
         let entry = self.0.next()?;
-        Some(entry.map(|(head, body)| Entry { head, body }).map_err(ControlError::from))
+        Some(entry.map(|(head, body)| Entry { head, body }).map_err(|cut| ControlError::from(FrameError::from(cut))))
     }
 }
 

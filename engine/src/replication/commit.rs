@@ -24,7 +24,7 @@ use crate::kernel::KernelError;
 use crate::kernel::commit::CommitRules;
 use crate::limits::{COMMIT_BUCKETS_AHEAD, COMMIT_RELATED_BYTES};
 use crate::reply::Awaited;
-use crate::server::frame::{Entries, EntryHead};
+use crate::shard::entries::{Entries, EntryHead};
 use crate::worker::channel::OnLoss;
 
 /// Which entries a commit injects.

@@ -28,7 +28,7 @@ use crate::kernel::KernelError;
 use crate::kernel::batch::{Batch, Refused};
 use crate::kernel::commit::{CommitRules, commit_request, for_existing_flow, is_held};
 use crate::limits::COMMIT_REASONS;
-use crate::server::frame::{Entries, EntryHead};
+use crate::shard::entries::{Entries, EntryHead};
 use crate::shard::{Newer, PeerVersion, shard_of};
 use crate::worker::channel::{OnLoss, WorkerHandle, WorkerRequest};
 use crate::worker::now_ms;

@@ -5,8 +5,10 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use super::failure::Failure;
-use super::frame::{self, Header, Kind, PAYLOAD_BYTES_MAX};
+use super::frame::{Header, Kind};
+use crate::limits::PAYLOAD_BYTES_MAX;
 use crate::limits::SERVER_OUT_BYTES;
+use crate::shard::entries::split_entries;
 
 /// Encoded frames that a client has not read yet. A job must check [`OutBuffer::has_room`] before it appends more.
 #[derive(Debug, Default)]
@@ -36,7 +38,7 @@ impl OutBuffer {
 
     /// Appends entries, in as many frames as they need.
     pub(super) fn push_entries(&mut self, entries: &[u8]) {
-        frame::split_entries(entries).for_each(|piece| self.push_frame(Kind::Entries, piece));
+        split_entries(entries, PAYLOAD_BYTES_MAX).for_each(|piece| self.push_frame(Kind::Entries, piece));
     }
 
     /// Appends a JSON document.

@@ -18,7 +18,7 @@ use ctflow_parser::compact::{Address, V4, V6};
 use ctflow_parser::tuple::FlowKey;
 use ctflow_replicate::buckets::BUCKETS;
 
-use super::encode_entries::EntryEncoder;
+use super::entries::EntryEncoder;
 use super::expectations::Expectations;
 use super::table::{DIRTY, SENT, Slot, Table};
 use crate::limits::{LEDGER_DIRTY_MAX, LEDGER_ENDS_MAX};

@@ -14,12 +14,12 @@
 //! | [`replica`] | what this node holds of a peer's shard |
 //! | `handover` | which flows of a replica are still to be injected into this kernel (hot mode) |
 //! | `conflict` | whether this node or a peer saw the newer change of a flow |
-//! | `encode_entries` | entries in the form of the control socket |
+//! | [`entries`] | entries in the form of the control socket |
 //! | `stamp` | times in four bytes |
 
 mod conflict;
 mod digests;
-mod encode_entries;
+pub mod entries;
 mod expectations;
 mod extra;
 pub(crate) mod handover;
@@ -45,7 +45,7 @@ use ctflow_replicate::buckets::BucketSet;
 use ctflow_replicate::delta::Change;
 
 pub(crate) use conflict::{Newer, PeerVersion};
-use encode_entries::EntryEncoder;
+use entries::EntryEncoder;
 use expectations::Expectations;
 pub use key::{shard_of, spread};
 use ledger::Ledger;

@@ -14,7 +14,7 @@ use ctflow_replicate::host::{Entry, Full};
 
 use super::Generation;
 use super::digests::Digests;
-use super::encode_entries::EntryEncoder;
+use super::entries::EntryEncoder;
 use super::expectations::Expectations;
 use super::handover::{Handover, Pending};
 use super::prefetch::prefetch_flows;

@@ -202,7 +202,7 @@ mod tests {
     use ctflow_parser::write::Writer;
 
     use super::*;
-    use crate::server::frame::Entries;
+    use crate::shard::entries::Entries;
 
     /// The change time of a flow that was created by an event with the kernel timestamp `event_ns`, read at 9 s.
     fn changed_ms(event_ns: Option<u64>) -> u64 {
