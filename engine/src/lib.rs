@@ -32,6 +32,7 @@ pub mod server;
 pub mod engine;
 
 mod access;
+mod clock;
 pub mod limits;
 pub mod metrics;
 pub mod netlink;

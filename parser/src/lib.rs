@@ -43,6 +43,7 @@ pub mod expect;
 pub mod filter;
 pub mod flow;
 pub mod frame;
+pub mod header;
 pub mod proto;
 pub mod record;
 pub mod request;

@@ -4,7 +4,7 @@ use crate::attr::Attrs;
 use crate::error::ParseError;
 use crate::expect::ExpectView;
 use crate::flow::FlowView;
-use crate::frame::NlMsgHdr;
+use crate::header::NlMsgHdr;
 use crate::stats::{CpuStats, GlobalStats};
 use crate::uapi;
 

@@ -20,7 +20,7 @@
 use thiserror::Error;
 use zerocopy::FromBytes;
 
-use crate::frame::NlMsgHdr;
+use crate::header::NlMsgHdr;
 use crate::uapi::{NLA_F_NESTED, NLM_F_ACK};
 
 /// The buffer has no room for what was to be written. Its earlier content is unchanged.

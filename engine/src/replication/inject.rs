@@ -24,6 +24,7 @@ use ctflow_parser::write::Writer;
 use ctflow_replicate::entry;
 use rustix::io::Errno;
 
+use crate::clock::now_ms;
 use crate::kernel::KernelError;
 use crate::kernel::batch::{Batch, Refused};
 use crate::kernel::commit::{CommitRules, commit_request, for_existing_flow, is_held};
@@ -31,7 +32,6 @@ use crate::limits::COMMIT_REASONS;
 use crate::shard::entries::{Entries, EntryHead};
 use crate::shard::{Newer, PeerVersion, shard_of};
 use crate::worker::channel::{OnLoss, WorkerHandle, WorkerRequest};
-use crate::worker::now_ms;
 
 /// Which version of a flow wins when the kernel has the flow already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -29,6 +29,7 @@ use super::split_brain::SplitBrain;
 use super::{
     Lag, PeerReport, ReplicaStatus, Replication, ReplicationSettings, ReplicationStatus, StageCpu, StageRequest,
 };
+use crate::clock::{now_ms, now_us};
 use crate::limits::{
     LINK_DATAGRAM_MAX, LINK_DATAGRAMS_PER_ROUND, LINK_TICK, STAGE_BATCHES_PER_ROUND, STAGE_REQUESTS, STAGE_RETRY,
 };
@@ -37,7 +38,6 @@ use crate::replication::link::{LinkError, Links, Origin};
 use crate::shard::replica::{Changes, Replica};
 use crate::worker::channel::{DeltaReceiver, WorkerRequest};
 use crate::worker::meter::Meter;
-use crate::worker::{now_ms, now_us};
 
 /// The token of the stage's waker.
 const STAGE: Token = Token(0);

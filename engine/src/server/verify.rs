@@ -13,9 +13,9 @@ use super::context::{Query, ServerContext};
 use super::failure::Failure;
 use super::job::{Job, PendingQuery, Polled, Step, no_peers_error, stage_error};
 use super::out::OutBuffer;
+use crate::clock::now_ms;
 use crate::limits::{SERVER_POLL_INTERVAL, SERVER_RETRY, SERVER_VERIFY_MAX, STAGE_ANSWER_MAX};
 use crate::replication::{ReplicationStatus, StageRequest};
-use crate::worker::now_ms;
 
 /// The current or the last comparison, shared by all clients.
 #[derive(Debug, Default)]

@@ -12,10 +12,10 @@ use ctflow_parser::record::{Event, Record, Subject};
 use ctflow_replicate::delta::Change;
 
 use crate::capture::receive::Sink;
+use crate::clock::now_ms;
 use crate::metrics::Counts;
 use crate::shard::{Applied, Shard};
 use crate::worker::meter::Meter;
-use crate::worker::now_ms;
 use crate::worker::unreported::Unreported;
 use crate::worker::watch::Watcher;
 

@@ -29,7 +29,7 @@ use std::io::Read;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
 use ctflow_parser::error::ParseError;
@@ -38,6 +38,7 @@ use ctflow_parser::record::Subject;
 
 use crate::capture::listener::{ListenError, Listener, Patience, Round};
 use crate::capture::steer::Filter;
+use crate::clock::now_ms;
 use crate::kernel::commit::is_held;
 use crate::limits::{REQUESTS_PER_ROUND, RESYNC_BATCHES_PER_ROUND, SWEEP_SLICE};
 use crate::metrics::{Counts, SharedCounters};
@@ -470,15 +471,4 @@ impl Worker {
         self.counts.resync_pending = u64::from(self.sync_state != SyncState::InSync);
         self.shared_counters.store(&self.counts);
     }
-}
-
-/// The wall clock in milliseconds since 1970.
-pub(crate) fn now_ms() -> u64 {
-    now_us() / 1_000
-}
-
-/// The wall clock in microseconds since 1970.
-pub(crate) fn now_us() -> u64 {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    now.map_or(0, |now| u64::try_from(now.as_micros()).unwrap_or(u64::MAX))
 }
