@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use ctflow_engine::os_error::os_error_text;
 use ctflow_parser::flow::Labels;
 
-use crate::flags;
+use crate::words;
 
 /// The file that is read if the command line names no other.
 pub(crate) const DEFAULT_PATH: &str = "/etc/xtables/connlabel.conf";
@@ -146,7 +146,7 @@ fn is_space(character: char) -> bool {
 
 /// A number in the notation of C's `strtoul` with base 0, which permits a plus sign.
 fn number(word: &str) -> Option<usize> {
-    let number = flags::number(word.strip_prefix('+').unwrap_or(word))?;
+    let number = words::number(word.strip_prefix('+').unwrap_or(word))?;
     usize::try_from(number).ok()
 }
 

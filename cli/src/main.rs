@@ -26,6 +26,7 @@ pub(crate) mod protocol;
 pub(crate) mod selection;
 pub(crate) mod text;
 mod troff;
+pub(crate) mod words;
 
 use tracing_subscriber::filter::LevelFilter;
 

@@ -9,11 +9,12 @@ use super::about::print;
 use super::clock;
 use super::progress::Progress;
 use super::summary::Summary;
+use crate::control::Reach;
 use crate::control::entry::{Decoded, Entry};
 use crate::control::request::{Cache, Request};
 use crate::control::{self, ControlError, Frame};
 use crate::failure::Failure;
-use crate::flags::plan::{Control, ControlRequest, Reach};
+use crate::flags::plan::{Control, ControlRequest};
 use crate::labels::LabelMap;
 use crate::output::daemon::{
     CachePrinter, commit_report, role_change_report, role_in_status, split_brain, statistics_page, status_report,

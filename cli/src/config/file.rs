@@ -20,7 +20,7 @@ use toml::{Spanned, de};
 use super::error::Problem;
 use super::keys::{self, Key, SECTIONS, Section};
 use super::{FilterList, Mode, Network, Transport};
-use crate::flags::words;
+use crate::words;
 
 /// Bytes of the file that a message repeats at most.
 const QUOTED_BYTES_MAX: usize = 60;

@@ -18,13 +18,23 @@ use serde_json::Value;
 use thiserror::Error;
 
 use crate::config::{self, ConfigError};
-use crate::flags::plan::Reach;
 
 pub(crate) mod entry;
 pub(crate) mod request;
 
 use entry::Entries;
 use request::Request;
+
+/// How to find the daemon.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// By the socket in the default configuration file; without that file, by the default socket.
+    Default,
+    /// By the socket in this configuration file.
+    Config(PathBuf),
+    /// By this socket.
+    Socket(PathBuf),
+}
 
 /// Bytes of the read buffer.
 const READ_BYTES: usize = 64 * 1024;

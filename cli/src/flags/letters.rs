@@ -8,14 +8,15 @@ use std::ffi::OsString;
 use std::fmt::Write;
 use std::path::PathBuf;
 
-use super::plan::{Command, Control, ControlRequest, Daemon, Plan, Reach, StatisticsPage};
+use super::plan::{Command, Control, ControlRequest, Daemon, Plan, StatisticsPage};
 use super::usage::Usage;
-use super::words;
 use crate::config;
+use crate::control::Reach;
 use crate::control::request::{Cache, Flushed, Request};
 use crate::output::Subject;
 use crate::persona::Persona;
 use crate::troff::{escaped, example, item, prose, section};
+use crate::words;
 
 /// A letter of the daemon's command line.
 #[derive(Debug)]

@@ -7,10 +7,10 @@ use super::defs::{Argument, Effect, FLAGS, Flag, TABLES};
 use super::matrix::{Need, Row};
 use super::raw::Action;
 use super::verbs::{VERBS, Verb, VerbOption, WordHelp};
-use super::words;
 use crate::persona::Persona;
 use crate::protocol;
 use crate::troff::{escaped, example, item, prose, section};
+use crate::words;
 
 /// The description. The page has no date, so that it changes only with its content.
 const ABOUT: &str = "Lists, changes and follows the connections that the Linux kernel tracks, and replicates them \

@@ -31,12 +31,10 @@ pub(crate) mod plan;
 pub(crate) mod raw;
 pub(crate) mod usage;
 pub(crate) mod verbs;
-pub(crate) mod words;
 
 use plan::{Command, Load, Plan};
 use raw::{Action, RawArgs};
 use usage::Usage;
-pub(crate) use words::number;
 
 /// Parses the arguments after the program's name.
 ///

@@ -21,6 +21,7 @@ use super::doc::Topic;
 use super::raw::{Action, Endpoints, LabelsDel, RawArgs, TypedCommand, subject_of};
 use super::usage::Usage;
 use crate::change::{self, Creation, ExpectationCreation, TrackerFields};
+use crate::control::Reach;
 use crate::control::request::{Cache, Request};
 use crate::output::{Encoding, Format, Subject};
 use crate::persona::Persona;
@@ -122,17 +123,6 @@ pub(crate) struct Control {
     pub(crate) reach: Reach,
     /// The request.
     pub(crate) request: ControlRequest,
-}
-
-/// How to find the daemon.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Reach {
-    /// By the socket in the default configuration file; without that file, by the default socket.
-    Default,
-    /// By the socket in this configuration file.
-    Config(PathBuf),
-    /// By this socket.
-    Socket(PathBuf),
 }
 
 /// A request to the running daemon, and how to print the answer.

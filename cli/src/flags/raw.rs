@@ -20,12 +20,13 @@ use hashbrown::HashMap;
 use lexopt::{Arg, Parser};
 
 use super::defs::{self, Argument, Effect, Flag};
-use super::plan::{EventMask, Reach};
+use super::plan::EventMask;
 use super::usage::Usage;
-use super::words;
+use crate::control::Reach;
 use crate::output::{Format, Subject};
 use crate::protocol;
 use crate::selection::{Icmp, Nat, Status};
+use crate::words;
 
 /// The commands of conntrack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,7 +2,8 @@
 
 use thiserror::Error;
 
-use super::{defs, words};
+use super::defs;
+use crate::words;
 
 /// Why a command line is refused.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]

@@ -8,9 +8,10 @@ use lexopt::{Arg, Parser};
 use super::completions::{SHELLS, Shell};
 use super::doc::Topic;
 use super::plan::{Command, Doctor, Page};
+use super::raw;
 use super::usage::Usage;
-use super::{raw, words};
 use crate::protocol;
+use crate::words;
 
 mod bench;
 mod daemon;

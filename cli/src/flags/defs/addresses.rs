@@ -9,9 +9,9 @@ use super::options::{READ, WRITE};
 use super::{Argument, Flag, OPTION, option};
 use crate::flags::raw::{OptionValue, RawArgs};
 use crate::flags::usage::Usage;
-use crate::flags::words;
 use crate::protocol;
 use crate::selection::NatTarget;
+use crate::words;
 
 #[cfg(test)]
 use super::tests;

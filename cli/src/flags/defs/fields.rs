@@ -6,7 +6,7 @@ use ctflow_parser::uapi;
 use super::{Argument, Flag, OPTION, field};
 use crate::flags::raw::{OptionValue, RawArgs};
 use crate::flags::usage::Usage;
-use crate::flags::words;
+use crate::words;
 
 #[cfg(test)]
 use super::tests;

@@ -6,11 +6,12 @@ use ctflow_parser::filter::Masked;
 use ctflow_parser::uapi;
 
 use super::{Argument, Effect, Flag, OPTION, option};
-use crate::flags::plan::{EventMask, Reach};
+use crate::control::Reach;
+use crate::flags::plan::EventMask;
 use crate::flags::raw::{LabelsDel, OptionValue, RawArgs};
 use crate::flags::usage::Usage;
-use crate::flags::words;
 use crate::output::Encoding;
+use crate::words;
 
 #[cfg(test)]
 use super::tests;

@@ -13,7 +13,7 @@ use ctflow_lab::load::Kind;
 use super::{JSON, Verb, VerbArgs, VerbOption};
 use crate::flags::plan::{Bench, Command};
 use crate::flags::usage::Usage;
-use crate::flags::words;
+use crate::words;
 
 #[cfg(test)]
 use super::tests;

@@ -3,9 +3,10 @@
 use std::ffi::OsString;
 
 use super::{Form, JSON, Verb, VerbArgs, VerbOption, WordHelp};
+use crate::control::Reach;
 use crate::control::request::{Cache, Flushed, Request};
 use crate::flags::plan;
-use crate::flags::plan::{Command, Control, ControlRequest, Plan, Reach};
+use crate::flags::plan::{Command, Control, ControlRequest, Plan};
 use crate::flags::raw::RawArgs;
 use crate::flags::usage::Usage;
 use crate::output::{Format, Subject};

@@ -30,7 +30,7 @@ pub(crate) fn decimal(word: &str) -> Option<u32> {
 }
 
 /// Parses an address: IPv6, or IPv4 in any notation of `inet_aton`.
-pub(super) fn address(word: &str) -> Option<IpAddr> {
+pub(crate) fn address(word: &str) -> Option<IpAddr> {
     // The standard library comes first because it is faster; `inet_aton` reads the addresses that it accepts in the
     // same way.
     word.parse().ok().or_else(|| parse_inet_aton(word).map(IpAddr::V4))
@@ -54,7 +54,7 @@ fn parse_inet_aton(word: &str) -> Option<Ipv4Addr> {
 }
 
 /// The mask with `length` leading one bits in the family of `address`; `None` if the family has fewer bits.
-pub(super) fn prefix_mask(address: IpAddr, length: u32) -> Option<IpAddr> {
+pub(crate) fn prefix_mask(address: IpAddr, length: u32) -> Option<IpAddr> {
     let (ones, width) = (!u128::MAX.checked_shr(length).unwrap_or(0), if address.is_ipv4() { 32 } else { 128 });
     let leading = ones.to_be_bytes();
     let mask = match address {
