@@ -178,7 +178,7 @@ pub(crate) enum Failure {
         hint: &'static str,
     },
     /// A copy of a cache differs from its source, or a peer did not answer. The printed report names it.
-    #[error("a copy differs from its source, or a peer did not answer: see the lines above")]
+    #[error("not every copy is proven identical: see the lines above")]
     CachesDiffer,
     /// So many entries of a commit were refused. The printed report has the reasons.
     #[error(

@@ -205,7 +205,7 @@ fn status_is_printed_as_text_as_json_and_in_conntrackds_format() {
     let ((code, json, _), asked) = setup.run_against("ctflow", &["status", "--json"], &answer);
     assert!(code == 0 && json.contains("\"flows\": 5") && asked.contains("\"do\":\"status\""), "{json}");
     let ((_, text, _), _) = setup.run_against("ctflow", &["status"], &answer);
-    assert!(text.starts_with("fw1 (-)") && text.contains("ready: no peer has answered yet\n"), "{text}");
+    assert!(text.starts_with("fw1: ") && text.contains("ready: no peer has connected yet\n"), "{text}");
     let ((_, text, _), _) = setup.run_against("ctflowd", &["-s"], &answer);
     assert!(text.starts_with("cache internal:\ncurrent active connections:\t           5\n"), "{text}");
     let ((code, text, stderr), _) = setup.run_against("ctflowd", &["-s", "multicast"], &answer);
@@ -225,7 +225,12 @@ fn verify_exits_with_1_where_replicas_differ() {
     let ((code, table, stderr), _) = setup.run_against("ctflow", &["sync", "verify"], &verdict(true));
     assert!(code == 0 && stderr.is_empty() && table.ends_with("All copies are identical.\n"), "{table}{stderr}");
     let ((code, table, stderr), _) = setup.run_against("ctflow", &["sync", "verify"], &verdict(false));
-    assert!(code == 1 && table.contains("differs in part 1\n") && stderr.contains("differ"), "{table}{stderr}");
+    assert!(
+        code == 1
+            && table.contains("differs in 1 part (3 entries, 0 here)\n")
+            && stderr.contains("not every copy is proven identical"),
+        "{table}{stderr}"
+    );
 }
 
 #[test]

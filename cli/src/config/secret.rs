@@ -31,7 +31,7 @@ impl fmt::Debug for Key {
 #[derive(Debug, Error)]
 pub(crate) enum KeyError {
     /// The file cannot be read.
-    #[error("cannot read the key {}: {}; make one with `ctflow keygen {}'", .path.display(), os_error_text(.source), .path.display())]
+    #[error("cannot read the key {}: {}; {}", .path.display(), os_error_text(.source), read_hint(.source.kind(), path))]
     Read {
         /// The file.
         path: PathBuf,
@@ -50,11 +50,29 @@ pub(crate) enum KeyError {
         mode: u32,
     },
     /// The file does not contain a key.
-    #[error("the key {} is not 64 hexadecimal digits; make one with `ctflow keygen'", .path.display())]
+    #[error(
+        "the key {} is not 64 hexadecimal digits; copy it from the other node again, or make a new one for all nodes \
+         with `ctflow keygen'",
+        .path.display()
+    )]
     Digits {
         /// The file.
         path: PathBuf,
     },
+}
+
+/// What to do about a key file that cannot be read.
+fn read_hint(kind: io::ErrorKind, path: &Path) -> String {
+    match kind {
+        io::ErrorKind::PermissionDenied => "run as root, or as the user who owns the file".to_owned(),
+        io::ErrorKind::NotFound => {
+            format!(
+                "copy it from the other node, or on the first node make one with `ctflow keygen {}'",
+                path.display()
+            )
+        }
+        _ => "name the file with 64 hexadecimal digits that `ctflow keygen' made".to_owned(),
+    }
 }
 
 impl Key {

@@ -44,7 +44,7 @@ const READ_BYTES: usize = 64 * 1024;
 pub(crate) enum ControlError {
     /// No daemon listens on the socket.
     #[error(
-        "no daemon answers at {}: {}; start it with `ctflow daemon', or name its socket or configuration",
+        "no daemon answers at {}: {}; start it with `ctflow daemon', or name another one with --socket PATH or -C FILE",
         .path.display(), os_error_text(.source)
     )]
     Absent {

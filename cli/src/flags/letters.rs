@@ -349,7 +349,7 @@ const EXAMPLES: [(&str, &str); 10] = [
     ("ctflowd -s link", "Print the counters of each link."),
     ("ctflowd -c", "Take over, first step of a script: write the peers' flows into the kernel."),
     ("ctflowd -R", "Second step: resync the internal cache with the kernel."),
-    ("ctflowd -B", "Third step: send the internal cache to the peers. `ctflow role primary' takes over in one step."),
+    ("ctflowd -B", "Third step: send the internal cache to the peers. All three at once: `ctflow role primary'."),
     ("ctflowd -t", "Become backup: delete this firewall's flows from the kernel after purge_timeout_s."),
     ("ctflowd -n", "After that: request the peers' caches."),
 ];

@@ -29,7 +29,7 @@ pub(crate) fn change_role(access: &Access, _lock: &KernelLock, role: Role, progr
         report.already = true;
         return report;
     }
-    tracing::info!(%role, %before, "changing the role");
+    tracing::info!("changing the role from {before} to {role}");
     set_role(access, role, &mut report);
     match role {
         Role::Primary => promote(access, progress, &mut report),
@@ -43,7 +43,7 @@ pub(crate) fn change_role(access: &Access, _lock: &KernelLock, role: Role, progr
     }
     drop(state);
     report.took_ms = milliseconds(started.elapsed());
-    tracing::info!(%role, took = ?started.elapsed(), "changed the role");
+    tracing::info!("the role is {role}, {} ms", report.took_ms);
     report.missing.iter().for_each(|missing| tracing::warn!("the change of role is incomplete: {missing}"));
     report
 }

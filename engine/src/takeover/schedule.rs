@@ -45,7 +45,10 @@ pub(crate) fn flush_later(access: &Access, after: Duration) {
         }
         match flush_now(&for_thread) {
             Ok(purged) => {
-                tracing::info!(purged, "flushed the kernel's table, as scheduled");
+                match purged {
+                    Some(count) => tracing::info!("deleted {count} flows of this node from the kernel, as scheduled"),
+                    None => tracing::info!("emptied the kernel's table, as scheduled"),
+                }
                 // Flows that peers have taken over, or that moved, are no longer this node's, and no event reports
                 // that.
                 let (resync, _) = reply::channel(None);
@@ -57,12 +60,12 @@ pub(crate) fn flush_later(access: &Access, after: Duration) {
     let thread = thread::Builder::new().name("ctflow-purge".to_owned()).spawn(body);
     match thread {
         Ok(_) => {
-            tracing::info!(?after, "the kernel's table will be flushed");
+            tracing::info!("the flows that this node tracked are deleted from the kernel in {} s", after.as_secs());
             access.takeover.state().purge = Some(Scheduled { _cancel: cancel });
         }
         Err(error) => tracing::error!(
             error = os_error_text(&error),
-            "the kernel's table will not be flushed: cannot start a thread"
+            "the flows that this node tracked stay in the kernel: cannot start a thread"
         ),
     }
 }

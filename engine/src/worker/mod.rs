@@ -302,8 +302,11 @@ impl Worker {
         let worker = self.index;
         if lost > 0 {
             self.counts.events_lost += lost;
-            let (after, buffer) = (self.counts.events(), self.listener.buffer());
-            tracing::warn!(worker, lost, after, "events lost, resynchronising with the kernel: {buffer}");
+            let buffer = self.listener.buffer();
+            tracing::warn!(
+                worker,
+                "{lost} events lost: raise [engine] buffer_bytes_max ({buffer}); comparing the cache with the kernel"
+            );
             self.request_resync();
         }
         if let Some(error) = self.malformed.take() {

@@ -12,10 +12,9 @@ use crate::text::counted;
 pub(crate) fn status_report(status: &Value) -> String {
     let status = Document(status);
     let mut text = format!(
-        "{} ({}), role {}, mode {}, up {}\n",
+        "{}: {}, mode {}, up {}\n",
         status.display("name"),
-        status.display("node"),
-        status.display("role"),
+        role_text(&status.display("role")),
         status.display("mode"),
         duration(status.number("uptime_ms"))
     );
@@ -30,11 +29,16 @@ pub(crate) fn status_report(status: &Value) -> String {
     text
 }
 
+/// The role, or how to set it.
+fn role_text(role: &str) -> String {
+    if role == "none" { "no role yet (set it with `ctflow role')".to_owned() } else { format!("role {role}") }
+}
+
 /// Appends whether the node can take over without loss, and the two states that an operator must know at once.
 fn append_readiness(text: &mut String, status: Document<'_>) {
     if status.is_true("ready") {
         let alone = status.list("peers").next().is_none();
-        *text += if alone { "ready: no peer has answered yet\n" } else { "ready: in sync with every peer\n" };
+        *text += if alone { "ready: no peer has connected yet\n" } else { "ready: in sync with every peer\n" };
     } else {
         let reasons = status.texts("not_ready");
         let reasons = if reasons.is_empty() { "the daemon sent no reason".into() } else { reasons.join("; ") };
@@ -88,11 +92,11 @@ fn append_engine(text: &mut String, status: Document<'_>) {
     let engine = |key: &str| status.number(&format!("engine.{key}"));
     let _ = writeln!(
         text,
-        "\nevents: {} of flows ({} new, {} updates, {} ends), {} of expectations, {} filtered by the configuration",
+        "\nevents: {} of flows ({} new, {}, {}), {} of expectations, {} filtered by the configuration",
         engine("events"),
         engine("events_new"),
-        engine("events_update"),
-        engine("events_destroy"),
+        counted(engine("events_update"), "update", "updates"),
+        counted(engine("events_destroy"), "end", "ends"),
         engine("events_expect"),
         engine("filtered")
     );
@@ -142,6 +146,10 @@ fn append_links(text: &mut String, status: Document<'_>) {
 /// acknowledged it, or until a lost peer is back.
 fn append_sent(text: &mut String, status: Document<'_>) {
     let source = |key: &str| status.number(&format!("source.{key}"));
+    if source("bytes") == 0 {
+        text.push_str("\nsent: nothing yet\n");
+        return;
+    }
     let changes = counted(source("deltas"), "change", "changes");
     let _ = write!(text, "\nsent: {changes} ({})", bytes(source("bytes")));
     match status.sum("source.streams", "resend_bytes") {
@@ -168,7 +176,7 @@ fn append_sent(text: &mut String, status: Document<'_>) {
 fn append_peers(text: &mut String, status: Document<'_>) {
     let mut peers = status.list("peers").peekable();
     if peers.peek().is_none() {
-        text.push_str("\npeers: none has answered; check that the other node runs and that a link reaches it\n");
+        text.push_str("\npeers: none has connected; see the problems below, and check the other node and the links\n");
         return;
     }
     text.push_str("\npeers:\n");
@@ -184,7 +192,10 @@ fn append_peers(text: &mut String, status: Document<'_>) {
             peer_cure(&state)
         );
         if state == "live" {
-            let _ = writeln!(text, "    sent to it: {}", sent_to(peer));
+            // Only mode ftfw acknowledges: elsewhere nothing is known of what arrived.
+            if status.display("mode") == "ftfw" {
+                let _ = writeln!(text, "    sent to it: {}", sent_to(peer));
+            }
         }
         let _ = writeln!(text, "    received from it: {}{}", received_from(peer, &state), lag(peer));
     }
@@ -241,7 +252,11 @@ fn received_from(peer: Document<'_>, state: &str) -> String {
 /// The time from a change on the peer to this node's cache; empty if the daemon sent none.
 fn lag(peer: Document<'_>) -> String {
     let [p50, p99, max] = ["lag_ms_p50", "lag_ms_p99", "lag_ms_max"].map(|key| peer.display(key));
-    if p50 == "-" { String::new() } else { format!("; lag {p50} ms (p50), {p99} ms (p99), {max} ms (worst)") }
+    if p50 == "-" {
+        String::new()
+    } else {
+        format!("; lag since the start {p50} ms (median), {p99} ms (p99), {max} ms (worst)")
+    }
 }
 
 /// A counter of the status document that is 0 while all is well.
@@ -265,7 +280,7 @@ fn append_problems(text: &mut String, status: Document<'_>) {
     let problems = engine_problems(status).into_iter().chain(peer_problems(status)).chain(refused_datagrams(status));
     let mut found = problems.filter(|problem| problem.count > 0).peekable();
     if found.peek().is_none() {
-        text.push_str("\nproblems: none\n");
+        text.push_str("\nproblems: none counted since the daemon's start\n");
         return;
     }
     text.push_str("\nproblems since the daemon's start:\n");
@@ -420,7 +435,7 @@ mod tests {
 
     #[test]
     fn the_whole_report() {
-        let expected = "fw1 (0123456789abcdef), role primary, mode ftfw, up 1 d 2 h
+        let expected = "fw1: role primary, mode ftfw, up 1 d 2 h
 not ready: fw3 is lost
 
 cache            flows  expectations    capacity      memory
@@ -442,7 +457,7 @@ sent: 100 changes (8.7 KiB), 2.0 KiB waiting for acknowledgement (room for 64.0 
 peers:
   fw2 at 192.0.2.2:3780: live, role backup, last message 12 ms ago
     sent to it: 2 datagrams (2.0 KiB) not acknowledged yet, the oldest for 4 ms
-    received from it: up to date; lag 0.4 ms (p50), 1.9 ms (p99), 7 ms (worst)
+    received from it: up to date; lag since the start 0.4 ms (median), 1.9 ms (p99), 7 ms (worst)
   fw?3: lost, last message 9.0 s ago; check that its daemon runs and that a link reaches it
     received from it: 3 parts of its flows missing
 
@@ -472,7 +487,10 @@ problems since the daemon's start:
         let text = status_report(&status);
         assert!(text.contains("\nready: in sync with every peer\n"), "{text}");
         assert!(text.contains("\nsent: 46 changes (8.7 KiB), none waiting\n"), "{text}");
-        assert!(text.contains("    sent to it: up to date\n    received from it: up to date; lag "), "{text}");
+        assert!(
+            text.contains("    sent to it: up to date\n    received from it: up to date; lag since the start "),
+            "{text}"
+        );
         let refused = "  6 datagrams refused: another key; copy the same key file to both nodes\n";
         assert!(text.contains(refused), "{text}");
     }
@@ -500,7 +518,11 @@ problems since the daemon's start:
     #[test]
     fn an_empty_document_has_a_report() {
         let text = status_report(&Value::Null);
-        assert!(text.contains("not ready: the daemon sent no reason") && text.ends_with("problems: none\n"), "{text}");
+        assert!(
+            text.contains("not ready: the daemon sent no reason")
+                && text.ends_with("problems: none counted since the daemon's start\n"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -59,7 +59,7 @@ pub struct LinkSettings {
 #[derive(Debug, Error)]
 pub enum LinkError {
     /// A system call failed.
-    #[error("link {number} ({local}): cannot {operation}: {text}", text = os_error_text(.source))]
+    #[error("link {number} ({local}): cannot {operation}: {}{}", os_error_text(.source), bind_hint(.source))]
     System {
         /// The link's number, from 1.
         number: usize,
@@ -80,6 +80,16 @@ pub enum LinkError {
         /// The problem, and what to do about it.
         problem: String,
     },
+}
+
+/// What to do about an address or interface that cannot be used; empty for other errors.
+fn bind_hint(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EADDRINUSE) => "; another program has this port: `ss -nlp` lists it, or choose another port",
+        Some(libc::EADDRNOTAVAIL) => "; no interface has this address: correct [[link]] local, or add the address",
+        Some(libc::ENODEV) => "; there is no such interface: correct [[link]] interface",
+        _ => "",
+    }
 }
 
 /// The origin of a received datagram: the link, and the sender's number on that link.

@@ -20,7 +20,7 @@ pub(super) fn size(facts: &Facts) -> Finding {
     let found = format!("{} bytes hold {}", HumanCount(effective as u64), describe_capacity(effective));
     let finding = match (forced, facts.settings.rmem_max) {
         (Some(_), _) => {
-            Finding::ok("buffer", format!("{found}; without rights {} events", HumanCount(events(unforced))))
+            Finding::ok("buffer", format!("{found}; without CAP_NET_ADMIN {} events", HumanCount(events(unforced))))
         }
         (None, _) if unforced >= 2 * SOCKET_BUFFER_BYTES => Finding::ok("buffer", found),
         (None, rmem_max) => limited_finding(&found, rmem_max),
@@ -102,7 +102,7 @@ mod tests {
     #[test]
     fn a_forced_buffer_also_reports_the_unprivileged_size() {
         let finding = with(Buffers { unforced: 425_984, forced: Some(16_777_216) }, 212_992);
-        let found = "16,777,216 bytes hold 13,107 events, 131 ms at 100,000/s; without rights 332 events";
+        let found = "16,777,216 bytes hold 13,107 events, 131 ms at 100,000/s; without CAP_NET_ADMIN 332 events";
         assert_eq!((finding.level, finding.found.as_str(), finding.mend), (Level::Ok, found, None));
     }
 
