@@ -218,7 +218,11 @@ impl Failure {
             other => matches!(other, Self::Label(_) | Self::Load { .. }),
         };
         if suggests_help {
-            let help = if persona.is_daemon() { "-h" } else { "--help" };
+            let help = match self {
+                _ if persona.is_daemon() => "-h".to_owned(),
+                Self::Usage(usage) => usage.verb().map_or_else(|| "--help".to_owned(), |verb| format!("help {verb}")),
+                _ => "--help".to_owned(),
+            };
             let _ = writeln!(stderr, "Try `{name} {help}' for more information.");
         }
         // conntrackd exits with 1 after every failure.

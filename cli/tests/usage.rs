@@ -12,7 +12,7 @@ use std::process::{Command, Output};
 use program::{PROGRAM, run, run_as};
 
 /// Asserts that a command line is refused: exit code 2, nothing on stdout, one line that contains all `words`, and a
-/// hint at the help.
+/// hint at the help: of everything, or of the verb that the line begins with.
 #[track_caller]
 fn refused(args: &[&str], words: &[&str]) {
     let (code, stdout, stderr) = run(args);
@@ -20,7 +20,15 @@ fn refused(args: &[&str], words: &[&str]) {
     let [line, hint] = stderr.lines().collect::<Vec<_>>()[..] else { panic!("{args:?}: {stderr}") };
     assert!(line.starts_with(concat!("ctflow v", env!("CARGO_PKG_VERSION"), ": ")), "{line}");
     assert!(words.iter().all(|word| line.contains(word)), "{words:?} in {line}");
-    assert_eq!(hint, "Try `ctflow --help' for more information.");
+    let [all, verb] = ["--help", &format!("help {}", args.first().unwrap_or(&"--help"))]
+        .map(|help| format!("Try `ctflow {help}' for more information."));
+    assert!(hint == all || hint == verb, "{args:?}: {hint}");
+}
+
+#[test]
+fn a_wrong_word_of_a_verb_points_to_its_help() {
+    let (_, _, stderr) = run(&["role", "primry"]);
+    assert!(stderr.ends_with("\nTry `ctflow help role' for more information.\n"), "{stderr}");
 }
 
 #[test]

@@ -200,10 +200,10 @@ impl fmt::Display for Note {
                 write!(f, "peer {name}: no room for its flows of worker {stream}; raise [engine] flows_max here")
             }
             Self::TooManyPeers { .. } => write!(f, "more than {PEERS_MAX} peers; ignoring this one"),
-            Self::Verdict { name, held_by, stream, number, entries, differing } => {
+            Self::Verdict { name, held_by, stream, entries, differing, .. } => {
                 match held_by {
-                    HeldBy::ThisNode => write!(f, "verify {number}: our copy of {name}, worker {stream}: ")?,
-                    HeldBy::Peer => write!(f, "verify {number}: copy of our worker {stream} at {name}: ")?,
+                    HeldBy::ThisNode => write!(f, "verify: our copy of {name}, worker {stream}: ")?,
+                    HeldBy::Peer => write!(f, "verify: {name}'s copy of this node, worker {stream}: ")?,
                 }
                 if *differing > 0 {
                     let parts = BucketSet::all_of(*stream).count();

@@ -267,4 +267,12 @@ impl Usage {
     pub(crate) fn suggests_help(&self) -> bool {
         self.code() == 2
     }
+
+    /// The verb whose help explains the error; `None` for errors of the other commands.
+    pub(crate) fn verb(&self) -> Option<&'static str> {
+        match self {
+            Self::UnexpectedVerbArgument { verb, .. } | Self::MissingVerbArgument { verb, .. } => Some(verb),
+            _ => None,
+        }
+    }
 }

@@ -18,7 +18,7 @@ pub(super) fn table(results: &Results) -> String {
     for note in &results.notes {
         let _ = writeln!(text, "\n{note}"); // writing to a String cannot fail
     }
-    text
+    text + "\nctflow(1) explains each figure, at bench: `ctflow man | man -l -'\n"
 }
 
 /// Appends a section as a table: names and remarks left-aligned, numbers right-aligned.

@@ -31,7 +31,7 @@ pub(super) fn size(facts: &Facts) -> Finding {
 /// Returns the finding for a buffer that `net.core.rmem_max` limits.
 fn limited_finding(found: &str, rmem_max: Option<u64>) -> Finding {
     let limit = rmem_max.map(|bytes| format!("={bytes}")).unwrap_or_default();
-    let found = format!("{found}: limited by net.core.rmem_max{limit}");
+    let found = format!("{found}: limited by net.core.rmem_max{limit}, which the kernel doubles");
     let mend = format!("sysctl -w net.core.rmem_max={SOCKET_BUFFER_BYTES}  # on the host, or run there as root");
     Finding::warning("buffer", found).mend(mend)
 }
@@ -110,7 +110,7 @@ mod tests {
     fn a_limited_buffer_is_a_warning_with_its_command() {
         let finding = with(Buffers { unforced: 425_984, forced: None }, 212_992);
         assert_eq!(finding.level, Level::Warning);
-        let found = "425,984 bytes hold 332 events, 3 ms at 100,000/s: limited by net.core.rmem_max=212992";
+        let found = "425,984 bytes hold 332 events, 3 ms at 100,000/s: limited by net.core.rmem_max=212992, which the kernel doubles";
         assert_eq!(finding.found, found);
         let mend = "sysctl -w net.core.rmem_max=8388608  # on the host, or run there as root";
         assert_eq!(finding.mend.as_deref(), Some(mend));
