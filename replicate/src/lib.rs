@@ -2,53 +2,30 @@
 //! the specification, and this crate uses its terms.
 //!
 //! The crate does no I/O, reads no clock and draws no random numbers: the caller passes received bytes and the time,
-//! and sends what a node passes to [`Host::send`]. From the wire upwards:
+//! and sends what a node passes to [`Host::send`].
 //!
 //! | module | content |
 //! |---|---|
-//! | [`wire`], [`seal`] | the header of a datagram, and its encryption |
-//! | `control` | control messages and their blocks |
-//! | [`entry`], [`item`], [`batch`] | the canonical form of a flow, the items of a batch, the writer of a batch |
-//! | [`delta`], [`buckets`] | the kinds of change to a flow; the parts in which a shard is compared and sent again |
-//! | `source`, `resend_queue` | the sending half of a stream; sealed batches kept for resending |
-//! | `receive`, `held_back` | the receiving half of a stream; batches that arrived ahead of a gap |
-//! | `peer`, [`node`] | the state kept of a peer; a node with its streams and peers |
-//! | [`host`], [`note`] | the interface that the caller implements; the events for its log |
+//! | [`model`] | what is replicated, and the interface that the caller implements |
+//! | [`ctflow`] | the protocol: its datagrams, and the state machine of a node |
+//! | [`limits`] | the bounds of replication |
 //! | `sim` | a simulated cluster with its shards and a faulty network, all from one seed |
 #![forbid(unsafe_code)]
 
-pub mod batch;
-mod bucket_cycle;
-pub mod buckets;
-mod control;
+pub mod ctflow;
 mod cursor;
-pub mod delta;
-pub mod entry;
-mod held_back;
-pub mod host;
-pub mod item;
 pub mod limits;
-pub mod mode;
-pub mod node;
-pub mod note;
-mod peer;
-mod receive;
-mod resend_queue;
-pub mod seal;
+pub mod model;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
-mod source;
-pub mod time;
-pub mod wire;
 
-pub use batch::{BatchWriter, Payload};
-pub use control::Reason;
+pub use ctflow::{
+    BatchWriter, Config, Key, Node, Payload, PeerState, PeerStatus, Reason, ReceiveCounters, SourceStatus, Status,
+    VerdictStatus, WriteError,
+};
 pub use cursor::Malformed;
-pub use host::{Address, Destination, Host, Replica, ReplicaId};
-pub use mode::{Mode, Role};
-pub use node::{Config, Node, Status};
-pub use note::Note;
-pub use peer::PeerState;
-pub use receive::ReceiveCounters;
-pub use seal::Key;
-pub use time::{Epoch, Time};
+pub use model::host::{Address, Destination, Host, Replica, ReplicaId};
+pub use model::mode::{Mode, Role};
+pub use model::note::Note;
+pub use model::time::{Epoch, Time};
+pub use model::{buckets, delta, entry, host};

@@ -2,9 +2,9 @@
 //!
 //! The relations between the bounds are checked at compile time, at the end of this file.
 
-use crate::batch::HEADROOM_BYTES;
-use crate::seal::TAG_BYTES;
-use crate::wire::HEADER_BYTES;
+use crate::ctflow::batch::HEADROOM_BYTES;
+use crate::ctflow::seal::TAG_BYTES;
+use crate::ctflow::wire::HEADER_BYTES;
 
 /// The longest datagram, in bytes: the protocol's own bound, below UDP's 65,507 and the 65,535 of a 2-byte length on
 /// TCP.

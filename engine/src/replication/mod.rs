@@ -28,8 +28,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError};
-use ctflow_replicate::node::PeerStatus;
-use ctflow_replicate::{Config, Mode, PeerState, ReplicaId, Role, Status};
+use ctflow_replicate::{Config, Mode, PeerState, PeerStatus, ReplicaId, Role, Status};
 use thiserror::Error;
 
 pub use self::commit::{CommitError, CommitScope, Committed};

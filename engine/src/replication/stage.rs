@@ -19,8 +19,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use ctflow_replicate::buckets::BucketSet;
-use ctflow_replicate::node::PeerStatus;
-use ctflow_replicate::{Address, Destination, Host, Node, Note, ReplicaId, Time};
+use ctflow_replicate::{Address, Destination, Host, Node, Note, PeerStatus, ReplicaId, Time};
 use mio::{Events, Poll, Token, Waker};
 use thiserror::Error;
 

@@ -4,8 +4,7 @@ use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use ctflow_replicate::node::{PeerStatus, SourceStatus};
-use ctflow_replicate::{PeerState, Role};
+use ctflow_replicate::{PeerState, PeerStatus, Role, SourceStatus};
 
 use super::context::{Query, ServerContext};
 use super::document::{Cache, Document, Engine, Gate, Hot, Link, Peer, PeerStream, Refused, Source, SourceStream};

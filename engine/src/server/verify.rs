@@ -5,8 +5,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use ctflow_replicate::PeerState;
-use ctflow_replicate::node::{PeerStatus, VerdictStatus};
+use ctflow_replicate::{PeerState, PeerStatus, VerdictStatus};
+
 use serde::Serialize;
 
 use super::context::{Query, ServerContext};

@@ -10,10 +10,10 @@ use ctflow_parser::tuple::{L4, Tuple};
 use ctflow_parser::uapi;
 use ctflow_replicate::Payload;
 use ctflow_replicate::buckets::{BucketSet, EXPECTATIONS, bucket_of};
+use ctflow_replicate::ctflow::item::{Item, Items};
+use ctflow_replicate::ctflow::wire::HEADER_BYTES;
 use ctflow_replicate::entry;
 use ctflow_replicate::host::{Entry, Replica as _};
-use ctflow_replicate::item::{Item, Items};
-use ctflow_replicate::wire::HEADER_BYTES;
 use proptest::prelude::*;
 
 use super::replica::Replica;

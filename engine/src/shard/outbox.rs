@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 
 use ctflow_parser::tuple::FlowKey;
-use ctflow_replicate::batch::{BatchWriter, Payload, WriteError};
+use ctflow_replicate::{BatchWriter, Payload, WriteError};
 
 use crate::limits::OUTBOX_BATCHES;
 

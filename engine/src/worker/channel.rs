@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
-use ctflow_replicate::batch::Payload;
+use ctflow_replicate::Payload;
 use ctflow_replicate::buckets::BucketSet;
 
 use crate::limits::{REQUESTS_PER_WORKER, STAGE_BATCHES, WORKER_ANSWER_MAX};

@@ -8,12 +8,12 @@ use super::network::Network;
 use super::plan::Plan;
 use super::rng::Rng;
 use super::shard::{self, Cached, EntryKey, Shard};
-use crate::buckets::EXPECTATIONS;
-use crate::host::{Address, Destination, ReplicaId};
-use crate::node::{Config, Node, VerdictStatus};
-use crate::peer::PeerState;
-use crate::seal::Key;
-use crate::time::{Epoch, Time};
+use crate::ctflow::PeerState;
+use crate::ctflow::node::{Config, Node, VerdictStatus};
+use crate::ctflow::seal::Key;
+use crate::model::buckets::EXPECTATIONS;
+use crate::model::host::{Address, Destination, ReplicaId};
+use crate::model::time::{Epoch, Time};
 
 /// The time after the end of the faults in which all replicas must become the same as their sources, in milliseconds.
 const AGREE_MS: u64 = 10_000;

@@ -6,9 +6,9 @@ use ctflow_parser::expect::ExpectView;
 use ctflow_parser::flow::FlowView;
 use ctflow_parser::tuple::FlowKey;
 
-use crate::buckets::{BucketSet, EXPECTATIONS, spread};
-use crate::host::{Destination, Entry, Full, Host, Replica, ReplicaId};
-use crate::note::Note;
+use crate::model::buckets::{BucketSet, EXPECTATIONS, spread};
+use crate::model::host::{Destination, Entry, Full, Host, Replica, ReplicaId};
+use crate::model::note::Note;
 
 /// One entry of a replica.
 #[derive(Debug)]

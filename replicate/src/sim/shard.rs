@@ -13,9 +13,9 @@ use ctflow_parser::tuple::{FlowKey, L4, Tuple};
 use ctflow_parser::uapi::{AF_INET, AF_INET6, IPPROTO_TCP};
 
 use super::rng::Rng;
-use crate::batch::{BatchWriter, Payload, WriteError};
-use crate::buckets::{BucketSet, EXPECTATIONS, bucket_of, spread};
-use crate::entry::{encode_expect, encode_flow, entry_check};
+use crate::ctflow::batch::{BatchWriter, Payload, WriteError};
+use crate::model::buckets::{BucketSet, EXPECTATIONS, bucket_of, spread};
+use crate::model::entry::{encode_expect, encode_flow, entry_check};
 
 /// The key of a flow or an expectation: its bucket and number. The number of a flow is not its id: some flows share an
 /// id.

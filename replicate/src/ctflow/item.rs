@@ -9,7 +9,7 @@
 use ctflow_parser::uapi::{AF_INET, AF_INET6};
 
 use crate::cursor::{Malformed, Reader};
-use crate::entry;
+use crate::model::entry;
 
 /// The types of items.
 pub(crate) mod kind {
@@ -31,7 +31,7 @@ pub enum Item<'a> {
     Flow {
         /// `AF_INET` or `AF_INET6`.
         family: u8,
-        /// The flow, see [`crate::entry::decode_flow`].
+        /// The flow, see [`crate::model::entry::decode_flow`].
         entry: &'a [u8],
         /// Its version: the time of its last change, in milliseconds since 1970.
         version_ms: u64,
@@ -40,14 +40,14 @@ pub enum Item<'a> {
     FlowEnd {
         /// `AF_INET` or `AF_INET6`.
         family: u8,
-        /// The key and id of the flow, see [`crate::entry::decode_flow_end`].
+        /// The key and id of the flow, see [`crate::model::entry::decode_flow_end`].
         body: &'a [u8],
         /// The time of its end, in milliseconds since 1970.
         version_ms: u64,
     },
     /// An expectation.
     Expect {
-        /// The expectation, see [`crate::entry::decode_expect`].
+        /// The expectation, see [`crate::model::entry::decode_expect`].
         entry: &'a [u8],
         /// The time of its last change, in milliseconds since 1970.
         version_ms: u64,

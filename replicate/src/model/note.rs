@@ -3,13 +3,13 @@
 use std::fmt;
 use std::mem::{Discriminant, discriminant};
 
-use crate::buckets::BucketSet;
-use crate::control::Reason;
-use crate::host::Address;
+use crate::ctflow::Reason;
+use crate::ctflow::wire::{Cipher, VERSION};
 use crate::limits::{NOTE_MS, NOTES_KEPT, PEERS_MAX};
-use crate::mode::Mode;
-use crate::time::Epoch;
-use crate::wire::{Cipher, VERSION};
+use crate::model::buckets::BucketSet;
+use crate::model::host::Address;
+use crate::model::mode::Mode;
+use crate::model::time::Epoch;
 
 /// An event for the operator's log. One that an unproven or faulty node can cause is passed at most once a minute.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -259,9 +259,9 @@ impl Note {
             | Self::WrongKey { .. }
             | Self::TooManyPeers { .. } => Some(0),
             Self::Refused { node, .. } | Self::UnknownBlock { node, .. } => Some(*node),
-            Self::OtherMode { name, .. } => Some(crate::wire::node_id(name)),
+            Self::OtherMode { name, .. } => Some(crate::ctflow::wire::node_id(name)),
             Self::Malformed { name, stream, .. } | Self::Full { name, stream } => {
-                Some(crate::wire::node_id(name) ^ u64::from(*stream))
+                Some(crate::ctflow::wire::node_id(name) ^ u64::from(*stream))
             }
             _ => None,
         }

@@ -1,12 +1,12 @@
 //! Tests of one received stream: gaps, skips, digests, and the begin and end of buckets.
 
 use super::*;
-use crate::batch::{BatchWriter, Payload};
-use crate::host::Host;
+use crate::ctflow::batch::{BatchWriter, Payload};
+use crate::ctflow::wire::HEADER_BYTES;
+use crate::model::host::Host;
 use crate::sim::host::{SimHost, SimReplica};
 use crate::sim::rng::Rng;
 use crate::sim::shard::{Cached, EntryKey, flow};
-use crate::wire::HEADER_BYTES;
 
 const ID: ReplicaId = ReplicaId { node: 1, stream: 0, streams: 1 };
 

@@ -10,18 +10,18 @@
 //! known at its end, if none of its changes were skipped since its begin (until then it is *in progress*), or at an
 //! equal digest.
 
-use crate::batch::HEADROOM_BYTES;
-use crate::buckets::{BUCKETS_ALL, BucketSet, EXPECTATIONS, bucket_of};
-use crate::control::{Gap, Verdict};
+use crate::ctflow::batch::HEADROOM_BYTES;
+use crate::ctflow::control::{Gap, Verdict};
+use crate::ctflow::held_back::HeldBack;
+use crate::ctflow::item::{Digests, Item, Items};
 use crate::cursor::Malformed;
-use crate::entry::{self, entry_check};
-use crate::held_back::HeldBack;
-use crate::host::{Entry, Replica, ReplicaId};
-use crate::item::{Digests, Item, Items};
 use crate::limits::{
     ACK_BATCHES, ACK_MS, GAP_REPEAT_MS, GAPS_PER_ACK, MALFORMED_PAUSE_MS, REORDER_WINDOW_MS, WANT_REPEAT_MS,
 };
-use crate::mode::Mode;
+use crate::model::buckets::{BUCKETS_ALL, BucketSet, EXPECTATIONS, bucket_of};
+use crate::model::entry::{self, entry_check};
+use crate::model::host::{Entry, Replica, ReplicaId};
+use crate::model::mode::Mode;
 
 /// The counters of one stream received from a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

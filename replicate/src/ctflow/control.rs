@@ -4,13 +4,13 @@
 //! to node 8 | to epoch 8 | HLC time 8 | block: type 1, flags 1, length 2, body | block …
 //! ```
 
-use crate::buckets::BucketSet;
+use crate::ctflow::seal::TAG_BYTES;
+use crate::ctflow::wire::HEADER_BYTES;
 use crate::cursor::{Malformed, Put, Reader};
 use crate::limits::{GAPS_PER_ACK, NAME_BYTES_MAX};
-use crate::mode::Role;
-use crate::seal::TAG_BYTES;
-use crate::time::Epoch;
-use crate::wire::HEADER_BYTES;
+use crate::model::buckets::BucketSet;
+use crate::model::mode::Role;
+use crate::model::time::Epoch;
 
 /// The flag of a block that a receiver must not skip.
 const MUST_KNOW: u8 = 1;

@@ -1,14 +1,14 @@
 //! The status of the replication, for operators.
 
 use super::Node;
-use crate::buckets::BucketSet;
-use crate::control::Verdict;
-use crate::host::Address;
-use crate::mode::{Mode, Role};
-use crate::peer::{Peer, PeerState};
-use crate::receive::ReceiveCounters;
-use crate::source::SourceStream;
-use crate::time::{Epoch, Time};
+use crate::ctflow::control::Verdict;
+use crate::ctflow::peer::{Peer, PeerState};
+use crate::ctflow::receive::ReceiveCounters;
+use crate::ctflow::source::SourceStream;
+use crate::model::buckets::BucketSet;
+use crate::model::host::Address;
+use crate::model::mode::{Mode, Role};
+use crate::model::time::{Epoch, Time};
 
 /// The number of refused datagrams, by reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

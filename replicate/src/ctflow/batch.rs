@@ -12,13 +12,13 @@ use ctflow_parser::tuple::FlowKey;
 use ctflow_parser::uapi::AF_INET;
 use thiserror::Error;
 
-use crate::buckets::{BucketSet, EXPECTATIONS, bucket_of};
+use crate::ctflow::item::kind;
+use crate::ctflow::seal::TAG_BYTES;
+use crate::ctflow::wire::HEADER_BYTES;
 use crate::cursor::Put;
-use crate::entry::{self, NotEncodable};
-use crate::item::kind;
 use crate::limits::{DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN};
-use crate::seal::TAG_BYTES;
-use crate::wire::HEADER_BYTES;
+use crate::model::buckets::{BucketSet, EXPECTATIONS, bucket_of};
+use crate::model::entry::{self, NotEncodable};
 
 /// The bytes before the first item: header and HLC time.
 pub const HEADROOM_BYTES: usize = HEADER_BYTES + 8;
@@ -234,7 +234,7 @@ fn varint_bytes(number: u64) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::item::{Item, Items};
+    use crate::ctflow::item::{Item, Items};
 
     fn items(payload: &Payload) -> Items<'_> {
         Items::new(&payload.bytes[HEADER_BYTES..]).unwrap()

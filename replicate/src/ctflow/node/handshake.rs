@@ -9,15 +9,15 @@
 //! ```
 
 use super::Node;
-use crate::control::{Addressee, Hello, Reason};
-use crate::host::{Address, Destination, Host, Replica, ReplicaId};
+use crate::ctflow::control::{Addressee, Hello, Reason};
+use crate::ctflow::peer::{Acked, Peer, PeerState, ReplayWindow};
+use crate::ctflow::receive::ReceiveStream;
+use crate::ctflow::wire::{Header, VERSION};
 use crate::limits::{HELLO_MS, PEERS_MAX, STREAMS_MAX};
-use crate::mode::Mode;
-use crate::note::Note;
-use crate::peer::{Acked, Peer, PeerState, ReplayWindow};
-use crate::receive::ReceiveStream;
-use crate::time::{Epoch, Time};
-use crate::wire::{Header, VERSION};
+use crate::model::host::{Address, Destination, Host, Replica, ReplicaId};
+use crate::model::mode::Mode;
+use crate::model::note::Note;
+use crate::model::time::{Epoch, Time};
 
 impl Node {
     /// Handles a hello of an epoch above the greatest proven one; returns whether the epoch is proven now.

@@ -1,6 +1,6 @@
 //! A schedule that visits each bucket once in a period, evenly spaced. Alarm mode sends and sweeps the buckets by it.
 
-use crate::buckets::BUCKETS_ALL;
+use crate::model::buckets::BUCKETS_ALL;
 
 const STEPS: u64 = BUCKETS_ALL as u64;
 

@@ -3,8 +3,8 @@
 //! The source keeps no plan for any peer. A peer's acknowledgement names its position and what it is missing. From
 //! these and from the seqs recorded here the source derives what to send; what is already in flight is not sent again.
 
-use crate::batch::Payload;
-use crate::buckets::{BUCKETS_ALL, BucketSet};
+use crate::ctflow::batch::Payload;
+use crate::model::buckets::{BUCKETS_ALL, BucketSet};
 
 /// One stream of this node.
 #[derive(Debug)]
@@ -115,7 +115,7 @@ fn record_seq(seqs: &mut [u64; BUCKETS_ALL], bucket: u16, seq: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::BatchWriter;
+    use crate::ctflow::batch::BatchWriter;
 
     fn batch(write: impl FnOnce(&mut BatchWriter)) -> Payload {
         let mut writer = BatchWriter::new(0, 0, 0);

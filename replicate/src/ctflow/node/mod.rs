@@ -16,24 +16,24 @@ mod receive;
 mod send;
 mod status;
 
-use crate::batch::Payload;
-use crate::bucket_cycle::BucketCycle;
-use crate::buckets::BucketSet;
-use crate::host::{Destination, Host, Replica, ReplicaId};
+use crate::ctflow::batch::Payload;
+use crate::ctflow::bucket_cycle::BucketCycle;
+use crate::ctflow::peer::{Peer, PeerState};
+use crate::ctflow::receive::ReceiveStream;
+use crate::ctflow::resend_queue::ResendQueue;
+use crate::ctflow::seal::{Key, Sealer};
+use crate::ctflow::source::SourceStream;
+use crate::ctflow::wire::{Header, Kind, node_id};
 use crate::limits::{
     BATCH_OVERHEAD_BYTES, CACHE_TIMEOUT_MS_DEFAULT, DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN, HEADS_BUSY_MS,
     HEADS_IDLE_MS, HELD_BACK_BYTES_DEFAULT, HELLO_MS, REFRESH_MS_DEFAULT, RESEND_BYTES_DEFAULT, STREAMS_MAX, VERIFY_MS,
     WINDOW_BYTES_DEFAULT,
 };
-use crate::mode::{Mode, Role};
-use crate::note::{Note, RecentNotes};
-use crate::peer::{Peer, PeerState};
-use crate::receive::ReceiveStream;
-use crate::resend_queue::ResendQueue;
-use crate::seal::{Key, Sealer};
-use crate::source::SourceStream;
-use crate::time::{Epoch, Time};
-use crate::wire::{Header, Kind, node_id};
+use crate::model::buckets::BucketSet;
+use crate::model::host::{Destination, Host, Replica, ReplicaId};
+use crate::model::mode::{Mode, Role};
+use crate::model::note::{Note, RecentNotes};
+use crate::model::time::{Epoch, Time};
 pub use status::{Counters, PeerStatus, ReceiveStatus, Refusals, SourceStatus, Status, VerdictStatus};
 
 /// The configuration of a node.

@@ -13,22 +13,22 @@ use crate::limits::ENTRY_BYTES_MAX;
 
 /// The bits of a flow's first two bytes, one for each optional field.
 pub(super) mod bit {
-    pub(in crate::entry) const PORTS: u16 = 1 << 0;
-    pub(in crate::entry) const REPLY_SRC: u16 = 1 << 1;
-    pub(in crate::entry) const REPLY_DST: u16 = 1 << 2;
-    pub(in crate::entry) const REPLY_FIRST: u16 = 1 << 3;
-    pub(in crate::entry) const REPLY_SECOND: u16 = 1 << 4;
-    pub(in crate::entry) const STATUS_WIDE: u16 = 1 << 5;
-    pub(in crate::entry) const STATE: u16 = 1 << 6;
-    pub(in crate::entry) const TCP: u16 = 1 << 7;
-    pub(in crate::entry) const MARK: u16 = 1 << 8;
-    pub(in crate::entry) const ZONE: u16 = 1 << 9;
-    pub(in crate::entry) const ZONE_REPLY: u16 = 1 << 10;
-    pub(in crate::entry) const LABELS: u16 = 1 << 11;
-    pub(in crate::entry) const HELPER: u16 = 1 << 12;
-    pub(in crate::entry) const MASTER: u16 = 1 << 13;
-    pub(in crate::entry) const TRACKER: u16 = 1 << 14;
-    pub(in crate::entry) const REST: u16 = 1 << 15;
+    pub(in crate::model::entry) const PORTS: u16 = 1 << 0;
+    pub(in crate::model::entry) const REPLY_SRC: u16 = 1 << 1;
+    pub(in crate::model::entry) const REPLY_DST: u16 = 1 << 2;
+    pub(in crate::model::entry) const REPLY_FIRST: u16 = 1 << 3;
+    pub(in crate::model::entry) const REPLY_SECOND: u16 = 1 << 4;
+    pub(in crate::model::entry) const STATUS_WIDE: u16 = 1 << 5;
+    pub(in crate::model::entry) const STATE: u16 = 1 << 6;
+    pub(in crate::model::entry) const TCP: u16 = 1 << 7;
+    pub(in crate::model::entry) const MARK: u16 = 1 << 8;
+    pub(in crate::model::entry) const ZONE: u16 = 1 << 9;
+    pub(in crate::model::entry) const ZONE_REPLY: u16 = 1 << 10;
+    pub(in crate::model::entry) const LABELS: u16 = 1 << 11;
+    pub(in crate::model::entry) const HELPER: u16 = 1 << 12;
+    pub(in crate::model::entry) const MASTER: u16 = 1 << 13;
+    pub(in crate::model::entry) const TRACKER: u16 = 1 << 14;
+    pub(in crate::model::entry) const REST: u16 = 1 << 15;
 }
 
 /// The types of the fields in a flow's rest.

@@ -8,7 +8,7 @@
 use zerocopy::byteorder::big_endian::{U16, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use crate::time::Epoch;
+use crate::model::time::Epoch;
 
 /// The first two bytes of every datagram.
 const MAGIC: u16 = 0xc7f1;

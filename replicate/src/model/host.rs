@@ -6,8 +6,8 @@ use ctflow_parser::flow::FlowView;
 use ctflow_parser::tuple::FlowKey;
 use thiserror::Error;
 
-use crate::buckets::BucketSet;
-use crate::note::Note;
+use crate::model::buckets::BucketSet;
+use crate::model::note::Note;
 
 /// The origin of a received datagram: the sender's address as a number of the caller's, and the link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

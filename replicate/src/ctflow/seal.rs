@@ -9,9 +9,9 @@ use std::sync::Arc;
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use ring::hkdf::{HKDF_SHA256, KeyType, Salt};
 
+use crate::ctflow::wire::{Cipher, HEADER_BYTES, Header};
 use crate::limits::KEYS_MAX;
-use crate::time::Epoch;
-use crate::wire::{Cipher, HEADER_BYTES, Header};
+use crate::model::time::Epoch;
 
 /// The bytes that sealing appends to a body.
 pub const TAG_BYTES: usize = 16;
@@ -154,7 +154,7 @@ impl Secret {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::Kind;
+    use crate::ctflow::wire::Kind;
 
     fn header(sealer: &Sealer) -> Header {
         Header { kind: Kind::Control, cipher: sealer.cipher(), stream: 3, node: 1, epoch: Epoch(2), seq: 9 }

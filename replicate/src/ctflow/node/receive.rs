@@ -1,15 +1,15 @@
 //! How a node handles the datagrams that it receives.
 
 use super::Node;
-use crate::buckets::BucketSet;
-use crate::control::{self, Addressee, Block, Blocks, ControlError, Hello};
-use crate::host::{Address, Host};
-use crate::note::{HeldBy, Note};
-use crate::peer::{Peer, PeerState};
-use crate::receive::Outcome;
-use crate::seal::OpenError;
-use crate::time::{Epoch, Time};
-use crate::wire::{Header, HeaderError, Kind};
+use crate::ctflow::control::{self, Addressee, Block, Blocks, ControlError, Hello};
+use crate::ctflow::peer::{Peer, PeerState};
+use crate::ctflow::receive::Outcome;
+use crate::ctflow::seal::OpenError;
+use crate::ctflow::wire::{Header, HeaderError, Kind};
+use crate::model::buckets::BucketSet;
+use crate::model::host::{Address, Host};
+use crate::model::note::{HeldBy, Note};
+use crate::model::time::{Epoch, Time};
 
 impl Node {
     /// Handles a received datagram, which is decrypted in place. Any bytes are allowed: a datagram that is not accepted

@@ -1,11 +1,11 @@
 //! The state that a node keeps of each peer.
 
-use crate::control::{Reason, Verdict};
-use crate::host::Address;
+use crate::ctflow::control::{Reason, Verdict};
+use crate::ctflow::receive::ReceiveStream;
 use crate::limits::{LOST_MS, RESPONSIVE_MS};
-use crate::mode::Role;
-use crate::receive::ReceiveStream;
-use crate::time::Epoch;
+use crate::model::host::Address;
+use crate::model::mode::Role;
+use crate::model::time::Epoch;
 
 /// The state of a peer as this node sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

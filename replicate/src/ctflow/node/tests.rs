@@ -1,11 +1,11 @@
 //! The steps of PROTOCOL.md, each as a scripted test: which nodes send, and which datagrams are lost.
 
 use super::*;
-use crate::batch::{BatchWriter, HEADROOM_BYTES};
-use crate::control::Reason;
-use crate::host::Address;
+use crate::ctflow::batch::{BatchWriter, HEADROOM_BYTES};
+use crate::ctflow::control::Reason;
 use crate::limits::{LOST_MS, NOTE_MS, RESPONSIVE_MS};
-use crate::note::HeldBy;
+use crate::model::host::Address;
+use crate::model::note::HeldBy;
 use crate::sim::host::SimHost;
 use crate::sim::rng::Rng;
 use crate::sim::shard::{Shard, flow};
