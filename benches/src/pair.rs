@@ -2,7 +2,9 @@
 
 use ctflow_engine::shard::replica::Replica;
 use ctflow_replicate::buckets::BucketSet;
-use ctflow_replicate::{Address, Config, Destination, Epoch, Host, Key, Node, Note, Payload, ReplicaId, Time};
+use ctflow_replicate::{
+    Address, Config, DatagramClass, Destination, Epoch, Host, Key, Node, Note, Payload, ReplicaId, Time,
+};
 
 /// The capacity of the replica, in flows.
 const FLOWS_MAX: u32 = 1_000_000;
@@ -20,7 +22,7 @@ struct BenchHost {
 impl Host for BenchHost {
     type Replica = Replica;
 
-    fn send(&mut self, _: Destination, datagram: &[u8]) {
+    fn send(&mut self, _: Destination, _: DatagramClass, datagram: &[u8]) {
         self.sent.push(datagram.to_vec());
     }
 

@@ -9,6 +9,7 @@ use ctflow_engine::limits::{LINK_ACCEPTED_MAX, LINK_ACCEPTED_SILENCE_MAX, LINK_R
 use ctflow_engine::replication::link::{LinkSettings, Links, Origin, Transport};
 use ctflow_lab::isolated;
 use ctflow_lab::{Lab, link};
+use ctflow_replicate::DatagramClass::{Control, Delta};
 use mio::{Events, Poll};
 
 /// A node's links, and the datagrams received over them.
@@ -48,16 +49,6 @@ impl End {
     }
 }
 
-/// A datagram with the header of a control message.
-fn control(text: &str) -> Vec<u8> {
-    [&[0xc7, 0xf1, 1, 2], text.as_bytes()].concat()
-}
-
-/// A datagram with the header of a batch.
-fn batch(text: &str) -> Vec<u8> {
-    [&[0xc7, 0xf1, 1, 1], text.as_bytes()].concat()
-}
-
 fn settings(transport: Transport, local: SocketAddr, peer: SocketAddr) -> LinkSettings {
     LinkSettings { transport, local, peers: vec![peer], interface: None }
 }
@@ -90,17 +81,17 @@ fn every_transport_and_family_carries_datagrams_both_ways() {
         {
             let now = Instant::now();
             let mut ends = pair(transport, address, 4000).map(|settings| End::open(&[settings]));
-            let long = batch(&"x".repeat(1_200));
+            let long = "x".repeat(1_204).into_bytes();
             assert!(ends[0].links.datagram_bytes() >= 1_204, "{transport:?}");
             // Over TCP a datagram sent before the connection is open is dropped, as on a broken cable.
             poll_until(&mut ends, now, |ends| {
-                ends[0].links.send_to_all(&long, now);
+                ends[0].links.send_to_all(Delta, &long, now);
                 ends[1].received.iter().any(|(_, datagram)| *datagram == long)
             });
             let origin = ends[1].received[0].0;
             poll_until(&mut ends, now, |ends| {
-                ends[1].links.send_to(origin, &control("answer"));
-                ends[0].received.iter().any(|(_, datagram)| *datagram == control("answer"))
+                ends[1].links.send_to(origin, b"answer");
+                ends[0].received.iter().any(|(_, datagram)| *datagram == b"answer")
             });
             let report = &ends[1].links.report(now)[0];
             assert!(report.healthy && report.active && report.traffic.received >= 1, "{report:?}");
@@ -137,8 +128,8 @@ fn a_multicast_group_receives_each_other_and_no_one_itself() {
             let mut ends = [open(group, local), host.run(move || open(group, local))];
             let now = Instant::now();
             poll_until(&mut ends, now, |ends| {
-                ends[0].links.send_to_all(&control("to all"), now);
-                ends[1].received.iter().any(|(_, datagram)| *datagram == control("to all"))
+                ends[0].links.send_to_all(Control, b"to all", now);
+                ends[1].received.iter().any(|(_, datagram)| *datagram == b"to all")
             });
             assert!(ends[0].received.is_empty(), "{group}");
             let origin = ends[1].received[0].0;
@@ -161,13 +152,13 @@ fn a_silent_link_fails_over_and_returns_after_its_trial() {
         let active = |end: &End, now| end.links.report(now).iter().position(|link| link.active).unwrap();
         // Control messages go over both links and prove their health; deltas go over the first one only.
         for end in &mut ends {
-            end.links.send_to_all(&control("hello"), start);
-            end.links.send_to_all(&batch("delta"), start);
+            end.links.send_to_all(Control, b"hello", start);
+            end.links.send_to_all(Delta, b"delta", start);
         }
         poll_until(&mut ends, start, |ends| ends.iter().all(|end| end.received.len() >= 3));
         for end in &ends {
             assert!(end.links.report(start).iter().all(|link| link.healthy));
-            let deltas = end.received.iter().filter(|(_, datagram)| *datagram == batch("delta"));
+            let deltas = end.received.iter().filter(|(_, datagram)| *datagram == b"delta");
             assert_eq!(deltas.map(|(origin, _)| origin.link).collect::<Vec<_>>(), [0]);
         }
         // From here on the first node receives nothing genuine over the first link.
@@ -176,7 +167,7 @@ fn a_silent_link_fails_over_and_returns_after_its_trial() {
             let until = now + time;
             while now < until {
                 now += Duration::from_millis(500);
-                ends.iter_mut().for_each(|end| end.links.send_to_all(&control("hello"), now));
+                ends.iter_mut().for_each(|end| end.links.send_to_all(Control, b"hello", now));
                 ends[1].poll_once(now, &[]);
                 ends[0].poll_once(now, deaf);
             }
@@ -207,9 +198,9 @@ fn a_restarted_peer_is_redialled_despite_idle_connections() {
         assert_eq!(ends[1].links.report(now)[0].connections.unwrap().1, LINK_ACCEPTED_MAX);
         for _ in 0..2 {
             poll_until(&mut ends, now, |ends| {
-                ends[0].links.send_to_all(&batch("x"), now);
+                ends[0].links.send_to_all(Delta, b"x", now);
                 now += Duration::from_millis(200);
-                ends[1].received.iter().any(|(_, datagram)| *datagram == batch("x"))
+                ends[1].received.iter().any(|(_, datagram)| *datagram == b"x")
             });
             let [first, second] = ends;
             drop(second);
@@ -226,7 +217,7 @@ fn a_connection_of_a_vanished_peer_is_closed() {
         let mut ends = settings.map(|one| End::open(&[one]));
         let now = Instant::now();
         poll_until(&mut ends, now, |ends| {
-            ends[0].links.send_to_all(&batch("x"), now);
+            ends[0].links.send_to_all(Delta, b"x", now);
             !ends[1].received.is_empty()
         });
         let accepted = |end: &mut End, now| {

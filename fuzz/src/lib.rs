@@ -16,7 +16,7 @@ use ctflow_replicate::buckets::BucketSet;
 use ctflow_replicate::ctflow::item::{Item, Items};
 use ctflow_replicate::ctflow::wire::node_id;
 use ctflow_replicate::entry::{decode_expect, decode_flow, decode_flow_end, encode_expect, encode_flow};
-use ctflow_replicate::host::{Address, Destination, Entry, Full, Host, Replica, ReplicaId};
+use ctflow_replicate::host::{Address, DatagramClass, Destination, Entry, Full, Host, Replica, ReplicaId};
 use ctflow_replicate::{Config, Epoch, Key, Node, Note, Time};
 
 /// A target: its name and its function.
@@ -153,7 +153,7 @@ struct NullHost;
 impl Host for NullHost {
     type Replica = Self;
 
-    fn send(&mut self, _: Destination, datagram: &[u8]) {
+    fn send(&mut self, _: Destination, _: DatagramClass, datagram: &[u8]) {
         assert!((32..=65_000).contains(&datagram.len()));
     }
 

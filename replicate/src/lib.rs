@@ -24,7 +24,7 @@ pub use ctflow::{
     VerdictStatus, WriteError,
 };
 pub use cursor::Malformed;
-pub use model::host::{Address, Destination, Host, Replica, ReplicaId};
+pub use model::host::{Address, DatagramClass, Destination, Host, Replica, ReplicaId};
 pub use model::mode::{Mode, Role};
 pub use model::note::Note;
 pub use model::time::{Epoch, Time};

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use ctflow_replicate::buckets::BucketSet;
-use ctflow_replicate::{Address, Destination, Host, Node, Note, PeerStatus, ReplicaId, Time};
+use ctflow_replicate::{Address, DatagramClass, Destination, Host, Node, Note, PeerStatus, ReplicaId, Time};
 use mio::{Events, Poll, Token, Waker};
 use thiserror::Error;
 
@@ -430,9 +430,9 @@ fn to_origin(address: Address) -> Option<Origin> {
 impl Host for StageHost {
     type Replica = Replica;
 
-    fn send(&mut self, to: Destination, datagram: &[u8]) {
+    fn send(&mut self, to: Destination, class: DatagramClass, datagram: &[u8]) {
         match to {
-            Destination::All => self.links.send_to_all(datagram, self.now),
+            Destination::All => self.links.send_to_all(class, datagram, self.now),
             Destination::Peer { at, .. } | Destination::Address(at) => {
                 to_origin(at).into_iter().for_each(|at| self.links.send_to(at, datagram));
             }

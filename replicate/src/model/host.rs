@@ -34,6 +34,15 @@ pub enum Destination {
     Address(Address),
 }
 
+/// The class of a datagram, by which the caller chooses its links.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DatagramClass {
+    /// It carries deltas: one link is enough.
+    Delta,
+    /// It is small and carries no deltas: it may also be sent over idle links, to show that they work.
+    Control,
+}
+
 /// The identity of a replica: that of stream `stream` of `node`, while the node has `streams` streams. A node that
 /// restarts with another number of streams distributes its flows over them differently, so those are other replicas.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -52,7 +61,7 @@ pub trait Host {
     type Replica: Replica;
 
     /// Sends a datagram, or drops it if it cannot be sent at once: the call must not wait.
-    fn send(&mut self, to: Destination, datagram: &[u8]);
+    fn send(&mut self, to: Destination, class: DatagramClass, datagram: &[u8]);
 
     /// Returns the replica `id`; creates an empty one if it does not exist.
     fn replica(&mut self, id: ReplicaId) -> &mut Self::Replica;

@@ -252,7 +252,7 @@ impl Cluster {
     /// Passes the datagrams that a node sent to the network.
     fn deliver(&mut self, from: usize) {
         let Ok(daemon) = &mut self.machines[from].daemon else { return };
-        for (to, datagram) in std::mem::take(&mut daemon.host.sent) {
+        for (to, _, datagram) in std::mem::take(&mut daemon.host.sent) {
             let all = 0..self.plan.nodes;
             match to {
                 Destination::All => {

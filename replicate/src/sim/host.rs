@@ -7,7 +7,7 @@ use ctflow_parser::flow::FlowView;
 use ctflow_parser::tuple::FlowKey;
 
 use crate::model::buckets::{BucketSet, EXPECTATIONS, spread};
-use crate::model::host::{Destination, Entry, Full, Host, Replica, ReplicaId};
+use crate::model::host::{DatagramClass, Destination, Entry, Full, Host, Replica, ReplicaId};
 use crate::model::note::Note;
 
 /// One entry of a replica.
@@ -105,7 +105,7 @@ impl Replica for SimReplica {
 /// them.
 #[derive(Debug, Default)]
 pub(crate) struct SimHost {
-    pub(crate) sent: Vec<(Destination, Vec<u8>)>,
+    pub(crate) sent: Vec<(Destination, DatagramClass, Vec<u8>)>,
     pub(crate) replicas: BTreeMap<ReplicaId, SimReplica>,
     pub(crate) buckets_scheduled: Vec<(u16, BucketSet)>,
     pub(crate) digests_scheduled: Vec<(u16, u64)>,
@@ -128,8 +128,8 @@ impl SimHost {
 impl Host for SimHost {
     type Replica = SimReplica;
 
-    fn send(&mut self, to: Destination, datagram: &[u8]) {
-        self.sent.push((to, datagram.to_vec()));
+    fn send(&mut self, to: Destination, class: DatagramClass, datagram: &[u8]) {
+        self.sent.push((to, class, datagram.to_vec()));
     }
 
     fn replica(&mut self, id: ReplicaId) -> &mut SimReplica {

@@ -22,6 +22,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use ctflow_replicate::DatagramClass;
 use mio::{Registry, Token};
 use thiserror::Error;
 
@@ -196,8 +197,8 @@ impl Links {
 
     /// Queues a datagram for all peers: over the active link, and for a control message also over every other link
     /// whose keepalive is due.
-    pub fn send_to_all(&mut self, datagram: &[u8], now: Instant) {
-        let (active, control) = (self.active, is_control(datagram));
+    pub fn send_to_all(&mut self, class: DatagramClass, datagram: &[u8], now: Instant) {
+        let (active, control) = (self.active, class == DatagramClass::Control);
         for (index, link) in self.links.iter_mut().enumerate() {
             let is_keepalive = control && now.duration_since(link.keepalive_sent) >= LINK_KEEPALIVE_INTERVAL;
             if index == active || is_keepalive {
@@ -374,9 +375,4 @@ fn open_link(number: usize, settings: &LinkSettings, registry: &Registry, token:
     let long_ago = Instant::now().checked_sub(Duration::from_secs(60)).unwrap_or_else(Instant::now);
     let (traffic, settings) = (Traffic::default(), settings.clone());
     Ok(Link { settings, carrier, addresses, traffic, genuine: None, keepalive_sent: long_ago })
-}
-
-/// Whether a datagram is a control message, by the kind in its header (byte 3 of the protocol's header).
-fn is_control(datagram: &[u8]) -> bool {
-    datagram.get(3).is_some_and(|kind| kind & 0x7f == 2)
 }

@@ -30,7 +30,7 @@ use crate::limits::{
     WINDOW_BYTES_DEFAULT,
 };
 use crate::model::buckets::BucketSet;
-use crate::model::host::{Destination, Host, Replica, ReplicaId};
+use crate::model::host::{DatagramClass, Destination, Host, Replica, ReplicaId};
 use crate::model::mode::{Mode, Role};
 use crate::model::note::{Note, RecentNotes};
 use crate::model::time::{Epoch, Time};
@@ -211,7 +211,7 @@ impl Node {
             return;
         }
         if is_any_live {
-            host.send(Destination::All, &datagram);
+            host.send(Destination::All, DatagramClass::Delta, &datagram);
             self.counters.batches_sent += 1;
             self.counters.bytes_sent += datagram.len() as u64;
             self.heads_due = self.heads_due.min(now.mono_ms + HEADS_BUSY_MS);

@@ -7,7 +7,7 @@ use crate::ctflow::receive::ReceiveStream;
 use crate::ctflow::wire::{Header, Kind, VERSION};
 use crate::limits::{GAPS_PER_ACK, HEADS_BUSY_MS, HEADS_IDLE_MS, RESEND_ROUND_MS, RESENDS_PER_ROUND, VERIFY_REPEAT_MS};
 use crate::model::buckets::BucketSet;
-use crate::model::host::{Destination, Host};
+use crate::model::host::{DatagramClass, Destination, Host};
 use crate::model::time::{Epoch, Time};
 
 /// The features of this node. Bit 0: expectations.
@@ -32,7 +32,7 @@ impl Node {
             let (node, epoch, seq) = (self.id, self.epoch, self.control_seq);
             let header = Header { kind: Kind::Control, cipher: self.sealer.cipher(), stream: 0, node, epoch, seq };
             if self.sealer.seal(&header, &mut datagram).is_some() {
-                host.send(to, &datagram);
+                host.send(to, DatagramClass::Control, &datagram);
                 self.counters.messages_sent += 1;
             }
         }
@@ -196,7 +196,7 @@ impl Node {
             has_evicted |= from < oldest;
             for seq in from.max(oldest)..=to_seq.min(newest) {
                 let Some(kept) = self.resend.get(stream, seq).filter(|_| left > 0) else { break };
-                host.send(to, &kept.datagram);
+                host.send(to, DatagramClass::Delta, &kept.datagram);
                 left -= 1;
                 self.counters.batches_resent += 1;
             }

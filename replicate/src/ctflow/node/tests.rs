@@ -84,7 +84,9 @@ impl Bench {
     fn deliver(&mut self, from: usize, passes: &mut impl FnMut(usize, usize, &[u8]) -> bool) {
         let time = self.time();
         let address = Address { peer: u32::try_from(from).unwrap(), link: 0 };
-        for (to, datagram) in std::mem::take(&mut self.nodes[from].1.sent) {
+        for (to, class, datagram) in std::mem::take(&mut self.nodes[from].1.sent) {
+            let is_batch = Header::parse(&datagram).unwrap().kind == Kind::Batch;
+            assert_eq!(class == DatagramClass::Delta, is_batch, "the class is that of the header");
             let to = match to {
                 Destination::All => None,
                 Destination::Peer { at, .. } | Destination::Address(at) => Some(at.peer as usize),
