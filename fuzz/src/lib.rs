@@ -14,9 +14,8 @@ use ctflow_parser::uapi;
 use ctflow_parser::write::Writer;
 use ctflow_replicate::buckets::BucketSet;
 use ctflow_replicate::ctflow::item::{Item, Items};
-use ctflow_replicate::ctflow::wire::node_id;
 use ctflow_replicate::entry::{decode_expect, decode_flow, decode_flow_end, encode_expect, encode_flow};
-use ctflow_replicate::host::{Address, DatagramClass, Destination, Entry, Full, Host, Replica, ReplicaId};
+use ctflow_replicate::host::{Address, DatagramClass, Destination, Entry, Full, Host, Replica, ReplicaId, node_id};
 use ctflow_replicate::{Config, Epoch, Key, Node, Note, Time};
 
 /// A target: its name and its function.

@@ -19,13 +19,11 @@ pub mod model;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
 
-pub use ctflow::{
-    BatchWriter, Config, Key, Node, Payload, PeerState, PeerStatus, Reason, ReceiveCounters, SourceStatus, Status,
-    VerdictStatus, WriteError,
-};
+pub use ctflow::{BatchWriter, Config, Key, Node, Payload, WriteError};
 pub use cursor::Malformed;
 pub use model::host::{Address, DatagramClass, Destination, Host, Replica, ReplicaId};
 pub use model::mode::{Mode, Role};
 pub use model::note::Note;
+pub use model::status::{PeerState, PeerStatus, Reason, ReceiveCounters, SourceStatus, Status, VerdictStatus};
 pub use model::time::{Epoch, Time};
 pub use model::{buckets, delta, entry, host};

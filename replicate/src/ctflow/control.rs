@@ -9,7 +9,8 @@ use crate::ctflow::wire::HEADER_BYTES;
 use crate::cursor::{Malformed, Put, Reader};
 use crate::limits::{GAPS_PER_ACK, NAME_BYTES_MAX};
 use crate::model::buckets::BucketSet;
-use crate::model::mode::Role;
+use crate::model::mode::{Mode, Role};
+use crate::model::status::Reason;
 use crate::model::time::Epoch;
 
 /// The flag of a block that a receiver must not skip.
@@ -66,21 +67,6 @@ pub(crate) struct Gap {
     pub(crate) to: u64,
 }
 
-/// The reason of a bye.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Reason {
-    /// The sender was stopped.
-    Stopped,
-    /// The two nodes have no protocol version in common.
-    Version,
-    /// Another node has the addressee's name.
-    NameTaken,
-    /// The two nodes run in different modes.
-    Mode,
-    /// A reason of a later protocol version.
-    Other(u8),
-}
-
 impl Reason {
     /// The reason's number on the wire.
     fn number(self) -> u8 {
@@ -102,6 +88,39 @@ impl Reason {
             4 => Self::Mode,
             number => Self::Other(number),
         }
+    }
+}
+
+impl Mode {
+    /// Its number on the wire.
+    pub(crate) fn number(self) -> u8 {
+        match self {
+            Self::Ftfw => 1,
+            Self::Alarm => 2,
+            Self::Notrack => 3,
+        }
+    }
+
+    /// The mode of this number on the wire; `None` for one that this version does not know.
+    pub(crate) fn from_number(number: u8) -> Option<Self> {
+        [Self::Ftfw, Self::Alarm, Self::Notrack].into_iter().find(|mode| mode.number() == number)
+    }
+}
+
+impl Role {
+    /// Its number on the wire.
+    pub(crate) fn number(self) -> u8 {
+        match self {
+            Self::None => 0,
+            Self::Primary => 1,
+            Self::Backup => 2,
+            Self::Fault => 3,
+        }
+    }
+
+    /// The role of this number on the wire; [`Role::None`] for one that this version does not know.
+    pub(crate) fn from_number(number: u8) -> Self {
+        Self::SETTABLE.into_iter().find(|role| role.number() == number).unwrap_or_default()
     }
 }
 

@@ -23,8 +23,5 @@ mod source;
 pub mod wire;
 
 pub use batch::{BatchWriter, Payload, WriteError};
-pub use control::Reason;
-pub use node::{Config, Node, PeerStatus, SourceStatus, Status, VerdictStatus};
-pub use peer::PeerState;
-pub use receive::ReceiveCounters;
+pub use node::{Config, Node};
 pub use seal::Key;

@@ -1,26 +1,12 @@
 //! The state that a node keeps of each peer.
 
-use crate::ctflow::control::{Reason, Verdict};
+use crate::ctflow::control::Verdict;
 use crate::ctflow::receive::ReceiveStream;
 use crate::limits::{LOST_MS, RESPONSIVE_MS};
 use crate::model::host::Address;
 use crate::model::mode::Role;
+use crate::model::status::PeerState;
 use crate::model::time::Epoch;
-
-/// The state of a peer as this node sees it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum PeerState {
-    /// A hello of it was received, but its epoch is not proven: the hello may be a recording.
-    Unproven,
-    /// Its epoch is proven, and a message of it was received within the last three seconds.
-    Live,
-    /// Nothing was received from it for three seconds.
-    Lost,
-    /// It reported that it stops.
-    Stopped,
-    /// It refuses this node, or this node refuses it.
-    Refused(Reason),
-}
 
 /// A peer: its streams received here, and its progress in this node's streams.
 #[derive(Debug)]

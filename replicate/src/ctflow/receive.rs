@@ -22,29 +22,7 @@ use crate::model::buckets::{BUCKETS_ALL, BucketSet, EXPECTATIONS, bucket_of};
 use crate::model::entry::{self, entry_check};
 use crate::model::host::{Entry, Replica, ReplicaId};
 use crate::model::mode::Mode;
-
-/// The counters of one stream received from a peer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct ReceiveCounters {
-    /// Batches applied.
-    pub batches: u64,
-    /// Flows, expectations and ends applied.
-    pub entries: u64,
-    /// Bytes of batches applied.
-    pub bytes: u64,
-    /// Batches received more than once.
-    pub duplicates: u64,
-    /// Gaps that opened while no other was open; in the modes without resending, batches missing before a newer one.
-    pub missed: u64,
-    /// Skips: the source continued after batches that it no longer keeps.
-    pub skips: u64,
-    /// Batches that did not parse.
-    pub malformed: u64,
-    /// Entries that the replica had no room for.
-    pub refused: u64,
-    /// Entries purged at the end of a bucket or by a sweep.
-    pub purged: u64,
-}
+use crate::model::status::ReceiveCounters;
 
 /// The results of applied batches that the peer or the log is to receive.
 #[derive(Debug, Default)]

@@ -8,6 +8,7 @@
 use zerocopy::byteorder::big_endian::{U16, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
+use crate::model::host::Cipher;
 use crate::model::time::Epoch;
 
 /// The first two bytes of every datagram.
@@ -58,15 +59,6 @@ impl Kind {
             Self::Control => 2,
         }
     }
-}
-
-/// Whether a datagram's body is encrypted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cipher {
-    /// Not encrypted and not authenticated: anybody can read and forge it.
-    Clear,
-    /// Encrypted and authenticated with AES-256-GCM.
-    Sealed,
 }
 
 /// The header of a datagram, with valid magic, version and kind.
@@ -139,12 +131,6 @@ impl Header {
         };
         zerocopy::transmute!(raw)
     }
-}
-
-/// The node id of the node called `name`: XXH3-64 of the name.
-#[must_use]
-pub fn node_id(name: &str) -> u64 {
-    xxhash_rust::xxh3::xxh3_64(name.as_bytes())
 }
 
 #[cfg(test)]

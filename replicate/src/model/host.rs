@@ -43,6 +43,15 @@ pub enum DatagramClass {
     Control,
 }
 
+/// Whether a datagram's body is encrypted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cipher {
+    /// Not encrypted and not authenticated: anybody can read and forge it.
+    Clear,
+    /// Encrypted and authenticated with AES-256-GCM.
+    Sealed,
+}
+
 /// The identity of a replica: that of stream `stream` of `node`, while the node has `streams` streams. A node that
 /// restarts with another number of streams distributes its flows over them differently, so those are other replicas.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -53,6 +62,12 @@ pub struct ReplicaId {
     pub stream: u16,
     /// The number of streams of the source, 1 to [`STREAMS_MAX`](crate::limits::STREAMS_MAX).
     pub streams: u16,
+}
+
+/// The node id of the node called `name`: XXH3-64 of the name.
+#[must_use]
+pub fn node_id(name: &str) -> u64 {
+    xxhash_rust::xxh3::xxh3_64(name.as_bytes())
 }
 
 /// The caller's side of a node: it sends datagrams, stores replicas, and has shards send buckets and digests.

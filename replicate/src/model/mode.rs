@@ -14,20 +14,6 @@ pub enum Mode {
 }
 
 impl Mode {
-    /// Its number on the wire.
-    pub(crate) fn number(self) -> u8 {
-        match self {
-            Self::Ftfw => 1,
-            Self::Alarm => 2,
-            Self::Notrack => 3,
-        }
-    }
-
-    /// The mode of this number on the wire; `None` for one that this version does not know.
-    pub(crate) fn from_number(number: u8) -> Option<Self> {
-        [Self::Ftfw, Self::Alarm, Self::Notrack].into_iter().find(|mode| mode.number() == number)
-    }
-
     /// Whether replicas acknowledge batches and report gaps, and sources keep sent batches for resending.
     pub(crate) fn acknowledges(self) -> bool {
         self == Self::Ftfw
@@ -77,21 +63,6 @@ impl Role {
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         Self::SETTABLE.into_iter().find(|role| role.to_string() == name)
-    }
-
-    /// Its number on the wire.
-    pub(crate) fn number(self) -> u8 {
-        match self {
-            Self::None => 0,
-            Self::Primary => 1,
-            Self::Backup => 2,
-            Self::Fault => 3,
-        }
-    }
-
-    /// The role of this number on the wire; [`Role::None`] for one that this version does not know.
-    pub(crate) fn from_number(number: u8) -> Self {
-        Self::SETTABLE.into_iter().find(|role| role.number() == number).unwrap_or_default()
     }
 }
 

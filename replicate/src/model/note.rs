@@ -3,12 +3,12 @@
 use std::fmt;
 use std::mem::{Discriminant, discriminant};
 
-use crate::ctflow::Reason;
-use crate::ctflow::wire::{Cipher, VERSION};
+use crate::ctflow::wire::VERSION;
 use crate::limits::{NOTE_MS, NOTES_KEPT, PEERS_MAX};
 use crate::model::buckets::BucketSet;
-use crate::model::host::Address;
+use crate::model::host::{Address, Cipher, node_id};
 use crate::model::mode::Mode;
+use crate::model::status::Reason;
 use crate::model::time::Epoch;
 
 /// An event for the operator's log. One that an unproven or faulty node can cause is passed at most once a minute.
@@ -220,18 +220,6 @@ fn sender(name: Option<&str>, node: u64) -> String {
     name.map_or_else(|| format!("node {node:016x}"), |name| format!("peer {name}"))
 }
 
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Stopped => f.write_str("it was stopped"),
-            Self::Version => f.write_str("no protocol version in common; update the older node"),
-            Self::NameTaken => f.write_str("another node has the same name; change [node] name on one of the two"),
-            Self::Mode => f.write_str("it runs another mode; set [sync] mode alike"),
-            Self::Other(number) => write!(f, "reason {number}, unknown to this version; update this node"),
-        }
-    }
-}
-
 impl Note {
     /// The origin of the datagram that caused the event, for the caller to print: only the caller knows the address
     /// itself.
@@ -259,9 +247,9 @@ impl Note {
             | Self::WrongKey { .. }
             | Self::TooManyPeers { .. } => Some(0),
             Self::Refused { node, .. } | Self::UnknownBlock { node, .. } => Some(*node),
-            Self::OtherMode { name, .. } => Some(crate::ctflow::wire::node_id(name)),
+            Self::OtherMode { name, .. } => Some(node_id(name)),
             Self::Malformed { name, stream, .. } | Self::Full { name, stream } => {
-                Some(crate::ctflow::wire::node_id(name) ^ u64::from(*stream))
+                Some(node_id(name) ^ u64::from(*stream))
             }
             _ => None,
         }

@@ -8,11 +8,11 @@ use super::network::Network;
 use super::plan::Plan;
 use super::rng::Rng;
 use super::shard::{self, Cached, EntryKey, Shard};
-use crate::ctflow::PeerState;
-use crate::ctflow::node::{Config, Node, VerdictStatus};
+use crate::ctflow::node::{Config, Node};
 use crate::ctflow::seal::Key;
 use crate::model::buckets::EXPECTATIONS;
 use crate::model::host::{Address, Destination, ReplicaId};
+use crate::model::status::{PeerState, VerdictStatus};
 use crate::model::time::{Epoch, Time};
 
 /// The time after the end of the faults in which all replicas must become the same as their sources, in milliseconds.

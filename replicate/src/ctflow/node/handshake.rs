@@ -9,14 +9,15 @@
 //! ```
 
 use super::Node;
-use crate::ctflow::control::{Addressee, Hello, Reason};
-use crate::ctflow::peer::{Acked, Peer, PeerState, ReplayWindow};
+use crate::ctflow::control::{Addressee, Hello};
+use crate::ctflow::peer::{Acked, Peer, ReplayWindow};
 use crate::ctflow::receive::ReceiveStream;
 use crate::ctflow::wire::{Header, VERSION};
 use crate::limits::{HELLO_MS, PEERS_MAX, STREAMS_MAX};
 use crate::model::host::{Address, Destination, Host, Replica, ReplicaId};
 use crate::model::mode::Mode;
 use crate::model::note::Note;
+use crate::model::status::{PeerState, Reason};
 use crate::model::time::{Epoch, Time};
 
 impl Node {

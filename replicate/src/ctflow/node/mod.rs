@@ -18,23 +18,23 @@ mod status;
 
 use crate::ctflow::batch::Payload;
 use crate::ctflow::bucket_cycle::BucketCycle;
-use crate::ctflow::peer::{Peer, PeerState};
+use crate::ctflow::peer::Peer;
 use crate::ctflow::receive::ReceiveStream;
 use crate::ctflow::resend_queue::ResendQueue;
 use crate::ctflow::seal::{Key, Sealer};
 use crate::ctflow::source::SourceStream;
-use crate::ctflow::wire::{Header, Kind, node_id};
+use crate::ctflow::wire::{Header, Kind};
 use crate::limits::{
     BATCH_OVERHEAD_BYTES, CACHE_TIMEOUT_MS_DEFAULT, DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN, HEADS_BUSY_MS,
     HEADS_IDLE_MS, HELD_BACK_BYTES_DEFAULT, HELLO_MS, REFRESH_MS_DEFAULT, RESEND_BYTES_DEFAULT, STREAMS_MAX, VERIFY_MS,
     WINDOW_BYTES_DEFAULT,
 };
 use crate::model::buckets::BucketSet;
-use crate::model::host::{DatagramClass, Destination, Host, Replica, ReplicaId};
+use crate::model::host::{DatagramClass, Destination, Host, Replica, ReplicaId, node_id};
 use crate::model::mode::{Mode, Role};
 use crate::model::note::{Note, RecentNotes};
+use crate::model::status::{Counters, PeerState};
 use crate::model::time::{Epoch, Time};
-pub use status::{Counters, PeerStatus, ReceiveStatus, Refusals, SourceStatus, Status, VerdictStatus};
 
 /// The configuration of a node.
 #[derive(Debug, Clone)]

@@ -2,13 +2,14 @@
 
 use super::Node;
 use crate::ctflow::control::{self, Addressee, Block, Blocks, ControlError, Hello};
-use crate::ctflow::peer::{Peer, PeerState};
+use crate::ctflow::peer::Peer;
 use crate::ctflow::receive::Outcome;
 use crate::ctflow::seal::OpenError;
 use crate::ctflow::wire::{Header, HeaderError, Kind};
 use crate::model::buckets::BucketSet;
 use crate::model::host::{Address, Host};
 use crate::model::note::{HeldBy, Note};
+use crate::model::status::PeerState;
 use crate::model::time::{Epoch, Time};
 
 impl Node {

@@ -1,13 +1,14 @@
 //! The control messages that a node sends, on its own or in answer, and the batches that it resends.
 
 use super::Node;
-use crate::ctflow::control::{Addressee, ControlWriter, Hello, Reason, Verdict};
+use crate::ctflow::control::{Addressee, ControlWriter, Hello, Verdict};
 use crate::ctflow::peer::Peer;
 use crate::ctflow::receive::ReceiveStream;
 use crate::ctflow::wire::{Header, Kind, VERSION};
 use crate::limits::{GAPS_PER_ACK, HEADS_BUSY_MS, HEADS_IDLE_MS, RESEND_ROUND_MS, RESENDS_PER_ROUND, VERIFY_REPEAT_MS};
 use crate::model::buckets::BucketSet;
 use crate::model::host::{DatagramClass, Destination, Host};
+use crate::model::status::Reason;
 use crate::model::time::{Epoch, Time};
 
 /// The features of this node. Bit 0: expectations.

@@ -2,10 +2,10 @@
 
 use super::*;
 use crate::ctflow::batch::{BatchWriter, HEADROOM_BYTES};
-use crate::ctflow::control::Reason;
 use crate::limits::{LOST_MS, NOTE_MS, RESPONSIVE_MS};
 use crate::model::host::Address;
 use crate::model::note::HeldBy;
+use crate::model::status::{Reason, Status};
 use crate::sim::host::SimHost;
 use crate::sim::rng::Rng;
 use crate::sim::shard::{Shard, flow};
