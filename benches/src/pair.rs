@@ -3,7 +3,7 @@
 use ctflow_engine::shard::replica::Replica;
 use ctflow_replicate::buckets::BucketSet;
 use ctflow_replicate::{
-    Address, Config, DatagramClass, Destination, Epoch, Host, Key, Node, Note, Payload, ReplicaId, Time,
+    Address, Config, DatagramClass, Destination, Epoch, Host, Key, Note, Payload, Protocol, ReplicaId, Time,
 };
 
 /// The capacity of the replica, in flows.
@@ -41,7 +41,7 @@ impl Host for BenchHost {
 
 /// A node, its host, and its number, by which the other node addresses it.
 struct Side {
-    node: Node,
+    protocol: Protocol,
     host: BenchHost,
     number: u32,
 }
@@ -49,13 +49,13 @@ struct Side {
 impl Side {
     fn new(name: &str, number: u32) -> Self {
         let config = Config { key: Some(Key::new([7; 32])), ..Config::new(name, 1, Epoch::new(1, number)) };
-        let node = Node::new(config, Time { wall_ms: WALL_MS, mono_ms: 0 });
-        Self { node, host: BenchHost { sent: Vec::new(), replica: Replica::new(FLOWS_MAX) }, number }
+        let protocol = Protocol::new(config, Time { wall_ms: WALL_MS, mono_ms: 0 });
+        Self { protocol, host: BenchHost { sent: Vec::new(), replica: Replica::new(FLOWS_MAX) }, number }
     }
 
     fn receive(&mut self, now: Time, from: u32, datagrams: Vec<Vec<u8>>) {
         for mut datagram in datagrams {
-            self.node.receive(now, Address { peer: from, link: 0 }, &mut datagram, &mut self.host);
+            self.protocol.receive(now, Address { peer: from, link: 0 }, &mut datagram, &mut self.host);
         }
     }
 }
@@ -75,8 +75,8 @@ impl Pair {
         for _ in 0..HANDSHAKE_ROUNDS {
             pair.mono_ms += 100;
             let now = pair.now();
-            pair.primary.node.tick(now, &mut pair.primary.host);
-            pair.backup.node.tick(now, &mut pair.backup.host);
+            pair.primary.protocol.tick(now, &mut pair.primary.host);
+            pair.backup.protocol.tick(now, &mut pair.backup.host);
             let (from_primary, from_backup) =
                 (std::mem::take(&mut pair.primary.host.sent), std::mem::take(&mut pair.backup.host.sent));
             pair.backup.receive(now, pair.primary.number, from_primary);
@@ -90,7 +90,7 @@ impl Pair {
     pub fn seal(&mut self, batches: Vec<Payload>) -> Vec<Vec<u8>> {
         let now = self.now();
         for batch in batches {
-            self.primary.node.send_batch(now, batch, &mut self.primary.host);
+            self.primary.protocol.send_batch(now, batch, &mut self.primary.host);
         }
         std::mem::take(&mut self.primary.host.sent)
     }

@@ -16,7 +16,7 @@ use ctflow_replicate::buckets::BucketSet;
 use ctflow_replicate::ctflow::item::{Item, Items};
 use ctflow_replicate::entry::{decode_expect, decode_flow, decode_flow_end, encode_expect, encode_flow};
 use ctflow_replicate::host::{Address, DatagramClass, Destination, Entry, Full, Host, Replica, ReplicaId, node_id};
-use ctflow_replicate::{Config, Epoch, Key, Node, Note, Time};
+use ctflow_replicate::{Config, Epoch, Key, Note, Protocol, Time};
 
 /// A target: its name and its function.
 pub type Target = (&'static str, fn(&[u8]));
@@ -100,7 +100,7 @@ pub fn replication(bytes: &[u8]) {
     check_items(bytes);
     for key in [None, Some(Key::new([7; 32]))] {
         let now = Time { wall_ms: 1_000, mono_ms: 1_000 };
-        let mut node = Node::new(Config { key, ..Config::new("a", 2, Epoch::new(1, 1)) }, now);
+        let mut node = Protocol::new(Config { key, ..Config::new("a", 2, Epoch::new(1, 1)) }, now);
         let mut host = NullHost;
         let mut rest = bytes;
         while let Some(([a, b], after)) = rest.split_first_chunk() {

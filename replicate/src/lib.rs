@@ -1,5 +1,5 @@
-//! The replication protocol: each node sends the changes of its flows to its peers, once and in order. `PROTOCOL.md` is
-//! the specification, and this crate uses its terms.
+//! Replication: each node sends the changes of its flows to its peers, once and in order. `PROTOCOL.md` specifies the
+//! protocol, and this crate uses its terms.
 //!
 //! The crate does no I/O, reads no clock and draws no random numbers: the caller passes received bytes and the time,
 //! and sends what a node passes to [`Host::send`].
@@ -7,7 +7,8 @@
 //! | module | content |
 //! |---|---|
 //! | [`model`] | what is replicated, and the interface that the caller implements |
-//! | [`ctflow`] | the protocol: its datagrams, and the state machine of a node |
+//! | [`protocol`] | a protocol, as the caller drives it |
+//! | [`ctflow`] | the one protocol: its datagrams, and the state machine of a node |
 //! | [`limits`] | the bounds of replication |
 //! | `sim` | a simulated cluster with its shards and a faulty network, all from one seed |
 #![forbid(unsafe_code)]
@@ -16,10 +17,10 @@ pub mod ctflow;
 mod cursor;
 pub mod limits;
 pub mod model;
+pub mod protocol;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
 
-pub use ctflow::{BatchWriter, Config, Key, Node, Payload, WriteError};
 pub use cursor::Malformed;
 pub use model::host::{Address, DatagramClass, Destination, Host, Replica, ReplicaId};
 pub use model::mode::{Mode, Role};
@@ -27,3 +28,4 @@ pub use model::note::Note;
 pub use model::status::{PeerState, PeerStatus, Reason, ReceiveCounters, SourceStatus, Status, VerdictStatus};
 pub use model::time::{Epoch, Time};
 pub use model::{buckets, delta, entry, host};
+pub use protocol::{BatchWriter, Config, Key, Payload, Protocol, WriteError};

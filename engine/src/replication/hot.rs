@@ -22,7 +22,7 @@ use std::sync::PoisonError;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ctflow_replicate::{Node, ReplicaId, Role};
+use ctflow_replicate::{Protocol, ReplicaId, Role};
 
 use super::Replication;
 use super::commit::{append_entry, decode_flows};
@@ -113,10 +113,10 @@ impl InjectQueue {
     }
 
     /// Answers the hot thread's request once there is work.
-    pub(super) fn send_work(&mut self, node: &Node, replicas: &mut HashMap<ReplicaId, Replica>, now: Instant) {
+    pub(super) fn send_work(&mut self, protocol: &Protocol, replicas: &mut HashMap<ReplicaId, Replica>, now: Instant) {
         if now.duration_since(self.last_check) >= HOT_CHECK_INTERVAL {
             self.last_check = now;
-            self.check_peers(node, replicas, now);
+            self.check_peers(protocol, replicas, now);
         }
         if replicas.values_mut().any(Replica::take_ends_lost) {
             self.requeue_all(replicas, now);
@@ -124,7 +124,7 @@ impl InjectQueue {
         // A primary's own state is newer than its peers', whatever times they send: a firewall that returns takes the
         // flows in its kernel for new ones. Their flows wait in the replicas and are injected when this node becomes
         // backup.
-        if node.role() == Role::Primary && !self.active_active {
+        if protocol.role() == Role::Primary && !self.active_active {
             return;
         }
         let Some(waiting) = self.waiting.take() else { return };
@@ -135,26 +135,26 @@ impl InjectQueue {
         // A sweep before every bucket of every live peer is known and injected would purge flows that still exist.
         let sweep = match self.sweep {
             Some(Sweep::All) => self.sweep.take(),
-            Some(Sweep::UnconfirmedSince(_)) if pending.is_empty() && node.is_in_sync() => self.sweep.take(),
+            Some(Sweep::UnconfirmedSince(_)) if pending.is_empty() && protocol.is_in_sync() => self.sweep.take(),
             _ => None,
         };
         if pending.is_empty() && sweep.is_none() {
             self.waiting = Some(waiting);
         } else {
-            waiting.send(HotWork { pending, role: node.role(), sweep });
+            waiting.send(HotWork { pending, role: protocol.role(), sweep });
         }
     }
 
     /// Purges the held flows when no peer was live for too long, and injects them again when one is. Repeats the
     /// injection of every flow each [`HOT_CONFIRM_INTERVAL`], so that held flows keep their long timeout.
-    fn check_peers(&mut self, node: &Node, replicas: &mut HashMap<ReplicaId, Replica>, now: Instant) {
-        if node.has_live_peer() {
+    fn check_peers(&mut self, protocol: &Protocol, replicas: &mut HashMap<ReplicaId, Replica>, now: Instant) {
+        if protocol.has_live_peer() {
             self.last_live = now;
             if std::mem::take(&mut self.withdrawn) {
                 self.requeue_all(replicas, now);
             }
         } else if !self.withdrawn
-            && node.role() != Role::Primary
+            && protocol.role() != Role::Primary
             && now.duration_since(self.last_live) >= self.purge_after
         {
             tracing::warn!(

@@ -2,15 +2,15 @@
 //! replicas.
 //!
 //! ```text
-//!  workers ── batches ───► stage: Node ──► links ──► peers
+//!  workers ── batches ───► stage: Protocol ──► links ──► peers
 //!          ◄── requests ──   │  ▲
-//!                            ▼  └──────── links ◄── peers
+//!                            ▼  └──────────── links ◄── peers
 //!                         replicas
 //!
 //!  other threads ── Replication: status, dumps, operators' requests ──► stage
 //! ```
 //!
-//! The stage is one thread. It drives the protocol's state machine ([`ctflow_replicate::Node`]) in a mio loop;
+//! The stage is one thread. It drives the protocol's state machine ([`ctflow_replicate::Protocol`]) in a mio loop;
 //! `PROTOCOL.md` specifies the protocol. Other threads send requests to the stage through [`Replication`].
 
 mod commit;

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use ctflow_replicate::{Node, Role};
+use ctflow_replicate::{Protocol, Role};
 
 use crate::limits::{HOT_CHECK_INTERVAL, SPLIT_BRAIN_GRACE};
 
@@ -26,13 +26,13 @@ impl SplitBrain {
     }
 
     /// Checks at most once each [`HOT_CHECK_INTERVAL`], and logs the start and the end of a split brain.
-    pub(super) fn check(&mut self, node: &Node, now: Instant) {
+    pub(super) fn check(&mut self, protocol: &Protocol, now: Instant) {
         if self.active_active || self.last_check.is_some_and(|last| now.duration_since(last) < HOT_CHECK_INTERVAL) {
             return;
         }
         self.last_check = Some(now);
-        let names: Vec<String> = match node.role() {
-            Role::Primary => node.peers_in_role(Role::Primary).map(str::to_owned).collect(),
+        let names: Vec<String> = match protocol.role() {
+            Role::Primary => protocol.peers_in_role(Role::Primary).map(str::to_owned).collect(),
             _ => Vec::new(),
         };
         self.update(names, now);

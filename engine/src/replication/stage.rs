@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use ctflow_replicate::buckets::BucketSet;
-use ctflow_replicate::{Address, DatagramClass, Destination, Host, Node, Note, PeerStatus, ReplicaId, Time};
+use ctflow_replicate::{Address, DatagramClass, Destination, Host, Note, PeerStatus, Protocol, ReplicaId, Time};
 use mio::{Events, Poll, Token, Waker};
 use thiserror::Error;
 
@@ -104,8 +104,8 @@ impl PreparedStage {
         let takeover = self.settings.takeover;
         let streams = u16::try_from(receivers.len()).unwrap_or(u16::MAX);
         let sealed = self.settings.node.key.is_some();
-        let node = ctflow_replicate::Config { streams, datagram_bytes: self.datagram_bytes(), ..self.settings.node };
-        let node = Node::new(node, Time { wall_ms: now_ms(), mono_ms: 0 });
+        let config = ctflow_replicate::Config { streams, datagram_bytes: self.datagram_bytes(), ..self.settings.node };
+        let protocol = Protocol::new(config, Time { wall_ms: now_ms(), mono_ms: 0 });
         let pending = receivers.iter().map(|_| PendingRequests::default()).collect();
         let host = StageHost {
             links: self.links,
@@ -121,7 +121,7 @@ impl PreparedStage {
         };
         Stage {
             poll: self.poll,
-            node,
+            protocol,
             host,
             requests: self.requests,
             _alive: self.alive,
@@ -174,7 +174,7 @@ struct StageHost {
 /// The replication thread's state.
 pub(crate) struct Stage {
     poll: Poll,
-    node: Node,
+    protocol: Protocol,
     host: StageHost,
     requests: Receiver<StageRequest>,
     /// Dropped with the stage: the other end reports that to threads that wait for an answer.
@@ -223,7 +223,7 @@ impl Stage {
         }
         let now = self.update_time();
         self.send_batches(now);
-        self.node.stop(&mut self.host);
+        self.protocol.stop(&mut self.host);
         self.host.links.flush();
     }
 
@@ -241,7 +241,7 @@ impl Stage {
         self.meter.lap();
         let more = self.send_batches(now);
         self.cpu.seal_ns += self.meter.lap();
-        self.node.tick(now, &mut self.host);
+        self.protocol.tick(now, &mut self.host);
         if self.host.now >= self.next_link_tick {
             self.next_link_tick = self.host.now + LINK_TICK;
             if let Some(link) = self.host.links.tick(self.poll.registry(), self.host.now) {
@@ -252,9 +252,9 @@ impl Stage {
             if std::mem::take(&mut self.host.replica_dropped) {
                 queue.requeue_all(&mut self.host.replicas, self.host.now);
             }
-            queue.send_work(&self.node, &mut self.host.replicas, self.host.now);
+            queue.send_work(&self.protocol, &mut self.host.replicas, self.host.now);
         }
-        self.split_brain.check(&self.node, self.host.now);
+        self.split_brain.check(&self.protocol, self.host.now);
         self.host.send_worker_requests();
         self.meter.lap();
         self.host.links.flush();
@@ -265,7 +265,7 @@ impl Stage {
     /// How long the loop may wait for events before a timer is due.
     fn poll_timeout(&self) -> Duration {
         let now = self.host.now.duration_since(self.started);
-        let timer = Duration::from_millis(self.node.deadline()).saturating_sub(now);
+        let timer = Duration::from_millis(self.protocol.deadline()).saturating_sub(now);
         let link = self.next_link_tick.saturating_duration_since(self.host.now);
         let waiting = self.host.pending.iter().any(|pending| !pending.is_empty());
         timer.min(link).min(if waiting { STAGE_RETRY } else { Duration::MAX })
@@ -281,13 +281,13 @@ impl Stage {
                 let Some(receiver) = self.host.receivers.get(index) else { break };
                 // While batches stay in the channel the worker drains its shard no further, and in the shard a flow's
                 // newer state replaces the older one.
-                if !self.node.is_window_open(now, stream) {
+                if !self.protocol.is_window_open(now, stream) {
                     self.deferred += u64::from(!receiver.batches.is_empty());
                     break;
                 }
                 let Ok(payload) = receiver.batches.try_recv() else { break };
                 sent += 1;
-                self.node.send_batch(now, payload, &mut self.host);
+                self.protocol.send_batch(now, payload, &mut self.host);
             }
             if sent > 0 {
                 self.host.receivers.get(index).into_iter().for_each(DeltaReceiver::wake_if_starved);
@@ -301,7 +301,7 @@ impl Stage {
     fn receive_datagrams(&mut self) {
         let now = self.update_time();
         for token in std::mem::take(&mut self.readable) {
-            let Self { node, host, poll, buffer, readable, .. } = self;
+            let Self { protocol, host, poll, buffer, readable, .. } = self;
             for count in 0..=LINK_DATAGRAMS_PER_ROUND {
                 if count == LINK_DATAGRAMS_PER_ROUND {
                     readable.push(token); // the socket may have more, and mio reports it only once
@@ -312,10 +312,8 @@ impl Stage {
                 };
                 let datagram = buffer.get_mut(..bytes).unwrap_or_default();
                 let from = Address { peer: origin.address.into(), link: origin.link };
-                // Only a datagram that opened, and so is a peer's, counts for the health of its link.
-                let before = node.datagrams_opened();
-                node.receive(now, from, datagram, host);
-                if node.datagrams_opened() > before {
+                // Only a genuine datagram, which is a peer's, counts for the health of its link.
+                if protocol.receive(now, from, datagram, host) {
                     host.links.note_genuine(origin, host.now);
                 }
             }
@@ -339,12 +337,12 @@ impl Stage {
                     }
                     reply.send(entries);
                 }
-                StageRequest::BulkSend => self.node.bulk_send(&mut self.host),
-                StageRequest::RequestAll => self.node.request_from_all(now, &mut self.host),
-                StageRequest::Verify(number) => self.node.verify(now, number, &mut self.host),
-                StageRequest::FlushExternal => self.node.flush_external(now, &mut self.host),
-                StageRequest::FlushAbsent => self.node.flush_absent(now, &mut self.host),
-                StageRequest::SetRole(role) => self.node.set_role(now, role),
+                StageRequest::BulkSend => self.protocol.bulk_send(&mut self.host),
+                StageRequest::RequestAll => self.protocol.request_from_all(now, &mut self.host),
+                StageRequest::Verify(number) => self.protocol.verify(now, number, &mut self.host),
+                StageRequest::FlushExternal => self.protocol.flush_external(now, &mut self.host),
+                StageRequest::FlushAbsent => self.protocol.flush_absent(now, &mut self.host),
+                StageRequest::SetRole(role) => self.protocol.set_role(now, role),
                 StageRequest::NextWork(reply) => {
                     if let Some(queue) = &mut self.inject_queue {
                         queue.set_waiting(reply);
@@ -372,7 +370,7 @@ impl Stage {
                 is_full: replica.is_full(),
             }
         };
-        let node = self.node.status(now);
+        let node = self.protocol.status(now);
         let peer = |peer: &PeerStatus| {
             let mut lag = Lag::default();
             let replicas = self.host.replicas.iter().filter(|(id, _)| id.node == peer.node);
