@@ -93,7 +93,7 @@ impl ReplicationStatus {
     /// The number of unknown buckets in the streams of all peers: their flows may be missing in the replicas.
     #[must_use]
     pub fn unknown_buckets(&self) -> u64 {
-        self.node.peers.iter().flat_map(|peer| &peer.received).map(|stream| u64::from(stream.unknown)).sum()
+        self.node.peers.iter().flat_map(|peer| &peer.received).filter_map(|stream| stream.unknown).map(u64::from).sum()
     }
 
     /// The peers in any state except [`PeerState::Unproven`].
@@ -115,7 +115,7 @@ impl ReplicationStatus {
     pub(crate) fn unknown_buckets_of(&self, peer: &PeerStatus) -> u32 {
         match self.node.mode {
             Mode::Alarm => 0,
-            Mode::Ftfw | Mode::Notrack => peer.received.iter().map(|stream| stream.unknown).sum(),
+            Mode::Ftfw | Mode::Notrack => peer.received.iter().filter_map(|stream| stream.unknown).sum(),
         }
     }
 }

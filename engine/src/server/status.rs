@@ -82,7 +82,7 @@ fn document(context: &mut ServerContext, stage: &StageReport) -> Document {
         version: env!("CARGO_PKG_VERSION"),
         name: node.map(|node| node.name.clone()),
         node: node.map(|node| format!("{:016x}", node.node)),
-        epoch: node.map(|node| node.epoch.0),
+        epoch: node.and_then(|node| node.epoch).map(|epoch| epoch.0),
         uptime_ms: u64::try_from(uptime.as_millis()).unwrap_or(u64::MAX),
         mode: node.map(|node| node.mode.to_string()),
         role: node.map(|node| node.role.to_string()),
@@ -290,7 +290,7 @@ fn peer(peer: &PeerStatus, report: &PeerReport) -> Peer {
     let streams = (0..).zip(&peer.received).map(|(stream, received)| PeerStream {
         stream,
         next: received.next,
-        unknown: received.unknown,
+        unknown: received.unknown.unwrap_or(0),
         held_back: received.held_back_bytes as u64,
         behind_batches: received.behind,
         behind_ms: received.behind_ms,
@@ -299,7 +299,7 @@ fn peer(peer: &PeerStatus, report: &PeerReport) -> Peer {
     Peer {
         name: peer.name.clone(),
         node: format!("{:016x}", peer.node),
-        epoch: peer.epoch.0,
+        epoch: peer.epoch.map_or(0, |epoch| epoch.0),
         standing: match peer.state {
             PeerState::Unproven => "greeting",
             PeerState::Live => "live",

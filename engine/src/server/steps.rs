@@ -119,7 +119,8 @@ impl ActionSequence {
             Some(Awaiting::Stage(query)) => match query.poll(context).map_err(stage_error)? {
                 Polled::Pending(step) => return Ok(Err(step)),
                 Polled::Ready(status) => {
-                    let scheduled = status.node.streams.iter().any(|stream| stream.scheduled > 0);
+                    let scheduled =
+                        status.node.streams.iter().any(|stream| stream.scheduled.is_some_and(|buckets| buckets > 0));
                     if matches!(self.actions.front(), Some(Action::AwaitBuckets)) && scheduled {
                         self.waiting = None;
                         return Ok(Err(Step::Again(SERVER_POLL_INTERVAL)));

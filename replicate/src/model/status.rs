@@ -60,8 +60,8 @@ pub struct Status {
     pub name: String,
     /// Its node id.
     pub node: u64,
-    /// Its epoch.
-    pub epoch: Epoch,
+    /// Its epoch; `None` if its protocol has none.
+    pub epoch: Option<Epoch>,
     /// Its mode.
     pub mode: Mode,
     /// Its role.
@@ -93,8 +93,9 @@ pub struct SourceStatus {
     pub bytes: u64,
     /// The bytes of its batches that are in the resend queue.
     pub resend_bytes: u64,
-    /// The number of buckets that its shard is scheduled to send and has not begun.
-    pub scheduled: u32,
+    /// The number of buckets that its shard is scheduled to send and has not begun; `None` if the protocol has no
+    /// buckets.
+    pub scheduled: Option<u32>,
 }
 
 /// The status of a peer.
@@ -104,8 +105,8 @@ pub struct PeerStatus {
     pub name: String,
     /// Its node id.
     pub node: u64,
-    /// Its greatest proven epoch; [`Epoch::NONE`] before the first.
-    pub epoch: Epoch,
+    /// Its greatest proven epoch; `None` before the first, and if the protocol has none.
+    pub epoch: Option<Epoch>,
     /// Its state.
     pub state: PeerState,
     /// Its role.
@@ -134,8 +135,8 @@ pub struct ReceiveStatus {
     pub behind: u64,
     /// The milliseconds since the time of the last applied batch, while `behind` is not 0; else 0.
     pub behind_ms: u64,
-    /// The number of buckets that are not known.
-    pub unknown: u32,
+    /// The number of buckets that are not known; `None` if the protocol has no buckets.
+    pub unknown: Option<u32>,
     /// The bytes of the batches held back behind a gap.
     pub held_back_bytes: usize,
     /// Its counters.

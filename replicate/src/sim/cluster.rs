@@ -309,8 +309,8 @@ impl Cluster {
         let Some(peer) = status.peers.iter().find(|peer| peer.node == node) else {
             return Some("no handshake yet".into());
         };
-        if peer.state != PeerState::Live || peer.epoch != source.node.epoch() {
-            return Some(format!("{:?} in epoch {}, not {}", peer.state, peer.epoch, source.node.epoch()));
+        if peer.state != PeerState::Live || peer.epoch != Some(source.node.epoch()) {
+            return Some(format!("{:?} in epoch {:?}, not {}", peer.state, peer.epoch, source.node.epoch()));
         }
         let of = u16::try_from(source.shards.len()).unwrap_or(0);
         let kept = replica.host.replicas.keys().filter(|id| id.node == node).count();
@@ -323,7 +323,7 @@ impl Cluster {
             expected.sort_unstable();
             let held =
                 replica.host.replicas.get(&ReplicaId { node, stream, streams: of }).map(|replica| replica.contents());
-            if received.unknown > 0 || received.behind > 0 || held.as_ref() != Some(&expected) {
+            if received.unknown != Some(0) || received.behind > 0 || held.as_ref() != Some(&expected) {
                 let mut difference =
                     format!("stream {stream}: {} sent, {:?} held", expected.len(), held.map(|held| held.len()));
                 let _ = write!(difference, "\n{received:?}\n{:?}", source.node.status(self.time(at)));

@@ -5,7 +5,7 @@ use crate::ctflow::control::Verdict;
 use crate::ctflow::peer::Peer;
 use crate::ctflow::source::SourceStream;
 use crate::model::status::{PeerStatus, ReceiveStatus, SourceStatus, Status, VerdictStatus};
-use crate::model::time::Time;
+use crate::model::time::{Epoch, Time};
 
 impl From<Verdict> for VerdictStatus {
     fn from(verdict: Verdict) -> Self {
@@ -24,12 +24,12 @@ impl Node {
             entries: source.entries,
             bytes: source.charged_bytes,
             resend_bytes: self.resend_bytes_of(stream, source),
-            scheduled: source.scheduled(),
+            scheduled: Some(source.scheduled()),
         });
         Status {
             name: self.config.name.clone(),
             node: self.id,
-            epoch: self.epoch,
+            epoch: Some(self.epoch),
             mode: self.config.mode,
             role: self.role,
             streams: streams.collect(),
@@ -56,7 +56,7 @@ impl Node {
                 next: stream.next,
                 behind,
                 behind_ms: if behind == 0 { 0 } else { age_ms },
-                unknown: stream.unknown().count(),
+                unknown: Some(stream.unknown().count()),
                 held_back_bytes: stream.held_back_bytes(),
                 counters: stream.counters,
                 verdict: stream.verdict.map(VerdictStatus::from),
@@ -73,7 +73,7 @@ impl Node {
         PeerStatus {
             name: peer.name.clone(),
             node: peer.node,
-            epoch: peer.epoch,
+            epoch: (peer.epoch != Epoch::NONE).then_some(peer.epoch),
             state: peer.state,
             role: peer.role,
             at: peer.at,

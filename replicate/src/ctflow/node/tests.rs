@@ -175,7 +175,7 @@ fn a_recorded_hello_proves_nothing() {
         node.receive(time, from, &mut datagram.clone(), host);
     }
     let status = bench.status(1);
-    assert_eq!((status.peers[0].state, status.peers[0].epoch), (PeerState::Unproven, Epoch::NONE));
+    assert_eq!((status.peers[0].state, status.peers[0].epoch), (PeerState::Unproven, None));
     assert!(bench.nodes[1].1.replicas.is_empty() && status.counters.refusals.unproven > 0);
 }
 
@@ -412,7 +412,7 @@ fn a_second_node_of_a_live_name_is_refused() {
     let mut bench = Bench::new([config("a", 1, 10), config("b", 1, 20), config("b", 1, 15)]);
     // The two nodes of one name receive nothing from each other.
     bench.run(3_000, |from, to, _| from == 0 || to == 0);
-    assert_eq!(bench.status(0).peers[0].epoch, Epoch::new(20, 5));
+    assert_eq!(bench.status(0).peers[0].epoch, Some(Epoch::new(20, 5)));
     assert!(bench.notes(2).iter().any(|note| matches!(note, Note::NameTaken { .. })));
     assert_eq!(bench.nodes[2].0.epoch(), Epoch::new(15, 5), "it does not raise its epoch above the other node's");
 }
