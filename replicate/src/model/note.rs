@@ -3,7 +3,6 @@
 use std::fmt;
 use std::mem::{Discriminant, discriminant};
 
-use crate::ctflow::wire::VERSION;
 use crate::limits::{NOTE_MS, NOTES_KEPT, PEERS_MAX};
 use crate::model::buckets::BucketSet;
 use crate::model::host::{Address, Cipher, node_id};
@@ -75,7 +74,9 @@ pub enum Note {
         /// The origin of the datagram.
         from: Address,
         /// Its version.
-        version: u8,
+        theirs: u8,
+        /// This node's version.
+        ours: u8,
     },
     /// A datagram in clear was received although this node has a key, or a sealed one although it has none.
     OtherCipher {
@@ -174,8 +175,8 @@ impl fmt::Display for Note {
             Self::NameTaken { name, .. } => {
                 write!(f, "another node has the name {name} too; change [node] name on one of the two")
             }
-            Self::OtherVersion { version, .. } => {
-                write!(f, "datagram refused: it has version {version}, this node has {VERSION}; update the older node")
+            Self::OtherVersion { theirs, ours, .. } => {
+                write!(f, "datagram refused: it has version {theirs}, this node has {ours}; update the older node")
             }
             Self::OtherCipher { theirs: Cipher::Clear, .. } => {
                 f.write_str("datagram refused: it is not encrypted; copy this node's key file to the sender")

@@ -5,7 +5,7 @@ use crate::ctflow::control::{self, Addressee, Block, Blocks, ControlError, Hello
 use crate::ctflow::peer::Peer;
 use crate::ctflow::receive::Outcome;
 use crate::ctflow::seal::OpenError;
-use crate::ctflow::wire::{Header, HeaderError, Kind};
+use crate::ctflow::wire::{Header, HeaderError, Kind, VERSION};
 use crate::model::buckets::BucketSet;
 use crate::model::host::{Address, Host};
 use crate::model::note::{HeldBy, Note};
@@ -23,9 +23,9 @@ impl Node {
                 self.counters.refusals.foreign += 1;
                 return;
             }
-            Err(HeaderError::Version(version)) => {
+            Err(HeaderError::Version(theirs)) => {
                 self.counters.refusals.version += 1;
-                self.note(now, Note::OtherVersion { from, version }, host);
+                self.note(now, Note::OtherVersion { from, theirs, ours: VERSION }, host);
                 return;
             }
         };

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::ctflow::batch::{BatchWriter, HEADROOM_BYTES};
+use crate::ctflow::wire::VERSION;
 use crate::limits::{LOST_MS, NOTE_MS, RESPONSIVE_MS};
 use crate::model::host::Address;
 use crate::model::note::HeldBy;
@@ -428,7 +429,7 @@ fn other_versions_and_foreign_datagrams_are_counted() {
     node.receive(time, from, &mut other, host);
     let refusals = bench.status(0).counters.refusals;
     assert_eq!((refusals.foreign, refusals.version), (1, 1));
-    assert!(bench.notes(0).contains(&Note::OtherVersion { from, version: 9 }));
+    assert!(bench.notes(0).contains(&Note::OtherVersion { from, theirs: 9, ours: VERSION }));
 }
 
 #[test]
