@@ -9,7 +9,7 @@
 //! | [`model`] | what is replicated, and the interface that the caller implements |
 //! | [`protocol`] | a protocol, as the caller drives it |
 //! | [`ctflow`] | the one protocol: its datagrams, and the state machine of a node |
-//! | [`limits`] | the bounds of replication |
+//! | [`limits`] | the bounds whatever the protocol |
 //! | `sim` | a simulated cluster with its shards and a faulty network, all from one seed |
 #![forbid(unsafe_code)]
 

@@ -13,10 +13,10 @@ use ctflow_parser::uapi::AF_INET;
 use thiserror::Error;
 
 use crate::ctflow::item::kind;
+use crate::ctflow::limits::{DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN};
 use crate::ctflow::seal::TAG_BYTES;
 use crate::ctflow::wire::HEADER_BYTES;
 use crate::cursor::Put;
-use crate::limits::{DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN};
 use crate::model::buckets::{BucketSet, EXPECTATIONS, bucket_of};
 use crate::model::entry::{self, NotEncodable};
 

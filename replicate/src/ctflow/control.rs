@@ -4,10 +4,10 @@
 //! to node 8 | to epoch 8 | HLC time 8 | block: type 1, flags 1, length 2, body | block …
 //! ```
 
+use crate::ctflow::limits::{GAPS_PER_ACK, NAME_BYTES_MAX};
 use crate::ctflow::seal::TAG_BYTES;
 use crate::ctflow::wire::HEADER_BYTES;
 use crate::cursor::{Malformed, Put, Reader};
-use crate::limits::{GAPS_PER_ACK, NAME_BYTES_MAX};
 use crate::model::buckets::BucketSet;
 use crate::model::mode::{Mode, Role};
 use crate::model::status::Reason;

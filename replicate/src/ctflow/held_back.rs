@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::limits::BATCH_OVERHEAD_BYTES;
+use crate::ctflow::limits::BATCH_OVERHEAD_BYTES;
 
 /// Opened bodies by seq, bounded in bytes. When it is full, the body of the greatest seq is dropped: that batch is
 /// requested again last.

@@ -8,12 +8,14 @@
 //! | `source`, `resend_queue` | the sending half of a stream; sealed batches kept for resending |
 //! | `receive`, `held_back` | the receiving half of a stream; batches that arrived ahead of a gap |
 //! | `peer`, [`node`] | the state kept of a peer; a node with its streams and peers |
+//! | [`limits`] | the bounds of all these |
 
 pub mod batch;
 mod bucket_cycle;
 mod control;
 mod held_back;
 pub mod item;
+pub mod limits;
 pub mod node;
 mod peer;
 mod receive;

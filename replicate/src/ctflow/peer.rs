@@ -1,8 +1,8 @@
 //! The state that a node keeps of each peer.
 
 use crate::ctflow::control::Verdict;
+use crate::ctflow::limits::{LOST_MS, RESPONSIVE_MS};
 use crate::ctflow::receive::ReceiveStream;
-use crate::limits::{LOST_MS, RESPONSIVE_MS};
 use crate::model::host::Address;
 use crate::model::mode::Role;
 use crate::model::status::PeerState;

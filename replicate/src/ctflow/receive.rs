@@ -14,10 +14,10 @@ use crate::ctflow::batch::HEADROOM_BYTES;
 use crate::ctflow::control::{Gap, Verdict};
 use crate::ctflow::held_back::HeldBack;
 use crate::ctflow::item::{Digests, Item, Items};
-use crate::cursor::Malformed;
-use crate::limits::{
+use crate::ctflow::limits::{
     ACK_BATCHES, ACK_MS, GAP_REPEAT_MS, GAPS_PER_ACK, MALFORMED_PAUSE_MS, REORDER_WINDOW_MS, WANT_REPEAT_MS,
 };
+use crate::cursor::Malformed;
 use crate::model::buckets::{BUCKETS_ALL, BucketSet, EXPECTATIONS, bucket_of};
 use crate::model::entry::{self, entry_check};
 use crate::model::host::{Entry, Replica, ReplicaId};

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use crate::limits::BATCH_OVERHEAD_BYTES;
+use crate::ctflow::limits::BATCH_OVERHEAD_BYTES;
 
 /// One sealed batch in the resend queue.
 #[derive(Debug)]

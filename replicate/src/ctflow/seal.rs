@@ -9,8 +9,8 @@ use std::sync::Arc;
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use ring::hkdf::{HKDF_SHA256, KeyType, Salt};
 
+use crate::ctflow::limits::KEYS_MAX;
 use crate::ctflow::wire::{HEADER_BYTES, Header};
-use crate::limits::KEYS_MAX;
 use crate::model::host::Cipher;
 use crate::model::time::Epoch;
 

@@ -10,10 +10,11 @@
 
 use super::Node;
 use crate::ctflow::control::{Addressee, Hello};
+use crate::ctflow::limits::HELLO_MS;
 use crate::ctflow::peer::{Acked, Peer, ReplayWindow};
 use crate::ctflow::receive::ReceiveStream;
 use crate::ctflow::wire::{Header, VERSION};
-use crate::limits::{HELLO_MS, PEERS_MAX, STREAMS_MAX};
+use crate::limits::{PEERS_MAX, STREAMS_MAX};
 use crate::model::host::{Address, Destination, Host, Replica, ReplicaId};
 use crate::model::mode::Mode;
 use crate::model::note::Note;

@@ -7,7 +7,7 @@
 //!  timer ─── tick ───────►  hello, heads, ack + want, lost peers
 //! ```
 //!
-//! One thread drives a node. A node does not block and reads no clock, and its memory is bounded by [`crate::limits`]
+//! One thread drives a node. A node does not block and reads no clock, and its memory is bounded by [`crate::ctflow::limits`]
 //! and its configuration. The caller passes the time, checks [`Node::is_window_open`] before it passes a batch, and
 //! calls [`Node::tick`] at [`Node::deadline`].
 
@@ -18,17 +18,17 @@ mod status;
 
 use crate::ctflow::batch::Payload;
 use crate::ctflow::bucket_cycle::BucketCycle;
+use crate::ctflow::limits::{
+    BATCH_OVERHEAD_BYTES, CACHE_TIMEOUT_MS_DEFAULT, DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN, HEADS_BUSY_MS,
+    HEADS_IDLE_MS, HELD_BACK_BYTES_DEFAULT, HELLO_MS, REFRESH_MS_DEFAULT, RESEND_BYTES_DEFAULT, WINDOW_BYTES_DEFAULT,
+};
 use crate::ctflow::peer::Peer;
 use crate::ctflow::receive::ReceiveStream;
 use crate::ctflow::resend_queue::ResendQueue;
 use crate::ctflow::seal::{Key, Sealer};
 use crate::ctflow::source::SourceStream;
 use crate::ctflow::wire::{Header, Kind};
-use crate::limits::{
-    BATCH_OVERHEAD_BYTES, CACHE_TIMEOUT_MS_DEFAULT, DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN, HEADS_BUSY_MS,
-    HEADS_IDLE_MS, HELD_BACK_BYTES_DEFAULT, HELLO_MS, REFRESH_MS_DEFAULT, RESEND_BYTES_DEFAULT, STREAMS_MAX, VERIFY_MS,
-    WINDOW_BYTES_DEFAULT,
-};
+use crate::limits::{STREAMS_MAX, VERIFY_MS};
 use crate::model::buckets::BucketSet;
 use crate::model::host::{DatagramClass, Destination, Host, Replica, ReplicaId, node_id};
 use crate::model::mode::{Mode, Role};

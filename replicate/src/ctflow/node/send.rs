@@ -2,10 +2,12 @@
 
 use super::Node;
 use crate::ctflow::control::{Addressee, ControlWriter, Hello, Verdict};
+use crate::ctflow::limits::{
+    GAPS_PER_ACK, HEADS_BUSY_MS, HEADS_IDLE_MS, RESEND_ROUND_MS, RESENDS_PER_ROUND, VERIFY_REPEAT_MS,
+};
 use crate::ctflow::peer::Peer;
 use crate::ctflow::receive::ReceiveStream;
 use crate::ctflow::wire::{Header, Kind, VERSION};
-use crate::limits::{GAPS_PER_ACK, HEADS_BUSY_MS, HEADS_IDLE_MS, RESEND_ROUND_MS, RESENDS_PER_ROUND, VERIFY_REPEAT_MS};
 use crate::model::buckets::BucketSet;
 use crate::model::host::{DatagramClass, Destination, Host};
 use crate::model::status::Reason;

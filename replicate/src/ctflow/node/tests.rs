@@ -2,8 +2,9 @@
 
 use super::*;
 use crate::ctflow::batch::{BatchWriter, HEADROOM_BYTES};
+use crate::ctflow::limits::{LOST_MS, RESPONSIVE_MS};
 use crate::ctflow::wire::VERSION;
-use crate::limits::{LOST_MS, NOTE_MS, RESPONSIVE_MS};
+use crate::limits::NOTE_MS;
 use crate::model::host::Address;
 use crate::model::note::HeldBy;
 use crate::model::status::{Reason, Status};
