@@ -13,6 +13,7 @@ use std::process::ExitCode;
 
 pub(crate) mod capture;
 pub(crate) mod change;
+pub(crate) mod clock;
 pub(crate) mod command;
 pub(crate) mod config;
 pub(crate) mod control;

@@ -17,8 +17,9 @@ use jiff::tz::TimeZone;
 
 use super::bulk::{Bulk, Outcome, Vanished};
 use super::summary::Summary;
-use super::{clock, count, progress};
+use super::{count, progress};
 use crate::change::ExpectationCreation;
+use crate::clock;
 use crate::failure::Failure;
 use crate::flags::plan::{Create, Delete, Flush, Update};
 use crate::output::{Format, Printer, RecordContext, Subject};

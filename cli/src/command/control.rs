@@ -6,9 +6,9 @@ use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 
 use super::about::print;
-use super::clock;
 use super::progress::Progress;
 use super::summary::Summary;
+use crate::clock;
 use crate::control::Reach;
 use crate::control::entry::{Decoded, Entry};
 use crate::control::request::{Cache, Request};

@@ -30,9 +30,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
-use super::clock;
 use super::summary::Summary;
 use crate::capture::{CaptureError, Reader, Writer};
+use crate::clock;
 use crate::control::Reach;
 use crate::control::request::Request;
 use crate::control::{self, Answer, Frame};

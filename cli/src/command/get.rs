@@ -7,8 +7,8 @@ use ctflow_parser::tuple::Tuple;
 use ctflow_parser::write::Writer;
 use jiff::tz::TimeZone;
 
-use super::clock;
 use super::summary::Summary;
+use crate::clock;
 use crate::failure::Failure;
 use crate::flags::plan::Get;
 use crate::output::stdout::StdoutBuffer;

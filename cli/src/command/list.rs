@@ -8,8 +8,8 @@ use ctflow_parser::error::ParseError;
 use ctflow_parser::record::{Record, Subject as RecordSubject};
 use jiff::tz::TimeZone;
 
-use super::clock;
 use super::summary::Summary;
+use crate::clock;
 use crate::failure::Failure;
 use crate::flags::plan::List;
 use crate::labels::LabelMap;

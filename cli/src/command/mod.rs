@@ -11,7 +11,6 @@ mod about;
 mod bench;
 mod bulk;
 mod change;
-mod clock;
 mod control;
 mod count;
 mod daemon;

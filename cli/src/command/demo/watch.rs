@@ -18,7 +18,7 @@ use jiff::tz::TimeZone;
 
 use super::TICK;
 use super::screen::{columns, print_line, print_text};
-use crate::command::clock;
+use crate::clock;
 use crate::failure::Failure;
 use crate::output::stdout::StdoutBuffer;
 use crate::output::{Format, Printer, RecordContext, Subject};
