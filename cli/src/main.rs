@@ -18,6 +18,7 @@ pub(crate) mod command;
 pub(crate) mod config;
 pub(crate) mod control;
 pub(crate) mod daemon;
+pub(crate) mod event;
 pub(crate) mod failure;
 pub(crate) mod flags;
 pub(crate) mod labels;

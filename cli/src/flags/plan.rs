@@ -23,6 +23,7 @@ use super::usage::Usage;
 use crate::change::{self, Creation, ExpectationCreation, TrackerFields};
 use crate::control::Reach;
 use crate::control::request::{Cache, Request};
+use crate::event::sink::SinkChoice;
 use crate::output::{Encoding, Format, Subject};
 use crate::persona::Persona;
 use crate::protocol;
@@ -290,8 +291,8 @@ pub(crate) struct Events {
     pub(crate) format: Format,
     /// Receive buffer of the event socket, in bytes; `None` for the default, which grows.
     pub(crate) buffer_bytes: Option<u32>,
-    /// A capture file to write the events to, instead of printing them.
-    pub(crate) write: Option<PathBuf>,
+    /// Where the events go.
+    pub(crate) sink: SinkChoice,
     /// A capture file to read the events from, instead of the kernel.
     pub(crate) read: Option<PathBuf>,
     /// The daemon to read the events from, instead of the kernel.
@@ -613,7 +614,7 @@ fn plan_events(raw: &RawArgs, chosen: &TypedCommand) -> Events {
         selection: selection(raw),
         format: format(raw),
         buffer_bytes: raw.buffer_bytes,
-        write: raw.write.clone(),
+        sink: raw.sink.clone(),
         read: raw.read.clone(),
         daemon: raw.daemon.clone(),
     }

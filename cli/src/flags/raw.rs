@@ -23,6 +23,7 @@ use super::defs::{self, Argument, Effect, Flag};
 use super::plan::EventMask;
 use super::usage::Usage;
 use crate::control::Reach;
+use crate::event::sink::SinkChoice;
 use crate::output::{Format, Subject};
 use crate::protocol;
 use crate::selection::{Icmp, Nat, Status};
@@ -172,8 +173,8 @@ pub(crate) struct RawArgs {
     pub(crate) labelmap: Option<PathBuf>,
     /// `-z`.
     pub(crate) zero: bool,
-    /// `--write`.
-    pub(crate) write: Option<PathBuf>,
+    /// `--write`, or the default.
+    pub(crate) sink: SinkChoice,
     /// `--read`.
     pub(crate) read: Option<PathBuf>,
     /// `--daemon`.

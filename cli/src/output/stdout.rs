@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::io::{self, IsTerminal};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -17,15 +17,6 @@ use rustix::io::Errno;
 const LARGE_BYTES: usize = 64 * 1024;
 /// The bytes that a pipe reported as writable accepts without blocking: `PIPE_BUF` of Linux.
 const CERTAIN_BYTES: usize = 4096;
-
-/// The result of [`StdoutBuffer::flush_until`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum FlushOutcome {
-    /// Everything is written.
-    All,
-    /// The interrupt came or the reader was too slow; some lines are still buffered.
-    Unwritten,
-}
 
 /// The result of one write.
 enum WriteStep {
@@ -43,6 +34,7 @@ pub(crate) struct StdoutBuffer {
     /// Where lines are appended.
     pub(crate) lines: Vec<u8>,
     stdout: File,
+    /// Whether standard output is a pipe or a socket.
     has_reader: bool,
 }
 
@@ -92,20 +84,18 @@ impl StdoutBuffer {
     /// The system's error of the write. Unwritten lines stay in the buffer.
     pub(crate) fn flush_until(
         &mut self,
-        interrupt: BorrowedFd<'_>,
+        interrupt: Option<BorrowedFd<'_>>,
         patience: Option<Duration>,
-    ) -> io::Result<FlushOutcome> {
+    ) -> io::Result<()> {
         let mut written = 0;
         let result = loop {
-            match self.write_some(written, Some(interrupt), patience) {
-                Ok(WriteStep::All) => break Ok(FlushOutcome::All),
+            match self.write_some(written, interrupt, patience) {
                 Ok(WriteStep::Some(bytes)) => written += bytes,
-                Ok(WriteStep::Nothing) => break Ok(FlushOutcome::Unwritten),
+                Ok(WriteStep::All | WriteStep::Nothing) => break Ok(()),
                 Err(error) => break Err(error),
             }
         };
-        let whole = matches!(result, Ok(FlushOutcome::All));
-        self.lines.drain(..if whole { self.lines.len() } else { written });
+        self.lines.drain(..written);
         result
     }
 
@@ -127,7 +117,7 @@ impl StdoutBuffer {
         if rest.is_empty() {
             return Ok(WriteStep::All);
         }
-        let chunk = if self.has_reader() {
+        let chunk = if self.has_reader {
             if !self.wait_writable(interrupt, patience)? {
                 return Ok(WriteStep::Nothing);
             }
@@ -157,22 +147,20 @@ impl StdoutBuffer {
             }
         }
     }
-
-    /// Whether standard output is a pipe or a socket, whose reader may exit. A file has no reader, and a terminal
-    /// that closes sends SIGHUP.
-    pub(crate) fn has_reader(&self) -> bool {
-        self.has_reader
-    }
 }
 
-/// Whether `stdout` is a pipe or a socket.
+/// Opens standard output if it has a reader that may exit: `poll` then reports a hang-up.
+///
+/// # Errors
+/// The process has no file descriptor left.
+pub(crate) fn open_if_it_has_a_reader() -> io::Result<Option<OwnedFd>> {
+    let stdout = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    Ok(has_reader(&stdout).then(|| stdout.into()))
+}
+
+/// Whether `stdout` is a pipe or a socket, whose reader may exit. A file has no reader, and a terminal that closes
+/// sends SIGHUP.
 fn has_reader(stdout: &File) -> bool {
     let kind = rustix::fs::fstat(stdout).map(|stat| FileType::from_raw_mode(stat.st_mode));
     matches!(kind, Ok(FileType::Fifo | FileType::Socket)) && !stdout.is_terminal()
-}
-
-impl AsFd for StdoutBuffer {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.stdout.as_fd()
-    }
 }

@@ -7,6 +7,7 @@ use ctflow_parser::uapi;
 
 use super::options::{READ, WRITE};
 use super::{Argument, Flag, OPTION, option};
+use crate::event::sink::SinkChoice;
 use crate::flags::raw::{OptionValue, RawArgs};
 use crate::flags::usage::Usage;
 use crate::protocol;
@@ -327,7 +328,7 @@ pub(super) static ZONE: Flag = Flag {
           .pcapng.",
     effect: option("ooooooo- ----- -", |raw, word| {
         if let Some(path) = capture_file(raw, word, &WRITE) {
-            raw.write = Some(path);
+            raw.sink = SinkChoice::Pcapng(path);
             return Ok(());
         }
         raw.zone = Some(
@@ -347,7 +348,7 @@ fn zone_is_a_number_of_16_bits() {
         assert!(refused.code() == 1 && refused.to_string().contains("./FILE"), "{refused}");
     }
     for path in ["/tmp/x", "./x", "events.pcapng", "7.pcap"] {
-        assert_eq!(tests::read(&format!("-E -w {path}")).unwrap().write, Some(path.into()));
+        assert_eq!(tests::read(&format!("-E -w {path}")).unwrap().sink, SinkChoice::Pcapng(path.into()));
     }
     assert!(matches!(tests::read("-L -w /tmp/x"), Ok(raw) if raw.options[0].long == "write"), "refused by the matrix");
 }

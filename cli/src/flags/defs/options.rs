@@ -7,6 +7,7 @@ use ctflow_parser::uapi;
 
 use super::{Argument, Effect, Flag, OPTION, option};
 use crate::control::Reach;
+use crate::event::sink::SinkChoice;
 use crate::flags::plan::EventMask;
 use crate::flags::raw::{LabelsDel, OptionValue, RawArgs};
 use crate::flags::usage::Usage;
@@ -477,7 +478,7 @@ pub(super) static WRITE: Flag = Flag {
     man: "Writes the events to a file instead of printing them: pcapng of link type netlink, which wireshark and \
           --read can read.",
     effect: option("------o- ----o -", |raw, word| {
-        raw.write = Some(PathBuf::from(word.value));
+        raw.sink = SinkChoice::Pcapng(word.value.into());
         Ok(())
     }),
     ..OPTION
@@ -485,7 +486,7 @@ pub(super) static WRITE: Flag = Flag {
 
 #[test]
 fn write_accepts_a_file() {
-    assert_eq!(tests::read("-E --write x").unwrap().write, Some("x".into()));
+    assert_eq!(tests::read("-E --write x").unwrap().sink, SinkChoice::Pcapng("x".into()));
 }
 
 pub(super) static READ: Flag = Flag {
