@@ -1,11 +1,11 @@
 //! Events on their way: from a source through a filter to a sink.
 //!
 //! ```text
-//! source                    [`follow`], one loop for all of them                          sink
-//!   kernel ─┐                                                                          ┌─► lines
-//!   daemon ─┼─ frames ──► messages ──► records ──► filter ──► events ──────────────────┼─► pcapng
-//!   pcap ───┘                 │ malformed              each one shown or lost          └─► …
-//!      └──── losses ──────────┴──► standard error, where they happened; sink; the total
+//! source                    follow: one loop for all of them                              sink
+//!   kernel ─┐                                                                         ┌─► lines
+//!   daemon ─┼─ frames ──► messages ──► records ──► filter ──► events ─────────────────┼─► pcapng
+//!   pcap ───┘                 │ malformed               each is shown or lost         └─► …
+//!      └──── losses ──────────┴──► the total, the sink, and standard error, where they happened
 //! ```
 //!
 //! A round's frames go through in their order, on this one thread. The sink is flushed when the source is about to
