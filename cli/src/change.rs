@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use ctflow_parser::expect::ExpectView;
 use ctflow_parser::filter::Masked;
-use ctflow_parser::flow::{FlowView, Helper, Labels};
+use ctflow_parser::flow::{FlowView, Helper, Labels, RareAttributes};
 use ctflow_parser::proto::{DccpInfo, ProtoInfo, SctpInfo, TcpFlags, TcpInfo};
 use ctflow_parser::request::{FlowChange, NatRange};
 use ctflow_parser::tuple::Tuple;
@@ -57,8 +57,11 @@ impl Creation {
                 mark: self.mark,
                 zone: self.zone,
                 proto: self.proto.proto_info(self.orig.proto),
-                labels,
-                helper: self.helper.as_deref().map(|name| Helper { name, info: &[] }),
+                rare: RareAttributes {
+                    labels,
+                    helper: self.helper.as_deref().map(|name| Helper { name, info: &[] }),
+                    ..RareAttributes::default()
+                },
                 ..FlowView::default()
             },
             labels_mask: labels,
@@ -169,7 +172,7 @@ impl Update {
         let orig = flow.orig?;
         let status = flow.status.unwrap_or(0);
         let mark = flow.mark.unwrap_or(0);
-        let labels = flow.labels.unwrap_or_default().0;
+        let labels = flow.rare.labels.unwrap_or_default().0;
         let labels_mask = Some(self.add_bits | self.del_bits).filter(|_| labels != self.changed_labels(labels));
         let new_mark = self.mark.filter(|new| (mark & !new.mask) ^ new.value != mark);
         let change = FlowView {
@@ -177,7 +180,7 @@ impl Update {
             status: Some(status | self.status).filter(|new| *new != status),
             mark: new_mark.map(|new| new.value),
             proto: self.proto.change_from(orig.proto, flow.proto),
-            labels: labels_mask.map(|_| Labels(self.add_bits)),
+            rare: RareAttributes { labels: labels_mask.map(|_| Labels(self.add_bits)), ..RareAttributes::default() },
             ..FlowView::default()
         };
         if change == FlowView::default() {
@@ -251,7 +254,7 @@ mod tests {
             mark: Some(0xf0),
             zone: Some(7),
             proto: Some(ProtoInfo::Tcp(state)),
-            labels: Some(Labels(0b11)),
+            rare: RareAttributes { labels: Some(Labels(0b11)), ..RareAttributes::default() },
             ..FlowView::default()
         }
     }
@@ -309,7 +312,7 @@ mod tests {
     fn labels_are_added_and_removed() {
         let labels = |add_bits, del_bits| {
             let change = changed(&Update { add_bits, del_bits, ..Update::default() });
-            change.map(|change| (change.flow.labels.unwrap().0, change.labels_mask.unwrap().0))
+            change.map(|change| (change.flow.rare.labels.unwrap().0, change.labels_mask.unwrap().0))
         };
         assert_eq!(labels(0b100, 0), Some((0b100, 0b100)));
         assert_eq!(labels(0, 0b001), Some((0, 0b001)));

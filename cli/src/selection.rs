@@ -178,7 +178,7 @@ impl Selection {
             && equals_if_required(self.id, flow.id)
             && equals_if_required(self.timeout, flow.timeout)
             && equals_if_required(self.secmark, flow.secmark)
-            && self.label_bits & !flow.labels.unwrap_or_default().0 == 0
+            && self.label_bits & !flow.rare.labels.unwrap_or_default().0 == 0
     }
 
     #[inline]
@@ -370,7 +370,7 @@ fn tuples_after_nat(flow: &FlowView<'_>, done: u32) -> Option<(Tuple, Tuple)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ctflow_parser::flow::Labels;
+    use ctflow_parser::flow::{Labels, RareAttributes};
     use ctflow_parser::proto::{ProtoInfo, TcpInfo};
 
     fn ip(text: &str) -> IpAddr {
@@ -395,7 +395,7 @@ mod tests {
             mark: Some(0x15),
             id: Some(77),
             proto: Some(ProtoInfo::Tcp(state)),
-            labels: Some(Labels(0b110)),
+            rare: RareAttributes { labels: Some(Labels(0b110)), ..RareAttributes::default() },
             ..FlowView::default()
         }
     }

@@ -9,7 +9,7 @@ use ctflow_engine::kernel::batch::{Batch, BatchOutcome, Refused};
 use ctflow_engine::kernel::dump::Dump;
 use ctflow_lab::{Lab, sysctl};
 use ctflow_parser::filter::DumpFilter;
-use ctflow_parser::flow::{FlowView, Helper};
+use ctflow_parser::flow::{FlowView, Helper, RareAttributes};
 use ctflow_parser::request::{self, FlowChange, IfExists, Selector, Table};
 use ctflow_parser::tuple::{L4, Tuple};
 use ctflow_parser::uapi::{AF_INET, IPPROTO_UDP};
@@ -130,7 +130,8 @@ fn a_request_that_is_too_long_is_reported_in_order() {
         batch.add(2, |writer, seq| create(writer, seq, 1), &mut refused).unwrap();
         let long = [0; 5_000];
         let helper = Some(Helper { name: "ftp", info: &long });
-        let flow = FlowView { family: AF_INET, orig: Some(orig(2)), helper, ..FlowView::default() };
+        let rare = RareAttributes { helper, ..RareAttributes::default() };
+        let flow = FlowView { family: AF_INET, orig: Some(orig(2)), rare, ..FlowView::default() };
         let change = FlowChange { flow, ..FlowChange::default() };
         let too_long = |writer: &mut Writer<'_>, seq| request::create(writer, seq, &change, IfExists::Refuse);
         batch.add(3, too_long, &mut refused).unwrap();

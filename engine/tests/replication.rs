@@ -17,7 +17,7 @@ use ctflow_engine::replication::link::{LinkSettings, Transport};
 use ctflow_engine::replication::{CommitScope, ReplicationSettings};
 use ctflow_lab::Lab;
 use ctflow_lab::isolated;
-use ctflow_parser::flow::FlowView;
+use ctflow_parser::flow::{FlowView, RareAttributes};
 use ctflow_parser::proto::{ProtoInfo, TcpInfo};
 use ctflow_parser::request::{FlowChange, NatRange};
 use ctflow_parser::tuple::{L4, Tuple};
@@ -79,7 +79,8 @@ fn create_every_kind() {
     let both = plain(flow("10.0.0.6", "192.0.2.9", 6));
     create_flow(&FlowChange { nat_src: to("198.51.100.1", None), nat_dst: to("10.9.9.9", None), ..both });
     create_flow(&FlowChange { nat_src: to("2001:db8:1::1", None), ..plain(flow("2001:db8::2", "2001:db8::9", 6)) });
-    let related = FlowView { master: flow("10.0.0.1", "192.0.2.9", 6).orig, ..flow("10.0.0.7", "192.0.2.9", 17) };
+    let rare = RareAttributes { master: flow("10.0.0.1", "192.0.2.9", 6).orig, ..RareAttributes::default() };
+    let related = FlowView { rare, ..flow("10.0.0.7", "192.0.2.9", 17) };
     create_flow(&plain(related));
 }
 

@@ -73,7 +73,7 @@ pub fn request(bytes: &[u8]) {
     let Some(orig) = flow.orig else { return };
     let mut small = vec![0; usize::from(size) * 4];
     let mut writer = Writer::new(&mut small);
-    let change = FlowChange { flow, mark_mask: flow.mark, labels_mask: flow.labels, ..FlowChange::default() };
+    let change = FlowChange { flow, mark_mask: flow.mark, labels_mask: flow.rare.labels, ..FlowChange::default() };
     let field = TupleFilter { flags: flow.status.unwrap_or(0), tuple: orig };
     let mark = flow.mark.map(|value| Masked { value, mask: value });
     let filter = DumpFilter { mark, zone: flow.zone, orig: Some(field), ..DumpFilter::default() };

@@ -15,6 +15,9 @@ use crate::uapi;
 use crate::write::{Full, Writer};
 
 /// The fields of one flow that the kernel sent, or that a request sends.
+///
+/// Code that keeps, replicates, commits or prints flows takes a view apart without `..`. So where an attribute is added
+/// here or to [`RareAttributes`], the compiler names every place that has to handle it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct FlowView<'a> {
     /// `AF_INET` or `AF_INET6`.
@@ -23,8 +26,6 @@ pub struct FlowView<'a> {
     pub orig: Option<Tuple>,
     /// The reply direction. With NAT it differs from the mirrored `orig`.
     pub reply: Option<Tuple>,
-    /// The original direction of the flow whose expectation this flow fulfilled.
-    pub master: Option<Tuple>,
     /// `IPS_*`.
     pub status: Option<u32>,
     /// Seconds until the flow expires.
@@ -51,6 +52,16 @@ pub struct FlowView<'a> {
     pub stop_ns: Option<u64>,
     /// When the event happened, in nanoseconds since 1970; Linux 6.14 and later.
     pub event_ns: Option<u64>,
+    /// The attributes that few flows have.
+    pub rare: RareAttributes<'a>,
+}
+
+// A copy of a view whose fields were just written stalls the processor: ARCHITECTURE.md, "Nothing large is moved".
+const _: () = assert!(size_of::<FlowView<'_>>() <= 448);
+
+/// The attributes that few flows have. A cache keeps them apart from its compact flows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RareAttributes<'a> {
     /// The helper that inspects the flow's payload.
     pub helper: Option<Helper<'a>>,
     /// The security context of the first packet.
@@ -63,6 +74,8 @@ pub struct FlowView<'a> {
     pub seqadj_reply: Option<SeqAdj>,
     /// The state that the SYN proxy needs to translate sequence numbers and time stamps.
     pub synproxy: Option<Synproxy>,
+    /// The original direction of the flow whose expectation this flow fulfilled.
+    pub master: Option<Tuple>,
 }
 
 /// Traffic of one direction.
@@ -85,6 +98,7 @@ pub struct Helper<'a> {
 
 /// A flow's 128 labels, one bit each.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[repr(Rust, packed(8))] // a u128 is aligned to 16 bytes, whose padding would make a view longer than 448 bytes
 pub struct Labels(pub u128);
 
 impl Labels {
@@ -216,14 +230,14 @@ impl<'a> FlowView<'a> {
     /// over the common attributes stays small.
     fn read_rare_attr(&mut self, attr: &Attr<'a>) -> Result<(), ParseError> {
         match attr.kind {
-            uapi::CTA_TUPLE_MASTER => self.master = Some(Tuple::parse(attr)?),
-            uapi::CTA_HELP => self.helper = Helper::parse(attr.nested())?,
+            uapi::CTA_TUPLE_MASTER => self.rare.master = Some(Tuple::parse(attr)?),
+            uapi::CTA_HELP => self.rare.helper = Helper::parse(attr.nested())?,
             uapi::CTA_SECMARK => self.secmark = Some(attr.be32()?),
-            uapi::CTA_SECCTX => self.secctx = parse_secctx(attr.nested())?,
-            uapi::CTA_LABELS => self.labels = Some(Labels::parse(attr)?),
-            uapi::CTA_SEQ_ADJ_ORIG => self.seqadj_orig = Some(SeqAdj::parse(attr.nested())?),
-            uapi::CTA_SEQ_ADJ_REPLY => self.seqadj_reply = Some(SeqAdj::parse(attr.nested())?),
-            uapi::CTA_SYNPROXY => self.synproxy = Some(Synproxy::parse(attr.nested())?),
+            uapi::CTA_SECCTX => self.rare.secctx = parse_secctx(attr.nested())?,
+            uapi::CTA_LABELS => self.rare.labels = Some(Labels::parse(attr)?),
+            uapi::CTA_SEQ_ADJ_ORIG => self.rare.seqadj_orig = Some(SeqAdj::parse(attr.nested())?),
+            uapi::CTA_SEQ_ADJ_REPLY => self.rare.seqadj_reply = Some(SeqAdj::parse(attr.nested())?),
+            uapi::CTA_SYNPROXY => self.rare.synproxy = Some(Synproxy::parse(attr.nested())?),
             _ => {}
         }
         Ok(())
@@ -271,16 +285,16 @@ impl<'a> FlowView<'a> {
         optional(self.reply, writer, uapi::CTA_TUPLE_REPLY)?;
         writer.be32_opt(uapi::CTA_STATUS, self.status)?;
         self.proto.map_or(Ok(()), |proto| proto.write(writer))?;
-        self.helper.map_or(Ok(()), |helper| helper.write(writer))?;
+        self.rare.helper.map_or(Ok(()), |helper| helper.write(writer))?;
         writer.be32_opt(uapi::CTA_TIMEOUT, self.timeout)?;
         writer.be32_opt(uapi::CTA_MARK, self.mark)?;
         write_counters(writer, uapi::CTA_COUNTERS_ORIG, self.counters_orig)?;
         write_counters(writer, uapi::CTA_COUNTERS_REPLY, self.counters_reply)?;
         writer.be32_opt(uapi::CTA_USE, self.use_count)?;
         writer.be32_opt(uapi::CTA_ID, self.id)?;
-        optional(self.master, writer, uapi::CTA_TUPLE_MASTER)?;
-        SeqAdj::write(self.seqadj_orig, writer, uapi::CTA_SEQ_ADJ_ORIG)?;
-        SeqAdj::write(self.seqadj_reply, writer, uapi::CTA_SEQ_ADJ_REPLY)?;
+        optional(self.rare.master, writer, uapi::CTA_TUPLE_MASTER)?;
+        SeqAdj::write(self.rare.seqadj_orig, writer, uapi::CTA_SEQ_ADJ_ORIG)?;
+        SeqAdj::write(self.rare.seqadj_reply, writer, uapi::CTA_SEQ_ADJ_REPLY)?;
         writer.be32_opt(uapi::CTA_SECMARK, self.secmark)?;
         writer.be16_opt(uapi::CTA_ZONE, self.zone)?;
         self.write_tail(writer)
@@ -288,7 +302,7 @@ impl<'a> FlowView<'a> {
 
     /// Writes the attributes with the highest numbers.
     fn write_tail(&self, writer: &mut Writer<'_>) -> Result<(), Full> {
-        if let Some(context) = self.secctx {
+        if let Some(context) = self.rare.secctx {
             writer.nest(uapi::CTA_SECCTX, |nest| nest.text(uapi::CTA_SECCTX_NAME, context))?;
         }
         if self.start_ns.or(self.stop_ns).is_some() {
@@ -297,8 +311,8 @@ impl<'a> FlowView<'a> {
                 nest.be64_opt(uapi::CTA_TIMESTAMP_STOP, self.stop_ns)
             })?;
         }
-        self.labels.map_or(Ok(()), |labels| labels.write(writer, uapi::CTA_LABELS))?;
-        self.synproxy.map_or(Ok(()), |synproxy| synproxy.write(writer))?;
+        self.rare.labels.map_or(Ok(()), |labels| labels.write(writer, uapi::CTA_LABELS))?;
+        self.rare.synproxy.map_or(Ok(()), |synproxy| synproxy.write(writer))?;
         writer.be64_opt(uapi::CTA_TIMESTAMP_EVENT, self.event_ns)
     }
 }
@@ -511,7 +525,7 @@ mod tests {
         let mut writer = Writer::new(&mut buffer);
         labels.write(&mut writer, uapi::CTA_LABELS).unwrap();
         let view = FlowView::parse(uapi::AF_INET, Attrs::new(writer.bytes(), 0)).unwrap();
-        assert_eq!(view.labels.unwrap().iter().collect::<Vec<_>>(), [0, 33, 127]);
+        assert_eq!(view.rare.labels.unwrap().iter().collect::<Vec<_>>(), [0, 33, 127]);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use ctflow_parser::compact::{Flow, Key, V4, V6};
 use ctflow_parser::expect::{ExpectNat, ExpectView};
-use ctflow_parser::flow::{Counters, FlowView, Helper, Labels, SeqAdj, Synproxy};
+use ctflow_parser::flow::{Counters, FlowView, Helper, Labels, RareAttributes, SeqAdj, Synproxy};
 use ctflow_parser::frame::{Message, Messages};
 use ctflow_parser::proto::{DccpInfo, ProtoInfo, SctpInfo, TcpFlags, TcpInfo};
 use ctflow_parser::record::Record;
@@ -85,7 +85,6 @@ fn flows<'a>(text: &'a str, blob: &'a [u8]) -> impl Strategy<Value = FlowView<'a
             family: uapi::AF_INET,
             orig,
             reply,
-            master,
             status,
             timeout,
             mark,
@@ -99,12 +98,15 @@ fn flows<'a>(text: &'a str, blob: &'a [u8]) -> impl Strategy<Value = FlowView<'a
             start_ns: times.0,
             stop_ns: times.1,
             event_ns: times.2,
-            helper: rare.7.then_some(Helper { name: text, info: blob }),
-            secctx: rare.7.then_some(text),
-            labels: rare.6.map(Labels),
-            seqadj_orig: rare.3,
-            seqadj_reply: rare.4,
-            synproxy: rare.5.map(|[isn, its, tsoff]| Synproxy { isn, its, tsoff }),
+            rare: RareAttributes {
+                helper: rare.7.then_some(Helper { name: text, info: blob }),
+                secctx: rare.7.then_some(text),
+                labels: rare.6.map(Labels),
+                seqadj_orig: rare.3,
+                seqadj_reply: rare.4,
+                synproxy: rare.5.map(|[isn, its, tsoff]| Synproxy { isn, its, tsoff }),
+                master,
+            },
         },
     )
 }

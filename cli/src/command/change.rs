@@ -9,7 +9,7 @@ use ctflow_engine::kernel::KernelError;
 use ctflow_engine::kernel::dump::{Dump, Progress};
 use ctflow_engine::kernel::request::Requester;
 use ctflow_parser::filter::DumpFilter;
-use ctflow_parser::flow::{FlowView, Labels};
+use ctflow_parser::flow::{FlowView, Labels, RareAttributes};
 use ctflow_parser::request::{self, FlowChange, Selector, Table};
 use ctflow_parser::tuple::Tuple;
 use ctflow_parser::uapi;
@@ -93,14 +93,15 @@ fn flow_after<'a>(flow: &FlowView<'a>, change: &FlowChange<'a>) -> FlowView<'a> 
     let mark = requested.mark.map(|mark| (flow.mark.unwrap_or(0) & !mask) ^ mark);
     let labels_mask = change.labels_mask.map_or(u128::MAX, |labels| labels.0);
     let labels = requested
+        .rare
         .labels
-        .map(|labels| Labels(flow.labels.unwrap_or_default().0 & !labels_mask | labels.0 & labels_mask));
+        .map(|labels| Labels(flow.rare.labels.unwrap_or_default().0 & !labels_mask | labels.0 & labels_mask));
     FlowView {
         timeout: requested.timeout.or(flow.timeout),
         mark: mark.or(flow.mark),
         status: requested.status.map(|status| status & !OFFLOADED | flow.status.unwrap_or(0)).or(flow.status),
         proto: requested.proto.or(flow.proto),
-        labels: labels.or(flow.labels),
+        rare: RareAttributes { labels: labels.or(flow.rare.labels), ..flow.rare },
         use_count: flow.use_count.map(|count| count.saturating_add(1)),
         ..*flow
     }

@@ -74,8 +74,8 @@ pub(super) fn append_flow(
     number_member(out, b"\"timeout\":", flow.timeout);
     state(out, flow.proto.as_ref());
     let [orig, reply] = trackers(flow.proto.as_ref());
-    direction(out, b"\"orig\":{", flow.orig.as_ref(), flow.counters_orig, orig, flow.seqadj_orig);
-    direction(out, b"\"reply\":{", flow.reply.as_ref(), flow.counters_reply, reply, flow.seqadj_reply);
+    direction(out, b"\"orig\":{", flow.orig.as_ref(), flow.counters_orig, orig, flow.rare.seqadj_orig);
+    direction(out, b"\"reply\":{", flow.reply.as_ref(), flow.counters_reply, reply, flow.rare.seqadj_reply);
     if let Some(set) = flow.status {
         status(out, set);
     }
@@ -340,16 +340,16 @@ fn status(out: &mut Vec<u8>, set: u32) {
 #[inline(never)]
 fn rare_members(out: &mut Vec<u8>, flow: &FlowView<'_>, names: Option<&LabelMap>) {
     number_member(out, b"\"secmark\":", flow.secmark);
-    text_member(out, b"\"secctx\":", flow.secctx);
-    if let Some(set) = flow.labels {
+    text_member(out, b"\"secctx\":", flow.rare.secctx);
+    if let Some(set) = flow.rare.labels {
         labels(out, set, names);
     }
-    if let Some(Helper { name, info }) = flow.helper {
+    if let Some(Helper { name, info }) = flow.rare.helper {
         text_member(out, b"\"helper\":", Some(name));
         helper_info(out, info);
     }
-    tuple_with_protocol(out, b"\"master\":{", flow.master.as_ref());
-    if let Some(Synproxy { isn, its, tsoff }) = flow.synproxy {
+    tuple_with_protocol(out, b"\"master\":{", flow.rare.master.as_ref());
+    if let Some(Synproxy { isn, its, tsoff }) = flow.rare.synproxy {
         out.literal(b"\"synproxy\":{");
         number_member(out, b"\"isn\":", Some(isn));
         number_member(out, b"\"its\":", Some(its));
@@ -485,6 +485,7 @@ fn close_with(out: &mut Vec<u8>, closing: &[u8; 2]) {
 
 #[cfg(test)]
 mod tests {
+    use ctflow_parser::flow::RareAttributes;
     use serde_json::{Value, json};
 
     use super::super::tests::conntrack_lines::{
@@ -515,7 +516,6 @@ mod tests {
             family: uapi::AF_INET,
             orig: Some(tcp(true)),
             reply: Some(tcp(false)),
-            master: Some(tuple(uapi::IPPROTO_UDP, "192.0.2.2", "198.51.100.10", ports(36150, 5060))),
             status: Some(0b1_0000_0000_0000_1110),
             timeout: Some(119),
             mark: Some(42),
@@ -535,12 +535,15 @@ mod tests {
             start_ns: Some(1_795_197_495_756_137_333),
             stop_ns: Some(NOW_NS),
             event_ns: Some(NOW_NS + 1),
-            helper: Some(Helper { name: "sip", info: &[0, 0xff, 0x1a] }),
-            secctx: Some("a\"b\\c\n\u{1}é"),
-            labels: Some(Labels(1 << 127 | 1 << 9 | 1)),
-            seqadj_orig: seqadj(-3),
-            seqadj_reply: seqadj(3),
-            synproxy: Some(Synproxy { isn: 1, its: 2, tsoff: u32::MAX }),
+            rare: RareAttributes {
+                helper: Some(Helper { name: "sip", info: &[0, 0xff, 0x1a] }),
+                secctx: Some("a\"b\\c\n\u{1}é"),
+                labels: Some(Labels(1 << 127 | 1 << 9 | 1)),
+                seqadj_orig: seqadj(-3),
+                seqadj_reply: seqadj(3),
+                synproxy: Some(Synproxy { isn: 1, its: 2, tsoff: u32::MAX }),
+                master: Some(tuple(uapi::IPPROTO_UDP, "192.0.2.2", "198.51.100.10", ports(36150, 5060))),
+            },
         }
     }
 

@@ -188,7 +188,7 @@ impl Printer {
     /// The flow's labels and the label names; `None` unless `-o labels` is set and both exist.
     #[inline]
     fn named_labels(&self, flow: &FlowView<'_>) -> Option<(Labels, &LabelMap)> {
-        flow.labels.filter(|_| self.format.labels).zip(self.labels.as_deref())
+        flow.rare.labels.filter(|_| self.format.labels).zip(self.labels.as_deref())
     }
 
     /// Appends the XML root's start tag, once.

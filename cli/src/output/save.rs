@@ -249,10 +249,10 @@ fn untracked_options(out: &mut Vec<u8>, protocol: u8) {
 /// so that mark is saved; elsewhere a mark of 0 is the default and omitted.
 fn extra_options(out: &mut Vec<u8>, flow: &FlowView<'_>, verb: Verb, names: Option<&LabelMap>) {
     number_option(out, b"-m ", flow.mark.filter(|mark| *mark != 0 || verb == Verb::Update));
-    if let Some((labels, names)) = flow.labels.zip(names) {
+    if let Some((labels, names)) = flow.rare.labels.zip(names) {
         label_names(out, labels, names);
     }
-    if let Some(helper) = flow.helper.filter(|_| verb == Verb::Add) {
+    if let Some(helper) = flow.rare.helper.filter(|_| verb == Verb::Add) {
         text_option(out, b"--ct-helper ", helper.name);
     }
 }
@@ -319,13 +319,13 @@ fn text_option<const N: usize>(out: &mut Vec<u8>, option: &[u8; N], word: &str) 
 
 #[cfg(test)]
 mod tests {
-    use ctflow_parser::flow::Helper;
+    use ctflow_parser::flow::{Helper, RareAttributes};
     use ctflow_parser::proto::TcpInfo;
     use jiff::tz::TimeZone;
 
     use super::super::tests::conntrack_lines::{
-        ASSURED, ESTABLISHED, LISTED, SEEN, SYN_RECV, TEXT, TIME_WAIT, as_event, flow, in_zone, ports, printed,
-        printed_with, tcp, tuple,
+        ASSURED, ESTABLISHED, LISTED, SEEN, SYN_RECV, TEXT, TIME_WAIT, as_event, flow, helped, in_zone, labelled,
+        ports, printed, printed_with, tcp, tuple,
     };
     use super::super::{Encoding, Format, Printer, RecordContext, Requester, Subject};
     use super::*;
@@ -410,12 +410,11 @@ mod tests {
     fn mark_labels_and_helper_follow_the_old_line() {
         let helper = Some(Helper { name: "ftp", info: b"x" });
         let labels = Some(Labels(1 << 3 | 1 << 5 | 1));
-        let known = FlowView { mark: Some(42), labels, helper, secmark: Some(9), ..in_zone_7() };
+        let rare = RareAttributes { labels, helper, ..RareAttributes::default() };
+        let known = FlowView { mark: Some(42), secmark: Some(9), rare, ..in_zone_7() };
         assert_saved(&known, &format!("{IN_ZONE} -m 42 --label-add vpn --label-add \"a b\" --ct-helper ftp"));
-        let odd = Helper { name: "a \"\\b", info: &[] };
-        assert_saved(&FlowView { helper: Some(odd), ..in_zone_7() }, &format!("{IN_ZONE} --ct-helper \"a \\\"\\\\b\""));
-        let broken = Helper { name: "a\n-F", info: &[] };
-        assert_saved(&FlowView { helper: Some(broken), ..in_zone_7() }, IN_ZONE);
+        assert_saved(&helped(in_zone_7(), "a \"\\b"), &format!("{IN_ZONE} --ct-helper \"a \\\"\\\\b\""));
+        assert_saved(&helped(in_zone_7(), "a\n-F"), IN_ZONE);
         let nameless = Printer::new(SAVE, Subject::Flows, TimeZone::UTC);
         let expected = format!("{IN_ZONE} -m 42 --ct-helper ftp\n");
         assert_eq!(printed_with(nameless, &known, &LISTED), expected, "labels without a label file are not saved");
@@ -447,7 +446,7 @@ mod tests {
         let tuples = "-s 10.1.1.1 -d 10.2.2.2 -r 10.2.2.2 -q 10.1.1.1 -p udp --sport 3 --dport 80 --reply-port-src 80 --reply-port-dst 3";
         assert_eq!(event_line(Event::Destroy, &udp), format!("-D -t 99 -u UNSET {tuples}\n"));
         assert_eq!(event_line(Event::New, &udp), format!("-A -t 99 -u UNSET {tuples}\n"));
-        let expired = FlowView { timeout: None, mark: Some(5), labels: Some(Labels(1)), ..udp };
+        let expired = FlowView { timeout: None, mark: Some(5), ..labelled(udp, 1) };
         assert_eq!(event_line(Event::Destroy, &expired), format!("-D -u UNSET {tuples}\n"));
         let deleted = Printer::new(SAVE, Subject::Flows, TimeZone::UTC).for_deleted();
         assert_eq!(printed_with(deleted, &udp, &LISTED), format!("-D -t 99 -u UNSET {tuples}\n"));

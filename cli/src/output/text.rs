@@ -207,7 +207,7 @@ fn marks(out: &mut Vec<u8>, flow: &FlowView<'_>) {
     if let Some(secmark) = flow.secmark {
         number_field(out, b"secmark=", secmark);
     }
-    if let Some(secctx) = flow.secctx {
+    if let Some(secctx) = flow.rare.secctx {
         text_field(out, b"secctx=", secctx);
     }
     if let Some(zone) = flow.zone {
@@ -224,7 +224,7 @@ fn flow_tail(printer: &Printer, out: &mut Vec<u8>, flow: &FlowView<'_>, context:
     if printer.format.ktimestamp {
         start_and_stop(out, &printer.zone, flow);
     }
-    if let Some(helper) = flow.helper {
+    if let Some(helper) = flow.rare.helper {
         text_field(out, b"helper=", helper.name);
     }
     if let Some(count) = flow.use_count {

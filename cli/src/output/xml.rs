@@ -53,7 +53,7 @@ pub(super) fn append_flow(printer: &Printer, out: &mut Vec<u8>, flow: &FlowView<
     if printer.format.timestamp && context.event.is_some() {
         when::when_element(out, &printer.zone, super::event_ns(flow, context));
     }
-    if let Some(helper) = flow.helper {
+    if let Some(helper) = flow.rare.helper {
         text_element(out, "helper", helper.name);
     }
     out.literal(b"</flow>\n");
@@ -174,7 +174,7 @@ fn independent_meta(printer: &Printer, out: &mut Vec<u8>, flow: &FlowView<'_>, c
         element(out, "labels", |out| label_names(out, labels, names));
     }
     number_element(out, "secmark", flow.secmark);
-    if let Some(secctx) = flow.secctx {
+    if let Some(secctx) = flow.rare.secctx {
         text_element(out, "secctx", secctx);
     }
     number_element(out, "zone", flow.zone);

@@ -7,7 +7,7 @@ use ctflow_engine::netlink::nft::{Chain, Hook, Rule, Ruleset};
 use ctflow_lab::sysctl;
 use ctflow_lab::topology::{CLIENT, Firewall, REDIRECTED, SERVER, SERVER6};
 use ctflow_lab::traffic::{tcp_exchange, udp_exchange};
-use ctflow_parser::flow::{FlowView, Helper, Labels};
+use ctflow_parser::flow::{FlowView, Helper, Labels, RareAttributes};
 use ctflow_parser::proto::{ProtoInfo, SctpInfo, TcpInfo};
 use ctflow_parser::request::{FlowChange, NatRange};
 use ctflow_parser::tuple::{L4, Tuple};
@@ -125,11 +125,11 @@ fn extras() -> Vec<FlowChange<'static>> {
     let labelled = |port, labels| {
         let flow = flow("10.0.4.1", "10.0.4.2", IPPROTO_UDP, ports(port, 53));
         let labels = Some(Labels(labels));
-        FlowChange { labels_mask: labels, ..change(FlowView { labels, ..flow }) }
+        let rare = RareAttributes { labels, ..RareAttributes::default() };
+        FlowChange { labels_mask: labels, ..change(FlowView { rare, ..flow }) }
     };
     let helped = |proto, port, name| {
-        let helper = Some(Helper { name, info: &[] });
-        change(FlowView { helper, ..flow("10.0.4.1", "10.0.4.2", proto, ports(1000, port)) })
+        change(FlowView { rare: helped_by(name), ..flow("10.0.4.1", "10.0.4.2", proto, ports(1000, port)) })
     };
     vec![
         labelled(1, 1),
@@ -140,6 +140,11 @@ fn extras() -> Vec<FlowChange<'static>> {
         helped(IPPROTO_TCP, 21, "ftp"),
         helped(IPPROTO_UDP, 69, "tftp"),
     ]
+}
+
+/// Returns a helper as a flow's only rare attribute.
+fn helped_by(name: &'static str) -> RareAttributes<'static> {
+    RareAttributes { helper: Some(Helper { name, info: &[] }), ..RareAttributes::default() }
 }
 
 fn change(flow: FlowView<'static>) -> FlowChange<'static> {
@@ -175,9 +180,8 @@ pub(crate) fn ftp(firewall: &Firewall) -> [TcpStream; 2] {
     let (client, server) = (CLIENT.to_string(), SERVER.to_string());
     // The kernel assigns helpers to new flows only, so the flow is created before its first packet.
     let proto = Some(ProtoInfo::Tcp(TcpInfo { state: Some(1), ..TcpInfo::default() }));
-    let helper = Some(Helper { name: "ftp", info: &[] });
     let control = flow(&client, &server, IPPROTO_TCP, ports(FTP_CLIENT, 443));
-    create_as(&change(FlowView { proto, helper, ..control }));
+    create_as(&change(FlowView { proto, rare: helped_by("ftp"), ..control }));
     let (control, listener) = firewall.client.run(|| {
         sysctl::write("net/ipv4/ip_local_port_range", &format!("{FTP_CLIENT} {FTP_CLIENT}")).unwrap();
         let listener = TcpListener::bind((CLIENT, FTP_DATA)).unwrap();

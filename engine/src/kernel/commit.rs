@@ -12,7 +12,7 @@
 //!
 //! All other fields (mark, labels, helper, zones, sequence adjustment, SYN proxy) are unchanged.
 
-use ctflow_parser::flow::{FlowView, Labels, SeqAdj, Synproxy};
+use ctflow_parser::flow::{FlowView, Labels, RareAttributes, SeqAdj, Synproxy};
 use ctflow_parser::proto::{ProtoInfo, TcpFlags, TcpInfo};
 use ctflow_parser::request::{FlowChange, NatRange};
 use ctflow_parser::tuple::{L4, Tuple};
@@ -113,7 +113,7 @@ pub fn commit_request<'a>(flow: &FlowView<'a>, age_s: u64, rules: CommitRules) -
     // The reply's destination is the translated source, and its source the translated destination.
     let (src, dst) = ((reply.dst, nat_port(&reply, End::Dst)), (reply.src, nat_port(&reply, End::Src)));
     let (plain_src, plain_dst) = ((mirror.dst, nat_port(&mirror, End::Dst)), (mirror.src, nat_port(&mirror, End::Src)));
-    let labels = flow.labels.filter(|labels| *labels != Labels::default());
+    let labels = flow.rare.labels.filter(|labels| *labels != Labels::default());
     Some(FlowChange {
         flow: FlowView {
             family: flow.family,
@@ -124,12 +124,15 @@ pub fn commit_request<'a>(flow: &FlowView<'a>, age_s: u64, rules: CommitRules) -
             mark: flow.mark.filter(|mark| *mark != 0),
             zone: flow.zone,
             proto: flow.proto.map(|proto| with_windows(rules.windows, proto)),
-            labels,
-            helper: flow.helper,
-            seqadj_orig: flow.seqadj_orig.filter(|adjustment| *adjustment != SeqAdj::default()),
-            seqadj_reply: flow.seqadj_reply.filter(|adjustment| *adjustment != SeqAdj::default()),
-            synproxy: flow.synproxy.filter(|synproxy| *synproxy != Synproxy::default()),
-            master: flow.master,
+            rare: RareAttributes {
+                labels,
+                helper: flow.rare.helper,
+                seqadj_orig: flow.rare.seqadj_orig.filter(|adjustment| *adjustment != SeqAdj::default()),
+                seqadj_reply: flow.rare.seqadj_reply.filter(|adjustment| *adjustment != SeqAdj::default()),
+                synproxy: flow.rare.synproxy.filter(|synproxy| *synproxy != Synproxy::default()),
+                master: flow.rare.master,
+                ..RareAttributes::default()
+            },
             ..FlowView::default()
         },
         labels_mask: labels,
@@ -170,12 +173,10 @@ fn nat_port(tuple: &Tuple, end: End) -> Option<u16> {
 /// changed later. The status of a flow with a master must still have the expected bit.
 #[must_use]
 pub fn for_existing_flow(change: FlowChange<'_>) -> FlowChange<'_> {
-    let expected = if change.flow.master.is_some() { uapi::IPS_EXPECTED } else { 0 };
+    let expected = if change.flow.rare.master.is_some() { uapi::IPS_EXPECTED } else { 0 };
     let flow = FlowView {
         status: change.flow.status.map(|status| status | expected),
-        master: None,
-        helper: None,
-        synproxy: None,
+        rare: RareAttributes { master: None, helper: None, synproxy: None, ..change.flow.rare },
         ..change.flow
     };
     FlowChange { flow, nat_src: None, nat_dst: None, ..change }

@@ -149,7 +149,7 @@ impl Committer<'_> {
         let mut alone = Vec::new();
         for (head, bytes) in Entries::new(entries).flatten() {
             match entry::decode_flow(head.family, bytes) {
-                Ok(flow) if flow.master.is_none() => alone.push(PeerFlow { head, flow, bytes }),
+                Ok(flow) if flow.rare.master.is_none() => alone.push(PeerFlow { head, flow, bytes }),
                 Ok(_) if self.related.len() < COMMIT_RELATED_BYTES => append_entry(&head, bytes, &mut self.related),
                 Ok(_) => self.injector.tally.count_refusal(&"more than 64 MiB of flows with a master"),
                 Err(error) => self.injector.tally.count_refusal(&error),

@@ -142,7 +142,7 @@ impl Injector<'_> {
             let Some((index, sent)) = flow_of_tag(tag, flows) else { continue };
             match error.errno() {
                 errno if errno == Some(Errno::EXIST.raw_os_error()) => existing.push(index),
-                errno if errno == Some(Errno::NOENT.raw_os_error()) && sent.flow.master.is_some() => {
+                errno if errno == Some(Errno::NOENT.raw_os_error()) && sent.flow.rare.master.is_some() => {
                     orphans.push((index, error));
                 }
                 _ => self.tally.count_refusal(&error),

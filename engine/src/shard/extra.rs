@@ -1,6 +1,6 @@
 //! The rare attributes of flows. They are stored apart, so that only flows that have some take memory for them.
 
-use ctflow_parser::flow::{FlowView, Helper, Labels, SeqAdj, Synproxy};
+use ctflow_parser::flow::{FlowView, Helper, Labels, RareAttributes, SeqAdj, Synproxy};
 use ctflow_parser::proto::ProtoInfo;
 use ctflow_parser::tuple::Tuple;
 
@@ -24,30 +24,30 @@ impl Extra {
     /// that do not use them; a zero attribute does not count.
     #[inline]
     pub(crate) fn is_needed_for(view: &FlowView<'_>) -> bool {
-        view.labels.is_some_and(|labels| labels != Labels::default())
-            || view.helper.is_some()
-            || view.secctx.is_some()
-            || view.seqadj_orig.is_some_and(|adjustment| adjustment != SeqAdj::default())
-            || view.seqadj_reply.is_some_and(|adjustment| adjustment != SeqAdj::default())
-            || view.synproxy.is_some_and(|synproxy| synproxy != Synproxy::default())
-            || view.master.is_some()
+        view.rare.labels.is_some_and(|labels| labels != Labels::default())
+            || view.rare.helper.is_some()
+            || view.rare.secctx.is_some()
+            || view.rare.seqadj_orig.is_some_and(|adjustment| adjustment != SeqAdj::default())
+            || view.rare.seqadj_reply.is_some_and(|adjustment| adjustment != SeqAdj::default())
+            || view.rare.synproxy.is_some_and(|synproxy| synproxy != Synproxy::default())
+            || view.rare.master.is_some()
             || matches!(view.proto, Some(ProtoInfo::Sctp(_) | ProtoInfo::Dccp(_)))
     }
 
     /// Replaces the attributes that `view` has, and keeps the others; returns whether anything changed. An attribute
     /// that is equal, as in nearly every event of a flow with a helper, costs one comparison and no allocation.
     pub(crate) fn merge(&mut self, view: &FlowView<'_>) -> bool {
-        let mut changed = update_if_some(&mut self.labels, view.labels)
-            | update_if_some(&mut self.seqadj_orig, view.seqadj_orig)
-            | update_if_some(&mut self.seqadj_reply, view.seqadj_reply)
-            | update_if_some(&mut self.synproxy, view.synproxy)
-            | update_if_some(&mut self.master, view.master)
+        let mut changed = update_if_some(&mut self.labels, view.rare.labels)
+            | update_if_some(&mut self.seqadj_orig, view.rare.seqadj_orig)
+            | update_if_some(&mut self.seqadj_reply, view.rare.seqadj_reply)
+            | update_if_some(&mut self.synproxy, view.rare.synproxy)
+            | update_if_some(&mut self.master, view.rare.master)
             | update_if_some(&mut self.proto, view.proto.filter(|proto| !matches!(proto, ProtoInfo::Tcp(_))));
-        if let Some(helper) = view.helper.filter(|helper| self.helper() != Some(*helper)) {
+        if let Some(helper) = view.rare.helper.filter(|helper| self.helper() != Some(*helper)) {
             self.helper = Some((helper.name.into(), helper.info.into()));
             changed = true;
         }
-        if let Some(context) = view.secctx.filter(|context| self.secctx.as_deref() != Some(context)) {
+        if let Some(context) = view.rare.secctx.filter(|context| self.secctx.as_deref() != Some(context)) {
             self.secctx = Some(context.into());
             changed = true;
         }
@@ -62,13 +62,15 @@ impl Extra {
     /// Returns `view` with these attributes added. `view` must be of the flow that they belong to.
     pub(crate) fn add_to<'a>(&'a self, view: FlowView<'a>) -> FlowView<'a> {
         FlowView {
-            labels: self.labels,
-            helper: self.helper(),
-            secctx: self.secctx.as_deref(),
-            seqadj_orig: self.seqadj_orig,
-            seqadj_reply: self.seqadj_reply,
-            synproxy: self.synproxy,
-            master: self.master,
+            rare: RareAttributes {
+                labels: self.labels,
+                helper: self.helper(),
+                secctx: self.secctx.as_deref(),
+                seqadj_orig: self.seqadj_orig,
+                seqadj_reply: self.seqadj_reply,
+                synproxy: self.synproxy,
+                master: self.master,
+            },
             proto: self.proto.or(view.proto),
             ..view
         }
@@ -90,17 +92,15 @@ mod tests {
 
     #[test]
     fn all_zero_attributes_need_no_extra() {
-        let zeros = FlowView {
+        let zeros = RareAttributes {
             labels: Some(Labels::default()),
             seqadj_orig: Some(SeqAdj::default()),
             seqadj_reply: Some(SeqAdj::default()),
             synproxy: Some(Synproxy::default()),
-            ..FlowView::default()
+            ..RareAttributes::default()
         };
-        assert!(
-            !Extra::is_needed_for(&zeros),
-            "flows created by ctnetlink have them, and would cost four times as much"
-        );
-        assert!(Extra::is_needed_for(&FlowView { labels: Some(Labels(4)), ..zeros }));
+        let is_needed = |rare| Extra::is_needed_for(&FlowView { rare, ..FlowView::default() });
+        assert!(!is_needed(zeros), "flows created by ctnetlink have them, and would cost four times as much");
+        assert!(is_needed(RareAttributes { labels: Some(Labels(4)), ..zeros }));
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use ctflow_parser::expect::ExpectView;
-use ctflow_parser::flow::{FlowView, Helper};
+use ctflow_parser::flow::{FlowView, Helper, RareAttributes};
 use ctflow_parser::record::Event;
 use ctflow_parser::tuple::{L4, Tuple};
 use ctflow_parser::uapi;
@@ -162,7 +162,9 @@ proptest! {
                     shard.apply(event, &FlowView { mark: Some(mark), ..flow(n) });
                 }
                 Step::Helped(n) => {
-                    shard.apply(Event::Update, &FlowView { helper: Some(Helper { name: "ftp", info: &[] }), ..flow(n) });
+                    let helper = Some(Helper { name: "ftp", info: &[] });
+                    let rare = RareAttributes { helper, ..RareAttributes::default() };
+                    shard.apply(Event::Update, &FlowView { rare, ..flow(n) });
                 }
                 Step::Expect(event, n) => {
                     shard.apply_expectation(event, &expectation(n));

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 
-use ctflow_parser::flow::{FlowView, Helper, Labels};
+use ctflow_parser::flow::{FlowView, Helper, Labels, RareAttributes};
 use ctflow_parser::proto::{ProtoInfo, TcpInfo};
 use ctflow_parser::record::Event;
 use ctflow_parser::tuple::{FlowKey, L4, Tuple};
@@ -39,6 +39,10 @@ fn tcp_state(state: u8) -> Option<ProtoInfo> {
     Some(ProtoInfo::Tcp(TcpInfo { state: Some(state), ..TcpInfo::default() }))
 }
 
+fn labels(bits: u128) -> RareAttributes<'static> {
+    RareAttributes { labels: Some(Labels(bits)), ..RareAttributes::default() }
+}
+
 fn key(view: &FlowView<'_>) -> FlowKey {
     view.key().unwrap()
 }
@@ -58,11 +62,11 @@ fn an_update_keeps_the_fields_it_does_not_carry() {
     let mut shard = Shard::new(10);
     let new = FlowView { mark: Some(7), status: Some(8), proto: tcp_state(1), ..flow(1, 5, false) };
     assert_eq!(shard.apply(Event::New, &new), Applied::Created);
-    let update = FlowView { status: Some(14), proto: tcp_state(3), labels: Some(Labels(2)), ..flow(1, 5, false) };
+    let update = FlowView { status: Some(14), proto: tcp_state(3), rare: labels(2), ..flow(1, 5, false) };
     assert_eq!(shard.apply(Event::Update, &update), Applied::Updated);
     assert_eq!(shard.apply(Event::Update, &update), Applied::Unchanged);
     let held = shard.get(&key(&new), 5).unwrap();
-    assert_eq!((held.mark, held.status, held.labels), (Some(7), Some(14), Some(Labels(2))));
+    assert_eq!((held.mark, held.status, held.rare), (Some(7), Some(14), labels(2)));
     assert_eq!(held.proto.and_then(|proto| proto.state_name()), Some("ESTABLISHED"));
 }
 
@@ -93,12 +97,13 @@ fn a_full_shard_refuses_flows_until_one_is_destroyed() {
 #[test]
 fn rare_attributes_are_removed_with_their_flow() {
     let mut shard = Shard::new(10);
-    let helped = FlowView { helper: Some(Helper { name: "ftp", info: &[] }), ..flow(1, 5, false) };
+    let rare = RareAttributes { helper: Some(Helper { name: "ftp", info: &[] }), ..RareAttributes::default() };
+    let helped = FlowView { rare, ..flow(1, 5, false) };
     shard.apply(Event::New, &helped);
-    assert_eq!(shard.get(&key(&helped), 5).unwrap().helper.unwrap().name, "ftp");
+    assert_eq!(shard.get(&key(&helped), 5).unwrap().rare.helper.unwrap().name, "ftp");
     shard.apply(Event::Destroy, &helped);
     shard.apply(Event::New, &flow(2, 6, false));
-    assert_eq!(shard.get(&key(&flow(2, 6, false)), 6).unwrap().helper, None);
+    assert_eq!(shard.get(&key(&flow(2, 6, false)), 6).unwrap().rare.helper, None);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 
 use ctflow_parser::expect::ExpectView;
-use ctflow_parser::flow::FlowView;
+use ctflow_parser::flow::{FlowView, RareAttributes};
 use ctflow_parser::tuple::{FlowKey, L4, Tuple};
 use ctflow_parser::uapi::{AF_INET, AF_INET6, IPPROTO_TCP};
 
@@ -65,7 +65,7 @@ pub(crate) fn flow(number: u32, changed_ms: u64, rng: &mut Rng) -> (EntryKey, Ca
         status,
         timeout: Some(60),
         id: Some(id),
-        secctx,
+        rare: RareAttributes { secctx, ..RareAttributes::default() },
         ..FlowView::default()
     };
     let mut bytes = Vec::new();

@@ -4,7 +4,7 @@
 //! cache. External entries have no reply direction, because conntrackd never receives it.
 
 use ctflow_parser::expect::ExpectView;
-use ctflow_parser::flow::FlowView;
+use ctflow_parser::flow::{FlowView, RareAttributes};
 use jiff::tz::TimeZone;
 
 use crate::control::request::Cache;
@@ -41,7 +41,8 @@ impl CachePrinter {
         let mark = flow.mark.filter(|mark| *mark != 0);
         let reply = flow.reply.filter(|_| !external);
         let id = flow.id.filter(|_| !external);
-        let printed = FlowView { timeout: None, use_count: None, labels: None, mark, reply, id, ..*flow };
+        let rare = RareAttributes { labels: None, ..flow.rare };
+        let printed = FlowView { timeout: None, use_count: None, mark, reply, id, rare, ..*flow };
         let start = out.len();
         self.printer.print_flow(out, &printed, &RecordContext::default());
         if self.xml && external {

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ctflow_parser::expect::ExpectView;
-use ctflow_parser::flow::{Counters, FlowView, Helper, Labels};
+use ctflow_parser::flow::{Counters, FlowView, Helper, Labels, RareAttributes};
 use ctflow_parser::proto::{DccpInfo, ProtoInfo, SctpInfo, TcpFlags, TcpInfo};
 use ctflow_parser::record::Event;
 use ctflow_parser::tuple::{L4, Tuple};
@@ -86,6 +86,16 @@ pub(in crate::output) fn tcp(
 pub(in crate::output) fn counted(flow: FlowView<'_>, orig: (u64, u64), reply: (u64, u64)) -> FlowView<'_> {
     let counters = |(packets, bytes)| Some(Counters { packets, bytes });
     FlowView { counters_orig: counters(orig), counters_reply: counters(reply), ..flow }
+}
+
+/// The flow with labels, one for each bit that is set.
+pub(in crate::output) fn labelled(flow: FlowView<'_>, bits: u128) -> FlowView<'_> {
+    FlowView { rare: RareAttributes { labels: Some(Labels(bits)), ..flow.rare }, ..flow }
+}
+
+/// The flow with a helper that has no private data.
+pub(in crate::output) fn helped<'a>(flow: FlowView<'a>, name: &'a str) -> FlowView<'a> {
+    FlowView { rare: RareAttributes { helper: Some(Helper { name, info: &[] }), ..flow.rare }, ..flow }
 }
 
 /// The flow with the values of an event: no reference count, and no mark of 0.
@@ -192,8 +202,7 @@ fn listed_helpers_counters_and_times() {
         "tcp      6 119 TIME_WAIT src=192.0.2.2 dst=198.51.100.10 sport=41002 dport=8080 packets=7 bytes=373 src=198.51.100.10 dst=198.51.100.1 sport=8080 dport=41002 packets=5 bytes=272 [ASSURED] mark=42 delta-time=2 use=1",
     );
     let ftp = tcp("192.0.2.2", "198.51.100.10", (36150, 21), ESTABLISHED, ASSURED, 431_999);
-    let helper = Some(Helper { name: "ftp", info: &[] });
-    let ftp = FlowView { start_ns: Some(NOW_NS - 1), helper, ..counted(ftp, (5, 274), (4, 276)) };
+    let ftp = FlowView { start_ns: Some(NOW_NS - 1), ..helped(counted(ftp, (5, 274), (4, 276)), "ftp") };
     assert_listed(
         &ftp,
         "tcp      6 431999 ESTABLISHED src=192.0.2.2 dst=198.51.100.10 sport=36150 dport=21 packets=5 bytes=274 src=198.51.100.10 dst=192.0.2.2 sport=21 dport=36150 packets=4 bytes=276 [ASSURED] mark=0 delta-time=1 helper=ftp use=1",
@@ -251,16 +260,16 @@ fn one_status_word_and_all_other_fields_in_order() {
     let hardware = ASSURED | uapi::IPS_OFFLOAD | uapi::IPS_HW_OFFLOAD;
     assert_eq!(shown(FlowView { status: Some(hardware), ..base }), "[HW_OFFLOAD] mark=0 use=1\n");
     assert_eq!(shown(FlowView { status: None, ..base }), "mark=0 use=1\n");
-    let labelled = FlowView {
+    let secctx = Some("system_u:object_r:unlabeled_t:s0");
+    let secured = FlowView {
         secmark: Some(5),
-        secctx: Some("system_u:object_r:unlabeled_t:s0"),
         zone: Some(1),
-        helper: Some(Helper { name: "sip", info: &[] }),
         start_ns: Some(NOW_NS - 3 * NS_PER_SECOND),
+        rare: RareAttributes { secctx, ..RareAttributes::default() },
         ..base
     };
     assert_eq!(
-        shown(labelled),
+        shown(helped(secured, "sip")),
         "[ASSURED] mark=0 secmark=5 secctx=system_u:object_r:unlabeled_t:s0 zone=1 delta-time=3 helper=sip use=1\n"
     );
 }
@@ -289,7 +298,7 @@ fn labels_by_name_in_the_order_of_their_numbers() {
     let format = Format { labels: true, ..TEXT };
     let https = tcp("192.0.2.2", "198.51.100.10", (42001, 443), TIME_WAIT, ASSURED, 119);
     let https = FlowView { start_ns: Some(NOW_NS - 1), ..counted(https, (7, 373), (5, 272)) };
-    let labelled = |bits| FlowView { labels: Some(Labels(bits)), ..https };
+    let labelled = |bits| labelled(https, bits);
     assert_eq!(
         printed(format, &labelled(1 << 127 | 0b11), &LISTED),
         "tcp      6 119 TIME_WAIT src=192.0.2.2 dst=198.51.100.10 sport=42001 dport=443 packets=7 bytes=373 src=198.51.100.10 dst=192.0.2.2 sport=443 dport=42001 packets=5 bytes=272 [ASSURED] mark=0 delta-time=1 use=1 labels=vpn,web,big\n"
@@ -313,7 +322,7 @@ fn labels_by_name_in_the_order_of_their_numbers() {
 #[test]
 fn events_with_labels() {
     let udp = flow(uapi::IPPROTO_UDP, "192.0.2.2", "198.51.100.10", ports(42004, 53), SEEN, 29);
-    let udp = FlowView { use_count: None, labels: Some(Labels(1)), ..udp };
+    let udp = FlowView { use_count: None, ..labelled(udp, 1) };
     let requester = Some(Requester { port_id: 4_094_818_347, program: Some("conntrack") });
     let context = RecordContext { event: Some(Event::Update), now_ns: NOW_NS, requester };
     assert_eq!(
@@ -427,7 +436,7 @@ fn xml_with_labels_and_kernel_time_stamps() {
     let captured = TRANSLATED_XML
         .replace("<deltatime>2<", "<timestamp><start>1795197495756137333</start></timestamp><deltatime>1<");
     assert_eq!(printed(format, &translated(), &context), format!("{XML_HEAD}{captured}"));
-    let shown = |bits| printed(format, &FlowView { labels: Some(Labels(bits)), ..translated() }, &LISTED);
+    let shown = |bits| printed(format, &labelled(translated(), bits), &LISTED);
     let labelled = "<mark>42</mark><labels><label>web</label><label>a b</label></labels><use>1</use>";
     assert!(shown(0b10_0010).contains(labelled));
     assert!(shown(0b1000).contains("<mark>42</mark><labels></labels><use>1</use>"));
@@ -486,8 +495,7 @@ fn xml_events_have_type_time_and_helper_in_this_order() {
     let udp = FlowView { zone: Some(7), id: Some(1_394_710_715), mark: Some(5), use_count: None, ..udp };
     let captured = r#"<flow type="new"><meta direction="original"><layer3 protonum="2" protoname="ipv4"><src>10.1.1.1</src><dst>10.2.2.2</dst></layer3><layer4 protonum="17" protoname="udp"><sport>1001</sport><dport>80</dport></layer4></meta><meta direction="reply"><layer3 protonum="2" protoname="ipv4"><src>10.2.2.2</src><dst>10.1.1.1</dst></layer3><layer4 protonum="17" protoname="udp"><sport>80</sport><dport>1001</dport></layer4></meta><meta direction="independent"><timeout>100</timeout><mark>5</mark><zone>7</zone><id>1394710715</id><unreplied/></meta><when><hour>19</hour><min>20</min><sec>22</sec><wday>6</wday><day>20</day><month>11</month><year>2026</year></when></flow>"#;
     assert_xml(&udp, &context, captured);
-    let helped = FlowView { helper: Some(Helper { name: "<sip>", info: &[] }), ..udp };
-    assert_xml(&helped, &context, &captured.replace("</flow>", "<helper>&lt;sip&gt;</helper></flow>"));
+    assert_xml(&helped(udp, "<sip>"), &context, &captured.replace("</flow>", "<helper>&lt;sip&gt;</helper></flow>"));
 }
 
 pub(in crate::output) fn ftp_expectation() -> ExpectView<'static> {

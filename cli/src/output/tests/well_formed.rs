@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ctflow_parser::expect::{ExpectNat, ExpectView};
-use ctflow_parser::flow::{Counters, FlowView, Helper, Labels, SeqAdj, Synproxy};
+use ctflow_parser::flow::{Counters, FlowView, Helper, Labels, RareAttributes, SeqAdj, Synproxy};
 use ctflow_parser::proto::{DccpInfo, ProtoInfo, SctpInfo, TcpFlags, TcpInfo};
 use ctflow_parser::record::Event;
 use ctflow_parser::tuple::{L4, Tuple};
@@ -87,7 +87,6 @@ impl RecordSeed {
             family: [2, 10, 0][usize::from(self.address[0] % 3)],
             orig: self.has(0, self.tuple(0)),
             reply: self.has(1, self.tuple(2)),
-            master: self.has(2, self.tuple(1)),
             status: self.has(3, self.u32(0)),
             timeout: self.has(4, self.u32(1)),
             mark: self.has(5, self.u32(2)),
@@ -101,12 +100,15 @@ impl RecordSeed {
             start_ns: self.has(13, a),
             stop_ns: self.has(14, b),
             event_ns: self.has(15, c),
-            helper: self.has(16, Helper { name: &self.texts[0], info: &self.info }),
-            secctx: self.has(17, &self.texts[1]),
-            labels: self.has(18, Labels(self.bits)),
-            seqadj_orig: self.has(19, seqadj),
-            seqadj_reply: self.has(20, SeqAdj::default()),
-            synproxy: self.has(21, Synproxy { isn: 1, its: self.u32(2), tsoff: u32::MAX }),
+            rare: RareAttributes {
+                helper: self.has(16, Helper { name: &self.texts[0], info: &self.info }),
+                secctx: self.has(17, &self.texts[1]),
+                labels: self.has(18, Labels(self.bits)),
+                seqadj_orig: self.has(19, seqadj),
+                seqadj_reply: self.has(20, SeqAdj::default()),
+                synproxy: self.has(21, Synproxy { isn: 1, its: self.u32(2), tsoff: u32::MAX }),
+                master: self.has(2, self.tuple(1)),
+            },
         }
     }
 

@@ -180,16 +180,16 @@ pub(super) fn put_zones((zone, zone_reply): (u16, u16), out: &mut impl Put) -> u
 /// Appends labels, helper and master; returns the bits of the fields written.
 fn put_rare(flow: &FlowView<'_>, out: &mut Vec<u8>) -> Result<u16, NotEncodable> {
     let mut bits = 0;
-    if let Some(labels) = flow.labels {
+    if let Some(labels) = flow.rare.labels {
         bits |= bit::LABELS;
         out.put_slice(&labels.0.to_be_bytes());
     }
-    if let Some(helper) = flow.helper {
+    if let Some(helper) = flow.rare.helper {
         bits |= bit::HELPER;
         put_short_bytes(helper.name.as_bytes(), out)?;
         put_short_bytes(helper.info, out)?;
     }
-    if let Some(master) = flow.master {
+    if let Some(master) = flow.rare.master {
         bits |= bit::MASTER;
         out.put_u8(master.proto);
         ends::put_tuple(&master, flow.family, out)?;
@@ -225,15 +225,15 @@ fn put_tracker(info: Option<ProtoInfo>, out: &mut Vec<u8>) -> Result<u16, NotEnc
 fn put_rest(flow: &FlowView<'_>, out: &mut Vec<u8>) -> Result<u16, NotEncodable> {
     let start = out.len();
     out.put_u16(0); // its length, known at the end
-    for (kind, adjust) in [(rest::SEQADJ_ORIG, flow.seqadj_orig), (rest::SEQADJ_REPLY, flow.seqadj_reply)] {
+    for (kind, adjust) in [(rest::SEQADJ_ORIG, flow.rare.seqadj_orig), (rest::SEQADJ_REPLY, flow.rare.seqadj_reply)] {
         if let Some(SeqAdj { correction_pos, offset_before, offset_after }) = adjust {
             put_numbers(kind, [correction_pos, offset_before, offset_after], out);
         }
     }
-    if let Some(Synproxy { isn, its, tsoff }) = flow.synproxy {
+    if let Some(Synproxy { isn, its, tsoff }) = flow.rare.synproxy {
         put_numbers(rest::SYNPROXY, [isn, its, tsoff], out);
     }
-    if let Some(context) = flow.secctx {
+    if let Some(context) = flow.rare.secctx {
         out.put_u8(rest::SECCTX);
         put_short_bytes(context.as_bytes(), out)?;
     }
@@ -329,15 +329,15 @@ fn read_proto_info(bits: u16, proto: u8, state: u8, reader: &mut Reader<'_>) -> 
 /// Reads the fields that few flows have into `view`.
 fn read_rare<'a>(view: &mut FlowView<'a>, bits: u16, reader: &mut Reader<'a>) -> Result<(), Malformed> {
     if bits & bit::LABELS != 0 {
-        view.labels = Some(Labels(reader.u128()?));
+        view.rare.labels = Some(Labels(reader.u128()?));
     }
     if bits & bit::HELPER != 0 {
-        view.helper = Some(Helper { name: read_text(reader)?, info: reader.short_bytes()? });
+        view.rare.helper = Some(Helper { name: read_text(reader)?, info: reader.short_bytes()? });
     }
     if bits & bit::MASTER != 0 {
         let proto = reader.u8()?;
         let master = ends::read_tuple(view.family, proto, reader)?;
-        view.master = Some(Tuple { zone: Some(reader.u16()?).filter(|zone| *zone != 0), ..master });
+        view.rare.master = Some(Tuple { zone: Some(reader.u16()?).filter(|zone| *zone != 0), ..master });
     }
     if bits & bit::TRACKER != 0 {
         let (kind, numbers) = (reader.u8()?, reader.u64()?);
@@ -377,14 +377,15 @@ fn read_rest<'a>(view: &mut FlowView<'a>, mut reader: Reader<'a>) -> Result<(), 
             rest::SEQADJ_ORIG | rest::SEQADJ_REPLY => {
                 let adjust =
                     SeqAdj { correction_pos: field.u32()?, offset_before: field.u32()?, offset_after: field.u32()? };
-                let target = if kind == rest::SEQADJ_ORIG { &mut view.seqadj_orig } else { &mut view.seqadj_reply };
+                let target =
+                    if kind == rest::SEQADJ_ORIG { &mut view.rare.seqadj_orig } else { &mut view.rare.seqadj_reply };
                 *target = Some(adjust);
             }
             rest::SYNPROXY => {
-                view.synproxy = Some(Synproxy { isn: field.u32()?, its: field.u32()?, tsoff: field.u32()? });
+                view.rare.synproxy = Some(Synproxy { isn: field.u32()?, its: field.u32()?, tsoff: field.u32()? });
             }
             rest::SECCTX => {
-                view.secctx = Some(str::from_utf8(field.rest()).map_err(|_| reader.malformed())?);
+                view.rare.secctx = Some(str::from_utf8(field.rest()).map_err(|_| reader.malformed())?);
             }
             _ => {} // of a later version: kept in the entry's bytes, ignored here
         }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ctflow_parser::compact::{self, Address, V4, V6};
 use ctflow_parser::expect::{ExpectNat, ExpectView};
-use ctflow_parser::flow::{FlowView, Helper, Labels, SeqAdj, Synproxy};
+use ctflow_parser::flow::{FlowView, Helper, Labels, RareAttributes, SeqAdj, Synproxy};
 use ctflow_parser::proto::{DccpInfo, ProtoInfo, SctpInfo, TcpFlags, TcpInfo};
 use ctflow_parser::tuple::{L4, Tuple};
 use ctflow_parser::uapi::*;
@@ -112,17 +112,20 @@ pub(crate) fn flow() -> impl Strategy<Value = (FlowView<'static>, bool, bool)> {
                 family: if v6 { AF_INET6 } else { AF_INET },
                 orig: Some(orig),
                 reply: Some(reply),
-                master: rare.1,
                 status: Some(if numbers.4 { numbers.0 } else { numbers.0 & 0xffff }),
                 timeout: Some(numbers.1),
                 mark: Some(numbers.2),
                 id: Some(numbers.3),
                 zone,
                 proto: info,
-                labels: rare.0.map(Labels),
-                seqadj_orig: seqadj(rest.0),
-                seqadj_reply: seqadj(rest.1),
-                synproxy: rest.2.map(|[isn, its, tsoff]| Synproxy { isn, its, tsoff }),
+                rare: RareAttributes {
+                    labels: rare.0.map(Labels),
+                    seqadj_orig: seqadj(rest.0),
+                    seqadj_reply: seqadj(rest.1),
+                    synproxy: rest.2.map(|[isn, its, tsoff]| Synproxy { isn, its, tsoff }),
+                    master: rare.1,
+                    ..RareAttributes::default()
+                },
                 ..FlowView::default()
             };
             (view, rare.2.0, rare.2.1)
@@ -149,8 +152,11 @@ proptest! {
     #[test]
     fn a_flow_decodes_to_what_was_encoded((view, helper, secctx) in flow(), texts in texts()) {
         let view = FlowView {
-            helper: helper.then_some(Helper { name: &texts.0, info: &texts.1 }),
-            secctx: secctx.then_some(texts.2.as_str()),
+            rare: RareAttributes {
+                helper: helper.then_some(Helper { name: &texts.0, info: &texts.1 }),
+                secctx: secctx.then_some(texts.2.as_str()),
+                ..view.rare
+            },
             ..view
         };
         let mut entry = vec![7];
@@ -257,5 +263,5 @@ fn an_unencodable_entry_leaves_the_buffer_unchanged() {
 fn an_unknown_field_in_the_rest_is_skipped() {
     let mut entry = vec![0x80, 0, 0, 0, 0, 9, 89, 1, 1, 1, 1, 2, 2, 2, 2, 0, 0, 0];
     entry.extend([0, 7, 200, 1, 0xff, 4, 2, b'h', b'i']);
-    assert_eq!(decode_flow(AF_INET, &entry).unwrap().secctx, Some("hi"));
+    assert_eq!(decode_flow(AF_INET, &entry).unwrap().rare.secctx, Some("hi"));
 }
