@@ -19,7 +19,7 @@ use core::fmt::Debug;
 use core::hash::Hash;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::flow::FlowView;
+use crate::flow::{FlowView, RareAttributes};
 use crate::proto::{ProtoInfo, TcpFlags, TcpInfo};
 use crate::tuple::{FlowKey, L4, Tuple};
 use crate::uapi;
@@ -214,20 +214,41 @@ impl<A: Address> Flow<A> {
     #[inline]
     #[must_use]
     pub fn new(view: &FlowView<'_>) -> Option<Self> {
-        let (orig, reply) = (view.orig.as_ref()?, view.reply.as_ref()?);
+        let FlowView {
+            family: _, // that of the addresses
+            orig,
+            reply,
+            status,
+            timeout,
+            mark,
+            id,
+            zone,
+            proto,
+            use_count: _, // of this kernel's memory only
+            secmark: _,   // no kernel accepts it from a request
+            // Every kernel counts what it forwards itself.
+            counters_orig: _,
+            counters_reply: _,
+            // Times of this kernel; the owner keeps its own.
+            start_ns: _,
+            stop_ns: _,
+            event_ns: _,
+            rare: _, // the owner stores them apart
+        } = view;
+        let (orig, reply) = (orig.as_ref()?, reply.as_ref()?);
         let mut flow = Self {
             orig: Endpoints::of(orig)?,
             reply: Endpoints::of(reply)?,
-            mark: view.mark.unwrap_or(0),
-            status: view.status.unwrap_or(0),
-            timeout: view.timeout.unwrap_or(0),
-            id: view.id.unwrap_or(0),
-            zone: orig.zone.or(view.zone).unwrap_or(0),
-            zone_reply: reply.zone.or(view.zone).unwrap_or(0),
+            mark: mark.unwrap_or(0),
+            status: status.unwrap_or(0),
+            timeout: timeout.unwrap_or(0),
+            id: id.unwrap_or(0),
+            zone: orig.zone.or(*zone).unwrap_or(0),
+            zone_reply: reply.zone.or(*zone).unwrap_or(0),
             proto: orig.proto,
             ..Self::default()
         };
-        if let Some(proto) = &view.proto {
+        if let Some(proto) = proto {
             flow.merge_proto(proto);
         }
         Some(flow)
@@ -236,14 +257,35 @@ impl<A: Address> Flow<A> {
     /// Replaces the fields that the view has, and keeps the others; returns whether anything changed.
     #[inline]
     pub fn merge(&mut self, view: &FlowView<'_>) -> bool {
-        let reply = view.reply.as_ref().and_then(Endpoints::of);
+        let FlowView {
+            // Parts of the key.
+            family: _,
+            orig: _,
+            zone: _,
+            reply,
+            status,
+            timeout,
+            mark,
+            id,
+            proto,
+            // Not kept, for the reasons in `new`.
+            use_count: _,
+            secmark: _,
+            counters_orig: _,
+            counters_reply: _,
+            start_ns: _,
+            stop_ns: _,
+            event_ns: _,
+            rare: _, // the owner stores them apart
+        } = view;
+        let reply = reply.as_ref().and_then(Endpoints::of);
         // `|` and not `||`: every field must be updated, whether an earlier one changed or not.
-        update_if_some(&mut self.mark, view.mark)
-            | update_if_some(&mut self.status, view.status)
-            | update_if_some(&mut self.timeout, view.timeout)
-            | update_if_some(&mut self.id, view.id)
+        update_if_some(&mut self.mark, *mark)
+            | update_if_some(&mut self.status, *status)
+            | update_if_some(&mut self.timeout, *timeout)
+            | update_if_some(&mut self.id, *id)
             | update_if_some(&mut self.reply, reply)
-            | view.proto.as_ref().is_some_and(|proto| self.merge_proto(proto))
+            | proto.as_ref().is_some_and(|proto| self.merge_proto(proto))
     }
 
     /// Replaces the fields of the tracker's state that `proto` has; returns whether anything changed.
@@ -319,7 +361,14 @@ impl<A: Address> Flow<A> {
             id: Some(self.id),
             zone: (one_zone && self.zone != 0).then_some(self.zone),
             proto: self.proto_info(),
-            ..FlowView::default()
+            use_count: None,
+            secmark: None,
+            counters_orig: None,
+            counters_reply: None,
+            start_ns: None,
+            stop_ns: None,
+            event_ns: None,
+            rare: RareAttributes::default(), // the owner adds them
         }
     }
 

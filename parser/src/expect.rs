@@ -7,6 +7,9 @@ use crate::uapi;
 use crate::write::{Full, Writer};
 
 /// The fields of one expectation that the kernel sent, or that a request sends.
+///
+/// Code that keeps, replicates, commits or prints expectations destructures the view without `..`. So where an
+/// attribute is added here, the compiler names every place that has to handle it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ExpectView<'a> {
     /// `AF_INET` or `AF_INET6`.
@@ -81,22 +84,33 @@ impl<'a> ExpectView<'a> {
     /// # Errors
     /// [`Full`] where the buffer has no room.
     pub fn write(&self, writer: &mut Writer<'_>) -> Result<(), Full> {
-        let tuples = [
-            (uapi::CTA_EXPECT_MASTER, self.master),
-            (uapi::CTA_EXPECT_TUPLE, self.tuple),
-            (uapi::CTA_EXPECT_MASK, self.mask),
-        ];
+        let Self {
+            family: _, // the message's header has it
+            tuple,
+            mask,
+            master,
+            timeout,
+            id,
+            helper,
+            zone,
+            flags,
+            class,
+            nat,
+            function,
+        } = self;
+        let tuples =
+            [(uapi::CTA_EXPECT_MASTER, master), (uapi::CTA_EXPECT_TUPLE, tuple), (uapi::CTA_EXPECT_MASK, mask)];
         for (kind, tuple) in tuples {
             tuple.map_or(Ok(()), |tuple| tuple.write(writer, kind))?;
         }
-        writer.be32_opt(uapi::CTA_EXPECT_TIMEOUT, self.timeout)?;
-        writer.be32_opt(uapi::CTA_EXPECT_ID, self.id)?;
-        self.helper.map_or(Ok(()), |name| writer.text(uapi::CTA_EXPECT_HELP_NAME, name))?;
-        writer.be16_opt(uapi::CTA_EXPECT_ZONE, self.zone)?;
-        writer.be32_opt(uapi::CTA_EXPECT_FLAGS, self.flags)?;
-        writer.be32_opt(uapi::CTA_EXPECT_CLASS, self.class)?;
-        self.nat.map_or(Ok(()), |nat| nat.write(writer))?;
-        self.function.map_or(Ok(()), |name| writer.text(uapi::CTA_EXPECT_FN, name))
+        writer.be32_opt(uapi::CTA_EXPECT_TIMEOUT, *timeout)?;
+        writer.be32_opt(uapi::CTA_EXPECT_ID, *id)?;
+        helper.map_or(Ok(()), |name| writer.text(uapi::CTA_EXPECT_HELP_NAME, name))?;
+        writer.be16_opt(uapi::CTA_EXPECT_ZONE, *zone)?;
+        writer.be32_opt(uapi::CTA_EXPECT_FLAGS, *flags)?;
+        writer.be32_opt(uapi::CTA_EXPECT_CLASS, *class)?;
+        nat.map_or(Ok(()), |nat| nat.write(writer))?;
+        function.map_or(Ok(()), |name| writer.text(uapi::CTA_EXPECT_FN, name))
     }
 }
 

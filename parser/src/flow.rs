@@ -16,8 +16,8 @@ use crate::write::{Full, Writer};
 
 /// The fields of one flow that the kernel sent, or that a request sends.
 ///
-/// Code that keeps, replicates, commits or prints flows takes a view apart without `..`. So where an attribute is added
-/// here or to [`RareAttributes`], the compiler names every place that has to handle it.
+/// Code that keeps, replicates, commits or prints flows destructures the view without `..`. So where an attribute is
+/// added here or to [`RareAttributes`], the compiler names every place that has to handle it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct FlowView<'a> {
     /// `AF_INET` or `AF_INET6`.
@@ -278,43 +278,52 @@ impl<'a> FlowView<'a> {
     /// # Errors
     /// [`Full`] where the buffer has no room.
     pub fn write(&self, writer: &mut Writer<'_>) -> Result<(), Full> {
-        let optional = |tuple: Option<Tuple>, writer: &mut Writer<'_>, kind| {
-            tuple.map_or(Ok(()), |tuple: Tuple| tuple.write(writer, kind))
-        };
-        optional(self.orig, writer, uapi::CTA_TUPLE_ORIG)?;
-        optional(self.reply, writer, uapi::CTA_TUPLE_REPLY)?;
-        writer.be32_opt(uapi::CTA_STATUS, self.status)?;
-        self.proto.map_or(Ok(()), |proto| proto.write(writer))?;
-        self.rare.helper.map_or(Ok(()), |helper| helper.write(writer))?;
-        writer.be32_opt(uapi::CTA_TIMEOUT, self.timeout)?;
-        writer.be32_opt(uapi::CTA_MARK, self.mark)?;
-        write_counters(writer, uapi::CTA_COUNTERS_ORIG, self.counters_orig)?;
-        write_counters(writer, uapi::CTA_COUNTERS_REPLY, self.counters_reply)?;
-        writer.be32_opt(uapi::CTA_USE, self.use_count)?;
-        writer.be32_opt(uapi::CTA_ID, self.id)?;
-        optional(self.rare.master, writer, uapi::CTA_TUPLE_MASTER)?;
-        SeqAdj::write(self.rare.seqadj_orig, writer, uapi::CTA_SEQ_ADJ_ORIG)?;
-        SeqAdj::write(self.rare.seqadj_reply, writer, uapi::CTA_SEQ_ADJ_REPLY)?;
-        writer.be32_opt(uapi::CTA_SECMARK, self.secmark)?;
-        writer.be16_opt(uapi::CTA_ZONE, self.zone)?;
-        self.write_tail(writer)
+        let Self {
+            family: _, // the message's header has it
+            orig,
+            reply,
+            status,
+            timeout,
+            mark,
+            id,
+            use_count,
+            zone,
+            secmark,
+            proto,
+            counters_orig,
+            counters_reply,
+            start_ns,
+            stop_ns,
+            event_ns,
+            rare: RareAttributes { helper, secctx, labels, seqadj_orig, seqadj_reply, synproxy, master },
+        } = self;
+        write_tuple(writer, uapi::CTA_TUPLE_ORIG, orig.as_ref())?;
+        write_tuple(writer, uapi::CTA_TUPLE_REPLY, reply.as_ref())?;
+        writer.be32_opt(uapi::CTA_STATUS, *status)?;
+        proto.map_or(Ok(()), |proto| proto.write(writer))?;
+        helper.map_or(Ok(()), |helper| helper.write(writer))?;
+        writer.be32_opt(uapi::CTA_TIMEOUT, *timeout)?;
+        writer.be32_opt(uapi::CTA_MARK, *mark)?;
+        write_counters(writer, uapi::CTA_COUNTERS_ORIG, *counters_orig)?;
+        write_counters(writer, uapi::CTA_COUNTERS_REPLY, *counters_reply)?;
+        writer.be32_opt(uapi::CTA_USE, *use_count)?;
+        writer.be32_opt(uapi::CTA_ID, *id)?;
+        write_tuple(writer, uapi::CTA_TUPLE_MASTER, master.as_ref())?;
+        SeqAdj::write(*seqadj_orig, writer, uapi::CTA_SEQ_ADJ_ORIG)?;
+        SeqAdj::write(*seqadj_reply, writer, uapi::CTA_SEQ_ADJ_REPLY)?;
+        writer.be32_opt(uapi::CTA_SECMARK, *secmark)?;
+        writer.be16_opt(uapi::CTA_ZONE, *zone)?;
+        write_secctx(writer, *secctx)?;
+        write_timestamp(writer, *start_ns, *stop_ns)?;
+        labels.map_or(Ok(()), |labels| labels.write(writer, uapi::CTA_LABELS))?;
+        synproxy.map_or(Ok(()), |synproxy| synproxy.write(writer))?;
+        writer.be64_opt(uapi::CTA_TIMESTAMP_EVENT, *event_ns)
     }
+}
 
-    /// Writes the attributes with the highest numbers.
-    fn write_tail(&self, writer: &mut Writer<'_>) -> Result<(), Full> {
-        if let Some(context) = self.rare.secctx {
-            writer.nest(uapi::CTA_SECCTX, |nest| nest.text(uapi::CTA_SECCTX_NAME, context))?;
-        }
-        if self.start_ns.or(self.stop_ns).is_some() {
-            writer.nest(uapi::CTA_TIMESTAMP, |nest| {
-                nest.be64_opt(uapi::CTA_TIMESTAMP_START, self.start_ns)?;
-                nest.be64_opt(uapi::CTA_TIMESTAMP_STOP, self.stop_ns)
-            })?;
-        }
-        self.rare.labels.map_or(Ok(()), |labels| labels.write(writer, uapi::CTA_LABELS))?;
-        self.rare.synproxy.map_or(Ok(()), |synproxy| synproxy.write(writer))?;
-        writer.be64_opt(uapi::CTA_TIMESTAMP_EVENT, self.event_ns)
-    }
+/// Writes the tuple of one direction, if there is one.
+fn write_tuple(writer: &mut Writer<'_>, kind: u16, tuple: Option<&Tuple>) -> Result<(), Full> {
+    tuple.map_or(Ok(()), |tuple| tuple.write(writer, kind))
 }
 
 /// The usual start of a message: the attributes with which kernels start nearly every event of an IPv4 flow. See
@@ -388,6 +397,17 @@ fn parse_timestamp(attrs: Attrs<'_>) -> Result<(Option<u64>, Option<u64>), Parse
     Ok((start, stop))
 }
 
+/// Writes start and stop time, if there is either.
+fn write_timestamp(writer: &mut Writer<'_>, start_ns: Option<u64>, stop_ns: Option<u64>) -> Result<(), Full> {
+    if start_ns.or(stop_ns).is_none() {
+        return Ok(());
+    }
+    writer.nest(uapi::CTA_TIMESTAMP, |nest| {
+        nest.be64_opt(uapi::CTA_TIMESTAMP_START, start_ns)?;
+        nest.be64_opt(uapi::CTA_TIMESTAMP_STOP, stop_ns)
+    })
+}
+
 /// Parses the nest; returns the name of the security context.
 fn parse_secctx(attrs: Attrs<'_>) -> Result<Option<&str>, ParseError> {
     let mut context = None;
@@ -398,6 +418,12 @@ fn parse_secctx(attrs: Attrs<'_>) -> Result<Option<&str>, ParseError> {
         }
     }
     Ok(context)
+}
+
+/// Writes the name of the security context, if there is one.
+fn write_secctx(writer: &mut Writer<'_>, context: Option<&str>) -> Result<(), Full> {
+    let Some(context) = context else { return Ok(()) };
+    writer.nest(uapi::CTA_SECCTX, |nest| nest.text(uapi::CTA_SECCTX_NAME, context))
 }
 
 impl<'a> Helper<'a> {
