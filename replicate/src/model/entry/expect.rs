@@ -27,29 +27,42 @@ pub fn encode_expect(expect: &ExpectView<'_>, out: &mut Vec<u8>) -> Result<(), N
 
 /// Appends the fields of `expect`; `out` may hold a part of them after an error.
 fn put_expect(expect: &ExpectView<'_>, out: &mut Vec<u8>) -> Result<(), NotEncodable> {
-    let (Some(tuple), Some(mask), Some(master), Some(id)) = (expect.tuple, expect.mask, expect.master, expect.id)
+    let ExpectView {
+        family,
+        tuple: Some(tuple),
+        mask: Some(mask),
+        master: Some(master),
+        timeout,
+        id: Some(id),
+        helper,
+        zone,
+        flags,
+        class,
+        nat,
+        function,
+    } = expect
     else {
         return Err(NotEncodable("a tuple or the id is missing"));
     };
-    out.put_u32(id);
-    out.put_slice(&[expect.family, tuple.proto, master.proto]);
+    out.put_u32(*id);
+    out.put_slice(&[*family, tuple.proto, master.proto]);
     for tuple in [tuple, mask, master] {
-        ends::put_tuple(&tuple, expect.family, out)?;
+        ends::put_tuple(tuple, *family, out)?;
     }
-    out.put_u16(expect.zone.unwrap_or(0));
-    out.put_varint(expect.timeout.unwrap_or(0).into());
-    out.put_u32(expect.flags.unwrap_or(0));
-    out.put_u32(expect.class.unwrap_or(0));
-    put_short_bytes(expect.helper.unwrap_or("").as_bytes(), out)?;
-    put_short_bytes(expect.function.unwrap_or("").as_bytes(), out)?;
-    let Some(nat) = expect.nat else {
+    out.put_u16(zone.unwrap_or(0));
+    out.put_varint(timeout.unwrap_or(0).into());
+    out.put_u32(flags.unwrap_or(0));
+    out.put_u32(class.unwrap_or(0));
+    put_short_bytes(helper.unwrap_or("").as_bytes(), out)?;
+    put_short_bytes(function.unwrap_or("").as_bytes(), out)?;
+    let Some(nat) = nat else {
         out.put_u8(NAT_NONE);
         return Ok(());
     };
     let direction = u8::try_from(nat.direction).ok().filter(|direction| *direction != NAT_NONE);
     out.put_u8(direction.ok_or(NotEncodable("a direction past 254"))?);
     out.put_u8(nat.tuple.proto);
-    ends::put_tuple(&nat.tuple, expect.family, out)
+    ends::put_tuple(&nat.tuple, *family, out)
 }
 
 /// Decodes an expectation; its texts are borrowed from `entry`. Timeout, flags, class and id are always set.

@@ -1,7 +1,7 @@
 //! The canonical form of a flow: the fields of every flow first, then those that only some flows have, each with its
 //! bit.
 
-use ctflow_parser::flow::{FlowView, Helper, Labels, SeqAdj, Synproxy};
+use ctflow_parser::flow::{FlowView, Helper, Labels, RareAttributes, SeqAdj, Synproxy};
 use ctflow_parser::proto::{DccpInfo, ProtoInfo, SctpInfo, TcpFlags, TcpInfo};
 use ctflow_parser::tuple::{L4, Tuple};
 use ctflow_parser::uapi;
@@ -59,22 +59,48 @@ pub fn encode_flow(flow: &FlowView<'_>, out: &mut Vec<u8>) -> Result<(), NotEnco
 
 /// Appends the fields of `flow` at `start`; `out` may hold a part of them after an error.
 fn put_flow(flow: &FlowView<'_>, out: &mut Vec<u8>, start: usize) -> Result<(), NotEncodable> {
-    let (Some(orig), Some(reply), Some(id)) = (flow.orig, flow.reply, flow.id) else {
+    let FlowView {
+        family,
+        orig: Some(orig),
+        reply: Some(reply),
+        status,
+        timeout,
+        mark,
+        id: Some(id),
+        zone,
+        proto,
+        use_count: _, // of the source's memory only
+        secmark: _,   // no kernel accepts it from a request
+        // Every kernel counts what it forwards itself.
+        counters_orig: _,
+        counters_reply: _,
+        // Times of the source's kernel; an item has the time of its change.
+        start_ns: _,
+        stop_ns: _,
+        event_ns: _,
+        rare: RareAttributes { helper, secctx, labels, seqadj_orig, seqadj_reply, synproxy, master },
+    } = flow
+    else {
         return Err(NotEncodable("a tuple or the id is missing"));
     };
-    if orig.family() != flow.family || reply.family() != flow.family || orig.proto != reply.proto {
+    if orig.family() != *family || reply.family() != *family || orig.proto != reply.proto {
         return Err(NotEncodable("directions of two families or protocols"));
     }
-    let zone = |tuple: &Tuple| tuple.zone.or(flow.zone).unwrap_or(0);
+    let zone_of = |tuple: &Tuple| tuple.zone.or(*zone).unwrap_or(0);
     out.put_u16(0); // the bits, known at the end
-    out.put_u32(id);
+    out.put_u32(*id);
     out.put_u8(orig.proto);
-    let mut bits = put_ends(&orig, &reply, out)?;
-    bits |= put_state(flow, orig.proto, out)?;
-    bits |= put_zones((zone(&orig), zone(&reply)), out);
-    bits |= put_rare(flow, out)?;
-    bits |= put_tracker(flow.proto, out)?;
-    bits |= put_rest(flow, out)?;
+    let mut bits = put_ends(orig, reply, out)?;
+    bits |= put_status(status.unwrap_or(0), out);
+    out.put_varint(timeout.unwrap_or(0).into());
+    bits |= put_state(*proto, orig.proto, out)?;
+    bits |= put_mark(mark.unwrap_or(0), out);
+    bits |= put_zones((zone_of(orig), zone_of(reply)), out);
+    bits |= put_labels(*labels, out);
+    bits |= put_helper(*helper, out)?;
+    bits |= put_master(master.as_ref(), *family, out)?;
+    bits |= put_tracker(*proto, out)?;
+    bits |= put_rest([*seqadj_orig, *seqadj_reply], *synproxy, *secctx, out)?;
     if out.len() - start > ENTRY_BYTES_MAX {
         return Err(NotEncodable("longer than any flow of a kernel"));
     }
@@ -121,11 +147,10 @@ pub(super) fn mirror_numbers(proto: u8, (first, second): (u16, u16)) -> (u16, u1
     if is_icmp(proto) { (first, second) } else { (second, first) }
 }
 
-/// Appends status, timeout, tracker state, TCP's fields and mark; returns the bits of the fields written.
-fn put_state(flow: &FlowView<'_>, proto: u8, out: &mut Vec<u8>) -> Result<u16, NotEncodable> {
-    let mut bits = put_status(flow.status.unwrap_or(0), out);
-    out.put_varint(flow.timeout.unwrap_or(0).into());
-    let tracker = flow.proto.map(|info| match info {
+/// Appends the state of `proto`'s tracker and TCP's fields; returns the bits of the fields written.
+fn put_state(info: Option<ProtoInfo>, proto: u8, out: &mut Vec<u8>) -> Result<u16, NotEncodable> {
+    let mut bits = 0;
+    let tracker = info.map(|info| match info {
         ProtoInfo::Tcp(_) => uapi::IPPROTO_TCP,
         ProtoInfo::Sctp(_) => uapi::IPPROTO_SCTP,
         ProtoInfo::Dccp(_) => uapi::IPPROTO_DCCP,
@@ -133,22 +158,27 @@ fn put_state(flow: &FlowView<'_>, proto: u8, out: &mut Vec<u8>) -> Result<u16, N
     if tracker.is_some_and(|tracker| tracker != proto) {
         return Err(NotEncodable("another protocol's tracker"));
     }
-    if let Some(state @ 1..) = flow.proto.and_then(|info| info.state()) {
+    if let Some(state @ 1..) = info.and_then(|info| info.state()) {
         bits |= bit::STATE;
         out.put_u8(state);
     }
-    if let Some(ProtoInfo::Tcp(TcpInfo { wscale_orig, wscale_reply, flags_orig, flags_reply, .. })) = flow.proto
+    if let Some(ProtoInfo::Tcp(TcpInfo { wscale_orig, wscale_reply, flags_orig, flags_reply, .. })) = info
         && let (Some(orig), Some(reply)) = (flags_orig, flags_reply)
     {
         bits |= bit::TCP;
         let wscales = wscale_orig.unwrap_or(0) << 4 | wscale_reply.unwrap_or(0) & 0x0f;
         out.put_slice(&[wscales, orig.flags, reply.flags]);
     }
-    if let Some(mark @ 1..) = flow.mark {
-        bits |= bit::MARK;
-        out.put_u32(mark);
-    }
     Ok(bits)
+}
+
+/// Appends the mark if it is not 0; returns its bit.
+fn put_mark(mark: u32, out: &mut Vec<u8>) -> u16 {
+    if mark == 0 {
+        return 0;
+    }
+    out.put_u32(mark);
+    bit::MARK
 }
 
 /// Appends the status in 2 bytes if it fits, else in 4; returns the bit of the latter.
@@ -177,25 +207,28 @@ pub(super) fn put_zones((zone, zone_reply): (u16, u16), out: &mut impl Put) -> u
     bits
 }
 
-/// Appends labels, helper and master; returns the bits of the fields written.
-fn put_rare(flow: &FlowView<'_>, out: &mut Vec<u8>) -> Result<u16, NotEncodable> {
-    let mut bits = 0;
-    if let Some(labels) = flow.rare.labels {
-        bits |= bit::LABELS;
-        out.put_slice(&labels.0.to_be_bytes());
-    }
-    if let Some(helper) = flow.rare.helper {
-        bits |= bit::HELPER;
-        put_short_bytes(helper.name.as_bytes(), out)?;
-        put_short_bytes(helper.info, out)?;
-    }
-    if let Some(master) = flow.rare.master {
-        bits |= bit::MASTER;
-        out.put_u8(master.proto);
-        ends::put_tuple(&master, flow.family, out)?;
-        out.put_u16(master.zone.unwrap_or(0));
-    }
-    Ok(bits)
+/// Appends the labels, if there are any; returns their bit.
+fn put_labels(labels: Option<Labels>, out: &mut Vec<u8>) -> u16 {
+    let Some(labels) = labels else { return 0 };
+    out.put_slice(&labels.0.to_be_bytes());
+    bit::LABELS
+}
+
+/// Appends the helper, if there is one; returns its bit.
+fn put_helper(helper: Option<Helper<'_>>, out: &mut Vec<u8>) -> Result<u16, NotEncodable> {
+    let Some(Helper { name, info }) = helper else { return Ok(0) };
+    put_short_bytes(name.as_bytes(), out)?;
+    put_short_bytes(info, out)?;
+    Ok(bit::HELPER)
+}
+
+/// Appends the master's tuple, if there is one; returns its bit.
+fn put_master(master: Option<&Tuple>, family: u8, out: &mut Vec<u8>) -> Result<u16, NotEncodable> {
+    let Some(master) = master else { return Ok(0) };
+    out.put_u8(master.proto);
+    ends::put_tuple(master, family, out)?;
+    out.put_u16(master.zone.unwrap_or(0));
+    Ok(bit::MASTER)
 }
 
 /// Appends the numbers of SCTP or DCCP beside the state; returns the bit if there are any.
@@ -220,20 +253,25 @@ fn put_tracker(info: Option<ProtoInfo>, out: &mut Vec<u8>) -> Result<u16, NotEnc
     Ok(bit::TRACKER)
 }
 
-/// Appends the rest: sequence adjustments, SYN proxy and security context, each with a type; returns the bit if there
-/// are any.
-fn put_rest(flow: &FlowView<'_>, out: &mut Vec<u8>) -> Result<u16, NotEncodable> {
+/// Appends the rest: the sequence adjustments of both directions, SYN proxy and security context, each with a type;
+/// returns the bit if there are any.
+fn put_rest(
+    seqadjs: [Option<SeqAdj>; 2],
+    synproxy: Option<Synproxy>,
+    secctx: Option<&str>,
+    out: &mut Vec<u8>,
+) -> Result<u16, NotEncodable> {
     let start = out.len();
     out.put_u16(0); // its length, known at the end
-    for (kind, adjust) in [(rest::SEQADJ_ORIG, flow.rare.seqadj_orig), (rest::SEQADJ_REPLY, flow.rare.seqadj_reply)] {
+    for (kind, adjust) in [rest::SEQADJ_ORIG, rest::SEQADJ_REPLY].into_iter().zip(seqadjs) {
         if let Some(SeqAdj { correction_pos, offset_before, offset_after }) = adjust {
             put_numbers(kind, [correction_pos, offset_before, offset_after], out);
         }
     }
-    if let Some(Synproxy { isn, its, tsoff }) = flow.rare.synproxy {
+    if let Some(Synproxy { isn, its, tsoff }) = synproxy {
         put_numbers(rest::SYNPROXY, [isn, its, tsoff], out);
     }
-    if let Some(context) = flow.rare.secctx {
+    if let Some(context) = secctx {
         out.put_u8(rest::SECCTX);
         put_short_bytes(context.as_bytes(), out)?;
     }
@@ -272,14 +310,32 @@ pub fn decode_flow(family: u8, entry: &[u8]) -> Result<FlowView<'_>, Malformed> 
     let mark = if bits & bit::MARK == 0 { 0 } else { reader.u32()? };
     let zone = if bits & bit::ZONE == 0 { 0 } else { reader.u16()? };
     let zone_of = |zone: u16| (zone != 0).then_some(zone);
-    let mut view = FlowView { family, ..FlowView::default() };
+    let mut zone_of_both = None;
     if bits & bit::ZONE_REPLY == 0 {
-        view.zone = zone_of(zone);
+        zone_of_both = zone_of(zone);
     } else {
         (orig.zone, reply.zone) = (zone_of(zone), zone_of(reader.u16()?));
     }
-    (view.orig, view.reply, view.id, view.proto) = (Some(orig), Some(reply), Some(id), info);
-    (view.status, view.timeout, view.mark) = (Some(status), Some(timeout), Some(mark));
+    let mut view = FlowView {
+        family,
+        orig: Some(orig),
+        reply: Some(reply),
+        status: Some(status),
+        timeout: Some(timeout),
+        mark: Some(mark),
+        id: Some(id),
+        zone: zone_of_both,
+        proto: info,
+        // Not encoded, for the reasons in `put_flow`.
+        use_count: None,
+        secmark: None,
+        counters_orig: None,
+        counters_reply: None,
+        start_ns: None,
+        stop_ns: None,
+        event_ns: None,
+        rare: RareAttributes::default(),
+    };
     if bits >= bit::LABELS {
         read_rare(&mut view, bits, &mut reader)?;
     }
@@ -328,16 +384,26 @@ fn read_proto_info(bits: u16, proto: u8, state: u8, reader: &mut Reader<'_>) -> 
 
 /// Reads the fields that few flows have into `view`.
 fn read_rare<'a>(view: &mut FlowView<'a>, bits: u16, reader: &mut Reader<'a>) -> Result<(), Malformed> {
+    let RareAttributes {
+        helper,
+        labels,
+        master,
+        // Parts of the rest.
+        secctx: _,
+        seqadj_orig: _,
+        seqadj_reply: _,
+        synproxy: _,
+    } = &mut view.rare;
     if bits & bit::LABELS != 0 {
-        view.rare.labels = Some(Labels(reader.u128()?));
+        *labels = Some(Labels(reader.u128()?));
     }
     if bits & bit::HELPER != 0 {
-        view.rare.helper = Some(Helper { name: read_text(reader)?, info: reader.short_bytes()? });
+        *helper = Some(Helper { name: read_text(reader)?, info: reader.short_bytes()? });
     }
     if bits & bit::MASTER != 0 {
         let proto = reader.u8()?;
-        let master = ends::read_tuple(view.family, proto, reader)?;
-        view.rare.master = Some(Tuple { zone: Some(reader.u16()?).filter(|zone| *zone != 0), ..master });
+        let tuple = ends::read_tuple(view.family, proto, reader)?;
+        *master = Some(Tuple { zone: Some(reader.u16()?).filter(|zone| *zone != 0), ..tuple });
     }
     if bits & bit::TRACKER != 0 {
         let (kind, numbers) = (reader.u8()?, reader.u64()?);
@@ -345,7 +411,7 @@ fn read_rare<'a>(view: &mut FlowView<'a>, bits: u16, reader: &mut Reader<'a>) ->
     }
     if bits & bit::REST != 0 {
         let length = reader.u16()?;
-        read_rest(view, Reader::new(reader.bytes(length.into())?))?;
+        read_rest(&mut view.rare, Reader::new(reader.bytes(length.into())?))?;
     }
     Ok(())
 }
@@ -368,8 +434,8 @@ fn set_tracker_numbers(view: &mut FlowView<'_>, kind: u8, numbers: u64) {
     }
 }
 
-/// Reads the fields of the rest into `view`. One of an unknown type is skipped.
-fn read_rest<'a>(view: &mut FlowView<'a>, mut reader: Reader<'a>) -> Result<(), Malformed> {
+/// Reads the fields of the rest into `rare`. One of an unknown type is skipped.
+fn read_rest<'a>(rare: &mut RareAttributes<'a>, mut reader: Reader<'a>) -> Result<(), Malformed> {
     while !reader.is_empty() {
         let kind = reader.u8()?;
         let mut field = Reader::new(reader.short_bytes()?);
@@ -377,15 +443,14 @@ fn read_rest<'a>(view: &mut FlowView<'a>, mut reader: Reader<'a>) -> Result<(), 
             rest::SEQADJ_ORIG | rest::SEQADJ_REPLY => {
                 let adjust =
                     SeqAdj { correction_pos: field.u32()?, offset_before: field.u32()?, offset_after: field.u32()? };
-                let target =
-                    if kind == rest::SEQADJ_ORIG { &mut view.rare.seqadj_orig } else { &mut view.rare.seqadj_reply };
+                let target = if kind == rest::SEQADJ_ORIG { &mut rare.seqadj_orig } else { &mut rare.seqadj_reply };
                 *target = Some(adjust);
             }
             rest::SYNPROXY => {
-                view.rare.synproxy = Some(Synproxy { isn: field.u32()?, its: field.u32()?, tsoff: field.u32()? });
+                rare.synproxy = Some(Synproxy { isn: field.u32()?, its: field.u32()?, tsoff: field.u32()? });
             }
             rest::SECCTX => {
-                view.rare.secctx = Some(str::from_utf8(field.rest()).map_err(|_| reader.malformed())?);
+                rare.secctx = Some(str::from_utf8(field.rest()).map_err(|_| reader.malformed())?);
             }
             _ => {} // of a later version: kept in the entry's bytes, ignored here
         }

@@ -118,15 +118,23 @@ pub(crate) fn flow() -> impl Strategy<Value = (FlowView<'static>, bool, bool)> {
                 id: Some(numbers.3),
                 zone,
                 proto: info,
+                // Not encoded.
+                use_count: None,
+                secmark: None,
+                counters_orig: None,
+                counters_reply: None,
+                start_ns: None,
+                stop_ns: None,
+                event_ns: None,
                 rare: RareAttributes {
                     labels: rare.0.map(Labels),
                     seqadj_orig: seqadj(rest.0),
                     seqadj_reply: seqadj(rest.1),
                     synproxy: rest.2.map(|[isn, its, tsoff]| Synproxy { isn, its, tsoff }),
                     master: rare.1,
-                    ..RareAttributes::default()
+                    helper: None, // the caller adds it and the security context, whose texts a view borrows
+                    secctx: None,
                 },
-                ..FlowView::default()
             };
             (view, rare.2.0, rare.2.1)
         })
