@@ -9,8 +9,10 @@
 //! | TCP state | with the liberal flag, because this kernel has not seen the windows; or, with window tracking, without it: the kernel learns the windows from the next packets |
 //! | timeout | the time that was left when it was reported, less its age; or the operator's fixed time; or a time so long that it marks the flow as held for a peer |
 //! | master | unchanged: the master flow must exist, so it is committed before |
+//! | labels, sequence adjustment, SYN proxy | only those that are not all zero |
+//! | id, use count, counters, times, security mark and context | absent: only the kernel sets them |
 //!
-//! All other fields (mark, labels, helper, zones, sequence adjustment, SYN proxy) are unchanged.
+//! All other fields (mark, helper, zones) are unchanged.
 
 use ctflow_parser::flow::{FlowView, Labels, RareAttributes, SeqAdj, Synproxy};
 use ctflow_parser::proto::{ProtoInfo, TcpFlags, TcpInfo};
@@ -102,8 +104,30 @@ const SETTABLE: u32 = uapi::IPS_SEEN_REPLY | uapi::IPS_ASSURED | uapi::IPS_FIXED
 /// directions; a replicated flow has both.
 #[must_use]
 pub fn commit_request<'a>(flow: &FlowView<'a>, age_s: u64, rules: CommitRules) -> Option<FlowChange<'a>> {
-    let (orig, reply) = (flow.orig?, flow.reply?);
-    let status = flow.status.unwrap_or(0);
+    let FlowView {
+        family,
+        orig: Some(orig),
+        reply: Some(reply),
+        status,
+        timeout,
+        mark,
+        zone,
+        proto,
+        // Only the kernel sets these.
+        id: _,
+        use_count: _,
+        secmark: _,
+        counters_orig: _,
+        counters_reply: _,
+        start_ns: _,
+        stop_ns: _,
+        event_ns: _,
+        rare,
+    } = *flow
+    else {
+        return None;
+    };
+    let status = status.unwrap_or(0);
     let mirror = untranslated_reply(&orig, &reply);
     let nat = |bit: u32, actual: (std::net::IpAddr, Option<u16>), plain: (std::net::IpAddr, Option<u16>)| {
         let is_translated = status & bit != 0 && actual != plain;
@@ -113,33 +137,39 @@ pub fn commit_request<'a>(flow: &FlowView<'a>, age_s: u64, rules: CommitRules) -
     // The reply's destination is the translated source, and its source the translated destination.
     let (src, dst) = ((reply.dst, nat_port(&reply, End::Dst)), (reply.src, nat_port(&reply, End::Src)));
     let (plain_src, plain_dst) = ((mirror.dst, nat_port(&mirror, End::Dst)), (mirror.src, nat_port(&mirror, End::Src)));
-    let labels = flow.rare.labels.filter(|labels| *labels != Labels::default());
+    let rare = settable_attributes(&rare);
     Some(FlowChange {
         flow: FlowView {
-            family: flow.family,
+            family,
             orig: Some(orig),
             reply: Some(mirror),
             status: Some(status & SETTABLE | uapi::IPS_CONFIRMED),
-            timeout: Some(rules.lifetime.timeout_s(flow.timeout.unwrap_or(0), age_s)),
-            mark: flow.mark.filter(|mark| *mark != 0),
-            zone: flow.zone,
-            proto: flow.proto.map(|proto| with_windows(rules.windows, proto)),
-            rare: RareAttributes {
-                labels,
-                helper: flow.rare.helper,
-                seqadj_orig: flow.rare.seqadj_orig.filter(|adjustment| *adjustment != SeqAdj::default()),
-                seqadj_reply: flow.rare.seqadj_reply.filter(|adjustment| *adjustment != SeqAdj::default()),
-                synproxy: flow.rare.synproxy.filter(|synproxy| *synproxy != Synproxy::default()),
-                master: flow.rare.master,
-                ..RareAttributes::default()
-            },
+            timeout: Some(rules.lifetime.timeout_s(timeout.unwrap_or(0), age_s)),
+            mark: mark.filter(|mark| *mark != 0),
+            zone,
+            proto: proto.map(|proto| with_windows(rules.windows, proto)),
+            rare,
             ..FlowView::default()
         },
-        labels_mask: labels,
+        mark_mask: None,
+        labels_mask: rare.labels,
         nat_src: nat(uapi::IPS_SRC_NAT, src, plain_src),
         nat_dst: nat(uapi::IPS_DST_NAT, dst, plain_dst),
-        ..FlowChange::default()
     })
+}
+
+/// The rare attributes of a flow that a request can set: not the security context, and no attribute that is all zero.
+fn settable_attributes<'a>(rare: &RareAttributes<'a>) -> RareAttributes<'a> {
+    let RareAttributes { helper, secctx: _, labels, seqadj_orig, seqadj_reply, synproxy, master } = *rare;
+    RareAttributes {
+        helper,
+        secctx: None,
+        labels: labels.filter(|labels| *labels != Labels::default()),
+        seqadj_orig: seqadj_orig.filter(|adjustment| *adjustment != SeqAdj::default()),
+        seqadj_reply: seqadj_reply.filter(|adjustment| *adjustment != SeqAdj::default()),
+        synproxy: synproxy.filter(|synproxy| *synproxy != Synproxy::default()),
+        master,
+    }
 }
 
 /// The reply direction of a flow with original direction `orig` if it were not translated.
@@ -173,13 +203,36 @@ fn nat_port(tuple: &Tuple, end: End) -> Option<u16> {
 /// changed later. The status of a flow with a master must still have the expected bit.
 #[must_use]
 pub fn for_existing_flow(change: FlowChange<'_>) -> FlowChange<'_> {
-    let expected = if change.flow.rare.master.is_some() { uapi::IPS_EXPECTED } else { 0 };
+    let FlowChange { flow, mark_mask, labels_mask, nat_src: _, nat_dst: _ } = change;
+    let FlowView {
+        status,
+        // The flow's tuples and zone do not change.
+        family: _,
+        orig: _,
+        reply: _,
+        zone: _,
+        // These can be changed later.
+        timeout: _,
+        mark: _,
+        proto: _,
+        // No request has these.
+        id: _,
+        use_count: _,
+        secmark: _,
+        counters_orig: _,
+        counters_reply: _,
+        start_ns: _,
+        stop_ns: _,
+        event_ns: _,
+        rare: RareAttributes { master, helper: _, synproxy: _, labels, secctx, seqadj_orig, seqadj_reply },
+    } = flow;
+    let expected = if master.is_some() { uapi::IPS_EXPECTED } else { 0 };
     let flow = FlowView {
-        status: change.flow.status.map(|status| status | expected),
-        rare: RareAttributes { master: None, helper: None, synproxy: None, ..change.flow.rare },
-        ..change.flow
+        status: status.map(|status| status | expected),
+        rare: RareAttributes { master: None, helper: None, synproxy: None, labels, secctx, seqadj_orig, seqadj_reply },
+        ..flow
     };
-    FlowChange { flow, nat_src: None, nat_dst: None, ..change }
+    FlowChange { flow, mark_mask, labels_mask, nat_src: None, nat_dst: None }
 }
 
 /// The tracker's state for the request. This kernel has seen no TCP window: it would drop the next packets unless the

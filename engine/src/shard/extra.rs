@@ -24,30 +24,32 @@ impl Extra {
     /// that do not use them; a zero attribute does not count.
     #[inline]
     pub(crate) fn is_needed_for(view: &FlowView<'_>) -> bool {
-        view.rare.labels.is_some_and(|labels| labels != Labels::default())
-            || view.rare.helper.is_some()
-            || view.rare.secctx.is_some()
-            || view.rare.seqadj_orig.is_some_and(|adjustment| adjustment != SeqAdj::default())
-            || view.rare.seqadj_reply.is_some_and(|adjustment| adjustment != SeqAdj::default())
-            || view.rare.synproxy.is_some_and(|synproxy| synproxy != Synproxy::default())
-            || view.rare.master.is_some()
+        let RareAttributes { labels, helper, secctx, seqadj_orig, seqadj_reply, synproxy, master } = &view.rare;
+        labels.is_some_and(|labels| labels != Labels::default())
+            || helper.is_some()
+            || secctx.is_some()
+            || seqadj_orig.is_some_and(|adjustment| adjustment != SeqAdj::default())
+            || seqadj_reply.is_some_and(|adjustment| adjustment != SeqAdj::default())
+            || synproxy.is_some_and(|synproxy| synproxy != Synproxy::default())
+            || master.is_some()
             || matches!(view.proto, Some(ProtoInfo::Sctp(_) | ProtoInfo::Dccp(_)))
     }
 
     /// Replaces the attributes that `view` has, and keeps the others; returns whether anything changed. An attribute
     /// that is equal, as in nearly every event of a flow with a helper, costs one comparison and no allocation.
     pub(crate) fn merge(&mut self, view: &FlowView<'_>) -> bool {
-        let mut changed = update_if_some(&mut self.labels, view.rare.labels)
-            | update_if_some(&mut self.seqadj_orig, view.rare.seqadj_orig)
-            | update_if_some(&mut self.seqadj_reply, view.rare.seqadj_reply)
-            | update_if_some(&mut self.synproxy, view.rare.synproxy)
-            | update_if_some(&mut self.master, view.rare.master)
+        let RareAttributes { labels, helper, secctx, seqadj_orig, seqadj_reply, synproxy, master } = &view.rare;
+        let mut changed = update_if_some(&mut self.labels, *labels)
+            | update_if_some(&mut self.seqadj_orig, *seqadj_orig)
+            | update_if_some(&mut self.seqadj_reply, *seqadj_reply)
+            | update_if_some(&mut self.synproxy, *synproxy)
+            | update_if_some(&mut self.master, *master)
             | update_if_some(&mut self.proto, view.proto.filter(|proto| !matches!(proto, ProtoInfo::Tcp(_))));
-        if let Some(helper) = view.rare.helper.filter(|helper| self.helper() != Some(*helper)) {
+        if let Some(helper) = helper.filter(|helper| self.helper() != Some(*helper)) {
             self.helper = Some((helper.name.into(), helper.info.into()));
             changed = true;
         }
-        if let Some(context) = view.rare.secctx.filter(|context| self.secctx.as_deref() != Some(context)) {
+        if let Some(context) = secctx.filter(|context| self.secctx.as_deref() != Some(context)) {
             self.secctx = Some(context.into());
             changed = true;
         }

@@ -112,11 +112,32 @@ impl<A: Address> Slot<A> {
     fn confirm_by_dump<'a>(&mut self, view: &FlowView<'a>, generation: Generation) -> FlowView<'a> {
         self.confirm(generation);
         let unless = |flag: u8| !self.has(flag);
+        let FlowView {
+            status,
+            timeout,
+            mark,
+            proto,
+            // The same in events and dumps: they identify the flow.
+            family: _,
+            orig: _,
+            zone: _,
+            id: _,
+            reply: _, // the kernel sets it before the first event
+            // Not kept.
+            use_count: _,
+            secmark: _,
+            counters_orig: _,
+            counters_reply: _,
+            start_ns: _,
+            stop_ns: _,
+            event_ns: _,
+            rare: _, // the dump's: no flag is left to record that an event carried newer ones
+        } = view;
         FlowView {
-            status: view.status.filter(|_| unless(FROM_EVENT)),
-            timeout: view.timeout.filter(|_| unless(FROM_EVENT)),
-            mark: view.mark.filter(|_| unless(MARK_FROM_EVENT)),
-            proto: view.proto.filter(|_| unless(PROTO_FROM_EVENT)),
+            status: status.filter(|_| unless(FROM_EVENT)),
+            timeout: timeout.filter(|_| unless(FROM_EVENT)),
+            mark: mark.filter(|_| unless(MARK_FROM_EVENT)),
+            proto: proto.filter(|_| unless(PROTO_FROM_EVENT)),
             ..*view
         }
     }

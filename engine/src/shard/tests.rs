@@ -3,8 +3,8 @@
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 
-use ctflow_parser::flow::{FlowView, Helper, Labels, RareAttributes};
-use ctflow_parser::proto::{ProtoInfo, TcpInfo};
+use ctflow_parser::flow::{Counters, FlowView, Helper, Labels, RareAttributes, SeqAdj, Synproxy};
+use ctflow_parser::proto::{ProtoInfo, SctpInfo, TcpInfo};
 use ctflow_parser::record::Event;
 use ctflow_parser::tuple::{FlowKey, L4, Tuple};
 use ctflow_parser::uapi;
@@ -92,6 +92,58 @@ fn a_full_shard_refuses_flows_until_one_is_destroyed() {
     assert_eq!(shard.apply(Event::Update, &FlowView { mark: Some(1), ..flow(1, 1, false) }), Applied::Updated);
     shard.apply(Event::Destroy, &flow(0, 0, false));
     assert_eq!(shard.apply(Event::New, &flow(9, 9, false)), Applied::Created);
+}
+
+#[test]
+fn every_attribute_is_kept_except_those_of_this_kernel_alone() {
+    let FlowView { family, orig, reply, id, .. } = flow(1, 5, false);
+    let seqadj = |correction_pos| Some(SeqAdj { correction_pos, offset_before: 1, offset_after: 2 });
+    let kept = FlowView {
+        family,
+        orig,
+        reply,
+        status: Some(14),
+        timeout: Some(60),
+        mark: Some(7),
+        id,
+        zone: Some(3),
+        proto: Some(ProtoInfo::Sctp(SctpInfo { state: Some(3), vtag_orig: Some(1), vtag_reply: Some(2) })),
+        use_count: None,
+        secmark: None,
+        counters_orig: None,
+        counters_reply: None,
+        start_ns: None,
+        stop_ns: None,
+        event_ns: None,
+        rare: RareAttributes {
+            helper: Some(Helper { name: "sip", info: b"x" }),
+            secctx: Some("system_u"),
+            labels: Some(Labels(1 << 100)),
+            seqadj_orig: seqadj(1),
+            seqadj_reply: seqadj(2),
+            synproxy: Some(Synproxy { isn: 1, its: 2, tsoff: 3 }),
+            master: flow(2, 6, false).orig,
+        },
+    };
+    let counters = Some(Counters { packets: 1, bytes: 60 });
+    let reported = FlowView {
+        use_count: Some(1),
+        secmark: Some(2),
+        counters_orig: counters,
+        counters_reply: counters,
+        start_ns: Some(3),
+        stop_ns: Some(4),
+        event_ns: Some(5),
+        ..kept
+    };
+    let mut shard = Shard::new(10);
+    assert_eq!(shard.apply(Event::New, &reported), Applied::Created);
+    assert_eq!(shard.get(&key(&kept), 5), Some(kept));
+    // An update with every attribute changes a flow that was created with the fewest.
+    let mut shard = Shard::new(10);
+    shard.apply(Event::New, &FlowView { family, orig, reply, id, zone: kept.zone, ..FlowView::default() });
+    assert_eq!(shard.apply(Event::Update, &reported), Applied::Updated);
+    assert_eq!(shard.get(&key(&kept), 5), Some(kept));
 }
 
 #[test]
