@@ -57,17 +57,30 @@ impl Creation {
                 mark: self.mark,
                 zone: self.zone,
                 proto: self.proto.proto_info(self.orig.proto),
+                // Only the kernel sets these.
+                id: None,
+                use_count: None,
+                secmark: None,
+                counters_orig: None,
+                counters_reply: None,
+                start_ns: None,
+                stop_ns: None,
+                event_ns: None,
                 rare: RareAttributes {
                     labels,
                     helper: self.helper.as_deref().map(|name| Helper { name, info: &[] }),
-                    ..RareAttributes::default()
+                    // No option sets these.
+                    secctx: None,
+                    seqadj_orig: None,
+                    seqadj_reply: None,
+                    synproxy: None,
+                    master: None,
                 },
-                ..FlowView::default()
             },
+            mark_mask: None,
             labels_mask: labels,
             nat_src: self.nat_src,
             nat_dst: self.nat_dst,
-            ..FlowChange::default()
         }
     }
 }
@@ -180,8 +193,30 @@ impl Update {
             status: Some(status | self.status).filter(|new| *new != status),
             mark: new_mark.map(|new| new.value),
             proto: self.proto.change_from(orig.proto, flow.proto),
-            rare: RareAttributes { labels: labels_mask.map(|_| Labels(self.add_bits)), ..RareAttributes::default() },
-            ..FlowView::default()
+            // The flow's key is added where there is a change.
+            family: 0,
+            orig: None,
+            reply: None,
+            zone: None,
+            // Only the kernel sets these.
+            id: None,
+            use_count: None,
+            secmark: None,
+            counters_orig: None,
+            counters_reply: None,
+            start_ns: None,
+            stop_ns: None,
+            event_ns: None,
+            rare: RareAttributes {
+                labels: labels_mask.map(|_| Labels(self.add_bits)),
+                // No option of `-U` sets these.
+                helper: None,
+                secctx: None,
+                seqadj_orig: None,
+                seqadj_reply: None,
+                synproxy: None,
+                master: None,
+            },
         };
         if change == FlowView::default() {
             return None;
@@ -193,7 +228,8 @@ impl Update {
             // not sent.
             mark_mask: new_mark.map(|new| new.mask).filter(|mask| *mask != u32::MAX),
             labels_mask: labels_mask.map(Labels),
-            ..FlowChange::default()
+            nat_src: None, // only for a flow that is created
+            nat_dst: None,
         })
     }
 
@@ -225,7 +261,14 @@ impl ExpectationCreation {
             mask: Some(self.mask),
             master: Some(self.master),
             timeout: self.timeout,
-            ..ExpectView::default()
+            id: None, // only the kernel sets it
+            // No option sets these.
+            helper: None,
+            zone: None,
+            flags: None,
+            class: None,
+            nat: None,
+            function: None,
         }
     }
 }

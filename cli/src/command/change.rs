@@ -88,19 +88,47 @@ const OFFLOADED: u32 = uapi::IPS_OFFLOAD | uapi::IPS_HW_OFFLOAD;
 /// Returns the flow as it will be after the change. conntrack queries the kernel for each flow instead, and so prints a
 /// use count that includes its own reference: therefore one is added here.
 fn flow_after<'a>(flow: &FlowView<'a>, change: &FlowChange<'a>) -> FlowView<'a> {
-    let requested = &change.flow;
+    let FlowView {
+        timeout,
+        mark,
+        status,
+        proto,
+        // The flow's key.
+        family: _,
+        orig: _,
+        reply: _,
+        zone: _,
+        // Only the kernel sets these.
+        id: _,
+        use_count: _,
+        secmark: _,
+        counters_orig: _,
+        counters_reply: _,
+        start_ns: _,
+        stop_ns: _,
+        event_ns: _,
+        rare:
+            RareAttributes {
+                labels,
+                // `-U` does not set these.
+                helper: _,
+                secctx: _,
+                seqadj_orig: _,
+                seqadj_reply: _,
+                synproxy: _,
+                master: _,
+            },
+    } = &change.flow;
     let mask = change.mark_mask.unwrap_or(u32::MAX);
-    let mark = requested.mark.map(|mark| (flow.mark.unwrap_or(0) & !mask) ^ mark);
+    let mark = mark.map(|mark| (flow.mark.unwrap_or(0) & !mask) ^ mark);
     let labels_mask = change.labels_mask.map_or(u128::MAX, |labels| labels.0);
-    let labels = requested
-        .rare
-        .labels
-        .map(|labels| Labels(flow.rare.labels.unwrap_or_default().0 & !labels_mask | labels.0 & labels_mask));
+    let labels =
+        labels.map(|labels| Labels(flow.rare.labels.unwrap_or_default().0 & !labels_mask | labels.0 & labels_mask));
     FlowView {
-        timeout: requested.timeout.or(flow.timeout),
+        timeout: timeout.or(flow.timeout),
         mark: mark.or(flow.mark),
-        status: requested.status.map(|status| status & !OFFLOADED | flow.status.unwrap_or(0)).or(flow.status),
-        proto: requested.proto.or(flow.proto),
+        status: status.map(|status| status & !OFFLOADED | flow.status.unwrap_or(0)).or(flow.status),
+        proto: proto.or(flow.proto),
         rare: RareAttributes { labels: labels.or(flow.rare.labels), ..flow.rare },
         use_count: flow.use_count.map(|count| count.saturating_add(1)),
         ..*flow

@@ -43,7 +43,7 @@
 //! | | *counter* | under the name of the line: `found`, `insert_failed`, `expect_new`, … |
 
 use ctflow_parser::expect::ExpectView;
-use ctflow_parser::flow::{Counters, FlowView, Helper, Labels, SeqAdj, Synproxy};
+use ctflow_parser::flow::{Counters, FlowView, Helper, Labels, RareAttributes, SeqAdj, Synproxy};
 use ctflow_parser::proto::{DccpInfo, ProtoInfo, SctpInfo, TcpFlags, TcpInfo};
 use ctflow_parser::record::Event;
 use ctflow_parser::tuple::{L4, Tuple};
@@ -64,54 +64,75 @@ pub(super) fn append_flow(
     context: &RecordContext<'_>,
     names: Option<&LabelMap>,
 ) {
+    let FlowView {
+        family,
+        orig,
+        reply,
+        status,
+        timeout,
+        mark,
+        id,
+        use_count,
+        zone,
+        secmark,
+        proto,
+        counters_orig,
+        counters_reply,
+        start_ns,
+        stop_ns,
+        event_ns,
+        rare,
+    } = flow;
     out.reserve(OBJECT_BYTES);
     out.literal(b"{");
     if let Some(event) = context.event {
-        event_members(out, event, flow.event_ns, context);
+        event_members(out, event, *event_ns, context);
     }
-    family(out, flow.family);
-    protocol(out, flow.orig.or(flow.reply).map_or(0, |tuple| tuple.proto));
-    number_member(out, b"\"timeout\":", flow.timeout);
-    state(out, flow.proto.as_ref());
-    let [orig, reply] = trackers(flow.proto.as_ref());
-    direction(out, b"\"orig\":{", flow.orig.as_ref(), flow.counters_orig, orig, flow.rare.seqadj_orig);
-    direction(out, b"\"reply\":{", flow.reply.as_ref(), flow.counters_reply, reply, flow.rare.seqadj_reply);
-    if let Some(set) = flow.status {
-        status(out, set);
+    family_name(out, *family);
+    protocol(out, orig.as_ref().or(reply.as_ref()).map_or(0, |tuple| tuple.proto));
+    number_member(out, b"\"timeout\":", *timeout);
+    state(out, proto.as_ref());
+    let [tracker_orig, tracker_reply] = trackers(proto.as_ref());
+    direction(out, b"\"orig\":{", orig.as_ref(), *counters_orig, tracker_orig, rare.seqadj_orig);
+    direction(out, b"\"reply\":{", reply.as_ref(), *counters_reply, tracker_reply, rare.seqadj_reply);
+    if let Some(set) = *status {
+        status_flags(out, set);
     }
-    number_member(out, b"\"mark\":", flow.mark);
-    number_member(out, b"\"zone\":", flow.zone);
-    number_member(out, b"\"start_ns\":", flow.start_ns);
-    number_member(out, b"\"stop_ns\":", flow.stop_ns);
-    number_member(out, b"\"use\":", flow.use_count);
-    number_member(out, b"\"id\":", flow.id);
-    rare_members(out, flow, names);
+    number_member(out, b"\"mark\":", *mark);
+    number_member(out, b"\"zone\":", *zone);
+    number_member(out, b"\"start_ns\":", *start_ns);
+    number_member(out, b"\"stop_ns\":", *stop_ns);
+    number_member(out, b"\"use\":", *use_count);
+    number_member(out, b"\"id\":", *id);
+    rare_members(out, *secmark, rare, names);
     finish_line(out);
 }
 
 /// Appends one expectation's object.
 pub(super) fn append_expect(out: &mut Vec<u8>, expect: &ExpectView<'_>, context: &RecordContext<'_>) {
+    let ExpectView { family, tuple: awaited, mask, master, timeout, id, helper, zone, flags, class, nat, function } =
+        expect;
     out.reserve(OBJECT_BYTES);
     out.literal(b"{");
     if let Some(event) = context.event {
         event_members(out, event, None, context);
     }
-    family(out, expect.family);
-    let awaited = expect.tuple.map_or(0, |tuple| tuple.proto);
-    protocol(out, awaited);
-    number_member(out, b"\"timeout\":", expect.timeout);
-    tuple_object(out, b"\"tuple\":{", expect.tuple.as_ref(), awaited);
-    tuple_object(out, b"\"mask\":{", expect.mask.as_ref(), awaited);
-    tuple_with_protocol(out, b"\"master\":{", expect.master.as_ref());
-    number_member(out, b"\"zone\":", expect.zone);
-    if let Some(set) = expect.flags {
+    family_name(out, *family);
+    let awaited_protocol = awaited.map_or(0, |tuple| tuple.proto);
+    protocol(out, awaited_protocol);
+    number_member(out, b"\"timeout\":", *timeout);
+    tuple_object(out, b"\"tuple\":{", awaited.as_ref(), awaited_protocol);
+    tuple_object(out, b"\"mask\":{", mask.as_ref(), awaited_protocol);
+    tuple_with_protocol(out, b"\"master\":{", master.as_ref());
+    number_member(out, b"\"zone\":", *zone);
+    if let Some(set) = *flags {
         expect_flags(out, set);
     }
-    number_member(out, b"\"class\":", expect.class);
-    number_member(out, b"\"id\":", expect.id);
-    text_member(out, b"\"helper\":", expect.helper);
-    text_member(out, b"\"function\":", expect.function);
-    if let Some(nat) = expect.nat {
+    number_member(out, b"\"class\":", *class);
+    number_member(out, b"\"id\":", *id);
+    text_member(out, b"\"helper\":", *helper);
+    text_member(out, b"\"function\":", *function);
+    if let Some(nat) = nat {
         let from_orig = nat.direction == 0;
         out.text(if from_orig { "\"nat\":{\"direction\":\"orig\"," } else { "\"nat\":{\"direction\":\"reply\"," });
         protocol(out, nat.tuple.proto);
@@ -140,7 +161,7 @@ fn event_members(out: &mut Vec<u8>, event: Event, kernel_ns: Option<u64>, contex
 }
 
 #[inline]
-fn family(out: &mut Vec<u8>, family: u8) {
+fn family_name(out: &mut Vec<u8>, family: u8) {
     match family {
         uapi::AF_INET => out.literal(b"\"family\":\"ipv4\","),
         uapi::AF_INET6 => out.literal(b"\"family\":\"ipv6\","),
@@ -322,7 +343,7 @@ const fn padded<const N: usize>(text: &[u8; N]) -> ([u8; 16], u8) {
 
 /// Appends a status as number and as the names of its bits. Bits without a name are in the number only.
 #[inline]
-fn status(out: &mut Vec<u8>, set: u32) {
+fn status_flags(out: &mut Vec<u8>, set: u32) {
     number_member(out, b"\"status\":", Some(set));
     out.literal(b"\"status_flags\":[");
     let mut rest = set & 0xffff;
@@ -338,18 +359,27 @@ fn status(out: &mut Vec<u8>, set: u32) {
 
 /// Appends the values that few flows have. This function is kept out of line, so that its caller stays small.
 #[inline(never)]
-fn rare_members(out: &mut Vec<u8>, flow: &FlowView<'_>, names: Option<&LabelMap>) {
-    number_member(out, b"\"secmark\":", flow.secmark);
-    text_member(out, b"\"secctx\":", flow.rare.secctx);
-    if let Some(set) = flow.rare.labels {
-        labels(out, set, names);
+fn rare_members(out: &mut Vec<u8>, secmark: Option<u32>, rare: &RareAttributes<'_>, names: Option<&LabelMap>) {
+    let RareAttributes {
+        helper,
+        secctx,
+        labels,
+        seqadj_orig: _, // in the directions' objects
+        seqadj_reply: _,
+        synproxy,
+        master,
+    } = rare;
+    number_member(out, b"\"secmark\":", secmark);
+    text_member(out, b"\"secctx\":", *secctx);
+    if let Some(set) = *labels {
+        label_numbers(out, set, names);
     }
-    if let Some(Helper { name, info }) = flow.rare.helper {
+    if let Some(Helper { name, info }) = helper {
         text_member(out, b"\"helper\":", Some(name));
         helper_info(out, info);
     }
-    tuple_with_protocol(out, b"\"master\":{", flow.rare.master.as_ref());
-    if let Some(Synproxy { isn, its, tsoff }) = flow.rare.synproxy {
+    tuple_with_protocol(out, b"\"master\":{", master.as_ref());
+    if let Some(Synproxy { isn, its, tsoff }) = *synproxy {
         out.literal(b"\"synproxy\":{");
         number_member(out, b"\"isn\":", Some(isn));
         number_member(out, b"\"its\":", Some(its));
@@ -358,7 +388,7 @@ fn rare_members(out: &mut Vec<u8>, flow: &FlowView<'_>, names: Option<&LabelMap>
     }
 }
 
-fn labels(out: &mut Vec<u8>, set: Labels, names: Option<&LabelMap>) {
+fn label_numbers(out: &mut Vec<u8>, set: Labels, names: Option<&LabelMap>) {
     out.literal(b"\"labels\":[");
     for number in set.iter() {
         out.decimal(number.into());
@@ -485,7 +515,6 @@ fn close_with(out: &mut Vec<u8>, closing: &[u8; 2]) {
 
 #[cfg(test)]
 mod tests {
-    use ctflow_parser::flow::RareAttributes;
     use serde_json::{Value, json};
 
     use super::super::tests::conntrack_lines::{

@@ -185,10 +185,10 @@ impl Printer {
         }
     }
 
-    /// The flow's labels and the label names; `None` unless `-o labels` is set and both exist.
+    /// A flow's labels and the label names; `None` unless `-o labels` is set and both exist.
     #[inline]
-    fn named_labels(&self, flow: &FlowView<'_>) -> Option<(Labels, &LabelMap)> {
-        flow.rare.labels.filter(|_| self.format.labels).zip(self.labels.as_deref())
+    fn named_labels(&self, labels: Option<Labels>) -> Option<(Labels, &LabelMap)> {
+        labels.filter(|_| self.format.labels).zip(self.labels.as_deref())
     }
 
     /// Appends the XML root's start tag, once.
@@ -204,22 +204,21 @@ impl Printer {
 /// The time of an event in nanoseconds since 1970: the kernel's time stamp if it sent one (Linux 6.14 and later),
 /// else the time of reading.
 #[inline]
-fn event_ns(flow: &FlowView<'_>, context: &RecordContext<'_>) -> u64 {
-    flow.event_ns.unwrap_or(context.now_ns)
+fn event_ns(kernel_ns: Option<u64>, context: &RecordContext<'_>) -> u64 {
+    kernel_ns.unwrap_or(context.now_ns)
 }
 
-/// How long a flow has lived, in seconds: until its end, or until now. Both times are truncated to whole seconds
-/// before the subtraction, as in conntrack: a flow from 4.8 s to 5.1 s lived 1 s.
+/// How long a flow has lived, in seconds: until `end_ns` if that is known, or until now. Both times are truncated to
+/// whole seconds before the subtraction, as in conntrack: a flow from 4.8 s to 5.1 s lived 1 s.
 #[inline]
-fn lifetime_seconds(flow: &FlowView<'_>, context: &RecordContext<'_>) -> Option<u64> {
-    let start_ns = start_ns(flow)?;
-    let end_ns = flow.stop_ns.or(flow.event_ns).unwrap_or(context.now_ns);
-    Some((end_ns / NS_PER_SECOND).saturating_sub(start_ns / NS_PER_SECOND))
+fn lifetime_seconds(start_ns: Option<u64>, end_ns: Option<u64>, context: &RecordContext<'_>) -> Option<u64> {
+    let end_ns = end_ns.unwrap_or(context.now_ns);
+    Some((end_ns / NS_PER_SECOND).saturating_sub(start_ns? / NS_PER_SECOND))
 }
 
 /// The time of a flow's start in nanoseconds since 1970. The kernel sends 0 for a flow that began
 /// before time stamps were switched on; such a flow has none.
 #[inline]
-fn start_ns(flow: &FlowView<'_>) -> Option<u64> {
-    flow.start_ns.filter(|&start_ns| start_ns != 0)
+fn known_start(start_ns: Option<u64>) -> Option<u64> {
+    start_ns.filter(|&start_ns| start_ns != 0)
 }

@@ -15,7 +15,7 @@
 
 use std::net::IpAddr;
 
-use ctflow_parser::flow::{FlowView, Labels};
+use ctflow_parser::flow::{FlowView, Helper, Labels, RareAttributes};
 use ctflow_parser::proto::{DccpInfo, ProtoInfo, SctpInfo};
 use ctflow_parser::record::Event;
 use ctflow_parser::tuple::{L4, Tuple};
@@ -37,7 +37,38 @@ enum Verb {
 }
 
 /// Appends one flow's command.
-pub(super) fn append_flow(out: &mut Vec<u8>, flow: &FlowView<'_>, event: Option<Event>, labels: Option<&LabelMap>) {
+pub(super) fn append_flow(out: &mut Vec<u8>, flow: &FlowView<'_>, event: Option<Event>, names: Option<&LabelMap>) {
+    let FlowView {
+        family: _, // `--load-file` derives it from the addresses
+        orig,
+        reply,
+        status,
+        timeout,
+        mark,
+        zone,
+        proto,
+        // No command can set these.
+        id: _,
+        use_count: _,
+        secmark: _,
+        counters_orig: _,
+        counters_reply: _,
+        start_ns: _,
+        stop_ns: _,
+        event_ns: _,
+        rare:
+            RareAttributes {
+                helper,
+                labels,
+                // No command can set these.
+                secctx: _,
+                seqadj_orig: _,
+                seqadj_reply: _,
+                synproxy: _,
+                master: _,
+            },
+    } = flow;
+    let protocol = orig.map_or(0, |orig| orig.proto);
     out.reserve(LINE_BYTES);
     let verb = match event {
         None | Some(Event::New) => Verb::Add,
@@ -49,20 +80,30 @@ pub(super) fn append_flow(out: &mut Vec<u8>, flow: &FlowView<'_>, event: Option<
         Verb::Update => b"-U ",
         Verb::Delete => b"-D ",
     });
-    number_option(out, b"-t ", flow.timeout);
-    if let Some(set) = flow.status {
+    number_option(out, b"-t ", *timeout);
+    if let Some(set) = *status {
         status_option(out, set, verb);
     }
-    zone_options(out, flow);
-    tuple_options(out, flow, verb);
-    match &flow.proto {
+    number_option(out, b"-w ", *zone);
+    number_option(out, b"--orig-zone ", orig.and_then(|orig| orig.zone));
+    number_option(out, b"--reply-zone ", reply.and_then(|reply| reply.zone));
+    if let Some(orig) = orig {
+        address_option(out, b"-s ", orig.src);
+        address_option(out, b"-d ", orig.dst);
+    }
+    let reply_ports = orig.zip(*reply).map(|(orig, reply)| reply_addresses(out, &orig, &reply, *status, verb));
+    protocol_option(out, protocol);
+    if let Some(orig) = orig {
+        port_options(out, orig, reply_ports, verb);
+    }
+    match proto {
         Some(proto) => tracker_options(out, proto),
-        None if verb == Verb::Add => untracked_options(out, flow.protocol()),
+        None if verb == Verb::Add => untracked_options(out, protocol),
         None => {}
     }
     // Tuples and zones identify the flow to delete. More conditions could only make the line miss it.
     if verb != Verb::Delete {
-        extra_options(out, flow, verb, labels);
+        extra_options(out, *mark, labels.zip(names), *helper, verb);
     }
     if let Some(last) = out.last_mut() {
         *last = b'\n';
@@ -86,29 +127,17 @@ fn status_option(out: &mut Vec<u8>, set: u32, verb: Verb) {
     }
 }
 
-fn zone_options(out: &mut Vec<u8>, flow: &FlowView<'_>) {
-    number_option(out, b"-w ", flow.zone);
-    number_option(out, b"--orig-zone ", flow.orig.and_then(|orig| orig.zone));
-    number_option(out, b"--reply-zone ", flow.reply.and_then(|reply| reply.zone));
+/// Appends the addresses of the reply. Returns the ports to save as the reply's source and destination port.
+fn reply_addresses(out: &mut Vec<u8>, orig: &Tuple, reply: &Tuple, status: Option<u32>, verb: Verb) -> (u16, u16) {
+    let [server, client] = reply_ends(orig, reply);
+    (server.append_address(out, status, verb), client.append_address(out, status, verb))
 }
 
-/// Appends both tuples: addresses, then the protocol and its fields.
-fn tuple_options(out: &mut Vec<u8>, flow: &FlowView<'_>, verb: Verb) {
-    if let Some(orig) = &flow.orig {
-        address_option(out, b"-s ", orig.src);
-        address_option(out, b"-d ", orig.dst);
-    }
-    let mut ports = None;
-    if let Some((orig, reply)) = flow.orig.zip(flow.reply) {
-        let [server, client] = reply_ends(&orig, &reply);
-        ports = Some((server.append_address(out, flow.status, verb), client.append_address(out, flow.status, verb)));
-    }
-    protocol_option(out, flow.protocol());
-    if let Some(orig) = &flow.orig {
-        let untracked = verb == Verb::Add && orig.l4 == L4::None && protocol::fields(orig.proto) == Fields::Ports;
-        let orig = if untracked { Tuple { l4: L4::Ports { src: 0, dst: 0 }, ..*orig } } else { *orig };
-        l4_options(out, &orig, ports.or(Some((0, 0)).filter(|_| untracked)));
-    }
+/// Appends the fields of the protocol. `reply` has the reply's source and destination port or key.
+fn port_options(out: &mut Vec<u8>, orig: &Tuple, reply: Option<(u16, u16)>, verb: Verb) {
+    let untracked = verb == Verb::Add && orig.l4 == L4::None && protocol::fields(orig.proto) == Fields::Ports;
+    let orig = if untracked { Tuple { l4: L4::Ports { src: 0, dst: 0 }, ..*orig } } else { *orig };
+    l4_options(out, &orig, reply.or(Some((0, 0)).filter(|_| untracked)));
 }
 
 /// The source or the destination of the reply tuple, with the value that it would have without NAT.
@@ -247,12 +276,18 @@ fn untracked_options(out: &mut Vec<u8>, protocol: u8) {
 
 /// Appends the values that conntrack does not save. An update event with mark 0 reports that the mark has become 0,
 /// so that mark is saved; elsewhere a mark of 0 is the default and omitted.
-fn extra_options(out: &mut Vec<u8>, flow: &FlowView<'_>, verb: Verb, names: Option<&LabelMap>) {
-    number_option(out, b"-m ", flow.mark.filter(|mark| *mark != 0 || verb == Verb::Update));
-    if let Some((labels, names)) = flow.rare.labels.zip(names) {
+fn extra_options(
+    out: &mut Vec<u8>,
+    mark: Option<u32>,
+    labels: Option<(Labels, &LabelMap)>,
+    helper: Option<Helper<'_>>,
+    verb: Verb,
+) {
+    number_option(out, b"-m ", mark.filter(|mark| *mark != 0 || verb == Verb::Update));
+    if let Some((labels, names)) = labels {
         label_names(out, labels, names);
     }
-    if let Some(helper) = flow.rare.helper.filter(|_| verb == Verb::Add) {
+    if let Some(helper) = helper.filter(|_| verb == Verb::Add) {
         text_option(out, b"--ct-helper ", helper.name);
     }
 }
@@ -319,7 +354,6 @@ fn text_option<const N: usize>(out: &mut Vec<u8>, option: &[u8; N], word: &str) 
 
 #[cfg(test)]
 mod tests {
-    use ctflow_parser::flow::{Helper, RareAttributes};
     use ctflow_parser::proto::TcpInfo;
     use jiff::tz::TimeZone;
 

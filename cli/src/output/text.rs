@@ -4,7 +4,8 @@
 //! The space after the last field is replaced with the line end.
 
 use ctflow_parser::expect::ExpectView;
-use ctflow_parser::flow::{Counters, FlowView, Labels};
+use ctflow_parser::flow::{Counters, FlowView, Labels, RareAttributes};
+use ctflow_parser::proto::ProtoInfo;
 use ctflow_parser::record::Event;
 use ctflow_parser::tuple::{L4, Tuple};
 use ctflow_parser::uapi;
@@ -21,28 +22,93 @@ const LINE_BYTES: usize = 1024;
 /// Appends one flow's line.
 pub(super) fn append_flow(printer: &Printer, out: &mut Vec<u8>, flow: &FlowView<'_>, context: &RecordContext<'_>) {
     let format = &printer.format;
+    let FlowView {
+        family,
+        orig,
+        reply,
+        status,
+        timeout,
+        mark,
+        id,
+        use_count,
+        zone,
+        secmark,
+        proto,
+        counters_orig,
+        counters_reply,
+        start_ns,
+        stop_ns,
+        event_ns,
+        rare:
+            RareAttributes {
+                helper,
+                secctx,
+                labels,
+                // Not in conntrack's line.
+                seqadj_orig: _,
+                seqadj_reply: _,
+                synproxy: _,
+                master: _,
+            },
+    } = flow;
     out.reserve(LINE_BYTES);
     if let Some(event) = context.event {
         if format.timestamp {
-            timestamp(out, super::event_ns(flow, context));
+            timestamp(out, super::event_ns(*event_ns, context));
         }
         event_tag(out, event);
     }
     if format.extended {
-        family(out, flow.family);
+        family_name(out, *family);
     }
-    let number = flow.orig.or(flow.reply).map_or(0, |tuple| tuple.proto);
-    protocol(out, number);
-    timeout_and_state(out, flow);
-    directions(out, flow);
-    status_word(out, flow);
-    marks(out, flow);
-    flow_tail(printer, out, flow, context);
+    protocol(out, orig.as_ref().or(reply.as_ref()).map_or(0, |tuple| tuple.proto));
+    timeout_and_state(out, *timeout, proto.as_ref());
+    direction(out, orig.as_ref(), b"zone-orig=", *counters_orig);
+    if status.is_some_and(|set| set & uapi::IPS_SEEN_REPLY == 0) {
+        out.literal(b"[UNREPLIED] ");
+    }
+    direction(out, reply.as_ref(), b"zone-reply=", *counters_reply);
+    status_word(out, status.unwrap_or(0));
+    marks(out, *mark, *secmark, *secctx, *zone);
+    let start_ns = super::known_start(*start_ns);
+    if let Some(seconds) = super::lifetime_seconds(start_ns, stop_ns.or(*event_ns), context) {
+        number_field(out, b"delta-time=", seconds);
+    }
+    if format.ktimestamp {
+        start_and_stop(out, &printer.zone, start_ns, *stop_ns);
+    }
+    if let Some(helper) = helper {
+        text_field(out, b"helper=", helper.name);
+    }
+    if let Some(count) = *use_count {
+        number_field(out, b"use=", count);
+    }
+    if let Some(id) = id.filter(|_| format.id) {
+        number_field(out, b"id=", id);
+    }
+    if let Some((labels, names)) = printer.named_labels(*labels) {
+        label_names(out, labels, names);
+    }
     finish_line(out, context.requester);
 }
 
 /// Appends one expectation's line. The kernel sends no time stamps for expectations, so the time is that of reading.
 pub(super) fn append_expect(format: &Format, out: &mut Vec<u8>, expect: &ExpectView<'_>, context: &RecordContext<'_>) {
+    let ExpectView {
+        tuple: awaited,
+        mask,
+        master,
+        timeout,
+        helper,
+        zone,
+        flags,
+        class,
+        // Not in conntrack's line.
+        family: _,
+        id: _,
+        nat: _,
+        function: _,
+    } = expect;
     out.reserve(LINE_BYTES);
     if format.timestamp {
         timestamp(out, context.now_ns);
@@ -50,19 +116,19 @@ pub(super) fn append_expect(format: &Format, out: &mut Vec<u8>, expect: &ExpectV
     if let Some(event) = context.event {
         event_tag(out, event);
     }
-    if let Some(timeout) = expect.timeout {
+    if let Some(timeout) = *timeout {
         out.decimal(timeout.into());
         out.literal(b" ");
     }
-    expect_tuples(out, expect);
-    if let Some(zone) = expect.zone {
+    expect_tuples(out, awaited.as_ref(), mask.as_ref(), master.as_ref());
+    if let Some(zone) = *zone {
         number_field(out, b"zone=", zone);
     }
-    expect_flags(out, expect.flags.unwrap_or(0));
-    if let Some(class) = expect.class {
+    expect_flags(out, flags.unwrap_or(0));
+    if let Some(class) = *class {
         number_field(out, b"class=", class);
     }
-    if let Some(helper) = expect.helper {
+    if let Some(helper) = *helper {
         text_field(out, b"helper=", helper);
     }
     finish_line(out, None); // conntrack names the requesting process for flows only
@@ -87,7 +153,7 @@ fn event_tag(out: &mut Vec<u8>, event: Event) {
 }
 
 /// Appends the name and number of an address family (`AF_*`).
-fn family(out: &mut Vec<u8>, family: u8) {
+fn family_name(out: &mut Vec<u8>, family: u8) {
     match family {
         uapi::AF_INET => out.literal(b"ipv4     2 "),
         uapi::AF_INET6 => out.literal(b"ipv6     10 "),
@@ -111,32 +177,25 @@ fn protocol(out: &mut Vec<u8>, protocol: u8) {
     }
 }
 
-fn timeout_and_state(out: &mut Vec<u8>, flow: &FlowView<'_>) {
-    if let Some(timeout) = flow.timeout {
+fn timeout_and_state(out: &mut Vec<u8>, timeout: Option<u32>, proto: Option<&ProtoInfo>) {
+    if let Some(timeout) = timeout {
         out.decimal(timeout.into());
         out.literal(b" ");
     }
-    if let Some(state) = flow.proto.and_then(|proto| proto.state_name()) {
+    if let Some(state) = proto.and_then(ProtoInfo::state_name) {
         out.text(state);
         out.literal(b" ");
     }
 }
 
-/// Appends both directions: tuple, zone and counters of each, with `[UNREPLIED]` between them.
-fn directions(out: &mut Vec<u8>, flow: &FlowView<'_>) {
-    if let Some(orig) = &flow.orig {
-        tuple(out, orig);
-        orig.zone.into_iter().for_each(|zone| number_field(out, b"zone-orig=", zone));
+/// Appends one direction: its tuple, its zone under the name `zone_name`, and its counters.
+#[inline]
+fn direction<const N: usize>(out: &mut Vec<u8>, side: Option<&Tuple>, zone_name: &[u8; N], traffic: Option<Counters>) {
+    if let Some(side) = side {
+        tuple(out, side);
+        side.zone.into_iter().for_each(|zone| number_field(out, zone_name, zone));
     }
-    counters(out, flow.counters_orig);
-    if flow.status.is_some() && !flow.has_status(uapi::IPS_SEEN_REPLY) {
-        out.literal(b"[UNREPLIED] ");
-    }
-    if let Some(reply) = &flow.reply {
-        tuple(out, reply);
-        reply.zone.into_iter().for_each(|zone| number_field(out, b"zone-reply=", zone));
-    }
-    counters(out, flow.counters_reply);
+    counters(out, traffic);
 }
 
 /// Appends a tuple: addresses, then the fields of its protocol.
@@ -188,64 +247,41 @@ fn counters(out: &mut Vec<u8>, counters: Option<Counters>) {
 
 /// Appends one status word at most: an offloaded flow has no `[ASSURED]`, even if it is assured.
 #[inline]
-fn status_word(out: &mut Vec<u8>, flow: &FlowView<'_>) {
-    if flow.has_status(uapi::IPS_HW_OFFLOAD) {
+fn status_word(out: &mut Vec<u8>, set: u32) {
+    if set & uapi::IPS_HW_OFFLOAD != 0 {
         out.literal(b"[HW_OFFLOAD] ");
-    } else if flow.has_status(uapi::IPS_OFFLOAD) {
+    } else if set & uapi::IPS_OFFLOAD != 0 {
         out.literal(b"[OFFLOAD] ");
-    } else if flow.has_status(uapi::IPS_ASSURED) {
+    } else if set & uapi::IPS_ASSURED != 0 {
         out.literal(b"[ASSURED] ");
     }
 }
 
 /// Appends mark, security mark, security context and zone.
 #[inline]
-fn marks(out: &mut Vec<u8>, flow: &FlowView<'_>) {
-    if let Some(mark) = flow.mark {
+fn marks(out: &mut Vec<u8>, mark: Option<u32>, secmark: Option<u32>, secctx: Option<&str>, zone: Option<u16>) {
+    if let Some(mark) = mark {
         number_field(out, b"mark=", mark);
     }
-    if let Some(secmark) = flow.secmark {
+    if let Some(secmark) = secmark {
         number_field(out, b"secmark=", secmark);
     }
-    if let Some(secctx) = flow.rare.secctx {
+    if let Some(secctx) = secctx {
         text_field(out, b"secctx=", secctx);
     }
-    if let Some(zone) = flow.zone {
+    if let Some(zone) = zone {
         number_field(out, b"zone=", zone);
     }
 }
 
-/// Appends the fields from the flow's age to its labels.
-#[inline]
-fn flow_tail(printer: &Printer, out: &mut Vec<u8>, flow: &FlowView<'_>, context: &RecordContext<'_>) {
-    if let Some(seconds) = super::lifetime_seconds(flow, context) {
-        number_field(out, b"delta-time=", seconds);
-    }
-    if printer.format.ktimestamp {
-        start_and_stop(out, &printer.zone, flow);
-    }
-    if let Some(helper) = flow.rare.helper {
-        text_field(out, b"helper=", helper.name);
-    }
-    if let Some(count) = flow.use_count {
-        number_field(out, b"use=", count);
-    }
-    if let Some(id) = flow.id.filter(|_| printer.format.id) {
-        number_field(out, b"id=", id);
-    }
-    if let Some((labels, names)) = printer.named_labels(flow) {
-        label_names(out, labels, names);
-    }
-}
-
 /// Appends the local time of the flow's start and, in destroy events, of its end.
-fn start_and_stop(out: &mut Vec<u8>, zone: &TimeZone, flow: &FlowView<'_>) {
-    if let Some(ns) = super::start_ns(flow) {
+fn start_and_stop(out: &mut Vec<u8>, zone: &TimeZone, start_ns: Option<u64>, stop_ns: Option<u64>) {
+    if let Some(ns) = start_ns {
         out.literal(b"[start=");
         when::append_ctime(out, zone, ns);
         out.literal(b"] ");
     }
-    if let Some(ns) = flow.stop_ns {
+    if let Some(ns) = stop_ns {
         out.literal(b"[stop=");
         when::append_ctime(out, zone, ns);
         out.literal(b"] ");
@@ -266,21 +302,21 @@ fn label_names(out: &mut Vec<u8>, labels: Labels, names: &LabelMap) {
 
 /// Appends the expected tuple, its mask and its master. The mask selects bits of the expected tuple, so it is printed
 /// with the fields of that tuple's protocol.
-fn expect_tuples(out: &mut Vec<u8>, expect: &ExpectView<'_>) {
-    let awaited = expect.tuple.map_or(0, |tuple| tuple.proto);
-    number_field(out, b"proto=", awaited);
-    if let Some(awaited) = &expect.tuple {
+fn expect_tuples(out: &mut Vec<u8>, awaited: Option<&Tuple>, mask: Option<&Tuple>, master: Option<&Tuple>) {
+    let protocol = awaited.map_or(0, |tuple| tuple.proto);
+    number_field(out, b"proto=", protocol);
+    if let Some(awaited) = awaited {
         tuple(out, awaited);
     }
-    if let Some(mask) = &expect.mask {
+    if let Some(mask) = mask {
         out.literal(b"mask-src=");
         out.address(mask.src);
         out.literal(b" mask-dst=");
         out.address(mask.dst);
         out.literal(b" ");
-        l4_fields(out, awaited, mask.l4);
+        l4_fields(out, protocol, mask.l4);
     }
-    if let Some(master) = &expect.master {
+    if let Some(master) = master {
         out.literal(b"master-src=");
         out.address(master.src);
         out.literal(b" master-dst=");

@@ -4,7 +4,7 @@
 //! `<type>`, `<code>` and `<id>`, and text is escaped. [`super::Printer`] opens and closes the root element.
 
 use ctflow_parser::expect::ExpectView;
-use ctflow_parser::flow::{Counters, FlowView, Labels};
+use ctflow_parser::flow::{Counters, FlowView, Labels, RareAttributes};
 use ctflow_parser::record::Event;
 use ctflow_parser::tuple::{L4, Tuple};
 use ctflow_parser::uapi;
@@ -38,22 +38,73 @@ pub(super) fn close_root(out: &mut Vec<u8>, subject: Subject) {
 
 /// Appends one flow.
 pub(super) fn append_flow(printer: &Printer, out: &mut Vec<u8>, flow: &FlowView<'_>, context: &RecordContext<'_>) {
+    let FlowView {
+        family: _, // the directions name it
+        orig,
+        reply,
+        status,
+        timeout,
+        mark,
+        id,
+        use_count,
+        zone,
+        secmark,
+        proto,
+        counters_orig,
+        counters_reply,
+        start_ns,
+        stop_ns,
+        event_ns,
+        rare:
+            RareAttributes {
+                helper,
+                secctx,
+                labels,
+                // Not in the library's XML.
+                seqadj_orig: _,
+                seqadj_reply: _,
+                synproxy: _,
+                master: _,
+            },
+    } = flow;
     out.reserve(ELEMENT_BYTES);
     open_flow(out, context.event);
-    if let Some(orig) = &flow.orig {
+    if let Some(orig) = orig {
         out.literal(b"<meta direction=\"original\">");
-        direction_meta(out, orig, flow.counters_orig);
+        direction_meta(out, orig, *counters_orig);
     }
-    if let Some(reply) = &flow.reply {
+    if let Some(reply) = reply {
         out.literal(b"<meta direction=\"reply\">");
-        direction_meta(out, reply, flow.counters_reply);
+        direction_meta(out, reply, *counters_reply);
     }
-    independent_meta(printer, out, flow, context);
+    out.literal(b"<meta direction=\"independent\">");
+    if let Some(state) = proto.and_then(|proto| proto.state_name()) {
+        text_element(out, "state", state);
+    }
+    number_element(out, "timeout", *timeout);
+    number_element(out, "mark", *mark);
+    if let Some((labels, names)) = printer.named_labels(*labels) {
+        element(out, "labels", |out| label_names(out, labels, names));
+    }
+    number_element(out, "secmark", *secmark);
+    if let Some(secctx) = secctx {
+        text_element(out, "secctx", secctx);
+    }
+    number_element(out, "zone", *zone);
+    number_element(out, "use", *use_count);
+    number_element(out, "id", *id);
+    status_elements(out, *status);
+    let start_ns = super::known_start(*start_ns);
+    if printer.format.ktimestamp {
+        start_and_stop(out, start_ns, *stop_ns);
+    }
+    number_element(out, "deltatime", super::lifetime_seconds(start_ns, stop_ns.or(*event_ns), context));
+    out.literal(b"</meta>");
     // Only events have `<when>`, just as only lines of events have a time stamp in front.
     if printer.format.timestamp && context.event.is_some() {
-        when::when_element(out, &printer.zone, super::event_ns(flow, context));
+        when::when_element(out, &printer.zone, super::event_ns(*event_ns, context));
     }
-    if let Some(helper) = flow.rare.helper {
+    if let Some(helper) = helper {
         text_element(out, "helper", helper.name);
     }
     out.literal(b"</flow>\n");
@@ -66,10 +117,25 @@ pub(super) fn append_expect(
     context: &RecordContext<'_>,
     zone: Option<&TimeZone>,
 ) {
+    let ExpectView {
+        family: _, // the tuples name it
+        tuple: awaited,
+        mask,
+        master,
+        timeout,
+        helper,
+        zone: conntrack_zone,
+        flags,
+        class,
+        // Not in the library's XML.
+        id: _,
+        nat: _,
+        function: _,
+    } = expect;
     out.reserve(ELEMENT_BYTES);
     open_flow(out, context.event);
-    let tuples = expect_tuples(expect);
-    if let Some(awaited) = expect.tuple {
+    let tuples = expect_tuples(*awaited, *mask, *master);
+    if let Some(awaited) = *awaited {
         layer3_start(out, &awaited);
         for (name, tuple, _) in &tuples {
             tuple_element(out, name, tuple.as_ref(), addresses);
@@ -81,8 +147,18 @@ pub(super) fn append_expect(
         }
         out.literal(b"</layer4>");
     }
-    expect_meta(out, expect, context, zone);
-    out.literal(b"</flow>\n");
+    out.literal(b"<meta>");
+    if let Some(helper) = helper {
+        text_element(out, "helper-name", helper);
+    }
+    number_element(out, "timeout", *timeout);
+    number_element(out, "class", *class);
+    number_element(out, "zone", *conntrack_zone);
+    if let Some(zone) = zone {
+        when::when_element(out, zone, context.now_ns);
+    }
+    expect_flags(out, flags.unwrap_or(0));
+    out.literal(b"</meta></flow>\n");
 }
 
 /// Appends the start tag of a flow or expectation.
@@ -162,35 +238,15 @@ fn l4_fields(out: &mut Vec<u8>, protocol: u8, l4: L4) {
     }
 }
 
-/// Appends the values that belong to neither direction.
-fn independent_meta(printer: &Printer, out: &mut Vec<u8>, flow: &FlowView<'_>, context: &RecordContext<'_>) {
-    out.literal(b"<meta direction=\"independent\">");
-    if let Some(state) = flow.proto.and_then(|proto| proto.state_name()) {
-        text_element(out, "state", state);
-    }
-    number_element(out, "timeout", flow.timeout);
-    number_element(out, "mark", flow.mark);
-    if let Some((labels, names)) = printer.named_labels(flow) {
-        element(out, "labels", |out| label_names(out, labels, names));
-    }
-    number_element(out, "secmark", flow.secmark);
-    if let Some(secctx) = flow.rare.secctx {
-        text_element(out, "secctx", secctx);
-    }
-    number_element(out, "zone", flow.zone);
-    number_element(out, "use", flow.use_count);
-    number_element(out, "id", flow.id);
-    if flow.has_status(uapi::IPS_ASSURED) {
+/// Appends the elements of a status; nothing without a status.
+fn status_elements(out: &mut Vec<u8>, status: Option<u32>) {
+    let Some(set) = status else { return };
+    if set & uapi::IPS_ASSURED != 0 {
         out.literal(b"<assured/>");
     }
-    if flow.status.is_some() && !flow.has_status(uapi::IPS_SEEN_REPLY) {
+    if set & uapi::IPS_SEEN_REPLY == 0 {
         out.literal(b"<unreplied/>");
     }
-    if printer.format.ktimestamp {
-        start_and_stop(out, flow);
-    }
-    number_element(out, "deltatime", super::lifetime_seconds(flow, context));
-    out.literal(b"</meta>");
 }
 
 /// Appends the names of labels. Labels without a name are omitted, as in the line.
@@ -199,48 +255,35 @@ fn label_names(out: &mut Vec<u8>, labels: Labels, names: &LabelMap) {
 }
 
 /// Appends the time of the flow's start and, in destroy events, of its end, in nanoseconds since 1970.
-fn start_and_stop(out: &mut Vec<u8>, flow: &FlowView<'_>) {
-    let start_ns = super::start_ns(flow);
-    if start_ns.or(flow.stop_ns).is_some() {
+fn start_and_stop(out: &mut Vec<u8>, start_ns: Option<u64>, stop_ns: Option<u64>) {
+    if start_ns.or(stop_ns).is_some() {
         element(out, "timestamp", |out| {
             number_element(out, "start", start_ns);
-            number_element(out, "stop", flow.stop_ns);
+            number_element(out, "stop", stop_ns);
         });
     }
 }
 
 /// An expectation's three tuples, each with its element's name and the protocol that decides its fields. The mask has
 /// the fields of the expected tuple.
-fn expect_tuples<'a>(expect: &ExpectView<'_>) -> [(&'a str, Option<Tuple>, u8); 3] {
+fn expect_tuples(
+    awaited: Option<Tuple>,
+    mask: Option<Tuple>,
+    master: Option<Tuple>,
+) -> [(&'static str, Option<Tuple>, u8); 3] {
     let protocol = |tuple: Option<Tuple>| tuple.map_or(0, |tuple| tuple.proto);
-    let expected = protocol(expect.tuple);
-    [
-        ("expected", expect.tuple, expected),
-        ("mask", expect.mask, expected),
-        ("master", expect.master, protocol(expect.master)),
-    ]
+    let expected = protocol(awaited);
+    [("expected", awaited, expected), ("mask", mask, expected), ("master", master, protocol(master))]
 }
 
-/// Appends an expectation's values beside its tuples.
-fn expect_meta(out: &mut Vec<u8>, expect: &ExpectView<'_>, context: &RecordContext<'_>, zone: Option<&TimeZone>) {
-    out.literal(b"<meta>");
-    if let Some(helper) = expect.helper {
-        text_element(out, "helper-name", helper);
-    }
-    number_element(out, "timeout", expect.timeout);
-    number_element(out, "class", expect.class);
-    number_element(out, "zone", expect.zone);
-    if let Some(zone) = zone {
-        when::when_element(out, zone, context.now_ns);
-    }
+/// Appends the elements of an expectation's flags.
+fn expect_flags(out: &mut Vec<u8>, set: u32) {
     let flags = [
         (uapi::NF_CT_EXPECT_PERMANENT, "<permanent/>"),
         (uapi::NF_CT_EXPECT_INACTIVE, "<inactive/>"),
         (uapi::NF_CT_EXPECT_USERSPACE, "<userspace/>"),
     ];
-    let set = expect.flags.unwrap_or(0);
     flags.iter().filter(|(flag, _)| set & flag != 0).for_each(|(_, element)| out.text(element));
-    out.literal(b"</meta>");
 }
 
 /// Appends the element `name` with the content that `body` appends for `tuple`; nothing without a tuple.
