@@ -6,24 +6,20 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use ctflow_lab::or_skip;
 use serde_json::Value;
 
 const DESCRIPTION: &str = include_str!("../../BENCH.md");
 /// Widths of the page in pixels: on a phone and on a desktop.
 const WIDTHS: [u32; 2] = [360, 1280];
 
-fn bench(report: &Path) -> Option<Value> {
-    if let Err(why) = ctflow_lab::probe() {
-        assert!(std::env::var_os("CI").is_none(), "the benchmark cannot run: {why}");
-        eprintln!("skipped: {why}");
-        return None;
-    }
+fn bench(report: &Path) -> Value {
     let small =
         ["bench", "--load", "tcp", "--flows", "200", "--rate", "1000", "--seconds", "1", "--rounds", "1", "--json"];
     let output = Command::new(env!("CARGO_BIN_EXE_ctflow")).args(small).arg("--report").arg(report).output().unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(0), "{stderr}");
-    Some(serde_json::from_slice(&output.stdout).unwrap())
+    serde_json::from_slice(&output.stdout).unwrap()
 }
 
 #[test]
@@ -57,9 +53,10 @@ fn median(spread: &Value) -> f64 {
 
 #[test]
 fn a_small_benchmark_reports_every_figure() {
+    or_skip!(ctflow_lab::probe());
     let folder = tempfile::tempdir().unwrap();
     let report = folder.path().join("report.html");
-    let Some(results) = bench(&report) else { return };
+    let results = bench(&report);
 
     let mut found = Vec::new();
     keys(&results, &mut found);
@@ -98,8 +95,9 @@ fn a_small_benchmark_reports_every_figure() {
     check_page(&report, folder.path());
 }
 
-/// Returns what the script in the page measures in a browser of this width, with a dark or a light scheme.
-fn page_metrics(page: &Path, width: u32, dark: bool) -> Option<Value> {
+/// Returns what the script in the page measures in a browser of this width, with a dark or a light scheme, or why there
+/// is no browser.
+fn page_metrics(page: &Path, width: u32, dark: bool) -> Result<Value, String> {
     let profile = tempfile::tempdir().unwrap();
     let flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--dump-dom"];
     let quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync"];
@@ -112,18 +110,12 @@ fn page_metrics(page: &Path, width: u32, dark: bool) -> Option<Value> {
         .arg(format!("--window-size={width},800"))
         .arg(format!("--user-data-dir={}", profile.path().display()))
         .arg(format!("file://{}", page.display()))
-        .output();
-    let dom = match output {
-        Ok(output) => String::from_utf8(output.stdout).unwrap(),
-        Err(why) => {
-            assert!(std::env::var_os("CI").is_none(), "no chromium: {why}");
-            eprintln!("skipped: chromium: {why}");
-            return None;
-        }
-    };
+        .output()
+        .map_err(|error| format!("chromium: {error}"))?;
+    let dom = String::from_utf8(output.stdout).unwrap();
     let seen = dom.split_once("data-seen=\"").and_then(|(_, rest)| rest.split_once('"'));
     let (seen, _) = seen.unwrap_or_else(|| panic!("the browser returns no measurements: {dom}"));
-    Some(serde_json::from_str(&seen.replace('~', "\"")).unwrap())
+    Ok(serde_json::from_str(&seen.replace('~', "\"")).unwrap())
 }
 
 /// Checks the page's layout and colours in a browser.
@@ -147,7 +139,7 @@ fn check_page(report: &Path, folder: &Path) {
     assert_eq!(foreign, None, "the page fetches nothing and runs no script");
     fs::write(&watched, page.replace("</body>", &format!("{MEASURE}</body>"))).unwrap();
     for (width, dark) in WIDTHS.into_iter().flat_map(|width| [(width, false), (width, true)]) {
-        let Some(seen) = page_metrics(&watched, width, dark) else { return };
+        let seen = or_skip!(page_metrics(&watched, width, dark));
         let number = |at: usize| seen[at].as_f64().unwrap();
         assert!(number(0) <= number(1), "the page is wider than the window of {width}: {seen}");
         assert_eq!((number(2), number(9)), (4.0, 0.0), "four plots, nothing fetched: {seen}");

@@ -50,7 +50,7 @@ fn effect_on_table(program: &str, line: &str) -> (i32, Vec<String>, String, Vec<
 
 #[test]
 fn changes_have_conntracks_effect_and_output() {
-    let Some(theirs) = conntrack() else { return };
+    let theirs = ctflow_lab::or_skip!(conntrack());
     ctflow_lab::isolated!({
         let (ours, mut different) = (Ours::new(), Vec::new());
         for line in [
@@ -132,7 +132,7 @@ fn changes_are_counted_on_stderr_when_stdout_is_full() {
 /// A process in a new user namespace has no rights in the network's user namespace.
 #[test]
 fn kernel_refusals_are_printed_as_conntrack_prints_them() {
-    let Some(theirs) = conntrack() else { return };
+    let theirs = ctflow_lab::or_skip!(conntrack());
     ctflow_lab::isolated!({
         let ours = Ours::new();
         fill();
@@ -152,7 +152,7 @@ fn kernel_refusals_are_printed_as_conntrack_prints_them() {
 /// cannot be combined with `-D`.
 #[test]
 fn deletions_by_every_filter_have_the_same_effect() {
-    let Some(theirs) = conntrack() else { return };
+    let theirs = ctflow_lab::or_skip!(conntrack());
     ctflow_lab::isolated!({
         let ours = Ours::new();
         let _lab = Lab::enter().unwrap();

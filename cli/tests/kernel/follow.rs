@@ -6,6 +6,7 @@ use super::support::{Follower, PROGRAM, create, flow, flush, ports, run};
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use ctflow_lab::isolated::skip;
 use ctflow_lab::topology::Firewall;
 use ctflow_lab::traffic::Flood;
 use ctflow_lab::{Lab, sysctl};
@@ -170,7 +171,7 @@ fn a_large_requested_buffer_holds_every_event() {
         if !rustix::process::geteuid().is_root()
             || std::fs::read_to_string("/proc/self/uid_map").unwrap().contains(" 1\n")
         {
-            return; // only the host's root may exceed net.core.rmem_max
+            return skip(&"only the host's root may exceed net.core.rmem_max");
         }
         let file = tempfile::NamedTempFile::new().unwrap();
         let follower =
@@ -186,11 +187,12 @@ fn a_large_requested_buffer_holds_every_event() {
 
 #[test]
 fn without_rights_the_missing_capability_is_named() {
-    // This runs as the test program's user, outside of any namespace, where only root may receive events.
-    if rustix::process::geteuid().is_root() {
-        return;
-    }
-    let (code, stdout, stderr) = run(PROGRAM, &["-E"]);
+    // Outside of any namespace, where only a process with the capability may receive events.
+    let (code, stdout, stderr) = if rustix::process::geteuid().is_root() {
+        run("setpriv", &["--bounding-set=-all", "--inh-caps=-all", PROGRAM, "-E"])
+    } else {
+        run(PROGRAM, &["-E"])
+    };
     assert_eq!((code, stdout.as_str(), stderr.lines().count()), (1, "", 1));
     assert!(stderr.contains("CAP_NET_ADMIN"), "{stderr}");
 }

@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+mod skips;
 mod words;
 
 /// A text file of the repository.

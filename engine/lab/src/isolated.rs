@@ -14,6 +14,7 @@
 //! ```
 #![allow(clippy::panic)] // a panic is the only way to report a failure to a test runner
 
+use std::fmt::Display;
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -45,6 +46,31 @@ macro_rules! isolated {
     }};
 }
 
+/// Returns the value of a `Result` inside the calling test. Where there is none the test ends, as [`skip`] states it,
+/// with the error as the reason.
+#[macro_export]
+macro_rules! or_skip {
+    ($needed:expr) => {
+        match $needed {
+            Ok(needed) => needed,
+            Err(why) => return $crate::isolated::skip(&why),
+        }
+    };
+}
+
+/// Reports that the calling test cannot run on this machine, and why: with a line on standard error, or with a failure
+/// where `CI` is set. The caller returns. It is the only way to leave out a test (`cli/tests/tree/skips.rs`).
+///
+/// # Panics
+/// With `CI` set.
+#[track_caller]
+pub fn skip(why: &dyn Display) {
+    let thread = std::thread::current(); // the test runner names it after the test
+    let test = thread.name().unwrap_or("a test");
+    assert!(std::env::var_os("CI").is_none(), "{test} cannot run: {why}");
+    eprintln!("skipped: {test}: {why}");
+}
+
 /// Returns the test runner's name of a test from the path of a function inside it: the path without crate and function.
 #[must_use]
 pub fn test_path(inner: &str) -> &str {
@@ -55,7 +81,7 @@ pub fn test_path(inner: &str) -> &str {
 /// Runs `body` inside user and network namespaces of its own, as root there. `test` is the test runner's name of the
 /// calling test; a wrong name fails.
 ///
-/// Where namespaces are forbidden, the test is skipped with a line on standard error; with `CI` set, it fails.
+/// Where namespaces are forbidden, the test does not run, as [`skip`] states it.
 ///
 /// # Panics
 /// When the test fails, does not run exactly once, hangs, or cannot be started.
@@ -79,10 +105,7 @@ fn done_line(test: &str) -> String {
 fn rerun_isolated(test: &str) {
     match spawn_isolated(test) {
         Ok((child, output)) => check_child(test, child, output),
-        Err(error @ LabError::Forbidden(_)) => {
-            assert!(std::env::var_os("CI").is_none(), "{test} cannot run: {error}");
-            eprintln!("skipped: {test}: {error}");
-        }
+        Err(error @ LabError::Forbidden(_)) => skip(&error),
         Err(error) => panic!("{test} cannot run: {error}"),
     }
 }
@@ -148,29 +171,25 @@ mod tests {
 
     #[test]
     fn the_runners_name_of_a_test_is_found() {
-        assert_eq!(test_path("ctflow_lab::tests::works::here"), "lab::tests::works");
+        assert_eq!(test_path("ctflow_lab::tests::works::here"), "tests::works");
         assert_eq!(test_path("integration::works::here"), "works");
     }
 
     #[test]
     fn a_wrong_name_fails() {
-        if std::env::var_os("CI").is_none() && !namespaces_allowed() {
-            return; // `isolated` skips the test before it compares the names
-        }
-        let panic = catch_unwind(|| isolated("lab::isolated::tests::no_such_test", || {})).unwrap_err();
+        or_skip!(crate::probe());
+        let panic = catch_unwind(|| isolated("isolated::tests::no_such_test", || {})).unwrap_err();
         let text = panic.downcast_ref::<String>().unwrap();
         assert!(text.contains("knows no test of this name"), "{text}");
     }
 
     #[test]
     fn a_failure_inside_fails_outside() {
-        const TEST: &str = "lab::isolated::tests::a_failure_inside_fails_outside";
+        const TEST: &str = "isolated::tests::a_failure_inside_fails_outside";
         if std::env::var_os(VARIABLE).is_some() {
             return isolated(TEST, || panic!("inside"));
         }
-        if std::env::var_os("CI").is_none() && !namespaces_allowed() {
-            return;
-        }
+        or_skip!(crate::probe());
         let panic = catch_unwind(|| isolated(TEST, || {})).unwrap_err();
         let text = panic.downcast_ref::<String>().unwrap();
         assert!(text.contains("failed in its namespaces"), "{text}");
@@ -181,9 +200,5 @@ mod tests {
         let mut child = Command::new("/bin/sleep").arg("60").spawn().unwrap();
         assert_eq!(wait_or_kill(&mut child, Duration::from_millis(50)).unwrap(), None);
         assert!(child.try_wait().unwrap().is_some(), "killed and waited for");
-    }
-
-    fn namespaces_allowed() -> bool {
-        namespace::start_in_private_network(&mut Command::new("/proc/self/exe")).arg("--list").output().is_ok()
     }
 }
