@@ -54,10 +54,6 @@ counters! {
     /// DESTROY events that were ignored because the flow's NAT address moved to another firewall: the flow is kept for
     /// a while.
     moved,
-    /// Bytes of all events received.
-    bytes,
-    /// Receive calls of the worker, also those that received no event.
-    rounds,
     /// Events lost because they did not fit the socket buffer or a receive buffer.
     events_lost,
     /// Messages that do not parse or identify no flow.
@@ -94,17 +90,20 @@ counters! {
     resync_pending,
     /// Resyncs completed.
     resyncs,
-    /// Flows that a resync found in the kernel and not in the shard.
+    /// Flows that a resync found in the kernel and not in the shard. Not in the status document.
     resync_created,
     /// Flows that a resync did not confirm and therefore purged.
     purged,
     /// Processor time of receiving events, waking up included, in nanoseconds; 0 unless the engine is metered.
+    /// Not in the status document.
     receive_cpu_ns,
-    /// Processor time of parsing events, in nanoseconds; 0 unless the engine is metered.
+    /// Processor time of parsing events, in nanoseconds; 0 unless the engine is metered. Not in the status document.
     parse_cpu_ns,
     /// Processor time of applying parsed events to the shard, in nanoseconds; 0 unless the engine is metered.
+    /// Not in the status document.
     cache_cpu_ns,
     /// Processor time of encoding changes into batches for peers, in nanoseconds; 0 unless the engine is metered.
+    /// Not in the status document.
     delta_cpu_ns,
 }
 

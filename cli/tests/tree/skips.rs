@@ -4,7 +4,7 @@
 //! where `CI` is set. Nothing else may read `CI` or print that something is skipped, and test code has no other early
 //! return without a value.
 
-use super::{Source, sources};
+use super::{Source, sources, split_tests};
 
 /// The file that defines the one way to skip a test.
 const DEFINITION: &str = "engine/lab/src/isolated.rs";
@@ -18,13 +18,6 @@ const RETURNS: &[(&str, &str, &str)] = &[
         "not every generated flow has the compact form",
     ),
 ];
-
-/// The lines of test code: all of a test program or of a file of tests, and what follows `#[cfg(test)]` elsewhere. With
-/// their numbers.
-fn test_lines(file: &Source) -> impl Iterator<Item = (usize, &str)> {
-    let is_test = file.path.contains("/tests/") || file.path.ends_with("tests.rs");
-    (1..).zip(file.text.lines()).skip_while(move |(_, line)| !is_test && line.trim() != "#[cfg(test)]")
-}
 
 /// Returns whether the line returns early without a value.
 fn returns_early(line: &str) -> bool {
@@ -64,7 +57,7 @@ fn no_test_returns_early() {
     let mut unused = RETURNS.to_vec();
     for file in sources(|path| path.ends_with(".rs") && path != "cli/tests/tree/skips.rs") {
         let mut function = "";
-        for (number, line) in test_lines(&file) {
+        for (number, line) in split_tests(&file).1 {
             if let Some((_, behind)) = line.split_once("fn ") {
                 function = behind.split(|letter: char| !letter.is_alphanumeric() && letter != '_').next().unwrap();
             }

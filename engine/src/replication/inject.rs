@@ -66,7 +66,7 @@ pub struct Tally {
     pub ended: u64,
     /// Flows held for a peer and deleted because no peer confirmed them.
     pub purged: u64,
-    /// Expectations created or existing already.
+    /// Expectations created or existing already. Not in the status document.
     pub expectations: u64,
     /// Refused entries by reason: the kernel's error, or the error of decoding.
     pub refused: BTreeMap<String, u64>,

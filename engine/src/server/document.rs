@@ -93,6 +93,8 @@ pub(super) struct Engine {
     pub(super) resync_pending: u64,
     /// Flushes of a table of the kernel for clients.
     pub(super) flushes: u64,
+    /// Expectations refused by a full worker.
+    pub(super) expectations_refused: u64,
 }
 
 /// A cache. `flows`, `expectations`, `capacity` and `bytes` are as of now.
@@ -129,6 +131,8 @@ pub(super) struct Source {
     pub(super) resend_bytes_max: u64,
     /// How often batches waited because a peer's window was closed.
     pub(super) deferred: u64,
+    /// Changes that were never sent, because they cannot be encoded.
+    pub(super) unencodable: u64,
 }
 
 /// A stream of this node.

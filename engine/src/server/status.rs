@@ -219,6 +219,7 @@ fn engine(context: &ServerContext, totals: &Counts) -> Engine {
         resync_lost: totals.resyncs_requested,
         resync_pending: totals.resync_pending,
         flushes: context.flushes.load(Ordering::Relaxed),
+        expectations_refused: totals.expectations_refused,
     }
 }
 
@@ -277,6 +278,7 @@ fn source(status: &ReplicationStatus, totals: &Counts) -> Source {
         conflated: totals.conflated,
         resend_bytes_max: node.resend_bytes_max as u64,
         deferred: status.deferred,
+        unencodable: totals.unencodable,
     }
 }
 

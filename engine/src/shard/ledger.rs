@@ -86,8 +86,6 @@ pub(super) struct Ledger {
     pub(super) filtered: u64,
     /// Changes that were not sent because a later change of the same flow replaced them.
     pub(super) conflated: u64,
-    /// Flows that could not be encoded: see [`entry::NotEncodable`].
-    pub(super) unencodable: u64,
 }
 
 impl Ledger {
@@ -106,7 +104,6 @@ impl Ledger {
             scratch: Vec::new(),
             filtered: 0,
             conflated: 0,
-            unencodable: 0,
         }
     }
 
@@ -357,8 +354,11 @@ impl Ledger {
                 let Some(view) = table.view(index) else { return };
                 // The filter is applied here and not to each change: what counts is the state that would be sent.
                 let selected = self.filter.selects(&view);
-                if !selected || entry::encode_flow(&view, &mut self.scratch).is_err() {
-                    self.unencodable += u64::from(selected);
+                let is_encoded = selected && entry::encode_flow(&view, &mut self.scratch).is_ok();
+                if !is_encoded {
+                    if selected {
+                        outbox.count_unencodable();
+                    }
                     // In a bucket that is sent whole the flow need not have changed.
                     self.filtered += u64::from(!selected && unchanged == SendUnchanged::No);
                     return self.retract_flow(table, index, outbox);

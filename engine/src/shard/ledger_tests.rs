@@ -316,6 +316,27 @@ fn a_flow_no_longer_selected_is_retracted() {
     assert!(!ignored.selects(&flow(1)) && ignored.selects(&flow(3)));
 }
 
+/// A helper's name of 256 letters: longer than an entry can hold, and than the kernel permits.
+const UNENCODABLE_NAME: &str = match std::str::from_utf8(&[b'x'; 256]) {
+    Ok(name) => name,
+    Err(_) => unreachable!(),
+};
+
+#[test]
+fn a_flow_that_cannot_be_encoded_is_counted_and_retracted() {
+    let (mut shard, mut outbox, mut replica) = new_shard(ReplicationFilter::default());
+    let unencodable = FlowView { helper: Some(Helper { name: UNENCODABLE_NAME, info: &[] }), ..flow(1) };
+    shard.apply(Event::New, &flow(1));
+    shard.apply(Event::New, &flow(2));
+    shard.drain(&mut outbox);
+    assert_eq!((deliver(&mut outbox, &mut replica), outbox.take_unencodable()), (2, 0));
+    shard.apply(Event::Update, &unencodable);
+    shard.drain(&mut outbox);
+    assert_eq!((deliver(&mut outbox, &mut replica), outbox.take_unencodable()), (1, 1));
+    assert_eq!(replica.entries(), 1, "no replica keeps the flow's old state");
+    assert_eq!(outbox.take_unencodable(), 0, "each is counted once");
+}
+
 #[test]
 fn a_full_outbox_leaves_changes_for_later() {
     let flows_max = 60_000;

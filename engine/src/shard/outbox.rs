@@ -77,6 +77,11 @@ impl Outbox {
         std::mem::take(&mut self.unencodable)
     }
 
+    /// Counts an item that could not be encoded and was therefore not written.
+    pub(super) fn count_unencodable(&mut self) {
+        self.unencodable += 1;
+    }
+
     /// Writes an encoded flow that changed at `changed_ms`, in milliseconds since 1970.
     pub(super) fn write_flow(&mut self, family: u8, entry: &[u8], changed_ms: u64) {
         self.write_item(|batch| batch.push_flow(family, entry, changed_ms));
@@ -133,6 +138,6 @@ impl Outbox {
                 Err(WriteError::NotEncodable(_)) => break,
             }
         }
-        self.unencodable += 1;
+        self.count_unencodable();
     }
 }

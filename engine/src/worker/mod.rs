@@ -265,8 +265,6 @@ impl Worker {
             self.malformed.get_or_insert(error);
         }
         self.counts.receive_cpu_ns += self.meter.lap();
-        self.counts.rounds += 1;
-        self.counts.bytes += round.received.bytes;
         if let Some(backlog) = &mut self.backlog {
             // An empty queue proves that every event queued before the request has been applied.
             let received = u64::try_from(round.received.datagrams + round.received.truncated).unwrap_or(u64::MAX);

@@ -10,7 +10,6 @@
 //! known at its end, if none of its changes were skipped since its begin (until then it is *in progress*), or at an
 //! equal digest.
 
-use crate::ctflow::batch::HEADROOM_BYTES;
 use crate::ctflow::control::{Gap, Verdict};
 use crate::ctflow::held_back::HeldBack;
 use crate::ctflow::item::{Digests, Item, Items};
@@ -177,8 +176,6 @@ impl ReceiveStream {
     fn apply_batch(&mut self, now_ms: u64, body: &[u8], replica: &mut impl Replica, outcome: &mut Outcome) {
         let seq = self.next;
         self.next = self.next.saturating_add(1);
-        self.counters.batches += 1;
-        self.counters.bytes += (body.len() + HEADROOM_BYTES) as u64;
         if self.apply_items(seq, body, replica, outcome).is_err() {
             self.counters.malformed += 1;
             outcome.malformed_seq = Some(seq);

@@ -41,14 +41,12 @@ pub struct Counters {
     pub batches_sent: u64,
     /// The bytes of these batches.
     pub bytes_sent: u64,
-    /// Batches not sent because no peer was live.
+    /// Batches not sent because no peer was live. Not in the status document.
     pub batches_unsent: u64,
     /// Batches sent again to one peer.
     pub batches_resent: u64,
-    /// Skips sent.
+    /// Skips sent. Not in the status document.
     pub skips_sent: u64,
-    /// Control messages sent.
-    pub messages_sent: u64,
     /// Datagrams refused.
     pub refusals: Refusals,
 }
@@ -205,13 +203,9 @@ impl fmt::Display for Reason {
 /// The counters of one stream received from a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ReceiveCounters {
-    /// Batches applied.
-    pub batches: u64,
-    /// Flows, expectations and ends applied.
+    /// Flows, expectations and ends applied. Not in the status document.
     pub entries: u64,
-    /// Bytes of batches applied.
-    pub bytes: u64,
-    /// Batches received more than once.
+    /// Batches received more than once. Not in the status document.
     pub duplicates: u64,
     /// Gaps that opened while no other was open; in the modes without resending, batches missing before a newer one.
     pub missed: u64,
@@ -219,8 +213,8 @@ pub struct ReceiveCounters {
     pub skips: u64,
     /// Batches that did not parse.
     pub malformed: u64,
-    /// Entries that the replica had no room for.
+    /// Entries that the replica had no room for. Not in the status document.
     pub refused: u64,
-    /// Entries purged at the end of a bucket or by a sweep.
+    /// Entries purged at the end of a bucket or by a sweep. Not in the status document.
     pub purged: u64,
 }

@@ -290,7 +290,7 @@ fn append_problems(text: &mut String, status: Document<'_>) {
 }
 
 /// Losses between the kernel and the caches.
-fn engine_problems(status: Document<'_>) -> [Problem; 5] {
+fn engine_problems(status: Document<'_>) -> [Problem; 6] {
     let problem = |path: &str, one, many, cure| Problem::new(status.number(path), [one, many], cure);
     [
         problem(
@@ -318,6 +318,12 @@ fn engine_problems(status: Document<'_>) -> [Problem; 5] {
             "raise [engine] flows_max",
         ),
         problem(
+            "engine.expectations_refused",
+            "expectation refused by a full worker",
+            "expectations refused by full workers",
+            "raise [engine] workers",
+        ),
+        problem(
             "external.refused",
             "flow refused by the full external cache",
             "flows refused by the full external cache",
@@ -327,7 +333,7 @@ fn engine_problems(status: Document<'_>) -> [Problem; 5] {
 }
 
 /// Losses and delays between this node and its peers.
-fn peer_problems(status: Document<'_>) -> [Problem; 6] {
+fn peer_problems(status: Document<'_>) -> [Problem; 7] {
     let links = |key| status.sum("links", key);
     let peers = |key| status.sum("peers", key);
     let problem = |count, one, many, cure| Problem::new(count, [one, many], cure);
@@ -337,6 +343,12 @@ fn peer_problems(status: Document<'_>) -> [Problem; 6] {
             "wait for a peer's acknowledgement before sending",
             "waits for a peer's acknowledgement before sending",
             "if the number grows, check the peer's load and the link, or raise [sync] window_bytes",
+        ),
+        problem(
+            status.number("source.unencodable"),
+            "change not sent because it cannot be encoded",
+            "changes not sent because they cannot be encoded",
+            "report it as a bug with the kernel's version",
         ),
         problem(
             links("send_errors"),
@@ -484,7 +496,9 @@ problems since the daemon's start:
         status["source"]["deltas"] = 46.into();
         status["peers"][0]["behind_batches"] = 0.into();
         status["refused"]["key"] = 6.into();
+        status["source"]["unencodable"] = 2.into();
         let text = status_report(&status);
+        assert!(text.contains("  2 changes not sent because they cannot be encoded; report it"), "{text}");
         assert!(text.contains("\nready: in sync with every peer\n"), "{text}");
         assert!(text.contains("\nsent: 46 changes (8.7 KiB), none waiting\n"), "{text}");
         assert!(

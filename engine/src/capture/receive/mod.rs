@@ -66,8 +66,6 @@ pub enum Wait {
 pub struct Received {
     /// The number of datagrams passed to the sink.
     pub datagrams: usize,
-    /// The bytes of these datagrams.
-    pub bytes: u64,
     /// The number of datagrams that were larger than a receive buffer: they were read and dropped.
     pub truncated: usize,
     /// Whether the socket reported an overrun, so that the caller checks the loss now. A socket with
@@ -92,7 +90,6 @@ impl Received {
             };
             let Some(slot) = slots.next() else { break };
             *slot = bytes;
-            self.bytes += bytes.len() as u64;
         }
         let count = RECEIVE_BATCH - slots.len();
         self.datagrams += count;

@@ -36,7 +36,6 @@ impl Node {
             let header = Header { kind: Kind::Control, cipher: self.sealer.cipher(), stream: 0, node, epoch, seq };
             if self.sealer.seal(&header, &mut datagram).is_some() {
                 host.send(to, DatagramClass::Control, &datagram);
-                self.counters.messages_sent += 1;
             }
         }
         self.scratch = datagram;
