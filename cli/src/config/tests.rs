@@ -1,3 +1,5 @@
+//! Tests of the configuration: files as an operator writes them, and the messages about what is wrong with them.
+
 use std::os::unix::fs::OpenOptionsExt;
 use std::{fs, io::Write};
 

@@ -5,6 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 mod counters;
+mod files;
+mod heads;
 mod skips;
 mod words;
 
