@@ -406,6 +406,4 @@ fn destroy_in<A: Address>(
 }
 
 #[cfg(test)]
-mod ledger_tests;
-#[cfg(test)]
 mod tests;

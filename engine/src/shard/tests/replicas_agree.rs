@@ -16,10 +16,10 @@ use ctflow_replicate::entry;
 use ctflow_replicate::host::{Entry, Replica as _};
 use proptest::prelude::*;
 
-use super::replica::Replica;
-use super::{Outbox, Shard};
 use crate::limits::OUTBOX_BATCHES;
 use crate::replication::filter::{Listed, ReplicationFilter, Rule};
+use crate::shard::replica::Replica;
+use crate::shard::{Outbox, Shard};
 
 const START_MS: u64 = 1_800_000_000_000;
 

@@ -10,7 +10,7 @@ use ctflow_parser::tuple::{FlowKey, L4, Tuple};
 use ctflow_parser::uapi;
 use proptest::prelude::*;
 
-use super::{Applied, Shard, Swept};
+use crate::shard::{Applied, Shard, Swept};
 
 /// Flow number `n` with the id `id`: two flows may share an id.
 fn flow(n: u16, id: u32, v6: bool) -> FlowView<'static> {
