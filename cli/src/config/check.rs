@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use ctflow_engine::limits::LINKS;
 use ctflow_engine::takeover::{Isolation, Service};
 use ctflow_parser::uapi::IPPROTO_TCP;
 use rustix::system::uname;
@@ -14,8 +15,6 @@ use super::file::{self, Bounded, Located, ShortList};
 use super::secret::Key;
 use super::{Config, DEFAULT_SOCKET, Engine, Filter, Link, Mode, Security, Sync, Takeover, Transport};
 
-/// Links of a node at most.
-const LINKS_MAX: usize = 4;
 /// Peers of a link at most.
 const PEERS_MAX: usize = 64;
 /// Default of `refresh_s`: the seconds in which mode alarm sends everything once.
@@ -101,8 +100,8 @@ fn links(given: Vec<Spanned<file::Link>>) -> Result<Vec<Link>, ProblemAt> {
     if given.is_empty() {
         return Err(rule_problem("no link: add a [[link]] with `local' and `peers'", 0));
     }
-    if let Some(fifth) = given.get(LINKS_MAX) {
-        return Err(rule_problem(format!("too many links: {LINKS_MAX} are the limit"), fifth.span().start));
+    if let Some(fifth) = given.get(LINKS) {
+        return Err(rule_problem(format!("too many links: {LINKS} are the limit"), fifth.span().start));
     }
     let mut links: Vec<Link> = Vec::new();
     for link in given {

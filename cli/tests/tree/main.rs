@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 mod counters;
 mod files;
 mod heads;
+mod publics;
 mod skips;
 mod words;
 

@@ -97,7 +97,7 @@ impl Listener {
     ///
     /// # Errors
     /// [`ListenError::Socket`] on a kernel without `SO_MEMINFO`.
-    pub fn queued_at_most(&self) -> Result<u64, ListenError> {
+    pub(crate) fn queued_at_most(&self) -> Result<u64, ListenError> {
         Ok(self.socket.queued_at_most()?)
     }
 

@@ -299,7 +299,7 @@ impl EventSocket {
     ///
     /// # Errors
     /// [`SocketError::Option`], as [`EventSocket::check_loss`].
-    pub fn queued_at_most(&self) -> Result<u64, SocketError> {
+    pub(crate) fn queued_at_most(&self) -> Result<u64, SocketError> {
         let info = self.socket.memory_info().map_err(SocketError::option("read the memory use"))?;
         Ok(info.queued_bytes.div_ceil(EVENT_BUFFER_BYTES_MIN).into())
     }

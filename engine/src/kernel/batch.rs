@@ -139,7 +139,7 @@ impl Batch {
     ///
     /// # Errors
     /// As [`Batch::add`].
-    pub fn add_query(
+    pub(crate) fn add_query(
         &mut self,
         tag: u64,
         write: impl FnOnce(&mut Writer<'_>, u32) -> Result<(), Full>,
@@ -157,7 +157,7 @@ impl Batch {
     ///
     /// # Errors
     /// As [`Batch::add`].
-    pub fn finish_queries(
+    pub(crate) fn finish_queries(
         &mut self,
         on_record: &mut impl FnMut(u64, &Record<'_>),
     ) -> Result<BatchOutcome, KernelError> {

@@ -78,14 +78,14 @@ pub fn is_held(timeout_s: u32) -> bool {
 
 /// The seconds since a held flow with `timeout_s` seconds left was last injected or confirmed.
 #[must_use]
-pub fn unconfirmed_s(timeout_s: u32) -> u32 {
+pub(crate) fn unconfirmed_s(timeout_s: u32) -> u32 {
     HELD_S.saturating_sub(timeout_s)
 }
 
 impl Lifetime {
     /// The timeout in seconds for a flow that had `timeout_s` seconds left `age_s` seconds ago.
     #[must_use]
-    pub fn timeout_s(self, timeout_s: u32, age_s: u64) -> u32 {
+    pub(crate) fn timeout_s(self, timeout_s: u32, age_s: u64) -> u32 {
         match self {
             Self::Left => {
                 let left = u64::from(timeout_s).saturating_sub(age_s);
@@ -103,7 +103,7 @@ const SETTABLE: u32 = uapi::IPS_SEEN_REPLY | uapi::IPS_ASSURED | uapi::IPS_FIXED
 /// The request that creates `flow`, which was reported `age_s` seconds ago, by `rules`. `None` for a flow without both
 /// directions; a replicated flow has both.
 #[must_use]
-pub fn commit_request<'a>(flow: &FlowView<'a>, age_s: u64, rules: CommitRules) -> Option<FlowChange<'a>> {
+pub(crate) fn commit_request<'a>(flow: &FlowView<'a>, age_s: u64, rules: CommitRules) -> Option<FlowChange<'a>> {
     let FlowView {
         family,
         orig: Some(orig),
@@ -202,7 +202,7 @@ fn nat_port(tuple: &Tuple, end: End) -> Option<u16> {
 /// The request for a flow that exists in the kernel: without translation, master, helper and SYN proxy, which cannot be
 /// changed later. The status of a flow with a master must still have the expected bit.
 #[must_use]
-pub fn for_existing_flow(change: FlowChange<'_>) -> FlowChange<'_> {
+pub(crate) fn for_existing_flow(change: FlowChange<'_>) -> FlowChange<'_> {
     let FlowChange { flow, mark_mask, labels_mask, nat_src: _, nat_dst: _ } = change;
     let FlowView {
         status,

@@ -19,10 +19,10 @@ use crate::sys::netlink::NetlinkSocket;
 
 // rtnetlink.h
 pub const RTM_NEWLINK: u16 = 16;
-pub const RTM_GETLINK: u16 = 18;
+pub(crate) const RTM_GETLINK: u16 = 18;
 pub const RTM_NEWADDR: u16 = 20;
 pub const RTM_DELADDR: u16 = 21;
-pub const RTM_GETADDR: u16 = 22;
+pub(crate) const RTM_GETADDR: u16 = 22;
 pub const RTM_NEWROUTE: u16 = 24;
 pub const RTM_NEWNEIGH: u16 = 28;
 pub const RTN_UNICAST: u8 = 1;
@@ -114,7 +114,7 @@ pub fn query(
 }
 
 /// The number in host byte order at `range` of a message; `None` where the message is shorter.
-pub fn u32_at(message: &[u8], range: Range<usize>) -> Option<u32> {
+pub(crate) fn u32_at(message: &[u8], range: Range<usize>) -> Option<u32> {
     Some(u32::from_ne_bytes(message.get(range)?.try_into().ok()?))
 }
 

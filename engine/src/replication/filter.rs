@@ -103,7 +103,7 @@ impl ReplicationFilter {
     /// [`BATCH_DELAY_MS_MAX`]. Where flows younger than a second may be lost, 10 ms more are acceptable, and peers are
     /// woken less often.
     #[must_use]
-    pub fn batch_delay_ms(&self) -> u32 {
+    pub(crate) fn batch_delay_ms(&self) -> u32 {
         let ages = self.least_ages.iter().map(|(_, milliseconds)| *milliseconds);
         let shortest = ages.chain([self.least_age_ms]).min().unwrap_or(0);
         (shortest / 100).min(BATCH_DELAY_MS_MAX)
@@ -111,7 +111,7 @@ impl ReplicationFilter {
 
     /// Whether every flow is replicated once it has reached its least age.
     #[must_use]
-    pub fn selects_all(&self) -> bool {
+    pub(crate) fn selects_all(&self) -> bool {
         let ages = |filter: &Self| (filter.least_age_ms, filter.least_ages.clone());
         let (least_age_ms, least_ages) = ages(self);
         *self == Self { least_age_ms, least_ages, ..Self::default() }

@@ -218,16 +218,8 @@ impl Replication {
         self.query(StageRequest::Lag)
     }
 
-    /// Returns the entries of a replica's bucket in the format of the control socket; empty for a replica that does not
-    /// exist.
-    ///
-    /// # Errors
-    /// [`NoAnswer`].
-    pub fn encode_bucket(&self, id: ReplicaId, bucket: u16) -> Result<Vec<u8>, NoAnswer> {
-        self.request_bucket(id, bucket).and_then(|awaited| Self::await_bucket(&awaited))
-    }
-
-    /// Requests the entries of a bucket; [`Replication::await_bucket`] waits for them.
+    /// Requests the entries of a replica's bucket, in the format of the control socket; none for a replica that does
+    /// not exist. [`Replication::await_bucket`] waits for them.
     fn request_bucket(&self, id: ReplicaId, bucket: u16) -> Result<Awaited<Vec<u8>>, NoAnswer> {
         self.start_query(|reply| StageRequest::EncodeBucket(id, bucket, reply))
     }
@@ -243,14 +235,6 @@ impl Replication {
     /// [`NoAnswer`].
     pub fn bulk_send(&self) -> Result<(), NoAnswer> {
         self.send_request(StageRequest::BulkSend)
-    }
-
-    /// Requests everything from all peers.
-    ///
-    /// # Errors
-    /// [`NoAnswer`].
-    pub fn request_all(&self) -> Result<(), NoAnswer> {
-        self.send_request(StageRequest::RequestAll)
     }
 
     /// Starts a comparison of all replicas with their sources, here and on the peers. `number` identifies the

@@ -97,7 +97,7 @@ impl Kind {
 
     /// The type of a byte; `None` for an unknown byte.
     #[must_use]
-    pub fn from_byte(byte: u8) -> Option<Self> {
+    pub(crate) fn from_byte(byte: u8) -> Option<Self> {
         Self::ALL.iter().find(|(_, known)| *known == byte).map(|(kind, _)| *kind)
     }
 }

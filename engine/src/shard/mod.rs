@@ -148,7 +148,7 @@ impl Shard {
     }
 
     /// Sets the time of all changes applied from now on, in milliseconds since 1970.
-    pub fn set_time(&mut self, now_ms: u64) {
+    pub(crate) fn set_time(&mut self, now_ms: u64) {
         self.now_ms = now_ms;
     }
 
@@ -187,7 +187,7 @@ impl Shard {
     }
 
     /// Applies one event of an expectation.
-    pub fn apply_expectation(&mut self, event: Event, view: &ExpectView<'_>) -> Applied {
+    pub(crate) fn apply_expectation(&mut self, event: Event, view: &ExpectView<'_>) -> Applied {
         if let (Event::Destroy, Some(id)) = (event, view.id) {
             self.resync.note_expectation_destroyed(id);
         }
@@ -196,7 +196,7 @@ impl Shard {
 
     /// Applies one expectation of the dump that a resync reads. It is ignored if its DESTROY arrived since the resync
     /// started.
-    pub fn apply_dumped_expectation(&mut self, view: &ExpectView<'_>) -> Applied {
+    pub(crate) fn apply_dumped_expectation(&mut self, view: &ExpectView<'_>) -> Applied {
         if view.id.is_some_and(|id| self.resync.was_expectation_destroyed(id)) {
             return Applied::Unknown;
         }
@@ -225,13 +225,13 @@ impl Shard {
     }
 
     /// Makes the next [`Shard::drain`]s send each of these buckets as a whole. Without replication this does nothing.
-    pub fn queue_buckets(&mut self, buckets: &BucketSet) {
+    pub(crate) fn queue_buckets(&mut self, buckets: &BucketSet) {
         self.ledger.iter_mut().for_each(|ledger| ledger.queue_buckets(buckets));
     }
 
     /// Makes [`Shard::drain`] send all digests under `number`, after every change that is pending by then. Without
     /// replication this does nothing.
-    pub fn queue_digests(&mut self, number: u64) {
+    pub(crate) fn queue_digests(&mut self, number: u64) {
         self.ledger.iter_mut().for_each(|ledger| ledger.queue_digests(number));
     }
 
@@ -245,14 +245,14 @@ impl Shard {
 
     /// Whether [`Shard::drain`] has something to send now.
     #[must_use]
-    pub fn has_pending(&self) -> bool {
+    pub(crate) fn has_pending(&self) -> bool {
         self.pending_in_ms() == Some(0)
     }
 
     /// In how many milliseconds [`Shard::drain`] has something to send; `None` where it has nothing to send until the
     /// next event or request arrives.
     #[must_use]
-    pub fn pending_in_ms(&self) -> Option<u64> {
+    pub(crate) fn pending_in_ms(&self) -> Option<u64> {
         if self.expectations.has_pending() {
             return Some(0);
         }
@@ -260,7 +260,7 @@ impl Shard {
     }
 
     /// Ends the current batch delay: changes are due at once. Young flows still wait for their least age.
-    pub fn cancel_batch_delay(&mut self) {
+    pub(crate) fn cancel_batch_delay(&mut self) {
         self.ledger.iter_mut().for_each(Ledger::cancel_batch_delay);
     }
 
@@ -280,7 +280,7 @@ impl Shard {
     }
 
     /// Appends the entries of `bucket` to `out` in the form of the control socket, as entries of `stream`.
-    pub fn encode_bucket(&self, bucket: u16, stream: u16, out: &mut Vec<u8>) {
+    pub(crate) fn encode_bucket(&self, bucket: u16, stream: u16, out: &mut Vec<u8>) {
         EntryEncoder { stream, now_ms: self.now_ms, out }.encode_bucket(bucket, &self.v4, &self.v6, &self.expectations);
     }
 
@@ -310,14 +310,14 @@ impl Shard {
 
     /// Starts a resync: from now on events and [`Shard::apply_dumped`] mark flows as confirmed. A resync that is
     /// already running starts over.
-    pub fn start_resync(&mut self) {
+    pub(crate) fn start_resync(&mut self) {
         self.generation = self.generation.wrapping_add(1);
         self.resync = Resync::marking();
     }
 
     /// Applies one flow of the dump that a resync reads. It is ignored if its DESTROY arrived since the resync
     /// started.
-    pub fn apply_dumped(&mut self, view: &FlowView<'_>) -> Applied {
+    pub(crate) fn apply_dumped(&mut self, view: &FlowView<'_>) -> Applied {
         let Some((key, id)) = view.key().zip(view.id) else { return Applied::NotAFlow };
         if self.resync.was_destroyed(&key, id) {
             return Applied::Unknown;
@@ -326,19 +326,19 @@ impl Shard {
     }
 
     /// Ends the marking phase, after the whole dump was applied: [`Shard::sweep`] may start.
-    pub fn finish_dump(&mut self) {
+    pub(crate) fn finish_dump(&mut self) {
         self.resync.start_sweep();
     }
 
     /// Ends the resync without a sweep, because the dump broke off: a flow that was not confirmed may still exist in
     /// the kernel.
-    pub fn abandon_resync(&mut self) {
+    pub(crate) fn abandon_resync(&mut self) {
         self.resync = Resync::Idle;
     }
 
     /// Whether the dump was read and unconfirmed flows are still to be purged.
     #[must_use]
-    pub fn is_sweeping(&self) -> bool {
+    pub(crate) fn is_sweeping(&self) -> bool {
         matches!(self.resync, Resync::Sweeping { .. })
     }
 

@@ -34,7 +34,7 @@ impl Outbox {
     }
 
     /// Sets the time of the batches that are started from now on, in milliseconds since 1970.
-    pub fn set_time(&mut self, now_ms: u64) {
+    pub(crate) fn set_time(&mut self, now_ms: u64) {
         self.now_ms = now_ms;
     }
 
@@ -68,12 +68,12 @@ impl Outbox {
     }
 
     /// Inserts a batch at the front again that could not be passed on.
-    pub fn push_front(&mut self, payload: Payload) {
+    pub(crate) fn push_front(&mut self, payload: Payload) {
         self.closed.push_front(payload);
     }
 
     /// The number of items that fit no batch or could not be encoded since the last call.
-    pub fn take_unencodable(&mut self) -> u64 {
+    pub(crate) fn take_unencodable(&mut self) -> u64 {
         std::mem::take(&mut self.unencodable)
     }
 

@@ -118,7 +118,7 @@ impl Replica {
     }
 
     /// Sets the time at which the next entries are received, in microseconds since 1970.
-    pub fn set_time(&mut self, now_us: u64) {
+    pub(crate) fn set_time(&mut self, now_us: u64) {
         self.now_us = now_us;
     }
 
@@ -153,7 +153,7 @@ impl Replica {
     }
 
     /// Appends the entries of `bucket` to `out` in the form of the control socket, as entries of `stream`.
-    pub fn encode_bucket(&self, bucket: u16, stream: u16, out: &mut Vec<u8>) {
+    pub(crate) fn encode_bucket(&self, bucket: u16, stream: u16, out: &mut Vec<u8>) {
         EntryEncoder { stream, now_ms: self.now_us / US_PER_MS, out }.encode_bucket(
             bucket,
             &self.v4,

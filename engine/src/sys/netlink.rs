@@ -91,7 +91,7 @@ impl NetlinkSocket {
     ///
     /// # Errors
     /// `ENOBUFS` after an overrun.
-    pub fn try_receive(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+    pub(crate) fn try_receive(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
         match receive_one(self.as_fd(), buffer, RecvFlags::DONTWAIT) {
             Ok(length) => Ok(Some(length)),
             Err(Errno::AGAIN) => Ok(None),
@@ -147,7 +147,7 @@ impl NetlinkSocket {
     ///
     /// # Errors
     /// None in practice (Linux 2.6.30).
-    pub fn set_no_enobufs(&self) -> io::Result<()> {
+    pub(crate) fn set_no_enobufs(&self) -> io::Result<()> {
         self.set_option(libc::SOL_NETLINK, libc::NETLINK_NO_ENOBUFS, &1u32)
     }
 
@@ -156,7 +156,7 @@ impl NetlinkSocket {
     ///
     /// # Errors
     /// None in practice (Linux 2.6.30).
-    pub fn set_broadcast_error(&self) -> io::Result<()> {
+    pub(crate) fn set_broadcast_error(&self) -> io::Result<()> {
         self.set_option(libc::SOL_NETLINK, libc::NETLINK_BROADCAST_ERROR, &1u32)
     }
 
@@ -165,7 +165,7 @@ impl NetlinkSocket {
     ///
     /// # Errors
     /// `ENOPROTOOPT` before Linux 4.12.
-    pub fn set_extended_ack(&self) -> io::Result<()> {
+    pub(crate) fn set_extended_ack(&self) -> io::Result<()> {
         self.set_option(libc::SOL_NETLINK, libc::NETLINK_EXT_ACK, &1u32)
     }
 
@@ -173,7 +173,7 @@ impl NetlinkSocket {
     ///
     /// # Errors
     /// `ENOPROTOOPT` before Linux 4.3.
-    pub fn set_capped_ack(&self) -> io::Result<()> {
+    pub(crate) fn set_capped_ack(&self) -> io::Result<()> {
         self.set_option(libc::SOL_NETLINK, libc::NETLINK_CAP_ACK, &1u32)
     }
 

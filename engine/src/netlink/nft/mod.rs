@@ -131,7 +131,7 @@ impl Loader {
     ///
     /// # Errors
     /// As [`Loader::load`].
-    pub fn load_owned(&self, ruleset: &Ruleset) -> Result<(), NetlinkError> {
+    pub(crate) fn load_owned(&self, ruleset: &Ruleset) -> Result<(), NetlinkError> {
         self.load_with(ruleset, NFT_TABLE_F_OWNER).or_else(|_| self.load(ruleset))
     }
 
@@ -354,7 +354,7 @@ impl Rule {
 
     /// `meta l4proto <protocol> th sport <port>`
     #[must_use]
-    pub fn source_port(self, protocol: u8, port: u16) -> Self {
+    pub(crate) fn source_port(self, protocol: u8, port: u16) -> Self {
         self.protocol(protocol)
             .push(Expression::LoadPayload { base: NFT_PAYLOAD_TRANSPORT_HEADER, offset: 0, bytes: 2 })
             .equal(port.to_be_bytes())
@@ -370,7 +370,7 @@ impl Rule {
 
     /// `icmpv6 type <first>-<last>`
     #[must_use]
-    pub fn icmpv6_type(self, first: u8, last: u8) -> Self {
+    pub(crate) fn icmpv6_type(self, first: u8, last: u8) -> Self {
         self.protocol(IPPROTO_ICMPV6)
             .push(Expression::LoadPayload { base: NFT_PAYLOAD_TRANSPORT_HEADER, offset: 0, bytes: 1 })
             .push(Expression::Compare { operator: NFT_CMP_GTE, value: vec![first] })

@@ -13,8 +13,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::address::Addresses;
 use super::{LinkSettings, Traffic};
 use crate::limits::{
-    LINK_ACCEPTED_MAX, LINK_ACCEPTED_SILENCE_MAX, LINK_DATAGRAM_MAX, LINK_DIAL_INTERVAL, LINK_QUEUE_BYTES,
-    LINK_STALLED_MAX, LINK_TOKENS,
+    LINK_ACCEPTED_MAX, LINK_ACCEPTED_SILENCE_MAX, LINK_DATAGRAM_MAX, LINK_DIAL_INTERVAL, LINK_PEERS, LINK_QUEUE_BYTES,
+    LINK_STALLED_MAX,
 };
 
 /// The longest datagram sent, in bytes. It fills a few segments, so that a lost segment delays few deltas.
@@ -94,8 +94,7 @@ impl Streams {
             dialled_at: None,
         };
         // There is a token for each peer: the settings allow no more peers than that.
-        let dialled =
-            settings.peers.iter().take(LINK_TOKENS - 1 - LINK_ACCEPTED_MAX).enumerate().map(dialled).collect();
+        let dialled = settings.peers.iter().take(LINK_PEERS).enumerate().map(dialled).collect();
         let accepted = (0..LINK_ACCEPTED_MAX).map(|_| None).collect();
         Ok(Self { listener, first_token: token, dialled, accepted, interface: settings.interface.clone() })
     }
