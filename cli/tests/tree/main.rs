@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 mod counters;
+mod figures;
 mod files;
 mod heads;
 mod publics;
