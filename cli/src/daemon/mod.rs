@@ -10,7 +10,6 @@
 
 mod detach;
 mod log;
-mod notify;
 mod rights;
 mod settings;
 
@@ -24,12 +23,12 @@ use ctflow_engine::server::{Answer, ControlSocket, Order, OrderKind, Server, Unc
 use ctflow_replicate::Epoch;
 use rustix::io::Errno;
 use rustix::rand::{GetRandomFlags, getrandom};
+use sd_notify::NotifyState;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tracing_subscriber::filter::LevelFilter;
 
 use self::log::Log;
-use self::notify::ServiceManager;
 use crate::config::{Config, Security, Sync};
 use crate::failure::Failure;
 
@@ -101,7 +100,11 @@ struct Running {
     engine: Engine,
     server: Server,
     commands: Receiver<DaemonCommand>,
-    manager: ServiceManager,
+}
+
+/// Sends a state to systemd, if it started the daemon. Errors are ignored: without systemd the daemon runs on.
+fn notify_systemd(state: NotifyState<'_>) {
+    let _ = sd_notify::notify(&[state]);
 }
 
 impl Running {
@@ -127,11 +130,10 @@ impl Running {
         forward_signals(signals, command_sender.clone())?;
         let engine = opened.start()?;
         let server = Server::start(socket, &engine, move |order| drop(command_sender.try_send(order.into())))?;
-        let manager = ServiceManager::from_environment();
-        manager.notify("READY=1");
+        notify_systemd(NotifyState::Ready);
         tracing::info!(socket = %config.socket.display(), "running");
         let applied_sync = config.sync.clone();
-        Ok(Self { config, applied_sync, log, engine, server, commands, manager })
+        Ok(Self { config, applied_sync, log, engine, server, commands })
     }
 
     /// Carries out commands and checks the threads' health until the daemon is to stop, then stops the engine and the
@@ -140,7 +142,8 @@ impl Running {
     /// # Errors
     /// A worker ended by itself.
     fn run(mut self) -> Result<(), Failure> {
-        let interval = ServiceManager::watchdog_interval().unwrap_or(CHECK_INTERVAL);
+        let watchdog = sd_notify::watchdog_enabled().filter(|timeout| !timeout.is_zero());
+        let interval = watchdog.map_or(CHECK_INTERVAL, |timeout| timeout / 2);
         let mut wait = interval;
         let stop_answer = loop {
             match self.commands.recv_timeout(wait) {
@@ -154,7 +157,7 @@ impl Running {
                 Err(RecvTimeoutError::Disconnected) => break None,
             }
         };
-        self.manager.notify("STOPPING=1");
+        notify_systemd(NotifyState::Stopping);
         tracing::info!("stopping");
         let stopped = self.engine.stop();
         match &stopped {
@@ -180,14 +183,14 @@ impl Running {
             );
             return Health::Unresponsive;
         }
-        self.manager.notify("WATCHDOG=1");
+        notify_systemd(NotifyState::Watchdog);
         Health::Healthy
     }
 
     /// Reopens the log and applies what can change while the daemon runs. Logs, and answers with, the keys that need a
     /// restart.
     fn reload(&mut self, answer: Option<Answer>) {
-        self.manager.notify("RELOADING=1");
+        notify_systemd(NotifyState::Reloading);
         if let Err(error) = self.log.reopen() {
             let why = os_error_text(&error);
             tracing::error!("cannot open the log file again: {why}; logging continues to the old file");
@@ -206,7 +209,7 @@ impl Running {
             (Some(answer), Err(error)) => answer.failed(error),
             (None, _) => {}
         }
-        self.manager.notify("READY=1");
+        notify_systemd(NotifyState::Ready);
     }
 
     /// Applies a new configuration. Returns the keys that changed and need a restart.

@@ -3,8 +3,10 @@
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use ctflow_lab::Lab;
 use ctflow_parser::flow::FlowView;
@@ -49,9 +51,15 @@ impl Pair {
     }
 
     fn start_daemon(&mut self, name: &str) {
+        self.start_daemon_with(name, &[]);
+    }
+
+    /// Starts a daemon with these variables added to its environment.
+    fn start_daemon_with(&mut self, name: &str, variables: &[(&str, &str)]) {
         let config = self.path_text(&format!("{name}.toml"));
-        let daemon = Command::new(self.path("ctflowd")).args(["-C", &config]).stdout(Stdio::null()).spawn().unwrap();
-        self.daemons.push(daemon);
+        let mut command = Command::new(self.path("ctflowd"));
+        command.args(["-C", &config]).envs(variables.iter().copied()).stdout(Stdio::null());
+        self.daemons.push(command.spawn().unwrap());
         until("the daemon answers", || self.ctflow(name, &["status"]).0 == 0);
     }
 
@@ -228,7 +236,7 @@ fn watchers_receive_each_of_the_daemons_events_once() {
         until("the watcher is connected", || {
             port += 1;
             create(flow("10.0.0.3", "10.0.0.4", IPPROTO_TCP, ports(port, 80)));
-            lines.recv_timeout(std::time::Duration::from_millis(20)).is_ok()
+            lines.recv_timeout(Duration::from_millis(20)).is_ok()
         });
         some_flows();
         let of_those = |line: &String| line.contains("[NEW]") && !line.contains("src=10.0.0.3");
@@ -241,6 +249,37 @@ fn watchers_receive_each_of_the_daemons_events_once() {
         assert!(follower.wait().unwrap().success());
         reading.join().unwrap().unwrap();
         assert_eq!(lines.try_iter().filter(of_those).count(), 0, "each is shown once");
+    });
+}
+
+/// Receives states until `expected` is one. Only the watchdog's may come before it.
+fn receive_state(systemd: &UnixDatagram, expected: &str) {
+    loop {
+        let mut buffer = [0; 100];
+        let length = systemd.recv(&mut buffer).unwrap();
+        match str::from_utf8(&buffer[..length]).unwrap().trim_end() {
+            state if state == expected => return,
+            state => assert_eq!(state, "WATCHDOG=1", "instead of {expected}"),
+        }
+    }
+}
+
+#[test]
+fn systemd_receives_every_state_of_the_daemon() {
+    ctflow_lab::isolated!({
+        let mut pair = Pair::configured("");
+        let socket = pair.path_text("notify");
+        let systemd = UnixDatagram::bind(&socket).unwrap();
+        systemd.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        pair.start_daemon_with("one", &[("NOTIFY_SOCKET", &socket), ("WATCHDOG_USEC", "400000")]);
+        receive_state(&systemd, "READY=1");
+        receive_state(&systemd, "WATCHDOG=1");
+        kill_process(Pid::from_child(&pair.daemons[0]), Signal::HUP).unwrap();
+        receive_state(&systemd, "RELOADING=1");
+        receive_state(&systemd, "READY=1");
+        kill_process(Pid::from_child(&pair.daemons[0]), Signal::TERM).unwrap();
+        receive_state(&systemd, "STOPPING=1");
+        assert!(pair.daemons[0].wait().unwrap().success());
     });
 }
 
@@ -338,7 +377,7 @@ fn a_scheduled_flush_can_be_cancelled() {
         some_flows();
         assert_eq!(pair.letters("one", "-t"), (0, String::new(), String::new()));
         assert_eq!(pair.letters("one", "-f internal").0, 0);
-        std::thread::sleep(std::time::Duration::from_secs(2));
+        std::thread::sleep(Duration::from_secs(2));
         assert_eq!(ctflow_lab::sysctl::flow_count().unwrap(), 41, "the flush was cancelled");
         assert_eq!(pair.letters("one", "-t").0, 0);
         until("the kernel is flushed", || ctflow_lab::sysctl::flow_count().unwrap() == 0);
