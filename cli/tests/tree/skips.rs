@@ -13,7 +13,7 @@ const DEFINITION: &str = "engine/lab/src/isolated.rs";
 const RETURNS: &[(&str, &str, &str)] = &[
     ("engine/tests/link.rs", "poll_until", "returns when its condition is met, and fails otherwise"),
     (
-        "replicate/src/entry/tests.rs",
+        "replicate/src/model/entry/tests.rs",
         "assert_compact_form_encodes_alike",
         "not every generated flow has the compact form",
     ),

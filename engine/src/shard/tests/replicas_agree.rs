@@ -325,7 +325,13 @@ const UNENCODABLE_NAME: &str = match std::str::from_utf8(&[b'x'; 256]) {
 #[test]
 fn a_flow_that_cannot_be_encoded_is_counted_and_retracted() {
     let (mut shard, mut outbox, mut replica) = new_shard(ReplicationFilter::default());
-    let unencodable = FlowView { helper: Some(Helper { name: UNENCODABLE_NAME, info: &[] }), ..flow(1) };
+    let unencodable = FlowView {
+        rare: RareAttributes {
+            helper: Some(Helper { name: UNENCODABLE_NAME, info: &[] }),
+            ..RareAttributes::default()
+        },
+        ..flow(1)
+    };
     shard.apply(Event::New, &flow(1));
     shard.apply(Event::New, &flow(2));
     shard.drain(&mut outbox);
