@@ -7,7 +7,6 @@ use std::time::Instant;
 use crate::kernel::batch::Batch;
 use crate::metrics::{Counts, SharedCounters};
 use crate::replication::Replication;
-use crate::takeover::Takeover;
 use crate::worker::channel::WorkerHandle;
 use crate::worker::kernel_resync::ResyncRequests;
 
@@ -22,8 +21,6 @@ pub(crate) struct Access {
     pub(crate) replication: Option<Replication>,
     /// Commits replicas to the kernel, one commit at a time. The workers' sockets filter out the events that it causes.
     pub(crate) committer: Arc<Mutex<Batch>>,
-    /// This node's role, and what follows from it.
-    pub(crate) takeover: Arc<Takeover>,
     /// Requests a kernel resync of all shards.
     pub(crate) resync_requests: ResyncRequests,
     /// The name of the workers' receive back end.

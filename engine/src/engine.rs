@@ -37,11 +37,11 @@ use crate::metrics::{Counts, SharedCounters};
 use crate::netlink::NetlinkError;
 use crate::os_error::os_error_text;
 use crate::replication::filter::ReplicationFilter;
-use crate::replication::{
-    self, CommitError, CommitScope, Committed, PreparedStage, Replication, ReplicationSettings, StageError,
-};
+use crate::replication::{PreparedStage, Replication, ReplicationSettings, StageError};
 use crate::shard::Shard;
-use crate::takeover::{Isolator, RoleChange, Takeover, change_role, flush_later};
+use crate::takeover::{
+    self, CommitError, CommitScope, Committed, Isolator, RoleChange, Takeover, change_role, flush_later,
+};
 use crate::worker::channel::{self, DeltaReceiver, DeltaSender, WorkerHandle, WorkerRequest};
 use crate::worker::kernel_resync::{REPORTS, ResyncCoordinator, ResyncRequest, ResyncRequests, WorkerChannel};
 use crate::worker::meter::Meter;
@@ -135,6 +135,7 @@ pub struct Engine {
     stage: Option<JoinHandle<()>>,
     hot: Option<JoinHandle<()>>,
     access: Access,
+    takeover: Arc<Takeover>,
     waker: Arc<Waker>,
     stop: Arc<AtomicBool>,
     stage_stop: Arc<AtomicBool>,
@@ -179,7 +180,7 @@ impl Engine {
     /// [`Busy`] when a worker's request channel is full. Some workers may have the new filter by then: call it again.
     pub fn set_filter(&self, filter: ReplicationFilter) -> Result<(), Busy> {
         let filter = Arc::new(filter);
-        self.access.takeover.set_filter(filter.clone());
+        self.takeover.set_filter(filter.clone());
         let request =
             |worker: &WorkerHandle| worker.try_request(WorkerRequest::SetFilter(filter.clone())).map_err(|_| Busy);
         self.access.workers.iter().try_for_each(request)
@@ -191,7 +192,7 @@ impl Engine {
     /// # Errors
     /// [`CommitError`] when the commit cannot be finished.
     pub fn commit(&self, what: CommitScope, rules: CommitRules) -> Result<Committed, CommitError> {
-        replication::commit(&self.access, what, rules, &Arc::default())
+        takeover::commit(&self.access, what, rules, &Arc::default())
     }
 
     /// Changes this node's role, in the calling thread. Becoming primary takes as long as a commit and a kernel resync.
@@ -200,8 +201,8 @@ impl Engine {
     /// # Errors
     /// [`Busy`] while another commit or role change is under way.
     pub fn set_role(&self, role: Role) -> Result<RoleChange, Busy> {
-        let lock = self.access.takeover.try_lock_kernel().ok_or(Busy)?;
-        Ok(change_role(&self.access, &lock, role, &Arc::default()))
+        let lock = self.takeover.try_lock_kernel().ok_or(Busy)?;
+        Ok(change_role(&self.access, &self.takeover, &lock, role, &Arc::default()))
     }
 
     /// Whether every thread still runs.
@@ -233,6 +234,11 @@ impl Engine {
     /// The channels to the threads, which do not keep them running.
     pub(crate) fn access(&self) -> Access {
         self.access.clone()
+    }
+
+    /// This node's role, and what follows from it.
+    pub(crate) fn takeover(&self) -> Arc<Takeover> {
+        self.takeover.clone()
     }
 
     /// The handle to the replication stage; `None` without peers.
@@ -279,8 +285,8 @@ impl Engine {
         self.access.replication.iter().for_each(Replication::wake);
         self.stage.take().map(JoinHandle::join);
         self.hot.take().map(JoinHandle::join); // the hot thread ends when the stage does
-        self.access.takeover.cancel_purge();
-        self.access.takeover.isolator.iter().for_each(Isolator::shut_down);
+        self.takeover.cancel_purge();
+        self.takeover.isolator.iter().for_each(Isolator::shut_down);
         ends
     }
 }
@@ -432,12 +438,12 @@ impl<'s> Assembly<'s> {
                 shared_counters: self.setups.iter().map(|setup| setup.shared_counters.clone()).collect(),
                 replication: self.prepared.as_ref().map(PreparedStage::replication),
                 committer: Arc::new(Mutex::new(self.committer)),
-                takeover: Arc::new(self.takeover),
                 resync_requests,
                 backend: self.settings.backend.name(),
                 flows_max: self.settings.flows_max,
                 started: Instant::now(),
             },
+            takeover: Arc::new(self.takeover),
             waker: self.waker.clone(),
             stop: self.stop.clone(),
             stage_stop: Arc::default(),
@@ -449,10 +455,10 @@ impl<'s> Assembly<'s> {
         }
         if let Some(replication) = engine.access.replication.clone() {
             // The stage was started just now, so its channel has room.
-            let _ = replication.set_role(engine.access.takeover.role());
-            if engine.access.takeover.settings.hot {
-                let access = engine.access.clone();
-                let work = move || replication::keep_hot(&access, &replication);
+            let _ = replication.set_role(engine.takeover.role());
+            if engine.takeover.settings.hot {
+                let (access, takeover) = (engine.access.clone(), engine.takeover.clone());
+                let work = move || takeover::run_hot(&access, &takeover, &replication);
                 engine.hot = Some(engine.spawn("ctflow-hot", Duty::Hot, work)?);
             }
         }
@@ -472,10 +478,10 @@ impl<'s> Assembly<'s> {
         for backend in starts.iter().take(count) {
             engine.access.backend = backend?;
         }
-        let takeover = &engine.access.takeover;
+        let takeover = &engine.takeover;
         if takeover.is_standby() {
             // In place of the flush that an earlier daemon had scheduled and cancelled when it stopped.
-            flush_later(&engine.access, takeover.settings.purge_after);
+            flush_later(&engine.access, takeover, takeover.settings.purge_after);
         }
         Ok(engine)
     }

@@ -13,8 +13,9 @@ use std::time::{Duration, Instant};
 
 use ctflow_engine::engine::{Engine, Settings};
 use ctflow_engine::kernel::commit::{CommitRules, Lifetime};
+use ctflow_engine::replication::ReplicationSettings;
 use ctflow_engine::replication::link::{LinkSettings, Transport};
-use ctflow_engine::replication::{CommitScope, ReplicationSettings};
+use ctflow_engine::takeover::CommitScope;
 use ctflow_lab::Lab;
 use ctflow_lab::isolated;
 use ctflow_parser::flow::{FlowView, RareAttributes};

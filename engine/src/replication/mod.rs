@@ -13,11 +13,9 @@
 //! The stage is one thread. It drives the protocol's state machine ([`ctflow_replicate::Protocol`]) in a mio loop;
 //! `PROTOCOL.md` specifies the protocol. Other threads send requests to the stage through [`Replication`].
 
-mod commit;
 pub mod filter;
-mod hot;
-mod inject;
-mod lag;
+pub(crate) mod inject_queue;
+pub(crate) mod lag;
 pub mod link;
 mod split_brain;
 mod stage;
@@ -31,10 +29,7 @@ use crossbeam_channel::{Receiver, Sender, TrySendError};
 use ctflow_replicate::{Config, Mode, PeerState, PeerStatus, ReplicaId, Role, Status};
 use thiserror::Error;
 
-pub use self::commit::{CommitError, CommitScope, Committed};
-pub(crate) use self::commit::{Progress, run as commit};
-pub(crate) use self::hot::{HotWork, run as keep_hot};
-pub use self::inject::Tally;
+use self::inject_queue::HotWork;
 pub use self::lag::{Lag, LagSummary};
 pub(crate) use self::stage::PreparedStage;
 pub use self::stage::StageError;
@@ -43,7 +38,8 @@ use crate::replication::filter::ReplicationFilter;
 use crate::replication::link::{LinkReport, LinkSettings};
 use crate::reply::{self, Awaited, Reply};
 use crate::shard::replica::Changes;
-use crate::takeover;
+use crate::takeover::isolate::Isolation;
+use crate::takeover::settings::Settings as TakeoverSettings;
 
 /// The configuration of replication.
 #[derive(Debug, Clone)]
@@ -57,9 +53,9 @@ pub struct ReplicationSettings {
     /// Flows of each address family that the replica of one stream may hold.
     pub replica_flows_max: u32,
     /// What the node does when its role changes.
-    pub takeover: takeover::Settings,
+    pub takeover: TakeoverSettings,
     /// What an isolated backup still accepts; `None` where a backup is not isolated.
-    pub isolation: Option<takeover::Isolation>,
+    pub isolation: Option<Isolation>,
     /// The file that stores the node's role across restarts of the daemon.
     pub role_file: Option<PathBuf>,
 }
@@ -220,12 +216,12 @@ impl Replication {
 
     /// Requests the entries of a replica's bucket, in the format of the control socket; none for a replica that does
     /// not exist. [`Replication::await_bucket`] waits for them.
-    fn request_bucket(&self, id: ReplicaId, bucket: u16) -> Result<Awaited<Vec<u8>>, NoAnswer> {
+    pub(crate) fn request_bucket(&self, id: ReplicaId, bucket: u16) -> Result<Awaited<Vec<u8>>, NoAnswer> {
         self.start_query(|reply| StageRequest::EncodeBucket(id, bucket, reply))
     }
 
     /// Waits for the entries that [`Replication::request_bucket`] requested.
-    fn await_bucket(awaited: &Awaited<Vec<u8>>) -> Result<Vec<u8>, NoAnswer> {
+    pub(crate) fn await_bucket(awaited: &Awaited<Vec<u8>>) -> Result<Vec<u8>, NoAnswer> {
         awaited.wait(STAGE_ANSWER_MAX).map_err(|_| NoAnswer)
     }
 
@@ -263,12 +259,12 @@ impl Replication {
     }
 
     /// Waits for the next work for the kernel in hot mode, without a time limit.
-    fn next_work(&self) -> Result<HotWork, NoAnswer> {
+    pub(crate) fn next_work(&self) -> Result<HotWork, NoAnswer> {
         self.start_query(StageRequest::NextWork)?.wait_unless_ended(&self.ended).map_err(|_| NoAnswer)
     }
 
     /// In hot mode, queues every replicated flow for the kernel once more.
-    fn requeue_all(&self) -> Result<(), NoAnswer> {
+    pub(crate) fn requeue_all(&self) -> Result<(), NoAnswer> {
         self.send_request(StageRequest::RequeueAll)
     }
 

@@ -23,7 +23,7 @@ use ctflow_replicate::{Address, DatagramClass, Destination, Host, Note, PeerStat
 use mio::{Events, Poll, Token, Waker};
 use thiserror::Error;
 
-use super::hot::InjectQueue;
+use super::inject_queue::InjectQueue;
 use super::split_brain::SplitBrain;
 use super::{
     Lag, PeerReport, ReplicaStatus, Replication, ReplicationSettings, ReplicationStatus, StageCpu, StageRequest,

@@ -13,14 +13,12 @@ use super::context::ServerContext;
 use super::failure::Failure;
 use super::job::{Job, PendingQuery, Polled, QueryError, Step, no_peers_error};
 use super::out::OutBuffer;
-use crate::access::Access;
 use crate::kernel::KernelError;
 use crate::kernel::request::Requester;
 use crate::limits::{SERVER_ANSWER_MAX, SERVER_BACKGROUND_JOBS, SERVER_COMMIT_MAX, SERVER_PROGRESS_INTERVAL};
 use crate::os_error::os_error_text;
-use crate::replication::{self, CommitScope, Progress};
 use crate::reply;
-use crate::takeover::{self, CommitReport};
+use crate::takeover::{self, CommitReport, CommitScope, Progress, Takeover};
 
 /// The result of a background job: a document, or only its end.
 type Outcome = Result<Option<serde_json::Value>, Failure>;
@@ -75,13 +73,14 @@ impl BackgroundJob {
     /// The daemon has no peers, or another commit or a change of role is running.
     pub(super) fn commit(scope: CommitScope, context: &ServerContext) -> Result<Self, Failure> {
         context.access.replication.as_ref().ok_or_else(no_peers_error)?;
-        let lock = context.access.takeover.try_lock_kernel().ok_or_else(busy_error)?;
-        let (access, progress) = (context.access.clone(), Arc::<Progress>::default());
+        let lock = context.takeover.try_lock_kernel().ok_or_else(busy_error)?;
+        let (access, takeover) = (context.access.clone(), context.takeover.clone());
+        let progress = Arc::<Progress>::default();
         let reported = progress.clone();
         Self::start("commit", SERVER_COMMIT_MAX, Some(reported), context, move || {
             let _lock = lock;
-            access.takeover.cancel_purge();
-            let done = replication::commit(&access, scope, access.takeover.settings.rules, &progress)
+            takeover.cancel_purge();
+            let done = takeover::commit(&access, scope, takeover.settings.rules, &progress)
                 .map_err(|error| Failure::new(format!("the commit stopped before its end: {error}")))?;
             let (tally, took) = (&done.tally, done.took);
             tracing::info!(
@@ -103,11 +102,12 @@ impl BackgroundJob {
     /// The daemon has no peers.
     pub(super) fn role(role: Role, context: &ServerContext) -> Result<Self, Failure> {
         context.access.replication.as_ref().ok_or_else(no_peers_error)?;
-        let (access, progress) = (context.access.clone(), Arc::<Progress>::default());
+        let (access, takeover) = (context.access.clone(), context.takeover.clone());
+        let progress = Arc::<Progress>::default();
         let reported = progress.clone();
         Self::start("change of role", SERVER_COMMIT_MAX, Some(reported), context, move || {
-            let lock = access.takeover.lock_kernel_within(SERVER_COMMIT_MAX).ok_or_else(busy_error)?;
-            to_document(&takeover::change_role(&access, &lock, role, &progress))
+            let lock = takeover.lock_kernel_within(SERVER_COMMIT_MAX).ok_or_else(busy_error)?;
+            to_document(&takeover::change_role(&access, &takeover, &lock, role, &progress))
         })
     }
 
@@ -116,9 +116,9 @@ impl BackgroundJob {
     /// # Errors
     /// The thread cannot start, or too many are running.
     pub(super) fn flush_kernel(flows: bool, expectations: bool, context: &ServerContext) -> Result<Self, Failure> {
-        let (access, flushes) = (context.access.clone(), context.flushes.clone());
+        let (takeover, flushes) = (context.takeover.clone(), context.flushes.clone());
         Self::start("flush", SERVER_ANSWER_MAX, None, context, move || {
-            let flushed = flush_tables(&access, flows, expectations, &flushes);
+            let flushed = flush_tables(&takeover, flows, expectations, &flushes);
             flushed.map(|()| None).map_err(|error| Failure::new(error.to_string()))
         })
     }
@@ -135,13 +135,13 @@ fn to_document(of: &impl Serialize) -> Outcome {
 }
 
 /// Flushes the tables: expectations first, because the expectations of a deleted flow are deleted with it.
-fn flush_tables(access: &Access, flows: bool, expectations: bool, flushes: &AtomicU64) -> Result<(), KernelError> {
+fn flush_tables(takeover: &Takeover, flows: bool, expectations: bool, flushes: &AtomicU64) -> Result<(), KernelError> {
     if expectations {
         Requester::open()?.request("empty the expectation table", request::flush_expect, |_| {})?;
         flushes.fetch_add(1, Ordering::Relaxed);
     }
     if flows {
-        takeover::flush_now(access)?;
+        takeover::flush_now(takeover)?;
         flushes.fetch_add(1, Ordering::Relaxed);
     }
     Ok(())

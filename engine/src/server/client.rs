@@ -204,7 +204,6 @@ mod tests {
             committer,
             shared_counters,
             replication: None,
-            takeover: Arc::default(),
             resync_requests,
             backend: "none",
             flows_max: 0,
@@ -212,6 +211,7 @@ mod tests {
         };
         ServerContext {
             access,
+            takeover: Arc::default(),
             waker,
             on_order: Box::new(drop),
             verification: Verification::default(),

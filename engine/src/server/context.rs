@@ -8,6 +8,7 @@ use super::order::Order;
 use super::verify::Verification;
 use crate::access::Access;
 use crate::replication::StageRequest;
+use crate::takeover::Takeover;
 use crate::worker::channel::WorkerRequest;
 use crate::worker::kernel_resync::ResyncRequest;
 
@@ -15,6 +16,8 @@ use crate::worker::kernel_resync::ResyncRequest;
 pub(super) struct ServerContext {
     /// The handles of the engine's threads.
     pub(super) access: Access,
+    /// This node's role, and what follows from it.
+    pub(super) takeover: Arc<Takeover>,
     /// Wakes the server. Every thread that answers a query wakes it.
     pub(super) waker: Arc<mio::Waker>,
     /// Receives the orders for the daemon as a whole.

@@ -94,6 +94,7 @@ impl Server {
         let stop = Arc::<AtomicBool>::default();
         let context = ServerContext {
             access: engine.access(),
+            takeover: engine.takeover(),
             waker: waker.clone(),
             on_order: Box::new(orders),
             verification: Verification::default(),

@@ -5,7 +5,7 @@ use ctflow_replicate::Role;
 use serde::Deserialize;
 
 use super::failure::Failure;
-use crate::replication::CommitScope;
+use crate::takeover::CommitScope;
 
 /// The version of the control socket's protocol.
 const VERSION: u32 = 1;

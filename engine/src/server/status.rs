@@ -15,7 +15,8 @@ use super::process;
 use crate::limits::STAGE_ANSWER_MAX;
 use crate::metrics::Counts;
 use crate::replication::link::{LinkReport, Transport};
-use crate::replication::{PeerReport, ReplicationStatus, StageRequest, Tally};
+use crate::replication::{PeerReport, ReplicationStatus, StageRequest};
+use crate::takeover::Tally;
 
 /// The reason while a kernel resync runs.
 const KERNEL_RESYNC_RUNS: &str =
@@ -90,7 +91,7 @@ fn document(context: &mut ServerContext, stage: &StageReport) -> Document {
         ready: not_ready.is_empty(),
         not_ready,
         gate: gate(context, &totals, stage),
-        isolated: context.access.takeover.is_isolated(),
+        isolated: context.takeover.is_isolated(),
         hot: hot(context),
         engine: engine(context, &totals),
         internal: internal(context, &totals),
@@ -163,7 +164,7 @@ fn missing_buckets(peer: &PeerStatus, status: &ReplicationStatus) -> Option<Stri
 /// and at most for `ready_within`: if the primary is dead, waiting for its flows has no end.
 fn gate(context: &mut ServerContext, totals: &Counts, stage: &StageReport) -> Gate {
     let mut waits = Vec::new();
-    if context.access.takeover.role() == Role::Primary {
+    if context.takeover.role() == Role::Primary {
         context.waiting_since = None;
         return Gate { open: true, waits, held_up_ms: 0 };
     }
@@ -182,13 +183,13 @@ fn gate(context: &mut ServerContext, totals: &Counts, stage: &StageReport) -> Ga
         return Gate { open: true, waits, held_up_ms: 0 };
     }
     let closed = context.now.saturating_duration_since(*context.waiting_since.get_or_insert(context.now));
-    let open = closed >= context.access.takeover.settings.ready_within;
+    let open = closed >= context.takeover.settings.ready_within;
     Gate { open, waits, held_up_ms: u64::try_from(closed.as_millis()).unwrap_or(u64::MAX) }
 }
 
 /// The counts of hot mode; `None` without hot mode.
 fn hot(context: &ServerContext) -> Option<Hot> {
-    let takeover = &context.access.takeover;
+    let takeover = &context.takeover;
     let of = |tally: &Tally| Hot {
         created: tally.created,
         updated: tally.updated,

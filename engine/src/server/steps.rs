@@ -48,7 +48,7 @@ impl ActionSequence {
 
     /// Flushes caches and cancels a scheduled flush of the kernel. Without peers the external cache is always empty.
     pub(super) fn flush(internal: bool, external: bool, context: &ServerContext) -> Self {
-        context.access.takeover.cancel_purge();
+        context.takeover.cancel_purge();
         let external = external && context.access.replication.is_some();
         let outside = external.then_some([Action::Send(StageRequest::FlushExternal), Action::AwaitStage]);
         Self::new(outside.into_iter().flatten().chain(internal.then_some(Action::KernelResync)))
@@ -61,7 +61,7 @@ impl ActionSequence {
 
     /// Schedules a flush of the kernel's table. The request is complete once the flush is scheduled.
     pub(super) fn schedule_flush(context: &ServerContext) -> Self {
-        takeover::flush_later(&context.access, context.access.takeover.settings.purge_after);
+        takeover::flush_later(&context.access, &context.takeover, context.takeover.settings.purge_after);
         Self::new([])
     }
 

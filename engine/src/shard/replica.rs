@@ -19,7 +19,7 @@ use super::expectations::Expectations;
 use super::handover::{Handover, Pending};
 use super::prefetch::prefetch_flows;
 use super::table::{EntryMeta, Table};
-use crate::replication::Lag;
+use crate::replication::lag::Lag;
 
 /// Microseconds in a millisecond.
 const US_PER_MS: u64 = 1_000;

@@ -11,10 +11,14 @@
 //! to the control socket. A restarted daemon has the role that is stored there; as backup or fault it schedules the
 //! purge again.
 
-mod isolate;
+mod commit;
+mod hot;
+mod inject;
+pub(crate) mod isolate;
 mod report;
 mod role;
 mod schedule;
+pub(crate) mod settings;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -22,45 +26,20 @@ use std::time::Duration;
 
 use ctflow_replicate::Role;
 
+pub use self::commit::{CommitError, CommitScope, Committed};
+pub(crate) use self::commit::{Progress, run as commit};
+pub(crate) use self::hot::run as run_hot;
+pub use self::inject::Tally;
 pub(crate) use self::isolate::Isolator;
 pub use self::isolate::{Isolation, Service};
 pub use self::report::{CommitReport, RoleChange};
 pub(crate) use self::role::change_role;
 pub(crate) use self::schedule::{flush_later, flush_now};
+pub use self::settings::Settings;
 
 use self::schedule::Scheduled;
-use crate::kernel::commit::CommitRules;
 use crate::netlink::NetlinkError;
-use crate::replication::Tally;
 use crate::replication::filter::ReplicationFilter;
-
-/// The configuration of takeovers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Settings {
-    /// The timeouts and TCP windows of committed flows.
-    pub rules: CommitRules,
-    /// Hot mode: replicated flows go into the kernel at once.
-    pub hot: bool,
-    /// The time from becoming backup to the purge of this node's own flows. In hot mode also the time without a live
-    /// peer after which the flows held for peers are purged.
-    pub purge_after: Duration,
-    /// How long the gate may stay closed while the caches are not in sync.
-    pub ready_within: Duration,
-    /// Whether two nodes may be primary at the same time.
-    pub active_active: bool,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            rules: CommitRules::default(),
-            hot: false,
-            purge_after: Duration::from_secs(60),
-            ready_within: Duration::from_secs(30),
-            active_active: false,
-        }
-    }
-}
 
 /// The role of this node, and what a change of role works on.
 #[derive(Debug)]

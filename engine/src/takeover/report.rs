@@ -7,7 +7,7 @@ use std::time::Duration;
 use ctflow_replicate::Role;
 use serde::Serialize;
 
-use crate::replication::Committed;
+use super::commit::Committed;
 
 /// The report of a commit, alone or as part of a change of role.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

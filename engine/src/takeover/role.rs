@@ -7,36 +7,43 @@ use std::time::Instant;
 
 use ctflow_replicate::Role;
 
+use super::commit::{self, CommitScope, Progress};
 use super::isolate::TABLE;
 use super::report::{RoleChange, milliseconds};
-use super::{KernelLock, State, schedule};
+use super::{KernelLock, State, Takeover, schedule};
 use crate::access::Access;
 use crate::limits::{SERVER_ANSWER_MAX, SERVER_RETRY};
 use crate::os_error::os_error_text;
-use crate::replication::{self, CommitScope, Progress, Replication, ReplicationStatus};
+use crate::replication::{Replication, ReplicationStatus};
 use crate::reply;
 use crate::worker::channel::WorkerRequest;
 use crate::worker::kernel_resync::WorkerEnded;
 
 /// Changes the role to `role` in the calling thread. For primary that takes as long as a commit and a kernel resync.
-pub(crate) fn change_role(access: &Access, _lock: &KernelLock, role: Role, progress: &Arc<Progress>) -> RoleChange {
+pub(crate) fn change_role(
+    access: &Access,
+    takeover: &Arc<Takeover>,
+    _lock: &KernelLock,
+    role: Role,
+    progress: &Arc<Progress>,
+) -> RoleChange {
     let started = Instant::now();
-    let before = access.takeover.role();
+    let before = takeover.role();
     let mut report = RoleChange::new(role, before);
     // With two primaries, a primary that becomes primary again takes over the flows of the other one.
-    let takes_over = role == Role::Primary && access.takeover.settings.active_active;
-    if role == before && !takes_over && access.takeover.state().complete {
+    let takes_over = role == Role::Primary && takeover.settings.active_active;
+    if role == before && !takes_over && takeover.state().complete {
         report.already = true;
         return report;
     }
     tracing::info!("changing the role from {before} to {role}");
-    set_role(access, role, &mut report);
+    set_role(access, takeover, role, &mut report);
     match role {
-        Role::Primary => promote(access, progress, &mut report),
-        Role::Backup | Role::Fault => step_back(access, &mut report),
+        Role::Primary => promote(access, takeover, progress, &mut report),
+        Role::Backup | Role::Fault => step_back(access, takeover, &mut report),
         Role::None => {}
     }
-    let mut state = access.takeover.state();
+    let mut state = takeover.state();
     state.complete = report.missing.is_empty();
     if state.complete {
         report.missing.extend(save_role(&state));
@@ -49,8 +56,8 @@ pub(crate) fn change_role(access: &Access, _lock: &KernelLock, role: Role, progr
 }
 
 /// Stores the new role as incomplete and sends it to the peers.
-fn set_role(access: &Access, role: Role, report: &mut RoleChange) {
-    let mut state = access.takeover.state();
+fn set_role(access: &Access, takeover: &Arc<Takeover>, role: Role, report: &mut RoleChange) {
+    let mut state = takeover.state();
     (state.role, state.complete) = (role, false);
     report.missing.extend(save_role(&state));
     drop(state);
@@ -83,17 +90,17 @@ pub(super) fn load_role(file: &Path) -> Option<(Role, bool)> {
 }
 
 /// The steps of becoming primary.
-fn promote(access: &Access, progress: &Arc<Progress>, report: &mut RoleChange) {
-    access.takeover.cancel_purge();
+fn promote(access: &Access, takeover: &Arc<Takeover>, progress: &Arc<Progress>, report: &mut RoleChange) {
+    takeover.cancel_purge();
     if let Some(Ok(status)) = access.replication.as_ref().map(Replication::status) {
         let missing = missing_from_replicas(&status);
         if status.hot_in_sync && missing.is_empty() {
-            admit(access, report); // the kernel has every flow already, so traffic need not wait for the commit
+            admit(takeover, report); // the kernel has every flow already, so traffic need not wait for the commit
         }
         report.missing.extend(missing);
     } // without an answer the commit fails, too, and reports it
     let scope = CommitScope { flows: true, expectations: true };
-    match replication::commit(access, scope, access.takeover.settings.rules, progress) {
+    match commit::run(access, scope, takeover.settings.rules, progress) {
         Ok(done) => {
             let refused = done.tally.refused.iter();
             report.missing.extend(refused.map(|(why, count)| format!("entries not committed: {count} ({why})")));
@@ -101,7 +108,7 @@ fn promote(access: &Access, progress: &Arc<Progress>, report: &mut RoleChange) {
         }
         Err(error) => report.missing.push(format!("the commit stopped before its end: {error}")),
     }
-    admit(access, report);
+    admit(takeover, report);
     // Flows whose NAT address moved hold resyncs back for a while. This resync must not wait.
     for worker in access.workers.iter() {
         worker.request_and_wait(WorkerRequest::ForgetMoved); // the resync below reports a worker that does not answer
@@ -121,8 +128,8 @@ fn promote(access: &Access, progress: &Arc<Progress>, report: &mut RoleChange) {
 }
 
 /// Ends the isolation and reports a failure.
-fn admit(access: &Access, report: &mut RoleChange) {
-    if let Err(error) = access.takeover.admit() {
+fn admit(takeover: &Takeover, report: &mut RoleChange) {
+    if let Err(error) = takeover.admit() {
         report.missing.push(format!(
             "nftables table inet {TABLE} still blocks traffic: {error}; restart the daemon, which removes it"
         ));
@@ -130,12 +137,12 @@ fn admit(access: &Access, report: &mut RoleChange) {
 }
 
 /// The steps of becoming backup or fault.
-fn step_back(access: &Access, report: &mut RoleChange) {
-    if let Err(error) = access.takeover.isolate() {
+fn step_back(access: &Access, takeover: &Arc<Takeover>, report: &mut RoleChange) {
+    if let Err(error) = takeover.isolate() {
         report.missing.push(format!("this node is not isolated: {error}"));
     }
-    let after = access.takeover.settings.purge_after;
-    schedule::flush_later(access, after);
+    let after = takeover.settings.purge_after;
+    schedule::flush_later(access, takeover, after);
     report.purge_in_ms = Some(milliseconds(after));
 }
 

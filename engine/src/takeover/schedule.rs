@@ -3,6 +3,7 @@
 //! A flush deletes the flows that the replication filter selects, because the replicas have the same flows. Other
 //! flows, such as the firewall's own connections, stay. In hot mode the flows that are held for peers stay, too.
 
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use crossbeam_channel::{RecvTimeoutError, Sender, TryRecvError, bounded};
 use ctflow_parser::request;
 use ctflow_parser::uapi::AF_UNSPEC;
 
+use super::Takeover;
 use crate::access::Access;
 use crate::kernel::KernelError;
 use crate::kernel::batch::Batch;
@@ -27,15 +29,15 @@ pub(super) struct Scheduled {
 }
 
 /// Schedules a flush of the kernel's table, and cancels the one that was scheduled before.
-pub(crate) fn flush_later(access: &Access, after: Duration) {
+pub(crate) fn flush_later(access: &Access, takeover: &Arc<Takeover>, after: Duration) {
     let (cancel, cancelled) = bounded(0);
-    let for_thread = access.clone();
+    let (resync_requests, for_thread) = (access.resync_requests.clone(), takeover.clone());
     let body = move || {
         if cancelled.recv_timeout(after) != Err(RecvTimeoutError::Timeout) {
             return; // cancelled: the other end was dropped
         }
         // Under the lock a takeover either waits for the flush, or has cancelled it: what it committed is not flushed.
-        let lock = for_thread.takeover.lock_kernel_within(SERVER_COMMIT_MAX);
+        let lock = for_thread.lock_kernel_within(SERVER_COMMIT_MAX);
         if cancelled.try_recv() != Err(TryRecvError::Empty) {
             return;
         }
@@ -52,7 +54,7 @@ pub(crate) fn flush_later(access: &Access, after: Duration) {
                 // Flows that peers have taken over, or that moved, are no longer this node's, and no event reports
                 // that.
                 let (resync, _) = reply::channel(None);
-                let _ = for_thread.resync_requests.try_request(resync); // if the queue is full, a resync is due anyway
+                let _ = resync_requests.try_request(resync); // if the queue is full, a resync is due anyway
             }
             Err(error) => tracing::error!(%error, "the scheduled flush of the kernel's table failed"),
         }
@@ -61,7 +63,7 @@ pub(crate) fn flush_later(access: &Access, after: Duration) {
     match thread {
         Ok(_) => {
             tracing::info!("the flows that this node tracked are deleted from the kernel in {} s", after.as_secs());
-            access.takeover.state().purge = Some(Scheduled { _cancel: cancel });
+            takeover.state().purge = Some(Scheduled { _cancel: cancel });
         }
         Err(error) => tracing::error!(
             error = os_error_text(&error),
@@ -75,9 +77,9 @@ pub(crate) fn flush_later(access: &Access, after: Duration) {
 ///
 /// # Errors
 /// The kernel refused the flush, a dump or all deletions.
-pub(crate) fn flush_now(access: &Access) -> Result<Option<u64>, KernelError> {
-    let filter = access.takeover.state().filter.clone();
-    let hot = access.takeover.settings.hot;
+pub(crate) fn flush_now(takeover: &Takeover) -> Result<Option<u64>, KernelError> {
+    let filter = takeover.state().filter.clone();
+    let hot = takeover.settings.hot;
     if !hot && filter.selects_all() {
         let mut requester = Requester::open()?;
         requester.request("empty the flow table", |writer, seq| request::flush(writer, seq, AF_UNSPEC), |_| {})?;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use ctflow_engine::engine::{Engine, Settings};
 use ctflow_engine::kernel::commit::CommitRules;
-use ctflow_engine::replication::CommitScope;
+use ctflow_engine::takeover::CommitScope;
 use ctflow_lab::load::{Load, Senders};
 use serde::Serialize;
 

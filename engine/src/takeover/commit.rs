@@ -18,11 +18,11 @@ use ctflow_replicate::buckets::{BUCKETS, EXPECTATIONS};
 use ctflow_replicate::entry;
 
 use super::inject::{Conflict, Injector, PeerFlow, Tally};
-use super::{NoAnswer, Replication};
 use crate::access::Access;
 use crate::kernel::KernelError;
 use crate::kernel::commit::CommitRules;
 use crate::limits::{COMMIT_BUCKETS_AHEAD, COMMIT_RELATED_BYTES};
+use crate::replication::{NoAnswer, Replication};
 use crate::reply::Awaited;
 use crate::shard::entries::{Entries, EntryHead};
 use crate::worker::channel::OnLoss;
