@@ -18,6 +18,7 @@
 //! Every event of a live source is counted, as shown or as lost. Events that are not understood are lost. A file's are
 //! counted in its error instead: they can be read again.
 
+pub(crate) mod choice;
 pub(crate) mod filter;
 pub(crate) mod interruption;
 pub(crate) mod sink;

@@ -23,7 +23,7 @@ use super::usage::Usage;
 use crate::change::{self, Creation, ExpectationCreation, TrackerFields};
 use crate::control::Reach;
 use crate::control::request::{Cache, Request};
-use crate::event::sink::SinkChoice;
+use crate::event::choice::SinkChoice;
 use crate::output::{Encoding, Format, Subject};
 use crate::persona::Persona;
 use crate::protocol;

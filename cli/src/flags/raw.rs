@@ -23,7 +23,7 @@ use super::defs::{self, Argument, Effect, Flag};
 use super::plan::EventMask;
 use super::usage::Usage;
 use crate::control::Reach;
-use crate::event::sink::SinkChoice;
+use crate::event::choice::SinkChoice;
 use crate::output::{Format, Subject};
 use crate::protocol;
 use crate::selection::{Icmp, Nat, Status};

@@ -15,13 +15,13 @@ mod lines;
 mod pcapng;
 
 use std::os::fd::BorrowedFd;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use ctflow_parser::record::Record;
 use jiff::tz::TimeZone;
 
+use super::choice::SinkChoice;
 use super::filter::View;
 use crate::failure::Failure;
 use crate::flags::plan::Events;
@@ -97,26 +97,6 @@ pub(crate) trait Sink {
 
     /// The events so far.
     fn counts(&self) -> EventCounts;
-}
-
-/// The sink that a command line names.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) enum SinkChoice {
-    /// Standard output.
-    #[default]
-    Lines,
-    /// `--write`: a capture file.
-    Pcapng(PathBuf),
-}
-
-impl SinkChoice {
-    /// The file that the sink creates, if it creates one.
-    pub(crate) fn file(&self) -> Option<&Path> {
-        match self {
-            Self::Pcapng(path) => Some(path),
-            Self::Lines => None,
-        }
-    }
 }
 
 /// Opens the sink that `plan` names.

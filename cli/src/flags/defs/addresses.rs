@@ -7,7 +7,7 @@ use ctflow_parser::uapi;
 
 use super::options::{READ, WRITE};
 use super::{Argument, Flag, OPTION, option};
-use crate::event::sink::SinkChoice;
+use crate::event::choice::SinkChoice;
 use crate::flags::raw::{OptionValue, RawArgs};
 use crate::flags::usage::Usage;
 use crate::protocol;

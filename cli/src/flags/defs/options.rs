@@ -7,7 +7,7 @@ use ctflow_parser::uapi;
 
 use super::{Argument, Effect, Flag, OPTION, option};
 use crate::control::Reach;
-use crate::event::sink::SinkChoice;
+use crate::event::choice::SinkChoice;
 use crate::flags::plan::EventMask;
 use crate::flags::raw::{LabelsDel, OptionValue, RawArgs};
 use crate::flags::usage::Usage;
