@@ -182,7 +182,11 @@ fn append_peers(text: &mut String, status: Document<'_>) {
     text.push_str("\npeers:\n");
     for peer in peers {
         let address = peer.text("address").map(|address| format!(" at {address}")).unwrap_or_default();
-        let role = peer.text("role").map(|role| format!(", role {role}")).unwrap_or_default();
+        let role = match peer.text("role").as_deref() {
+            None => String::new(),
+            Some("none") => ", no role yet".to_owned(),
+            Some(role) => format!(", role {role}"),
+        };
         let state = peer.display("standing");
         let _ = writeln!(
             text,
