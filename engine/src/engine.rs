@@ -202,7 +202,7 @@ impl Engine {
     /// [`Busy`] while another commit or role change is under way.
     pub fn set_role(&self, role: Role) -> Result<RoleChange, Busy> {
         let lock = self.takeover.try_lock_kernel().ok_or(Busy)?;
-        Ok(change_role(&self.access, &self.takeover, &lock, role, &Arc::default()))
+        Ok(change_role(&self.access, &lock, role, &Arc::default()))
     }
 
     /// Whether every thread still runs.

@@ -107,7 +107,7 @@ impl BackgroundJob {
         let reported = progress.clone();
         Self::start("change of role", SERVER_COMMIT_MAX, Some(reported), context, move || {
             let lock = takeover.lock_kernel_within(SERVER_COMMIT_MAX).ok_or_else(busy_error)?;
-            to_document(&takeover::change_role(&access, &takeover, &lock, role, &progress))
+            to_document(&takeover::change_role(&access, &lock, role, &progress))
         })
     }
 

@@ -7,9 +7,9 @@
 //! | fault | the same as backup |
 //!
 //! Setting the current role again does nothing if the change to it was complete, except `primary` with `active_active`,
-//! which commits again. A takeover that cannot be complete is carried out all the same, and reports what is missing. The role is stored in a file next
-//! to the control socket. A restarted daemon has the role that is stored there; as backup or fault it schedules the
-//! purge again.
+//! which commits again. A takeover that cannot be complete is carried out all the same, and reports what is missing. The
+//! role is stored in a file next to the control socket. A restarted daemon has the role that is stored there; as backup
+//! or fault it schedules the purge again.
 
 mod commit;
 mod hot;

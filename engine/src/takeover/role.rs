@@ -20,14 +20,8 @@ use crate::worker::channel::WorkerRequest;
 use crate::worker::kernel_resync::WorkerEnded;
 
 /// Changes the role to `role` in the calling thread. For primary that takes as long as a commit and a kernel resync.
-pub(crate) fn change_role(
-    access: &Access,
-    takeover: &Arc<Takeover>,
-    _lock: &KernelLock,
-    role: Role,
-    progress: &Arc<Progress>,
-) -> RoleChange {
-    let started = Instant::now();
+pub(crate) fn change_role(access: &Access, lock: &KernelLock, role: Role, progress: &Arc<Progress>) -> RoleChange {
+    let (started, takeover) = (Instant::now(), &lock.0);
     let before = takeover.role();
     let mut report = RoleChange::new(role, before);
     // With two primaries, a primary that becomes primary again takes over the flows of the other one.
